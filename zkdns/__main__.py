@@ -1,0 +1,5 @@
+"""`python -m zkdns` is the command `zkdns`."""
+
+from zkdns.cli import main
+
+main()

@@ -1,0 +1,60 @@
+"""What a server is told: one frozen `Config`, complete and checked, whatever its values came from."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from zkdns.address import HostPort
+from zkdns.names import Labels
+from zkdns.namespace import Namespace
+
+Order: TypeAlias = Literal["round-robin", "random", "fixed"]
+Empty: TypeAlias = Literal["nodata", "nxdomain"]
+LogFormat: TypeAlias = Literal["console", "json"]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+class ServiceOverride(msgspec.Struct, frozen=True):
+    """What one service does differently; None leaves the server's own value."""
+
+    ttl: int | None = None
+    order: Order | None = None
+    max_answers: int | None = None
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that `zkdns serve` can be told."""
+
+    zookeeper: str | None = None
+    """`host:port,host:port/chroot`; None: no ZooKeeper."""
+    fixed: str | None = None
+    """Path of a file of services that need no ZooKeeper."""
+    demo: bool = False
+    """Serve the embedded example, and nothing else."""
+    listen: tuple[HostPort, ...]
+    zone: Labels = (b"discovery",)
+    namespace: Namespace
+    ttl: int = 5
+    """Seconds that an answer may be kept."""
+    negative_ttl: int = 2
+    """Seconds that the absence of a name or of a type may be kept (RFC 2308)."""
+    order: Order = "round-robin"
+    max_answers: int | None = None
+    """Most members in one answer; None: all."""
+    statuses: tuple[str, ...] = ("ALIVE",)
+    """Statuses of members that are answered with."""
+    empty: Empty = "nodata"
+    """What a service without members is: a name without records, or no name."""
+    workers: int = 1
+    upstream: tuple[str, ...] = ()
+    """Where names outside the zone go; empty: they are refused."""
+    admin: HostPort | None = None
+    """Where health is told over HTTP; None: nowhere."""
+    snapshot: str | None = None
+    """Path of the file that keeps the table over restarts."""
+    log_format: LogFormat = "console"
+    log_level: LogLevel = "info"
+    service: dict[str, ServiceOverride] = {}
+    """Overrides by the service's name without the zone, in lower case."""

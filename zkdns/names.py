@@ -1,0 +1,103 @@
+"""Domain names as people write them and as the wire carries them (RFC 1035 §3.1, §5.1).
+
+A name is a tuple of labels, each label bytes: a dot or a non-ASCII byte inside a label is legal data
+(RFC 2181 §11), so names are never compared or split as strings.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from zkdns.errors import BadValueError
+
+Labels: TypeAlias = tuple[bytes, ...]
+
+MAX_LABEL = 63  # RFC 1035 §2.3.4, bytes
+MAX_NAME = 255  # RFC 1035 §2.3.4, bytes on the wire, length bytes and the root included
+
+_PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b'.\\"();@$')
+
+
+def parse_name(text: str) -> Labels:
+    r"""Read a name in presentation form, with `\.` and `\DDD` escapes; a trailing dot changes nothing.
+
+    Raises:
+        BadValueError: an empty label, a label over 63 bytes, a name over 255, a broken escape.
+    """
+    labels: list[bytes] = []
+    label = bytearray()
+    data = b"" if text == "." else text.encode()
+    at = 0
+    while at < len(data):
+        byte = data[at]
+        at += 1
+        if byte == ord("."):
+            labels.append(bytes(label))
+            label.clear()
+        elif byte == ord("\\"):
+            at += _unescape(data, at, label, text)
+        else:
+            label.append(byte)
+    if label:  # an empty rest stands behind a trailing dot
+        labels.append(bytes(label))
+    name = tuple(labels)
+    check_name(name, text)
+    return name
+
+
+def _unescape(data: bytes, at: int, label: bytearray, text: str) -> int:
+    r"""Append the byte that the escape at `at` (just behind the backslash) means; return its length."""
+    digits = data[at : at + 3]
+    if digits.isdigit() and len(digits) == 3 and int(digits) <= 0xFF:  # noqa: PLR2004 - \DDD is three digits
+        label.append(int(digits))
+        return 3
+    if at < len(data) and not data[at : at + 1].isdigit():
+        label.append(data[at])
+        return 1
+    raise BadValueError(f"{text!r} is not a domain name: a backslash wants a character or three digits behind it")
+
+
+def check_name(name: Labels, text: str | None = None) -> None:
+    """Check the limits of RFC 1035 §2.3.4.
+
+    Raises:
+        BadValueError: naming the label or the length that is wrong.
+    """
+    shown = repr(text if text is not None else to_text(name))
+    for label in name:
+        if not label:
+            raise BadValueError(f"{shown} is not a domain name: it has an empty label")
+        if len(label) > MAX_LABEL:
+            raise BadValueError(
+                f"{shown} is not a domain name: a label has {len(label)} bytes, at most {MAX_LABEL} are allowed"
+            )
+    if wire_length(name) > MAX_NAME:
+        raise BadValueError(
+            f"{shown} is not a domain name: it takes {wire_length(name)} bytes, at most {MAX_NAME} are allowed"
+        )
+
+
+def wire_length(name: Labels) -> int:
+    """Bytes that the uncompressed name takes on the wire, the root's byte included."""
+    return sum(map(len, name)) + len(name) + 1
+
+
+def to_wire(name: Labels) -> bytes:
+    """The uncompressed wire form, ending in the root's zero byte."""
+    return b"".join(bytes((len(label),)) + label for label in name) + b"\0"
+
+
+def to_text(name: Labels) -> str:
+    """Presentation form without the trailing dot; what could be mistaken is escaped (RFC 1035 §5.1)."""
+    return ".".join(
+        "".join(
+            chr(byte) if byte in _PLAIN else f"\\{chr(byte)}" if 0x20 < byte < 0x7F else f"\\{byte:03d}"  # noqa: PLR2004 - ASCII's printable range
+            for byte in label
+        )
+        for label in name
+    )
+
+
+def lower(name: Labels) -> Labels:
+    """ASCII lower case, which is all that name comparison folds (RFC 4343)."""
+    return tuple(map(bytes.lower, name))

@@ -1,0 +1,152 @@
+"""How znode paths and service names belong together: `/discovery/{environment}/{service}`.
+
+A template is a path whose placeholders stand for one znode each. The service's own placeholder is
+`{service}` where there is one, else the last; its value leads the name. The values of the others follow from the
+deepest to the shallowest, so the one nearest to the root ends up next to the zone:
+`/aurora/{role}/{environment}/{job}` makes `{job}.{environment}.{role}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from zkdns.errors import BadValueError
+from zkdns.names import Labels, check_name, lower
+
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+
+
+class ServiceName(msgspec.Struct, frozen=True, order=True):
+    """What a service is called, without the zone: `web` in `staging`.
+
+    Both parts are kept as the znodes spell them; each may hold dots. `scope` is empty where a template has
+    one placeholder only.
+    """
+
+    service: str
+    scope: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.service}.{self.scope}" if self.scope else self.service
+
+    @property
+    def service_labels(self) -> Labels:
+        """The labels of the service alone: `api.v2` is two."""
+        return tuple(self.service.encode().split(b"."))
+
+    @property
+    def scope_labels(self) -> Labels:
+        """The labels of the environment (and whatever lies above it)."""
+        return tuple(self.scope.encode().split(b".")) if self.scope else ()
+
+    @property
+    def labels(self) -> Labels:
+        """All labels below the zone, in the znodes' own spelling."""
+        return self.service_labels + self.scope_labels
+
+    @property
+    def key(self) -> Labels:
+        """The labels in lower case: two services with one key answer to one name (RFC 4343)."""
+        return lower(self.labels)
+
+    def check(self) -> None:
+        """Check that DNS can carry the name.
+
+        Raises:
+            BadValueError: an empty label or one over 63 bytes, or a name over 255 bytes.
+        """
+        check_name(self.labels, str(self))
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """A template, taken apart: `root` is the fixed path before the first placeholder.
+
+    `steps` are the path's elements below the root; a placeholder is None in `fixed`, anything else the one
+    name that is followed there.
+    """
+
+    template: str
+    root: str
+    steps: tuple[str, ...]
+    fixed: tuple[str | None, ...]
+    order: tuple[int, ...]
+    """Which steps make the name, the service's own first."""
+
+    @property
+    def depth(self) -> int:
+        """Levels between the root and a service's znode."""
+        return len(self.steps)
+
+    @property
+    def scope_depth(self) -> int:
+        """Placeholders beside the service's own."""
+        return len(self.order) - 1
+
+    def name_of(self, elements: Sequence[str]) -> ServiceName:
+        """The name of the service whose znode lies at these elements below the root."""
+        service, *scope = (elements[step] for step in self.order)
+        return ServiceName(service, ".".join(scope))
+
+    def path_of(self, values: Mapping[str, str]) -> str:
+        """The znode's path for the placeholders' values.
+
+        Raises:
+            BadValueError: a placeholder without a value, or a value that cannot be a znode's name.
+        """
+        elements = []
+        for step, fixed in zip(self.steps, self.fixed, strict=True):
+            value = values.get(step) if fixed is None else fixed
+            if not value or "/" in value or value in (".", ".."):
+                raise BadValueError(f"{step} is {value!r}; a znode's name is not empty and holds no slash")
+            elements.append(value)
+        return "/".join((self.root.rstrip("/"), *elements))
+
+    def split_name(self, text: str) -> ServiceName:
+        """Read `web.staging` as this namespace would name it: the last `scope_depth` labels are the scope.
+
+        Raises:
+            BadValueError: too few labels, or labels that DNS cannot carry.
+        """
+        parts = text.removesuffix(".").split(".")
+        if len(parts) <= self.scope_depth:
+            wanted = ".".join("{" + self.steps[step] + "}" for step in self.order)
+            raise BadValueError(f"{text!r} is not a service's name; write {wanted}, without the zone")
+        cut = len(parts) - self.scope_depth
+        name = ServiceName(".".join(parts[:cut]), ".".join(parts[cut:]))
+        name.check()
+        return name
+
+
+def parse_namespace(template: str) -> Namespace:
+    """Read a template such as `/discovery/{environment}/{service}`.
+
+    Raises:
+        BadValueError: what is wrong with it.
+    """
+    if not template.startswith("/") or template.endswith("/") or "//" in template:
+        raise BadValueError(f"{template!r} is not a path: it begins with a slash, ends without, and has no empty element")
+    elements = template[1:].split("/")
+    fixed = [None if _PLACEHOLDER.fullmatch(element) else element for element in elements]
+    for element in fixed:
+        if element is not None and (set(element) & set("{}") or element in (".", "..")):
+            raise BadValueError(f"{template!r} holds {element!r}; a placeholder is a whole element, as {{service}}")
+    placeholders = [index for index, element in enumerate(fixed) if element is None]
+    steps = [element if fixed[index] is not None else element[1:-1] for index, element in enumerate(elements)]
+    named = [steps[index] for index in placeholders]
+    if not placeholders or fixed[-1] is not None:
+        raise BadValueError(f"{template!r} does not end in a placeholder; write it as /discovery/{{environment}}/{{service}}")
+    if len(set(named)) != len(named):
+        raise BadValueError(f"{template!r} names a placeholder twice")
+    start = placeholders[0]
+    own = placeholders[named.index("service") if "service" in named else -1]
+    order = [own, *(index for index in reversed(placeholders) if index != own)]
+    return Namespace(
+        template=template,
+        root="/" + "/".join(elements[:start]),
+        steps=tuple(steps[start:]),
+        fixed=tuple(fixed[start:]),
+        order=tuple(index - start for index in order),
+    )
