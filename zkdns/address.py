@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 
 import msgspec
 
 from zkdns.errors import BadValueError
 
 MAX_PORT = 65535
+_PORT = re.compile(r"[0-9]{1,5}")
+_HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
 
 class HostPort(msgspec.Struct, frozen=True, order=True):
@@ -38,7 +41,7 @@ def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: 
         host, port_text = stripped, ""
     if not port_text and default_port is not None and not stripped.endswith(":"):
         port = default_port
-    elif port_text.isascii() and port_text.isdigit() and lowest_port <= int(port_text) <= MAX_PORT:
+    elif _PORT.fullmatch(port_text) and lowest_port <= int(port_text) <= MAX_PORT:
         port = int(port_text)
     elif not port_text:
         raise BadValueError(f"{text!r} has no port; write HOST:PORT, an IPv6 address as [ADDRESS]:PORT")
@@ -50,17 +53,18 @@ def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: 
 def parse_listen(text: str, *, default_port: int) -> HostPort:
     """Read an address to listen on: an IP address, and a port of which 0 means any free one.
 
+    The address comes back in its canonical spelling, so that equal addresses are equal.
+
     Raises:
         BadValueError: a host name instead of an address, or what `parse_host_port` refuses.
     """
     address = parse_host_port(text, default_port=default_port, lowest_port=0)
     try:
-        ipaddress.ip_address(address.host)
+        return HostPort(str(ipaddress.ip_address(address.host)), address.port)
     except ValueError:
         raise BadValueError(
-            f"{text!r} is not an address to listen on; write an IP address and a port, as 127.0.0.1:53 or [::1]:53"
+            f"{text!r} is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
         ) from None
-    return address
 
 
 def _bare_host(host: str, text: str) -> str:
@@ -70,17 +74,34 @@ def _bare_host(host: str, text: str) -> str:
         if not _is_ipv6(bare):
             raise BadValueError(f"{text!r}: only an IPv6 address stands in brackets")
         return bare
-    if not host or any(character in host for character in "[] /"):
-        raise BadValueError(f"{text!r} has no usable host; write HOST:PORT")
-    if ":" in host and not _is_ipv6(host):
+    if _is_ipv6(host):
+        if host != text.strip():
+            raise BadValueError(f"{text!r}: an IPv6 address before a port stands in brackets, as [{host}]")
+        return host
+    if ":" in host and "[" not in host:
         raise BadValueError(f"{text!r} has too many colons; write an IPv6 address as [ADDRESS]:PORT")
-    if ":" in host and host != text.strip():
-        raise BadValueError(f"{text!r}: an IPv6 address before a port stands in brackets, as [{host}]")
+    if not _HOST_NAME.fullmatch(host):
+        raise BadValueError(
+            f"{text!r} has no usable host; write an IP address or a host name before the port"
+        )
+    if host.rstrip(".").rpartition(".")[2].isdigit() and not _is_ipv4(host):
+        # No top-level domain is a number (RFC 1123 §2.1), so this was meant to be an address.
+        raise BadValueError(f"{text!r} has the host {host!r}, which is not an IPv4 address")
     return host
 
 
-def _is_ipv6(host: str) -> bool:
+def _is_ipv4(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).version == 6  # noqa: PLR2004 - IP version 6
+        ipaddress.IPv4Address(host)
     except ValueError:
         return False
+    return True
+
+
+def _is_ipv6(host: str) -> bool:
+    """Whether it is an IPv6 address, with a plain zone such as `fe80::1%eth0` or without one."""
+    try:
+        scope = ipaddress.IPv6Address(host).scope_id
+    except ValueError:
+        return False
+    return scope is None or bool(_HOST_NAME.fullmatch(scope))

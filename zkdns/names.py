@@ -22,11 +22,15 @@ def parse_name(text: str) -> Labels:
     r"""Read a name in presentation form, with `\.` and `\DDD` escapes; a trailing dot changes nothing.
 
     Raises:
-        BadValueError: an empty label, a label over 63 bytes, a name over 255, a broken escape.
+        BadValueError: an empty label, a label over 63 bytes, a name over 255, a broken escape, text that is
+            not Unicode (a lone surrogate is how Python shows an argument's bytes that are not UTF-8).
     """
     labels: list[bytes] = []
     label = bytearray()
-    data = b"" if text == "." else text.encode()
+    try:
+        data = b"" if text == "." else text.encode()
+    except UnicodeEncodeError:
+        raise BadValueError(f"{text!r} is not a domain name: it is not UTF-8") from None
     at = 0
     while at < len(data):
         byte = data[at]
@@ -54,7 +58,9 @@ def _unescape(data: bytes, at: int, label: bytearray, text: str) -> int:
     if at < len(data) and not data[at : at + 1].isdigit():
         label.append(data[at])
         return 1
-    raise BadValueError(f"{text!r} is not a domain name: a backslash wants a character or three digits behind it")
+    raise BadValueError(
+        f"{text!r} is not a domain name: behind a backslash stands a character or three digits up to 255"
+    )
 
 
 def check_name(name: Labels, text: str | None = None) -> None:
@@ -63,18 +69,14 @@ def check_name(name: Labels, text: str | None = None) -> None:
     Raises:
         BadValueError: naming the label or the length that is wrong.
     """
-    shown = repr(text if text is not None else to_text(name))
+    wrong = f"{text if text is not None else to_text(name)!r} is not a domain name"
     for label in name:
         if not label:
-            raise BadValueError(f"{shown} is not a domain name: it has an empty label")
+            raise BadValueError(f"{wrong}: it has an empty label")
         if len(label) > MAX_LABEL:
-            raise BadValueError(
-                f"{shown} is not a domain name: a label has {len(label)} bytes, at most {MAX_LABEL} are allowed"
-            )
+            raise BadValueError(f"{wrong}: a label has {len(label)} bytes, at most {MAX_LABEL} are allowed")
     if wire_length(name) > MAX_NAME:
-        raise BadValueError(
-            f"{shown} is not a domain name: it takes {wire_length(name)} bytes, at most {MAX_NAME} are allowed"
-        )
+        raise BadValueError(f"{wrong}: it takes {wire_length(name)} bytes, at most {MAX_NAME} are allowed")
 
 
 def wire_length(name: Labels) -> int:

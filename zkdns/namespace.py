@@ -1,22 +1,28 @@
 """How znode paths and service names belong together: `/discovery/{environment}/{service}`.
 
 A template is a path whose placeholders stand for one znode each. The service's own placeholder is
-`{service}` where there is one, else the last; its value leads the name. The values of the others follow from the
-deepest to the shallowest, so the one nearest to the root ends up next to the zone:
+`{service}` where there is one, else the last; its value leads the name. The values of the others follow
+from the deepest to the shallowest, so the one nearest to the root ends up next to the zone:
 `/aurora/{role}/{environment}/{job}` makes `{job}.{environment}.{role}`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from zkdns.errors import BadValueError
 from zkdns.names import Labels, check_name, lower
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
+# What ZooKeeper refuses in a path (PathUtils.validatePath): controls, private use, specials,
+# and surrogates, which are the halves of everything above U+FFFF in Java.
+_NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\U0010ffff]")
 
 
 class ServiceName(msgspec.Struct, frozen=True, order=True):
@@ -56,9 +62,13 @@ class ServiceName(msgspec.Struct, frozen=True, order=True):
         """Check that DNS can carry the name.
 
         Raises:
-            BadValueError: an empty label or one over 63 bytes, or a name over 255 bytes.
+            BadValueError: an empty label, one over 63 bytes, a name over 255, text that is not Unicode.
         """
-        check_name(self.labels, str(self))
+        try:
+            labels = self.labels
+        except UnicodeEncodeError:
+            raise BadValueError(f"{str(self)!r} is not a domain name: it is not UTF-8") from None
+        check_name(labels, str(self))
 
 
 class Namespace(msgspec.Struct, frozen=True):
@@ -120,24 +130,44 @@ class Namespace(msgspec.Struct, frozen=True):
         return name
 
 
+def check_znode_path(path: str) -> None:
+    """Check that ZooKeeper would take the path: `/discovery/staging`, and `/` for the root itself.
+
+    Raises:
+        BadValueError: a relative path, an empty element, `.` or `..`, a character that no path may hold.
+    """
+    elements = path.split("/")[1:] if path != "/" else []
+    if not path.startswith("/") or "" in elements:
+        raise BadValueError(
+            f"{path!r} is not a path: it begins with a slash, ends without, has no empty element"
+        )
+    if "." in elements or ".." in elements:
+        raise BadValueError(f"{path!r} is not a path: an element is '.' or '..', which ZooKeeper refuses")
+    if refused := _NOT_IN_PATHS.search(path):
+        raise BadValueError(f"{path!r} is not a path: ZooKeeper refuses the character {refused[0]!r}")
+
+
 def parse_namespace(template: str) -> Namespace:
     """Read a template such as `/discovery/{environment}/{service}`.
 
     Raises:
         BadValueError: what is wrong with it.
     """
-    if not template.startswith("/") or template.endswith("/") or "//" in template:
-        raise BadValueError(f"{template!r} is not a path: it begins with a slash, ends without, and has no empty element")
+    check_znode_path(template)
     elements = template[1:].split("/")
     fixed = [None if _PLACEHOLDER.fullmatch(element) else element for element in elements]
     for element in fixed:
-        if element is not None and (set(element) & set("{}") or element in (".", "..")):
-            raise BadValueError(f"{template!r} holds {element!r}; a placeholder is a whole element, as {{service}}")
+        if element is not None and set(element) & set("{}"):
+            raise BadValueError(
+                f"{template!r} holds {element!r}; a placeholder is a whole element, as {{service}}"
+            )
     placeholders = [index for index, element in enumerate(fixed) if element is None]
     steps = [element if fixed[index] is not None else element[1:-1] for index, element in enumerate(elements)]
     named = [steps[index] for index in placeholders]
     if not placeholders or fixed[-1] is not None:
-        raise BadValueError(f"{template!r} does not end in a placeholder; write it as /discovery/{{environment}}/{{service}}")
+        raise BadValueError(
+            f"{template!r} does not end in a placeholder, as /discovery/{{environment}}/{{service}}"
+        )
     if len(set(named)) != len(named):
         raise BadValueError(f"{template!r} names a placeholder twice")
     start = placeholders[0]

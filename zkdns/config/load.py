@@ -1,0 +1,172 @@
+"""Makes the one `Config` out of three layers: a TOML file, environment variables, flags.
+
+A flag wins over a variable and a variable over the file, key by key. Every layer is read in full all the
+same: what is overridden today is in force tomorrow, so its mistakes are told together with all the others.
+
+Never here: I/O beyond reading the one file.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from zkdns.address import HostPort
+from zkdns.config.model import Config
+from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS, ZOOKEEPER_PORT
+from zkdns.config.values import Place, Setting, flag_of, read_table
+from zkdns.errors import BadValueError, ConfigError
+from zkdns.namespace import Namespace, parse_namespace
+
+if TYPE_CHECKING:
+    from zkdns.config.model import ServiceOverride
+
+MAX_FILE = 2**20  # bytes; thousands of overrides fit, and a log given by mistake does not
+PREFIX = "ZKDNS_"
+FILE_VARIABLE = "ZKDNS_CONFIG"
+_OF_OTHERS = frozenset(
+    {FILE_VARIABLE, "ZKDNS_SERVER"}
+)  # the latter belongs to the commands that ask a server
+# A Kubernetes service called zkdns puts these into the environment of every pod beside it.
+_SERVICE_LINK = re.compile(
+    r"ZKDNS_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)"
+)
+_SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://.+")
+
+_Layer: TypeAlias = tuple[Mapping[str, object], Mapping[str, Setting], Place]
+
+_NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
+
+
+def load_config(*, flags: Mapping[str, object], environment: Mapping[str, str], file: str | None) -> Config:
+    """Read the three layers and check them as one.
+
+    Args:
+        flags: by `Setting.key`, as typed: text, a tuple of text where there may be many, a bool for a switch.
+            None and () mean not given.
+        environment: all variables of the process; an empty one counts as not set.
+        file: path of the TOML file; None: what ZKDNS_CONFIG says, or no file.
+
+    Raises:
+        ConfigError: holding every mistake of every layer, each with where it stands, what was found and what
+            would be accepted.
+    """
+    mistakes: list[str] = []
+    values: dict[str, Any] = {}
+    places: dict[str, Place] = {}
+    for given, rows, place in (
+        _from_file(file if file is not None else environment.get(FILE_VARIABLE) or None, mistakes),
+        _from_environment(environment, mistakes),
+        _from_flags(flags, mistakes),
+    ):
+        values |= read_table(given, rows, place)
+        places |= {row.key: place.inside(name) for name, row in rows.items() if name in given}
+    _add_defaults(values)
+    _check_sources(values, places)
+    _check_ports(values, places)
+    if values.get("service") and values["namespace"]:
+        values["service"] = _by_name(values["service"], values["namespace"], places["service"])
+    if mistakes:
+        raise ConfigError(mistakes)
+    return Config(**values)
+
+
+def _from_file(file: str | None, mistakes: list[str]) -> _Layer:
+    """The file's table; an empty one where there is no file, or none that can be read."""
+    place = Place(f"{file}: ", typed=True, directory=str(Path(file or "").parent), mistakes=mistakes)
+    document: dict[str, object] = {}
+    if file is not None:
+        try:
+            document = _read_toml(file)
+        except BadValueError as mistake:
+            mistakes.append(f"{file or FILE_VARIABLE}: {mistake}")
+    return document, {row.key: row for row in SETTINGS}, place
+
+
+def _from_environment(environment: Mapping[str, str], mistakes: list[str]) -> _Layer:
+    rows = {row.variable: row for row in SETTINGS if row.in_environment}
+    given = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name not in _OF_OTHERS and not _is_service_link(name, value)
+        if value.strip() or name not in rows
+    }
+    return given, rows, Place("", typed=False, directory="", mistakes=mistakes)
+
+
+def _from_flags(flags: Mapping[str, object], mistakes: list[str]) -> _Layer:
+    rows = {row.flag: row for row in SETTINGS if row.in_flags}
+    given = {flag_of(key): value for key, value in flags.items() if value is not None and value != ()}
+    return given, rows, Place("", typed=False, directory="", mistakes=mistakes)
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value)))
+
+
+def _read_toml(file: str) -> dict[str, object]:
+    """Read the file.
+
+    Raises:
+        BadValueError: why not, without the file's name.
+    """
+    try:
+        with Path(file).open("rb") as stream:
+            data = stream.read(MAX_FILE + 1)
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadValueError(f"cannot be read ({reason}); name a TOML file that this user may read") from None
+    if len(data) > MAX_FILE:
+        raise BadValueError(f"is longer than {MAX_FILE} bytes, which no configuration is")
+    try:
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadValueError(f"is not UTF-8 (at line {line}); TOML is always UTF-8") from None
+    except ValueError as error:  # TOMLDecodeError, and int() of more digits than Python reads
+        raise BadValueError(f"is not TOML: {error}") from None
+    except RecursionError:
+        raise BadValueError("is nested too deeply to be read") from None
+
+
+def _add_defaults(values: dict[str, Any]) -> None:
+    """Fill in what depends on other settings or would surprise whoever makes a `Config` by hand."""
+    values.setdefault("namespace", _NAMESPACE)
+    values.setdefault("admin", HostPort("127.0.0.1", ADMIN_PORT))
+    values.setdefault("listen", (HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT),))
+    if not values.get("demo") and not values.keys() & {"zookeeper", "fixed"}:
+        values["zookeeper"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
+
+
+def _check_sources(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:
+    others = [places[key].name for key in ("zookeeper", "fixed") if key in places]
+    if values.get("demo") and others:
+        places["demo"].refuse(f"the example stands alone; leave out this or {' and '.join(others)}")
+
+
+def _check_ports(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:
+    admin: HostPort | None = values["admin"]
+    if admin and admin.port and values["listen"] and admin in values["listen"]:
+        place = places.get("admin") or places["listen"]
+        place.refuse(f"{admin} cannot answer both DNS and HTTP; choose another port, or write none for admin")
+
+
+def _by_name(
+    overrides: Mapping[str, ServiceOverride], namespace: Namespace, place: Place
+) -> dict[str, ServiceOverride]:
+    """The overrides by the services' names in lower case, each a name that the namespace can make."""
+    named: dict[str, ServiceOverride] = {}
+    for key, override in overrides.items():
+        here = place.inside(key)
+        try:
+            name = b".".join(namespace.split_name(key).key).decode()
+        except BadValueError as mistake:
+            here.refuse(str(mistake))
+            continue
+        if name in named:
+            here.refuse("is one service with another table; names that differ only in case are equal (RFC 4343)")
+        named[name] = override
+    return named

@@ -1,0 +1,158 @@
+"""The table of settings: what each is called, how it is read, and what people are told about it.
+
+A new setting is one row here and one field of `Config` with its default.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, get_args
+
+from zkdns.address import HostPort, parse_host_port, parse_listen
+from zkdns.config.model import Empty, LogFormat, LogLevel, Order, ServiceOverride
+from zkdns.config.values import Setting, one_of, path, switch, tables, text, whole
+from zkdns.errors import BadValueError
+from zkdns.names import lower, parse_name
+from zkdns.namespace import check_znode_path, parse_namespace
+
+if TYPE_CHECKING:
+    from zkdns.names import Labels
+
+DNS_PORT = 53
+DEMO_PORT = 5300  # no privilege is needed to try the example
+ADMIN_PORT = 9153  # where CoreDNS and others have their metrics
+ZOOKEEPER_PORT = 2181
+
+MAX_TTL = 86_400  # a day: nothing that comes and goes with a process is worth keeping for longer
+MAX_NEGATIVE_TTL = (
+    3_600  # RFC 2308 §5 calls one to three hours sensible; a service that starts is not to wait longer
+)
+MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
+MAX_WORKERS = 256
+
+STATUSES = (
+    "DEAD",
+    "STARTING",
+    "ALIVE",
+    "STOPPING",
+    "STOPPED",
+    "WARNING",
+    "UNKNOWN",
+)  # Status in endpoint.thrift
+
+_ZONE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+def _parse_zookeeper(written: str) -> str:
+    """Check a connect string and write every port into it."""
+    hosts, _, below = written.partition("/")
+    servers = [str(parse_host_port(host, default_port=ZOOKEEPER_PORT)) for host in hosts.split(",")]
+    for index, server in enumerate(servers):
+        if server in servers[:index]:
+            raise BadValueError(f"{written!r} names {server} twice")
+    if not below:
+        return ",".join(servers)
+    check_znode_path("/" + below)
+    return ",".join(servers) + "/" + below
+
+
+def _parse_listen(written: str) -> HostPort:
+    return parse_listen(written, default_port=DNS_PORT)
+
+
+def _parse_admin(written: str) -> HostPort | None:
+    return None if written == "none" else parse_listen(written, default_port=ADMIN_PORT)
+
+
+def _parse_zone(written: str) -> Labels:
+    """Read a zone. Other bytes are legal in names, but in a zone's name they are a slip of the pen."""
+    zone = lower(parse_name(written))
+    if not zone:
+        raise BadValueError(f"{written!r} is the root; a zone has a label at least, as discovery")
+    if not all(_ZONE_BYTES.issuperset(label) for label in zone):
+        raise BadValueError(
+            f"{written!r} is not a zone; write letters, digits, hyphens and underscores between dots"
+        )
+    return zone
+
+
+def _parse_upstream(written: str) -> tuple[str, ...]:
+    if written != "none":
+        raise BadValueError(f"{written!r} is not accepted; nothing is forwarded yet, so write none")
+    return ()
+
+
+_TTL = Setting("ttl", whole(0, MAX_TTL), "SECONDS", f"How long an answer may be kept, up to {MAX_TTL}.")
+_ORDER = Setting(
+    "order", one_of(*get_args(Order)), "ORDER", f"How members are ordered: {', '.join(get_args(Order))}."
+)
+_MAX_ANSWERS = Setting("max_answers", whole(1, MAX_RECORDS), "COUNT", "Most members in one answer; else all.")
+
+SERVICE_SETTINGS = (_TTL, _ORDER, _MAX_ANSWERS)
+
+SETTINGS = (
+    Setting(
+        "zookeeper",
+        text(_parse_zookeeper, "HOST[:PORT],…[/CHROOT]"),
+        "HOSTS[/CHROOT]",
+        f"Servers of the ensemble; the port is {ZOOKEEPER_PORT} unless given.",
+    ),
+    Setting("fixed", path, "FILE", "A file of services that need no ZooKeeper."),
+    Setting("demo", switch, "BOOL", "Serve the embedded example, and nothing else."),
+    Setting(
+        "listen",
+        text(_parse_listen, "ADDRESS[:PORT]"),
+        "ADDRESS[:PORT]",
+        f"Where to answer; the port is {DNS_PORT} unless given, and 0 takes any free one.",
+        many=True,
+    ),
+    Setting("zone", text(_parse_zone, "a domain name"), "NAME", "The zone that is answered."),
+    Setting(
+        "namespace",
+        text(parse_namespace, "a path with placeholders"),
+        "TEMPLATE",
+        "How znodes make names, as /discovery/{environment}/{service}.",
+    ),
+    _TTL,
+    Setting(
+        "negative_ttl",
+        whole(1, MAX_NEGATIVE_TTL),
+        "SECONDS",
+        f"How long the absence of a name may be kept, 1 to {MAX_NEGATIVE_TTL}.",
+    ),
+    _ORDER,
+    _MAX_ANSWERS,
+    Setting(
+        "statuses",
+        one_of(*STATUSES),
+        "STATUS",
+        f"Statuses of members that are answered with, of {', '.join(STATUSES)}.",
+        many=True,
+        in_flags=False,
+    ),
+    Setting(
+        "empty",
+        one_of(*get_args(Empty)),
+        "ANSWER",
+        f"What a service without members is: {' or '.join(get_args(Empty))}.",
+        in_flags=False,
+    ),
+    Setting("workers", whole(1, MAX_WORKERS), "COUNT", f"Processes that answer, up to {MAX_WORKERS}."),
+    Setting("upstream", text(_parse_upstream, "none"), "none", "Where other names go; none refuses them."),
+    Setting(
+        "admin",
+        text(_parse_admin, "ADDRESS:PORT or none"),
+        "ADDRESS:PORT|none",
+        f"Where health is told over HTTP; else 127.0.0.1:{ADMIN_PORT}.",
+    ),
+    Setting("snapshot", path, "FILE", "The file that keeps the table over restarts."),
+    Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{' or '.join(get_args(LogFormat))}."),
+    Setting("log_level", one_of(*get_args(LogLevel)), "LEVEL", f"{', '.join(get_args(LogLevel))}."),
+    Setting(
+        "service",
+        tables(SERVICE_SETTINGS, ServiceOverride),
+        "TABLES",
+        'What single services do differently, as [service."web.staging"].',
+        in_environment=False,
+        in_flags=False,
+    ),
+)

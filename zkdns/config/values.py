@@ -1,0 +1,250 @@
+"""How the values of settings are read, and how every mistake is kept with the place where it was made.
+
+A reader takes what a layer holds and returns what `Config` holds, or raises `BadValueError`. TOML has types
+of its own and they are kept to: `ttl = "5"` is a mistake. Environment and flags hold text.
+
+Never here: which settings there are.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+from zkdns.errors import BadValueError
+
+_T = TypeVar("_T")
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_DIGITS = re.compile(r"[0-9]{1,18}")
+_YES = frozenset({"1", "true", "yes", "on"})
+_NO = frozenset({"0", "false", "no", "off"})
+_SHOWN = 80  # characters of a wrong value that still help to find it
+_SHOWN_BITS = 64  # TOML's own limit; Python would print a longer number, or refuse to, at its leisure
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value stands, and how it is taken there."""
+
+    origin: str
+    """What leads to the key: `zkdns.toml: `, or nothing where the key says it all (`--ttl`)."""
+    typed: bool
+    """Whether the layer tells numbers and booleans from text."""
+    directory: str
+    """What relative paths are relative to; empty: the working directory."""
+    mistakes: list[str]
+    """Shared by all places of one reading: one sentence for each mistake."""
+    key: str = ""
+
+    @property
+    def name(self) -> str:
+        """The origin with the key, as people would look for it."""
+        return self.origin + self.key
+
+    def inside(self, key: str) -> Place:
+        """The place of a key in the table that stands here."""
+        written = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
+        return replace(self, key=f"{self.key}.{written}" if self.key else written)
+
+    def refuse(self, sentence: str) -> None:
+        """Keep a mistake made here."""
+        self.mistakes.append(f"{self.name}: {sentence}")
+
+    def attempt(self, read: Reader[_T], value: object) -> _T | None:
+        """Read the value; where it is wrong, keep the mistake and return None."""
+        try:
+            return read(value, self)
+        except BadValueError as mistake:
+            self.refuse(str(mistake))
+            return None
+
+
+Reader: TypeAlias = Callable[[object, Place], _T]
+
+
+def flag_of(key: str) -> str:
+    """What a setting is called on the command line."""
+    return "--" + key.replace("_", "-")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table of settings."""
+
+    key: str
+    """Its name in the file and in `Config`."""
+    read: Reader[object]
+    form: str
+    """What to write, as a command's help shows it: `SECONDS`."""
+    meaning: str
+    """One line for people."""
+    many: bool = False
+    """A list in the file, separated by commas in the environment, a flag to be repeated."""
+    in_environment: bool = True
+    in_flags: bool = True
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return f"ZKDNS_{self.key.upper()}"
+
+    @property
+    def flag(self) -> str:
+        """Its name on the command line."""
+        return flag_of(self.key)
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether the flag says all and takes no value."""
+        return self.read is switch
+
+    def take(self, value: object, place: Place) -> object:
+        """Read the value of one layer: a tuple where there may be many, else what `read` returns.
+
+        Raises:
+            BadValueError: what was found and what is accepted.
+        """
+        if not self.many:
+            return self.read(value, place)
+        items = value if isinstance(value, list | tuple) else [value]
+        if isinstance(value, str) and not place.typed:
+            items = value.split(",")
+        if not items:
+            raise BadValueError(f"is an empty list; write at least one {self.form}")
+        taken = tuple(place.attempt(self.read, item) for item in items)
+        for index, item in enumerate(taken):
+            if item is not None and item in taken[:index]:
+                place.refuse(f"{item!s} is given twice")
+        return taken
+
+
+def read_table(given: Mapping[str, object], rows: Mapping[str, Setting], place: Place) -> dict[str, Any]:
+    """Read a table by its rows, which are found under the names that this layer calls them.
+
+    Returns:
+        The values by `Setting.key`; None where a value was wrong, and the mistake is kept.
+    """
+    taken: dict[str, Any] = {}
+    for name, value in given.items():
+        here = place.inside(name)
+        if name in rows:
+            taken[rows[name].key] = here.attempt(rows[name].take, value)
+        elif place.key and isinstance(value, dict):
+            here.refuse("is a table inside a table; a name that holds dots stands in quotes")
+        elif near := get_close_matches(name, rows, n=1):
+            here.refuse(f"is unknown; did you mean {near[0]}?")
+        else:
+            here.refuse(f"is unknown; there are {', '.join(rows)}")
+    return taken
+
+
+def tables(rows: tuple[Setting, ...], make: Callable[..., _T]) -> Reader[dict[str, _T]]:
+    """Make a reader of tables with names of the user's own, as `[service."web.staging"]`."""
+    by_key = {row.key: row for row in rows}
+
+    def read_one(value: object, place: Place) -> _T:
+        return make(**read_table(_table(value), by_key, place))
+
+    def read(value: object, place: Place) -> dict[str, _T]:
+        read_all = {name: place.inside(name).attempt(read_one, one) for name, one in _table(value).items()}
+        return {name: one for name, one in read_all.items() if one is not None}
+
+    return read
+
+
+def whole(lowest: int, highest: int) -> Reader[int]:
+    """Make a reader of whole numbers between two limits, both accepted."""
+
+    def read(value: object, place: Place) -> int:
+        number = value
+        if isinstance(value, str) and _DIGITS.fullmatch(value.strip()):
+            number = int(value)
+        if not isinstance(number, int) or isinstance(number, bool) or not lowest <= number <= highest:
+            raise BadValueError(f"is {shown(value)}; write a whole number from {lowest} to {highest}")
+        if place.typed and isinstance(value, str):
+            raise BadValueError(f"is the text {shown(value)}; write {number} without quotes")
+        return number
+
+    return read
+
+
+def one_of(*names: str) -> Reader[str]:
+    """Make a reader of one of a few words."""
+    wanted = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+
+    def read(value: object, _place: Place) -> str:
+        word = _string(value, wanted)
+        if word not in names:
+            raise BadValueError(f"is {shown(value)}; write {wanted}")
+        return word
+
+    return read
+
+
+def text(parse: Callable[[str], _T], wanted: str) -> Reader[_T]:
+    """Make a reader of text that `parse` understands or refuses with `BadValueError`."""
+
+    def read(value: object, _place: Place) -> _T:
+        return parse(_string(value, wanted))
+
+    return read
+
+
+def path(value: object, place: Place) -> str:
+    """Read a file's path; it becomes absolute. Whether there is such a file is no question here."""
+    written = _string(value, "the path of a file")
+    try:
+        absolute = str(Path(place.directory, written).absolute())
+    except OSError:
+        raise BadValueError(f"{shown(value)} is relative to a working directory that is gone") from None
+    return _string(absolute, "the path of a file")
+
+
+def switch(value: object, place: Place) -> bool:
+    """Read yes or no: a boolean where there are booleans, else 1, true, yes, on, 0, false, no, off."""
+    if isinstance(value, bool):
+        return value
+    word = value.strip().lower() if isinstance(value, str) and not place.typed else None
+    if word not in _YES | _NO:
+        raise BadValueError(f"is {shown(value)}; write true or false{', without quotes' if place.typed else ''}")
+    return word in _YES
+
+
+def shown(value: object) -> str:
+    """A wrong value as its mistake shows it: never long, whatever was written."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case dict():
+            return "a table"
+        case list() | tuple():
+            return "a list"
+        case int() if value.bit_length() > _SHOWN_BITS:
+            return "an immense number"
+        case str():
+            return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "…")
+        case _:
+            return str(value)
+
+
+def _table(value: object) -> Mapping[str, object]:
+    if not isinstance(value, dict):
+        raise BadValueError(f"is {shown(value)}; write a table")
+    return value
+
+
+def _string(value: object, wanted: str) -> str:
+    if not isinstance(value, str):
+        raise BadValueError(f"is {shown(value)}; write {wanted} in quotes")
+    if not value.strip():
+        raise BadValueError(f"is empty; write {wanted}")
+    # Python hands on the bytes of an argument that are not UTF-8 as lone surrogates (PEP 383).
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise BadValueError(f"is {shown(value)}; it holds a zero byte or is not UTF-8")
+    return value.strip()

@@ -1,0 +1,93 @@
+"""Records ready to send.
+
+Every piece is independent of its position in the message: an answer's owner is a pointer to the question, the
+owner of an address record in the additional section is the target's own label before a pointer into the
+question. So an RRset is rendered once, and each order of it is a join of the same pieces.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import struct
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.names import Labels, to_wire
+
+# SRV (RFC 2782): one priority; a weight above 0, since among weights of 0 clients go by order alone.
+_PRIORITY, _WEIGHT = 0, 100
+_SRV_DATA = struct.Struct("!3H")
+_LONGEST_STRING = 255  # RFC 1035 §3.3
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record of an answer, and the address records that help whoever follows it."""
+
+    answer: bytes
+    glue: tuple[bytes, ...] = ()
+
+
+class Target(msgspec.Struct, frozen=True):
+    """Where an SRV record leads; `label` is empty where `name` is not one of the service's own names."""
+
+    port: int
+    name: Labels
+    label: bytes = b""
+    addresses: tuple[str, ...] = ()
+
+
+class Node(msgspec.Struct):
+    """What stands at one name; a node without anything is an empty non-terminal (RFC 8020).
+
+    The names of targets that have a label consist of it, of `between`, and of the last `shared` labels of
+    the name itself.
+    """
+
+    addresses: tuple[str, ...] = ()
+    targets: tuple[Target, ...] = ()
+    texts: tuple[tuple[str, ...], ...] = ()
+    shared: int = 0
+    between: Labels = ()
+    rendered: dict[int, tuple[Record, ...]] = {}
+
+    def records(self, query: Query, qtype: int, ttl: int) -> tuple[Record, ...]:
+        """The RRset of that type, ready to send as the answer to this query or to another of the same name."""
+        found = self.rendered.get(qtype)
+        if found is None:
+            found = tuple(self._render(query, qtype, ttl))
+            if found:  # there is no end of types without records
+                self.rendered[qtype] = found
+        return found
+
+    def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
+        if qtype in (Type.A, Type.AAAA):
+            return map(Record, _address_records(QUESTION_POINTER, self.addresses, ttl, qtype))
+        if qtype == Type.SRV:
+            return (self._srv(query, target, ttl) for target in self.targets)
+        if qtype == Type.TXT:
+            return (Record(pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text))) for text in self.texts)
+        return ()
+
+    def _srv(self, query: Query, target: Target, ttl: int) -> Record:
+        data = _SRV_DATA.pack(_PRIORITY, _WEIGHT, target.port) + to_wire(target.name)  # RFC 2782: not compressed
+        glue: list[bytes] = []
+        if target.label:
+            owner = to_wire((target.label, *self.between))[:-1] + query.pointer_to(self.shared)
+            for qtype in (Type.A, Type.AAAA):
+                glue += _address_records(owner, target.addresses, ttl, qtype)
+        return Record(pack_record(QUESTION_POINTER, Type.SRV, ttl, data), tuple(glue))
+
+
+def _address_records(owner: bytes, addresses: Sequence[str], ttl: int, qtype: int) -> list[bytes]:
+    """Records of those addresses that belong to the type."""
+    length = 4 if qtype == Type.A else 16
+    packed = (ipaddress.ip_address(address).packed for address in addresses)
+    return [pack_record(owner, qtype, ttl, data) for data in packed if len(data) == length]
+
+
+def _text_data(strings: Sequence[str]) -> bytes:
+    """TXT data: strings of at most 255 bytes each, what is longer cut (RFC 1035 §3.3.14)."""
+    parts = (string.encode()[:_LONGEST_STRING] for string in strings)
+    return b"".join(bytes((len(part),)) + part for part in parts)

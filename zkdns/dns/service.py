@@ -1,0 +1,228 @@
+"""The names that one service brings, and what stands at each of them.
+
+    web.staging                 addresses and SRV of all its members
+    m318.web.staging            one member; `member_0000000318` is accepted too
+    m318-admin.web.staging      the host of an additional endpoint that lies elsewhere than the member's own
+    s3.web.staging              the newest member of shard 3
+    _admin._tcp.web.staging     SRV of the additional endpoints called admin (`_udp` too)
+    _web._tcp.staging           SRV in the form of RFC 2782
+
+A view is made when its service is first asked for, and thrown away when the service changes.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import zlib
+from collections.abc import Iterable
+
+import msgspec
+
+from zkdns.config import Config
+from zkdns.dns.records import Node, Target
+from zkdns.names import MAX_NAME, Labels, parse_name, wire_length
+from zkdns.serverset.member import MEMBER_PREFIX, Endpoint, Member, is_ip
+from zkdns.table import Service, Table
+
+PROTOCOLS = (b"_tcp", b"_udp")
+
+_PLAIN_LABEL = re.compile(r"[a-z0-9-]{0,29}[a-z0-9]")  # short enough to stand beside another part in a label
+_SHARD_LABEL = re.compile(rb"s(-?[0-9]+)")
+
+
+class _Entry(msgspec.Struct, frozen=True):
+    """A member that is answered with, under its label."""
+
+    label: bytes
+    member: Member
+    origin: str
+
+
+class ServiceView:
+    """A service's names, as one state of the table has them.
+
+    Args:
+        service: the service as it is now.
+        table: tells the addresses of host names.
+        config: the zone, and which statuses are answered with.
+    """
+
+    def __init__(self, service: Service, table: Table, config: Config) -> None:
+        self._table = table
+        name = service.first.name
+        self._own = name.labels
+        self._between = name.service_labels
+        self._zone = config.zone
+        self._shared = len(self._own) + len(self._zone)
+        self._entries, self._departed = _label_members(service, frozenset(config.statuses))
+        self._nodes: dict[Labels, Node] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no member is answered with."""
+        return not self._entries
+
+    def find(self, prefix: Labels) -> Node | None:
+        """What stands at the name of these labels (in lower case) before the service's; None: no such name."""
+        node = self._nodes.get(prefix)
+        if node is None:
+            node = self._make(prefix)
+            if node is not None:  # there is no end of names that do not exist
+                self._nodes[prefix] = node
+        return node
+
+    @functools.cached_property
+    def rfc2782(self) -> Node:
+        """What stands at `_service._tcp.environment`."""
+        return Node(
+            targets=self._service_targets(self._entries),
+            shared=self._shared - len(self._between),
+            between=self._between,
+        )
+
+    def _make(self, prefix: Labels) -> Node | None:
+        if not prefix:
+            return self._service_node()
+        if prefix[-1] in PROTOCOLS:
+            return self._endpoint_node(prefix[:-1])
+        if len(prefix) == 1:
+            return self._member_node(prefix[0]) or self._host_node(prefix[0])
+        return None
+
+    def _service_node(self) -> Node:
+        reachable = (entry.member.service for entry in self._entries if entry.member.service)
+        addresses = (address for endpoint in reachable for address in self._addresses(endpoint))
+        return Node(
+            addresses=tuple(dict.fromkeys(addresses)),
+            targets=self._service_targets(self._entries),
+            texts=tuple(map(_text_of, self._entries)),
+            shared=self._shared,
+        )
+
+    def _member_node(self, label: bytes) -> Node | None:
+        """A member by its label, by its znode's name or by its shard."""
+        everyone = (*self._entries, *self._departed)
+        found = [entry for entry in everyone if label in (entry.label, entry.member.name.lower().encode())]
+        if not found and (match := _SHARD_LABEL.fullmatch(label)):
+            shard = match[1].decode()
+            found = [entry for entry in reversed(self._entries) if str(entry.member.shard) == shard]
+        if not found:
+            return None
+        entry = found[0]
+        endpoints = entry.member.endpoints
+        return Node(
+            addresses=self._addresses(endpoints[0]) if endpoints else (),
+            targets=self._service_targets([entry]),
+            texts=(_text_of(entry),),
+            shared=self._shared,
+        )
+
+    def _host_node(self, label: bytes) -> Node | None:
+        """The host of an additional endpoint that lies elsewhere than its member."""
+        for entry in (*self._entries, *self._departed):
+            if not label.startswith(entry.label + b"-"):
+                continue
+            for endpoint in entry.member.additional.values():
+                if label == self._label(entry, endpoint):
+                    targets = self._targets([(entry, endpoint)])
+                    return Node(addresses=self._addresses(endpoint), targets=targets, shared=self._shared)
+        return None
+
+    def _endpoint_node(self, labels: Labels) -> Node | None:
+        """What stands before `_tcp`: an endpoint's name may hold dots, and a part of one is a non-terminal."""
+        found: list[tuple[_Entry, Endpoint]] = []
+        above: set[Labels] = set()
+        for entry in self._entries:
+            for name, endpoint in entry.member.additional.items():
+                path = _endpoint_labels(name)
+                above.update(path[start:] for start in range(1, len(path) + 1))
+                if path == labels:
+                    found.append((entry, endpoint))
+        if found:
+            return Node(targets=self._targets(found), shared=self._shared)
+        return Node() if labels in above else None
+
+    # -- hosts and targets ---------------------------------------------------------------------------------
+
+    def _service_targets(self, entries: Iterable[_Entry]) -> tuple[Target, ...]:
+        return self._targets((entry, entry.member.service) for entry in entries if entry.member.service)
+
+    def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
+        """Targets for endpoints; of those with one host and port the newest stands for all."""
+        newest = {(endpoint.host, endpoint.port): (entry, endpoint) for entry, endpoint in pairs}
+        targets = (self._target(entry, endpoint) for entry, endpoint in newest.values())
+        return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
+
+    def _target(self, entry: _Entry, endpoint: Endpoint) -> Target:
+        """A host name of several labels stands for itself; any other host has the name of its member."""
+        if "." in endpoint.host and not is_ip(endpoint.host):
+            return Target(endpoint.port, parse_name(endpoint.host))
+        label = self._label(entry, endpoint)
+        return Target(endpoint.port, (label, *self._own, *self._zone), label, self._addresses(endpoint))
+
+    def _label(self, entry: _Entry, endpoint: Endpoint) -> bytes:
+        """One label for one host: the member's own, and another for each endpoint that lies elsewhere."""
+        if endpoint.host == entry.member.endpoints[0].host:
+            return entry.label
+        name = next(name for name, other in entry.member.additional.items() if other.host == endpoint.host)
+        return entry.label + b"-" + _slug(name).encode()
+
+    def _addresses(self, endpoint: Endpoint) -> tuple[str, ...]:
+        return endpoint.addresses or self._table.addresses_of(endpoint.host)
+
+
+def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_Entry], list[_Entry]]:
+    """Label members, present and departed ones, in an order that does not depend on who was heard of first."""
+    taken: set[bytes] = set()
+    present: list[_Entry] = []
+    departed: list[_Entry] = []
+    for owner in service.by_precedence():
+        left = [member for (origin, _), (member, _) in service.departed.items() if origin == owner.origin]
+        stayed = sorted(owner.members.values(), key=_age)
+        for entries, members in ((present, stayed), (departed, left)):
+            for member in members:
+                label = _member_label(member.name)
+                if label in taken:  # two znodes of one name, each with a member of this number
+                    label += b"-%08x" % zlib.crc32(f"{owner.origin}/{member.name}".encode())
+                taken.add(label)
+                if member.status in statuses:
+                    entries.append(_Entry(label, member, owner.origin))
+    return present, departed
+
+
+def _age(member: Member) -> int:
+    """What sorts older members before newer ones; without a number they stay as they are."""
+    return member.sequence or 0
+
+
+def _member_label(name: str) -> bytes:
+    """A short legal host name for a member: `m318`; a fixed member's name is one already."""
+    if not name.startswith(MEMBER_PREFIX):
+        return name.encode()
+    suffix = name.removeprefix(MEMBER_PREFIX)
+    if suffix.isascii() and suffix.isdigit():
+        return b"m%d" % int(suffix)
+    return f"m-{_slug(suffix)}".encode()
+
+
+def _slug(name: str) -> str:
+    """Part of a label that stands for the name: itself where it can, else a number made from it."""
+    return name if _PLAIN_LABEL.fullmatch(name) else f"{zlib.crc32(name.encode()):08x}"
+
+
+def _endpoint_labels(name: str) -> Labels:
+    """The labels that ask for an endpoint of this name: `_admin`."""
+    first, *rest = name.lower().encode().split(b".")
+    return (b"_" + first, *rest)
+
+
+def _text_of(entry: _Entry) -> tuple[str, ...]:
+    """What TXT tells of a member, as RFC 6763 §6.3 writes attributes."""
+    member = entry.member
+    texts = [f"member={member.name}", f"status={member.status.value}"]
+    if member.shard is not None:
+        texts.append(f"shard={member.shard}")
+    if entry.origin.startswith("/"):
+        texts.append(f"znode={entry.origin}/{member.name}")
+    return tuple(texts)

@@ -1,0 +1,275 @@
+"""DNS messages as bytes: a strict reader of queries and a writer of responses.
+
+The reader takes a header, one question and perhaps an OPT record, and refuses everything else that it can
+name; it never raises anything but `BadQueryError` and works in time linear in the message (at most 64 KiB).
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+
+from zkdns.names import MAX_LABEL, MAX_NAME, Labels
+
+HEADER_SIZE: Final = 12
+LEAST_UDP_SIZE: Final = 512  # RFC 1035 §2.3.4; smaller sizes in an OPT count as this (RFC 6891 §6.2.3)
+OWN_UDP_SIZE: Final = 1232  # fits an IPv6 packet of the least MTU, so that nothing is fragmented
+MAX_MESSAGE: Final = 65535  # the length field of TCP (RFC 1035 §4.2.2)
+
+QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts behind the header
+
+QR, AA, TC, RD = 0x8000, 0x0400, 0x0200, 0x0100
+_DO = 0x8000
+
+_HEADER = struct.Struct("!6H")
+_TYPE_CLASS = struct.Struct("!2H")
+_RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
+_OPT = struct.Struct("!BHHBBHH")  # root, type, size, extended RCODE, version, flags, length of the options
+_OPTION = struct.Struct("!HH")
+
+
+class Type(enum.IntEnum):
+    """The RR types that are treated by name; every other number is a type too."""
+
+    A = 1
+    NS = 2
+    SOA = 6
+    TXT = 16
+    AAAA = 28
+    SRV = 33
+    OPT = 41
+    IXFR = 251
+    AXFR = 252
+    ANY = 255
+
+
+CLASS_IN: Final = 1
+
+
+class Rcode(enum.IntEnum):
+    """Response codes; those above 15 need an OPT record to be told."""
+
+    NOERROR = 0
+    FORMERR = 1
+    SERVFAIL = 2
+    NXDOMAIN = 3
+    NOTIMP = 4
+    REFUSED = 5
+    BADVERS = 16
+
+
+class Ede(enum.IntEnum):
+    """Extended DNS errors (RFC 8914 §4)."""
+
+    STALE_ANSWER = 3
+    NOT_READY = 14
+    NOT_AUTHORITATIVE = 20
+
+
+class BadQueryError(Exception):
+    """A message that gets an error for an answer, or none; `response` is that answer."""
+
+    def __init__(self, response: bytes | None) -> None:
+        self.response = response
+        super().__init__(response)
+
+
+class Edns(msgspec.Struct, frozen=True):
+    """What a query's OPT record says (RFC 6891 §6.1.2); `size` is its UDP payload size as sent."""
+
+    size: int
+    version: int
+    do: bool
+
+
+class Query(msgspec.Struct, frozen=True):
+    """One question and what came with it.
+
+    `name` is in lower case for look-ups; `question` holds the bytes as they came, to be sent back unchanged.
+    """
+
+    id: int
+    rd: bool
+    name: Labels
+    qtype: int
+    qclass: int
+    question: bytes
+    edns: Edns | None
+
+    def pointer_to(self, count: int) -> bytes:
+        """A compression pointer to the last `count` labels of the question's name."""
+        skipped = self.name[: len(self.name) - count]
+        return struct.pack("!H", 0xC000 | (HEADER_SIZE + sum(map(len, skipped)) + len(skipped)))
+
+
+def parse_query(message: bytes) -> Query:
+    """Read a query.
+
+    Raises:
+        BadQueryError: with the error to answer, or None where silence is the answer.
+    """
+    if len(message) < HEADER_SIZE:
+        raise BadQueryError(None)
+    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
+    if flags & QR:  # a response: answering it could loop for ever
+        raise BadQueryError(None)
+    if flags >> 11 & 0xF:  # RFC 8906 §3.1.4: no other flag
+        raise BadQueryError(_HEADER.pack(ident, QR | flags & 0x7800 | Rcode.NOTIMP, 0, 0, 0, 0))
+    malformed = BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0))
+    if questions != 1:  # RFC 9619 §4
+        raise malformed
+    name, at = _read_name(message, malformed)
+    if at + 4 > len(message):
+        raise malformed
+    qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
+    at += 4
+    question = message[HEADER_SIZE:at]
+    edns = None
+    if qtype != Type.IXFR:  # it carries an SOA in the authority section (RFC 1995 §3), and is refused anyway
+        if answers or authorities:
+            raise malformed
+        edns = _read_additional(message, at, additionals, malformed)
+    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns)
+
+
+def _read_name(message: bytes, malformed: BadQueryError) -> tuple[Labels, int]:
+    """The question's name in lower case, and where its type begins. There is nothing yet to point to."""
+    labels = []
+    at = HEADER_SIZE
+    while True:
+        if at >= len(message) or at - HEADER_SIZE >= MAX_NAME:
+            raise malformed
+        length = message[at]
+        at += 1
+        if not length:
+            return tuple(labels), at
+        if length > MAX_LABEL or at + length > len(message):
+            raise malformed
+        labels.append(message[at : at + length].lower())
+        at += length
+
+
+def _read_additional(message: bytes, at: int, count: int, malformed: BadQueryError) -> Edns | None:
+    """Walk the additional section for its OPT record; it must end where the message does."""
+    edns = None
+    for _ in range(count):
+        owner_at = at
+        at = _skip_name(message, at, malformed)
+        if at + _RECORD.size > len(message):
+            raise malformed
+        rtype, rclass, ttl, length = _RECORD.unpack_from(message, at)
+        at += _RECORD.size
+        if at + length > len(message):
+            raise malformed
+        if rtype == Type.OPT:
+            if edns is not None or message[owner_at]:  # RFC 6891 §6.1.1: one, and owned by the root
+                raise malformed
+            _check_options(message[at : at + length], malformed)
+            edns = Edns(size=rclass, version=ttl >> 16 & 0xFF, do=bool(ttl & _DO))
+        at += length
+    if at != len(message):
+        raise malformed
+    return edns
+
+
+def _skip_name(message: bytes, at: int, malformed: BadQueryError) -> int:
+    """Where a record's name ends: behind its root or behind its first pointer, which must point back."""
+    start = at
+    while at < len(message) and at - start < MAX_NAME:
+        length = message[at]
+        if length > MAX_LABEL:
+            if length < 0xC0 or at + 2 > len(message):  # noqa: PLR2004 - the two bits of a pointer
+                raise malformed
+            if struct.unpack_from("!H", message, at)[0] & 0x3FFF >= start:
+                raise malformed
+            return at + 2
+        at += 1 + length
+        if not length:
+            return at
+    raise malformed
+
+
+def _check_options(options: bytes, malformed: BadQueryError) -> None:
+    """No option may reach over the end of its OPT record; unknown ones are otherwise ignored."""
+    at = 0
+    while at < len(options):
+        if at + _OPTION.size > len(options):
+            raise malformed
+        at += _OPTION.size + _OPTION.unpack_from(options, at)[1]
+    if at != len(options):
+        raise malformed
+
+
+def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes) -> bytes:
+    """A resource record of class IN; `owner` is ready for the wire."""
+    return owner + _RECORD.pack(rtype, CLASS_IN, ttl, len(data)) + data
+
+
+class Response(msgspec.Struct):
+    """What to answer; `pack` makes it fit.
+
+    `glue` goes first when there is not room for everything (it holds records that help, no more); a missing
+    answer or authority record sets TC (RFC 2181 §9).
+    """
+
+    query: Query
+    rcode: Rcode = Rcode.NOERROR
+    authoritative: bool = False
+    answers: Sequence[bytes] = ()
+    authority: Sequence[bytes] = ()
+    glue: Sequence[bytes] = ()
+    ede: Ede | None = None
+    ede_text: str = ""
+    truncated: bool = False
+    """Set by `pack`: whether records that belong to the answer had to be left out."""
+
+    def pack(self, limit: int) -> bytes:
+        """The message, at most `limit` bytes long."""
+        opt = self._opt()
+        room = limit - HEADER_SIZE - len(self.query.question) - len(opt)
+        answers, room = _fit(self.answers, room)
+        authority, room = _fit(self.authority, room)
+        self.truncated = len(answers) < len(self.answers) or len(authority) < len(self.authority)
+        glue = () if self.truncated else _fit(self.glue, room)[0]
+        flags = QR | (self.query.rd and RD) | (self.authoritative and AA) | (self.truncated and TC)
+        header = _HEADER.pack(
+            self.query.id,
+            flags | self.rcode & 0xF,
+            1,
+            len(answers),
+            len(authority),
+            len(glue) + bool(opt),
+        )
+        return b"".join((header, self.query.question, *answers, *authority, *glue, opt))
+
+    def _opt(self) -> bytes:
+        """The OPT record: present exactly when the query had one (RFC 6891 §6.1.1, §7)."""
+        edns = self.query.edns
+        if edns is None:
+            return b""
+        options = b""
+        if self.ede is not None:
+            text = self.ede_text.encode()
+            options = _OPTION.pack(15, 2 + len(text)) + struct.pack("!H", self.ede) + text
+        flags = _DO if edns.do else 0
+        return _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, self.rcode >> 4, 0, flags, len(options)) + options
+
+
+def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
+    """The records from the first on for which there is room, and the room that they leave."""
+    for count, record in enumerate(records):
+        if len(record) > room:
+            return records[:count], 0
+        room -= len(record)
+    return records, room
+
+
+def udp_limit(edns: Edns | None) -> int:
+    """The longest response that may go to this asker over UDP (RFC 6891 §6.2.3, §6.2.5)."""
+    if edns is None:
+        return LEAST_UDP_SIZE
+    return min(max(edns.size, LEAST_UDP_SIZE), OWN_UDP_SIZE)

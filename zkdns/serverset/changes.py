@@ -1,0 +1,46 @@
+"""What can happen to server sets: the words in which sources speak to tables, across processes too.
+
+A set is known by its origin: the path of its znode, or `fixed:NAME`. Two origins may carry one name (znodes
+that differ only in case, a fixed file beside ZooKeeper); whoever serves names joins them.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from zkdns.namespace import ServiceName
+from zkdns.serverset.member import Member
+
+
+class SetPut(msgspec.Struct, frozen=True, tag="put"):
+    """The set has exactly these members, whatever it had before."""
+
+    origin: str
+    name: ServiceName
+    members: tuple[Member, ...]
+
+
+class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
+    """Members joined a set, or left it (`removed` holds their names)."""
+
+    origin: str
+    added: tuple[Member, ...]
+    removed: tuple[str, ...]
+
+
+class SetDropped(msgspec.Struct, frozen=True, tag="dropped"):
+    """The set is no more: its znode is gone, not only its members."""
+
+    origin: str
+
+
+class HostResolved(msgspec.Struct, frozen=True, tag="host"):
+    """A member's host name has these IP addresses now."""
+
+    host: str
+    addresses: tuple[str, ...]
+
+
+Change: TypeAlias = SetPut | SetChanged | SetDropped | HostResolved

@@ -1,0 +1,186 @@
+"""The fixed file: services that need no ZooKeeper, written in TOML.
+
+    [services."web.staging"]
+    members = ["10.0.0.1:8080", "[2001:db8::1]:8080",
+               { host = "10.0.0.2", port = 8080, shard = 2, additional = { admin = "10.0.0.2:9990" } }]
+
+Its members are called `m0`, `m1`, … in the file's order. A file with any mistake counts as a whole as wrong:
+half of somebody's edit is not what they meant.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+from zkdns.address import MAX_PORT, parse_host_port
+from zkdns.errors import BadValueError, ConfigError
+from zkdns.names import Labels
+from zkdns.namespace import Namespace, ServiceName
+from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
+
+FixedSets: TypeAlias = dict[ServiceName, tuple[Member, ...]]
+_T = TypeVar("_T")
+
+_MEMBER_KEYS = ("host", "port", "shard", "status", "additional", "metadata")
+_MEMBER_FORM = '"HOST:PORT" or { host = "HOST", port = PORT }'
+_INT32 = 2**31
+
+
+def load_fixed(path: Path, namespace: Namespace) -> FixedSets:
+    """Read a fixed file.
+
+    Raises:
+        ConfigError: with every mistake in it, each with its key; also where it cannot be read at all.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ConfigError([f"{path}: it is not UTF-8 text"]) from None
+    except OSError as error:
+        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    return parse_fixed(text, namespace, origin=str(path))
+
+
+def load_demo(namespace: Namespace) -> FixedSets:
+    """The embedded example that `zkdns serve --demo` answers from."""
+    text = resources.files("zkdns.serverset").joinpath("demo.toml").read_text(encoding="utf-8")
+    return parse_fixed(text, namespace, origin="demo.toml")
+
+
+def parse_fixed(text: str, namespace: Namespace, *, origin: str) -> FixedSets:
+    """Read the text of a fixed file; `origin` is what its mistakes are said to be in.
+
+    Raises:
+        ConfigError: with every mistake found.
+    """
+    try:
+        document = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError([f"{origin}: it is not TOML: {error}"]) from None
+    reader = _Reader(origin, namespace)
+    sets = reader.document(document)
+    if reader.mistakes:
+        raise ConfigError(reader.mistakes)
+    return sets
+
+
+class _Reader:
+    """Walks a fixed file's document and notes each mistake under its key."""
+
+    def __init__(self, origin: str, namespace: Namespace) -> None:
+        self.mistakes: list[str] = []
+        self._origin = origin
+        self._namespace = namespace
+
+    def document(self, document: Mapping[str, object]) -> FixedSets:
+        for key in document.keys() - {"services"}:
+            self._mistake(key, 'is not known; a fixed file holds tables [services."NAME"]')
+        sets: FixedSets = {}
+        spelled: dict[Labels, str] = {}
+        for text, body in self._table("services", document.get("services", {})).items():
+            where = f'services."{text}"'
+            name = self._try(where, lambda text=text: self._namespace.split_name(text))
+            members = self._members(where, body)
+            if name is None:
+                continue
+            if name.key in spelled:
+                self._mistake(where, f"is the same name as {spelled[name.key]!r}: case makes no difference")
+            spelled[name.key] = text
+            sets[name] = members
+        return sets
+
+    def _members(self, where: str, body: object) -> tuple[Member, ...]:
+        table = self._table(where, body)
+        for key in table.keys() - {"members"}:
+            self._mistake(f"{where}.{key}", "is not known; a service has members")
+        entries = table.get("members", [])
+        if not isinstance(entries, list):
+            self._mistake(f"{where}.members", f"is {entries!r}; write a list of {_MEMBER_FORM}")
+            return ()
+        members = (
+            self._member(f"{where}.members[{index}]", f"m{index}", entry) for index, entry in enumerate(entries)
+        )
+        return tuple(member for member in members if member)
+
+    def _member(self, where: str, name: str, entry: object) -> Member | None:
+        if isinstance(entry, str):
+            endpoint = self._endpoint(where, entry)
+            return Member(name, endpoint) if endpoint else None
+        if not isinstance(entry, dict):
+            self._mistake(where, f"is {entry!r}; write {_MEMBER_FORM}")
+            return None
+        for key in entry.keys() - set(_MEMBER_KEYS):
+            self._mistake(f"{where}.{key}", f"is not known; a member has {', '.join(_MEMBER_KEYS)}")
+        endpoint = self._endpoint(where, entry)
+        additional = {
+            key: self._endpoint(f"{where}.additional.{key}", value)
+            for key, value in self._table(f"{where}.additional", entry.get("additional", {})).items()
+        }
+        status = self._status(f"{where}.status", entry.get("status", "ALIVE"))
+        shard = self._shard(f"{where}.shard", entry.get("shard"))
+        metadata = self._table(f"{where}.metadata", entry.get("metadata", {}))
+        for key, value in metadata.items():
+            if not isinstance(value, str):
+                self._mistake(f"{where}.metadata.{key}", f"is {value!r}; write text in quotes")
+        return Member(
+            name=name,
+            service=endpoint,
+            additional={key: value for key, value in additional.items() if value},
+            status=status,
+            shard=shard,
+            metadata={key: value for key, value in metadata.items() if isinstance(value, str)},
+        )
+
+    def _endpoint(self, where: str, value: object) -> Endpoint | None:
+        if isinstance(value, str):
+            return self._try(where, lambda: _endpoint_of(value))
+        if not isinstance(value, dict):
+            self._mistake(where, f"is {value!r}; write {_MEMBER_FORM}")
+            return None
+        host, port = value.get("host"), value.get("port")
+        if not isinstance(host, str):
+            self._mistake(f"{where}.host", f"is {host!r}; write an IP address or a host name" if host else "is missing")
+            host = None
+        if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
+            found = "is missing" if port is None else f"is {port!r}"
+            self._mistake(f"{where}.port", f"{found}; a port is 1 to {MAX_PORT}")
+            port = None
+        bare = self._try(f"{where}.host", lambda: canonical_host(host)) if host else None
+        return Endpoint(bare, port) if bare and port else None
+
+    def _status(self, where: str, value: object) -> Status:
+        if isinstance(value, str) and value.upper() in Status.__members__:
+            return Status(value.upper())
+        self._mistake(where, f"is {value!r}; one of {', '.join(Status)}")
+        return Status.UNKNOWN
+
+    def _shard(self, where: str, value: object) -> int | None:
+        if value is None or (isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32):
+            return value
+        self._mistake(where, f"is {value!r}; a shard is a 32-bit integer")
+        return None
+
+    def _table(self, where: str, value: object) -> Mapping[str, object]:
+        if isinstance(value, dict):
+            return value
+        self._mistake(where, f"is {value!r}; write a table")
+        return {}
+
+    def _try(self, where: str, read: Callable[[], _T]) -> _T | None:
+        try:
+            return read()
+        except BadValueError as error:
+            self._mistake(where, str(error))
+            return None
+
+    def _mistake(self, where: str, what: str) -> None:
+        self.mistakes.append(f"{self._origin}: {where}: {what}")
+
+
+def _endpoint_of(text: str) -> Endpoint:
+    address = parse_host_port(text)
+    return Endpoint(canonical_host(address.host), address.port)

@@ -1,0 +1,210 @@
+"""Services and their members, as the server answers with them.
+
+A table is changed by `apply` alone and knows no clock: where time matters, the caller says what time it is
+(seconds of any monotonic clock). Never here: I/O, DNS messages.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from zkdns.names import Labels
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
+from zkdns.serverset.member import Member, is_ip
+
+DEPARTED_SECONDS = 60.0
+"""How long a departed member's own name stays resolvable, so that a chain of SRV then A never dangles."""
+
+
+class ServerSet:
+    """One origin's members by name, in the order in which they joined."""
+
+    __slots__ = ("members", "name", "origin")
+
+    def __init__(self, origin: str, name: ServiceName) -> None:
+        self.origin = origin
+        self.name = name
+        self.members: dict[str, Member] = {}
+
+
+class Service:
+    """What one name answers for: usually one set, several where their names differ in case only.
+
+    `departed` holds, by origin and name, members that left, each with the time until which its own name
+    is still answered.
+    """
+
+    __slots__ = ("departed", "key", "sets")
+
+    def __init__(self, key: Labels) -> None:
+        self.key = key
+        self.sets: dict[str, ServerSet] = {}
+        self.departed: dict[tuple[str, str], tuple[Member, float]] = {}
+
+    @property
+    def first(self) -> ServerSet:
+        """The set whose spelling and whose members' names go before the others': lower case first."""
+        return min(self.sets.values(), key=_precedence)
+
+    def by_precedence(self) -> list[ServerSet]:
+        """All sets, `first` first."""
+        return sorted(self.sets.values(), key=_precedence)
+
+
+def _precedence(owner: ServerSet) -> tuple[bool, str]:
+    return owner.name.labels != owner.name.key, owner.origin
+
+
+class Table:
+    """All services, the addresses of host names among their members, and a serial that rises with changes.
+
+    Args:
+        departed_seconds: how long members that left are kept in `Service.departed`; 0: not at all.
+    """
+
+    def __init__(self, *, departed_seconds: float = DEPARTED_SECONDS) -> None:
+        self.serial = 0
+        """SOA serial (RFC 1982); whoever publishes changes sets it."""
+        self._services: dict[Labels, Service] = {}
+        self._sets: dict[str, ServerSet] = {}
+        self._addresses: dict[str, tuple[str, ...]] = {}
+        self._host_users: dict[str, Counter[Labels]] = {}
+        self._departed_seconds = departed_seconds
+        self._with_departed: set[Labels] = set()
+
+    @property
+    def services(self) -> Mapping[Labels, Service]:
+        """Services by their names' labels in lower case, the zone left out."""
+        return self._services
+
+    @property
+    def origins(self) -> set[str]:
+        """The origins of all sets."""
+        return set(self._sets)
+
+    @property
+    def hosts(self) -> set[str]:
+        """Host names (not addresses) that members have."""
+        return set(self._host_users)
+
+    def addresses_of(self, host: str) -> tuple[str, ...]:
+        """The IP addresses that a host name was last seen to have."""
+        return self._addresses.get(host, ())
+
+    def apply(self, change: Change, now: float = 0.0) -> set[Labels]:
+        """Make a change; return the keys of the services whose answers it may alter.
+
+        A change of a set that is not known does nothing: whoever sent it will send the whole set.
+        """
+        match change:
+            case SetPut():
+                return self._put(change, now)
+            case SetChanged():
+                owner = self._sets.get(change.origin)
+                if owner is None:
+                    return set()
+                return self._exchange(owner, change.added, change.removed, now)
+            case SetDropped():
+                return self._drop(change.origin)
+            case HostResolved():
+                return self._resolve(change)
+
+    def retain(self, origins: set[str]) -> set[Labels]:
+        """Drop every set whose origin is not among these; return the keys of their services."""
+        return {key for origin in self._sets.keys() - origins for key in self._drop(origin)}
+
+    def expire(self, now: float) -> set[Labels]:
+        """Forget departed members whose time is over; return the keys of their services."""
+        changed = set()
+        for key in list(self._with_departed):
+            service = self._services[key]
+            over = [name for name, (_, until) in service.departed.items() if until <= now]
+            for name in over:
+                del service.departed[name]
+            if over:
+                changed.add(key)
+            if not service.departed:
+                self._with_departed.discard(key)
+        return changed
+
+    def contents(self) -> Iterator[Change]:
+        """The changes that make an empty table equal to this one."""
+        for owner in self._sets.values():
+            yield SetPut(owner.origin, owner.name, tuple(owner.members.values()))
+        for host, addresses in self._addresses.items():
+            yield HostResolved(host, addresses)
+
+    def _put(self, change: SetPut, now: float) -> set[Labels]:
+        owner = self._sets.get(change.origin)
+        changed: set[Labels] = set()
+        if owner is not None and owner.name != change.name:
+            changed |= self._drop(change.origin)
+            owner = None
+        if owner is None:
+            owner = self._sets[change.origin] = ServerSet(change.origin, change.name)
+            key = change.name.key
+            service = self._services.setdefault(key, Service(key))
+            service.sets[change.origin] = owner
+            changed.add(key)
+        wanted = {member.name: member for member in change.members}
+        added = [member for name, member in wanted.items() if owner.members.get(name) != member]
+        removed = [name for name in owner.members if name not in wanted]
+        return changed | self._exchange(owner, added, removed, now)
+
+    def _exchange(
+        self, owner: ServerSet, added: Iterable[Member], removed: Iterable[str], now: float
+    ) -> set[Labels]:
+        service = self._services[owner.name.key]
+        changed = False
+        for name in removed:
+            member = owner.members.pop(name, None)
+            if member is not None:
+                changed = True
+                self._count_hosts(member, service.key, -1)
+                if self._departed_seconds:
+                    service.departed[owner.origin, name] = member, now + self._departed_seconds
+                    self._with_departed.add(service.key)
+        for member in added:
+            before = owner.members.get(member.name)
+            if before is not None:
+                self._count_hosts(before, service.key, -1)
+            service.departed.pop((owner.origin, member.name), None)
+            owner.members[member.name] = member
+            self._count_hosts(member, service.key, +1)
+            changed = True
+        return {service.key} if changed else set()
+
+    def _drop(self, origin: str) -> set[Labels]:
+        owner = self._sets.pop(origin, None)
+        if owner is None:
+            return set()
+        key = owner.name.key
+        service = self._services[key]
+        for member in owner.members.values():
+            self._count_hosts(member, key, -1)
+        del service.sets[origin]
+        if not service.sets:
+            del self._services[key]
+            self._with_departed.discard(key)
+        return {key}
+
+    def _resolve(self, change: HostResolved) -> set[Labels]:
+        if change.host not in self._host_users or self._addresses.get(change.host) == change.addresses:
+            return set()
+        self._addresses[change.host] = change.addresses
+        return set(self._host_users[change.host])
+
+    def _count_hosts(self, member: Member, key: Labels, step: int) -> None:
+        """Keep account of which services use which host names."""
+        for endpoint in member.endpoints:
+            if is_ip(endpoint.host):
+                continue
+            users = self._host_users.setdefault(endpoint.host, Counter())
+            users[key] += step
+            if not users[key]:
+                del users[key]
+            if not users:
+                del self._host_users[endpoint.host]
+                self._addresses.pop(endpoint.host, None)
