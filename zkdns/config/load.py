@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from zkdns.address import HostPort
 from zkdns.config.model import Config
 from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS, ZOOKEEPER_PORT
-from zkdns.config.values import Place, Setting, flag_of, read_table
+from zkdns.config.values import PREFIX, Place, Setting, flag_of, read_table
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, parse_namespace
 
@@ -25,11 +25,9 @@ if TYPE_CHECKING:
     from zkdns.config.model import ServiceOverride
 
 MAX_FILE = 2**20  # bytes; thousands of overrides fit, and a log given by mistake does not
-PREFIX = "ZKDNS_"
 FILE_VARIABLE = "ZKDNS_CONFIG"
-_OF_OTHERS = frozenset(
-    {FILE_VARIABLE, "ZKDNS_SERVER"}
-)  # the latter belongs to the commands that ask a server
+# The second says whom the commands that look at a running server ask.
+_NO_SETTINGS = frozenset({FILE_VARIABLE, "ZKDNS_SERVER"})
 # A Kubernetes service called zkdns puts these into the environment of every pod beside it.
 _SERVICE_LINK = re.compile(
     r"ZKDNS_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)"
@@ -82,7 +80,7 @@ def _from_file(file: str | None, mistakes: list[str]) -> _Layer:
         try:
             document = _read_toml(file)
         except BadValueError as mistake:
-            mistakes.append(f"{file or FILE_VARIABLE}: {mistake}")
+            mistakes.append(f"{file or repr(file)}: {mistake}")
     return document, {row.key: row for row in SETTINGS}, place
 
 
@@ -91,7 +89,7 @@ def _from_environment(environment: Mapping[str, str], mistakes: list[str]) -> _L
     given = {
         name: value
         for name, value in environment.items()
-        if name.startswith(PREFIX) and name not in _OF_OTHERS and not _is_service_link(name, value)
+        if name.startswith(PREFIX) and name not in _NO_SETTINGS and not _is_service_link(name, value)
         if value.strip() or name not in rows
     }
     return given, rows, Place("", typed=False, directory="", mistakes=mistakes)
@@ -167,6 +165,8 @@ def _by_name(
             here.refuse(str(mistake))
             continue
         if name in named:
-            here.refuse("is one service with another table; names that differ only in case are equal (RFC 4343)")
+            here.refuse(
+                "is one service with another table; names that differ only in case are equal (RFC 4343)"
+            )
         named[name] = override
     return named

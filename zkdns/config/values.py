@@ -18,6 +18,9 @@ from typing import Any, TypeAlias, TypeVar
 
 from zkdns.errors import BadValueError
 
+PREFIX = "ZKDNS_"
+"""What the names of all variables begin with."""
+
 _T = TypeVar("_T")
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -92,7 +95,7 @@ class Setting:
     @property
     def variable(self) -> str:
         """Its name in the environment."""
-        return f"ZKDNS_{self.key.upper()}"
+        return PREFIX + self.key.upper()
 
     @property
     def flag(self) -> str:
@@ -131,14 +134,15 @@ def read_table(given: Mapping[str, object], rows: Mapping[str, Setting], place: 
         The values by `Setting.key`; None where a value was wrong, and the mistake is kept.
     """
     taken: dict[str, Any] = {}
+    by_key = {row.key: name for name, row in rows.items()}
     for name, value in given.items():
         here = place.inside(name)
         if name in rows:
             taken[rows[name].key] = here.attempt(rows[name].take, value)
         elif place.key and isinstance(value, dict):
             here.refuse("is a table inside a table; a name that holds dots stands in quotes")
-        elif near := get_close_matches(name, rows, n=1):
-            here.refuse(f"is unknown; did you mean {near[0]}?")
+        elif near := get_close_matches(_as_key(name), by_key, n=1):
+            here.refuse(f"is unknown; did you mean {by_key[near[0]]}?")
         else:
             here.refuse(f"is unknown; there are {', '.join(rows)}")
     return taken
@@ -212,7 +216,9 @@ def switch(value: object, place: Place) -> bool:
         return value
     word = value.strip().lower() if isinstance(value, str) and not place.typed else None
     if word not in _YES | _NO:
-        raise BadValueError(f"is {shown(value)}; write true or false{', without quotes' if place.typed else ''}")
+        raise BadValueError(
+            f"is {shown(value)}; write true or false{', without quotes' if place.typed else ''}"
+        )
     return word in _YES
 
 
@@ -231,6 +237,11 @@ def shown(value: object) -> str:
             return repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "…")
         case _:
             return str(value)
+
+
+def _as_key(name: str) -> str:
+    """A name as a key would be spelled: what all variables have in common makes none of them alike."""
+    return name.removeprefix(PREFIX).removeprefix("--").replace("-", "_").lower()
 
 
 def _table(value: object) -> Mapping[str, object]:

@@ -138,7 +138,7 @@ def parse_query(message: bytes) -> Query:
 
 def _read_name(message: bytes, malformed: BadQueryError) -> tuple[Labels, int]:
     """The question's name in lower case, and where its type begins. There is nothing yet to point to."""
-    labels = []
+    labels: list[bytes] = []
     at = HEADER_SIZE
     while True:
         if at >= len(message) or at - HEADER_SIZE >= MAX_NAME:
@@ -273,3 +273,9 @@ def udp_limit(edns: Edns | None) -> int:
     if edns is None:
         return LEAST_UDP_SIZE
     return min(max(edns.size, LEAST_UDP_SIZE), OWN_UDP_SIZE)
+
+
+def servfail(message: bytes) -> bytes:
+    """SERVFAIL to a query that was read and yet could not be answered: its header, and nothing else."""
+    ident, flags, *_ = _HEADER.unpack_from(message)
+    return _HEADER.pack(ident, QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)

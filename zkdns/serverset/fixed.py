@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -83,7 +84,7 @@ class _Reader:
         spelled: dict[Labels, str] = {}
         for text, body in self._table("services", document.get("services", {})).items():
             where = f'services."{text}"'
-            name = self._try(where, lambda text=text: self._namespace.split_name(text))
+            name = self._try(where, partial(self._namespace.split_name, text))
             members = self._members(where, body)
             if name is None:
                 continue
@@ -137,7 +138,7 @@ class _Reader:
 
     def _endpoint(self, where: str, value: object) -> Endpoint | None:
         if isinstance(value, str):
-            return self._try(where, lambda: _endpoint_of(value))
+            return self._try(where, partial(_endpoint_of, value))
         if not isinstance(value, dict):
             self._mistake(where, f"is {value!r}; write {_MEMBER_FORM}")
             return None
@@ -149,7 +150,7 @@ class _Reader:
             found = "is missing" if port is None else f"is {port!r}"
             self._mistake(f"{where}.port", f"{found}; a port is 1 to {MAX_PORT}")
             port = None
-        bare = self._try(f"{where}.host", lambda: canonical_host(host)) if host else None
+        bare = self._try(f"{where}.host", partial(canonical_host, host)) if host else None
         return Endpoint(bare, port) if bare and port else None
 
     def _status(self, where: str, value: object) -> Status:

@@ -1,0 +1,66 @@
+"""Fixtures with real ZooKeeper servers; a test that uses one gets the marker `zookeeper` by itself."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+from tests.support.zookeeper import Ensemble, ZooKeeperServer
+
+_NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.zookeeper)
+
+
+@pytest.fixture(scope="session")
+def zookeeper() -> Iterator[ZooKeeperServer]:
+    """The server that all tests share: leave it running, and work below `zk_root`."""
+    with ZooKeeperServer() as server:
+        yield server
+
+
+@pytest.fixture
+def zk_root(zookeeper: ZooKeeperServer) -> Iterator[str]:
+    """A path of the test's own, not created, and deleted with all below it afterwards."""
+    root = f"/t-{uuid.uuid4().hex[:12]}"
+    yield root
+    client = KazooClient(hosts=zookeeper.address)
+    client.start()
+    try:
+        if client.exists(root):
+            client.delete(root, recursive=True)
+    finally:
+        client.stop()
+        client.close()
+
+
+@pytest.fixture
+def zk(zookeeper: ZooKeeperServer) -> Iterator[Any]:
+    """A plain connected KazooClient on the shared server."""
+    client = KazooClient(hosts=zookeeper.address)
+    try:
+        client.start()
+        yield client
+    finally:
+        client.stop()
+        client.close()
+
+
+@pytest.fixture
+def own_zookeeper() -> Iterator[ZooKeeperServer]:
+    """A started server of the test's own, to kill, pause and restart."""
+    with ZooKeeperServer() as server:
+        yield server
+
+
+@pytest.fixture
+def ensemble() -> Iterator[Ensemble]:
+    """A started ensemble of three of the test's own."""
+    with Ensemble() as members:
+        yield members

@@ -1,0 +1,360 @@
+"""Real ZooKeeper servers for tests: one, or an ensemble, each to be killed, paused and restarted."""
+
+import contextlib
+import functools
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from support.waiting import eventually
+
+_HOST = "127.0.0.1"
+_START_TIMEOUT = 30.0
+_STOP_TIMEOUT = 10.0
+_LOG_TAIL = 4000
+
+# Measured for the quickest start. -UsePerfData also keeps a killed JVM from leaving a file in /tmp.
+_JVM_FLAGS = (
+    "-Xmx96m",
+    "-Xshare:auto",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+    "-Dzookeeper.jmx.log4j.disable=true",
+)
+_MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+
+_SETTINGS = {
+    "tickTime": "500",
+    "minSessionTimeout": "1000",
+    "maxSessionTimeout": "40000",
+    "initLimit": "20",
+    "syncLimit": "6",
+    "maxClientCnxns": "0",
+    "4lw.commands.whitelist": "*",
+    "admin.enableServer": "false",
+    "extendedTypesEnabled": "true",
+    "forceSync": "no",
+    "preAllocSize": "1024",
+    "quorumListenOnAllIPs": "false",
+}
+
+# One file for each logger that releases of ZooKeeper came with, found through the class path.
+_LOGGER_CONFIGS = {
+    "logback.xml": """\
+<configuration>
+  <appender name="OUT" class="ch.qos.logback.core.ConsoleAppender">
+    <encoder><pattern>%d %-5level [%thread] %logger{0}: %msg%n</pattern></encoder>
+  </appender>
+  <root level="INFO"><appender-ref ref="OUT"/></root>
+</configuration>
+""",
+    "log4j.properties": """\
+log4j.rootLogger=INFO, OUT
+log4j.appender.OUT=org.apache.log4j.ConsoleAppender
+log4j.appender.OUT.layout=org.apache.log4j.PatternLayout
+log4j.appender.OUT.layout.ConversionPattern=%d %-5p [%t] %c{1}: %m%n
+""",
+    "simplelogger.properties": "org.slf4j.simpleLogger.showDateTime=true\n",
+}
+
+# The JVM must not outlive the test process, not even one that was killed, nor when the JVM is stopped.
+# PR_SET_PDEATHSIG would fire already when the thread that started the JVM ends, so instead a shell, before it
+# becomes the JVM, leaves a guard in the JVM's process group. The guard reads from a pipe whose other end only
+# the test process holds: end of file there means that nobody else will clean up. $$ is the JVM also in the
+# guard, and no other process as long as the guard is in its group.
+_GUARDED_LAUNCH = """\
+exec 3<&0
+{ read -r _ <&3; kill -KILL $$; rm -rf "$0"; } &
+exec "$@" </dev/null 3<&-
+"""
+
+
+@functools.cache
+def _class_path() -> str:
+    finder = Path(__file__).with_name("find_zookeeper.sh")
+    found = subprocess.run(["sh", str(finder)], stdout=subprocess.PIPE, text=True, check=False)
+    if found.returncode != 0:
+        raise RuntimeError(
+            "there is no ZooKeeper here: run the tests through tests/run, or set ZOOKEEPER_CLASSPATH"
+        )
+    return found.stdout.strip()
+
+
+def _java() -> str:
+    java = Path(os.environ.get("JAVA_HOME", ""), "bin", "java")
+    return str(java) if "JAVA_HOME" in os.environ and java.exists() else "java"
+
+
+class _Port:
+    """A free port, kept free for one server for as long as this lives, also while that server is down.
+
+    A socket that is bound but does not listen lets the server bind too (both have SO_REUSEADDR), while the
+    kernel gives the port to nobody else: neither to a bind to port 0 nor to an outgoing connection.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket()
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((_HOST, 0))
+        self.number: int = self._socket.getsockname()[1]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class ZooKeeperServer:
+    """One ZooKeeper server: a JVM with a directory and a port of its own.
+
+    Both stay the same over `kill` or `stop` and another `start`, until `close`. As a context manager it is
+    started and closed. `settings` adds to zoo.cfg; a `member_id` makes it a member of an ensemble.
+    """
+
+    def __init__(self, *, settings: Mapping[str, str] | None = None, member_id: int | None = None) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="zkdns-zookeeper-"))
+        self.log_file = self.directory / "log"
+        self._port = _Port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._closed = False
+
+        data = self.directory / "data"
+        data.mkdir()
+        if member_id is not None:
+            (data / "myid").write_text(f"{member_id}\n")
+        for name, text in _LOGGER_CONFIGS.items():
+            (self.directory / name).write_text(text)
+        lines = {
+            **_SETTINGS,
+            "dataDir": str(data),
+            "clientPortAddress": _HOST,
+            "clientPort": str(self._port.number),
+            **(settings or {}),
+        }
+        self._config = self.directory / "zoo.cfg"
+        self._config.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
+
+    @property
+    def address(self) -> str:
+        """Where clients connect, as "127.0.0.1:port"."""
+        return f"{_HOST}:{self._port.number}"
+
+    @property
+    def port(self) -> int:
+        return self._port.number
+
+    @property
+    def running(self) -> bool:
+        """Whether there is a JVM, be it a paused one."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The JVM's process id."""
+        return self._running_process().pid
+
+    def start(self, *, timeout: float = _START_TIMEOUT) -> Self:
+        """Start the JVM, on the data that an earlier one left, and wait until it serves."""
+        self.launch()
+        self.wait_until_serving(timeout=timeout)
+        return self
+
+    def launch(self) -> None:
+        """Start the JVM and return at once."""
+        if self._closed or self.running:
+            raise RuntimeError(
+                f"the ZooKeeper at {self.address} is {'closed' if self._closed else 'running'}"
+            )
+        self._end_process()  # one that died by itself
+        class_path = f"{self.directory}:{_class_path()}"
+        jvm = [_java(), *_JVM_FLAGS, "-cp", class_path, _MAIN_CLASS, str(self._config)]
+        with self.log_file.open("ab") as log:
+            self._process = subprocess.Popen(
+                ["sh", "-c", _GUARDED_LAUNCH, str(self.directory), *jvm],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # a group to kill as one, and out of the reach of Ctrl-C
+            )
+
+    def wait_until_serving(self, *, timeout: float = _START_TIMEOUT) -> None:
+        """Wait until it serves; an error tells the end of the server's log."""
+        deadline = time.monotonic() + timeout
+        # A connection made amid the start may never be answered, so ask again soon.
+        while not (self.running and self.mode(timeout=0.2)):
+            if not self.running or time.monotonic() >= deadline:
+                how = f"does not serve after {timeout:g} s" if self.running else "ended by itself"
+                tail = self.log_file.read_text(errors="replace")[-_LOG_TAIL:]
+                self.kill()
+                raise RuntimeError(f"the ZooKeeper at {self.address} {how}; its log ends with:\n{tail}")
+            time.sleep(0.005)
+
+    def kill(self) -> None:
+        """End it with SIGKILL; nothing happens when there is none."""
+        self._end_process()
+
+    def stop(self) -> None:
+        """End it with SIGTERM, a paused one as well."""
+        if self.running:
+            process = self._running_process()
+            process.terminate()
+            process.send_signal(signal.SIGCONT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_STOP_TIMEOUT)
+        self._end_process()
+
+    def pause(self) -> None:
+        """Stop it with SIGSTOP: connections stay open, and nobody answers. Returns when it has stopped."""
+        process = self._running_process()
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """Let a paused one go on."""
+        self._running_process().send_signal(signal.SIGCONT)
+
+    def close(self) -> None:
+        """End it for good, and remove its directory."""
+        self.kill()
+        self._closed = True
+        self._port.close()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def four_letter(self, word: str, *, timeout: float = 2.0) -> str:
+        """The answer to a four letter word such as "mntr"; OSError when there is none in time."""
+        with socket.create_connection((_HOST, self.port), timeout) as connection:
+            connection.sendall(word.encode("ascii"))
+            answer = bytearray()
+            while chunk := connection.recv(65536):
+                answer += chunk
+        return answer.decode()
+
+    def mode(self, *, timeout: float = 1.0) -> str | None:
+        """What it serves as: "standalone", "leader", "follower", or None while it does not serve."""
+        with contextlib.suppress(OSError):
+            for line in self.four_letter("srvr", timeout=timeout).splitlines():
+                if line.startswith("Mode: "):
+                    return line.removeprefix("Mode: ")
+        return None
+
+    def is_serving(self) -> bool:
+        return self.running and self.mode() is not None
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _running_process(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            raise RuntimeError(f"the ZooKeeper at {self.address} is not running")
+        return self._process
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is None:
+            return
+        # The group is the JVM's and its guard's; the guard keeps the number from being another's by now.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+class Ensemble:
+    """ZooKeeper servers that replicate each other. As a context manager it is started and closed."""
+
+    def __init__(self, size: int = 3, *, settings: Mapping[str, str] | None = None) -> None:
+        self._ports = [(_Port(), _Port()) for _ in range(size)]
+        peers = {
+            f"server.{number}": f"{_HOST}:{quorum.number}:{election.number}"
+            for number, (quorum, election) in enumerate(self._ports, 1)
+        }
+        self.members = [
+            ZooKeeperServer(settings={**peers, **(settings or {})}, member_id=number)
+            for number in range(1, size + 1)
+        ]
+
+    @property
+    def hosts(self) -> str:
+        """Where clients connect, as "127.0.0.1:port,127.0.0.1:port,..."."""
+        return ",".join(member.address for member in self.members)
+
+    def start(self, *, timeout: float = _START_TIMEOUT) -> Self:
+        """Start the members that do not run, all at once, and wait until all of them serve."""
+        started = [member for member in self.members if not member.running]
+        for member in started:
+            member.launch()
+        for member in started:
+            member.wait_until_serving(timeout=timeout)
+        return self
+
+    def leader(self, *, timeout: float = _START_TIMEOUT) -> ZooKeeperServer:
+        """The leader, waited for while the others elect one. A paused one is none."""
+        return eventually(lambda: next(iter(self._serving_as("leader")), None), timeout)
+
+    def followers(self) -> list[ZooKeeperServer]:
+        """Those that follow a leader now."""
+        return self._serving_as("follower")
+
+    def close(self) -> None:
+        for member in self.members:
+            member.close()
+        for ports in self._ports:
+            for port in ports:
+                port.close()
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _serving_as(self, mode: str) -> list[ZooKeeperServer]:
+        return [member for member in self.members if member.running and member.mode() == mode]
+
+
+def expire_session(client: Any, *, timeout: float = 10.0) -> None:
+    """Expire the session of a connected KazooClient from outside; it has ended on the servers on return.
+
+    The client itself learns of it when it is back: the server drops the connection that it had.
+    """
+    identity = client.client_id
+    if identity is None:
+        raise RuntimeError("the client has no session to expire")
+    session, password = identity
+    host, port = client.hosts[0][:2]
+    eventually(lambda: _close_session(str(host), int(port), session, password), timeout)
+
+
+def _close_session(host: str, port: int, session: int, password: bytes) -> bool:
+    """Take the session over and close it in one go; whether it was over before."""
+    connect = struct.pack(f">iqiqi{len(password)}s?", 0, 0, 10000, session, len(password), password, False)
+    close = struct.pack(">ii", 1, -11)
+    with socket.create_connection((host, port), 2.0) as connection:
+        # In one go since the client, which loses its connection to us, comes back at once to take over.
+        connection.sendall(struct.pack(">i", len(connect)) + connect + struct.pack(">i", len(close)) + close)
+        answer = bytearray()
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(4096):
+                answer += chunk
+    # Length and protocol version, then the session's timeout: 0 says that there is no such session.
+    return len(answer) >= 12 and struct.unpack_from(">i", answer, 8) == (0,)

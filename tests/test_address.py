@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zkdns.address import HostPort, parse_host_port, parse_listen
+from zkdns.errors import BadValueError
+
+HOSTS = st.one_of(
+    st.ip_addresses(v=4).map(str),
+    st.ip_addresses(v=6).map(str),
+    st.from_regex(r"[a-zA-Z0-9_-]{1,20}\.[a-z]{1,9}", fullmatch=True),
+)
+
+READ = [
+    ("10.0.0.1:53", None, "10.0.0.1", 53),
+    ("zk01:2181", None, "zk01", 2181),
+    ("zk01", 2181, "zk01", 2181),
+    (" zk01:2182 ", 2181, "zk01", 2182),
+    ("zk-01.example.com.:2181", None, "zk-01.example.com.", 2181),
+    ("my_host:1", None, "my_host", 1),
+    ("[::1]:53", None, "::1", 53),
+    ("[::1]", 53, "::1", 53),
+    ("::1", 53, "::1", 53),
+    ("[fe80::1%eth0]:53", None, "fe80::1%eth0", 53),
+    ("127.0.0.1:65535", None, "127.0.0.1", 65535),
+]
+
+REFUSED = [
+    ("", "no usable host"),
+    ("   ", "no usable host"),
+    (":53", "no usable host"),
+    ("a b:53", "no usable host"),
+    ("a\tb:53", "no usable host"),
+    ("a,b:53", "no usable host"),
+    ("user@host:53", "no usable host"),
+    ("http://host:53", "too many colons"),
+    ("host/path", "no usable host"),
+    ("-.-..x:1", "no usable host"),
+    ("a" * 64 + ":1", "no usable host"),
+    (".".join(["a" * 60] * 5) + ":1", "no usable host"),
+    ("hôte:1", "no usable host"),
+    ("[::1:53", "no usable host"),
+    ("[127.0.0.1]:53", "only an IPv6 address"),
+    ("[fe80::1% ]:53", "only an IPv6 address"),
+    ("1:2:3:4:5:6:7:8:53", "as [1:2:3:4:5:6:7:8]"),
+    ("a:b:53", "too many colons"),
+    ("300.0.0.1:53", "not an IPv4 address"),
+    ("10.0.0:53", "not an IPv4 address"),
+    ("host:", "has no port"),
+    ("[::1]:", "has no port"),
+    ("host:x", "a port is 1 to 65535"),
+    ("host:0", "a port is 1 to 65535"),
+    ("host:65536", "a port is 1 to 65535"),
+    ("host:-1", "a port is 1 to 65535"),
+    ("host:٣", "a port is 1 to 65535"),
+    ("host:" + "9" * 5000, "a port is 1 to 65535"),
+]
+
+
+@pytest.mark.parametrize(("text", "default", "host", "port"), READ)
+def test_a_host_and_its_port_are_read(text: str, default: int | None, host: str, port: int) -> None:
+    assert parse_host_port(text, default_port=default) == HostPort(host, port)
+
+
+@pytest.mark.parametrize(("text", "why"), REFUSED)
+def test_what_is_no_host_with_a_port_is_refused_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(BadValueError) as refusal:
+        parse_host_port(text, default_port=53)
+    assert why in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["zk01", "::1", "[::1]", "10.0.0.1"])
+def test_a_port_without_a_default_is_obligatory(text: str) -> None:
+    with pytest.raises(BadValueError, match="has no port"):
+        parse_host_port(text)
+
+
+@given(HOSTS, st.integers(1, 65535))
+def test_what_is_shown_reads_back_as_the_same_address(host: str, port: int) -> None:
+    address = HostPort(host, port)
+    assert parse_host_port(str(address)) == address
+
+
+@given(st.text(st.characters()), st.none() | st.just(53))
+def test_any_text_is_an_address_that_reads_back_or_a_mistake(text: str, default: int | None) -> None:
+    try:
+        address = parse_host_port(text, default_port=default)
+    except BadValueError:
+        return
+    assert parse_host_port(str(address)) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("127.0.0.1", "127.0.0.1:53"),
+        ("127.0.0.1:0", "127.0.0.1:0"),
+        ("::1", "[::1]:53"),
+        ("[0:0:0:0:0:0:0:1]:5300", "[::1]:5300"),
+        ("[2001:DB8::1]:53", "[2001:db8::1]:53"),
+        ("0.0.0.0:53", "0.0.0.0:53"),
+    ],
+)
+def test_an_address_to_listen_on_has_one_spelling_and_may_have_port_zero(text: str, shown: str) -> None:
+    assert str(parse_listen(text, default_port=53)) == shown
+
+
+@pytest.mark.parametrize("text", ["localhost", "localhost:53", "eth0:53"])
+def test_a_host_name_is_nothing_to_listen_on(text: str) -> None:
+    with pytest.raises(BadValueError, match="no address to listen on"):
+        parse_listen(text, default_port=53)

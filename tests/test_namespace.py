@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zkdns.errors import BadValueError
+from zkdns.namespace import Namespace, ServiceName, check_znode_path, parse_namespace
+
+DISCOVERY = parse_namespace("/discovery/{environment}/{service}")
+AURORA = parse_namespace("/aurora/{role}/{environment}/{job}")
+FLAT = parse_namespace("/{service}")
+FIXED = parse_namespace("/twitter/{service}/live/{environment}")
+
+ELEMENTS = st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=20)
+
+BAD_PATHS = [
+    ("", "is not a path"),
+    ("discovery", "is not a path"),
+    ("/a/", "is not a path"),
+    ("//", "is not a path"),
+    ("/a//b", "is not a path"),
+    ("/a/./b", "which ZooKeeper refuses"),
+    ("/..", "which ZooKeeper refuses"),
+    ("/a\x00", "ZooKeeper refuses the character"),
+    ("/a\x7f", "ZooKeeper refuses the character"),
+    ("/\ue000", "ZooKeeper refuses the character"),
+    ("/\udcff", "ZooKeeper refuses the character"),
+    ("/\N{GRINNING FACE}", "ZooKeeper refuses the character"),
+]
+
+BAD_TEMPLATES = [
+    *BAD_PATHS,
+    ("/", "does not end in a placeholder"),
+    ("/discovery", "does not end in a placeholder"),
+    ("/{environment}/web", "does not end in a placeholder"),
+    ("/discovery/{Service}", "a placeholder is a whole element"),
+    ("/discovery/{}", "a placeholder is a whole element"),
+    ("/discovery/x{service}", "a placeholder is a whole element"),
+    ("/discovery/{service", "a placeholder is a whole element"),
+    ("/{service}/{service}", "names a placeholder twice"),
+]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "root", "depth", "elements", "name"),
+    [
+        (DISCOVERY, "/discovery", 2, ["staging", "web"], "web.staging"),
+        (DISCOVERY, "/discovery", 2, ["eu.staging", "api.v2"], "api.v2.eu.staging"),
+        (AURORA, "/aurora", 3, ["www", "prod", "hello"], "hello.prod.www"),
+        (FLAT, "/", 1, ["web"], "web"),
+        (FIXED, "/twitter", 3, ["web", "live", "prod"], "web.prod"),
+    ],
+)
+def test_a_path_below_the_root_makes_a_name(
+    namespace: Namespace, root: str, depth: int, elements: list[str], name: str
+) -> None:
+    assert (namespace.root, namespace.depth) == (root, depth)
+    assert str(namespace.name_of(elements)) == name
+
+
+@pytest.mark.parametrize(
+    ("namespace", "values", "path"),
+    [
+        (DISCOVERY, {"environment": "staging", "service": "web"}, "/discovery/staging/web"),
+        (AURORA, {"role": "www", "environment": "prod", "job": "hello"}, "/aurora/www/prod/hello"),
+        (FLAT, {"service": "web"}, "/web"),
+        (FIXED, {"service": "web", "environment": "prod"}, "/twitter/web/live/prod"),
+    ],
+)
+def test_values_of_the_placeholders_make_a_path(
+    namespace: Namespace, values: dict[str, str], path: str
+) -> None:
+    assert namespace.path_of(values) == path
+
+
+@pytest.mark.parametrize("service", ["", "a/b", ".", ".."])
+def test_a_value_that_no_znode_can_have_makes_no_path(service: str) -> None:
+    with pytest.raises(BadValueError, match="service is"):
+        DISCOVERY.path_of({"environment": "staging", "service": service})
+
+
+def test_a_missing_value_makes_no_path() -> None:
+    with pytest.raises(BadValueError, match="environment is None"):
+        DISCOVERY.path_of({"service": "web"})
+
+
+@given(st.sampled_from([DISCOVERY, AURORA, FLAT, FIXED]), st.data())
+def test_a_path_made_of_values_makes_the_name_of_these_values(
+    namespace: Namespace, data: st.DataObject
+) -> None:
+    values = {
+        step: data.draw(ELEMENTS)
+        for step, fixed in zip(namespace.steps, namespace.fixed, strict=True)
+        if fixed is None
+    }
+    path = namespace.path_of(values)
+    below = path.removeprefix(namespace.root).strip("/").split("/")
+    name = namespace.name_of(below)
+    assert sorted(str(name).split(".")) == sorted(values.values())
+    assert namespace.split_name(str(name)) == name
+
+
+@pytest.mark.parametrize(("path", "why"), BAD_PATHS)
+def test_what_zookeeper_would_refuse_is_no_path(path: str, why: str) -> None:
+    with pytest.raises(BadValueError) as refusal:
+        check_znode_path(path)
+    assert why in str(refusal.value)
+
+
+@pytest.mark.parametrize("path", ["/", "/a", "/a/b.c/...", "/ä"])
+def test_paths_of_znodes_are_accepted(path: str) -> None:
+    check_znode_path(path)
+
+
+@pytest.mark.parametrize(("template", "why"), BAD_TEMPLATES)
+def test_what_is_no_template_is_refused_with_the_reason(template: str, why: str) -> None:
+    with pytest.raises(BadValueError) as refusal:
+        parse_namespace(template)
+    assert why in str(refusal.value)
+    assert repr(template) in str(refusal.value)
+
+
+@given(st.text(st.characters() | st.sampled_from("/{}.ab")))
+def test_any_text_is_a_template_or_a_mistake(text: str) -> None:
+    try:
+        namespace = parse_namespace(text)
+    except BadValueError:
+        return
+    assert namespace.template == text
+
+
+@pytest.mark.parametrize(
+    ("namespace", "text", "name"),
+    [
+        (DISCOVERY, "web.staging", ServiceName("web", "staging")),
+        (DISCOVERY, "web.staging.", ServiceName("web", "staging")),
+        (DISCOVERY, "api.v2.staging", ServiceName("api.v2", "staging")),
+        (AURORA, "hello.prod.www", ServiceName("hello", "prod.www")),
+        (FLAT, "web", ServiceName("web")),
+        (FLAT, "api.v2", ServiceName("api.v2")),
+    ],
+)
+def test_a_written_name_is_split_into_service_and_scope(
+    namespace: Namespace, text: str, name: ServiceName
+) -> None:
+    assert namespace.split_name(text) == name
+
+
+@pytest.mark.parametrize(
+    ("namespace", "text", "why"),
+    [
+        (DISCOVERY, "", "write {service}.{environment}, without the zone"),
+        (DISCOVERY, "web", "write {service}.{environment}, without the zone"),
+        (AURORA, "hello.prod", "write {job}.{environment}.{role}, without the zone"),
+        (DISCOVERY, "web..staging", "an empty label"),
+        (DISCOVERY, ".staging", "an empty label"),
+        (FLAT, "", "an empty label"),
+        (DISCOVERY, "a" * 64 + ".staging", "64 bytes"),
+        (DISCOVERY, "web.\udcff", "not UTF-8"),
+    ],
+)
+def test_a_written_name_that_cannot_be_a_service_is_refused(
+    namespace: Namespace, text: str, why: str
+) -> None:
+    with pytest.raises(BadValueError) as refusal:
+        namespace.split_name(text)
+    assert why in str(refusal.value)
+
+
+def test_a_name_knows_its_labels_and_folds_case_only_in_its_key() -> None:
+    name = ServiceName("Api.v2", "Staging")
+    assert name.labels == (b"Api", b"v2", b"Staging")
+    assert name.key == (b"api", b"v2", b"staging")
+    assert ServiceName("web").labels == (b"web",)
+
+
+def test_a_namespace_survives_the_way_to_another_process() -> None:
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(AURORA), type=Namespace) == AURORA

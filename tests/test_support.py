@@ -1,0 +1,292 @@
+"""The harness itself: real servers that start, die, stall, elect and vanish as the other tests rely on."""
+
+import contextlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient, KazooState
+from tests.support.waiting import eventually
+from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
+
+_CHILD = """
+import sys, time
+from tests.support.zookeeper import ZooKeeperServer
+server = ZooKeeperServer().start()
+if sys.argv[1] == "paused":
+    server.pause()
+print(server.pid, server.directory, flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def connected(hosts: str, **options: object) -> Iterator[Any]:
+    client = KazooClient(hosts=hosts, **options)
+    try:
+        client.start()
+        yield client
+    finally:
+        client.stop()
+        client.close()
+
+
+def process_group(pid: int) -> int | None:
+    """The process group of a process, None where there is no such process other than a zombie."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    state, _, group = stat.rpartition(")")[2].split()[:3]
+    return None if state in "ZX" else int(group)
+
+
+def runs(pid: int) -> bool:
+    return process_group(pid) is not None
+
+
+def guards_of(pid: int) -> list[int]:
+    """The processes in the JVM's group other than itself."""
+    others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    return [other for other in others if other != pid and process_group(other) == pid]
+
+
+def test_a_server_serves(zookeeper: ZooKeeperServer) -> None:
+    assert zookeeper.is_serving()
+    assert zookeeper.mode() == "standalone"
+    assert zookeeper.four_letter("ruok") == "imok"
+    assert "zk_server_state\tstandalone" in zookeeper.four_letter("mntr")
+    assert runs(zookeeper.pid)
+
+
+def test_a_killed_server_keeps_its_data_and_sessions(own_zookeeper: ZooKeeperServer) -> None:
+    address, pid = own_zookeeper.address, own_zookeeper.pid
+    with connected(address) as client:
+        client.create("/kept", b"value")
+        session = client.client_id[0]
+        own_zookeeper.kill()
+        assert not own_zookeeper.running
+        assert not own_zookeeper.is_serving()
+        assert not guards_of(pid)
+        with pytest.raises(ConnectionRefusedError):
+            own_zookeeper.four_letter("ruok")
+
+        own_zookeeper.start()
+        assert own_zookeeper.address == address
+        assert own_zookeeper.pid != pid
+        assert client.retry(client.get, "/kept")[0] == b"value"
+        assert client.client_id[0] == session
+
+
+def test_a_stopped_server_keeps_its_data(own_zookeeper: ZooKeeperServer) -> None:
+    with connected(own_zookeeper.address) as client:
+        client.create("/kept", b"value")
+    own_zookeeper.stop()
+    assert not own_zookeeper.running
+    own_zookeeper.start()
+    with connected(own_zookeeper.address) as client:
+        assert client.get("/kept")[0] == b"value"
+
+
+def test_a_server_pauses_and_resumes(own_zookeeper: ZooKeeperServer) -> None:
+    own_zookeeper.pause()
+    assert own_zookeeper.running
+    assert not own_zookeeper.is_serving()
+    with pytest.raises(TimeoutError):
+        own_zookeeper.four_letter("ruok", timeout=0.1)
+    own_zookeeper.resume()
+    assert eventually(own_zookeeper.is_serving)
+
+
+def test_a_paused_server_stops(own_zookeeper: ZooKeeperServer) -> None:
+    own_zookeeper.pause()
+    own_zookeeper.stop()
+    assert not own_zookeeper.running
+    own_zookeeper.kill()  # of what is gone: nothing
+
+
+def test_a_server_refuses_what_its_state_forbids(own_zookeeper: ZooKeeperServer) -> None:
+    with pytest.raises(RuntimeError, match="is running"):
+        own_zookeeper.start()
+    own_zookeeper.kill()
+    with pytest.raises(RuntimeError, match="is not running"):
+        own_zookeeper.pause()
+    own_zookeeper.close()
+    with pytest.raises(RuntimeError, match="is closed"):
+        own_zookeeper.start()
+    assert not own_zookeeper.directory.exists()
+
+
+def test_a_server_that_died_by_itself_starts_again(own_zookeeper: ZooKeeperServer) -> None:
+    pid = own_zookeeper.pid
+    subprocess.run(["kill", "-KILL", str(pid)], check=True)
+    eventually(lambda: not own_zookeeper.running)
+    own_zookeeper.start()
+    assert not guards_of(pid)
+
+
+@pytest.mark.zookeeper
+def test_a_server_outlives_the_thread_that_started_it() -> None:
+    server = ZooKeeperServer()
+    try:
+        thread = threading.Thread(target=server.start)
+        thread.start()
+        thread.join()
+        assert server.is_serving()
+    finally:
+        server.close()
+
+
+@pytest.mark.zookeeper
+def test_a_server_tells_why_it_did_not_start() -> None:
+    server = ZooKeeperServer(settings={"tickTime": "nonsense"})
+    try:
+        with pytest.raises(RuntimeError, match=r"(?s)ended by itself.*nonsense"):
+            server.start()
+        assert not server.running
+    finally:
+        server.close()
+
+
+@pytest.mark.zookeeper
+def test_a_server_tells_that_it_did_not_start_in_time() -> None:
+    server = ZooKeeperServer()
+    try:
+        with pytest.raises(RuntimeError, match="does not serve after 0 s"):
+            server.start(timeout=0)
+        assert not server.running
+    finally:
+        server.close()
+
+
+def test_nobody_else_gets_the_port_of_a_server_that_is_down() -> None:
+    server = ZooKeeperServer()
+    try:
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind(("127.0.0.1", server.port))
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("state", ["running", "paused"])
+@pytest.mark.zookeeper
+def test_a_server_dies_with_the_process_that_started_it(state: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _CHILD, state],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent,
+    ) as child:
+        assert child.stdout is not None
+        pid, directory = child.stdout.readline().split()
+        assert runs(int(pid))
+        assert len(guards_of(int(pid))) == 1
+        child.send_signal(signal.SIGKILL)
+    eventually(lambda: not runs(int(pid)))
+    eventually(lambda: not Path(directory).exists())
+    eventually(lambda: not guards_of(int(pid)))
+
+
+def test_an_ensemble_elects_another_leader(ensemble: Ensemble) -> None:
+    assert re.fullmatch(r"(127\.0\.0\.1:\d+,){2}127\.0\.0\.1:\d+", ensemble.hosts)
+    first = ensemble.leader()
+    assert len(ensemble.followers()) == 2
+    with connected(ensemble.hosts) as client:
+        client.create("/kept", b"value")
+        first.kill()
+        second = ensemble.leader()
+        assert second is not first
+        eventually(lambda: len(ensemble.followers()) == 1)
+        assert client.retry(client.get, "/kept")[0] == b"value"
+
+        first.start()
+        eventually(lambda: len(ensemble.followers()) == 2)
+    with connected(first.address) as client:
+        client.sync("/kept")
+        assert client.get("/kept")[0] == b"value"
+
+
+def test_an_ensemble_goes_on_without_a_stalled_leader(ensemble: Ensemble) -> None:
+    stalled = ensemble.leader()
+    stalled.pause()
+    assert ensemble.leader() is not stalled
+    stalled.resume()
+    eventually(lambda: len(ensemble.followers()) == 2)
+
+
+def test_an_ensemble_serves_nobody_without_a_majority(ensemble: Ensemble) -> None:
+    last = ensemble.followers()[0]
+    for member in ensemble.members:
+        if member is not last:
+            member.kill()
+    eventually(lambda: not last.is_serving())
+    ensemble.start()
+    eventually(lambda: len(ensemble.followers()) == 2)
+
+
+def test_expire_session_ends_the_session_and_its_ephemeral_nodes(
+    zookeeper: ZooKeeperServer, zk_root: str
+) -> None:
+    with connected(zookeeper.address) as watcher, connected(zookeeper.address) as client:
+        states: list[str] = []
+        client.add_listener(states.append)
+        session = client.client_id[0]
+        client.create(f"{zk_root}/mine", ephemeral=True, makepath=True)
+        expire_session(client)
+        watcher.sync("/")
+        assert not watcher.exists(f"{zk_root}/mine")
+        eventually(lambda: states[-1:] == [KazooState.CONNECTED])
+        assert KazooState.LOST in states
+        assert client.client_id[0] != session
+
+
+def test_expire_session_reaches_a_client_of_an_ensemble(ensemble: Ensemble) -> None:
+    with connected(ensemble.followers()[0].address) as client:
+        lost = threading.Event()
+        client.add_listener(lambda state: lost.set() if state == KazooState.LOST else None)
+        expire_session(client)
+        assert lost.wait(10)
+
+
+def test_expire_session_needs_a_session() -> None:
+    with pytest.raises(RuntimeError, match="no session"):
+        expire_session(KazooClient())
+
+
+_earlier_roots: list[str] = []
+
+
+@pytest.mark.parametrize("_turn", [1, 2])
+def test_a_root_is_not_created_and_is_gone_after_the_test(zk: Any, zk_root: str, _turn: int) -> None:
+    assert not any(zk.exists(root) for root in [zk_root, *_earlier_roots])
+    zk.create(f"{zk_root}/some/thing", makepath=True)
+    _earlier_roots.append(zk_root)
+
+
+def test_eventually_returns_the_first_true_value() -> None:
+    values = iter([None, 0, "", "yes", "no"])
+    assert eventually(lambda: next(values), interval=0) == "yes"
+
+
+def test_eventually_takes_an_exception_as_not_yet() -> None:
+    values = iter(["", "x", "7"])
+    assert eventually(lambda: int(next(values)), interval=0) == 7
+
+
+def test_eventually_tells_the_last_value() -> None:
+    with pytest.raises(AssertionError, match=r"not within 0.02 s: the condition last returned \[\]"):
+        eventually(list[int], timeout=0.02)
+
+
+def test_eventually_tells_the_last_exception() -> None:
+    empty: dict[str, int] = {}
+    with pytest.raises(AssertionError, match=r"last raised KeyError\('x'\)") as caught:
+        eventually(lambda: empty["x"], timeout=0)
+    assert isinstance(caught.value.__cause__, KeyError)

@@ -1,0 +1,60 @@
+"""`zkdns serve`: run the server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+
+import click
+
+from zkdns.address import HostPort
+from zkdns.cli.options import config_option, load_or_exit, setting_options
+from zkdns.config import Config
+from zkdns.daemon.supervisor import Supervisor
+from zkdns.errors import ListenError
+from zkdns.names import to_text
+from zkdns.observe.logs import configure_logs
+
+# What to try in the example: each shows another thing that it can do.
+_EXAMPLES = (
+    ("web.staging", "A", "addresses, in turn"),
+    ("web.staging", "SRV", "addresses with their ports"),
+    ("_admin._tcp.web.staging", "SRV", "an additional endpoint"),
+    ("_web._tcp.staging", "SRV", "as RFC 2782 has it"),
+    ("m1.web.staging", "A", "one member"),
+    ("s2.web.staging", "SRV", "one shard"),
+    ("api.v2.staging", "AAAA", "IPv6"),
+    ("database.prod", "SRV", "members with host names"),
+)
+
+
+@click.command()
+@config_option
+@setting_options
+def serve(config_file: str | None, **flags: object) -> None:
+    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C."""
+    config = load_or_exit(flags, config_file)
+    configure_logs(config.log_format, config.log_level, process="supervisor")
+
+    def ready(addresses: list[HostPort]) -> None:
+        if config.demo:
+            _show_examples(config, addresses[0])
+
+    try:
+        asyncio.run(_run(config, ready))
+    except ListenError as error:
+        click.echo(f"zkdns: {error}", err=True)
+        sys.exit(1)
+
+
+async def _run(config: Config, ready: Callable[[list[HostPort]], None]) -> None:
+    await Supervisor(config, ready).run()
+
+
+def _show_examples(config: Config, address: HostPort) -> None:
+    click.echo("\nTry, in another terminal:\n")
+    for name, qtype, meaning in _EXAMPLES:
+        command = f"dig @{address.host} -p {address.port} {name}.{to_text(config.zone)} {qtype}"
+        click.echo(f"  {command:<72} # {meaning}")
+    click.echo("\nCtrl-C ends it.\n")

@@ -1,0 +1,82 @@
+"""What watcher and answerer have in common: how they are told what to do, and how they end.
+
+A child talks with the supervisor over one socket: it is sent its task as one frame, and sends reports. When
+that socket ends, so does the child: nothing outlives the supervisor, however it went.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+import msgspec
+import structlog
+
+from zkdns.config import Config
+from zkdns.daemon.frames import Frames
+from zkdns.observe.logs import configure_logs
+
+
+class Task(msgspec.Struct, frozen=True):
+    """What a child is to do.
+
+    `sockets` are the numbers of inherited file descriptors, UDP and TCP by turns.
+    """
+
+    role: Literal["watcher", "answerer"]
+    config: Config
+    feed: str
+    sockets: tuple[int, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a child says of itself."""
+
+    ready: bool
+
+
+TASKS = Frames(Task)
+REPORTS = Frames(Report)
+
+Tell = Callable[[Report], None]
+
+
+def main(roles: dict[str, Callable[[Task, Tell], Awaitable[None]]]) -> None:
+    """Run as a child of the supervisor; the control socket is the last argument."""
+    control = socket.socket(fileno=int(sys.argv[-1]))
+    asyncio.run(_run(control, roles))
+    # Without waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
+    sys.stderr.flush()
+    os._exit(0)
+
+
+async def _run(control: socket.socket, roles: dict[str, Callable[[Task, Tell], Awaitable[None]]]) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=control)
+    task = await TASKS.read(reader)
+    if task is None:
+        return
+    configure_logs(task.config.log_format, task.config.log_level, process=task.role)
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_log_stray)
+    work = asyncio.ensure_future(roles[task.role](task, lambda report: writer.write(REPORTS.encode(report))))
+    loop.add_signal_handler(signal.SIGTERM, work.cancel)
+    orphaned = asyncio.create_task(reader.read())
+    orphaned.add_done_callback(lambda _: work.cancel())
+    await asyncio.wait([work])
+    if not work.cancelled() and (error := work.exception()):
+        structlog.get_logger("zkdns").error("process failed", exc_info=error)
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001 - asyncio's signature
+    """An exception that escaped into the event loop is a mistake of ours: say it, and go on."""
+    error = context.get("exception")
+    structlog.get_logger("zkdns").error(
+        str(context["message"]), exc_info=error if isinstance(error, BaseException) else None
+    )

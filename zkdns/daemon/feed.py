@@ -1,0 +1,212 @@
+"""The feed: the stream of changes from the watcher to every answerer.
+
+    answerer connects ──▶ Begin, Changes…, End, Health          a whole copy of the table
+                          Changes, Health, Changes, …           then every difference, in order
+
+An answerer keeps what it has until a whole copy has arrived, so neither side's end is ever seen in answers.
+A subscriber that does not keep up is cut off, and begins anew with a copy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+import msgspec
+import structlog
+
+from zkdns.daemon.frames import Frames
+from zkdns.names import Labels
+from zkdns.serverset.changes import Change, SetPut
+from zkdns.table import Table
+
+log = structlog.get_logger("zkdns.feed")
+
+# A copy is cut into frames of so many changes, that an answerer may answer between two of them.
+_CHANGES_IN_FRAME = 200
+# How far a subscriber may fall behind, beside the copy that it was sent.
+_MOST_BACKLOG = 64 << 20
+_RECONNECT_SECONDS = 0.1
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """A whole copy follows; what it does not hold is over at its end."""
+
+
+class Changes(msgspec.Struct, frozen=True, tag="changes"):
+    """What changed, and the zone's serial thereafter."""
+
+    serial: int
+    changes: tuple[Change, ...]
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """The copy is complete."""
+
+
+class Health(msgspec.Struct, frozen=True, tag="health"):
+    """Whether the table has been read at all, and whether its source is out of reach now."""
+
+    ready: bool
+    stale: bool
+
+
+FeedMessage: TypeAlias = Begin | Changes | End | Health
+FRAMES: Frames[FeedMessage] = Frames(FeedMessage)  # type: ignore[arg-type]  # a union is no type to mypy
+
+
+class Publisher:
+    """The watcher's end: keeps the table, and tells every subscriber of each change.
+
+    Changes of one round of the event loop go out together, under one serial.
+    """
+
+    def __init__(self) -> None:
+        self.table = Table(departed_seconds=0)
+        self.health = Health(ready=False, stale=False)
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after changes were made."""
+        self._pending: list[Change] = []
+        self._subscribers: dict[asyncio.StreamWriter, int] = {}  # with the backlog that each may have
+        self._server: asyncio.Server | None = None
+
+    async def serve(self, path: str) -> None:
+        """Accept subscribers at a Unix socket."""
+        self._server = await asyncio.start_unix_server(self._subscribed, path)
+
+    def publish(self, changes: Iterable[Change]) -> None:
+        """Make changes, and tell of them in this round of the event loop."""
+        if not self._pending:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._pending.extend(changes)
+
+    def set_health(self, *, ready: bool, stale: bool) -> None:
+        """Say how far the table can be trusted; what was published before arrives before."""
+        self._flush()
+        before, self.health = self.health, Health(ready, stale)
+        if ready and not before.ready:
+            for writer in list(self._subscribers):
+                self._send_copy(writer)
+        elif self.health != before:
+            self._broadcast(FRAMES.encode(self.health))
+
+    def close(self) -> None:
+        """Send what is pending, and let go of all subscribers."""
+        self._flush()
+        if self._server is not None:
+            self._server.close()
+        for writer in self._subscribers:
+            writer.close()
+
+    def _flush(self) -> None:
+        changes, self._pending = self._pending, []
+        effective = tuple(change for change in changes if self.table.apply(change))
+        if not effective:
+            return
+        # Time keeps the serial rising over restarts, counting keeps it rising within a second (RFC 1982).
+        self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
+        if self.health.ready:
+            self._broadcast(FRAMES.encode(Changes(self.table.serial, effective)))
+        self.on_change()
+
+    async def _subscribed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._flush()
+        self._subscribers[writer] = _MOST_BACKLOG
+        if self.health.ready:
+            self._send_copy(writer)
+        else:
+            writer.write(FRAMES.encode(self.health))
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # a subscriber says nothing until it goes
+        self._subscribers.pop(writer, None)
+        writer.close()
+
+    def _send_copy(self, writer: asyncio.StreamWriter) -> None:
+        """All at once, so that no change can fall between the copy and what follows it."""
+        contents = self.table.contents()
+        messages: list[FeedMessage] = [Begin()]
+        while part := tuple(itertools.islice(contents, _CHANGES_IN_FRAME)):
+            messages.append(Changes(self.table.serial, part))
+        frames = b"".join(map(FRAMES.encode, (*messages, End(), self.health)))
+        self._subscribers[writer] = _MOST_BACKLOG + len(frames)
+        writer.write(frames)
+
+    def _broadcast(self, frame: bytes) -> None:
+        for writer, most in list(self._subscribers.items()):
+            writer.write(frame)
+            if writer.transport.get_write_buffer_size() > most:
+                log.warning("an answerer does not keep up with the feed; it will begin anew")
+                del self._subscribers[writer]
+                writer.transport.abort()
+
+
+class Subscriber:
+    """The answerer's end: applies what arrives to a table.
+
+    Args:
+        path: the Unix socket of the publisher.
+        table: what to keep current.
+        on_change: called with the keys of services whose answers may have changed.
+        on_health: called whenever readiness or staleness becomes another.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        table: Table,
+        on_change: Callable[[set[Labels]], None],
+        on_health: Callable[[Health], None],
+    ) -> None:
+        self.health = Health(ready=False, stale=False)
+        self._path = path
+        self._table = table
+        self._on_change = on_change
+        self._on_health = on_health
+        self._copied: set[str] | None = None  # the origins of a copy that is not complete yet
+
+    async def run(self) -> None:
+        """Follow the publisher for ever, connecting again whenever it goes."""
+        while True:
+            with contextlib.suppress(OSError):
+                reader, writer = await asyncio.open_unix_connection(self._path)
+                try:
+                    await self._follow(reader)
+                finally:
+                    writer.close()
+            self._copied = None
+            self._heard(Health(self.health.ready, stale=self.health.ready))
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _follow(self, reader: asyncio.StreamReader) -> None:
+        while (message := await FRAMES.read(reader)) is not None:
+            match message:
+                case Begin():
+                    self._copied = set()
+                case Changes():
+                    self._apply(message)
+                    await asyncio.sleep(0)  # a whole buffer of frames must not hold up answers
+                case End():
+                    self._on_change(self._table.retain(self._copied or set()))
+                    self._copied = None
+                case Health():
+                    # A publisher that has read nothing yet is no reason to forget what is known.
+                    self._heard(Health(message.ready or self.health.ready, message.stale or not message.ready))
+
+    def _apply(self, message: Changes) -> None:
+        changed: set[Labels] = set()
+        now = time.monotonic()
+        for change in message.changes:
+            changed |= self._table.apply(change, now)
+            if self._copied is not None and isinstance(change, SetPut):
+                self._copied.add(change.origin)
+        self._table.serial = message.serial
+        self._on_change(changed)
+
+    def _heard(self, health: Health) -> None:
+        if health != self.health:
+            self.health = health
+            self._on_health(health)

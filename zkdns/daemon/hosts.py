@@ -1,0 +1,118 @@
+"""Addresses of members' host names, looked up in the background through the machine's own resolver.
+
+While a look-up fails, the last good addresses stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable
+
+import structlog
+
+from zkdns.serverset.changes import HostResolved
+from zkdns.table import Table
+
+log = structlog.get_logger("zkdns.hosts")
+
+REFRESH_SECONDS = 30.0  # the resolver does not tell TTLs; this is a common one
+RETRY_SECONDS = 5.0
+_AT_ONCE = 4
+_ROUND_SECONDS = 0.05
+
+
+class HostResolver:
+    """Keeps the addresses of host names current.
+
+    Args:
+        table: tells which names are wanted, and what is known of them.
+        publish: called in the event loop with what was found, whether or not it is new.
+    """
+
+    def __init__(self, table: Table, publish: Callable[[list[HostResolved]], None]) -> None:
+        self._table = table
+        self._publish = publish
+        self._due: dict[str, float] = {}
+        self._failing: set[str] = set()
+        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Say that other names may be wanted now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Look names up for ever, each again when its time has come."""
+        clock = asyncio.get_running_loop().time
+        while True:
+            self._wake.clear()
+            wanted = self._table.hosts
+            for host in self._due.keys() - wanted:
+                del self._due[host]
+            for host in wanted - self._running.keys():
+                is_due = self._due.setdefault(host, 0.0) <= clock()
+                # A name that was out of use for a moment has lost its addresses in the table.
+                is_lost = host not in self._failing and not self._table.addresses_of(host)
+                if is_due or is_lost:
+                    self._running[host] = asyncio.create_task(self._look_up(host))
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), 1.0)
+            await asyncio.sleep(_ROUND_SECONDS)  # a storm of changes is looked at in rounds
+
+    async def _look_up(self, host: str) -> None:
+        try:
+            async with self._room:
+                addresses = await _addresses_of(host)
+        except OSError as error:
+            if host not in self._failing:
+                self._failing.add(host)
+                log.warning("host name not resolved; keeping what is known", host=host, reason=str(error))
+            pause = RETRY_SECONDS
+        else:
+            self._failing.discard(host)
+            pause = REFRESH_SECONDS
+            self._publish([HostResolved(host, addresses)])
+        finally:
+            del self._running[host]
+        if host in self._due:
+            self._due[host] = asyncio.get_running_loop().time() + pause
+
+
+async def _addresses_of(host: str) -> tuple[str, ...]:
+    """All addresses of a host name, sorted.
+
+    In a thread that nobody waits for at exit: the resolver takes its own time, and cannot be interrupted.
+
+    Raises:
+        OSError: the name cannot be resolved.
+    """
+    loop = asyncio.get_running_loop()
+    result: asyncio.Future[tuple[str, ...]] = loop.create_future()
+
+    def settle(addresses: tuple[str, ...], error: OSError | None) -> None:
+        if result.done():
+            return
+        if error is None:
+            result.set_result(addresses)
+        else:
+            result.set_exception(error)
+
+    def work() -> None:
+        addresses: tuple[str, ...] = ()
+        failure: OSError | None = None
+        try:
+            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+            addresses = tuple(sorted({str(entry[4][0]).partition("%")[0] for entry in found}))
+        except OSError as error:
+            failure = error
+        except UnicodeError as error:
+            failure = OSError(str(error))
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, addresses, failure)
+
+    threading.Thread(target=work, name=f"resolve {host}", daemon=True).start()
+    return await result

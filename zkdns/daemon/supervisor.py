@@ -1,0 +1,115 @@
+"""The supervisor: binds, starts the other processes, replaces those that end, and ends them all.
+
+It holds the listening sockets, so what arrives while an answerer is replaced waits in the kernel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from zkdns.address import HostPort
+from zkdns.config import Config
+from zkdns.daemon.child import Task
+from zkdns.daemon.keeper import ChildKeeper
+from zkdns.observe.admin import AdminServer
+from zkdns.transport.sockets import SocketPair, bind, bound_address
+
+log = structlog.get_logger("zkdns.supervisor")
+
+
+class Supervisor:
+    """Runs a server.
+
+    Args:
+        config: what to run.
+        on_ready: called once, with the addresses that are listened at, when every answerer has its table.
+    """
+
+    def __init__(self, config: Config, on_ready: Callable[[list[HostPort]], None]) -> None:
+        self._config = config
+        self._on_ready = on_ready
+        self._begun = time.monotonic()
+        self._addresses: list[HostPort] = []
+        self._answerers: list[ChildKeeper] = []
+        self._was_ready = False
+        self._stopping = asyncio.Event()
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every answerer has a table."""
+        return bool(self._answerers) and all(child.ready for child in self._answerers)
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT.
+
+        Raises:
+            ListenError: an address cannot be bound; nothing was started then.
+        """
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        with contextlib.ExitStack() as stack:
+            pairs = self._bind(stack)
+            self._start_admin(stack)
+            feed = str(stack.enter_context(_private_directory()) / "feed")
+            watcher = ChildKeeper(Task("watcher", self._config, feed), self._heard)
+            self._answerers = [
+                ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
+            ]
+            children = (watcher, *self._answerers)
+            running = [asyncio.create_task(child.run()) for child in children]
+            await self._stopping.wait()
+            log.info("stopping")
+            await asyncio.gather(*(child.stop() for child in children))
+            await asyncio.gather(*running)
+
+    def _bind(self, stack: contextlib.ExitStack) -> list[list[SocketPair]]:
+        """Sockets by address, then by worker."""
+        bound = []
+        for address in self._config.listen:
+            pairs = bind(address, self._config.workers)
+            for pair in pairs:
+                stack.callback(pair.close)
+            bound.append(pairs)
+            self._addresses.append(bound_address(pairs[0]))
+            log.info("listening", address=str(self._addresses[-1]), workers=len(pairs))
+        return bound
+
+    def _start_admin(self, stack: contextlib.ExitStack) -> None:
+        if self._config.admin is not None:
+            admin = AdminServer(self._config.admin, lambda: self.is_ready)
+            admin.start()
+            stack.callback(admin.stop)
+            log.info("admin", address=str(admin.address))
+
+    def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
+        numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
+        # What it does not need to know, it is not told.
+        config = msgspec.structs.replace(self._config, zookeeper=None, snapshot=None)
+        return Task("answerer", config, feed, numbers)
+
+    def _heard(self) -> None:
+        if self.is_ready and not self._was_ready:
+            self._was_ready = True
+            log.info("ready", seconds=round(time.monotonic() - self._begun, 3))
+            self._on_ready(self._addresses)
+
+
+@contextlib.contextmanager
+def _private_directory() -> Iterator[Path]:
+    """A directory that only we can look into, gone at the end."""
+    directory = Path(tempfile.mkdtemp(prefix="zkdns-"))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)

@@ -1,0 +1,101 @@
+"""The admin address: health over HTTP, for load balancers, container platforms and people.
+
+`/healthz` answers as soon as the process does; `/readyz` is 503 until the table has been read.
+"""
+
+from __future__ import annotations
+
+import http.server
+import socket
+import threading
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Any
+
+from zkdns.address import HostPort
+from zkdns.errors import ListenError
+
+_REQUEST_SECONDS = 5.0
+
+
+class AdminServer:
+    """Serves the admin address from threads of its own.
+
+    Args:
+        address: where to listen; port 0 means any free one.
+        is_ready: asked for each `/readyz`, from another thread.
+
+    Raises:
+        ListenError: the address cannot be bound.
+    """
+
+    def __init__(self, address: HostPort, is_ready: Callable[[], bool]) -> None:
+        try:
+            self._server = _server_class(address)((address.host, address.port), _handler_class(is_ready))
+        except OSError as error:
+            raise ListenError(
+                f"cannot listen on {address} for admin requests: {error.strerror}; "
+                "choose another address with --admin ADDR:PORT, or none with --admin none"
+            ) from None
+        self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
+
+    @property
+    def address(self) -> HostPort:
+        """Where it really listens."""
+        host, port = self._server.server_address[:2]
+        return HostPort(str(host), port)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+        self._server.server_close()
+
+
+def _server_class(address: HostPort) -> type[http.server.ThreadingHTTPServer]:
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            """A client that hangs up costs nobody anything, and is not worth a traceback."""
+
+    return Server
+
+
+def _handler_class(is_ready: Callable[[], bool]) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = _REQUEST_SECONDS
+        server_version = "zkdns"
+        sys_version = ""
+
+        def do_GET(self) -> None:
+            match self.path.partition("?")[0]:
+                case "/healthz":
+                    self._tell(HTTPStatus.OK, "ok")
+                case "/readyz" if is_ready():
+                    self._tell(HTTPStatus.OK, "ready")
+                case "/readyz":
+                    self._tell(HTTPStatus.SERVICE_UNAVAILABLE, "not ready: the table has not been read yet")
+                case path:
+                    self._tell(HTTPStatus.NOT_FOUND, f"{path}: not here; there are /healthz and /readyz")
+
+        do_HEAD = do_GET  # noqa: N815 - the base class's naming
+
+        def _tell(self, status: HTTPStatus, text: str) -> None:
+            body = f"{text}\n".encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            """Requests are not logged: health is asked for every few seconds."""
+
+    return Handler

@@ -1,0 +1,138 @@
+"""Binding: one pair of sockets, UDP and TCP on one port, for each address and each worker."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import msgspec
+
+from zkdns.address import HostPort
+from zkdns.errors import ListenError
+
+_TCP_BACKLOG = 1024
+# Room for a burst that arrives while the process is busy with something else; the kernel may give less.
+_RECEIVE_BUFFER = 1 << 20
+# With port 0 the port that TCP got may be taken for UDP; another try gets another port.
+_PORT_TRIES = 20
+
+# <linux/in.h>, <linux/in6.h>: not in Python's socket module everywhere.
+IP_PKTINFO = 8
+IPV6_RECVPKTINFO = 49
+IPV6_PKTINFO = 50
+
+
+class SocketPair(msgspec.Struct, frozen=True):
+    """What one worker listens with at one address."""
+
+    udp: socket.socket
+    tcp: socket.socket
+
+    def close(self) -> None:
+        """Close both."""
+        self.udp.close()
+        self.tcp.close()
+
+
+def bind(address: HostPort, workers: int) -> list[SocketPair]:
+    """Bind UDP and TCP at the address, once for each worker; port 0 means one free port for all.
+
+    Raises:
+        ListenError: saying why not, and what would help.
+    """
+    for last_try in (*[False] * (_PORT_TRIES - 1), True):
+        try:
+            return _bind_all(address, workers)
+        except OSError as error:
+            if address.port or error.errno != errno.EADDRINUSE or last_try:
+                raise ListenError(_explain(address, error)) from None
+    raise AssertionError
+
+
+def bound_address(pair: SocketPair) -> HostPort:
+    """Where the pair really listens."""
+    host, port = pair.udp.getsockname()[:2]
+    return HostPort(host, port)
+
+
+def is_wildcard(udp: socket.socket) -> bool:
+    """Whether the socket listens at every address, so that each answer must be told where to leave from."""
+    return ipaddress.ip_address(udp.getsockname()[0]).is_unspecified
+
+
+def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
+    pairs: list[SocketPair] = []
+    with _closed_on_error(pairs):
+        # The first try is without SO_REUSEPORT, which would let two servers share a port unnoticed.
+        pairs.append(_bind_pair(address, shared=False))
+        if workers == 1:
+            return pairs
+        found = bound_address(pairs[0])
+        pairs.pop().close()
+        for _ in range(workers):
+            pairs.append(_bind_pair(found, shared=True))
+    return pairs
+
+
+@contextlib.contextmanager
+def _closed_on_error(pairs: list[SocketPair]) -> Iterator[None]:
+    try:
+        yield
+    except OSError:
+        for pair in pairs:
+            pair.close()
+        raise
+
+
+def _bind_pair(address: HostPort, *, shared: bool) -> SocketPair:
+    tcp = _bind_one(address, socket.SOCK_STREAM, shared=shared)
+    try:
+        tcp.listen(_TCP_BACKLOG)
+        found = HostPort(address.host, tcp.getsockname()[1])
+        return SocketPair(_bind_one(found, socket.SOCK_DGRAM, shared=shared), tcp)
+    except OSError:
+        tcp.close()
+        raise
+
+
+def _bind_one(address: HostPort, kind: socket.SocketKind, *, shared: bool) -> socket.socket:
+    is_ipv6 = ":" in address.host
+    sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        else:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+        if shared:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if is_ipv6:  # so that 0.0.0.0 and [::] can be given side by side
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.setblocking(False)
+        sock.bind((address.host, address.port))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+def _explain(address: HostPort, error: OSError) -> str:
+    match error.errno:
+        case errno.EACCES:
+            why = (
+                "ports below 1024 need root or CAP_NET_BIND_SERVICE: start it from systemd with "
+                "AmbientCapabilities=CAP_NET_BIND_SERVICE, lower net.ipv4.ip_unprivileged_port_start, "
+                "or choose another port with --listen 127.0.0.1:5300"
+            )
+        case errno.EADDRINUSE:
+            why = (
+                f"another program listens there (ss -lunpt 'sport = :{address.port}' names it); "
+                "stop that, or choose another address with --listen"
+            )
+        case errno.EADDRNOTAVAIL:
+            why = "this machine does not have that address (ip address lists those that it has)"
+        case _:
+            why = error.strerror or str(error)
+    return f"cannot listen on {address}: {why}"
