@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
+
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}

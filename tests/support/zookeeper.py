@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from support.waiting import eventually
+from tests.support.waiting import eventually
 
 _HOST = "127.0.0.1"
 _START_TIMEOUT = 30.0
@@ -162,7 +162,11 @@ class ZooKeeperServer:
         return self._running_process().pid
 
     def start(self, *, timeout: float = _START_TIMEOUT) -> Self:
-        """Start the JVM, on the data that an earlier one left, and wait until it serves."""
+        """Start the JVM, on the data that an earlier one left, and wait until it serves.
+
+        ZooKeeper forgets some connections that come amid its start: they stay open and are never answered. So
+        a client that tries to reconnect meanwhile may be stuck until a time limit of its own.
+        """
         self.launch()
         self.wait_until_serving(timeout=timeout)
         return self
@@ -188,7 +192,7 @@ class ZooKeeperServer:
     def wait_until_serving(self, *, timeout: float = _START_TIMEOUT) -> None:
         """Wait until it serves; an error tells the end of the server's log."""
         deadline = time.monotonic() + timeout
-        # A connection made amid the start may never be answered, so ask again soon.
+        # A question asked amid the start may never be answered (see `start`), so ask again soon.
         while not (self.running and self.mode(timeout=0.2)):
             if not self.running or time.monotonic() >= deadline:
                 how = f"does not serve after {timeout:g} s" if self.running else "ended by itself"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from zkdns.cli.options import config_option, load_or_exit, setting_options
+from zkdns.names import to_text
 
 
 @click.command()
@@ -13,5 +14,7 @@ from zkdns.cli.options import config_option, load_or_exit, setting_options
 def check(config_file: str | None, **flags: object) -> None:
     """Validate the configuration without starting; every mistake is told at once (exit status 2)."""
     config = load_or_exit(flags, config_file)
-    sources = [config.zookeeper and f"ZooKeeper at {config.zookeeper}", config.fixed, config.demo and "the example"]
-    click.echo(f"right: {' and '.join(filter(None, sources))}, at {', '.join(map(str, config.listen))}")
+    zookeeper = f"ZooKeeper at {config.zookeeper}" if config.zookeeper else None
+    demo = "the embedded example" if config.demo else None
+    sources = " and ".join(source for source in (zookeeper, config.fixed, demo) if source)
+    click.echo(f"right: {to_text(config.zone)} from {sources}, at {', '.join(map(str, config.listen))}")

@@ -76,7 +76,7 @@ class _Careful:
     def __call__(self, message: bytes, *, stream: bool) -> bytes | None:
         try:
             return self._responder.respond(message, stream=stream)
-        except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
+        except Exception as error:  # nothing may escape into the event loop
             kind = repr(error)
             if kind not in self._told:
                 self._told.add(kind)

@@ -194,7 +194,9 @@ class Subscriber:
                     self._copied = None
                 case Health():
                     # A publisher that has read nothing yet is no reason to forget what is known.
-                    self._heard(Health(message.ready or self.health.ready, message.stale or not message.ready))
+                    self._heard(
+                        Health(message.ready or self.health.ready, message.stale or not message.ready)
+                    )
 
     def _apply(self, message: Changes) -> None:
         changed: set[Labels] = set()

@@ -56,14 +56,14 @@ class ChildKeeper:
             try:
                 status = await self._run_once()
             except OSError as error:  # no processes, no memory, no file descriptors: that may pass
-                log.error("process cannot be started", process_role=self._task.role, reason=str(error))
+                log.error("process cannot be started", role=self._task.role, reason=str(error))
                 status = None
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - begun
             pause = 0.0 if lived > _STEADY_SECONDS else min(_MOST_PAUSE, max(_LEAST_PAUSE, pause * 2))
             log.error(
-                "process ended; starting another", process_role=self._task.role, status=status, in_seconds=pause
+                "process ended; starting another", role=self._task.role, status=status, in_seconds=pause
             )
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
@@ -78,7 +78,7 @@ class ChildKeeper:
         try:
             await asyncio.wait_for(process.wait(), STOP_SECONDS)
         except TimeoutError:
-            log.warning("process does not end; killing it", process_role=self._task.role, pid=process.pid)
+            log.warning("process does not end; killing it", role=self._task.role, pid=process.pid)
             self._signal(process, signal.SIGKILL)
 
     async def _run_once(self) -> int:
@@ -95,7 +95,7 @@ class ChildKeeper:
         self._process, self.pid = process, process.pid
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         writer.write(TASKS.encode(self._task))
-        log.debug("process started", process_role=self._task.role, pid=process.pid)
+        log.debug("process started", role=self._task.role, pid=process.pid)
         if self._stopping.is_set():  # asked to stop while it was being started
             self._signal(process, signal.SIGTERM)
         while (report := await REPORTS.read(reader)) is not None:

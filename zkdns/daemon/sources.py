@@ -1,6 +1,6 @@
 """Where the table's contents come from, each source with its own idea of ready and stale.
 
-    publish(changes), on_health(ready, stale) ◀── ZooKeeperSource, FixedSource
+publish(changes), on_health(ready, stale) ◀── ZooKeeperSource, FixedSource
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class ZooKeeperSource:
         self._on_health = on_health
         self._begun = time.monotonic()
         self._restored: set[str] = set()
+        self._is_stopping = False
         self._client = make_client(self._hosts)
         self._sync = TreeSync(self._client, config.namespace, publish, self._state_changed)
 
@@ -57,6 +58,7 @@ class ZooKeeperSource:
 
     async def stop(self) -> None:
         """Close the session, if that goes quickly; else it ends by itself in its time."""
+        self._is_stopping = True
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -72,12 +74,19 @@ class ZooKeeperSource:
             log.warning("zookeeper cannot be reached; trying again until it can", hosts=self._hosts)
 
     def _state_changed(self, state: SyncState) -> None:
+        if self._is_stopping:
+            return
         if state is SyncState.LIVE:
             gone = self._restored - self._sync.origins
             self._restored = set()
             self._publish([SetDropped(origin) for origin in sorted(gone)])
             seconds = round(time.monotonic() - self._begun, 3)
-            log.info("zookeeper has been read", hosts=self._hosts, services=len(self._sync.origins), seconds=seconds)
+            log.info(
+                "zookeeper has been read",
+                hosts=self._hosts,
+                services=len(self._sync.origins),
+                seconds=seconds,
+            )
         elif state is SyncState.AWAY:
             self._begun = time.monotonic()
             log.warning("zookeeper is out of reach; answers stay as they are", hosts=self._hosts)

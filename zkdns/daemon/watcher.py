@@ -1,8 +1,8 @@
 """The watcher process: what every source says goes into one table, and out to the answerers.
 
-    ZooKeeper ───────────────┐
-    fixed file ──────────────┼──▶ Publisher ══feed══▶ answerers
-    snapshot (at start) ─────┘        └──▶ snapshot
+ZooKeeper ───────────────┐
+fixed file ──────────────┼──▶ Publisher ══feed══▶ answerers
+snapshot (at start) ─────┘        └──▶ snapshot
 """
 
 from __future__ import annotations
@@ -106,7 +106,9 @@ class SnapshotKeeper:
             return ()
         self._publisher.table.serial = snapshot.serial
         age = round(time.time() - snapshot.written)
-        log.info("answering from the snapshot until zookeeper has been read", path=str(self._path), age_seconds=age)
+        log.info(
+            "answering from the snapshot until zookeeper has been read", path=str(self._path), age_seconds=age
+        )
         return snapshot.sets
 
     def wake(self) -> None:

@@ -53,7 +53,7 @@ class Node(msgspec.Struct):
     rendered: dict[int, tuple[Record, ...]] = {}
 
     def records(self, query: Query, qtype: int, ttl: int) -> tuple[Record, ...]:
-        """The RRset of that type, ready to send as the answer to this query or to another of the same name."""
+        """The RRset of that type, ready to send as the answer to this query and all others of the name."""
         found = self.rendered.get(qtype)
         if found is None:
             found = tuple(self._render(query, qtype, ttl))
@@ -67,11 +67,15 @@ class Node(msgspec.Struct):
         if qtype == Type.SRV:
             return (self._srv(query, target, ttl) for target in self.targets)
         if qtype == Type.TXT:
-            return (Record(pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text))) for text in self.texts)
+            return (
+                Record(pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text))) for text in self.texts
+            )
         return ()
 
     def _srv(self, query: Query, target: Target, ttl: int) -> Record:
-        data = _SRV_DATA.pack(_PRIORITY, _WEIGHT, target.port) + to_wire(target.name)  # RFC 2782: not compressed
+        data = _SRV_DATA.pack(_PRIORITY, _WEIGHT, target.port) + to_wire(
+            target.name
+        )  # RFC 2782: not compressed
         glue: list[bytes] = []
         if target.label:
             owner = to_wire((target.label, *self.between))[:-1] + query.pointer_to(self.shared)

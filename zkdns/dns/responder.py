@@ -1,12 +1,12 @@
 """What to answer: the rules in their order, each where its RFC section stands.
 
-    not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.parse_query)
-    EDNS version above 0: BADVERS
-    another class, or a name outside the zone, or a transfer: REFUSED
-    the table has not been read yet: SERVFAIL
-    no such name: NXDOMAIN with SOA
-    no such type: NODATA with SOA
-    else the records, in the order whose turn it is
+not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.parse_query)
+EDNS version above 0: BADVERS
+another class, or a name outside the zone, or a transfer: REFUSED
+the table has not been read yet: SERVFAIL
+no such name: NXDOMAIN with SOA
+no such type: NODATA with SOA
+else the records, in the order whose turn it is
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ class Responder:
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED)
         if not self.ready:
-            return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet")
+            return Response(
+                query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet"
+            )
         response = self._look_up(query, relative)
         if self.stale:
             response.ede, response.ede_text = Ede.STALE_ANSWER, "ZooKeeper is out of reach"
@@ -84,4 +86,6 @@ class Responder:
         if not records:  # RFC 2308 §2.2
             return Response(query, authoritative=True, authority=[self._zone.soa(query)])
         glue = {piece: None for record in records for piece in record.glue}
-        return Response(query, authoritative=True, answers=[record.answer for record in records], glue=list(glue))
+        return Response(
+            query, authoritative=True, answers=[record.answer for record in records], glue=list(glue)
+        )

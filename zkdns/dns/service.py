@@ -64,7 +64,7 @@ class ServiceView:
         return not self._entries
 
     def find(self, prefix: Labels) -> Node | None:
-        """What stands at the name of these labels (in lower case) before the service's; None: no such name."""
+        """What stands at these labels (in lower case) before the service's own; None: no such name."""
         node = self._nodes.get(prefix)
         if node is None:
             node = self._make(prefix)
@@ -130,7 +130,7 @@ class ServiceView:
         return None
 
     def _endpoint_node(self, labels: Labels) -> Node | None:
-        """What stands before `_tcp`: an endpoint's name may hold dots, and a part of one is a non-terminal."""
+        """What stands before `_tcp`: an endpoint's name may hold dots; its end alone is a non-terminal."""
         found: list[tuple[_Entry, Endpoint]] = []
         above: set[Labels] = set()
         for entry in self._entries:
@@ -173,7 +173,7 @@ class ServiceView:
 
 
 def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_Entry], list[_Entry]]:
-    """Label members, present and departed ones, in an order that does not depend on who was heard of first."""
+    """Label present and departed members, in an order that does not depend on who came first."""
     taken: set[bytes] = set()
     present: list[_Entry] = []
     departed: list[_Entry] = []

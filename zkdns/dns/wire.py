@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -78,6 +78,20 @@ class BadQueryError(Exception):
         super().__init__(response)
 
 
+class _BadOptError(Exception):
+    """Everything can be read but what an OPT record says, or there are two."""
+
+
+class _Record(NamedTuple):
+    """A query's record, taken apart; its data lies between `data_at` and `end` of the message."""
+
+    rtype: int
+    rclass: int
+    ttl: int
+    data_at: int
+    end: int
+
+
 class Edns(msgspec.Struct, frozen=True):
     """What a query's OPT record says (RFC 6891 §6.1.2); `size` is its UDP payload size as sent."""
 
@@ -128,11 +142,15 @@ def parse_query(message: bytes) -> Query:
     qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
     at += 4
     question = message[HEADER_SIZE:at]
-    edns = None
-    if qtype != Type.IXFR:  # it carries an SOA in the authority section (RFC 1995 §3), and is refused anyway
-        if answers or authorities:
-            raise malformed
+    if answers or (authorities and qtype != Type.IXFR):  # which carries an SOA there (RFC 1995 §3)
+        raise malformed
+    for _ in range(authorities):
+        at = _read_record(message, at, malformed).end
+    try:
         edns = _read_additional(message, at, additionals, malformed)
+    except _BadOptError:  # RFC 6891 §7: the error says that EDNS as such is known
+        header = _HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 1, 0, 0, 1)
+        raise BadQueryError(header + question + _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, 0, 0, 0, 0)) from None
     return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns)
 
 
@@ -157,23 +175,28 @@ def _read_additional(message: bytes, at: int, count: int, malformed: BadQueryErr
     """Walk the additional section for its OPT record; it must end where the message does."""
     edns = None
     for _ in range(count):
-        owner_at = at
-        at = _skip_name(message, at, malformed)
-        if at + _RECORD.size > len(message):
-            raise malformed
-        rtype, rclass, ttl, length = _RECORD.unpack_from(message, at)
-        at += _RECORD.size
-        if at + length > len(message):
-            raise malformed
-        if rtype == Type.OPT:
-            if edns is not None or message[owner_at]:  # RFC 6891 §6.1.1: one, and owned by the root
-                raise malformed
-            _check_options(message[at : at + length], malformed)
-            edns = Edns(size=rclass, version=ttl >> 16 & 0xFF, do=bool(ttl & _DO))
-        at += length
+        record = _read_record(message, at, malformed)
+        if record.rtype == Type.OPT:
+            if edns is not None or message[at]:  # RFC 6891 §6.1.1: one, and owned by the root
+                raise _BadOptError
+            _check_options(message[record.data_at : record.end])
+            edns = Edns(size=record.rclass, version=record.ttl >> 16 & 0xFF, do=bool(record.ttl & _DO))
+        at = record.end
     if at != len(message):
         raise malformed
     return edns
+
+
+def _read_record(message: bytes, at: int, malformed: BadQueryError) -> _Record:
+    """The record that begins there."""
+    at = _skip_name(message, at, malformed)
+    if at + _RECORD.size > len(message):
+        raise malformed
+    rtype, rclass, ttl, length = _RECORD.unpack_from(message, at)
+    at += _RECORD.size
+    if at + length > len(message):
+        raise malformed
+    return _Record(rtype, rclass, ttl, at, at + length)
 
 
 def _skip_name(message: bytes, at: int, malformed: BadQueryError) -> int:
@@ -193,15 +216,15 @@ def _skip_name(message: bytes, at: int, malformed: BadQueryError) -> int:
     raise malformed
 
 
-def _check_options(options: bytes, malformed: BadQueryError) -> None:
+def _check_options(options: bytes) -> None:
     """No option may reach over the end of its OPT record; unknown ones are otherwise ignored."""
     at = 0
     while at < len(options):
         if at + _OPTION.size > len(options):
-            raise malformed
+            raise _BadOptError
         at += _OPTION.size + _OPTION.unpack_from(options, at)[1]
     if at != len(options):
-        raise malformed
+        raise _BadOptError
 
 
 def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes) -> bytes:

@@ -10,7 +10,6 @@ import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Any
 
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
@@ -61,7 +60,7 @@ def _server_class(address: HostPort) -> type[http.server.ThreadingHTTPServer]:
         address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         daemon_threads = True
 
-        def handle_error(self, request: Any, client_address: Any) -> None:
+        def handle_error(self, request: object, client_address: object) -> None:
             """A client that hangs up costs nobody anything, and is not worth a traceback."""
 
     return Server

@@ -103,7 +103,8 @@ class _Reader:
             self._mistake(f"{where}.members", f"is {entries!r}; write a list of {_MEMBER_FORM}")
             return ()
         members = (
-            self._member(f"{where}.members[{index}]", f"m{index}", entry) for index, entry in enumerate(entries)
+            self._member(f"{where}.members[{index}]", f"m{index}", entry)
+            for index, entry in enumerate(entries)
         )
         return tuple(member for member in members if member)
 
@@ -144,7 +145,9 @@ class _Reader:
             return None
         host, port = value.get("host"), value.get("port")
         if not isinstance(host, str):
-            self._mistake(f"{where}.host", f"is {host!r}; write an IP address or a host name" if host else "is missing")
+            self._mistake(
+                f"{where}.host", f"is {host!r}; write an IP address or a host name" if host else "is missing"
+            )
             host = None
         if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
             found = "is missing" if port is None else f"is {port!r}"
@@ -160,7 +163,9 @@ class _Reader:
         return Status.UNKNOWN
 
     def _shard(self, where: str, value: object) -> int | None:
-        if value is None or (isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32):
+        if value is None or (
+            isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32
+        ):
             return value
         self._mistake(where, f"is {value!r}; a shard is a 32-bit integer")
         return None

@@ -134,7 +134,7 @@ def decode_member(name: str, data: bytes) -> Member:
         data: its data: JSON, of whatever dialect.
 
     Raises:
-        BadMemberError: with the reason `empty`, `thrift`, `json`, `host`, `port`, `status`, `shard` or `field`.
+        BadMemberError: its reason is `empty`, `thrift`, `json`, `host`, `port`, `status`, `shard` or `field`.
     """
     payload = data.removeprefix(_BOM)
     if not payload.strip():

@@ -20,7 +20,7 @@ import enum
 from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 from kazoo.client import KazooState
@@ -39,6 +39,7 @@ from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
 if TYPE_CHECKING:
     from kazoo.client import KazooClient
     from kazoo.interfaces import IAsyncResult
+    from kazoo.protocol.states import WatchedEvent
 
     from zkdns.namespace import Namespace, ServiceName
 
@@ -70,7 +71,7 @@ class _Directory:
 
     def __init__(self, path: str, elements: tuple[str, ...]) -> None:
         self.path = path
-        self.watch: Callable[[Any], None] | None = None
+        self.watch: Callable[[WatchedEvent], None] | None = None
         self.elements = elements
         self.children: dict[str, _Node] = {}
 
@@ -82,7 +83,7 @@ class _Set:
 
     def __init__(self, path: str, name: ServiceName) -> None:
         self.path = path
-        self.watch: Callable[[Any], None] | None = None
+        self.watch: Callable[[WatchedEvent], None] | None = None
         self.name = name
         self.czxid = 0
         self.members: dict[str, Member | None] = {}
@@ -140,7 +141,7 @@ class TreeSync:
     # -- the connection ------------------------------------------------------------------------------------
 
     def _heard(self, state: str) -> None:
-        """kazoo's state listener, in kazoo's thread."""
+        """The state listener, called in a thread of kazoo's."""
         self._post(self._connection_changed, state)
 
     def _post(self, call: Callable[..., None], *args: object) -> None:
@@ -210,7 +211,7 @@ class TreeSync:
             self._was_complete = True
             self._set_state(SyncState.LIVE)
 
-    def _fired(self, generation: int, node: _Node, event: Any) -> None:
+    def _fired(self, generation: int, node: _Node, event: WatchedEvent) -> None:
         """A child watch of the node, in the event loop; events of type NONE tell of the session instead."""
         if generation == self._generation and event.type != "NONE":
             self._list(node, walk=False)
@@ -239,7 +240,7 @@ class TreeSync:
             walk=walk,
         )
 
-    def _watch_of(self, node: _Node) -> Callable[[Any], None]:
+    def _watch_of(self, node: _Node) -> Callable[[WatchedEvent], None]:
         """One callback per znode and generation, so that kazoo's set of callbacks holds it once."""
         if node.watch is None:
             node.watch = partial(self._post, self._fired, self._generation, node)
@@ -311,7 +312,9 @@ class TreeSync:
             log.warning("znode does not exist yet; waiting for it", path=node.path)
         watch = self._watch_of(node)
         self._ask(
-            lambda: self._client.exists_async(node.path, watch=watch), partial(self._root_checked, node), walk=walk
+            lambda: self._client.exists_async(node.path, watch=watch),
+            partial(self._root_checked, node),
+            walk=walk,
         )
 
     def _root_checked(self, node: _Directory, result: IAsyncResult, walk: bool) -> None:

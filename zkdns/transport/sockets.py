@@ -6,7 +6,6 @@ import contextlib
 import errno
 import ipaddress
 import socket
-from collections.abc import Iterator
 
 import msgspec
 
@@ -64,27 +63,20 @@ def is_wildcard(udp: socket.socket) -> bool:
 
 
 def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
-    pairs: list[SocketPair] = []
-    with _closed_on_error(pairs):
-        # The first try is without SO_REUSEPORT, which would let two servers share a port unnoticed.
-        pairs.append(_bind_pair(address, shared=False))
-        if workers == 1:
-            return pairs
-        found = bound_address(pairs[0])
-        pairs.pop().close()
+    # The first try is without SO_REUSEPORT, which would let two servers share a port unnoticed.
+    first = _bind_pair(address, shared=False)
+    if workers == 1:
+        return [first]
+    found = bound_address(first)
+    first.close()
+    with contextlib.ExitStack() as closed_on_error:
+        pairs = []
         for _ in range(workers):
-            pairs.append(_bind_pair(found, shared=True))
+            pair = _bind_pair(found, shared=True)
+            closed_on_error.callback(pair.close)
+            pairs.append(pair)
+        closed_on_error.pop_all()
     return pairs
-
-
-@contextlib.contextmanager
-def _closed_on_error(pairs: list[SocketPair]) -> Iterator[None]:
-    try:
-        yield
-    except OSError:
-        for pair in pairs:
-            pair.close()
-        raise
 
 
 def _bind_pair(address: HostPort, *, shared: bool) -> SocketPair:

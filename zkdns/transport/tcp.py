@@ -1,8 +1,8 @@
 """TCP (RFC 7766, RFC 9210): framed messages, pipelined, on connections that cannot hold anything up.
 
-    bytes ──▶ buffer ──▶ one message ──▶ respond ──▶ length and response in one write
-                 ▲                                          │ the asker does not read
-                 └────────── reading paused ◀───────────────┘
+bytes ──▶ buffer ──▶ one message ──▶ respond ──▶ length and response in one write
+             ▲                                          │ the asker does not read
+             └────────── reading paused ◀───────────────┘
 """
 
 from __future__ import annotations
@@ -176,7 +176,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _client_of(peer: object) -> str:
-    """Whose connection it is; the host of an address pair, IPv6 by its network (RFC 6177 §2: a site's /64)."""
+    """Whose connection it is: its address, of IPv6 the /64 that one host can choose freely from."""
     host = str(peer[0]) if isinstance(peer, tuple) else ""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)

@@ -1,0 +1,210 @@
+"""A server without sockets: sets of members in, questions of dnspython in, its messages out."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.name
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+
+from zkdns.address import parse_host_port
+from zkdns.config import Config
+from zkdns.dns.responder import Responder
+from zkdns.dns.zone import Zone
+from zkdns.namespace import parse_namespace
+from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
+from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
+from zkdns.table import Table
+
+NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
+OPT_SIZE = 1232
+LONGEST = 65535
+
+
+def endpoint(text: str, **addresses: str) -> Endpoint:
+    """An endpoint out of `host:port`; `inet` and `inet6` as twitter.common's Python writes them."""
+    host_port = parse_host_port(text)
+    return Endpoint(canonical_host(host_port.host), host_port.port, **addresses)
+
+
+def member(number: int | str, service: str | Endpoint | None = None, **fields: Any) -> Member:
+    """A member; `number` is its sequence or its whole name, `additional` may hold `host:port`."""
+    name = number if isinstance(number, str) else f"member_{number:010d}"
+    additional = {
+        key: endpoint(value) if isinstance(value, str) else value
+        for key, value in fields.pop("additional", {}).items()
+    }
+    own = endpoint(service) if isinstance(service, str) else service
+    return Member(name, own, additional=additional, status=Status(fields.pop("status", "ALIVE")), **fields)
+
+
+def origin_of(name: str) -> str:
+    """The path of the znode whose service has that name."""
+    parsed = NAMESPACE.split_name(name)
+    return NAMESPACE.path_of({"environment": parsed.scope, "service": parsed.service})
+
+
+def put(name: str, members: Iterable[str | Member], origin: str | None = None) -> SetPut:
+    """The change that gives a service these members; `host:port` becomes `m0`, `m1` … by its place."""
+    made = [entry if isinstance(entry, Member) else member(at, entry) for at, entry in enumerate(members)]
+    return SetPut(origin or origin_of(name), NAMESPACE.split_name(name), tuple(made))
+
+
+def many(count: int) -> list[str]:
+    """Endpoints on as many hosts."""
+    hosts = (f"10.{at >> 16 & 255}.{at >> 8 & 255}.{at & 255}" for at in range(1, count + 1))
+    return [f"{host}:8080" for host in hosts]
+
+
+class Server:
+    """Table, zone and responder as the answerer has them.
+
+    Args:
+        sets: services and their members, as `put` takes them.
+        seed: of the turns.
+        settings: of `Config`.
+    """
+
+    def __init__(
+        self, sets: Mapping[str, Iterable[str | Member]] | None = None, *, seed: int = 1, **settings: Any
+    ) -> None:
+        self.config = Config(listen=(), namespace=NAMESPACE, **settings)
+        self.table = Table()
+        self.zone = Zone(self.table, self.config, random.Random(seed))
+        self.responder = Responder(self.zone)
+        self.responder.ready = True
+        for name, members in (sets or {}).items():
+            self.apply(put(name, members))
+
+    def apply(self, change: Change, now: float = 0.0) -> None:
+        """Make a change as the answerer makes it."""
+        self.zone.refresh(self.table.apply(change, now))
+
+    def change(
+        self, name: str, added: Iterable[Member] = (), removed: Iterable[str] = (), now: float = 0.0
+    ) -> None:
+        """Let members join and leave."""
+        self.apply(SetChanged(origin_of(name), tuple(added), tuple(removed)), now)
+
+    def drop(self, name: str, now: float = 0.0) -> None:
+        """Delete the service's znode."""
+        self.apply(SetDropped(origin_of(name)), now)
+
+    def resolve(self, host: str, *addresses: str) -> None:
+        """Tell the addresses of a host name."""
+        self.apply(HostResolved(host, addresses))
+
+    def expire(self, now: float) -> None:
+        """Let time pass."""
+        self.zone.refresh(self.table.expire(now))
+
+
+def query(
+    name: str | dns.name.Name,
+    qtype: str = "A",
+    *,
+    qclass: str = "IN",
+    edns: int | None = None,
+    size: int = OPT_SIZE,
+    do: bool = False,
+    ednsflags: int = 0,
+    options: Sequence[dns.edns.Option] = (),
+    flags: int = dns.flags.RD,
+    ident: int = 4711,
+) -> dns.message.QueryMessage:
+    """A question; `edns` is the version, None sends no OPT record."""
+    message = dns.message.make_query(name, qtype, qclass, id=ident, flags=flags)
+    if edns is not None:
+        message.use_edns(edns, ednsflags | (dns.flags.DO if do else 0), size, options=list(options))
+    return message
+
+
+def read(wire: bytes) -> dns.message.Message:
+    """Read a response: strictly, each record on its own, so that two that are equal are seen."""
+    return dns.message.from_wire(wire, one_rr_per_rrset=True)
+
+
+def ask(
+    server: Server, name: str | dns.name.Name, qtype: str = "A", *, stream: bool = False, **how: Any
+) -> Any:
+    """Ask and read the answer; what holds for every answer is looked at here.
+
+    Any, since an answer's records have attributes by their type.
+    """
+    message = query(name, qtype, **how)
+    wire = server.responder.respond(message.to_wire(), stream=stream)
+    assert wire is not None
+    size = max(512, min(how.get("size", OPT_SIZE), 1232)) if how.get("edns") is not None else 512
+    assert len(wire) <= (LONGEST if stream else size)
+    response = read(wire)
+    assert response.id == message.id
+    assert response.flags & dns.flags.QR
+    assert not response.flags & (dns.flags.RA | dns.flags.AD | dns.flags.CD | 0x0040)
+    assert response.flags & dns.flags.RD == message.flags & dns.flags.RD
+    assert [asked.to_text() for asked in response.question] == [asked.to_text() for asked in message.question]
+    assert (response.edns >= 0) == (message.edns >= 0)
+    assert_records_once(response)
+    return response
+
+
+def assert_records_once(response: dns.message.Message) -> None:
+    """No record twice, in whatever section, and one TTL in an RRset (RFC 2181 §5)."""
+    records = [*response.answer, *response.authority, *response.additional]
+    seen = Counter((record.name, record.rdtype, record[0]) for record in records)
+    assert [key for key, count in seen.items() if count > 1] == []
+    ttls: dict[Any, set[int]] = {}
+    for record in records:
+        ttls.setdefault((record.name, record.rdtype), set()).add(record.ttl)
+    assert all(len(found) == 1 for found in ttls.values())
+
+
+def rcode(response: Any) -> str:
+    """The response code's name."""
+    return dns.rcode.to_text(response.rcode())
+
+
+def data(response: Any) -> list[str]:
+    """The data of the answer's records, in their order."""
+    return [record[0].to_text() for record in response.answer]
+
+
+def glue(response: Any) -> list[str]:
+    """Owner and data of the additional section's records, OPT left out."""
+    return [f"{record.name} {record[0].to_text()}" for record in response.additional]
+
+
+def ports(response: Any) -> list[tuple[int, str]]:
+    """Port and target of an SRV answer."""
+    return [(record[0].port, record[0].target.to_text()) for record in response.answer]
+
+
+def ede(response: Any) -> list[int]:
+    """The codes of the extended errors (RFC 8914)."""
+    return [int(option.code) for option in response.options if option.otype == dns.edns.OptionType.EDE]
+
+
+def truncated(response: Any) -> bool:
+    """Whether TC is set."""
+    return bool(response.flags & dns.flags.TC)
+
+
+def authoritative(response: Any) -> bool:
+    """Whether AA is set."""
+    return bool(response.flags & dns.flags.AA)
+
+
+def has_soa(response: Any, zone: str = "discovery.") -> bool:
+    """Whether the authority section is the zone's SOA record, fit for a negative answer (RFC 2308 §3)."""
+    if len(response.authority) != 1:
+        return False
+    (record,) = response.authority
+    at_apex = record.rdtype == dns.rdatatype.SOA and record.name.to_text() == zone
+    return bool(at_apex and record.ttl == record[0].minimum)
