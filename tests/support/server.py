@@ -1,0 +1,151 @@
+"""A real `zkdns serve` for tests: started as its user would, asked over real sockets, ended with the test."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Self
+
+import dns.message
+import dns.query
+import dns.rcode
+
+from tests.support.guard import guarded
+from tests.support.waiting import eventually
+
+
+class ZkdnsServer:
+    """`zkdns serve` with these arguments, on a free port of 127.0.0.1 unless they say otherwise.
+
+    As a context manager it is started, waited for until it listens, and ended.
+    """
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
+        self._log_file = Path(self._directory.name) / "log"
+        self._out_file = Path(self._directory.name) / "out"
+        defaults = {
+            "ZKDNS_LISTEN": "127.0.0.1:0",
+            "ZKDNS_ADMIN": "127.0.0.1:0",
+            "ZKDNS_LOG_FORMAT": "json",
+            "ZKDNS_LOG_LEVEL": "debug",
+        }
+        self._environment = {**os.environ, **defaults, **(environment or {})}
+        self._command = [sys.executable, "-m", "zkdns", "serve", *arguments]
+        self._cwd = cwd
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        with self._log_file.open("wb") as log, self._out_file.open("wb") as out:
+            self._process = subprocess.Popen(
+                guarded(self._command),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=log,
+                env=self._environment,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        try:
+            eventually(lambda: self.ended or self.address)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self._process
+        if process is not None:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+        self._directory.cleanup()
+
+    # -- the process ---------------------------------------------------------------------------------------
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        """The supervisor."""
+        assert self._process is not None
+        return self._process
+
+    @property
+    def ended(self) -> bool:
+        """Whether the supervisor has exited."""
+        return self.process.poll() is not None
+
+    @property
+    def log(self) -> str:
+        """Everything that was logged."""
+        return self._log_file.read_text(errors="replace")
+
+    @property
+    def output(self) -> str:
+        """Everything that was printed."""
+        return self._out_file.read_text(errors="replace")
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """What was logged under this event."""
+        lines = [line for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    def pid_of(self, role: str) -> int:
+        """The process that has this role now: watcher or answerer."""
+        started = [entry["pid"] for entry in self.events("process started") if entry["role"] == role]
+        return int(started[-1])
+
+    def wait_ready(self, timeout: float = 20.0) -> Self:
+        """Wait until every answerer has its table."""
+        eventually(lambda: self.events("ready"), timeout)
+        return self
+
+    def terminate(self) -> int:
+        """SIGTERM; the exit status, which must come within 5 s."""
+        self.process.terminate()
+        return self.process.wait(5.0)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens: host and port."""
+        split = [entry["address"].rpartition(":") for entry in self.events("listening")]
+        return [(host.strip("[]"), int(port)) for host, _, port in split]
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """The first of them, once there is one."""
+        return next(iter(self.addresses), None)
+
+    @property
+    def port(self) -> int:
+        """The first port that it listens at."""
+        return self.addresses[0][1]
+
+    @property
+    def admin(self) -> str:
+        """The URL of the admin address."""
+        return f"http://{self.events('admin')[0]['address']}"
+
+    def query(
+        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 2.0, **options: Any
+    ) -> dns.message.Message:
+        """Ask, and return the whole response."""
+        host, port = self.addresses[0]
+        message = dns.message.make_query(name, qtype, **options)
+        ask = dns.query.tcp if tcp else dns.query.udp
+        return ask(message, host, port=port, timeout=timeout)
+
+    def ask(self, name: str, qtype: str = "A", **options: Any) -> set[str]:
+        """The data of the answer's records."""
+        response = self.query(name, qtype, **options)
+        return {str(record) for rrset in response.answer for record in rrset}
+
+    def rcode(self, name: str, qtype: str = "A", **options: Any) -> str:
+        """The response code, by name."""
+        return dns.rcode.to_text(self.query(name, qtype, **options).rcode())
