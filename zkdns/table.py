@@ -122,7 +122,8 @@ class Table:
             service = self._services[key]
             over = [name for name, (_, until) in service.departed.items() if until <= now]
             for name in over:
-                del service.departed[name]
+                member, _ = service.departed.pop(name)
+                self._count_hosts(member, key, -1)
             if over:
                 changed.add(key)
             if not service.departed:
@@ -158,22 +159,27 @@ class Table:
     ) -> set[Labels]:
         service = self._services[owner.name.key]
         changed = False
+        gone: list[Member] = []
         for name in removed:
             member = owner.members.pop(name, None)
-            if member is not None:
-                changed = True
-                self._count_hosts(member, service.key, -1)
-                if self._departed_seconds:
-                    service.departed[owner.origin, name] = member, now + self._departed_seconds
-                    self._with_departed.add(service.key)
+            if member is None:
+                continue
+            changed = True
+            if self._departed_seconds:
+                service.departed[owner.origin, name] = member, now + self._departed_seconds
+                self._with_departed.add(service.key)
+            else:
+                gone.append(member)
         for member in added:
+            changed = True
             before = owner.members.get(member.name)
-            if before is not None:
-                self._count_hosts(before, service.key, -1)
-            service.departed.pop((owner.origin, member.name), None)
+            departed = service.departed.pop((owner.origin, member.name), None)
+            gone += [before] if before else []
+            gone += [departed[0]] if departed else []
             owner.members[member.name] = member
             self._count_hosts(member, service.key, +1)
-            changed = True
+        for member in gone:  # after the others: a host that only changes hands keeps its addresses
+            self._count_hosts(member, service.key, -1)
         return {service.key} if changed else set()
 
     def _drop(self, origin: str) -> set[Labels]:
@@ -182,7 +188,8 @@ class Table:
             return set()
         key = owner.name.key
         service = self._services[key]
-        for member in owner.members.values():
+        departed = [left for left in service.departed if left[0] == origin]
+        for member in (*owner.members.values(), *(service.departed.pop(left)[0] for left in departed)):
             self._count_hosts(member, key, -1)
         del service.sets[origin]
         if not service.sets:

@@ -23,7 +23,9 @@ class ZkdnsServer:
     As a context manager it is started, waited for until it listens, and ended.
     """
 
-    def __init__(self, *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> None:
+    def __init__(
+        self, *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
+    ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
         self._log_file = Path(self._directory.name) / "log"
         self._out_file = Path(self._directory.name) / "out"

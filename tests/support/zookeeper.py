@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
 _HOST = "127.0.0.1"
@@ -66,17 +67,6 @@ log4j.appender.OUT.layout.ConversionPattern=%d %-5p [%t] %c{1}: %m%n
 """,
     "simplelogger.properties": "org.slf4j.simpleLogger.showDateTime=true\n",
 }
-
-# The JVM must not outlive the test process, not even one that was killed, nor when the JVM is stopped.
-# PR_SET_PDEATHSIG would fire already when the thread that started the JVM ends, so instead a shell, before it
-# becomes the JVM, leaves a guard in the JVM's process group. The guard reads from a pipe whose other end only
-# the test process holds: end of file there means that nobody else will clean up. $$ is the JVM also in the
-# guard, and no other process as long as the guard is in its group.
-_GUARDED_LAUNCH = """\
-exec 3<&0
-{ read -r _ <&3; kill -KILL $$; rm -rf "$0"; } &
-exec "$@" </dev/null 3<&-
-"""
 
 
 @functools.cache
@@ -182,7 +172,7 @@ class ZooKeeperServer:
         jvm = [_java(), *_JVM_FLAGS, "-cp", class_path, _MAIN_CLASS, str(self._config)]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
-                ["sh", "-c", _GUARDED_LAUNCH, str(self.directory), *jvm],
+                guarded(jvm, remove=str(self.directory)),
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,

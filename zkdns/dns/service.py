@@ -27,7 +27,11 @@ from zkdns.table import Service, Table
 
 PROTOCOLS = (b"_tcp", b"_udp")
 
-_PLAIN_LABEL = re.compile(r"[a-z0-9-]{0,29}[a-z0-9]")  # short enough to stand beside another part in a label
+# Parts of a label, short enough for two of them and a mark between (RFC 1035 §2.3.4: 63 bytes). A member's
+# has no hyphen, so that what stands behind the first one is never taken for a part of it.
+_PLAIN_MEMBER = re.compile(r"[a-z0-9]{1,25}")
+_PLAIN_ENDPOINT = re.compile(r"[a-z0-9-]{0,24}[a-z0-9]")
+_NUMBER = re.compile(r"[0-9]{1,10}")  # ZooKeeper writes %010d
 _SHARD_LABEL = re.compile(rb"s(-?[0-9]+)")
 
 
@@ -103,7 +107,8 @@ class ServiceView:
     def _member_node(self, label: bytes) -> Node | None:
         """A member by its label, by its znode's name or by its shard."""
         everyone = (*self._entries, *self._departed)
-        found = [entry for entry in everyone if label in (entry.label, entry.member.name.lower().encode())]
+        found = [entry for entry in everyone if entry.label == label]
+        found = found or [entry for entry in everyone if entry.member.name.encode().lower() == label]
         if not found and (match := _SHARD_LABEL.fullmatch(label)):
             shard = match[1].decode()
             found = [entry for entry in reversed(self._entries) if str(entry.member.shard) == shard]
@@ -124,7 +129,7 @@ class ServiceView:
             if not label.startswith(entry.label + b"-"):
                 continue
             for endpoint in entry.member.additional.values():
-                if label == self._label(entry, endpoint):
+                if label == self._host(entry, endpoint)[0]:
                     targets = self._targets([(entry, endpoint)])
                     return Node(addresses=self._addresses(endpoint), targets=targets, shared=self._shared)
         return None
@@ -149,8 +154,8 @@ class ServiceView:
         return self._targets((entry, entry.member.service) for entry in entries if entry.member.service)
 
     def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
-        """Targets for endpoints; of those with one host and port the newest stands for all."""
-        newest = {(endpoint.host, endpoint.port): (entry, endpoint) for entry, endpoint in pairs}
+        """Targets for endpoints; of those with one host (in whatever case) and port the newest stands for all."""
+        newest = {(endpoint.host.lower(), endpoint.port): (entry, endpoint) for entry, endpoint in pairs}
         targets = (self._target(entry, endpoint) for entry, endpoint in newest.values())
         return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
 
@@ -158,18 +163,23 @@ class ServiceView:
         """A host name of several labels stands for itself; any other host has the name of its member."""
         if "." in endpoint.host and not is_ip(endpoint.host):
             return Target(endpoint.port, parse_name(endpoint.host))
-        label = self._label(entry, endpoint)
-        return Target(endpoint.port, (label, *self._own, *self._zone), label, self._addresses(endpoint))
+        label, host = self._host(entry, endpoint)
+        return Target(endpoint.port, (label, *self._own, *self._zone), label, self._addresses(host))
 
-    def _label(self, entry: _Entry, endpoint: Endpoint) -> bytes:
-        """One label for one host: the member's own, and another for each endpoint that lies elsewhere."""
-        if endpoint.host == entry.member.endpoints[0].host:
-            return entry.label
-        name = next(name for name, other in entry.member.additional.items() if other.host == endpoint.host)
-        return entry.label + b"-" + _slug(name).encode()
+    def _host(self, entry: _Entry, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
+        """One label for one host: the member's own, and another for each endpoint that lies elsewhere.
+
+        The endpoint is the one whose addresses the label has, though others on that host may know more of them.
+        """
+        first = entry.member.endpoints[0]
+        if endpoint.host == first.host:
+            return entry.label, first
+        name, first = next(item for item in entry.member.additional.items() if item[1].host == endpoint.host)
+        return entry.label + b"-" + _slug(_PLAIN_ENDPOINT, name), first
 
     def _addresses(self, endpoint: Endpoint) -> tuple[str, ...]:
-        return endpoint.addresses or self._table.addresses_of(endpoint.host)
+        known = endpoint.addresses or self._table.addresses_of(endpoint.host)
+        return tuple(dict.fromkeys(known))
 
 
 def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_Entry], list[_Entry]]:
@@ -201,19 +211,19 @@ def _member_label(name: str) -> bytes:
     if not name.startswith(MEMBER_PREFIX):
         return name.encode()
     suffix = name.removeprefix(MEMBER_PREFIX)
-    if suffix.isascii() and suffix.isdigit():
+    if _NUMBER.fullmatch(suffix):
         return b"m%d" % int(suffix)
-    return f"m-{_slug(suffix)}".encode()
+    return b"m-" + _slug(_PLAIN_MEMBER, suffix)
 
 
-def _slug(name: str) -> str:
+def _slug(plain: re.Pattern[str], name: str) -> bytes:
     """Part of a label that stands for the name: itself where it can, else a number made from it."""
-    return name if _PLAIN_LABEL.fullmatch(name) else f"{zlib.crc32(name.encode()):08x}"
+    return name.encode() if plain.fullmatch(name) else b"%08x" % zlib.crc32(name.encode())
 
 
 def _endpoint_labels(name: str) -> Labels:
     """The labels that ask for an endpoint of this name: `_admin`."""
-    first, *rest = name.lower().encode().split(b".")
+    first, *rest = name.encode().lower().split(b".")  # as bytes: only ASCII is folded (RFC 4343)
     return (b"_" + first, *rest)
 
 

@@ -22,7 +22,7 @@ MEMBER_PREFIX: Final = "member_"
 
 _BOM = b"\xef\xbb\xbf"
 _THRIFT_STRUCT = 0x0C  # the first byte of a TBinary struct whose first field is a struct
-_SEQUENCE = re.compile(r"-?[0-9]+")
+_SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
 
 
 class Status(enum.StrEnum):

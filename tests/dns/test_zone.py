@@ -1,0 +1,315 @@
+"""Which names there are, what they answer, and in whose turn's order."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from tests.dns.helpers import Server, ask, data, glue, has_soa, many, member, ports, put, rcode
+from zkdns.config import ServiceOverride
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import SetPut
+
+WEB = "web.staging.discovery"
+_M1, _M2, _M3 = (f"m{number}.web.staging.discovery." for number in (318, 319, 320))
+
+
+def _txt(number: int, shard: int) -> str:
+    """What TXT says of a member of web.staging."""
+    name = f"member_{number:010d}"
+    return f'"member={name}" "status=ALIVE" "shard={shard}" "znode=/discovery/staging/web/{name}"'
+
+
+SETS = {
+    "web.staging": [
+        member(
+            318, "10.0.0.1:8080", shard=3, additional={"admin": "10.0.0.1:9990", "http.api": "10.0.0.1:81"}
+        ),
+        member(319, "[2001:db8::1]:8081", shard=4, additional={"Admin": "[2001:db8::1]:9991"}),
+        member(320, "10.0.0.3:8082", status="STOPPING", additional={"debug": "10.0.0.3:1"}),
+    ],
+    "api.v2.staging": [member(1, "10.1.0.1:80")],
+    "v2.staging": [member(1, "10.2.0.1:80")],
+    "deep.er.than.that.prod": [member(1, "10.3.0.1:80")],
+    "idle.prod": [],
+}
+
+CASES = [
+    # what stands at a service's own name
+    ("web.staging", "A", "NOERROR", ["10.0.0.1"]),
+    ("web.staging", "AAAA", "NOERROR", ["2001:db8::1"]),
+    ("web.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}", f"0 100 8081 {_M2}"]),
+    ("web.staging", "TXT", "NOERROR", [_txt(318, 3), _txt(319, 4)]),
+    ("web.staging", "MX", "NOERROR", []),
+    ("WEB.Staging", "A", "NOERROR", ["10.0.0.1"]),
+    # additional endpoints
+    ("_admin._tcp.web.staging", "SRV", "NOERROR", [f"0 100 9990 {_M1}", f"0 100 9991 {_M2}"]),
+    ("_admin._udp.web.staging", "SRV", "NOERROR", [f"0 100 9990 {_M1}", f"0 100 9991 {_M2}"]),
+    ("_ADMIN._TCP.web.staging", "SRV", "NOERROR", [f"0 100 9990 {_M1}", f"0 100 9991 {_M2}"]),
+    ("_http.api._tcp.web.staging", "SRV", "NOERROR", [f"0 100 81 {_M1}"]),
+    ("_admin._tcp.web.staging", "A", "NOERROR", []),
+    ("api._tcp.web.staging", "SRV", "NOERROR", []),
+    ("_tcp.web.staging", "SRV", "NOERROR", []),
+    ("_udp.web.staging", "A", "NOERROR", []),
+    ("_debug._tcp.web.staging", "SRV", "NXDOMAIN", []),
+    ("_nope._tcp.web.staging", "SRV", "NXDOMAIN", []),
+    ("admin._tcp.web.staging", "SRV", "NXDOMAIN", []),
+    ("_admin._sctp.web.staging", "SRV", "NXDOMAIN", []),
+    ("_tcp.api.v2.staging", "SRV", "NXDOMAIN", []),
+    ("x._admin._tcp.web.staging", "SRV", "NXDOMAIN", []),
+    # RFC 2782's own form
+    ("_web._tcp.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}", f"0 100 8081 {_M2}"]),
+    ("_Web._UDP.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}", f"0 100 8081 {_M2}"]),
+    ("_api.v2._tcp.staging", "SRV", "NOERROR", ["0 100 80 m1.api.v2.staging.discovery."]),
+    ("_web._tcp.staging", "A", "NOERROR", []),
+    ("v2._tcp.staging", "SRV", "NOERROR", []),
+    ("_tcp.staging", "SRV", "NOERROR", []),
+    ("_nope._tcp.staging", "SRV", "NXDOMAIN", []),
+    ("_web._tcp.prod", "SRV", "NXDOMAIN", []),
+    ("web._tcp.staging", "SRV", "NXDOMAIN", []),
+    ("_idle._tcp.prod", "SRV", "NOERROR", []),
+    # members
+    ("m318.web.staging", "A", "NOERROR", ["10.0.0.1"]),
+    ("m318.web.staging", "AAAA", "NOERROR", []),
+    ("m318.web.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}"]),
+    ("M318.web.staging", "A", "NOERROR", ["10.0.0.1"]),
+    ("member_0000000318.web.staging", "A", "NOERROR", ["10.0.0.1"]),
+    ("MEMBER_0000000318.web.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}"]),
+    ("member_318.web.staging", "A", "NXDOMAIN", []),
+    ("m0318.web.staging", "A", "NXDOMAIN", []),
+    ("m320.web.staging", "A", "NXDOMAIN", []),
+    ("m999.web.staging", "A", "NXDOMAIN", []),
+    ("x.m318.web.staging", "A", "NXDOMAIN", []),
+    # shards
+    ("s3.web.staging", "A", "NOERROR", ["10.0.0.1"]),
+    ("s4.web.staging", "AAAA", "NOERROR", ["2001:db8::1"]),
+    ("s4.web.staging", "SRV", "NOERROR", [f"0 100 8081 {_M2}"]),
+    ("S3.web.staging", "A", "NOERROR", ["10.0.0.1"]),
+    ("s03.web.staging", "A", "NXDOMAIN", []),
+    ("s5.web.staging", "A", "NXDOMAIN", []),
+    ("s.web.staging", "A", "NXDOMAIN", []),
+    # names with dots: the longest service wins
+    ("api.v2.staging", "A", "NOERROR", ["10.1.0.1"]),
+    ("v2.staging", "A", "NOERROR", ["10.2.0.1"]),
+    ("m1.api.v2.staging", "A", "NOERROR", ["10.1.0.1"]),
+    ("m1.v2.staging", "A", "NOERROR", ["10.2.0.1"]),
+    ("nope.v2.staging", "A", "NXDOMAIN", []),
+    ("deep.er.than.that.prod", "A", "NOERROR", ["10.3.0.1"]),
+    # empty non-terminals
+    ("er.than.that.prod", "A", "NOERROR", []),
+    ("than.that.prod", "A", "NOERROR", []),
+    ("that.prod", "A", "NOERROR", []),
+    ("prod", "A", "NOERROR", []),
+    ("staging", "AAAA", "NOERROR", []),
+    ("_tcp.prod", "SRV", "NOERROR", []),
+    ("r.than.that.prod", "A", "NXDOMAIN", []),
+    # nothing
+    ("idle.prod", "A", "NOERROR", []),
+    ("nope.prod", "A", "NXDOMAIN", []),
+    ("web.prod", "A", "NXDOMAIN", []),
+    ("web", "A", "NXDOMAIN", []),
+    ("test", "A", "NXDOMAIN", []),
+    ("*.staging", "A", "NXDOMAIN", []),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Server:
+    """The sets above, in a fixed order."""
+    return Server(SETS, order="fixed")
+
+
+@pytest.mark.parametrize(("name", "qtype", "code", "records"), CASES)
+def test_a_name_answers_what_the_design_says(
+    server: Server, name: str, qtype: str, code: str, records: list[str]
+) -> None:
+    response = ask(server, f"{name}.discovery", qtype, stream=True)
+    assert (rcode(response), data(response)) == (code, records)
+    assert has_soa(response) == (not records)
+
+
+def test_glue_of_srv_is_what_the_targets_answer(server: Server) -> None:
+    expected = [f"{_M1} 10.0.0.1", f"{_M2} 2001:db8::1"]
+    for name in (WEB, f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery", "_WEB._udp.STAGING.discovery"):
+        assert [text.lower() for text in glue(ask(server, name, "SRV", edns=0))] == expected
+
+
+def test_a_service_above_another_is_not_hidden_by_it() -> None:
+    """`x.web.staging` may be a service of its own although `web.staging` has a say about names below it."""
+    server = Server({"web.staging": ["10.0.0.1:80"], "m0.web.staging": ["10.0.0.2:80"]})
+    assert data(ask(server, f"m0.{WEB}")) == ["10.0.0.2"]
+    server.drop("m0.web.staging")
+    assert data(ask(server, f"m0.{WEB}")) == ["10.0.0.1"]
+
+
+def test_a_hidden_service_that_others_lie_below_is_an_empty_non_terminal() -> None:
+    server = Server({"web.staging": [], "api.web.staging": ["10.0.0.1:80"]}, empty="nxdomain")
+    assert rcode(ask(server, WEB)) == "NOERROR"
+    server.drop("api.web.staging")
+    assert rcode(ask(server, WEB)) == "NXDOMAIN"
+
+
+def test_a_name_goes_with_its_service_and_its_non_terminals_with_the_last() -> None:
+    server = Server({"a.b.staging": ["10.0.0.1:80"], "c.b.staging": ["10.0.0.2:80"]})
+    names = ["b.staging.discovery", "staging.discovery", "_tcp.staging.discovery", "b._tcp.staging.discovery"]
+    server.drop("a.b.staging")
+    assert {rcode(ask(server, name)) for name in names} == {"NOERROR"}
+    assert rcode(ask(server, "_a.b._tcp.staging.discovery")) == "NXDOMAIN"
+    server.drop("c.b.staging")
+    assert {rcode(ask(server, name)) for name in names} == {"NXDOMAIN"}
+    assert rcode(ask(server, "discovery")) == "NOERROR"
+
+
+def test_a_namespace_without_environment_has_services_right_below_the_zone() -> None:
+    server = Server()
+    server.apply(SetPut("/services/web", ServiceName("web"), (member(1, "10.0.0.1:80"),)))
+    assert data(ask(server, "web.discovery")) == ["10.0.0.1"]
+    assert ports(ask(server, "_web._tcp.discovery", "SRV")) == [(80, "m1.web.discovery.")]
+    assert rcode(ask(server, "_tcp.discovery")) == "NOERROR"
+
+
+def test_a_namespace_with_more_levels_has_longer_names() -> None:
+    server = Server(zone=(b"aurora",))
+    server.apply(
+        SetPut("/aurora/r/devel/hello", ServiceName("hello", "devel.r"), (member(1, "10.0.0.1:80"),))
+    )
+    assert data(ask(server, "hello.devel.r.aurora")) == ["10.0.0.1"]
+    assert ports(ask(server, "_hello._tcp.devel.r.aurora", "SRV")) == [(80, "m1.hello.devel.r.aurora.")]
+    assert rcode(ask(server, "devel.r.aurora")) == rcode(ask(server, "r.aurora")) == "NOERROR"
+    assert rcode(ask(server, "r.devel.aurora")) == "NXDOMAIN"
+
+
+# -- statuses ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["DEAD", "STARTING", "STOPPING", "STOPPED", "WARNING", "UNKNOWN"])
+def test_only_members_with_a_served_status_are_answered_with(status: str) -> None:
+    sets = {"web.staging": [member(1, "10.0.0.1:80", status=status, shard=1), member(2, "10.0.0.2:80")]}
+    assert data(ask(Server(sets), WEB)) == ["10.0.0.2"]
+    assert rcode(ask(Server(sets), f"m1.{WEB}")) == "NXDOMAIN"
+    assert rcode(ask(Server(sets), f"s1.{WEB}")) == "NXDOMAIN"
+    both = Server(sets, statuses=("ALIVE", status), order="fixed")
+    assert data(ask(both, WEB)) == ["10.0.0.1", "10.0.0.2"]
+    assert data(ask(both, f"m1.{WEB}")) == ["10.0.0.1"]
+
+
+def test_a_service_whose_members_are_all_stopping_is_empty() -> None:
+    sets = {"web.staging": [member(1, "10.0.0.1:80", status="STOPPING")]}
+    assert (rcode(ask(Server(sets), WEB)), data(ask(Server(sets), WEB))) == ("NOERROR", [])
+    assert rcode(ask(Server(sets, empty="nxdomain"), WEB)) == "NXDOMAIN"
+
+
+# -- orders -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+@pytest.mark.parametrize("limit", [None, 1, 2])
+def test_in_round_robin_each_of_n_members_leads_k_of_n_times_k_answers(
+    qtype: str, count: int, limit: int | None
+) -> None:
+    server = Server({"web.staging": many(count)}, max_answers=limit)
+    answers = [data(ask(server, WEB, qtype, stream=True)) for _ in range(count * 5)]
+    heads = Counter(answer[0] for answer in answers)
+    assert (len(heads), set(heads.values())) == (count, {5})
+    assert {len(answer) for answer in answers} == {min(count, limit or count)}
+
+
+def test_round_robin_only_turns_and_never_shuffles() -> None:
+    server = Server({"web.staging": many(5)})
+    members = sorted(data(ask(server, WEB)))
+    for _ in range(10):
+        answer = data(ask(server, WEB))
+        first = members.index(answer[0])
+        assert answer == members[first:] + members[:first]
+
+
+def test_in_round_robin_each_question_has_turns_of_its_own() -> None:
+    """Who asks A and AAAA or A and SRV in pairs meets all members all the same."""
+    server = Server({"web.staging": many(4)})
+    pairs = [(data(ask(server, WEB))[0], data(ask(server, WEB, "SRV"))[0]) for _ in range(8)]
+    assert set(Counter(address for address, _ in pairs).values()) == {2}
+    assert set(Counter(target for _, target in pairs).values()) == {2}
+
+
+def test_round_robin_is_blind_to_case_and_to_what_else_the_query_says() -> None:
+    server = Server({"web.staging": many(4)})
+    answers = [
+        data(ask(server, name, edns=edns, ident=ident))[0]
+        for ident, (name, edns) in enumerate(
+            [(WEB, None), (WEB.upper(), 0), ("Web.staging.discovery", 0), (WEB, 0)]
+        )
+    ]
+    assert len(set(answers)) == 4
+
+
+def test_turns_go_on_over_changes_of_the_table() -> None:
+    """A service that changes before every answer must not answer with one and the same member first."""
+    server = Server({"web.staging": many(4), "other.staging": many(1)})
+    heads: Counter[str] = Counter()
+    for turn in range(12):
+        heads[data(ask(server, WEB))[0]] += 1
+        server.apply(put("other.staging", [member(turn, "10.9.9.9:80")]))
+        server.change("web.staging", added=[member(3, "10.0.0.4:8080", metadata={"turn": str(turn)})])
+    assert heads == dict.fromkeys(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"], 3)
+
+
+def test_turns_begin_anywhere_lest_a_fleet_asks_one_member_first() -> None:
+    heads = {data(ask(Server({"web.staging": many(4)}, seed=seed), WEB))[0] for seed in range(50)}
+    assert len(heads) == 4
+
+
+def test_in_fixed_order_members_stand_as_they_joined() -> None:
+    server = Server({"web.staging": [member(9, "10.0.0.9:80"), member(10, "10.0.0.1:80")]}, order="fixed")
+    server.change("web.staging", added=[member(2, "10.0.0.5:80")])
+    for _ in range(3):
+        assert data(ask(server, WEB)) == ["10.0.0.5", "10.0.0.9", "10.0.0.1"]
+
+
+def test_in_random_order_everybody_comes_and_everybody_leads_at_times() -> None:
+    server = Server({"web.staging": many(4)}, order="random")
+    answers = [data(ask(server, WEB)) for _ in range(200)]
+    assert {len(answer) for answer in answers} == {4}
+    heads = Counter(answer[0] for answer in answers)
+    assert len(heads) == 4
+    assert min(heads.values()) > 20
+    assert len({tuple(answer) for answer in answers}) > 12
+
+
+@pytest.mark.parametrize("order", ["round-robin", "random", "fixed"])
+@pytest.mark.parametrize("qtype", ["A", "SRV", "TXT", "ANY"])
+def test_max_answers_is_the_most_in_an_answer(order: str, qtype: str) -> None:
+    server = Server({"web.staging": many(9)}, order=order, max_answers=3)
+    for stream in (False, True):
+        response = ask(server, WEB, qtype, edns=0, stream=stream)
+        assert len(data(response)) == 3
+        assert len(response.additional) == (3 if qtype == "SRV" else 0)
+
+
+def test_a_subset_of_max_answers_rotates_over_all_members() -> None:
+    server = Server({"web.staging": many(7)}, max_answers=3)
+    seen = Counter(address for _ in range(7) for address in data(ask(server, WEB)))
+    assert (len(seen), set(seen.values())) == (7, {3})
+
+
+def test_a_service_may_override_ttl_order_and_max_answers() -> None:
+    overrides = {
+        "web.staging": ServiceOverride(ttl=60, order="fixed", max_answers=2),
+        "api.staging": ServiceOverride(ttl=0),
+    }
+    names = ("web.staging", "api.staging", "Plain.staging")
+    server = Server({name: many(4) for name in names}, service=overrides, ttl=7, max_answers=3)
+    web, api, plain = ([ask(server, f"{name}.discovery", "SRV", edns=0) for _ in range(3)] for name in names)
+    assert [len(response.answer) for response in (web[0], api[0], plain[0])] == [2, 3, 3]
+    assert len({tuple(data(response)) for response in web}) == 1
+    assert len({tuple(data(response)) for response in api}) == 3
+    for responses, ttl in ((web, 60), (api, 0), (plain, 7)):
+        assert {record.ttl for record in (*responses[0].answer, *responses[0].additional)} == {ttl}
+    assert ask(server, f"m1.{WEB}").answer[0].ttl == 60
+    assert ask(server, "_web._tcp.staging.discovery", "SRV").answer[0].ttl == 60
+
+
+def test_an_override_meets_its_service_in_any_case() -> None:
+    server = Server({"Web.Staging": many(4)}, service={"web.staging": ServiceOverride(max_answers=1)})
+    assert len(data(ask(server, "wEB.staging.discovery"))) == 1

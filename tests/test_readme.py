@@ -1,0 +1,137 @@
+"""The README is true: its commands do what it says, its files are accepted, its examples print what it shows."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.guard import guarded
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from zkdns.cli import main
+from zkdns.config import load_config
+from zkdns.serverset.fixed import parse_fixed
+from zkdns.serverset.member import decode_member, encode_member
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DEMO_PORT = "5300"
+
+
+def blocks(language: str) -> list[str]:
+    """The fenced blocks of a language, in the README's order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+def console_examples() -> list[tuple[str, list[str]]]:
+    """Commands behind `$ `, each with the lines that follow it."""
+    examples: list[tuple[str, list[str]]] = []
+    for line in "".join(blocks("console")).splitlines():
+        if line.startswith("$ "):
+            examples.append((line[2:], []))
+        else:
+            examples[-1][1].append(line)
+    return examples
+
+
+def comparable(lines: list[str]) -> list[str]:
+    """Lines without what differs from run to run: their order, the port, and how long it took."""
+    return sorted(re.sub(r"in [\d.]+ ms|127\.0\.0\.1:\d+", "", line).rstrip() for line in lines)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[ZkdnsServer]:
+    with ZkdnsServer("--demo") as server:
+        yield server.wait_ready()
+
+
+def test_there_are_examples() -> None:
+    assert len(console_examples()) >= 5
+
+
+@pytest.mark.parametrize(("command", "output"), console_examples(), ids=[c for c, _ in console_examples()])
+def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str, output: list[str]) -> None:
+    if command.startswith("dig ") and shutil.which("dig") is None:
+        pytest.skip("there is no dig here")
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    printed = subprocess.run(
+        ["bash", "-c", command.replace(DEMO_PORT, str(demo.port))],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=10,
+    ).stdout
+    assert comparable(printed.splitlines()) == comparable(output)
+
+
+def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> None:
+    fixed, configuration = blocks("toml")
+    namespace = load_config(flags={}, environment={}, file=None).namespace
+    assert parse_fixed(fixed, namespace, origin="README.md")
+    (tmp_path / "zkdns.toml").write_text(configuration, encoding="utf-8")
+    written = load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
+    default = load_config(flags={"zookeeper": written.zookeeper}, environment={}, file=None)
+    differing = {
+        field for field in written.__struct_fields__ if getattr(written, field) != getattr(default, field)
+    }
+    assert differing == {"service"}
+    (tmp_path / "zkdns.toml").write_text(
+        re.sub(r"^# (?=[a-z_]+ = )", "", configuration, flags=re.M), encoding="utf-8"
+    )
+    load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
+
+
+def test_its_member_is_what_is_read_and_written() -> None:
+    (data,) = blocks("json")
+    member = decode_member("member_0000000318", data.encode())
+    assert encode_member(member) == data.strip().encode()
+
+
+def test_every_command_is_named() -> None:
+    assert [name for name in main.commands if f"zkdns {name}" not in README] == []
+
+
+def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
+    """In an empty environment, with no other file than the project's own; only the ports are others."""
+    command = blocks("sh")[0].strip()
+    assert command.endswith("zkdns serve --demo")
+    directory = Path(tempfile.mkdtemp(prefix="zkdns-readme-"))
+    for name in ("pyproject.toml", "README.md", "zkdns"):
+        source = ROOT / name
+        copy = shutil.copytree if source.is_dir() else shutil.copy
+        copy(source, directory / name)
+    environment = {
+        **{name: value for name, value in os.environ.items() if name.startswith("PIP_") or name == "HOME"},
+        "PATH": os.pathsep.join([str(Path(sys.base_prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]),
+        "ZKDNS_LISTEN": "127.0.0.1:0",
+        "ZKDNS_ADMIN": "none",
+    }
+    output = directory / "output"
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            guarded(["bash", "-c", command], remove=str(directory)),
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        eventually(lambda: "Ctrl-C ends it." in output.read_text() or process.poll() is not None, timeout=180)
+        line = next(line for line in output.read_text().splitlines() if line.startswith("  dig @"))
+        assert re.fullmatch(r"  dig @127\.0\.0\.1 -p \d+ web\.staging\.discovery A +# .*", line)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+        shutil.rmtree(directory, ignore_errors=True)
