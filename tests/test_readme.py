@@ -1,4 +1,4 @@
-"""The README is true: its commands do what it says, its files are accepted, its examples print what it shows."""
+"""The README is true: its commands do what it says, its files are accepted, its examples print what it has."""
 
 import os
 import re
@@ -84,7 +84,7 @@ def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> No
     }
     assert differing == {"service"}
     (tmp_path / "zkdns.toml").write_text(
-        re.sub(r"^# (?=[a-z_]+ = )", "", configuration, flags=re.M), encoding="utf-8"
+        re.sub(r"^# (?=[a-z_]+ = )", "", configuration, flags=re.MULTILINE), encoding="utf-8"
     )
     load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
 

@@ -1,4 +1,4 @@
-"""The whole way: members registered in a real ZooKeeper as go.serversets does it, answers over real sockets."""
+"""The whole way: members registered in ZooKeeper as go.serversets does it, answers over real sockets."""
 
 import json
 import statistics
