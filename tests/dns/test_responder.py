@@ -149,6 +149,13 @@ def test_dns_05_a_bad_owner_in_the_additional_section_is_formerr(server: Server,
     refused_as_malformed(server, header(0x0100, 1, 0, 0, 1) + question() + record)
 
 
+def test_dns_05_an_owner_that_points_to_itself_or_forward_is_formerr(server: Server) -> None:
+    at = 12 + len(question())
+    for target in (at, at + 1, at + 12):
+        record = (0xC000 | target).to_bytes(2) + b"\0\1\0\1" + bytes(4) + b"\0\0"
+        refused_as_malformed(server, header(0x0100, 1, 0, 0, 1) + question() + record)
+
+
 def test_dns_05_64_kib_of_records_take_bounded_time(server: Server) -> None:
     """Linear in the message: 5,000 records of one pointer each, and 65,535 promised."""
     record = b"\xc0\x0c" + b"\0\1\0\1" + bytes(4) + b"\0\0"
@@ -509,7 +516,7 @@ def test_dns_22_what_is_left_of_a_cut_answer_rotates() -> None:
     assert len(heads) == 60
 
 
-# -- what the table's state makes of it ------------------------------------------------------------------
+# -- what the table's state makes of it -------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [WEB, "nope.staging.discovery", "staging.discovery", "discovery"])
@@ -550,7 +557,7 @@ def test_names_outside_the_zone_are_refused(server: Server, name: str) -> None:
     assert (response.answer, response.authority, response.additional) == ([], [], [])
 
 
-# -- answers over a stream -------------------------------------------------------------------------------
+# -- answers over a stream --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 50, 500, 1000, 5000])

@@ -58,7 +58,7 @@ def test_a_shard_is_any_number_that_a_member_may_have(shard: int) -> None:
     assert data(ask(server, f"s{shard}.{WEB}")) == ["10.0.0.1"]
 
 
-# -- endpoints ----------------------------------------------------------------------------------------------
+# -- endpoints --------------------------------------------------------------------------------------------
 
 
 def test_a_member_with_port_0_serves_by_its_additional_endpoints_alone() -> None:
@@ -293,7 +293,7 @@ def test_znodes_that_write_one_number_in_two_ways_have_two_labels() -> None:
     assert data(ask(server, f"member_7.{WEB}")) == ["10.0.0.2"]
 
 
-# -- who left -----------------------------------------------------------------------------------------------
+# -- who left ---------------------------------------------------------------------------------------------
 
 
 def test_a_departed_members_own_name_is_answered_for_a_minute() -> None:
@@ -350,7 +350,7 @@ def test_a_departed_members_number_is_not_given_to_a_set_of_another_case() -> No
     assert list(after.values()) == [{("10.0.0.2", 80)}]
 
 
-# -- names at the limit -------------------------------------------------------------------------------------
+# -- names at the limit -----------------------------------------------------------------------------------
 
 
 def test_a_service_whose_name_is_nearly_255_bytes_long_still_answers() -> None:

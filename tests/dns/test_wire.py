@@ -268,6 +268,16 @@ def test_dns_22_records_of_any_size_fit_at_every_size(
         assert len(wire) + len(more[len(parsed.additional)]) > size
 
 
+def test_dns_22_what_fits_to_the_byte_is_not_cut() -> None:
+    records = [pack_record(b"\xc0\x0c", Type.A, 5, bytes((at, 0, 0, 0))) for at in range(10)]
+    size = len(respond(records, records[:0], 1232).pack(1232))
+    exact, short = respond(records, [], 1232), respond(records, [], 1232)
+    assert len(exact.pack(size)) == size
+    assert not exact.truncated
+    assert len(short.pack(size - 1)) == size - len(records[0])
+    assert short.truncated
+
+
 def test_dns_22_an_extended_error_and_a_very_long_question_leave_the_limit_alone() -> None:
     name = ".".join(("a" * 63, "b" * 63, "c" * 63, "d" * 51, "discovery"))
     parsed = parse_query(query(name, edns=0, size=512).to_wire())

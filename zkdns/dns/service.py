@@ -154,7 +154,8 @@ class ServiceView:
         return self._targets((entry, entry.member.service) for entry in entries if entry.member.service)
 
     def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
-        """Targets for endpoints; of those with one host (in whatever case) and port the newest stands for all."""
+        """Targets for endpoints; of those with one host and port the newest stands for all."""
+        # Names are equal in any case (RFC 4343), so such records would be too.
         newest = {(endpoint.host.lower(), endpoint.port): (entry, endpoint) for entry, endpoint in pairs}
         targets = (self._target(entry, endpoint) for entry, endpoint in newest.values())
         return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
@@ -169,7 +170,7 @@ class ServiceView:
     def _host(self, entry: _Entry, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
         """One label for one host: the member's own, and another for each endpoint that lies elsewhere.
 
-        The endpoint is the one whose addresses the label has, though others on that host may know more of them.
+        The endpoint is the one whose addresses the label has; others on that host may know others.
         """
         first = entry.member.endpoints[0]
         if endpoint.host == first.host:

@@ -11,7 +11,7 @@ half of somebody's edit is not what they meant.
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -26,7 +26,8 @@ from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 FixedSets: TypeAlias = dict[ServiceName, tuple[Member, ...]]
 _T = TypeVar("_T")
 
-_MEMBER_KEYS = ("host", "port", "shard", "status", "additional", "metadata")
+_ENDPOINT_KEYS = ("host", "port")
+_MEMBER_KEYS = (*_ENDPOINT_KEYS, "shard", "status", "additional", "metadata")
 _MEMBER_FORM = '"HOST:PORT" or { host = "HOST", port = PORT }'
 _INT32 = 2**31
 
@@ -38,11 +39,12 @@ def load_fixed(path: Path, namespace: Namespace) -> FixedSets:
         ConfigError: with every mistake in it, each with its key; also where it cannot be read at all.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a byte-order mark
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: it is not UTF-8 text"]) from None
-    except OSError as error:
-        raise ConfigError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
     return parse_fixed(text, namespace, origin=str(path))
 
 
@@ -60,7 +62,7 @@ def parse_fixed(text: str, namespace: Namespace, *, origin: str) -> FixedSets:
     """
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: also int() of more digits than Python reads
         raise ConfigError([f"{origin}: it is not TOML: {error}"]) from None
     reader = _Reader(origin, namespace)
     sets = reader.document(document)
@@ -78,8 +80,7 @@ class _Reader:
         self._namespace = namespace
 
     def document(self, document: Mapping[str, object]) -> FixedSets:
-        for key in document.keys() - {"services"}:
-            self._mistake(key, 'is not known; a fixed file holds tables [services."NAME"]')
+        self._unknown("", document, ("services",), 'a fixed file holds tables [services."NAME"]')
         sets: FixedSets = {}
         spelled: dict[Labels, str] = {}
         for text, body in self._table("services", document.get("services", {})).items():
@@ -96,8 +97,7 @@ class _Reader:
 
     def _members(self, where: str, body: object) -> tuple[Member, ...]:
         table = self._table(where, body)
-        for key in table.keys() - {"members"}:
-            self._mistake(f"{where}.{key}", "is not known; a service has members")
+        self._unknown(f"{where}.", table, ("members",), "a service has members")
         entries = table.get("members", [])
         if not isinstance(entries, list):
             self._mistake(f"{where}.members", f"is {entries!r}; write a list of {_MEMBER_FORM}")
@@ -115,13 +115,16 @@ class _Reader:
         if not isinstance(entry, dict):
             self._mistake(where, f"is {entry!r}; write {_MEMBER_FORM}")
             return None
-        for key in entry.keys() - set(_MEMBER_KEYS):
-            self._mistake(f"{where}.{key}", f"is not known; a member has {', '.join(_MEMBER_KEYS)}")
+        self._unknown(f"{where}.", entry, _MEMBER_KEYS, f"a member has {', '.join(_MEMBER_KEYS)}")
         endpoint = self._endpoint(where, entry)
-        additional = {
-            key: self._endpoint(f"{where}.additional.{key}", value)
-            for key, value in self._table(f"{where}.additional", entry.get("additional", {})).items()
-        }
+        additional: dict[str, Endpoint | None] = {}
+        for key, value in self._table(f"{where}.additional", entry.get("additional", {})).items():
+            here = f"{where}.additional.{key}"
+            if isinstance(value, dict):
+                self._unknown(
+                    f"{here}.", value, _ENDPOINT_KEYS, f"an endpoint has {', '.join(_ENDPOINT_KEYS)}"
+                )
+            additional[key] = self._endpoint(here, value)
         status = self._status(f"{where}.status", entry.get("status", "ALIVE"))
         shard = self._shard(f"{where}.shard", entry.get("shard"))
         metadata = self._table(f"{where}.metadata", entry.get("metadata", {}))
@@ -144,10 +147,9 @@ class _Reader:
             self._mistake(where, f"is {value!r}; write {_MEMBER_FORM}")
             return None
         host, port = value.get("host"), value.get("port")
-        if not isinstance(host, str):
-            self._mistake(
-                f"{where}.host", f"is {host!r}; write an IP address or a host name" if host else "is missing"
-            )
+        if not isinstance(host, str) or not host:
+            found = "is missing" if host is None else f"is {host!r}"
+            self._mistake(f"{where}.host", f"{found}; write an IP address or a host name")
             host = None
         if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
             found = "is missing" if port is None else f"is {port!r}"
@@ -169,6 +171,10 @@ class _Reader:
             return value
         self._mistake(where, f"is {value!r}; a shard is a 32-bit integer")
         return None
+
+    def _unknown(self, where: str, table: Mapping[str, object], known: Sequence[str], accepted: str) -> None:
+        for key in sorted(table.keys() - set(known)):
+            self._mistake(f"{where}{key}", f"is not known; {accepted}")
 
     def _table(self, where: str, value: object) -> Mapping[str, object]:
         if isinstance(value, dict):

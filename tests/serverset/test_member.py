@@ -1,0 +1,338 @@
+"""What is read as a member, what is refused and why, and what is written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from zkdns.errors import BadMemberError, BadValueError
+from zkdns.serverset.member import (
+    Endpoint,
+    Member,
+    Status,
+    canonical_host,
+    decode_member,
+    encode_member,
+    is_ip,
+)
+
+NAME = "member_0000000318"
+PLAIN = {
+    "serviceEndpoint": {"host": "myhost", "port": 8080},
+    "additionalEndpoints": {},
+    "status": "ALIVE",
+}
+
+FINAGLE = (
+    b'{"serviceEndpoint":{"host":"foo","port":1000},"additionalEndpoints":'
+    b'{"http":{"host":"foo","port":8080}},"status":"ALIVE","shard":42}'
+)
+
+
+def written(**fields: Any) -> bytes:
+    """The plain member with fields replaced; None leaves a field out."""
+    record = {**PLAIN, **fields}
+    return json.dumps({key: value for key, value in record.items() if value is not None}).encode()
+
+
+def service(**fields: Any) -> bytes:
+    """The plain member with fields of its service endpoint replaced; None leaves one out."""
+    own: dict[str, Any] = {"host": "myhost", "port": 8080, **fields}
+    return written(serviceEndpoint={key: value for key, value in own.items() if value is not None})
+
+
+def reason(data: bytes) -> str:
+    """Why it is refused."""
+    with pytest.raises(BadMemberError) as caught:
+        decode_member(NAME, data)
+    assert str(caught.value)
+    return caught.value.reason
+
+
+# -- read -------------------------------------------------------------------------------------------------
+
+READ = {
+    "go.serversets": (written(), Member(NAME, Endpoint("myhost", 8080))),
+    "Finagle": (
+        FINAGLE,
+        Member(NAME, Endpoint("foo", 1000), additional={"http": Endpoint("foo", 8080)}, shard=42),
+    ),
+    "Aurora with metadata": (
+        written(shard=3, metadata={"rack": "b7"}),
+        Member(NAME, Endpoint("myhost", 8080), shard=3, metadata={"rack": "b7"}),
+    ),
+    "twitter.common with addresses": (
+        service(inet="10.0.0.1", inet6="2001:DB8::1"),
+        Member(NAME, Endpoint("myhost", 8080, inet="10.0.0.1", inet6="2001:db8::1")),
+    ),
+    "no additionalEndpoints": (written(additionalEndpoints=None), Member(NAME, Endpoint("myhost", 8080))),
+    "null additionalEndpoints": (
+        b'{"serviceEndpoint":{"host":"myhost","port":8080},"additionalEndpoints":null,"status":"ALIVE"}',
+        Member(NAME, Endpoint("myhost", 8080)),
+    ),
+    "unknown fields": (
+        written(more=[1, {"x": None}], serviceEndpoint={"host": "myhost", "port": 8080, "tls": True}),
+        Member(NAME, Endpoint("myhost", 8080)),
+    ),
+    "status in lower case": (written(status="alive"), Member(NAME, Endpoint("myhost", 8080))),
+    "port as text": (service(port="80"), Member(NAME, Endpoint("myhost", 80))),
+    "port as float": (service(port=80.0), Member(NAME, Endpoint("myhost", 80))),
+    "lowest port": (service(port=1), Member(NAME, Endpoint("myhost", 1))),
+    "highest port": (service(port=65535), Member(NAME, Endpoint("myhost", 65535))),
+    "byte-order mark": (b"\xef\xbb\xbf" + written(), Member(NAME, Endpoint("myhost", 8080))),
+    "white space": (b" \n\t" + written() + b"\r\n", Member(NAME, Endpoint("myhost", 8080))),
+    "IPv4": (service(host="10.0.0.1"), Member(NAME, Endpoint("10.0.0.1", 8080))),
+    "IPv6, bare": (service(host="2001:DB8:0::1"), Member(NAME, Endpoint("2001:db8::1", 8080))),
+    "IPv6 in brackets": (service(host="[2001:db8::1]"), Member(NAME, Endpoint("2001:db8::1", 8080))),
+    "IPv4 as IPv6": (service(host="::ffff:10.0.0.1"), Member(NAME, Endpoint("10.0.0.1", 8080))),
+    "host with a trailing dot": (
+        service(host="db.example.com."),
+        Member(NAME, Endpoint("db.example.com", 8080)),
+    ),
+    "service port 0": (
+        service(port=0),
+        Member(NAME, None),
+    ),
+    "service port 0 and an additional endpoint": (
+        written(
+            serviceEndpoint={"host": "a", "port": 0}, additionalEndpoints={"http": {"host": "a", "port": 1}}
+        ),
+        Member(NAME, None, additional={"http": Endpoint("a", 1)}),
+    ),
+    "shard as text": (written(shard="7"), Member(NAME, Endpoint("myhost", 8080), shard=7)),
+    "shard 0": (written(shard=0), Member(NAME, Endpoint("myhost", 8080), shard=0)),
+    "null shard": (
+        written(status="ALIVE")[:-1] + b',"shard":null}',
+        Member(NAME, Endpoint("myhost", 8080)),
+    ),
+    "addresses that are none": (
+        service(inet="nonsense", inet6="10.0.0.1"),
+        Member(NAME, Endpoint("myhost", 8080)),
+    ),
+    "metadata that is none": (written(metadata=[1]), Member(NAME, Endpoint("myhost", 8080))),
+}
+
+
+@pytest.mark.parametrize(("data", "expected"), READ.values(), ids=READ.keys())
+def test_a_member_of_this_dialect_is_read(data: bytes, expected: Member) -> None:
+    assert decode_member(NAME, data) == expected
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_every_status_is_read_in_any_case_since_what_is_served_is_a_setting(status: Status) -> None:
+    for text in (status.value, status.value.lower(), status.value.capitalize()):
+        assert decode_member(NAME, written(status=text)).status is status
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), list(enumerate(["DEAD", "STARTING", "ALIVE", "STOPPING", "STOPPED", "WARNING"]))
+)
+def test_a_status_that_is_a_number_is_of_thrifts_enumeration(number: int, status: str) -> None:
+    assert decode_member(NAME, written(status=number)).status == status
+
+
+@pytest.mark.parametrize(
+    "name", ["member_abc", "member_", "member_0000000001", "member_-2147483648", "member_" + "9" * 5000]
+)
+def test_the_suffix_of_a_members_name_means_nothing(name: str) -> None:
+    member = decode_member(name, written())
+    assert (member.name, member.service) == (name, Endpoint("myhost", 8080))
+
+
+@pytest.mark.parametrize(
+    ("name", "sequence"),
+    [
+        ("member_0000000318", 318),
+        ("member_2147483647", 2147483647),
+        ("member_-2147483648", -2147483648),
+        ("member_abc", None),
+        ("member_", None),
+        ("m3", None),
+        ("0000000318", None),
+        ("member_1 ", None),
+        ("member_٣", None),
+        ("member_" + "9" * 5000, None),
+    ],
+)
+def test_a_sequence_is_what_zookeeper_counted(name: str, sequence: int | None) -> None:
+    assert Member(name, None).sequence == sequence
+
+
+# -- refused ----------------------------------------------------------------------------------------------
+
+REFUSED = {
+    "nothing": (b"", "empty"),
+    "blanks": (b" \n ", "empty"),
+    "a byte-order mark alone": (b"\xef\xbb\xbf", "empty"),
+    "garbage": (b"garbage", "json"),
+    "\\x01": (b"\x01", "json"),
+    "zeros": (bytes(8), "json"),
+    "truncated": (written()[:-5], "json"),
+    "two values": (written() + written(), "json"),
+    "an array": (b"[]", "json"),
+    "null": (b"null", "json"),
+    "a number": (b"1", "json"),
+    "text": (b'"ALIVE"', "json"),
+    "not UTF-8": (b'{"status":"\xff"}', "json"),
+    "UTF-16": (written().decode().encode("utf-16"), "json"),
+    "half a surrogate": (b'{"status":"\\ud800"}', "json"),
+    "nested without end": (b'{"a":' * 5000, "json"),
+    "a number without end": (b'{"shard":' + b"9" * 5000 + b"}", "json"),
+    "an empty object": (b"{}", "host"),
+    "null endpoint": (b'{"serviceEndpoint":null,"status":"ALIVE"}', "host"),
+    "no host": (service(host=None), "host"),
+    "empty host": (service(host=""), "host"),
+    "host that is a number": (service(host=10), "host"),
+    "host of blanks": (service(host=" "), "host"),
+    "host with a path": (service(host="http://web/"), "host"),
+    "host with a port": (service(host="web:80"), "host"),
+    "half an address": (service(host="10.0.0"), "host"),
+    "too much of an address": (service(host="10.0.0.256"), "host"),
+    "a scope": (service(host="fe80::1%eth0"), "host"),
+    "a long label": (service(host="a" * 64 + ".example"), "host"),
+    "a long name": (service(host=".".join(["a" * 60] * 5)), "host"),
+    "an empty label": (service(host="a..b"), "host"),
+    "control characters": (service(host="a\nb"), "host"),
+    "no port": (service(port=None), "port"),
+    "port beyond 65535": (service(port=65536), "port"),
+    "negative port": (service(port=-1), "port"),
+    "port with a fraction": (service(port=80.5), "port"),
+    "port that is true": (service(port=True), "port"),
+    "port in words": (service(port="http"), "port"),
+    "empty port": (service(port=""), "port"),
+    "port in other digits": (service(port="٨٠"), "port"),
+    "port of many digits": (service(port="9" * 5000), "port"),
+    "port in a list": (service(port=[80]), "port"),
+    "no status": (written(status=None), "status"),
+    "unknown status": (written(status="FINE"), "status"),
+    "status number beyond the enumeration": (written(status=99), "status"),
+    "negative status": (written(status=-1), "status"),
+    "status that is true": (written(status=True), "status"),
+    "shard beyond 32 bits": (written(shard=2**31), "shard"),
+    "shard with a fraction": (written(shard=1.5), "shard"),
+    "shard in words": (written(shard="one"), "shard"),
+    "additionalEndpoints in a list": (written(additionalEndpoints=[]), "field"),
+    "additional endpoint without port": (written(additionalEndpoints={"http": {"host": "a"}}), "port"),
+    "additional endpoint without host": (written(additionalEndpoints={"http": {"port": 1}}), "host"),
+    "additional endpoint that is text": (written(additionalEndpoints={"http": "a:1"}), "host"),
+    # Until it is read, it is refused under its own word.
+    "thrift": (
+        bytes.fromhex("0c00010b0001000000036f646408000200000002000d00020b0c000000000800030000000200"),
+        "thrift",
+    ),
+}
+
+
+@pytest.mark.parametrize(("data", "why"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_bad_member_is_refused_under_a_word_to_count_it_by(data: bytes, why: str) -> None:
+    assert reason(data) == why
+
+
+@given(st.binary(max_size=300))
+@example(b"\xef\xbb\xbf{")
+@example(b'{"serviceEndpoint":{"host":"\\u0000","port":1},"status":"ALIVE"}')
+@settings(max_examples=500, deadline=None)
+def test_arbitrary_bytes_raise_nothing_but_bad_member(data: bytes) -> None:
+    with contextlib.suppress(BadMemberError):
+        decode_member(NAME, data)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+_ENDPOINT = st.fixed_dictionaries({}, optional=dict.fromkeys(("host", "port", "inet", "inet6"), _JSON))
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "serviceEndpoint": _ENDPOINT | _JSON,
+            "additionalEndpoints": st.dictionaries(st.text(max_size=5), _ENDPOINT | _JSON, max_size=2)
+            | _JSON,
+            "status": st.sampled_from(["ALIVE", "alive", 2]) | _JSON,
+            "shard": _JSON,
+            "metadata": _JSON,
+        },
+    )
+)
+@settings(max_examples=500, deadline=None)
+def test_fields_of_any_types_raise_nothing_but_bad_member(record: dict[str, Any]) -> None:
+    data = json.dumps(record).encode()
+    try:
+        member = decode_member(NAME, data)
+    except BadMemberError:
+        return
+    assert decode_member(NAME, encode_member(member)).status is member.status
+
+
+# -- written ----------------------------------------------------------------------------------------------
+
+
+def test_a_member_is_written_as_go_serversets_writes_it_byte_for_byte() -> None:
+    expected = b'{"serviceEndpoint":{"host":"myhost","port":8080},"additionalEndpoints":{},"status":"ALIVE"}'
+    assert encode_member(Member(NAME, Endpoint("myhost", 8080))) == expected
+
+
+def test_shard_and_additional_endpoints_are_written_as_finagle_writes_them() -> None:
+    member = Member(NAME, Endpoint("foo", 1000), additional={"http": Endpoint("foo", 8080)}, shard=42)
+    assert encode_member(member) == FINAGLE
+
+
+def test_shard_0_is_written_and_metadata_stands_last() -> None:
+    member = Member(NAME, Endpoint("::1", 1), shard=0, metadata={"a": "b"}, status=Status.STARTING)
+    assert encode_member(member).endswith(b'"status":"STARTING","shard":0,"metadata":{"a":"b"}}')
+    assert b'{"host":"::1","port":1}' in encode_member(member)  # IPv6 without brackets
+
+
+_HOSTS = st.ip_addresses().map(str).map(canonical_host) | st.from_regex(
+    r"[a-z]([a-z0-9-]{0,20}[a-z0-9])?(\.[a-z][a-z0-9]{0,10}){0,3}", fullmatch=True
+)
+_TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
+_ENDPOINTS = st.builds(Endpoint, _HOSTS, st.integers(1, 65535))
+
+
+@given(
+    st.builds(
+        Member,
+        st.just(NAME),
+        st.none() | _ENDPOINTS,
+        additional=st.dictionaries(_TEXT, _ENDPOINTS, max_size=3),
+        status=st.sampled_from(Status),
+        shard=st.none() | st.integers(-(2**31), 2**31 - 1),
+        metadata=st.dictionaries(_TEXT, _TEXT, max_size=3),
+    )
+)
+@settings(max_examples=300, deadline=None)
+def test_what_is_written_is_read_again(member: Member) -> None:
+    data = encode_member(member)
+    assert decode_member(NAME, data) == member
+    assert data.startswith(b'{"')  # old Java sniffs for it
+    assert json.loads(data)["status"] == member.status.value
+
+
+# -- hosts ------------------------------------------------------------------------------------------------
+
+
+@given(st.text(max_size=80))
+@settings(max_examples=300, deadline=None)
+def test_a_host_is_canonical_once_and_for_all(text: str) -> None:
+    try:
+        host = canonical_host(text)
+    except BadValueError:
+        return
+    assert canonical_host(host) == host
+    assert is_ip(host) or host.isascii()
+
+
+def test_an_endpoints_addresses_are_those_that_are_known_without_a_resolver() -> None:
+    assert Endpoint("10.0.0.1", 80, inet="10.9.9.9").addresses == ("10.0.0.1",)
+    assert Endpoint("myhost", 80).addresses == ()
+    assert Endpoint("myhost", 80, inet="10.0.0.1", inet6="::1").addresses == ("10.0.0.1", "::1")

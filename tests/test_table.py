@@ -1,0 +1,307 @@
+"""The table: what a change alters, what is kept of those who left, and for how long."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
+from zkdns.serverset.member import Endpoint, Member
+from zkdns.table import DEPARTED_SECONDS, Table
+
+WEB = ServiceName("web", "staging")
+KEY = WEB.key
+PATH = "/discovery/staging/web"
+
+
+def member(number: int, host: str | None = None, **fields: object) -> Member:
+    return Member(f"member_{number:010d}", Endpoint(host or f"10.0.0.{number}", 80), **fields)  # type: ignore[arg-type]
+
+
+def put(*members: Member, origin: str = PATH, name: ServiceName = WEB) -> SetPut:
+    return SetPut(origin, name, members)
+
+
+def names(table: Table, origin: str = PATH) -> list[str]:
+    """The members of a set, in order."""
+    return list(table.services[KEY].sets[origin].members)
+
+
+def table_of(*changes: Change, departed_seconds: float = DEPARTED_SECONDS) -> Table:
+    table = Table(departed_seconds=departed_seconds)
+    for change in changes:
+        table.apply(change)
+    return table
+
+
+def test_a_new_table_is_empty() -> None:
+    table = Table()
+    assert (table.services, table.origins, table.hosts, table.serial) == ({}, set(), set(), 0)
+    assert list(table.contents()) == []
+
+
+# -- sets ---------------------------------------------------------------------------------------------------
+
+
+def test_a_set_may_come_without_members_and_is_a_service_all_the_same() -> None:
+    table = Table()
+    assert table.apply(put()) == {KEY}
+    assert names(table) == []
+    assert table.apply(put()) == set()
+
+
+def test_a_put_gives_exactly_these_members_and_tells_whether_anything_changed() -> None:
+    table = table_of(put(member(1), member(2)))
+    assert table.apply(put(member(1), member(2))) == set()
+    assert table.apply(put(member(2), member(3))) == {KEY}
+    assert names(table) == [member(2).name, member(3).name]
+    assert table.apply(put(member(2, "10.9.9.9"), member(3))) == {KEY}
+    assert table.services[KEY].sets[PATH].members[member(2).name].service == Endpoint("10.9.9.9", 80)
+
+
+def test_members_come_and_go() -> None:
+    table = table_of(put(member(1)))
+    assert table.apply(SetChanged(PATH, (member(2),), ())) == {KEY}
+    assert table.apply(SetChanged(PATH, (), (member(1).name,))) == {KEY}
+    assert table.apply(SetChanged(PATH, (), (member(1).name,))) == set()
+    assert names(table) == [member(2).name]
+
+
+def test_a_change_of_a_set_that_is_not_known_does_nothing() -> None:
+    table = Table()
+    assert table.apply(SetChanged(PATH, (member(1),), ())) == set()
+    assert table.apply(SetDropped(PATH)) == set()
+    assert (table.services, table.hosts) == ({}, set())
+
+
+def test_a_dropped_set_takes_its_service_along() -> None:
+    table = table_of(put(member(1, "myhost")))
+    table.apply(SetChanged(PATH, (), (member(1).name,)), 0.0)
+    assert table.apply(SetDropped(PATH)) == {KEY}
+    assert (table.services, table.origins, table.hosts) == ({}, set(), set())
+    assert table.expire(1000.0) == set()
+
+
+def test_a_set_that_changes_its_name_leaves_the_old_one() -> None:
+    other = ServiceName("api", "prod")
+    table = table_of(put(member(1, "myhost")))
+    assert table.apply(put(member(1, "myhost"), name=other)) == {KEY, other.key}
+    assert (list(table.services), table.origins, table.hosts) == ([other.key], {PATH}, {"myhost"})
+
+
+def test_two_sets_of_one_name_are_one_service_until_the_last_goes() -> None:
+    upper = put(member(1), origin="/discovery/staging/WEB", name=ServiceName("WEB", "staging"))
+    for first, second in ((put(member(1)), upper), (upper, put(member(1)))):
+        table = table_of(first, second)
+        service = table.services[KEY]
+        assert service.first.origin == PATH  # lower case goes first, whoever came first
+        assert [owner.origin for owner in service.by_precedence()] == [PATH, upper.origin]
+        assert table.apply(SetDropped(PATH)) == {KEY}
+        assert table.services[KEY].first.origin == upper.origin
+        assert table.apply(SetDropped(upper.origin)) == {KEY}
+        assert table.services == {}
+
+
+def test_retain_drops_every_other_set() -> None:
+    other = put(member(1), origin="/discovery/staging/api", name=ServiceName("api", "staging"))
+    table = table_of(put(member(1)), other)
+    assert table.retain({PATH, "/not/there"}) == {other.name.key}
+    assert table.origins == {PATH}
+    assert table.retain({PATH}) == set()
+
+
+# -- who left -----------------------------------------------------------------------------------------------
+
+
+def test_who_left_is_kept_for_a_minute_under_origin_and_name() -> None:
+    table = table_of(put(member(1), member(2)))
+    table.apply(SetChanged(PATH, (), (member(1).name,)), 100.0)
+    table.apply(put(), 130.0)
+    service = table.services[KEY]
+    assert service.departed == {
+        (PATH, member(1).name): (member(1), 160.0),
+        (PATH, member(2).name): (member(2), 190.0),
+    }
+    assert table.expire(159.9) == set()
+    assert table.expire(160.0) == {KEY}
+    assert table.expire(160.0) == set()
+    assert list(service.departed) == [(PATH, member(2).name)]
+    assert table.expire(190.0) == {KEY}
+    assert service.departed == {}
+
+
+def test_who_comes_back_has_not_left() -> None:
+    table = table_of(put(member(1)))
+    table.apply(SetChanged(PATH, (), (member(1).name,)), 0.0)
+    table.apply(SetChanged(PATH, (member(1),), ()), 1.0)
+    assert table.services[KEY].departed == {}
+    assert table.expire(1000.0) == set()
+    assert names(table) == [member(1).name]
+
+
+def test_one_change_may_remove_a_member_and_add_it_anew() -> None:
+    table = table_of(put(member(1)))
+    assert table.apply(SetChanged(PATH, (member(1, "10.9.9.9"),), (member(1).name,))) == {KEY}
+    assert table.services[KEY].departed == {}
+    assert names(table) == [member(1).name]
+
+
+def test_a_table_may_keep_nobody_who_left() -> None:
+    table = table_of(put(member(1, "myhost")), put(), departed_seconds=0)
+    assert table.services[KEY].departed == {}
+    assert table.hosts == set()
+
+
+def test_who_left_a_dropped_set_is_forgotten_though_the_service_stays() -> None:
+    table = table_of(put(member(1, "myhost")), put(origin="/other", name=ServiceName("Web", "staging")))
+    table.apply(SetChanged(PATH, (), (member(1).name,)), 0.0)
+    table.apply(SetDropped(PATH))
+    assert table.services[KEY].departed == {}
+    assert table.hosts == set()
+    assert table.expire(1000.0) == set()
+
+
+# -- host names ---------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_the_names_and_not_the_addresses_of_all_endpoints() -> None:
+    extra = {"admin": Endpoint("other.example", 1), "six": Endpoint("2001:db8::1", 1)}
+    table = table_of(put(member(1, "myhost", additional=extra), member(2)))
+    assert table.hosts == {"myhost", "other.example"}
+
+
+def test_resolved_addresses_alter_the_services_that_use_the_host() -> None:
+    api = ServiceName("api", "staging")
+    table = table_of(
+        put(member(1, "myhost")),
+        put(member(1, "myhost"), origin="/api", name=api),
+        put(member(1), origin="/db", name=ServiceName("db", "staging")),
+    )
+    resolved = HostResolved("myhost", ("10.0.0.1",))
+    assert table.apply(resolved) == {KEY, api.key}
+    assert table.apply(resolved) == set()
+    assert table.addresses_of("myhost") == ("10.0.0.1",)
+    assert table.apply(HostResolved("myhost", ())) == {KEY, api.key}
+    assert table.apply(HostResolved("unknown", ("10.0.0.1",))) == set()
+    assert table.addresses_of("unknown") == ()
+
+
+@pytest.mark.parametrize("departed_seconds", [0.0, 60.0])
+@pytest.mark.parametrize(
+    "change",
+    [
+        SetChanged(PATH, (member(2, "myhost"),), (member(1, "myhost").name,)),
+        SetChanged(PATH, (member(1, "myhost", shard=1),), ()),
+        SetChanged(PATH, (member(1, "myhost"),), (member(1, "myhost").name,)),
+        put(member(2, "myhost")),
+        put(member(1, "myhost", shard=1)),
+    ],
+)
+def test_a_host_keeps_its_addresses_while_a_member_with_it_is_exchanged(
+    departed_seconds: float, change: Change
+) -> None:
+    """A member that restarts leaves and joins in one change; nobody would resolve the host again."""
+    table = table_of(
+        put(member(1, "myhost")), HostResolved("myhost", ("10.0.0.1",)), departed_seconds=departed_seconds
+    )
+    table.apply(change, 0.0)
+    table.expire(1000.0)
+    assert table.addresses_of("myhost") == ("10.0.0.1",)
+    assert table.hosts == {"myhost"}
+
+
+def test_a_hosts_addresses_are_forgotten_with_its_last_member() -> None:
+    table = table_of(put(member(1, "myhost"), member(2, "myhost")), HostResolved("myhost", ("10.0.0.1",)))
+    table.apply(put(member(2, "myhost")), 0.0)
+    table.expire(60.0)
+    assert table.addresses_of("myhost") == ("10.0.0.1",)
+    table.apply(put(), 100.0)
+    assert table.addresses_of("myhost") == ("10.0.0.1",)  # the departed member's name still needs it
+    table.expire(160.0)
+    assert (table.hosts, table.addresses_of("myhost")) == (set(), ())
+
+
+# -- copies -------------------------------------------------------------------------------------------------
+
+_MEMBERS = st.builds(
+    member,
+    st.integers(0, 5),
+    st.sampled_from([None, "myhost", "db.example"]),
+    shard=st.none() | st.integers(0, 2),
+)
+_ORIGINS = st.sampled_from(
+    [
+        (PATH, WEB),
+        ("/discovery/staging/WEB", ServiceName("WEB", "staging")),
+        ("/api", ServiceName("api", "prod")),
+    ]
+)
+_CHANGES = st.lists(
+    st.builds(
+        lambda at, members: SetPut(at[0], at[1], tuple(members)),
+        _ORIGINS,
+        st.lists(_MEMBERS, max_size=4, unique_by=lambda entry: entry.name),
+    )
+    | st.builds(
+        lambda at, added, removed: SetChanged(at[0], tuple(added), tuple(entry.name for entry in removed)),
+        _ORIGINS,
+        st.lists(_MEMBERS, max_size=3),
+        st.lists(_MEMBERS, max_size=3),
+    )
+    | st.builds(lambda at: SetDropped(at[0]), _ORIGINS)
+    | st.builds(
+        HostResolved,
+        st.sampled_from(["myhost", "db.example", "unknown"]),
+        st.sampled_from([(), ("10.1.1.1",), ("10.1.1.1", "::1")]),
+    ),
+    max_size=20,
+)
+
+
+@given(_CHANGES, st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_contents_make_an_empty_table_equal_and_hosts_are_counted_right(
+    changes: list[Change], departing: bool
+) -> None:
+    table = Table(departed_seconds=60.0 if departing else 0.0)
+    for at, change in enumerate(changes):
+        table.apply(change, float(at))
+    table.expire(1000.0)
+    copy = table_of(*table.contents())
+    assert list(copy.contents()) == list(table.contents())
+    assert copy.services.keys() == table.services.keys()
+    used = {
+        entry.service.host
+        for service in table.services.values()
+        for owner in service.sets.values()
+        for entry in owner.members.values()
+        if entry.service and not entry.service.host[0].isdigit()
+    }
+    assert table.hosts == copy.hosts == used
+    assert all(not service.departed for service in table.services.values())
+
+
+@given(_CHANGES)
+@settings(max_examples=200, deadline=None)
+def test_a_change_tells_every_service_that_it_alters(changes: list[Change]) -> None:
+    table = Table()
+    for change in changes:
+        before = _picture(table)
+        told = table.apply(change, 0.0)
+        after = _picture(table)
+        altered = {key for key in before.keys() | after.keys() if before.get(key) != after.get(key)}
+        assert altered <= told
+
+
+def _picture(table: Table) -> dict[object, object]:
+    """What each service's answers are made of."""
+    return {
+        key: [
+            (owner.origin, name, entry, [table.addresses_of(endpoint.host) for endpoint in entry.endpoints])
+            for owner in service.by_precedence()
+            for name, entry in owner.members.items()
+        ]
+        for key, service in table.services.items()
+    }
