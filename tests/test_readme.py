@@ -1,4 +1,4 @@
-"""The README is true: its commands do what it says, its files are accepted, its examples print what it has."""
+"""The README is true: its commands do what it says, its files hold, its examples print what it shows."""
 
 import os
 import re

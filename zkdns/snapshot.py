@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from pathlib import Path
 
 import msgspec
@@ -45,7 +46,8 @@ def write_snapshot(path: Path, snapshot: Snapshot) -> None:
         SnapshotError: it cannot be written; what was there stays.
     """
     body = msgspec.msgpack.encode(snapshot)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    # A name of the thread's own: at the end one may still be writing while another begins.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     try:
         with beside.open("wb") as file:
             file.writelines((_MAGIC, hashlib.sha256(body).digest(), body))

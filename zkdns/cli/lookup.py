@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 import socket
 import sys
 import time
@@ -12,17 +14,18 @@ import click
 import dnslib
 import msgspec
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from zkdns.address import HostPort, parse_host_port
-from zkdns.cli.options import MISTAKEN, config_option, load_or_exit
+from zkdns.cli.options import MISTAKEN, askable, config_option, load_or_exit
+from zkdns.dns.wire import Ede
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import parse_name, to_text
 
 _UDP_SIZE = 1232
 _EDE_OPTION = 15
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+_LARGEST = 65535
+_LONGEST_WAIT = 3600.0
 
 NOT_FOUND = 1
 """The exit status where the server answered, and there are no such records."""
@@ -55,6 +58,12 @@ class Answer(msgspec.Struct, frozen=True):
     """Extended DNS errors (RFC 8914), as `14: the table has not been read yet`."""
 
 
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if math.isnan(value):  # which no range excludes
+        raise click.BadParameter("nan is not a number of seconds.")
+    return value
+
+
 class _NoAnswerError(ZkdnsError):
     """The server did not answer."""
 
@@ -63,7 +72,14 @@ class _NoAnswerError(ZkdnsError):
 @click.argument("name")
 @click.argument("qtype", metavar="[TYPE]", default="A")
 @click.option("--server", metavar="ADDR[:PORT]", help="Which server to ask (default: the configured one).")
-@click.option("--timeout", type=click.FloatRange(min=0.01), default=3.0, show_default=True, help="Seconds.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0.01, _LONGEST_WAIT),
+    callback=_seconds,
+    default=3.0,
+    show_default=True,
+    help="Seconds.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def lookup(
@@ -95,52 +111,77 @@ def lookup(
 def _server(text: str | None, config_file: str | None) -> HostPort:
     if text:
         return parse_host_port(text, default_port=53)
-    address = load_or_exit({}, config_file).listen[0]
+    address = load_or_exit({}, config_file, with_fixed=False).listen[0]
     if not address.port:
         raise BadValueError(f"{address} does not tell the server's port; name it with --server ADDR:PORT")
-    return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
+    return askable(address)
 
 
 def _query(name: str, qtype: str) -> dnslib.DNSRecord:
     labels = parse_name(name)
-    try:
-        number = int(getattr(dnslib.QTYPE, qtype.upper()))
-    except dnslib.DNSError:
-        digits = qtype.upper().removeprefix("TYPE")
-        if not (digits.isdigit() and digits != qtype.upper() and int(digits) <= 0xFFFF):  # noqa: PLR2004 - 16 bits
-            raise BadValueError(
-                f"{qtype!r} is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257"
-            ) from None
-        number = int(digits)
+    number = _type_number(qtype.upper())
     query = dnslib.DNSRecord(dnslib.DNSHeader(rd=1), q=dnslib.DNSQuestion(dnslib.DNSLabel(labels), number))
     query.add_ar(dnslib.EDNS0(udp_len=_UDP_SIZE))
     return query
 
 
+def _type_number(qtype: str) -> int:
+    """A record type by its name, or by its number as in RFC 3597 §5."""
+    number = dnslib.QTYPE.reverse.get(qtype)
+    if number is None and re.fullmatch(r"TYPE[0-9]{1,5}", qtype):
+        number = int(qtype.removeprefix("TYPE"))
+    if number is None or number > 0xFFFF:  # noqa: PLR2004 - 16 bits
+        raise BadValueError(f"{qtype!r} is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257")
+    return int(number)
+
+
 def _ask(query: dnslib.DNSRecord, server: HostPort, timeout: float) -> Answer:
     begun = time.perf_counter()
+    message = query.pack()
     try:
-        family = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
-        to: dict[str, Any] = {
-            "dest": family[4][0],
-            "port": server.port,
-            "timeout": timeout,
-            "ipv6": family[0] == socket.AF_INET6,
-        }
-        response = dnslib.DNSRecord.parse(query.send(**to))
+        family, _, _, _, to = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
+        response = _parse(_exchange_udp(message, family, to, timeout), query, server)
         if response.header.tc:
-            response = dnslib.DNSRecord.parse(query.send(**to, tcp=True))
+            response = _parse(_exchange_tcp(message, family, to, timeout), query, server)
     except TimeoutError:
         raise _NoAnswerError(f"{server} did not answer within {timeout:g} s") from None
     except OSError as error:
         raise _NoAnswerError(
             f"{server} cannot be asked: {error.strerror or error}; does zkdns run there?"
         ) from None
+    return _read(query, response, server, (time.perf_counter() - begun) * 1000)
+
+
+def _exchange_udp(message: bytes, family: int, to: tuple[Any, ...], timeout: float) -> bytes:
+    """One datagram there, and the answer; connected, so that a port where nobody listens says so at once."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(to)
+        sock.send(message)
+        return sock.recv(_LARGEST)
+
+
+def _exchange_tcp(message: bytes, family: int, to: tuple[Any, ...], timeout: float) -> bytes:
+    with socket.socket(family, socket.SOCK_STREAM) as sock:
+        sock.settimeout(timeout)
+        sock.connect(to)
+        sock.sendall(len(message).to_bytes(2) + message)
+        with sock.makefile("rb") as stream:
+            length = stream.read(2)
+            response = stream.read(int.from_bytes(length))
+    if len(length) + len(response) < 2 + int.from_bytes(length):
+        raise ConnectionAbortedError("it closed the connection amid its answer")
+    return response
+
+
+def _parse(response: bytes, query: dnslib.DNSRecord, server: HostPort) -> dnslib.DNSRecord:
+    try:
+        parsed = dnslib.DNSRecord.parse(response)
     except (dnslib.DNSError, ValueError) as error:
         raise _NoAnswerError(f"{server} answered what cannot be read: {error}") from None
-    if response.header.id != query.header.id:
+    if parsed.header.id != query.header.id or not parsed.header.qr:
         raise _NoAnswerError(f"{server} answered another question")
-    return _read(query, response, server, (time.perf_counter() - begun) * 1000)
+    return parsed
 
 
 def _read(query: dnslib.DNSRecord, response: dnslib.DNSRecord, server: HostPort, took: float) -> Answer:
@@ -150,7 +191,7 @@ def _read(query: dnslib.DNSRecord, response: dnslib.DNSRecord, server: HostPort,
         option for record in response.ar if record.rtype == dnslib.QTYPE.OPT for option in record.rdata
     ]
     errors = [
-        f"{int.from_bytes(option.data[:2])}: {option.data[2:].decode(errors='replace')}".rstrip(": ")
+        _error_text(int.from_bytes(option.data[:2]), option.data[2:].decode(errors="replace"))
         for option in options
         if option.code == _EDE_OPTION
     ]
@@ -166,6 +207,12 @@ def _read(query: dnslib.DNSRecord, response: dnslib.DNSRecord, server: HostPort,
         additional=_rows([record for record in response.ar if record.rtype != dnslib.QTYPE.OPT]),
         errors=tuple(errors),
     )
+
+
+def _error_text(code: int, text: str) -> str:
+    """An extended DNS error; where the server adds no text, by the name that RFC 8914 gives it."""
+    known = Ede(code).name.replace("_", " ").lower() if code in Ede.__members__.values() else ""
+    return f"{code}: {text or known}".removesuffix(": ")
 
 
 def _rows(records: list[dnslib.RR]) -> tuple[Row, ...]:
@@ -194,9 +241,13 @@ def _show(answer: Answer) -> None:
     ):
         if not rows:
             continue
-        table = Table.grid(padding=(0, 2, 0, 0))
-        for row in rows:
-            table.add_row(Text(row.name), str(row.ttl), row.type, Text(row.data))
         if title:
             console.print(Text(f"\n{title}:", style="dim"))
-        console.print(table)
+        widest = [max(map(len, column)) for column in zip(*map(_cells, rows), strict=True)]
+        for row in rows:
+            cells = map(str.ljust, _cells(row), widest)
+            console.print(Text("  ".join(cells).rstrip()))
+
+
+def _cells(row: Row) -> tuple[str, str, str, str]:
+    return row.name, str(row.ttl), row.type, row.data

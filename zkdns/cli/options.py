@@ -10,14 +10,17 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
+from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, load_config
 from zkdns.errors import ConfigError
-from zkdns.serverset.fixed import load_fixed
+from zkdns.serverset.fixed import load_demo, load_fixed
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
+
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 config_option = click.option(
     "--config",
@@ -46,15 +49,28 @@ def setting_options(command: F) -> F:
     return command
 
 
-def load_or_exit(flags: Mapping[str, object], config_file: str | None) -> Config:
-    """The configuration, fixed file included; where it has mistakes, tell all of them and exit."""
+def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_fixed: bool = True) -> Config:
+    """The configuration; where it has mistakes, tell all of them and exit.
+
+    Args:
+        flags: by the setting's key, as click reads them.
+        config_file: what `--config` says.
+        with_fixed: whether the fixed file must be right too.
+    """
     try:
         config = load_config(flags=flags, environment=os.environ, file=config_file)
-        if config.fixed:
+        if config.fixed and with_fixed:
             load_fixed(Path(config.fixed), config.namespace)
+        if config.demo:
+            load_demo(config.namespace)
     except ConfigError as error:
         exit_mistaken(error.mistakes)
     return config
+
+
+def askable(address: HostPort) -> HostPort:
+    """Where to ask who listens there: a wildcard is no address to send to."""
+    return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
 
 
 def exit_mistaken(mistakes: Iterable[str]) -> NoReturn:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Callable
 
 import click
 
 from zkdns.address import HostPort
-from zkdns.cli.options import config_option, load_or_exit, setting_options
+from zkdns.cli.options import askable, config_option, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError
 from zkdns.names import to_text
-from zkdns.observe.logs import configure_logs
+from zkdns.observe.logs import configure_logs, silence
+
+_STDERR = 2
 
 # What to try in the example: each shows another thing that it can do.
 _EXAMPLES = (
@@ -34,18 +37,33 @@ _EXAMPLES = (
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
     """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C."""
+    _open_standard_files()
     config = load_or_exit(flags, config_file)
     configure_logs(config.log_format, config.log_level, process="supervisor")
 
     def ready(addresses: list[HostPort]) -> None:
-        if config.demo:
-            _show_examples(config, addresses[0])
+        if not config.demo:
+            return
+        try:
+            _show_examples(config, askable(addresses[0]))
+        except OSError:  # nobody can read them; the server stands all the same
+            silence(sys.stdout)
 
     try:
         asyncio.run(_run(config, ready))
     except ListenError as error:
         click.echo(f"zkdns: {error}", err=True)
         sys.exit(1)
+
+
+def _open_standard_files() -> None:
+    """Take the numbers 0, 1 and 2 where whoever started us closed them, lest a socket gets one of them.
+
+    A child finds other files there than its parent had.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
 async def _run(config: Config, ready: Callable[[list[HostPort]], None]) -> None:

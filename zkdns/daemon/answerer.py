@@ -6,6 +6,7 @@ It knows nothing of ZooKeeper, and holds no secret of it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -17,12 +18,15 @@ from zkdns.dns.responder import Responder
 from zkdns.dns.wire import servfail
 from zkdns.dns.zone import Zone
 from zkdns.table import Table
-from zkdns.transport.tcp import TcpServer
+from zkdns.transport.tcp import TcpServer, affordable_connections
 from zkdns.transport.udp import UdpServer
 
 log = structlog.get_logger("zkdns.answerer")
 
 _TICK_SECONDS = 1.0
+# How long questions wait at most for the watcher's first word. It comes at once, and what is asked while this
+# process is a lost one's successor deserves the table; a mute watcher must not keep anybody waiting.
+_FIRST_WORD_SECONDS = 2.0
 
 
 async def answer(task: Task, tell: Tell) -> None:
@@ -31,20 +35,29 @@ async def answer(task: Task, tell: Tell) -> None:
     zone = Zone(table, task.config)
     responder = Responder(zone)
 
+    first_word = asyncio.Event()
+
     def heard(health: Health) -> None:
         responder.ready, responder.stale = health.ready, health.stale
+        first_word.set()
         tell(Report(ready=health.ready))
 
     respond = _Careful(responder)
     opened = [socket.socket(fileno=number) for number in task.sockets]
     udp = [UdpServer(sock, respond) for sock in opened if sock.type == socket.SOCK_DGRAM]
-    tcp = [TcpServer(sock, respond) for sock in opened if sock.type == socket.SOCK_STREAM]
-    for server in udp:
-        server.start()
-    for listener in tcp:
-        await listener.start()
+    listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
+    most = affordable_connections(len(listening))
+    tcp = [TcpServer(sock, respond, most_connections=most) for sock in listening]
     follower = asyncio.create_task(Subscriber(task.feed, table, zone.refresh, heard).run())
     try:
+        with contextlib.suppress(TimeoutError):
+            # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
+            async with asyncio.timeout(_FIRST_WORD_SECONDS):
+                await first_word.wait()
+        for server in udp:
+            server.start()
+        for listener in tcp:
+            await listener.start()
         await _tick(table, zone, responder)
     finally:
         follower.cancel()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -51,8 +53,7 @@ def main(roles: dict[str, Callable[[Task, Tell], Awaitable[None]]]) -> None:
     control = socket.socket(fileno=int(sys.argv[-1]))
     asyncio.run(_run(control, roles))
     # Without waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
-    sys.stderr.flush()
-    os._exit(0)
+    os._exit(0)  # what was logged is written already
 
 
 async def _run(control: socket.socket, roles: dict[str, Callable[[Task, Tell], Awaitable[None]]]) -> None:
@@ -68,9 +69,10 @@ async def _run(control: socket.socket, roles: dict[str, Callable[[Task, Tell], A
     orphaned = asyncio.create_task(reader.read())
     orphaned.add_done_callback(lambda _: work.cancel())
     await asyncio.wait([work])
+    if orphaned.done():  # nobody else is left to tidy up
+        shutil.rmtree(Path(task.feed).parent, ignore_errors=True)
     if not work.cancelled() and (error := work.exception()):
         structlog.get_logger("zkdns").error("process failed", exc_info=error)
-        sys.stderr.flush()
         os._exit(1)
 
 

@@ -45,7 +45,9 @@ class Changes(msgspec.Struct, frozen=True, tag="changes"):
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """The copy is complete."""
+    """The copy is complete, and has this serial, also where it holds nothing."""
+
+    serial: int
 
 
 class Health(msgspec.Struct, frozen=True, tag="health"):
@@ -131,7 +133,7 @@ class Publisher:
         messages: list[FeedMessage] = [Begin()]
         while part := tuple(itertools.islice(contents, _CHANGES_IN_FRAME)):
             messages.append(Changes(self.table.serial, part))
-        frames = b"".join(map(FRAMES.encode, (*messages, End(), self.health)))
+        frames = b"".join(map(FRAMES.encode, (*messages, End(self.table.serial), self.health)))
         self._subscribers[writer] = _MOST_BACKLOG + len(frames)
         writer.write(frames)
 
@@ -190,6 +192,7 @@ class Subscriber:
                     self._apply(message)
                     await asyncio.sleep(0)  # a whole buffer of frames must not hold up answers
                 case End():
+                    self._table.serial = message.serial
                     self._on_change(self._table.retain(self._copied or set()))
                     self._copied = None
                 case Health():

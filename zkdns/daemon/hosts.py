@@ -53,6 +53,7 @@ class HostResolver:
             wanted = self._table.hosts
             for host in self._due.keys() - wanted:
                 del self._due[host]
+                self._failing.discard(host)
             for host in wanted - self._running.keys():
                 is_due = self._due.setdefault(host, 0.0) <= clock()
                 # A name that was out of use for a moment has lost its addresses in the table.
@@ -68,7 +69,7 @@ class HostResolver:
             async with self._room:
                 addresses = await _addresses_of(host)
         except OSError as error:
-            if host not in self._failing:
+            if host in self._due and host not in self._failing:  # not forgotten meanwhile
                 self._failing.add(host)
                 log.warning("host name not resolved; keeping what is known", host=host, reason=str(error))
             pause = RETRY_SECONDS

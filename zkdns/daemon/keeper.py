@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -16,11 +15,12 @@ from pathlib import Path
 import structlog
 
 import zkdns
+from zkdns.config.values import PREFIX
 from zkdns.daemon.child import REPORTS, TASKS, Task
 
 log = structlog.get_logger("zkdns.supervisor")
 
-STOP_SECONDS = 4.0
+STOP_SECONDS = 3.0
 """How long a child may take to end before it is killed."""
 
 # A child that lived this long is replaced at once; one that died sooner a little later each time.
@@ -46,18 +46,13 @@ class ChildKeeper:
         self._task = task
         self._heard = heard
         self._stopping = asyncio.Event()
-        self._process: asyncio.subprocess.Process | None = None
 
     async def run(self) -> None:
         """Keep a child running; returns after `stop`, when the last one has ended."""
         pause = 0.0
         while not self._stopping.is_set():
             begun = time.monotonic()
-            try:
-                status = await self._run_once()
-            except OSError as error:  # no processes, no memory, no file descriptors: that may pass
-                log.error("process cannot be started", role=self._task.role, reason=str(error))
-                status = None
+            status = await self._run_once()
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - begun
@@ -66,25 +61,40 @@ class ChildKeeper:
                 "process ended; starting another", role=self._task.role, status=status, in_seconds=pause
             )
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                async with asyncio.timeout(pause):
+                    await self._stopping.wait()
 
-    async def stop(self) -> None:
-        """Ask the child to end, and make it end if it does not."""
+    def stop(self) -> None:
+        """Ask the child to end, and make it end if it does not; `run` returns when it has."""
         self._stopping.set()
-        process = self._process
-        if process is None:
-            return
-        self._signal(process, signal.SIGTERM)
-        try:
-            await asyncio.wait_for(process.wait(), STOP_SECONDS)
-        except TimeoutError:
-            log.warning("process does not end; killing it", role=self._task.role, pid=process.pid)
-            self._signal(process, signal.SIGKILL)
 
-    async def _run_once(self) -> int:
-        """Run one child from start to end; return its exit status."""
+    async def _run_once(self) -> int | None:
+        """Run one child from start to end; return its exit status, None where it cannot be started."""
+        try:
+            process, control = await self._start()
+        except OSError as error:  # no processes, no memory, no file descriptors: that may pass
+            log.error("process cannot be started", role=self._task.role, reason=str(error))
+            return None
+        self.pid = process.pid
+        ender = asyncio.create_task(self._end_when_asked(process))
+        reader, writer = await asyncio.open_unix_connection(sock=control)
+        writer.write(TASKS.encode(self._task))
+        log.debug("process started", role=self._task.role, pid=process.pid)
+        while (report := await REPORTS.read(reader)) is not None:
+            self.ready = report.ready
+            self._heard()
+        status = await process.wait()
+        ender.cancel()
+        writer.close()
+        self.pid, self.ready = None, False
+        self._heard()
+        return status
+
+    async def _start(self) -> tuple[asyncio.subprocess.Process, socket.socket]:
+        """Start a child; return it with our end of its control socket."""
         ours, its = socket.socketpair()
-        with its:
+        with its, contextlib.ExitStack() as closed_on_error:
+            closed_on_error.enter_context(ours)
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "zkdns.daemon", self._task.role, str(its.fileno())),
                 stdin=subprocess.DEVNULL,
@@ -92,28 +102,28 @@ class ChildKeeper:
                 env=_environment(),
                 process_group=0,  # Ctrl-C in a terminal is for the supervisor, which ends the others in order
             )
-        self._process, self.pid = process, process.pid
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        writer.write(TASKS.encode(self._task))
-        log.debug("process started", role=self._task.role, pid=process.pid)
-        if self._stopping.is_set():  # asked to stop while it was being started
-            self._signal(process, signal.SIGTERM)
-        while (report := await REPORTS.read(reader)) is not None:
-            self.ready = report.ready
-            self._heard()
-        status = await process.wait()
-        self._process, self.pid, self.ready = None, None, False
-        writer.close()
-        self._heard()
-        return status
+            closed_on_error.pop_all()
+        return process, ours
 
-    def _signal(self, process: asyncio.subprocess.Process, number: signal.Signals) -> None:
+    async def _end_when_asked(self, process: asyncio.subprocess.Process) -> None:
+        await self._stopping.wait()
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(number)
+            process.terminate()
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await process.wait()
+        except TimeoutError:
+            log.warning("process does not end; killing it", role=self._task.role, pid=process.pid)
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
 
 
 def _environment() -> dict[str, str]:
-    """The environment of a child: it finds this very package, and nothing that lies in its directory."""
+    """The environment of a child: it finds this very package, and nothing that lies in its directory.
+
+    Our own variables stay here: a child is told what it needs to know, and the answerer no ZooKeeper.
+    """
     here = str(Path(zkdns.__file__).resolve().parent.parent)
     others = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([here, *others])}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    return {**inherited, "PYTHONPATH": os.pathsep.join([here, *others])}

@@ -26,7 +26,7 @@ log = structlog.get_logger("zkdns.watcher")
 Publish: TypeAlias = Callable[[list[Change]], None]
 OnHealth: TypeAlias = Callable[[bool, bool], None]
 
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.25
 _UNREACHABLE_SECONDS = 3.0  # before this a connection that is not there yet is not worth a line
 _STOP_SECONDS = 2.0
 
@@ -102,19 +102,25 @@ class FixedSource:
         self._publish = publish
         self._on_health = on_health
         self._origins: set[str] = set()
-        self._seen: tuple[int, ...] | None = None
 
     async def run(self) -> None:
-        """Read the file now, and whenever it becomes another."""
+        """Read the file now, and whenever it has become another.
+
+        A file that changes is let be until it has stood still from one look to the next: many editors empty
+        a file before they write it, and an empty one would be taken for one without services.
+        """
         if self._path is None:
             self._take(load_demo(self._config.namespace))
             return
+        read = before = _signature(self._path)
+        self._read(self._path)
         while True:
-            seen = _signature(self._path)
-            if seen != self._seen:
-                self._seen = seen
-                self._read(self._path)
             await asyncio.sleep(_POLL_SECONDS)
+            now = _signature(self._path)
+            if now == before != read:
+                read = now
+                self._read(self._path)
+            before = now
 
     def _read(self, path: Path) -> None:
         try:

@@ -68,9 +68,12 @@ class Supervisor:
             ]
             children = (watcher, *self._answerers)
             running = [asyncio.create_task(child.run()) for child in children]
-            await self._stopping.wait()
+            asked = asyncio.create_task(self._stopping.wait())
+            # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
+            await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping")
-            await asyncio.gather(*(child.stop() for child in children))
+            for child in children:
+                child.stop()
             await asyncio.gather(*running)
 
     def _bind(self, stack: contextlib.ExitStack) -> list[list[SocketPair]]:

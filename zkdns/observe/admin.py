@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.server
 import socket
+import socketserver
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -58,7 +59,13 @@ class AdminServer:
 def _server_class(address: HostPort) -> type[http.server.ThreadingHTTPServer]:
     class Server(http.server.ThreadingHTTPServer):
         address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        allow_reuse_port = False  # two servers must not share a port unnoticed
         daemon_threads = True
+
+        def server_bind(self) -> None:
+            """Bind, without the base class's look-up of a host name: DNS may be what is about to start."""
+            socketserver.TCPServer.server_bind(self)
+            self.server_name, self.server_port = address.host, self.socket.getsockname()[1]
 
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that hangs up costs nobody anything, and is not worth a traceback."""

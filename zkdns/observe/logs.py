@@ -1,9 +1,15 @@
-"""Logs by structlog, to standard error: for people in colours, for machines as a JSON object a line."""
+"""Logs by structlog, to standard error: for people in colours, for machines as a JSON object a line.
+
+A log that cannot be written (a full disk, a reader that has gone) is lost, and nothing else is.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
+from collections.abc import Callable
+from typing import TextIO
 
 import structlog
 
@@ -30,22 +36,66 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str) -> N
         structlog.processors.add_log_level,
     ]
     if log_format == "json":
+        # Without the frames' variables, which hold what nobody wants in a log.
+        traceback = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
         rest: list[structlog.types.Processor] = [
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(traceback),
             structlog.processors.JSONRenderer(),
         ]
     else:
         rest = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr is not None and sys.stderr.isatty(),
+                exception_formatter=structlog.dev.plain_traceback,
+            ),
         ]
     structlog.configure(
         processors=shared + rest,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=_Output(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     # Libraries that log by themselves say only what went wrong.
-    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    logging.basicConfig(level=logging.ERROR, handlers=[_ToStructlog()], force=True)
+
+
+class _Output:
+    """Where lines go, as much as can be written of them; None: nowhere."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        self._attempt(lambda stream: stream.write(text))
+
+    def flush(self) -> None:
+        self._attempt(lambda stream: stream.flush())
+
+    def _attempt(self, act: Callable[[TextIO], object]) -> None:
+        if self._stream is None:
+            return
+        try:
+            act(self._stream)
+        except BrokenPipeError:  # for good; and what is still buffered must not be an error at exit
+            silence(self._stream)
+        except (OSError, ValueError):  # a full disk, which may pass
+            pass
+
+
+class _ToStructlog(logging.Handler):
+    """Makes of a library's log record a line like ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(
+            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+        )
+
+
+def silence(stream: TextIO) -> None:
+    """Let nobody hear what else is written: the reader of this stream has gone."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

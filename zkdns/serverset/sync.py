@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger("zkdns.sync")
 
-# Enough to keep the connection busy over a round trip; more only lengthens the queue before a reconnect.
-_MOST_IN_FLIGHT = 256
+# Enough to keep the connection busy over a round trip. kazoo's wake-up pipe holds 278 bytes (measured) and
+# blocks who writes to a full one: those that a broken connection left in it must fit beside a new one's.
+_MOST_IN_FLIGHT = 128
 # After an error that is the znode's own (access denied, say) nothing will announce that it is over.
 _RETRY_SECONDS = 30.0
 
@@ -67,11 +68,12 @@ class SyncState(enum.StrEnum):
 class _Directory:
     """A znode above the sets: the root, an environment."""
 
-    __slots__ = ("children", "elements", "path", "watch")
+    __slots__ = ("children", "elements", "is_retried", "path", "watch")
 
     def __init__(self, path: str, elements: tuple[str, ...]) -> None:
         self.path = path
         self.watch: Callable[[WatchedEvent], None] | None = None
+        self.is_retried = False
         self.elements = elements
         self.children: dict[str, _Node] = {}
 
@@ -79,18 +81,22 @@ class _Directory:
 class _Set:
     """A set's znode and what is known of its members; a member that cannot be used is None."""
 
-    __slots__ = ("added", "czxid", "members", "name", "path", "published", "reading", "removed", "watch")
+    __slots__ = (
+        *("added", "czxid", "is_retried", "members", "name", "path"),
+        *("published", "reading", "removed", "watch"),
+    )
 
     def __init__(self, path: str, name: ServiceName) -> None:
         self.path = path
         self.watch: Callable[[WatchedEvent], None] | None = None
+        self.is_retried = False
         self.name = name
         self.czxid = 0
         self.members: dict[str, Member | None] = {}
         self.reading: set[str] = set()
         self.published = False
         self.added: list[Member] = []
-        self.removed: list[str] = []
+        self.removed: set[str] = set()
 
 
 _Node = _Directory | _Set
@@ -135,8 +141,8 @@ class TreeSync:
 
     @property
     def origins(self) -> set[str]:
-        """The origins of all sets that were published and not dropped."""
-        return {node.path for node in self._sets(self._root) if node.published}
+        """The origins of all sets that exist, also of those that cannot be read."""
+        return {node.path for node in self._sets(self._root)}
 
     # -- the connection ------------------------------------------------------------------------------------
 
@@ -162,6 +168,7 @@ class TreeSync:
     def _forget_watches(self, node: _Node) -> None:
         """With its connection kazoo has dropped all watches, and all that was asked."""
         node.watch = None
+        node.is_retried = False
         if isinstance(node, _Set):
             node.reading.clear()
             return
@@ -213,21 +220,27 @@ class TreeSync:
 
     def _fired(self, generation: int, node: _Node, event: WatchedEvent) -> None:
         """A child watch of the node, in the event loop; events of type NONE tell of the session instead."""
-        if generation == self._generation and event.type != "NONE":
+        if generation == self._generation and event.type != "NONE" and self._is_attached(node):
             self._list(node, walk=False)
 
-    def _failed(self, node: _Node, path: str, error: BaseException) -> None:
+    def _failed(self, node: _Node, path: str, error: BaseException, *, walk: bool) -> None:
         """An error that is the znode's own: keep what is known of it, say it once, try again later."""
         if path not in self._complained:
             self._complained.add(path)
             why = "access denied" if isinstance(error, NoAuthError) else repr(error)
             log.warning("cannot read znode; keeping what is known of it", path=path, reason=why)
-        generation = self._generation
-        self._loop.call_later(_RETRY_SECONDS, self._retry, generation, node)
+        if node.is_retried:
+            return  # many members of one set may fail at once
+        node.is_retried = True
+        is_open = walk and node is self._root  # without the root nothing has been read at all
+        self._walking += is_open
+        self._loop.call_later(_RETRY_SECONDS, self._retry, self._generation, node, is_open)
 
-    def _retry(self, generation: int, node: _Node) -> None:
-        if generation == self._generation:
-            self._list(node, walk=False)
+    def _retry(self, generation: int, node: _Node, walk: bool) -> None:
+        if generation == self._generation and self._is_attached(node):
+            node.is_retried = False
+            self._walking -= walk
+            self._list(node, walk=walk)
 
     # -- listing -------------------------------------------------------------------------------------------
 
@@ -252,7 +265,7 @@ class TreeSync:
         if isinstance(result.exception, NoNodeError):
             self._missing(node, walk=walk)
         elif result.exception is not None:
-            self._failed(node, node.path, result.exception)
+            self._failed(node, node.path, result.exception, walk=walk)
         elif isinstance(node, _Directory):
             self._complained.discard(node.path)
             self._directory_listed(node, result.value[0], walk=walk)
@@ -264,19 +277,16 @@ class TreeSync:
         level = len(node.elements)
         wanted = self._namespace.fixed[level]
         present = {name for name in names if wanted in (None, name)}
-        if node.path == "/":
+        if node.path == "/" and not self._client.chroot:
             present.discard("zookeeper")  # ZooKeeper's own
         for name in node.children.keys() - present:
             self._drop(node.children.pop(name))
         for name in sorted(present):
-            child = node.children.get(name)
-            is_new = child is None
+            child = node.children.get(name) or self._child(node, name)
             if child is None:
-                child = self._child(node, name)
-                if child is None:
-                    continue
-                node.children[name] = child
-            if is_new or walk:  # in a generation's walk the known ones need their watches again
+                continue
+            node.children[name] = child
+            if child.watch is None:  # a new one, or not listed yet in this generation
                 self._list(child, walk=walk)
 
     def _child(self, parent: _Directory, name: str) -> _Node | None:
@@ -319,7 +329,7 @@ class TreeSync:
 
     def _root_checked(self, node: _Directory, result: IAsyncResult, walk: bool) -> None:
         if result.exception is not None:
-            self._failed(node, node.path, result.exception)
+            self._failed(node, node.path, result.exception, walk=walk)
         elif result.value is not None:  # made between the two questions
             self._list(node, walk=walk)
 
@@ -331,12 +341,13 @@ class TreeSync:
             node.published = False
             node.members.clear()
             node.reading.clear()
-            node.added, node.removed = [], []
+            node.added.clear()
+            node.removed.clear()
         present = {name for name in names if name.startswith(MEMBER_PREFIX)}
         node.reading &= present
         for name in node.members.keys() - present:
             if node.members.pop(name) is not None:
-                node.removed.append(name)
+                node.removed.add(name)
         for name in sorted(present - node.members.keys() - node.reading):
             node.reading.add(name)
             self._ask(
@@ -346,14 +357,14 @@ class TreeSync:
             )
         self._flush(node)
 
-    def _member_read(self, node: _Set, czxid: int, name: str, result: IAsyncResult, walk: bool) -> None:  # noqa: ARG002 - what all answers are handed
+    def _member_read(self, node: _Set, czxid: int, name: str, result: IAsyncResult, walk: bool) -> None:
         if czxid != node.czxid or name not in node.reading or not self._is_attached(node):
             return
         node.reading.discard(name)
         if result.exception is None:
             self._learn(node, name, result.value[0])
         elif not isinstance(result.exception, NoNodeError):
-            self._failed(node, f"{node.path}/{name}", result.exception)
+            self._failed(node, f"{node.path}/{name}", result.exception, walk=walk)
         self._flush(node)
 
     def _learn(self, node: _Set, name: str, data: bytes) -> None:
@@ -366,26 +377,38 @@ class TreeSync:
             return
         node.members[name] = member
         node.added.append(member)
+        node.removed.discard(name)
 
     def _flush(self, node: _Set) -> None:
-        """Publish what is new of a set: at first the whole of it when all is read, then each difference."""
+        """Publish what is new of a set: at first the whole of it when all is read, then each difference.
+
+        The last who left wait for those that are being read, which have come in their place: a set whose
+        members were all replaced while the connection was lost is never seen empty.
+        """
         if not node.published:
             if node.reading:
                 return
             node.published = True
             members = tuple(member for member in node.members.values() if member is not None)
             self._publish([SetPut(node.path, node.name, members)])
-        elif node.added or node.removed:
-            self._publish([SetChanged(node.path, tuple(node.added), tuple(node.removed))])
-        node.added, node.removed = [], []
+            node.removed.clear()
+        else:
+            is_left = any(node.members.values())
+            removed = tuple(sorted(node.removed)) if is_left or not node.reading else ()
+            if node.added or removed:
+                self._publish([SetChanged(node.path, tuple(node.added), removed)])
+            node.removed.difference_update(removed)
+        node.added.clear()
 
     # -- the tree ------------------------------------------------------------------------------------------
 
     def _drop(self, node: _Node) -> None:
-        """A znode is gone: say so for each set at or below it that was told of."""
+        """A znode is gone: say so for each set at or below it.
+
+        Also for one that was never read: others may know its members, from a snapshot.
+        """
         for lost in self._sets(node):
-            if lost.czxid:
-                self._publish([SetDropped(lost.path)])
+            self._publish([SetDropped(lost.path)])
 
     def _sets(self, node: _Node) -> list[_Set]:
         if isinstance(node, _Set):

@@ -1,8 +1,8 @@
 """TCP (RFC 7766, RFC 9210): framed messages, pipelined, on connections that cannot hold anything up.
 
 bytes ──▶ buffer ──▶ one message ──▶ respond ──▶ length and response in one write
-             ▲                                          │ the asker does not read
-             └────────── reading paused ◀───────────────┘
+             ▲                                          │ the asker does not read, or asks faster
+             └────────── reading paused ◀───────────────┘ than its turns come
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import resource
 import socket
 from collections import Counter
 
@@ -19,6 +20,9 @@ IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the
 MOST_CONNECTIONS = 1024
 MOST_PER_CLIENT = 128
 
+# What a process has open beside connections: standard files, event loop, feed, and some to spare.
+_OTHER_FILES = 64
+_FILES_OF_LISTENER = 3  # its TCP socket, asyncio's copy of that, and the UDP socket beside it
 # So many queries of one connection are answered before anybody else gets a turn.
 _BURST = 32
 _LENGTH = 2
@@ -29,11 +33,29 @@ class TcpServer:
 
     When there are too many connections the longest idle one is closed for a new one, so that a flood of
     idle connections locks nobody out.
+
+    Args:
+        sock: it must listen, and stays its owner's.
+        respond: what answers a message.
+        idle_seconds: how long a connection may bring no whole query before it is closed.
+        most_connections: how many there may be in all.
+        most_per_client: how many one client may have of them.
     """
 
-    def __init__(self, sock: socket.socket, respond: Respond) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        respond: Respond,
+        *,
+        idle_seconds: float = IDLE_SECONDS,
+        most_connections: int = MOST_CONNECTIONS,
+        most_per_client: int = MOST_PER_CLIENT,
+    ) -> None:
         self._sock = sock
         self._respond = respond
+        self._idle_seconds = idle_seconds
+        self._most_connections = most_connections
+        self._most_per_client = most_per_client
         self._server: asyncio.Server | None = None
         self._connections: dict[_Connection, str] = {}  # the longest idle first
         self._per_client: Counter[str] = Counter()
@@ -42,7 +64,9 @@ class TcpServer:
         """Begin to accept connections in the running event loop."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self, self._respond), sock=self._sock.dup(), backlog=MOST_CONNECTIONS
+            lambda: _Connection(self, self._respond, self._idle_seconds),
+            sock=self._sock.dup(),
+            backlog=MOST_CONNECTIONS,
         )
 
     def stop(self) -> None:
@@ -56,9 +80,9 @@ class TcpServer:
         """A connection was accepted; make room for it where there are too many."""
         self._connections[connection] = client
         self._per_client[client] += 1
-        if self._per_client[client] > MOST_PER_CLIENT:
+        if self._per_client[client] > self._most_per_client:
             self._evict(next(other for other, owner in self._connections.items() if owner == client))
-        elif len(self._connections) > MOST_CONNECTIONS:
+        elif len(self._connections) > self._most_connections:
             self._evict(next(iter(self._connections)))
 
     def active(self, connection: _Connection) -> None:
@@ -83,9 +107,10 @@ class TcpServer:
 class _Connection(asyncio.Protocol):
     """One connection, from its first byte to its last answer."""
 
-    def __init__(self, server: TcpServer, respond: Respond) -> None:
+    def __init__(self, server: TcpServer, respond: Respond, idle_seconds: float) -> None:
         self._server = server
         self._respond = respond
+        self._idle_seconds = idle_seconds
         self._buffer = bytearray()
         self._transport: asyncio.Transport
         self._timer: asyncio.TimerHandle
@@ -97,7 +122,7 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)  # noqa: S101 - what create_server makes
         self._transport = transport
         peer = transport.get_extra_info("peername")
-        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
+        self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self.close)
         self._server.opened(self, _client_of(peer))
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
@@ -122,7 +147,6 @@ class _Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._is_paused = False
-        self._transport.resume_reading()
         if not self._is_scheduled:
             self._work()
 
@@ -131,14 +155,17 @@ class _Connection(asyncio.Protocol):
         self._timer.cancel()
         if not self._transport.is_closing():
             self._transport.close()
-            self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.abort)
+            self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self.abort)
 
     def abort(self) -> None:
         """Close at once."""
         self._transport.abort()
 
     def _work(self) -> None:
-        """Answer a burst of what has arrived; the rest in the event loop's next round."""
+        """Answer a burst of what has arrived; the rest in the event loop's next round.
+
+        Until that is done nothing more is read, or whoever asks without a pause would fill the memory.
+        """
         self._is_scheduled = False
         for _ in range(_BURST):
             if self._is_paused or self._transport.is_closing():
@@ -147,12 +174,15 @@ class _Connection(asyncio.Protocol):
             if message is None:
                 if self._is_at_end:
                     self.close()
+                else:
+                    self._transport.resume_reading()
                 return
             if not message:  # a length of zero: nothing that could be answered will follow
                 self.close()
                 return
             self._answer(message)
         self._is_scheduled = True
+        self._transport.pause_reading()
         asyncio.get_running_loop().call_soon(self._work)
 
     def _next_message(self) -> bytes | None:
@@ -169,10 +199,29 @@ class _Connection(asyncio.Protocol):
     def _answer(self, message: bytes) -> None:
         self._server.active(self)
         self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self.close)
+        self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self.close)
         response = self._respond(message, stream=True)
         if response is not None:
             self._transport.write(len(response).to_bytes(_LENGTH) + response)
+
+
+def affordable_connections(listeners: int) -> int:
+    """How many connections each of so many listeners of this process may have.
+
+    It takes the files that the system grants (a soft limit of 1,024 is common, the hard one far above it):
+    without a file left no connection is accepted, and so none makes room for another.
+    """
+    others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
+    wanted = others + MOST_CONNECTIONS * listeners
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MOST_CONNECTIONS
+    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    except (OSError, ValueError):
+        granted = soft
+    return max(1, (granted - others) // listeners)
 
 
 def _client_of(peer: object) -> str:

@@ -1,0 +1,315 @@
+"""`zkdns lookup`, run as people do, against a real server, and against ones that are none."""
+
+import contextlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.server import ZkdnsServer
+
+_MANY = 60
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[ZkdnsServer]:
+    with ZkdnsServer("--demo", "--listen", "127.0.0.1:0", "--listen", "[::1]:0") as server:
+        yield server.wait_ready()
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZkdnsServer]:
+    """One service with more members than UDP has room for."""
+    fixed = tmp_path_factory.mktemp("fixed") / "services.toml"
+    members = [f"a-host-name-of-some-length-{number:03d}.example.com:80" for number in range(_MANY)]
+    fixed.write_text(f'[services."{"a" * 60}.staging"]\nmembers = {json.dumps(members)}\n')
+    with ZkdnsServer("--fixed", str(fixed)) as server:
+        yield server.wait_ready()
+
+
+def lookup(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ZKDNS_")}
+    return subprocess.run(
+        [sys.executable, "-m", "zkdns", "lookup", *arguments],
+        capture_output=True,
+        text=True,
+        env={**kept, **environment},
+        check=False,
+        timeout=30,
+    )
+
+
+def server_of(server: ZkdnsServer) -> str:
+    return f"127.0.0.1:{server.port}"
+
+
+def as_json(*arguments: str) -> dict[str, Any]:
+    ended = lookup(*arguments, "--json")
+    assert ended.stderr == ""
+    (line,) = ended.stdout.splitlines()
+    found = json.loads(line)
+    assert isinstance(found, dict)
+    return found
+
+
+# -- answers ------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_is_told_as_people_read_it(demo: ZkdnsServer) -> None:
+    ended = lookup("api.v2.staging.discovery", "SRV", "--server", server_of(demo))
+    assert (ended.returncode, ended.stderr) == (0, "")
+    first, *lines = ended.stdout.splitlines()
+    assert re.fullmatch(
+        rf"api\.v2\.staging\.discovery\. SRV: NOERROR, 2 records, from {server_of(demo)} in \d+\.\d ms", first
+    )
+    assert sorted(lines[:2]) == [
+        "api.v2.staging.discovery.  5  SRV  0 100 8000 m0.api.v2.staging.discovery.",
+        "api.v2.staging.discovery.  5  SRV  0 100 8000 m1.api.v2.staging.discovery.",
+    ]
+    assert lines[2:4] == ["", "additional:"]
+    assert sorted(lines[4:]) == [
+        "m0.api.v2.staging.discovery.  5  A     192.0.2.11",
+        "m1.api.v2.staging.discovery.  5  AAAA  2001:db8::11",
+    ]
+
+
+def test_json_is_one_object_with_all_of_the_answer(demo: ZkdnsServer) -> None:
+    found = as_json("--server", server_of(demo), "m0.web.staging.discovery", "a")
+    assert found.pop("milliseconds") > 0
+    assert found == {
+        "name": "m0.web.staging.discovery.",
+        "type": "A",
+        "server": server_of(demo),
+        "rcode": "NOERROR",
+        "flags": ["aa", "rd"],
+        "answers": [{"name": "m0.web.staging.discovery.", "ttl": 5, "type": "A", "data": "192.0.2.1"}],
+        "authority": [],
+        "additional": [],
+        "errors": [],
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "status", "rcode"),
+    [
+        ("web.staging.discovery", "A", 0, "NOERROR"),
+        ("web.staging.discovery.", "aaaa", 1, "NOERROR"),
+        ("web.staging.discovery", "TYPE65280", 1, "NOERROR"),
+        ("web.staging.discovery", "type1", 0, "NOERROR"),
+        ("discovery", "SOA", 0, "NOERROR"),
+        ("nothing.staging.discovery", "A", 1, "NXDOMAIN"),
+        ("example.com", "A", 1, "REFUSED"),
+        (".", "NS", 1, "REFUSED"),
+        (r"a\.b.staging.discovery", "A", 1, "NXDOMAIN"),
+    ],
+)
+def test_the_exit_status_tells_whether_there_are_records(
+    demo: ZkdnsServer, name: str, qtype: str, status: int, rcode: str
+) -> None:
+    ended = lookup(name, qtype, "--server", server_of(demo))
+    assert (ended.returncode, ended.stderr) == (status, "")
+    assert f": {rcode}, " in ended.stdout.splitlines()[0]
+    assert (", no record, " in ended.stdout) == (status == 1)
+
+
+def test_what_stands_beside_an_answer_that_is_none_is_told(demo: ZkdnsServer) -> None:
+    told = lookup("nothing.staging.discovery", "--server", server_of(demo)).stdout
+    assert "\nauthority:\ndiscovery.  2  SOA  " in told
+    assert "the server says: 20: not authoritative\n" in lookup("x.org", "--server", server_of(demo)).stdout
+
+
+def test_an_answer_that_udp_has_no_room_for_is_asked_for_over_tcp(many: ZkdnsServer) -> None:
+    found = as_json("--server", server_of(many), f"{'a' * 60}.staging.discovery", "SRV")
+    assert len(found["answers"]) == _MANY
+    assert "tc" not in found["flags"]
+
+
+def test_an_ipv6_server_can_be_asked(demo: ZkdnsServer) -> None:
+    (_, port) = demo.addresses[1]
+    ended = lookup("web.staging.discovery", "--server", f"[::1]:{port}")
+    assert ended.returncode == 0
+    assert f"from [::1]:{port} in" in ended.stdout
+
+
+# -- printed ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, columns: str) -> None:
+    name = f"{'a' * 60}.staging.discovery"
+    ended = lookup(name, "SRV", "--server", server_of(many), COLUMNS=columns, TERM="xterm-256color")
+    assert "\x1b" not in ended.stdout
+    lines = ended.stdout.splitlines()
+    assert len(lines) == 1 + _MANY
+    assert all(line.startswith(f"{name}.  5  SRV  0 100 80 a-host-name") for line in lines[1:])
+    assert all(line.endswith(".example.com.") for line in lines[1:])
+
+
+def test_a_reader_that_goes_away_gets_no_traceback(demo: ZkdnsServer) -> None:
+    command = f"{sys.executable} -m zkdns lookup web.staging.discovery --server {server_of(demo)}"
+    ended = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
+    assert "Traceback" not in ended.stderr
+
+
+# -- which server -------------------------------------------------------------------------------------------
+
+
+def test_without_server_the_configured_one_is_asked(demo: ZkdnsServer, tmp_path: Path) -> None:
+    config = tmp_path / "zkdns.toml"
+    config.write_text(f'listen = ["{server_of(demo)}"]\n')
+    assert lookup("web.staging.discovery", "--config", str(config)).returncode == 0
+    assert lookup("web.staging.discovery", ZKDNS_CONFIG=str(config)).returncode == 0
+    assert lookup("web.staging.discovery", ZKDNS_LISTEN=f"0.0.0.0:{demo.port}").returncode == 0
+    assert lookup("web.staging.discovery", ZKDNS_SERVER=server_of(demo)).returncode == 0
+
+
+def test_an_ipv6_wildcard_is_asked_at_its_loopback(demo: ZkdnsServer) -> None:
+    (_, port) = demo.addresses[1]
+    assert f"from [::1]:{port} in" in lookup("web.staging.discovery", ZKDNS_LISTEN=f"[::]:{port}").stdout
+
+
+def test_a_fixed_file_that_is_broken_just_now_stops_no_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
+    """The server goes on with what it said before, and that is what somebody wants to look at."""
+    broken = tmp_path / "services.toml"
+    broken.write_text("[services")
+    ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_FIXED=str(broken))
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# -- mistakes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["web..discovery"], "'web..discovery' is not a domain name: it has an empty label"),
+        (["a" * 64], "a label has 64 bytes, at most 63 are allowed"),
+        ([r"web\999.discovery"], "behind a backslash"),
+        (["web", "NOTYPE"], "'NOTYPE' is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257"),
+        (["web", "TYPE65536"], "'TYPE65536' is not a record type"),
+        (["web", "TYPE"], "'TYPE' is not a record type"),
+        (["web", "TYPE²"], "'TYPE²' is not a record type"),
+        (["web", "TYPE-1"], "'TYPE-1' is not a record type"),
+        (["web", "__class__"], "is not a record type"),
+        (["web", "--server", "127.0.0.1:99999"], "has the port '99999'"),
+        (["web", "--server", "a b"], "has no usable host"),
+        (["web", "--timeout", "0"], "0"),
+        (["web", "--timeout", "nan"], "nan is not a number of seconds"),
+        (["web", "--timeout", "inf"], "inf"),
+        ([], "Missing argument"),
+    ],
+)
+def test_what_is_typed_wrongly_is_told_as_a_sentence(arguments: list[str], told: str) -> None:
+    ended = lookup("--server", "127.0.0.1:1", *arguments)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert told in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_configuration_with_mistakes_is_told() -> None:
+    ended = lookup("web", ZKDNS_LISTEN="nowhere", ZKDNS_TTL="-1")
+    assert ended.returncode == 2
+    assert [line.split(":")[1] for line in ended.stderr.splitlines()] == [" ZKDNS_LISTEN", " ZKDNS_TTL"]
+
+
+def test_a_configured_port_0_tells_no_server() -> None:
+    ended = lookup("web", ZKDNS_LISTEN="127.0.0.1:0")
+    assert ended.returncode == 2
+    assert "127.0.0.1:0 does not tell the server's port; name it with --server" in ended.stderr
+
+
+# -- no answer ----------------------------------------------------------------------------------------------
+
+UNREADABLE = "answered what cannot be read"
+CLOSED = "cannot be asked: it closed the connection amid its answer"
+
+Reply = Callable[[bytes], bytes]
+
+
+@contextlib.contextmanager
+def odd_server(udp: Reply, tcp: Reply = lambda query: query) -> Iterator[str]:
+    """A server that replies whatever it likes; over TCP it closes thereafter."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        datagrams.bind(listener.getsockname())
+        listener.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                query, asker = datagrams.recvfrom(65535)
+                datagrams.sendto(udp(query), asker)
+                connection, _ = listener.accept()
+                with connection:
+                    connection.sendall(tcp(connection.recv(65535)[2:]))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for sock in (datagrams, listener):
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+            thread.join()
+
+
+def always(reply: bytes) -> Reply:
+    return lambda _: reply
+
+
+def truncated(query: bytes) -> bytes:
+    return query[:2] + b"\x83\x00" + query[4:]
+
+
+@pytest.mark.parametrize(
+    ("udp", "tcp", "told"),
+    [
+        (always(b"garbage"), None, UNREADABLE),
+        (always(b""), None, UNREADABLE),
+        (lambda query: b"\0\0" + truncated(query)[2:], None, "answered another question"),
+        (lambda query: query, None, "answered another question"),
+        (truncated, always(b""), CLOSED),
+        (truncated, always(b"\0"), CLOSED),
+        (truncated, always(b"\xff\xff12345678901234567890"), CLOSED),
+        (truncated, always(b"\0\x07garbage"), UNREADABLE),
+    ],
+)
+def test_an_answer_that_is_none_is_told_as_a_sentence(udp: Reply, tcp: Reply | None, told: str) -> None:
+    with odd_server(udp, tcp or (lambda query: query)) as server:
+        ended = lookup("web.staging.discovery", "--server", server)
+    assert (ended.returncode, ended.stdout) == (3, "")
+    assert ended.stderr.startswith(f"zkdns: {server} {told}")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_server_that_says_nothing_is_given_up_after_the_timeout() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 0))
+        server = f"127.0.0.1:{silent.getsockname()[1]}"
+        ended = lookup("web", "--server", server, "--timeout", "0.2")
+    assert ended.returncode == 3
+    assert ended.stderr == f"zkdns: {server} did not answer within 0.2 s\n"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
+def test_a_port_where_nobody_listens_says_so_at_once(host: str) -> None:
+    with socket.socket() as holder:  # holds the number for TCP, while UDP's stays without a listener
+        holder.bind(("127.0.0.1", 0))
+        server = f"{host}:{holder.getsockname()[1]}"
+        ended = lookup("web", "--server", server, "--timeout", "20")
+    assert ended.returncode == 3
+    assert ended.stderr == f"zkdns: {server} cannot be asked: Connection refused; does zkdns run there?\n"
+
+
+def test_a_server_by_a_name_that_there_is_not_is_told() -> None:
+    ended = lookup("web", "--server", "nowhere.invalid:53")
+    assert ended.returncode == 3
+    assert ended.stderr.startswith("zkdns: nowhere.invalid:53 cannot be asked: ")

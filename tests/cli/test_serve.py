@@ -1,0 +1,201 @@
+"""`zkdns serve` as far as its start: what it prints, and why it does not start."""
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+
+from tests.support.guard import guarded
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+
+_DIG = shutil.which("dig")
+_DIG_LINE = re.compile(r"^  (dig @\S+ -p \d+ \S+ \S+) +# .+$", re.MULTILINE)
+_SECONDS = 5.0
+
+
+def commands(server: ZkdnsServer) -> list[str]:
+    """The command lines that it printed, once the last line is there."""
+    eventually(lambda: "Ctrl-C ends it." in server.output)
+    return _DIG_LINE.findall(server.output)
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[ZkdnsServer]:
+    with ZkdnsServer("--demo") as server:
+        yield server.wait_ready()
+
+
+def test_the_example_prints_what_to_try_with_the_port_that_it_got(demo: ZkdnsServer) -> None:
+    printed = commands(demo)
+    assert len(printed) >= 5
+    assert all(f" @127.0.0.1 -p {demo.port} " in line for line in printed)
+    assert "\x1b" not in demo.output
+
+
+@pytest.mark.skipif(_DIG is None, reason="there is no dig here")
+def test_each_printed_command_gets_an_answer(demo: ZkdnsServer) -> None:
+    for line in commands(demo):
+        ended = subprocess.run([*line.split(), "+short"], capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, line
+        assert ended.stdout.strip(), line
+        assert ";;" not in ended.stdout, line
+
+
+@pytest.mark.parametrize(
+    ("listen", "asked"), [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "::1"), ("[::1]:0", "::1")]
+)
+def test_the_printed_commands_ask_an_address_that_can_be_asked(listen: str, asked: str) -> None:
+    with ZkdnsServer("--demo", "--listen", listen) as server:
+        assert all(f"@{asked} -p {server.port} " in line for line in commands(server))
+
+
+def test_the_printed_commands_name_the_zone_that_was_asked_for() -> None:
+    with ZkdnsServer("--demo", "--zone", "my.example") as server:
+        assert all(".my.example " in line for line in commands(server))
+
+
+def test_without_the_example_nothing_is_printed(tmp_path: Path) -> None:
+    fixed = tmp_path / "services.toml"
+    fixed.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n')
+    with ZkdnsServer("--fixed", str(fixed)) as server:
+        server.wait_ready()
+        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.output == ""
+
+
+def start_in_vain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A server that must end by itself."""
+    return subprocess.run(
+        [sys.executable, "-m", "zkdns", "serve", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+        timeout=20,
+    )
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+def test_a_taken_port_ends_it_with_a_sentence_and_status_1(kind: socket.SocketKind, workers: str) -> None:
+    with socket.socket(socket.AF_INET, kind) as other:
+        other.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            other.listen()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = start_in_vain("--demo", "--listen", address, "--admin", "none", "--workers", workers)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.startswith(f"zkdns: cannot listen on {address}: another program listens there")
+
+
+def test_a_taken_admin_port_ends_it_with_a_sentence_and_status_1() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        ended = start_in_vain("--demo", "--listen", "127.0.0.1:0", "--admin", address)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"zkdns: cannot listen on {address} for admin requests" in ended.stderr.splitlines()[-1]
+
+
+def test_two_servers_stand_side_by_side_and_a_third_on_a_port_of_theirs_is_refused() -> None:
+    with ZkdnsServer("--demo") as one, ZkdnsServer("--demo", "--workers", "2") as two:
+        assert one.wait_ready().port != two.wait_ready().port
+        for server in (one, two):
+            assert server.ask("m0.web.staging.discovery") == {"192.0.2.1"}
+            for workers in ("1", "2"):
+                address = f"127.0.0.1:{server.port}"
+                ended = start_in_vain("--demo", "--listen", address, "--workers", workers)
+                assert ended.returncode == 1
+                assert f"cannot listen on {address}: another program listens there" in ended.stderr
+
+
+def test_mistakes_are_told_at_once_with_status_2() -> None:
+    ended = start_in_vain("--ttl", "never", "--workers", "0", ZKDNS_ORDER="mixed")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert len(ended.stderr.splitlines()) == 3
+
+
+# -- standard files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
+def test_it_serves_with_closed_standard_files(closed: str) -> None:
+    server = ZkdnsServer("--demo")
+    server._command = ["sh", "-c", f'exec "$@" {closed}', "sh", *server._command]
+    with server:
+        assert server.wait_ready().ask("m0.web.staging.discovery") == {"192.0.2.1"}
+        assert server.ask("m0.web.staging.discovery", tcp=True) == {"192.0.2.1"}
+        assert server.events("process ended; starting another") == []
+        assert server.terminate() == 0
+
+
+@contextlib.contextmanager
+def unheard(redirected: str, output: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A server whose log nobody can read, and its port; it has been asked and has answered."""
+    with socket.create_server(("127.0.0.1", 0)) as holder:
+        port = int(holder.getsockname()[1])
+    serve = [
+        sys.executable,
+        "-m",
+        "zkdns",
+        "serve",
+        "--demo",
+        "--listen",
+        f"127.0.0.1:{port}",
+        "--admin",
+        "none",
+    ]
+    command = guarded(["sh", "-c", f'exec "$@" {redirected}', "sh", *serve])
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, start_new_session=True, stdout=output, stderr=output
+    ) as process:
+        try:
+            eventually(lambda: answers(port), 20.0)
+            yield process, port
+            process.terminate()
+            assert process.wait(_SECONDS) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def answers(port: int) -> bool:
+    query = dns.message.make_query("m0.web.staging.discovery", "A")
+    response = dns.query.udp(query, "127.0.0.1", port=port, timeout=0.5)
+    return [str(record) for rrset in response.answer for record in rrset] == ["192.0.2.1"]
+
+
+@pytest.mark.parametrize("redirected", ["<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/full"])
+def test_it_serves_when_it_can_tell_nobody(redirected: str) -> None:
+    with unheard(redirected):
+        pass
+
+
+def test_it_serves_on_when_readers_of_its_output_go_away() -> None:
+    with unheard("", subprocess.PIPE) as (process, port):
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline()
+        process.stdout.close()
+        process.stderr.close()
+        assert all(answers(port) for _ in range(20))
+
+
+def test_it_serves_when_the_reader_of_its_output_went_away_before_it_spoke() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        with unheard("", writer) as (_, port):
+            assert all(answers(port) for _ in range(20))
+    finally:
+        os.close(writer)

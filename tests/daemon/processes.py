@@ -1,0 +1,51 @@
+"""What the system knows of the processes of a server."""
+
+from pathlib import Path
+
+from tests.support.server import ZkdnsServer
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; a zombie is none."""
+    return _state_and_parent(pid)[0] not in {"", "Z", "X"}
+
+
+def children(server: ZkdnsServer) -> dict[int, str]:
+    """The server's own processes below its supervisor, with their roles; `zombie` for what was not reaped."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        pid = int(entry.name)
+        state, parent = _state_and_parent(pid)
+        arguments = command_line(pid)
+        if parent != server.process.pid:
+            continue
+        if state == "Z":
+            found[pid] = "zombie"
+        elif "zkdns.daemon" in arguments:
+            found[pid] = arguments[arguments.index("zkdns.daemon") + 1]
+    return found
+
+
+def command_line(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def open_files(pid: int) -> list[str]:
+    """What the process has open, as `socket`, `anon_inode`, `pipe`, or a path."""
+    directory = Path(f"/proc/{pid}/fd")
+    targets = (str(entry.readlink()) for entry in directory.iterdir())
+    return sorted(target if target.startswith("/") else target.partition(":")[0] for target in targets)
+
+
+def _state_and_parent(pid: int) -> tuple[str, int]:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return "", 0
+    state, parent = stat.rpartition(")")[2].split()[:2]
+    return state, int(parent)

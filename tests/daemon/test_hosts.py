@@ -1,0 +1,165 @@
+"""Host names of members, looked up with the machine's own resolver.
+
+`localhost` is in every hosts file, and `invalid` in no DNS (RFC 6761 §6.4).
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.daemon.feed_helpers import until
+from zkdns.daemon import hosts
+from zkdns.daemon.hosts import HostResolver
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import HostResolved, SetDropped, SetPut
+from zkdns.serverset.member import Endpoint, Member
+from zkdns.table import Table
+
+ABSENT = "nothing.invalid"
+LOOPBACK = {"127.0.0.1", "::1"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look again soon, and let the machine's resolver give up soon."""
+    monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")
+    monkeypatch.setattr(hosts, "RETRY_SECONDS", 0.0)
+    monkeypatch.setattr(hosts, "REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(hosts, "_ROUND_SECONDS", 0.001)
+
+
+class Resolving:
+    """A resolver at work on a table."""
+
+    def __init__(self) -> None:
+        self.table = Table(departed_seconds=0)
+        self.found: list[HostResolved] = []
+        self.resolver = HostResolver(self.table, self._publish)
+
+    def _publish(self, changes: list[HostResolved]) -> None:
+        self.found += changes
+        for change in changes:
+            self.table.apply(change)
+
+    def want(self, *names: str) -> None:
+        """Put members with these hosts into the table, and those before out of it."""
+        members = tuple(Member(f"m{n}", Endpoint(name, 80)) for n, name in enumerate(names))
+        self.table.apply(SetPut("fixed:web", ServiceName("web"), members))
+        self.resolver.wake()
+
+    async def rounds(self, host: str, count: int) -> None:
+        """Wait until a name was looked up so many times."""
+        due = self.resolver._due
+        for _ in range(count):
+            before = due.get(host) or 0.0  # which is at once
+            self.resolver.wake()
+            await until(lambda: due.get(host, 0.0) > before)  # noqa: B023 - used at once
+
+
+@asynccontextmanager
+async def resolving() -> AsyncIterator[Resolving]:
+    made = Resolving()
+    task = asyncio.create_task(made.resolver.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        for running in [*made.resolver._running.values()]:
+            running.cancel()
+
+
+def test_a_name_that_members_have_is_looked_up_again_and_again() -> None:
+    async def scenario() -> None:
+        async with resolving() as made:
+            made.want("localhost", "10.0.0.1")
+            await until(lambda: made.table.addresses_of("localhost"))
+            addresses = made.table.addresses_of("localhost")
+            assert set(addresses) <= LOOPBACK
+            assert list(addresses) == sorted(set(addresses))
+            await made.rounds("localhost", 2)
+            assert {change.host for change in made.found} == {"localhost"}
+
+    asyncio.run(scenario())
+
+
+def test_while_look_ups_fail_the_last_addresses_stand_and_it_is_told_once() -> None:
+    async def scenario() -> None:
+        async with resolving() as made:
+            made.want(ABSENT, "localhost")
+            made.table.apply(HostResolved(ABSENT, ("192.0.2.1",)))
+            await made.rounds(ABSENT, 4)
+            await until(lambda: made.table.addresses_of("localhost"))
+            assert made.table.addresses_of(ABSENT) == ("192.0.2.1",)
+            assert {change.host for change in made.found} == {"localhost"}
+
+    assert failures(scenario) == [ABSENT]
+
+
+def test_names_that_nobody_has_any_more_are_forgotten() -> None:
+    async def scenario() -> None:
+        async with resolving() as made:
+            made.want(ABSENT, "localhost")
+            await made.rounds(ABSENT, 2)
+            await until(lambda: made.table.addresses_of("localhost"))
+            made.table.apply(SetDropped("fixed:web"))
+            made.resolver.wake()
+            resolver = made.resolver
+            await until(lambda: not resolver._due and not resolver._running and not resolver._failing)
+            assert made.table.addresses_of("localhost") == ()
+            made.want("localhost")
+            await until(lambda: made.table.addresses_of("localhost"))
+
+    assert failures(scenario) == [ABSENT]
+
+
+def test_a_name_that_comes_back_is_told_of_again_when_it_fails() -> None:
+    async def scenario() -> None:
+        async with resolving() as made:
+            for _ in range(2):
+                made.want(ABSENT)
+                await made.rounds(ABSENT, 2)
+                made.want()
+                await until(lambda: not made.resolver._due and not made.resolver._running)
+
+    assert failures(scenario) == [ABSENT, ABSENT]
+
+
+def test_addresses_that_went_with_the_last_user_are_looked_up_at_once_when_there_is_one_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hosts, "REFRESH_SECONDS", 3600.0)
+
+    async def scenario() -> None:
+        async with resolving() as made:
+            made.want("localhost")
+            await until(lambda: made.table.addresses_of("localhost"))
+            made.want()
+            made.want("localhost")  # before the resolver has looked
+            assert not made.table.addresses_of("localhost")
+            await until(lambda: made.table.addresses_of("localhost"))
+
+    asyncio.run(scenario())
+
+
+def test_more_names_than_are_looked_up_at_once_are_all_looked_up() -> None:
+    dice = random.Random(1)
+    names = {"".join(map(dice.choice, zip("localhost", "LOCALHOST", strict=True))) for _ in range(20)}
+
+    async def scenario() -> None:
+        async with resolving() as made:
+            made.want(*names)
+            await until(lambda: all(map(made.table.addresses_of, names)))
+
+    assert failures(scenario) == []
+
+
+def failures(scenario: Callable[[], Any]) -> list[str]:
+    """Run it; the names of which it was told that they cannot be resolved."""
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    return [entry["host"] for entry in logs if entry["event"].startswith("host name not resolved")]

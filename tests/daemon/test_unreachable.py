@@ -1,0 +1,86 @@
+"""The server while ZooKeeper has never been reached."""
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from collections.abc import Iterator
+
+import dns.edns
+import dns.message
+import dns.rcode
+import pytest
+
+from tests.daemon.processes import children, is_running
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+
+NAME = "web.staging.discovery"
+UNREACHABLE = "zookeeper cannot be reached; trying again until it can"
+
+
+@pytest.fixture
+def server() -> Iterator[ZkdnsServer]:
+    with socket.socket() as held:  # bound without listening: whoever connects is refused
+        held.bind(("127.0.0.1", 0))
+        hosts = f"127.0.0.1:{held.getsockname()[1]}"
+        with ZkdnsServer("--zookeeper", hosts) as running:
+            eventually(lambda: len(children(running)) == 2)
+            eventually(lambda: running.query("example.com"))  # it answers by now
+            yield running
+
+
+def extended_errors(response: dns.message.Message) -> list[int]:
+    return [int(option.code) for option in response.options if isinstance(option, dns.edns.EDEOption)]
+
+
+def status_of(server: ZkdnsServer, path: str) -> int:
+    connection = http.client.HTTPConnection(server.admin.removeprefix("http://"), timeout=5.0)
+    with contextlib.closing(connection):
+        connection.request("GET", path)
+        return connection.getresponse().status
+
+
+@pytest.mark.parametrize("name", [NAME, "nothing.prod.discovery", "discovery", "m1.web.staging.discovery"])
+def test_its_zone_is_servfail_not_ready_and_nothing_is_denied(server: ZkdnsServer, name: str) -> None:
+    for tcp in (False, True):
+        with_edns = server.query(name, "A", tcp=tcp, use_edns=0)
+        assert with_edns.rcode() == dns.rcode.SERVFAIL
+        assert extended_errors(with_edns) == [14]
+        plain = server.query(name, "A", tcp=tcp)
+        assert plain.rcode() == dns.rcode.SERVFAIL
+        assert plain.edns == -1
+        assert not plain.answer
+        assert not plain.additional
+
+
+def test_other_names_are_refused(server: ZkdnsServer) -> None:
+    assert server.rcode("example.com") == "REFUSED"
+    assert server.rcode("discovery.example.com") == "REFUSED"
+
+
+def test_it_is_well_and_not_ready(server: ZkdnsServer) -> None:
+    assert status_of(server, "/healthz") == 200
+    assert status_of(server, "/readyz") == 503
+    assert server.events("ready") == []
+
+
+def test_it_is_told_once_and_not_at_each_try(server: ZkdnsServer) -> None:
+    begun = time.monotonic()
+    eventually(lambda: server.events(UNREACHABLE))
+    eventually(lambda: time.monotonic() > begun + 8.0)
+    (entry,) = server.events(UNREACHABLE)
+    assert entry["level"] == "warning"
+    assert entry["hosts"].startswith("127.0.0.1:")
+    assert [e["event"] for e in map(json.loads, server.log.splitlines()) if e["process"] == "watcher"] == [
+        UNREACHABLE
+    ]
+
+
+def test_it_ends_in_time_and_in_order(server: ZkdnsServer) -> None:
+    pids = children(server)
+    assert server.terminate() == 0
+    assert not any(map(is_running, pids))
+    assert server.events("process does not end; killing it") == []
+    assert "Traceback" not in server.log

@@ -1,0 +1,163 @@
+"""Logs, as a process of its own writes them: what stands on standard error is all that counts."""
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.waiting import eventually
+
+_SAY = """
+import logging, sys
+import structlog
+from zkdns.observe.logs import configure_logs
+configure_logs(sys.argv[1], sys.argv[2], process="watcher")
+log = structlog.get_logger("zkdns.test")
+"""
+_LEVELS = """
+log.debug("at debug")
+log.info("at info", path="/a/b", count=3)
+log.warning("at warning")
+log.error("at error")
+"""
+_FAIL = """
+def fail():
+    secret = "hunter" + str(2)
+    raise ValueError("went wrong\\nfor good")
+try:
+    fail()
+except ValueError:
+    log.exception("failed", query="c0ffee")
+log.info("goes on")
+"""
+_LIBRARY = """
+logging.getLogger("kazoo").warning("chatter")
+try:
+    {}["key"]
+except KeyError:
+    logging.getLogger("asyncio").exception("in a library: %s", "details")
+"""
+_ODD = r"""
+log.info("odd\nevent", surrogate="\udcff", raw=b"\x00\xff", number=float("inf"), thing=object, event_text="ü")
+"""
+
+
+def said(script: str, log_format: str = "json", level: str = "debug") -> str:
+    """What a process writes to standard error; it must end well and write nothing else."""
+    command = [sys.executable, "-c", _SAY + script, log_format, level]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
+    return ended.stderr
+
+
+def entries(script: str, level: str = "debug") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in said(script, level=level).splitlines()]
+
+
+def test_json_is_one_object_a_line_with_time_level_event_and_process() -> None:
+    logged = entries(_LEVELS)
+    assert [entry["level"] for entry in logged] == ["debug", "info", "warning", "error"]
+    assert {entry["process"] for entry in logged} == {"watcher"}
+    assert logged[1].pop("timestamp").endswith("Z")
+    assert logged[1] == {
+        "event": "at info",
+        "level": "info",
+        "process": "watcher",
+        "path": "/a/b",
+        "count": 3,
+    }
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize(
+    ("level", "shown"),
+    [
+        ("debug", ["debug", "info", "warning", "error"]),
+        ("info", ["info", "warning", "error"]),
+        ("warning", ["warning", "error"]),
+        ("error", ["error"]),
+    ],
+)
+def test_what_is_below_the_level_is_not_logged(log_format: str, level: str, shown: list[str]) -> None:
+    lines = said(_LEVELS, log_format, level).splitlines()
+    assert len(lines) == len(shown)
+    assert all(f"at {name}" in line for name, line in zip(shown, lines, strict=True))
+
+
+def test_an_exception_is_one_json_object_too_and_tells_no_variables() -> None:
+    failed, after = entries(_FAIL)
+    assert failed["event"] == "failed"
+    assert failed["query"] == "c0ffee"
+    assert failed["exception"][0]["exc_type"] == "ValueError"
+    assert failed["exception"][0]["exc_value"] == "went wrong\nfor good"
+    assert [frame["name"] for frame in failed["exception"][0]["frames"]] == ["<module>", "fail"]
+    assert "hunter2" not in json.dumps(failed)
+    assert after["event"] == "goes on"
+
+
+def test_the_console_tells_exceptions_without_variables_and_in_a_pipe_without_colours() -> None:
+    written = said(_FAIL, "console")
+    assert "ValueError: went wrong" in written
+    assert "in fail" in written
+    assert "hunter2" not in written
+    assert "\x1b" not in written
+    assert "goes on" in written.splitlines()[-1]
+
+
+def test_what_libraries_log_is_of_the_same_form_and_only_errors() -> None:
+    (entry,) = entries(_LIBRARY)
+    assert entry["event"] == "in a library: details"
+    assert entry["logger"] == "asyncio"
+    assert entry["level"] == "error"
+    assert entry["exception"][0]["exc_type"] == "KeyError"
+
+
+def test_what_json_does_not_know_is_still_one_line() -> None:
+    (entry,) = entries(_ODD)
+    assert entry["event"] == "odd\nevent"
+
+
+def test_the_console_takes_odd_things_too() -> None:
+    assert "ü" in said(_ODD, "console")
+
+
+# -- nobody listens -----------------------------------------------------------------------------------------
+
+_MANY = """
+for number in range(2000):
+    log.info("line", number=number)
+print("done", flush=True)
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+@pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- 2>&-"])
+def test_logs_that_cannot_be_written_stop_nothing(log_format: str, closed: str) -> None:
+    command = [
+        "sh",
+        "-c",
+        f'exec "$@" {closed}',
+        "sh",
+        sys.executable,
+        "-c",
+        _SAY + _MANY,
+        log_format,
+        "info",
+    ]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, timeout=30)
+    assert ended.stdout == "done\n"
+
+
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_reader_that_goes_away_stops_nothing(log_format: str) -> None:
+    command = [sys.executable, "-c", _SAY + _MANY, log_format, "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stderr.readline()
+        process.stderr.close()
+        assert process.stdout.read() == b"done\n"
+        assert eventually(lambda: process.poll() is not None)
+    assert process.returncode == 0

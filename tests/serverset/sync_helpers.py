@@ -1,0 +1,332 @@
+"""A TreeSync at work, in an event loop of its own, beside what ZooKeeper holds as another client reads it."""
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Self, TypeVar
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import NoNodeError
+from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
+
+from tests.support.waiting import eventually
+from tests.support.zookeeper import expire_session
+from zkdns.namespace import parse_namespace
+from zkdns.serverset.changes import Change
+from zkdns.serverset.client import make_client
+from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.table import Table
+
+T = TypeVar("T")
+
+Contents = dict[str, dict[str, str]]
+"""By the sets' paths: host:port by the members' names."""
+
+TIMEOUT = 30.0
+
+
+class FollowedTree:
+    """A TreeSync that runs, and a table to which all is applied that it publishes.
+
+    As a context manager it is started and stopped. What is read of it is read in its event loop, so between
+    two changes; an exception in that loop is raised again at the end.
+    """
+
+    def __init__(self, hosts: str, template: str, *, start: bool = True) -> None:
+        self.table = Table(departed_seconds=0)
+        self.changes: list[Change] = []
+        self.states: list[SyncState] = []
+        self.client: Any = make_client(hosts)
+        self.sync: TreeSync
+        self._hosts = hosts
+        self._template = template
+        self._start = start
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._failures: list[object] = []
+        self.asked: Counter[str] = Counter()
+        """How often the children of each path were asked for."""
+        self._ask = self.client.get_children_async
+        self.client.get_children_async = self._count
+
+    def __enter__(self) -> Self:
+        self._loop.set_exception_handler(lambda _, context: self._failures.append(context))
+        self._thread.start()
+        self.read(self._begin)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.client.stop()
+        self.client.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        assert self._failures == []
+
+    def _begin(self) -> None:
+        namespace = parse_namespace(self._template)
+        self.sync = TreeSync(self.client, namespace, self._publish, self.states.append)
+        if self._start:
+            self.client.start_async()
+
+    def _publish(self, changes: list[Change]) -> None:
+        self.changes += changes
+        for change in changes:
+            self.table.apply(change)
+
+    def _count(self, path: str, **options: Any) -> Any:
+        self.asked[path] += 1
+        return self._ask(path, **options)
+
+    def read(self, look: Callable[[], T]) -> T:
+        """Call something in the event loop, where everything stands still meanwhile."""
+
+        async def at_once() -> T:
+            return look()
+
+        return asyncio.run_coroutine_threadsafe(at_once(), self._loop).result(TIMEOUT)
+
+    @property
+    def contents(self) -> Contents:
+        """What the table holds."""
+        return self.read(lambda: contents_of(self.table))
+
+    @property
+    def state(self) -> SyncState:
+        return self.read(lambda: self.sync.state)
+
+    @property
+    def is_live(self) -> bool:
+        return self.state is SyncState.LIVE
+
+    def wait_live(self) -> Self:
+        """Wait until all has been read."""
+        eventually(lambda: self.is_live, TIMEOUT)
+        return self
+
+    def wait_equal(self, client: Any) -> None:
+        """Wait until the table holds what ZooKeeper does, as another client sees it."""
+
+        def differing() -> dict[str, tuple[object, object]]:
+            ours, theirs = self.contents, in_zookeeper(client, self._template)
+            paths = ours.keys() | theirs.keys()
+            return {p: (ours.get(p), theirs.get(p)) for p in paths if ours.get(p) != theirs.get(p)}
+
+        eventually(lambda: self.is_live and not differing(), TIMEOUT)
+
+    def callbacks(self) -> dict[str, int]:
+        """How many callbacks kazoo holds for each path's children."""
+        return {path: len(held) for path, held in dict(self.client._child_watchers).items() if held}
+
+    @property
+    def pending_timers(self) -> int:
+        """How much the event loop has to do later."""
+        return self.read(lambda: len(self._loop._scheduled))  # type: ignore[attr-defined]
+
+    def disconnect(self) -> None:
+        """Break the connection; kazoo makes another one, in the same session."""
+        with contextlib.suppress(OSError, AttributeError):  # there is none at this moment
+            self.client._connection._socket.shutdown(socket.SHUT_RDWR)
+
+    def restart(self) -> None:
+        """Break the connection and wait for the next; or make the first."""
+        if self._start:
+            before = len(self.states)
+            self.disconnect()
+            eventually(lambda: len(self.states) > before)
+        else:
+            self.client.start_async()
+        eventually(lambda: self.client.connected)
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Without a connection, until the block ends."""
+        with socket.socket() as nobody:  # bound and not listening: connections are refused
+            nobody.bind(("127.0.0.1", 0))
+            chroot = self.client.chroot
+            self.client.set_hosts(f"127.0.0.1:{nobody.getsockname()[1]}{chroot}")
+            self.disconnect()
+            eventually(lambda: not self.client.connected)
+            yield
+            self.client.set_hosts(self._hosts)
+
+
+def contents_of(table: Table) -> Contents:
+    """What a table holds."""
+    return {
+        origin: {
+            name: f"{member.service.host}:{member.service.port}" if member.service else "none"
+            for name, member in owner.members.items()
+        }
+        for service in table.services.values()
+        for origin, owner in service.sets.items()
+    }
+
+
+def in_zookeeper(client: Any, template: str) -> Contents:
+    """What ZooKeeper holds below a template: every member that is in order."""
+    paths = [""]
+    for step in template[1:].split("/"):
+        is_open = step.startswith("{")
+        paths = [
+            f"{path}/{name}"
+            for path in paths
+            for name in _children(client, path or "/")
+            if (is_open or name == step) and f"{path}/{name}" != "/zookeeper"
+        ]
+    return {path: _members(client, path) for path in paths}
+
+
+def _children(client: Any, path: str) -> list[str]:
+    with contextlib.suppress(NoNodeError):
+        names: list[str] = client.get_children(path)
+        return names
+    return []
+
+
+def _members(client: Any, path: str) -> dict[str, str]:
+    members = {}
+    for name in _children(client, path):
+        with contextlib.suppress(NoNodeError, ValueError, KeyError):
+            endpoint = json.loads(client.get(f"{path}/{name}")[0])["serviceEndpoint"]
+            if name.startswith("member_"):
+                members[name] = f"{endpoint['host']}:{endpoint['port']}"
+    return members
+
+
+def data(host: str = "10.0.0.1", port: int = 80) -> bytes:
+    """A member's data as go.serversets writes it."""
+    return (
+        f'{{"serviceEndpoint":{{"host":"{host}","port":{port}}},"additionalEndpoints":{{}},"status":"ALIVE"}}'
+    ).encode()
+
+
+def join(client: Any, path: str, host: str = "10.0.0.1", port: int = 80) -> str:
+    """Register a member, whose znode outlives its session; its path."""
+    made: str = client.create(f"{path}/member_", data(host, port), sequence=True, makepath=True)
+    return made
+
+
+def join_many(client: Any, path: str, count: int) -> list[str]:
+    """Register many members at once; their paths."""
+    client.ensure_path(path)
+    asked = [
+        client.create_async(f"{path}/member_", data(f"10.1.{n // 250}.{n % 250}"), sequence=True)
+        for n in range(count)
+    ]
+    return [result.get(timeout=TIMEOUT) for result in asked]
+
+
+def leave_many(client: Any, paths: list[str]) -> None:
+    """Delete many znodes at once."""
+    for result in [client.delete_async(path) for path in paths]:
+        result.get(timeout=TIMEOUT)
+
+
+def remake(client: Any, path: str) -> None:
+    """Delete a znode with all below it and make it again, in one transaction, so that nobody sees it gone."""
+    transaction = client.transaction()
+    for below in reversed(_all_below(client, path)):
+        transaction.delete(below)
+    transaction.delete(path)
+    transaction.create(path)
+    assert [result for result in transaction.commit() if isinstance(result, Exception)] == []
+
+
+def _all_below(client: Any, path: str) -> list[str]:
+    found = []
+    for name in client.get_children(path):
+        found += [f"{path}/{name}", *_all_below(client, f"{path}/{name}")]
+    return found
+
+
+class Locked:
+    """Znodes that nobody may read or change but their owner, until the block ends."""
+
+    def __init__(self, hosts: str, *paths: str) -> None:
+        self._owner = KazooClient(hosts=hosts, auth_data=[("digest", "owner:secret")])
+        self._paths = paths
+
+    def __enter__(self) -> None:
+        self._owner.start()
+        self._set_acls([make_digest_acl("owner", "secret", all=True)])
+
+    def __exit__(self, *_: object) -> None:
+        self._set_acls(OPEN_ACL_UNSAFE)
+        self._owner.stop()
+        self._owner.close()
+
+    def _set_acls(self, acls: list[Any]) -> None:
+        for path in self._paths:
+            self._owner.set_acls(path, acls)
+
+
+def complaints(logs: list[Any]) -> list[Any]:
+    """What was logged of znodes that cannot be read."""
+    return [entry for entry in logs if entry["event"].startswith("cannot read znode")]
+
+
+class Chaos:
+    """Does one thing at random with each call."""
+
+    def __init__(self, client: Any, root: str, tree: FollowedTree, dice: random.Random) -> None:
+        self._client = client
+        self._root = root
+        self._tree = tree
+        self._dice = dice
+        self._made = 0
+        self._deeds: dict[Callable[[], None], int] = {
+            self._join: 50,
+            self._leave: 30,
+            self._delete_service: 6,
+            self._remake_service: 6,
+            self._delete_environment: 2,
+            self._remake_environment: 3,
+            self._remake_root: 1,
+            tree.disconnect: 2,
+            self._expire: 1,
+        }
+
+    def __call__(self) -> None:
+        (deed,) = self._dice.choices(list(self._deeds), list(self._deeds.values()))
+        with contextlib.suppress(NoNodeError):
+            deed()
+
+    def _environment(self) -> str:
+        return f"{self._root}/{self._dice.choice(['prod', 'staging', 'test'])}"
+
+    def _service(self) -> str:
+        return f"{self._environment()}/{self._dice.choice(['api', 'web', 'db', 'cache'])}"
+
+    def _join(self) -> None:
+        self._made += 1
+        join(self._client, self._service(), f"10.2.{self._made // 250}.{self._made % 250}")
+
+    def _leave(self) -> None:
+        service = self._service()
+        if members := self._client.get_children(service):
+            self._client.delete(f"{service}/{self._dice.choice(sorted(members))}")
+
+    def _delete_service(self) -> None:
+        self._client.delete(self._service(), recursive=True)
+
+    def _remake_service(self) -> None:
+        remake(self._client, self._service())
+
+    def _delete_environment(self) -> None:
+        self._client.delete(self._environment(), recursive=True)
+
+    def _remake_environment(self) -> None:
+        remake(self._client, self._environment())
+
+    def _remake_root(self) -> None:
+        remake(self._client, self._root)
+
+    def _expire(self) -> None:
+        if self._tree.client.connected:
+            expire_session(self._tree.client)

@@ -1,0 +1,292 @@
+"""Losing ZooKeeper and finding it again: kazoo's client, as zkdns sets it up, and TreeSync upon it."""
+
+import itertools
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+import pytest
+from kazoo.client import KazooClient
+
+from tests.serverset.sync_helpers import FollowedTree, join, join_many, leave_many
+from tests.support.waiting import eventually
+from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
+from zkdns.serverset.client import make_client
+from zkdns.serverset.sync import SyncState
+from zkdns.table import Table
+
+TEMPLATE = "/discovery/{environment}/{service}"
+WEB = "/discovery/staging/web"
+
+LOST_AND_FOUND = [SyncState.LIVE, SyncState.AWAY, SyncState.LIVE]
+
+
+@pytest.fixture
+def below(zookeeper: ZooKeeperServer, zk_root: str, zk: Any) -> Callable[[], FollowedTree]:
+    """Follows TEMPLATE in a chroot of the test's own."""
+    zk.create(zk_root)
+    return lambda: FollowedTree(f"{zookeeper.address}{zk_root}", TEMPLATE)
+
+
+@pytest.fixture
+def inside(zookeeper: ZooKeeperServer, zk_root: str, below: object) -> Iterator[Any]:
+    """A plain client in the same chroot."""
+    assert below
+    client = KazooClient(hosts=f"{zookeeper.address}{zk_root}")
+    client.start()
+    yield client
+    client.stop()
+    client.close()
+
+
+@pytest.fixture
+def mute() -> Iterator[socket.socket]:
+    """A server that accepts connections, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server
+
+
+def address(server: socket.socket) -> str:
+    return f"127.0.0.1:{server.getsockname()[1]}"
+
+
+Below = Callable[[], FollowedTree]
+
+# -- what is known stands, and nothing is missed -----------------------------------------------------------
+
+
+def test_before_the_first_connection_nothing_counts_as_read(
+    zookeeper: ZooKeeperServer, zk_root: str, zk: Any
+) -> None:
+    join(zk, f"{zk_root}/staging/web")
+    with socket.socket() as nobody:  # bound and not listening: connections are refused
+        nobody.bind(("127.0.0.1", 0))
+        with FollowedTree(address(nobody), f"{zk_root}/{{environment}}/{{service}}") as tree:
+            eventually(lambda: tree.client.client_state == "CONNECTING")
+            assert tree.state is SyncState.READING
+            assert tree.contents == {}
+            tree.client.set_hosts(zookeeper.address)
+            tree.wait_equal(zk)
+            assert tree.states == [SyncState.LIVE]
+
+
+def test_what_changes_while_the_connection_is_lost_appears_thereafter(inside: Any, below: Below) -> None:
+    gone, staying = join_many(inside, WEB, 10), join_many(inside, "/discovery/prod/api", 10)
+    join(inside, "/discovery/prod/dropped")
+    join(inside, "/discovery/test/dropped")
+    with below() as tree:
+        tree.wait_live()
+        known = tree.contents
+        with tree.away():
+            eventually(lambda: tree.state is SyncState.AWAY)
+            leave_many(inside, gone)
+            join(inside, WEB, "10.0.0.2")
+            join(inside, "/discovery/new/web")
+            inside.delete("/discovery/prod/dropped", recursive=True)
+            inside.delete("/discovery/test", recursive=True)
+            inside.delete(staying[0])
+            assert tree.contents == known
+        tree.wait_equal(inside)
+        assert tree.states == LOST_AND_FOUND
+
+
+@pytest.mark.parametrize("root", ["/discovery", WEB])
+def test_what_is_made_again_while_the_connection_is_lost_has_the_new_members(
+    inside: Any, below: Below, root: str
+) -> None:
+    join(inside, WEB, "10.0.0.1")
+    with below() as tree:
+        tree.wait_live()
+        with tree.away():
+            inside.delete(root, recursive=True)
+            join(inside, WEB, "10.0.0.2")
+        tree.wait_equal(inside)
+        assert tree.contents == {WEB: {"member_0000000000": "10.0.0.2:80"}}
+
+
+def test_a_set_whose_members_were_all_replaced_is_never_seen_empty(inside: Any, below: Below) -> None:
+    paths = [f"/discovery/staging/s{number}" for number in range(20)]
+    old = [member for path in paths for member in join_many(inside, path, 20)]
+    with below() as tree:
+        tree.wait_live()
+        seen = len(tree.changes)
+        with tree.away():
+            leave_many(inside, old)
+            for path in paths:
+                join_many(inside, path, 20)
+        tree.wait_equal(inside)
+        replayed = Table(departed_seconds=0)
+        for number, change in enumerate(tree.changes):
+            replayed.apply(change)
+            if number >= seen:
+                least = min(
+                    len(s.members) for service in replayed.services.values() for s in service.sets.values()
+                )
+                assert least > 0
+
+
+@pytest.mark.parametrize("break_it", [FollowedTree.disconnect, lambda tree: expire_session(tree.client)])
+def test_no_change_is_missed_however_often_the_connection_breaks(
+    inside: Any, below: Below, break_it: Callable[[FollowedTree], None]
+) -> None:
+    with below() as tree:
+        tree.wait_live()
+        for number in range(5):
+            break_it(tree)
+            members = join_many(inside, WEB, 50)
+            leave_many(inside, members[:25])
+            tree.wait_equal(inside)
+            assert max(tree.callbacks().values()) <= 2, number
+        assert set(tree.states) == {SyncState.LIVE, SyncState.AWAY}
+        assert tree.states[-1] is SyncState.LIVE
+
+
+# -- servers that die --------------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_killed_takes_nothing_along_and_is_followed_again_when_it_is_back(
+    own_zookeeper: ZooKeeperServer,
+) -> None:
+    client = KazooClient(hosts=own_zookeeper.address)
+    client.start()
+    join(client, WEB)
+    with FollowedTree(own_zookeeper.address, TEMPLATE) as tree:
+        known = tree.wait_live().contents
+        own_zookeeper.kill()
+        eventually(lambda: tree.state is SyncState.AWAY)
+        assert tree.contents == known
+        own_zookeeper.start()
+        tree.wait_live()
+        assert tree.states == LOST_AND_FOUND
+        eventually(lambda: client.connected, 20)
+        join(client, WEB, "10.0.0.2")
+        tree.wait_equal(client)
+    client.stop()
+    client.close()
+
+
+def test_when_the_connected_member_of_an_ensemble_dies_another_one_is_followed(ensemble: Ensemble) -> None:
+    with FollowedTree(ensemble.hosts, TEMPLATE) as tree:
+        tree.wait_live()
+        port = tree.client._connection._socket.getpeername()[1]
+        (connected,) = [member for member in ensemble.members if member.port == port]
+        others = [member.address for member in ensemble.members if member is not connected]
+        client = KazooClient(hosts=",".join(others))
+        client.start()
+        join_many(client, WEB, 20)
+        tree.wait_equal(client)
+        connected.kill()
+        eventually(lambda: client.retry(join, client, WEB, "10.0.0.2"), 30)
+        tree.wait_equal(client)
+        assert tree.states == LOST_AND_FOUND
+        client.stop()
+        client.close()
+
+
+def test_a_server_that_never_answers_is_given_up_after_a_second_and_then_two(mute: socket.socket) -> None:
+    client = make_client(address(mute))
+    client.start_async()
+    mute.settimeout(10)
+    accepted: list[tuple[socket.socket, float]] = []
+    try:
+        accepted += [(mute.accept()[0], time.monotonic()) for _ in range(3)]
+        gaps = [after[1] - before[1] for before, after in itertools.pairwise(accepted)]
+        # Beside the patience there is the pause between two tries: up to 0.14 s and then 0.28 s.
+        assert 0.9 < gaps[0] < 1.6
+        assert 1.9 < gaps[1] < 2.8
+    finally:
+        mute.close()
+        for connection, _ in accepted:
+            connection.close()
+        client.stop()
+        client.close()
+
+
+def test_a_server_that_never_answers_does_not_keep_from_one_that_does(
+    zookeeper: ZooKeeperServer, mute: socket.socket
+) -> None:
+    client = make_client(f"{address(mute)},{zookeeper.address}")
+    client.randomize_hosts = False  # the mute one first
+    begun = time.monotonic()
+    client.start(timeout=5)
+    try:
+        assert 0.9 < time.monotonic() - begun < 2.5
+        assert client.exists("/zookeeper")
+    finally:
+        client.stop()
+        client.close()
+
+
+def test_a_server_that_is_slow_is_waited_for_longer_each_time(zookeeper: ZooKeeperServer) -> None:
+    with Slow(zookeeper.port, seconds=1.5) as slow:
+        client = make_client(slow.address)
+        try:
+            client.start(timeout=10)
+            assert client.exists("/zookeeper")
+        finally:
+            client.stop()
+            client.close()
+
+
+class Slow:
+    """Stands before a server and holds back the first thing that it says on each connection."""
+
+    def __init__(self, port: int, *, seconds: float) -> None:
+        self._port = port
+        self._seconds = seconds
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self._ended = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._open: list[socket.socket] = []
+
+    @property
+    def address(self) -> str:
+        return address(self._listening)
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        for connection in self._open:
+            _shut(connection)
+        for thread in self._threads:
+            thread.join()
+        for connection in (*self._open, self._listening):
+            connection.close()
+
+    def _start(self, work: Callable[..., None], *arguments: object) -> None:
+        self._threads.append(threading.Thread(target=work, args=arguments, daemon=True))
+        self._threads[-1].start()
+
+    def _accept(self) -> None:
+        while not self._ended.is_set():
+            try:
+                near = self._listening.accept()[0]
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._port))
+            self._open += [near, far]
+            self._start(self._carry, near, far, 0.0)
+            self._start(self._carry, far, near, self._seconds)
+
+    def _carry(self, source: socket.socket, sink: socket.socket, pause: float) -> None:
+        try:
+            while chunk := source.recv(65536):
+                self._ended.wait(pause)
+                pause = 0.0
+                sink.sendall(chunk)
+        except OSError:
+            pass
+        _shut(sink)
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        return

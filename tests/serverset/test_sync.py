@@ -1,0 +1,364 @@
+"""TreeSync against a real ZooKeeper: its table is always what another client reads there."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.serverset.sync_helpers import (
+    Chaos,
+    FollowedTree,
+    Locked,
+    complaints,
+    contents_of,
+    data,
+    in_zookeeper,
+    join,
+    join_many,
+    leave_many,
+    remake,
+)
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.serverset import sync as sync_module
+from zkdns.serverset.sync import SyncState
+from zkdns.table import Table
+
+TEMPLATE = "/{environment}/{service}"
+GOOD = data("10.9.9.9", 99)
+
+Follow = Callable[..., FollowedTree]
+
+
+@pytest.fixture
+def follow(zookeeper: ZooKeeperServer, zk_root: str, monkeypatch: pytest.MonkeyPatch) -> Follow:
+    """Makes a FollowedTree of a template below the test's root; it is quick to try again what failed."""
+    monkeypatch.setattr(sync_module, "_RETRY_SECONDS", 0.05)
+
+    def make(template: str = TEMPLATE, *, start: bool = True) -> FollowedTree:
+        return FollowedTree(zookeeper.address, f"{zk_root}{template}", start=start)
+
+    return make
+
+
+# -- roots -------------------------------------------------------------------------------------------------
+
+
+def test_a_root_is_waited_for_and_may_be_deleted_and_made_again(
+    zk: Any, zk_root: str, follow: Follow
+) -> None:
+    with follow() as tree:
+        tree.wait_live()
+        assert tree.contents == {}
+        for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
+            join(zk, f"{zk_root}/staging/web", host)
+            eventually(
+                lambda: tree.contents == {f"{zk_root}/staging/web": {"member_0000000000": f"{host}:80"}}  # noqa: B023 - used at once
+            )
+            zk.delete(zk_root, recursive=True)
+            eventually(lambda: tree.contents == {})
+        assert tree.states == [SyncState.LIVE]
+
+
+def test_a_root_that_is_remade_at_once_is_read_anew(zk: Any, zk_root: str, follow: Follow) -> None:
+    join(zk, f"{zk_root}/staging/web", "10.0.0.1")
+    with follow() as tree:
+        tree.wait_live()
+        for number in range(20):
+            remake(zk, zk_root)
+            join(zk, f"{zk_root}/staging/web", f"10.0.1.{number}")
+            tree.wait_equal(zk)
+
+
+def test_the_root_of_zookeeper_may_be_the_root_and_its_own_znode_is_no_service(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    join(zk, f"{zk_root}/web")
+    with FollowedTree(zookeeper.address, "/{environment}/{service}") as tree:
+        tree.wait_live()
+        assert f"{zk_root}/web" in tree.contents
+        tree.wait_equal(zk)
+        assert not [path for path in tree.contents if path.startswith("/zookeeper")]
+
+
+def test_below_a_chroot_a_service_may_be_called_zookeeper(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    join(zk, f"{zk_root}/zookeeper")
+    with FollowedTree(f"{zookeeper.address}{zk_root}", "/{service}") as tree:
+        tree.wait_live()
+        assert tree.contents == {"/zookeeper": {"member_0000000000": "10.0.0.1:80"}}
+
+
+@pytest.mark.parametrize("template", ["/{service}", "/discovery/{service}"])
+def test_a_chroot_that_does_not_exist_is_waited_for(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, template: str
+) -> None:
+    path = template.replace("{service}", "web")
+    with FollowedTree(f"{zookeeper.address}{zk_root}/later", template) as tree:
+        tree.wait_live()
+        assert tree.contents == {}
+        for _ in range(2):
+            join(zk, f"{zk_root}/later{path}")
+            eventually(lambda: tree.contents == {path: {"member_0000000000": "10.0.0.1:80"}})
+            zk.delete(zk_root, recursive=True)
+            eventually(lambda: tree.contents == {})
+
+
+# -- templates and names -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("template", "followed", "beside", "name"),
+    [
+        ("/{service}", "web", "web/deeper", "web"),
+        ("/{env}/{service}", "prod/web", "prod/web/deeper", "web.prod"),
+        ("/{role}/{environment}/{job}", "www/prod/web", "www/prod/web/deeper", "web.prod.www"),
+        ("/{service}/{env}", "web/prod", "web/prod/deeper", "web.prod"),
+        ("/{env}/services/{service}", "prod/services/web", "prod/configs/web", "web.prod"),
+        ("/{env}/a/b/{service}", "prod/a/b/web", "prod/a/web", "web.prod"),
+    ],
+)
+def test_templates_lead_to_sets(  # noqa: PLR0917 - pytest passes all by name
+    zk: Any, zk_root: str, follow: Follow, template: str, followed: str, beside: str, name: str
+) -> None:
+    with follow(template) as tree:
+        tree.wait_live()
+        join(zk, f"{zk_root}/{beside}")
+        join(zk, f"{zk_root}/{followed}", "10.0.0.2")
+        eventually(lambda: any(tree.contents.values()))
+        assert [(path, *hosts.values()) for path, hosts in tree.contents.items()] == [
+            (f"{zk_root}/{followed}", "10.0.0.2:80")
+        ]
+        assert tree.read(lambda: [b".".join(key).decode() for key in tree.table.services]) == [name]
+        zk.delete(f"{zk_root}/{followed.partition('/')[0]}", recursive=True)
+        eventually(lambda: tree.contents == {})
+
+
+@pytest.mark.parametrize(
+    ("service", "is_served"),
+    [
+        ("api.v2", True),
+        ("with space", True),
+        ("100%25", True),
+        ("{service}", True),
+        ("Web", True),
+        ("größe-日本", True),
+        ("x" * 63, True),
+        ("x" * 64, False),
+        ("ü" * 31, True),
+        ("ü" * 32, False),
+        ("two..dots", False),
+        (".hidden", False),
+    ],
+)
+def test_what_dns_can_name_is_served_and_the_rest_costs_nothing_else(
+    zk: Any, zk_root: str, follow: Follow, service: str, is_served: bool
+) -> None:
+    with follow() as tree:
+        tree.wait_live()
+        for made in (service, "web"):
+            join(zk, f"{zk_root}/env/{made}")
+        services = ("web", service) if is_served else ("web",)
+        one = {"member_0000000000": "10.0.0.1:80"}
+        eventually(lambda: tree.contents == {f"{zk_root}/env/{name}": one for name in services})
+        assert tree.sync.bad_names == (not is_served)
+
+
+def test_sets_that_differ_in_case_only_both_stand(zk: Any, zk_root: str, follow: Follow) -> None:
+    for service in ("web", "WEB", "Web"):
+        join(zk, f"{zk_root}/env/{service}")
+    with follow() as tree:
+        tree.wait_live()
+        assert tree.contents == in_zookeeper(zk, f"{zk_root}{TEMPLATE}")
+        assert tree.read(lambda: len(tree.table.services)) == 1
+
+
+# -- members -----------------------------------------------------------------------------------------------
+
+
+def test_members_come_and_go_one_by_one(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    with follow() as tree:
+        tree.wait_live()
+        members = [join(zk, path, f"10.0.0.{number}") for number in range(20)]
+        tree.wait_equal(zk)
+        for member in members:
+            zk.delete(member)
+            eventually(lambda: member.rpartition("/")[2] not in tree.contents[path])  # noqa: B023 - used at once
+        assert tree.contents == {path: {}}
+
+
+def test_members_come_and_go_by_the_thousand(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    with follow() as tree:
+        tree.wait_live()
+        first = join_many(zk, path, 1000)
+        eventually(lambda: len(tree.contents.get(path, ())) == 1000, 20)
+        second = join_many(zk, path, 1000)
+        leave_many(zk, first)
+        tree.wait_equal(zk)
+        leave_many(zk, second)
+        eventually(lambda: tree.contents == {path: {}}, 20)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (b"", "empty"),
+        (b"garbage", "json"),
+        (GOOD[:20], "json"),
+        (b"null", "json"),
+        (b"\x01", "json"),
+        (b"\xff\xfe", "json"),
+        (b"[" * 100_000, "json"),
+        (b"{}", "host"),
+        (GOOD.replace(b"99}", b"0x63}"), "json"),
+        (GOOD.replace(b"99}", b"65536}"), "port"),
+        (GOOD.replace(b"ALIVE", b"WELL"), "status"),
+        (b"\x0c\x00\x01", "thrift"),
+    ],
+)
+def test_a_bad_member_costs_itself_and_is_counted_by_its_reason(
+    zk: Any, zk_root: str, follow: Follow, bad: bytes, reason: str
+) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path)
+    zk.create(f"{path}/member_bad", bad)
+    with follow() as tree:
+        tree.wait_live()
+        assert tree.contents == {path: {"member_0000000000": "10.0.0.1:80"}}
+        later = zk.create(f"{path}/member_", bad, sequence=True)
+        last = join(zk, path, "10.0.0.2")
+        eventually(lambda: len(tree.contents[path]) == 2)
+        zk.delete(later)
+        zk.delete(last)
+        eventually(lambda: tree.contents == {path: {"member_0000000000": "10.0.0.1:80"}})
+        assert dict(tree.sync.bad_members) == {reason: 2}
+
+
+def test_children_without_the_prefix_are_no_members(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    for name in ("leader", "vector_0000000001", "Member_1", "member", "member_abc"):
+        zk.create(f"{path}/{name}", GOOD, makepath=True)
+    with follow() as tree:
+        tree.wait_live()
+        assert tree.contents == {path: {"member_abc": "10.9.9.9:99"}}
+        assert not tree.sync.bad_members
+
+
+# -- made again under the same name ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("remade", ["staging", "staging/web"])
+@pytest.mark.parametrize("at_once", [True, False])
+def test_what_is_made_again_has_the_new_members_though_they_have_the_old_names(
+    zk: Any, zk_root: str, follow: Follow, remade: str, at_once: bool
+) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path, "10.0.0.1")
+    with follow() as tree:
+        tree.wait_live()
+        for number in range(20):
+            if at_once:
+                remake(zk, f"{zk_root}/{remade}")
+            else:
+                zk.delete(f"{zk_root}/{remade}", recursive=True)
+            assert join(zk, path, f"10.0.1.{number}") == f"{path}/member_0000000000"
+            tree.wait_equal(zk)
+
+
+def test_no_callbacks_pile_up_for_what_is_made_again_and_again(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    with follow() as tree:
+        tree.wait_live()
+        for number in range(50):
+            join(zk, path, f"10.0.1.{number}")
+            zk.delete(path, recursive=True)
+        join(zk, path)
+        tree.wait_equal(zk)
+        # An event at each level takes along what was left by those that are no more.
+        for below in (zk_root, f"{zk_root}/staging", path):
+            join(zk, f"{below}/x")
+        tree.wait_equal(zk)
+        sets = in_zookeeper(zk, f"{zk_root}{TEMPLATE}")
+        directories = [zk_root, f"{zk_root}/staging", f"{zk_root}/x"]
+        eventually(lambda: tree.callbacks() == dict.fromkeys([*sets, *directories], 1))
+
+
+# -- what cannot be read -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("locked", ["staging/web", "staging"])
+@pytest.mark.parametrize("is_known", [False, True])
+def test_what_cannot_be_read_keeps_what_is_known_of_it_and_the_rest_stands(  # noqa: PLR0917 - as above
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow, locked: str, is_known: bool
+) -> None:
+    web, other = f"{zk_root}/staging/web", f"{zk_root}/prod/web"
+    join(zk, web, "10.0.0.1")
+    lock = Locked(zookeeper.address, f"{zk_root}/{locked}")
+    with capture_logs() as logs, follow(start=is_known) as tree:
+        known = tree.wait_live().contents if is_known else {}
+        with lock:
+            tree.restart()
+            join(zk, other, "10.0.0.2")
+            eventually(lambda: tree.asked[f"{zk_root}/{locked}"] > 5)
+            eventually(lambda: tree.contents == known | {other: {"member_0000000000": "10.0.0.2:80"}})
+            assert tree.wait_live().states.count(SyncState.LIVE) == 1 + is_known
+            assert [entry["path"] for entry in complaints(logs)] == [f"{zk_root}/{locked}"]
+        tree.wait_equal(zk)
+        join(zk, web, "10.0.0.3")  # the watches are there again as well
+        tree.wait_equal(zk)
+
+
+@pytest.mark.parametrize("is_known", [False, True])
+def test_while_the_root_cannot_be_read_nothing_counts_as_read(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow, is_known: bool
+) -> None:
+    join(zk, f"{zk_root}/staging/web")
+    with follow(start=is_known) as tree:
+        known = tree.wait_live().contents if is_known else {}
+        with Locked(zookeeper.address, zk_root):
+            tree.restart()
+            eventually(lambda: tree.asked[zk_root] > 5)
+            assert tree.states == ([SyncState.LIVE, SyncState.AWAY] if is_known else [])
+            assert tree.contents == known
+        tree.wait_live().wait_equal(zk)
+
+
+def test_many_members_that_cannot_be_read_are_retried_together(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
+) -> None:
+    path = f"{zk_root}/staging/web"
+    members = join_many(zk, path, 50)
+    with Locked(zookeeper.address, *members), follow() as tree:
+        tree.wait_live()
+        eventually(lambda: tree.asked[path] > 10)
+        assert tree.pending_timers <= 1
+        assert tree.contents == {path: {}}
+    with follow() as tree:
+        tree.wait_live()
+        tree.wait_equal(zk)
+
+
+# -- at random ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_whatever_happens_in_the_end_the_table_is_what_zookeeper_holds(
+    zk: Any, zk_root: str, follow: Follow, seed: int
+) -> None:
+    with follow() as tree:
+        act = Chaos(zk, zk_root, tree, random.Random(seed))
+        for round_ in range(5):
+            for _ in range(100):
+                act()
+            tree.wait_equal(zk)
+            assert max(tree.callbacks().values()) <= 4, round_
+        # The way there leads to the same table as its end does.
+        replayed = Table(departed_seconds=0)
+        for change in tree.changes:
+            replayed.apply(change)
+        assert contents_of(replayed) == tree.contents

@@ -1,0 +1,164 @@
+"""Binding: which sockets there are afterwards, and what people are told where there are none."""
+
+import contextlib
+import errno
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import eventually
+from zkdns.address import HostPort
+from zkdns.errors import ListenError
+from zkdns.transport.sockets import SocketPair, bind, bound_address, is_wildcard
+
+LOOPBACK = HostPort("127.0.0.1", 0)
+
+
+@contextlib.contextmanager
+def bound(address: HostPort, workers: int = 1) -> Iterator[list[SocketPair]]:
+    pairs = bind(address, workers)
+    try:
+        yield pairs
+    finally:
+        for pair in pairs:
+            pair.close()
+
+
+def taken(kind: socket.SocketKind, host: str = "127.0.0.1") -> socket.socket:
+    """A socket of somebody else's that has a port."""
+    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
+    sock.bind((host, 0))
+    if kind == socket.SOCK_STREAM:
+        sock.listen()
+    return sock
+
+
+def refusal(address: HostPort, workers: int = 1) -> str:
+    with pytest.raises(ListenError) as caught:
+        bind(address, workers)
+    return str(caught.value)
+
+
+def can_be_bound(address: HostPort, workers: int = 1) -> bool:
+    """Whether it can; to be asked more than once, since any program may have a port for a moment."""
+    with bound(address, workers) as pairs:
+        return bound_address(pairs[0]) == address
+
+
+# -- one port, two protocols ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1", "0.0.0.0", "::"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_port_0_gives_udp_and_tcp_of_every_worker_the_same_port(host: str, workers: int) -> None:
+    with bound(HostPort(host, 0), workers) as pairs:
+        ports = {sock.getsockname()[1] for pair in pairs for sock in (pair.udp, pair.tcp)}
+        assert len(pairs) == workers
+        assert len(ports) == 1
+        assert ports != {0}
+        assert bound_address(pairs[0]) == HostPort(host, ports.pop())
+        assert is_wildcard(pairs[0].udp) == (host in {"0.0.0.0", "::"})
+
+
+def test_each_worker_has_sockets_of_its_own_that_do_not_block() -> None:
+    with bound(LOOPBACK, 2) as pairs:
+        sockets = [sock for pair in pairs for sock in (pair.udp, pair.tcp)]
+        assert len({sock.fileno() for sock in sockets}) == 4
+        assert not any(map(os.get_blocking, (sock.fileno() for sock in sockets)))
+        assert not any(os.get_inheritable(sock.fileno()) for sock in sockets)
+
+
+def test_ipv4_and_ipv6_wildcards_stand_side_by_side_on_one_port() -> None:
+    def both() -> bool:
+        with bound(HostPort("0.0.0.0", 0)) as ipv4:
+            return can_be_bound(HostPort("::", bound_address(ipv4[0]).port))
+
+    eventually(both)
+
+
+def test_a_port_is_free_again_once_it_is_closed_even_with_a_connection_that_lingers() -> None:
+    with bound(LOOPBACK) as pairs:
+        address = bound_address(pairs[0])
+        pairs[0].tcp.setblocking(True)
+        asker = socket.create_connection((address.host, address.port))
+        accepted, _ = pairs[0].tcp.accept()
+        accepted.close()  # who closes first has the port in TIME_WAIT
+        assert asker.recv(1) == b""
+        asker.close()
+    eventually(lambda: can_be_bound(address))
+
+
+# -- refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_a_port_that_another_program_has_is_told_as_a_sentence(
+    host: str, kind: socket.SocketKind, workers: int
+) -> None:
+    with taken(kind, host) as other:
+        address = HostPort(host, other.getsockname()[1])
+        told = refusal(address, workers)
+        assert told.startswith(f"cannot listen on {address}: another program listens there")
+        assert f"sport = :{address.port}" in told
+        assert "--listen" in told
+
+
+@pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 3), (3, 1), (3, 3)])
+def test_a_second_server_on_the_same_port_is_refused_whatever_their_workers(first: int, second: int) -> None:
+    with bound(LOOPBACK, first) as pairs:
+        assert "another program listens there" in refusal(bound_address(pairs[0]), second)
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> None:
+    with taken(kind) as other:
+        address = HostPort("127.0.0.1", other.getsockname()[1])
+        refusal(address, 2)
+    eventually(lambda: can_be_bound(address, 2))
+
+
+@pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])
+def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence(host: str) -> None:
+    address = HostPort(host, 0)
+    assert refusal(address) == (
+        f"cannot listen on {address}: this machine does not have that address "
+        "(ip address lists those that it has)"
+    )
+
+
+# As another user only once everything is imported, since that user may not be able to read this tree.
+_BIND_AS_ANOTHER = """
+import os, pwd, sys
+from zkdns.address import HostPort
+from zkdns.errors import ListenError
+from zkdns.transport.sockets import bind
+if os.geteuid() == 0:
+    os.setuid(pwd.getpwnam("nobody").pw_uid)
+try:
+    bind(HostPort("127.0.0.1", int(sys.argv[1])), 1)
+except ListenError as error:
+    print(error)
+"""
+
+
+def test_a_privileged_port_is_told_with_what_would_help() -> None:
+    lowest = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
+    if lowest <= 1:
+        pytest.skip("every port is free for every user here")
+    command = [sys.executable, "-c", _BIND_AS_ANOTHER, str(lowest - 1)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.stderr == ""
+    assert ended.stdout.startswith(f"cannot listen on 127.0.0.1:{lowest - 1}: ports below 1024 need root")
+    assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in ended.stdout
+
+
+def test_other_errors_are_told_in_the_systems_words() -> None:
+    told = refusal(HostPort("::ffff:127.0.0.1", 0))  # IPv4 within IPv6, which our IPv6 sockets leave out
+    assert told == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"

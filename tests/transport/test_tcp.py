@@ -1,0 +1,346 @@
+"""TCP as RFC 7766 and RFC 9210 want it, asked over real connections."""
+
+import contextlib
+import os
+import select
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from typing import Self
+
+import pytest
+
+from tests.support.waiting import eventually
+from tests.transport.helpers import Running, echo, serving
+from zkdns.address import HostPort
+from zkdns.transport.tcp import _client_of
+
+SECONDS = 5.0
+LONG_ANSWER = 60_000
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2) + message
+
+
+def long_answers(message: bytes, *, stream: bool) -> bytes:  # noqa: ARG001 - the protocol's signature
+    return message.ljust(LONG_ANSWER, b".")
+
+
+class Asker:
+    """A client's connection."""
+
+    def __init__(self, server: Running, source: str | None = None, receive_buffer: int = 0) -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in server.address.host else socket.AF_INET)
+        self.socket.settimeout(SECONDS)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
+        self.socket.connect(server.at)
+
+    def send(self, *messages: bytes) -> None:
+        self.socket.sendall(b"".join(map(framed, messages)))
+
+    def read(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count and (more := self.socket.recv(min(count - len(data), 65536))):
+            data += more
+        return data
+
+    def answer(self) -> bytes | None:
+        """The next answer; None where the server has closed."""
+        length = self.read(2)
+        return self.read(int.from_bytes(length)) if length else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it; no answer may be under way."""
+        readable, _, _ = select.select([self.socket], [], [], 0)
+        return not readable
+
+    @property
+    def is_closed(self) -> bool:
+        return not self.is_open
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close as a crash does: with RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Running]:
+    with serving(echo) as running:
+        yield running
+
+
+# -- framing ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 12, 512, 40_000, 65_531], ids="{} bytes".format)
+def test_a_message_gets_its_answer_behind_its_length(server: Running, size: int) -> None:
+    message = os.urandom(size)
+    with Asker(server) as asker:
+        asker.send(message)
+        assert asker.answer() == b"tcp:" + message
+
+
+def test_ipv6_too() -> None:
+    with serving(echo, HostPort("::1", 0)) as server, Asker(server) as asker:
+        asker.send(b"question")
+        assert asker.answer() == b"tcp:question"
+
+
+def test_length_and_answer_leave_in_one_segment(server: Running) -> None:
+    """RFC 7766 §8: some read no further than what comes with the length."""
+    with Asker(server) as asker:
+        for _ in range(20):
+            asker.send(b"question")
+            assert asker.socket.recv(100) == framed(b"tcp:question")
+
+
+def test_a_message_may_arrive_byte_by_byte(server: Running) -> None:
+    with Asker(server) as asker:
+        asker.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in framed(b"first") + framed(b"second"):
+            asker.socket.send(bytes([byte]))
+        assert [asker.answer(), asker.answer()] == [b"tcp:first", b"tcp:second"]
+
+
+def test_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> None:
+    messages = [b"question %d" % number for number in range(1000)]
+    with Asker(server) as asker:
+        asker.send(*messages)
+        assert [asker.answer() for _ in messages] == [b"tcp:" + message for message in messages]
+        asker.send(b"one more")
+        assert asker.answer() == b"tcp:one more"
+
+
+def test_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
+    with Asker(server) as asker:
+        asker.send(b"first", b"")
+        assert asker.answer() == b"tcp:first"
+        assert asker.answer() is None
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_after_a_half_close_the_answers_still_arrive(server: Running, count: int) -> None:
+    with Asker(server) as asker:
+        asker.send(*[b"question"] * count)
+        asker.socket.shutdown(socket.SHUT_WR)
+        assert [asker.answer() for _ in range(count)] == [b"tcp:question"] * count
+        assert asker.answer() is None
+
+
+def test_a_half_close_amid_a_message_closes(server: Running) -> None:
+    with Asker(server) as asker:
+        asker.socket.sendall(framed(b"whole") + b"\0\x09half")
+        asker.socket.shutdown(socket.SHUT_WR)
+        assert asker.answer() == b"tcp:whole"
+        assert asker.answer() is None
+
+
+def test_none_is_silence_and_the_connection_goes_on() -> None:
+    def respond(message: bytes, *, stream: bool) -> bytes | None:
+        return None if message == b"hush" else echo(message, stream=stream)
+
+    with serving(respond) as server, Asker(server) as asker:
+        asker.send(b"hush", b"ask", b"hush")
+        assert asker.answer() == b"tcp:ask"
+        asker.socket.shutdown(socket.SHUT_WR)
+        assert asker.answer() is None
+
+
+def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
+    with Asker(server) as other:
+        for number in range(100):
+            asker = Asker(server)
+            asker.socket.sendall((framed(b"question") * 50)[: 1 + 11 * number])
+            asker.reset()
+        other.send(b"question")
+        assert other.answer() == b"tcp:question"
+
+
+# -- time ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sent", [b"", b"\0", b"\0\x0c", framed(b"question")[:-1]])
+def test_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(sent: bytes) -> None:
+    with serving(echo, idle_seconds=0.2) as server, Asker(server) as asker:
+        begun = time.monotonic()
+        asker.socket.sendall(sent)
+        assert asker.answer() is None
+        assert 0.15 < time.monotonic() - begun < SECONDS
+
+
+def test_bytes_that_never_make_a_query_do_not_keep_a_connection_open() -> None:
+    with serving(echo, idle_seconds=0.3) as server, Asker(server) as asker:
+        asker.socket.sendall(b"\xff\xff")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(200):
+                if asker.is_closed:
+                    break
+                asker.socket.sendall(b"x")
+                select.select([asker.socket], [], [], 0.02)
+        assert asker.is_closed
+
+
+def test_each_query_begins_the_idle_time_anew() -> None:
+    with serving(echo, idle_seconds=0.5) as server, Asker(server) as asker:
+        begun = time.monotonic()
+        while time.monotonic() < begun + 1.2:
+            asker.send(b"question")
+            assert asker.answer() == b"tcp:question"
+            select.select([asker.socket], [], [], 0.05)
+        assert asker.is_open
+
+
+# -- slow and greedy askers ---------------------------------------------------------------------------------
+
+
+def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> None:
+    numbers = [b"%d." % number for number in range(300)]
+    with serving(long_answers) as server, Asker(server, receive_buffer=4096) as slow:
+        sender = threading.Thread(target=slow.send, args=numbers)
+        sender.start()
+        for _ in range(50):
+            with Asker(server) as other:
+                other.send(b"question")
+                assert len(other.answer() or b"") == LONG_ANSWER
+        for number in numbers:
+            assert slow.answer() == number.ljust(LONG_ANSWER, b".")
+        sender.join()
+
+
+def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> None:
+    numbers = [b"%d." % number for number in range(200)]
+    with serving(long_answers) as server, Asker(server, receive_buffer=4096) as slow:
+        slow.send(*numbers)
+        slow.socket.shutdown(socket.SHUT_WR)
+        for number in numbers:
+            assert slow.answer() == number.ljust(LONG_ANSWER, b".")
+        assert slow.answer() is None
+
+
+def test_who_never_reads_is_closed_after_the_idle_time() -> None:
+    with serving(long_answers, idle_seconds=0.2) as server, Asker(server, receive_buffer=4096) as asker:
+        asker.send(*[b"question"] * 300)
+        eventually(lambda: not server.tcp._connections, SECONDS)
+
+
+def test_who_asks_without_a_pause_fills_no_memory() -> None:
+    """What has been read and not been answered stays bounded: the rest waits at the asker."""
+    answered = 0
+
+    def respond(message: bytes, *, stream: bool) -> bytes | None:  # noqa: ARG001 - the protocol's signature
+        nonlocal answered
+        answered += 1
+        return None
+
+    flood = framed(b"x" * 12) * 200_000
+    with serving(respond) as server, Asker(server) as asker:
+        asker.socket.settimeout(60.0)
+        sender = threading.Thread(target=asker.socket.sendall, args=(flood,))
+        sender.start()
+        most = 0
+        while sender.is_alive() or answered < 200_000:
+            most = max(most, server.call(lambda: sum(len(c._buffer) for c in server.tcp._connections)))
+        sender.join()
+    assert 0 < most <= 1 << 20
+
+
+def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
+    heard = []
+
+    def respond(message: bytes, *, stream: bool) -> bytes:
+        heard.append(message)
+        return echo(message, stream=stream)
+
+    pipeline = [b"one of many"] * 2000
+    with (
+        serving(respond) as server,
+        Asker(server) as greedy,
+        Asker(server) as other,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+    ):
+        for asker in (greedy, other):
+            asker.send(b"first")
+            assert asker.answer() == b"tcp:first"  # so they are accepted
+        held = threading.Event()
+        server.loop.call_soon_threadsafe(held.wait, SECONDS)
+        greedy.send(*pipeline)
+        other.send(b"other")
+        sock.sendto(b"udp", server.at)
+        held.set()
+        assert [greedy.answer() for _ in pipeline] == [b"tcp:one of many"] * len(pipeline)
+    assert max(heard.index(b"other"), heard.index(b"udp")) < len(pipeline) / 4
+
+
+# -- limits -------------------------------------------------------------------------------------------------
+
+
+def test_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
+    with serving(echo, most_connections=3) as server, contextlib.ExitStack() as stack:
+        first, second, third = (stack.enter_context(Asker(server)) for _ in range(3))
+        for asker in (second, third, first):  # so that the second is the longest idle
+            asker.send(b"question")
+            assert asker.answer() == b"tcp:question"
+        newest = stack.enter_context(Asker(server))
+        newest.send(b"question")
+        assert newest.answer() == b"tcp:question"
+        assert eventually(lambda: second.is_closed)
+        assert [asker.is_open for asker in (first, third, newest)] == [True] * 3
+
+
+def test_a_client_with_too_many_connections_loses_its_own() -> None:
+    with serving(echo, most_per_client=2) as server, contextlib.ExitStack() as stack:
+        other = stack.enter_context(Asker(server, source="127.0.0.2"))
+        mine = []
+        for _ in range(5):
+            mine.append(stack.enter_context(Asker(server)))
+            mine[-1].send(b"question")
+            assert mine[-1].answer() == b"tcp:question"
+        assert eventually(lambda: all(asker.is_closed for asker in mine[:3]))
+        assert [asker.is_open for asker in (*mine[3:], other)] == [True] * 3
+
+
+def test_a_connection_that_has_gone_counts_no_more() -> None:
+    with serving(echo, most_per_client=2, most_connections=2) as server, Asker(server) as kept:
+        for _ in range(20):
+            with Asker(server) as asker:
+                asker.send(b"question")
+                assert asker.answer() == b"tcp:question"
+            eventually(lambda: len(server.tcp._connections) == 1)
+        assert kept.is_open
+        assert server.tcp._per_client == {"127.0.0.1": 1}
+
+
+@pytest.mark.parametrize(
+    ("peer", "client"),
+    [
+        (("192.0.2.1", 4711), "192.0.2.1"),
+        (("2001:db8:1:2:3:4:5:6", 4711, 0, 0), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2:ffff::1", 4712, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 4711, 0, 2), "fe80::/64"),
+        (None, ""),  # it was gone before it was asked for its name
+    ],
+)
+def test_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object, client: str) -> None:
+    assert _client_of(peer) == client
+
+
+def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
+    with serving(echo) as server, Asker(server) as asker:
+        asker.send(b"question")
+        assert asker.answer() == b"tcp:question"
+        server.call(server.tcp.stop)
+        assert asker.answer() is None
