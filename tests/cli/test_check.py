@@ -122,7 +122,7 @@ def test_every_mistake_of_the_fixed_file_is_told_at_once_with_its_key(tmp_path: 
     [
         (["--fixed", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read: No such file"),
         (["--config", "/nowhere/zkdns.toml"], "/nowhere/zkdns.toml: cannot be read (No such file"),
-        (["--demo", "--fixed", "x"], "--demo: the example stands alone; leave out this or --fixed"),
+        (["--demo", "--zookeeper", "x"], "--demo: the example stands alone; leave out this or --zookeeper"),
         (["--upstream", "9.9.9.9"], "--upstream: '9.9.9.9' is not accepted"),
     ],
 )
@@ -173,3 +173,17 @@ def test_it_is_a_module_and_a_script(program: list[str]) -> None:
     assert output("check", "--demo")[0] == 0
     status, out, told = output("check", "--ttl", "never", "--workers", "many")
     assert (status, out, len(told.splitlines())) == (2, "", 2)
+
+
+def test_mistakes_of_a_flag_and_of_the_fixed_file_are_told_together(tmp_path: Path) -> None:
+    fixed = written(tmp_path / "services.toml", '[services."web.staging"]\nmembers = ["10.0.0.1:0"]\n')
+    told = mistakes(run("check", "--ttl", "soon", "--fixed", fixed))
+    assert len(told) == 2
+    assert told[0].startswith("--ttl: ")
+    assert told[1].startswith(f'{fixed}: services."web.staging".members[0]: ')
+
+
+def test_the_example_must_fit_the_namespace() -> None:
+    told = mistakes(run("check", "--demo", "--namespace", "/aurora/{role}/{environment}/{job}"))
+    assert told
+    assert all(line.startswith("demo.toml: ") for line in told)

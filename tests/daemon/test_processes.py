@@ -94,6 +94,15 @@ def test_a_signal_amid_the_start_ends_everything_too(after: float, temporary: Pa
         assert "Traceback" not in server.log
 
 
+def test_a_directory_for_temporary_files_may_have_a_long_path(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    with demo(temporary=deep) as server:
+        assert server.wait_ready().ask("web.staging.discovery")
+        assert server.terminate() == 0
+        assert list(deep.iterdir()) == []
+
+
 def test_a_child_that_does_not_end_is_killed(temporary: Path) -> None:
     with demo(temporary=temporary) as server:
         pids = children(server.wait_ready())

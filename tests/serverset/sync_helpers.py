@@ -263,7 +263,8 @@ class Locked:
 
     def _set_acls(self, acls: list[Any]) -> None:
         for path in self._paths:
-            self._owner.set_acls(path, acls)
+            with contextlib.suppress(NoNodeError):  # deleted meanwhile
+                self._owner.set_acls(path, acls)
 
 
 def complaints(logs: list[Any]) -> list[Any]:

@@ -194,8 +194,8 @@ def test_a_server_that_never_answers_is_given_up_after_a_second_and_then_two(mut
         accepted += [(mute.accept()[0], time.monotonic()) for _ in range(3)]
         gaps = [after[1] - before[1] for before, after in itertools.pairwise(accepted)]
         # Beside the patience there is the pause between two tries: up to 0.14 s and then 0.28 s.
-        assert 0.9 < gaps[0] < 1.6
-        assert 1.9 < gaps[1] < 2.8
+        assert 0.9 < gaps[0] < 1.9
+        assert 1.9 < gaps[1] < 4
     finally:
         mute.close()
         for connection, _ in accepted:
@@ -212,7 +212,7 @@ def test_a_server_that_never_answers_does_not_keep_from_one_that_does(
     begun = time.monotonic()
     client.start(timeout=5)
     try:
-        assert 0.9 < time.monotonic() - begun < 2.5
+        assert 0.9 < time.monotonic() - begun < 4
         assert client.exists("/zookeeper")
     finally:
         client.stop()

@@ -23,6 +23,7 @@ from tests.serverset.sync_helpers import (
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.serverset import sync as sync_module
+from zkdns.serverset.changes import SetDropped
 from zkdns.serverset.sync import SyncState
 from zkdns.table import Table
 
@@ -311,6 +312,21 @@ def test_what_cannot_be_read_keeps_what_is_known_of_it_and_the_rest_stands(  # n
         tree.wait_equal(zk)
         join(zk, web, "10.0.0.3")  # the watches are there again as well
         tree.wait_equal(zk)
+
+
+def test_a_set_that_cannot_be_read_exists_and_its_end_is_told_though_nothing_was_known_of_it(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
+) -> None:
+    path = f"{zk_root}/staging/web"
+    zk.ensure_path(path)
+    with Locked(zookeeper.address, path), follow() as tree:
+        tree.wait_live()
+        assert tree.read(lambda: tree.sync.origins) == {path}
+        assert tree.changes == []
+        zk.delete(path)
+        eventually(lambda: tree.changes)
+        assert tree.changes == [SetDropped(path)]
+        assert tree.read(lambda: tree.sync.origins) == set()
 
 
 @pytest.mark.parametrize("is_known", [False, True])

@@ -13,6 +13,7 @@ import click
 from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, load_config
 from zkdns.errors import ConfigError
+from zkdns.namespace import Namespace
 from zkdns.serverset.fixed import load_demo, load_fixed
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -58,14 +59,21 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
         with_fixed: whether the fixed file must be right too.
     """
     try:
-        config = load_config(flags=flags, environment=os.environ, file=config_file)
-        if config.fixed and with_fixed:
-            load_fixed(Path(config.fixed), config.namespace)
+        config = load_config(
+            flags=flags,
+            environment=os.environ,
+            file=config_file,
+            check_fixed=_check_fixed if with_fixed else None,
+        )
         if config.demo:
             load_demo(config.namespace)
     except ConfigError as error:
         exit_mistaken(error.mistakes)
     return config
+
+
+def _check_fixed(path: str, namespace: Namespace) -> None:
+    load_fixed(Path(path), namespace)
 
 
 def askable(address: HostPort) -> HostPort:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -39,7 +39,13 @@ _Layer: TypeAlias = tuple[Mapping[str, object], Mapping[str, Setting], Place]
 _NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 
 
-def load_config(*, flags: Mapping[str, object], environment: Mapping[str, str], file: str | None) -> Config:
+def load_config(
+    *,
+    flags: Mapping[str, object],
+    environment: Mapping[str, str],
+    file: str | None,
+    check_fixed: Callable[[str, Namespace], object] | None = None,
+) -> Config:
     """Read the three layers and check them as one.
 
     Args:
@@ -47,6 +53,7 @@ def load_config(*, flags: Mapping[str, object], environment: Mapping[str, str], 
             None and () mean not given.
         environment: all variables of the process; an empty one counts as not set.
         file: path of the TOML file; None: what ZKDNS_CONFIG says, or no file.
+        check_fixed: reads the fixed file, and raises ConfigError with its mistakes; None: it is not read.
 
     Raises:
         ConfigError: holding every mistake of every layer, each with where it stands, what was found and what
@@ -67,6 +74,11 @@ def load_config(*, flags: Mapping[str, object], environment: Mapping[str, str], 
     _check_ports(values, places)
     if values.get("service") and values["namespace"]:
         values["service"] = _by_name(values["service"], values["namespace"], places["service"])
+    if check_fixed and values.get("fixed") and values["namespace"]:
+        try:
+            check_fixed(values["fixed"], values["namespace"])
+        except ConfigError as error:
+            mistakes += error.mistakes
     if mistakes:
         raise ConfigError(mistakes)
     return Config(**values)

@@ -61,7 +61,9 @@ class HostResolver:
                 if is_due or is_lost:
                     self._running[host] = asyncio.create_task(self._look_up(host))
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), 1.0)
+                # Not wait_for, which before Python 3.12 loses a cancellation that comes with the event.
+                async with asyncio.timeout(1.0):
+                    await self._wake.wait()
             await asyncio.sleep(_ROUND_SECONDS)  # a storm of changes is looked at in rounds
 
     async def _look_up(self, host: str) -> None:

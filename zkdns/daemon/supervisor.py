@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import signal
 import tempfile
@@ -25,6 +26,8 @@ from zkdns.observe.admin import AdminServer
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
 log = structlog.get_logger("zkdns.supervisor")
+
+_LONGEST_DIRECTORY = 95  # bytes; leaves room for a name in it
 
 
 class Supervisor:
@@ -110,8 +113,14 @@ class Supervisor:
 
 @contextlib.contextmanager
 def _private_directory() -> Iterator[Path]:
-    """A directory that only we can look into, gone at the end."""
+    """A directory that only we can look into, gone at the end.
+
+    Where TMPDIR is too long for a socket's path (107 bytes on Linux, 103 on macOS), it lies in /tmp.
+    """
     directory = Path(tempfile.mkdtemp(prefix="zkdns-"))
+    if len(os.fsencode(directory)) > _LONGEST_DIRECTORY:
+        directory.rmdir()
+        directory = Path(tempfile.mkdtemp(prefix="zkdns-", dir="/tmp"))
     try:
         yield directory
     finally:
