@@ -1,7 +1,11 @@
-"""Fixtures with real ZooKeeper servers; a test that uses one gets the marker `zookeeper` by itself."""
+"""Fixtures with real ZooKeeper servers, and the markers that tests get by themselves.
+
+`zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run.
+"""
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +13,14 @@ from kazoo.client import KazooClient
 
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
+_HERE = Path(__file__).parent
+_RUN_PROCESSES = (
+    "cli",
+    "daemon/test_processes.py",
+    "daemon/test_unreachable.py",
+    "scenarios",
+    "test_readme.py",
+)
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
@@ -17,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.zookeeper)
+        if any(item.path.is_relative_to(_HERE / place) for place in _RUN_PROCESSES):
+            item.add_marker(pytest.mark.processes)
 
 
 @pytest.fixture(scope="session")

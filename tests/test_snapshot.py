@@ -1,5 +1,6 @@
 """The snapshot: what was written comes back, or one kind of error, and never a half of it."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -161,22 +162,24 @@ def test_what_cannot_be_read_is_an_error(path: Path) -> None:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Files of this process end after a kilobyte."""
+    """Files of this process end after a kilobyte; also the one that the tests' own output may go to."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path, full_disk: None) -> None:
-    assert full_disk is None
+def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
     write_snapshot(path, SMALL)
-    with pytest.raises(SnapshotError, match="cannot be written"):
-        write_snapshot(path, of_size(1000))
+    large = of_size(1000)
+    with full_disk(), pytest.raises(SnapshotError, match="cannot be written"):
+        write_snapshot(path, large)
     assert read_snapshot(path, namespace=NAMESPACE) == SMALL
     assert list(path.parent.iterdir()) == [path]
 
