@@ -93,7 +93,8 @@ class ZkdnsServer:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """What was logged under this event."""
-        lines = [line for line in self.log.splitlines() if line.startswith("{") and line.endswith("}")]
+        whole, _, _ = self.log.rpartition("\n")  # what is being written may be seen in part
+        lines = [line for line in whole.splitlines() if line.startswith("{") and line.endswith("}")]
         return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
     def pid_of(self, role: str) -> int:
