@@ -15,6 +15,7 @@ import pytest
 from tests.support.guard import guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
 from zkdns.cli import main
 from zkdns.config import load_config
 from zkdns.serverset.fixed import parse_fixed
@@ -135,3 +136,13 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
         if process.stdin is not None:
             process.stdin.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def test_its_python_runs_against_a_real_zookeeper(zookeeper: ZooKeeperServer) -> None:
+    program = "".join(blocks("python")).replace("zk01:2181,zk02:2181,zk03:2181", zookeeper.address)
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30
+    ).stdout
+    path, endpoints = printed.splitlines()
+    assert re.fullmatch(r"/discovery/prod/web/member_\d{10}", path)
+    assert endpoints == "()"  # the registration is closed by then

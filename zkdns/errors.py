@@ -34,3 +34,23 @@ class BadMemberError(ZkdnsError):
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
         super().__init__(detail)
+
+
+class ZooKeeperError(ZkdnsError):
+    """ZooKeeper was asked for something that it does not do, or does not allow."""
+
+
+class UnreachableError(ZooKeeperError):
+    """ZooKeeper could not be reached in time."""
+
+
+class ClosedError(ZkdnsError):
+    """What was closed is used again."""
+
+
+class NoEndpointsError(ZkdnsError):
+    """There is nothing to choose from: no endpoint is in the set."""
+
+
+class MissingExtraError(ZkdnsError, ImportError):
+    """A package is not installed that only a part of zkdns needs; the text says how to install it."""

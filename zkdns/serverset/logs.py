@@ -1,0 +1,37 @@
+"""Logs of the library: structlog's where the program has set that up, else the standard library's.
+
+So a program that knows nothing of structlog finds warnings among all others, and nothing on its output.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import structlog
+
+
+class Log:
+    """Says events with their values, as a structlog logger does."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def info(self, event: str, **values: object) -> None:
+        """Something happened as it should."""
+        self._say(logging.INFO, event, values)
+
+    def warning(self, event: str, **values: object) -> None:
+        """Something is not as it should be, and goes on."""
+        self._say(logging.WARNING, event, values)
+
+    def exception(self, event: str, **values: object) -> None:
+        """A mistake of ours, or of somebody who is called back; with the exception that is being handled."""
+        self._say(logging.ERROR, event, {**values, "exc_info": True})
+
+    def _say(self, level: int, event: str, values: dict[str, object]) -> None:
+        if structlog.is_configured():
+            structlog.get_logger(self._name).log(level, event, **values)
+            return
+        exc_info = bool(values.pop("exc_info", False))
+        text = " ".join((event, *(f"{key}={value!r}" for key, value in values.items())))
+        logging.getLogger(self._name).log(level, "%s", text, exc_info=exc_info)

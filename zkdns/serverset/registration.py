@@ -1,0 +1,355 @@
+"""Keeping one member registered: exactly one znode, whatever happens to session, znode and service.
+
+What is wanted and what is found are compared again after everything that could make them differ: a
+connection, a ping that changes its mind, the znode's own watch, an error. So there is one way of putting
+things right, and no list of cases to forget one of.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Self
+
+from kazoo.exceptions import NoNodeError
+
+from zkdns.errors import UnreachableError, ZkdnsError
+from zkdns.serverset.logs import Log
+from zkdns.serverset.member import MEMBER_PREFIX, Member, encode_member
+from zkdns.serverset.session import Backoff, Session, explain
+
+if TYPE_CHECKING:
+    from kazoo.protocol.states import WatchedEvent
+
+log = Log("zkdns.registration")
+
+Ping = Callable[[], object]
+"""Whether the service can serve: False or an exception means that it cannot, anything else that it can."""
+
+
+class Registration:
+    """A member of a server set for as long as this is open and its ping succeeds.
+
+    As a context manager (also an asynchronous one) it is closed at the end. It never raises from its own
+    threads: `is_registered`, `path` and `last_error` tell how it stands.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        directory: str,
+        member: Member,
+        *,
+        ping: Ping | None = None,
+        ping_interval: float = 1.0,
+        ping_timeout: float = 1.0,
+    ) -> None:
+        self._session = session
+        self._directory = directory
+        self._data = encode_member(member)
+        self._is_wanted = None if ping else True  # None: the ping has not spoken yet
+        self._path: str | None = None
+        self._is_uncertain = False  # an earlier create may have happened without our knowing
+        self._last_error: ZkdnsError | None = None
+        self._backoff = Backoff()
+        self._try = 0  # counts comparisons, so that of those that wait only the newest is made
+        self._state = threading.Condition()
+        self._was_tried = False
+        self._refusal: ZkdnsError | None = None
+        self._is_closing = False
+        self._is_gone = False
+        self._pinger = _Pinger(self._heard_ping, ping, ping_interval, ping_timeout) if ping else None
+        session.join(self)
+        if self._pinger:
+            self._pinger.start()
+
+    # -- for everybody -------------------------------------------------------------------------------------
+
+    @property
+    def is_registered(self) -> bool:
+        """Whether the znode is there, as far as is known: while ZooKeeper is away, what was last so."""
+        return self._path is not None
+
+    @property
+    def path(self) -> str | None:
+        """The znode's path; None while it is not registered."""
+        return self._path
+
+    @property
+    def last_error(self) -> ZkdnsError | None:
+        """What last went wrong: the ping, or ZooKeeper; None again when it is registered."""
+        return self._last_error
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed."""
+        return self._is_closing
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is registered; False where it is not within `timeout` seconds, or closed."""
+        with self._state:
+            self._state.wait_for(lambda: self.is_registered or self._is_closing, timeout)
+            return self.is_registered
+
+    def wait_for_outcome(self, timeout: float) -> None:
+        """Wait until it is registered, or its ping has said no, or takes longer than this.
+
+        Raises:
+            ZkdnsError: ZooKeeper refuses; it is closed then.
+            UnreachableError: ZooKeeper could not be asked within `timeout` seconds; it is closed then.
+        """
+        was_tried = self._session.wait_for(self._state, lambda: self._was_tried, timeout)
+        refusal = self._refusal
+        if was_tried and refusal is None:
+            return
+        if self._is_wanted is None and self._session.is_connected:
+            return
+        self.close()
+        raise refusal or UnreachableError(
+            f"cannot register in {self._directory}: ZooKeeper at {self._session.hosts} cannot be reached"
+        )
+
+    def close(self, timeout: float | None = None) -> None:
+        """Leave the set, and wait until the znode is gone.
+
+        Where ZooKeeper cannot be reached this returns after `timeout` seconds (the session's, unless given).
+        The znode then goes with the session or, where others use that too, as soon as ZooKeeper is back.
+        """
+        with self._state:
+            self._is_closing = True
+            self._state.notify_all()
+        if self._pinger:
+            self._pinger.stop()
+        self._session.soon(self._compare)
+        limit = self._session.session_timeout if timeout is None else timeout
+        is_gone = self._session.wait_for(self._state, lambda: self._is_gone, limit)
+        self._session.leave(self, unfinished=not is_gone)
+        if self._is_gone:
+            self._session.finished(self)  # it went between the two lines above
+
+    async def close_async(self, timeout: float | None = None) -> None:
+        """`close`, awaited."""
+        await asyncio.to_thread(self.close, timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close_async()
+
+    # -- what makes it look again --------------------------------------------------------------------------
+
+    def connected(self) -> None:
+        """In the session's worker: the connection is there."""
+        self._backoff.reset()
+        self._compare()
+
+    def _heard_ping(self, error: ZkdnsError | None) -> None:
+        """The ping has spoken; None: well."""
+        with self._state:
+            changed = self._is_wanted is not (error is None)
+            self._is_wanted = error is None
+            if error is not None:
+                self._last_error = error
+        if changed:
+            self._session.soon(self._compare)
+
+    def _fired(self, event: WatchedEvent) -> None:
+        """The znode's watch, in a thread of kazoo's; events of type NONE tell of the session instead."""
+        if event.type != "NONE":
+            self._session.soon(self._compare)
+
+    def _compare_later(self, seconds: float) -> None:
+        number = self._try
+        self._session.later(seconds, lambda: self._compare() if number == self._try else None)
+
+    # -- putting things right, in the session's worker -----------------------------------------------------
+
+    def _compare(self) -> None:
+        """Make what is found what is wanted, or try again later."""
+        self._try += 1
+        if self._is_gone:
+            return
+        if self._is_closing and self._path is None and not self._is_uncertain:
+            self._settled()  # there is nothing to undo, so nobody need wait for ZooKeeper
+            return
+        if not self._session.is_connected:
+            return  # on connecting it is called again
+        if self._is_wanted is None and not self._is_closing:
+            return
+        try:
+            if self._is_wanted and not self._is_closing:
+                self._be_there()
+            else:
+                self._be_gone()
+        except Exception as error:  # noqa: BLE001 - whatever ZooKeeper refuses, it may not refuse for ever
+            self._failed(error)
+            self._compare_later(self._backoff.pause())
+        else:
+            self._backoff.reset()
+            self._settled()
+
+    def _be_there(self) -> None:
+        if self._path is not None and not self._is_ours(self._path):
+            log.info("member is gone; registering again", path=self._path)
+            self._forget(self._path)
+        if self._path is None and self._is_uncertain:
+            self._adopt()
+        if self._path is None:
+            self._create()
+
+    def _be_gone(self) -> None:
+        if self._path is None and self._is_uncertain:
+            self._adopt()
+        if self._path is not None:
+            path = self._path
+            if self._is_ours(path):  # an earlier delete may have lost its answer, and the name be another's
+                with contextlib.suppress(NoNodeError):
+                    self._session.ask("delete", path)
+            self._forget(path)
+            log.info("member unregistered", path=path)
+
+    def _is_ours(self, path: str) -> bool:
+        """Whether the znode is there and our session's; from now on we hear when it goes."""
+        try:
+            # Not `exists`: that would leave a watch for ever on each path that is no more.
+            _, status = self._session.ask("get", path, watch=self._fired)
+        except NoNodeError:
+            return False
+        return self._session.owns(status)
+
+    def _create(self) -> None:
+        self._is_uncertain = True
+        try:
+            path = self._ask_to_create()
+        except NoNodeError:
+            self._session.ask("ensure_path", self._directory)
+            path = self._ask_to_create()
+        self._claim(path)
+        log.info("member registered", path=path)
+
+    def _ask_to_create(self) -> str:
+        # Without kazoo's makepath: that creates in several steps, of which the last may come long after we
+        # have given up waiting, and have looked whether it had happened.
+        return str(
+            self._session.ask(
+                "create", f"{self._directory}/{MEMBER_PREFIX}", self._data, ephemeral=True, sequence=True
+            )
+        )
+
+    def _adopt(self) -> None:
+        """Find the znode of a create whose answer was lost: of our session, with our data, nobody else's."""
+        self._session.ask("sync", self._directory)  # another server than we asked may not know of it yet
+        try:
+            names = self._session.ask("get_children", self._directory)
+        except NoNodeError:
+            names = []
+        for name in sorted(names, reverse=True):
+            path = f"{self._directory}/{name}"
+            if not name.startswith(MEMBER_PREFIX) or path in self._session.claimed:
+                continue
+            try:
+                data, status = self._session.ask("get", path)
+            except NoNodeError:
+                continue
+            if data == self._data and self._session.owns(status):
+                log.info("member had been registered; only the answer was lost", path=path)
+                self._claim(path)
+                return
+        self._is_uncertain = False
+
+    def _claim(self, path: str) -> None:
+        self._session.claimed.add(path)
+        self._is_uncertain = False
+        with self._state:
+            self._path = path
+            if self._is_wanted:
+                self._last_error = None  # together: who is registered has no error
+            self._state.notify_all()
+        if not self._is_ours(path):  # gone between two questions
+            self._forget(path)
+            self._session.soon(self._compare)
+
+    def _forget(self, path: str) -> None:
+        self._session.claimed.discard(path)
+        with self._state:
+            self._path = None
+
+    def _failed(self, error: Exception) -> None:
+        told = explain(error, f"register in {self._directory}", self._session.hosts)
+        with self._state:
+            is_news = str(told) != str(self._last_error)
+            self._last_error = told
+            if not isinstance(told, UnreachableError):
+                self._was_tried, self._refusal = True, told
+            self._state.notify_all()
+        if is_news:
+            log.warning("registration failed; trying again", reason=str(told))
+
+    def _settled(self) -> None:
+        with self._state:
+            if self._path is not None and self._is_wanted:
+                self._last_error = None
+            self._was_tried, self._refusal = True, None
+            self._is_gone = self._is_closing and self._path is None
+            self._state.notify_all()
+        if self._is_gone:
+            self._session.finished(self)
+
+
+class _Pinger:
+    """Calls a ping again and again in a thread of its own, and tells how it went.
+
+    A ping that takes longer than its time is a failing one, until it returns.
+    """
+
+    def __init__(
+        self, heard: Callable[[ZkdnsError | None], None], ping: Ping, interval: float, timeout: float
+    ) -> None:
+        self._heard = heard
+        self._ping = ping
+        self._interval = interval
+        self._timeout = timeout
+        self._stopped = threading.Event()
+        self._began: float | None = None
+        self._caller = threading.Thread(target=self._call, name="zkdns ping", daemon=True)
+        self._clock = threading.Thread(target=self._mind_the_time, name="zkdns ping time", daemon=True)
+
+    def start(self) -> None:
+        self._caller.start()
+        self._clock.start()
+
+    def stop(self) -> None:
+        """Call it no more; one that hangs is left to itself."""
+        self._stopped.set()
+
+    def _call(self) -> None:
+        while not self._stopped.is_set():
+            self._began = time.monotonic()
+            error: ZkdnsError | None = None
+            try:
+                if self._ping() is False:
+                    error = ZkdnsError("the ping says that the service cannot serve")
+            except BaseException as failure:  # noqa: BLE001 - whatever it raises, also sys.exit(), means no
+                error = ZkdnsError(f"the ping failed: {failure!r}")
+            self._began = None
+            if not self._stopped.is_set():
+                self._heard(error)
+            self._stopped.wait(self._interval)
+
+    def _mind_the_time(self) -> None:
+        told: float | None = None
+        while not self._stopped.wait(min(self._timeout, 1.0) / 4):
+            began = self._began
+            if began is not None and began != told and time.monotonic() - began > self._timeout:
+                told = began
+                self._heard(ZkdnsError(f"the ping has not returned within {self._timeout:g} s"))
