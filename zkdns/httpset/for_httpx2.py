@@ -1,0 +1,264 @@
+"""`Transport` and `AsyncTransport`: a server set behind a client of httpx2."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, Generic, TypeVar, cast
+
+import httpx2
+
+from zkdns.address import parse_host_port
+from zkdns.balance.round_robin import RoundRobin
+from zkdns.errors import NoEndpointsError
+from zkdns.httpset.balanced import Balanced
+from zkdns.httpset.pools import Pool, Pools
+from zkdns.serverset.watch import EndpointSource
+
+# httpx2's own defaults, for each endpoint.
+_LIMITS: Final = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
+_CONNECT_FAILED: Final = "connection.connect_tcp.failed"  # httpcore2's trace event
+_NOT_OPENED: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
+
+T = TypeVar("T", httpx2.HTTPTransport, httpx2.AsyncHTTPTransport)
+
+
+class NoEndpointsConnectError(NoEndpointsError, httpx2.ConnectError):
+    """There is no endpoint to connect to; both a ZkdnsError and httpx2's own."""
+
+
+class _Route(Generic[T]):
+    """One request's way: the endpoints it may still go to, and what it failed at."""
+
+    def __init__(self, balancer: RoundRobin, pools: Pools[T], request: httpx2.Request) -> None:
+        self._balancer = balancer
+        self._pools: Pools[T] = pools
+        self._request = request
+        self._server_name = ""
+        if request.url.scheme in {"https", "wss"}:
+            named = request.extensions.get("sni_hostname")
+            self._server_name = named if isinstance(named, str) else request.url.raw_host.decode("ascii")
+        self._failures: dict[str, httpx2.TransportError] = {}
+
+    def next(self) -> tuple[str, Pool[T]]:
+        """The next endpoint and its pool, which is to be left.
+
+        Raises:
+            NoEndpointsConnectError: the set is empty.
+            httpx2.ConnectError: no endpoint accepted a connection.
+            httpx2.ConnectTimeout: neither, and the last one did not answer in time.
+        """
+        try:
+            endpoint = self._balancer.pick(without=self._failures)
+        except NoEndpointsError as error:
+            if not self._failures:
+                where = f"{self._request.url.scheme}://{self._request.url.netloc.decode('ascii')}"
+                raise NoEndpointsConnectError(f"{where}: {error}", request=self._request) from None
+            last = list(self._failures.values())[-1]
+            told = ", ".join(
+                f"{name} ({str(failure) or 'timed out'})" for name, failure in self._failures.items()
+            )
+            raise type(last)(f"no endpoint accepted a connection: {told}", request=self._request) from last
+        return endpoint, self._pools.enter(endpoint, self._server_name)
+
+    def failed(self, endpoint: str, error: httpx2.TransportError) -> None:
+        """Do not try this endpoint again."""
+        self._failures[endpoint] = error
+
+    def request_to(self, endpoint: str, trace: Callable[[str, Any], object]) -> httpx2.Request:
+        """The request as it goes to an endpoint."""
+        request, address = self._request, parse_host_port(endpoint)
+        headers = request.headers.copy()
+        headers.setdefault("Host", request.url.netloc.decode("ascii"))
+        extensions = {**request.extensions, "trace": trace}
+        if self._server_name:
+            extensions["sni_hostname"] = self._server_name
+        return httpx2.Request(
+            request.method,
+            request.url.copy_with(host=address.host, port=address.port),
+            headers=headers,
+            stream=request.stream,
+            extensions=extensions,
+        )
+
+
+class Transport(Balanced, httpx2.BaseTransport):
+    """Sends each request to the next endpoint of a server set; what `httpx2.Client(transport=…)` takes.
+
+    The client's connect time-out, in seconds, holds for each endpoint that is tried. A request's body is not
+    touched before a connection stands, so a stream can be sent after failed connections too. A failed TLS
+    handshake is no failed connection: it is raised, and no other endpoint tried. Closing closes the
+    connections, not the source.
+
+    Args:
+        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
+        verify: whose certificates to trust: a context, True for the usual authorities, False for anybody.
+        http2: whether to offer HTTP/2, as with `httpx2.HTTPTransport`.
+        limits: of the connections to each endpoint; None: 100, 20 of them idle, for 5 s.
+    """
+
+    def __init__(
+        self,
+        source: EndpointSource | None = None,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits | None = None,
+    ) -> None:
+        context = httpx2.create_ssl_context(verify)  # one for all pools: making one takes a while
+        self._balancer = RoundRobin(source)
+        self._pools = Pools(
+            lambda: httpx2.HTTPTransport(verify=context, http2=http2, limits=limits or _LIMITS)
+        )
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request; called by the client.
+
+        Raises:
+            NoEndpointsError: the set is empty; it is an `httpx2.ConnectError` too.
+            httpx2.TransportError: as `httpx2.HTTPTransport` does; ConnectError or ConnectTimeout when every
+                endpoint was tried.
+        """
+        for transport in self._pools.take_idle(self.endpoints):
+            transport.close()
+        route = _Route(self._balancer, self._pools, request)
+        while True:
+            endpoint, pool = route.next()
+            opening = _Opening(request.extensions)
+            try:
+                response = pool.transport.handle_request(route.request_to(endpoint, opening))
+            except BaseException as error:
+                self._pools.leave(pool)
+                if not (opening.failed and isinstance(error, _NOT_OPENED)):
+                    raise
+                route.failed(endpoint, error)
+            else:
+                stream = cast("httpx2.SyncByteStream", response.stream)
+                response.stream = _Stream(stream, partial(self._pools.leave, pool))
+                return response
+
+    def close(self) -> None:
+        """Close all connections."""
+        for transport in self._pools.take_all():
+            transport.close()
+
+
+class AsyncTransport(Balanced, httpx2.AsyncBaseTransport):
+    """`Transport` for `httpx2.AsyncClient`; everything said there holds.
+
+    Args:
+        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
+        verify: whose certificates to trust: a context, True for the usual authorities, False for anybody.
+        http2: whether to offer HTTP/2, as with `httpx2.AsyncHTTPTransport`.
+        limits: of the connections to each endpoint; None: 100, 20 of them idle, for 5 s.
+    """
+
+    def __init__(
+        self,
+        source: EndpointSource | None = None,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits | None = None,
+    ) -> None:
+        context = httpx2.create_ssl_context(verify)
+        self._balancer = RoundRobin(source)
+        self._pools = Pools(
+            lambda: httpx2.AsyncHTTPTransport(verify=context, http2=http2, limits=limits or _LIMITS)
+        )
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send one request; called by the client.
+
+        Raises:
+            NoEndpointsError: the set is empty; it is an `httpx2.ConnectError` too.
+            httpx2.TransportError: as `httpx2.AsyncHTTPTransport` does; ConnectError or ConnectTimeout when
+                every endpoint was tried.
+        """
+        for transport in self._pools.take_idle(self.endpoints):
+            await transport.aclose()
+        route = _Route(self._balancer, self._pools, request)
+        while True:
+            endpoint, pool = route.next()
+            opening = _AsyncOpening(request.extensions)
+            try:
+                response = await pool.transport.handle_async_request(route.request_to(endpoint, opening))
+            except BaseException as error:
+                self._pools.leave(pool)
+                if not (opening.failed and isinstance(error, _NOT_OPENED)):
+                    raise
+                route.failed(endpoint, error)
+            else:
+                stream = cast("httpx2.AsyncByteStream", response.stream)
+                response.stream = _AsyncStream(stream, partial(self._pools.leave, pool))
+                return response
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        for transport in self._pools.take_all():
+            await transport.aclose()
+
+
+class _Opening:
+    """Watches a connection being opened, as the request's `trace` extension.
+
+    The error alone does not tell: httpx2 raises ConnectError and ConnectTimeout for a TLS handshake as well.
+    """
+
+    def __init__(self, extensions: Mapping[str, Any]) -> None:
+        self.failed = False
+        self._then: Callable[[str, Any], object] | None = extensions.get("trace")
+
+    def __call__(self, event: str, info: Any) -> None:  # noqa: ANN401 - what httpcore2 gives
+        self.failed = self.failed or event == _CONNECT_FAILED
+        if self._then is not None:
+            self._then(event, info)
+
+
+class _AsyncOpening:
+    def __init__(self, extensions: Mapping[str, Any]) -> None:
+        self.failed = False
+        self._then: Callable[[str, Any], Awaitable[object]] | None = extensions.get("trace")
+
+    async def __call__(self, event: str, info: Any) -> None:  # noqa: ANN401 - what httpcore2 gives
+        self.failed = self.failed or event == _CONNECT_FAILED
+        if self._then is not None:
+            await self._then(event, info)
+
+
+class _Stream(httpx2.SyncByteStream):
+    """A response's body, which uses its pool until it is closed."""
+
+    def __init__(self, stream: httpx2.SyncByteStream, leave: Callable[[], None]) -> None:
+        self._stream = stream
+        self._leave: Callable[[], None] | None = leave
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._stream
+
+    def close(self) -> None:
+        leave, self._leave = self._leave, None
+        try:
+            self._stream.close()
+        finally:
+            if leave is not None:
+                leave()
+
+
+class _AsyncStream(httpx2.AsyncByteStream):
+    def __init__(self, stream: httpx2.AsyncByteStream, leave: Callable[[], None]) -> None:
+        self._stream = stream
+        self._leave: Callable[[], None] | None = leave
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        async for part in self._stream:
+            yield part
+
+    async def aclose(self) -> None:
+        leave, self._leave = self._leave, None
+        try:
+            await self._stream.aclose()
+        finally:
+            if leave is not None:
+                leave()
