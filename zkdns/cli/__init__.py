@@ -7,7 +7,10 @@ import click
 import zkdns
 from zkdns.cli.check import check
 from zkdns.cli.lookup import lookup
+from zkdns.cli.register import register
 from zkdns.cli.serve import serve
+from zkdns.cli.services import services
+from zkdns.cli.watch import watch
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -19,3 +22,6 @@ def main() -> None:
 main.add_command(serve)
 main.add_command(check)
 main.add_command(lookup)
+main.add_command(register)
+main.add_command(watch)
+main.add_command(services)

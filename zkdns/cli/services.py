@@ -1,0 +1,94 @@
+"""`zkdns services`: which services there are, and how many members each has."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+import msgspec
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from zkdns.cli.register import ENVIRONMENT, FAILED, Reading, set_options
+from zkdns.errors import ZkdnsError
+from zkdns.serverset.listing import Listing, list_services
+
+_PATIENCE = 1.0  # seconds before a bar shows that something is going on
+
+
+@click.command()
+@set_options(ENVIRONMENT)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each service, a line each.")
+def services(config_file: str | None, as_json: bool, **flags: object) -> None:
+    """List environments and services, with the numbers of their members.
+
+    A table in a terminal; otherwise a line for each service: environment, service and members, tabs between.
+    The exit status is 1 where there is nothing to list.
+    """
+    reading = Reading({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
+    config = reading.finish("services")
+    environment = reading.values.get("environment")
+    bar = _Bar()
+    try:
+        with bar.progress:
+            listing = list_services(
+                str(config.zookeeper), config.namespace, environment=environment, progress=bar.advance
+            )
+    except ZkdnsError as error:
+        click.echo(f"zkdns: {error}", err=True)
+        sys.exit(FAILED)
+    if as_json:
+        click.echo(b"".join(msgspec.json.encode(row) + b"\n" for row in listing.services), nl=False)
+    elif sys.stdout.isatty():
+        _show(listing)
+    else:
+        for row in listing.services:
+            click.echo(f"{row.environment}\t{row.service}\t{_count(row.members)}")
+    for path in listing.denied:
+        click.echo(
+            f"zkdns: {path} may not be listed: ZooKeeper's ACL does not permit this client to", err=True
+        )
+    if not listing.services and not listing.empty:
+        where = f"{environment!r} below {config.namespace.root}" if environment else config.namespace.root
+        is_missing = not listing.exists or environment
+        what = f"there is no {where}" if is_missing else f"there is nothing below {where}"
+        click.echo(f"zkdns: {what}, in ZooKeeper at {config.zookeeper}", err=True)
+        sys.exit(FAILED)
+
+
+class _Bar:
+    """A progress bar on standard error, if that is a terminal and it takes long enough to be read."""
+
+    def __init__(self) -> None:
+        self.progress = Progress(
+            console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+        )
+        self._task = self.progress.add_task("counting members", visible=False)
+        self._begun = time.monotonic()
+
+    def advance(self, done: int, total: int) -> None:
+        is_shown = time.monotonic() - self._begun > _PATIENCE
+        self.progress.update(self._task, completed=done, total=total, visible=is_shown)
+
+
+def _show(listing: Listing) -> None:
+    table = Table("environment", "service", box=None, pad_edge=False, header_style="bold")
+    table.add_column("members", justify="right")
+    shown = ""
+    for row in listing.services:
+        repeated = row.environment == shown
+        shown = row.environment
+        style = "yellow" if not row.members else ""
+        table.add_row(
+            Text("" if repeated else shown), Text(row.service), Text(_count(row.members), style=style)
+        )
+    for path in listing.empty:
+        table.add_row(Text(path.rpartition("/")[2]), Text("no services", style="dim"), "")
+    Console(highlight=False).print(table)
+
+
+def _count(members: int | None) -> str:
+    return "?" if members is None else str(members)
