@@ -1,0 +1,189 @@
+"""The real commands, run as their users would, and ended with the test."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from tests.support.guard import guarded
+from tests.support.waiting import eventually
+
+_CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+_OUTLIVED = 60  # seconds after which a program of a test ends in any case
+
+# Says each signal that it gets, and when, on the clock that all processes of the machine share.
+PROGRAM = f"""\
+import signal, sys, time
+signal.alarm({_OUTLIVED})
+def say(number, frame):
+    print(signal.Signals(number).name, time.monotonic(), flush=True)
+    if number in (signal.SIGTERM, signal.SIGINT):
+        sys.exit(7)
+for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"):
+    signal.signal(getattr(signal, "SIG" + name), say)
+print("ready", time.monotonic(), flush=True)
+while True:
+    signal.pause()
+"""
+
+# Makes the terminal on standard input that of the session, and becomes the command.
+_TAKE_TERMINAL = """\
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
+
+
+class Command:
+    """`zkdns` with these arguments; as a context manager it is started, and ended with its program."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
+        self._out_file = Path(self._directory.name) / "out"
+        self._err_file = Path(self._directory.name) / "err"
+        self._command = [sys.executable, "-m", "zkdns", *arguments]
+        self._environment = {**os.environ, "ZKDNS_LOG_FORMAT": "json", **(environment or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        # A job of a script that runs in the background may hand down an ignored SIGINT.
+        kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with self._out_file.open("wb") as out, self._err_file.open("wb") as err:
+                self._process = subprocess.Popen(
+                    guarded(self._command),
+                    stdin=subprocess.PIPE,
+                    stdout=out,
+                    stderr=err,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+        finally:
+            signal.signal(signal.SIGINT, kept)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        process = self.process
+        # The group is the command's and its guard's; the guard keeps the number from being another's by now.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+        started, ended = self.events("program started"), self.events("program ended")
+        if started and not ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(started[0]["pid"], signal.SIGKILL)
+        self._directory.cleanup()
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    @property
+    def output(self) -> str:
+        """What it and its program have printed."""
+        return self._out_file.read_text()
+
+    @property
+    def errors(self) -> str:
+        """What they have said on standard error, logs included."""
+        return self._err_file.read_text()
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """What was logged under this event."""
+        lines = [line for line in self.errors.splitlines() if line.startswith("{") and line.endswith("}")]
+        return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+    def said(self, word: str) -> float:
+        """When the program said this; waited for."""
+        return float(eventually(lambda: dict(line.split() for line in self.output.splitlines())[word]))
+
+    def wait_logged(self, event: str, count: int = 1) -> Self:
+        """Wait until it has logged this, so many times."""
+        eventually(lambda: len(self.events(event)) >= count or None, 20.0)
+        return self
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self, timeout: float = 15.0) -> int:
+        """The exit status."""
+        return self.process.wait(timeout)
+
+
+class Ended(NamedTuple):
+    """What a command left."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None, timeout: float = 20.0) -> Ended:
+    """Run a command to its end."""
+    with Command(*arguments, environment=environment) as command:
+        status = command.wait(timeout)
+        return Ended(status, command.output, command.errors)
+
+
+class Terminal:
+    """`zkdns` with these arguments in a terminal of its own; as a context manager it is started and ended.
+
+    Closing a terminal hangs up on whatever runs in it, so nothing outlives the test.
+    """
+
+    def __init__(self, *arguments: str) -> None:
+        self._arguments = arguments
+        self._screen = bytearray()
+
+    def __enter__(self) -> Self:
+        self._master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+        os.set_blocking(self._master, False)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-m", "zkdns", *self._arguments],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._master)
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._master, keys)
+
+    @property
+    def screen(self) -> str:
+        """Everything that was written to it so far, without what moves and colours."""
+        with contextlib.suppress(BlockingIOError, OSError):  # nothing new, or nobody is left to write
+            while chunk := os.read(self._master, 65536):
+                self._screen += chunk
+        return _CONTROLS.sub("", self._screen.decode(errors="replace"))
+
+    def wait(self, timeout: float = 15.0) -> int:
+        """The exit status; what it writes meanwhile is read, as a terminal would."""
+        deadline = time.monotonic() + timeout
+        while self.process.poll() is None and time.monotonic() < deadline:
+            _ = self.screen
+            time.sleep(0.005)
+        return self.process.wait(0.1)

@@ -1,0 +1,247 @@
+"""Least request: always the least, evenly among equals, in the same few steps for any number of endpoints."""
+
+import random
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from zkdns import BadValueError, FixedSet
+from zkdns.balance import LeastRequest, NoEndpointsError
+
+
+def names(count: int) -> list[str]:
+    return [f"10.0.{index // 250}.{index % 250}:80" for index in range(count)]
+
+
+class AnyHistory(RuleBasedStateMachine):
+    """Whatever happened before, the choice has the least requests of all, and the counts are right."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.source = FixedSet()
+        self.balancer = LeastRequest(self.source)
+        self.held: list[str] = []
+
+    @rule(members=st.sets(st.integers(0, 7)))
+    def change(self, members: set[int]) -> None:
+        self.source.set_endpoints([f"10.0.0.{member}:80" for member in members])
+
+    @rule(without=st.sets(st.integers(0, 7), max_size=2))
+    def acquire(self, without: set[int]) -> None:
+        tried = {f"10.0.0.{member}:80" for member in without}
+        counts = {name: self.held.count(name) for name in self.source.endpoints if name not in tried}
+        if not counts:
+            with pytest.raises(NoEndpointsError):
+                self.balancer.acquire(tried)
+            return
+        chosen = self.balancer.acquire(tried)
+        assert counts[chosen] == min(counts.values())
+        self.held.append(chosen)
+
+    @rule(data=st.data())
+    def release(self, data: Any) -> None:
+        if self.held:
+            chosen = data.draw(st.sampled_from(self.held))
+            self.held.remove(chosen)
+            self.balancer.release(chosen)
+
+    @invariant()
+    def counts_are_right(self) -> None:
+        for name in {*self.source.endpoints, *self.held}:
+            assert self.balancer.active(name) == self.held.count(name)
+
+
+TestAnyHistory = AnyHistory.TestCase
+
+
+def test_equals_take_turns_when_nothing_is_held() -> None:
+    """Requests one after the other would all go to the first endpoint if ties were broken by order."""
+    balancer = LeastRequest(FixedSet(names(10)))
+    chosen = []
+    for _ in range(100):
+        with balancer.request() as endpoint:
+            chosen.append(endpoint)
+    assert Counter(chosen) == dict.fromkeys(names(10), 10)
+
+
+@given(st.integers(1, 30), st.integers(0, 100))
+def test_held_requests_spread_to_within_one(count: int, requests: int) -> None:
+    balancer = LeastRequest(FixedSet(names(count)))
+    for _ in range(requests):
+        balancer.acquire()
+    active = [balancer.active(name) for name in names(count)]
+    assert sum(active) == requests
+    assert max(active) - min(active) <= 1
+
+
+def test_the_first_choice_is_not_everybodys_same() -> None:
+    source = FixedSet(names(10))
+    assert len({LeastRequest(source).acquire() for _ in range(200)}) > 5  # less: once in more than 10**50
+
+
+def test_the_slow_one_gets_less() -> None:
+    balancer = LeastRequest(FixedSet(["fast:1", "slow:1"]))
+    held = [balancer.acquire(), balancer.acquire()]
+    assert sorted(held) == ["fast:1", "slow:1"]
+    for _ in range(5):
+        balancer.release("fast:1")
+        assert balancer.acquire() == "fast:1"
+
+
+class CountedName(str):
+    """An endpoint that counts how often anybody looks at it."""
+
+    __slots__ = ()
+    looks = 0
+
+    def __hash__(self) -> int:
+        CountedName.looks += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        CountedName.looks += 1
+        return super().__eq__(other)
+
+    def __lt__(self, other: str) -> bool:
+        CountedName.looks += 1
+        return super().__lt__(other)
+
+
+class CountedSource:
+    """A source of counted names."""
+
+    is_closed = False
+
+    def __init__(self, count: int) -> None:
+        self.endpoints: tuple[str, ...] = tuple(map(CountedName, names(count)))
+
+    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
+        return changed
+
+
+def steps(work: Callable[[], object]) -> int:
+    """How many lines of Python a call runs through."""
+    count = 0
+
+    def trace(_: FrameType, event: str, __: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        work()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+def worst(count: int) -> tuple[int, int]:
+    """The most lines run through, and names looked at, by one acquire or release in a busy set of `count`."""
+    balancer = LeastRequest(CountedSource(count))
+    held = [balancer.acquire() for _ in range(3 * count)]  # the first one reads the whole set
+    history = random.Random(1)
+    lines = looks = 0
+    for _ in range(2000):
+        CountedName.looks = 0
+        if held and history.random() < 0.5:
+            endpoint = held.pop(history.randrange(len(held)))
+            lines = max(lines, steps(partial(balancer.release, endpoint)))
+        else:
+            lines = max(lines, steps(lambda: held.append(balancer.acquire())))
+        looks = max(looks, CountedName.looks)
+    return lines, looks
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_a_choice_takes_no_more_steps_in_a_large_set(count: int) -> None:
+    """Names looked at as well as lines run, since a scan may hide in one line of C, or not touch a name."""
+    lines, looks = worst(count)
+    assert lines <= 50
+    assert looks <= 10
+
+
+def test_requests_of_one_that_left_are_counted_and_it_is_not_chosen() -> None:
+    source = FixedSet(["a:1", "b:1"])
+    balancer = LeastRequest(source)
+    assert sorted([balancer.acquire(), balancer.acquire()]) == ["a:1", "b:1"]
+    source.set_endpoints(["b:1"])
+    assert [balancer.acquire(), balancer.acquire()] == ["b:1", "b:1"]
+    assert balancer.active("a:1") == 1
+    balancer.release("a:1")
+    assert balancer.active("a:1") == 0
+    assert "a:1" not in balancer._active  # nothing is left of it
+
+
+def test_one_that_comes_back_still_has_its_requests() -> None:
+    source = FixedSet(["a:1"])
+    balancer = LeastRequest(source)
+    for _ in range(3):
+        balancer.acquire()
+    source.set_endpoints(["b:1"])
+    balancer.acquire()
+    source.set_endpoints(["a:1", "b:1"])
+    assert [balancer.acquire(), balancer.acquire()] == ["b:1", "b:1"]
+    for _ in range(3):
+        balancer.release("a:1")
+    assert balancer.acquire() == "a:1"
+
+
+@pytest.mark.parametrize("endpoint", ["a:1", "never:1"])
+def test_releasing_what_is_not_active_is_an_error(endpoint: str) -> None:
+    balancer = LeastRequest(FixedSet(["a:1"]))
+    with balancer.request():
+        pass
+    with pytest.raises(BadValueError, match=f"'{endpoint}' has no active request"):
+        balancer.release(endpoint)
+
+
+def test_a_block_that_raises_releases() -> None:
+    balancer = LeastRequest(FixedSet(["a:1"]))
+    with pytest.raises(KeyError), balancer.request():
+        raise KeyError
+    assert balancer.active("a:1") == 0
+
+
+def test_an_empty_set_is_an_error_until_it_is_filled() -> None:
+    balancer = LeastRequest()
+    with pytest.raises(NoEndpointsError, match="the set is empty"):
+        balancer.acquire()
+    balancer.set_endpoints(["a:1"])
+    assert balancer.acquire() == "a:1"
+    with pytest.raises(NoEndpointsError, match="tried: a:1"):
+        balancer.acquire(without=["a:1"])
+
+
+def test_threads_leave_no_request_behind() -> None:
+    source = FixedSet(names(5))
+    balancer = LeastRequest(source)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            for _ in range(500):
+                with balancer.request():
+                    pass
+        except BaseException as error:  # noqa: BLE001 - told below
+            failures.append(error)
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for turn in range(50):
+        source.set_endpoints(names(2 + turn % 4))
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert not any(balancer.active(name) for name in names(5))

@@ -1,0 +1,131 @@
+"""Round robin: exact turns, over any source, in many threads, and while the set changes."""
+
+import gc
+import threading
+import weakref
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zkdns import BadValueError, FixedSet
+from zkdns.balance import NoEndpointsError, RoundRobin
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"10.0.{index // 250}.{index % 250}:80" for index in range(first, first + count)]
+
+
+def picks(balancer: RoundRobin, count: int) -> list[str]:
+    return [balancer.pick() for _ in range(count)]
+
+
+@given(st.integers(1, 40), st.integers(1, 4))
+def test_any_n_choices_in_a_row_are_the_n_endpoints_in_order(count: int, rounds: int) -> None:
+    balancer = RoundRobin(FixedSet(names(count)))
+    chosen = picks(balancer, count * rounds)
+    start = sorted(names(count)).index(chosen[0])
+    turn = sorted(names(count))[start:] + sorted(names(count))[:start]
+    assert chosen == turn * rounds
+
+
+def test_the_first_turn_is_not_everybodys_same() -> None:
+    source = FixedSet(names(10))
+    assert len({RoundRobin(source).pick() for _ in range(200)}) > 5  # at most 5 of 10: less than 1 in 10**50
+
+
+def test_threads_share_the_turns_exactly() -> None:
+    balancer = RoundRobin(FixedSet(names(7)))
+    chosen: list[str] = []
+    start = threading.Barrier(8)
+
+    def run() -> None:
+        start.wait()
+        chosen.extend(picks(balancer, 700))
+
+    threads = [threading.Thread(target=run) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(chosen) == dict.fromkeys(names(7), 800)
+
+
+def test_turns_go_on_behind_the_last_one_when_the_set_changes() -> None:
+    source = FixedSet(["b:1", "d:1", "f:1"])
+    balancer = RoundRobin(source)
+    while balancer.pick() != "d:1":
+        pass
+    source.set_endpoints(["a:1", "b:1", "e:1", "f:1"])  # d left; e is next behind it
+    assert picks(balancer, 5) == ["e:1", "f:1", "a:1", "b:1", "e:1"]
+
+
+@given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=1, max_size=8))
+def test_who_stays_is_never_skipped_for_more_than_a_turn(sets: list[set[int]]) -> None:
+    """After as many choices as there are endpoints now, each of them was chosen once, whatever was before."""
+    source = FixedSet()
+    balancer = RoundRobin(source)
+    for members in sets:
+        source.set_endpoints([f"10.0.0.{member}:80" for member in members])
+        assert sorted(picks(balancer, len(members))) == list(source.endpoints)
+
+
+def test_without_a_source_endpoints_are_set() -> None:
+    balancer = RoundRobin()
+    balancer.set_endpoints(["[::1]:80", "10.0.0.1:80", "10.0.0.1:80"])
+    assert balancer.endpoints == ("10.0.0.1:80", "[::1]:80")
+    assert sorted(picks(balancer, 2)) == ["10.0.0.1:80", "[::1]:80"]
+
+
+def test_endpoints_that_were_set_replace_the_source() -> None:
+    source = FixedSet(["a:1"])
+    balancer = RoundRobin(source)
+    balancer.set_endpoints(["b:1"])
+    source.set_endpoints(["c:1"])
+    assert picks(balancer, 2) == ["b:1", "b:1"]
+
+
+def test_an_endpoint_that_is_none_changes_nothing() -> None:
+    balancer = RoundRobin()
+    balancer.set_endpoints(["a:1"])
+    with pytest.raises(BadValueError, match="no port"):
+        balancer.set_endpoints(["b:1", "c"])
+    assert balancer.endpoints == ("a:1",)
+
+
+def test_an_empty_set_is_an_error_until_it_is_filled() -> None:
+    source = FixedSet()
+    balancer = RoundRobin(source)
+    with pytest.raises(NoEndpointsError, match="the set is empty"):
+        balancer.pick()
+    source.set_endpoints(["a:1"])
+    assert balancer.pick() == "a:1"
+
+
+def test_what_was_tried_is_passed_over() -> None:
+    balancer = RoundRobin(FixedSet(["a:1", "b:1", "c:1"]))
+    first = balancer.pick()
+    second = balancer.pick(without={first})
+    third = balancer.pick(without=[first, second])
+    assert {first, second, third} == {"a:1", "b:1", "c:1"}
+    with pytest.raises(NoEndpointsError, match="tried: a:1, b:1, c:1"):
+        balancer.pick(without=["a:1", "b:1", "c:1"])
+
+
+def test_a_closed_watch_leaves_its_last_endpoints() -> None:
+    source = FixedSet(["a:1"])
+    balancer = RoundRobin(source)
+    source.close()
+    assert balancer.pick() == "a:1"
+
+
+def test_a_dropped_balancer_leaves_nothing_in_the_watch() -> None:
+    source = FixedSet(["a:1"])
+    balancer = RoundRobin(source)
+    balancer.pick()
+    assert not source._subscribers
+    gone = weakref.ref(balancer)
+    del balancer
+    gc.collect()
+    assert gone() is None

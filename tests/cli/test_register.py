@@ -1,0 +1,446 @@
+"""`zkdns register` against a real ZooKeeper: alone, with a program, with checks, and with mistakes."""
+
+import contextlib
+import http.server
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.security import make_acl
+
+from tests.cli import PROGRAM, Command, Terminal, run
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+# Long enough that a znode that is gone was deleted, and did not go with its session.
+SESSION = ("--session-timeout", "30s")
+SERVED = ("web", "--environment", "staging", "--host", "10.0.0.1", "--port", "8080", *SESSION)
+AS_PROGRAM = ("--", sys.executable, "-c", PROGRAM)
+
+
+class Site:
+    """An HTTP server of the test's own: `statuses` says what it answers where; unknown paths hang."""
+
+    def __init__(self) -> None:
+        self.statuses: dict[str, int] = {}
+        self.released = threading.Event()
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status = site.statuses.get(self.path)
+                if status is None:
+                    site.released.wait(30)
+                    return
+                self.send_response(status)
+                self.send_header("Content-Length", "2")
+                self.end_headers()
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = int(self.server.server_address[1])
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.released.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
+    return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}
+
+
+@pytest.fixture
+def members(zk: Any, zk_root: str) -> Callable[[], list[str]]:
+    """The names of the members that are registered now."""
+    path = f"{zk_root}/staging/web"
+    return lambda: sorted(zk.get_children(path)) if zk.exists(path) else []
+
+
+def gone_at(zk: Any, path: str) -> list[float]:
+    """Fills with the time when the znode is deleted."""
+    times: list[float] = []
+    zk.exists(path, watch=lambda _: times.append(time.monotonic()))
+    return times
+
+
+# -- alone ---------------------------------------------------------------------------------------------------
+
+
+def test_it_writes_what_was_asked_for(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    more = (
+        "--endpoint",
+        "admin=9990",
+        "--endpoint",
+        "rpc=[::1]:9000",
+        "--shard",
+        "3",
+        "--metadata",
+        "zone=b=c",
+    )
+    with Command("register", *SERVED, *more, environment=environment) as command:
+        path = command.wait_logged("member registered").events("member registered")[0]["path"]
+        assert path.startswith(f"{zk_root}/staging/web/member_")
+        data, status = zk.get(path)
+        assert status.ephemeralOwner
+        assert data == (
+            b'{"serviceEndpoint":{"host":"10.0.0.1","port":8080},'
+            b'"additionalEndpoints":{"admin":{"host":"10.0.0.1","port":9990},"rpc":{"host":"::1","port":9000}},'
+            b'"status":"ALIVE","shard":3,"metadata":{"zone":"b=c"}}'
+        )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_unregisters_and_is_no_failure(
+    environment: dict[str, str], members: Callable[[], list[str]], number: signal.Signals
+) -> None:
+    with Command("register", *SERVED, environment=environment) as command:
+        eventually(members)
+        command.signal(number)
+        assert command.wait(5.0) == 0
+        assert members() == []
+        assert command.events("member unregistered")
+
+
+def test_the_host_is_the_address_that_reaches_zookeeper(environment: dict[str, str], zk: Any) -> None:
+    with Command("register", "web", "--environment", "e", "--port", "80", environment=environment) as command:
+        path = command.wait_logged("member registered").events("member registered")[0]["path"]
+        assert b'"host":"127.0.0.1"' in zk.get(path)[0]
+        [chosen] = command.events("host chosen")
+        assert chosen["host"] == "127.0.0.1"
+        assert "loopback" in chosen["why"]
+
+
+def test_a_member_that_somebody_deletes_comes_back(
+    environment: dict[str, str], zk: Any, zk_root: str, members: Callable[[], list[str]]
+) -> None:
+    with Command("register", *SERVED, environment=environment) as command:
+        [first] = eventually(members)
+        zk.delete(f"{zk_root}/staging/web/{first}")
+        [second] = eventually(lambda: [name for name in members() if name != first])
+        assert second != first
+        command.wait_logged("member registered", 2)
+
+
+# -- a program -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("exit 0", 0), ("kill -KILL $$", 137)])
+def test_it_exits_as_the_program_does(
+    environment: dict[str, str], members: Callable[[], list[str]], script: str, status: int, tmp_path: Path
+) -> None:
+    go = tmp_path / "go"
+    waiting = f"while [ ! -e {go} ]; do sleep 0.02; done; {script}"
+    with Command("register", *SERVED, "--", "sh", "-c", waiting, environment=environment) as command:
+        eventually(members)
+        go.touch()
+        assert command.wait(5.0) == status
+        assert members() == []
+
+
+@pytest.mark.parametrize(
+    "case",
+    [("no-such-program", 127, "there is no such program"), ("{tmp}/plain", 126, "Permission denied")],
+)
+def test_a_program_that_cannot_be_run_is_not_registered(
+    environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path, case: tuple[str, int, str]
+) -> None:
+    program, status, reason = case
+    (tmp_path / "plain").write_text("no program")
+    path = program.format(tmp=tmp_path)
+    ended = run("register", *SERVED, "--", path, environment=environment)
+    assert ended.status == status
+    assert f"zkdns: cannot run {path!r}: {reason}" in ended.errors
+    assert zk.exists(zk_root) is None
+
+
+def test_signals_go_on_to_the_program_at_once(
+    environment: dict[str, str], members: Callable[[], list[str]]
+) -> None:
+    with Command("register", *SERVED, *AS_PROGRAM, environment=environment) as command:
+        command.said("ready")
+        for name in ("HUP", "QUIT", "USR1", "USR2", "WINCH"):
+            command.signal(signal.Signals[f"SIG{name}"])
+            command.said(f"SIG{name}")
+        assert eventually(members)
+        assert command.process.poll() is None
+
+
+def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -> None:
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
+        # The test's own program takes hang-ups whatever it was handed; sleep does not.
+        line = ("register", *SERVED, "--", "sleep", "60")
+        command = stack.enter_context(Command(*line, environment=environment))
+        command.wait_logged("member registered")
+        command.signal(signal.SIGHUP)
+        command.signal(signal.SIGUSR1)
+        assert command.wait(5.0) == 128 + signal.SIGUSR1
+        assert [entry["signal"] for entry in command.events("signal sent on")] == ["SIGUSR1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_it_is_unregistered_and_drained_before_the_program_hears_of_the_signal(
+    environment: dict[str, str],
+    zk: Any,
+    zk_root: str,
+    members: Callable[[], list[str]],
+    number: signal.Signals,
+) -> None:
+    drained = ("--drain", "400ms", *AS_PROGRAM)
+    with Command("register", *SERVED, *drained, environment=environment) as command:
+        command.said("ready")
+        [name] = eventually(members)
+        gone = gone_at(zk, f"{zk_root}/staging/web/{name}")
+        command.signal(number)
+        assert command.wait(5.0) == 7
+        assert command.said(number.name) - gone[0] >= 0.35
+        assert members() == []
+
+
+def test_a_second_signal_ends_the_drain(
+    environment: dict[str, str], members: Callable[[], list[str]]
+) -> None:
+    drained = ("--drain", "60s", *AS_PROGRAM)
+    with Command("register", *SERVED, *drained, environment=environment) as command:
+        command.said("ready")
+        eventually(members)
+        command.signal(signal.SIGTERM)
+        command.wait_logged("draining")
+        assert members() == []
+        assert "SIGTERM" not in command.output
+        command.signal(signal.SIGTERM)
+        assert command.wait(5.0) == 7
+        assert "SIGTERM" in command.output
+
+
+def test_the_programs_end_ends_the_drain(
+    environment: dict[str, str], members: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    done = tmp_path / "done"
+    script = f"while [ ! -e {done} ]; do sleep 0.02; done; exit 3"
+    command_line = ("register", *SERVED, "--drain", "60s", "--", "sh", "-c", script)
+    with Command(*command_line, environment=environment) as command:
+        eventually(members)
+        command.signal(signal.SIGTERM)
+        command.wait_logged("draining")
+        done.touch()
+        assert command.wait(5.0) == 3
+        assert not command.events("signal sent on")
+
+
+def test_ctrl_c_in_a_terminal_reaches_the_program_only_after_it_is_unregistered(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, members: Callable[[], list[str]]
+) -> None:
+    where = (
+        "--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}",
+        "--drain", "300ms",
+    )  # fmt: skip
+    with Terminal("register", *SERVED, *where, *AS_PROGRAM) as terminal:
+        eventually(lambda: re.search(r"^ready [0-9.]+$", terminal.screen, re.MULTILINE))
+        [name] = eventually(members)
+        gone = gone_at(zk, f"{zk_root}/staging/web/{name}")
+        terminal.type(b"\x03")
+        assert terminal.wait() == 7
+        said = [line for line in terminal.screen.splitlines() if line.startswith("SIGINT ")]
+        assert len(said) == 1
+        assert float(said[0].split()[1]) - gone[0] >= 0.25
+
+
+# -- checks --------------------------------------------------------------------------------------------------
+
+
+def checked(site: Site, *more: str) -> tuple[str, ...]:
+    place = ("web", "--environment", "staging", "--host", "127.0.0.1", "--port", str(site.port))
+    return ("register", *place, *SESSION, "--interval", "50ms", *more)
+
+
+def test_it_is_registered_while_its_check_passes(
+    environment: dict[str, str], members: Callable[[], list[str]], site: Site
+) -> None:
+    site.statuses["/health"] = 503
+    line = checked(site, "--check", "http:/health", *AS_PROGRAM)
+    with Command(*line, environment=environment) as command:
+        command.wait_logged("check fails")
+        command.said("ready")
+        assert members() == []
+        site.statuses["/health"] = 302
+        eventually(members)
+        site.statuses["/health"] = 404
+        eventually(lambda: not members())
+        site.statuses["/health"] = 200
+        eventually(members)
+        assert [entry["reason"] for entry in command.events("check fails")] == [
+            f"127.0.0.1:{site.port} answered GET /health with {status}; 200 to 399 is accepted"
+            for status in (503, 404)
+        ]
+
+
+def test_a_check_that_hangs_fails(
+    environment: dict[str, str], members: Callable[[], list[str]], site: Site
+) -> None:
+    site.statuses["/health"] = 200
+    line = checked(site, "--check", "http:/health", "--timeout", "200ms")
+    with Command(*line, environment=environment) as command:
+        eventually(members)
+        del site.statuses["/health"]
+        eventually(lambda: not members())
+        [failure] = command.events("check fails")
+        assert "within 0.2 s" in failure["reason"]
+
+
+def test_a_program_that_never_was_registered_gets_the_signal_at_once(
+    environment: dict[str, str], members: Callable[[], list[str]], site: Site
+) -> None:
+    line = checked(site, "--check", "exec:false", "--drain", "60s", *AS_PROGRAM)
+    with Command(*line, environment=environment) as command:
+        command.said("ready")
+        command.wait_logged("check fails")
+        command.signal(signal.SIGTERM)
+        assert command.wait(5.0) == 7
+        assert members() == []
+
+
+# -- what goes wrong -----------------------------------------------------------------------------------------
+
+
+def test_every_mistake_is_told_at_once(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    ended = run(
+        "register", "a/b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
+        "--interval", "fast", "--shard", "x", "--metadata", "k", "--drain", "2h", "--log-level", "loud",
+        environment=environment,
+    )  # fmt: skip
+    assert ended.status == 2
+    told = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
+    assert sorted(told) == [
+        "--check", "--drain", "--endpoint", "--environment", "--host", "--interval", "--log-level",
+        "--metadata", "--port", "--shard", "SERVICE",
+    ]  # fmt: skip
+    assert "from 0 to 65535" in ended.errors
+    assert "tcp, http:/PATH, http:PORT/PATH, exec:CMD" in ended.errors
+    assert zk.exists(zk_root) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--environment", "e"), "--port: is missing"),
+        (("--environment", "e", "--port", "0"), "--port: is 0"),
+        (
+            ("--environment", "e", "--port", "0", "--endpoint", "a=1", "--check", "tcp"),
+            "--check: there is no port",
+        ),
+        (
+            ("--environment", "e", "--port", "1", "--endpoint", "a=1", "--endpoint", "a=2"),
+            "--endpoint: a is given",
+        ),
+        (
+            ("--environment", "e", "--port", "1", "--host", "0.0.0.0"),
+            "--host: is '0.0.0.0', which nobody can",
+        ),
+        (
+            ("--environment", "e", "--port", "1", "--namespace", "/aurora/{role}/{environment}/{job}"),
+            "--namespace: '/aurora/{role}/{environment}/{job}' leaves {role} open",
+        ),
+    ],
+)
+def test_a_mistake_is_told_with_its_flag(arguments: tuple[str, ...], told: str) -> None:
+    ended = run("register", "web", *arguments)
+    assert ended.status == 2
+    [line] = ended.errors.splitlines()
+    assert line.startswith(f"zkdns: {told}")
+
+
+def test_more_than_zookeeper_takes_is_refused(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    much = [word for key in range(11) for word in ("--metadata", f"{key}={'x' * 100_000}")]
+    ended = run("register", *SERVED, *much, environment=environment)
+    assert ended.status == 2
+    assert "less than 1 MB" in ended.errors
+    assert zk.exists(zk_root) is None
+
+
+def test_an_unreachable_zookeeper_is_a_sentence_and_starts_nothing(own_zookeeper: ZooKeeperServer) -> None:
+    own_zookeeper.kill()
+    where = ("--zookeeper", own_zookeeper.address)
+    with (  # all at once, since each waits for a while
+        Command("register", *SERVED, *where, "--", "echo", "started") as register,
+        Command("watch", "web", "--environment", "staging", *where) as watch,
+        Command("services", *where) as services,
+    ):
+        for command, what in ((register, "register in"), (watch, "watch"), (services, "list")):
+            assert command.wait(20.0) == 1
+            assert command.output == ""
+            [sentence] = [line for line in command.errors.splitlines() if line.startswith("zkdns: ")]
+            assert sentence.startswith(f"zkdns: cannot {what} /discovery")
+            assert f"ZooKeeper at {own_zookeeper.address} cannot be reached" in sentence
+            assert ("--wait" in sentence) is (command is register)
+
+
+def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) -> None:
+    own_zookeeper.kill()
+    line = ("register", *SERVED, "--zookeeper", own_zookeeper.address, "--wait")
+    with Command(*line, *AS_PROGRAM) as command:
+        command.said("ready")
+        command.signal(signal.SIGTERM)
+        assert command.wait(5.0) == 7
+
+
+def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperServer) -> None:
+    own_zookeeper.kill()
+    line = ("register", *SERVED, "--session-timeout", "2s", "--zookeeper", own_zookeeper.address, "--wait")
+    with Command(*line, *AS_PROGRAM) as command:
+        command.said("ready")
+        own_zookeeper.start()
+        command.wait_logged("member registered")
+        command.signal(signal.SIGTERM)
+        command.wait_logged("member unregistered")
+        command.signal(signal.SIGTERM)
+        assert command.wait(5.0) == 7
+
+
+def test_the_program_ends_in_time_where_zookeeper_does_not_answer(own_zookeeper: ZooKeeperServer) -> None:
+    line = ("register", *SERVED, "--zookeeper", own_zookeeper.address)
+    with Command(*line, *AS_PROGRAM) as command:
+        command.said("ready")
+        command.wait_logged("member registered")
+        own_zookeeper.pause()
+        command.signal(signal.SIGTERM)
+        command.wait_logged("unregistering")
+        command.signal(signal.SIGTERM)
+        assert command.wait(10.0) == 7
+        assert command.events("ZooKeeper does not answer; the member goes with its session")
+        own_zookeeper.resume()
+
+
+@pytest.mark.parametrize("more", [(), ("--wait",)])
+def test_without_permission_the_program_is_ended_and_nothing_registered(
+    environment: dict[str, str], zk: Any, zk_root: str, more: tuple[str, ...]
+) -> None:
+    zk.create(f"{zk_root}/staging/web", makepath=True)
+    zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", read=True, admin=True, delete=True)])
+    with Command("register", *SERVED, *more, *AS_PROGRAM, environment=environment) as command:
+        assert command.wait() == 1
+        assert f"cannot register in {zk_root}/staging/web: ZooKeeper denies it" in command.errors
+        assert "zkdns: cannot register" in command.errors.splitlines()[-1]
+        assert command.events("program ended")
+    assert zk.get_children(f"{zk_root}/staging/web") == []

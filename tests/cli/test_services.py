@@ -1,0 +1,92 @@
+"""`zkdns services` against a real ZooKeeper."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from kazoo.security import make_acl
+
+from tests.cli import Terminal, run
+from tests.support.zookeeper import ZooKeeperServer
+
+
+@pytest.fixture
+def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
+    return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}
+
+
+@pytest.fixture
+def filled(zk: Any, zk_root: str) -> str:
+    """A root with services, of which one has members and something else, one has none, and one hides them."""
+    for name in ("member_0000000001", "member_0000000002", "vector_0000000000"):
+        zk.create(f"{zk_root}/staging/web/{name}", b"", makepath=True)
+    zk.create(f"{zk_root}/prod/api.v2", makepath=True)
+    zk.create(f"{zk_root}/prod/hidden/member_1", makepath=True)
+    zk.create(f"{zk_root}/test", makepath=True)
+    zk.set_acls(f"{zk_root}/prod/hidden", [make_acl("world", "anyone", admin=True, delete=True)])
+    return zk_root
+
+
+@pytest.fixture(autouse=True)
+def deletable(zk: Any, zk_root: str) -> Any:
+    """Lets the root be removed after the test."""
+    yield
+    if zk.exists(f"{zk_root}/prod/hidden"):
+        zk.set_acls(f"{zk_root}/prod/hidden", [make_acl("world", "anyone", all=True)])
+
+
+def test_each_service_is_a_line(environment: dict[str, str], filled: str) -> None:
+    ended = run("services", environment=environment)
+    assert ended.output == "prod\tapi.v2\t0\nprod\thidden\t?\nstaging\tweb\t2\n"
+    assert ended.errors == (
+        f"zkdns: {filled}/prod/hidden may not be listed: ZooKeeper's ACL does not permit this client to\n"
+    )
+    assert ended.status == 0
+
+
+def test_each_service_is_an_object(environment: dict[str, str], filled: str) -> None:
+    ended = run("services", "--environment", "staging", "--json", environment=environment)
+    [row] = map(json.loads, ended.output.splitlines())
+    assert row == {"environment": "staging", "service": "web", "members": 2, "path": f"{filled}/staging/web"}
+
+
+def test_a_terminal_shows_a_table(zookeeper: ZooKeeperServer, filled: str) -> None:
+    namespace = f"{filled}/{{environment}}/{{service}}"
+    with Terminal("services", "--zookeeper", zookeeper.address, "--namespace", namespace) as terminal:
+        assert terminal.wait() == 0
+        shown = terminal.screen
+    assert re.search(r"^environment +service +members\s*$", shown, re.MULTILINE)
+    assert re.search(r"^prod +api\.v2 +0\s*$", shown, re.MULTILINE)
+    assert re.search(r"^ +hidden +\?\s*$", shown, re.MULTILINE)
+    assert re.search(r"^staging +web +2\s*$", shown, re.MULTILINE)
+    assert re.search(r"^test +no services\s*$", shown, re.MULTILINE)
+
+
+def test_another_namespace_names_what_lies_above_the_service(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    zk.create(f"{zk_root}/www/prod/hello/member_0000000000", makepath=True)
+    where = ("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{role}}/{{environment}}/{{job}}")
+    assert run("services", *where).output == "prod.www\thello\t1\n"
+
+
+def test_many_services_are_counted_in_one_go(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    zk.create(f"{zk_root}/staging", makepath=True)
+    names = [f"service-{number:04}" for number in range(2000)]
+    for result in [zk.create_async(f"{zk_root}/staging/{name}") for name in names]:
+        result.get(timeout=30)
+    ended = run("services", environment=environment, timeout=10.0)
+    assert ended.output == "".join(f"staging\t{name}\t0\n" for name in names)
+
+
+@pytest.mark.parametrize("more", [(), ("--environment", "prod")])
+def test_what_is_not_there_is_told_and_not_made(
+    environment: dict[str, str], zk: Any, zk_root: str, more: tuple[str, ...]
+) -> None:
+    ended = run("services", *more, environment=environment)
+    assert ended.status == 1
+    assert ended.output == ""
+    assert ended.errors.startswith("zkdns: there is no ")
+    assert zk_root in ended.errors
+    assert zk.exists(zk_root) is None

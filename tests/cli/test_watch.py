@@ -1,0 +1,274 @@
+"""`zkdns watch` against a real ZooKeeper: lines, objects, a table, a command at each change."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.security import make_acl
+
+from tests.cli import PROGRAM, Command, Terminal, run
+from tests.support.guard import guarded
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+WATCHED = ("watch", "web", "--environment", "staging")
+
+
+class Members:
+    """Members of the watched set, made and removed as others would."""
+
+    def __init__(self, zk: Any, directory: str) -> None:
+        self._zk = zk
+        self.directory = directory
+
+    def add(self, host: str, more: str = "") -> str:
+        endpoints = f'"serviceEndpoint":{{"host":"{host}","port":80}},"additionalEndpoints":{{}}'
+        data = f'{{{endpoints},"status":"ALIVE"{more}}}'
+        path = self._zk.create(f"{self.directory}/member_", data.encode(), sequence=True, makepath=True)
+        return str(path.rpartition("/")[2])
+
+    def remove(self, name: str) -> None:
+        self._zk.delete(f"{self.directory}/{name}")
+
+
+@pytest.fixture
+def members(zk: Any, zk_root: str) -> Members:
+    return Members(zk, f"{zk_root}/staging/web")
+
+
+@pytest.fixture
+def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
+    return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}
+
+
+def lines_of(command: Command, count: int) -> list[str]:
+    """The lines that were printed, once there are so many."""
+    eventually(lambda: len(command.output.splitlines()) >= count)
+    return command.output.splitlines()
+
+
+# -- what is printed ---------------------------------------------------------------------------------------
+
+
+def test_each_member_that_comes_or_goes_is_a_line(environment: dict[str, str], members: Members) -> None:
+    first, second = members.add("10.0.0.1"), members.add("::1")
+    with Command(*WATCHED, environment=environment) as command:
+        lines_of(command, 2)
+        third = members.add("web.example")
+        lines_of(command, 3)
+        members.remove(first)
+        lines = [line.partition(" ") for line in lines_of(command, 4)]
+        assert [line for _, _, line in lines] == [
+            f"+ 10.0.0.1:80 {first}",
+            f"+ [::1]:80 {second}",
+            f"+ web.example:80 {third}",
+            f"- 10.0.0.1:80 {first}",
+        ]
+        assert all(datetime.fromisoformat(time).utcoffset() is not None for time, _, _ in lines)
+
+
+def test_each_change_is_an_object(environment: dict[str, str], members: Members) -> None:
+    with Command(*WATCHED, "--json", environment=environment) as command:
+        lines_of(command, 1)
+        name = members.add("10.0.0.2", ',"shard":3,"metadata":{"zone":"b"}')
+        lines_of(command, 2)
+        members.remove(name)
+        changes = [json.loads(line) for line in lines_of(command, 3)]
+        row = {
+            "member": name,
+            "endpoint": "10.0.0.2:80",
+            "additional": {},
+            "shard": 3,
+            "metadata": {"zone": "b"},
+        }
+        assert [(change["endpoints"], change["added"], change["removed"]) for change in changes] == [
+            ([], [], []),
+            (["10.0.0.2:80"], [row], []),
+            ([], [], [row]),
+        ]
+        assert {(change["environment"], change["service"]) for change in changes} == {("staging", "web")}
+
+
+def test_a_terminal_shows_a_table_that_lives(
+    zookeeper: ZooKeeperServer, zk_root: str, members: Members
+) -> None:
+    members.add("10.0.0.1", ',"shard":7')
+    where = ("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}")
+    with Terminal(*WATCHED, *where) as terminal:
+        eventually(
+            lambda: re.search(r"10\.0\.0\.1:80 +member_\d{10} +7 +before \d\d:\d\d:\d\d", terminal.screen)
+        )
+        assert "web in staging: 1 member" in terminal.screen
+        members.add("10.0.0.2")
+        eventually(lambda: re.search(r"10\.0\.0\.2:80 +member_\d{10} +\d\d:\d\d:\d\d", terminal.screen))
+        assert "web in staging: 2 members" in terminal.screen
+        terminal.type(b"\x03")
+        assert terminal.wait() == 0
+        assert "Traceback" not in terminal.screen
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_well(environment: dict[str, str], members: Members, number: signal.Signals) -> None:
+    members.add("10.0.0.1")
+    with Command(*WATCHED, environment=environment) as command:
+        lines_of(command, 1)
+        command.signal(number)
+        assert command.wait(5.0) == 0
+        assert command.errors == ""
+
+
+def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) -> None:
+    own_zookeeper.pause()
+    with Command(*WATCHED, "--zookeeper", own_zookeeper.address) as command:
+        eventually(lambda: catches(command.process.pid, signal.SIGTERM))
+        command.signal(signal.SIGTERM)
+        assert command.wait(5.0) == 0
+
+
+def catches(pid: int, number: signal.Signals) -> bool:
+    """Whether a process has a handler for the signal."""
+    [mask] = re.findall(r"^SigCgt:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+@pytest.fixture
+def unread(environment: dict[str, str]) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
+    """Starts a watch whose output is a pipe, and closes that after its first line."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        reader, writer = os.pipe()
+        process = subprocess.Popen(
+            guarded([sys.executable, "-m", "zkdns", *WATCHED]),
+            stdin=subprocess.PIPE,
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        started.append(process)
+        os.close(writer)
+        assert os.read(reader, 1000)
+        os.close(reader)
+        return process
+
+    yield start
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdin.close()
+        process.stderr.close()
+
+
+def test_a_closed_pipe_ends_it_quietly(
+    unread: Callable[[], subprocess.Popen[bytes]], members: Members
+) -> None:
+    members.add("10.0.0.1")
+    process = unread()
+    assert process.wait(5.0) == 0
+    os.killpg(process.pid, signal.SIGKILL)  # the guard holds standard error too
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+
+
+# -- a command at each change ------------------------------------------------------------------------------
+
+TELL = 'echo "$ZKDNS_ENDPOINTS|$ZKDNS_ADDED|$ZKDNS_REMOVED" >> {file}'
+
+
+def runs(file: Path, count: int) -> list[str]:
+    """What the command has written, once there are so many lines."""
+    eventually(lambda: len(file.read_text().splitlines()) >= count)
+    return file.read_text().splitlines()
+
+
+def test_the_command_is_told_the_set_and_what_changed(
+    environment: dict[str, str], members: Members, tmp_path: Path
+) -> None:
+    file = tmp_path / "told"
+    members.add("10.0.0.2")
+    first = members.add("10.0.0.1")
+    with Command(*WATCHED, "--exec", TELL.format(file=file), environment=environment):
+        assert runs(file, 1) == ["10.0.0.1:80 10.0.0.2:80|10.0.0.1:80 10.0.0.2:80|"]
+        members.remove(first)
+        assert runs(file, 2)[1] == "10.0.0.2:80||10.0.0.1:80"
+
+
+def test_changes_while_the_command_runs_make_it_run_once_more(
+    environment: dict[str, str], members: Members, tmp_path: Path
+) -> None:
+    file, go = tmp_path / "told", tmp_path / "go"
+    script = f"{TELL.format(file=file)}; while [ ! -e {go} ]; do sleep 0.02; done; rm {go}"
+    with Command(*WATCHED, "--json", "--exec", script, environment=environment) as command:
+        runs(file, 1)
+        for number in range(1, 4):
+            members.add(f"10.0.0.{number}")
+            lines_of(command, 1 + number)
+        assert len(runs(file, 1)) == 1
+        go.touch()
+        everything = "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80"
+        assert runs(file, 2)[1:] == [f"{everything}|{everything}|"]
+        go.touch()
+        eventually(lambda: not go.exists())
+        members.add("10.0.0.4")
+        assert runs(file, 3)[2] == f"{everything} 10.0.0.4:80|10.0.0.4:80|"
+
+
+def test_a_failing_command_is_told_and_watching_goes_on(
+    environment: dict[str, str], members: Members, tmp_path: Path
+) -> None:
+    file = tmp_path / "told"
+    with Command(*WATCHED, "--exec", f"{TELL.format(file=file)}; exit 3", environment=environment) as command:
+        command.wait_logged("command failed")
+        assert command.events("command failed")[0]["how"] == "status 3"
+        members.add("10.0.0.1")
+        assert runs(file, 2)[1] == "10.0.0.1:80|10.0.0.1:80|"
+
+
+def test_a_command_that_runs_is_ended_with_the_watch(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "told"
+    script = f"exec {shlex.join([sys.executable, '-c', PROGRAM])} > {file}"
+    with Command(*WATCHED, "--exec", script, environment=environment) as command:
+        assert [line.split()[0] for line in runs(file, 1)] == ["ready"]
+        command.signal(signal.SIGTERM)
+        assert command.wait(5.0) == 0
+        assert [line.split()[0] for line in runs(file, 2)] == ["ready", "SIGTERM"]
+
+
+# -- what goes wrong ---------------------------------------------------------------------------------------
+
+
+def test_every_mistake_is_told_at_once() -> None:
+    ended = run("watch", "a/b", "--exec", " ", "--zookeeper", "h:0")
+    assert ended.status == 2
+    told = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
+    assert sorted(told) == ["--environment", "--exec", "--zookeeper", "SERVICE"]
+
+
+def test_without_permission_it_is_a_sentence(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    zk.create(f"{zk_root}/staging/web", makepath=True)
+    zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", admin=True, delete=True)])
+    ended = run(*WATCHED, environment=environment)
+    zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", all=True)])  # to be removed
+    assert ended.status == 1
+    told = f"zkdns: cannot watch {zk_root}/staging/web: ZooKeeper denies"
+    assert ended.errors.splitlines()[-1].startswith(told)
+
+
+def test_a_lost_zookeeper_is_told_and_the_watch_goes_on(own_zookeeper: ZooKeeperServer) -> None:
+    with Command(*WATCHED, "--json", "--zookeeper", own_zookeeper.address) as command:
+        lines_of(command, 1)
+        own_zookeeper.kill()
+        eventually(lambda: "ZooKeeper is out of reach" in command.errors)
+        assert command.process.poll() is None

@@ -1,0 +1,55 @@
+"""What tests of the library must leave (no thread, no socket, no mistake in a log), and the sets they use."""
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns import ServerSet
+
+
+def sockets() -> set[str]:
+    """The sockets of this process."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the directory's own
+            target = str(entry.readlink())
+            if target.startswith("socket:"):
+                found.add(target)
+    return found
+
+
+@pytest.fixture
+def leaves_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Threads and sockets end with the test; nothing was raised in a thread, or logged as a mistake."""
+    raised: list[threading.ExceptHookArgs] = []
+    before, threads, hook = sockets(), set(threading.enumerate()), threading.excepthook
+    threading.excepthook = raised.append
+    try:
+        yield
+        eventually(lambda: not set(threading.enumerate()) - threads)
+        eventually(lambda: not sockets() - before)
+    finally:
+        threading.excepthook = hook
+    assert not raised
+    assert [record.getMessage() for record in caplog.records if _is_a_mistake(record)] == []
+
+
+def _is_a_mistake(record: logging.LogRecord) -> bool:
+    return record.name.startswith("zkdns") and record.levelno >= logging.ERROR
+
+
+@pytest.fixture
+def server_set(zookeeper: ZooKeeperServer, zk_root: str) -> Callable[..., ServerSet]:
+    """Makes the ServerSet of a service, below the test's own path."""
+
+    def make(service: str = "web", **options: object) -> ServerSet:
+        options = {"namespace": f"{zk_root}/{{environment}}/{{service}}", "session_timeout": 2.0, **options}
+        return ServerSet("test", service, zookeeper.address, **options)  # type: ignore[arg-type]
+
+    return make

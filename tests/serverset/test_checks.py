@@ -1,0 +1,244 @@
+"""Health checks against real sockets, real HTTP servers and real commands."""
+
+import http.server
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.waiting import eventually
+from zkdns.errors import BadValueError
+from zkdns.serverset.checks import Check, Health, describe_status, parse_check, wait_for_command
+
+
+@pytest.mark.parametrize(
+    ("text", "check"),
+    [
+        ("tcp", Check("tcp")),
+        ("http:/", Check("http", None, "/")),
+        ("http:/health?full=1", Check("http", None, "/health?full=1")),
+        ("http:9990/health", Check("http", 9990, "/health")),
+        ("exec:curl -f http://localhost/", Check("exec", None, "curl -f http://localhost/")),
+    ],
+)
+def test_a_check_is_read(text: str, check: Check) -> None:
+    assert parse_check(text) == check
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "TCP", "tcp:", "http", "http:", "http:health", "http://h/", "http:0/", "http:65536/", "http:1:2/",
+     "http:/a b", "http:/ä", "http:/a\r\nX: y", "exec:", "exec: ", "ping", "https:/health"],
+)  # fmt: skip
+def test_what_is_no_check_is_refused_with_what_is_accepted(text: str) -> None:
+    with pytest.raises(BadValueError, match=r"tcp, http:/PATH|http:PORT/PATH|1 to 65535"):
+        parse_check(text)
+
+
+def test_which_need_a_service_port() -> None:
+    needy = [
+        text for text in ("tcp", "http:/", "http:1/", "exec:true") if parse_check(text).needs_service_port
+    ]
+    assert needy == ["tcp", "http:/"]
+
+
+class Site:
+    """An HTTP server that answers a path `/404` with that status, and sends the body of `/drip` for ever."""
+
+    def __init__(self) -> None:
+        self.closing = threading.Event()
+        self.asked: list[tuple[str, str | None]] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                site.asked.append((self.path, self.headers["Host"]))
+                if self.path == "/hang":
+                    site.closing.wait(30)
+                    return
+                self.send_response(200 if self.path == "/drip" else int(self.path[1:]))
+                self.send_header("Content-Length", "1000" if self.path == "/drip" else "2")
+                self.end_headers()
+                try:
+                    while self.path == "/drip" and not site.closing.wait(0.01):
+                        self.wfile.write(b".")
+                        self.wfile.flush()
+                except OSError:
+                    return
+                self.wfile.write(b"ok")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = int(self.server.server_address[1])
+        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
+        self.thread.start()
+
+    def close(self) -> None:
+        self.closing.set()
+        self.server.shutdown()
+        self.server.server_close()
+        self.thread.join()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.mark.parametrize(
+    ("status", "is_good"), [(200, True), (204, True), (302, True), (400, False), (404, False), (500, False)]
+)
+def test_http_goes_by_the_status(site: Site, status: int, is_good: bool) -> None:
+    assert Health(parse_check(f"http:/{status}"), "127.0.0.1", site.port, 5.0)() is is_good
+    assert site.asked == [(f"/{status}", f"127.0.0.1:{site.port}")]
+
+
+def test_http_asks_at_its_own_port(site: Site) -> None:
+    assert Health(parse_check(f"http:{site.port}/200"), "127.0.0.1", 1, 5.0)()
+
+
+@pytest.mark.parametrize("path", ["/hang", "/drip"])
+def test_http_that_hangs_fails_in_its_time(site: Site, path: str) -> None:
+    begun = time.monotonic()
+    assert not Health(parse_check(f"http:{path}"), "127.0.0.1", site.port, 0.3)()
+    assert 0.3 <= time.monotonic() - begun < 2.0
+
+
+def test_http_that_is_something_else_fails() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"220 mail ready\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not Health(parse_check("http:/"), "127.0.0.1", listening.getsockname()[1], 5.0)()
+        thread.join()
+
+
+def test_tcp_goes_by_whether_it_connects() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        health = Health(parse_check("tcp"), "127.0.0.1", listening.getsockname()[1], 5.0)
+        assert health()
+    assert not health()
+
+
+def test_tcp_that_hangs_fails_in_its_time() -> None:
+    with socket.socket() as full:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        waiting = [socket.socket() for _ in range(3)]
+        try:
+            for each in waiting:  # as many as the backlog takes; who comes then is not answered
+                each.setblocking(False)
+                each.connect_ex(full.getsockname())
+            begun = time.monotonic()
+            assert not Health(parse_check("tcp"), "127.0.0.1", full.getsockname()[1], 0.3)()
+            assert 0.3 <= time.monotonic() - begun < 2.0
+        finally:
+            for each in waiting:
+                each.close()
+
+
+@pytest.mark.parametrize(
+    ("command", "is_good"),
+    [("true", True), ("exit 3", False), ("no-such-command", False), ("kill -9 $$", False)],
+)
+def test_exec_goes_by_the_exit_status(command: str, is_good: bool) -> None:
+    assert Health(parse_check(f"exec:{command}"), "127.0.0.1", 1, 5.0)() is is_good
+
+
+def test_exec_says_what_the_command_said(caplog: pytest.LogCaptureFixture) -> None:
+    Health(parse_check("exec:echo first >&2; echo the disk is full >&2; exit 3"), "127.0.0.1", 1, 5.0)()
+    assert "the check ended with status 3: the disk is full" in caplog.text
+
+
+def test_exec_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    hanging = parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait")
+    begun = time.monotonic()
+    assert not Health(hanging, "127.0.0.1", 1, 0.3)()
+    assert time.monotonic() - begun < 2.0
+    assert_all_end(pids)
+
+
+def test_exec_that_runs_is_ended_by_closing(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    health = Health(parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait"), "127.0.0.1", 1, 60.0)
+    asking = threading.Thread(target=health)
+    asking.start()
+    eventually(lambda: pids.read_text().split())
+    health.close()
+    asking.join(2.0)
+    assert not asking.is_alive()
+    assert_all_end(pids)
+
+
+def assert_all_end(pids: Path) -> None:
+    """That these processes end; init reaps a child whose parent was ended whenever it comes to that."""
+    eventually(lambda: not any(map(is_running, map(int, pids.read_text().split()))))
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    good = tmp_path / "good"
+    health = Health(parse_check(f"exec:test -e {good}"), "127.0.0.1", 1, 5.0)
+    caplog.set_level("INFO")
+    for wanted in (False, False, True, True, False):
+        good.touch() if wanted else good.unlink(missing_ok=True)
+        assert health() is wanted
+    assert [record.getMessage().split(" reason=")[0] for record in caplog.records] == [
+        "check fails",
+        "check passes",
+        "check fails",
+    ]
+
+
+def test_a_command_may_end_in_its_own_way() -> None:
+    ended = threading.Event()
+    ended.set()
+    script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not wait_for_command(process, ended, grace=5.0)
+        assert process.returncode == 5
+
+
+def test_a_command_that_does_not_end_is_killed() -> None:
+    ended = threading.Event()
+    ended.set()
+    script = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, process_group=0) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert not wait_for_command(process, ended, grace=0.2)
+        assert process.returncode == -signal.SIGKILL
+
+
+def test_an_end_is_described() -> None:
+    assert [describe_status(code) for code in (0, 3, -9, -40)] == [
+        "status 0",
+        "status 3",
+        "SIGKILL",
+        "signal 40",
+    ]

@@ -1,0 +1,336 @@
+"""Whatever networks and servers do: a registration is one znode, or about to be one again, and never two."""
+
+import contextlib
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.fault_proxy import CREATE, DELETE, FaultProxy
+from tests.support.members import Witness, client_of
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns import Registration, ServerSet
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+SESSION = 2.0  # seconds
+BACK = SESSION + 2.0  # within these it is registered again, once ZooKeeper can be asked
+SET = "/discovery/test/web"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ZooKeeperServer]:
+    """This module's server, which its tests pause and kill; each leaves it serving."""
+    with ZooKeeperServer() as started:
+        yield started
+
+
+@pytest.fixture
+def proxy(server: ZooKeeperServer) -> Iterator[FaultProxy]:
+    with FaultProxy(server.port) as started:
+        yield started
+
+
+@pytest.fixture
+def zk(server: ZooKeeperServer) -> Iterator[Any]:
+    """A client that no fault hits; the set is there, and empty."""
+    with client_of(server.address, timeout=4.0) as client:
+        if client.exists("/discovery"):
+            client.delete("/discovery", recursive=True)
+        client.ensure_path(SET)
+        yield client
+
+
+@pytest.fixture
+def witness(server: ZooKeeperServer, zk: Any) -> Iterator[Witness]:
+    del zk  # first it empties the set
+    with Witness(server.address, SET) as looking:
+        yield looking
+
+
+def web_through(way: FaultProxy | ZooKeeperServer) -> ServerSet:
+    return ServerSet("test", "web", way.address, session_timeout=SESSION)
+
+
+def assert_one(
+    registration: Registration, witness: Witness, timeout: float = BACK, *, holds: float = 0.3
+) -> None:
+    """Within this time it is exactly one znode that stays for `holds` seconds; two were there at no time."""
+
+    def is_one() -> bool:
+        return witness.present == {str(registration.path).rpartition("/")[2]}
+
+    deadline = time.monotonic() + timeout + holds
+    while True:
+        eventually(is_one, deadline - holds - time.monotonic())
+        changes, until = witness.changes, time.monotonic() + holds
+        while time.monotonic() < until and is_one():
+            time.sleep(0.005)
+        if is_one() and witness.changes == changes:
+            break
+    assert witness.most == 1
+
+
+# -- replies that are lost -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("_again", range(20))
+def test_a_create_whose_reply_was_lost_is_recognised(
+    proxy: FaultProxy, witness: Witness, _again: int
+) -> None:
+    proxy.lose_reply_of(CREATE)
+    with web_through(proxy).register("a", 1) as registration:
+        assert proxy.lost_replies == 1
+        assert_one(registration, witness)
+        assert len(witness.seen) == 1
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+def test_replies_may_be_lost_also_while_parents_are_made(
+    proxy: FaultProxy, zk: Any, witness: Witness, lost: int
+) -> None:
+    zk.delete("/discovery", recursive=True)
+    web = web_through(proxy)
+    with web.watch():  # so that the session is there, and what fails is counted from the first create
+        for _ in range(lost):
+            proxy.lose_reply_of(CREATE)
+            registration = web.register("a", 1)
+            assert_one(registration, witness)
+            registration.close()
+            zk.delete("/discovery", recursive=True)
+    assert proxy.lost_replies == lost
+
+
+def test_of_two_equal_registrations_each_keeps_its_own(proxy: FaultProxy, zk: Any) -> None:
+    web = web_through(proxy)
+    with web.register("a", 1) as first:
+        proxy.lose_reply_of(CREATE)
+        with web.register("a", 1) as second:
+            assert proxy.lost_replies == 1
+            names = {str(each.path).rpartition("/")[2] for each in (first, second)}
+            assert set(zk.get_children(SET)) == names
+            assert len(names) == 2
+        eventually(lambda: first.is_registered)
+        assert zk.get_children(SET) == [str(first.path).rpartition("/")[2]]
+
+
+def test_another_sessions_equal_znode_is_not_taken_for_our_own(proxy: FaultProxy, zk: Any) -> None:
+    with web_through(proxy).register("a", 1) as first:
+        proxy.lose_reply_of(CREATE)
+        with web_through(proxy).register("a", 1) as second:
+            assert first.path != second.path
+            assert len(zk.get_children(SET)) == 2
+
+
+@pytest.mark.parametrize("_again", range(10))
+def test_a_delete_whose_reply_was_lost_is_done(proxy: FaultProxy, zk: Any, _again: int) -> None:
+    web = web_through(proxy)
+    with web.register("keeper", 1) as keeper:
+        registration = web.register("a", 1)
+        proxy.lose_reply_of(DELETE)
+        registration.close()
+        assert proxy.lost_replies == 1
+        assert not registration.is_registered
+        assert zk.get_children(SET) == [str(keeper.path).rpartition("/")[2]]
+
+
+# -- connections that are reset and stalled ------------------------------------------------------------------
+
+
+def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
+    with web_through(proxy).register("a", 1) as registration:
+        witness.wait_for_one()
+        for turn in range(30):
+            proxy.reset()
+            if turn % 3 == 0:  # else amid what a connection begins with
+                eventually(lambda: proxy.connections)
+        assert_one(registration, witness)
+        assert len(witness.seen) == 1
+        assert witness.longest_absence == 0
+
+
+@pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
+def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
+    with web_through(proxy).register("a", 1) as registration:
+        name = witness.wait_for_one()
+        proxy.stall()
+        if seconds > SESSION:
+            eventually(lambda: not witness.present, seconds + SESSION)  # ZooKeeper has given it up
+        else:
+            time.sleep(seconds)  # the fault's length is the case
+        proxy.resume()
+        assert_one(registration, witness)
+        assert (len(witness.seen) == 1) == (seconds < SESSION)
+        assert name in witness.seen
+
+
+def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
+    web = web_through(proxy)
+    with web.register("a", 1) as registration:
+        for _ in range(3):
+            name = witness.wait_for_one()
+            proxy.stall()
+            zk.delete(f"{SET}/{name}")  # heard of when the stall ends, as all that is asked then
+            eventually(lambda: not witness.present)
+            proxy.resume()
+            proxy.lose_reply_of(CREATE)
+            assert_one(registration, witness)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Witness, seed: int) -> None:
+    web, chance = web_through(proxy), random.Random(seed)
+
+    def delete_it() -> None:
+        for name in zk.get_children(SET):
+            with contextlib.suppress(Exception):
+                zk.delete(f"{SET}/{name}")
+
+    def expire_it() -> None:
+        client: Any = web._session._client
+        with (
+            contextlib.suppress(Exception),  # there may be no session to expire just then
+            client_of(proxy.upstream, client_id=client.client_id, timeout=SESSION),
+        ):
+            pass  # takes the session over, and closes it
+
+    def stall_it() -> None:
+        proxy.stall()
+        time.sleep(chance.uniform(0.05, 0.4))
+        proxy.resume()
+
+    def go_down_and_up() -> None:
+        proxy.go_down()
+        time.sleep(0.05)
+        proxy.come_up()
+
+    faults: list[Callable[[], None]] = [
+        delete_it,
+        expire_it,
+        stall_it,
+        proxy.reset,
+        lambda: proxy.lose_reply_of(CREATE),
+        lambda: proxy.lose_reply_of(DELETE),
+        go_down_and_up,
+    ]
+    serves = True
+    with web.register("a", 1, ping=lambda: serves, ping_interval=0.02) as registration:
+        for _ in range(40):
+            chance.choice(faults)()
+            serves = chance.random() < 0.8
+            time.sleep(chance.uniform(0, 0.1))
+        serves = True
+        assert_one(registration, witness, timeout=BACK + 4.0)  # kazoo may be pausing, up to 4.9 s
+    assert zk.get_children(SET) == []
+    assert len(witness.seen) > 3
+
+
+# -- servers that stop ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("_again", range(3))
+def test_zookeeper_paused_past_the_session(server: ZooKeeperServer, witness: Witness, _again: int) -> None:
+    with web_through(server).register("a", 1) as registration:
+        witness.wait_for_one()
+        server.pause()
+        time.sleep(SESSION + 1.0)  # the pause's length is the case
+        server.resume()
+        eventually(server.is_serving)
+        assert_one(registration, witness, holds=1.2)  # the old session is given up at a tick, of 0.5 s
+        assert witness.longest_absence < BACK
+
+
+def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witness: Witness) -> None:
+    with web_through(server).register("a", 1) as registration:
+        for _ in range(2):
+            witness.wait_for_one()
+            server.kill()
+            eventually(lambda: not registration._session.is_connected)
+            server.start()
+            # A connection that comes amid the start is never answered, until its own limit of 2 s.
+            eventually(lambda: registration._session.is_connected and zk.connected, 15.0)
+            assert_one(registration, witness)
+
+
+# -- closing while ZooKeeper cannot be asked -----------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def away(server: ZooKeeperServer, how: str) -> Iterator[None]:
+    """ZooKeeper is paused or killed; afterwards it serves again."""
+    server.pause() if how == "paused" else server.kill()
+    try:
+        yield
+    finally:
+        server.resume() if how == "paused" else server.start()
+        eventually(server.is_serving)
+
+
+def assert_none_left(zk: Any, *others: Registration) -> None:
+    """Within the session's time nothing but the others is there."""
+
+    def expected() -> list[str]:  # their sessions may be others by now
+        return sorted(str(each.path).rpartition("/")[2] for each in others)
+
+    eventually(lambda: sorted(zk.get_children(SET)) == expected(), 15.0)
+
+
+@pytest.mark.parametrize("how", ["paused", "killed"])
+def test_the_last_one_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, how: str) -> None:
+    registration = web_through(server).register("a", 1)
+    with away(server, how):
+        began = time.monotonic()
+        registration.close(0.2)
+        assert time.monotonic() - began < 3 * SESSION
+    assert_none_left(zk)
+
+
+@pytest.mark.parametrize("how", ["paused", "killed"])
+def test_one_of_two_closes_in_bounded_time_and_goes_later(server: ZooKeeperServer, zk: Any, how: str) -> None:
+    web = web_through(server)
+    with web.register("keeper", 1) as keeper:
+        registration = web.register("a", 1)
+        with away(server, how):
+            began = time.monotonic()
+            registration.close(0.2)
+            assert time.monotonic() - began < 1.0
+        assert_none_left(zk, keeper)
+        eventually(lambda: not web._session._leaving)
+        assert web._session.claimed == {keeper.path}
+
+
+def test_over_the_callers_client_it_goes_later_and_leaves_no_thread(server: ZooKeeperServer, zk: Any) -> None:
+    with client_of(server.address, timeout=10.0) as client:
+        registration = ServerSet("test", "web", client=client, session_timeout=SESSION).register("a", 1)
+        with away(server, "paused"):
+            began = time.monotonic()
+            registration.close(0.2)
+            assert time.monotonic() - began < 1.0
+            assert registration._session._worker is not None
+        assert_none_left(zk)
+        eventually(lambda: registration._session._worker is None)
+        assert client.connected
+
+
+def test_a_caller_who_stops_the_client_need_not_wait(server: ZooKeeperServer, zk: Any) -> None:
+    with client_of(server.address, timeout=4.0) as client:
+        registration = ServerSet("test", "web", client=client, session_timeout=SESSION).register("a", 1)
+        with away(server, "paused"):
+            registration.close(0.2)
+            client.stop()
+            eventually(lambda: registration._session._worker is None)
+    assert_none_left(zk)
+
+
+def test_closing_with_a_create_whose_reply_was_lost_leaves_nothing(proxy: FaultProxy, zk: Any) -> None:
+    web = web_through(proxy)
+    with web.register("keeper", 1) as keeper:
+        proxy.lose_reply_of(CREATE)
+        registration = web.register("a", 1, timeout=None)
+        eventually(lambda: proxy.lost_replies)
+        registration.close()
+        assert_none_left(zk, keeper)
+        assert zk.exists(str(keeper.path)) is not None

@@ -1,0 +1,178 @@
+"""A registration's ping: who cannot serve is not registered, and is again as soon as it can."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.members import Witness
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZkdnsError
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+Sets = Callable[..., ServerSet]
+
+
+class Service:
+    """A ping whose answer the test decides."""
+
+    def __init__(self, answer: object = True) -> None:
+        self.answer = answer
+        self.calls = 0
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+
+    def __call__(self) -> object:
+        self.calls += 1
+        answer = self.answer
+        self.goes_on.wait(20.0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def wait_for_a_call(self) -> None:
+        """Wait until it is called once more."""
+        calls = self.calls
+        eventually(lambda: self.calls > calls)
+
+
+def names(zk: Any, web: ServerSet) -> list[str]:
+    return sorted(zk.get_children(web.path)) if zk.exists(web.path) else []
+
+
+def test_is_called_before_registering(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    found: list[list[str]] = []
+    with web.register("a", 1, ping=lambda: found.append(names(zk, web)), ping_interval=30.0):
+        assert found == [[]]  # and None, as of a function that returns nothing, is a yes
+        assert len(names(zk, web)) == 1
+
+
+@pytest.mark.parametrize("answer", [False, RuntimeError("out of order"), SystemExit(1)])
+def test_no_unregisters_and_yes_registers_again(zk: Any, server_set: Sets, answer: object) -> None:
+    web, service = server_set(), Service()
+    with web.register("a", 1, ping=service, ping_interval=0.02) as registration:
+        first = registration.path
+        service.answer = answer
+        eventually(lambda: not registration.is_registered and not names(zk, web))
+        assert isinstance(registration.last_error, ZkdnsError)
+        service.answer = True
+        eventually(lambda: names(zk, web))
+        assert registration.wait(5.0)
+        assert registration.path != first
+        assert registration.last_error is None
+
+
+def test_says_why_it_is_not_registered(server_set: Sets) -> None:
+    web = server_set()
+    for answer, reason in [
+        (False, "the ping says that the service cannot serve"),
+        (RuntimeError("out of order"), "the ping failed: RuntimeError('out of order')"),
+    ]:
+        with web.register("a", 1, ping=Service(answer), ping_interval=0.02) as registration:
+            assert not registration.is_registered
+            assert str(registration.last_error) == reason
+
+
+def test_registering_returns_where_the_first_ping_says_no(zk: Any, server_set: Sets) -> None:
+    web, service = server_set(), Service(answer=False)
+    with web.register("a", 1, ping=service, ping_interval=0.02) as registration:
+        assert not registration.is_registered
+        assert names(zk, web) == []
+        eventually(lambda: service.calls > 3)
+        assert names(zk, web) == []
+        service.answer = True
+        assert registration.wait(5.0)
+        assert names(zk, web) == ["member_0000000000"]  # there was no other between
+
+
+def test_one_that_hangs_is_failing_until_it_returns(zk: Any, server_set: Sets) -> None:
+    web, service = server_set(), Service()
+    with web.register("a", 1, ping=service, ping_interval=0.02, ping_timeout=0.1) as registration:
+        service.goes_on.clear()
+        eventually(lambda: not names(zk, web) and not registration.is_registered)
+        assert str(registration.last_error) == "the ping has not returned within 0.1 s"
+        service.goes_on.set()
+        eventually(lambda: names(zk, web) and registration.is_registered)
+
+
+def test_one_that_hangs_from_the_beginning_does_not_hold_up_registering(zk: Any, server_set: Sets) -> None:
+    web, service = server_set(), Service()
+    service.goes_on.clear()
+    began = time.monotonic()
+    with web.register("a", 1, ping=service, ping_timeout=0.1) as registration:
+        assert not registration.is_registered
+        assert time.monotonic() - began < 5.0
+        service.goes_on.set()
+        assert registration.wait(5.0)
+        assert len(names(zk, web)) == 1
+
+
+def test_one_that_is_only_slow_registers_later(server_set: Sets) -> None:
+    service = Service()
+    service.goes_on.clear()
+    with server_set().register("a", 1, ping=service, ping_timeout=20.0, timeout=0.3) as registration:
+        assert not registration.is_registered  # ZooKeeper is there: this is no reason to raise
+        service.goes_on.set()
+        assert registration.wait(5.0)
+
+
+def test_closing_does_not_wait_for_one_that_hangs(zk: Any, server_set: Sets) -> None:
+    web, service = server_set(), Service()
+    registration = web.register("a", 1, ping=service, ping_interval=0.02, ping_timeout=30.0)
+    service.goes_on.clear()
+    service.wait_for_a_call()
+    began = time.monotonic()
+    registration.close()
+    assert time.monotonic() - began < 1.0
+    assert names(zk, web) == []
+    service.goes_on.set()  # its yes comes too late, and its thread ends (the fixture looks)
+
+
+def test_may_close_its_registration(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    opened: list[Registration] = []
+
+    def close_it() -> None:
+        for registration in opened:
+            registration.close()
+
+    opened.append(web.register("a", 1, ping=close_it, ping_interval=0.02))
+    eventually(lambda: opened[0].is_closed and names(zk, web) == [])
+
+
+@pytest.mark.parametrize("_again", range(3))
+def test_one_that_changes_its_mind_all_the_time_never_makes_two(
+    zookeeper: ZooKeeperServer, zk: Any, server_set: Sets, _again: int
+) -> None:
+    web, service = server_set(), Service()
+    with web.register("a", 1, ping=service, ping_interval=0.001) as registration:
+        with Witness(zookeeper.address, web.path) as witness:
+            for turn in range(150):
+                service.answer = turn % 3 != 0
+                service.wait_for_a_call()
+            service.answer = True
+            assert registration.wait(5.0)
+            eventually(lambda: witness.present and names(zk, web) == [str(registration.path)[-17:]])
+        assert witness.most == 1
+        assert len(witness.seen) > 1
+    assert names(zk, web) == []
+
+
+def test_its_no_does_not_hide_that_zookeeper_was_not_asked() -> None:
+    service = Service(answer=False)
+    web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
+    with pytest.raises(UnreachableError):
+        web.register("a", 1, ping=service, timeout=0.3)
+
+
+@pytest.mark.parametrize("wrong", [{"ping_interval": 0}, {"ping_interval": -1.0}, {"ping_timeout": 0.0}])
+def test_times_are_more_than_nothing(server_set: Sets, wrong: dict[str, float]) -> None:
+    with pytest.raises(
+        BadValueError, match=f"{next(iter(wrong))} is .*; it is a time in seconds, more than 0"
+    ):
+        server_set().register("a", 1, ping=lambda: True, **wrong)  # type: ignore[arg-type]

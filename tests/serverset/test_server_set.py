@@ -1,0 +1,135 @@
+"""A ServerSet takes what all readers can read, says what it cannot take, and connects when it is used."""
+
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from zkdns import LOCAL, PRODUCTION, STAGING, TEST, BadValueError, ServerSet
+from zkdns.serverset.member import Member, decode_member, encode_member
+from zkdns.serverset.server_set import make_member
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+
+def test_connects_to_nothing_until_it_is_used() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        threads = threading.active_count()
+        web = ServerSet("test", "web", f"127.0.0.1:{server.getsockname()[1]}")
+        assert repr(web) == f"ServerSet('test', 'web', '127.0.0.1:{server.getsockname()[1]}')"
+        assert threading.active_count() == threads
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_the_environments_that_go_serversets_names() -> None:
+    assert (LOCAL, STAGING, PRODUCTION, TEST) == ("local", "staging", "prod", "test")
+
+
+@pytest.mark.parametrize(
+    ("environment", "service", "options", "path"),
+    [
+        ("prod", "web", {}, "/discovery/prod/web"),
+        ("elsewhere", "web.api-2", {}, "/discovery/elsewhere/web.api-2"),
+        ("prod", "wéb", {}, "/discovery/prod/wéb"),
+        ("prod", "web", {"namespace": "/discovery/{service}/{environment}"}, "/discovery/web/prod"),
+        ("prod", "web", {"namespace": "/{environment}/{service}"}, "/prod/web"),
+        ("prod", "web", {"namespace": "/aurora/www/{environment}/{job}"}, "/aurora/www/prod/web"),
+        ("prod", "web", {"namespace": "/services/{service}"}, "/services/web"),
+    ],
+)
+def test_the_path_is_the_namespaces(
+    environment: str, service: str, options: dict[str, str], path: str
+) -> None:
+    assert ServerSet(environment, service, **options).path == path  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "sentence"),
+    [
+        (("prod", "web/api"), {}, "service is 'web/api'; a znode's name is not empty and holds no slash"),
+        (("prod", ""), {}, "service is ''; a znode's name is not empty and holds no slash"),
+        (("", "web"), {}, "environment is ''; a znode's name is not empty and holds no slash"),
+        (("..", "web"), {}, "environment is '..'; a znode's name is not empty and holds no slash"),
+        (
+            ("prod", "a\0b"),
+            {},
+            "'/discovery/prod/a\\x00b' is not a path: ZooKeeper refuses the character '\\x00'",
+        ),
+        (("prod", "w"), {"namespace": "/a"}, "'/a' does not end in a placeholder, as "),
+        (("prod", "w"), {"namespace": "/{role}/{environment}/{service}"}, "role is None; a znode's name "),
+        (("prod", "w", ""), {}, "'' has no usable host; write an IP address or a host name before the port"),
+        (("prod", "w", "zk1:2181,"), {}, "'' has no usable host; write "),
+        (("prod", "w", "zk1:port"), {}, "'zk1:port' has the port 'port'; a port is 1 to 65535"),
+        (("prod", "w", "zk1:0"), {}, "'zk1:0' has the port '0'; a port is 1 to 65535"),
+        (("prod", "w", "10.0.0:1"), {}, "'10.0.0:1' has the host '10.0.0', which is not an IPv4 address"),
+        (("prod", "w", "zk1:1/a//b"), {}, "'/a//b' is not a path: "),
+        (("prod", "w"), {"session_timeout": 0}, "session_timeout is 0; it is a time in seconds, more than 0"),
+        (("prod", "w"), {"session_timeout": float("nan")}, "session_timeout is nan; it is a time in seconds"),
+    ],
+)
+def test_refuses_what_is_no_set(arguments: tuple[str, ...], options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(BadValueError) as caught:
+        ServerSet(*arguments, **options)
+    assert str(caught.value).startswith(sentence)
+
+
+def test_zookeepers_port_may_be_left_out() -> None:
+    assert repr(ServerSet("a", "b", "zk1,zk2:1,::1/x")).endswith("'zk1:2181,zk2:1,[::1]:2181/x')")
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "options", "sentence"),
+    [
+        ("", 1, {}, "host '' is neither an IP address nor a host name"),
+        ("a b", 1, {}, "host 'a b' is neither"),
+        ("10.0.0", 1, {}, "host '10.0.0' is neither"),
+        ("fe80::1%eth0", 1, {}, "host 'fe80::1%eth0' has a scope, which no record can carry"),
+        ("a:80", 1, {}, "host 'a:80' is neither"),
+        ("é", 1, {}, "host 'é' is neither"),
+        (None, 1, {}, "host None is neither"),
+        (b"a", 1, {}, "host b'a' is neither"),
+        ("a" * 64, 1, {}, None),
+        ("a", -1, {}, "port -1 is none; a port is 0 to 65535"),
+        ("a", 65536, {}, "port 65536 is none"),
+        ("a", "80", {}, "port '80' is none"),
+        ("a", 80.0, {}, "port 80.0 is none"),
+        ("a", True, {}, "port True is none"),
+        ("a", 0, {}, "port 0 says that only additional endpoints can be reached, and there are none"),
+        ("a", 1, {"additional": {"": 1}}, "an additional endpoint is called ''; write a name"),
+        ("a", 1, {"additional": {"b": 0}}, "port 0 is none; a port is 1 to 65535"),
+        ("a", 1, {"additional": {"b": "c"}}, "'c' has no port; write HOST:PORT"),
+        ("a", 1, {"additional": {"b": ("c",)}}, "the additional endpoint 'b' is ('c',); write (host, port)"),
+        ("a", 1, {"additional": {"b": ("c d", 1)}}, "host 'c d' is neither"),
+        ("a", 1, {"additional": {"b": None}}, "port None is none"),
+        ("a", 1, {"shard": 2**31}, "shard 2147483648 is not a 32-bit integer"),
+        ("a", 1, {"shard": True}, "shard True is not a 32-bit integer"),
+        ("a", 1, {"shard": "1"}, "shard '1' is not a 32-bit integer"),
+        ("a", 1, {"metadata": {"k": 1}}, "metadata 'k' is 1; keys and values are text"),
+        ("a", 1, {"metadata": {1: "v"}}, "metadata 1 is 'v'; keys and values are text"),
+        ("a", 1, {"metadata": {"k": "\ud800"}}, "'\\ud800' cannot be written: it is not Unicode text"),
+        ("a", 1, {"additional": {"\ud800": 1}}, "'\\ud800' cannot be written: it is not Unicode text"),
+    ],
+)
+def test_refuses_what_no_reader_could_use(
+    host: Any, port: Any, options: dict[str, Any], sentence: str | None
+) -> None:
+    with pytest.raises(BadValueError) as caught:
+        ServerSet("prod", "web").register(host, port, **options)
+    assert sentence is None or str(caught.value).startswith(sentence)
+
+
+def test_every_port_and_shard_that_there_is() -> None:
+    for port in (1, 65535):
+        for shard in (-(2**31), 0, 2**31 - 1):
+            member = make_member("a", port, shard=shard)
+            assert decode_member("", encode_member(member)) == member
+
+
+def test_hosts_are_written_as_readers_expect() -> None:
+    for written, host in [("[::1]", "::1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("web.example.", "web.example")]:
+        member: Member = make_member(written, 1)
+        assert member.service is not None
+        assert member.service.host == host

@@ -1,0 +1,302 @@
+"""Watching a set: what is there is seen, what is bad costs itself alone, and what was known stays."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from kazoo.security import make_acl
+
+from tests.support.fault_proxy import FaultProxy
+from tests.support.members import client_of
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer, expire_session
+from zkdns import ServerSet, UnreachableError, Watch, ZooKeeperError
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+Sets = Callable[..., ServerSet]
+
+
+def data_of(host: str, port: int = 1) -> bytes:
+    return f'{{"serviceEndpoint":{{"host":"{host}","port":{port}}},"status":"ALIVE"}}'.encode()
+
+
+def add(zk: Any, web: ServerSet, data: bytes, name: str = "member_", **options: Any) -> str:
+    zk.ensure_path(web.path)
+    return str(zk.create(f"{web.path}/{name}", data, sequence=name == "member_", **options))
+
+
+def sees(watch: Watch, *endpoints: str) -> None:
+    """Wait until these are its endpoints."""
+    eventually(lambda: watch.endpoints == endpoints)
+
+
+def counts(watch: Watch, number: int) -> None:
+    """Wait until it has that many."""
+    eventually(lambda: len(watch.endpoints) == number)
+
+
+def test_the_first_set_is_there_at_once(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    for host in ("c", "a", "b"):
+        add(zk, web, data_of(host))
+    with web.watch() as watch:
+        assert watch.endpoints == ("a:1", "b:1", "c:1")
+        assert [member.name for member in watch.members] == [f"member_000000000{n}" for n in range(3)]
+        assert watch.event_count == 1
+        assert watch.last_error is None
+
+
+def test_members_have_all_their_fields(server_set: Sets) -> None:
+    web = server_set()
+    with (
+        web.register("a", 1, additional={"admin": 9990}, shard=3, metadata={"zone": "x"}) as registration,
+        web.watch() as watch,
+    ):
+        (member,) = watch.members
+        assert f"{web.path}/{member.name}" == registration.path
+        assert (member.shard, member.metadata) == (3, {"zone": "x"})
+        assert member.additional["admin"].port == 9990
+
+
+def test_follows_what_comes_and_goes(server_set: Sets) -> None:
+    web = server_set()
+    with web.watch() as watch:
+        assert watch.endpoints == ()
+        first = web.register("a", 1)
+        eventually(lambda: watch.endpoints == ("a:1",))
+        second = web.register("b", 2)
+        eventually(lambda: watch.endpoints == ("a:1", "b:2"))
+        first.close()
+        eventually(lambda: watch.endpoints == ("b:2",))
+        second.close()
+        eventually(lambda: watch.endpoints == ())
+
+
+def test_a_set_may_come_later_go_and_come_again(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    with web.watch() as watch:
+        assert (watch.endpoints, watch.event_count) == ((), 1)
+        for turn in range(5):
+            path = add(zk, web, data_of(f"h{turn}"))
+            assert path.endswith("member_0000000000")  # the same name each time, and other data
+            sees(watch, f"h{turn}:1")
+            zk.delete(web.path, recursive=True)
+            if turn % 2:
+                eventually(lambda: watch.endpoints == ())
+
+
+def test_a_name_without_a_number_may_come_again_with_other_data(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    add(zk, web, data_of("old"), "member_one")
+    with web.watch() as watch:
+        for turn in range(20):
+            change = zk.transaction()  # at once, so that no listing shows it gone
+            change.delete(f"{web.path}/member_one")
+            change.create(f"{web.path}/member_one", data_of(f"new{turn}"))
+            change.commit()
+            sees(watch, f"new{turn}:1")
+
+
+BAD = {
+    "empty": b"",
+    "json": b'["member"]',
+    "thrift": b"\x0c\x00\x01",
+    "host": b'{"serviceEndpoint":{"port":1},"status":"ALIVE"}',
+    "port": b'{"serviceEndpoint":{"host":"a","port":70000},"status":"ALIVE"}',
+    "status": b'{"serviceEndpoint":{"host":"a","port":1},"status":"GONE"}',
+    "shard": b'{"serviceEndpoint":{"host":"a","port":1},"status":"ALIVE","shard":"x"}',
+    "field": b'{"serviceEndpoint":{"host":"a","port":1},"status":"ALIVE","additionalEndpoints":3}',
+}
+
+
+def test_bad_members_cost_themselves_alone(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    for data in BAD.values():
+        add(zk, web, data)
+    add(zk, web, BAD["json"], "member_one")
+    add(zk, web, data_of("good"))
+    add(zk, web, b"what other tools keep here", "other")
+    add(zk, web, data_of("dead").replace(b"ALIVE", b"DEAD"))
+    with web.watch() as watch:
+        assert watch.endpoints == ("good:1",)
+        expected = {**dict.fromkeys(BAD, 1), "json": 2}
+        assert watch.bad_members == expected
+        add(zk, web, data_of("next"))
+        eventually(lambda: watch.endpoints == ("good:1", "next:1"))
+        assert watch.bad_members == expected  # each is counted and told once
+
+
+def test_a_member_that_may_not_be_read_costs_itself_alone(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    secret = add(zk, web, data_of("secret"), acl=[make_acl("world", "anyone", admin=True)])
+    add(zk, web, data_of("good"))
+    with web.watch() as watch:
+        assert watch.endpoints == ("good:1",)
+        assert watch.bad_members == {"denied": 1}
+    zk.set_acls(secret, [make_acl("world", "anyone", all=True)])
+
+
+def test_needs_no_other_permission_than_to_read(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    add(zk, web, data_of("a"))
+    read_only = [make_acl("world", "anyone", read=True, admin=True)]
+    zk.set_acls(web.path, read_only)
+    with web.watch() as watch:
+        assert watch.endpoints == ("a:1",)
+    zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
+
+
+def test_says_that_it_may_not_read_and_reads_as_soon_as_it_may(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    add(zk, web, data_of("a"))
+    zk.set_acls(web.path, [make_acl("world", "anyone", create=True, admin=True)])
+    with pytest.raises(ZooKeeperError, match=f"cannot watch {web.path}: .*its ACL") as caught:
+        web.watch()
+    assert not isinstance(caught.value, UnreachableError)
+    with web.watch(timeout=None) as watch:
+        eventually(lambda: watch.last_error is not None)
+        zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
+        eventually(lambda: watch.endpoints == ("a:1",))
+        assert watch.last_error is None
+
+
+def test_unreachable_is_said_in_time_and_leaves_nothing() -> None:
+    began = time.monotonic()
+    with pytest.raises(
+        UnreachableError, match=r"cannot watch /discovery/test/web: ZooKeeper at 127\.0\.0\.1:1 "
+    ):
+        ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0).watch(timeout=0.3)
+    assert time.monotonic() - began < 2.0
+
+
+def test_what_was_known_stays_while_zookeeper_is_away(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
+        zk.ensure_path(f"{zk_root}{web.path}")
+        path = f"{zk_root}{web.path}/member_"
+        first = zk.create(path, data_of("a"), sequence=True)
+        with web.watch() as watch:
+            proxy.go_down()
+            eventually(lambda: not web._session.is_connected)
+            zk.delete(first)
+            zk.create(path, data_of("b"), sequence=True)
+            assert not watch.wait(0.3)
+            assert watch.endpoints == ("a:1",)
+            proxy.come_up()
+            eventually(lambda: watch.endpoints == ("b:1",))
+            proxy.stall()
+            zk.create(path, data_of("c"), sequence=True)
+            assert not watch.wait(0.3)
+            proxy.resume()
+            eventually(lambda: watch.endpoints == ("b:1", "c:1"))
+
+
+def test_follows_over_resets_and_expired_sessions(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
+        zk.ensure_path(f"{zk_root}{web.path}")
+        with web.watch() as watch:
+            for turn in range(20):
+                if turn % 5:
+                    proxy.reset()
+                else:
+                    eventually(lambda: web._session.is_connected)
+                    expire_session(web._session._client)
+                zk.create(f"{zk_root}{web.path}/member_", data_of("a", turn + 1), sequence=True)
+                counts(watch, turn + 1)
+
+
+def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    zk.ensure_path(web.path)
+
+    def create(first: int, last: int) -> list[str]:
+        data = [data_of("h", port) for port in range(first, last + 1)]
+        asked = [zk.create_async(f"{web.path}/member_", each, sequence=True) for each in data]
+        return [answer.get(timeout=30.0) for answer in asked]
+
+    made = [path for first in range(1, 5000, 1000) for path in create(first, first + 999)]
+    with web.watch() as watch:
+        assert len(watch.endpoints) == 5000
+        made += create(5001, 5500)
+        eventually(lambda: len(watch.endpoints) == 5500)
+        assert watch.event_count < 502
+        assert watch.bad_members == {}
+        for answer in [zk.delete_async(path) for path in made]:
+            answer.get(timeout=30.0)
+        eventually(lambda: watch.endpoints == ())
+
+
+def test_a_burst_of_registrations_ends_as_it_is(server_set: Sets) -> None:
+    web = server_set()
+    with web.watch() as watch:
+        seen = list[tuple[str, ...]]()
+        iterating = threading.Thread(target=lambda: seen.extend(watch))
+        iterating.start()
+        registrations = [web.register("a", port) for port in range(1, 31)]
+        for registration in registrations[:20]:
+            registration.close()
+        expected = tuple(sorted(f"a:{port}" for port in range(21, 31)))
+        eventually(lambda: watch.endpoints == expected)
+    iterating.join()
+    assert seen[-1] == expected
+    for registration in registrations[20:]:
+        registration.close()
+
+
+def test_a_watch_that_was_closed_hears_nothing(zookeeper: ZooKeeperServer, zk: Any, server_set: Sets) -> None:
+    with client_of(zookeeper.address) as client:
+        web = server_set(client=client)
+        watches = [web.watch() for _ in range(10)]
+        for watch in watches[1:]:
+            watch.close()
+        path = add(zk, web, data_of("a"))
+        eventually(lambda: watches[0].endpoints == ("a:1",))
+        assert all(watch.endpoints == () for watch in watches[1:])
+        zk.delete(path)
+        eventually(lambda: watches[0].endpoints == ())
+        held = [each for each in client._child_watchers.values() for _ in each]
+        assert len(held) == 1  # and of the closed ones nothing is left in the client
+        watches[0].close()
+
+
+def test_a_subscriber_that_exits_ends_nothing(
+    zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
+) -> None:
+    web = server_set()
+    with web.watch() as watch:
+        exits = [SystemExit(1), KeyboardInterrupt(), RuntimeError()]
+
+        def leave() -> None:
+            if exits:
+                raise exits.pop()
+
+        watch.subscribe(leave)
+        for number in range(5):
+            add(zk, web, data_of(f"h{number}"))
+            counts(watch, number + 1)
+    caplog.clear()  # they were logged as the mistakes that they are
+
+
+def test_awaits(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    add(zk, web, data_of("a"))
+
+    async def program() -> list[tuple[str, ...]]:
+        watch = await web.watch_async()
+        seen = []
+        async for endpoints in watch:
+            seen.append(endpoints)
+            if len(seen) == 1:
+                await asyncio.to_thread(add, zk, web, data_of("b"))
+            else:
+                await asyncio.to_thread(watch.close)
+        return seen
+
+    assert asyncio.run(program()) == [("a:1",), ("a:1", "b:1")]

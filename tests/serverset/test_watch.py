@@ -1,0 +1,254 @@
+"""What every watch does, whatever its source: it is published to here by hand."""
+
+import asyncio
+import logging
+import threading
+import time
+
+import pytest
+
+from tests.support.waiting import eventually
+from zkdns.serverset.member import Endpoint, Member, Status
+from zkdns.serverset.watch import Watch
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+
+class Source(Watch):
+    """A watch whose members the test sets."""
+
+    def publish(self, *endpoints: str, status: Status = Status.ALIVE) -> None:
+        members = []
+        for number, text in enumerate(endpoints):
+            host, _, port = text.rpartition(":")
+            members.append(Member(f"m{number}", Endpoint(host, int(port)), status=status))
+        self._publish(members)
+
+
+def test_endpoints_are_sorted_and_each_once() -> None:
+    watch = Source()
+    watch.publish("b:2", "a:10", "a:9", "b:2", "::1:80")
+    assert watch.endpoints == ("[::1]:80", "a:10", "a:9", "b:2")
+    assert [member.name for member in watch.members] == ["m0", "m1", "m2", "m3", "m4"]
+
+
+def test_only_the_living_are_members() -> None:
+    watch = Source()
+    for status in Status:
+        watch.publish("a:1", status=status)
+        assert bool(watch.members) == (status is Status.ALIVE)
+
+
+def test_one_without_a_service_endpoint_is_a_member_and_no_endpoint() -> None:
+    watch = Source()
+    watch._publish([Member("m0", None, {"admin": Endpoint("a", 9990)})])
+    assert (len(watch.members), watch.endpoints) == (1, ())
+
+
+def test_counts_and_dates_what_changes() -> None:
+    watch = Source()
+    assert (watch.event_count, watch.last_event) == (0, None)
+    watch.publish()  # the first set counts, also where it is empty
+    assert watch.event_count == 1
+    began = time.time()
+    watch.publish("a:1")
+    assert watch.event_count == 2
+    assert watch.last_event is not None
+    assert began <= watch.last_event <= time.time()
+    before = watch.last_event
+    watch.publish("a:1")  # no change
+    assert (watch.event_count, watch.last_event) == (2, before)
+
+
+def test_closed_it_keeps_what_was_known_and_learns_nothing() -> None:
+    with Source() as watch:
+        watch.publish("a:1")
+        assert not watch.is_closed
+    assert watch.is_closed
+    watch.publish("b:2")
+    watch.close()
+    assert (watch.endpoints, watch.event_count) == (("a:1",), 1)
+
+
+# -- calling back --------------------------------------------------------------------------------------------
+
+
+def test_calls_back_after_each_change_and_after_closing() -> None:
+    watch, heard = Source(), list[tuple[tuple[str, ...], bool]]()
+    unsubscribe = watch.subscribe(lambda: heard.append((watch.endpoints, watch.is_closed)))
+    watch.publish("a:1")
+    watch.publish("a:1")
+    watch.publish()
+    watch.close()
+    watch.close()
+    assert heard == [(("a:1",), False), ((), False), ((), True)]
+    unsubscribe()
+    unsubscribe()
+
+
+def test_one_that_raises_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    watch, heard = Source(), list[int]()
+    watch.subscribe(lambda: 1 / 0)
+    watch.subscribe(lambda: heard.append(1))
+    watch.publish("a:1")
+    assert heard == [1]
+    assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
+        (logging.ERROR, "a subscriber of a watch failed")
+    ]
+    assert caplog.records[0].exc_info
+    caplog.clear()
+
+
+def test_subscribers_may_come_and_go_while_they_are_called() -> None:
+    watch, heard = Source(), list[str]()
+
+    def first() -> None:
+        heard.append("first")
+        forget()
+        watch.subscribe(lambda: heard.append("third"))
+
+    forget = watch.subscribe(first)
+    watch.subscribe(lambda: heard.append("second"))
+    watch.publish("a:1")
+    assert heard == ["first", "second"]
+    watch.publish("a:2")
+    assert heard == ["first", "second", "second", "third"]
+
+
+def test_one_subscribed_twice_is_called_twice_and_forgotten_once() -> None:
+    watch, heard = Source(), list[int]()
+
+    def hear() -> None:
+        heard.append(1)
+
+    forget = watch.subscribe(hear)
+    watch.subscribe(hear)
+    watch.publish("a:1")
+    forget()
+    forget()  # its own is gone; this must not take the other's
+    watch.publish("a:2")
+    assert len(heard) == 3
+
+
+def test_a_subscriber_may_close_the_watch() -> None:
+    watch = Source()
+    watch.subscribe(watch.close)
+    watch.publish("a:1")
+    assert watch.is_closed
+
+
+# -- waiting and iterating -----------------------------------------------------------------------------------
+
+
+def test_waits_for_a_change() -> None:
+    watch = Source()
+    assert not watch.wait(0)
+    watch.publish("a:1")
+    assert not watch.wait(0)
+    assert watch.wait(0, after=0)
+    waiting = threading.Thread(target=lambda: got.append(watch.wait(10.0)))
+    got: list[bool] = []
+    waiting.start()
+    eventually(lambda: watch._changed._waiters)  # type: ignore[attr-defined]
+    watch.publish("a:2")
+    waiting.join()
+    assert got == [True]
+
+
+def test_closing_wakes_who_waits() -> None:
+    watch, got = Source(), list[bool]()
+    waiting = [threading.Thread(target=lambda: got.append(watch.wait())) for _ in range(3)]
+    for thread in waiting:
+        thread.start()
+    eventually(lambda: len(watch._changed._waiters) == 3)  # type: ignore[attr-defined]
+    watch.close()
+    for thread in waiting:
+        thread.join()
+    assert got == [False] * 3
+
+
+def test_iterating_gives_the_endpoints_now_and_after_each_change() -> None:
+    watch = Source()
+    watch.publish("a:1")
+    changes = iter(watch)
+    assert next(changes) == ("a:1",)
+    watch.publish("b:2")
+    watch.publish("c:3")
+    assert next(changes) == ("c:3",)  # what came at once is given as one
+    watch.publish()
+    watch.close()
+    assert list(changes) == [()]  # the last one is not lost by closing
+
+
+def test_of_a_burst_each_iterator_ends_with_the_last() -> None:
+    watch, seen = Source(), [list[tuple[str, ...]]() for _ in range(4)]
+    threads = [threading.Thread(target=lambda own=own: own.extend(watch)) for own in seen]
+    for thread in threads:
+        thread.start()
+    for number in range(1, 2001):
+        watch.publish(f"a:{number}")
+    watch.close()
+    for thread in threads:
+        thread.join()
+    for own in seen:
+        assert own[-1] == ("a:2000",)
+        ports = [int(endpoints[0][2:]) for endpoints in own if endpoints]
+        assert ports == sorted(ports)
+
+
+def test_iterates_for_async_programs() -> None:
+    watch = Source()
+
+    async def program() -> list[tuple[str, ...]]:
+        return [endpoints async for endpoints in watch]
+
+    def change() -> None:
+        for number in range(1, 501):
+            watch.publish(f"a:{number}")
+        watch.close()
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    seen = asyncio.run(program())
+    changing.join()
+    assert seen[-1] == ("a:500",)
+    assert not watch._subscribers
+
+
+def test_an_async_program_sees_each_change_that_it_has_time_for() -> None:
+    watch = Source()
+
+    async def program() -> list[tuple[str, ...]]:
+        seen = []
+        async for endpoints in watch:
+            seen.append(endpoints)
+            await asyncio.sleep(0)
+            if len(seen) == 4:
+                watch.close()
+            else:
+                asyncio.get_running_loop().run_in_executor(None, watch.publish, f"a:{len(seen)}")
+        return seen
+
+    assert asyncio.run(program()) == [(), ("a:1",), ("a:2",), ("a:3",)]
+
+
+def test_an_async_program_may_leave_the_loop_and_be_cancelled() -> None:
+    watch = Source()
+    watch.publish("a:1")
+
+    async def follow() -> None:
+        async for _ in watch:
+            pass
+
+    async def program() -> None:
+        async for _ in watch:
+            break
+        task = asyncio.create_task(follow())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(program())
+    assert not watch._subscribers
+    watch.publish("a:2")  # nobody's loop is asked any more

@@ -1,0 +1,96 @@
+"""Real memcached servers for tests, each on a port of its own, ended with the test."""
+
+import getpass
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Self
+
+from tests.support.guard import guarded
+from tests.support.waiting import eventually
+
+
+def memcached_is_missing() -> str:
+    """Why there can be no server; empty where there can."""
+    if shutil.which("memcached"):
+        return ""
+    return "no memcached on the PATH (Debian and Ubuntu: apt install memcached)"
+
+
+class MemcachedServer:
+    """A memcached on a port of 127.0.0.1 that the system chose; as a context manager it runs."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="memcached-test-")
+        # memcached binds to port 0 when asked for -1, and says in this file what came of it.
+        self._port_file = Path(self._directory.name) / "port"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._own_connections = 0
+        self.port = 0
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            # As whoever it is: root has to be named, or memcached refuses.
+            guarded(
+                ["memcached", "-u", getpass.getuser(), "-l", "127.0.0.1", "-p", "-1", "-m", "8", "-t", "2"]
+            ),
+            stdin=subprocess.PIPE,
+            env={**os.environ, "MEMCACHED_PORT_FILENAME": str(self._port_file)},
+            start_new_session=True,
+        )
+        try:
+            # A line `TCP INET: 34071`. The file is complete as soon as it has this name.
+            self.port = eventually(lambda: int(self._port_file.read_text().split()[2]))
+            self._own_connections = self._stat("curr_connections")
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self._directory.cleanup()
+
+    @property
+    def endpoint(self) -> str:
+        """`host:port`."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def connections(self) -> int:
+        """How many connections clients have to it now."""
+        return self._stat("curr_connections") - self._own_connections
+
+    def _stat(self, name: str) -> int:
+        """A number of its statistics; its own listening sockets and who asks are connections there."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
+            connection.sendall(b"stats\r\nquit\r\n")
+            with connection.makefile("rb") as reply:
+                fields = dict(line.split()[1:3] for line in reply if line.startswith(b"STAT "))
+        return int(fields[name.encode()])
+
+    def pause(self) -> None:
+        """Have it take connections and answer nothing."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)  # until all its threads stand
+
+    def resume(self) -> None:
+        """Have it go on after `pause`."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once; its port then refuses connections."""
+        process = self._process
+        if process is None:
+            return
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()

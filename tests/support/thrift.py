@@ -1,0 +1,185 @@
+"""A real thrift server (thriftpy2's), a client of it, and a thread that holds one."""
+
+# mypy: allow-untyped-calls
+# (thriftpy2 says that it is typed, and is so in part.)
+
+import contextlib
+import io
+import socket
+import threading
+from typing import Any, Self
+
+import thriftpy2.parser
+from thriftpy2.protocol import TBinaryProtocolFactory
+from thriftpy2.thrift import TClient, TProcessor
+from thriftpy2.transport import TBufferedTransportFactory, TServerSocket, TSocket, TTransportException
+
+from tests.support.waiting import eventually
+from zkdns.address import HostPort
+from zkdns.errors import ZkdnsError
+from zkdns.fixedset import FixedSet
+from zkdns.thriftset import ThriftSet
+
+IDL = """
+exception Refused { 1: string why }
+service Echo {
+    string echo(1: string text),
+    string refuse() throws (1: Refused refused),
+    string meet(),
+}
+"""
+echo_thrift = thriftpy2.parser.load_fp(io.StringIO(IDL), "echo_thrift")
+
+
+class EchoServer:
+    """A thrift server on a free port, a thread for each connection; it and they end with the `with` block."""
+
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self.host = host
+        self.opened = 0  # connections in all
+        self.meeting = threading.Barrier(1)  # where calls of `meet` wait for each other
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = TServerSocket(host, 0, socket_family=family, client_timeout=None)
+        self._connections: dict[TSocket, threading.Thread] = {}
+        self._lock = threading.Lock()
+        self._is_closed = False
+        self._acceptor = threading.Thread(target=self._accept)
+
+    def __enter__(self) -> Self:
+        self._listener.listen()
+        assert self._listener.sock is not None
+        self.port = int(self._listener.sock.getsockname()[1])
+        self.endpoint = str(HostPort(self.host, self.port))
+        self._acceptor.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """End it and all its connections; its port then refuses new ones."""
+        with self._lock:
+            self._is_closed = True
+            threads = list(self._connections.values())
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.sock.shutdown(socket.SHUT_RDWR)
+        self.meeting.abort()
+        self._listener.close()
+        for thread in [self._acceptor, *threads]:
+            if thread.ident:
+                thread.join()
+
+    @property
+    def open(self) -> int:
+        """How many connections there are now."""
+        with self._lock:
+            return len(self._connections)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection = self._listener.accept()
+            except (OSError, AssertionError):  # it was closed
+                return
+            with self._lock:
+                if self._is_closed:
+                    connection.close()
+                    return
+                self.opened += 1
+                self._connections[connection] = thread = threading.Thread(
+                    target=self._serve, args=(connection,)
+                )
+                thread.start()
+
+    def _serve(self, connection: TSocket) -> None:
+        transport = TBufferedTransportFactory().get_transport(connection)
+        protocol = TBinaryProtocolFactory().get_protocol(transport)
+        processor = TProcessor(echo_thrift.Echo, self)
+        try:
+            while True:
+                processor.process(protocol, protocol)
+        except (TTransportException, OSError, threading.BrokenBarrierError):
+            with self._lock:
+                del self._connections[connection]
+            transport.close()
+
+    # -- what the service does ------------------------------------------------------------------------------
+
+    def echo(self, text: str) -> str:
+        return text
+
+    def refuse(self) -> str:
+        raise echo_thrift.Refused(why="because")
+
+    def meet(self) -> str:
+        self.meeting.wait(10.0)
+        return "met"
+
+
+class EchoClient(TClient):
+    """A connection that is open, and knows where to."""
+
+    def __init__(self, host: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        transport = TBufferedTransportFactory().get_transport(
+            TSocket(host, port, socket_family=family, socket_timeout=10_000)
+        )
+        transport.open()
+        super().__init__(echo_thrift.Echo, TBinaryProtocolFactory().get_protocol(transport))
+        self.endpoint = str(HostPort(host, port))
+        self.echo("")  # so that the server has counted it when it is open
+
+
+class Holder:
+    """Uses a connection in a thread of its own until told to stop."""
+
+    def __init__(self, connections: ThriftSet[EchoClient], timeout: float | None = None) -> None:
+        self.client: EchoClient | None = None
+        self.error: BaseException | None = None
+        self._connections, self._timeout = connections, timeout
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._hold)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def stop(self) -> None:
+        """Give the connection back."""
+        self.__exit__()
+
+    def served(self) -> EchoClient:
+        """The connection, as soon as there is one."""
+        return eventually(lambda: self.client)
+
+    def _hold(self) -> None:
+        try:
+            with self._connections.connection(self._timeout) as self.client:
+                self._stop.wait(20.0)
+        except ZkdnsError as error:
+            self.error = error
+
+
+def endpoints_of(servers: list[EchoServer]) -> list[str]:
+    """`host:port` of each."""
+    return [server.endpoint for server in servers]
+
+
+def set_of(*endpoints: str, **options: Any) -> ThriftSet[EchoClient]:
+    """A set of connections to fixed endpoints."""
+    return ThriftSet(FixedSet(endpoints), EchoClient, **options)
+
+
+def wait_for_no_connections(*servers: EchoServer) -> None:
+    """Wait until the servers have seen that all is closed."""
+    eventually(lambda: [server.open for server in servers] == [0] * len(servers))
+
+
+def waiting_in(connections: ThriftSet[EchoClient], count: int) -> None:
+    """Wait until so many wait for a place."""
+    eventually(lambda: len(connections._queue) == count)

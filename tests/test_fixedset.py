@@ -1,0 +1,67 @@
+"""A set without ZooKeeper is a watch like any other."""
+
+import threading
+
+import pytest
+
+from zkdns import BadValueError, EndpointSource, FixedSet
+
+
+def test_has_what_it_is_given_sorted_and_each_once() -> None:
+    fixed = FixedSet(["b:2", "a:1", "b:2", "[::1]:80", "[::ffff:10.0.0.1]:1"])
+    assert fixed.endpoints == ("10.0.0.1:1", "[::1]:80", "a:1", "b:2")
+    assert [member.name for member in fixed.members] == ["m0", "m1", "m2", "m3", "m4"]
+    assert (fixed.event_count, fixed.is_closed) == (1, False)
+
+
+def test_may_be_empty() -> None:
+    fixed = FixedSet()
+    assert (fixed.endpoints, fixed.event_count) == ((), 1)
+
+
+def test_takes_any_iterable_and_tells_each_change() -> None:
+    fixed, heard = FixedSet(["a:1"]), list[tuple[str, ...]]()
+    fixed.subscribe(lambda: heard.append(fixed.endpoints))
+    fixed.set_endpoints(f"a:{port}" for port in (2, 3))
+    fixed.set_endpoints(["a:2", "a:3"])  # no change
+    fixed.set_endpoints([])
+    fixed.close()
+    assert heard == [("a:2", "a:3"), (), ()]
+    fixed.set_endpoints(["a:4"])  # nothing changes once closed
+    assert fixed.endpoints == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["a", "a:", ":1", "a:0", "a:65536", "a:x", "", "10.0.0:1", "::1:80", "a b:1"]
+)
+def test_refuses_what_is_no_endpoint_and_keeps_what_it_had(wrong: str) -> None:
+    fixed = FixedSet(["a:1"])
+    with pytest.raises(BadValueError):
+        fixed.set_endpoints(["b:2", wrong])
+    assert (fixed.endpoints, fixed.event_count) == (("a:1",), 1)
+    with pytest.raises(BadValueError):
+        FixedSet([wrong])
+
+
+def test_may_be_set_from_many_threads() -> None:
+    fixed = FixedSet()
+
+    def work(host: str) -> None:
+        for port in range(1, 300):
+            fixed.set_endpoints([f"{host}:{port}", f"{host}:{port + 1}"])
+            hosts = {endpoint[0] for endpoint in fixed.endpoints}
+            torn.extend(hosts if len(hosts) != 1 else ())
+
+    torn: list[str] = []
+    threads = [threading.Thread(target=work, args=(host,)) for host in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torn == []
+    assert fixed.event_count > 4
+
+
+def test_is_what_can_be_balanced_over() -> None:
+    source: EndpointSource = FixedSet(["a:1"])  # mypy reads this too
+    assert source.endpoints == ("a:1",)

@@ -1,0 +1,361 @@
+"""HTTP over a server set: the same rules for httpx2, its async twin and requests, over real servers."""
+
+import asyncio
+import contextlib
+import ssl
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx2
+import pytest
+import requests
+
+from tests.support.waiting import eventually
+from tests.support.web import WebServer, make_certificate, refusing, servers, silent
+from tests.support.web_callers import AsyncHttpx, Caller, Httpx, Requests
+from zkdns import BadValueError, EndpointSource, FixedSet
+from zkdns.errors import NoEndpointsError, ZkdnsError
+from zkdns.httpset import Adapter, AsyncTransport, Transport
+
+
+class Calling(Protocol):
+    def __call__(self, source: EndpointSource | None = None, trusted: Path | None = None) -> Caller: ...
+
+
+@pytest.fixture(params=[Httpx, AsyncHttpx, Requests], ids=["httpx2", "async", "requests"])
+def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
+    """Makes callers, and closes them."""
+    with contextlib.ExitStack() as stack:
+
+        def make(source: EndpointSource | None = None, trusted: Path | None = None) -> Caller:
+            caller: Caller = request.param(source, trusted)
+            stack.callback(caller.close)
+            return caller
+
+        yield make
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
+    """For web.example and api.example."""
+    return make_certificate(tmp_path_factory.mktemp("tls"), "web.example", "api.example")
+
+
+def fixed(started: list[WebServer], *more: str) -> FixedSet:
+    return FixedSet([*(server.endpoint for server in started), *more])
+
+
+def test_requests_go_round(calling: Calling) -> None:
+    with servers(3) as started:
+        caller = calling(fixed(started))
+        chosen = [caller.request("GET", "http://web/").text for _ in range(9)]
+    assert Counter(chosen[:3]) == {server.endpoint: 1 for server in started}
+    assert chosen == chosen[:3] * 3
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://web/a/b?c=%2F&d", "web"),
+        ("http://web:8080/", "web:8080"),
+        ("http://web:80/", "web"),
+        ("http://[2001:db8::1]:8080/", "[2001:db8::1]:8080"),
+    ],
+)
+def test_the_server_is_asked_for_what_the_url_names(calling: Calling, url: str, host: str) -> None:
+    with servers(1) as (server,):
+        answer = calling(fixed([server])).request("GET", url)
+    assert server.asked[0].host == host
+    assert server.asked[0].path == "/" + url.split("/", 3)[3]
+    assert answer.url.replace(":80/", "/") == url.replace(":80/", "/")
+
+
+def test_each_endpoint_keeps_its_connection(calling: Calling) -> None:
+    """With more endpoints than the idle connections that httpx2 (20) and requests (10) keep in all."""
+    with servers(21) as started:
+        caller = calling(fixed(started))
+        for _ in range(63):
+            caller.request("POST", "http://web/", b"x")
+        assert [server.accepted for server in started] == [1] * 21
+        assert [len(server.asked) for server in started] == [3] * 21
+
+
+def test_a_refused_connection_is_tried_elsewhere(calling: Calling) -> None:
+    with servers(1) as (server,), refusing() as nobody, refusing() as nobody_else:
+        caller = calling(FixedSet([nobody, server.endpoint, nobody_else]))
+        assert [caller.request("GET", "http://web/").text for _ in range(6)] == [server.endpoint] * 6
+        assert len(server.asked) == 6
+
+
+def test_a_connection_that_times_out_is_tried_elsewhere(calling: Calling) -> None:
+    with servers(1) as (server,), silent() as nobody:
+        caller = calling(FixedSet([nobody, server.endpoint]))
+        for _ in range(2):  # one of the two begins at the silent one
+            assert caller.request("GET", "http://web/", connect=0.2).text == server.endpoint
+
+
+def test_when_all_refuse_the_error_names_each_once(calling: Calling) -> None:
+    with refusing() as one, refusing() as two:
+        caller = calling(FixedSet([one, two]))
+        with pytest.raises(caller.errors[0], match="no endpoint accepted a connection") as caught:
+            caller.request("GET", "http://web/")
+    message = str(caught.value)
+    assert (message.count(one), message.count(two)) == (1, 1)
+    assert caught.value.request is not None  # type: ignore[attr-defined]
+
+
+def test_when_all_are_silent_it_is_a_connect_timeout(calling: Calling) -> None:
+    with silent() as nobody:
+        caller = calling(FixedSet([nobody]))
+        with pytest.raises((httpx2.ConnectTimeout, requests.ConnectTimeout), match=nobody):
+            caller.request("GET", "http://web/", connect=0.2)
+
+
+def test_no_endpoints_is_an_error_of_both_worlds(calling: Calling) -> None:
+    caller = calling()
+    with pytest.raises(NoEndpointsError, match="http://web:81: there is no endpoint") as caught:
+        caller.request("GET", "http://web:81/")
+    assert isinstance(caught.value, caller.errors[0])
+    assert isinstance(caught.value, ZkdnsError)
+    with servers(1) as (server,):
+        caller.set_endpoints([server.endpoint])
+        assert caller.request("GET", "http://web:81/").text == server.endpoint
+        with pytest.raises(BadValueError):
+            caller.set_endpoints(["web"])
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_what_was_sent_is_never_sent_again(calling: Calling, method: str) -> None:
+    with servers(3) as started:
+        caller = calling(fixed(started))
+        with pytest.raises(caller.errors[1]):
+            caller.request(method, "http://web/die", b"once" if method == "POST" else None)
+        assert sum(len(server.asked) for server in started) == 1
+
+
+def test_a_server_that_never_answers_is_not_left_for_another(calling: Calling) -> None:
+    with servers(2) as started:
+        caller = calling(fixed(started))
+        with pytest.raises((httpx2.ReadTimeout, requests.ReadTimeout)):
+            caller.request("GET", "http://web/hang", read=0.2)
+        assert sum(len(server.asked) for server in started) == 1
+
+
+def test_a_stream_is_sent_whole_after_failed_connections(calling: Calling) -> None:
+    """Both ways round, so that one of the two begins at the endpoint that refuses."""
+    with servers(1) as (server,), refusing() as nobody:
+        caller = calling(FixedSet([nobody, server.endpoint]))
+        for _ in range(2):
+            caller.request("POST", "http://web/", (part for part in (b"one ", b"two ", b"three")))
+        assert [asked.body for asked in server.asked] == [b"one two three"] * 2
+
+
+def test_ipv6(calling: Calling) -> None:
+    with WebServer("::1") as server:
+        assert server.endpoint.startswith("[::1]:")
+        answer = calling(FixedSet([server.endpoint])).request("GET", "http://web/")
+    assert answer.text == server.endpoint
+    assert server.asked[0].host == "web"
+
+
+def test_a_redirect_and_cookies_belong_to_the_url(calling: Calling) -> None:
+    with servers(2) as started:
+        caller = calling(fixed(started))
+        answer = caller.request("GET", "http://web.example/to?/there")
+        asked = [asked for server in started for asked in server.asked if asked.path == "/there"]
+    assert answer.url == "http://web.example/there"
+    assert [(one.host, one.cookie) for one in asked] == [("web.example", "seen=yes")]
+
+
+def test_a_redirect_to_another_name_asks_for_that_name(calling: Calling) -> None:
+    with servers(1) as (server,):
+        calling(fixed([server])).request("GET", "http://web.example/to?http://api.example:81/there")
+    assert [asked.host for asked in server.asked] == ["web.example", "api.example:81"]
+
+
+def test_a_departed_endpoints_connections_are_closed(calling: Calling) -> None:
+    with servers(2) as (gone, stays):
+        source = fixed([gone, stays])
+        caller = calling(source)
+        for _ in range(2):
+            caller.request("GET", "http://web/")
+        assert (len(gone.open), len(stays.open)) == (1, 1)
+        source.set_endpoints([stays.endpoint])
+        assert caller.request("GET", "http://web/").text == stays.endpoint
+        eventually(lambda: not gone.open)
+        assert stays.accepted == 1
+
+
+def test_a_response_goes_on_when_its_endpoint_departs(calling: Calling) -> None:
+    with servers(2) as (gone, stays):
+        source = fixed([gone])
+        caller = calling(source)
+        halves = caller.halves("http://web/slow")
+        text = next(halves)
+        source.set_endpoints([stays.endpoint])
+        assert caller.request("GET", "http://web/").text == stays.endpoint
+        assert gone.open
+        gone.go_on.set()
+        assert text + next(halves) == gone.endpoint
+        assert list(halves) == []
+        caller.request("GET", "http://web/")
+        eventually(lambda: not gone.open)
+
+
+def test_tls_asks_for_and_checks_the_urls_name(
+    calling: Calling, certificate: tuple[ssl.SSLContext, Path]
+) -> None:
+    context, trusted = certificate
+    with servers(2, tls=context) as started:
+        caller = calling(fixed(started), trusted)
+        for name in ("web.example", "api.example") * 4:
+            caller.request("GET", f"https://{name}/")
+        seen = {(asked.tls_name, asked.host) for server in started for asked in server.asked}
+    assert seen == {("web.example", "web.example"), ("api.example", "api.example")}
+
+
+def test_a_connection_checked_for_one_name_is_not_used_for_another(
+    calling: Calling, certificate: tuple[ssl.SSLContext, Path]
+) -> None:
+    context, trusted = certificate
+    with servers(1, tls=context) as (server,):
+        caller = calling(fixed([server]), trusted)
+        for _ in range(2):
+            caller.request("GET", "https://web.example/")
+        assert server.accepted == 1
+        with pytest.raises(caller.errors[1], match=r"(?i)hostname mismatch"):
+            caller.request("GET", "https://evil.example/")
+        assert len(server.asked) == 2
+
+
+def test_a_failed_handshake_is_not_tried_elsewhere(
+    calling: Calling, certificate: tuple[ssl.SSLContext, Path]
+) -> None:
+    context, _ = certificate
+    with servers(2, tls=context) as started:
+        caller = calling(fixed(started))  # which does not trust it
+        with pytest.raises(caller.errors[1], match=r"(?i)certificate"):
+            caller.request("GET", "https://web.example/")
+        assert sum(server.accepted for server in started) == 1
+
+
+def test_a_proxy_of_the_environment_is_not_asked(calling: Calling, monkeypatch: pytest.MonkeyPatch) -> None:
+    with servers(1) as (server,), refusing() as proxy:
+        monkeypatch.setenv("http_proxy", f"http://{proxy}")
+        assert calling(fixed([server])).request("GET", "http://web/").text == server.endpoint
+
+
+@pytest.mark.parametrize("kind", [Httpx, Requests])
+def test_threads_share_one(kind: Any) -> None:
+    with servers(3) as started:
+        source = fixed(started)
+        caller = kind(source, None)
+        answers: list[str] = []
+
+        def run() -> None:
+            answers.extend(caller.request("GET", "http://web/").text for _ in range(30))
+
+        threads = [threading.Thread(target=run) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            source.set_endpoints([server.endpoint for server in started[turn % 2 :]])
+        for thread in threads:
+            thread.join()
+        caller.close()
+    assert len(answers) == 180
+
+
+def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
+    """A pool that counts a user too many would outlive its endpoint for ever."""
+
+    async def scenario(gone: WebServer, stays: WebServer, nobody: str) -> None:
+        source = fixed([gone], nobody)
+        transport = AsyncTransport(source)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
+            await asyncio.to_thread(eventually, lambda: len(gone.asked) == 2)  # one of them by way of nobody
+            for task in hanging:
+                task.cancel()
+            assert len(await asyncio.gather(*hanging, return_exceptions=True)) == 2
+            gone.go_on.set()
+            source.set_endpoints([stays.endpoint])
+            await client.get("http://web/")
+            assert not transport._pools._departed
+            await asyncio.to_thread(eventually, lambda: not gone.open)
+
+    with servers(2) as (gone, stays), refusing() as nobody:
+        asyncio.run(scenario(gone, stays, nobody))
+
+
+def test_failed_requests_leave_their_pools() -> None:
+    with servers(1) as (server,), refusing() as nobody:
+        source = FixedSet([nobody, server.endpoint])
+        transport = Transport(source)
+        with httpx2.Client(transport=transport) as client:
+            for _ in range(2):
+                client.get("http://web/")
+            source.set_endpoints([server.endpoint])
+            client.get("http://web/")
+            assert not transport._pools._departed
+
+
+def test_both_can_be_mounted_for_one_name() -> None:
+    with servers(1) as (server,):
+        source = fixed([server])
+        with httpx2.Client(mounts={"http://web/": Transport(source)}) as client:
+            assert client.get("http://web/health").text == server.endpoint
+            assert client.get(f"http://{server.endpoint}/").text == server.endpoint
+        with requests.Session() as session:
+            session.mount("http://web/", Adapter(source))
+            assert session.get("http://web/health", timeout=5).text == server.endpoint
+            assert session.get(f"http://{server.endpoint}/", timeout=5).text == server.endpoint
+    assert [asked.host for asked in server.asked] == ["web", server.endpoint] * 2
+
+
+def test_the_callers_trace_is_still_called() -> None:
+    events: list[str] = []
+
+    def trace(event: str, _: object) -> None:
+        events.append(event)
+
+    async def async_trace(event: str, _: object) -> None:
+        events.append(event)
+
+    async def scenario() -> None:
+        async with httpx2.AsyncClient(transport=AsyncTransport(fixed([server]))) as client:
+            await client.get("http://web/", extensions={"trace": async_trace})
+
+    with servers(1) as (server,):
+        with httpx2.Client(transport=Transport(fixed([server]))) as client:
+            client.get("http://web/", extensions={"trace": trace})
+        asyncio.run(scenario())
+    assert events.count("connection.connect_tcp.complete") == 2
+
+
+@pytest.mark.parametrize(("missing", "broken"), [("httpx2", "Transport"), ("requests", "Adapter")])
+def test_each_library_does_without_the_other(missing: str, broken: str) -> None:
+    program = f"""
+import sys
+sys.modules[{missing!r}] = None  # as if it were not installed
+import zkdns.httpset
+for name in {{"Transport", "AsyncTransport", "Adapter"}}:
+    try:
+        getattr(zkdns.httpset, name)
+    except ImportError as error:
+        print(name, "-", error)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert f"{broken} - zkdns.httpset needs {missing}: pip install 'zkdns[http]'" in ran.stdout.splitlines()
+    assert len(ran.stdout.splitlines()) == {"httpx2": 2, "requests": 1}[missing]
+
+
+def test_nothing_is_imported_before_it_is_used() -> None:
+    program = "import sys, zkdns.httpset; print({'httpx2', 'requests', 'kazoo'} & set(sys.modules))"
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert ran.stdout.strip() == "set()"

@@ -1,0 +1,393 @@
+"""The memcached set, against real memcached servers where one is asked."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pymemcache.client.base import Client as PlainClient  # type: ignore[import-untyped]
+from pymemcache.client.hash import HashClient  # type: ignore[import-untyped]
+from pymemcache.exceptions import MemcacheIllegalInputError, MemcacheUnexpectedCloseError  # type: ignore[import-untyped]
+
+from tests.support.memcached import MemcachedServer, memcached_is_missing
+from tests.support.waiting import eventually
+from zkdns.balance.ring import Ring
+from zkdns.errors import BadValueError, ClosedError, NoEndpointsError
+from zkdns.fixedset import FixedSet
+from zkdns.mcset import Client, Hasher, MCSet
+
+needs_memcached = pytest.mark.skipif(bool(memcached_is_missing()), reason=memcached_is_missing())
+
+KEYS = [f"user:{i}" for i in range(200)]
+
+
+@pytest.fixture
+def servers() -> Iterator[list[MemcachedServer]]:
+    """Three that run."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(MemcachedServer()) for _ in range(3)]
+
+
+def endpoints_of(servers: list[MemcachedServer]) -> list[str]:
+    return [server.endpoint for server in servers]
+
+
+@contextlib.contextmanager
+def asking(server: MemcachedServer) -> Iterator[Any]:
+    """A client of that one server alone."""
+    client = PlainClient(("127.0.0.1", server.port), timeout=5.0, allow_unicode_keys=True)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def contents(servers: list[MemcachedServer], keys: list[str]) -> dict[str, dict[str, bytes]]:
+    """What each server has of these keys, by endpoint."""
+    found = {}
+    for server in servers:
+        with asking(server) as client:
+            found[server.endpoint] = client.get_many(keys)
+    return found
+
+
+def wait_for_no_connections(*servers: MemcachedServer) -> None:
+    eventually(lambda: [server.connections for server in servers] == [0] * len(servers))
+
+
+# -- which server ------------------------------------------------------------------------------------------
+
+
+def test_keys_are_picked_as_the_ring_does() -> None:
+    endpoints = ["10.0.0.1:11211", "10.0.0.2:11211", "[2001:db8::1]:11211"]
+    mcset = MCSet()
+    mcset.set_endpoints(endpoints)
+    assert mcset.each() == tuple(sorted(endpoints))
+    assert [mcset.pick(key) for key in KEYS] == [Ring(endpoints).pick(key) for key in KEYS]
+    assert mcset.pick("ключ") == mcset.pick("ключ".encode())
+
+
+def test_a_set_follows_its_watch_and_keeps_the_last_servers_of_a_closed_one() -> None:
+    watch = FixedSet(["a:1", "b:1"])
+    mcset = MCSet(watch)
+    assert {mcset.pick(key) for key in KEYS} == {"a:1", "b:1"}
+    watch.set_endpoints(["b:1", "c:1"])
+    assert mcset.each() == ("b:1", "c:1")
+    assert {mcset.pick(key) for key in KEYS} == {"b:1", "c:1"}
+    watch.set_endpoints([])
+    with pytest.raises(NoEndpointsError):
+        mcset.pick("key")
+    watch.set_endpoints(["d:1"])
+    watch.close()
+    assert mcset.pick("key") == "d:1"
+
+
+def test_endpoints_that_are_set_replace_those_of_the_watch() -> None:
+    watch = FixedSet(["a:1", "b:1"])
+    mcset = MCSet(watch)
+    mcset.set_endpoints(["c:1"])
+    assert {mcset.pick(key) for key in KEYS} == {"c:1"}
+    assert watch.endpoints == ("a:1", "b:1")
+
+
+def test_an_empty_set_says_so() -> None:
+    with pytest.raises(NoEndpointsError, match="the set is empty"):
+        MCSet().pick("key")
+    with MCSet(FixedSet()).client() as client, pytest.raises(NoEndpointsError):
+        client.get("key")
+
+
+def test_a_bad_endpoint_is_refused_and_changes_nothing() -> None:
+    mcset = MCSet()
+    mcset.set_endpoints(["a:1"])
+    with pytest.raises(BadValueError, match="'b' has no port"):
+        mcset.set_endpoints(["c:1", "b"])
+    assert mcset.each() == ("a:1",)
+
+
+# -- the client --------------------------------------------------------------------------------------------
+
+
+@needs_memcached
+def test_every_key_is_on_the_server_that_is_picked(servers: list[MemcachedServer]) -> None:
+    mcset = MCSet(FixedSet(endpoints_of(servers)))
+    with mcset.client(default_noreply=False) as client:
+        for key in KEYS:
+            assert client.set(key, key.upper()) is True
+        assert {key: client.get(key) for key in KEYS} == {key: key.upper().encode() for key in KEYS}
+    found = contents(servers, KEYS)
+    assert all(found.values())  # each has some
+    assert {key: endpoint for endpoint, values in found.items() for key in values} == {
+        key: mcset.pick(key) for key in KEYS
+    }
+
+
+@needs_memcached
+def test_all_commands_go_where_the_key_lives(servers: list[MemcachedServer]) -> None:
+    mcset = MCSet(FixedSet(endpoints_of(servers)))
+    with mcset.client(default_noreply=False) as client:
+        for key in KEYS[:20]:
+            assert client.get(key) is None
+            assert client.get(key, b"-") == b"-"
+            assert client.gets(key) == (None, None)
+            assert client.replace(key, b"0") is False
+            assert client.add(key, b"5") is True
+            assert client.add(key, b"6") is False
+            assert client.append(key, b"0") is True
+            assert client.prepend(key, b"1") is True
+            assert client.incr(key, 3) == 153
+            assert client.decr(key, 53) == 100
+            value, token = client.gets(key)
+            assert value == b"100"
+            assert client.cas(key, b"seven", token) is True
+            assert client.cas(key, b"eight", token) is False
+            assert client.replace(key, b"nine") is True
+            assert client.touch(key, 100) is True
+            assert client.get(key) == b"nine"
+            assert client.delete(key) is True
+            assert client.delete(key) is False
+            assert client.cas(key, b"ten", token) is None
+            assert client.incr(key, 1) is None
+
+
+@needs_memcached
+def test_many_keys_are_asked_for_by_server(servers: list[MemcachedServer]) -> None:
+    mcset = MCSet(FixedSet(endpoints_of(servers)))
+    values = {key: key.upper().encode() for key in KEYS}
+    with mcset.client(default_noreply=False) as client:
+        assert client.set_many(values) == []
+        assert client.get_many([*KEYS, "absent"]) == values
+        assert {key: value for key, (value, _) in client.gets_many(KEYS).items()} == values
+        by_server = contents(servers, KEYS)
+        assert sum(map(len, by_server.values())) == len(KEYS)  # each in one place
+        assert all(mcset.pick(key) == endpoint for endpoint, own in by_server.items() for key in own)
+        assert client.delete_many(KEYS[:100]) is True
+        assert client.get_many(KEYS) == {key: values[key] for key in KEYS[100:]}
+        client.flush_all()
+        assert client.get_many(KEYS) == {}
+        assert client.get_many([]) == {}
+        assert client.set_many({}) == []
+
+
+@needs_memcached
+def test_keys_may_be_any_utf8_or_bytes(servers: list[MemcachedServer]) -> None:
+    mcset = MCSet(FixedSet(endpoints_of(servers)))
+    with mcset.client(default_noreply=False) as client:
+        for key in ("ключ", "鍵", b"bytes", b"\xff\xfe"):
+            client.set(key, b"here")
+            assert client.get(key if isinstance(key, bytes) else key.encode()) == b"here"
+            home = next(server for server in servers if server.endpoint == mcset.pick(key))
+            with asking(home) as alone:
+                assert alone.get(key) == b"here"
+        with pytest.raises(MemcacheIllegalInputError):
+            client.set("two words", b"")
+
+
+@needs_memcached
+def test_a_key_prefix_counts_when_a_server_is_picked(servers: list[MemcachedServer]) -> None:
+    mcset = MCSet(FixedSet(endpoints_of(servers)))
+    for prefix in ("app:", b"app:"):
+        with mcset.client(key_prefix=prefix, default_noreply=False) as prefixed, mcset.client() as whole:
+            for key in KEYS[:50]:
+                prefixed.set(key, prefix)
+                assert whole.get(f"app:{key}") == b"app:"
+            assert len(prefixed.get_many(KEYS[:50])) == 50
+
+
+@needs_memcached
+def test_servers_come_and_go_with_the_watch(servers: list[MemcachedServer]) -> None:
+    watch = FixedSet(endpoints_of(servers[:2]))
+    mcset = MCSet(watch)
+    with mcset.client(default_noreply=False) as client:
+        client.set_many(dict.fromkeys(KEYS, b"old"))
+        assert not contents(servers[2:], KEYS)[servers[2].endpoint]
+
+        watch.set_endpoints(endpoints_of(servers))
+        moved = [key for key in KEYS if mcset.pick(key) == servers[2].endpoint]
+        assert sorted(client.get_many(KEYS)) == sorted(set(KEYS) - set(moved))
+        client.set_many(dict.fromkeys(moved, b"new"))
+        assert sorted(contents(servers[2:], KEYS)[servers[2].endpoint]) == sorted(moved)
+
+        watch.set_endpoints(endpoints_of(servers[:2]))
+        assert set(client.get_many(KEYS).values()) == {b"old"}
+        wait_for_no_connections(servers[2])
+
+
+@needs_memcached
+def test_a_command_in_flight_to_a_server_that_leaves_is_finished(servers: list[MemcachedServer]) -> None:
+    leaver = servers[0]
+    watch = FixedSet([leaver.endpoint])
+    answers: list[object] = []
+    mcset = MCSet(watch)
+    with mcset.client(default_noreply=False, timeout=30.0) as client:
+        client.set("key", b"value")
+        leaver.pause()
+        thread = threading.Thread(target=lambda: answers.append(client.get("key")))
+        thread.start()
+        eventually(lambda: uses_of(client, leaver) == 1)
+        watch.set_endpoints(endpoints_of(servers[1:]))
+        client.set("key", b"elsewhere")  # the client takes notice
+        assert uses_of(client, leaver) is None
+        leaver.resume()
+        thread.join(10.0)
+        assert answers == [b"value"]
+        wait_for_no_connections(leaver)
+
+
+def uses_of(client: Client, server: MemcachedServer) -> int | None:
+    known = client._servers.get(server.endpoint)
+    return known.users if known else None
+
+
+@needs_memcached
+def test_keys_of_a_server_that_is_down_fail_and_do_not_move(servers: list[MemcachedServer]) -> None:
+    watch = FixedSet(endpoints_of(servers))
+    mcset = MCSet(watch)
+    with mcset.client(default_noreply=False) as client:
+        client.set_many(dict.fromkeys(KEYS, b"1"))
+        servers[0].kill()
+        lost = [key for key in KEYS if mcset.pick(key) == servers[0].endpoint]
+        for key in lost[:5] * 3:
+            with pytest.raises((OSError, MemcacheUnexpectedCloseError)):
+                client.get(key)
+            with pytest.raises(ConnectionRefusedError):
+                client.set(key, b"2")
+        kept = sorted(set(KEYS) - set(lost))
+        assert sorted(client.get_many(kept)) == kept
+        with pytest.raises(ConnectionRefusedError):
+            client.get_many(KEYS)
+
+        watch.set_endpoints(endpoints_of(servers[1:]))
+        for key in lost:
+            assert client.set(key, b"3") is True
+        assert len(client.get_many(KEYS)) == len(KEYS)
+
+
+@needs_memcached
+def test_a_server_that_does_not_answer_is_given_up_by_the_time_out(servers: list[MemcachedServer]) -> None:
+    with MCSet(FixedSet([servers[0].endpoint])).client(timeout=0.5) as client:
+        client.set("key", b"value", noreply=False)
+        servers[0].pause()
+        with pytest.raises(TimeoutError):
+            client.get("key")
+        servers[0].resume()
+        assert client.get("key") == b"value"  # on a connection of its own: no late answer is mistaken
+
+
+@needs_memcached
+def test_threads_use_one_client_while_servers_come_and_go(servers: list[MemcachedServer]) -> None:
+    everyone = endpoints_of(servers)
+    watch = FixedSet(everyone)
+    mistakes: list[object] = []
+    rounds: Counter[str] = Counter()
+    done = threading.Event()
+
+    def work(name: str) -> None:
+        try:
+            while not done.is_set():
+                rounds[name] += 1
+                for key in KEYS[:20]:
+                    client.set(f"{name}:{key}", key)
+                    value = client.get(f"{name}:{key}")
+                    if value not in {key.encode(), None}:  # None: it moved in between
+                        mistakes.append((key, value))
+        except Exception as error:  # noqa: BLE001 - none may happen
+            mistakes.append(error)
+
+    mcset = MCSet(watch)
+    with mcset.client(default_noreply=False, timeout=10.0) as client:
+        threads = [threading.Thread(target=work, args=(f"t{n}",)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for turn in range(60):
+            watch.set_endpoints(everyone[: 1 + turn % 3])
+            enough = sum(rounds.values()) + 2
+            eventually(lambda: mistakes or sum(rounds.values()) >= enough)  # noqa: B023 - called here only
+        done.set()
+        for thread in threads:
+            thread.join(10.0)
+    assert mistakes == []
+    wait_for_no_connections(*servers)
+
+
+@needs_memcached
+def test_a_closed_client_has_no_connections_and_says_so(servers: list[MemcachedServer]) -> None:
+    client = MCSet(FixedSet(endpoints_of(servers))).client()
+    client.set_many(dict.fromkeys(KEYS, b""))
+    client.close()
+    client.close()
+    wait_for_no_connections(*servers)
+    with pytest.raises(ClosedError, match="memcached client is closed"):
+        client.get("key")
+
+
+def test_an_option_that_pymemcache_does_not_have_is_refused_at_once() -> None:
+    with pytest.raises(TypeError, match="max_pools"):
+        MCSet().client(max_pools=3)
+
+
+# -- HashClient --------------------------------------------------------------------------------------------
+
+
+@needs_memcached
+def test_a_hash_client_with_our_hasher_agrees(servers: list[MemcachedServer]) -> None:
+    mcset = MCSet(FixedSet(endpoints_of(servers)))
+    theirs = HashClient(endpoints_of(servers), hasher=Hasher, default_noreply=False)
+    with mcset.client() as ours, contextlib.closing(theirs):
+        for key in KEYS:
+            theirs.set(key, key)
+            assert ours.get(key) == key.encode()
+
+
+def test_the_hasher_knows_ipv6_under_the_name_that_hash_client_gives_it() -> None:
+    endpoints = ["[2001:db8::1]:11211", "[2001:db8::2]:11211", "10.0.0.1:11211", "/run/memcached.sock"]
+    client = HashClient(endpoints, hasher=Hasher)
+    names = dict(zip(endpoints, client.clients, strict=True))
+    assert names["[2001:db8::1]:11211"] == "2001:db8::1:11211"
+    for key in KEYS:
+        assert client.hasher.get_node(key) == names[Ring(endpoints).pick(key)]
+
+
+def test_the_hasher_forgets_a_node_and_knows_when_there_is_none() -> None:
+    hasher = Hasher()
+    assert hasher.get_node("key") is None
+    hasher.add_node("a:1")
+    assert {hasher.get_node(key) for key in KEYS} == {"a:1"}
+    hasher.add_node("b:1")
+    assert {hasher.get_node(key) for key in KEYS} == {"a:1", "b:1"}
+    hasher.remove_node("a:1")
+    assert {hasher.get_node(key) for key in KEYS} == {"b:1"}
+    with pytest.raises(BadValueError, match="'a:1' is none of the nodes, which are b:1"):
+        hasher.remove_node("a:1")
+    hasher.remove_node("b:1")
+    assert hasher.get_node("key") is None
+
+
+# -- without the packages ----------------------------------------------------------------------------------
+
+
+def test_picking_needs_no_pymemcache_and_the_client_says_that_it_does() -> None:
+    script = (
+        "import sys; sys.modules['pymemcache'] = None\n"
+        "from zkdns.mcset import MCSet\n"
+        "mcset = MCSet(); mcset.set_endpoints(['a:1']); print(mcset.pick('key'))\n"
+        "mcset.client()\n"
+    )
+    outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert outcome.stdout == "a:1\n"
+    assert outcome.stderr.splitlines()[-1].endswith(
+        "MissingExtraError: zkdns.mcset needs pymemcache: pip install 'zkdns[memcache]'"
+    )
+
+
+def test_the_module_loads_neither_zookeeper_nor_dns() -> None:
+    script = (
+        "import sys, zkdns.mcset\n"
+        "print(*(name for name in sys.modules if name.startswith(('kazoo', 'dns', 'zkdns.dns'))))"
+    )
+    outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert outcome.stdout == "\n", outcome.stderr

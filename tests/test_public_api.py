@@ -1,0 +1,124 @@
+"""The names that programs import: all there, typed, and nothing loaded that was not asked for."""
+
+import subprocess
+import sys
+from importlib import import_module, resources
+from pathlib import Path
+
+import pytest
+
+import zkdns
+
+# Read by mypy as a program of somebody else's would be; `reveal` lines are what it must find.
+PROGRAM = """\
+import asyncio
+from collections.abc import Iterator
+
+from zkdns import PRODUCTION, BadValueError, Endpoint, EndpointSource, FixedSet, Member, Registration
+from zkdns import ServerSet, Status, UnreachableError, Watch, ZkdnsError, ZooKeeperError
+
+web = ServerSet(PRODUCTION, "web", "zk01:2181", session_timeout=5.0)
+
+
+def follow(source: EndpointSource) -> None:
+    source.subscribe(lambda: print(source.endpoints))
+
+
+def register() -> None:
+    with web.register("10.0.0.1", 8080, ping=lambda: True, additional={"admin": 9990}) as registration:
+        reveal_type(registration)
+        reveal_type(registration.path)
+        reveal_type(registration.last_error)
+
+
+def watch() -> Iterator[str]:
+    with web.watch(timeout=None) as watch:
+        follow(watch)
+        for endpoints in watch:
+            reveal_type(endpoints)
+            yield from endpoints
+        reveal_type(watch.members[0].service)
+        reveal_type(watch.last_event)
+
+
+async def both() -> None:
+    async with await web.register_async("10.0.0.1", 8080) as registration:
+        reveal_type(registration)
+    async for endpoints in await web.watch_async():
+        reveal_type(endpoints)
+
+
+follow(FixedSet(["a:1"]))
+asyncio.run(both())
+web.register("a", "80")
+web.register("a", 80, 443)
+"""
+
+REVEALED = [
+    'note: Revealed type is "zkdns.serverset.registration.Registration"',
+    'note: Revealed type is "str | None"',
+    'note: Revealed type is "zkdns.errors.ZkdnsError | None"',
+    'note: Revealed type is "tuple[str, ...]"',
+    'note: Revealed type is "zkdns.serverset.member.Endpoint | None"',
+    'note: Revealed type is "float | None"',
+    'note: Revealed type is "zkdns.serverset.registration.Registration"',
+    'note: Revealed type is "tuple[str, ...]"',
+]
+
+
+def run(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("name", zkdns.__all__)
+def test_each_name_is_there(name: str) -> None:
+    assert getattr(zkdns, name) is not None
+
+
+def test_the_names_are_the_same_wherever_they_are_listed() -> None:
+    assert set(zkdns.__all__) == set(zkdns._HOMES)
+    for name, home in zkdns._HOMES.items():
+        assert getattr(import_module(f"zkdns.{home}"), name) is getattr(zkdns, name)
+
+
+def test_another_name_is_no_name() -> None:
+    with pytest.raises(AttributeError, match="module 'zkdns' has no attribute 'Nothing'"):
+        _ = zkdns.Nothing
+
+
+def test_importing_loads_no_kazoo_until_it_is_needed() -> None:
+    loaded = "print([each for each in ('kazoo', 'msgspec', 'structlog', 'asyncio') if each in sys.modules])"
+    assert run(f"import sys, zkdns; {loaded}") == "[]"
+    for name in ("FixedSet", "Watch", "EndpointSource", "Member", "ZkdnsError"):
+        assert "kazoo" not in run(f"import sys; from zkdns import {name}; {loaded}")
+    assert "kazoo" in run(f"import sys; from zkdns import ServerSet; {loaded}")
+
+
+def test_a_library_says_nothing_by_itself() -> None:
+    assert run("import zkdns; from zkdns import *; print(sorted(set(zkdns.__all__) - set(dir())))") == "[]"
+
+
+def test_is_marked_as_typed() -> None:
+    assert resources.files("zkdns").joinpath("py.typed").is_file()
+
+
+def test_the_types_are_what_a_strict_reader_needs(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is of the extra lint")
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    found = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--ignore-missing-imports", "--no-error-summary",
+         "--hide-error-context", "--cache-dir", str(tmp_path / "cache"), str(program)],
+        check=False, capture_output=True, text=True, timeout=120, cwd=tmp_path,
+    )  # fmt: skip
+    lines = [line.split(": ", 1)[1] for line in found.stdout.splitlines()]
+    assert found.stderr == ""
+    assert [line.replace("builtins.", "") for line in lines if "Revealed" in line] == REVEALED
+    errors = [line.split(";")[0].split("  [")[0] for line in lines if line.startswith("error: ")]
+    assert errors == [
+        'error: Argument 2 to "register" of "ServerSet" has incompatible type "str"',
+        'error: Too many positional arguments for "register" of "ServerSet"',
+        'error: Argument 3 to "register" of "ServerSet" has incompatible type "int"',
+    ]

@@ -1,0 +1,384 @@
+"""The set of thrift connections, against real thriftpy2 servers on loopback: its pools."""
+
+import contextlib
+import gc
+import logging
+import socket
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from thriftpy2.transport import TTransportException
+
+from tests.support.thrift import (
+    EchoClient,
+    EchoServer,
+    Holder,
+    echo_thrift,
+    endpoints_of,
+    set_of,
+    wait_for_no_connections,
+    waiting_in,
+)
+from tests.support.waiting import eventually
+from zkdns.errors import BadValueError, ClosedError
+from zkdns.fixedset import FixedSet
+from zkdns.thriftset import BusyError, NoConnectionError, ThriftSet
+
+
+@pytest.fixture
+def servers() -> Iterator[list[EchoServer]]:
+    """Three that run."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(EchoServer()) for _ in range(3)]
+
+
+@pytest.fixture
+def server(servers: list[EchoServer]) -> EchoServer:
+    """One of them, where one is enough."""
+    return servers[0]
+
+
+@pytest.fixture
+def refusing() -> Iterator[list[str]]:
+    """Two endpoints that refuse connections: the ports are taken, and nobody listens."""
+    with socket.socket() as one, socket.socket() as other:
+        one.bind(("127.0.0.1", 0))
+        other.bind(("127.0.0.1", 0))
+        yield [f"127.0.0.1:{taken.getsockname()[1]}" for taken in (one, other)]
+
+
+class Clock:
+    """Stands still unless a test moves it."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# -- pools -----------------------------------------------------------------------------------------------
+
+
+def test_a_connection_calls_the_server_and_is_used_again(server: EchoServer) -> None:
+    with set_of(server.endpoint) as connections:
+        for _ in range(3):
+            with connections.connection() as client:
+                assert client.echo("hello") == "hello"
+        assert server.opened == 1
+    wait_for_no_connections(server)
+
+
+def test_ipv6_endpoints_are_connected_to() -> None:
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(("::1", 0))
+    except OSError as error:
+        pytest.skip(f"no IPv6 on loopback: {error}")
+    with EchoServer("::1") as server, set_of(server.endpoint) as connections:
+        assert server.endpoint.startswith("[::1]:")
+        with connections.connection() as client:
+            assert client.echo("hello") == "hello"
+
+
+def test_the_endpoint_with_the_least_active_connections_is_taken(servers: list[EchoServer]) -> None:
+    with set_of(*endpoints_of(servers)) as connections, contextlib.ExitStack() as stack:
+        held = [stack.enter_context(connections.connection()) for _ in range(9)]
+        assert Counter(client.endpoint for client in held) == dict.fromkeys(endpoints_of(servers), 3)
+    with set_of(*endpoints_of(servers)) as connections, contextlib.ExitStack() as stack:
+        blocks = [contextlib.ExitStack() for _ in range(6)]
+        held = [block.enter_context(connections.connection()) for block in blocks]
+        least = held[0].endpoint
+        for client, block in zip(held, blocks, strict=True):
+            if client.endpoint == least:
+                block.close()
+            stack.push(block)
+        following = [stack.enter_context(connections.connection()).endpoint for _ in range(2)]
+        assert following == [least, least]
+
+
+def test_no_more_than_max_idle_are_kept(server: EchoServer) -> None:
+    with set_of(server.endpoint, max_idle=2) as connections:
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                stack.enter_context(connections.connection())
+            assert server.opened == 5
+        eventually(lambda: server.open == 2)
+    with set_of(server.endpoint, max_idle=0) as connections:
+        with connections.connection():
+            pass
+        wait_for_no_connections(server)
+
+
+def test_a_connection_is_closed_when_it_was_idle_for_too_long(server: EchoServer) -> None:
+    clock = Clock()
+    with set_of(server.endpoint, idle_timeout=300.0, clock=clock) as connections:
+        with connections.connection() as last, connections.connection():
+            pass
+        assert server.opened == 2
+        clock.now += 200.0
+        with connections.connection() as client:
+            assert client is last  # so that the other one stays unused
+        clock.now += 150.0
+        with connections.connection() as client:
+            eventually(lambda: server.open == 1)
+            assert client.echo("hello") == "hello"
+        assert server.opened == 2
+        clock.now += 300.0
+        with connections.connection() as client:
+            assert client.echo("hello") == "hello"
+        assert server.opened == 3
+        eventually(lambda: server.open == 1)
+
+
+def test_idle_connections_are_kept_for_ever_where_that_is_wanted(server: EchoServer) -> None:
+    clock = Clock()
+    with set_of(server.endpoint, idle_timeout=None, clock=clock) as connections:
+        for _ in range(2):
+            with connections.connection():
+                pass
+            clock.now += 1e9
+    assert server.opened == 1
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
+def test_a_connection_is_closed_when_its_block_raised(server: EchoServer, error: type[BaseException]) -> None:
+    with set_of(server.endpoint, max_active=1) as connections:
+        with pytest.raises(error), connections.connection():
+            raise error
+        wait_for_no_connections(server)
+        with connections.connection(0) as client:  # and its place is free again
+            assert client.echo("hello") == "hello"
+    assert server.opened == 2
+
+
+def test_an_exception_of_the_service_that_is_caught_inside_leaves_the_connection(server: EchoServer) -> None:
+    with set_of(server.endpoint) as connections:
+        with connections.connection() as client, pytest.raises(echo_thrift.Refused):
+            client.refuse()
+        with connections.connection() as client:
+            assert client.echo("hello") == "hello"
+    assert server.opened == 1
+
+
+def test_many_threads_share_few_connections(servers: list[EchoServer]) -> None:
+    peak: Counter[str] = Counter()
+    active: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def work(name: int) -> None:
+        for turn in range(50):
+            with connections.connection() as client:
+                with lock:
+                    active[client.endpoint] += 1
+                    peak[client.endpoint] = max(peak[client.endpoint], active[client.endpoint])
+                assert client.echo(f"{name}.{turn}") == f"{name}.{turn}"
+                with lock:
+                    active[client.endpoint] -= 1
+
+    with set_of(*endpoints_of(servers), max_active=3) as connections:
+        with ThreadPoolExecutor(30) as threads:
+            list(threads.map(work, range(30)))  # raises what was raised
+        assert all(0 < peak[server.endpoint] <= 3 for server in servers)
+        assert all(server.opened <= 3 for server in servers)
+    wait_for_no_connections(*servers)
+
+
+def test_calls_run_at_the_same_time(servers: list[EchoServer]) -> None:
+    for server in servers:
+        server.meeting = threading.Barrier(4)
+
+    def meet(_: int) -> str:
+        with connections.connection() as client:
+            return str(client.meet())
+
+    # They meet only if each server has exactly four of the twelve at once.
+    with set_of(*endpoints_of(servers), max_active=4) as connections, ThreadPoolExecutor(12) as threads:
+        assert list(threads.map(meet, range(12))) == ["met"] * 12
+
+
+# -- connecting ------------------------------------------------------------------------------------------
+
+
+def test_where_connecting_fails_another_endpoint_is_tried(server: EchoServer, refusing: list[str]) -> None:
+    tried: Counter[int] = Counter()
+
+    def connect(host: str, port: int) -> EchoClient:
+        tried[port] += 1
+        return EchoClient(host, port)
+
+    with ThriftSet(FixedSet([refusing[0], server.endpoint]), connect, max_idle=0) as connections:
+        for _ in range(10):
+            with connections.connection() as client:
+                assert client.endpoint == server.endpoint
+    assert tried[server.port] == 10
+    assert 0 < tried.total() - 10 <= 10  # at most once each time
+
+
+def test_when_none_can_be_connected_to_the_error_names_each(refusing: list[str]) -> None:
+    tried: Counter[str] = Counter()
+
+    def connect(host: str, port: int) -> EchoClient:
+        tried[f"{host}:{port}"] += 1
+        return EchoClient(host, port)
+
+    watch = FixedSet(refusing)
+    with ThriftSet(watch, connect, max_active=1) as connections:
+        for count in (1, 2):  # again: the places are free
+            with pytest.raises(NoConnectionError) as raised, connections.connection(0):
+                pass
+            assert tried == dict.fromkeys(refusing, count)
+            assert raised.value.failures.keys() == tried.keys()
+            assert all(endpoint in str(raised.value) for endpoint in refusing)
+            assert "TTransportException" in str(raised.value)
+            assert isinstance(raised.value, ConnectionError)
+            assert isinstance(raised.value.__cause__, TTransportException)
+
+
+def test_while_one_is_full_and_the_other_refuses_it_waits(server: EchoServer, refusing: list[str]) -> None:
+    refused = refusing[0]
+    with set_of(refused, server.endpoint, max_active=1) as connections, Holder(connections) as first:
+        first.served()
+        with (
+            pytest.raises(BusyError, match=f"except those .* connected to: {refused}"),
+            connections.connection(0.01),
+        ):
+            pass
+        with Holder(connections) as second:
+            waiting_in(connections, 1)
+            first.stop()
+            assert second.served() is first.client
+
+
+def test_what_interrupts_connecting_leaves_no_place_taken(server: EchoServer) -> None:
+    interrupts = [KeyboardInterrupt()]
+
+    def connect(host: str, port: int) -> EchoClient:
+        if interrupts:
+            raise interrupts.pop()
+        return EchoClient(host, port)
+
+    with ThriftSet(FixedSet([server.endpoint]), connect, max_active=1) as connections:
+        with pytest.raises(KeyboardInterrupt), connections.connection():
+            pass
+        with connections.connection(0) as client:
+            assert client.echo("hello") == "hello"
+
+
+def test_connecting_holds_up_nobody_else(servers: list[EchoServer]) -> None:
+    slow, quick = servers[:2]
+    go_on = threading.Event()
+
+    def connect(host: str, port: int) -> EchoClient:
+        if port == slow.port:
+            go_on.wait(10.0)
+        return EchoClient(host, port)
+
+    with ThriftSet(FixedSet([slow.endpoint]), connect) as connections, Holder(connections) as holder:
+        eventually(lambda: connections._balance.active(slow.endpoint))
+        connections.set_endpoints([quick.endpoint])
+        with connections.connection() as client:
+            assert client.endpoint == quick.endpoint
+            assert holder.client is None
+        go_on.set()
+        holder.served()
+        holder.stop()
+        eventually(lambda: slow.opened == 1 and slow.open == 0)  # it had left in between
+
+
+# -- closing ---------------------------------------------------------------------------------------------
+
+
+def test_closing_the_set_closes_idle_connections_at_once_and_others_when_they_return(
+    server: EchoServer,
+) -> None:
+    watch = FixedSet([server.endpoint])
+    connections = ThriftSet(watch, EchoClient, max_active=3)
+    with connections.connection() as client:
+        with connections.connection():
+            pass
+        assert not connections.is_closed
+        connections.close()
+        connections.close()
+        assert connections.is_closed
+        eventually(lambda: server.open == 1)
+        assert client.echo("hello") == "hello"
+    wait_for_no_connections(server)
+    with pytest.raises(ClosedError, match="is closed"), connections.connection():
+        pass
+    assert not watch.is_closed
+
+
+def test_a_watch_does_not_keep_a_set_that_was_closed(server: EchoServer) -> None:
+    watch = FixedSet([server.endpoint])
+    connections = ThriftSet(watch, EchoClient)
+    kept = weakref.ref(connections)
+    connections.close()
+    del connections
+    gc.collect()
+    assert kept() is None
+
+
+def test_those_who_wait_hear_that_the_set_was_closed(server: EchoServer) -> None:
+    with contextlib.ExitStack() as stack:
+        connections = stack.enter_context(set_of(server.endpoint, max_active=1))
+        stack.enter_context(connections.connection())
+        holders = [stack.enter_context(Holder(connections)) for _ in range(3)]
+        waiting_in(connections, 3)
+        connections.close()
+        eventually(lambda: all(isinstance(holder.error, ClosedError) for holder in holders))
+
+
+def test_a_connection_is_closed_as_the_caller_says(server: EchoServer) -> None:
+    # A plain socket in a box, which has no method close.
+    class Box:
+        def __init__(self, host: str, port: int) -> None:
+            self.inside = socket.create_connection((host, port))
+
+    boxes = ThriftSet(FixedSet([server.endpoint]), Box, close=lambda box: box.inside.close())
+    with boxes, boxes.connection() as box:
+        eventually(lambda: server.open == 1)
+        assert box.inside.fileno() > 0
+    wait_for_no_connections(server)
+    assert box.inside.fileno() == -1
+
+
+def test_what_cannot_be_closed_is_refused_with_a_sentence() -> None:
+    with ThriftSet(FixedSet(["a:1"]), lambda host, port: (host, port), max_active=1) as connections:
+        for _ in range(2):
+            with (
+                pytest.raises(BadValueError, match="made a tuple, which has no method close"),
+                connections.connection(0),
+            ):
+                pass
+
+
+def test_an_error_in_closing_is_logged_and_reaches_nobody(
+    server: EchoServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    def close(client: EchoClient) -> None:
+        client.close()
+        raise OSError("already gone")
+
+    watch = FixedSet([server.endpoint])
+    with caplog.at_level(logging.WARNING), ThriftSet(watch, EchoClient, close=close) as connections:
+        with connections.connection():
+            pass
+        watch.set_endpoints([])
+        assert "could not be closed" in caplog.text
+        assert "already gone" in caplog.text
+        assert "a subscriber of a watch failed" not in caplog.text
+    wait_for_no_connections(server)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("max_active", 0), ("max_idle", -1), ("idle_timeout", 0), ("idle_timeout", float("nan"))],
+)
+def test_a_limit_out_of_range_is_refused(option: str, value: float) -> None:
+    with pytest.raises(BadValueError, match=f"{option} is {value}; it is "):
+        set_of("a:1", **{option: value})

@@ -1,0 +1,235 @@
+"""The set of thrift connections, against real thriftpy2 servers: waiting, and endpoints that change."""
+
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.thrift import (
+    EchoClient,
+    EchoServer,
+    Holder,
+    endpoints_of,
+    set_of,
+    wait_for_no_connections,
+    waiting_in,
+)
+from tests.support.waiting import eventually
+from zkdns.errors import BadValueError, NoEndpointsError, ZkdnsError
+from zkdns.fixedset import FixedSet
+from zkdns.thriftset import BusyError, ThriftSet
+
+
+@pytest.fixture
+def servers() -> Iterator[list[EchoServer]]:
+    """Three that run."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(EchoServer()) for _ in range(3)]
+
+
+@pytest.fixture
+def server(servers: list[EchoServer]) -> EchoServer:
+    """One of them, where one is enough."""
+    return servers[0]
+
+
+# -- waiting ---------------------------------------------------------------------------------------------
+
+
+def test_when_all_are_full_it_waits_for_a_place(server: EchoServer) -> None:
+    with set_of(server.endpoint, max_active=1) as connections, Holder(connections) as first:
+        first.served()
+        with Holder(connections) as second:
+            waiting_in(connections, 1)
+            assert second.client is None
+            first.stop()
+            assert second.served() is first.client
+    assert server.opened == 1
+
+
+def test_waiting_ends_at_the_time_out(servers: list[EchoServer]) -> None:
+    with set_of(*endpoints_of(servers), max_active=1) as connections:
+        with contextlib.ExitStack() as stack:
+            for _ in servers:
+                stack.enter_context(connections.connection())
+            for timeout in (0, 0.01):
+                with (
+                    pytest.raises(
+                        BusyError, match="in time: all endpoints have 1 active connections"
+                    ) as raised,
+                    connections.connection(timeout),
+                ):
+                    pass
+                assert isinstance(raised.value, TimeoutError)
+                assert isinstance(raised.value, ZkdnsError)
+        with connections.connection(0) as client:
+            assert client.echo("hello") == "hello"
+
+
+def test_who_asked_first_is_served_first(server: EchoServer) -> None:
+    with contextlib.ExitStack() as stack:
+        connections = stack.enter_context(set_of(server.endpoint, max_active=1))
+        holders = []
+        for count in range(5):
+            holders.append(stack.enter_context(Holder(connections)))
+            if count:
+                waiting_in(connections, count)
+            else:
+                holders[0].served()
+        for count, holder in enumerate(holders, 1):
+            holder.served()
+            assert [other.client is not None for other in holders].count(True) == count
+            holder.stop()
+
+
+def test_a_new_endpoint_serves_those_who_wait(servers: list[EchoServer]) -> None:
+    watch = FixedSet([servers[0].endpoint])
+    with contextlib.ExitStack() as stack:
+        connections = stack.enter_context(ThriftSet(watch, EchoClient, max_active=2))
+        holders = [stack.enter_context(Holder(connections)) for _ in range(4)]
+        waiting_in(connections, 2)
+        watch.set_endpoints(endpoints_of(servers[:2]))
+        eventually(lambda: all(holder.client for holder in holders))
+        assert Counter(holder.client.endpoint for holder in holders if holder.client) == {
+            servers[0].endpoint: 2,
+            servers[1].endpoint: 2,
+        }
+
+
+def test_those_who_wait_hear_that_the_set_became_empty(server: EchoServer) -> None:
+    watch = FixedSet([server.endpoint])
+    with contextlib.ExitStack() as stack:
+        connections = stack.enter_context(ThriftSet(watch, EchoClient, max_active=1))
+        stack.enter_context(connections.connection())
+        holders = [stack.enter_context(Holder(connections)) for _ in range(3)]
+        waiting_in(connections, 3)
+        watch.set_endpoints([])
+        eventually(lambda: all(isinstance(holder.error, NoEndpointsError) for holder in holders))
+
+
+# -- endpoints that come and go --------------------------------------------------------------------------
+
+
+def test_without_a_watch_endpoints_are_set(servers: list[EchoServer]) -> None:
+    with ThriftSet(None, EchoClient) as connections:
+        assert not connections.endpoints
+        with (
+            pytest.raises(NoEndpointsError, match="the set is empty"),
+            connections.connection(),
+        ):
+            pass
+        connections.set_endpoints(endpoints_of(servers[:1]))
+        with connections.connection() as client:
+            assert client.endpoint == servers[0].endpoint
+        with pytest.raises(BadValueError, match="'nowhere' has no port"):
+            connections.set_endpoints([servers[1].endpoint, "nowhere"])
+        assert connections.endpoints == (servers[0].endpoint,)
+        connections.set_endpoints(endpoints_of(servers[1:2]))
+        wait_for_no_connections(servers[0])
+        with connections.connection() as client:
+            assert client.endpoint == servers[1].endpoint
+
+
+def test_when_an_endpoint_leaves_its_idle_connections_close_at_once_and_others_after_use(
+    servers: list[EchoServer],
+) -> None:
+    leaver = servers[0]
+    watch = FixedSet([leaver.endpoint])
+    with ThriftSet(watch, EchoClient) as connections:
+        with connections.connection() as client:
+            with connections.connection():
+                pass
+            assert leaver.open == 2
+            watch.set_endpoints(endpoints_of(servers[1:]))
+            eventually(lambda: leaver.open == 1)
+            assert client.echo("hello") == "hello"
+        wait_for_no_connections(leaver)
+        assert leaver.opened == 2
+
+
+def test_an_endpoint_that_was_away_gets_new_connections_and_no_more_than_it_may(server: EchoServer) -> None:
+    watch = FixedSet([server.endpoint])
+    with ThriftSet(watch, EchoClient, max_active=2) as connections:
+        with connections.connection() as old:
+            watch.set_endpoints([])
+            watch.set_endpoints([server.endpoint])
+            with connections.connection() as new:
+                assert new is not old
+                with pytest.raises(BusyError), connections.connection(0):
+                    pass
+        eventually(lambda: server.open == 1)
+        with connections.connection() as client:
+            assert client is new
+
+
+def test_an_endpoint_that_leaves_under_load_disturbs_nobody(servers: list[EchoServer]) -> None:
+    watch = FixedSet(endpoints_of(servers))
+    calls: Counter[str] = Counter()
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            try:
+                with connections.connection() as client:
+                    assert client.echo("hello") == "hello"
+                calls[client.endpoint] += 1
+            except BaseException as error:  # noqa: BLE001 - none may happen
+                errors.append(error)
+                return
+
+    with ThriftSet(watch, EchoClient, max_active=4) as connections:
+        threads = [threading.Thread(target=work) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        try:
+            for leaver in servers * 3:
+                eventually(lambda: errors or len(calls) == len(servers))
+                watch.set_endpoints(set(endpoints_of(servers)) - {leaver.endpoint})
+                wait_for_no_connections(leaver)
+                watch.set_endpoints(endpoints_of(servers))
+                calls.clear()
+            eventually(lambda: errors or len(calls) == len(servers))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert errors == []
+
+
+def test_a_server_that_dies_under_load_fails_its_own_connections_only(servers: list[EchoServer]) -> None:
+    dying = servers[0]
+    watch = FixedSet(endpoints_of(servers))
+    calls: Counter[str] = Counter()
+    failed: list[str] = []
+    done = threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            client = None
+            try:
+                with connections.connection() as client:
+                    assert client.echo("hello") == "hello"
+                calls[client.endpoint] += 1
+            except Exception as error:  # noqa: BLE001 - whatever it is, where it came from is looked at
+                failed.append(client.endpoint if client else repr(error))
+
+    with ThriftSet(watch, EchoClient, max_active=4) as connections:
+        threads = [threading.Thread(target=work) for _ in range(12)]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(lambda: len(calls) == len(servers))
+            dying.kill()
+            # It refuses connections now, and others are taken in its place.
+            calls.clear()
+            eventually(lambda: sum(calls.values()) > 100)
+            watch.set_endpoints(endpoints_of(servers[1:]))
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+    assert set(failed) <= {dying.endpoint}
+    assert len(failed) <= 4  # each connection that there was, once
