@@ -1,5 +1,6 @@
 """`zkdns watch` against a real ZooKeeper: lines, objects, a table, a command at each change."""
 
+import contextlib
 import json
 import os
 import re
@@ -163,7 +164,8 @@ def unread(environment: dict[str, str]) -> Iterator[Callable[[], subprocess.Pope
 
     yield start
     for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the guard may have ended already
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdin is not None
         assert process.stderr is not None

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 MAX_FILE = 2**20  # bytes; thousands of overrides fit, and a log given by mistake does not
 FILE_VARIABLE = "ZKDNS_CONFIG"
-# The second says whom the commands that look at a running server ask.
-_NO_SETTINGS = frozenset({FILE_VARIABLE, "ZKDNS_SERVER"})
+# No settings: what `lookup` asks, and what `watch --exec` tells its command, which may be one of ours.
+_NO_SETTINGS = frozenset({FILE_VARIABLE, "ZKDNS_SERVER", "ZKDNS_ENDPOINTS", "ZKDNS_ADDED", "ZKDNS_REMOVED"})
 # A Kubernetes service called zkdns puts these into the environment of every pod beside it.
 _SERVICE_LINK = re.compile(
     r"ZKDNS_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)"
