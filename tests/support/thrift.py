@@ -128,7 +128,11 @@ class EchoClient(TClient):
         transport.open()
         super().__init__(echo_thrift.Echo, TBinaryProtocolFactory().get_protocol(transport))
         self.endpoint = str(HostPort(host, port))
-        self.echo("")  # so that the server has counted it when it is open
+        try:
+            self.echo("")  # so that the server has counted it when it is open
+        except BaseException:
+            transport.close()
+            raise
 
 
 class Holder:
