@@ -3,12 +3,14 @@
 `zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run.
 """
 
+import logging
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from kazoo.client import KazooClient
 
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
@@ -31,6 +33,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.zookeeper)
         if any(item.path.is_relative_to(_HERE / place) for place in _RUN_PROCESSES):
             item.add_marker(pytest.mark.processes)
+
+
+@pytest.fixture(autouse=True)
+def _logs_are_not_set_up() -> Iterator[None]:
+    """A command that a test calls sets the logs of its process up, which is the tests' own here."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
+    root.setLevel(level)
+    for handler in list(root.handlers):
+        if type(handler).__module__.startswith("zkdns."):
+            root.removeHandler(handler)
 
 
 @pytest.fixture(scope="session")
