@@ -8,8 +8,10 @@ import re
 import msgspec
 
 from zkdns.errors import BadValueError
+from zkdns.namespace import check_znode_path
 
 MAX_PORT = 65535
+ZOOKEEPER_PORT = 2181
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -65,6 +67,23 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
         raise BadValueError(
             f"{text!r} is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
         ) from None
+
+
+def parse_connect_string(text: str) -> str:
+    """Check where a ZooKeeper is, `host:port,host:port/chroot`, and write every port into it.
+
+    Raises:
+        BadValueError: what is wrong with a server or with the chroot, or a server that is named twice.
+    """
+    hosts, _, below = text.partition("/")
+    servers = [str(parse_host_port(host, default_port=ZOOKEEPER_PORT)) for host in hosts.split(",")]
+    for index, server in enumerate(servers):
+        if server in servers[:index]:
+            raise BadValueError(f"{text!r} names {server} twice")
+    if not below:
+        return ",".join(servers)
+    check_znode_path("/" + below)
+    return ",".join(servers) + "/" + below
 
 
 def _bare_host(host: str, text: str) -> str:

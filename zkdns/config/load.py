@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from zkdns.address import HostPort
+from zkdns.address import ZOOKEEPER_PORT, HostPort
 from zkdns.config.model import Config
-from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS, ZOOKEEPER_PORT
+from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS
 from zkdns.config.values import PREFIX, Place, Setting, flag_of, read_table
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, parse_namespace

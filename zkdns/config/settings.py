@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from zkdns.address import HostPort, parse_host_port, parse_listen
+from zkdns.address import ZOOKEEPER_PORT, HostPort, parse_connect_string, parse_listen
 from zkdns.config.model import Empty, LogFormat, LogLevel, Order, ServiceOverride
 from zkdns.config.values import Setting, one_of, path, switch, tables, text, whole
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name
-from zkdns.namespace import check_znode_path, parse_namespace
+from zkdns.namespace import parse_namespace
 
 if TYPE_CHECKING:
     from zkdns.names import Labels
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 DNS_PORT = 53
 DEMO_PORT = 5300  # no privilege is needed to try the example
 ADMIN_PORT = 9153  # where CoreDNS and others have their metrics
-ZOOKEEPER_PORT = 2181
 
 MAX_TTL = 86_400  # a day: nothing that comes and goes with a process is worth keeping for longer
 MAX_NEGATIVE_TTL = (
@@ -40,19 +39,6 @@ STATUSES = (
 )  # Status in endpoint.thrift
 
 _ZONE_BYTES = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")
-
-
-def _parse_zookeeper(written: str) -> str:
-    """Check a connect string and write every port into it."""
-    hosts, _, below = written.partition("/")
-    servers = [str(parse_host_port(host, default_port=ZOOKEEPER_PORT)) for host in hosts.split(",")]
-    for index, server in enumerate(servers):
-        if server in servers[:index]:
-            raise BadValueError(f"{written!r} names {server} twice")
-    if not below:
-        return ",".join(servers)
-    check_znode_path("/" + below)
-    return ",".join(servers) + "/" + below
 
 
 def _parse_listen(written: str) -> HostPort:
@@ -92,7 +78,7 @@ SERVICE_SETTINGS = (_TTL, _ORDER, _MAX_ANSWERS)
 SETTINGS = (
     Setting(
         "zookeeper",
-        text(_parse_zookeeper, "HOST[:PORT],…[/CHROOT]"),
+        text(parse_connect_string, "HOST[:PORT],…[/CHROOT]"),
         "HOSTS[/CHROOT]",
         f"Servers of the ensemble; the port is {ZOOKEEPER_PORT} unless given.",
     ),

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from zkdns.address import MAX_PORT, parse_host_port
+from zkdns.address import MAX_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_host_port
 from zkdns.errors import BadValueError
 from zkdns.namespace import Namespace, check_znode_path, parse_namespace
 from zkdns.serverset.member import Endpoint, Member, canonical_host, encode_member
@@ -24,8 +24,7 @@ PRODUCTION: Final = "prod"
 TEST: Final = "test"
 
 DEFAULT_NAMESPACE: Final = "/discovery/{environment}/{service}"
-DEFAULT_ZOOKEEPER: Final = "127.0.0.1:2181"
-_ZOOKEEPER_PORT = 2181
+DEFAULT_ZOOKEEPER: Final = f"127.0.0.1:{ZOOKEEPER_PORT}"
 
 _MOST_DATA = 1_000_000  # ZooKeeper drops the connection of who sends more (jute.maxbuffer), for ever
 _INT32 = 2**31
@@ -65,7 +64,7 @@ class ServerSet:
         _check_seconds("session_timeout", session_timeout)
         self._client = client  # held, since the session holds it while it is used only
         self._session = (
-            Session(_checked_hosts(zookeeper), session_timeout)
+            Session(parse_connect_string(zookeeper), session_timeout)
             if client is None
             else Session.of_client(client, session_timeout)
         )
@@ -233,15 +232,6 @@ def _check_port(port: int, least: int) -> None:
 def _check_seconds(name: str, seconds: float) -> None:
     if not 0 < seconds < math.inf:
         raise BadValueError(f"{name} is {seconds!r}; it is a time in seconds, more than 0")
-
-
-def _checked_hosts(written: str) -> str:
-    """The connect string with every port in it."""
-    hosts, slash, below = written.partition("/")
-    servers = [str(parse_host_port(host, default_port=_ZOOKEEPER_PORT)) for host in hosts.split(",")]
-    if slash:
-        check_znode_path(slash + below)
-    return ",".join(servers) + slash + below
 
 
 def _path(namespace: Namespace, environment: str, service: str) -> str:
