@@ -30,9 +30,14 @@ def bound(address: HostPort, workers: int = 1) -> Iterator[list[SocketPair]]:
 
 
 def taken(kind: socket.SocketKind, host: str = "127.0.0.1") -> socket.socket:
-    """A socket of somebody else's that has a port."""
+    """A socket of somebody else's that has a port, which for the other protocol is free.
+
+    After many connections a port that is free for UDP may for a minute be one that TCP still remembers.
+    """
+    with bound(HostPort(host, 0)) as pairs:
+        port = bound_address(pairs[0]).port
     sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
-    sock.bind((host, 0))
+    sock.bind((host, port))
     if kind == socket.SOCK_STREAM:
         sock.listen()
     return sock
