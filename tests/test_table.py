@@ -7,7 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zkdns.namespace import ServiceName
-from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
+from zkdns.serverset.changes import (
+    Change,
+    HostResolved,
+    MembersHeld,
+    SetChanged,
+    SetDropped,
+    SetPut,
+)
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import DEPARTED_SECONDS, Table
 
@@ -305,3 +312,38 @@ def _picture(table: Table) -> dict[object, object]:
         ]
         for key, service in table.services.items()
     }
+
+
+# -- members that have left and are held --------------------------------------------------------------------
+
+
+def held(table: Table) -> set[str]:
+    return set(table.services[KEY].sets[PATH].held)
+
+
+def test_held_members_stay_until_they_are_removed() -> None:
+    table = table_of(put(member(1), member(2)))
+    assert table.apply(MembersHeld(PATH, (member(1).name,))) == {KEY}
+    assert table.apply(MembersHeld(PATH, (member(1).name,))) == set()
+    assert (names(table), held(table)) == ([member(1).name, member(2).name], {member(1).name})
+    assert table.apply(SetChanged(PATH, (), (member(1).name,))) == {KEY}
+    assert (names(table), held(table)) == ([member(2).name], set())
+
+
+@pytest.mark.parametrize("back", [SetChanged(PATH, (member(1),), ()), put(member(1)), MembersHeld(PATH, ())])
+def test_who_joins_again_is_held_no_more(back: Change) -> None:
+    table = table_of(put(member(1)), MembersHeld(PATH, (member(1).name,)))
+    assert table.apply(back) == {KEY}
+    assert (names(table), held(table)) == ([member(1).name], set())
+
+
+def test_only_who_is_there_can_be_held() -> None:
+    table = table_of(put(member(1)))
+    assert table.apply(MembersHeld(PATH, (member(2).name,))) == set()
+    assert table.apply(MembersHeld("/elsewhere", (member(1).name,))) == set()
+    assert held(table) == set()
+
+
+def test_a_copy_knows_who_is_held() -> None:
+    table = table_of(put(member(1), member(2)), MembersHeld(PATH, (member(2).name,)))
+    assert held(table_of(*table.contents())) == {member(2).name}

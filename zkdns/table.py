@@ -7,11 +7,18 @@ A table is changed by `apply` alone and knows no clock: where time matters, the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
-from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
+from zkdns.serverset.changes import (
+    Change,
+    HostResolved,
+    MembersHeld,
+    SetChanged,
+    SetDropped,
+    SetPut,
+)
 from zkdns.serverset.member import Member, is_ip
 
 DEPARTED_SECONDS = 60.0
@@ -19,14 +26,18 @@ DEPARTED_SECONDS = 60.0
 
 
 class ServerSet:
-    """One origin's members by name, in the order in which they joined."""
+    """One origin's members by name, in the order in which they joined.
 
-    __slots__ = ("members", "name", "origin")
+    `held` are the names of those that have left, and are answered with after all others.
+    """
+
+    __slots__ = ("held", "members", "name", "origin")
 
     def __init__(self, origin: str, name: ServiceName) -> None:
         self.origin = origin
         self.name = name
         self.members: dict[str, Member] = {}
+        self.held: frozenset[str] = frozenset()
 
 
 class Service:
@@ -106,6 +117,8 @@ class Table:
                 if owner is None:
                     return set()
                 return self._exchange(owner, change.added, change.removed, now)
+            case MembersHeld():
+                return self._hold(change)
             case SetDropped():
                 return self._drop(change.origin)
             case HostResolved():
@@ -134,6 +147,8 @@ class Table:
         """The changes that make an empty table equal to this one."""
         for owner in self._sets.values():
             yield SetPut(owner.origin, owner.name, tuple(owner.members.values()))
+            if owner.held:
+                yield MembersHeld(owner.origin, tuple(sorted(owner.held)))
         for host, addresses in self._addresses.items():
             yield HostResolved(host, addresses)
 
@@ -152,13 +167,26 @@ class Table:
         wanted = {member.name: member for member in change.members}
         added = [member for name, member in wanted.items() if owner.members.get(name) != member]
         removed = [name for name in owner.members if name not in wanted]
+        if owner.held:
+            owner.held = frozenset()
+            changed.add(owner.name.key)
         return changed | self._exchange(owner, added, removed, now)
 
+    def _hold(self, change: MembersHeld) -> set[Labels]:
+        owner = self._sets.get(change.origin)
+        held = frozenset(change.names).intersection(owner.members) if owner else frozenset()
+        if owner is None or held == owner.held:
+            return set()
+        owner.held = held
+        return {owner.name.key}
+
     def _exchange(
-        self, owner: ServerSet, added: Iterable[Member], removed: Iterable[str], now: float
+        self, owner: ServerSet, added: Sequence[Member], removed: Sequence[str], now: float
     ) -> set[Labels]:
         service = self._services[owner.name.key]
         changed = False
+        if owner.held:
+            owner.held -= {*removed, *(member.name for member in added)}
         gone: list[Member] = []
         for name in removed:
             member = owner.members.pop(name, None)

@@ -15,7 +15,7 @@ from zkdns.serverset.member import Member
 
 
 class SetPut(msgspec.Struct, frozen=True, tag="put"):
-    """The set has exactly these members, whatever it had before."""
+    """The set has exactly these members, whatever it had before; none of them is held."""
 
     origin: str
     name: ServiceName
@@ -28,6 +28,16 @@ class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
     origin: str
     added: tuple[Member, ...]
     removed: tuple[str, ...]
+
+
+class MembersHeld(msgspec.Struct, frozen=True, tag="held"):
+    """Members of a set that have left, and are answered with all the same, after all others.
+
+    It names all that are held now. Whoever joins again is held no more, and `removed` ends it too.
+    """
+
+    origin: str
+    names: tuple[str, ...]
 
 
 class SetDropped(msgspec.Struct, frozen=True, tag="dropped"):
@@ -43,4 +53,4 @@ class HostResolved(msgspec.Struct, frozen=True, tag="host"):
     addresses: tuple[str, ...]
 
 
-Change: TypeAlias = SetPut | SetChanged | SetDropped | HostResolved
+Change: TypeAlias = SetPut | SetChanged | MembersHeld | SetDropped | HostResolved

@@ -73,6 +73,8 @@ class Member(msgspec.Struct, frozen=True):
     status: Status = Status.ALIVE
     shard: int | None = None
     metadata: dict[str, str] = {}
+    weight: float = 1.0
+    """What the set's `vector_` znodes say: the share of requests, relative to the other members'."""
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
