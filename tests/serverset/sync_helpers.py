@@ -20,6 +20,7 @@ from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
 from zkdns.serverset.client import make_client
 from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.serverset.tree import Node
 from zkdns.table import Table
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ class FollowedTree:
     two changes; an exception in that loop is raised again at the end.
     """
 
-    def __init__(self, hosts: str, template: str, *, start: bool = True) -> None:
+    def __init__(self, hosts: str, template: str, *, start: bool = True, recursive: bool = True) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
@@ -46,13 +47,12 @@ class FollowedTree:
         self._hosts = hosts
         self._template = template
         self._start = start
+        self._recursive = recursive
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._failures: list[object] = []
         self.asked: Counter[str] = Counter()
         """How often the children of each path were asked for."""
-        self._ask = self.client.get_children_async
-        self.client.get_children_async = self._count
 
     def __enter__(self) -> Self:
         self._loop.set_exception_handler(lambda _, context: self._failures.append(context))
@@ -70,7 +70,16 @@ class FollowedTree:
 
     def _begin(self) -> None:
         namespace = parse_namespace(self._template)
-        self.sync = TreeSync(self.client, namespace, self._publish, self.states.append)
+        self.sync = TreeSync(
+            self.client, namespace, self._publish, self.states.append, recursive=self._recursive
+        )
+        list_ = self.sync._list
+
+        def count(node: Node, **options: bool) -> None:
+            self.asked[node.path] += 1
+            list_(node, **options)
+
+        self.sync._list = count  # type: ignore[method-assign]
         if self._start:
             self.client.start_async()
 
@@ -78,10 +87,6 @@ class FollowedTree:
         self.changes += changes
         for change in changes:
             self.table.apply(change)
-
-    def _count(self, path: str, **options: Any) -> Any:
-        self.asked[path] += 1
-        return self._ask(path, **options)
 
     def read(self, look: Callable[[], T]) -> T:
         """Call something in the event loop, where everything stands still meanwhile."""

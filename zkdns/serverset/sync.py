@@ -1,13 +1,13 @@
-"""Keeps watch over every server set of a namespace, with ZooKeeper's one-shot watches.
+"""Keeps a tree equal to what ZooKeeper holds below a namespace's root, and publishes each difference.
 
-    CONNECTED ──▶ new generation: list the root, then what lies below it, each with a child watch
-    a watch fires ──▶ list that znode again ──▶ read the members that are not known yet ──▶ changes
+    connected ──▶ a way is taken: a recursive watch, else one-shot ones ──▶ everything is listed, and of the
+    members those read that are not known yet ──▶ live: each event is followed by reading what it concerns
 
 Rules of this file:
-- One thread decides: the event loop's. kazoo's threads only post to it.
-- Everything asked belongs to a generation (one per connection); late results of an old one are dropped.
-- A member's data never changes under its name and its parent's czxid, so it is read once.
+- One thread decides: the event loop's. kazoo's threads only post to it, on one queue.
+- Everything asked belongs to a connection, by its way; late answers of an old one are dropped.
 - Losing ZooKeeper changes nothing that is known; it is only said (`SyncState`).
+- What events should have told is checked every few minutes, and counted where it was not so.
 - Not kazoo's recipes: ChildrenWatch ends silently when its znode is deleted and starts a thread per watch on
   reconnect.
 """
@@ -15,43 +15,42 @@ Rules of this file:
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
-from collections import Counter, deque
+import random
+from collections import Counter
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 from kazoo.client import KazooState
-from kazoo.exceptions import (
-    ConnectionClosedError,
-    ConnectionLoss,
-    NoAuthError,
-    NoNodeError,
-    SessionExpiredError,
-)
+from kazoo.exceptions import NoAuthError, NoNodeError
+from kazoo.protocol.states import KeeperState
 
-from zkdns.errors import BadMemberError, BadValueError
-from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
-from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
+from zkdns.serverset.changes import Change
+from zkdns.serverset.inbox import Inbox
+from zkdns.serverset.kazoo_private import CREATED, DELETED, take_events, unusable
+from zkdns.serverset.member import MEMBER_PREFIX
+from zkdns.serverset.one_shot import OneShotWay
+from zkdns.serverset.recursive import RecursiveWay
+from zkdns.serverset.tree import Directory, Node, SetNode, Tree
+from zkdns.serverset.way import Ask, Way
 
 if TYPE_CHECKING:
     from kazoo.client import KazooClient
-    from kazoo.interfaces import IAsyncResult
-    from kazoo.protocol.states import WatchedEvent
 
-    from zkdns.namespace import Namespace, ServiceName
+    from zkdns.namespace import Namespace
 
 log = structlog.get_logger("zkdns.sync")
 
-# Enough to keep the connection busy over a round trip. kazoo's wake-up pipe holds 278 bytes (measured) and
-# blocks who writes to a full one: those that a broken connection left in it must fit beside a new one's.
-_MOST_IN_FLIGHT = 128
+AUDIT_SECONDS = 300.0
+"""How often everything is listed again, though events should have told of every change."""
+
 # After an error that is the znode's own (access denied, say) nothing will announce that it is over.
 _RETRY_SECONDS = 30.0
-
-_DISCONNECTED = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
+# A thousand machines that lost ZooKeeper together do not come back in step.
+_RELOAD_SECONDS = 0.25
+# A server that is too old closes the connection of who asks it for a recursive watch; it may be updated.
+_REFUSAL_SECONDS = 3600.0
 
 
 class SyncState(enum.StrEnum):
@@ -61,45 +60,10 @@ class SyncState(enum.StrEnum):
     """Nothing has been read completely yet."""
     LIVE = "live"
     """Everything was read, and watches tell of every change."""
+    READ_ONLY = "readonly"
+    """The same, from a server that is cut off from the others, so that it may not know of every change."""
     AWAY = "away"
     """ZooKeeper is out of reach; what is known is the last that it said."""
-
-
-class _Directory:
-    """A znode above the sets: the root, an environment."""
-
-    __slots__ = ("children", "elements", "is_retried", "path", "watch")
-
-    def __init__(self, path: str, elements: tuple[str, ...]) -> None:
-        self.path = path
-        self.watch: Callable[[WatchedEvent], None] | None = None
-        self.is_retried = False
-        self.elements = elements
-        self.children: dict[str, _Node] = {}
-
-
-class _Set:
-    """A set's znode and what is known of its members; a member that cannot be used is None."""
-
-    __slots__ = (
-        *("added", "czxid", "is_retried", "members", "name", "path"),
-        *("published", "reading", "removed", "watch"),
-    )
-
-    def __init__(self, path: str, name: ServiceName) -> None:
-        self.path = path
-        self.watch: Callable[[WatchedEvent], None] | None = None
-        self.is_retried = False
-        self.name = name
-        self.czxid = 0
-        self.members: dict[str, Member | None] = {}
-        self.reading: set[str] = set()
-        self.published = False
-        self.added: list[Member] = []
-        self.removed: set[str] = set()
-
-
-_Node = _Directory | _Set
 
 
 class TreeSync:
@@ -111,6 +75,8 @@ class TreeSync:
         publish: called in the event loop with changes, in order.
         on_state: called in the event loop whenever the state becomes another; on the way to `LIVE` all
             changes were published before.
+        recursive: whether a recursive watch may be used where that is possible.
+        audit_seconds: between two audits.
     """
 
     def __init__(
@@ -119,311 +85,271 @@ class TreeSync:
         namespace: Namespace,
         publish: Callable[[list[Change]], None],
         on_state: Callable[[SyncState], None],
+        *,
+        recursive: bool = True,
+        audit_seconds: float = AUDIT_SECONDS,
     ) -> None:
         self.state = SyncState.READING
-        self.bad_members: Counter[str] = Counter()
-        """Members that were skipped, by reason, since the start."""
-        self.bad_names = 0
-        """Sets that DNS cannot name, since the start."""
-        self._client = client
-        self._namespace = namespace
+        self.repairs = 0
+        """Znodes of which events should have told, and did not, since the start; expected: none, ever."""
+        self._tree = Tree(namespace)
         self._publish = publish
         self._on_state = on_state
+        self._is_recursive = recursive
+        self._refused_until = 0.0
+        self._audit_seconds = audit_seconds
         self._loop = asyncio.get_running_loop()
-        self._root = _Directory(namespace.root, ())
-        self._generation = 0
-        self._waiting: deque[Callable[[], None]] = deque()
-        self._in_flight = 0
-        self._walking = 0  # questions of the first walk of this generation that are not answered yet
+        self._inbox = Inbox(self._settle)
+        self._way: Way | None = None
+        self._way_name = ""
+        self._walking = 0  # questions of the first walk over this connection that are not answered yet
+        self._is_walked = False
+        self._is_read_only = False
+        self._was_connected = False
+        self._timer: asyncio.TimerHandle | None = None
         self._complained: set[str] = set()
-        self._was_complete = False
-        client.add_listener(self._heard)
+        self.attach(client)
+
+    def attach(self, client: KazooClient) -> None:
+        """Follow by this client from now on, which is not started yet; the one before has ended."""
+        self._client = client
+        self._tree.is_chrooted = bool(client.chroot)
+        if unusable() is None:
+            take_events(client, lambda kind, path: self._inbox.post(self._event, client, kind, path))
+        client.add_listener(lambda state: self._heard(client, state))
 
     @property
     def origins(self) -> set[str]:
         """The origins of all sets that exist, also of those that cannot be read."""
-        return {node.path for node in self._sets(self._root)}
+        return {node.path for node in self._tree.sets()}
+
+    @property
+    def bad_members(self) -> Counter[str]:
+        """Members that were skipped, by reason, since the start."""
+        return self._tree.bad_members
+
+    @property
+    def bad_names(self) -> int:
+        """Sets that DNS cannot name, since the start."""
+        return self._tree.bad_names
 
     # -- the connection ------------------------------------------------------------------------------------
 
-    def _heard(self, state: str) -> None:
+    def _heard(self, client: KazooClient, state: str) -> None:
         """The state listener, called in a thread of kazoo's."""
-        self._post(self._connection_changed, state)
+        is_read_only = client.client_state == KeeperState.CONNECTED_RO
+        self._inbox.post(self._connection_changed, client, state, is_read_only)
 
-    def _post(self, call: Callable[..., None], *args: object) -> None:
-        """Hand something to the event loop from whatever thread; nobody listens after its end."""
-        with contextlib.suppress(RuntimeError):
-            self._loop.call_soon_threadsafe(call, *args)
-
-    def _connection_changed(self, state: str) -> None:
-        self._generation += 1
-        self._waiting.clear()
-        self._in_flight = self._walking = 0
-        self._forget_watches(self._root)
-        if state == KazooState.CONNECTED:
-            self._list(self._root, walk=True)
-        elif self._was_complete:
-            self._set_state(SyncState.AWAY)
-
-    def _forget_watches(self, node: _Node) -> None:
-        """With its connection kazoo has dropped all watches, and all that was asked."""
-        node.watch = None
-        node.is_retried = False
-        if isinstance(node, _Set):
-            node.reading.clear()
+    def _connection_changed(self, client: KazooClient, state: str, is_read_only: bool) -> None:
+        if client is not self._client:
             return
-        for child in node.children.values():
-            self._forget_watches(child)
+        self._end_way()
+        self._tree.disconnected()
+        if state != KazooState.CONNECTED:
+            if self.state is not SyncState.READING:
+                self._set_state(SyncState.AWAY)
+            return
+        self._is_read_only = is_read_only
+        pause = random.uniform(0, _RELOAD_SECONDS) if self._was_connected else 0.0
+        self._was_connected = True
+        self._timer = self._loop.call_later(pause, self._take_way)
+
+    def _end_way(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._way is not None:
+            self._way.end()
+            self._way = None
+        self._walking = 0
+        self._is_walked = False
+
+    def _take_way(self) -> None:
+        is_refused = self._loop.time() < self._refused_until
+        way = RecursiveWay if self._is_recursive and not is_refused else OneShotWay
+        self._way = way(self._client, self._tree.root, self._inbox, self)
+        self._way.begin()
+        self._way.pump()
 
     def _set_state(self, state: SyncState) -> None:
         if state is not self.state:
             self.state = state
             self._on_state(state)
 
+    def _settle(self) -> None:
+        """All that had arrived has been looked at: publish, ask, and say where we stand."""
+        changes = self._tree.take_changes()
+        if changes:
+            self._publish(changes)
+        if self._way is not None:
+            self._way.pump()
+        if self._is_walked:
+            self._set_state(SyncState.READ_ONLY if self._is_read_only else SyncState.LIVE)
+
+    # -- what the way tells --------------------------------------------------------------------------------
+
+    def begun(self) -> None:
+        """Changes are heard of from now on: read everything."""
+        assert self._way is not None  # noqa: S101 - it is what tells
+        if self._way.name != self._way_name:
+            self._way_name = self._way.name
+            log.info("following zookeeper", by=self._way_name, root=self._tree.root.path)
+        self._list(self._tree.root, is_walk=True)
+
+    def refused(self, reason: str) -> None:
+        """Take the other way."""
+        log.warning("no recursive watch; following by one-shot watches", reason=reason)
+        self._refused_until = self._loop.time() + _REFUSAL_SECONDS
+        self._end_way()
+        self._tree.disconnected()
+        self._take_way()
+
+    def listed(self, ask: Ask, names: list[str], czxid: int) -> None:
+        """A znode's children."""
+        node = ask.node
+        if not node.is_gone:
+            self._complained.discard(node.path)
+            if isinstance(node, Directory):
+                unasked, surprises = self._tree.list_directory(node, names)
+                for child in node.children.values() if ask.is_audit else unasked:
+                    self._list(child, is_walk=ask.is_walk, is_audit=ask.is_audit)
+            else:
+                unread, surprises = self._tree.list_set(node, names, czxid)
+                for name in unread:
+                    self._ask(Ask(node, name, ask.is_walk))
+            if ask.is_audit and surprises:
+                self._repaired(node, surprises)
+        self._answered(ask)
+
+    def read(self, ask: Ask, data: bytes) -> None:
+        """A member's data."""
+        node = ask.node
+        if isinstance(node, SetNode) and ask.member in node.reading:
+            self._tree.learn(node, ask.member, data)
+        self._answered(ask)
+
+    def failed(self, ask: Ask, error: BaseException) -> None:
+        """The znode is not there, or cannot be read."""
+        node = ask.node
+        is_missing = isinstance(error, NoNodeError)
+        if isinstance(node, SetNode) and ask.member is not None:
+            self._tree.unread(node, ask.member, is_there=not is_missing)
+        elif is_missing and not node.is_gone:
+            self._missing(node)
+        if not is_missing and not node.is_gone:
+            self._complain(ask, error)
+        self._answered(ask)
+
+    def changed(self, node: Node) -> None:
+        """A znode's children may be others than before, or itself no more."""
+        self._list(node)
+
+    def happened(self, kind: int, path: str) -> None:
+        """Something was created, deleted or changed at this path, below the root."""
+        elements = [element for element in path[len(self._tree.root.path) :].split("/") if element]
+        if not elements:
+            if kind in (CREATED, DELETED):
+                self._list(self._tree.root)
+            return
+        *above, name = elements
+        parent = self._tree.find(above)
+        if parent is None or not parent.is_asked:
+            return  # it is listed yet, and then tells
+        if isinstance(parent, SetNode):
+            self._member_happened(parent, kind, name)
+            return
+        node = parent.children.get(name)
+        if kind == DELETED and node is not None:
+            # It may have been made again at once: whoever asks for it next must not hear that it is gone.
+            node.is_listed = False
+            self._list(node)
+        elif kind == CREATED:
+            child = node or self._tree.add_child(parent, name)
+            if child is not None:
+                self._list(child)
+
+    def _member_happened(self, node: SetNode, kind: int, name: str) -> None:
+        if not name.startswith(MEMBER_PREFIX):
+            return
+        if kind == DELETED:
+            self._tree.remove_member(node, name)
+        elif name not in node.reading:
+            node.reading.add(name)
+            self._ask(Ask(node, name))
+
     # -- asking --------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, call: Callable[[], IAsyncResult], answered: Callable[[IAsyncResult, bool], None], *, walk: bool
-    ) -> None:
-        """Ask ZooKeeper when there is room; `answered` gets the result in the event loop."""
-        self._walking += walk
-        self._waiting.append(partial(self._send, call, answered, walk))
-        self._pump()
+    def _event(self, client: KazooClient, kind: int, path: str) -> None:
+        """An event of a recursive watch, or of one that kazoo itself has set, which it tells as well."""
+        if client is not self._client or not isinstance(self._way, RecursiveWay):
+            return
+        root = self._tree.root.path
+        if path == root or path.startswith(root.rstrip("/") + "/"):
+            self.happened(kind, path)
+        else:
+            self.refused(f"ZooKeeper tells of {path!r}, which does not lie below {root}")
 
-    def _pump(self) -> None:
-        while self._waiting and self._in_flight < _MOST_IN_FLIGHT:
-            self._in_flight += 1
-            self._waiting.popleft()()
+    def _ask(self, ask: Ask) -> None:
+        if self._way is not None:
+            self._walking += ask.is_walk
+            self._way.ask(ask)
 
-    def _send(
-        self, call: Callable[[], IAsyncResult], answered: Callable[[IAsyncResult, bool], None], walk: bool
-    ) -> None:
-        generation = self._generation
-        call().rawlink(lambda result: self._post(self._receive, generation, answered, walk, result))
+    def _list(self, node: Node, *, is_walk: bool = False, is_audit: bool = False) -> None:
+        node.is_asked = True
+        self._ask(Ask(node, None, is_walk, is_audit))
 
-    def _receive(
-        self,
-        generation: int,
-        answered: Callable[[IAsyncResult, bool], None],
-        walk: bool,
-        result: IAsyncResult,
-    ) -> None:
-        if generation != self._generation or isinstance(result.exception, _DISCONNECTED):
-            return  # a new generation asks anew
-        self._in_flight -= 1
-        answered(result, walk)
-        self._pump()
-        self._walking -= walk
-        if walk and not self._walking:
-            self._was_complete = True
-            self._set_state(SyncState.LIVE)
+    def _answered(self, ask: Ask) -> None:
+        if ask.is_walk:
+            self._walking -= 1
+            if not self._walking:
+                self._is_walked = True
+                self._audit_later()
 
-    def _fired(self, generation: int, node: _Node, event: WatchedEvent) -> None:
-        """A child watch of the node, in the event loop; events of type NONE tell of the session instead."""
-        if generation == self._generation and event.type != "NONE" and self._is_attached(node):
-            self._list(node, walk=False)
+    def _missing(self, node: Node) -> None:
+        """The znode is not there; an event tells when it comes back."""
+        if node is self._tree.root and node.path not in self._complained:
+            self._complained.add(node.path)
+            log.warning("znode does not exist yet; waiting for it", path=node.path)
+        self._tree.drop(node)
 
-    def _failed(self, node: _Node, path: str, error: BaseException, *, walk: bool) -> None:
+    def _complain(self, ask: Ask, error: BaseException) -> None:
         """An error that is the znode's own: keep what is known of it, say it once, try again later."""
-        if path not in self._complained:
-            self._complained.add(path)
+        node = ask.node
+        path, complaint = node.path, node.path
+        if ask.member is not None:  # one line for all of a set, which may be thousands
+            path, complaint = f"{node.path}/{ask.member}", f"{node.path}/*"
+        if complaint not in self._complained:
+            self._complained.add(complaint)
             why = "access denied" if isinstance(error, NoAuthError) else repr(error)
             log.warning("cannot read znode; keeping what is known of it", path=path, reason=why)
         if node.is_retried:
             return  # many members of one set may fail at once
         node.is_retried = True
-        is_open = walk and node is self._root  # without the root nothing has been read at all
+        is_open = ask.is_walk and node is self._tree.root  # without the root nothing has been read at all
         self._walking += is_open
-        self._loop.call_later(_RETRY_SECONDS, self._retry, self._generation, node, is_open)
+        self._loop.call_later(_RETRY_SECONDS, self._retry, self._way, node, is_open)
 
-    def _retry(self, generation: int, node: _Node, walk: bool) -> None:
-        if generation == self._generation and self._is_attached(node):
+    def _retry(self, way: Way | None, node: Node, is_walk: bool) -> None:
+        if way is not None and way is self._way and not node.is_gone:
             node.is_retried = False
-            self._walking -= walk
-            self._list(node, walk=walk)
+            self._walking -= is_walk
+            self._list(node, is_walk=is_walk)
+            way.pump()
 
-    # -- listing -------------------------------------------------------------------------------------------
+    # -- the audit -----------------------------------------------------------------------------------------
 
-    def _list(self, node: _Node, *, walk: bool) -> None:
-        """List a znode's children and leave a watch on them."""
-        watch = self._watch_of(node)
-        self._ask(
-            lambda: self._client.get_children_async(node.path, watch=watch, include_data=True),
-            partial(self._listed, node),
-            walk=walk,
-        )
+    def _audit_later(self) -> None:
+        self._timer = self._loop.call_later(self._audit_seconds, self._audit)
 
-    def _watch_of(self, node: _Node) -> Callable[[WatchedEvent], None]:
-        """One callback per znode and generation, so that kazoo's set of callbacks holds it once."""
-        if node.watch is None:
-            node.watch = partial(self._post, self._fired, self._generation, node)
-        return node.watch
+    def _audit(self) -> None:
+        """List everything again; what the answers hold is known already, or an event was lost."""
+        assert self._way is not None  # noqa: S101 - the timer ends with it
+        self._list(self._tree.root, is_audit=True)
+        self._way.pump()
+        self._audit_later()
 
-    def _listed(self, node: _Node, result: IAsyncResult, walk: bool) -> None:
-        if not self._is_attached(node):
-            return
-        if isinstance(result.exception, NoNodeError):
-            self._missing(node, walk=walk)
-        elif result.exception is not None:
-            self._failed(node, node.path, result.exception, walk=walk)
-        elif isinstance(node, _Directory):
-            self._complained.discard(node.path)
-            self._directory_listed(node, result.value[0], walk=walk)
-        else:
-            self._complained.discard(node.path)
-            self._set_listed(node, result.value[0], result.value[1].czxid, walk=walk)
-
-    def _directory_listed(self, node: _Directory, names: list[str], *, walk: bool) -> None:
-        level = len(node.elements)
-        wanted = self._namespace.fixed[level]
-        present = {name for name in names if wanted in (None, name)}
-        if node.path == "/" and not self._client.chroot:
-            present.discard("zookeeper")  # ZooKeeper's own
-        for name in node.children.keys() - present:
-            self._drop(node.children.pop(name))
-        for name in sorted(present):
-            child = node.children.get(name) or self._child(node, name)
-            if child is None:
-                continue
-            node.children[name] = child
-            if child.watch is None:  # a new one, or not listed yet in this generation
-                self._list(child, walk=walk)
-
-    def _child(self, parent: _Directory, name: str) -> _Node | None:
-        """The node of a child that was not known; None where DNS cannot name it."""
-        path = f"{parent.path.rstrip('/')}/{name}"
-        elements = (*parent.elements, name)
-        if len(elements) < self._namespace.depth:
-            return _Directory(path, elements)
-        service = self._namespace.name_of(elements)
-        try:
-            service.check()
-        except BadValueError as error:
-            if path not in self._complained:
-                self._complained.add(path)
-                self.bad_names += 1
-                log.warning("znode not served; DNS cannot carry its name", path=path, reason=str(error))
-            return None
-        return _Set(path, service)
-
-    def _missing(self, node: _Node, *, walk: bool) -> None:
-        """The znode is not there. Its parent's watch tells when it comes back; the root has only us."""
-        if node is not self._root:
-            parent = self._parent(node)
-            if parent is not None:
-                del parent.children[node.path.rpartition("/")[2]]
-            self._drop(node)
-            return
-        for child in list(self._root.children.values()):
-            self._drop(child)
-        self._root.children.clear()
-        if node.path not in self._complained:
-            self._complained.add(node.path)
-            log.warning("znode does not exist yet; waiting for it", path=node.path)
-        watch = self._watch_of(node)
-        self._ask(
-            lambda: self._client.exists_async(node.path, watch=watch),
-            partial(self._root_checked, node),
-            walk=walk,
-        )
-
-    def _root_checked(self, node: _Directory, result: IAsyncResult, walk: bool) -> None:
-        if result.exception is not None:
-            self._failed(node, node.path, result.exception, walk=walk)
-        elif result.value is not None:  # made between the two questions
-            self._list(node, walk=walk)
-
-    # -- members -------------------------------------------------------------------------------------------
-
-    def _set_listed(self, node: _Set, names: list[str], czxid: int, *, walk: bool) -> None:
-        if czxid != node.czxid:  # another znode than before: equal names mean nothing
-            node.czxid = czxid
-            node.published = False
-            node.members.clear()
-            node.reading.clear()
-            node.added.clear()
-            node.removed.clear()
-        present = {name for name in names if name.startswith(MEMBER_PREFIX)}
-        node.reading &= present
-        for name in node.members.keys() - present:
-            if node.members.pop(name) is not None:
-                node.removed.add(name)
-        for name in sorted(present - node.members.keys() - node.reading):
-            node.reading.add(name)
-            self._ask(
-                partial(self._client.get_async, f"{node.path}/{name}"),
-                partial(self._member_read, node, czxid, name),
-                walk=walk,
-            )
-        self._flush(node)
-
-    def _member_read(self, node: _Set, czxid: int, name: str, result: IAsyncResult, walk: bool) -> None:
-        if czxid != node.czxid or name not in node.reading or not self._is_attached(node):
-            return
-        node.reading.discard(name)
-        if result.exception is None:
-            self._learn(node, name, result.value[0])
-        elif not isinstance(result.exception, NoNodeError):
-            self._failed(node, f"{node.path}/{name}", result.exception, walk=walk)
-        self._flush(node)
-
-    def _learn(self, node: _Set, name: str, data: bytes) -> None:
-        try:
-            member = decode_member(name, data)
-        except BadMemberError as error:
-            node.members[name] = None
-            self.bad_members[error.reason] += 1
-            log.warning("member skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
-            return
-        node.members[name] = member
-        node.added.append(member)
-        node.removed.discard(name)
-
-    def _flush(self, node: _Set) -> None:
-        """Publish what is new of a set: at first the whole of it when all is read, then each difference.
-
-        The last who left wait for those that are being read, which have come in their place: a set whose
-        members were all replaced while the connection was lost is never seen empty.
-        """
-        if not node.published:
-            if node.reading:
-                return
-            node.published = True
-            members = tuple(member for member in node.members.values() if member is not None)
-            self._publish([SetPut(node.path, node.name, members)])
-            node.removed.clear()
-        else:
-            is_left = any(node.members.values())
-            removed = tuple(sorted(node.removed)) if is_left or not node.reading else ()
-            if node.added or removed:
-                self._publish([SetChanged(node.path, tuple(node.added), removed)])
-            node.removed.difference_update(removed)
-        node.added.clear()
-
-    # -- the tree ------------------------------------------------------------------------------------------
-
-    def _drop(self, node: _Node) -> None:
-        """A znode is gone: say so for each set at or below it.
-
-        Also for one that was never read: others may know its members, from a snapshot.
-        """
-        for lost in self._sets(node):
-            self._publish([SetDropped(lost.path)])
-
-    def _sets(self, node: _Node) -> list[_Set]:
-        if isinstance(node, _Set):
-            return [node]
-        return [found for child in node.children.values() for found in self._sets(child)]
-
-    def _parent(self, node: _Node) -> _Directory | None:
-        """The directory that holds exactly this node; None where another has taken its place."""
-        current: _Node | None = self._root
-        below = node.path.removeprefix(self._namespace.root).strip("/").split("/")
-        for element in below[:-1]:
-            current = current.children.get(element) if isinstance(current, _Directory) else None
-        if isinstance(current, _Directory) and current.children.get(below[-1]) is node:
-            return current
-        return None
-
-    def _is_attached(self, node: _Node) -> bool:
-        return node is self._root or self._parent(node) is not None
+    def _repaired(self, node: Node, count: int) -> None:
+        """A listing told what an event should have told before."""
+        if self._way is not None and self._way.is_ordered:
+            self.repairs += count
+            log.error("zookeeper has not told of changes; repaired", path=node.path, count=count)

@@ -1,0 +1,108 @@
+"""The way over kazoo's public API alone: a child watch on each znode, which is listed again when it fires.
+
+It works with every ZooKeeper, and costs a watch and two questions for each set. Questions go out many at a
+time, since each would otherwise wait for a round trip of its own.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kazoo.exceptions import NoNodeError
+
+from zkdns.serverset.tree import Directory, Node
+from zkdns.serverset.way import AWAY, Ask, Way
+
+if TYPE_CHECKING:
+    from kazoo.interfaces import IAsyncResult
+    from kazoo.protocol.states import WatchedEvent
+
+# Enough to keep the connection busy over a round trip. kazoo's wake-up pipe holds 278 bytes (measured) and
+# blocks who writes to a full one: those that a broken connection left in it must fit beside a new one's.
+_MOST_IN_FLIGHT = 128
+
+
+class OneShotWay(Way):
+    """Lists and reads by one question each."""
+
+    name = "one-shot watches"
+    is_ordered = False
+
+    def begin(self) -> None:
+        """There is nothing to prepare."""
+        self._waiting: deque[Ask] = deque()
+        self._in_flight = 0
+        self._watches: dict[Node, partial[None]] = {}
+        self.told.begun()
+
+    def ask(self, ask: Ask) -> None:
+        """Ask when there is room."""
+        self._waiting.append(ask)
+
+    def pump(self) -> None:
+        """Send what there is room for."""
+        while self._waiting and self._in_flight < _MOST_IN_FLIGHT:
+            self._in_flight += 1
+            self._send(self._waiting.popleft())
+
+    def _send(self, ask: Ask) -> None:
+        if ask.member is None:
+            result = self.client.get_children_async(
+                ask.node.path, watch=self._watch_of(ask.node), include_data=True
+            )
+        else:
+            result = self.client.get_async(f"{ask.node.path}/{ask.member}")
+        result.rawlink(partial(self.post, self._receive, ask))
+
+    def _receive(self, ask: Ask, result: IAsyncResult) -> None:
+        if isinstance(result.exception, AWAY):
+            return  # a new connection asks anew
+        self._in_flight -= 1
+        if (
+            isinstance(result.exception, NoNodeError)
+            and isinstance(ask.node, Directory)
+            and not ask.node.elements
+        ):
+            self._await_root(ask)
+        elif result.exception is not None:
+            self.told.failed(ask, result.exception)
+        elif ask.member is None:
+            names, status = result.value
+            self.told.listed(ask, names, status.czxid)
+        else:
+            self.told.read(ask, result.value[0])
+
+    def _await_root(self, ask: Ask) -> None:
+        """The root is not there, and no parent's watch tells when it comes."""
+        self._in_flight += 1
+        result = self.client.exists_async(ask.node.path, watch=self._watch_of(ask.node))
+        result.rawlink(partial(self.post, self._root_checked, ask))
+
+    def _root_checked(self, ask: Ask, result: IAsyncResult) -> None:
+        if isinstance(result.exception, AWAY):
+            return
+        self._in_flight -= 1
+        if result.exception is not None:
+            self.told.failed(ask, result.exception)
+        elif result.value is not None:  # made between the two questions
+            self.ask(ask)
+        else:
+            self.told.failed(ask, NoNodeError())
+
+    def _watch_of(self, node: Node) -> partial[None]:
+        """One callback for each znode, so that kazoo's set of callbacks holds it once."""
+        watch = self._watches.get(node)
+        if watch is None:
+            watch = self._watches[node] = partial(self.post, self._fired, node)
+        return watch
+
+    def _fired(self, node: Node, event: WatchedEvent) -> None:
+        """A child watch of the node; events of type NONE tell of the session instead."""
+        if event.type == "NONE":
+            return
+        if node.is_gone:
+            self._watches.pop(node, None)
+        else:
+            self.told.changed(node)

@@ -1,0 +1,297 @@
+"""What is known of a namespace's znodes: directories, sets, and the members that were read.
+
+A tree is told what ZooKeeper said, and says what changed. Never here: asking ZooKeeper, threads, time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
+
+import structlog
+
+from zkdns.errors import BadMemberError, BadValueError
+from zkdns.namespace import Namespace, ServiceName
+from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
+from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
+
+log = structlog.get_logger("zkdns.sync")
+
+
+class Directory:
+    """A znode above the sets: the root, an environment."""
+
+    __slots__ = ("children", "elements", "is_asked", "is_gone", "is_listed", "is_retried", "parent", "path")
+
+    def __init__(self, path: str, elements: tuple[str, ...], parent: Directory | None) -> None:
+        self.path = path
+        self.elements = elements
+        """Names of the znodes between the root and this one, this one's the last."""
+        self.parent = parent
+        self.is_gone = False
+        self.is_asked = False
+        """Whether its children were asked for over the present connection."""
+        self.is_listed = False
+        """Whether they were told, and nothing has made them doubtful since."""
+        self.is_retried = False
+        """Whether it will be asked again, since it could not be read."""
+        self.children: dict[str, Node] = {}
+
+
+class SetNode:
+    """A set's znode and what is known of its members; a member that cannot be used is None."""
+
+    __slots__ = (
+        *("czxid", "elements", "is_asked", "is_gone", "is_listed", "is_published", "is_retried"),
+        *("members", "name", "parent", "path", "reading", "unreadable"),
+    )
+
+    def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
+        self.path = path
+        self.elements = elements
+        self.parent: Directory | None = parent
+        self.is_gone = False
+        self.is_asked = False
+        self.is_listed = False
+        self.is_retried = False
+        self.is_published = False
+        self.name = name
+        self.czxid = 0
+        self.members: dict[str, Member | None] = {}
+        self.reading: set[str] = set()
+        """Names of members that are being read."""
+        self.unreadable: frozenset[str] = frozenset()
+        """Names of members that could not be."""
+
+
+Node: TypeAlias = Directory | SetNode
+
+
+class _Pending:
+    """What is to be published of a set."""
+
+    __slots__ = ("added", "removed")
+
+    def __init__(self) -> None:
+        self.added: dict[str, Member] = {}
+        self.removed: set[str] = set()
+
+
+class Tree:
+    """The znodes of one namespace.
+
+    A member's data never changes under its name and its parent's czxid, so what is read once is known for as
+    long as both stay, over all connections.
+
+    Args:
+        namespace: where the sets lie.
+    """
+
+    def __init__(self, namespace: Namespace) -> None:
+        self.root = Directory(namespace.root, (), None)
+        self.is_chrooted = False
+        self.bad_members: Counter[str] = Counter()
+        """Members that were skipped, by reason, since the start."""
+        self.bad_names = 0
+        """Sets that DNS cannot name, since the start."""
+        self._namespace = namespace
+        self._unnamed: set[str] = set()
+        self._pending: dict[SetNode, _Pending] = {}
+        self._dropped: list[str] = []
+
+    # -- finding -------------------------------------------------------------------------------------------
+
+    def below(self, node: Node) -> Iterator[Node]:
+        """The node and all below it."""
+        yield node
+        if isinstance(node, Directory):
+            for child in node.children.values():
+                yield from self.below(child)
+
+    def sets(self) -> Iterator[SetNode]:
+        """All sets that exist, also those that cannot be read."""
+        return (node for node in self.below(self.root) if isinstance(node, SetNode))
+
+    def find(self, elements: list[str]) -> Node | None:
+        """The node at these elements below the root; None: it is not known."""
+        node: Node | None = self.root
+        for element in elements:
+            node = node.children.get(element) if isinstance(node, Directory) else None
+        return node
+
+    # -- directories ---------------------------------------------------------------------------------------
+
+    def list_directory(self, node: Directory, names: Iterable[str]) -> tuple[list[Node], int]:
+        """A directory's children are these.
+
+        Returns:
+            Those that were not asked for yet, and of how many the listing is the first to tell.
+        """
+        was_listed, node.is_listed = node.is_listed, True
+        wanted = self._namespace.fixed[len(node.elements)]
+        present = {name for name in names if wanted in (None, name) and not self._is_foreign(node, name)}
+        gone = node.children.keys() - present
+        for name in gone:
+            self.drop(node.children[name])
+        before = len(node.children)
+        nodes = [node.children.get(name) or self._make(node, name) for name in sorted(present)]
+        surprises = len(gone) + len(node.children) - before if was_listed else 0
+        return [child for child in nodes if child is not None and not child.is_asked], surprises
+
+    def add_child(self, node: Directory, name: str) -> Node | None:
+        """A directory has a child of this name; None where it is not followed, or known already."""
+        wanted = self._namespace.fixed[len(node.elements)]
+        if wanted not in (None, name) or self._is_foreign(node, name) or name in node.children:
+            return None
+        return self._make(node, name)
+
+    def _is_foreign(self, parent: Directory, name: str) -> bool:
+        """Whether it is ZooKeeper's own znode."""
+        return name == "zookeeper" and parent.path == "/" and not self.is_chrooted
+
+    def _make(self, parent: Directory, name: str) -> Node | None:
+        """The node of a child that was not known; None where DNS cannot name it."""
+        path = f"{parent.path.rstrip('/')}/{name}"
+        elements = (*parent.elements, name)
+        if len(elements) < self._namespace.depth:
+            parent.children[name] = directory = Directory(path, elements, parent)
+            return directory
+        service = self._namespace.name_of(elements)
+        try:
+            service.check()
+        except BadValueError as error:
+            if path not in self._unnamed:
+                self._unnamed.add(path)
+                self.bad_names += 1
+                log.warning("znode not served; DNS cannot carry its name", path=path, reason=str(error))
+            return None
+        parent.children[name] = node = SetNode(path, elements, parent, service)
+        return node
+
+    def drop(self, node: Node) -> None:
+        """A znode is gone, and with it all below; the root stays, without children.
+
+        Each set is told, also one that was never read: others may know its members, from a snapshot.
+        """
+        for lost in self.below(node):
+            if isinstance(lost, SetNode):
+                self._pending.pop(lost, None)
+                self._dropped.append(lost.path)
+            if lost is not self.root:
+                lost.is_gone = True
+        if node.parent is not None:
+            del node.parent.children[node.elements[-1]]
+        elif isinstance(node, Directory):
+            node.children.clear()
+
+    # -- members -------------------------------------------------------------------------------------------
+
+    def list_set(self, node: SetNode, names: Iterable[str], czxid: int) -> tuple[list[str], int]:
+        """A set's children are these.
+
+        Returns:
+            The names to be read, and of how many the listing is the first to tell that they come or go.
+        """
+        was_listed, node.is_listed = node.is_listed, True
+        if czxid != node.czxid:  # another znode than before: equal names mean nothing
+            node.czxid = czxid
+            node.is_published = False
+            node.members.clear()
+            node.reading.clear()
+            self._pending.pop(node, None)
+        present = {name for name in names if name.startswith(MEMBER_PREFIX)}
+        node.reading &= present
+        gone = node.members.keys() - present
+        for name in gone:
+            self.remove_member(node, name)
+        new = sorted(present - node.members.keys() - node.reading)
+        node.reading.update(new)
+        self._pending_of(node)
+        surprises = (len(gone) + len(node.unreadable.symmetric_difference(new))) if was_listed else 0
+        node.unreadable = frozenset()
+        return new, surprises
+
+    def remove_member(self, node: SetNode, name: str) -> None:
+        """A member is gone."""
+        node.reading.discard(name)
+        node.unreadable -= {name}
+        pending = self._pending_of(node)
+        pending.added.pop(name, None)
+        if node.members.pop(name, None) is not None:
+            pending.removed.add(name)
+
+    def learn(self, node: SetNode, name: str, data: bytes) -> None:
+        """A member's data."""
+        node.reading.discard(name)
+        pending = self._pending_of(node)
+        try:
+            member = decode_member(name, data)
+        except BadMemberError as error:
+            if node.members.get(name) is not None:  # it was a good one before
+                pending.removed.add(name)
+            pending.added.pop(name, None)
+            node.members[name] = None
+            self.bad_members[error.reason] += 1
+            log.warning("member skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
+            return
+        node.members[name] = member
+        pending.added[name] = member
+        pending.removed.discard(name)
+
+    def unread(self, node: SetNode, name: str, *, is_there: bool) -> None:
+        """A member that was being read could not be; or it is gone."""
+        node.reading.discard(name)
+        if is_there:
+            node.unreadable |= {name}
+        self._pending_of(node)
+
+    def _pending_of(self, node: SetNode) -> _Pending:
+        pending = self._pending.get(node)
+        if pending is None:
+            pending = self._pending[node] = _Pending()
+        return pending
+
+    # -- what changed --------------------------------------------------------------------------------------
+
+    def disconnected(self) -> None:
+        """Nothing that is being asked will be answered; what is known stays."""
+        for node in self.below(self.root):
+            node.is_asked = node.is_listed = node.is_retried = False
+            if isinstance(node, SetNode):
+                node.reading.clear()
+
+    def take_changes(self) -> list[Change]:
+        """What has changed since this was last called."""
+        changes: list[Change] = [SetDropped(path) for path in self._dropped]
+        self._dropped.clear()
+        waiting = {}
+        for node, pending in self._pending.items():
+            change = self._change(node, pending)
+            if change is not None:
+                changes.append(change)
+            if pending.removed or (node.reading and not node.is_published):
+                waiting[node] = pending
+        self._pending = waiting
+        return changes
+
+    def _change(self, node: SetNode, pending: _Pending) -> Change | None:
+        """What is new of a set: at first the whole of it when all is read, then each difference.
+
+        The last who left wait for those that are being read, which have come in their place, and for a
+        listing that is under way: a set whose members were all replaced, or that was deleted and made again
+        at once, is never seen empty.
+        """
+        if not node.is_published:
+            if node.reading or not node.is_listed:
+                return None
+            node.is_published = True
+            pending.removed.clear()
+            return SetPut(
+                node.path, node.name, tuple(member for member in node.members.values() if member is not None)
+            )
+        is_certain = node.is_listed and not node.reading
+        removed = tuple(sorted(pending.removed)) if is_certain or any(node.members.values()) else ()
+        pending.removed.difference_update(removed)
+        added, pending.added = tuple(pending.added.values()), {}
+        return SetChanged(node.path, added, removed) if added or removed else None
