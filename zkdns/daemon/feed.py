@@ -3,8 +3,9 @@
     answerer connects ──▶ Begin, Changes…, End, Health          a whole copy of the table
                           Changes, Health, Changes, …           then every difference, in order
 
-An answerer keeps what it has until a whole copy has arrived, so neither side's end is ever seen in answers.
-A subscriber that does not keep up is cut off, and begins anew with a copy.
+A publisher that is still reading sends what it has read so far, and `End` when it is ready: so the answerers
+are ready with it. An answerer keeps what it has until a whole copy has arrived, so neither side's end is ever
+seen in answers. A subscriber that does not keep up is cut off, and begins anew with a copy.
 """
 
 from __future__ import annotations
@@ -91,9 +92,8 @@ class Publisher:
         self._flush()
         before, self.health = self.health, Health(ready, stale)
         if ready and not before.ready:
-            for writer in list(self._subscribers):
-                self._send_copy(writer)
-        elif self.health != before:
+            self._broadcast(FRAMES.encode(End(self.table.serial)))
+        if self.health != before:
             self._broadcast(FRAMES.encode(self.health))
 
     def close(self) -> None:
@@ -111,17 +111,12 @@ class Publisher:
             return
         # Time keeps the serial rising over restarts, counting keeps it rising within a second (RFC 1982).
         self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
-        if self.health.ready:
-            self._broadcast(FRAMES.encode(Changes(self.table.serial, effective)))
+        self._broadcast(FRAMES.encode(Changes(self.table.serial, effective)))
         self.on_change()
 
     async def _subscribed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._flush()
-        self._subscribers[writer] = _MOST_BACKLOG
-        if self.health.ready:
-            self._send_copy(writer)
-        else:
-            writer.write(FRAMES.encode(self.health))
+        self._send_copy(writer)
         with contextlib.suppress(ConnectionError):
             await reader.read()  # a subscriber says nothing until it goes
         self._subscribers.pop(writer, None)
@@ -133,7 +128,9 @@ class Publisher:
         messages: list[FeedMessage] = [Begin()]
         while part := tuple(itertools.islice(contents, _CHANGES_IN_FRAME)):
             messages.append(Changes(self.table.serial, part))
-        frames = b"".join(map(FRAMES.encode, (*messages, End(self.table.serial), self.health)))
+        if self.health.ready:
+            messages.append(End(self.table.serial))
+        frames = b"".join(map(FRAMES.encode, (*messages, self.health)))
         self._subscribers[writer] = _MOST_BACKLOG + len(frames)
         writer.write(frames)
 
@@ -196,7 +193,7 @@ class Subscriber:
                     self._on_change(self._table.retain(self._copied or set()))
                     self._copied = None
                 case Health():
-                    # A publisher that has read nothing yet is no reason to forget what is known.
+                    # A publisher that is still reading is no reason to forget what is known.
                     self._heard(
                         Health(message.ready or self.health.ready, message.stale or not message.ready)
                     )
