@@ -19,7 +19,7 @@ from tests.support.zookeeper import expire_session
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
 from zkdns.serverset.client import make_client
-from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.serverset.sync import AUDIT_SECONDS, SyncState, TreeSync
 from zkdns.serverset.tree import Node
 from zkdns.table import Table
 
@@ -38,7 +38,15 @@ class FollowedTree:
     two changes; an exception in that loop is raised again at the end.
     """
 
-    def __init__(self, hosts: str, template: str, *, start: bool = True, recursive: bool = True) -> None:
+    def __init__(
+        self,
+        hosts: str,
+        template: str,
+        *,
+        start: bool = True,
+        recursive: bool = True,
+        audit_seconds: float = AUDIT_SECONDS,
+    ) -> None:
         self.table = Table(departed_seconds=0)
         self.changes: list[Change] = []
         self.states: list[SyncState] = []
@@ -48,6 +56,7 @@ class FollowedTree:
         self._template = template
         self._start = start
         self._recursive = recursive
+        self._audit_seconds = audit_seconds
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._failures: list[object] = []
@@ -71,7 +80,12 @@ class FollowedTree:
     def _begin(self) -> None:
         namespace = parse_namespace(self._template)
         self.sync = TreeSync(
-            self.client, namespace, self._publish, self.states.append, recursive=self._recursive
+            self.client,
+            namespace,
+            self._publish,
+            self.states.append,
+            recursive=self._recursive,
+            audit_seconds=self._audit_seconds,
         )
         list_ = self.sync._list
 

@@ -231,6 +231,13 @@ class ZooKeeperServer:
                 answer += chunk
         return answer.decode()
 
+    def count_watches(self) -> int:
+        """How many watches its clients have, as it counts them itself."""
+        (found,) = (
+            line for line in self.four_letter("wchs").splitlines() if line.startswith("Total watches:")
+        )
+        return int(found.partition(":")[2])
+
     def mode(self, *, timeout: float = 1.0) -> str | None:
         """What it serves as: "standalone", "leader", "follower", or None while it does not serve."""
         with contextlib.suppress(OSError):

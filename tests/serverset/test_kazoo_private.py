@@ -1,0 +1,128 @@
+"""addWatch and multiRead against a real ZooKeeper, beside what kazoo's public API says."""
+
+import queue
+import threading
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
+
+from tests.serverset.sync_helpers import Locked
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.serverset import kazoo_private
+from zkdns.serverset.client import make_client
+from zkdns.serverset.kazoo_private import (
+    CHANGED,
+    CREATED,
+    DELETED,
+    GET_CHILDREN,
+    GET_DATA,
+    AddWatch,
+    MultiRead,
+    Result,
+    ask,
+    take_events,
+    unusable,
+)
+
+TIMEOUT = 10.0
+
+
+def answer(client: KazooClient, request: AddWatch | MultiRead) -> list[Result]:
+    """Ask, and wait for the answer."""
+    answers: queue.SimpleQueue[tuple[list[Result], BaseException | None]] = queue.SimpleQueue()
+    ask(client, request, lambda results, error: answers.put((results, error)))
+    results, error = answers.get(timeout=TIMEOUT)
+    if error is not None:
+        raise error
+    return results
+
+
+def test_this_kazoo_can_be_used() -> None:
+    assert unusable() is None
+
+
+@pytest.mark.parametrize("version", ["2.10.0", "2.12.0", "3.0"])
+def test_another_series_of_kazoo_is_not_trusted(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+    monkeypatch.setattr("kazoo.version.__version__", version)
+    assert unusable() == f"kazoo is {version}; its private parts are known of 2.11.x"
+
+
+def test_a_kazoo_whose_parts_have_changed_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the point
+    assert unusable() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
+    monkeypatch.delattr(KazooClient, "_call")
+    assert unusable() == "kazoo's KazooClient._call takes nothing, not self, request, async_object"
+
+
+def test_many_reads_answer_as_single_ones_do(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    contents = {"a": b"data", "b": b"", "größe": b"\xff\x00", "large": b"x" * 900_000}
+    for name, data in contents.items():
+        zk.create(f"{zk_root}/{name}", data, makepath=True)
+    zk.create(f"{zk_root}/secret")
+    reads = [(GET_DATA, f"{zk_root}/{name}") for name in contents]
+    reads += [(GET_CHILDREN, zk_root), (GET_CHILDREN, f"{zk_root}/a")]
+    reads += [(operation, f"{zk_root}/none") for operation in (GET_DATA, GET_CHILDREN)]
+    reads += [(operation, f"{zk_root}/secret") for operation in (GET_DATA, GET_CHILDREN)]
+    with Locked(zookeeper.address, f"{zk_root}/secret"):
+        *found, children, nothing, absent, no_children, secret, hidden = answer(zk, MultiRead(reads))
+    assert found == [(data, zk.exists(f"{zk_root}/{name}").czxid) for name, data in contents.items()]
+    assert isinstance(children, list)
+    assert sorted(children) == sorted([*contents, "secret"])
+    assert nothing == []
+    assert (type(absent), type(no_children)) == (NoNodeError, NoNodeError)
+    assert (type(secret), type(hidden)) == (NoAuthError, NoAuthError)
+
+
+def test_no_reads_at_all_are_answered_by_nothing(zk: Any) -> None:
+    assert answer(zk, MultiRead([])) == []
+
+
+def test_an_error_that_kazoo_does_not_know_is_one_reads_own() -> None:
+    item = kazoo_private._HEADER.pack(-1, False, -999) + kazoo_private._INT.pack(-999)
+    (result,) = MultiRead([(GET_DATA, "/a")]).deserialize(item, 0)
+    assert isinstance(result, KazooException)
+    assert "-999" in str(result)
+
+
+@pytest.mark.parametrize("chroot", ["", "/below"])
+def test_a_recursive_watch_tells_of_every_change_in_its_order(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, chroot: str
+) -> None:
+    top = f"{zk_root}{chroot}"
+    events: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
+    client = make_client(f"{zookeeper.address}{top if chroot else ''}")
+    take_events(client, lambda kind, path: events.put((kind, path)))
+    client.start_async().wait(TIMEOUT)
+    try:
+        seen = "" if chroot else top
+        assert answer(client, AddWatch(top)) == []  # which need not exist yet
+        zk.ensure_path(f"{top}/a/b")
+        zk.set(f"{top}/a/b", b"data")
+        zk.delete(f"{top}/a", recursive=True)
+        expected = [
+            *((CREATED, f"{seen}{path}") for path in ("", "/a", "/a/b")),
+            (CHANGED, f"{seen}/a/b"),
+            *((DELETED, f"{seen}{path}") for path in ("/a/b", "/a")),
+        ]
+        heard = [events.get(timeout=TIMEOUT) for _ in expected]
+        assert [(kind, path.rstrip("/")) for kind, path in heard] == expected
+    finally:
+        client.stop()
+        client.close()
+
+
+def test_watches_of_kazoos_own_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    zk.ensure_path(zk_root)
+    client = make_client(zookeeper.address)
+    take_events(client, lambda kind, path: None)  # noqa: ARG005 - nobody wants to know
+    client.start()
+    try:
+        fired = threading.Event()
+        client.get_children(zk_root, watch=lambda _: fired.set())
+        zk.create(f"{zk_root}/a")
+        assert fired.wait(TIMEOUT)
+    finally:
+        client.stop()
+        client.close()

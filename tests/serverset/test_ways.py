@@ -1,0 +1,137 @@
+"""Which way a sync takes, when it takes the other, and the audit that tells whether events were lost."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.serverset.sync_helpers import Chaos, FollowedTree, Locked, join
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.serverset.kazoo_private import CHANGED, MultiRead
+from zkdns.serverset.one_shot import OneShotWay
+from zkdns.serverset.recursive import RecursiveWay
+
+Follow = Callable[..., FollowedTree]
+
+
+@pytest.fixture
+def follow(zookeeper: ZooKeeperServer, zk_root: str) -> Follow:
+    """Makes a FollowedTree below the test's root."""
+
+    def make(**options: Any) -> FollowedTree:
+        return FollowedTree(zookeeper.address, f"{zk_root}/{{environment}}/{{service}}", **options)
+
+    return make
+
+
+def refusals(logs: list[Any]) -> list[str]:
+    """Why the recursive watch was not taken."""
+    return [entry["reason"] for entry in logs if entry["event"].startswith("no recursive watch")]
+
+
+def test_a_recursive_watch_is_taken_where_it_can_be(follow: Follow) -> None:
+    with capture_logs() as logs, follow() as tree:
+        tree.wait_live()
+        assert isinstance(tree.sync._way, RecursiveWay)
+        tree.restart()
+        tree.wait_live()
+    assert [entry["by"] for entry in logs if entry["event"] == "following zookeeper"] == ["a recursive watch"]
+    assert refusals(logs) == []
+
+
+def test_a_large_tree_costs_one_watch(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
+) -> None:
+    for number in range(200):
+        join(zk, f"{zk_root}/staging/web{number}")
+    before = zookeeper.count_watches()
+    with follow() as tree:
+        tree.wait_live().wait_equal(zk)
+        assert zookeeper.count_watches() - before == 1
+
+
+def test_with_a_kazoo_that_cannot_be_trusted_the_other_way_is_taken(
+    zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kazoo.version.__version__", "2.12.0")
+    with capture_logs() as logs, follow() as tree:
+        tree.wait_live()
+        assert isinstance(tree.sync._way, OneShotWay)
+        join(zk, f"{zk_root}/staging/web")
+        tree.wait_equal(zk)
+    assert refusals(logs) == ["kazoo is 2.12.0; its private parts are known of 2.11.x"]
+
+
+def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_believed(
+    zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join(zk, f"{zk_root}/staging/web")
+    deserialize = MultiRead.deserialize
+
+    def lose_children(self: MultiRead, data: bytes, offset: int) -> list[Any]:
+        return [[] if isinstance(found, list) else found for found in deserialize(self, data, offset)]
+
+    monkeypatch.setattr(MultiRead, "deserialize", lose_children)
+    with capture_logs() as logs, follow() as tree:
+        tree.wait_live().wait_equal(zk)
+        assert isinstance(tree.sync._way, OneShotWay)
+    assert refusals(logs) == ["many reads in one do not agree with single ones"]
+
+
+def test_events_of_other_paths_than_were_asked_for_end_the_trust(
+    zk: Any, zk_root: str, follow: Follow
+) -> None:
+    join(zk, f"{zk_root}/staging/web")
+    with capture_logs() as logs, follow() as tree:
+        tree.wait_live()
+        known = tree.contents
+        tree.read(lambda: tree.sync._event(tree.client, CHANGED, "/elsewhere"))
+        eventually(lambda: isinstance(tree.sync._way, OneShotWay))
+        assert tree.contents == known
+        join(zk, f"{zk_root}/staging/web", "10.0.0.2")
+        tree.wait_equal(zk)
+    assert refusals(logs) == [f"ZooKeeper tells of '/elsewhere', which does not lie below {zk_root}"]
+
+
+# -- the audit -----------------------------------------------------------------------------------------------
+
+
+def test_an_audit_repairs_and_counts_what_no_event_told(
+    zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    web = f"{zk_root}/staging/web"
+    members = [join(zk, web, f"10.0.0.{number}") for number in range(3)]
+    with capture_logs() as logs, follow(audit_seconds=0.2) as tree:
+        tree.wait_live()
+        monkeypatch.setattr(tree.sync, "_event", lambda *_: None)
+        zk.delete(members[0])
+        join(zk, web, "10.0.0.9")
+        join(zk, f"{zk_root}/prod/web")
+        tree.wait_equal(zk)
+        assert tree.sync.repairs == 3  # a member gone, one come, and an environment
+    assert {entry["path"] for entry in logs if entry["log_level"] == "error"} == {zk_root, web}
+
+
+@pytest.mark.parametrize("recursive", [True, False])
+def test_an_audit_finds_nothing_amid_changes(zk: Any, zk_root: str, follow: Follow, recursive: bool) -> None:
+    with follow(recursive=recursive, audit_seconds=0.02) as tree:
+        act = Chaos(zk, zk_root, tree, random.Random(7))
+        for _ in range(300):
+            act()
+        tree.wait_equal(zk)
+        assert tree.sync.repairs == 0
+
+
+def test_what_cannot_be_read_is_no_surprise_to_the_audit(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
+) -> None:
+    web = f"{zk_root}/staging/web"
+    members = [join(zk, web, f"10.0.0.{number}") for number in range(3)]
+    join(zk, f"{zk_root}/staging/api")
+    with Locked(zookeeper.address, members[0], f"{zk_root}/staging/api"), follow(audit_seconds=0.05) as tree:
+        tree.wait_live()
+        eventually(lambda: tree.asked[web] > 5)
+        assert tree.sync.repairs == 0
