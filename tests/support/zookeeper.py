@@ -24,7 +24,6 @@ _LOG_TAIL = 4000
 
 # Measured for the quickest start. -UsePerfData also keeps a killed JVM from leaving a file in /tmp.
 _JVM_FLAGS = (
-    "-Xmx96m",
     "-Xshare:auto",
     "-XX:+UseSerialGC",
     "-XX:TieredStopAtLevel=1",
@@ -32,6 +31,7 @@ _JVM_FLAGS = (
     "-Djava.awt.headless=true",
     "-Dzookeeper.jmx.log4j.disable=true",
 )
+_HEAP_MEGABYTES = 96
 _MAIN_CLASS = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
 
 _SETTINGS = {
@@ -109,10 +109,17 @@ class ZooKeeperServer:
     started and closed. `settings` adds to zoo.cfg; a `member_id` makes it a member of an ensemble.
     """
 
-    def __init__(self, *, settings: Mapping[str, str] | None = None, member_id: int | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Mapping[str, str] | None = None,
+        member_id: int | None = None,
+        heap_megabytes: int = _HEAP_MEGABYTES,
+    ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="zkdns-zookeeper-"))
         self.log_file = self.directory / "log"
         self._port = _Port()
+        self._heap_megabytes = heap_megabytes
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
@@ -169,7 +176,15 @@ class ZooKeeperServer:
             )
         self._end_process()  # one that died by itself
         class_path = f"{self.directory}:{_class_path()}"
-        jvm = [_java(), *_JVM_FLAGS, "-cp", class_path, _MAIN_CLASS, str(self._config)]
+        jvm = [
+            _java(),
+            f"-Xmx{self._heap_megabytes}m",
+            *_JVM_FLAGS,
+            "-cp",
+            class_path,
+            _MAIN_CLASS,
+            str(self._config),
+        ]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 guarded(jvm, remove=str(self.directory)),

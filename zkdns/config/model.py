@@ -12,6 +12,7 @@ from zkdns.namespace import Namespace
 
 Order: TypeAlias = Literal["round-robin", "random", "fixed"]
 Empty: TypeAlias = Literal["nodata", "nxdomain"]
+Watches: TypeAlias = Literal["auto", "one-shot"]
 LogFormat: TypeAlias = Literal["console", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 
@@ -29,6 +30,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     zookeeper: str | None = None
     """`host:port,host:port/chroot`; None: no ZooKeeper."""
+    watches: Watches = "auto"
+    """How changes in ZooKeeper are heard of: by a recursive watch where that is possible, or one-shot ones."""
     fixed: str | None = None
     """Path of a file of services that need no ZooKeeper."""
     demo: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, get_args
 
 from zkdns.address import ZOOKEEPER_PORT, HostPort, parse_connect_string, parse_listen
-from zkdns.config.model import Empty, LogFormat, LogLevel, Order, ServiceOverride
+from zkdns.config.model import Empty, LogFormat, LogLevel, Order, ServiceOverride, Watches
 from zkdns.config.values import Setting, one_of, path, switch, tables, text, whole
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name
@@ -81,6 +81,12 @@ SETTINGS = (
         text(parse_connect_string, "HOST[:PORT],…[/CHROOT]"),
         "HOSTS[/CHROOT]",
         f"Servers of the ensemble; the port is {ZOOKEEPER_PORT} unless given.",
+    ),
+    Setting(
+        "watches",
+        one_of(*get_args(Watches)),
+        "WATCHES",
+        "How changes are heard of: auto (a recursive watch where that is possible) or one-shot.",
     ),
     Setting("fixed", path, "FILE", "A file of services that need no ZooKeeper."),
     Setting("demo", switch, "BOOL", "Serve the embedded example, and nothing else."),

@@ -43,7 +43,13 @@ class ZooKeeperSource:
         self._restored: set[str] = set()
         self._is_stopping = False
         self._client = make_client(self._hosts)
-        self._sync = TreeSync(self._client, config.namespace, publish, self._state_changed)
+        self._sync = TreeSync(
+            self._client,
+            config.namespace,
+            publish,
+            self._state_changed,
+            recursive=config.watches == "auto",
+        )
 
     def restore(self, sets: tuple[SetPut, ...]) -> None:
         """Begin with what a snapshot holds, until ZooKeeper says otherwise."""

@@ -1,0 +1,106 @@
+"""Yardsticks: what ZooKeeper and kazoo cost by themselves, each in a process of its own.
+
+python -m tests.bench.bare read HOSTS ROOT     the whole tree by multiRead, nothing made of it
+python -m tests.bench.bare follow HOSTS ROOT   a recursive watch, and a read at each event
+"""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+from kazoo.client import KazooClient
+
+from zkdns.serverset.client import make_client
+from zkdns.serverset.kazoo_private import (
+    CREATED,
+    GET_CHILDREN,
+    GET_DATA,
+    AddWatch,
+    MultiRead,
+    Result,
+    ask,
+    take_events,
+)
+
+_BATCH = 200
+_IN_FLIGHT = 4
+_TIMEOUT = 60.0
+
+
+def read_all(client: KazooClient, reads: list[tuple[int, str]]) -> list[Result]:
+    """Ask in batches of 200, four of them at a time."""
+    batches = [reads[start : start + _BATCH] for start in range(0, len(reads), _BATCH)]
+    answers: list[list[Result]] = [[] for _ in batches]
+    room = threading.Semaphore(_IN_FLIGHT)
+
+    def answered(index: int) -> Callable[[list[Result], BaseException | None], None]:
+        def take(results: list[Result], error: BaseException | None) -> None:
+            assert error is None, error
+            answers[index] = results
+            room.release()
+
+        return take
+
+    for index, batch in enumerate(batches):
+        room.acquire()
+        ask(client, MultiRead(batch), answered(index))
+    for _ in range(_IN_FLIGHT):
+        room.acquire()
+    return [result for results in answers for result in results]
+
+
+def read(client: KazooClient, root: str) -> None:
+    """Print the seconds that reading everything takes, from a connection that stands."""
+    begun = time.monotonic()
+    paths = [root]
+    for _ in range(2):
+        listed = read_all(client, [(GET_CHILDREN, path) for path in paths])
+        paths = [
+            f"{path}/{name}"
+            for path, names in zip(paths, listed, strict=True)
+            if isinstance(names, list)
+            for name in names
+        ]
+    listed = read_all(client, [(GET_CHILDREN, path) for path in paths])
+    members = [
+        f"{path}/{name}"
+        for path, names in zip(paths, listed, strict=True)
+        if isinstance(names, list)
+        for name in names
+    ]
+    found = read_all(client, [(GET_DATA, path) for path in members])
+    print(time.monotonic() - begun, len(found), flush=True)
+
+
+def follow(client: KazooClient, root: str) -> None:
+    """Print path and moment of each znode that was created and read."""
+    ready = threading.Event()
+    ask(client, AddWatch(root), lambda _results, _error: ready.set())
+    ready.wait(_TIMEOUT)
+    print("ready", flush=True)
+    sys.stdin.read()  # until whoever started this has enough
+
+
+def main() -> None:
+    what, hosts, root = sys.argv[1:]
+    client = make_client(hosts)
+
+    def heard(kind: int, path: str) -> None:
+        if kind == CREATED:
+
+            def told(_results: list[Result], _error: BaseException | None) -> None:
+                print(path, time.monotonic(), flush=True)
+
+            ask(client, MultiRead([(GET_DATA, path)]), told)
+
+    if what == "follow":
+        take_events(client, heard)
+    client.start(timeout=_TIMEOUT)
+    {"read": read, "follow": follow}[what](client, root)
+    client.stop()
+    client.close()
+
+
+if __name__ == "__main__":
+    main()

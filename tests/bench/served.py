@@ -1,0 +1,135 @@
+"""`zkdns serve` for benchmarks, and a client that costs as little as it can."""
+
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+from tests.support.guard import guarded
+
+_TYPE_A = 1
+_EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
+_EDE = b"\x00\x0f"
+
+
+def free_port() -> int:
+    """A port that nobody has, for both protocols."""
+    while True:
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            tcp.bind(("127.0.0.1", 0))
+            port: int = tcp.getsockname()[1]
+            try:
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+
+
+def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:
+    """A query with EDNS."""
+    question = b"".join(bytes((len(label),)) + label.encode() for label in name.split(".")) + b"\0"
+    header = struct.pack("!6H", ident, 0x0100, 1, 0, 0, 1)
+    return header + question + struct.pack("!HH", qtype, 1) + _EDNS
+
+
+class Client:
+    """One socket that asks, and waits for the answer."""
+
+    def __init__(self, port: int, timeout: float = 1.0) -> None:
+        self._socket = socket.socket(type=socket.SOCK_DGRAM)
+        self._socket.connect(("127.0.0.1", port))
+        self._socket.settimeout(timeout)
+        self._ident = 0
+
+    def ask(self, name: str, qtype: int = _TYPE_A) -> bytes | None:
+        """The answer; None where there was none in time."""
+        self._ident = self._ident % 0xFFFF + 1
+        query = encode_query(name, qtype, self._ident)
+        try:
+            self._socket.send(query)
+            while (answer := self._socket.recv(65535))[:2] != query[:2]:
+                pass  # a late one, to an earlier question
+        except (TimeoutError, ConnectionRefusedError):
+            return None
+        return answer
+
+    def is_fresh(self, name: str) -> bool:
+        """Whether it is answered with records, and not marked as stale."""
+        answer = self.ask(name)
+        return answer is not None and answer[3] & 15 == 0 and answer[7] > 0 and _EDE not in answer[-40:]
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Served:
+    """A server with these arguments, beside what its processes cost; ended with the `with` block."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.port = free_port()
+        options = ("--listen", f"127.0.0.1:{self.port}", "--admin", "none", "--log-level", "warning")
+        self._command = [sys.executable, "-m", "zkdns", "serve", *options, *arguments]
+        self._process: subprocess.Popen[bytes]
+        self.begun = 0.0
+
+    def __enter__(self) -> Self:
+        self.begun = time.monotonic()
+        self._process = subprocess.Popen(
+            guarded(self._command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+
+    def wait_fresh(self, name: str, timeout: float = 120.0) -> float:
+        """Seconds from the start until this name is answered from a table that is up to date."""
+        client = Client(self.port, timeout=0.2)
+        try:
+            while not client.is_fresh(name):
+                if time.monotonic() - self.begun > timeout:
+                    raise TimeoutError(f"{name} was not answered within {timeout:g} s")
+                time.sleep(0.002)
+            return time.monotonic() - self.begun
+        finally:
+            client.close()
+
+    def processes(self) -> list[int]:
+        """All processes of the server, which all descend from the first."""
+        found, parents = [], {self._process.pid}
+        children: dict[int, list[int]] = {}
+        for path in Path("/proc").glob("[0-9]*"):
+            try:
+                fields = (path / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue  # it has ended
+            children.setdefault(int(fields[1]), []).append(int(path.name))
+        while parents:
+            parent = parents.pop()
+            found.append(parent)
+            parents.update(children.get(parent, ()))
+        return found
+
+    def memory(self) -> tuple[float, float]:
+        """Resident megabytes of all processes: shared pages counted for each (RSS), and once (PSS)."""
+        resident = proportional = 0
+        for pid in self.processes():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in {"Rss", "Pss"}:
+                    kilobytes = int(value.split()[0])
+                    resident += kilobytes if name == "Rss" else 0
+                    proportional += kilobytes if name == "Pss" else 0
+        return resident / 1024, proportional / 1024
