@@ -5,18 +5,17 @@ import contextlib
 import ssl
 import subprocess
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import httpx2
 import pytest
 import requests
 
 from tests.support.waiting import eventually
-from tests.support.web import WebServer, make_certificate, refusing, servers, silent
+from tests.support.web import WebServer, fixed, make_certificate, refusing, servers, silent
 from tests.support.web_callers import AsyncHttpx, Caller, Httpx, Requests
 from zkdns import BadValueError, EndpointSource, FixedSet
 from zkdns.errors import NoEndpointsError, ZkdnsError
@@ -44,10 +43,6 @@ def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
     """For web.example and api.example."""
     return make_certificate(tmp_path_factory.mktemp("tls"), "web.example", "api.example")
-
-
-def fixed(started: list[WebServer], *more: str) -> FixedSet:
-    return FixedSet([*(server.endpoint for server in started), *more])
 
 
 def test_requests_go_round(calling: Calling) -> None:
@@ -248,61 +243,6 @@ def test_a_proxy_of_the_environment_is_not_asked(calling: Calling, monkeypatch: 
     with servers(1) as (server,), refusing() as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
         assert calling(fixed([server])).request("GET", "http://web/").text == server.endpoint
-
-
-@pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_threads_share_one(kind: Any) -> None:
-    with servers(3) as started:
-        source = fixed(started)
-        caller = kind(source, None)
-        answers: list[str] = []
-
-        def run() -> None:
-            answers.extend(caller.request("GET", "http://web/").text for _ in range(30))
-
-        threads = [threading.Thread(target=run) for _ in range(6)]
-        for thread in threads:
-            thread.start()
-        for turn in range(20):
-            source.set_endpoints([server.endpoint for server in started[turn % 2 :]])
-        for thread in threads:
-            thread.join()
-        caller.close()
-    assert len(answers) == 180
-
-
-def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
-    """A pool that counts a user too many would outlive its endpoint for ever."""
-
-    async def scenario(gone: WebServer, stays: WebServer, nobody: str) -> None:
-        source = fixed([gone], nobody)
-        transport = AsyncTransport(source)
-        async with httpx2.AsyncClient(transport=transport) as client:
-            hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
-            await asyncio.to_thread(eventually, lambda: len(gone.asked) == 2)  # one of them by way of nobody
-            for task in hanging:
-                task.cancel()
-            assert len(await asyncio.gather(*hanging, return_exceptions=True)) == 2
-            gone.go_on.set()
-            source.set_endpoints([stays.endpoint])
-            await client.get("http://web/")
-            assert not transport._pools._departed
-            await asyncio.to_thread(eventually, lambda: not gone.open)
-
-    with servers(2) as (gone, stays), refusing() as nobody:
-        asyncio.run(scenario(gone, stays, nobody))
-
-
-def test_failed_requests_leave_their_pools() -> None:
-    with servers(1) as (server,), refusing() as nobody:
-        source = FixedSet([nobody, server.endpoint])
-        transport = Transport(source)
-        with httpx2.Client(transport=transport) as client:
-            for _ in range(2):
-                client.get("http://web/")
-            source.set_endpoints([server.endpoint])
-            client.get("http://web/")
-            assert not transport._pools._departed
 
 
 def test_both_can_be_mounted_for_one_name() -> None:

@@ -1,15 +1,18 @@
-"""Real HTTP/1.1 servers on loopback, in threads, that remember what they were asked."""
+"""Real HTTP servers on loopback, in threads, that remember what they were asked."""
 
 import contextlib
 import socket
 import ssl
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import BaseRequestHandler
 from typing import Any, Self
+
+from zkdns import FixedSet
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,14 @@ class WebServer(ThreadingHTTPServer):
     daemon_threads = False  # joined when it closes, after their connections were cut
     request_queue_size = 64
 
-    def __init__(self, host: str = "127.0.0.1", tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        tls: ssl.SSLContext | None = None,
+        handler: Callable[[Any, Any, Any], BaseRequestHandler] | None = None,
+    ) -> None:
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, 0), _Handler)
+        super().__init__((host, 0), handler or _Handler)
         self.endpoint = f"[{host}]:{self.server_port}" if ":" in host else f"{host}:{self.server_port}"
         self.asked: list[Asked] = []
         self.accepted = 0
@@ -125,6 +133,11 @@ def servers(count: int, **options: Any) -> Iterator[list[WebServer]]:
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(WebServer(**options)) for _ in range(count)]
         yield sorted(started, key=lambda server: server.endpoint)
+
+
+def fixed(started: list[WebServer], *more: str) -> FixedSet:
+    """A set of these servers, and of further endpoints."""
+    return FixedSet([*(server.endpoint for server in started), *more])
 
 
 @contextlib.contextmanager

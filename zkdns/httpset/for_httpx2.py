@@ -5,13 +5,14 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from functools import partial
+from importlib.util import find_spec
 from typing import Any, Final, Generic, TypeVar, cast
 
 import httpx2
 
 from zkdns.address import parse_host_port
 from zkdns.balance.round_robin import RoundRobin
-from zkdns.errors import NoEndpointsError
+from zkdns.errors import MissingExtraError, NoEndpointsError
 from zkdns.httpset.balanced import Balanced
 from zkdns.httpset.pools import Pool, Pools
 from zkdns.serverset.watch import EndpointSource
@@ -83,7 +84,29 @@ class _Route(Generic[T]):
         )
 
 
-class Transport(Balanced, httpx2.BaseTransport):
+class _Balanced(Balanced, Generic[T]):
+    """What both transports are made of; `_inner` makes the transport of one endpoint."""
+
+    _inner: type[T]
+
+    def __init__(
+        self,
+        source: EndpointSource | None = None,
+        *,
+        verify: ssl.SSLContext | bool = True,
+        http2: bool = False,
+        limits: httpx2.Limits | None = None,
+    ) -> None:
+        if http2 and find_spec("h2") is None:  # httpx2 itself would notice in the middle of a request
+            raise MissingExtraError("http2=True needs h2: pip install 'httpx2[http2]'")
+        context = httpx2.create_ssl_context(verify)  # one for all pools: making one takes a while
+        self._balancer = RoundRobin(source)
+        self._pools: Pools[T] = Pools(
+            lambda: self._inner(verify=context, http2=http2, limits=limits or _LIMITS)
+        )
+
+
+class Transport(_Balanced[httpx2.HTTPTransport], httpx2.BaseTransport):
     """Sends each request to the next endpoint of a server set; what `httpx2.Client(transport=…)` takes.
 
     The client's connect time-out, in seconds, holds for each endpoint that is tried. A request's body is not
@@ -94,23 +117,14 @@ class Transport(Balanced, httpx2.BaseTransport):
     Args:
         source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
         verify: whose certificates to trust: a context, True for the usual authorities, False for anybody.
-        http2: whether to offer HTTP/2, as with `httpx2.HTTPTransport`.
+        http2: whether to offer HTTP/2, as with `httpx2.HTTPTransport`; needs `httpx2[http2]`.
         limits: of the connections to each endpoint; None: 100, 20 of them idle, for 5 s.
+
+    Raises:
+        MissingExtraError: HTTP/2 is wanted, and what speaks it is not installed.
     """
 
-    def __init__(
-        self,
-        source: EndpointSource | None = None,
-        *,
-        verify: ssl.SSLContext | bool = True,
-        http2: bool = False,
-        limits: httpx2.Limits | None = None,
-    ) -> None:
-        context = httpx2.create_ssl_context(verify)  # one for all pools: making one takes a while
-        self._balancer = RoundRobin(source)
-        self._pools = Pools(
-            lambda: httpx2.HTTPTransport(verify=context, http2=http2, limits=limits or _LIMITS)
-        )
+    _inner = httpx2.HTTPTransport
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; called by the client.
@@ -120,7 +134,7 @@ class Transport(Balanced, httpx2.BaseTransport):
             httpx2.TransportError: as `httpx2.HTTPTransport` does; ConnectError or ConnectTimeout when every
                 endpoint was tried.
         """
-        for transport in self._pools.take_idle(self.endpoints):
+        for transport in self._pools.take_departed(self.endpoints):
             transport.close()
         route = _Route(self._balancer, self._pools, request)
         while True:
@@ -144,29 +158,10 @@ class Transport(Balanced, httpx2.BaseTransport):
             transport.close()
 
 
-class AsyncTransport(Balanced, httpx2.AsyncBaseTransport):
-    """`Transport` for `httpx2.AsyncClient`; everything said there holds.
+class AsyncTransport(_Balanced[httpx2.AsyncHTTPTransport], httpx2.AsyncBaseTransport):
+    """`Transport` for `httpx2.AsyncClient`; everything said there holds, with the same arguments."""
 
-    Args:
-        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
-        verify: whose certificates to trust: a context, True for the usual authorities, False for anybody.
-        http2: whether to offer HTTP/2, as with `httpx2.AsyncHTTPTransport`.
-        limits: of the connections to each endpoint; None: 100, 20 of them idle, for 5 s.
-    """
-
-    def __init__(
-        self,
-        source: EndpointSource | None = None,
-        *,
-        verify: ssl.SSLContext | bool = True,
-        http2: bool = False,
-        limits: httpx2.Limits | None = None,
-    ) -> None:
-        context = httpx2.create_ssl_context(verify)
-        self._balancer = RoundRobin(source)
-        self._pools = Pools(
-            lambda: httpx2.AsyncHTTPTransport(verify=context, http2=http2, limits=limits or _LIMITS)
-        )
+    _inner = httpx2.AsyncHTTPTransport
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send one request; called by the client.
@@ -176,7 +171,7 @@ class AsyncTransport(Balanced, httpx2.AsyncBaseTransport):
             httpx2.TransportError: as `httpx2.AsyncHTTPTransport` does; ConnectError or ConnectTimeout when
                 every endpoint was tried.
         """
-        for transport in self._pools.take_idle(self.endpoints):
+        for transport in self._pools.take_departed(self.endpoints):
             await transport.aclose()
         route = _Route(self._balancer, self._pools, request)
         while True:

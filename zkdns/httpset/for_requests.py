@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -51,7 +52,7 @@ class Adapter(Balanced, HTTPAdapter):
 
     def __init__(self, source: EndpointSource | None = None, *, pool_maxsize: int = 10) -> None:
         self._balancer = RoundRobin(source)
-        self._seen: tuple[str, ...] = ()
+        self._seen: tuple[str, ...] | None = None  # the endpoints whose pools are the only ones
         # One urllib3 pool for each endpoint, however many: the usual limit of 10 would, at 11 endpoints,
         # close each connection before its turn comes again.
         super().__init__(pool_connections=sys.maxsize, pool_maxsize=pool_maxsize)
@@ -72,21 +73,29 @@ class Adapter(Balanced, HTTPAdapter):
             requests.RequestException: as `HTTPAdapter` does; ConnectionError or ConnectTimeout when every
                 endpoint was tried.
         """
-        self._forget_departed()
+        endpoints = self.endpoints
+        self._forget_departed(endpoints)
         failures: dict[str, requests.ConnectionError] = {}
-        while True:
-            endpoint = self._next(request, failures)
-            attempt = _Attempt(request, parse_host_port(endpoint))
-            try:
-                response = super().send(attempt, stream=stream, timeout=timeout, verify=verify, cert=cert)
-            except requests.RequestException as error:
-                error.request = request
-                if not isinstance(error, requests.ConnectionError) or not _never_opened(error):
-                    raise
-                failures[endpoint] = error
-            else:
-                response.request = request
-                return response
+        try:
+            while True:
+                endpoint = self._next(request, failures)
+                attempt = _Attempt(request, parse_host_port(endpoint))
+                try:
+                    response = super().send(attempt, stream, timeout, verify, cert)
+                except requests.RequestException as error:
+                    error.request = request
+                    if not isinstance(error, requests.ConnectionError) or not _never_opened(error):
+                        raise
+                    _clear_frames(error)
+                    failures[endpoint] = error
+                else:
+                    response.request = request
+                    return response
+        finally:
+            failures.clear()  # their tracebacks lead here
+            if self.endpoints is not endpoints:
+                # Another thread may have dropped the pools of the departed before this one made such a pool.
+                self._seen = None
 
     def build_connection_pool_key_attributes(
         self,
@@ -117,9 +126,8 @@ class Adapter(Balanced, HTTPAdapter):
             told = ", ".join(f"{endpoint} ({_reason(failure)})" for endpoint, failure in failures.items())
             raise type(last)(f"no endpoint accepted a connection: {told}", request=request) from last
 
-    def _forget_departed(self) -> None:
+    def _forget_departed(self, endpoints: tuple[str, ...]) -> None:
         """Drop the pools of endpoints that have left: urllib3 closes them when their last response ends."""
-        endpoints = self.endpoints
         if endpoints is self._seen:
             return
         self._seen = endpoints
@@ -150,6 +158,19 @@ def _cause(error: requests.ConnectionError) -> BaseException:
     if isinstance(wrapped, MaxRetryError) and wrapped.reason is not None:
         return wrapped.reason
     return wrapped if isinstance(wrapped, BaseException) else error
+
+
+def _clear_frames(error: BaseException) -> None:
+    """Drop what the frames of a failure hold.
+
+    One of urllib3's holds its own exception, and so all frames that called it, and so the response that
+    another endpoint gives in the end. The garbage collector would have to find that cycle before the
+    connections of an endpoint that leaves are closed.
+    """
+    link: BaseException | None = error
+    while link is not None:
+        traceback.clear_frames(link.__traceback__)
+        link = link.__context__
 
 
 def _reason(error: requests.ConnectionError) -> str:

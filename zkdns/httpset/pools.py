@@ -11,7 +11,7 @@ next request, in that one's thread or loop, since closing may have to wait.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -44,7 +44,11 @@ class Pools(Generic[T]):
         with self._lock:
             pool = self._pools.get((endpoint, server_name))
             if pool is None:
-                pool = self._pools[endpoint, server_name] = Pool(self._make())
+                pool = Pool(self._make())
+                if endpoint in self._seen:
+                    self._pools[endpoint, server_name] = pool
+                else:  # it has left since it was picked, or is so new that nobody has told yet
+                    self._departed.append(pool)
             pool.users += 1
             return pool
 
@@ -53,23 +57,34 @@ class Pools(Generic[T]):
         with self._lock:
             pool.users -= 1
 
-    def take_idle(self, endpoints: tuple[str, ...]) -> list[T]:
-        """What is to be closed, now that these are the endpoints."""
-        if endpoints is self._seen and not self._departed:
-            return []
-        with self._lock:
-            self._seen = endpoints
-            present = set(endpoints)
-            for key in [key for key in self._pools if key[0] not in present]:
-                self._departed.append(self._pools.pop(key))
-            idle = [pool.transport for pool in self._departed if not pool.users]
-            self._departed = [pool for pool in self._departed if pool.users]
-            return idle
+    def take_departed(self, endpoints: tuple[str, ...]) -> Iterator[T]:
+        """What is to be closed, now that these are the endpoints.
 
-    def take_all(self) -> list[T]:
-        """Everything, to be closed."""
+        One at a time: what is not asked for, since closing the one before it failed or was cancelled, stays
+        to be taken by the next request.
+        """
+        if endpoints is not self._seen:
+            with self._lock:
+                self._seen = endpoints
+                present = set(endpoints)
+                for key in [key for key in self._pools if key[0] not in present]:
+                    self._departed.append(self._pools.pop(key))
+        while (pool := self._pop_idle()) is not None:
+            yield pool.transport
+
+    def take_all(self) -> Iterator[T]:
+        """Everything, to be closed, one at a time."""
         with self._lock:
-            every = [pool.transport for pool in (*self._pools.values(), *self._departed)]
+            self._departed += self._pools.values()
             self._pools.clear()
-            self._departed.clear()
-            return every
+        while self._departed:
+            yield self._departed.pop().transport
+
+    def _pop_idle(self) -> Pool[T] | None:
+        if not self._departed:
+            return None
+        with self._lock:
+            for index, pool in enumerate(self._departed):
+                if not pool.users:
+                    return self._departed.pop(index)
+            return None

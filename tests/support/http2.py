@@ -1,0 +1,42 @@
+"""A real HTTP/2 server on loopback: what a `WebServer` handles connections with."""
+
+import ssl
+from socketserver import BaseRequestHandler
+from typing import Any
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.events import RequestReceived, StreamEnded
+
+from tests.support.web import Asked, WebServer
+
+
+def offering_http2(context: ssl.SSLContext) -> ssl.SSLContext:
+    """A server's context, which now agrees on HTTP/2 and nothing else."""
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+class Http2Handler(BaseRequestHandler):
+    """Answers each request with the server's endpoint as text; bodies are not read."""
+
+    server: WebServer
+    request: Any
+
+    def handle(self) -> None:
+        self._connection = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._connection.initiate_connection()
+        self.request.sendall(self._connection.data_to_send())
+        while data := self.request.recv(65536):
+            for event in self._connection.receive_data(data):
+                if isinstance(event, RequestReceived):
+                    headers = {str(name): str(value) for name, value in event.headers}
+                    self.server.asked.append(
+                        Asked(headers[":authority"], headers[":path"], b"", self.request.tls_name, None)
+                    )
+                elif isinstance(event, StreamEnded):
+                    self._connection.send_headers(event.stream_id, [(":status", "200")])
+                    self._connection.send_data(
+                        event.stream_id, self.server.endpoint.encode(), end_stream=True
+                    )
+            self.request.sendall(self._connection.data_to_send())

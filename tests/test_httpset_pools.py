@@ -1,0 +1,194 @@
+"""HTTP over a server set: connections are kept while they are of use, and closed when they are not."""
+
+import asyncio
+import gc
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from tests.support.http2 import Http2Handler, offering_http2
+from tests.support.waiting import eventually
+from tests.support.web import WebServer, fixed, make_certificate, refusing, servers
+from tests.support.web_callers import Httpx, Requests
+from zkdns import FixedSet
+from zkdns.httpset import AsyncTransport, Transport
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Without a garbage collector, which would close in the end what nobody does."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("kind", [Httpx, Requests])
+def test_threads_share_one(kind: Any) -> None:
+    with servers(3) as started:
+        source = fixed(started)
+        caller = kind(source, None)
+        answers: list[str] = []
+
+        def run() -> None:
+            answers.extend(caller.request("GET", "http://web/").text for _ in range(30))
+
+        threads = [threading.Thread(target=run) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for turn in range(20):
+            source.set_endpoints([server.endpoint for server in started[turn % 2 :]])
+        for thread in threads:
+            thread.join()
+        caller.close()
+    assert len(answers) == 180
+
+
+def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
+    """A pool that counts a user too many would outlive its endpoint for ever."""
+
+    async def scenario(gone: WebServer, stays: WebServer, nobody: str) -> None:
+        source = fixed([gone], nobody)
+        transport = AsyncTransport(source)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
+            await asyncio.to_thread(eventually, lambda: len(gone.asked) == 2)  # one of them by way of nobody
+            for task in hanging:
+                task.cancel()
+            assert len(await asyncio.gather(*hanging, return_exceptions=True)) == 2
+            gone.go_on.set()
+            source.set_endpoints([stays.endpoint])
+            await client.get("http://web/")
+            assert not transport._pools._departed
+            await asyncio.to_thread(eventually, lambda: not gone.open)
+
+    with servers(2) as (gone, stays), refusing() as nobody:
+        asyncio.run(scenario(gone, stays, nobody))
+
+
+def test_failed_requests_leave_their_pools() -> None:
+    with servers(1) as (server,), refusing() as nobody:
+        source = FixedSet([nobody, server.endpoint])
+        transport = Transport(source)
+        with httpx2.Client(transport=transport) as client:
+            for _ in range(2):
+                client.get("http://web/")
+            source.set_endpoints([server.endpoint])
+            client.get("http://web/")
+            assert not transport._pools._departed
+
+
+def test_a_request_that_is_cancelled_while_it_closes_connections_leaves_none_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario(stays: WebServer, gone: list[WebServer]) -> None:
+        source = fixed([stays, *gone])
+        transport = AsyncTransport(source)
+        take = transport._pools.take_departed
+
+        def cancelling(endpoints: tuple[str, ...]) -> Iterator[httpx2.AsyncHTTPTransport]:
+            for departed in take(endpoints):
+                task.cancel()  # which shows where it closes this one
+                yield departed
+
+        async with httpx2.AsyncClient(transport=transport) as client:
+            for _ in range(4):
+                await client.get("http://web/")
+            source.set_endpoints([stays.endpoint])
+            with monkeypatch.context() as patch:
+                patch.setattr(transport._pools, "take_departed", cancelling)
+                task = asyncio.create_task(client.get("http://web/"))
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert any(server.open for server in gone)
+            await client.get("http://web/")
+            await asyncio.to_thread(eventually, lambda: not any(server.open for server in gone))
+
+    with servers(4) as (stays, *gone):
+        asyncio.run(scenario(stays, gone))
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("kind", [Httpx, Requests])
+def test_a_connection_opened_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
+    """It leaves between choosing and connecting, and another request notices in between."""
+    with servers(2) as (gone, stays):
+        source = fixed([gone])
+        caller = kind(source, None)
+        balancer = (caller.transport if kind is Httpx else caller.adapter)._balancer
+        pick = balancer.pick
+
+        def interrupted(**options: Any) -> str:
+            balancer.pick = pick
+            chosen: str = pick(**options)
+            source.set_endpoints([stays.endpoint])
+            assert caller.request("GET", "http://web/").text == stays.endpoint
+            return chosen
+
+        balancer.pick = interrupted
+        assert caller.request("GET", "http://web/").text == gone.endpoint
+        assert caller.request("GET", "http://web/").text == stays.endpoint
+        eventually(lambda: not gone.open)
+        assert stays.accepted == 1
+        caller.close()
+
+
+@pytest.mark.usefixtures("no_collector")
+@pytest.mark.parametrize("kind", [Httpx, Requests])
+def test_failures_keep_no_connection_of_an_endpoint_that_leaves(kind: Any) -> None:
+    with servers(2) as (gone, stays), refusing() as nobody:
+        source = fixed([gone], nobody)
+        caller = kind(source, None)
+        for _ in range(2):  # one of the two by way of nobody
+            assert caller.request("GET", "http://web/").text == gone.endpoint
+        source.set_endpoints([stays.endpoint])
+        caller.request("GET", "http://web/")
+        eventually(lambda: not gone.open)
+        caller.close()
+
+
+def test_http2_has_a_connection_for_each_endpoint_and_name(tmp_path: Path) -> None:
+    context, trusted = make_certificate(tmp_path, "web.example", "api.example")
+    trusting = ssl.create_default_context(cafile=trusted)
+    names = ["web.example"] * 4 + ["api.example"] * 4
+
+    async def scenario(source: FixedSet) -> None:
+        transport = AsyncTransport(source, verify=trusting, http2=True)
+        async with httpx2.AsyncClient(transport=transport) as client:
+            for name in names:
+                first, second = await asyncio.gather(*(client.get(f"https://{name}/x") for _ in range(2)))
+                assert {first.http_version, second.http_version} == {"HTTP/2"}
+
+    with servers(2, tls=offering_http2(context), handler=Http2Handler) as started, refusing() as nobody:
+        source = fixed(started, nobody)
+        with httpx2.Client(transport=Transport(source, verify=trusting, http2=True)) as client:
+            for name in names:
+                answer = client.get(f"https://{name}/x")
+                assert answer.http_version == "HTTP/2"
+                assert str(answer.url) == f"https://{name}/x"
+        assert [server.accepted for server in started] == [2, 2]
+        assert [len(server.asked) for server in started] == [4, 4]
+        asyncio.run(scenario(source))
+        assert [server.accepted for server in started] == [4, 4]
+        seen = {(one.tls_name, one.host, one.path) for server in started for one in server.asked}
+    assert seen == {(name, name, "/x") for name in names}
+
+
+def test_http2_that_is_not_installed_is_told_before_anything_is_sent() -> None:
+    program = (
+        "import sys; sys.modules['h2'] = None\n"
+        "from zkdns.httpset import AsyncTransport, Transport\n"
+        "Transport(); AsyncTransport(http2=False)\n"
+        "for kind in (Transport, AsyncTransport):\n"
+        "    try: kind(http2=True)\n"
+        "    except ImportError as error: print(type(error).__name__, error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    sentence = "MissingExtraError http2=True needs h2: pip install 'httpx2[http2]'"
+    assert ran.stdout.splitlines() == [sentence, sentence]
