@@ -10,9 +10,13 @@ closing are the caller's, so nothing here knows the protocol.
         with geo.connection() as client:
             client.locate(...)
 
+The clients of Apache Thrift have no method close, so that they want one more argument:
+`close=lambda client: client._iprot.trans.close()`.
+
 Theory of operation: a request first gets a place at an endpoint, of which each has `max_active`, and then an
-idle connection of that endpoint, or a new one. Places are given in the order of asking. Connecting and
-closing, which may take long, happen without the lock.
+idle connection of that endpoint, or a new one. Whoever frees a place gives it to the first of those who wait
+that can use it: who could not connect to an endpoint waits for a place at another one, and is passed over
+meanwhile. Connecting and closing, which may take long, happen without the lock.
 """
 
 from __future__ import annotations
@@ -103,7 +107,7 @@ class ThriftSet(Generic[_C]):
         self._balance = LeastRequest(watch)
         self._lock = threading.Lock()
         self._pools: dict[str, _Pool[_C]] = {}
-        self._queue: deque[threading.Condition] = deque()  # of those who wait; only the first one may choose
+        self._queue: deque[_Waiter[_C]] = deque()  # those who have no place yet, in the order of asking
         self._doomed: list[_C] = []  # what is to be closed as soon as the lock is free
         self._is_closed = False
         self._unsubscribe = watch.subscribe(self._follow) if watch is not None else None
@@ -135,7 +139,7 @@ class ThriftSet(Generic[_C]):
         """A connection to the endpoint with the least active ones, for the time of a `with` block.
 
         While all endpoints have `max_active` it waits, first come, first served. Where a connection cannot be
-        opened, the next endpoint is tried, each at most once.
+        opened, the next endpoint is tried, each at most once; if that one is full, it is waited for.
 
         A connection that was idle may have been closed by its server meanwhile; that shows at its first use.
 
@@ -166,7 +170,8 @@ class ThriftSet(Generic[_C]):
         with self._lock:
             self._is_closed = True
             self._drop(list(self._pools))
-            self._wake()
+            for waiter in self._queue:
+                waiter.woken.notify()
         self._bury()
 
     def __enter__(self) -> Self:
@@ -179,7 +184,7 @@ class ThriftSet(Generic[_C]):
         """The endpoints have changed; in whatever thread told it."""
         with self._lock:
             self._drop(self._pools.keys() - set(self.endpoints))
-            self._wake()
+            self._serve()
         self._bury()
 
     # -- a place, and a connection -------------------------------------------------------------------------
@@ -210,22 +215,31 @@ class ThriftSet(Generic[_C]):
 
     def _place(self, failures: Mapping[str, Exception], deadline: float | None) -> _Pool[_C]:
         """Wait for a place and take it, with the lock held."""
-        turn = threading.Condition(self._lock)
-        self._queue.append(turn)
+        waiter: _Waiter[_C] = _Waiter(self._lock, failures)
+        self._queue.append(waiter)
         try:
-            while True:
-                if self._is_closed:
-                    raise ClosedError("the set of connections is closed")
-                pool = self._choose(failures) if self._queue[0] is turn else None
-                if pool is not None:
-                    return pool
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
-                    raise BusyError(self._busy(failures))
-                turn.wait(left)
-        finally:
-            self._queue.remove(turn)
-            self._wake()  # there may be a place for the next one too
+            return self._wait(waiter, deadline)
+        except BaseException:
+            if waiter.pool is None:
+                self._queue.remove(waiter)
+            else:  # it was given while this was interrupted, or the set closed
+                self._balance.release(waiter.pool.endpoint)
+                self._serve()
+            raise
+
+    def _wait(self, waiter: _Waiter[_C], deadline: float | None) -> _Pool[_C]:
+        while True:
+            if self._is_closed:
+                raise ClosedError("the set of connections is closed")
+            self._serve()
+            if waiter.pool is not None:
+                return waiter.pool
+            if waiter.error is not None:
+                raise waiter.error
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                raise BusyError(self._busy(waiter.failures))
+            waiter.woken.wait(left)
 
     def _choose(self, failures: Mapping[str, Exception]) -> _Pool[_C] | None:
         """A place at the endpoint with the least active connections; None: all have as many as they may."""
@@ -259,15 +273,26 @@ class ThriftSet(Generic[_C]):
                 now = self._clock()
                 pool.idle += ((connection, now) for connection in idle)
                 self._expire(pool)
-            self._wake()
+            self._serve()
         self._bury()
 
     # -- with the lock held --------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        """Have the first of those who wait look again; when it is served it wakes the next one."""
-        if self._queue:
-            self._queue[0].notify()
+    def _serve(self) -> None:
+        """Give the places that there are to those who wait, in the order of asking."""
+        for waiter in tuple(self._queue):
+            waiter.error = None
+            try:
+                waiter.pool = self._choose(waiter.failures)
+            except (NoEndpointsError, NoConnectionError) as error:
+                waiter.error = error
+            if waiter.pool is not None:
+                self._queue.remove(waiter)
+            elif waiter.error is None:
+                if waiter.failures:
+                    continue  # there may be a place where it could not connect
+                return
+            waiter.woken.notify()
 
     def _expire(self, pool: _Pool[_C]) -> None:
         """Doom what has been idle for too long, and the oldest of what is too much."""
@@ -297,6 +322,16 @@ class ThriftSet(Generic[_C]):
                 self._close(connection)
             except Exception as error:  # noqa: BLE001 - nothing is left to be done with it
                 log.warning("a connection could not be closed", error=repr(error))
+
+
+class _Waiter(Generic[_C]):
+    """Who waits for a place: where it could not connect, and what came of it."""
+
+    def __init__(self, lock: threading.Lock, failures: Mapping[str, Exception]) -> None:
+        self.failures = failures
+        self.woken = threading.Condition(lock)
+        self.pool: _Pool[_C] | None = None  # where its place is; it is out of the queue then
+        self.error: ZkdnsError | None = None
 
 
 class _Pool(Generic[_C]):

@@ -7,7 +7,6 @@ import socket
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -27,28 +26,6 @@ from tests.support.waiting import eventually
 from zkdns.errors import BadValueError, ClosedError
 from zkdns.fixedset import FixedSet
 from zkdns.thriftset import BusyError, NoConnectionError, ThriftSet
-
-
-@pytest.fixture
-def servers() -> Iterator[list[EchoServer]]:
-    """Three that run."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(EchoServer()) for _ in range(3)]
-
-
-@pytest.fixture
-def server(servers: list[EchoServer]) -> EchoServer:
-    """One of them, where one is enough."""
-    return servers[0]
-
-
-@pytest.fixture
-def refusing() -> Iterator[list[str]]:
-    """Two endpoints that refuse connections: the ports are taken, and nobody listens."""
-    with socket.socket() as one, socket.socket() as other:
-        one.bind(("127.0.0.1", 0))
-        other.bind(("127.0.0.1", 0))
-        yield [f"127.0.0.1:{taken.getsockname()[1]}" for taken in (one, other)]
 
 
 class Clock:
@@ -74,11 +51,6 @@ def test_a_connection_calls_the_server_and_is_used_again(server: EchoServer) -> 
 
 
 def test_ipv6_endpoints_are_connected_to() -> None:
-    try:
-        with socket.socket(socket.AF_INET6) as probe:
-            probe.bind(("::1", 0))
-    except OSError as error:
-        pytest.skip(f"no IPv6 on loopback: {error}")
     with EchoServer("::1") as server, set_of(server.endpoint) as connections:
         assert server.endpoint.startswith("[::1]:")
         with connections.connection() as client:
@@ -99,6 +71,25 @@ def test_the_endpoint_with_the_least_active_connections_is_taken(servers: list[E
             stack.push(block)
         following = [stack.enter_context(connections.connection()).endpoint for _ in range(2)]
         assert following == [least, least]
+
+
+def test_ten_are_active_and_ten_idle_for_five_minutes_where_nothing_else_is_said(server: EchoServer) -> None:
+    clock = Clock()
+    with set_of(server.endpoint, clock=clock) as connections:
+        with contextlib.ExitStack() as stack:
+            for _ in range(10):
+                stack.enter_context(connections.connection(0))
+            with pytest.raises(BusyError), connections.connection(0):
+                pass
+        assert (server.opened, server.open) == (10, 10)
+        clock.now += 299.9
+        with connections.connection():
+            pass
+        assert (server.opened, server.open) == (10, 10)
+        clock.now += 0.2
+        with connections.connection():
+            eventually(lambda: server.open == 1)
+        assert server.opened == 10
 
 
 def test_no_more_than_max_idle_are_kept(server: EchoServer) -> None:
@@ -253,6 +244,33 @@ def test_while_one_is_full_and_the_other_refuses_it_waits(server: EchoServer, re
             waiting_in(connections, 1)
             first.stop()
             assert second.served() is first.client
+
+
+def test_who_waits_for_the_only_one_that_answers_holds_up_nobody_else(
+    servers: list[EchoServer], refusing: list[str]
+) -> None:
+    """One who could not connect waits for the other endpoint; who comes later may well be able to."""
+    full, back = servers[:2]
+    ports = {int(refusing[0].rpartition(":")[2]): 0}
+
+    def connect(host: str, port: int) -> EchoClient:
+        return EchoClient(host, ports.get(port) or port)
+
+    watch = FixedSet([refusing[0], full.endpoint])
+    with ThriftSet(watch, connect, max_active=1) as connections, contextlib.ExitStack() as stack:
+        first = stack.enter_context(Holder(connections))
+        assert first.served().endpoint == full.endpoint
+        second = stack.enter_context(Holder(connections))
+        waiting_in(connections, 1)
+        ports |= dict.fromkeys(ports, back.port)  # it is up again
+        third = stack.enter_context(Holder(connections))
+        assert third.served().endpoint == back.endpoint
+        fourth = stack.enter_context(Holder(connections))
+        waiting_in(connections, 2)
+        first.stop()
+        assert second.served().endpoint == full.endpoint  # still before those who came later
+        third.stop()
+        assert fourth.served().endpoint == back.endpoint
 
 
 def test_what_interrupts_connecting_leaves_no_place_taken(server: EchoServer) -> None:

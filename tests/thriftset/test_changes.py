@@ -3,7 +3,6 @@
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,20 +19,6 @@ from tests.support.waiting import eventually
 from zkdns.errors import BadValueError, NoEndpointsError, ZkdnsError
 from zkdns.fixedset import FixedSet
 from zkdns.thriftset import BusyError, ThriftSet
-
-
-@pytest.fixture
-def servers() -> Iterator[list[EchoServer]]:
-    """Three that run."""
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(EchoServer()) for _ in range(3)]
-
-
-@pytest.fixture
-def server(servers: list[EchoServer]) -> EchoServer:
-    """One of them, where one is enough."""
-    return servers[0]
-
 
 # -- waiting ---------------------------------------------------------------------------------------------
 
