@@ -1,5 +1,6 @@
 """The README is true: its commands do what it says, its files hold, its examples print what it shows."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -13,9 +14,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.guard import guarded
+from tests.support.memcached import MemcachedServer, memcached_is_missing
 from tests.support.server import ZkdnsServer
+from tests.support.thrift import IDL, EchoServer
 from tests.support.waiting import eventually
+from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
+from zkdns.balance.ring import Ring
 from zkdns.cli import main
 from zkdns.config import load_config
 from zkdns.serverset.fixed import parse_fixed
@@ -138,11 +143,45 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def test_its_python_runs_against_a_real_zookeeper(zookeeper: ZooKeeperServer) -> None:
-    program = "".join(blocks("python")).replace("zk01:2181,zk02:2181,zk03:2181", zookeeper.address)
-    printed = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30
-    ).stdout
-    path, endpoints = printed.splitlines()
+def run_python(program: str, directory: Path) -> list[str]:
+    """The lines that it prints."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=directory,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ).stdout.splitlines()
+
+
+def test_its_python_runs_against_a_real_zookeeper(zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
+    program = "".join(blocks("python")[:2]).replace("zk01:2181,zk02:2181,zk03:2181", zookeeper.address)
+    path, endpoints = run_python(program, tmp_path)
     assert re.fullmatch(r"/discovery/prod/web/member_\d{10}", path)
     assert endpoints == "()"  # the registration is closed by then
+
+
+@pytest.mark.skipif(bool(memcached_is_missing()), reason=memcached_is_missing())
+def test_its_balancers_run_against_real_servers(tmp_path: Path) -> None:
+    program = "".join(blocks("python")[2:])
+    assert f'caches.pick("user:7"))  # {Ring(["10.0.0.1:11211", "10.0.0.2:11211"]).pick("user:7")}' in program
+    (tmp_path / "echo.thrift").write_text(IDL)
+    with contextlib.ExitStack() as stack:
+        webs = [stack.enter_context(WebServer()) for _ in range(2)]
+        caches = [stack.enter_context(MemcachedServer()) for _ in range(2)]
+        echoes = [stack.enter_context(EchoServer()) for _ in range(2)]
+        endpoints = {
+            8080: [web.endpoint for web in webs],
+            11211: [cache.endpoint for cache in caches],
+            9090: [echo.endpoint for echo in echoes],
+        }
+        for port, started in endpoints.items():
+            for number, endpoint in enumerate(started, 1):
+                program = program.replace(f'"10.0.0.{number}:{port}"', f'"{endpoint}"')
+        two_hundred, again, picked, name, echoed = run_python(program, tmp_path)
+    assert (two_hundred, again) == ("200", "200")
+    assert [asked.host for web in webs for asked in web.asked] == ["web", "web"]
+    assert picked in endpoints[11211]
+    assert (name, echoed) == ("b'Ada'", "hello")
