@@ -4,6 +4,7 @@ python -m tests.bench.bare read HOSTS ROOT     the whole tree by multiRead, noth
 python -m tests.bench.bare follow HOSTS ROOT   a recursive watch, and a read at each event
 """
 
+import signal
 import sys
 import threading
 import time
@@ -79,7 +80,7 @@ def follow(client: KazooClient, root: str) -> None:
     ask(client, AddWatch(root), lambda _results, _error: ready.set())
     ready.wait(_TIMEOUT)
     print("ready", flush=True)
-    sys.stdin.read()  # until whoever started this has enough
+    signal.pause()  # until whoever started this has enough, and kills it
 
 
 def main() -> None:

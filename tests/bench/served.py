@@ -1,5 +1,6 @@
 """`zkdns serve` for benchmarks, and a client that costs as little as it can."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -7,6 +8,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
@@ -35,6 +37,23 @@ def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:
     question = b"".join(bytes((len(label),)) + label.encode() for label in name.split(".")) + b"\0"
     header = struct.pack("!6H", ident, 0x0100, 1, 0, 0, 1)
     return header + question + struct.pack("!HH", qtype, 1) + _EDNS
+
+
+@contextlib.contextmanager
+def started(*module_and_arguments: str) -> Iterator[Iterator[str]]:
+    """A Python module as a process of its own, killed at the end; gives the lines that it prints."""
+    command = [sys.executable, "-m", *module_and_arguments]
+    process = subprocess.Popen(
+        guarded(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout is not None
+    try:
+        yield process.stdout
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.communicate()
 
 
 class Client:

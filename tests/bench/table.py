@@ -16,9 +16,8 @@ from pathlib import Path
 from kazoo.client import KazooClient
 
 from tests.bench.report import Report, percentile, progress, spread
-from tests.bench.served import Client, Served
+from tests.bench.served import Client, Served, started
 from tests.serverset.sync_helpers import data
-from tests.support.guard import guarded
 from tests.support.zookeeper import ZooKeeperServer
 
 ROOT = "/discovery"
@@ -47,19 +46,13 @@ def populate(client: KazooClient, services: int, members: int) -> None:
                 result.get()
 
 
-def run_bare(what: str, zookeeper: ZooKeeperServer) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "tests.bench.bare", what, zookeeper.address, ROOT]
-    return subprocess.Popen(guarded(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-
 def measure_start(report: Report, zookeeper: ZooKeeperServer, last: str) -> None:
     """Process start to ready, beside a bare reading of the same tree; by turns."""
     ours, bare, bare_process = [], [], []
     for _ in range(STARTS):
         begun = time.monotonic()
-        with run_bare("read", zookeeper) as process:
-            assert process.stdout is not None
-            bare.append(float(process.stdout.readline().split()[0]))
+        with started("tests.bench.bare", "read", zookeeper.address, ROOT) as lines:
+            bare.append(float(next(lines).split()[0]))
             bare_process.append(time.monotonic() - begun)
         with Served("--zookeeper", zookeeper.address) as served:
             ours.append(served.wait_fresh(last))
@@ -73,13 +66,12 @@ def measure_start(report: Report, zookeeper: ZooKeeperServer, last: str) -> None
 
 def measure_changes(report: Report, zookeeper: ZooKeeperServer, client: KazooClient, port: int) -> None:
     """One member created, to the answer that holds it; a bare client hears of the same."""
-    ours, bare = [], {}
+    ours: list[float] = []
+    bare: dict[str, float] = {}
     asker = Client(port)
     begun: dict[str, float] = {}
-    with run_bare("follow", zookeeper) as follower:
-        assert follower.stdout is not None
-        assert follower.stdin is not None
-        follower.stdout.readline()
+    with started("tests.bench.bare", "follow", zookeeper.address, ROOT) as lines:
+        next(lines)  # it is ready
         for number in range(CHANGES):
             service = f"service{number % 97}"
             address = f"10.250.{number // 250}.{number % 250}"
@@ -93,13 +85,11 @@ def measure_changes(report: Report, zookeeper: ZooKeeperServer, client: KazooCli
             begun[path] = moment
             client.delete(path)
             time.sleep(0.005)
-        follower.stdin.close()
-        for line in follower.stdout:
-            path, when = line.split()
-            if path in begun:
-                bare[path] = float(when) - begun[path]
+        while len(bare) < CHANGES:
+            path, when = next(lines).split()
+            bare[path] = float(when) - begun[path]
     asker.close()
-    yardstick = f"bare recursive watch and read: {spread(list(bare.values()))} ({len(bare)} of {CHANGES})"
+    yardstick = f"bare recursive watch and read: {spread(list(bare.values()))}"
     median = statistics.median(ours)
     report.add("member created to its answer: median", median * 1000, "ms", bound=5, yardstick=yardstick)
     report.add("the same: p99", percentile(ours, 0.99) * 1000, "ms", bound=25, yardstick=yardstick)
@@ -165,13 +155,9 @@ def measure_storm(report: Report, zookeeper: ZooKeeperServer, client: KazooClien
     services = 200
     names = [f"service{number}.staging.discovery" for number in range(services)]
     asker = Asker(port, names)
-    command = [sys.executable, "-m", "tests.bench.storm", zookeeper.address, ROOT]
-    command += map(str, (services, STORM_RATE, STORM_SECONDS))
-    with subprocess.Popen(
-        guarded(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as storm:
-        assert storm.stdout is not None
-        ended, count = storm.stdout.readline().split()
+    numbers = map(str, (services, STORM_RATE, STORM_SECONDS))
+    with started("tests.bench.storm", zookeeper.address, ROOT, *numbers) as lines:
+        ended, count = next(lines).split()
     probe = Client(port)
     while socket.inet_aton("10.201.0.1") not in (probe.ask(names[0]) or b""):
         time.sleep(0.001)

@@ -31,7 +31,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     zookeeper: str | None = None
     """`host:port,host:port/chroot`; None: no ZooKeeper."""
     watches: Watches = "auto"
-    """How changes in ZooKeeper are heard of: by a recursive watch where that is possible, or one-shot ones."""
+    """How changes in ZooKeeper are heard of: by a recursive watch where possible, or by one-shot ones."""
     fixed: str | None = None
     """Path of a file of services that need no ZooKeeper."""
     demo: bool = False
