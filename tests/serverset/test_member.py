@@ -286,6 +286,35 @@ def test_shard_and_additional_endpoints_are_written_as_finagle_writes_them() -> 
     assert encode_member(member) == FINAGLE
 
 
+# What Go's encoding/json writes: map[string]endpoint has its keys in order, and these characters are escaped.
+AS_GO = [
+    ({"b": 2, "a": 1, "B": 3, "é": 4}, ["B", "a", "b", "é"]),
+    ({"a<b>&c": 1}, ["a\\u003cb\\u003e\\u0026c"]),
+    ({"\u2028\u2029\u202a": 1}, ["\\u2028\\u2029\u202a"]),
+    ({'"\\/\t\x7f\x01': 1}, ['\\"\\\\/\\t\x7f\\u0001']),
+]
+
+
+@pytest.mark.parametrize(("ports", "keys"), AS_GO)
+def test_names_are_written_in_order_and_escaped_as_go_does(ports: dict[str, int], keys: list[str]) -> None:
+    endpoints = {name: Endpoint("h", port) for name, port in ports.items()}
+    text = {name: str(port) for name, port in ports.items()}
+    member = Member(NAME, Endpoint("h", 9), additional=endpoints, metadata=text)
+    data = encode_member(member)
+    assert decode_member(NAME, data) == member
+    fields = [
+        ",".join(f'"{key}":{value}' for key, value in zip(keys, values, strict=True))
+        for values in (
+            [f'{{"host":"h","port":{ports[name]}}}' for name in sorted(ports)],
+            [f'"{ports[name]}"' for name in sorted(ports)],
+        )
+    ]
+    assert data.decode() == (
+        '{"serviceEndpoint":{"host":"h","port":9},"additionalEndpoints":{' + fields[0] + "},"
+        '"status":"ALIVE","metadata":{' + fields[1] + "}}"
+    )
+
+
 def test_shard_0_is_written_and_metadata_stands_last() -> None:
     member = Member(NAME, Endpoint("::1", 1), shard=0, metadata={"a": "b"}, status=Status.STARTING)
     assert encode_member(member).endswith(b'"status":"STARTING","shard":0,"metadata":{"a":"b"}}')

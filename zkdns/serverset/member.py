@@ -22,6 +22,8 @@ MEMBER_PREFIX: Final = "member_"
 
 _BOM = b"\xef\xbb\xbf"
 _THRIFT_STRUCT = 0x0C  # the first byte of a TBinary struct whose first field is a struct
+# encoding/json's default; outside of strings none of them occurs in JSON
+_ESCAPED_BY_GO = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (*b"<>&", 0x2028, 0x2029))
 _SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
 
 
@@ -160,17 +162,25 @@ def decode_member(name: str, data: bytes) -> Member:
 
 
 def encode_member(member: Member) -> bytes:
-    """The member's JSON, byte for byte as go.serversets and Finagle write it."""
+    """The member's JSON, byte for byte as go.serversets and Finagle write it.
+
+    As Go writes it, that is: keys of maps in order, and escaped what HTML or JavaScript could mistake.
+    """
     record: dict[str, object] = {
         "serviceEndpoint": _plain(member.service),
-        "additionalEndpoints": {name: _plain(endpoint) for name, endpoint in member.additional.items()},
+        "additionalEndpoints": {
+            name: _plain(endpoint) for name, endpoint in sorted(member.additional.items())
+        },
         "status": member.status.value,
     }
     if member.shard is not None:
         record["shard"] = member.shard
     if member.metadata:
-        record["metadata"] = member.metadata
-    return msgspec.json.encode(record)
+        record["metadata"] = dict(sorted(member.metadata.items()))
+    data = msgspec.json.encode(record)
+    for raw, escaped in _ESCAPED_BY_GO:
+        data = data.replace(raw, escaped)
+    return data
 
 
 def _plain(endpoint: Endpoint | None) -> dict[str, object]:
