@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from kazoo.security import make_acl
 
 from tests.support.fault_proxy import CREATE, DELETE, FaultProxy
 from tests.support.members import Witness, client_of
@@ -123,6 +124,17 @@ def test_another_sessions_equal_znode_is_not_taken_for_our_own(proxy: FaultProxy
         with web_through(proxy).register("a", 1) as second:
             assert first.path != second.path
             assert len(zk.get_children(SET)) == 2
+
+
+def test_a_member_that_may_not_be_read_does_not_hide_whether_a_create_was_done(
+    proxy: FaultProxy, zk: Any
+) -> None:
+    secret = zk.create(f"{SET}/member_", b"", sequence=True, acl=[make_acl("world", "anyone", admin=True)])
+    proxy.lose_reply_of(CREATE)
+    with web_through(proxy).register("a", 1) as registration:
+        assert proxy.lost_replies == 1
+        assert sorted(zk.get_children(SET)) == [secret[-17:], str(registration.path)[-17:]]
+    zk.set_acls(secret, [make_acl("world", "anyone", all=True)])
 
 
 @pytest.mark.parametrize("_again", range(10))

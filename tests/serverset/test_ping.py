@@ -11,6 +11,7 @@ from tests.support.members import Witness
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZkdnsError
+from zkdns.serverset.ping import Pinger
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
@@ -119,6 +120,25 @@ def test_one_that_is_only_slow_registers_later(server_set: Sets) -> None:
         assert not registration.is_registered  # ZooKeeper is there: this is no reason to raise
         service.goes_on.set()
         assert registration.wait(5.0)
+
+
+def test_one_that_returns_at_the_last_moment_is_heard_last() -> None:
+    heard: list[ZkdnsError | None] = []
+    goes_on, returned = threading.Event(), threading.Event()
+
+    def hear(error: ZkdnsError | None) -> None:
+        if error is None:
+            returned.set()
+        else:
+            goes_on.set()
+            returned.wait(0.3)  # where it could be told meanwhile, it would be told now
+        heard.append(error)
+
+    pinger = Pinger(hear, goes_on.wait, interval=60.0, timeout=0.05)
+    pinger.start()
+    eventually(lambda: len(heard) == 2)
+    assert heard[-1] is None
+    pinger.stop()
 
 
 def test_closing_does_not_wait_for_one_that_hangs(zk: Any, server_set: Sets) -> None:

@@ -49,8 +49,8 @@ JSON = [
     (
         {"host": "10.0.0.1", "port": 1, "additional": {"b": "other:2", "a": ("::1", 3)}, "shard": 0},
         (
-            b'{"serviceEndpoint":{"host":"10.0.0.1","port":1},"additionalEndpoints":{"b":{"host":"other",'
-            b'"port":2},"a":{"host":"::1","port":3}},"status":"ALIVE","shard":0}'
+            b'{"serviceEndpoint":{"host":"10.0.0.1","port":1},"additionalEndpoints":{"a":{"host":"::1",'
+            b'"port":3},"b":{"host":"other","port":2}},"status":"ALIVE","shard":0}'
         ),
     ),
     (
@@ -135,7 +135,8 @@ def test_comes_back_when_deleted_from_outside(
         assert witness.longest_absence < 2.0
         client = web._session._client
         assert client is not None
-        assert sum(len(watchers) for watchers in client._data_watchers.values()) == 1
+        eventually(lambda: not web._session._jobs)  # the last one is there, and may not be watched yet
+        eventually(lambda: sum(len(watchers) for watchers in client._data_watchers.values()) == 1)
 
 
 def test_comes_back_when_the_whole_set_is_deleted_from_outside(
@@ -144,7 +145,10 @@ def test_comes_back_when_the_whole_set_is_deleted_from_outside(
     web = server_set()
     with web.register("a", 1) as registration:
         before = zk.exists(registration.path).czxid
-        zk.delete(zk_root, recursive=True)
+        change = zk.transaction()  # at once, so that it is not back before its parents are gone
+        for path in (str(registration.path), web.path, f"{zk_root}/test", zk_root):
+            change.delete(path)
+        change.commit()
         eventually(lambda: zk.exists(registration.path).czxid > before and len(members(zk, web)) == 1)
 
 
@@ -338,6 +342,18 @@ def test_says_that_it_may_not(zk: Any, zookeeper: ZooKeeperServer, zk_root: str,
     assert waiting.wait(10.0)  # it may now
     waiting.close()
     assert members(zk, web) == []
+
+
+def test_who_may_do_nothing_there_need_not_wait_for_closing(zk: Any, server_set: Sets) -> None:
+    web = server_set(session_timeout=8.0)
+    zk.ensure_path(web.path)
+    zk.set_acls(web.path, [make_acl("world", "anyone", admin=True)])
+    with web.watch(timeout=None):  # so that the znode would not simply go with the session
+        began = time.monotonic()
+        with pytest.raises(ZooKeeperError, match=r"its ACL"):
+            web.register("a", 1)
+        assert time.monotonic() - began < 4.0
+    zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
 
 
 def test_what_is_too_large_is_refused_before_anything_is_asked() -> None:

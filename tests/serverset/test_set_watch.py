@@ -1,6 +1,7 @@
 """Watching a set: what is there is seen, what is bad costs itself alone, and what was known stays."""
 
 import asyncio
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -282,6 +283,22 @@ def test_a_subscriber_that_exits_ends_nothing(
             add(zk, web, data_of(f"h{number}"))
             counts(watch, number + 1)
     caplog.clear()  # they were logged as the mistakes that they are
+
+
+def test_a_subscriber_that_exits_when_the_set_goes_does_not_keep_the_next_from_being_seen(
+    zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
+) -> None:
+    web = server_set()
+    add(zk, web, data_of("a"))
+    with web.watch() as watch:
+        unsubscribe = watch.subscribe(lambda: sys.exit(1))
+        zk.delete(web.path, recursive=True)
+        sees(watch)
+        unsubscribe()
+        eventually(lambda: any("a job of a ZooKeeper session failed" in each for each in caplog.messages))
+        add(zk, web, data_of("b"))
+        sees(watch, "b:1")
+    caplog.clear()  # it was logged as the mistake that it is
 
 
 def test_awaits(zk: Any, server_set: Sets) -> None:

@@ -10,24 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
-from kazoo.exceptions import NoNodeError
+from kazoo.exceptions import NoAuthError, NoNodeError
 
 from zkdns.errors import UnreachableError, ZkdnsError
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import MEMBER_PREFIX, Member, encode_member
+from zkdns.serverset.ping import Ping, Pinger
 from zkdns.serverset.session import Backoff, Session, explain
 
 if TYPE_CHECKING:
     from kazoo.protocol.states import WatchedEvent
 
 log = Log("zkdns.registration")
-
-Ping = Callable[[], object]
-"""Whether the service can serve: False or an exception means that it cannot, anything else that it can."""
 
 
 class Registration:
@@ -61,10 +57,14 @@ class Registration:
         self._refusal: ZkdnsError | None = None
         self._is_closing = False
         self._is_gone = False
-        self._pinger = _Pinger(self._heard_ping, ping, ping_interval, ping_timeout) if ping else None
+        self._pinger = Pinger(self._heard_ping, ping, ping_interval, ping_timeout) if ping else None
         session.join(self)
         if self._pinger:
-            self._pinger.start()
+            try:
+                self._pinger.start()
+            except BaseException:  # there are no threads left to start
+                self.close(0)
+                raise
 
     # -- for everybody -------------------------------------------------------------------------------------
 
@@ -98,16 +98,24 @@ class Registration:
         """Wait until it is registered, or its ping has said no, or takes longer than this.
 
         Raises:
-            ZkdnsError: ZooKeeper refuses; it is closed then.
-            UnreachableError: ZooKeeper could not be asked within `timeout` seconds; it is closed then.
+            ZkdnsError: ZooKeeper refuses.
+            UnreachableError: ZooKeeper could not be asked within `timeout` seconds.
+
+        Whatever is raised, also KeyboardInterrupt: it is closed then.
         """
-        was_tried = self._session.wait_for(self._state, lambda: self._was_tried, timeout)
+        try:
+            self._wait_for_outcome(timeout)
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_for_outcome(self, timeout: float) -> None:
+        self._session.wait_for(self._state, lambda: self._was_tried or self._is_closing, timeout)
         refusal = self._refusal
-        if was_tried and refusal is None:
+        if refusal is None and (self._was_tried or self._is_closing):
             return
         if self._is_wanted is None and self._session.is_connected:
             return
-        self.close()
         raise refusal or UnreachableError(
             f"cannot register in {self._directory}: ZooKeeper at {self._session.hosts} cannot be reached"
         )
@@ -125,10 +133,12 @@ class Registration:
             self._pinger.stop()
         self._session.soon(self._compare)
         limit = self._session.session_timeout if timeout is None else timeout
-        is_gone = self._session.wait_for(self._state, lambda: self._is_gone, limit)
-        self._session.leave(self, unfinished=not is_gone)
-        if self._is_gone:
-            self._session.finished(self)  # it went between the two lines above
+        try:
+            self._session.wait_for(self._state, lambda: self._is_gone, limit)
+        finally:  # who interrupts the waiting has left as well
+            self._session.leave(self, unfinished=not self._is_gone)
+            if self._is_gone:
+                self._session.finished(self)  # it went between the two lines above
 
     async def close_async(self, timeout: float | None = None) -> None:
         """`close`, awaited."""
@@ -228,7 +238,6 @@ class Registration:
         return self._session.owns(status)
 
     def _create(self) -> None:
-        self._is_uncertain = True
         try:
             path = self._ask_to_create()
         except NoNodeError:
@@ -240,32 +249,40 @@ class Registration:
     def _ask_to_create(self) -> str:
         # Without kazoo's makepath: that creates in several steps, of which the last may come long after we
         # have given up waiting, and have looked whether it had happened.
-        return str(
-            self._session.ask(
+        self._is_uncertain = True
+        try:
+            path = self._session.ask(
                 "create", f"{self._directory}/{MEMBER_PREFIX}", self._data, ephemeral=True, sequence=True
             )
-        )
+        except (NoNodeError, NoAuthError):
+            self._is_uncertain = False  # that is an answer: it has not happened
+            raise
+        return str(path)
 
     def _adopt(self) -> None:
-        """Find the znode of a create whose answer was lost: of our session, with our data, nobody else's."""
+        """Find the znode of a create whose answer was lost: of our session, with our data, nobody else's.
+
+        Once this can ask, that create is done or never will be: on one connection ZooKeeper keeps the order,
+        and as it takes a session's next connection it ends the one before (measured: what comes there later
+        is dropped).
+        """
         self._session.ask("sync", self._directory)  # another server than we asked may not know of it yet
         try:
             names = self._session.ask("get_children", self._directory)
         except NoNodeError:
             names = []
-        for name in sorted(names, reverse=True):
-            path = f"{self._directory}/{name}"
-            if not name.startswith(MEMBER_PREFIX) or path in self._session.claimed:
-                continue
-            try:
-                data, status = self._session.ask("get", path)
-            except NoNodeError:
-                continue
-            if data == self._data and self._session.owns(status):
-                log.info("member had been registered; only the answer was lost", path=path)
-                self._claim(path)
-                return
+        paths = [f"{self._directory}/{name}" for name in sorted(names) if name.startswith(MEMBER_PREFIX)]
+        free = [path for path in paths if path not in self._session.claimed]
+        ours = None
+        for path, answer in [(path, self._session.begin_to_ask("get", path)) for path in free]:
+            with contextlib.suppress(NoNodeError, NoAuthError):  # our own can be read
+                data, status = answer.get(timeout=self._session.session_timeout)
+                if data == self._data and self._session.owns(status):
+                    ours = path
         self._is_uncertain = False
+        if ours is not None:
+            log.info("member had been registered; only the answer was lost", path=ours)
+            self._claim(ours)
 
     def _claim(self, path: str) -> None:
         self._session.claimed.add(path)
@@ -304,52 +321,3 @@ class Registration:
             self._state.notify_all()
         if self._is_gone:
             self._session.finished(self)
-
-
-class _Pinger:
-    """Calls a ping again and again in a thread of its own, and tells how it went.
-
-    A ping that takes longer than its time is a failing one, until it returns.
-    """
-
-    def __init__(
-        self, heard: Callable[[ZkdnsError | None], None], ping: Ping, interval: float, timeout: float
-    ) -> None:
-        self._heard = heard
-        self._ping = ping
-        self._interval = interval
-        self._timeout = timeout
-        self._stopped = threading.Event()
-        self._began: float | None = None
-        self._caller = threading.Thread(target=self._call, name="zkdns ping", daemon=True)
-        self._clock = threading.Thread(target=self._mind_the_time, name="zkdns ping time", daemon=True)
-
-    def start(self) -> None:
-        self._caller.start()
-        self._clock.start()
-
-    def stop(self) -> None:
-        """Call it no more; one that hangs is left to itself."""
-        self._stopped.set()
-
-    def _call(self) -> None:
-        while not self._stopped.is_set():
-            self._began = time.monotonic()
-            error: ZkdnsError | None = None
-            try:
-                if self._ping() is False:
-                    error = ZkdnsError("the ping says that the service cannot serve")
-            except BaseException as failure:  # noqa: BLE001 - whatever it raises, also sys.exit(), means no
-                error = ZkdnsError(f"the ping failed: {failure!r}")
-            self._began = None
-            if not self._stopped.is_set():
-                self._heard(error)
-            self._stopped.wait(self._interval)
-
-    def _mind_the_time(self) -> None:
-        told: float | None = None
-        while not self._stopped.wait(min(self._timeout, 1.0) / 4):
-            began = self._began
-            if began is not None and began != told and time.monotonic() - began > self._timeout:
-                told = began
-                self._heard(ZkdnsError(f"the ping has not returned within {self._timeout:g} s"))

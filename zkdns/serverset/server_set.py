@@ -11,7 +11,8 @@ from zkdns.address import MAX_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_
 from zkdns.errors import BadValueError
 from zkdns.namespace import Namespace, check_znode_path, parse_namespace
 from zkdns.serverset.member import Endpoint, Member, canonical_host, encode_member
-from zkdns.serverset.registration import Ping, Registration
+from zkdns.serverset.ping import Ping
+from zkdns.serverset.registration import Registration
 from zkdns.serverset.session import Session
 from zkdns.serverset.set_watch import SetWatch
 
@@ -134,9 +135,8 @@ class ServerSet:
         metadata: Mapping[str, str] | None = None,
         timeout: float | None = 10.0,
     ) -> Registration:
-        """`register`, awaited; `async with` closes it."""
-        return await asyncio.to_thread(
-            self.register,
+        """`register`, awaited; `async with` closes it. Cancelled, it has left nothing registered."""
+        registration = self.register(
             host,
             port,
             ping=ping,
@@ -145,8 +145,11 @@ class ServerSet:
             additional=additional,
             shard=shard,
             metadata=metadata,
-            timeout=timeout,
+            timeout=None,
         )
+        if timeout is not None:
+            await _outcome(registration, timeout)
+        return registration
 
     def watch(self, *, timeout: float | None = 10.0) -> SetWatch:
         """Follow the members; the first set is there when this returns.
@@ -164,8 +167,21 @@ class ServerSet:
         return watch
 
     async def watch_async(self, *, timeout: float | None = 10.0) -> SetWatch:
-        """`watch`, awaited."""
-        return await asyncio.to_thread(self.watch, timeout=timeout)
+        """`watch`, awaited. Cancelled, it has left nothing that watches."""
+        watch = self.watch(timeout=None)
+        if timeout is not None:
+            await _outcome(watch, timeout)
+        return watch
+
+
+async def _outcome(opened: Registration | SetWatch, timeout: float) -> None:
+    """Await its outcome; who is cancelled meanwhile has closed it, since nobody else could."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.run_in_executor(None, opened.wait_for_outcome, timeout)
+    except asyncio.CancelledError:
+        await asyncio.shield(loop.run_in_executor(None, opened.close))  # goes on if cancelled once more
+        raise
 
 
 def make_member(

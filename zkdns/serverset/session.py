@@ -4,13 +4,16 @@
 
 kazoo must not be asked in its own callbacks (it deadlocks), so jobs that come from there run in the worker. A
 session begins with its first user and ends with its last; a client of the caller's own is left running then.
+The end of the process ends it too. A process that is forked off has no part in it, and begins one of its own.
 """
 
 from __future__ import annotations
 
+import atexit
 import heapq
 import itertools
 import math
+import os
 import threading
 import time
 import weakref
@@ -42,6 +45,8 @@ log = Log("zkdns.session")
 AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError, KazooTimeoutError)
 """What is raised where the connection is the reason: it says nothing about whether the server did it."""
 
+_EXIT_PATIENCE = 2.0  # seconds that the end of the process waits for the end of the session
+
 _LEAST_PAUSE, _MOST_PAUSE = 1.0, 60.0  # seconds between tries of what the server refuses, as go.serversets
 
 
@@ -67,10 +72,15 @@ class Session:
     def __init__(self, hosts: str, session_timeout: float, client: KazooClient | None = None) -> None:
         self.hosts = hosts
         self.session_timeout = session_timeout
-        self.claimed: set[str] = set()
-        """Paths of members that a registration of this session holds."""
         # Weak: it is the key that this session is found by. With users, `_client` holds it.
         self._given = weakref.ref(client) if client is not None else None
+        self.forget()
+        _sessions.add(self)
+
+    def forget(self) -> None:
+        """Be as new. A process just forked off has none of the threads, and all else is its parent's."""
+        self.claimed: set[str] = set()
+        """Paths of members that a registration of this session holds."""
         self._client: KazooClient | None = None
         self._users: list[User] = []
         self._leaving: list[User] = []
@@ -149,6 +159,7 @@ class Session:
             raise ZooKeeperError("the ZooKeeper client that this set was made with is no more")
         if own is not None:
             own.start_async()  # before anything is kept: it fails where there are no files left to open
+            atexit.register(self._end_at_exit)  # after kazoo's own, which is called later so
         self._client = client
         self._worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
         self._worker.start()
@@ -163,6 +174,7 @@ class Session:
                 return
             client.remove_listener(self._heard)
             self._client = self._worker = None
+            atexit.unregister(self._end_at_exit)
             self._leaving.clear()  # what they left goes with the session
             self.claimed.clear()
             self._jobs.clear()
@@ -175,6 +187,21 @@ class Session:
                 log.warning("a ZooKeeper session has not ended in time", reason=repr(error))
         if worker is not threading.current_thread():
             worker.join(self.session_timeout)  # longer only where a subscriber that it calls hangs
+
+    def _end_at_exit(self) -> None:
+        """At the end of the process: members that were not closed go now, not when the time is out."""
+        client, ended = self._client, threading.Event()
+        if client is None:
+            return
+
+        def end() -> None:
+            try:
+                client.stop()
+            finally:
+                ended.set()
+
+        self.soon(end)  # there, since what hangs is left to itself, and no thread can be started any more
+        ended.wait(_EXIT_PATIENCE)
 
     def _heard(self, state: str) -> None:
         """The state listener, in a thread of kazoo's."""
@@ -206,6 +233,8 @@ class Session:
 
         A subscriber of a watch is called in the worker, and may register and close: waiting is working there.
         """
+        if self._worker is None:
+            return is_so()  # there are no jobs
         if threading.current_thread() is not self._worker:
             with state:
                 return state.wait_for(is_so, timeout)
@@ -255,6 +284,17 @@ class Session:
         if client is None:
             raise ConnectionClosedError("the session has ended")
         return getattr(client, f"{call}_async")(*arguments, **options)
+
+
+_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for session in list(_sessions):
+        session.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 class Backoff:

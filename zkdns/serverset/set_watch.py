@@ -54,10 +54,16 @@ class SetWatch(Watch):
         """Wait until the set has been read once.
 
         Raises:
-            ZkdnsError: ZooKeeper refuses; the watch is closed then.
-            UnreachableError: it could not be asked within `timeout` seconds; the watch is closed then.
+            ZkdnsError: ZooKeeper refuses.
+            UnreachableError: it could not be asked within `timeout` seconds.
+
+        Whatever is raised, also KeyboardInterrupt: the watch is closed then.
         """
-        self._session.wait_for(self._changed, lambda: self._was_tried, timeout)
+        try:
+            self._session.wait_for(self._changed, lambda: self._was_tried or self.is_closed, timeout)
+        except BaseException:
+            self.close()
+            raise
         if self.event_count:
             return
         self.close()
@@ -103,9 +109,10 @@ class SetWatch(Watch):
             )
         except NoNodeError:
             self._known.clear()
-            self._publish(())
+            # Before anybody hears of it: a subscriber that exits must not leave us without a watch.
             if self._session.ask("exists", self._directory, watch=self._fired) is not None:
                 self._session.soon(self._look)  # made between the two questions
+            self._publish(())
             return
         if status.czxid != self._czxid:  # another znode than before: equal names mean nothing
             self._czxid = status.czxid

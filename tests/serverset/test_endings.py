@@ -1,0 +1,269 @@
+"""However a program ends, or stops waiting: what it registered goes at once, and nothing is left open."""
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.fault_proxy import FaultProxy
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns import ServerSet
+
+pytestmark = pytest.mark.usefixtures("leaves_nothing")
+
+Sets = Callable[..., ServerSet]
+
+# The session would last for half a minute: what is gone before that did not wait for it.
+_BEGINNING = """
+import os, sys, time
+from zkdns import ServerSet
+hosts, namespace = sys.argv[1:]
+web = ServerSet("test", "web", hosts, namespace=namespace, session_timeout=30.0)
+registration = web.register("a", 1, ping=lambda: True)
+watch = web.watch()
+print(registration.path, flush=True)
+"""
+
+
+@contextlib.contextmanager
+def program(hosts: str, zk_root: str, rest: str) -> Iterator["subprocess.Popen[str]"]:
+    """A program that registers, watches, and goes on with `rest`; it has registered, or failed."""
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-W",
+            "error",
+            "-c",
+            _BEGINNING + rest,
+            hosts,
+            f"{zk_root}/{{environment}}/{{service}}",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline().strip() == f"{zk_root}/test/web/member_0000000000"
+            yield process
+        finally:
+            process.kill()
+
+
+ENDS: dict[str, tuple[str, Callable[[Any], None], int, str]] = {
+    "the last line": ("sys.stdin.read()", lambda process: process.stdin.close(), 0, ""),
+    "sys.exit()": ("sys.stdin.read(); sys.exit(3)", lambda process: process.stdin.close(), 3, ""),
+    "an exception": (
+        "sys.stdin.read(); 1 / 0",
+        lambda process: process.stdin.close(),
+        1,
+        "ZeroDivisionError",
+    ),
+    "Ctrl-C": (
+        "time.sleep(60)",
+        lambda process: process.send_signal(signal.SIGINT),
+        -signal.SIGINT,
+        "KeyboardInterrupt",
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_a_program_that_ends_without_closing_is_gone_at_once(
+    zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str
+) -> None:
+    rest, end, status, says = ENDS[way]
+    with program(zookeeper.address, zk_root, rest) as process:
+        began = time.monotonic()
+        end(process)
+        assert process.wait(10.0) == status
+        assert time.monotonic() - began < 5.0
+        assert zk.get_children(f"{zk_root}/test/web") == []
+        assert process.stderr is not None
+        said = process.stderr.read()
+        assert says in said if says else said == ""
+
+
+def test_a_program_ends_in_bounded_time_while_zookeeper_is_away(
+    zookeeper: ZooKeeperServer, zk_root: str, zk: Any
+) -> None:
+    zk.ensure_path(zk_root)
+    with (
+        FaultProxy(zookeeper.port) as proxy,
+        program(proxy.address, zk_root, "sys.stdin.read()") as process,
+    ):
+        proxy.stall()
+        began = time.monotonic()
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(10.0) == 0
+        assert time.monotonic() - began < 5.0
+        proxy.resume()
+
+
+_FORKS = """
+child = os.fork()
+if not child:
+    registration.close()
+    watch.close()
+    own = web.register("b", 2)
+    print(own.path, flush=True)
+    assert web.watch().endpoints == ("a:1", "b:2")
+    sys.exit()
+assert os.waitpid(child, 0)[1] == 0
+print("child ended", flush=True)
+sys.stdin.read()
+assert registration.is_registered
+assert watch.endpoints == ("a:1",), watch.endpoints
+registration.close()
+watch.close()
+"""
+
+
+def test_a_process_forked_off_has_a_session_of_its_own_and_takes_nothing_along(
+    zk: Any, zookeeper: ZooKeeperServer, zk_root: str
+) -> None:
+    with program(zookeeper.address, zk_root, _FORKS) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().strip() == f"{zk_root}/test/web/member_0000000001"
+        assert process.stdout.readline().strip() == "child ended"
+        assert zk.get_children(f"{zk_root}/test/web") == ["member_0000000000"]
+        process.stdin.close()
+        assert (process.wait(10.0), process.stderr.read()) == (0, "")
+        assert zk.get_children(f"{zk_root}/test/web") == []
+
+
+# -- who stops waiting ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def interrupted(when: Callable[[], object]) -> Iterator[None]:
+    """What stands here is interrupted by Ctrl-C as soon as it is so."""
+
+    def interrupt() -> None:
+        eventually(when)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    with pytest.raises(KeyboardInterrupt):
+        yield
+    interrupting.join()
+
+
+def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Sets) -> None:
+    web, called, goes_on = server_set(), threading.Event(), threading.Event()
+
+    def ping() -> None:
+        called.set()
+        goes_on.wait(20.0)
+
+    with web.watch() as watch:  # so that nothing goes with the session
+        with interrupted(called.is_set):
+            web.register("a", 1, ping=ping, ping_timeout=20.0, timeout=20.0)
+        goes_on.set()
+        assert not watch.wait(0.3)
+        assert zk.exists(web.path) is None
+        assert len(web._session._users) == 1
+
+
+@pytest.mark.parametrize("call", ["register", "watch"])
+def test_waiting_for_a_zookeeper_that_is_away_can_be_interrupted(call: str) -> None:
+    web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
+    with interrupted(lambda: web._session._users):
+        web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
+    assert web._session._worker is None
+
+
+def test_closing_that_is_interrupted_goes_on(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=8.0)
+        with web.watch():
+            registration = web.register("a", 1)
+            proxy.stall()
+            with interrupted(lambda: registration.is_closed):
+                registration.close()
+            proxy.resume()
+            eventually(lambda: zk.get_children(f"{zk_root}/discovery/test/web") == [])
+            eventually(lambda: not web._session._leaving)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_registering_that_is_cancelled_leaves_nothing(zk: Any, server_set: Sets, keeps: bool) -> None:
+    web = server_set()
+
+    async def cancelled_after(turns: int) -> bool:
+        task = asyncio.create_task(web.register_async("a", 1))
+        for _ in range(turns):
+            await asyncio.sleep(0.001)
+        if task.done():
+            await task.result().close_async()
+            return False
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not zk.exists(web.path) or zk.get_children(web.path) == []
+        return True
+
+    async def all_of_them() -> list[bool]:
+        return [await cancelled_after(turns) for turns in range(30)]
+
+    with web.watch() if keeps else contextlib.nullcontext():
+        assert any(asyncio.run(all_of_them()))
+        assert not web._session.claimed
+        assert len(web._session._users) == keeps
+
+
+def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
+    """Cancel what has begun to wait; how many seconds that took, to the end of the loop."""
+
+    async def program() -> float:
+        task = asyncio.ensure_future(begin())
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        began = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        return began
+
+    began = asyncio.run(program())
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("call", ["register", "watch"])
+def test_awaiting_a_zookeeper_that_is_away_can_be_cancelled(call: str) -> None:
+    web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
+    took = await_cancelled(
+        lambda: (
+            web.register_async("a", 1, timeout=30.0) if call == "register" else web.watch_async(timeout=30.0)
+        )
+    )
+    assert took < 5.0
+    assert web._session._worker is None
+
+
+def test_awaiting_a_slow_ping_can_be_cancelled(zk: Any, server_set: Sets) -> None:
+    web, goes_on = server_set(), threading.Event()
+    try:
+        took = await_cancelled(
+            lambda: web.register_async(
+                "a", 1, ping=lambda: goes_on.wait(20.0), ping_timeout=20.0, timeout=30.0
+            )
+        )
+    finally:
+        goes_on.set()
+    assert took < 5.0
+    assert zk.exists(web.path) is None
+    assert web._session._worker is None
