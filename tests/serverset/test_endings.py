@@ -23,7 +23,8 @@ Sets = Callable[..., ServerSet]
 
 # The session would last for half a minute: what is gone before that did not wait for it.
 _BEGINNING = """
-import os, sys, time
+import os, signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
 from zkdns import ServerSet
 hosts, namespace = sys.argv[1:]
 web = ServerSet("test", "web", hosts, namespace=namespace, session_timeout=30.0)
@@ -85,8 +86,8 @@ def test_a_program_that_ends_without_closing_is_gone_at_once(
     with program(zookeeper.address, zk_root, rest) as process:
         began = time.monotonic()
         end(process)
-        assert process.wait(10.0) == status
-        assert time.monotonic() - began < 5.0
+        assert process.wait(20.0) == status
+        assert time.monotonic() - began < 10.0
         assert zk.get_children(f"{zk_root}/test/web") == []
         assert process.stderr is not None
         said = process.stderr.read()
@@ -105,16 +106,18 @@ def test_a_program_ends_in_bounded_time_while_zookeeper_is_away(
         began = time.monotonic()
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(10.0) == 0
-        assert time.monotonic() - began < 5.0
+        assert process.wait(20.0) == 0
+        assert time.monotonic() - began < 10.0
         proxy.resume()
 
 
 _FORKS = """
 child = os.fork()
 if not child:
+    began = time.monotonic()
     registration.close()
     watch.close()
+    assert time.monotonic() - began < 10.0
     own = web.register("b", 2)
     print(own.path, flush=True)
     assert web.watch().endpoints == ("a:1", "b:2")
@@ -140,7 +143,7 @@ def test_a_process_forked_off_has_a_session_of_its_own_and_takes_nothing_along(
         assert process.stdout.readline().strip() == "child ended"
         assert zk.get_children(f"{zk_root}/test/web") == ["member_0000000000"]
         process.stdin.close()
-        assert (process.wait(10.0), process.stderr.read()) == (0, "")
+        assert (process.wait(20.0), process.stderr.read()) == (0, "")
         assert zk.get_children(f"{zk_root}/test/web") == []
 
 
@@ -155,11 +158,15 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
         eventually(when)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        yield
-    interrupting.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            yield
+        interrupting.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Sets) -> None:
@@ -250,8 +257,20 @@ def test_awaiting_a_zookeeper_that_is_away_can_be_cancelled(call: str) -> None:
             web.register_async("a", 1, timeout=30.0) if call == "register" else web.watch_async(timeout=30.0)
         )
     )
-    assert took < 5.0
+    assert took < 10.0
     assert web._session._worker is None
+
+
+def test_registering_that_stalls_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
+        with web.watch():
+            proxy.stall()
+            assert await_cancelled(lambda: web.register_async("a", 1, timeout=40.0)) < 10.0
+            proxy.resume()
+            eventually(lambda: web._session.is_connected and not web._session._leaving)
+            path = f"{zk_root}/discovery/test/web"
+            assert not zk.exists(path) or zk.get_children(path) == []
 
 
 def test_awaiting_a_slow_ping_can_be_cancelled(zk: Any, server_set: Sets) -> None:
@@ -264,6 +283,6 @@ def test_awaiting_a_slow_ping_can_be_cancelled(zk: Any, server_set: Sets) -> Non
         )
     finally:
         goes_on.set()
-    assert took < 5.0
+    assert took < 10.0
     assert zk.exists(web.path) is None
     assert web._session._worker is None
