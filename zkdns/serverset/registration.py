@@ -30,7 +30,8 @@ class Registration:
     """A member of a server set for as long as this is open and its ping succeeds.
 
     As a context manager (also an asynchronous one) it is closed at the end. It never raises from its own
-    threads: `is_registered`, `path` and `last_error` tell how it stands.
+    threads: `is_registered`, `path` and `last_error` tell how it stands. What is not closed ends with the
+    process; a process forked off has no part in it.
     """
 
     def __init__(
