@@ -13,6 +13,7 @@ SESSION_TIMEOUT = 10.0
 """Seconds; Finagle's. Shorter ones turn a long garbage collection of a server into a reload."""
 
 # A pause is up to 1.4 times as long as its nominal value (kazoo's jitter): 3.5 s keeps it below 5 s.
+# It is about a third of the session's time at most: else a few failed tries in a row would cost the session.
 _LONGEST_PAUSE = 3.5
 
 _FIRST_PATIENCE = 1.0  # seconds; a server that is well answers within milliseconds
@@ -21,8 +22,7 @@ _FIRST_PATIENCE = 1.0  # seconds; a server that is well answers within milliseco
 def make_client(hosts: str, *, session_timeout: float = SESSION_TIMEOUT) -> KazooClient:
     """A client that is not started yet; `hosts` is `host:port,host:port/chroot`.
 
-    It tries to connect for ever, at most 5 s apart (kazoo's own default grows to an hour) and less where the
-    session's time is short, and gives up a
+    It tries to connect for ever, at most 5 s apart (kazoo's own default grows to an hour), and gives up a
     server that does not answer after 1 s, after 2 s the next time, and so on up to kazoo's own limit.
     """
     # kazoo tells each try as a warning; who uses the client tells each change of state instead.
@@ -32,7 +32,9 @@ def make_client(hosts: str, *, session_timeout: float = SESSION_TIMEOUT) -> Kazo
         hosts=hosts,
         timeout=session_timeout,
         handler=_Handler(),
-        connection_retry=KazooRetry(max_tries=-1, delay=0.1, max_delay=min(_LONGEST_PAUSE, session_timeout)),
+        connection_retry=KazooRetry(
+            max_tries=-1, delay=0.1, max_delay=min(_LONGEST_PAUSE, session_timeout / 4)
+        ),
         logger=quiet,
     )
 
