@@ -3,10 +3,10 @@
 # mypy: allow-untyped-calls
 # (Apache Thrift has no types.)
 
-from thrift.protocol.TBinaryProtocol import TBinaryProtocol  # type: ignore[import-untyped]
-from thrift.Thrift import TMessageType, TType  # type: ignore[import-untyped]
-from thrift.transport.TSocket import TSocket  # type: ignore[import-untyped]
-from thrift.transport.TTransport import TBufferedTransport  # type: ignore[import-untyped]
+from thrift.protocol.TBinaryProtocol import TBinaryProtocol
+from thrift.Thrift import TMessageType, TType
+from thrift.transport.TSocket import TSocket
+from thrift.transport.TTransport import TBufferedTransport
 
 
 class ApacheEchoClient:

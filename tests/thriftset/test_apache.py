@@ -4,8 +4,8 @@ import contextlib
 from collections import Counter
 
 import pytest
-from thrift.transport.TSocket import TSocket  # type: ignore[import-untyped]
-from thrift.transport.TTransport import TTransportException  # type: ignore[import-untyped]
+from thrift.transport.TSocket import TSocket
+from thrift.transport.TTransport import TTransportException
 
 from tests.support.apache_thrift import ApacheEchoClient, close, connect
 from tests.support.thrift import EchoServer, endpoints_of, wait_for_no_connections
