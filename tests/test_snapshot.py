@@ -1,23 +1,41 @@
 """The snapshot: what was written comes back, or one kind of error, and never a half of it."""
 
 import contextlib
+import hashlib
+import math
 import os
 import resource
 import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from zkdns.namespace import ServiceName
-from zkdns.serverset.changes import SetPut
+from zkdns.serverset.changes import HostResolved, MembersHeld, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status
-from zkdns.snapshot import Snapshot, SnapshotError, read_snapshot, write_snapshot
+from zkdns.snapshot import (
+    Expected,
+    Header,
+    NoSnapshotError,
+    Snapshot,
+    SnapshotError,
+    SnapshotWriter,
+    encode_part,
+    read_header,
+    read_snapshot,
+    remove_leftovers,
+    write_snapshot,
+)
 
-NAMESPACE = "/discovery/{environment}/{service}"
+NAMESPACES = ("/discovery/{environment}/{service}",)
+NOW = 1700000000.25
+EXPECTED = Expected(namespaces=NAMESPACES, now=NOW)
 
 WEB = Member(
     "member_0000000318",
@@ -26,16 +44,40 @@ WEB = Member(
     Status.WARNING,
     42,
     {"größe": "日本"},
+    0.5,
 )
+HEADER = Header(NOW, 7, NAMESPACES, "zk1:2181,zk2:2181/a")
 SMALL = Snapshot(
-    1700000000.25, 7, NAMESPACE, (SetPut("/discovery/staging/web", ServiceName("web", "staging"), (WEB,)),)
+    HEADER,
+    (
+        SetPut("/discovery/staging/web", ServiceName("web", "staging"), (WEB,)),
+        MembersHeld("/discovery/staging/web", (WEB.name,)),
+        HostResolved("web-1.example", ("10.0.0.1", "2001:db8::1")),
+    ),
 )
 
 
 def of_size(count: int) -> Snapshot:
     """A snapshot with so many members, and as much for its serial."""
     members = tuple(Member(f"member_{n:010d}", Endpoint("10.0.0.1", 80)) for n in range(count))
-    return Snapshot(1.0, count, NAMESPACE, (SetPut("/discovery/s/web", ServiceName("web", "s"), members),))
+    put = SetPut("/discovery/s/web", ServiceName("web", "s"), members)
+    return Snapshot(Header(NOW, count, NAMESPACES), (put,))
+
+
+def write(path: Path, snapshot: Snapshot, in_part: int = 2) -> None:
+    changes = snapshot.changes
+    parts = [changes[start : start + in_part] for start in range(0, len(changes), in_part)]
+    write_snapshot(path, snapshot.header, parts)
+
+
+def read(path: Path, expected: Expected = EXPECTED) -> Snapshot:
+    return read_snapshot(path, expected)
+
+
+def sealed(*frames: bytes, end: bytes = bytes(4)) -> bytes:
+    """A file with a right checksum, whatever it holds."""
+    body = b"zkdns snapshot 2\n" + b"".join(len(f).to_bytes(4) + f for f in frames) + end
+    return body + hashlib.sha256(body).digest()
 
 
 @pytest.fixture
@@ -47,11 +89,11 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "snapshot", [SMALL, of_size(0), of_size(3000), Snapshot(0.0, 0xFFFFFFFF, NAMESPACE, ())]
+    "snapshot", [SMALL, of_size(0), of_size(3000), Snapshot(Header(0.0, 0xFFFFFFFF, NAMESPACES), ())]
 )
 def test_what_was_written_is_read_again(path: Path, snapshot: Snapshot) -> None:
-    write_snapshot(path, snapshot)
-    assert read_snapshot(path, namespace=NAMESPACE) == snapshot
+    write(path, snapshot)
+    assert read(path) == snapshot
 
 
 names = st.text(st.characters(codec="utf-8"), min_size=1, max_size=20)
@@ -66,33 +108,34 @@ members = st.builds(
     st.sampled_from(Status),
     st.none() | st.integers(-(2**31), 2**31 - 1),
     st.dictionaries(names, names, max_size=2),
+    st.floats(0, 1000),
 )
 puts = st.builds(
     SetPut, names, st.builds(ServiceName, names, names), st.lists(members, max_size=3).map(tuple)
 )
 
 
-@given(
-    st.builds(
-        Snapshot,
-        st.floats(0, 1e12),
-        st.integers(0, 0xFFFFFFFF),
-        st.just(NAMESPACE),
-        st.lists(puts, max_size=3).map(tuple),
-    )
+changes = st.one_of(
+    puts,
+    st.builds(MembersHeld, names, st.lists(names, max_size=3).map(tuple)),
+    st.builds(HostResolved, names, st.lists(names, max_size=3).map(tuple)),
 )
+headers = st.builds(Header, st.floats(0, 1e12), st.integers(0, 0xFFFFFFFF), st.just(NAMESPACES), names)
+
+
+@given(st.builds(Snapshot, headers, st.lists(changes, max_size=5).map(tuple)))
 def test_whatever_sets_hold_is_read_again(
     tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any-table"
-    write_snapshot(path, snapshot)
-    assert read_snapshot(path, namespace=NAMESPACE) == snapshot
+    write(path, snapshot)
+    assert read(path) == snapshot
 
 
 def test_a_new_one_replaces_the_old_one_and_leaves_nothing_beside_it(path: Path) -> None:
-    write_snapshot(path, of_size(100))
-    write_snapshot(path, SMALL)
-    assert read_snapshot(path, namespace=NAMESPACE) == SMALL
+    write(path, of_size(100))
+    write(path, SMALL)
+    assert read(path) == SMALL
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -101,26 +144,89 @@ def test_a_new_one_replaces_the_old_one_and_leaves_nothing_beside_it(path: Path)
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
 def test_a_damaged_byte_anywhere_is_noticed(path: Path, flip: int) -> None:
-    write_snapshot(path, SMALL)
+    write(path, SMALL)
     whole = path.read_bytes()
     for position in range(len(whole)):
         damaged = bytearray(whole)
         damaged[position] ^= flip
         path.write_bytes(damaged)
         with pytest.raises(SnapshotError):
-            read_snapshot(path, namespace=NAMESPACE)
+            read(path)
 
 
 def test_a_truncated_one_is_noticed_wherever_it_ends(path: Path) -> None:
-    write_snapshot(path, SMALL)
+    write(path, SMALL)
     whole = path.read_bytes()
     for length in range(len(whole)):
         path.write_bytes(whole[:length])
         with pytest.raises(SnapshotError):
-            read_snapshot(path, namespace=NAMESPACE)
+            read(path)
     path.write_bytes(whole + b"\0")
     with pytest.raises(SnapshotError, match="damaged"):
-        read_snapshot(path, namespace=NAMESPACE)
+        read(path)
+
+
+@given(st.data())
+def test_whatever_is_done_to_a_file_there_is_an_error_or_what_was_written(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed-table"
+    write(path, SMALL)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(content)))
+        content[start : start + data.draw(st.integers(0, 40))] = data.draw(st.binary(max_size=40))
+    path.write_bytes(content)
+    with contextlib.suppress(SnapshotError):
+        assert read(path) == SMALL
+
+
+@given(
+    st.lists(st.binary(min_size=1, max_size=60), max_size=4),
+    st.sampled_from([b"", b"\0", bytes(4), bytes(8)]),
+)
+def test_whatever_has_a_right_checksum_is_understood_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], end: bytes
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "sealed-table"
+    for before in ([], [msgspec.msgpack.encode(HEADER)]):
+        path.write_bytes(sealed(*before, *frames, end=end))
+        with contextlib.suppress(SnapshotError):
+            assert read(path).header == HEADER
+
+
+IMMENSE = (
+    b"\xdd",
+    b"\xdf",
+    b"\xdb",
+    b"\xc6",
+)  # msgpack's array, map, text and bytes with a length of 32 bits
+
+
+@pytest.mark.parametrize("kind", IMMENSE)
+def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
+    bomb = kind + b"\xff" * 4
+    header = msgspec.msgpack.encode(HEADER)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (2 << 30, limits[1]))  # half of what the length says
+    try:
+        for content in (
+            sealed(bomb),
+            sealed(header, bomb),
+            sealed(header, end=b"\xff\xff\xff\xff" + bomb),
+        ):
+            path.write_bytes(content)
+            with pytest.raises(SnapshotError, match="cannot be understood"):
+                read(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def test_what_is_too_large_is_refused_unread(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(8 << 30)  # a hole, which takes no room on the disk
+    with pytest.raises(SnapshotError, match="is not a snapshot: it is larger than"):
+        read(path)
 
 
 @pytest.mark.parametrize(
@@ -128,35 +234,130 @@ def test_a_truncated_one_is_noticed_wherever_it_ends(path: Path) -> None:
     [
         (b"", "not a snapshot"),
         (b"{}\n", "not a snapshot"),
-        (b"zkdns snapshot 2\n" + bytes(64), "not a snapshot of this version"),
-        (b"zkdns snapshot 1\n", "damaged"),
+        (b"zkdns snapshot 1\n" + bytes(64), "not a snapshot of this version"),
+        (b"zkdns snapshot 2\n", "damaged"),
+        (b"zkdns snapshot 2\n" + bytes(64), "damaged"),
+        (sealed(), "cannot be understood: its lengths are wrong"),
+        (sealed(end=b""), "cannot be understood: it has no end"),
+        (sealed(msgspec.msgpack.encode(HEADER), end=bytes(5)), "cannot be understood: its lengths are wrong"),
+        (sealed(b"\x80"), "cannot be understood: Object missing required field"),
     ],
 )
 def test_a_file_that_is_no_snapshot_is_told_to_be_none(path: Path, content: bytes, complaint: str) -> None:
     path.write_bytes(content)
-    with pytest.raises(SnapshotError, match=complaint) as caught:
-        read_snapshot(path, namespace=NAMESPACE)
-    assert str(path) in str(caught.value)
+    for reading in (read, lambda path: read_header(path, EXPECTED)):
+        with pytest.raises(SnapshotError, match=complaint) as caught:
+            reading(path)
+        assert str(path) in str(caught.value)
 
 
-def test_one_of_another_namespace_is_refused_and_both_are_named(path: Path) -> None:
-    write_snapshot(path, SMALL)
-    with pytest.raises(SnapshotError, match=r"/discovery/\{environment\}.*not of /aurora/\{job\}"):
-        read_snapshot(path, namespace="/aurora/{job}")
+def expecting(**others: Any) -> Expected:
+    return msgspec.structs.replace(EXPECTED, **others)
 
 
-def test_where_there_is_none_there_is_none(path: Path) -> None:
-    assert read_snapshot(path, namespace=NAMESPACE) is None
-    assert read_snapshot(path / "deeper", namespace=NAMESPACE) is None
+@pytest.mark.parametrize(
+    ("expected", "complaint"),
+    [
+        (
+            expecting(namespaces=("/aurora/{job}",)),
+            "is of the namespace /discovery/{environment}/{service}, not of /aurora/{job}",
+        ),
+        (
+            expecting(zookeeper="zk1:2181/b"),
+            "is of ZooKeeper at zk1:2181,zk2:2181/a, which has another root than zk1:2181/b",
+        ),
+        (
+            expecting(now=NOW + 61, max_age=60),
+            "is 61 seconds old; at most 60 seconds is accepted (snapshot_max_age)",
+        ),
+        (
+            expecting(now=NOW + 3 * 86_400, max_age=86_400),
+            "is 3 days old; at most 24 hours is accepted (snapshot_max_age)",
+        ),
+        (
+            expecting(now=NOW - 400, max_age=60),
+            "was written 7 minutes in the future; a clock is or was wrong",
+        ),
+    ],
+)
+def test_one_that_is_of_no_use_here_is_refused_and_it_is_told_why(
+    path: Path, expected: Expected, complaint: str
+) -> None:
+    write(path, SMALL)
+    with pytest.raises(SnapshotError) as caught:
+        read(path, expected)
+    assert str(caught.value) == f"{path}: {complaint}"
+
+
+@pytest.mark.parametrize(
+    "expected",
+    [
+        expecting(zookeeper="elsewhere:2181/a/"),  # ensembles move
+        expecting(now=NOW + 60, max_age=60),
+        expecting(now=NOW - 299, max_age=60),
+        expecting(now=NOW + 1e9),
+        expecting(now=0.0),
+    ],
+)
+def test_one_that_is_of_use_is_read(path: Path, expected: Expected) -> None:
+    write(path, SMALL)
+    assert read(path, expected) == SMALL
+    assert read_header(path, expected) == HEADER
+
+
+@pytest.mark.parametrize("written", [math.nan, math.inf, -math.inf])
+def test_a_time_that_is_none_is_refused(path: Path, written: float) -> None:
+    write(path, msgspec.structs.replace(SMALL, header=msgspec.structs.replace(HEADER, written=written)))
+    with pytest.raises(SnapshotError):
+        read(path, expecting(max_age=60))
+
+
+def test_where_there_is_none_it_is_told_apart(path: Path) -> None:
+    for missing in (path, path / "deeper"):
+        with pytest.raises(NoSnapshotError):
+            read(missing)
 
 
 def test_what_cannot_be_read_is_an_error(path: Path) -> None:
     path.mkdir()
-    loop = path / "loop"
+    loop, pipe, beneath, zero = path / "loop", path / "pipe", path / "file" / "table", Path(f"{path}\0")
     loop.symlink_to(loop)
-    for unreadable in (path, loop):
+    os.mkfifo(pipe)
+    (path / "file").touch()
+    for unreadable in (path, loop, pipe, beneath, zero, Path("/dev/zero")):
         with pytest.raises(SnapshotError, match="cannot be read"):
-            read_snapshot(unreadable, namespace=NAMESPACE)
+            read(unreadable)
+
+
+@contextlib.contextmanager
+def unprivileged() -> Iterator[None]:
+    """Somebody who may not do everything."""
+    user = os.geteuid()
+    if user:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_what_this_user_may_not_read_is_an_error(path: Path) -> None:
+    write(path, SMALL)
+    path.chmod(0)
+    with unprivileged(), pytest.raises(SnapshotError, match="cannot be read: Permission denied"):
+        read(path)
+
+
+def test_where_this_user_may_not_write_it_is_told_what_would_help(path: Path) -> None:
+    path.parent.chmod(0o555)
+    with unprivileged(), pytest.raises(SnapshotError) as caught:
+        write(path, SMALL)
+    path.parent.chmod(0o755)
+    assert str(caught.value) == (
+        f"{path}: cannot be written: Permission denied; let this user write into {path.parent}"
+    )
 
 
 # -- writing -----------------------------------------------------------------------------------------------
@@ -176,42 +377,74 @@ def full_disk() -> Iterator[None]:
 
 
 def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
-    write_snapshot(path, SMALL)
+    write(path, SMALL)
     large = of_size(1000)
     with full_disk(), pytest.raises(SnapshotError, match="cannot be written"):
-        write_snapshot(path, large)
-    assert read_snapshot(path, namespace=NAMESPACE) == SMALL
+        write(path, large)
+    assert read(path) == SMALL
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_directory_in_its_place_is_an_error_and_nothing_is_left_beside_it(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SnapshotError, match="cannot be written"):
-        write_snapshot(path, SMALL)
+        write(path, SMALL)
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_missing_directory_is_an_error(path: Path) -> None:
-    with pytest.raises(SnapshotError, match="cannot be written: No such file"):
-        write_snapshot(path / "table", SMALL)
+    with pytest.raises(SnapshotError, match="cannot be written: No such file") as caught:
+        write(path / "table", SMALL)
+    assert str(caught.value).endswith(f"; make the directory {path}")
+    assert not path.exists()
+
+
+def test_a_crash_amid_writing_leaves_the_old_one_and_the_next_start_tidies_up(path: Path) -> None:
+    write(path, SMALL)
+    child = os.fork()
+    if not child:
+        writer = SnapshotWriter(path, HEADER)
+        writer.add(encode_part(of_size(3000).changes))
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert len(list(path.parent.iterdir())) == 2
+    unfinished = SnapshotWriter(path, HEADER)  # of a process that goes on
+    unfinished.add(encode_part(()))
+    other = path.with_name(f".{path.name}.notes.new")
+    other.touch()
+    remove_leftovers(path)
+    assert set(path.parent.iterdir()) == {path, unfinished._beside, other}
+    unfinished.discard()
+    assert read(path) == SMALL
+
+
+def test_leaving_without_a_commit_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
+    write(path, SMALL)
+    with SnapshotWriter(path, of_size(10).header) as writer:
+        writer.add(encode_part(of_size(10).changes))
+    with SnapshotWriter(path, of_size(10).header):
+        pass
+    assert read(path) == SMALL
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_reader_never_sees_a_half_of_one(path: Path) -> None:
     sizes = [1, 500, 20, 3000]
-    write_snapshot(path, of_size(sizes[0]))
+    write(path, of_size(sizes[0]))
 
-    def write() -> None:
+    def write_all() -> None:
         for number in range(100):
-            write_snapshot(path, of_size(sizes[number % len(sizes)]))
+            write(path, of_size(sizes[number % len(sizes)]))
 
-    writer = threading.Thread(target=write)
+    writer = threading.Thread(target=write_all)
     seen = set()
     writer.start()
     while writer.is_alive():
-        snapshot = read_snapshot(path, namespace=NAMESPACE)
-        assert snapshot is not None
-        assert len(snapshot.sets[0].members) == snapshot.serial
-        seen.add(snapshot.serial)
+        snapshot = read(path)
+        (put,) = snapshot.changes
+        assert isinstance(put, SetPut)
+        assert len(put.members) == snapshot.header.serial
+        seen.add(snapshot.header.serial)
     writer.join()
     assert seen <= set(sizes)
     assert len(seen) > 1
@@ -221,15 +454,15 @@ def test_two_that_write_at_once_do_not_meet(path: Path) -> None:
     """As at a shutdown: the writing that was under way in a thread, and the last one."""
     failures: list[BaseException] = []
 
-    def write(size: int) -> None:
+    def write_all(size: int) -> None:
         try:
             for _ in range(50):
-                write_snapshot(path, of_size(size))
-                read_snapshot(path, namespace=NAMESPACE)
+                write(path, of_size(size))
+                read(path)
         except SnapshotError as error:
             failures.append(error)
 
-    writers = [threading.Thread(target=write, args=(size,)) for size in (10, 3000)]
+    writers = [threading.Thread(target=write_all, args=(size,)) for size in (10, 3000)]
     for writer in writers:
         writer.start()
     for writer in writers:

@@ -57,6 +57,8 @@ class Service:
     @property
     def first(self) -> ServerSet:
         """The set whose spelling and whose members' names go before the others': lower case first."""
+        if len(self.sets) == 1:
+            return next(iter(self.sets.values()))
         return min(self.sets.values(), key=_precedence)
 
     def by_precedence(self) -> list[ServerSet]:
@@ -145,12 +147,22 @@ class Table:
 
     def contents(self) -> Iterator[Change]:
         """The changes that make an empty table equal to this one."""
-        for owner in self._sets.values():
-            yield SetPut(owner.origin, owner.name, tuple(owner.members.values()))
-            if owner.held:
-                yield MembersHeld(owner.origin, tuple(sorted(owner.held)))
-        for host, addresses in self._addresses.items():
-            yield HostResolved(host, addresses)
+        for origin in self._sets:
+            yield from self.contents_of(origin)
+        yield from self.resolved()
+
+    def contents_of(self, origin: str) -> Iterator[SetPut | MembersHeld]:
+        """The changes that make this set in a table that lacks it; none where there is no such set."""
+        owner = self._sets.get(origin)
+        if owner is None:
+            return
+        yield SetPut(owner.origin, owner.name, tuple(owner.members.values()))
+        if owner.held:
+            yield MembersHeld(owner.origin, tuple(sorted(owner.held)))
+
+    def resolved(self) -> list[HostResolved]:
+        """The addresses of all host names that were seen to have any."""
+        return [HostResolved(host, addresses) for host, addresses in self._addresses.items()]
 
     def _put(self, change: SetPut, now: float) -> set[Labels]:
         owner = self._sets.get(change.origin)
@@ -158,19 +170,28 @@ class Table:
         if owner is not None and owner.name != change.name:
             changed |= self._drop(change.origin)
             owner = None
-        if owner is None:
-            owner = self._sets[change.origin] = ServerSet(change.origin, change.name)
-            key = change.name.key
-            service = self._services.setdefault(key, Service(key))
-            service.sets[change.origin] = owner
-            changed.add(key)
         wanted = {member.name: member for member in change.members}
+        if owner is None:
+            return changed | {self._add(change, wanted)}
         added = [member for name, member in wanted.items() if owner.members.get(name) != member]
         removed = [name for name in owner.members if name not in wanted]
         if owner.held:
             owner.held = frozenset()
             changed.add(owner.name.key)
         return changed | self._exchange(owner, added, removed, now)
+
+    def _add(self, change: SetPut, members: dict[str, Member]) -> Labels:
+        """Add a set that there was not: nobody has departed from it. Returns the key of its service."""
+        owner = self._sets[change.origin] = ServerSet(change.origin, change.name)
+        owner.members = members
+        key = change.name.key
+        service = self._services.get(key)
+        if service is None:
+            service = self._services[key] = Service(key)
+        service.sets[change.origin] = owner
+        for member in members.values():
+            self._count_hosts(member, key, +1)
+        return key
 
     def _hold(self, change: MembersHeld) -> set[Labels]:
         owner = self._sets.get(change.origin)
@@ -233,13 +254,17 @@ class Table:
 
     def _count_hosts(self, member: Member, key: Labels, step: int) -> None:
         """Keep account of which services use which host names."""
-        for endpoint in member.endpoints:
-            if is_ip(endpoint.host):
-                continue
-            users = self._host_users.setdefault(endpoint.host, Counter())
-            users[key] += step
-            if not users[key]:
-                del users[key]
-            if not users:
-                del self._host_users[endpoint.host]
-                self._addresses.pop(endpoint.host, None)
+        hosts = [member.service.host] if member.service else []
+        hosts += [endpoint.host for endpoint in member.additional.values()]
+        for host in hosts:
+            if not is_ip(host):
+                self._count_host(host, key, step)
+
+    def _count_host(self, host: str, key: Labels, step: int) -> None:
+        users = self._host_users.setdefault(host, Counter())
+        users[key] += step
+        if not users[key]:
+            del users[key]
+        if not users:
+            del self._host_users[host]
+            self._addresses.pop(host, None)

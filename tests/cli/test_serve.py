@@ -8,16 +8,25 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import dns.edns
 import dns.message
 import dns.query
 import pytest
+from click.testing import CliRunner
 
 from tests.support.guard import guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
+from zkdns.cli import main
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import HostResolved, SetPut
+from zkdns.serverset.member import Endpoint, Member
+from zkdns.snapshot import Header, write_snapshot
 
 _DIG = shutil.which("dig")
 _DIG_LINE = re.compile(r"^  (dig @\S+ -p \d+ \S+ \S+) +# .+$", re.MULTILINE)
@@ -123,6 +132,89 @@ def test_mistakes_are_told_at_once_with_status_2() -> None:
     ended = start_in_vain("--ttl", "never", "--workers", "0", ZKDNS_ORDER="mixed")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()) == 3
+
+
+# -- a snapshot by itself -----------------------------------------------------------------------------------
+
+NAMESPACES = ("/discovery/{environment}/{service}",)
+
+
+def snapshot(path: Path, **others: Any) -> Path:
+    """A snapshot of two services, a week old unless it is said otherwise."""
+    header = Header(**{"written": time.time() - 7 * 86_400, "serial": 7, "namespaces": NAMESPACES, **others})
+    web, api = (
+        SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), (member,))
+        for service, member in (
+            ("web", Member("member_0000000001", Endpoint("10.0.0.1", 80), weight=0.5)),
+            ("api", Member("member_0000000002", Endpoint("nowhere.invalid", 80))),
+        )
+    )
+    write_snapshot(path, header, [[web], [api, HostResolved("nowhere.invalid", ("10.0.0.2",))]])
+    return path
+
+
+def test_a_snapshot_is_served_by_itself_and_stays_as_it_is(tmp_path: Path) -> None:
+    path = snapshot(tmp_path / "table", zookeeper="zk1:2181/chroot")
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    with ZkdnsServer("--offline", "--snapshot", str(path)) as server:
+        response = server.wait_ready().query("web.staging.discovery", use_edns=0)
+        assert [str(record) for rrset in response.answer for record in rrset] == ["10.0.0.1"]
+        (stale,) = response.options
+        assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "answered from a snapshot")
+        assert server.ask("api.staging.discovery") == {"10.0.0.2"}  # without a resolver
+        assert server.rcode("nothing.staging.discovery") == "NXDOMAIN"
+        (entry,) = server.events("answering from the snapshot alone")
+        assert entry["age_seconds"] >= 7 * 86_400
+        os.kill(server.pid_of("watcher"), signal.SIGKILL)
+        eventually(lambda: len(server.events("answering from the snapshot alone")) == 2)
+        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.terminate() == 0
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("command", ["serve", "check"])
+def test_a_snapshot_that_cannot_be_served_by_itself_is_a_mistake(tmp_path: Path, command: str) -> None:
+    path = tmp_path / "table"
+
+    def told(*arguments: str) -> str:
+        result = CliRunner().invoke(main, [command, "--offline", "--snapshot", str(path), *arguments])
+        assert (result.exit_code, result.stdout) == (2, "")
+        (line,) = result.stderr.splitlines()
+        return line
+
+    assert told() == f"zkdns: {path}: cannot be read: there is no such file"
+    path.write_bytes(b"something else")
+    assert told() == f"zkdns: {path}: is not a snapshot of this version of zkdns"
+    snapshot(path)
+    assert told("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7 days old; at most 24 hours")
+    assert told("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: is of the namespace /discovery/")
+    path.write_bytes(path.read_bytes()[:-1])
+    assert told() == f"zkdns: {path}: is damaged: its checksum is wrong"
+
+
+def test_a_right_one_is_checked(tmp_path: Path) -> None:
+    path = snapshot(tmp_path / "table")
+    result = CliRunner().invoke(main, ["check", "--offline", "--snapshot", str(path)])
+    assert result.stdout == f"right: discovery from the snapshot {path}, at 127.0.0.1:53\n"
+
+
+def test_a_snapshot_is_answered_from_while_zookeeper_has_not_been_reached(tmp_path: Path) -> None:
+    path = snapshot(tmp_path / "table", written=time.time() - 60)
+    with socket.socket() as held:  # bound without listening: whoever connects is refused
+        held.bind(("127.0.0.1", 0))
+        hosts = f"127.0.0.1:{held.getsockname()[1]}"
+        with ZkdnsServer("--zookeeper", hosts, "--snapshot", str(path)) as server:
+            response = server.wait_ready().query("web.staging.discovery", use_edns=0)
+            assert [str(record) for rrset in response.answer for record in rrset] == ["10.0.0.1"]
+            (stale,) = response.options
+            assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "ZooKeeper is out of reach")
+            assert server.ask("api.staging.discovery") == {"10.0.0.2"}
+        path.write_bytes(b"something else")
+        with ZkdnsServer("--zookeeper", hosts, "--snapshot", str(path)) as server:
+            (entry,) = eventually(lambda: server.events("snapshot ignored"))
+            assert entry["reason"] == f"{path}: is not a snapshot of this version of zkdns"
+            eventually(lambda: server.rcode("web.staging.discovery") == "SERVFAIL")
 
 
 # -- standard files -----------------------------------------------------------------------------------------

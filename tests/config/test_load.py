@@ -40,6 +40,8 @@ workers = 4
 upstream = "none"
 admin = "127.0.0.1:0"
 snapshot = "/var/lib/zkdns/table"
+snapshot_max_age = 3600
+offline = false
 log_format = "json"
 log_level = "debug"
 
@@ -122,6 +124,8 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         upstream=(),
         admin=HostPort("127.0.0.1", 0),
         snapshot="/var/lib/zkdns/table",
+        snapshot_max_age=3600,
+        offline=False,
         log_format="json",
         log_level="debug",
         service={
@@ -143,7 +147,7 @@ def test_the_table_of_settings_and_the_configuration_have_the_same_keys() -> Non
 def test_a_setting_knows_what_each_layer_calls_it() -> None:
     row = next(row for row in SETTINGS if row.key == "negative_ttl")
     assert (row.flag, row.variable) == ("--negative-ttl", "ZKDNS_NEGATIVE_TTL")
-    assert [row.key for row in SETTINGS if row.is_switch] == ["demo"]
+    assert [row.key for row in SETTINGS if row.is_switch] == ["demo", "offline"]
     assert [row.key for row in SETTINGS if row.many] == ["listen", "statuses"]
 
 
@@ -154,6 +158,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("zookeeper", "zk1/", "zk1:2181"),
     ("zookeeper", "::1,[::2]:1", "[::1]:2181,[::2]:1"),
     ("snapshot", "/run/zkdns", "/run/zkdns"),
+    ("snapshot_max_age", "0", 0),
     ("zone", "discovery.", (b"discovery",)),
     ("zone", "A.B_c", (b"a", b"b_c")),
     ("namespace", "/{service}", parse_namespace("/{service}")),
@@ -434,6 +439,26 @@ def test_the_example_beside_another_source_is_a_mistake_that_names_each() -> Non
         f"--demo: the example stands alone; leave out this or {FILE}: zookeeper and ZKDNS_FIXED",
     )
     assert not load("demo = true", demo="no", zookeeper="zk1").demo
+
+
+def test_a_snapshot_alone_needs_no_source_and_may_be_of_any_age() -> None:
+    config = load(offline=True, snapshot="/t")
+    assert (config.zookeeper, config.snapshot, config.snapshot_max_age) == (None, "/t", 0)
+    assert load(offline=True, snapshot="/t", snapshot_max_age="60").snapshot_max_age == 60
+    assert load("offline = true", offline=False, snapshot="/t").zookeeper == "127.0.0.1:2181"
+    assert load(snapshot="/t").snapshot_max_age == 86_400
+
+
+def test_a_snapshot_alone_beside_another_source_or_without_a_file_is_a_mistake() -> None:
+    assert mistakes('zookeeper = "zk1"', {"ZKDNS_FIXED": "f.toml"}, offline=True, snapshot="/t") == (
+        f"--offline: a snapshot is served alone; leave out this or {FILE}: zookeeper and ZKDNS_FIXED",
+    )
+    assert mistakes("offline = true\ndemo = true", snapshot="/t") == (
+        f"{FILE}: offline: a snapshot is served alone; leave out this or {FILE}: demo",
+    )
+    assert mistakes(offline=True) == (
+        "--offline: names no file by itself; name one with snapshot (--snapshot FILE)",
+    )
 
 
 def test_health_and_dns_may_both_take_any_free_port_but_not_the_same_one() -> None:

@@ -16,5 +16,6 @@ def check(config_file: str | None, **flags: object) -> None:
     config = load_or_exit(flags, config_file)
     zookeeper = f"ZooKeeper at {config.zookeeper}" if config.zookeeper else None
     demo = "the embedded example" if config.demo else None
-    sources = " and ".join(source for source in (zookeeper, config.fixed, demo) if source)
+    alone = f"the snapshot {config.snapshot}" if config.offline else None
+    sources = " and ".join(source for source in (zookeeper, config.fixed, demo, alone) if source)
     click.echo(f"right: {to_text(config.zone)} from {sources}, at {', '.join(map(str, config.listen))}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -15,6 +16,7 @@ from zkdns.config import SETTINGS, Config, load_config
 from zkdns.errors import ConfigError
 from zkdns.namespace import Namespace
 from zkdns.serverset.fixed import load_demo, load_fixed
+from zkdns.snapshot import SnapshotError, expected_by, read_header
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,7 +58,7 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
     Args:
         flags: by the setting's key, as click reads them.
         config_file: what `--config` says.
-        with_fixed: whether the fixed file must be right too.
+        with_fixed: whether the fixed file must be right too, and the snapshot where it is served alone.
     """
     try:
         config = load_config(
@@ -67,8 +69,12 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
         )
         if config.demo:
             load_demo(config.namespace)
+        if config.offline and config.snapshot and with_fixed:
+            read_header(Path(config.snapshot), expected_by(config, time.time()))
     except ConfigError as error:
         exit_mistaken(error.mistakes)
+    except SnapshotError as error:
+        exit_mistaken([str(error)])
     return config
 
 

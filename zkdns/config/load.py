@@ -147,7 +147,9 @@ def _add_defaults(values: dict[str, Any]) -> None:
     values.setdefault("namespace", _NAMESPACE)
     values.setdefault("admin", HostPort("127.0.0.1", ADMIN_PORT))
     values.setdefault("listen", (HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT),))
-    if not values.get("demo") and not values.keys() & {"zookeeper", "fixed"}:
+    if values.get("offline"):
+        values.setdefault("snapshot_max_age", 0)  # who names a file to serve wants this one, however old
+    elif not values.get("demo") and not values.keys() & {"zookeeper", "fixed"}:
         values["zookeeper"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
 
 
@@ -155,6 +157,12 @@ def _check_sources(values: Mapping[str, Any], places: Mapping[str, Place]) -> No
     others = [places[key].name for key in ("zookeeper", "fixed") if key in places]
     if values.get("demo") and others:
         places["demo"].refuse(f"the example stands alone; leave out this or {' and '.join(others)}")
+    if not values.get("offline"):
+        return
+    if others := [places[key].name for key in ("zookeeper", "fixed", "demo") if values.get(key)]:
+        places["offline"].refuse(f"a snapshot is served alone; leave out this or {' and '.join(others)}")
+    if "snapshot" not in values:
+        places["offline"].refuse("names no file by itself; name one with snapshot (--snapshot FILE)")
 
 
 def _check_ports(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:

@@ -57,6 +57,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Where health is told over HTTP; None: nowhere."""
     snapshot: str | None = None
     """Path of the file that keeps the table over restarts."""
+    snapshot_max_age: int = 86_400
+    """Seconds after which what the snapshot holds is not answered with; 0: never.
+
+    A day: long enough for a night's and a morning's outage, short enough that most of what it names has not
+    become somebody else's address. With `offline` the age is no question unless it was set.
+    """
+    offline: bool = False
+    """Answer from the snapshot alone, and never write it."""
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
     service: dict[str, ServiceOverride] = {}

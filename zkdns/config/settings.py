@@ -25,6 +25,7 @@ MAX_TTL = 86_400  # a day: nothing that comes and goes with a process is worth k
 MAX_NEGATIVE_TTL = (
     3_600  # RFC 2308 §5 calls one to three hours sensible; a service that starts is not to wait longer
 )
+MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; who wants more wants any
 MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
 MAX_WORKERS = 256
 
@@ -137,6 +138,13 @@ SETTINGS = (
         f"Where health is told over HTTP; else 127.0.0.1:{ADMIN_PORT}.",
     ),
     Setting("snapshot", path, "FILE", "The file that keeps the table over restarts."),
+    Setting(
+        "snapshot_max_age",
+        whole(0, MAX_SNAPSHOT_AGE),
+        "SECONDS",
+        "An older snapshot is not answered from; 0: any is.",
+    ),
+    Setting("offline", switch, "BOOL", "Answer from the snapshot alone, without ZooKeeper."),
     Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{' or '.join(get_args(LogFormat))}."),
     Setting("log_level", one_of(*get_args(LogLevel)), "LEVEL", f"{', '.join(get_args(LogLevel))}."),
     Setting(

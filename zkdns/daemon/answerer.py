@@ -34,6 +34,8 @@ async def answer(task: Task, tell: Tell) -> None:
     table = Table()
     zone = Zone(table, task.config)
     responder = Responder(zone)
+    if task.config.offline:
+        responder.stale_reason = "answered from a snapshot"
 
     first_word = asyncio.Event()
 

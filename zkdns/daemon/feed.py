@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from zkdns.daemon.frames import Frames
+from zkdns.daemon.loading import loading
 from zkdns.names import Labels
 from zkdns.serverset.changes import Change, SetPut
 from zkdns.table import Table
@@ -31,7 +32,7 @@ log = structlog.get_logger("zkdns.feed")
 _CHANGES_IN_FRAME = 200
 # How far a subscriber may fall behind, beside the copy that it was sent.
 _MOST_BACKLOG = 64 << 20
-_RECONNECT_SECONDS = 0.1
+_RECONNECT_SECONDS = 0.02  # at a start both ends begin at once, and one has to wait for the other
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -166,6 +167,7 @@ class Subscriber:
         self._on_change = on_change
         self._on_health = on_health
         self._copied: set[str] | None = None  # the origins of a copy that is not complete yet
+        self._copying = contextlib.ExitStack()  # open while such a copy arrives
 
     async def run(self) -> None:
         """Follow the publisher for ever, connecting again whenever it goes."""
@@ -176,6 +178,7 @@ class Subscriber:
                     await self._follow(reader)
                 finally:
                     writer.close()
+                    self._copying.close()
             self._copied = None
             self._heard(Health(self.health.ready, stale=self.health.ready))
             await asyncio.sleep(_RECONNECT_SECONDS)
@@ -185,6 +188,8 @@ class Subscriber:
             match message:
                 case Begin():
                     self._copied = set()
+                    self._copying.close()
+                    self._copying.enter_context(loading())
                 case Changes():
                     self._apply(message)
                     await asyncio.sleep(0)  # a whole buffer of frames must not hold up answers
@@ -192,6 +197,7 @@ class Subscriber:
                     self._table.serial = message.serial
                     self._on_change(self._table.retain(self._copied or set()))
                     self._copied = None
+                    self._copying.close()
                 case Health():
                     # A publisher that is still reading is no reason to forget what is known.
                     self._heard(

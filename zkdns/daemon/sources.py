@@ -51,10 +51,10 @@ class ZooKeeperSource:
             recursive=config.watches == "auto",
         )
 
-    def restore(self, sets: tuple[SetPut, ...]) -> None:
+    def restore(self, changes: list[Change]) -> None:
         """Begin with what a snapshot holds, until ZooKeeper says otherwise."""
-        self._restored = {kept.origin for kept in sets}
-        self._publish(list(sets))
+        self._restored = {change.origin for change in changes if isinstance(change, SetPut)}
+        self._publish(changes)
         self._on_health(True, True)
 
     def start(self) -> None:

@@ -33,12 +33,14 @@ class Responder:
     Attributes:
         ready: whether the table has been read; until then no name of the zone is denied or answered.
         stale: whether the source of the table is out of reach, so that answers are the last good ones.
+        stale_reason: what those are told who are given such an answer.
         cut_over_tcp: answers that did not fit even into 64 KiB.
     """
 
     def __init__(self, zone: Zone) -> None:
         self.ready = False
         self.stale = False
+        self.stale_reason = "ZooKeeper is out of reach"
         self.cut_over_tcp = 0
         self._zone = zone
 
@@ -75,7 +77,7 @@ class Responder:
             )
         response = self._look_up(query, relative)
         if self.stale:
-            response.ede, response.ede_text = Ede.STALE_ANSWER, "ZooKeeper is out of reach"
+            response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 
     def _look_up(self, query: Query, relative: Labels) -> Response:

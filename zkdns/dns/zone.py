@@ -173,17 +173,20 @@ class Zone:
 
     def _name_came(self, key: Labels, name: ServiceName) -> None:
         self._names[key] = name
-        self._nonterminals.update(_names_above(name))
-        self._aliases.update((alias, key) for alias in _rfc2782_names(name))
+        aliases = _rfc2782_names(key, name)
+        self._nonterminals.update(_names_above(key, aliases))
+        for alias in aliases:
+            self._aliases[alias] = key
 
     def _name_gone(self, key: Labels, name: ServiceName) -> None:
         del self._names[key]
         self._turns.pop(key, None)
-        for above in _names_above(name):
+        aliases = _rfc2782_names(key, name)
+        for above in _names_above(key, aliases):
             self._nonterminals[above] -= 1
             if not self._nonterminals[above]:
                 del self._nonterminals[above]
-        for alias in _rfc2782_names(name):
+        for alias in aliases:
             self._aliases.pop(alias, None)
 
 
@@ -199,15 +202,13 @@ def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:
         )
 
 
-def _rfc2782_names(name: ServiceName) -> Iterator[Labels]:
-    """`_web._tcp.staging` for `web` in `staging`, in lower case."""
-    labels, scope = name.key, name.scope_labels
-    first, *rest = labels[: len(labels) - len(scope)]
-    for protocol in PROTOCOLS:
-        yield (b"_" + first, *rest, protocol, *labels[len(labels) - len(scope) :])
+def _rfc2782_names(key: Labels, name: ServiceName) -> list[Labels]:
+    """`_web._tcp.staging` for `web` in `staging`, in lower case as the service's key."""
+    cut = len(key) - (name.scope.count(".") + 1 if name.scope else 0)
+    first, rest, scope = b"_" + key[0], key[1:cut], key[cut:]
+    return [(first, *rest, protocol, *scope) for protocol in PROTOCOLS]
 
 
-def _names_above(name: ServiceName) -> Iterator[Labels]:
+def _names_above(key: Labels, aliases: list[Labels]) -> list[Labels]:
     """The names that exist because the service does: all that lie between its own and the zone's."""
-    for path in (name.key, *_rfc2782_names(name)):
-        yield from (path[start:] for start in range(1, len(path)))
+    return [path[start:] for path in (key, *aliases) for start in range(1, len(path))]

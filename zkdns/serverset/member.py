@@ -26,6 +26,9 @@ _THRIFT_STRUCT = 0x0C  # the first byte of a TBinary struct whose first field is
 _ESCAPED_BY_GO = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (*b"<>&", 0x2028, 0x2029))
 _SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
 
+_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+
 
 class Status(enum.StrEnum):
     """What a member says of itself; the order is thrift's enumeration in old twitter commons."""
@@ -42,7 +45,7 @@ class Status(enum.StrEnum):
 _STATUS_BY_NUMBER = dict(enumerate(Status))
 
 
-class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
+class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where something listens.
 
     `host` is an IP address in canonical form or a host name; `inet` and `inet6` are addresses that
@@ -62,7 +65,7 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True):
         return tuple(address for address in (self.inet, self.inet6) if address)
 
 
-class Member(msgspec.Struct, frozen=True):
+class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """One member, as its znode's data says.
 
     `name` is the znode's name (`member_0000000318`, in a fixed set `m0`). `service` is None where the member
@@ -95,6 +98,10 @@ class Member(msgspec.Struct, frozen=True):
 
 def is_ip(host: str) -> bool:
     """Whether the host is an IP address rather than a name."""
+    if _IPV4.fullmatch(host):  # a tenth of what ip_address takes, and every endpoint of a table is asked
+        return True
+    if ":" not in host:
+        return False
     try:
         ipaddress.ip_address(host)
     except ValueError:
