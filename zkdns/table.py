@@ -254,11 +254,14 @@ class Table:
 
     def _count_hosts(self, member: Member, key: Labels, step: int) -> None:
         """Keep account of which services use which host names."""
-        hosts = [member.service.host] if member.service else []
-        hosts += [endpoint.host for endpoint in member.additional.values()]
-        for host in hosts:
-            if not is_ip(host):
-                self._count_host(host, key, step)
+        own = member.service.host if member.service else ""
+        is_own_a_name = bool(own) and not is_ip(own)
+        if is_own_a_name:
+            self._count_host(own, key, step)
+        for endpoint in member.additional.values():
+            # Most lie at the member's own host; a start asks this for every endpoint of the table.
+            if is_own_a_name if endpoint.host == own else not is_ip(endpoint.host):
+                self._count_host(endpoint.host, key, step)
 
     def _count_host(self, host: str, key: Labels, step: int) -> None:
         users = self._host_users.setdefault(host, Counter())
