@@ -140,10 +140,12 @@ def test_the_event_loop_goes_on_and_each_set_is_whole_while_many_are_written(pat
     sets = 2000
 
     async def scenario() -> None:
-        async with keeping(path) as (publisher, _):
+        async with keeping(path) as (publisher, keeper):
             publisher.set_health(ready=True, stale=False)
             publisher.publish([put(f"s{n}", *map(member, range(10))) for n in range(sets)])
             await asyncio.sleep(0)
+            parts = list(keeper._parts())
+            assert max(map(len, parts)) < 2 * sum(map(len, parts)) / (sets / 100)  # none takes long to encode
             turns = 0
             while content(path) is None:  # members leave and come while it is written
                 some = put(f"s{turns % sets}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 from typing import Any
 
@@ -365,3 +366,24 @@ def test_an_endpoints_addresses_are_those_that_are_known_without_a_resolver() ->
     assert Endpoint("10.0.0.1", 80, inet="10.9.9.9").addresses == ("10.0.0.1",)
     assert Endpoint("myhost", 80).addresses == ()
     assert Endpoint("myhost", 80, inet="10.0.0.1", inet6="::1").addresses == ("10.0.0.1", "::1")
+
+
+OCTETS = st.one_of(
+    st.integers(0, 260).map(str), st.sampled_from(["", "00", "01", "1e1", "\u0661", "+1", "1\n"])
+)
+
+
+@given(
+    st.one_of(
+        st.lists(OCTETS, min_size=3, max_size=5).map(".".join),
+        st.ip_addresses().map(str),
+        st.text(st.sampled_from("0123456789abcdef:.%/[]-\n"), max_size=20),
+    )
+)
+def test_what_is_an_address_is_what_ipaddress_takes_for_one(host: str) -> None:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        assert not is_ip(host)
+    else:
+        assert is_ip(host)
