@@ -44,6 +44,9 @@ NEVER: dict[str, frozenset[str]] = {
 }
 ONLY = {"kazoo": "serverset"}
 
+# What commands share; every other module of the room is one command.
+SHARED_BY_COMMANDS = frozenset({"cli.__init__", "cli.options", "cli.sets"})
+
 MAX_LINES = 450
 MAX_FUNCTION = 60
 
@@ -155,6 +158,23 @@ def test_every_room_stands_in_a_row() -> None:
     assert {"dns", "table", "serverset", "config", "errors"} <= rooms
 
 
+def among_commands(text: str, module: str) -> list[str]:
+    """What a command imports of another one, so that one could not be changed without the other."""
+    if room_of(module) != "cli" or module == "cli.__init__":
+        return []
+    found = {
+        f"cli.{name.split('.')[2]}"
+        for _, name in imports(ast.parse(text), module)
+        if name.startswith("zkdns.cli.")
+    }
+    return sorted(found - SHARED_BY_COMMANDS - {module})
+
+
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=name_of)
+def test_no_command_imports_another(path: Path) -> None:
+    assert among_commands(path.read_text(encoding="utf-8"), name_of(path)) == []
+
+
 # -- the guard itself ---------------------------------------------------------------------------------------
 
 
@@ -228,6 +248,13 @@ def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
 )
 def test_a_door_that_is_open_stays_open(module: str, text: str) -> None:
     assert offences(text, module) == []
+
+
+@pytest.mark.parametrize("text", ["from zkdns.cli.register import FAILED", "from .register import FAILED"])
+def test_a_command_that_imports_another_is_noticed(text: str) -> None:
+    assert among_commands(text, "cli.watch") == ["cli.register"]
+    assert among_commands(text, "cli.__init__") == []
+    assert among_commands(text.replace("register", "sets"), "cli.watch") == []
 
 
 def test_what_is_too_long_is_noticed() -> None:

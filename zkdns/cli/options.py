@@ -12,14 +12,16 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from zkdns.address import HostPort
-from zkdns.config import SETTINGS, Config, load_config
-from zkdns.errors import ConfigError
+from zkdns.config import SETTINGS, Config, Setting, load_config
+from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
 from zkdns.serverset.fixed import load_demo, load_fixed
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+FAILED = 1
+"""The exit status where ZooKeeper cannot be reached, or refuses."""
 MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
 
@@ -33,22 +35,19 @@ config_option = click.option(
 )
 
 
+def flag_option(setting: Setting) -> Callable[[F], F]:
+    """The flag of a setting. It takes any text: what is wrong with it is told with all other mistakes."""
+    if setting.is_switch:
+        return click.option(setting.flag, setting.key, is_flag=True, default=None, help=setting.meaning)
+    meaning = setting.meaning + (" Repeatable." if setting.many else "")
+    return click.option(setting.flag, setting.key, metavar=setting.form, multiple=setting.many, help=meaning)
+
+
 def setting_options(command: F) -> F:
     """Add a flag for each setting that has one."""
     for setting in reversed(SETTINGS):
-        if not setting.in_flags:
-            continue
-        if setting.is_switch:
-            option = click.option(setting.flag, setting.key, is_flag=True, default=None, help=setting.meaning)
-        else:
-            option = click.option(
-                setting.flag,
-                setting.key,
-                metavar=setting.form,
-                multiple=setting.many,
-                help=setting.meaning + (" Repeatable." if setting.many else ""),
-            )
-        command = option(command)
+        if setting.in_flags:
+            command = flag_option(setting)(command)
     return command
 
 
@@ -92,3 +91,9 @@ def exit_mistaken(mistakes: Iterable[str]) -> NoReturn:
     for mistake in mistakes:
         click.echo(f"zkdns: {mistake}", err=True)
     sys.exit(MISTAKEN)
+
+
+def exit_failed(error: ZkdnsError, status: int = FAILED) -> NoReturn:
+    """Tell an error and exit."""
+    click.echo(f"zkdns: {error}", err=True)
+    sys.exit(status)

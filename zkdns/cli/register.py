@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
 
 import click
 
 from zkdns.address import MAX_PORT, parse_host_port
-from zkdns.cli.options import MISTAKEN, config_option, exit_mistaken
-from zkdns.config import SETTINGS, Config, Setting, load_config
-from zkdns.config.values import Place, read_table, switch, text, whole
+from zkdns.cli.options import exit_failed, exit_mistaken
+from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, duration, set_options
+from zkdns.config import Setting
+from zkdns.config.values import switch, text, whole
 from zkdns.daemon.runner import Plan, ProgramError, Runner
-from zkdns.errors import BadValueError, ConfigError, ZkdnsError
-from zkdns.namespace import Namespace, check_znode_path
-from zkdns.observe.logs import configure_logs
+from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.serverset.checks import FORMS, parse_check
 from zkdns.serverset.member import canonical_host
 from zkdns.serverset.server_set import make_member
 
-F = TypeVar("F", bound=Callable[..., Any])
-
-FAILED = 1
-"""The exit status where ZooKeeper cannot be reached, or refuses."""
-
 _AUTO = "auto"
 _ANYWHERE = frozenset({"0.0.0.0", "::"})
 _MAX_SHARD = 2**31 - 1
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
-
-
-def duration(lowest: float, highest: float) -> Callable[[str], float]:
-    """Make a parser of `500ms`, `1.5s`, `2m`, `1h`, or a number of seconds; returns seconds."""
-
-    def parse(written: str) -> float:
-        match = _DURATION.fullmatch(written)
-        seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
-        if not lowest <= seconds <= highest:
-            raise BadValueError(
-                f"is {written!r}; write a duration from {lowest:g}s to {highest:g}s, as 500ms, 1.5s or 2m"
-            )
-        return seconds
-
-    return parse
-
-
-def _parse_znode(written: str) -> str:
-    try:
-        check_znode_path(f"/{written}")
-    except BadValueError:
-        written_well = False
-    else:
-        written_well = "/" not in written
-    if not written_well:
-        raise BadValueError(
-            f"is {written!r}; a znode's name holds no slash and no control character, and is not '.' or '..'"
-        )
-    return written
 
 
 def _parse_host(written: str) -> str:
@@ -88,13 +47,6 @@ def _parse_metadata(written: str) -> tuple[str, str]:
     return key, value
 
 
-SERVICE = {"SERVICE": Setting("service", text(_parse_znode, "a service's name"), "SERVICE", "")}
-ENVIRONMENT = Setting(
-    "environment",
-    text(_parse_znode, "an environment's name"),
-    "NAME",
-    "local, staging, prod, test, or any other.",
-)
 _ROWS = (
     ENVIRONMENT,
     Setting("port", whole(0, MAX_PORT), "PORT", "Where it serves; 0: only at additional endpoints."),
@@ -135,84 +87,6 @@ _ROWS = (
     ),
     Setting("wait", switch, "", "Go on while ZooKeeper cannot be reached, until it can."),
 )
-_CONFIGURED = tuple(
-    row for row in SETTINGS if row.key in {"zookeeper", "namespace", "log_format", "log_level"}
-)
-
-
-def set_options(*rows: Setting) -> Callable[[F], F]:
-    """Add a flag for each row, and those that every command over server sets has."""
-
-    def add(command: F) -> F:
-        command = config_option(command)
-        for row in reversed((*rows, *_CONFIGURED)):
-            if row.is_switch:
-                option = click.option(row.flag, row.key, is_flag=True, default=None, help=row.meaning)
-            else:
-                meaning = row.meaning + (" Repeatable." if row.many else "")
-                option = click.option(row.flag, row.key, metavar=row.form, multiple=row.many, help=meaning)
-            command = option(command)
-        return command
-
-    return add
-
-
-class Reading:
-    """What was typed, read by its rows, with the settings that the server has as well.
-
-    Every mistake is kept, so that all can be told at once.
-
-    Args:
-        rows: by what they are called on the command line.
-        flags: by `Setting.key`; None and () mean not given.
-        config_file: as in `load_config`.
-    """
-
-    def __init__(
-        self, rows: Mapping[str, Setting], flags: Mapping[str, object], config_file: str | None
-    ) -> None:
-        self.mistakes: list[str] = []
-        given = {name: flags[row.key] for name, row in rows.items() if flags[row.key] not in (None, ())}
-        place = Place("", typed=False, directory="", mistakes=self.mistakes)
-        self.values: dict[str, Any] = read_table(given, rows, place)
-        """By `Setting.key`, what was given; None where it was wrong."""
-        self._config: Config | None = None
-        try:
-            self._config = load_config(
-                flags={row.key: flags[row.key] for row in _CONFIGURED},
-                environment=os.environ,
-                file=config_file,
-            )
-        except ConfigError as error:
-            self.mistakes += error.mistakes
-        else:
-            if self._config.zookeeper is None:
-                self.mistakes.append(
-                    "--zookeeper: is missing, and the configuration has none; write HOST:PORT"
-                )
-
-    def need_set(self) -> None:
-        """Check that one server set can be told by environment and service."""
-        namespace = self._config.namespace if self._config else None
-        if namespace and not _has_environment(namespace):
-            self.values["environment"] = ""
-        elif "environment" not in self.values:
-            self.mistakes.append("--environment: is missing; write local, staging, prod, test, or any other")
-        if namespace is None:
-            return
-        own = namespace.steps[namespace.order[0]]
-        for step, fixed in zip(namespace.steps, namespace.fixed, strict=True):
-            if fixed is None and step not in (own, "environment"):
-                self.mistakes.append(
-                    f"--namespace: {namespace.template!r} leaves {{{step}}} open; write a name in its place"
-                )
-
-    def finish(self, process: str) -> Config:
-        """The configuration, with logs set up by it; where there are mistakes, tell them and exit."""
-        if self.mistakes or self._config is None:
-            exit_mistaken(self.mistakes)
-        configure_logs(self._config.log_format, self._config.log_level, process=process)
-        return self._config
 
 
 @click.command()
@@ -251,13 +125,12 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
     )
     try:
         status = Runner(plan).run()
+    except BadValueError as error:
+        exit_mistaken([str(error)])
+    except ProgramError as error:
+        exit_failed(error, error.status)
     except ZkdnsError as error:
-        click.echo(f"zkdns: {error}", err=True)
-        status = FAILED
-        if isinstance(error, BadValueError):
-            status = MISTAKEN
-        elif isinstance(error, ProgramError):
-            status = error.status
+        exit_failed(error)
     sys.exit(status)
 
 
@@ -289,7 +162,3 @@ def _check_member(reading: Reading) -> None:
         )
     except BadValueError as error:
         mistakes.append(str(error))
-
-
-def _has_environment(namespace: Namespace) -> bool:
-    return ("environment", None) in zip(namespace.steps, namespace.fixed, strict=True)

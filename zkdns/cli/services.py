@@ -12,7 +12,8 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from zkdns.cli.register import ENVIRONMENT, FAILED, Reading, set_options
+from zkdns.cli.options import FAILED, exit_failed
+from zkdns.cli.sets import ENVIRONMENT, Reading, set_options
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.listing import Listing, list_services
 
@@ -38,8 +39,7 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
                 str(config.zookeeper), config.namespace, environment=environment, progress=bar.advance
             )
     except ZkdnsError as error:
-        click.echo(f"zkdns: {error}", err=True)
-        sys.exit(FAILED)
+        exit_failed(error)
     if as_json:
         click.echo(b"".join(msgspec.json.encode(row) + b"\n" for row in listing.services), nl=False)
     elif sys.stdout.isatty():

@@ -22,11 +22,12 @@ from rich.table import Table
 from rich.text import Text
 
 from zkdns.address import HostPort
-from zkdns.cli.register import ENVIRONMENT, FAILED, SERVICE, Reading, set_options
+from zkdns.cli.options import exit_failed
+from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
 from zkdns.config import Config
-from zkdns.daemon.runner import Hook
+from zkdns.daemon.hook import Hook
 from zkdns.errors import ZkdnsError
-from zkdns.observe.logs import configure_logs
+from zkdns.observe.logs import configure_logs, silence
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.member import Member
@@ -109,16 +110,12 @@ def watch(config_file: str | None, as_json: bool, command: str | None, **flags: 
         shower = _Json()
     elif sys.stdout.isatty():
         shower = _Table(f"{service} in {environment}" if environment else service, config)
-    status = 0
     try:
         _follow(config, environment, service, shower, command)
     except BrokenPipeError:
-        # What is still in the buffer would fail once more when the interpreter flushes it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)
     except ZkdnsError as error:
-        click.echo(f"zkdns: {error}", err=True)
-        status = FAILED
-    sys.exit(status)
+        exit_failed(error)
 
 
 def _follow(config: Config, environment: str, service: str, shower: _Shower, command: str | None) -> None:

@@ -1,4 +1,4 @@
-"""Runs programs for commands: the one that is registered while it runs, and the one that changes call.
+"""Registers a member for as long as a signal or a program of the user's lets it be one.
 
     connect ──▶ start the program ──▶ register, when the check passes ──▶ a stop signal, or its end
                                          unregister ──▶ drain ──▶ send the signal on ──▶ its end
@@ -32,7 +32,7 @@ import msgspec
 
 from zkdns.address import parse_host_port
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
-from zkdns.serverset.checks import Check, Health, describe_status, wait_for_command
+from zkdns.serverset.checks import Check, Health, describe_status
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.logs import Log
@@ -55,7 +55,6 @@ _PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, sig
 _REACH_TIMEOUT = 10.0  # seconds to wait for ZooKeeper before the program is started
 _LOOK = 0.1  # seconds between looks at a registration that has not come about yet
 _CHECK_SLACK = 1.0  # seconds beyond its own time-out, until what a check cannot end itself counts as hanging
-_HOOK_GRACE = 5.0  # seconds that a change's command has to end in
 
 
 class ProgramError(ZkdnsError):
@@ -341,60 +340,3 @@ def own_address(zookeeper: str) -> str:
         except OSError:
             continue
     raise ZkdnsError(f"cannot tell which address reaches ZooKeeper at {servers}; name one with --host")
-
-
-class Hook:
-    """Runs a shell command at each change: never two at once, once more for all that changed meanwhile.
-
-    It finds `ZKDNS_ENDPOINTS` (sorted, separated by spaces), and what of them is new since it was last run,
-    or gone, in `ZKDNS_ADDED` and `ZKDNS_REMOVED`. A failure is logged.
-    """
-
-    def __init__(self, command: str) -> None:
-        self._command = command
-        self._waiting: tuple[str, ...] | None = None
-        self._news = threading.Condition()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="zkdns hook", daemon=True)
-        self._thread.start()
-
-    def changed(self, endpoints: tuple[str, ...]) -> None:
-        """Run the command with these, sorted as they are."""
-        with self._news:
-            self._waiting = endpoints
-            self._news.notify()
-
-    def close(self) -> None:
-        """End the command if it is running: SIGTERM, and SIGKILL after 5 s."""
-        self._ended.set()
-        with self._news:
-            self._news.notify()
-        self._thread.join()
-
-    def _work(self) -> None:
-        known: tuple[str, ...] = ()
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._waiting is not None or self._ended.is_set())
-                endpoints, self._waiting = self._waiting, None
-            if endpoints is None or self._ended.is_set():
-                return
-            self._run(endpoints, known)
-            known = endpoints
-
-    def _run(self, endpoints: tuple[str, ...], known: tuple[str, ...]) -> None:
-        environment = {
-            **os.environ,
-            "ZKDNS_ENDPOINTS": " ".join(endpoints),
-            "ZKDNS_ADDED": " ".join(sorted(set(endpoints) - set(known))),
-            "ZKDNS_REMOVED": " ".join(sorted(set(known) - set(endpoints))),
-        }
-        try:
-            process = subprocess.Popen(  # noqa: S602 - the shell is what was asked for
-                self._command, shell=True, stdin=subprocess.DEVNULL, env=environment, process_group=0
-            )
-        except OSError as error:  # for instance more endpoints than an environment may hold
-            log.warning("command cannot be run", command=self._command, reason=error.strerror or str(error))
-            return
-        if wait_for_command(process, self._ended, grace=_HOOK_GRACE) and process.returncode:
-            log.warning("command failed", command=self._command, how=describe_status(process.returncode))
