@@ -207,6 +207,19 @@ def test_the_command_is_told_the_set_and_what_changed(
         assert runs(file, 2)[1] == "10.0.0.2:80||10.0.0.1:80"
 
 
+def test_the_command_reads_the_endpoints_on_its_input(
+    environment: dict[str, str], members: Members, tmp_path: Path
+) -> None:
+    file = tmp_path / "told"
+    members.add("10.0.0.2")
+    members.add("::1")
+    script = f"{{ cat; echo end; }} >> {file}"
+    with Command(*WATCHED, "--exec", script, environment=environment):
+        assert runs(file, 3) == ["10.0.0.2:80", "[::1]:80", "end"]
+        members.add("10.0.0.1")
+        assert runs(file, 7)[3:] == ["10.0.0.1:80", "10.0.0.2:80", "[::1]:80", "end"]
+
+
 def test_changes_while_the_command_runs_make_it_run_once_more(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:

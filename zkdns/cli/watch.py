@@ -90,14 +90,17 @@ class _Shower(contextlib.AbstractContextManager["_Shower"], Protocol):
     "--exec",
     "command",
     metavar="CMD",
-    help="Run CMD by the shell at each change, with ZKDNS_ENDPOINTS, ZKDNS_ADDED and ZKDNS_REMOVED.",
+    help="Run CMD by the shell at each change, with all endpoints on its standard input, a line each.",
 )
 def watch(config_file: str | None, as_json: bool, command: str | None, **flags: object) -> None:
     """Follow the members of SERVICE, until Ctrl-C or SIGTERM.
 
     A live table in a terminal; otherwise a line for each member that comes (+) or goes (-), those of the
-    first set included. CMD runs for the first set too, never twice at once, and once more for what changed
-    meanwhile.
+    first set included.
+
+    CMD runs for the first set too, never twice at once, and once more for what changed meanwhile. The
+    variables ZKDNS_ENDPOINTS, ZKDNS_ADDED and ZKDNS_REMOVED hold endpoints with spaces between; one that
+    would exceed what an environment holds (128 KiB on Linux) is not set.
     """
     reading = Reading({**SERVICE, ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
     reading.need_set()
