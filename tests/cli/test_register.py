@@ -1,11 +1,9 @@
 """`zkdns register` against a real ZooKeeper: alone, with a program, with checks, and with mistakes."""
 
 import contextlib
-import http.server
 import re
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from kazoo.security import make_acl
 
 from tests.cli import PROGRAM, Command, Terminal, run
 from tests.support.waiting import eventually
+from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
 
 # Long enough that a znode that is gone was deleted, and did not go with its session.
@@ -24,45 +23,10 @@ SERVED = ("web", "--environment", "staging", "--host", "10.0.0.1", "--port", "80
 AS_PROGRAM = ("--", sys.executable, "-c", PROGRAM)
 
 
-class Site:
-    """An HTTP server of the test's own: `statuses` says what it answers where; unknown paths hang."""
-
-    def __init__(self) -> None:
-        self.statuses: dict[str, int] = {}
-        self.released = threading.Event()
-        site = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                status = site.statuses.get(self.path)
-                if status is None:
-                    site.released.wait(30)
-                    return
-                self.send_response(status)
-                self.send_header("Content-Length", "2")
-                self.end_headers()
-                self.wfile.write(b"ok")
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = int(self.server.server_address[1])
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def close(self) -> None:
-        self.released.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
 @pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
+def site() -> Iterator[WebServer]:
+    with WebServer() as site:
+        yield site
 
 
 @pytest.fixture
@@ -270,13 +234,13 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_only_after_it_is_unregistered(
 # -- checks --------------------------------------------------------------------------------------------------
 
 
-def checked(site: Site, *more: str) -> tuple[str, ...]:
-    place = ("web", "--environment", "staging", "--host", "127.0.0.1", "--port", str(site.port))
+def checked(site: WebServer, *more: str) -> tuple[str, ...]:
+    place = ("web", "--environment", "staging", "--host", "127.0.0.1", "--port", str(site.server_port))
     return ("register", *place, *SESSION, "--interval", "50ms", *more)
 
 
 def test_it_is_registered_while_its_check_passes(
-    environment: dict[str, str], members: Callable[[], list[str]], site: Site
+    environment: dict[str, str], members: Callable[[], list[str]], site: WebServer
 ) -> None:
     site.statuses["/health"] = 503
     line = checked(site, "--check", "http:/health", *AS_PROGRAM)
@@ -291,26 +255,25 @@ def test_it_is_registered_while_its_check_passes(
         site.statuses["/health"] = 200
         eventually(members)
         assert [entry["reason"] for entry in command.events("check fails")] == [
-            f"127.0.0.1:{site.port} answered GET /health with {status}; 200 to 399 is accepted"
+            f"127.0.0.1:{site.server_port} answered GET /health with {status}; 200 to 399 is accepted"
             for status in (503, 404)
         ]
 
 
 def test_a_check_that_hangs_fails(
-    environment: dict[str, str], members: Callable[[], list[str]], site: Site
+    environment: dict[str, str], members: Callable[[], list[str]], site: WebServer
 ) -> None:
-    site.statuses["/health"] = 200
     line = checked(site, "--check", "http:/health", "--timeout", "200ms")
     with Command(*line, environment=environment) as command:
         eventually(members)
-        del site.statuses["/health"]
+        site.hanging.add("/health")
         eventually(lambda: not members())
         [failure] = command.events("check fails")
         assert "within 0.2 s" in failure["reason"]
 
 
 def test_a_program_that_never_was_registered_gets_the_signal_at_once(
-    environment: dict[str, str], members: Callable[[], list[str]], site: Site
+    environment: dict[str, str], members: Callable[[], list[str]], site: WebServer
 ) -> None:
     line = checked(site, "--check", "exec:false", "--drain", "60s", *AS_PROGRAM)
     with Command(*line, environment=environment) as command:

@@ -1,6 +1,5 @@
 """Health checks against real sockets, real HTTP servers and real commands."""
 
-import http.server
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.waiting import eventually
+from tests.support.web import WebServer
 from zkdns.errors import BadValueError
 from zkdns.serverset.checks import Check, Health, describe_status, parse_check, wait_for_command
 
@@ -47,69 +47,29 @@ def test_which_need_a_service_port() -> None:
     assert needy == ["tcp", "http:/"]
 
 
-class Site:
-    """An HTTP server that answers a path `/404` with that status, and sends the body of `/drip` for ever."""
-
-    def __init__(self) -> None:
-        self.closing = threading.Event()
-        self.asked: list[tuple[str, str | None]] = []
-        site = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                site.asked.append((self.path, self.headers["Host"]))
-                if self.path == "/hang":
-                    site.closing.wait(30)
-                    return
-                self.send_response(200 if self.path == "/drip" else int(self.path[1:]))
-                self.send_header("Content-Length", "1000" if self.path == "/drip" else "2")
-                self.end_headers()
-                try:
-                    while self.path == "/drip" and not site.closing.wait(0.01):
-                        self.wfile.write(b".")
-                        self.wfile.flush()
-                except OSError:
-                    return
-                self.wfile.write(b"ok")
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.port = int(self.server.server_address[1])
-        self.thread = threading.Thread(target=self.server.serve_forever, args=(0.01,))
-        self.thread.start()
-
-    def close(self) -> None:
-        self.closing.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
-
-
 @pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
+def site() -> Iterator[WebServer]:
+    with WebServer() as site:
+        yield site
 
 
 @pytest.mark.parametrize(
     ("status", "is_good"), [(200, True), (204, True), (302, True), (400, False), (404, False), (500, False)]
 )
-def test_http_goes_by_the_status(site: Site, status: int, is_good: bool) -> None:
-    assert Health(parse_check(f"http:/{status}"), "127.0.0.1", site.port, 5.0)() is is_good
-    assert site.asked == [(f"/{status}", f"127.0.0.1:{site.port}")]
+def test_http_goes_by_the_status(site: WebServer, status: int, is_good: bool) -> None:
+    site.statuses["/health"] = status
+    assert Health(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
+    assert [(asked.path, asked.host) for asked in site.asked] == [("/health", site.endpoint)]
 
 
-def test_http_asks_at_its_own_port(site: Site) -> None:
-    assert Health(parse_check(f"http:{site.port}/200"), "127.0.0.1", 1, 5.0)()
+def test_http_asks_at_its_own_port(site: WebServer) -> None:
+    assert Health(parse_check(f"http:{site.server_port}/health"), "127.0.0.1", 1, 5.0)()
 
 
 @pytest.mark.parametrize("path", ["/hang", "/drip"])
-def test_http_that_hangs_fails_in_its_time(site: Site, path: str) -> None:
+def test_http_that_hangs_fails_in_its_time(site: WebServer, path: str) -> None:
     begun = time.monotonic()
-    assert not Health(parse_check(f"http:{path}"), "127.0.0.1", site.port, 0.3)()
+    assert not Health(parse_check(f"http:{path}"), "127.0.0.1", site.server_port, 0.3)()
     assert 0.3 <= time.monotonic() - begun < 2.0
 
 

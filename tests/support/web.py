@@ -14,6 +14,8 @@ from typing import Any, Self
 
 from zkdns import FixedSet
 
+_MOST_DRIPS = 10_000  # bytes; more than fall while a test takes
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -30,7 +32,8 @@ class WebServer(ThreadingHTTPServer):
     """Answers with its own endpoint as text, and every further part of a path has a meaning.
 
     `/die` closes without an answer, `/to?…` redirects there, `/slow` sends the second half of its answer when
-    `go_on` is set, `/hang` answers when it is set.
+    `go_on` is set, `/drip` single bytes until then; `/hang`, and what else is `hanging`, answers when it is
+    set. `statuses` says what is answered other than 200, by path.
     """
 
     daemon_threads = False  # joined when it closes, after their connections were cut
@@ -48,6 +51,8 @@ class WebServer(ThreadingHTTPServer):
         self.asked: list[Asked] = []
         self.accepted = 0
         self.go_on = threading.Event()
+        self.statuses: dict[str, int] = {"/to": 302}
+        self.hanging: set[str] = {"/hang"}
         self.open: set[socket.socket] = set()
         self._tls = tls
         self._thread = threading.Thread(target=lambda: self.serve_forever(poll_interval=0.01))
@@ -96,16 +101,18 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/die":
             self.close_connection = True
             return
-        if path == "/hang":
+        if path in self.server.hanging:
             self.server.go_on.wait(10)
         answer = self.server.endpoint.encode()
-        self.send_response(302 if path == "/to" else 200)
+        self.send_response(self.server.statuses.get(path, 200))
         if path == "/to":
             self.send_header("Location", query)
             self.send_header("Set-Cookie", "seen=yes")
-        self.send_header("Content-Length", str(len(answer)))
+        self.send_header("Content-Length", str(len(answer) + (_MOST_DRIPS if path == "/drip" else 0)))
         self.end_headers()
         self.wfile.write(answer[:5])
+        while path == "/drip" and not self.server.go_on.wait(0.01):
+            self.wfile.write(b".")
         if path == "/slow":
             self.wfile.flush()
             self.server.go_on.wait(10)
