@@ -42,7 +42,6 @@ def _logs_are_not_set_up() -> Iterator[None]:
     level = root.level
     yield
     structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
     root.setLevel(level)
     for handler in list(root.handlers):
         if type(handler).__module__.startswith("zkdns."):

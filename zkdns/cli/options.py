@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
@@ -15,6 +15,7 @@ from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
+from zkdns.observe.logs import silence
 from zkdns.serverset.fixed import load_demo, load_fixed
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -24,6 +25,8 @@ FAILED = 1
 """The exit status where ZooKeeper cannot be reached, or refuses."""
 MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
+
+_DUMB = frozenset({"dumb", "unknown"})  # as rich has it
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -97,3 +100,23 @@ def exit_failed(error: ZkdnsError, status: int = FAILED) -> NoReturn:
     """Tell an error and exit."""
     click.echo(f"zkdns: {error}", err=True)
     sys.exit(status)
+
+
+def is_terminal(stream: TextIO | None) -> bool:
+    """Whether a person looks at it, who sees what moves; None is what whoever started us closed."""
+    return stream is not None and stream.isatty() and os.environ.get("TERM") not in _DUMB
+
+
+def write_out(text: str) -> None:
+    """Write to standard output; where that cannot be (a full disk), tell and exit.
+
+    Raises:
+        BrokenPipeError: nobody reads it any more.
+    """
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        silence(sys.stdout)  # what is still buffered would be an error once more at exit
+        exit_failed(ZkdnsError(f"cannot write to standard output: {error.strerror}"))

@@ -12,7 +12,7 @@ from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
-from zkdns.cli.options import FAILED, exit_failed
+from zkdns.cli.options import FAILED, exit_failed, is_terminal, write_out
 from zkdns.cli.sets import ENVIRONMENT, Reading, set_options
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.listing import Listing, list_services
@@ -24,7 +24,7 @@ _PATIENCE = 1.0  # seconds before a bar shows that something is going on
 @set_options(ENVIRONMENT)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each service, a line each.")
 def services(config_file: str | None, as_json: bool, **flags: object) -> None:
-    """List environments and services, with the numbers of their members.
+    """List environments, services and their numbers of members.
 
     A table in a terminal; otherwise a line for each service: environment, service and members, tabs between.
     The exit status is 1 where there is nothing to list.
@@ -41,12 +41,13 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     except ZkdnsError as error:
         exit_failed(error)
     if as_json:
-        click.echo(b"".join(msgspec.json.encode(row) + b"\n" for row in listing.services), nl=False)
-    elif sys.stdout.isatty():
+        write_out("".join(f"{msgspec.json.encode(row).decode()}\n" for row in listing.services))
+    elif is_terminal(sys.stdout):
         _show(listing)
     else:
-        for row in listing.services:
-            click.echo(f"{row.environment}\t{row.service}\t{_count(row.members)}")
+        write_out(
+            "".join(f"{row.environment}\t{row.service}\t{_count(row.members)}\n" for row in listing.services)
+        )
     for path in listing.denied:
         click.echo(
             f"zkdns: {path} may not be listed: ZooKeeper's ACL does not permit this client to", err=True
@@ -64,7 +65,7 @@ class _Bar:
 
     def __init__(self) -> None:
         self.progress = Progress(
-            console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()
+            console=Console(stderr=True), transient=True, disable=not is_terminal(sys.stderr)
         )
         self._task = self.progress.add_task("counting members", visible=False)
         self._begun = time.monotonic()

@@ -14,7 +14,7 @@ import os
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Final
 
 from zkdns.serverset.checks import describe_status, wait_for_command
@@ -34,10 +34,16 @@ _GRACE = 5.0  # seconds that the command has to end in
 
 
 class Hook:
-    """A command and the thread that runs it; a failure is logged, and the next change runs it again."""
+    """A command and the thread that runs it; a failure is logged, and the next change runs it again.
 
-    def __init__(self, command: str) -> None:
+    Args:
+        command: for the shell.
+        say: takes each line that the command prints, in a thread of its own; None: it prints where we do.
+    """
+
+    def __init__(self, command: str, say: Callable[[str], None] | None = None) -> None:
         self._command = command
+        self._say = say
         self._waiting: tuple[str, ...] | None = None
         self._news = threading.Condition()
         self._ended = threading.Event()
@@ -83,6 +89,9 @@ class Hook:
         except OSError as error:  # for instance a full disk, or a user with too many processes
             log.warning("command cannot be run", command=self._command, reason=error.strerror or str(error))
             return
+        if self._say is not None and process.stdout is not None:
+            # What it leaves running may print for ever, so nobody waits for the end of that.
+            threading.Thread(target=_pass_on, args=(process.stdout, self._say), daemon=True).start()
         if wait_for_command(process, self._ended, grace=_GRACE) and process.returncode:
             log.warning("command failed", command=self._command, how=describe_status(process.returncode))
 
@@ -102,8 +111,15 @@ class Hook:
         inherited = {
             name: value for name, value in os.environ.items() if name not in (ENDPOINTS, ADDED, REMOVED)
         }
+        output = None if self._say is None else subprocess.PIPE
         return subprocess.Popen(  # noqa: S602 - the shell is what was asked for
-            self._command, shell=True, stdin=told, env={**inherited, **variables}, process_group=0
+            self._command,
+            shell=True,
+            stdin=told,
+            stdout=output,
+            stderr=output and subprocess.STDOUT,
+            env={**inherited, **variables},
+            process_group=0,
         )
 
     def _warn(self, left_out: Iterable[str]) -> None:
@@ -115,6 +131,12 @@ class Hook:
                 command=self._command,
                 not_set=", ".join(sorted(left_out)),
             )
+
+
+def _pass_on(printed: IO[bytes], say: Callable[[str], None]) -> None:
+    with printed:
+        for line in printed:
+            say(line.decode(errors="replace").rstrip("\r\n"))
 
 
 def _fits(name: str, value: str) -> bool:

@@ -9,7 +9,8 @@ threads that wait for something only post to it.
 Signals. SIGTERM and SIGINT unregister first, and then go on to the program; HUP, QUIT, USR1, USR2 and WINCH
 go on at once; what was ignored when this started (nohup) stays ignored, here and there. The program leads a
 process group of its own: Ctrl-C reaches every process of a terminal's foreground group, so in ours it would
-end before it is unregistered. Signals go to the program alone, as a service manager's would: what a hang-up
+end before it is unregistered. What keys send goes on to all of that group, as a terminal would have it: a
+shell that waits for its child leaves Ctrl-C to that. Other signals go to the program alone: what a hang-up
 means to its children is its own business. Nobody may read from a terminal in its background, so a program
 whose standard input would be one gets /dev/null. Without a program, a hang-up is as good as SIGTERM.
 """
@@ -51,6 +52,7 @@ _BY_SIGNAL = 128  # and the signal's number: the exit status of what a signal en
 
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
 _PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+_FROM_KEYS = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)  # the terminal's, whose window is one too
 
 _REACH_TIMEOUT = 10.0  # seconds to wait for ZooKeeper before the program is started
 _LOOK = 0.1  # seconds between looks at a registration that has not come about yet
@@ -312,7 +314,7 @@ class Runner:
     def _send(self, number: signal.Signals) -> None:
         assert self._program is not None  # noqa: S101 - it is running
         log.info("signal sent on", signal=number.name)
-        os.kill(self._program.pid, number)
+        (os.killpg if number in _FROM_KEYS else os.kill)(self._program.pid, number)
 
     def _status(self) -> int:
         if not self._plan.command:

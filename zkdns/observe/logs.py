@@ -32,7 +32,8 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str) -> N
         process: which of the processes speaks; it is said on every line.
     """
     shared: list[structlog.types.Processor] = [
-        structlog.contextvars.merge_contextvars,
+        # Not bound to a context: each thread has one of its own.
+        lambda _logger, _name, event: {"process": process, **event},
         structlog.processors.add_log_level,
     ]
     if log_format == "json":
@@ -47,7 +48,7 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str) -> N
         rest = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(
-                colors=sys.stderr is not None and sys.stderr.isatty(),
+                colors=sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
                 exception_formatter=structlog.dev.plain_traceback,
             ),
         ]
@@ -57,7 +58,6 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str) -> N
         logger_factory=structlog.WriteLoggerFactory(file=_Output(sys.stderr)),  # type: ignore[arg-type]
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     # Libraries that log by themselves say only what went wrong.
     logging.basicConfig(level=logging.ERROR, handlers=[_ToStructlog()], force=True)
 
