@@ -145,20 +145,23 @@ class Terminal:
     Closing a terminal hangs up on whatever runs in it, so nothing outlives the test.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._arguments = arguments
-        self._screen = bytearray()
+        self._environment = {**os.environ, "TERM": "xterm", **(environment or {})}
+        for name in ("COLUMNS", "LINES", *({"NO_COLOR"} - set(environment or {}))):
+            self._environment.pop(name, None)
+        self._written = bytearray()
 
     def __enter__(self) -> Self:
         self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 160, 0, 0))
+        self.resize(40, 160)
         os.set_blocking(self._master, False)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-m", "zkdns", *self._arguments],
             stdin=slave,
             stdout=slave,
             stderr=slave,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40"},
+            env=self._environment,
             start_new_session=True,
         )
         os.close(slave)
@@ -172,18 +175,26 @@ class Terminal:
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
 
+    def resize(self, lines: int, columns: int) -> None:
+        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+
     @property
-    def screen(self) -> str:
-        """Everything that was written to it so far, without what moves and colours."""
+    def written(self) -> str:
+        """Everything that was written to it so far."""
         with contextlib.suppress(BlockingIOError, OSError):  # nothing new, or nobody is left to write
             while chunk := os.read(self._master, 65536):
-                self._screen += chunk
-        return _CONTROLS.sub("", self._screen.decode(errors="replace"))
+                self._written += chunk
+        return self._written.decode(errors="replace")
+
+    @property
+    def screen(self) -> str:
+        """The same without what moves and colours."""
+        return _CONTROLS.sub("", self.written)
 
     def wait(self, timeout: float = 15.0) -> int:
         """The exit status; what it writes meanwhile is read, as a terminal would."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < deadline:
-            _ = self.screen
+            _ = self.written
             time.sleep(0.005)
         return self.process.wait(0.1)

@@ -2,7 +2,9 @@
 
 import contextlib
 import re
+import shlex
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -86,8 +88,12 @@ def test_a_signal_unregisters_and_is_no_failure(
         assert command.events("member unregistered")
 
 
-def test_the_host_is_the_address_that_reaches_zookeeper(environment: dict[str, str], zk: Any) -> None:
-    with Command("register", "web", "--environment", "e", "--port", "80", environment=environment) as command:
+@pytest.mark.parametrize("more", [(), ("--host", "auto")])
+def test_the_host_is_the_address_that_reaches_zookeeper(
+    environment: dict[str, str], zk: Any, more: tuple[str, ...]
+) -> None:
+    line = ("register", "web", "--environment", "e", "--port", "80", *more)
+    with Command(*line, environment=environment) as command:
         path = command.wait_logged("member registered").events("member registered")[0]["path"]
         assert b'"host":"127.0.0.1"' in zk.get(path)[0]
         [chosen] = command.events("host chosen")
@@ -148,6 +154,17 @@ def test_signals_go_on_to_the_program_at_once(
             command.said(f"SIG{name}")
         assert eventually(members)
         assert command.process.poll() is None
+
+
+def test_what_keys_send_reaches_the_programs_children_too(environment: dict[str, str]) -> None:
+    # A shell that waits for its child either leaves Ctrl-C to it, or ends by itself and leaves it behind.
+    script = f"{shlex.join([sys.executable, '-c', PROGRAM])}; exit $?"
+    line = ("register", *SERVED, "--drain", "0", "--", "sh", "-c", script)
+    with Command(*line, environment=environment) as command:
+        command.said("ready")
+        command.signal(signal.SIGINT)
+        command.said("SIGINT")
+        assert command.wait(5.0) in (7, 128 + signal.SIGINT)
 
 
 def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -> None:
@@ -258,6 +275,44 @@ def test_it_is_registered_while_its_check_passes(
             f"127.0.0.1:{site.server_port} answered GET /health with {status}; 200 to 399 is accepted"
             for status in (503, 404)
         ]
+
+
+def test_tcp_is_checked_where_it_is_registered(
+    environment: dict[str, str], members: Callable[[], list[str]]
+) -> None:
+    with socket.socket() as served:
+        served.bind(("127.0.0.1", 0))
+        port = str(served.getsockname()[1])
+        place = ("web", "--environment", "staging", "--host", "127.0.0.1", "--port", port)
+        line = ("register", *place, *SESSION, "--check", "tcp", "--interval", "50ms")
+        with Command(*line, environment=environment) as command:
+            command.wait_logged("check fails")
+            assert members() == []
+            served.listen()
+            eventually(members)
+
+
+def test_a_command_is_checked(
+    environment: dict[str, str], members: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    good = tmp_path / "good"
+    line = ("register", *SERVED, "--check", f"exec:test -e {good}", "--interval", "50ms")
+    with Command(*line, environment=environment) as command:
+        command.wait_logged("check fails")
+        assert members() == []
+        good.touch()
+        eventually(members)
+        good.unlink()
+        eventually(lambda: not members())
+
+
+def test_checks_are_the_interval_apart(environment: dict[str, str], tmp_path: Path) -> None:
+    times = tmp_path / "times"
+    check = f"exec:{shlex.join([sys.executable, '-c', 'import time; print(time.monotonic())'])} >> {times}"
+    with Command("register", *SERVED, "--check", check, "--interval", "700ms", environment=environment):
+        lines = eventually(lambda: read if len(read := times.read_text().splitlines()) >= 4 else None, 20.0)
+    begun = [float(line) for line in lines]
+    assert begun[3] - begun[0] > 1.4  # three intervals, less what the first may have been late
 
 
 def test_a_check_that_hangs_fails(

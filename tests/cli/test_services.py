@@ -80,6 +80,22 @@ def test_many_services_are_counted_in_one_go(environment: dict[str, str], zk: An
     assert ended.output == "".join(f"staging\t{name}\t0\n" for name in names)
 
 
+def test_a_root_that_may_not_be_listed_is_told_and_nothing_claimed_of_it(
+    environment: dict[str, str], zk: Any, zk_root: str
+) -> None:
+    zk.create(zk_root, acl=[make_acl("world", "anyone", admin=True, delete=True)])
+    ended = run("services", environment=environment)
+    zk.set_acls(zk_root, [make_acl("world", "anyone", all=True)])  # to be removed
+    told = f"zkdns: {zk_root} may not be listed: ZooKeeper's ACL does not permit this client to\n"
+    assert (ended.status, ended.output, ended.errors) == (1, "", told)
+
+
+def test_an_environment_that_can_be_none_is_refused() -> None:
+    ended = run("services", "--environment", "a/b")
+    assert ended.status == 2
+    assert ended.errors.startswith("zkdns: --environment: is 'a/b'; ")
+
+
 @pytest.mark.parametrize("more", [(), ("--environment", "prod")])
 def test_what_is_not_there_is_told_and_not_made(
     environment: dict[str, str], zk: Any, zk_root: str, more: tuple[str, ...]

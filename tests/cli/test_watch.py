@@ -117,6 +117,40 @@ def test_a_terminal_shows_a_table_that_lives(
         assert "Traceback" not in terminal.screen
 
 
+def test_a_terminal_of_another_size_shows_the_table_anew(
+    environment: dict[str, str], members: Members
+) -> None:
+    members.add("10.0.0.1")
+    with Terminal(*WATCHED, environment=environment) as terminal:
+        eventually(lambda: re.search(r"^10\.0\.0\.1:80 +member_\d{10} ", terminal.screen, re.MULTILINE))
+        terminal.resize(40, 50)
+        eventually(lambda: re.search(r"^10\.0\.0\.1:80 +mem.*… +before", terminal.screen, re.MULTILINE))
+        assert len(lines_shown(terminal)[-1]) <= 48  # an echoed ^C must not begin another line
+
+
+def lines_shown(terminal: Terminal) -> list[str]:
+    return terminal.screen.replace("\r", "").splitlines()
+
+
+def test_a_dumb_terminal_shows_lines(environment: dict[str, str], members: Members) -> None:
+    name = members.add("10.0.0.1")
+    with Terminal(*WATCHED, environment={**environment, "TERM": "dumb"}) as terminal:
+        eventually(lambda: f"+ 10.0.0.1:80 {name}" in terminal.written)
+        assert "\x1b" not in terminal.written
+
+
+def test_colours_are_left_to_those_who_want_them(environment: dict[str, str], members: Members) -> None:
+    members.add("10.0.0.1")
+    failing = (*WATCHED, "--exec", "exit 3")
+    with (
+        Terminal(*failing, environment=environment) as coloured,
+        Terminal(*failing, environment={**environment, "NO_COLOR": "1"}) as plain,
+    ):
+        for terminal, has_colours in ((coloured, True), (plain, False)):
+            eventually(lambda terminal=terminal: "command failed" in terminal.screen)  # type: ignore[misc]
+            assert bool(re.search(r"\x1b\[[0-9;]*33m", terminal.written)) is has_colours
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_well(environment: dict[str, str], members: Members, number: signal.Signals) -> None:
     members.add("10.0.0.1")
@@ -184,6 +218,46 @@ def test_a_closed_pipe_ends_it_quietly(
     assert process.stderr.read() == b""
 
 
+def test_an_output_that_cannot_be_written_is_a_sentence(
+    environment: dict[str, str], members: Members
+) -> None:
+    members.add("10.0.0.1")
+    for command in (WATCHED, (*WATCHED, "--json"), ("services",)):
+        line = f"exec {shlex.join([sys.executable, '-m', 'zkdns', *command])} > /dev/full"
+        ended = subprocess.run(
+            ["sh", "-c", line],
+            check=False,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert (ended.returncode, ended.stderr) == (
+            1,
+            "zkdns: cannot write to standard output: No space left on device\n",
+        )
+
+
+def test_a_closed_output_changes_nothing_else(
+    environment: dict[str, str], members: Members, tmp_path: Path
+) -> None:
+    members.add("10.0.0.1")
+    file = tmp_path / "told"
+    watching = shlex.join([sys.executable, "-m", "zkdns", *WATCHED, "--exec", f"cat > {file}; kill $PPID"])
+    listing = shlex.join([sys.executable, "-m", "zkdns", "services"])
+    for line in (watching, listing):
+        ended = subprocess.run(
+            ["sh", "-c", f"exec {line} >&-"],
+            check=False,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+        assert (ended.returncode, ended.stderr) == (0, "")
+    assert file.read_text() == "10.0.0.1:80\n"
+
+
 # -- a command at each change ------------------------------------------------------------------------------
 
 TELL = 'echo "$ZKDNS_ENDPOINTS|$ZKDNS_ADDED|$ZKDNS_REMOVED" >> {file}'
@@ -218,6 +292,17 @@ def test_the_command_reads_the_endpoints_on_its_input(
         assert runs(file, 3) == ["10.0.0.2:80", "[::1]:80", "end"]
         members.add("10.0.0.1")
         assert runs(file, 7)[3:] == ["10.0.0.1:80", "10.0.0.2:80", "[::1]:80", "end"]
+
+
+def test_what_the_command_prints_stands_above_the_table(
+    environment: dict[str, str], members: Members
+) -> None:
+    members.add("10.0.0.1")
+    script = "echo said; echo complained >&2"
+    with Terminal(*WATCHED, "--exec", script, environment=environment) as terminal:
+        for line in ("said", "complained"):
+            shown = rf"{line}\s+web in staging: 1 member\s+endpoint.*\s+10\.0\.0\.1:80 "
+            eventually(lambda shown=shown: re.search(shown, terminal.screen, re.MULTILINE))  # type: ignore[misc]
 
 
 def test_changes_while_the_command_runs_make_it_run_once_more(

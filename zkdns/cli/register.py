@@ -54,7 +54,7 @@ _ROWS = (
         "host",
         text(_parse_host, "an address, a host name or auto"),
         "ADDRESS",
-        "Where others reach it; else the address from which this machine reaches ZooKeeper.",
+        "Where others reach it; auto, or nothing: the address from which this machine reaches ZooKeeper.",
     ),
     Setting(
         "endpoint",

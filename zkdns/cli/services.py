@@ -52,6 +52,8 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
         click.echo(
             f"zkdns: {path} may not be listed: ZooKeeper's ACL does not permit this client to", err=True
         )
+    if not listing.services and listing.denied:
+        sys.exit(FAILED)
     if not listing.services and not listing.empty:
         where = f"{environment!r} below {config.namespace.root}" if environment else config.namespace.root
         is_missing = not listing.exists or environment
