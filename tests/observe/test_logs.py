@@ -39,6 +39,12 @@ try:
 except KeyError:
     logging.getLogger("asyncio").exception("in a library: %s", "details")
 """
+_THREAD = """
+import threading
+speaker = threading.Thread(target=log.info, args=("elsewhere",))
+speaker.start()
+speaker.join()
+"""
 _ODD = r"""
 log.info("odd\nevent", surrogate="\udcff", raw=b"\x00\xff", number=float("inf"), thing=object, event_text="ü")
 """
@@ -68,6 +74,11 @@ def test_json_is_one_object_a_line_with_time_level_event_and_process() -> None:
         "path": "/a/b",
         "count": 3,
     }
+
+
+def test_every_thread_says_which_process_speaks() -> None:
+    [entry] = entries(_THREAD)
+    assert entry["process"] == "watcher"
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
