@@ -37,6 +37,11 @@ while True:
     signal.pause()
 """
 
+# Long enough that a znode that is gone was deleted, and did not go with its session.
+SESSION = ("--session-timeout", "30s")
+SERVED = ("web", "--environment", "staging", "--host", "10.0.0.1", "--port", "8080", *SESSION)
+AS_PROGRAM = ("--", sys.executable, "-c", PROGRAM)
+
 # Makes the terminal on standard input that of the session, and becomes the command.
 _TAKE_TERMINAL = """\
 import fcntl, os, sys, termios

@@ -12,28 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kazoo.security import make_acl
 
-from tests.cli import PROGRAM, Command, Terminal, run
+from tests.cli import AS_PROGRAM, PROGRAM, SERVED, SESSION, Command, Terminal, run
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
-
-# Long enough that a znode that is gone was deleted, and did not go with its session.
-SESSION = ("--session-timeout", "30s")
-SERVED = ("web", "--environment", "staging", "--host", "10.0.0.1", "--port", "8080", *SESSION)
-AS_PROGRAM = ("--", sys.executable, "-c", PROGRAM)
 
 
 @pytest.fixture
 def site() -> Iterator[WebServer]:
     with WebServer() as site:
         yield site
-
-
-@pytest.fixture
-def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
-    return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}
 
 
 @pytest.fixture
@@ -337,128 +326,3 @@ def test_a_program_that_never_was_registered_gets_the_signal_at_once(
         command.signal(signal.SIGTERM)
         assert command.wait(5.0) == 7
         assert members() == []
-
-
-# -- what goes wrong -----------------------------------------------------------------------------------------
-
-
-def test_every_mistake_is_told_at_once(environment: dict[str, str], zk: Any, zk_root: str) -> None:
-    ended = run(
-        "register", "a/b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
-        "--interval", "fast", "--shard", "x", "--metadata", "k", "--drain", "2h", "--log-level", "loud",
-        environment=environment,
-    )  # fmt: skip
-    assert ended.status == 2
-    told = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
-    assert sorted(told) == [
-        "--check", "--drain", "--endpoint", "--environment", "--host", "--interval", "--log-level",
-        "--metadata", "--port", "--shard", "SERVICE",
-    ]  # fmt: skip
-    assert "from 0 to 65535" in ended.errors
-    assert "tcp, http:/PATH, http:PORT/PATH, exec:CMD" in ended.errors
-    assert zk.exists(zk_root) is None
-
-
-@pytest.mark.parametrize(
-    ("arguments", "told"),
-    [
-        (("--environment", "e"), "--port: is missing"),
-        (("--environment", "e", "--port", "0"), "--port: is 0"),
-        (
-            ("--environment", "e", "--port", "0", "--endpoint", "a=1", "--check", "tcp"),
-            "--check: there is no port",
-        ),
-        (
-            ("--environment", "e", "--port", "1", "--endpoint", "a=1", "--endpoint", "a=2"),
-            "--endpoint: a is given",
-        ),
-        (
-            ("--environment", "e", "--port", "1", "--host", "0.0.0.0"),
-            "--host: is '0.0.0.0', which nobody can",
-        ),
-        (
-            ("--environment", "e", "--port", "1", "--namespace", "/aurora/{role}/{environment}/{job}"),
-            "--namespace: '/aurora/{role}/{environment}/{job}' leaves {role} open",
-        ),
-    ],
-)
-def test_a_mistake_is_told_with_its_flag(arguments: tuple[str, ...], told: str) -> None:
-    ended = run("register", "web", *arguments)
-    assert ended.status == 2
-    [line] = ended.errors.splitlines()
-    assert line.startswith(f"zkdns: {told}")
-
-
-def test_more_than_zookeeper_takes_is_refused(environment: dict[str, str], zk: Any, zk_root: str) -> None:
-    much = [word for key in range(11) for word in ("--metadata", f"{key}={'x' * 100_000}")]
-    ended = run("register", *SERVED, *much, environment=environment)
-    assert ended.status == 2
-    assert "less than 1 MB" in ended.errors
-    assert zk.exists(zk_root) is None
-
-
-def test_an_unreachable_zookeeper_is_a_sentence_and_starts_nothing(own_zookeeper: ZooKeeperServer) -> None:
-    own_zookeeper.kill()
-    where = ("--zookeeper", own_zookeeper.address)
-    with (  # all at once, since each waits for a while
-        Command("register", *SERVED, *where, "--", "echo", "started") as register,
-        Command("watch", "web", "--environment", "staging", *where) as watch,
-        Command("services", *where) as services,
-    ):
-        for command, what in ((register, "register in"), (watch, "watch"), (services, "list")):
-            assert command.wait(20.0) == 1
-            assert command.output == ""
-            [sentence] = [line for line in command.errors.splitlines() if line.startswith("zkdns: ")]
-            assert sentence.startswith(f"zkdns: cannot {what} /discovery")
-            assert f"ZooKeeper at {own_zookeeper.address} cannot be reached" in sentence
-            assert ("--wait" in sentence) is (command is register)
-
-
-def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) -> None:
-    own_zookeeper.kill()
-    line = ("register", *SERVED, "--zookeeper", own_zookeeper.address, "--wait")
-    with Command(*line, *AS_PROGRAM) as command:
-        command.said("ready")
-        command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 7
-
-
-def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperServer) -> None:
-    own_zookeeper.kill()
-    line = ("register", *SERVED, "--session-timeout", "2s", "--zookeeper", own_zookeeper.address, "--wait")
-    with Command(*line, *AS_PROGRAM) as command:
-        command.said("ready")
-        own_zookeeper.start()
-        command.wait_logged("member registered")
-        command.signal(signal.SIGTERM)
-        command.wait_logged("member unregistered")
-        command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 7
-
-
-def test_the_program_ends_in_time_where_zookeeper_does_not_answer(own_zookeeper: ZooKeeperServer) -> None:
-    line = ("register", *SERVED, "--zookeeper", own_zookeeper.address)
-    with Command(*line, *AS_PROGRAM) as command:
-        command.said("ready")
-        command.wait_logged("member registered")
-        own_zookeeper.pause()
-        command.signal(signal.SIGTERM)
-        command.wait_logged("unregistering")
-        command.signal(signal.SIGTERM)
-        assert command.wait(10.0) == 7
-        assert command.events("ZooKeeper does not answer; the member goes with its session")
-        own_zookeeper.resume()
-
-
-@pytest.mark.parametrize("more", [(), ("--wait",)])
-def test_without_permission_the_program_is_ended_and_nothing_registered(
-    environment: dict[str, str], zk: Any, zk_root: str, more: tuple[str, ...]
-) -> None:
-    zk.create(f"{zk_root}/staging/web", makepath=True)
-    zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", read=True, admin=True, delete=True)])
-    with Command("register", *SERVED, *more, *AS_PROGRAM, environment=environment) as command:
-        assert command.wait() == 1
-        assert f"cannot register in {zk_root}/staging/web: ZooKeeper denies it" in command.errors
-        assert "zkdns: cannot register" in command.errors.splitlines()[-1]
-        assert command.events("program ended")
-    assert zk.get_children(f"{zk_root}/staging/web") == []

@@ -12,11 +12,6 @@ from tests.support.zookeeper import ZooKeeperServer
 
 
 @pytest.fixture
-def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
-    return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}
-
-
-@pytest.fixture
 def filled(zk: Any, zk_root: str) -> str:
     """A root with services, of which one has members and something else, one has none, and one hides them."""
     for name in ("member_0000000001", "member_0000000002", "vector_0000000000"):

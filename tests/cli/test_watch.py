@@ -46,11 +46,6 @@ def members(zk: Any, zk_root: str) -> Members:
     return Members(zk, f"{zk_root}/staging/web")
 
 
-@pytest.fixture
-def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
-    return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}
-
-
 def lines_of(command: Command, count: int) -> list[str]:
     """The lines that were printed, once there are so many."""
     eventually(lambda: len(command.output.splitlines()) >= count)
