@@ -82,7 +82,7 @@ def difference(
 
 def _row(member: Member) -> Row:
     additional = {name: str(HostPort(at.host, at.port)) for name, at in member.additional.items()}
-    return Row(member.name, text_of(member) or None, additional, member.shard, member.metadata)
+    return Row(member.name, text_of(member) or None, additional, member.shard, dict(member.metadata))
 
 
 def make_shower(title: str, config: Config, *, as_json: bool) -> Shower:

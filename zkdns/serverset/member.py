@@ -1,8 +1,13 @@
 """A member of a server set, and the JSON that go.serversets, Finagle and Aurora write for it.
 
-Reading is generous (a port may be "80", additionalEndpoints may be null, a byte-order mark may lead), since
-a member that somebody else registered has to be found; what cannot be used is refused member by member, so
-that the rest of its set stands. Writing is strict: compact, in the order that the old readers expect.
+Reading is generous (a port may be "80", additionalEndpoints may be null, a byte-order mark may lead, old
+twitter commons' thrift is understood), since a member that somebody else registered has to be found; what
+cannot be used is refused member by member, so that the rest of its set stands. Writing is strict: compact,
+in the order that the old readers expect.
+
+What is written as those three write it is read by a typed decoder, in a fifth of the time: at the start a
+hundred thousand members are. It knows exactly their fields and types; anything else, however slight, goes to
+the generous reader, so that the two never disagree.
 """
 
 from __future__ import annotations
@@ -10,24 +15,27 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-from typing import Final
+import socket
+from collections.abc import Mapping
+from typing import Annotated, Final, Never, NoReturn, TypeAlias
 
 import msgspec
 
 from zkdns.address import MAX_PORT
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.names import MAX_NAME, parse_name
+from zkdns.serverset.thrift import STRUCT, read_instance
 
 MEMBER_PREFIX: Final = "member_"
 
 _BOM = b"\xef\xbb\xbf"
-_THRIFT_STRUCT = 0x0C  # the first byte of a TBinary struct whose first field is a struct
 # encoding/json's default; outside of strings none of them occurs in JSON
 _ESCAPED_BY_GO = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (*b"<>&", 0x2028, 0x2029))
 _SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
+_MIN_SHARD, _MAX_SHARD = -(2**31), 2**31 - 1
 
-_OCTET = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4 = re.compile(rf"(?:{_OCTET}\.){{3}}{_OCTET}")
+# What is a host name without further thought: no escapes, its last label no number (RFC 1123 §2.1).
+_PLAIN_NAME = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\Z)[A-Za-z0-9_-]{1,63}")
 
 
 class Status(enum.StrEnum):
@@ -45,6 +53,20 @@ class Status(enum.StrEnum):
 _STATUS_BY_NUMBER = dict(enumerate(Status))
 
 
+class _Nothing(dict[str, Never]):
+    """An empty dictionary that stays empty, so that all members may have the same one: it takes 64 bytes."""
+
+    def __setitem__(self, key: str, value: Never) -> NoReturn:
+        raise TypeError("what members share cannot be changed")
+
+    setdefault = update = __ior__ = __setitem__  # type: ignore[assignment]
+
+
+_NOTHING: Final = _Nothing()
+
+
+# Neither of the two can be part of a cycle, so the collector of cycles need not look at them: a hundred
+# thousand members would cost it 0.1 s each time.
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     """Where something listens.
 
@@ -74,18 +96,22 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     name: str
     service: Endpoint | None
-    additional: dict[str, Endpoint] = {}
+    additional: Mapping[str, Endpoint] = _NOTHING
     status: Status = Status.ALIVE
     shard: int | None = None
-    metadata: dict[str, str] = {}
+    metadata: Mapping[str, str] = _NOTHING
     weight: float = 1.0
-    """What the set's `vector_` znodes say: the share of requests, relative to the other members'."""
+    """What the set's `vector_` znodes say: the share of requests, relative to the other members'.
+
+    0 drains the member: it is not answered with while there is another. Below 0 it is not answered with at
+    all, as though it were not there.
+    """
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         """All endpoints, the service's own first."""
         own = (self.service,) if self.service else ()
-        return own + tuple(self.additional.values())
+        return (*own, *self.additional.values()) if self.additional else own
 
     @property
     def sequence(self) -> int | None:
@@ -97,16 +123,11 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 def is_ip(host: str) -> bool:
-    """Whether the host is an IP address rather than a name."""
-    if _IPV4.fullmatch(host):  # a tenth of what ip_address takes, and every endpoint of a table is asked
-        return True
-    if ":" not in host:
-        return False
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    """Whether a host, as `canonical_host` returns it, is an IP address rather than a name.
+
+    It shows in the spelling, since no host name has a colon, or a number for its last label.
+    """
+    return ":" in host or host.rpartition(".")[2].isdigit()
 
 
 def canonical_host(text: str) -> str:
@@ -116,6 +137,8 @@ def canonical_host(text: str) -> str:
         BadValueError: neither of the two. What is numeric and no address (`10.0.0`) is refused: it cannot
             be a host name (RFC 1123 §2.1), and resolvers read it as something nobody meant.
     """
+    if (text[-1:].isdigit() and _is_ipv4(text)) or _PLAIN_NAME.fullmatch(text):
+        return text
     bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
     try:
         address = ipaddress.ip_address(bare)
@@ -128,6 +151,15 @@ def canonical_host(text: str) -> str:
     return str(address)
 
 
+def _is_ipv4(text: str) -> bool:
+    """Whether it is an IPv4 address; leading zeros, which would make two spellings, are none."""
+    try:
+        socket.inet_pton(socket.AF_INET, text)  # a sixth of what the module ipaddress takes
+    except (OSError, ValueError):  # the latter: a NUL, half a surrogate
+        return False
+    return True
+
+
 def _host_name(text: str) -> str:
     labels = parse_name(text)
     if not labels or len(text) >= MAX_NAME or not text.isascii() or not text.isprintable() or " " in text:
@@ -137,35 +169,84 @@ def _host_name(text: str) -> str:
     return text.removesuffix(".")
 
 
+_Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_PORT)]
+_Shard: TypeAlias = Annotated[int, msgspec.Meta(ge=_MIN_SHARD, le=_MAX_SHARD)]
+
+
+class _PlainEndpoint(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    host: str
+    port: _Port
+
+
+class _PlainMember(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"):
+    """A member as it is usually written.
+
+    A field that is not known here sends the member to the other reader, which looks into it: a decoder that
+    only skips it would take what is no JSON at all.
+    """
+
+    service_endpoint: _PlainEndpoint
+    status: Status
+    additional_endpoints: dict[str, _PlainEndpoint] | None = None
+    shard: _Shard | None = None
+    metadata: dict[str, str] | None = None
+
+
+_PLAIN = msgspec.json.Decoder(_PlainMember)
+
+
 def decode_member(name: str, data: bytes) -> Member:
     """Read a member's znode.
 
     Args:
         name: the znode's name.
-        data: its data: JSON, of whatever dialect.
+        data: its data: JSON of whatever dialect, or thrift.
 
     Raises:
         BadMemberError: its reason is `empty`, `thrift`, `json`, `host`, `port`, `status`, `shard` or `field`.
     """
+    try:
+        plain = _PLAIN.decode(data)
+        service, additional = plain.service_endpoint, plain.additional_endpoints
+        return Member(
+            name,
+            Endpoint(canonical_host(service.host), service.port),
+            _plain_endpoints(additional) if additional else _NOTHING,
+            plain.status,
+            plain.shard,
+            plain.metadata or _NOTHING,
+        )
+    except (msgspec.DecodeError, UnicodeDecodeError, BadValueError):
+        return _decode_generously(name, data)
+
+
+def _plain_endpoints(written: dict[str, _PlainEndpoint]) -> dict[str, Endpoint]:
+    return {name: Endpoint(canonical_host(each.host), each.port) for name, each in written.items()}
+
+
+def _decode_generously(name: str, data: bytes) -> Member:
     payload = data.removeprefix(_BOM)
     if not payload.strip():
         raise BadMemberError("empty", "it has no data")
-    if payload[0] == _THRIFT_STRUCT:
-        raise BadMemberError("thrift", "it is written in thrift; JSON is read")
+    fields = read_instance(payload) if payload[0] == STRUCT else _json_object(payload)
+    return Member(
+        name=name,
+        service=_service_endpoint(fields.get("serviceEndpoint")),
+        additional=_additional(fields.get("additionalEndpoints")) or _NOTHING,
+        status=_status(fields.get("status")),
+        shard=_shard(fields.get("shard")),
+        metadata=_metadata(fields.get("metadata")) or _NOTHING,
+    )
+
+
+def _json_object(payload: bytes) -> dict[str, object]:
     try:
         fields = msgspec.json.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadMemberError("json", f"its data is not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise BadMemberError("json", "its data is not a JSON object")
-    return Member(
-        name=name,
-        service=_service_endpoint(fields.get("serviceEndpoint")),
-        additional=_additional(fields.get("additionalEndpoints")),
-        status=_status(fields.get("status")),
-        shard=_shard(fields.get("shard")),
-        metadata=_metadata(fields.get("metadata")),
-    )
+    return fields
 
 
 def encode_member(member: Member) -> bytes:
@@ -254,7 +335,7 @@ def _shard(value: object) -> int | None:
     if value is None:
         return None
     number = _integer(value)
-    if number is None or not -(2**31) <= number < 2**31:
+    if number is None or not _MIN_SHARD <= number <= _MAX_SHARD:
         raise BadMemberError("shard", f"it has the shard {value!r}; a shard is a 32-bit integer")
     return number
 
