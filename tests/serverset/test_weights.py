@@ -1,0 +1,161 @@
+"""Vectors of weights: which members they mean, what they multiply to, and what a broken one costs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zkdns.errors import BadMemberError
+from zkdns.serverset.member import Endpoint, Member
+from zkdns.serverset.weights import DROPPED, Vector, parse_vector, weight_of
+
+NAME = "vector_0000000001"
+PLAIN = Member("member_0000000001", Endpoint("10.0.0.3", 80), shard=3)
+OTHER = Member("member_0000000002", Endpoint("web.example", 80, inet="10.0.0.4"))
+
+
+def vector(*entries: tuple[str, Any]) -> Vector:
+    """A vector of selectors and weights."""
+    written = [{"select": select, "weight": weight, "priority": 1} for select, weight in entries]
+    return parse_vector(NAME, json.dumps({"vector": written}).encode())
+
+
+def test_a_weight_is_the_product_of_all_that_select_the_member() -> None:
+    """As SERVERSETS' example has it: the three ways to select, in one vector and over several."""
+    example = vector(("member=member_0000000001", 1.2), ("inet=10.0.0.3:80", 1.3), ("shard=3", 0.5))
+    assert weight_of(PLAIN, [example]) == pytest.approx(1.2 * 1.3 * 0.5)
+    assert weight_of(PLAIN, [example, vector(("shard=3", 2))]) == pytest.approx(1.2 * 1.3)
+    assert weight_of(OTHER, [example]) == 1.0
+    assert weight_of(PLAIN, []) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("select", "selected"),
+    [
+        ("member=member_0000000001", {"plain"}),
+        ("member=member_0000000003", set()),
+        ("member=member_1", set()),
+        ("member=", set()),
+        ("inet=10.0.0.3:80", {"plain"}),
+        ("inet=10.0.0.3:81", set()),
+        ("inet=10.0.0.4:80", {"other"}),
+        ("inet=WEB.example.:80", {"other"}),
+        ("inet=10.0.0.9:81", {"bare"}),
+        ("inet=[2001:DB8::1]:82", {"v6"}),
+        ("shard=3", {"plain"}),
+        ("shard=0", set()),
+        ("zone=3", set()),
+        ("nonsense", set()),
+        ("", set()),
+    ],
+)
+def test_a_selector_means_these_members(select: str, selected: set[str]) -> None:
+    members = {
+        "plain": PLAIN,
+        "other": OTHER,
+        "bare": Member("member_0000000004", None, additional={"http": Endpoint("10.0.0.9", 81)}),
+        "v6": Member("member_0000000005", Endpoint("2001:db8::1", 82)),
+    }
+    weights = {name: weight_of(member, [vector((select, 0.5))]) for name, member in members.items()}
+    assert weights == {name: 0.5 if name in selected else 1.0 for name in members}
+
+
+def test_an_additional_endpoint_is_not_what_inet_means_where_there_is_a_service_endpoint() -> None:
+    member = Member("member_0000000001", Endpoint("a", 80), additional={"http": Endpoint("a", 81)})
+    assert weight_of(member, [vector(("inet=a:81", 0.5))]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("weights", "product"),
+    [
+        ([2], 2.0),
+        ([0], 0.0),
+        ([0, 5], 0.0),
+        ([-1.0], DROPPED),
+        ([-1.0, -1.0], DROPPED),
+        ([0, -1], DROPPED),
+        ([5, -0.5], DROPPED),
+        ([1e300, 1e300], 1e9),
+        ([1e300, 1e300, 0], 0.0),
+        ([1e-300, 1e-300], 0.0),
+    ],
+)
+def test_0_drains_below_0_drops_and_no_product_is_beyond_numbers(
+    weights: list[float], product: float
+) -> None:
+    for vectors in (
+        [vector(*[("shard=3", weight) for weight in weights])],
+        [vector(("shard=3", w)) for w in weights],
+    ):
+        assert weight_of(PLAIN, vectors) == product
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"{}",
+        b'{"vector":null}',
+        b'{"vector":[]}',
+        b'{"vector":[{}]}',
+        b'{"vector":[{"select":null,"weight":3}]}',
+        b'{"vector":[{"select":"shard=3"}],"more":[1]}',
+        b'{"vector":[{"select":"shard=3","weight":null,"priority":"high","more":1}]}',
+    ],
+)
+def test_what_is_missing_or_unknown_says_nothing(data: bytes) -> None:
+    assert weight_of(PLAIN, [parse_vector(NAME, data)]) == 1.0
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"\x01",
+        b"[]",
+        b"null",
+        b'{"vector":{}}',
+        b'{"vector":["shard=3"]}',
+        b'{"vector":[{"select":3,"weight":1.0}]}',
+        b'{"vector":[{"select":"shard=3","weight":"1.0"}]}',
+        b'{"vector":[{"select":"shard=3","weight":true}]}',
+        b'{"vector":[{"select":"shard=3","weight":1e999}]}',
+        b'{"vector":[{"select":"shard=3","weight":NaN}]}',
+        b'{"vector":[{"select":"shard=three","weight":1.0}]}',
+        b'{"vector":[{"select":"shard=","weight":1.0}]}',
+        b'{"vector":[{"select":"inet=10.0.0.3","weight":1.0}]}',
+        b'{"vector":[{"select":"inet=:80","weight":1.0}]}',
+        b'{"vector":[{"select":"shard=3","weight":0.5}',
+        b'{"vector":' * 5000,
+        b"\xff",
+    ],
+    ids=range(18),
+)
+def test_a_vector_that_is_wrong_anywhere_is_refused_as_a_whole(data: bytes) -> None:
+    with pytest.raises(BadMemberError) as caught:
+        parse_vector(NAME, data)
+    assert caught.value.reason == "vector"
+    assert str(caught.value)
+
+
+@given(st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_arbitrary_bytes_raise_nothing_but_bad_member(data: bytes) -> None:
+    with contextlib.suppress(BadMemberError):
+        parse_vector(NAME, data)
+
+
+@given(st.lists(st.tuples(st.text(max_size=30) | st.text(max_size=9).map("inet=".__add__), st.floats())))
+@settings(max_examples=300, deadline=None)
+def test_any_selectors_and_weights_make_a_finite_weight_or_are_refused(
+    entries: list[tuple[str, float]],
+) -> None:
+    try:
+        weight = weight_of(PLAIN, [vector(*entries)])
+    except BadMemberError:
+        return
+    assert weight == DROPPED or 0 <= weight <= 1e9
