@@ -9,24 +9,17 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from zkdns.dns.turns import Record, RRset, Standing, arranged
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import Labels, to_wire
 
-# SRV (RFC 2782): one priority; a weight above 0, since among weights of 0 clients go by order alone.
-_PRIORITY, _WEIGHT = 0, 100
+_PRIORITY = 0  # one for all SRV records: members differ in weight (RFC 2782)
 _SRV_DATA = struct.Struct("!3H")
 _LONGEST_STRING = 255  # RFC 1035 §3.3
-
-
-class Record(msgspec.Struct, frozen=True):
-    """A record of an answer, and the address records that help whoever follows it."""
-
-    answer: bytes
-    glue: tuple[bytes, ...] = ()
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -36,6 +29,14 @@ class Target(msgspec.Struct, frozen=True):
     name: Labels
     label: bytes = b""
     addresses: tuple[str, ...] = ()
+    standing: Standing = Standing()
+
+
+class Text(msgspec.Struct, frozen=True):
+    """What a TXT record tells of a member."""
+
+    strings: tuple[str, ...]
+    standing: Standing = Standing()
 
 
 class Node(msgspec.Struct):
@@ -45,43 +46,51 @@ class Node(msgspec.Struct):
     the name itself.
     """
 
-    addresses: tuple[str, ...] = ()
+    addresses: Mapping[str, Standing] = {}
     targets: tuple[Target, ...] = ()
-    texts: tuple[tuple[str, ...], ...] = ()
+    texts: tuple[Text, ...] = ()
     shared: int = 0
     between: Labels = ()
-    rendered: dict[int, tuple[Record, ...]] = {}
+    rendered: dict[int, RRset] = {}
 
-    def records(self, query: Query, qtype: int, ttl: int) -> tuple[Record, ...]:
+    def records(self, query: Query, qtype: int, ttl: int) -> RRset:
         """The RRset of that type, ready to send as the answer to this query and all others of the name."""
         found = self.rendered.get(qtype)
         if found is None:
-            found = tuple(self._render(query, qtype, ttl))
+            found = arranged(self._render(query, qtype, ttl))
             if found:  # there is no end of types without records
                 self.rendered[qtype] = found
         return found
 
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
         if qtype in (Type.A, Type.AAAA):
-            return map(Record, _address_records(QUESTION_POINTER, self.addresses, ttl, qtype))
+            return (
+                Record(record, standing=standing)
+                for address, standing in self.addresses.items()
+                for record in _address_records(QUESTION_POINTER, [address], ttl, qtype)
+            )
         if qtype == Type.SRV:
             return (self._srv(query, target, ttl) for target in self.targets)
         if qtype == Type.TXT:
             return (
-                Record(pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text))) for text in self.texts
+                Record(
+                    pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text.strings)),
+                    standing=text.standing,
+                )
+                for text in self.texts
             )
         return ()
 
     def _srv(self, query: Query, target: Target, ttl: int) -> Record:
-        data = _SRV_DATA.pack(_PRIORITY, _WEIGHT, target.port) + to_wire(
-            target.name
-        )  # RFC 2782: not compressed
+        data = _SRV_DATA.pack(_PRIORITY, target.standing.srv_weight, target.port)
+        data += to_wire(target.name)  # RFC 2782: not compressed
         glue: list[bytes] = []
         if target.label:
             owner = to_wire((target.label, *self.between))[:-1] + query.pointer_to(self.shared)
             for qtype in (Type.A, Type.AAAA):
                 glue += _address_records(owner, target.addresses, ttl, qtype)
-        return Record(pack_record(QUESTION_POINTER, Type.SRV, ttl, data), tuple(glue))
+        answer = pack_record(QUESTION_POINTER, Type.SRV, ttl, data)
+        return Record(answer, tuple(glue), target.standing)
 
 
 def _address_records(owner: bytes, addresses: Sequence[str], ttl: int, qtype: int) -> list[bytes]:

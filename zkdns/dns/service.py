@@ -20,7 +20,8 @@ from collections.abc import Iterable
 import msgspec
 
 from zkdns.config import Config
-from zkdns.dns.records import Node, Target
+from zkdns.dns.records import Node, Target, Text
+from zkdns.dns.turns import Standing
 from zkdns.names import MAX_NAME, Labels, parse_name, wire_length
 from zkdns.serverset.member import MEMBER_PREFIX, Endpoint, Member, is_ip
 from zkdns.table import Service, Table
@@ -41,6 +42,7 @@ class _Entry(msgspec.Struct, frozen=True):
     label: bytes
     member: Member
     origin: str
+    standing: Standing
 
 
 class ServiceView:
@@ -95,10 +97,12 @@ class ServiceView:
         return None
 
     def _service_node(self) -> Node:
-        reachable = (entry.member.service for entry in self._entries if entry.member.service)
-        addresses = (address for endpoint in reachable for address in self._addresses(endpoint))
+        addresses: dict[str, Standing] = {}
+        for entry in self._entries:
+            for address in self._addresses(entry.member.service) if entry.member.service else ():
+                addresses[address] = entry.standing.joined(addresses.get(address, entry.standing))
         return Node(
-            addresses=tuple(dict.fromkeys(addresses)),
+            addresses=addresses,
             targets=self._service_targets(self._entries),
             texts=tuple(map(_text_of, self._entries)),
             shared=self._shared,
@@ -112,12 +116,13 @@ class ServiceView:
         if not found and (match := _SHARD_LABEL.fullmatch(label)):
             shard = match[1].decode()
             found = [entry for entry in reversed(self._entries) if str(entry.member.shard) == shard]
+            found.sort(key=_avoidance)
         if not found:
             return None
         entry = found[0]
         endpoints = entry.member.endpoints
         return Node(
-            addresses=self._addresses(endpoints[0]) if endpoints else (),
+            addresses=self._standing_alone(endpoints[0]) if endpoints else {},
             targets=self._service_targets([entry]),
             texts=(_text_of(entry),),
             shared=self._shared,
@@ -131,7 +136,8 @@ class ServiceView:
             for endpoint in entry.member.additional.values():
                 if label == self._host(entry, endpoint)[0]:
                     targets = self._targets([(entry, endpoint)])
-                    return Node(addresses=self._addresses(endpoint), targets=targets, shared=self._shared)
+                    addresses = self._standing_alone(endpoint)
+                    return Node(addresses=addresses, targets=targets, shared=self._shared)
         return None
 
     def _endpoint_node(self, labels: Labels) -> Node | None:
@@ -156,16 +162,23 @@ class ServiceView:
     def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
         """Targets for endpoints; of those with one host and port the newest stands for all."""
         # Names are equal in any case (RFC 4343), so such records would be too.
-        newest = {(endpoint.host.lower(), endpoint.port): (entry, endpoint) for entry, endpoint in pairs}
-        targets = (self._target(entry, endpoint) for entry, endpoint in newest.values())
+        newest: dict[tuple[str, int], tuple[_Entry, Endpoint, Standing]] = {}
+        for entry, endpoint in pairs:
+            key = endpoint.host.lower(), endpoint.port
+            before, at, standing = newest.get(key, (entry, endpoint, entry.standing))
+            if _avoidance(entry) <= _avoidance(before):
+                before, at = entry, endpoint
+            newest[key] = before, at, entry.standing.joined(standing)
+        targets = (self._target(*each) for each in newest.values())
         return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
 
-    def _target(self, entry: _Entry, endpoint: Endpoint) -> Target:
+    def _target(self, entry: _Entry, endpoint: Endpoint, standing: Standing) -> Target:
         """A host name of several labels stands for itself; any other host has the name of its member."""
         if "." in endpoint.host and not is_ip(endpoint.host):
-            return Target(endpoint.port, parse_name(endpoint.host))
+            return Target(endpoint.port, parse_name(endpoint.host), standing=standing)
         label, host = self._host(entry, endpoint)
-        return Target(endpoint.port, (label, *self._own, *self._zone), label, self._addresses(host))
+        name = (label, *self._own, *self._zone)
+        return Target(endpoint.port, name, label, self._addresses(host), standing)
 
     def _host(self, entry: _Entry, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
         """One label for one host: the member's own, and another for each endpoint that lies elsewhere.
@@ -182,6 +195,10 @@ class ServiceView:
         known = endpoint.addresses or self._table.addresses_of(endpoint.host)
         return tuple(dict.fromkeys(known))
 
+    def _standing_alone(self, endpoint: Endpoint) -> dict[str, Standing]:
+        """The addresses of what stands at a name of its own, where all are of one member."""
+        return dict.fromkeys(self._addresses(endpoint), Standing())
+
 
 def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_Entry], list[_Entry]]:
     """Label present and departed members, in an order that does not depend on who came first."""
@@ -197,8 +214,9 @@ def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_En
                 if label in taken:  # two znodes of one name, each with a member of this number
                     label += b"-%08x" % zlib.crc32(f"{owner.origin}/{member.name}".encode())
                 taken.add(label)
-                if member.status in statuses:
-                    entries.append(_Entry(label, member, owner.origin))
+                if member.status in statuses and member.weight >= 0:
+                    standing = Standing(member.weight, member.name in owner.held)
+                    entries.append(_Entry(label, member, owner.origin, standing))
     return present, departed
 
 
@@ -228,12 +246,21 @@ def _endpoint_labels(name: str) -> Labels:
     return (b"_" + first, *rest)
 
 
-def _text_of(entry: _Entry) -> tuple[str, ...]:
+def _avoidance(entry: _Entry) -> tuple[bool, bool]:
+    """What sorts those that are answered with gladly before those that are in need only."""
+    return entry.standing.weight <= 0, entry.standing.held
+
+
+def _text_of(entry: _Entry) -> Text:
     """What TXT tells of a member, as RFC 6763 §6.3 writes attributes."""
     member = entry.member
     texts = [f"member={member.name}", f"status={member.status.value}"]
     if member.shard is not None:
         texts.append(f"shard={member.shard}")
+    if member.weight != 1:
+        texts.append(f"weight={member.weight:g}")
+    if entry.standing.held:
+        texts.append("held=1")
     if entry.origin.startswith("/"):
         texts.append(f"znode={entry.origin}/{member.name}")
-    return tuple(texts)
+    return Text(tuple(texts), entry.standing)

@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Sequence
 import msgspec
 
 from zkdns.config import Config, Order
-from zkdns.dns.records import Node, Record
+from zkdns.dns.records import Node
 from zkdns.dns.service import PROTOCOLS, ServiceView
+from zkdns.dns.turns import Record, RRset, arranged
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import Labels, to_wire
 from zkdns.namespace import ServiceName
@@ -110,7 +111,7 @@ class Zone:
         policy = self._policies.get(found.service, self._default)
         for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
             if found is self._apex:
-                records: Sequence[Record] = self._apex_records(query, qtype)
+                records = arranged(self._apex_records(query, qtype))
             else:
                 records = found.node.records(query, qtype, policy.ttl)
             if records:
@@ -138,16 +139,16 @@ class Zone:
 
     # -- turns ---------------------------------------------------------------------------------------------
 
-    def _arrange(
-        self, records: Sequence[Record], policy: Policy, service: Labels, query: Query
-    ) -> Sequence[Record]:
+    def _arrange(self, records: RRset, policy: Policy, service: Labels, query: Query) -> Sequence[Record]:
         """The records in the service's order, and no more of them than it allows."""
-        if len(records) > 1 and policy.order == "round-robin":
-            first = self._next_turn(service, query) % len(records)
-            records = (*records[first:], *records[:first])
+        if policy.order == "round-robin":
+            several = len(records.leading) > 1 or len(records.held) > 1
+            ordered: Sequence[Record] = records.in_turn(self._next_turn(service, query) if several else 0)
         elif policy.order == "random":
-            records = self._rng.sample(records, len(records))
-        return records[: policy.max_answers]
+            ordered = records.shuffled(self._rng)
+        else:
+            ordered = records.in_order()
+        return ordered[: policy.max_answers]
 
     def _next_turn(self, service: Labels, query: Query) -> int:
         """Count the answers to this question; it begins anywhere, lest a fleet asks the same member first."""

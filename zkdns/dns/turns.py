@@ -1,0 +1,113 @@
+"""Whose turn it is: in which order the records of one RRset are answered, time after time.
+
+Who leads an answer is who gets the request of most clients, so how often a record leads follows its weight.
+Records of members that are held (they have left, or seem to have) stand behind all others. Pure: a turn is a
+number that whoever answers counts.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+WEIGHT_ONE = 100
+"""A weight of 1 as SRV records write it (RFC 2782): weights are told apart by hundredths."""
+
+MAX_WEIGHT = 65535  # an SRV weight has 16 bits
+
+# The longest cycle of leaders up to some hundred records, and how many turns each of more has on average;
+# where the weights would need a longer one, they are rounded to what this one can tell apart.
+_CYCLE, _TURNS_EACH = 1000, 2
+
+
+class Standing(msgspec.Struct, frozen=True):
+    """How a record stands among the others of its RRset."""
+
+    weight: float = 1.0
+    held: bool = False
+
+    @property
+    def srv_weight(self) -> int:
+        """The weight in an SRV record; never 0, since among weights of 0 clients go by order alone."""
+        return min(max(round(WEIGHT_ONE * self.weight), 1), MAX_WEIGHT)
+
+    def joined(self, other: Standing) -> Standing:
+        """The standing of what two members have in common: the better of each."""
+        return Standing(max(self.weight, other.weight), self.held and other.held)
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A record of an answer, and the address records that help whoever follows it."""
+
+    answer: bytes
+    glue: tuple[bytes, ...] = ()
+    standing: Standing = Standing()
+
+
+class RRset(msgspec.Struct, frozen=True):
+    """Records of one name and type, ready to be put into order.
+
+    `leading` take turns; `held` stand behind them. `leaders` is a cycle of places in `leading` in which each
+    occurs as often as its weight says; empty where all weights are equal.
+    """
+
+    leading: tuple[Record, ...] = ()
+    held: tuple[Record, ...] = ()
+    leaders: tuple[int, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.leading)
+
+    def in_turn(self, turn: int) -> tuple[Record, ...]:
+        """The records of the turn with that number."""
+        first = self.leaders[turn % len(self.leaders)] if self.leaders else turn % len(self.leading)
+        ordered = self.leading[first:] + self.leading[:first]
+        if self.held:
+            first = turn % len(self.held)
+            ordered += self.held[first:] + self.held[:first]
+        return ordered
+
+    def shuffled(self, rng: random.Random) -> list[Record]:
+        """The records in an order drawn by lot, in which the leader's chance is its weight."""
+        ordered = rng.sample(self.leading, len(self.leading))
+        if self.leaders:
+            leader = self.leading[rng.choice(self.leaders)]
+            ordered.remove(leader)
+            ordered.insert(0, leader)
+        return ordered + rng.sample(self.held, len(self.held))
+
+    def in_order(self) -> tuple[Record, ...]:
+        """The records as their members joined."""
+        return self.leading + self.held
+
+
+def arranged(records: Iterable[Record]) -> RRset:
+    """Make an RRset ready for its turns; what weighs nothing is left out while there is anything else."""
+    everyone = tuple(records)
+    served = tuple(record for record in everyone if record.standing.weight > 0) or everyone
+    leading = tuple(record for record in served if not record.standing.held)
+    held = tuple(record for record in served if record.standing.held) if leading else ()
+    leading = leading or served
+    return RRset(leading, held, _cycle_of([record.standing.srv_weight for record in leading]))
+
+
+def _cycle_of(weights: Sequence[int]) -> tuple[int, ...]:
+    """A cycle in which each place occurs as often as its weight says; none where all weights are equal."""
+    if len(set(weights)) <= 1:
+        return ()
+    divisor = math.gcd(*weights)
+    turns = [weight // divisor for weight in weights]
+    longest = max(_CYCLE - len(turns), _TURNS_EACH * len(turns))
+    if sum(turns) > longest:
+        scale = longest / sum(turns)
+        turns = [max(round(count * scale), 1) for count in turns]
+    # Each one's turns at equal distances on a circle, begun a little later than those of the one before it.
+    places = (
+        ((turn + (at + 0.5) / len(turns)) / count, at)
+        for at, count in enumerate(turns)
+        for turn in range(count)
+    )
+    return tuple(at for _, at in sorted(places))
