@@ -1,5 +1,6 @@
 """TreeSync against a real ZooKeeper: its table is always what another client reads there."""
 
+import json
 import random
 from collections.abc import Callable
 from typing import Any
@@ -256,6 +257,65 @@ def test_children_without_the_prefix_are_no_members(zk: Any, zk_root: str, follo
         tree.wait_live()
         assert tree.contents == {path: {"member_abc": "10.9.9.9:99"}}
         assert not tree.sync.bad_members
+
+
+# -- weights -----------------------------------------------------------------------------------------------
+
+
+def vector(weights: dict[str, float]) -> bytes:
+    """A vector as Finagle writes it."""
+    entries = [{"select": select, "weight": weight, "priority": 1} for select, weight in weights.items()]
+    return json.dumps({"vector": entries}).encode()
+
+
+def weights_of(tree: FollowedTree) -> dict[str, float]:
+    """By host."""
+    changed = tree.read(
+        lambda: [owner for service in tree.table.services.values() for owner in service.sets.values()]
+    )
+    return {
+        member.service.host: member.weight
+        for owner in changed
+        for member in owner.members.values()
+        if member.service
+    }
+
+
+def test_vectors_weigh_members_whenever_either_comes_changes_or_goes(
+    zk: Any, zk_root: str, follow: Follow
+) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path, "10.0.0.1")
+    join(zk, path, "10.0.0.2")
+    first = zk.create(f"{path}/vector_", vector({"inet=10.0.0.1:80": 0.5}), sequence=True)
+    with follow() as tree:
+        tree.wait_live()
+        assert weights_of(tree) == {"10.0.0.1": 0.5, "10.0.0.2": 1.0}
+        zk.set(first, vector({"inet=10.0.0.1:80": 2, "inet=10.0.0.3:80": 3}))
+        eventually(lambda: weights_of(tree) == {"10.0.0.1": 2.0, "10.0.0.2": 1.0})
+        join(zk, path, "10.0.0.3")
+        eventually(lambda: weights_of(tree) == {"10.0.0.1": 2.0, "10.0.0.2": 1.0, "10.0.0.3": 3.0})
+        zk.create(f"{path}/vector_", vector({"inet=10.0.0.1:80": 0.25}), sequence=True)
+        eventually(lambda: weights_of(tree) == {"10.0.0.1": 0.5, "10.0.0.2": 1.0, "10.0.0.3": 3.0})
+        zk.set(first, b"garbage")
+        eventually(lambda: weights_of(tree) == {"10.0.0.1": 0.25, "10.0.0.2": 1.0, "10.0.0.3": 1.0})
+        assert dict(tree.sync.bad_members) == {"vector": 1}
+        zk.delete(path, recursive=True)
+        join(zk, path, "10.0.0.1")
+        eventually(lambda: weights_of(tree) == {"10.0.0.1": 1.0})
+
+
+def test_a_vector_that_changed_while_nobody_could_hear_is_read_again(
+    zk: Any, zk_root: str, follow: Follow
+) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path, "10.0.0.1")
+    made = zk.create(f"{path}/vector_", vector({"inet=10.0.0.1:80": 0.5}), sequence=True)
+    with follow() as tree:
+        tree.wait_live()
+        with tree.away():
+            zk.set(made, vector({"inet=10.0.0.1:80": 4}))
+        eventually(lambda: weights_of(tree) == {"10.0.0.1": 4.0}, 20)
 
 
 # -- made again under the same name ------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoNodeError
 
-from zkdns.serverset.tree import Directory, Node
+from zkdns.serverset.tree import Directory, Node, SetNode
 from zkdns.serverset.way import AWAY, Ask, Way
+from zkdns.serverset.weights import VECTOR_PREFIX
 
 if TYPE_CHECKING:
     from kazoo.interfaces import IAsyncResult
@@ -53,7 +54,10 @@ class OneShotWay(Way):
                 ask.node.path, watch=self._watch_of(ask.node), include_data=True
             )
         else:
-            result = self.client.get_async(f"{ask.node.path}/{ask.member}")
+            # A member never changes, and thousands of watches on them would tell nothing.
+            is_changeable = ask.member.startswith(VECTOR_PREFIX)
+            watch = partial(self.post, self._changed, ask) if is_changeable else None
+            result = self.client.get_async(f"{ask.node.path}/{ask.member}", watch=watch)
         result.rawlink(partial(self.post, self._receive, ask))
 
     def _receive(self, ask: Ask, result: IAsyncResult) -> None:
@@ -97,6 +101,11 @@ class OneShotWay(Way):
         if watch is None:
             watch = self._watches[node] = partial(self.post, self._fired, node)
         return watch
+
+    def _changed(self, ask: Ask, event: WatchedEvent) -> None:
+        """A data watch; of a deletion the set's own watch tells as well."""
+        if event.type == "CHANGED" and isinstance(ask.node, SetNode) and ask.member is not None:
+            self.told.replaced(ask.node, ask.member)
 
     def _fired(self, node: Node, event: WatchedEvent) -> None:
         """A child watch of the node; events of type NONE tell of the session instead."""

@@ -29,10 +29,9 @@ from kazoo.protocol.states import KeeperState
 from zkdns.serverset.changes import Change
 from zkdns.serverset.inbox import Inbox
 from zkdns.serverset.kazoo_private import CREATED, DELETED, take_events, unusable
-from zkdns.serverset.member import MEMBER_PREFIX
 from zkdns.serverset.one_shot import OneShotWay
 from zkdns.serverset.recursive import RecursiveWay
-from zkdns.serverset.tree import Directory, Node, SetNode, Tree
+from zkdns.serverset.tree import FOLLOWED, Directory, Node, SetNode, Tree
 from zkdns.serverset.way import Ask, Way
 
 if TYPE_CHECKING:
@@ -244,6 +243,12 @@ class TreeSync:
         """A znode's children may be others than before, or itself no more."""
         self._list(node)
 
+    def replaced(self, node: SetNode, name: str) -> None:
+        """A member's or a vector's data is new, or another than before."""
+        if not node.is_gone and name not in node.reading:
+            node.reading.add(name)
+            self._ask(Ask(node, name))
+
     def happened(self, kind: int, path: str) -> None:
         """Something was created, deleted or changed at this path, below the root."""
         elements = [element for element in path[len(self._tree.root.path) :].split("/") if element]
@@ -269,13 +274,12 @@ class TreeSync:
                 self._list(child)
 
     def _member_happened(self, node: SetNode, kind: int, name: str) -> None:
-        if not name.startswith(MEMBER_PREFIX):
+        if not name.startswith(FOLLOWED):
             return
         if kind == DELETED:
-            self._tree.remove_member(node, name)
-        elif name not in node.reading:
-            node.reading.add(name)
-            self._ask(Ask(node, name))
+            self._tree.remove(node, name)
+        else:
+            self.replaced(node, name)
 
     # -- asking --------------------------------------------------------------------------------------------
 

@@ -9,14 +9,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
+import msgspec
 import structlog
 
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.namespace import Namespace, ServiceName
 from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
+from zkdns.serverset.weights import VECTOR_PREFIX, Vector, parse_vector, weight_of
 
 log = structlog.get_logger("zkdns.sync")
+
+FOLLOWED = (MEMBER_PREFIX, VECTOR_PREFIX)
+"""How the names of those znodes in a set begin that are read."""
 
 
 class Directory:
@@ -44,7 +49,7 @@ class SetNode:
 
     __slots__ = (
         *("czxid", "elements", "is_asked", "is_gone", "is_listed", "is_published", "is_retried"),
-        *("members", "name", "parent", "path", "reading", "unreadable"),
+        *("members", "name", "parent", "path", "reading", "unreadable", "vectors"),
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
@@ -59,10 +64,12 @@ class SetNode:
         self.name = name
         self.czxid = 0
         self.members: dict[str, Member | None] = {}
+        self.vectors: dict[str, Vector | None] = {}
+        """What weighs the members; like a member, one that cannot be used is None."""
         self.reading: set[str] = set()
-        """Names of members that are being read."""
+        """Names of members and vectors that are being read."""
         self.unreadable: frozenset[str] = frozenset()
-        """Names of members that could not be."""
+        """Names of those that could not be."""
 
 
 Node: TypeAlias = Directory | SetNode
@@ -71,11 +78,12 @@ Node: TypeAlias = Directory | SetNode
 class _Pending:
     """What is to be published of a set."""
 
-    __slots__ = ("added", "removed")
+    __slots__ = ("added", "is_reweighed", "removed")
 
     def __init__(self) -> None:
         self.added: dict[str, Member] = {}
         self.removed: set[str] = set()
+        self.is_reweighed = False
 
 
 class Tree:
@@ -198,49 +206,60 @@ class Tree:
             node.czxid = czxid
             node.is_published = False
             node.members.clear()
+            node.vectors.clear()
             node.reading.clear()
             self._pending.pop(node, None)
-        present = {name for name in names if name.startswith(MEMBER_PREFIX)}
+        present = {name for name in names if name.startswith(FOLLOWED)}
         node.reading &= present
-        gone = node.members.keys() - present
+        known = node.members.keys() | node.vectors.keys()
+        gone = known - present
         for name in gone:
-            self.remove_member(node, name)
-        new = sorted(present - node.members.keys() - node.reading)
-        node.reading.update(new)
-        self._pending_of(node)
-        surprises = (len(gone) + len(node.unreadable.symmetric_difference(new))) if was_listed else 0
+            self.remove(node, name)
+        new = present - known - node.reading
+        surprises = (len(gone) + len(node.unreadable ^ new)) if was_listed else 0
         node.unreadable = frozenset()
-        return new, surprises
+        unread = sorted(new | (node.vectors.keys() - node.reading))  # vectors change in their place
+        node.reading.update(unread)
+        self._pending_of(node)
+        return unread, surprises
 
-    def remove_member(self, node: SetNode, name: str) -> None:
-        """A member is gone."""
+    def remove(self, node: SetNode, name: str) -> None:
+        """A member or a vector is gone."""
         node.reading.discard(name)
-        node.unreadable -= {name}
+        if name in node.unreadable:
+            node.unreadable -= {name}
         pending = self._pending_of(node)
+        if node.vectors.pop(name, None) is not None:
+            pending.is_reweighed = True
         pending.added.pop(name, None)
         if node.members.pop(name, None) is not None:
             pending.removed.add(name)
 
     def learn(self, node: SetNode, name: str, data: bytes) -> None:
-        """A member's data."""
+        """The data of a member or a vector."""
         node.reading.discard(name)
-        pending = self._pending_of(node)
         try:
-            member = decode_member(name, data)
+            if name.startswith(MEMBER_PREFIX):
+                self._joined(node, decode_member(name, data))
+            else:
+                node.vectors[name] = parse_vector(name, data)
+                self._pending_of(node).is_reweighed = True
         except BadMemberError as error:
-            if node.members.get(name) is not None:  # it was a good one before
-                pending.removed.add(name)
-            pending.added.pop(name, None)
-            node.members[name] = None
+            self.remove(node, name)
+            (node.members if name.startswith(MEMBER_PREFIX) else node.vectors)[name] = None
             self.bad_members[error.reason] += 1
             log.warning("member skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
-            return
-        node.members[name] = member
-        pending.added[name] = member
-        pending.removed.discard(name)
+
+    def _joined(self, node: SetNode, member: Member) -> None:
+        if node.vectors:
+            member = _weighed(member, node)
+        node.members[member.name] = member
+        pending = self._pending_of(node)
+        pending.added[member.name] = member
+        pending.removed.discard(member.name)
 
     def unread(self, node: SetNode, name: str, *, is_there: bool) -> None:
-        """A member that was being read could not be; or it is gone."""
+        """What was being read could not be; or it is gone."""
         node.reading.discard(name)
         if is_there:
             node.unreadable |= {name}
@@ -270,7 +289,7 @@ class Tree:
             change = self._change(node, pending)
             if change is not None:
                 changes.append(change)
-            if pending.removed or (node.reading and not node.is_published):
+            if pending.removed or pending.is_reweighed or (node.reading and not node.is_published):
                 waiting[node] = pending
         self._pending = waiting
         return changes
@@ -282,9 +301,11 @@ class Tree:
         listing that is under way: a set whose members were all replaced, or that was deleted and made again
         at once, is never seen empty.
         """
+        if not node.is_published and (node.reading or not node.is_listed):
+            return None
+        if pending.is_reweighed and not node.reading:
+            self._reweigh(node, pending)
         if not node.is_published:
-            if node.reading or not node.is_listed:
-                return None
             node.is_published = True
             pending.removed.clear()
             return SetPut(
@@ -295,3 +316,16 @@ class Tree:
         pending.removed.difference_update(removed)
         added, pending.added = tuple(pending.added.values()), {}
         return SetChanged(node.path, added, removed) if added or removed else None
+
+    def _reweigh(self, node: SetNode, pending: _Pending) -> None:
+        """The vectors are others than before: so may be all weights."""
+        pending.is_reweighed = False
+        for name, member in node.members.items():
+            if member is not None and (weighed := _weighed(member, node)) is not member:
+                node.members[name] = pending.added[name] = weighed
+
+
+def _weighed(member: Member, node: SetNode) -> Member:
+    """The member with the weight that the set's vectors give it."""
+    weight = weight_of(member, filter(None, node.vectors.values()))
+    return member if weight == member.weight else msgspec.structs.replace(member, weight=weight)

@@ -15,14 +15,14 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, SessionExpiredError
 
 from zkdns.serverset.inbox import Inbox
-from zkdns.serverset.tree import Directory, Node
+from zkdns.serverset.tree import Directory, Node, SetNode
 
 AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
 """What is raised where the connection is the reason."""
 
 
 class Ask(NamedTuple):
-    """A question: a znode's children, or a member's data."""
+    """A question: a znode's children, or the data of a member or a vector."""
 
     node: Node
     member: str | None = None
@@ -53,6 +53,9 @@ class Told(Protocol):
 
     def changed(self, node: Node) -> None:
         """A znode's children may be others than before, or itself no more."""
+
+    def replaced(self, node: SetNode, name: str) -> None:
+        """The data of a member or a vector is another than before."""
 
     def happened(self, kind: int, path: str) -> None:
         """Something was created, deleted or changed at this path."""
