@@ -171,9 +171,9 @@ def test_a_written_name_that_cannot_be_a_service_is_refused(
 
 def test_a_name_knows_its_labels_and_folds_case_only_in_its_key() -> None:
     name = ServiceName("Api.v2", "Staging")
-    assert name.labels == (b"Api", b"v2", b"Staging")
-    assert name.key == (b"api", b"v2", b"staging")
-    assert ServiceName("web").labels == (b"web",)
+    assert name.labels == (b"Api", b"v2", b"Staging", b"discovery")
+    assert name.key == (b"api", b"v2", b"staging", b"discovery")
+    assert ServiceName("web").labels == (b"web", b"discovery")
 
 
 def test_a_namespace_survives_the_way_to_another_process() -> None:

@@ -80,8 +80,8 @@ def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str
 
 def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> None:
     fixed, configuration = blocks("toml")
-    namespace = load_config(flags={}, environment={}, file=None).namespace
-    assert parse_fixed(fixed, namespace, origin="README.md")
+    namespaces = load_config(flags={}, environment={}, file=None).namespaces
+    assert parse_fixed(fixed, namespaces, origin="README.md")
     (tmp_path / "zkdns.toml").write_text(configuration, encoding="utf-8")
     written = load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
     default = load_config(flags={"zookeeper": written.zookeeper}, environment={}, file=None)

@@ -9,15 +9,18 @@ from the deepest to the shallowest, so the one nearest to the root ends up next 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from zkdns.errors import BadValueError
-from zkdns.names import Labels, check_name, lower
+from zkdns.names import Labels, check_name, to_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
+
+DEFAULT_ZONE: Labels = (b"discovery",)
 
 _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 # What ZooKeeper refuses in a path (PathUtils.validatePath): controls, private use, specials,
@@ -25,18 +28,25 @@ _PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]*)\}")
 _NOT_IN_PATHS = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\uf8ff\ufff0-\U0010ffff]")
 
 
-class ServiceName(msgspec.Struct, frozen=True, order=True):
-    """What a service is called, without the zone: `web` in `staging`.
+class ServiceName(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
+    """What a service is called: `web` in `staging`, in the zone `discovery`.
 
-    Both parts are kept as the znodes spell them; each may hold dots. `scope` is empty where a template has
-    one placeholder only.
+    Service and scope are kept as the znodes spell them; each may hold dots. `scope` is empty where a template
+    has one placeholder only. As text it is what people say among themselves: without the zone.
     """
 
     service: str
     scope: str = ""
+    zone: Labels = DEFAULT_ZONE
+    """In lower case."""
 
     def __str__(self) -> str:
         return f"{self.service}.{self.scope}" if self.scope else self.service
+
+    @property
+    def absolute(self) -> str:
+        """The name as text with its zone, which no other service has: `web.staging.discovery`."""
+        return f"{self}.{to_text(self.zone)}"
 
     @property
     def service_labels(self) -> Labels:
@@ -44,19 +54,14 @@ class ServiceName(msgspec.Struct, frozen=True, order=True):
         return tuple(self.service.encode().split(b"."))
 
     @property
-    def scope_labels(self) -> Labels:
-        """The labels of the environment (and whatever lies above it)."""
-        return tuple(self.scope.encode().split(b".")) if self.scope else ()
-
-    @property
     def labels(self) -> Labels:
-        """All labels below the zone, in the znodes' own spelling."""
-        return self.service_labels + self.scope_labels
+        """All labels, the zone's included, in the znodes' own spelling."""
+        return (*str(self).encode().split(b"."), *self.zone)
 
     @property
     def key(self) -> Labels:
         """The labels in lower case: two services with one key answer to one name (RFC 4343)."""
-        return lower(self.labels)
+        return (*str(self).encode().lower().split(b"."), *self.zone)  # as bytes: only ASCII is folded
 
     def check(self) -> None:
         """Check that DNS can carry the name.
@@ -75,7 +80,7 @@ class Namespace(msgspec.Struct, frozen=True):
     """A template, taken apart: `root` is the fixed path before the first placeholder.
 
     `steps` are the path's elements below the root; a placeholder is None in `fixed`, anything else the one
-    name that is followed there.
+    name that is followed there. The names that it makes end in `zone` (in lower case).
     """
 
     template: str
@@ -84,6 +89,10 @@ class Namespace(msgspec.Struct, frozen=True):
     fixed: tuple[str | None, ...]
     order: tuple[int, ...]
     """Which steps make the name, the service's own first."""
+    zone: Labels = DEFAULT_ZONE
+
+    def __str__(self) -> str:
+        return f"{self.template} in the zone {to_text(self.zone)}"
 
     @property
     def depth(self) -> int:
@@ -98,7 +107,18 @@ class Namespace(msgspec.Struct, frozen=True):
     def name_of(self, elements: Sequence[str]) -> ServiceName:
         """The name of the service whose znode lies at these elements below the root."""
         service, *scope = (elements[step] for step in self.order)
-        return ServiceName(service, ".".join(scope))
+        return ServiceName(service, ".".join(scope), self.zone)
+
+    def meets(self, other: Namespace) -> bool:
+        """Whether there can be a znode that is a service's in both namespaces."""
+        here, there = self._pattern(), other._pattern()
+        return len(here) == len(there) and all(
+            None in pair or pair[0] == pair[1] for pair in zip(here, there, strict=True)
+        )
+
+    def _pattern(self) -> tuple[str | None, ...]:
+        """The whole path's elements, from ZooKeeper's root (or the chroot) down."""
+        return (*filter(None, self.root.split("/")), *self.fixed)
 
     def path_of(self, values: Mapping[str, str]) -> str:
         """The znode's path for the placeholders' values.
@@ -125,9 +145,33 @@ class Namespace(msgspec.Struct, frozen=True):
             wanted = ".".join("{" + self.steps[step] + "}" for step in self.order)
             raise BadValueError(f"{text!r} is not a service's name; write {wanted}, without the zone")
         cut = len(parts) - self.scope_depth
-        name = ServiceName(".".join(parts[:cut]), ".".join(parts[cut:]))
+        name = ServiceName(".".join(parts[:cut]), ".".join(parts[cut:]), self.zone)
         name.check()
         return name
+
+
+def split_name(namespaces: Sequence[Namespace], text: str) -> ServiceName:
+    """Read `web.staging`, which is a name of the first namespace, or `hello.prod.www.aurora` with its zone.
+
+    Where several namespaces share the zone, the first one that has names of that length is meant. A name that
+    is too short for the zone it ends in is one without a zone after all: an environment may be called so.
+
+    Raises:
+        BadValueError: too few labels, or labels that DNS cannot carry.
+    """
+    for namespace, below in _readings(namespaces, text.removesuffix(".")):
+        if below.count(".") >= namespace.scope_depth:
+            return namespace.split_name(below)
+    return namespaces[0].split_name(text)
+
+
+def _readings(namespaces: Sequence[Namespace], text: str) -> Iterator[tuple[Namespace, str]]:
+    """The namespaces in whose zone the name lies, the longest zone first, and what is before that zone."""
+    for namespace in sorted(namespaces, key=lambda namespace: -len(namespace.zone)):
+        ending = "." + to_text(namespace.zone)
+        tail = text[-len(ending) :]
+        if tail.isascii() and tail.lower() == ending:
+            yield namespace, text[: -len(ending)]
 
 
 def check_znode_path(path: str) -> None:
@@ -147,8 +191,8 @@ def check_znode_path(path: str) -> None:
         raise BadValueError(f"{path!r} is not a path: ZooKeeper refuses the character {refused[0]!r}")
 
 
-def parse_namespace(template: str) -> Namespace:
-    """Read a template such as `/discovery/{environment}/{service}`.
+def parse_namespace(template: str, zone: Labels = DEFAULT_ZONE) -> Namespace:
+    """Read a template such as `/discovery/{environment}/{service}`; its names end in the zone.
 
     Raises:
         BadValueError: what is wrong with it.
@@ -179,4 +223,5 @@ def parse_namespace(template: str) -> Namespace:
         steps=tuple(steps[start:]),
         fixed=tuple(fixed[start:]),
         order=tuple(index - start for index in order),
+        zone=zone,
     )

@@ -89,7 +89,7 @@ class Table:
 
     @property
     def services(self) -> Mapping[Labels, Service]:
-        """Services by their names' labels in lower case, the zone left out."""
+        """Services by their names' labels in lower case, the zone's included."""
         return self._services
 
     @property

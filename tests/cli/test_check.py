@@ -183,6 +183,18 @@ def test_mistakes_of_a_flag_and_of_the_fixed_file_are_told_together(tmp_path: Pa
     assert told[1].startswith(f'{fixed}: services."web.staging".members[0]: ')
 
 
+def test_all_zones_are_told_and_a_fixed_file_may_have_services_of_each(tmp_path: Path) -> None:
+    written(tmp_path / "fixed.toml", '[services."web.staging"]\n[services."hello.prod.www.aurora"]\n')
+    config = written(
+        tmp_path / "zkdns.toml",
+        'fixed = "fixed.toml"\nlisten = ["127.0.0.1:5353"]\n'
+        '[[namespace]]\npath = "/discovery/{environment}/{service}"\n'
+        '[[namespace]]\npath = "/aurora/{role}/{environment}/{job}"\nzone = "aurora"\n',
+    )
+    result = run("check", "--config", config)
+    assert result.stdout.startswith("right: discovery and aurora from ")
+
+
 def test_the_example_must_fit_the_namespace() -> None:
     told = mistakes(run("check", "--demo", "--namespace", "/aurora/{role}/{environment}/{job}"))
     assert told

@@ -100,8 +100,7 @@ def test_with_nothing_written_the_defaults_hold() -> None:
     assert load() == Config(
         zookeeper="127.0.0.1:2181",
         listen=(HostPort("127.0.0.1", 53),),
-        zone=(b"discovery",),
-        namespace=parse_namespace("/discovery/{environment}/{service}"),
+        namespaces=(parse_namespace("/discovery/{environment}/{service}", (b"discovery",)),),
         admin=HostPort("127.0.0.1", 9153),
     )
 
@@ -112,8 +111,7 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         fixed=str(tmp_path / "fixed.toml"),
         demo=False,
         listen=(HostPort("127.0.0.1", 53), HostPort("::1", 5353), HostPort("0.0.0.0", 0)),
-        zone=(b"service", b"example"),
-        namespace=parse_namespace("/{environment}/{service}"),
+        namespaces=(parse_namespace("/{environment}/{service}", (b"service", b"example")),),
         ttl=0,
         negative_ttl=1,
         order="random",
@@ -129,8 +127,8 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         log_format="json",
         log_level="debug",
         service={
-            "web.staging": ServiceOverride(ttl=60, order="fixed", max_answers=1),
-            "api.v2.staging": ServiceOverride(),
+            "web.staging.service.example": ServiceOverride(ttl=60, order="fixed", max_answers=1),
+            "api.v2.staging.service.example": ServiceOverride(),
         },
     )
 
@@ -141,7 +139,9 @@ def test_a_configuration_survives_the_way_to_another_process() -> None:
 
 
 def test_the_table_of_settings_and_the_configuration_have_the_same_keys() -> None:
-    assert sorted(row.key for row in SETTINGS) == sorted(Config.__struct_fields__)
+    """But for those that are put together: a namespace has its zone with it."""
+    fields = {*Config.__struct_fields__} - {"namespaces"} | {"namespace", "zone"}
+    assert sorted(row.key for row in SETTINGS) == sorted(fields)
 
 
 def test_a_setting_knows_what_each_layer_calls_it() -> None:
@@ -487,8 +487,118 @@ def test_a_relative_path_in_a_directory_that_is_gone_is_a_mistake(tmp_path: Path
 def test_overrides_are_named_as_the_namespace_in_force_names_services() -> None:
     toml = '[service."hello.prod.www"]\nttl = 9'
     template = "/aurora/{role}/{environment}/{job}"
-    assert load(toml, namespace=template).service == {"hello.prod.www": ServiceOverride(ttl=9)}
-    assert load('[service."web"]', {"ZKDNS_NAMESPACE": "/{service}"}).service == {"web": ServiceOverride()}
+    assert load(toml, namespace=template).service == {"hello.prod.www.discovery": ServiceOverride(ttl=9)}
+    by_variable = load('[service."web"]', {"ZKDNS_NAMESPACE": "/{service}"})
+    assert by_variable.service == {"web.discovery": ServiceOverride()}
+
+
+TWO = """
+[[namespace]]
+path = "/discovery/{environment}/{service}"
+
+[[namespace]]
+path = "/aurora/{role}/{environment}/{job}"
+zone = "Aurora."
+"""
+
+
+def test_there_may_be_several_namespaces_each_with_its_zone() -> None:
+    config = load(TWO)
+    assert config.namespaces == (
+        parse_namespace("/discovery/{environment}/{service}", (b"discovery",)),
+        parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",)),
+    )
+    assert (config.namespace, config.zone) == (config.namespaces[0], (b"discovery",))
+    assert config.zones == ((b"discovery",), (b"aurora",))
+    assert travel(config) == config
+    assert load(TWO, zone="sd.example").zones == ((b"sd", b"example"), (b"aurora",))
+    assert load(TWO, zone="aurora").zones == ((b"aurora",),)
+    assert load(TWO, namespace="/{service}").namespaces == (parse_namespace("/{service}"),)
+    assert load(TWO).layout != load(TWO, zone="other").layout
+
+
+def test_an_override_of_another_zone_is_named_with_it() -> None:
+    names = ("web.staging", "hello.prod.www.AURORA", "api.prod.discovery", "x.aurora", "web.prod.www.aurora.")
+    toml = TWO + "".join(f'[service."{name}"]\n' for name in names)
+    assert list(load(toml).service) == [
+        "web.staging.discovery",
+        "hello.prod.www.aurora",
+        "api.prod.discovery",
+        "x.aurora.discovery",  # `x` in an environment that is called as the zone
+        "web.prod.www.aurora",
+    ]
+    (mistake,) = mistakes(TWO + '[service."web.staging"]\n[service."Web.staging.discovery"]')
+    assert mistake == f'{FILE}: service."Web.staging.discovery": {TWICE}'
+
+
+def test_namespaces_share_a_zone_and_the_first_that_has_such_names_has_an_override() -> None:
+    toml = """
+        namespace = [{ path = "/a/{role}/{environment}/{job}" }, { path = "/b/{environment}/{service}" }]
+        [service."x.y.discovery"]
+        [service."x.y.z.discovery"]
+        [service."x.y.z"]
+    """
+    (mistake,) = mistakes(toml)
+    assert mistake == f'{FILE}: service."x.y.z": {TWICE}'
+    assert len(load(toml.replace('[service."x.y.z"]', "")).service) == 2
+
+
+@pytest.mark.parametrize(
+    ("others", "is_fine"),
+    [
+        (["/discovery/{environment}/{service}"], False),
+        (["/discovery/{service}/{environment}"], False),
+        (["/discovery/staging/{service}"], False),
+        (["/{a}/staging/{service}"], False),
+        (["/other/{service}", "/other/{service}"], False),
+        (["/discovery/{service}"], True),
+        (["/discovery/{role}/{environment}/{job}"], True),
+        (["/discover/{environment}/{service}"], True),
+        (["/other/a/{service}", "/other/b/{service}"], True),
+    ],
+)
+def test_no_znode_may_be_a_service_of_two_namespaces(others: list[str], *, is_fine: bool) -> None:
+    toml = '[[namespace]]\npath = "/discovery/{environment}/{service}"\n'
+    toml += "".join(f'[[namespace]]\npath = "{other}"\nzone = "x"\n' for other in others)
+    if is_fine:
+        assert len(load(toml).namespaces) == len(others) + 1
+        return
+    before = others[-2] if len(others) > 1 else "/discovery/{environment}/{service}"
+    (mistake,) = mistakes(toml)
+    assert mistake == (
+        f"{FILE}: namespace[{len(others)}]: {others[-1]!r} finds the same znodes as {before!r}; "
+        "a set belongs to one namespace"
+    )
+
+
+@pytest.mark.parametrize(
+    ("toml", "told"),
+    [
+        ("namespace = []", "namespace: is an empty list; write tables"),
+        ("namespace = 5", "namespace: is 5; write a path with placeholders in quotes"),
+        ("namespace = [5]", "namespace[0]: is 5; write a table"),
+        ("namespace = [[]]", "namespace[0]: is a list; write a table"),
+        (
+            '[[namespace]]\nzone = "a"',
+            "namespace[0]: has no path; write where its sets lie, as /discovery/{environment}/{service}",
+        ),
+        (
+            '[[namespace]]\npath = "/{a}"\nzon = "a"',
+            "namespace[0].zon: is unknown; did you mean zone?",
+        ),
+        (
+            '[[namespace]]\npath = "/{a}"\n[[namespace]]\npath = "/b/{a}"\nzone = "."\n[service."a.b.c.d"]',
+            "namespace[1].zone: '.' is the root; a zone has a label at least, as discovery",
+        ),
+        (
+            '[[namespace]]\npath = "/a"\n[service."a.b.c.d"]',
+            "namespace[0].path: '/a' does not end in a placeholder, as /discovery/{environment}/{service}",
+        ),
+        ('[namespace]\npath = "/{a}"', "namespace: is a table; write a path with placeholders in quotes"),
+    ],
+)
+def test_a_mistake_in_a_namespace_is_told_with_its_place(toml: str, told: str) -> None:
+    assert mistakes(toml) == (f"{FILE}: {told}",)
 
 
 def test_a_wrong_namespace_brings_no_mistakes_about_the_names_of_services() -> None:

@@ -199,7 +199,7 @@ def test_what_a_copy_lacks_is_dropped_at_its_end_and_only_then(path: str) -> Non
             assert WEB.origin in answerer.table.origins
             watcher.say(End(9))
             await until(lambda: answerer.table.origins == {API.origin})
-            assert answerer.changed[-1] == {WEB.name.key, (b"new", b"staging")}
+            assert answerer.changed[-1] == {WEB.name.key, (b"new", b"staging", b"discovery")}
             # What is dropped between two copies does not come back with the memory of the first.
             watcher.say(Begin(), End(10))
             await until(lambda: answerer.table.serial == 10)

@@ -19,7 +19,7 @@ from zkdns.address import parse_host_port
 from zkdns.config import Config
 from zkdns.dns.responder import Responder
 from zkdns.dns.zone import Zone
-from zkdns.namespace import parse_namespace
+from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 from zkdns.table import Table
@@ -52,10 +52,15 @@ def origin_of(name: str) -> str:
     return NAMESPACE.path_of({"environment": parsed.scope, "service": parsed.service})
 
 
-def put(name: str, members: Iterable[str | Member], origin: str | None = None) -> SetPut:
+def put(
+    name: str,
+    members: Iterable[str | Member],
+    origin: str | None = None,
+    namespaces: Sequence[Namespace] = (NAMESPACE,),
+) -> SetPut:
     """The change that gives a service these members; `host:port` becomes `m0`, `m1` … by its place."""
     made = [entry if isinstance(entry, Member) else member(at, entry) for at, entry in enumerate(members)]
-    return SetPut(origin or origin_of(name), NAMESPACE.split_name(name), tuple(made))
+    return SetPut(origin or origin_of(name), split_name(namespaces, name), tuple(made))
 
 
 def many(count: int) -> list[str]:
@@ -70,19 +75,25 @@ class Server:
     Args:
         sets: services and their members, as `put` takes them.
         seed: of the turns.
+        namespaces: whose zones are answered; names of sets without a zone are the first one's.
         settings: of `Config`.
     """
 
     def __init__(
-        self, sets: Mapping[str, Iterable[str | Member]] | None = None, *, seed: int = 1, **settings: Any
+        self,
+        sets: Mapping[str, Iterable[str | Member]] | None = None,
+        *,
+        seed: int = 1,
+        namespaces: tuple[Namespace, ...] = (NAMESPACE,),
+        **settings: Any,
     ) -> None:
-        self.config = Config(listen=(), namespace=NAMESPACE, **settings)
+        self.config = Config(listen=(), namespaces=namespaces, **settings)
         self.table = Table()
         self.zone = Zone(self.table, self.config, random.Random(seed))
         self.responder = Responder(self.zone)
         self.responder.ready = True
         for name, members in (sets or {}).items():
-            self.apply(put(name, members))
+            self.apply(put(name, members, namespaces=namespaces))
 
     def apply(self, change: Change, now: float = 0.0) -> None:
         """Make a change as the answerer makes it."""

@@ -13,6 +13,7 @@ import dns.rdatatype
 import pytest
 
 from tests.dns.helpers import (
+    NAMESPACE,
     Server,
     ask,
     authoritative,
@@ -30,6 +31,7 @@ from tests.dns.helpers import (
     truncated,
 )
 from zkdns.names import parse_name, to_wire
+from zkdns.namespace import parse_namespace
 
 WEB = "web.staging.discovery"
 TYPES = ("A", "AAAA", "CNAME", "MX", "NS", "SOA", "SRV", "TXT", "PTR", "HTTPS", "SVCB", "CAA", "TYPE65280")
@@ -233,7 +235,8 @@ def test_dns_09_the_apex_answers_soa_and_ns_with_authority(server: Server) -> No
 
 @pytest.mark.parametrize("zone", [("discovery",), ("sd", "example"), ("a", "b", "c")])
 def test_dns_09_the_apex_is_whatever_the_zone_is_called(zone: tuple[str, ...]) -> None:
-    server = Server({"web.staging": ["10.0.0.1:80"]}, zone=tuple(label.encode() for label in zone))
+    namespace = parse_namespace(NAMESPACE.template, tuple(label.encode() for label in zone))
+    server = Server({"web.staging": ["10.0.0.1:80"]}, namespaces=(namespace,))
     name = ".".join(zone)
     assert data(ask(server, name, "SOA"))[0].startswith(f"localhost. hostmaster.{name}. ")
     assert has_soa(ask(server, f"nope.{name}"), f"{name}.")

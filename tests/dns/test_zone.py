@@ -6,11 +6,25 @@ from collections import Counter
 
 import pytest
 
-from tests.dns.helpers import Server, ask, data, glue, has_soa, many, member, ports, put, rcode
+from tests.dns.helpers import (
+    NAMESPACE,
+    Server,
+    ask,
+    data,
+    glue,
+    has_soa,
+    many,
+    member,
+    origin_of,
+    ports,
+    put,
+    rcode,
+)
 from zkdns.config import ServiceOverride
-from zkdns.namespace import ServiceName
-from zkdns.serverset.changes import SetPut
+from zkdns.namespace import ServiceName, parse_namespace
+from zkdns.serverset.changes import SetDropped, SetPut
 
+AURORA = parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",))
 WEB = "web.staging.discovery"
 _M1, _M2, _M3 = (f"m{number}.web.staging.discovery." for number in (318, 319, 320))
 
@@ -170,14 +184,125 @@ def test_a_namespace_without_environment_has_services_right_below_the_zone() -> 
 
 
 def test_a_namespace_with_more_levels_has_longer_names() -> None:
-    server = Server(zone=(b"aurora",))
-    server.apply(
-        SetPut("/aurora/r/devel/hello", ServiceName("hello", "devel.r"), (member(1, "10.0.0.1:80"),))
-    )
+    server = Server({"hello.devel.r": [member(1, "10.0.0.1:80")]}, namespaces=(AURORA,))
     assert data(ask(server, "hello.devel.r.aurora")) == ["10.0.0.1"]
     assert ports(ask(server, "_hello._tcp.devel.r.aurora", "SRV")) == [(80, "m1.hello.devel.r.aurora.")]
     assert rcode(ask(server, "devel.r.aurora")) == rcode(ask(server, "r.aurora")) == "NOERROR"
     assert rcode(ask(server, "r.devel.aurora")) == "NXDOMAIN"
+
+
+# -- several zones ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_zones() -> Server:
+    """Services of two zones, two of them with one name but for the zone."""
+    sets = {
+        "web.staging": [member(1, "10.0.0.1:80", additional={"admin": "10.0.0.1:81"})],
+        "hello.devel.www.aurora": [member(1, "10.1.0.1:80")],
+        "web.staging.www.aurora": [member(1, "10.2.0.1:80")],
+    }
+    return Server(sets, namespaces=(NAMESPACE, AURORA))
+
+
+TWO_ZONES = [
+    ("web.staging.discovery", "A", "NOERROR", ["10.0.0.1"], "discovery."),
+    ("web.staging.www.aurora", "A", "NOERROR", ["10.2.0.1"], "aurora."),
+    ("web.staging.www.Aurora", "SRV", "NOERROR", ["0 100 80 m1.web.staging.www.aurora."], "aurora."),
+    ("_hello._tcp.devel.www.aurora", "SRV", "NOERROR", ["0 100 80 m1.hello.devel.www.aurora."], "aurora."),
+    ("m1.hello.devel.www.aurora", "A", "NOERROR", ["10.1.0.1"], "aurora."),
+    ("devel.www.aurora", "A", "NOERROR", [], "aurora."),
+    ("_tcp.devel.www.aurora", "A", "NOERROR", [], "aurora."),
+    ("www.aurora", "A", "NOERROR", [], "aurora."),
+    ("staging.discovery", "A", "NOERROR", [], "discovery."),
+    ("www.discovery", "A", "NXDOMAIN", [], "discovery."),
+    ("devel.www.discovery", "A", "NXDOMAIN", [], "discovery."),
+    ("staging.aurora", "A", "NXDOMAIN", [], "aurora."),
+    ("web.staging.aurora", "A", "NXDOMAIN", [], "aurora."),
+    ("hello.devel.www.discovery", "A", "NXDOMAIN", [], "discovery."),
+    ("discovery", "NS", "NOERROR", ["localhost."], "discovery."),
+    ("aurora", "NS", "NOERROR", ["localhost."], "aurora."),
+    ("aurora", "A", "NOERROR", [], "aurora."),
+    ("web.staging", "A", "REFUSED", [], None),
+    ("discovery.aurora.example", "A", "REFUSED", [], None),
+]
+
+
+@pytest.mark.parametrize(("name", "qtype", "code", "records", "zone"), TWO_ZONES)
+def test_each_zone_has_names_and_an_apex_of_its_own(
+    two_zones: Server, *, name: str, qtype: str, code: str, records: list[str], zone: str | None
+) -> None:
+    response = ask(two_zones, name, qtype, stream=True)
+    assert (rcode(response), data(response)) == (code, records)
+    assert has_soa(response, zone or "") == (not records and zone is not None)
+
+
+def test_glue_and_overrides_keep_to_the_zone(two_zones: Server) -> None:
+    assert glue(ask(two_zones, "hello.devel.www.aurora", "SRV", edns=0)) == [
+        "m1.hello.devel.www.aurora. 10.1.0.1"
+    ]
+    overrides = {"web.staging.www.aurora": ServiceOverride(ttl=77)}
+    sets = {"web.staging": ["10.0.0.1:80"], "web.staging.www.aurora": ["10.2.0.1:80"]}
+    server = Server(sets, namespaces=(NAMESPACE, AURORA), service=overrides)
+    assert ask(server, "web.staging.www.aurora").answer[0].ttl == 77
+    assert ask(server, WEB).answer[0].ttl == 5
+
+
+def test_a_service_goes_from_its_zone_alone(two_zones: Server) -> None:
+    two_zones.apply(SetDropped(origin_of("web.staging")))
+    assert rcode(ask(two_zones, WEB)) == rcode(ask(two_zones, "staging.discovery")) == "NXDOMAIN"
+    assert data(ask(two_zones, "web.staging.www.aurora")) == ["10.2.0.1"]
+
+
+def test_of_zones_inside_one_another_the_longest_has_the_apex_and_nothing_is_hidden() -> None:
+    inner = parse_namespace("/inner/{service}", (b"a", b"staging", b"discovery"))
+    server = Server(
+        {
+            "web.a.staging.discovery": [member(1, "10.0.0.1:80")],  # by its length, of the inner zone
+            "api.staging": [member(1, "10.0.0.2:80")],
+        },
+        namespaces=(NAMESPACE, inner),
+    )
+    server.apply(
+        SetPut("/discovery/a.staging/db", ServiceName("db", "a.staging"), (member(1, "10.0.0.3:80"),))
+    )
+    server.apply(SetPut("/discovery/staging/a", ServiceName("a", "staging"), (member(1, "10.0.0.4:80"),)))
+    for name, address in (
+        ("web.a", "10.0.0.1"),
+        ("api", "10.0.0.2"),
+        ("db.a", "10.0.0.3"),
+        ("a", "10.0.0.4"),
+    ):
+        assert data(ask(server, f"{name}.staging.discovery")) == [address]
+    assert len(ask(server, "a.staging.discovery", "SOA").answer) == 1
+    assert ports(ask(server, "a.staging.discovery", "SRV")) == [(80, "m1.a.staging.discovery.")]
+    assert ports(ask(server, "_web._tcp.a.staging.discovery", "SRV")) == [(80, "m1.web.a.staging.discovery.")]
+    assert has_soa(ask(server, "nope.a.staging.discovery"), "a.staging.discovery.")
+    assert has_soa(ask(server, "nope.staging.discovery"), "discovery.")
+    server.drop("api.staging")
+    server.apply(SetDropped("/discovery/staging/a"))
+    assert rcode(ask(server, "staging.discovery")) == "NOERROR"  # a zone lies below
+    assert rcode(ask(server, "_tcp.staging.discovery")) == "NXDOMAIN"
+
+
+def test_sets_of_two_namespaces_with_one_name_are_one_service() -> None:
+    server = Server({"web.staging": [member(1, "10.0.0.1:80")]}, order="fixed")
+    server.apply(put("web.staging", [member(1, "10.0.0.2:80")], origin="/other/staging/web"))
+    assert data(ask(server, WEB)) == ["10.0.0.1", "10.0.0.2"]
+    assert len({target for _, target in ports(ask(server, WEB, "SRV"))}) == 2
+
+
+def test_where_the_split_of_one_name_changes_its_form_by_rfc_2782_does_too() -> None:
+    """`b` in `c.d` and `b.c` in `d` are one name; as long as both are there the first origin's counts."""
+    server = Server()
+    for origin, name in (("/1", ServiceName("b.c", "d")), ("/2", ServiceName("b", "c.d"))):
+        server.apply(SetPut(origin, name, (member(1, "10.0.0.1:80"),)))
+    names = ("_b.c._tcp.d.discovery", "_b._tcp.c.d.discovery")
+    assert [rcode(ask(server, name, "SRV")) for name in names] == ["NOERROR", "NXDOMAIN"]
+    server.apply(SetDropped("/1"))
+    assert [rcode(ask(server, name, "SRV")) for name in names] == ["NXDOMAIN", "NOERROR"]
+    assert rcode(ask(server, "_tcp.c.d.discovery")) == "NOERROR"
+    assert rcode(ask(server, "c._tcp.d.discovery")) == "NXDOMAIN"
 
 
 # -- statuses ---------------------------------------------------------------------------------------------
@@ -295,8 +420,8 @@ def test_a_subset_of_max_answers_rotates_over_all_members() -> None:
 
 def test_a_service_may_override_ttl_order_and_max_answers() -> None:
     overrides = {
-        "web.staging": ServiceOverride(ttl=60, order="fixed", max_answers=2),
-        "api.staging": ServiceOverride(ttl=0),
+        WEB: ServiceOverride(ttl=60, order="fixed", max_answers=2),
+        "api.staging.discovery": ServiceOverride(ttl=0),
     }
     names = ("web.staging", "api.staging", "Plain.staging")
     server = Server({name: many(4) for name in names}, service=overrides, ttl=7, max_answers=3)
@@ -311,5 +436,5 @@ def test_a_service_may_override_ttl_order_and_max_answers() -> None:
 
 
 def test_an_override_meets_its_service_in_any_case() -> None:
-    server = Server({"Web.Staging": many(4)}, service={"web.staging": ServiceOverride(max_answers=1)})
+    server = Server({"Web.Staging": many(4)}, service={WEB: ServiceOverride(max_answers=1)})
     assert len(data(ask(server, "wEB.staging.discovery"))) == 1

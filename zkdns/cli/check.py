@@ -18,4 +18,5 @@ def check(config_file: str | None, **flags: object) -> None:
     demo = "the embedded example" if config.demo else None
     alone = f"the snapshot {config.snapshot}" if config.offline else None
     sources = " and ".join(source for source in (zookeeper, config.fixed, demo, alone) if source)
-    click.echo(f"right: {to_text(config.zone)} from {sources}, at {', '.join(map(str, config.listen))}")
+    zones = " and ".join(map(to_text, config.zones))
+    click.echo(f"right: {zones} from {sources}, at {', '.join(map(str, config.listen))}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -70,7 +70,7 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
             check_fixed=_check_fixed if with_fixed else None,
         )
         if config.demo:
-            load_demo(config.namespace)
+            load_demo(config.namespaces)
         if config.offline and config.snapshot and with_fixed:
             read_header(Path(config.snapshot), expected_by(config, time.time()))
     except ConfigError as error:
@@ -80,8 +80,8 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
     return config
 
 
-def _check_fixed(path: str, namespace: Namespace) -> None:
-    load_fixed(Path(path), namespace)
+def _check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
+    load_fixed(Path(path), namespaces)
 
 
 def askable(address: HostPort) -> HostPort:

@@ -10,19 +10,22 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from msgspec.structs import replace
+
 from zkdns.address import ZOOKEEPER_PORT, HostPort
 from zkdns.config.model import Config
-from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS
+from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS, GivenNamespace
 from zkdns.config.values import PREFIX, Place, Setting, flag_of, read_table
 from zkdns.errors import BadValueError, ConfigError
-from zkdns.namespace import Namespace, parse_namespace
+from zkdns.namespace import DEFAULT_ZONE, Namespace, parse_namespace, split_name
 
 if TYPE_CHECKING:
     from zkdns.config.model import ServiceOverride
+    from zkdns.names import Labels
 
 MAX_FILE = 2**20  # bytes; thousands of overrides fit, and a log given by mistake does not
 FILE_VARIABLE = "ZKDNS_CONFIG"
@@ -36,7 +39,7 @@ _SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://.+")
 
 _Layer: TypeAlias = tuple[Mapping[str, object], Mapping[str, Setting], Place]
 
-_NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
+_NAMESPACE = "/discovery/{environment}/{service}"
 
 
 def load_config(
@@ -44,7 +47,7 @@ def load_config(
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     file: str | None,
-    check_fixed: Callable[[str, Namespace], object] | None = None,
+    check_fixed: Callable[[str, Sequence[Namespace]], object] | None = None,
 ) -> Config:
     """Read the three layers and check them as one.
 
@@ -72,11 +75,12 @@ def load_config(
     _add_defaults(values)
     _check_sources(values, places)
     _check_ports(values, places)
-    if values.get("service") and values["namespace"]:
-        values["service"] = _by_name(values["service"], values["namespace"], places["service"])
-    if check_fixed and values.get("fixed") and values["namespace"]:
+    namespaces = values["namespaces"] = _join_namespaces(values)
+    if values.get("service") and namespaces:
+        values["service"] = _by_name(values["service"], namespaces, places["service"])
+    if check_fixed and values.get("fixed") and namespaces:
         try:
-            check_fixed(values["fixed"], values["namespace"])
+            check_fixed(values["fixed"], namespaces)
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -144,7 +148,6 @@ def _read_toml(file: str) -> dict[str, object]:
 
 def _add_defaults(values: dict[str, Any]) -> None:
     """Fill in what depends on other settings or would surprise whoever makes a `Config` by hand."""
-    values.setdefault("namespace", _NAMESPACE)
     values.setdefault("admin", HostPort("127.0.0.1", ADMIN_PORT))
     values.setdefault("listen", (HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT),))
     if values.get("offline"):
@@ -172,15 +175,34 @@ def _check_ports(values: Mapping[str, Any], places: Mapping[str, Place]) -> None
         place.refuse(f"{admin} cannot answer both DNS and HTTP; choose another port, or write none for admin")
 
 
+def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
+    """Take the namespaces as written out of the values, and give each its zone; none where one is wrong."""
+    zone: Labels | None = values.pop("zone", DEFAULT_ZONE)
+    if "namespace" not in values:
+        return (parse_namespace(_NAMESPACE, zone),) if zone else ()
+    given: tuple[GivenNamespace | None, ...] = values.pop("namespace") or (None,)
+    namespaces: list[Namespace] = []
+    for one in filter(None, given):
+        for before in namespaces:
+            if one.namespace.meets(before):
+                one.place.refuse(
+                    f"{one.namespace.template!r} finds the same znodes as {before.template!r}; "
+                    "a set belongs to one namespace"
+                )
+                break
+        namespaces.append(replace(one.namespace, zone=one.zone or zone or DEFAULT_ZONE))
+    return tuple(namespaces) if zone and None not in given else ()
+
+
 def _by_name(
-    overrides: Mapping[str, ServiceOverride], namespace: Namespace, place: Place
+    overrides: Mapping[str, ServiceOverride], namespaces: Sequence[Namespace], place: Place
 ) -> dict[str, ServiceOverride]:
-    """The overrides by the services' names in lower case, each a name that the namespace can make."""
+    """The overrides by the services' absolute names in lower case, each one that a namespace can make."""
     named: dict[str, ServiceOverride] = {}
     for key, override in overrides.items():
         here = place.inside(key)
         try:
-            name = b".".join(namespace.split_name(key).key).decode()
+            name = b".".join(split_name(namespaces, key).key).decode()
         except BadValueError as mistake:
             here.refuse(str(mistake))
             continue

@@ -37,8 +37,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     demo: bool = False
     """Serve the embedded example, and nothing else."""
     listen: tuple[HostPort, ...]
-    zone: Labels = (b"discovery",)
-    namespace: Namespace
+    namespaces: tuple[Namespace, ...]
+    """Where sets lie, and which zone each has its names in; there is one at least."""
     ttl: int = 5
     """Seconds that an answer may be kept."""
     negative_ttl: int = 2
@@ -68,4 +68,24 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
     service: dict[str, ServiceOverride] = {}
-    """Overrides by the service's name without the zone, in lower case."""
+    """Overrides by the service's whole name, its zone included, in lower case."""
+
+    @property
+    def namespace(self) -> Namespace:
+        """The first namespace: the one of whoever names no zone, and of the library's commands."""
+        return self.namespaces[0]
+
+    @property
+    def zone(self) -> Labels:
+        """The first namespace's zone."""
+        return self.namespace.zone
+
+    @property
+    def zones(self) -> tuple[Labels, ...]:
+        """All zones, each once, in the order of their namespaces."""
+        return tuple(dict.fromkeys(namespace.zone for namespace in self.namespaces))
+
+    @property
+    def layout(self) -> str:
+        """All namespaces as text: what was stored under another layout has other names."""
+        return ", ".join(map(str, self.namespaces))

@@ -5,14 +5,26 @@ A new setting is one row here and one field of `Config` with its default.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
 
 from zkdns.address import ZOOKEEPER_PORT, HostPort, parse_connect_string, parse_listen
 from zkdns.config.model import Empty, LogFormat, LogLevel, Order, ServiceOverride, Watches
-from zkdns.config.values import Setting, one_of, path, switch, tables, text, whole
+from zkdns.config.values import (
+    Place,
+    Setting,
+    list_of_tables,
+    one_of,
+    path,
+    switch,
+    tables,
+    text,
+    whole,
+)
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name
-from zkdns.namespace import parse_namespace
+from zkdns.namespace import Namespace, parse_namespace
 
 if TYPE_CHECKING:
     from zkdns.names import Labels
@@ -68,6 +80,38 @@ def _parse_upstream(written: str) -> tuple[str, ...]:
     return ()
 
 
+class GivenNamespace(msgspec.Struct, frozen=True):
+    """A namespace as it was written; without a zone of its own it has the setting's."""
+
+    namespace: Namespace
+    zone: Labels | None
+    place: Place
+
+
+_ZONE = Setting("zone", text(_parse_zone, "a domain name"), "NAME", "The zone that is answered.")
+_PATH = Setting("path", text(parse_namespace, "a path with placeholders"), "TEMPLATE", "Where its sets lie.")
+
+
+def _namespace_of(given: dict[str, Any], place: Place) -> GivenNamespace | None:
+    """A namespace out of its table; None where a mistake was kept already."""
+    if "path" not in given:
+        raise BadValueError("has no path; write where its sets lie, as /discovery/{environment}/{service}")
+    namespace, zone = given["path"], given.get("zone")
+    if namespace is None or (zone is None and "zone" in given):
+        return None
+    return GivenNamespace(namespace, zone, place)
+
+
+_read_tables = list_of_tables((_PATH, _ZONE), _namespace_of)
+
+
+def _read_namespaces(value: object, place: Place) -> tuple[GivenNamespace | None, ...]:
+    """Read one template, or in a file as many tables as there are namespaces."""
+    if place.typed and isinstance(value, list):
+        return tuple(_read_tables(value, place))
+    return (GivenNamespace(_PATH.read(value, place), None, place),)  # type: ignore[arg-type]  # its reader's
+
+
 _TTL = Setting("ttl", whole(0, MAX_TTL), "SECONDS", f"How long an answer may be kept, up to {MAX_TTL}.")
 _ORDER = Setting(
     "order", one_of(*get_args(Order)), "ORDER", f"How members are ordered: {', '.join(get_args(Order))}."
@@ -98,10 +142,10 @@ SETTINGS = (
         f"Where to answer; the port is {DNS_PORT} unless given, and 0 takes any free one.",
         many=True,
     ),
-    Setting("zone", text(_parse_zone, "a domain name"), "NAME", "The zone that is answered."),
+    _ZONE,
     Setting(
         "namespace",
-        text(parse_namespace, "a path with placeholders"),
+        _read_namespaces,
         "TEMPLATE",
         "How znodes make names, as /discovery/{environment}/{service}.",
     ),

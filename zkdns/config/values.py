@@ -55,6 +55,10 @@ class Place:
         written = key if _BARE_KEY.fullmatch(key) else json.dumps(key, ensure_ascii=False)
         return replace(self, key=f"{self.key}.{written}" if self.key else written)
 
+    def at(self, index: int) -> Place:
+        """The place of an item in the list that stands here, counted from 0."""
+        return replace(self, key=f"{self.key}[{index}]")
+
     def refuse(self, sentence: str) -> None:
         """Keep a mistake made here."""
         self.mistakes.append(f"{self.name}: {sentence}")
@@ -158,6 +162,27 @@ def tables(rows: tuple[Setting, ...], make: Callable[..., _T]) -> Reader[dict[st
     def read(value: object, place: Place) -> dict[str, _T]:
         read_all = {name: place.inside(name).attempt(read_one, one) for name, one in _table(value).items()}
         return {name: one for name, one in read_all.items() if one is not None}
+
+    return read
+
+
+def list_of_tables(
+    rows: tuple[Setting, ...], make: Callable[[dict[str, Any], Place], _T | None]
+) -> Reader[list[_T | None]]:
+    """Make a reader of tables without names, as `[[namespace]]`.
+
+    `make` gets what was read of one and where it stands. Where a table is wrong, None stands for it.
+    """
+    by_key = {row.key: row for row in rows}
+
+    def read(value: object, place: Place) -> list[_T | None]:
+        if not isinstance(value, list) or not value:
+            raise BadValueError(f"is {'an empty list' if value == [] else shown(value)}; write tables")
+        made = []
+        for index, one in enumerate(value):
+            here = place.at(index)
+            made.append(here.attempt(lambda given, at: make(read_table(_table(given), by_key, at), at), one))
+        return made
 
     return read
 

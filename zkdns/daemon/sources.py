@@ -116,7 +116,7 @@ class FixedSource:
         a file before they write it, and an empty one would be taken for one without services.
         """
         if self._path is None:
-            self._take(load_demo(self._config.namespace))
+            self._take(load_demo(self._config.namespaces))
             return
         read = before = _signature(self._path)
         self._read(self._path)
@@ -130,7 +130,7 @@ class FixedSource:
 
     def _read(self, path: Path) -> None:
         try:
-            sets = load_fixed(path, self._config.namespace)
+            sets = load_fixed(path, self._config.namespaces)
         except ConfigError as error:
             for mistake in error.mistakes:
                 log.error("fixed file has a mistake; what it said before stays in force", mistake=mistake)
@@ -139,7 +139,7 @@ class FixedSource:
         log.info("fixed file has been read", path=str(path), services=len(sets))
 
     def _take(self, sets: FixedSets) -> None:
-        puts = [SetPut(f"fixed:{name}", name, members) for name, members in sets.items()]
+        puts = [SetPut(f"fixed:{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
         self._publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])
         self._origins = origins

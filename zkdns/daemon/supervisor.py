@@ -22,6 +22,7 @@ from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
+from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
@@ -107,7 +108,8 @@ class Supervisor:
     def _heard(self) -> None:
         if self.is_ready and not self._was_ready:
             self._was_ready = True
-            log.info("ready", seconds=round(time.monotonic() - self._begun, 3))
+            zones = " ".join(map(to_text, self._config.zones))
+            log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
             self._on_ready(self._addresses)
 
 

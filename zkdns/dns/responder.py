@@ -2,7 +2,7 @@
 
 not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.parse_query)
 EDNS version above 0: BADVERS
-another class, or a name outside the zone, or a transfer: REFUSED
+another class, or a name outside all zones, or a transfer: REFUSED
 the table has not been read yet: SERVFAIL
 no such name: NXDOMAIN with SOA
 no such type: NODATA with SOA
@@ -24,11 +24,10 @@ from zkdns.dns.wire import (
     udp_limit,
 )
 from zkdns.dns.zone import Zone
-from zkdns.names import Labels
 
 
 class Responder:
-    """Answers messages from a zone.
+    """Answers messages from the zones.
 
     Attributes:
         ready: whether the table has been read; until then no name of the zone is denied or answered.
@@ -66,8 +65,7 @@ class Responder:
             return Response(query, Rcode.BADVERS)
         if query.qclass != CLASS_IN:
             return Response(query, Rcode.REFUSED)
-        relative = self._zone.relative(query.name)
-        if relative is None:  # RFC 8914 §4.21
+        if self._zone.apex_of(query.name) is None:  # RFC 8914 §4.21
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED)
@@ -75,13 +73,13 @@ class Responder:
             return Response(
                 query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet"
             )
-        response = self._look_up(query, relative)
+        response = self._look_up(query)
         if self.stale:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 
-    def _look_up(self, query: Query, relative: Labels) -> Response:
-        found = self._zone.find(relative)
+    def _look_up(self, query: Query) -> Response:
+        found = self._zone.find(query.name)
         if found is None:
             return Response(query, Rcode.NXDOMAIN, authoritative=True, authority=[self._zone.soa(query)])
         records = self._zone.records(found, query)

@@ -51,7 +51,7 @@ class ServiceView:
     Args:
         service: the service as it is now.
         table: tells the addresses of host names.
-        config: the zone, and which statuses are answered with.
+        config: tells which statuses are answered with.
     """
 
     def __init__(self, service: Service, table: Table, config: Config) -> None:
@@ -59,8 +59,7 @@ class ServiceView:
         name = service.first.name
         self._own = name.labels
         self._between = name.service_labels
-        self._zone = config.zone
-        self._shared = len(self._own) + len(self._zone)
+        self._shared = len(self._own)
         self._entries, self._departed = _label_members(service, frozenset(config.statuses))
         self._nodes: dict[Labels, Node] = {}
 
@@ -78,9 +77,15 @@ class ServiceView:
                 self._nodes[prefix] = node
         return node
 
+    def rfc2782(self, before: int) -> Node | None:
+        """What stands at `_service._tcp.environment`; `before` is how many labels the protocol has before it.
+
+        The name may be written so in one way: with all labels of the service's own name there.
+        """
+        return self._rfc2782 if before == len(self._between) else None
+
     @functools.cached_property
-    def rfc2782(self) -> Node:
-        """What stands at `_service._tcp.environment`."""
+    def _rfc2782(self) -> Node:
         return Node(
             targets=self._service_targets(self._entries),
             shared=self._shared - len(self._between),
@@ -177,8 +182,7 @@ class ServiceView:
         if "." in endpoint.host and not is_ip(endpoint.host):
             return Target(endpoint.port, parse_name(endpoint.host), standing=standing)
         label, host = self._host(entry, endpoint)
-        name = (label, *self._own, *self._zone)
-        return Target(endpoint.port, name, label, self._addresses(host), standing)
+        return Target(endpoint.port, (label, *self._own), label, self._addresses(host), standing)
 
     def _host(self, entry: _Entry, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
         """One label for one host: the member's own, and another for each endpoint that lies elsewhere.

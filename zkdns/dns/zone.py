@@ -1,4 +1,8 @@
-"""The zone: which names exist, what stands at them, and in whose turn's order it is told."""
+"""The zones: which names exist, what stands at them, and in whose turn's order it is told.
+
+Services are found by their whole names, so it makes no difference to an answer which zone a name lies in. Of
+zones inside one another the longest has the name: the apex is its own, and so is the SOA of what is absent.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import msgspec
 
@@ -43,12 +48,19 @@ class Found(msgspec.Struct, frozen=True):
     node: Node
 
 
+# Where a service's first label stands: how many more labels its name has, how many its zone, and the labels
+# behind the first one. Thousands of services may have one place, and with it the same names above them.
+_Place: TypeAlias = tuple[int, int, Labels]
+
+_NOTHING = Found((), Node())
+
+
 class Zone:
     """Looks names up in a table.
 
     Args:
         table: services and members; after each change of it `refresh` must be called.
-        config: the zone's name, and how it is answered.
+        config: the zones' names, and how they are answered.
         rng: where turns begin, and what the order `random` is drawn from.
     """
 
@@ -56,43 +68,55 @@ class Zone:
         self._table = table
         self._config = config
         self._rng = rng or random.Random()
-        self._apex = Found((), Node())
+        self._zones = sorted(config.zones, key=len, reverse=True)
+        # Zones and what lies above them: where one zone lies in another, the names between must exist.
+        self._always = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
         self._policies = dict(_overridden(config))
         self._views: dict[Labels, ServiceView] = {}
-        self._names: dict[Labels, ServiceName] = {}
-        self._aliases: dict[Labels, Labels] = {}
+        self._places: dict[Labels, _Place] = {}
+        self._dwellers: Counter[_Place] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
         self._turns: dict[Labels, dict[tuple[Labels, int], int]] = {}
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
 
-    def relative(self, name: Labels) -> Labels | None:
-        """The labels of a name (in lower case) below the zone's; None where it is not in the zone."""
-        cut = len(name) - len(self._config.zone)
-        if cut < 0 or name[cut:] != self._config.zone:
-            return None
-        return name[:cut]
+    def apex_of(self, name: Labels) -> Labels | None:
+        """The zone of a name (in lower case), of several the longest; None where it is in none."""
+        for zone in self._zones:
+            if name[-len(zone) :] == zone:
+                return zone
+        return None
 
     def find(self, name: Labels) -> Found | None:
-        """What stands at a relative name; None: there is no such name (NXDOMAIN).
+        """What stands at a name of a zone; None: there is no such name (NXDOMAIN).
 
         A service's name may hold dots, so of several services that a name could belong to the longest wins.
         """
-        if not name:
-            return self._apex
+        services = self._table.services
         for start in range(len(name)):
             key = name[start:]
-            if key in self._table.services:
+            if key in services:
                 node = self._view(key).find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
                     return Found(key, node)
                 break
-        key = self._aliases.get(name, ())
-        if key and not self._is_hidden(key):
-            return Found(key, self._view(key).rfc2782)
-        return Found((), Node()) if name in self._nonterminals else None
+        if name[0].startswith(b"_") and (found := self._find_rfc2782(name)):
+            return found
+        return _NOTHING if name in self._always or name in self._nonterminals else None
+
+    def _find_rfc2782(self, name: Labels) -> Found | None:
+        """The service of `_web._tcp.staging.discovery`, if it is one's name."""
+        for before, label in enumerate(name):
+            if label not in PROTOCOLS:
+                continue
+            key = (name[0][1:], *name[1:before], *name[before + 1 :])
+            if key in self._table.services and not self._is_hidden(key):
+                node = self._view(key).rfc2782(before)
+                if node is not None:
+                    return Found(key, node)
+        return None
 
     def _view(self, key: Labels) -> ServiceView:
         view = self._views.get(key)
@@ -110,7 +134,7 @@ class Zone:
         """The records that answer the query, the one whose turn it is first; none: NODATA."""
         policy = self._policies.get(found.service, self._default)
         for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
-            if found is self._apex:
+            if qtype in (Type.SOA, Type.NS) and query.name in self._zones:
                 records = arranged(self._apex_records(query, qtype))
             else:
                 records = found.node.records(query, qtype, policy.ttl)
@@ -119,23 +143,21 @@ class Zone:
         return ()
 
     def soa(self, query: Query) -> bytes:
-        """The zone's SOA record, as the authority section of an answer to this query carries it.
+        """The SOA record of the name's zone, as the authority section of an answer to this query carries it.
 
         Its TTL is its MINIMUM, which is how long the absence of something may be kept (RFC 2308 §4).
         """
-        zone = query.pointer_to(len(self._config.zone))
+        zone = query.pointer_to(len(self.apex_of(query.name) or ()))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, self._soa_data(zone))
 
     def _soa_data(self, zone: bytes) -> bytes:
         times = _SOA_TIMES.pack(self._table.serial, _REFRESH, _RETRY, _EXPIRE, self._config.negative_ttl)
         return _NAME_SERVER + _RESPONSIBLE + zone + times
 
-    def _apex_records(self, query: Query, qtype: int) -> list[Record]:
+    def _apex_records(self, query: Query, qtype: int) -> Sequence[Record]:
         if qtype == Type.SOA:
-            return [Record(self.soa(query))]
-        if qtype == Type.NS:
-            return [Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER))]
-        return []
+            return (Record(self.soa(query)),)
+        return (Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER)),)
 
     # -- turns ---------------------------------------------------------------------------------------------
 
@@ -162,33 +184,38 @@ class Zone:
 
     def refresh(self, keys: Iterable[Labels]) -> None:
         """Take notice that the services of these keys are others than before; turns go on where they are."""
+        services = self._table.services
         for key in keys:
             self._views.pop(key, None)
-            service = self._table.services.get(key)
-            name = service.first.name if service else None
-            known = self._names.get(key)
-            if known is not None and name is None:
-                self._name_gone(key, known)
-            elif known is None and name is not None:
-                self._name_came(key, name)
+            service = services.get(key)
+            place = _place_of(key, service.first.name) if service else None
+            known = self._places.get(key)
+            if place == known:
+                continue
+            if known is not None:
+                self._leave(key, known)
+            if place is not None:
+                self._places[key] = place
+                self._count(place, +1)
+            else:
+                self._turns.pop(key, None)
 
-    def _name_came(self, key: Labels, name: ServiceName) -> None:
-        self._names[key] = name
-        aliases = _rfc2782_names(key, name)
-        self._nonterminals.update(_names_above(key, aliases))
-        for alias in aliases:
-            self._aliases[alias] = key
+    def _leave(self, key: Labels, place: _Place) -> None:
+        del self._places[key]
+        self._count(place, -1)
 
-    def _name_gone(self, key: Labels, name: ServiceName) -> None:
-        del self._names[key]
-        self._turns.pop(key, None)
-        aliases = _rfc2782_names(key, name)
-        for above in _names_above(key, aliases):
-            self._nonterminals[above] -= 1
-            if not self._nonterminals[above]:
-                del self._nonterminals[above]
-        for alias in aliases:
-            self._aliases.pop(alias, None)
+    def _count(self, place: _Place, step: int) -> None:
+        """Keep account of who is at a place: the first one brings the names above it, the last takes them."""
+        before = self._dwellers[place]
+        self._dwellers[place] += step
+        if before and self._dwellers[place]:
+            return
+        if not self._dwellers[place]:
+            del self._dwellers[place]
+        for name in _names_above(place):
+            self._nonterminals[name] += step
+            if not self._nonterminals[name]:
+                del self._nonterminals[name]
 
 
 def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:
@@ -203,13 +230,15 @@ def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:
         )
 
 
-def _rfc2782_names(key: Labels, name: ServiceName) -> list[Labels]:
-    """`_web._tcp.staging` for `web` in `staging`, in lower case as the service's key."""
-    cut = len(key) - (name.scope.count(".") + 1 if name.scope else 0)
-    first, rest, scope = b"_" + key[0], key[1:cut], key[cut:]
-    return [(first, *rest, protocol, *scope) for protocol in PROTOCOLS]
+def _place_of(key: Labels, name: ServiceName) -> _Place:
+    return name.service.count("."), len(name.zone), key[1:]
 
 
-def _names_above(key: Labels, aliases: list[Labels]) -> list[Labels]:
-    """The names that exist because the service does: all that lie between its own and the zone's."""
-    return [path[start:] for path in (key, *aliases) for start in range(1, len(path))]
+def _names_above(place: _Place) -> Iterator[Labels]:
+    """The names that exist because a service does: all that lie between its own and the zone's.
+
+    Its own are two: `web.staging`, and `_web._tcp.staging` by RFC 2782.
+    """
+    more, zone, path = place
+    for above in (path, *((*path[:more], protocol, *path[more:]) for protocol in PROTOCOLS)):
+        yield from (above[start:] for start in range(len(above) - zone))

@@ -20,7 +20,7 @@ from typing import TypeAlias, TypeVar
 from zkdns.address import MAX_PORT, parse_host_port
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.names import Labels
-from zkdns.namespace import Namespace, ServiceName
+from zkdns.namespace import Namespace, ServiceName, split_name
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 
 FixedSets: TypeAlias = dict[ServiceName, tuple[Member, ...]]
@@ -32,8 +32,8 @@ _MEMBER_FORM = '"HOST:PORT" or { host = "HOST", port = PORT }'
 _INT32 = 2**31
 
 
-def load_fixed(path: Path, namespace: Namespace) -> FixedSets:
-    """Read a fixed file.
+def load_fixed(path: Path, namespaces: Sequence[Namespace]) -> FixedSets:
+    """Read a fixed file; a service's name without a zone is the first namespace's.
 
     Raises:
         ConfigError: with every mistake in it, each with its key; also where it cannot be read at all.
@@ -45,16 +45,16 @@ def load_fixed(path: Path, namespace: Namespace) -> FixedSets:
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
-    return parse_fixed(text, namespace, origin=str(path))
+    return parse_fixed(text, namespaces, origin=str(path))
 
 
-def load_demo(namespace: Namespace) -> FixedSets:
+def load_demo(namespaces: Sequence[Namespace]) -> FixedSets:
     """The embedded example that `zkdns serve --demo` answers from."""
     text = resources.files("zkdns.serverset").joinpath("demo.toml").read_text(encoding="utf-8")
-    return parse_fixed(text, namespace, origin="demo.toml")
+    return parse_fixed(text, namespaces, origin="demo.toml")
 
 
-def parse_fixed(text: str, namespace: Namespace, *, origin: str) -> FixedSets:
+def parse_fixed(text: str, namespaces: Sequence[Namespace], *, origin: str) -> FixedSets:
     """Read the text of a fixed file; `origin` is what its mistakes are said to be in.
 
     Raises:
@@ -64,7 +64,7 @@ def parse_fixed(text: str, namespace: Namespace, *, origin: str) -> FixedSets:
         document = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also int() of more digits than Python reads
         raise ConfigError([f"{origin}: it is not TOML: {error}"]) from None
-    reader = _Reader(origin, namespace)
+    reader = _Reader(origin, namespaces)
     sets = reader.document(document)
     if reader.mistakes:
         raise ConfigError(reader.mistakes)
@@ -74,10 +74,10 @@ def parse_fixed(text: str, namespace: Namespace, *, origin: str) -> FixedSets:
 class _Reader:
     """Walks a fixed file's document and notes each mistake under its key."""
 
-    def __init__(self, origin: str, namespace: Namespace) -> None:
+    def __init__(self, origin: str, namespaces: Sequence[Namespace]) -> None:
         self.mistakes: list[str] = []
         self._origin = origin
-        self._namespace = namespace
+        self._namespaces = namespaces
 
     def document(self, document: Mapping[str, object]) -> FixedSets:
         self._unknown("", document, ("services",), 'a fixed file holds tables [services."NAME"]')
@@ -85,7 +85,7 @@ class _Reader:
         spelled: dict[Labels, str] = {}
         for text, body in self._table("services", document.get("services", {})).items():
             where = f'services."{text}"'
-            name = self._try(where, partial(self._namespace.split_name, text))
+            name = self._try(where, partial(split_name, self._namespaces, text))
             members = self._members(where, body)
             if name is None:
                 continue
