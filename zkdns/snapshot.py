@@ -96,7 +96,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 def namespaces_of(config: Config) -> tuple[str, ...]:
     """What the names in a snapshot depend on."""
-    return (config.namespace.template,)
+    return tuple(map(str, config.namespaces))
 
 
 def expected_by(config: Config, now: float) -> Expected:

@@ -147,7 +147,12 @@ def test_the_table_of_settings_and_the_configuration_have_the_same_keys() -> Non
 def test_a_setting_knows_what_each_layer_calls_it() -> None:
     row = next(row for row in SETTINGS if row.key == "negative_ttl")
     assert (row.flag, row.variable) == ("--negative-ttl", "ZKDNS_NEGATIVE_TTL")
-    assert [row.key for row in SETTINGS if row.is_switch] == ["demo", "offline"]
+    assert [row.key for row in SETTINGS if row.is_switch] == [
+        "zookeeper_tls",
+        "zookeeper_any_host",
+        "demo",
+        "offline",
+    ]
     assert [row.key for row in SETTINGS if row.many] == ["listen", "statuses"]
 
 
@@ -490,6 +495,38 @@ def test_overrides_are_named_as_the_namespace_in_force_names_services() -> None:
     assert load(toml, namespace=template).service == {"hello.prod.www.discovery": ServiceOverride(ttl=9)}
     by_variable = load('[service."web"]', {"ZKDNS_NAMESPACE": "/{service}"})
     assert by_variable.service == {"web.discovery": ServiceOverride()}
+
+
+def test_nothing_is_told_of_a_tls_that_is_not_spoken() -> None:
+    keys = ("zookeeper_ca", "zookeeper_certificate", "zookeeper_key")
+    told = mistakes("".join(f'{key} = "x.pem"\n' for key in keys) + "zookeeper_any_host = true")
+    no_use = "is of no use without TLS; write zookeeper_tls as well"
+    assert told == tuple(f"{FILE}: {key}: {no_use}" for key in (*keys, "zookeeper_any_host"))
+    (mistake,) = mistakes('zookeeper_tls = true\nzookeeper_key = "x.pem"')
+    assert mistake.startswith(f"{FILE}: zookeeper_key: is of no use without its certificate; ")
+    config = load('zookeeper_tls = true\nzookeeper_ca = "ca.pem"', zookeeper_certificate="/own.pem")
+    assert (config.zookeeper_tls, config.zookeeper_any_host) == (True, False)
+    assert config.zookeeper_ca == str(Path("ca.pem").absolute())
+    assert config.zookeeper_certificate == "/own.pem"
+
+
+def test_files_of_credentials_are_checked_with_everything_else() -> None:
+    given: list[dict[str, object]] = []
+
+    def check(**settings: object) -> None:
+        given.append(settings)
+        raise ConfigError(["credentials: wrong"])
+
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            flags={"zookeeper_credentials": "/c.toml", "zookeeper_tls": True, "ttl": "x"},
+            environment={},
+            file=None,
+            check_access=check,
+        )
+    assert given == [{"zookeeper_credentials": "/c.toml", "zookeeper_tls": True}]
+    assert len(caught.value.mistakes) == 2
+    assert caught.value.mistakes[-1] == "credentials: wrong"
 
 
 TWO = """

@@ -304,9 +304,16 @@ def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
             assert open_files(pid) == [*standard, "anon_inode", *["socket"] * sockets], role
 
 
-def test_the_answerer_knows_of_no_zookeeper() -> None:
+def test_the_answerer_knows_of_no_zookeeper(tmp_path: Path) -> None:
     hosts = "zk-of-ours.invalid:2181"
-    variables = {"ZKDNS_ZOOKEEPER": hosts, "ZKDNS_SNAPSHOT": "/nowhere/of-ours"}
+    credentials = tmp_path / "of-ours.toml"
+    credentials.touch(0o600)
+    credentials.write_text('digest = "user:of-ours"')
+    variables = {
+        "ZKDNS_ZOOKEEPER": hosts,
+        "ZKDNS_SNAPSHOT": "/nowhere/of-ours",
+        "ZKDNS_ZOOKEEPER_CREDENTIALS": str(credentials),
+    }
     with ZkdnsServer(environment=variables) as server:
         pid = eventually(lambda: server.pid_of("answerer"))
         eventually(lambda: "zkdns.daemon" in command_line(pid))
@@ -314,7 +321,10 @@ def test_the_answerer_knows_of_no_zookeeper() -> None:
         assert b"PYTHONPATH=" in environment
         assert b"of-ours" not in environment
         assert not any("of-ours" in argument for argument in command_line(pid))
+    files = [f"ZKDNS_ZOOKEEPER_{what}" for what in ("CA", "CERTIFICATE", "KEY")]
+    variables |= {"ZKDNS_ZOOKEEPER_TLS": "true", **dict.fromkeys(files, "/of-ours")}
     config = load_config(flags={}, environment=variables, file=None)
+    assert config.zookeeper_key == "/of-ours"
     task = Supervisor(config, lambda _: None)._answerer_task("/feed", ())
     assert b"of-ours" not in TASKS.encode(task)
 

@@ -25,10 +25,13 @@ if script=$(command -v zkServer.sh); then
     release "$(dirname "$(dirname "$script")")"
 fi
 
-# Debian's jar names what it depends on, but no logger: without one a failed start would say nothing.
+# Debian's jar names what it depends on, but no logger, without which a failed start would say nothing, and not
+# all of Netty, without which no TLS is spoken.
 if [ -e /usr/share/java/zookeeper.jar ]; then
     classpath=/usr/share/java/zookeeper.jar
-    [ -e /usr/share/java/slf4j-simple.jar ] && classpath=$classpath:/usr/share/java/slf4j-simple.jar
+    for jar in slf4j-simple netty-codec netty-resolver; do
+        [ -e "/usr/share/java/$jar.jar" ] && classpath=$classpath:/usr/share/java/$jar.jar
+    done
     printf '%s\n' "$classpath"
     exit 0
 fi

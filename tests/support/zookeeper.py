@@ -10,7 +10,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,20 +106,24 @@ class ZooKeeperServer:
     """One ZooKeeper server: a JVM with a directory and a port of its own.
 
     Both stay the same over `kill` or `stop` and another `start`, until `close`. As a context manager it is
-    started and closed. `settings` adds to zoo.cfg; a `member_id` makes it a member of an ensemble.
+    started and closed. `settings` adds to zoo.cfg, `jvm_flags` to Java's own; a `member_id` makes it a member
+    of an ensemble. With `tls`, which are settings `ssl.…`, it has a second port where TLS is spoken.
     """
 
     def __init__(
         self,
         *,
         settings: Mapping[str, str] | None = None,
+        jvm_flags: Sequence[str] = (),
+        tls: Mapping[str, str] | None = None,
         member_id: int | None = None,
         heap_megabytes: int = _HEAP_MEGABYTES,
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="zkdns-zookeeper-"))
         self.log_file = self.directory / "log"
         self._port = _Port()
-        self._heap_megabytes = heap_megabytes
+        self._secure_port = _Port() if tls is not None else None
+        self._jvm_flags = (f"-Xmx{heap_megabytes}m", *_JVM_FLAGS, *jvm_flags)
         self._process: subprocess.Popen[bytes] | None = None
         self._closed = False
 
@@ -136,6 +140,13 @@ class ZooKeeperServer:
             "clientPort": str(self._port.number),
             **(settings or {}),
         }
+        if self._secure_port is not None:
+            lines |= {
+                "serverCnxnFactory": "org.apache.zookeeper.server.NettyServerCnxnFactory",
+                "secureClientPortAddress": _HOST,
+                "secureClientPort": str(self._secure_port.number),
+                **(tls or {}),
+            }
         self._config = self.directory / "zoo.cfg"
         self._config.write_text("".join(f"{key}={value}\n" for key, value in lines.items()))
 
@@ -143,6 +154,12 @@ class ZooKeeperServer:
     def address(self) -> str:
         """Where clients connect, as "127.0.0.1:port"."""
         return f"{_HOST}:{self._port.number}"
+
+    @property
+    def secure_port(self) -> int:
+        """Where TLS is spoken."""
+        assert self._secure_port is not None
+        return self._secure_port.number
 
     @property
     def port(self) -> int:
@@ -176,15 +193,7 @@ class ZooKeeperServer:
             )
         self._end_process()  # one that died by itself
         class_path = f"{self.directory}:{_class_path()}"
-        jvm = [
-            _java(),
-            f"-Xmx{self._heap_megabytes}m",
-            *_JVM_FLAGS,
-            "-cp",
-            class_path,
-            _MAIN_CLASS,
-            str(self._config),
-        ]
+        jvm = [_java(), *self._jvm_flags, "-cp", class_path, _MAIN_CLASS, str(self._config)]
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 guarded(jvm, remove=str(self.directory)),
@@ -235,6 +244,8 @@ class ZooKeeperServer:
         self.kill()
         self._closed = True
         self._port.close()
+        if self._secure_port is not None:
+            self._secure_port.close()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def four_letter(self, word: str, *, timeout: float = 2.0) -> str:
@@ -294,14 +305,16 @@ class ZooKeeperServer:
 class Ensemble:
     """ZooKeeper servers that replicate each other. As a context manager it is started and closed."""
 
-    def __init__(self, size: int = 3, *, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, size: int = 3, *, settings: Mapping[str, str] | None = None, jvm_flags: Sequence[str] = ()
+    ) -> None:
         self._ports = [(_Port(), _Port()) for _ in range(size)]
         peers = {
             f"server.{number}": f"{_HOST}:{quorum.number}:{election.number}"
             for number, (quorum, election) in enumerate(self._ports, 1)
         }
         self.members = [
-            ZooKeeperServer(settings={**peers, **(settings or {})}, member_id=number)
+            ZooKeeperServer(settings={**peers, **(settings or {})}, jvm_flags=jvm_flags, member_id=number)
             for number in range(1, size + 1)
         ]
 

@@ -16,6 +16,7 @@ from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
 from zkdns.observe.logs import silence
+from zkdns.serverset.access import load_access
 from zkdns.serverset.fixed import load_demo, load_fixed
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -68,6 +69,7 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
             environment=os.environ,
             file=config_file,
             check_fixed=_check_fixed if with_fixed else None,
+            check_access=load_access,
         )
         if config.demo:
             load_demo(config.namespaces)

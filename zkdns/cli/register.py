@@ -109,6 +109,7 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
         environment=values["environment"],
         service=values["service"],
         zookeeper=str(config.zookeeper),
+        access=reading.access,
         namespace=config.namespace.template,
         session_timeout=values.get("session_timeout", 5.0),
         host=None if values.get("host", _AUTO) == _AUTO else values["host"],

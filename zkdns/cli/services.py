@@ -36,7 +36,11 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     try:
         with bar.progress:
             listing = list_services(
-                str(config.zookeeper), config.namespace, environment=environment, progress=bar.advance
+                str(config.zookeeper),
+                config.namespace,
+                environment=environment,
+                progress=bar.advance,
+                access=reading.access,
             )
     except ZkdnsError as error:
         exit_failed(error)

@@ -13,6 +13,7 @@ from zkdns.config.values import Place, read_table, text
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
 from zkdns.observe.logs import configure_logs
+from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, access_of, load_access
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -59,7 +60,7 @@ ENVIRONMENT = Setting(
 )
 
 _CONFIGURED = tuple(
-    row for row in SETTINGS if row.key in {"zookeeper", "namespace", "log_format", "log_level"}
+    row for row in SETTINGS if row.key in {"zookeeper", *ACCESS_KEYS, "namespace", "log_format", "log_level"}
 )
 
 
@@ -94,13 +95,17 @@ class Reading:
         place = Place("", typed=False, directory="", mistakes=self.mistakes)
         self.values: dict[str, Any] = read_table(given, rows, place)
         """By `Setting.key`, what was given; None where it was wrong."""
+        self.access = ANYBODY
+        """How the configuration says that ZooKeeper is to be accessed."""
         self._config: Config | None = None
         try:
             self._config = load_config(
                 flags={row.key: flags[row.key] for row in _CONFIGURED},
                 environment=os.environ,
                 file=config_file,
+                check_access=load_access,
             )
+            self.access = access_of(self._config)
         except ConfigError as error:
             self.mistakes += error.mistakes
         else:

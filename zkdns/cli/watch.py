@@ -21,6 +21,7 @@ from zkdns.config import Config
 from zkdns.daemon.hook import Hook
 from zkdns.errors import ZkdnsError
 from zkdns.observe.logs import silence
+from zkdns.serverset.access import Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.member import Member
@@ -75,7 +76,7 @@ def watch(config_file: str | None, as_json: bool, command: str | None, **flags: 
     shower = make_shower(title, config, as_json=as_json)
     try:
         with contextlib.closing(Hook(command, shower.say)) if command else contextlib.nullcontext() as hook:
-            _Following(config, environment, service, shower, hook).run()
+            _Following(reading.access, config, environment, service, shower, hook).run()
     except BrokenPipeError:
         silence(sys.stdout)
     except ZkdnsError as error:
@@ -86,10 +87,18 @@ class _Following:
     """Tells the changes of one set until a signal; one thread decides, the main one."""
 
     def __init__(
-        self, config: Config, environment: str, service: str, shower: Shower, hook: Hook | None
+        self,
+        access: Access,
+        config: Config,
+        environment: str,
+        service: str,
+        shower: Shower,
+        hook: Hook | None,
     ) -> None:
         self._news: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._client = make_client(str(config.zookeeper), session_timeout=_SESSION_TIMEOUT)
+        self._client = make_client(
+            str(config.zookeeper), session_timeout=_SESSION_TIMEOUT, access=access
+        )
         self._set = ServerSet(environment, service, namespace=config.namespace.template, client=self._client)
         self._shower = shower
         self._hook = hook

@@ -48,6 +48,7 @@ def load_config(
     environment: Mapping[str, str],
     file: str | None,
     check_fixed: Callable[[str, Sequence[Namespace]], object] | None = None,
+    check_access: Callable[..., object] | None = None,
 ) -> Config:
     """Read the three layers and check them as one.
 
@@ -57,6 +58,7 @@ def load_config(
         environment: all variables of the process; an empty one counts as not set.
         file: path of the TOML file; None: what ZKDNS_CONFIG says, or no file.
         check_fixed: reads the fixed file, and raises ConfigError with its mistakes; None: it is not read.
+        check_access: the same for the files that the settings `zookeeper_…` name; it gets those settings.
 
     Raises:
         ConfigError: holding every mistake of every layer, each with where it stands, what was found and what
@@ -75,12 +77,20 @@ def load_config(
     _add_defaults(values)
     _check_sources(values, places)
     _check_ports(values, places)
+    _check_tls(values, places)
     namespaces = values["namespaces"] = _join_namespaces(values)
     if values.get("service") and namespaces:
         values["service"] = _by_name(values["service"], namespaces, places["service"])
     if check_fixed and values.get("fixed") and namespaces:
         try:
             check_fixed(values["fixed"], namespaces)
+        except ConfigError as error:
+            mistakes += error.mistakes
+    if check_access:
+        try:
+            check_access(
+                **{key: value for key, value in values.items() if key.startswith("zookeeper_") and value}
+            )
         except ConfigError as error:
             mistakes += error.mistakes
     if mistakes:
@@ -94,7 +104,7 @@ def _from_file(file: str | None, mistakes: list[str]) -> _Layer:
     document: dict[str, object] = {}
     if file is not None:
         try:
-            document = _read_toml(file)
+            document = read_toml(file)
         except BadValueError as mistake:
             mistakes.append(f"{file or repr(file)}: {mistake}")
     return document, {row.key: row for row in SETTINGS}, place
@@ -121,7 +131,7 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value)))
 
 
-def _read_toml(file: str) -> dict[str, object]:
+def read_toml(file: str) -> dict[str, object]:
     """Read the file.
 
     Raises:
@@ -173,6 +183,17 @@ def _check_ports(values: Mapping[str, Any], places: Mapping[str, Place]) -> None
     if admin and admin.port and values["listen"] and admin in values["listen"]:
         place = places.get("admin") or places["listen"]
         place.refuse(f"{admin} cannot answer both DNS and HTTP; choose another port, or write none for admin")
+
+
+def _check_tls(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:
+    """Check that nothing is told of TLS that is not spoken, or of a key without its certificate."""
+    for key in ("zookeeper_ca", "zookeeper_certificate", "zookeeper_key", "zookeeper_any_host"):
+        if values.get(key) and "zookeeper_tls" not in values:
+            places[key].refuse("is of no use without TLS; write zookeeper_tls as well")
+    if values.get("zookeeper_key") and "zookeeper_certificate" not in values:
+        places["zookeeper_key"].refuse(
+            "is of no use without its certificate; write zookeeper_certificate as well"
+        )
 
 
 def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:

@@ -32,6 +32,17 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """`host:port,host:port/chroot`; None: no ZooKeeper."""
     watches: Watches = "auto"
     """How changes in ZooKeeper are heard of: by a recursive watch where possible, or by one-shot ones."""
+    zookeeper_credentials: str | None = None
+    """Path of a file with what ZooKeeper is to know us by; only the watcher reads it."""
+    zookeeper_tls: bool = False
+    zookeeper_ca: str | None = None
+    """Path of the authorities' certificates; None: the system's."""
+    zookeeper_certificate: str | None = None
+    """Path of the client's own certificate; None: it shows none."""
+    zookeeper_key: str | None = None
+    """Path of its private key; None: in the certificate's file."""
+    zookeeper_any_host: bool = False
+    """Whether a server's certificate may be for another host name than the one that was connected to."""
     fixed: str | None = None
     """Path of a file of services that need no ZooKeeper."""
     demo: bool = False
@@ -84,8 +95,3 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def zones(self) -> tuple[Labels, ...]:
         """All zones, each once, in the order of their namespaces."""
         return tuple(dict.fromkeys(namespace.zone for namespace in self.namespaces))
-
-    @property
-    def layout(self) -> str:
-        """All namespaces as text: what was stored under another layout has other names."""
-        return ", ".join(map(str, self.namespaces))

@@ -133,6 +133,12 @@ SETTINGS = (
         "WATCHES",
         "How changes are heard of: auto (a recursive watch where that is possible) or one-shot.",
     ),
+    Setting("zookeeper_credentials", path, "FILE", "A file with digest or SASL credentials; private."),
+    Setting("zookeeper_tls", switch, "BOOL", "Speak TLS with ZooKeeper."),
+    Setting("zookeeper_ca", path, "FILE", "Authorities to trust instead of the system's, in PEM."),
+    Setting("zookeeper_certificate", path, "FILE", "The certificate to show ZooKeeper, in PEM."),
+    Setting("zookeeper_key", path, "FILE", "Its private key, unless it is in that file."),
+    Setting("zookeeper_any_host", switch, "BOOL", "Take a server's certificate for any host name."),
     Setting("fixed", path, "FILE", "A file of services that need no ZooKeeper."),
     Setting("demo", switch, "BOOL", "Serve the embedded example, and nothing else."),
     Setting(

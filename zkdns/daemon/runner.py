@@ -33,6 +33,7 @@ import msgspec
 
 from zkdns.address import parse_host_port
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
+from zkdns.serverset.access import Access
 from zkdns.serverset.checks import Check, Health, describe_status
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
@@ -74,6 +75,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     zookeeper: str
     """`host:port,host:port/chroot`."""
+    access: Access
     namespace: str
     session_timeout: float
     host: str | None
@@ -107,7 +109,7 @@ class Runner:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._news: queue.SimpleQueue[_News | signal.Signals] = queue.SimpleQueue()
-        self._client = make_client(plan.zookeeper, session_timeout=plan.session_timeout)
+        self._client = make_client(plan.zookeeper, session_timeout=plan.session_timeout, access=plan.access)
         self._set = ServerSet(
             plan.environment,
             plan.service,

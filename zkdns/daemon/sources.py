@@ -16,6 +16,7 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.errors import ConfigError
+from zkdns.serverset.access import access_of
 from zkdns.serverset.changes import Change, SetDropped, SetPut
 from zkdns.serverset.client import make_client
 from zkdns.serverset.fixed import FixedSets, load_demo, load_fixed
@@ -42,7 +43,7 @@ class ZooKeeperSource:
         self._begun = time.monotonic()
         self._restored: set[str] = set()
         self._is_stopping = False
-        self._client = make_client(self._hosts)
+        self._client = make_client(self._hosts, access=access_of(config), read_only=True)
         self._sync = TreeSync(
             self._client,
             config.namespace,

@@ -24,6 +24,7 @@ from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
+from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
 log = structlog.get_logger("zkdns.supervisor")
@@ -102,7 +103,9 @@ class Supervisor:
     def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
         numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
         # What it does not need to know, it is not told.
-        config = msgspec.structs.replace(self._config, zookeeper=None, snapshot=None)
+        nothing = Config(listen=(), namespaces=self._config.namespaces)
+        untold = {key: getattr(nothing, key) for key in ("zookeeper", *ACCESS_KEYS, "snapshot")}
+        config = msgspec.structs.replace(self._config, **untold)
         return Task("answerer", config, feed, numbers)
 
     def _heard(self) -> None:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import Any
 
 from kazoo.client import KazooClient
 from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
+
+from zkdns.address import HostPort
+from zkdns.serverset.access import ANYBODY, Access
+from zkdns.serverset.logs import Log
+
+log = Log("zkdns.zookeeper")
 
 SESSION_TIMEOUT = 10.0
 """Seconds; Finagle's. Shorter ones turn a long garbage collection of a server into a reload."""
@@ -19,53 +27,131 @@ _LONGEST_PAUSE = 3.5
 _FIRST_PATIENCE = 1.0  # seconds; a server that is well answers within milliseconds
 
 
-def make_client(hosts: str, *, session_timeout: float = SESSION_TIMEOUT) -> KazooClient:
-    """A client that is not started yet; `hosts` is `host:port,host:port/chroot`.
+def make_client(
+    hosts: str,
+    *,
+    session_timeout: float = SESSION_TIMEOUT,
+    access: Access = ANYBODY,
+    read_only: bool = False,
+) -> KazooClient:
+    """A client that is not started yet.
 
     It tries to connect for ever, at most 5 s apart (kazoo's own default grows to an hour), and gives up a
-    server that does not answer after 1 s, after 2 s the next time, and so on up to kazoo's own limit.
+    server that does not answer after 1 s, after 2 s the next time, and so on up to kazoo's own limit. Only
+    where SASL fails does it end for good (`LOST`), as kazoo's clients do; it takes another one to try again.
+
+    Args:
+        hosts: `host:port,host:port/chroot`.
+        session_timeout: seconds.
+        access: who this is, and whether TLS is spoken.
+        read_only: whether a server without a quorum is good enough, if it serves readers (`CONNECTED_RO`).
     """
     # kazoo tells each try as a warning; who uses the client tells each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
     quiet.setLevel(logging.CRITICAL + 1)
-    return KazooClient(
+    client = KazooClient(
         hosts=hosts,
         timeout=session_timeout,
-        handler=_Handler(),
+        handler=_Handler(access.tls),
+        auth_data=[("digest", digest.reveal()) for digest in access.digests],
+        sasl_options=access.sasl.options() if access.sasl else None,
+        read_only=read_only,
         connection_retry=KazooRetry(
             max_tries=-1, delay=0.1, max_delay=min(_LONGEST_PAUSE, session_timeout / 4)
         ),
         logger=quiet,
     )
+    if access.sasl is not None:
+        client.add_listener(lambda _: _tell_refusal(client, hosts))
+    return client
+
+
+def _tell_refusal(client: KazooClient, hosts: str) -> None:
+    """Say why a client has ended; servers only hang up on whom they refuse."""
+    if client.client_state == KeeperState.AUTH_FAILED:
+        log.warning("zookeeper refuses the SASL credentials, or went away while they were given", hosts=hosts)
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's own handler, except that it does not wait a whole session timeout for a new connection.
+    """kazoo's own handler, except for how connections are made: impatiently, and with a TLS of our own.
 
-    A server forgets some of the connections that come amid its start: they stay open and are never answered
-    (2 of 100 restarts cost 10 s). The patience doubles with each time it was not enough, so that servers
-    which are slow under load are connected to as well.
+    kazoo would wait a whole session timeout for a new connection. A server forgets some of those that come
+    amid its start: they stay open and are never answered (2 of 100 restarts cost 10 s). The patience doubles
+    with each time it was not enough, so that servers which are slow under load are connected to as well.
+
+    kazoo's TLS trusts the system's authorities beside those it is told, says nothing of what it refuses, and
+    is not spoken where it looks for servers with a quorum.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__()
+        self._tls = tls
+        self._names: dict[Any, str] = {}
+        self._complaints: set[tuple[str, str]] = set()
         self._patience = _FIRST_PATIENCE
         self._is_connecting = False
 
-    def create_connection(self, *args: Any, timeout: float, **options: Any) -> Any:  # noqa: ANN401 - kazoo's
-        """Connect a socket; what follows on it is the handshake."""
+    def create_connection(
+        self,
+        address: tuple[str, int],
+        *,
+        hostname: object = None,
+        timeout: float | None = None,
+        **_: object,
+    ) -> Any:  # noqa: ANN401 - kazoo's
+        """Connect a socket; what follows on it is ZooKeeper's handshake.
+
+        Args:
+            address: of the server.
+            hostname: what it is called; kazoo's four-letter words have something else here, and its search
+                for a server with a quorum nothing: then it is the name that the address had before.
+            timeout: seconds.
+        """
         self._is_connecting = True
+        name = hostname if isinstance(hostname, str) else self._names.get(address, address[0])
+        patience = self._patience if timeout is None else min(timeout, self._patience)
         try:
-            return super().create_connection(*args, timeout=min(timeout, self._patience), **options)
+            connection = super().create_connection(address, timeout=patience)
+            if self._tls is not None:
+                connection = self._begin_tls(self._tls, connection, name, str(HostPort(*address[:2])))
         except TimeoutError:
             self._patience *= 2
             raise
+        self._names[address] = name
+        return connection
+
+    def _begin_tls(self, tls: ssl.SSLContext, connection: Any, name: str, server: str) -> Any:  # noqa: ANN401 - sockets
+        """Shake hands; a server that is refused is told of once, and tried again all the same."""
+        try:
+            secured = tls.wrap_socket(connection, server_hostname=name)
+        except (ssl.SSLError, ValueError) as error:  # ValueError: a name that no certificate can be for
+            connection.close()
+            self._complain(name, server, error)
+            raise ConnectionAbortedError(str(error)) from None
+        except OSError:
+            connection.close()
+            raise
+        self._complaints = {complaint for complaint in self._complaints if complaint[0] != server}
+        return secured
+
+    def _complain(self, name: str, server: str, error: Exception) -> None:
+        event, reason = "no TLS can be spoken with a zookeeper server", str(error)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            event, reason = "the certificate of a zookeeper server is refused", error.verify_message
+        elif isinstance(error, ssl.SSLError):
+            reason = (error.reason or reason).replace("_", " ").lower()
+        if (server, reason) not in self._complaints:
+            self._complaints.add((server, reason))
+            log.warning(event, server=server, name=name, reason=reason)
 
     def select(self, readable: list[Any], writable: list[Any], others: list[Any], timeout: float) -> Any:  # noqa: ANN401 - kazoo's
         """Wait for sockets; kazoo waits for two of them (the other wakes it) as soon as it is connected."""
         if len(readable) > 1:
             self._is_connecting = False
             self._patience = _FIRST_PATIENCE
+            # What TLS has taken from the socket and not handed on is nothing that the kernel knows of.
+            if waiting := [one for one in readable if isinstance(one, ssl.SSLSocket) and one.pending()]:
+                return waiting, [], []
         if not self._is_connecting:
             return super().select(readable, writable, others, timeout)
         ready = super().select(readable, writable, others, min(timeout, self._patience))

@@ -15,6 +15,7 @@ import msgspec
 from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 from zkdns.errors import UnreachableError
+from zkdns.serverset.access import ANYBODY, Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.member import MEMBER_PREFIX
 from zkdns.serverset.session import AWAY, explain
@@ -64,6 +65,7 @@ def list_services(
     environment: str | None = None,
     timeout: float = 10.0,
     progress: Progress | None = None,
+    access: Access = ANYBODY,
 ) -> Listing:
     """List the services of a namespace.
 
@@ -73,12 +75,13 @@ def list_services(
         environment: only those below this `{environment}`.
         timeout: seconds to wait for ZooKeeper.
         progress: called while members are counted.
+        access: who asks.
 
     Raises:
         UnreachableError: ZooKeeper could not be reached in time, or went away amid the listing.
         ZooKeeperError: it refuses.
     """
-    client = make_client(hosts, session_timeout=_SESSION_TIMEOUT)
+    client = make_client(hosts, session_timeout=_SESSION_TIMEOUT, access=access)
     try:
         client.start_async().wait(timeout)
         if not client.connected:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from zkdns.address import MAX_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_host_port
 from zkdns.errors import BadValueError
 from zkdns.namespace import Namespace, check_znode_path, parse_namespace
+from zkdns.serverset.access import ANYBODY, Access
 from zkdns.serverset.member import Endpoint, Member, canonical_host, encode_member
 from zkdns.serverset.ping import Ping
 from zkdns.serverset.registration import Registration
@@ -43,6 +44,7 @@ class ServerSet:
         namespace: where sets lie; placeholders beside `{environment}` and `{service}` are not known here.
         session_timeout: seconds until ZooKeeper gives up a client that is silent, and its members with it.
         client: a kazoo client of the caller's, who starts and stops it; `zookeeper` is then not looked at.
+        access: who this is to ZooKeeper, and whether TLS is spoken, as `load_access` makes it.
 
     Raises:
         BadValueError: a name that cannot be a znode's, a template or an address that is none.
@@ -57,6 +59,7 @@ class ServerSet:
         namespace: str = DEFAULT_NAMESPACE,
         session_timeout: float = 5.0,
         client: KazooClient | None = None,
+        access: Access = ANYBODY,
     ) -> None:
         self.environment = environment
         self.service = service
@@ -65,7 +68,7 @@ class ServerSet:
         _check_seconds("session_timeout", session_timeout)
         self._client = client  # held, since the session holds it while it is used only
         self._session = (
-            Session(parse_connect_string(zookeeper), session_timeout)
+            Session(parse_connect_string(zookeeper), session_timeout, access=access)
             if client is None
             else Session.of_client(client, session_timeout)
         )

@@ -32,6 +32,7 @@ from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KeeperState
 
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
+from zkdns.serverset.access import ANYBODY, Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.logs import Log
 
@@ -64,13 +65,22 @@ class Session:
         hosts: `host:port,host:port/chroot`.
         session_timeout: seconds.
         client: a kazoo client of the caller's, which is started and stopped by the caller alone.
+        access: of the client that is made where none is given.
     """
 
     _of_clients: ClassVar[weakref.WeakKeyDictionary[Any, Session]] = weakref.WeakKeyDictionary()
     _of_clients_lock: ClassVar = threading.Lock()
 
-    def __init__(self, hosts: str, session_timeout: float, client: KazooClient | None = None) -> None:
+    def __init__(
+        self,
+        hosts: str,
+        session_timeout: float,
+        client: KazooClient | None = None,
+        *,
+        access: Access = ANYBODY,
+    ) -> None:
         self.hosts = hosts
+        self._access = access
         self.session_timeout = session_timeout
         # Weak: it is the key that this session is found by. With users, `_client` holds it.
         self._given = weakref.ref(client) if client is not None else None
@@ -153,7 +163,9 @@ class Session:
 
     def _begin(self) -> None:
         """Make client and worker, with the lock held."""
-        own = make_client(self.hosts, session_timeout=self.session_timeout) if self._given is None else None
+        own = None
+        if self._given is None:
+            own = make_client(self.hosts, session_timeout=self.session_timeout, access=self._access)
         client = own or (self._given() if self._given is not None else None)
         if client is None:
             raise ZooKeeperError("the ZooKeeper client that this set was made with is no more")

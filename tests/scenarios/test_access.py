@@ -1,0 +1,92 @@
+"""A server whose ZooKeeper asks who it is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
+
+from tests.support.server import ZkdnsServer
+from tests.support.zookeeper import ZooKeeperServer
+
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes]
+
+MEMBER = b'{"serviceEndpoint":{"host":"10.0.0.1","port":8080},"additionalEndpoints":{},"status":"ALIVE"}'
+
+
+@pytest.fixture
+def closed_root(zk_root: str, zk: KazooClient) -> Iterator[str]:
+    """A tree with a member that only one digest may read."""
+    acl = [make_digest_acl("zkdns", "sesame", all=True), make_acl("world", "anyone", delete=True, admin=True)]
+    paths = [zk_root + below for below in ("", "/test", "/test/web", "/test/web/member_0000000001")]
+    zk.create(paths[-1], MEMBER, makepath=True)
+    for path in reversed(paths):
+        zk.set_acls(path, acl)
+    yield zk_root
+    for path in paths:
+        zk.set_acls(path, OPEN_ACL_UNSAFE)
+
+
+@pytest.fixture
+def credentials(tmp_path: Path) -> Path:
+    file = tmp_path / "zookeeper.toml"
+    file.touch(0o600)
+    file.write_text('digest = "zkdns:sesame"')
+    return file
+
+
+def test_a_closed_tree_is_served_to_whom_the_credentials_let_in(
+    closed_root: str, credentials: Path, zookeeper: ZooKeeperServer
+) -> None:
+    arguments = (
+        "--zookeeper", zookeeper.address, "--namespace", f"{closed_root}/{{environment}}/{{service}}",
+        "--zookeeper-credentials", str(credentials),
+    )  # fmt: skip
+    with ZkdnsServer(*arguments) as server:
+        server.wait_ready()
+        (answer,) = server.query("web.test.discovery").answer
+        assert [record.to_text() for record in answer] == ["10.0.0.1"]
+        assert "sesame" not in server.log
+        pid = server.pid_of("answerer")
+        assert b"sesame" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
+
+
+def test_a_command_is_let_in_by_the_same_credentials(
+    closed_root: str, credentials: Path, zookeeper: ZooKeeperServer
+) -> None:
+    command = [
+        sys.executable, "-m", "zkdns", "services",
+        "--zookeeper", zookeeper.address, "--namespace", f"{closed_root}/{{environment}}/{{service}}",
+    ]  # fmt: skip
+    environment = {**os.environ, "ZKDNS_ZOOKEEPER_CREDENTIALS": str(credentials)}
+    let_in = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert (let_in.returncode, let_in.stdout) == (0, "test\tweb\t1\n")
+    left_out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "ACL" in left_out.stderr
+
+
+def test_every_mistake_in_the_credentials_is_told_at_the_start(credentials: Path) -> None:
+    credentials.write_text('digest = "sesame"\n[sasl]\nmechanism = "none"')
+    command = [
+        sys.executable,
+        "-m",
+        "zkdns",
+        "serve",
+        "--zookeeper-credentials",
+        str(credentials),
+        "--ttl",
+        "x",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("zkdns: --ttl: is 'x'; ")
+    assert f"zkdns: {credentials}: digest: is no digest; " in ended.stderr
+    assert f"zkdns: {credentials}: sasl.mechanism: is 'none'; " in ended.stderr
+    assert "sesame" not in ended.stderr

@@ -1,0 +1,371 @@
+"""How ZooKeeper is accessed: files of credentials and their mistakes, then real servers that ask for them."""
+
+import logging
+import socket
+import ssl
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient, KeeperState
+from kazoo.exceptions import NoAuthError
+from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
+
+from tests.support.tls import Authority
+from tests.support.waiting import eventually
+from tests.support.zookeeper import Ensemble, ZooKeeperServer
+from zkdns import ServerSet
+from zkdns.errors import ConfigError, UnreachableError, ZooKeeperError
+from zkdns.serverset.access import ANYBODY, Access, Sasl, Secret, load_access
+from zkdns.serverset.client import make_client
+
+DIGEST_MD5 = '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "alice"\npassword = "wonderland"'
+HIDDEN = "(what is written there is not shown)"
+
+
+def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
+    """A file of credentials."""
+    file = directory / "zookeeper.toml"
+    file.touch(0o600)
+    file.write_text(text)
+    file.chmod(mode)
+    return str(file)
+
+
+def mistakes(**settings: Any) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_access(**settings)
+    return list(caught.value.mistakes)
+
+
+# -- files ------------------------------------------------------------------------------------------------
+
+
+def test_a_file_of_credentials_is_read(tmp_path: Path) -> None:
+    file = credentials(tmp_path, f'digest = ["a:b", "c:d:e"]\n{DIGEST_MD5}')
+    assert load_access(zookeeper_credentials=file) == Access(
+        digests=(Secret("a:b"), Secret("c:d:e")), sasl=Sasl("DIGEST-MD5", "alice", Secret("wonderland"))
+    )
+    one = credentials(tmp_path, 'digest = "a:b"')
+    assert load_access(zookeeper_credentials=one) == Access(digests=(Secret("a:b"),))
+    assert load_access() == ANYBODY
+
+
+def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
+    access = load_access(zookeeper_credentials=credentials(tmp_path, f'digest = "a:looking"\n{DIGEST_MD5}'))
+    client = make_client("127.0.0.1:1", access=access)
+    assert access.sasl is not None
+    for shown in (repr(access), str(access), str(access.sasl), str(list(access.__rich_repr__()))):
+        assert "looking" not in shown
+        assert "wonderland" not in shown
+    assert client.auth_data == {("digest", "a:looking")}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", ["holds no credentials; write digest, [sasl] or key_password"]),
+        ("digest = ", ["is not TOML: "]),
+        ("digest = 4711", [f"digest: is no secret; write text in quotes {HIDDEN}"]),
+        ('digest = "4711"', [f'digest: is no digest; write "USER:PASSWORD" or a list of such {HIDDEN}']),
+        ('digest = ["a:b", "4711:"]', ["digest: is no digest; "]),
+        ('digset = "4711"', ["digset: is unknown; did you mean digest?"]),
+        ("key_password = 4711", ["key_password: is no secret; "]),
+        ('sasl = "4711"', ["sasl: is no table; "]),
+        ("[sasl]", ["sasl: has no mechanism; write DIGEST-MD5 or GSSAPI", "sasl: is incomplete, "]),
+        ('[sasl]\nmechanism = "PLAIN"', ["sasl.mechanism: is 'PLAIN'; ", "sasl: is incomplete, "]),
+        (
+            '[sasl]\nmechanism = "DIGEST-MD5"\nuser = "4711"\nprincipal = "x"',
+            [
+                "sasl.user: is unknown; did you mean username?",
+                "sasl: has no password, which DIGEST-MD5 needs",
+                "sasl: has no username, which DIGEST-MD5 needs",
+                "sasl.principal: is nothing that DIGEST-MD5 takes",
+                "sasl: is incomplete, so nothing of it is used",
+            ],
+        ),
+        (
+            '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "a"\npassword = 4711',
+            ["sasl.password: is no secret; ", "sasl: is incomplete, "],
+        ),
+    ],
+)
+def test_every_mistake_is_told_and_no_value(tmp_path: Path, text: str, told: list[str]) -> None:
+    file = credentials(tmp_path, text)
+    found = mistakes(zookeeper_credentials=file)
+    assert len(found) == len(told)
+    for mistake, expected in zip(found, told, strict=True):
+        assert mistake.startswith(f"{file}: {expected}")
+        assert "4711" not in mistake
+
+
+@pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
+def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    file = credentials(tmp_path, 'digest = "a:b"', mode)
+    (mistake,) = mistakes(zookeeper_credentials=file)
+    assert mistake == (
+        f"{file}: is open to every user of this machine (its mode is {mode:04o}), and holds secrets; "
+        "take that away with chmod o-rwx"
+    )
+    assert load_access(zookeeper_credentials=credentials(tmp_path, 'digest = "a:b"', 0o640)).digests
+
+
+def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+    (mistake,) = mistakes(zookeeper_credentials=str(tmp_path / "none"))
+    assert mistake.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
+
+
+def test_without_its_package_sasl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "puresasl", None)
+    (mistake,) = mistakes(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    assert mistake.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
+
+
+def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    own, other = authority.sign("a.example"), authority.sign("b.example")
+    locked = authority.sign("c.example", password=b"4711")
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("garbage")
+    tls = {"zookeeper_tls": True, "zookeeper_ca": str(authority.file)}
+    assert load_access(**tls).tls is not None  # type: ignore[arg-type]
+    assert (
+        "cannot be used as certificates of authorities"
+        in mistakes(**{**tls, "zookeeper_ca": str(garbage)})[0]
+    )
+    assert "(No such file" in mistakes(**{**tls, "zookeeper_ca": str(tmp_path / "x")})[0]
+    for certificate, key in ((own, other), (garbage, None), (locked, None)):
+        pair = {"zookeeper_certificate": str(certificate), "zookeeper_key": key and str(key)}
+        (mistake,) = mistakes(**tls, **pair)
+        assert "cannot be used as certificate and key (" in mistake
+    file = credentials(tmp_path, 'key_password = "4711"')
+    assert load_access(**tls, zookeeper_certificate=str(locked), zookeeper_credentials=file).tls  # type: ignore[arg-type]
+    own.chmod(0o644)
+    assert "is open to every user" in mistakes(**tls, zookeeper_certificate=str(own))[0]
+
+
+# -- digest -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.zookeeper
+def test_a_digest_opens_what_its_acl_keeps_closed(
+    zookeeper: ZooKeeperServer, zk_root: str, zk: KazooClient, tmp_path: Path
+) -> None:
+    zk.create(f"{zk_root}/test/web", makepath=True)
+    acl = [
+        make_digest_acl("zkdns", "open sesame", all=True),
+        make_acl("world", "anyone", delete=True, admin=True),
+    ]
+    for path in (f"{zk_root}/test/web", f"{zk_root}/test", zk_root):
+        zk.set_acls(path, acl)
+    file = credentials(tmp_path, 'digest = ["other:x", "zkdns:open sesame"]')
+    namespace = f"{zk_root}/{{environment}}/{{service}}"
+    opened = load_access(zookeeper_credentials=file)
+
+    def server_set(access: Access) -> ServerSet:
+        return ServerSet("test", "web", zookeeper.address, namespace=namespace, access=access)
+
+    try:
+        with server_set(opened).register("10.0.0.1", 80), server_set(opened).watch() as watch:
+            assert watch.endpoints == ("10.0.0.1:80",)
+            with pytest.raises(ZooKeeperError, match="ACL does not permit"):
+                server_set(ANYBODY).watch(timeout=10.0)
+    finally:
+        for path in (zk_root, f"{zk_root}/test", f"{zk_root}/test/web"):
+            zk.set_acls(path, OPEN_ACL_UNSAFE)
+
+
+# -- SASL -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
+    """A server that knows alice."""
+    jaas = tmp_path_factory.mktemp("sasl") / "jaas.conf"
+    jaas.write_text(
+        'Server { org.apache.zookeeper.server.auth.DigestLoginModule required user_alice="wonderland"; };\n'
+    )
+    provider = {"authProvider.1": "org.apache.zookeeper.server.auth.SASLAuthenticationProvider"}
+    flags = (f"-Djava.security.auth.login.config={jaas}",)
+    with ZooKeeperServer(settings=provider, jvm_flags=flags) as server:
+        yield server
+
+
+@pytest.mark.zookeeper
+def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_path: Path) -> None:
+    access = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    alice, anybody = make_client(sasl_server.address, access=access), make_client(sasl_server.address)
+    for client in (alice, anybody):
+        client.start()
+    try:
+        alice.create("/alice", b"hers", acl=[make_acl("sasl", "alice", all=True)])
+        assert alice.get("/alice")[0] == b"hers"
+        with pytest.raises(NoAuthError):
+            anybody.get("/alice")
+    finally:
+        for client in (alice, anybody):
+            client.stop()
+            client.close()
+
+
+@pytest.mark.zookeeper
+def test_a_wrong_password_ends_the_client_and_another_may_try_again(
+    sasl_server: ZooKeeperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5.replace("wonder", "Wonder")))
+    client = make_client(sasl_server.address, access=wrong)
+    seen: list[KeeperState] = []
+    client.add_listener(lambda _: seen.append(client.client_state))
+    client.start_async()
+    try:
+        eventually(lambda: KeeperState.AUTH_FAILED in seen or KeeperState.CLOSED in seen)
+        eventually(client._connection.connection_stopped.is_set)
+        assert not client.connected
+    finally:
+        client.stop()
+        client.close()
+    assert [message.partition(",")[0] for message in caplog.messages] == [
+        "zookeeper refuses the SASL credentials"
+    ]
+    assert "onderland" not in caplog.text
+    right = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    again = make_client(sasl_server.address, access=right)
+    again.start(timeout=10)
+    again.stop()
+    again.close()
+
+
+# -- TLS --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture(scope="module")
+def tls_server(authority: Authority) -> Iterator[ZooKeeperServer]:
+    """A server that shows a certificate for localhost, and wants one of whoever connects."""
+    settings = authority.settings_for(authority.sign("localhost"), clients=True)
+    with ZooKeeperServer(tls=settings) as server:
+        yield server
+
+
+def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
+    return {
+        "zookeeper_tls": True,
+        "zookeeper_ca": str(authority.file),
+        "zookeeper_certificate": str(authority.sign("client.example")),
+        **settings,
+    }
+
+
+def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> None:
+    """Two messages in one record: after the first one is read, the kernel has nothing left."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(authority.sign("localhost"))
+    here, there = socket.socketpair()
+    wakeup, waker = socket.socketpair()
+    with ThreadPoolExecutor(1) as pool, here, there, wakeup, waker:
+        accepted = pool.submit(context.wrap_socket, there, server_side=True)
+        trusting = ssl.create_default_context(cafile=authority.file)
+        client = trusting.wrap_socket(here, server_hostname="localhost")
+        server = accepted.result(10)
+        with client, server:
+            server.sendall(b"onetwo")
+            assert client.recv(3) == b"one"
+            client.setblocking(False)
+            assert make_client("127.0.0.1:1").handler.select([client, wakeup], [], [], 5.0)[0] == [client]
+            assert client.recv(3) == b"two"
+
+
+@pytest.mark.zookeeper
+def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperServer) -> None:
+    access = load_access(**tls_settings(authority))
+    client = make_client(f"localhost:{tls_server.secure_port}", access=access)
+    client.start(timeout=15)
+    try:
+        assert isinstance(client._connection._socket, ssl.SSLSocket)
+        client.create("/tls", b"x" * 100_000)
+        requests = [client.get_async("/tls") for _ in range(50)]
+        assert {request.get(timeout=10)[0] for request in requests} == {b"x" * 100_000}
+        small = [client.exists_async("/tls") for _ in range(2000)]
+        assert all(request.get(timeout=5) for request in small)
+        assert "Mode: standalone" in client.command(b"srvr")
+    finally:
+        client.stop()
+        client.close()
+
+
+@pytest.mark.zookeeper
+@pytest.mark.parametrize(
+    ("host", "settings", "told"),
+    [
+        ("127.0.0.1", {}, "IP address mismatch, certificate is not valid for '127.0.0.1'."),
+        ("localhost", {"zookeeper_ca": None}, "unable to get local issuer certificate"),
+        ("127.0.0.1", {"zookeeper_any_host": True}, None),
+    ],
+)
+def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
+    authority: Authority,
+    tls_server: ZooKeeperServer,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    host: str,
+    settings: dict[str, object],
+    told: str | None,
+) -> None:
+    caplog.set_level(logging.WARNING)
+    access = load_access(**tls_settings(authority, **settings))
+    client = make_client(f"{host}:{tls_server.secure_port}", access=access)
+    client.start_async()
+    try:
+        if told is None:
+            eventually(lambda: client.connected, 15)
+            return
+        eventually(lambda: caplog.messages, 15)
+        assert "the certificate of a zookeeper server is refused" in caplog.text
+        assert told in caplog.text
+        assert not client.connected
+    finally:
+        client.stop()
+        client.close()
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.zookeeper
+def test_where_no_tls_is_spoken_that_is_told(
+    authority: Authority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    access = load_access(**tls_settings(authority))
+    sets = ServerSet("test", "web", zookeeper.address, access=access)
+    with pytest.raises(UnreachableError):
+        sets.watch(timeout=3.0)
+    assert "no TLS can be spoken with a zookeeper server" in caplog.text
+
+
+# -- read-only --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.zookeeper
+def test_a_server_without_a_quorum_is_read_and_left_for_one_with_it() -> None:
+    settings = {"localSessionsEnabled": "true", "localSessionsUpgradingEnabled": "true"}
+    with Ensemble(settings=settings, jvm_flags=("-Dreadonlymode.enabled=true",)) as ensemble:
+        client = make_client(ensemble.hosts, session_timeout=4.0, read_only=True)
+        client.start(timeout=15)
+        try:
+            client.create("/kept", b"here")
+            client.sync("/kept")
+            for member in ensemble.members[:2]:
+                member.kill()
+            eventually(lambda: client.client_state == KeeperState.CONNECTED_RO, 30)
+            assert client.get("/kept")[0] == b"here"
+            ensemble.start()
+            eventually(lambda: client.client_state == KeeperState.CONNECTED, 30)
+            client.set("/kept", b"again")
+        finally:
+            client.stop()
+            client.close()
