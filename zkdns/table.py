@@ -102,6 +102,10 @@ class Table:
         """Host names (not addresses) that members have."""
         return set(self._host_users)
 
+    def set_of(self, origin: str) -> ServerSet | None:
+        """The set of this origin; None where there is none."""
+        return self._sets.get(origin)
+
     def addresses_of(self, host: str) -> tuple[str, ...]:
         """The IP addresses that a host name was last seen to have."""
         return self._addresses.get(host, ())

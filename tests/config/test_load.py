@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from zkdns.address import HostPort
-from zkdns.config import SETTINGS, Config, ServiceOverride, load_config
+from zkdns.config import SETTINGS, Config, GuardSettings, ServiceOverride, load_config
 from zkdns.config.load import MAX_FILE
 from zkdns.errors import ConfigError
 from zkdns.namespace import parse_namespace
@@ -43,8 +43,13 @@ admin = "127.0.0.1:0"
 snapshot = "/var/lib/zkdns/table"
 snapshot_max_age = 3600
 offline = false
+control = "control"
 log_format = "json"
 log_level = "debug"
+
+[guard]
+share = 0.25
+seconds = 0
 
 [service."Web.staging"]
 ttl = 60
@@ -103,7 +108,28 @@ def test_with_nothing_written_the_defaults_hold() -> None:
         listen=(HostPort("127.0.0.1", 53),),
         namespaces=(parse_namespace("/discovery/{environment}/{service}", (b"discovery",)),),
         admin=HostPort("127.0.0.1", 9153),
+        control="/run/zkdns/control" if os.geteuid() == 0 else None,
     )
+
+
+@pytest.mark.parametrize(
+    ("user", "variables", "control"),
+    [
+        (0, {}, "/run/zkdns/control"),
+        (0, {"XDG_RUNTIME_DIR": "/run/user/0"}, "/run/zkdns/control"),
+        (0, {"RUNTIME_DIRECTORY": "/run/dns:/run/other"}, "/run/dns/control"),
+        (1000, {"RUNTIME_DIRECTORY": "/run/dns", "XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/dns/control"),
+        (1000, {"XDG_RUNTIME_DIR": "/run/user/1000"}, "/run/user/1000/zkdns/control"),
+        (1000, {}, None),
+        (0, {"ZKDNS_CONTROL": "/run/own"}, "/run/own"),
+        (0, {"ZKDNS_CONTROL": "none"}, None),
+    ],
+)
+def test_the_control_socket_lies_where_such_files_are_kept(
+    monkeypatch: pytest.MonkeyPatch, user: int, variables: dict[str, str], control: str | None
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    assert load(environment=variables).control == control
 
 
 def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
@@ -125,6 +151,8 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         snapshot="/var/lib/zkdns/table",
         snapshot_max_age=3600,
         offline=False,
+        guard=GuardSettings(share=0.25, seconds=0),
+        control=str(tmp_path / "control"),
         log_format="json",
         log_level="debug",
         service={
@@ -180,6 +208,8 @@ TEXTS: list[tuple[str, str, object]] = [
     ("admin", "none", None),
     ("admin", "::1", HostPort("::1", 9153)),
     ("admin", "0.0.0.0:8080", HostPort("0.0.0.0", 8080)),
+    ("control", "none", None),
+    ("control", "/run/zkdns/control", "/run/zkdns/control"),
     ("log_format", "json", "json"),
     ("log_level", "warning", "warning"),
 ]
@@ -281,6 +311,14 @@ WRONG_FILES = [
         f'"\\u001b[31m": is unknown; there are {", ".join(row.key for row in SETTINGS)}',
     ),
     ("service = 5", "service: is 5; write a table"),
+    ("guard = 5", "guard: is 5; write a table"),
+    ("[guard]\nshare = 1", "guard.share: is 1; write a number between 0 and 1, as 0.5"),
+    ("[guard]\nshare = 0", "guard.share: is 0; write a number between 0 and 1, as 0.5"),
+    ("[guard]\nshare = nan", "guard.share: is nan; write a number between 0 and 1, as 0.5"),
+    ("[guard]\nshare = true", "guard.share: is true; write a number between 0 and 1, as 0.5"),
+    ("[guard]\nminimum = 0", "guard.minimum: is 0; write a whole number from 1 to 65535"),
+    ("[guard]\nseconds = -1", "guard.seconds: is -1; write a whole number from 0 to 86400"),
+    ("[guard]\ntime = 5", "guard.time: is unknown; there are share, minimum, seconds"),
     ('[[service]]\nname = "web"', "service: is a list; write a table"),
     ("[service]\nweb = 5", "service.web: is 5; write a table"),
     (

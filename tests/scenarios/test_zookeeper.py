@@ -186,7 +186,9 @@ def test_a_snapshot_answers_at_a_start_without_zookeeper(
     client.start()
     register(client, "10.0.0.1", ephemeral=False)
     register(client, "10.0.0.2", path="/discovery/staging/old", ephemeral=False)
-    arguments = ("--zookeeper", own_zookeeper.address, "--snapshot", str(tmp_path / "table"))
+    (tmp_path / "zkdns.toml").write_text("guard.seconds = 0\n")
+    files = ("--snapshot", str(tmp_path / "table"), "--config", str(tmp_path / "zkdns.toml"))
+    arguments = ("--zookeeper", own_zookeeper.address, *files)
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
         assert server.terminate() == 0

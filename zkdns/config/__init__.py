@@ -4,7 +4,7 @@ Never here: I/O beyond reading that file.
 """
 
 from zkdns.config.load import load_config
-from zkdns.config.model import Config, Empty, LogFormat, LogLevel, Order, ServiceOverride
+from zkdns.config.model import Config, Empty, GuardSettings, LogFormat, LogLevel, Order, ServiceOverride
 from zkdns.config.settings import SETTINGS
 from zkdns.config.values import Setting
 
@@ -12,6 +12,7 @@ __all__ = [
     "SETTINGS",
     "Config",
     "Empty",
+    "GuardSettings",
     "LogFormat",
     "LogLevel",
     "Order",

@@ -8,6 +8,7 @@ Never here: I/O beyond reading the one file.
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -74,7 +75,7 @@ def load_config(
     ):
         values |= read_table(given, rows, place)
         places |= {row.key: place.inside(name) for name, row in rows.items() if name in given}
-    _add_defaults(values)
+    _add_defaults(values, environment)
     _check_sources(values, places)
     _check_ports(values, places)
     _check_tls(values, places)
@@ -156,7 +157,7 @@ def read_toml(file: str) -> dict[str, object]:
         raise BadValueError("is nested too deeply to be read") from None
 
 
-def _add_defaults(values: dict[str, Any]) -> None:
+def _add_defaults(values: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Fill in what depends on other settings or would surprise whoever makes a `Config` by hand."""
     values.setdefault("admin", HostPort("127.0.0.1", ADMIN_PORT))
     values.setdefault("listen", (HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT),))
@@ -164,6 +165,17 @@ def _add_defaults(values: dict[str, Any]) -> None:
         values.setdefault("snapshot_max_age", 0)  # who names a file to serve wants this one, however old
     elif not values.get("demo") and not values.keys() & {"zookeeper", "fixed"}:
         values["zookeeper"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
+    values.setdefault("control", _control(environment))
+
+
+def _control(environment: Mapping[str, str]) -> str | None:
+    """Where server and commands meet unless told otherwise: where systemd, root and users keep such files."""
+    if directories := environment.get("RUNTIME_DIRECTORY"):  # systemd.exec(5): several have colons between
+        return f"{directories.partition(':')[0]}/control"
+    if os.geteuid() == 0:
+        return "/run/zkdns/control"
+    own = environment.get("XDG_RUNTIME_DIR")
+    return f"{own}/zkdns/control" if own else None
 
 
 def _check_sources(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:

@@ -25,6 +25,21 @@ class ServiceOverride(msgspec.Struct, frozen=True):
     max_answers: int | None = None
 
 
+class GuardSettings(msgspec.Struct, frozen=True):
+    """When the removal of members is suspicious, and for how long they are answered all the same."""
+
+    share: float = 0.5
+    """A set that loses more of its members than this, 0 to 1, has a suspicious loss."""
+    minimum: int = 5
+    """That holds for sets of so many members; smaller ones may lose all but one."""
+    seconds: int = 600
+    """How long suspicious losses are held; 0: nothing is.
+
+    Who lost a session registers again within a minute (the longest back-off of go.serversets), once ZooKeeper
+    is well; ten leave an operator time to look, while addresses that are dead stand last in an answer.
+    """
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that `zkdns serve` can be told."""
 
@@ -76,6 +91,9 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """
     offline: bool = False
     """Answer from the snapshot alone, and never write it."""
+    guard: GuardSettings = GuardSettings()
+    control: str | None = None
+    """Path of the socket at which commands reach the running server; None: they do not."""
     log_format: LogFormat = "console"
     log_level: LogLevel = "info"
     service: dict[str, ServiceOverride] = {}

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, get_args
 import msgspec
 
 from zkdns.address import ZOOKEEPER_PORT, HostPort, parse_connect_string, parse_listen
-from zkdns.config.model import Empty, LogFormat, LogLevel, Order, ServiceOverride, Watches
+from zkdns.config.model import Empty, GuardSettings, LogFormat, LogLevel, Order, ServiceOverride, Watches
 from zkdns.config.values import (
     Place,
     Setting,
+    fraction,
     list_of_tables,
     one_of,
     path,
+    path_or_none,
     switch,
+    table,
     tables,
     text,
     whole,
@@ -40,6 +43,7 @@ MAX_NEGATIVE_TTL = (
 MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; who wants more wants any
 MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
 MAX_WORKERS = 256
+MAX_LIMBO = 86_400  # a day: after that a failure of ZooKeeper is no news any more
 
 STATUSES = (
     "DEAD",
@@ -120,6 +124,12 @@ _MAX_ANSWERS = Setting("max_answers", whole(1, MAX_RECORDS), "COUNT", "Most memb
 
 SERVICE_SETTINGS = (_TTL, _ORDER, _MAX_ANSWERS)
 
+GUARD_SETTINGS = (
+    Setting("share", fraction, "FRACTION", "More than this lost at once is suspicious."),
+    Setting("minimum", whole(1, MAX_RECORDS), "COUNT", "Smaller services may lose all but one."),
+    Setting("seconds", whole(0, MAX_LIMBO), "SECONDS", "How long suspicious losses are held; 0 holds none."),
+)
+
 SETTINGS = (
     Setting(
         "zookeeper",
@@ -195,6 +205,20 @@ SETTINGS = (
         "An older snapshot is not answered from; 0: any is.",
     ),
     Setting("offline", switch, "BOOL", "Answer from the snapshot alone, without ZooKeeper."),
+    Setting(
+        "guard",
+        table(GUARD_SETTINGS, GuardSettings),
+        "TABLE",
+        "Which losses of members look like a failure of ZooKeeper.",
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "control",
+        path_or_none,
+        "FILE|none",
+        "The socket at which commands reach the running server, or none.",
+    ),
     Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{' or '.join(get_args(LogFormat))}."),
     Setting("log_level", one_of(*get_args(LogLevel)), "LEVEL", f"{', '.join(get_args(LogLevel))}."),
     Setting(

@@ -187,6 +187,25 @@ def list_of_tables(
     return read
 
 
+def table(rows: tuple[Setting, ...], make: Callable[..., _T]) -> Reader[_T]:
+    """Make a reader of one table, as `[guard]`; what it does not say has the default of what is made."""
+    by_key = {row.key: row for row in rows}
+
+    def read(value: object, place: Place) -> _T:
+        taken = read_table(_table(value), by_key, place)
+        return make(**{key: one for key, one in taken.items() if one is not None})
+
+    return read
+
+
+def fraction(value: object, _place: Place) -> float:
+    """Read a number between 0 and 1, neither of them accepted."""
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+    if number is None or not 0 < number < 1:
+        raise BadValueError(f"is {shown(value)}; write a number between 0 and 1, as 0.5")
+    return number
+
+
 def whole(lowest: int, highest: int) -> Reader[int]:
     """Make a reader of whole numbers between two limits, both accepted."""
 
@@ -233,6 +252,11 @@ def path(value: object, place: Place) -> str:
     except OSError:
         raise BadValueError(f"{shown(value)} is relative to a working directory that is gone") from None
     return _string(absolute, "the path of a file")
+
+
+def path_or_none(value: object, place: Place) -> str | None:
+    """Read a file's path, or `none`; a file of that name is `./none`."""
+    return None if value == "none" else path(value, place)
 
 
 def switch(value: object, place: Place) -> bool:

@@ -83,10 +83,13 @@ class Publisher:
         self._server = await asyncio.start_unix_server(self._subscribed, path)
 
     def publish(self, changes: Iterable[Change]) -> None:
-        """Make changes, and tell of them in this round of the event loop."""
-        if not self._pending:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._pending.extend(changes)
+        """Make changes at once, and tell of them at the end of this round of the event loop."""
+        for change in changes:
+            if not self.table.apply(change):
+                continue
+            if not self._pending:
+                asyncio.get_running_loop().call_soon(self._flush)
+            self._pending.append(change)
 
     def set_health(self, *, ready: bool, stale: bool) -> None:
         """Say how far the table can be trusted; what was published before arrives before."""
@@ -106,13 +109,12 @@ class Publisher:
             writer.close()
 
     def _flush(self) -> None:
-        changes, self._pending = self._pending, []
-        effective = tuple(change for change in changes if self.table.apply(change))
-        if not effective:
+        changes, self._pending = tuple(self._pending), []
+        if not changes:
             return
         # Time keeps the serial rising over restarts, counting keeps it rising within a second (RFC 1982).
         self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
-        self._broadcast(FRAMES.encode(Changes(self.table.serial, effective)))
+        self._broadcast(FRAMES.encode(Changes(self.table.serial, changes)))
         self.on_change()
 
     async def _subscribed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

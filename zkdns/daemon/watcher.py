@@ -1,8 +1,8 @@
 """The watcher process: what every source says goes into one table, and out to the answerers.
 
-ZooKeeper ───────────────┐
-fixed file ──────────────┼──▶ Publisher ══feed══▶ answerers
-snapshot (at start) ─────┘        └──▶ snapshot
+snapshot (at start) ─┐
+ZooKeeper ───────────┴─▶ Guarding ─┬─▶ Publisher ══feed══▶ answerers
+fixed file ────────────────────────┘        └──▶ snapshot
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from functools import partial
 
 from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.feed import Publisher
+from zkdns.daemon.guarding import Guarding
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
 from zkdns.daemon.sources import FixedSource, ZooKeeperSource
+from zkdns.serverset.client import SESSION_TIMEOUT
 
 
 async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers report readiness
@@ -29,6 +31,7 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
     publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher)
     zookeeper: ZooKeeperSource | None = None
+    guarding: Guarding | None = None
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -37,7 +40,10 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
             if config.fixed or config.demo:
                 tasks.create_task(FixedSource(config, publisher.publish, health.of("fixed")).run())
             if config.zookeeper:
-                zookeeper = ZooKeeperSource(config, publisher.publish, health.of("zookeeper"))
+                guarding = Guarding(
+                    config, publisher, health.of("zookeeper"), session_timeout=SESSION_TIMEOUT
+                )
+                zookeeper = ZooKeeperSource(config, guarding.publish, guarding.heard)
                 with loading():
                     if keeper and (kept := keeper.restore()):
                         zookeeper.restore(kept)
@@ -46,6 +52,8 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
                 tasks.create_task(keeper.run())
             await asyncio.Event().wait()
     finally:
+        if guarding:
+            guarding.close()
         publisher.close()
         if keeper:
             keeper.save()

@@ -1,0 +1,137 @@
+"""A guard with a table behind it, and what ZooKeeper says beside it."""
+
+from collections.abc import Iterable
+
+from zkdns.config import GuardSettings
+from zkdns.guard import Guard
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetPut
+from zkdns.serverset.member import Endpoint, Member, Status
+from zkdns.table import Table
+
+SESSION_TIMEOUT = 10.0
+LIMBO = 600
+
+
+def origin_of(service: str) -> str:
+    return f"/discovery/staging/{service}"
+
+
+def member(number: int, *, host: str | None = None, status: Status = Status.ALIVE) -> Member:
+    return Member(f"member_{number:010d}", Endpoint(host or f"10.0.0.{number}", 80), status=status)
+
+
+def members(*numbers: int) -> tuple[Member, ...]:
+    return tuple(map(member, numbers))
+
+
+def put(service: str, *entries: Member) -> SetPut:
+    return SetPut(origin_of(service), ServiceName(service, "staging"), entries)
+
+
+class Zookeeper:
+    """What ZooKeeper says, by the letter of each change."""
+
+    def __init__(self) -> None:
+        self.sets: dict[str, dict[str, Member]] = {}
+
+    def apply(self, change: Change) -> None:
+        match change:
+            case SetPut():
+                self.sets[change.origin] = {entry.name: entry for entry in change.members}
+            case SetChanged() if change.origin in self.sets:
+                known = self.sets[change.origin]
+                for name in change.removed:
+                    known.pop(name, None)
+                known.update({entry.name: entry for entry in change.added})
+            case SetDropped():
+                self.sets.pop(change.origin, None)
+            case _:
+                pass
+
+
+class Story:
+    """A guard at work, told as a story: what happens, time that passes, what is answered.
+
+    Time passes only in `pass_time`, which calls the guard when it wants to be called.
+    """
+
+    def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = LIMBO) -> None:
+        self.now = 1000.0
+        self.table = Table(departed_seconds=0)
+        self.zookeeper = Zookeeper()
+        self.passed: list[Change] = []
+        self.guard = Guard(
+            GuardSettings(share, minimum, seconds),
+            self.table,
+            session_timeout=SESSION_TIMEOUT,
+            is_served=lambda entry: entry.status is Status.ALIVE,
+        )
+
+    # -- what happens --------------------------------------------------------------------------------------
+
+    def say(self, change: Change) -> None:
+        """ZooKeeper says this."""
+        self.zookeeper.apply(change)
+        self._take(self.guard.admit(change, self.now))
+
+    def put(self, service: str, *numbers: int) -> None:
+        self.say(put(service, *members(*numbers)))
+
+    def join(self, service: str, *entries: int | Member) -> None:
+        added = tuple(member(entry) if isinstance(entry, int) else entry for entry in entries)
+        self.say(SetChanged(origin_of(service), added, ()))
+
+    def leave(self, service: str, *numbers: int) -> None:
+        self.say(SetChanged(origin_of(service), (), tuple(member(number).name for number in numbers)))
+
+    def drop(self, service: str) -> None:
+        self.say(SetDropped(origin_of(service)))
+
+    def disturb(self) -> None:
+        self._take(self.guard.disturbed(self.now))
+
+    def settle(self) -> None:
+        self.guard.settled(self.now)
+
+    def accept(self, service: str) -> None:
+        self._take(self.guard.accept(origin_of(service)))
+
+    def pass_time(self, seconds: float) -> None:
+        until = self.now + seconds
+        while (due := self.guard.next_deadline()) is not None and due <= until:
+            self.now = max(self.now, due)
+            self._take(self.guard.expire(self.now))
+        self.now = until
+
+    def _take(self, changes: Iterable[Change]) -> None:
+        for change in changes:
+            self.passed.append(change)
+            self.table.apply(change)
+
+    # -- what is answered ----------------------------------------------------------------------------------
+
+    def answered(self, service: str) -> list[int] | None:
+        """The members that are answered, by number; None: there is no such service."""
+        owner = self.table.set_of(origin_of(service))
+        if owner is None:
+            return None
+        return sorted(int(name[-10:]) for name in owner.members)
+
+    def held(self, service: str) -> list[int]:
+        owner = self.table.set_of(origin_of(service))
+        by_guard = sorted(entry.member.name for entry in self.guard.held_of(origin_of(service)))
+        assert by_guard == sorted(owner.held if owner else ())
+        return [int(name[-10:]) for name in by_guard]
+
+    @property
+    def contents(self) -> dict[str, dict[str, Member]]:
+        """All that is answered, in the form of `Zookeeper.sets`."""
+        return {
+            origin: dict(owner.members)
+            for origin in self.table.origins
+            if (owner := self.table.set_of(origin)) is not None
+        }
+
+    def held_changes(self) -> list[MembersHeld]:
+        return [change for change in self.passed if isinstance(change, MembersHeld)]

@@ -1,0 +1,439 @@
+"""The guard as stories: what happens in ZooKeeper, time that passes, what is answered."""
+
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.guard.helpers import LIMBO, SESSION_TIMEOUT, Story, member, members, origin_of, put
+from zkdns.guard import WAIT_SECONDS
+from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import Change, HostResolved, MembersHeld, SetChanged, SetDropped, SetPut
+from zkdns.serverset.member import Status
+
+MOMENT = 0.001
+
+
+@pytest.fixture
+def story() -> Story:
+    """A quiet table: web has ten members, api five, db one."""
+    told = Story()
+    told.put("web", *range(1, 11))
+    told.put("api", *range(1, 6))
+    told.put("db", 1)
+    told.pass_time(2 * SESSION_TIMEOUT)
+    return told
+
+
+# -- a quiet table ------------------------------------------------------------------------------------------
+
+
+def test_in_a_quiet_table_members_come_and_go_at_once(story: Story) -> None:
+    story.join("web", 11)
+    story.leave("web", 1, 2)
+    assert story.answered("web") == list(range(3, 12))
+    assert story.guard.next_deadline() is None
+
+
+def test_who_leaves_last_of_a_set_is_gone_a_moment_later(story: Story) -> None:
+    story.leave("db", 1)
+    assert story.answered("db") == [1]
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("db") == []
+    assert story.held_changes() == []
+
+
+def test_an_orderly_shutdown_of_a_service_is_over_within_a_moment_and_its_znode_with_it(story: Story) -> None:
+    for number in range(1, 6):
+        story.leave("api", number)
+        story.pass_time(MOMENT)
+    story.drop("api")
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("api") is None
+
+
+def test_a_service_may_be_deleted_with_all_its_members(story: Story) -> None:
+    story.drop("web")
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("web") is None
+    assert story.zookeeper.sets == story.contents
+
+
+def test_who_comes_back_while_it_waits_stays(story: Story) -> None:
+    story.leave("db", 1)
+    story.pass_time(MOMENT)
+    story.join("db", 1)
+    story.pass_time(1.0)
+    assert story.answered("db") == [1]
+
+
+def test_who_replaces_one_that_waits_is_answered_alone(story: Story) -> None:
+    story.leave("db", 1)
+    story.join("db", member(2, host="10.0.0.1"))
+    assert story.answered("db") == [2]
+    story.pass_time(1.0)
+    assert story.answered("db") == [2]
+
+
+def test_one_large_service_that_is_shut_down_is_no_failure_of_zookeeper() -> None:
+    story = Story()
+    story.put("large", *range(1, 101))
+    story.put("small", 1)
+    story.pass_time(2 * SESSION_TIMEOUT)
+    story.leave("large", *range(1, 101))
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("large") == []
+
+
+# -- a disturbance of our own -------------------------------------------------------------------------------
+
+
+def test_after_a_disturbance_a_set_that_loses_most_of_its_members_keeps_all_of_them(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    story.leave("web", 1, 2, 3)
+    assert story.answered("web") == list(range(4, 11))  # three of ten may have left
+    story.leave("web", 4, 5)
+    assert story.answered("web") == list(range(6, 11))  # half of them, too
+    story.leave("web", 6)
+    assert story.answered("web") == list(range(1, 11))
+    assert story.held("web") == list(range(1, 7))
+    story.leave("web", 7)
+    assert story.held("web") == list(range(1, 8))
+
+
+def test_a_small_set_may_lose_all_but_one(story: Story) -> None:
+    story.put("small", 1, 2, 3, 4)
+    story.disturb()
+    story.settle()
+    story.leave("small", 1, 2, 3)
+    assert (story.answered("small"), story.held("small")) == ([4], [])
+    story.leave("small", 4)
+    assert (story.answered("small"), story.held("small")) == ([1, 2, 3, 4], [1, 2, 3, 4])
+
+
+def test_the_window_is_over_a_session_timeout_after_all_was_read(story: Story) -> None:
+    story.disturb()
+    story.pass_time(3600.0)
+    story.settle()
+    story.pass_time(SESSION_TIMEOUT - MOMENT)
+    story.leave("web", *range(1, 11))
+    assert story.held("web") == list(range(1, 11))
+    story.pass_time(MOMENT)
+    story.leave("db", 1)
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("db") == []
+
+
+def test_a_rolling_redeploy_is_not_suspicious(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    for number in range(1, 6):
+        story.join("api", number + 100)
+        story.leave("api", number)
+    assert story.answered("api") == [101, 102, 103, 104, 105]
+    assert story.held_changes() == []
+
+
+def test_a_reading_that_shows_fewer_is_a_loss(story: Story) -> None:
+    story.disturb()
+    story.put("web", 9, 10, 11)
+    story.settle()
+    assert (story.answered("web"), story.held("web")) == (list(range(1, 12)), list(range(1, 9)))
+    story.put("web", 9, 10, 11)  # read once more
+    assert story.held("web") == list(range(1, 9))
+
+
+def test_a_set_that_is_missing_stays_until_limbo_is_over(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    story.drop("web")
+    assert (story.answered("web"), story.held("web")) == (list(range(1, 11)), list(range(1, 11)))
+    story.pass_time(LIMBO - MOMENT)
+    assert story.answered("web") == list(range(1, 11))
+    story.pass_time(MOMENT)
+    assert story.answered("web") is None
+
+
+def test_a_whole_base_path_may_go_and_come_back(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    for service in ("web", "api", "db"):
+        story.drop(service)
+    assert story.answered("web") == list(range(1, 11))
+    story.put("web", 1)  # its znode was made again: this is another member of that name
+    assert story.held("web") == list(range(2, 11))
+    story.pass_time(LIMBO)
+    assert (story.answered("web"), story.answered("db")) == ([1], None)
+
+
+def test_a_set_without_members_that_is_missing_is_gone_at_once(story: Story) -> None:
+    story.put("empty")
+    story.disturb()
+    story.drop("empty")
+    assert story.answered("empty") is None
+
+
+def test_what_began_after_the_disturbance_may_end_at_once(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    story.put("new", 1)
+    story.leave("new", 1)
+    assert story.answered("new") == []
+    story.drop("new")
+    assert story.answered("new") is None
+
+
+def test_members_that_are_not_answered_with_do_not_count(story: Story) -> None:
+    starting = [member(number, status=Status.STARTING) for number in range(2, 7)]
+    story.say(put("mixed", member(1), *starting))
+    story.disturb()
+    story.settle()
+    story.leave("mixed", 2, 3, 4)
+    assert (story.answered("mixed"), story.held("mixed")) == ([1, 5, 6], [])
+    story.leave("mixed", 1, 5)
+    assert (story.answered("mixed"), story.held("mixed")) == ([1, 6], [1])
+
+
+def test_who_left_in_good_order_before_a_disturbance_does_not_come_back(story: Story) -> None:
+    story.leave("db", 1)
+    story.pass_time(WAIT_SECONDS)
+    story.disturb()
+    story.put("db")
+    story.settle()
+    assert (story.answered("db"), story.held("db")) == ([], [])
+
+
+def test_who_waits_when_the_connection_is_lost_is_held(story: Story) -> None:
+    story.leave("db", 1)
+    story.disturb()
+    assert story.held("db") == [1]
+    story.pass_time(1.0)
+    assert story.answered("db") == [1]
+
+
+def test_the_first_reading_of_an_empty_table_is_no_disturbance() -> None:
+    story = Story()
+    story.put("web", 1, 2)
+    story.settle()
+    story.leave("web", 1, 2)
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("web") == []
+
+
+# -- limbo --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limbo(story: Story) -> Story:
+    """All members of web and db are held."""
+    story.disturb()
+    story.settle()
+    story.leave("web", *range(1, 11))
+    story.leave("db", 1)
+    return story
+
+
+def test_limbo_ends_with_its_time(limbo: Story) -> None:
+    limbo.pass_time(LIMBO - MOMENT)
+    assert limbo.answered("web") == list(range(1, 11))
+    limbo.pass_time(MOMENT)
+    assert (limbo.answered("web"), limbo.answered("db"), limbo.guard.held) == ([], [], [])
+    assert limbo.guard.next_deadline() is None
+
+
+def test_limbo_ends_for_a_member_whose_znode_is_back(limbo: Story) -> None:
+    limbo.join("web", 3)
+    assert limbo.held("web") == [1, 2, 4, 5, 6, 7, 8, 9, 10]
+
+
+def test_a_new_member_replaces_the_held_one_that_served_at_the_same_place(limbo: Story) -> None:
+    limbo.join("web", member(101, host="10.0.0.1"), member(102, host="10.9.9.9"))
+    assert limbo.held("web") == list(range(2, 11))
+    assert limbo.answered("web") == [*range(2, 11), 101, 102]
+
+
+def test_when_all_have_registered_anew_nobody_is_held(limbo: Story) -> None:
+    for number in range(1, 11):
+        limbo.join("web", member(100 + number, host=f"10.0.0.{number}"))
+    assert (limbo.answered("web"), limbo.held("web")) == (list(range(101, 111)), [])
+
+
+def test_who_registered_anew_before_the_old_session_ended_replaces_it_too(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    for number in range(1, 6):
+        story.join("api", member(100 + number, host=f"10.0.0.{number}"))
+    story.leave("api", 1, 2, 3, 4, 5)
+    story.leave("api", 101, 102, 103)  # and now something goes wrong
+    assert story.held("api") == [101, 102, 103]
+
+
+def test_an_operator_accepts_a_loss(limbo: Story) -> None:
+    limbo.accept("web")
+    assert (limbo.answered("web"), limbo.held("db")) == ([], [1])
+    limbo.put("web")  # read again, still within the window
+    limbo.drop("web")
+    assert limbo.answered("web") is None
+
+
+def test_an_operator_accepts_the_loss_of_a_whole_set(limbo: Story) -> None:
+    limbo.drop("web")
+    assert limbo.answered("web") == list(range(1, 11))
+    limbo.accept("web")
+    assert limbo.answered("web") is None
+
+
+def test_to_accept_where_nothing_is_held_does_nothing(limbo: Story) -> None:
+    before = list(limbo.passed)
+    limbo.accept("api")
+    limbo.accept("no-such-service")
+    assert limbo.passed == before
+
+
+def test_limbo_does_not_end_while_zookeeper_is_away(limbo: Story) -> None:
+    limbo.pass_time(LIMBO - 1.0)
+    limbo.disturb()
+    limbo.pass_time(3600.0)
+    assert limbo.answered("db") == [1]
+    limbo.settle()
+    limbo.pass_time(SESSION_TIMEOUT - MOMENT)
+    assert limbo.answered("db") == [1]
+    limbo.pass_time(MOMENT)
+    assert limbo.answered("db") == []
+
+
+def test_who_was_held_before_this_process_began_is_held_on() -> None:
+    story = Story()
+    story.put("web", 1, 2, 3)
+    story.say(MembersHeld(origin_of("web"), (member(1).name, member(9).name)))
+    story.disturb()
+    story.put("web", 2, 3)
+    story.settle()
+    assert (story.answered("web"), story.held("web")) == ([1, 2, 3], [1])
+    story.pass_time(LIMBO)
+    assert story.answered("web") == [2, 3]
+
+
+# -- everything falls ---------------------------------------------------------------------------------------
+
+
+def test_when_all_sessions_expire_together_nobody_is_ever_missing_in_the_end(story: Story) -> None:
+    for service, count in (("web", 10), ("api", 5), ("db", 1)):
+        for number in range(1, count + 1):
+            story.leave(service, number)
+            assert story.answered(service)  # never without members in between
+            story.pass_time(MOMENT)
+    story.pass_time(60.0)
+    assert story.zookeeper.sets == {origin_of(service): {} for service in ("web", "api", "db")}
+    for service, count in (("web", 10), ("api", 5), ("db", 1)):
+        assert story.answered(service) == story.held(service) == list(range(1, count + 1))
+    story.pass_time(LIMBO)
+    assert story.contents == story.zookeeper.sets
+
+
+def test_a_collapse_in_any_order_leaves_no_service_without_members(story: Story) -> None:
+    story.leave("db", 1)
+    story.leave("api", 1, 2, 3, 4, 5)
+    story.leave("web", 1, 2, 3)
+    story.leave("web", 4, 5)
+    assert story.held("web") == []
+    assert story.held("api") == [1, 2, 3, 4, 5]
+    story.leave("web", 6)
+    story.pass_time(1.0)
+    assert story.held("web") == [1, 2, 3, 4, 5, 6]
+    assert (story.held("db"), story.held("api")) == ([1], [1, 2, 3, 4, 5])
+
+
+def test_losses_that_are_spread_over_more_than_a_session_timeout_are_orderly(story: Story) -> None:
+    story.leave("web", *range(1, 11))
+    story.pass_time(SESSION_TIMEOUT + 1.0)
+    story.leave("api", 1, 2, 3, 4, 5)
+    story.pass_time(SESSION_TIMEOUT + 1.0)
+    story.leave("db", 1)
+    story.pass_time(WAIT_SECONDS)
+    assert story.guard.held == []
+    assert story.contents == story.zookeeper.sets
+
+
+def test_services_that_are_replaced_as_a_whole_do_not_look_like_a_collapse(story: Story) -> None:
+    for service, count in (("web", 10), ("api", 5)):
+        for number in range(1, count + 1):
+            story.join(service, member(100 + number))
+            story.leave(service, number)
+    story.pass_time(WAIT_SECONDS)
+    assert story.guard.held == []
+    assert story.contents == story.zookeeper.sets
+
+
+# -- settings, logs, and whatever else comes by -------------------------------------------------------------
+
+
+def test_with_limbo_of_no_time_everything_passes_as_it_comes() -> None:
+    story = Story(seconds=0)
+    said: list[Change] = [
+        put("web", *members(1, 2)),
+        SetChanged(origin_of("web"), (), (member(1).name, member(2).name)),
+    ]
+    story.disturb()
+    for change in said:
+        story.say(change)
+    story.settle()
+    story.drop("web")
+    assert story.passed == [*said, SetDropped(origin_of("web"))]
+    assert story.guard.next_deadline() is None
+
+
+@pytest.mark.parametrize(("share", "minimum", "held"), [(0.9, 5, False), (0.2, 5, True), (0.2, 11, False)])
+def test_what_is_suspicious_is_a_setting(share: float, minimum: int, held: bool) -> None:
+    story = Story(share=share, minimum=minimum)
+    story.put("web", *range(1, 11))
+    story.disturb()
+    story.leave("web", 1, 2, 3)
+    assert bool(story.held("web")) == held
+
+
+def test_addresses_of_host_names_pass(story: Story) -> None:
+    story.say(HostResolved("web.example", ("192.0.2.1",)))
+    assert story.passed[-1] == HostResolved("web.example", ("192.0.2.1",))
+
+
+def test_a_change_of_a_set_that_is_not_there_does_nothing(limbo: Story) -> None:
+    limbo.drop("web")
+    before = limbo.contents
+    limbo.join("web", 77)  # it is not known to ZooKeeper any more
+    limbo.join("no-such-service", 77)
+    assert limbo.contents == before
+
+
+def test_a_set_under_another_name_is_another_set(limbo: Story) -> None:
+    limbo.say(SetPut(origin_of("web"), ServiceName("web2", "staging"), members(1)))
+    assert (limbo.answered("web"), limbo.held("web")) == ([1], [])
+
+
+def test_a_hold_is_told_and_counted_once_for_each_service_with_its_beginning_and_its_end(
+    story: Story,
+) -> None:
+    with capture_logs() as logs:
+        story.disturb()
+        story.settle()
+        for number in range(1, 11):
+            story.leave("web", number)
+        story.leave("db", 1)
+        story.join("web", *range(1, 11))
+        story.accept("db")
+    told: list[dict[str, Any]] = [dict(entry) for entry in logs]
+    assert [(entry["service"], entry["log_level"], entry["reason"]) for entry in told] == [
+        ("web.staging", "warning", "zookeeper was out of reach"),
+        ("db.staging", "warning", "zookeeper was out of reach"),
+        ("web.staging", "info", "they are back"),
+        ("db.staging", "info", "accepted"),
+    ]
+    assert story.guard.holds_total == 2
+    assert (told[0]["members"], told[0]["seconds"]) == (6, LIMBO)
+
+
+def test_who_is_held_and_until_when_can_be_seen(limbo: Story) -> None:
+    (held,) = limbo.guard.held_of(origin_of("db"))
+    assert (str(held.service), held.member, held.until - held.since) == ("db.staging", member(1), LIMBO)
+    assert len(limbo.guard.held) == 11

@@ -1,0 +1,103 @@
+"""When ZooKeeper fails, the answers stay: the guard in a whole server, over a real ZooKeeper."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+SERVICES = {"web": 6, "api": 3, "db": 1}
+HELD = "members held: they have left, and are answered all the same"
+
+
+def addresses(service: str) -> set[str]:
+    group = list(SERVICES).index(service)
+    return {f"10.0.{group}.{number}" for number in range(1, SERVICES[service] + 1)}
+
+
+def name_of(service: str) -> str:
+    return f"{service}.staging.discovery"
+
+
+def register_all(client: Any) -> None:
+    """Members that outlive their client's session, in each service."""
+    for service in SERVICES:
+        for host in sorted(addresses(service)):
+            data = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
+            path = f"/discovery/staging/{service}/member_"
+            client.create(path, data, sequence=True, makepath=True)
+
+
+def members(client: Any, service: str) -> list[str]:
+    path = f"/discovery/staging/{service}"
+    return [f"{path}/{name}" for name in client.get_children(path)]
+
+
+def delete(client: Any, *services: str) -> None:
+    """All members of these services in one transaction, as when sessions are closed together."""
+    transaction = client.transaction()
+    for service in services:
+        for path in members(client, service):
+            transaction.delete(path)
+    transaction.commit()
+
+
+@pytest.fixture
+def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
+    found = KazooClient(hosts=own_zookeeper.address)
+    found.start()
+    register_all(found)
+    yield found
+    found.stop()
+    found.close()
+
+
+def test_when_all_members_vanish_at_once_all_are_answered_on(
+    own_zookeeper: ZooKeeperServer, client: Any
+) -> None:
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        delete(client, *SERVICES)
+        eventually(lambda: len(server.events(HELD)) == len(SERVICES))
+        assert {service: server.ask(name_of(service)) for service in SERVICES} == {
+            service: addresses(service) for service in SERVICES
+        }
+        # They register again, each under a new name at its old place: nobody is answered twice, or held.
+        register_all(client)
+        eventually(lambda: len(server.events("members held no more")) == len(SERVICES))
+        assert len(server.ask(name_of("web"), "SRV")) == SERVICES["web"]
+
+
+def test_what_is_gone_after_zookeeper_was_away_is_held_for_its_time_and_then_let_go(
+    own_zookeeper: ZooKeeperServer, client: Any, tmp_path: Path
+) -> None:
+    config = tmp_path / "zkdns.toml"
+    config.write_text("[guard]\nseconds = 1\n")
+    with ZkdnsServer("--zookeeper", own_zookeeper.address, "--config", str(config)) as server:
+        server.wait_ready()
+        own_zookeeper.kill()
+        eventually(lambda: server.events("zookeeper is out of reach; answers stay as they are"))
+        own_zookeeper.start()
+        eventually(lambda: len(server.events("zookeeper has been read")) == 2, 30)
+        eventually(lambda: client.connected, 30)
+        delete(client, "api")
+        eventually(lambda: server.events(HELD))
+        assert server.ask(name_of("api")) == addresses("api")
+        eventually(lambda: not server.ask(name_of("api")))
+        assert server.ask(name_of("db")) == addresses("db")
+        assert [entry["reason"] for entry in server.events("members held no more")] == ["limbo is over"]
+
+
+def test_a_service_that_is_shut_down_in_good_order_is_gone_at_once(
+    own_zookeeper: ZooKeeperServer, client: Any
+) -> None:
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        client.delete("/discovery/staging/api", recursive=True)
+        eventually(lambda: server.rcode(name_of("api")) == "NXDOMAIN", 1.0)
+        assert server.events(HELD) == []
