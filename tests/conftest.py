@@ -4,6 +4,7 @@
 """
 
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ import structlog
 from kazoo.client import KazooClient
 
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
+
+# Commands that a test runs leave the machine's own control socket alone; servers of tests have their own.
+os.environ["ZKDNS_CONTROL"] = "none"
 
 _HERE = Path(__file__).parent
 _RUN_PROCESSES = (

@@ -119,6 +119,7 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
         "PATH": os.pathsep.join([str(Path(sys.base_prefix) / "bin"), "/usr/local/bin", "/usr/bin", "/bin"]),
         "ZKDNS_LISTEN": "127.0.0.1:0",
         "ZKDNS_ADMIN": "none",
+        "ZKDNS_CONTROL": "none",
     }
     output = directory / "output"
     with output.open("wb") as out:

@@ -299,8 +299,9 @@ def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
         standard = sorted(["/dev/null", str(server._log_file), str(server._out_file)])
         for pid, role in children(server).items():
             # Two sockets of the event loop, one of the supervisor's. An answerer listens with UDP and TCP
-            # (asyncio has a copy) and follows the feed; the watcher listens for answerers, and has them.
-            sockets = 3 + (4 if role == "answerer" else 1 + int(workers))
+            # (asyncio has a copy) and follows the feed; the watcher listens for commands and for answerers,
+            # and has those.
+            sockets = 3 + (4 if role == "answerer" else 2 + int(workers))
             assert open_files(pid) == [*standard, "anon_inode", *["socket"] * sockets], role
 
 

@@ -29,9 +29,11 @@ class ZkdnsServer:
         self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
         self._log_file = Path(self._directory.name) / "log"
         self._out_file = Path(self._directory.name) / "out"
+        self.control = str(Path(self._directory.name) / "control")
         defaults = {
             "ZKDNS_LISTEN": "127.0.0.1:0",
             "ZKDNS_ADMIN": "127.0.0.1:0",
+            "ZKDNS_CONTROL": self.control,
             "ZKDNS_LOG_FORMAT": "json",
             "ZKDNS_LOG_LEVEL": "debug",
         }

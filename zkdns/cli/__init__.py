@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 import zkdns
+from zkdns.cli.accept import accept
 from zkdns.cli.check import check
 from zkdns.cli.lookup import lookup
 from zkdns.cli.register import register
@@ -25,3 +26,4 @@ main.add_command(lookup)
 main.add_command(register)
 main.add_command(watch)
 main.add_command(services)
+main.add_command(accept)

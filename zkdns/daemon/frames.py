@@ -13,9 +13,15 @@ _LENGTH = 4
 
 
 class Frames(Generic[T]):
-    """Frames that carry one type (a union of tagged structs)."""
+    """Frames that carry one type (a union of tagged structs).
 
-    def __init__(self, of: type[T]) -> None:
+    Args:
+        of: the type.
+        most: bytes of the longest frame that is read, where the other side is not of our own making.
+    """
+
+    def __init__(self, of: type[T], *, most: int = 0xFFFFFFFF) -> None:
+        self._most = most
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(of)
 
@@ -25,9 +31,15 @@ class Frames(Generic[T]):
         return len(body).to_bytes(_LENGTH) + body
 
     async def read(self, reader: asyncio.StreamReader) -> T | None:
-        """The next message; None where the other side has gone."""
+        """The next message; None where the other side has gone.
+
+        Raises:
+            msgspec.DecodeError: it is too long, or not of the type.
+        """
         try:
             length = int.from_bytes(await reader.readexactly(_LENGTH))
+            if length > self._most:
+                raise msgspec.DecodeError(f"a frame has {length} bytes, at most {self._most} are read")
             return self._decoder.decode(await reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None

@@ -1,14 +1,19 @@
-"""The guard at work: between a source and the publisher, with the event loop's clock."""
+"""The guard at work: between a source and the publisher, with the event loop's clock, and who commands it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
 
+from zkdns.address import HostPort
 from zkdns.config import Config
+from zkdns.daemon.control import Accept, Accepted, LetGo, Refused
 from zkdns.daemon.feed import Publisher
+from zkdns.errors import BadValueError
 from zkdns.guard import Guard, HeldMember
+from zkdns.names import Labels, lower, parse_name
 from zkdns.serverset.changes import Change
+from zkdns.table import Table
 
 
 class Guarding:
@@ -57,14 +62,14 @@ class Guarding:
         self._set_timer()
         self._on_health(ready, stale)
 
-    def accept(self, origins: Iterable[str]) -> list[HeldMember]:
+    def accept(self, origins: Iterable[str]) -> tuple[LetGo, ...]:
         """End the limbo of these sets; return whom they lose."""
         held: list[HeldMember] = []
         for origin in origins:
             held += self.guard.held_of(origin)
             self._publisher.publish(self.guard.accept(origin))
         self._set_timer()
-        return held
+        return tuple(_let_go(one, self._clock()) for one in sorted(held, key=_order))
 
     def close(self) -> None:
         """Do nothing of oneself any more."""
@@ -83,3 +88,51 @@ class Guarding:
                 return
             self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_at(due, self._expire) if due is not None else None
+
+
+def _order(held: HeldMember) -> tuple[str, str]:
+    return held.origin, held.member.name
+
+
+def _let_go(held: HeldMember, now: float) -> LetGo:
+    service = held.member.service
+    where = str(HostPort(service.host, service.port)) if service else None
+    znode = f"{held.origin}/{held.member.name}"
+    return LetGo(str(held.service), znode, where, round(now - held.since, 3))
+
+
+def accept_losses(
+    request: Accept, guarding: Guarding | None, table: Table, zone: Labels
+) -> Accepted | Refused:
+    """Do what `zkdns accept` asks for.
+
+    Args:
+        request: which service.
+        guarding: what may hold its members; None: there is nothing that could.
+        table: knows all services.
+        zone: what may stand behind a service's name.
+    """
+    wanted = request.service
+    held = {one.origin for one in guarding.guard.held} if guarding else set()
+    if wanted is not None:
+        try:
+            found = _origins(wanted, table, zone)
+        except BadValueError as error:
+            return Refused("mistaken", str(error))
+        if not found:
+            return Refused("nothing", f"there is no service {wanted}")
+        held &= found
+    if not held or guarding is None:
+        return Refused("nothing", f"nothing is held of {wanted}" if wanted else "nothing is held")
+    return Accepted(guarding.accept(sorted(held)))
+
+
+def _origins(wanted: str, table: Table, zone: Labels) -> set[str]:
+    """The sets of a service, by its name with or without the zone, or by its znode's path."""
+    if wanted.startswith("/"):
+        return {wanted} & table.origins
+    labels = lower(parse_name(wanted))
+    without = labels[: -len(zone)] if labels[-len(zone) :] == zone else labels
+    return {
+        origin for key in {labels, without} if key in table.services for origin in table.services[key].sets
+    }

@@ -104,7 +104,7 @@ class Supervisor:
         numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
         # What it does not need to know, it is not told.
         nothing = Config(listen=(), namespaces=self._config.namespaces)
-        untold = {key: getattr(nothing, key) for key in ("zookeeper", *ACCESS_KEYS, "snapshot")}
+        untold = {key: getattr(nothing, key) for key in ("zookeeper", *ACCESS_KEYS, "snapshot", "control")}
         config = msgspec.structs.replace(self._config, **untold)
         return Task("answerer", config, feed, numbers)
 

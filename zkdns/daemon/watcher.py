@@ -12,8 +12,9 @@ from collections.abc import Callable
 from functools import partial
 
 from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.control import ControlServer
 from zkdns.daemon.feed import Publisher
-from zkdns.daemon.guarding import Guarding
+from zkdns.daemon.guarding import Guarding, accept_losses
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
@@ -32,6 +33,9 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
     health = _Health(publisher)
     zookeeper: ZooKeeperSource | None = None
     guarding: Guarding | None = None
+    control = ControlServer(
+        config.control, lambda asked: accept_losses(asked, guarding, publisher.table, config.zone)
+    )
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -40,9 +44,8 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
             if config.fixed or config.demo:
                 tasks.create_task(FixedSource(config, publisher.publish, health.of("fixed")).run())
             if config.zookeeper:
-                guarding = Guarding(
-                    config, publisher, health.of("zookeeper"), session_timeout=SESSION_TIMEOUT
-                )
+                on_health = health.of("zookeeper")
+                guarding = Guarding(config, publisher, on_health, session_timeout=SESSION_TIMEOUT)
                 zookeeper = ZooKeeperSource(config, guarding.publish, guarding.heard)
                 with loading():
                     if keeper and (kept := keeper.restore()):
@@ -50,8 +53,10 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
                 zookeeper.start()
             if keeper:
                 tasks.create_task(keeper.run())
+            await control.start()
             await asyncio.Event().wait()
     finally:
+        control.close()
         if guarding:
             guarding.close()
         publisher.close()

@@ -1,0 +1,126 @@
+"""`zkdns accept` against running servers, and where there are none."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+
+from tests.cli import Ended, run
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+HELD = "members held: they have left, and are answered all the same"
+
+
+@pytest.fixture
+def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[str]]]:
+    """A server that holds all members of two services, six and one; with the paths of the larger one's."""
+    client: Any = KazooClient(hosts=own_zookeeper.address)
+    client.start()
+    paths = []
+    for service, count in (("web", 6), ("db", 1)):
+        for number in range(1, count + 1):
+            data = f'{{"serviceEndpoint":{{"host":"10.0.0.{number}","port":80}},"status":"ALIVE"}}'
+            path = f"/discovery/staging/{service}/member_"
+            paths.append(client.create(path, data.encode(), sequence=True, makepath=True))
+    client.ensure_path("/discovery/staging/empty")
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        transaction = client.transaction()
+        for path in paths:
+            transaction.delete(path)
+        transaction.commit()
+        eventually(lambda: len(server.events(HELD)) == 2)
+        yield server, paths[:6]
+    client.stop()
+    client.close()
+
+
+def accept(server: ZkdnsServer, *arguments: str) -> Ended:
+    return run("accept", *arguments, environment={"ZKDNS_CONTROL": server.control})
+
+
+@pytest.mark.parametrize(
+    "name", ["web.staging", "WEB.staging.discovery.", "web.staging.discovery", "/discovery/staging/web"]
+)
+def test_a_service_is_let_go_and_each_of_its_members_listed(
+    holding: tuple[ZkdnsServer, list[str]], name: str
+) -> None:
+    server, paths = holding
+    assert len(server.ask("web.staging.discovery")) == 6
+    ended = accept(server, name)
+    lines = [
+        f"web.staging\t{path.rpartition('/')[2]}\t10.0.0.{number}:80" for number, path in enumerate(paths, 1)
+    ]
+    assert (ended.status, ended.errors, ended.output.splitlines()) == (0, "", lines)
+    eventually(lambda: not server.ask("web.staging.discovery"))
+    assert server.ask("db.staging.discovery") == {"10.0.0.1"}
+    again = accept(server, name)
+    assert (again.status, again.output) == (1, "")
+    assert again.errors == f"zkdns: nothing is held of {name}\n"
+
+
+def test_all_are_let_go_as_objects(holding: tuple[ZkdnsServer, list[str]]) -> None:
+    server, _ = holding
+    ended = accept(server, "--all", "--json")
+    rows = [json.loads(line) for line in ended.output.splitlines()]
+    assert [row["service"] for row in rows] == ["db.staging"] + ["web.staging"] * 6
+    assert {key: value for key, value in rows[0].items() if key != "held_seconds"} == {
+        "service": "db.staging",
+        "znode": "/discovery/staging/db/member_0000000000",
+        "endpoint": "10.0.0.1:80",
+    }
+    assert rows[0]["held_seconds"] >= 0
+    eventually(lambda: not server.ask("db.staging.discovery"))
+    assert accept(server, "--all").errors == "zkdns: nothing is held\n"
+
+
+def test_what_cannot_be_accepted_is_told(holding: tuple[ZkdnsServer, list[str]]) -> None:
+    server, _ = holding
+    assert accept(server, "empty.staging")[::2] == (1, "zkdns: nothing is held of empty.staging\n")
+    assert accept(server, "no.staging")[::2] == (1, "zkdns: there is no service no.staging\n")
+    mistaken = accept(server, "a..b")
+    assert (mistaken.status, mistaken.output) == (2, "")
+    assert "'a..b' is not a domain name" in mistaken.errors
+
+
+def test_a_server_without_zookeeper_holds_nothing() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        eventually(lambda: Path(server.control).exists())
+        assert accept(server, "web.staging")[::2] == (1, "zkdns: nothing is held of web.staging\n")
+        assert server.terminate() == 0
+        assert not Path(server.control).exists()
+
+
+def test_a_server_whose_watcher_was_killed_can_be_reached_again() -> None:
+    with ZkdnsServer("--demo") as server:
+        pid = server.wait_ready().pid_of("watcher")
+        eventually(lambda: Path(server.control).exists())
+        os.kill(pid, 9)
+        eventually(lambda: server.pid_of("watcher") != pid)
+        eventually(lambda: accept(server, "--all").status == 1, 20.0)
+
+
+@pytest.mark.parametrize("arguments", [(), ("web.staging", "--all")])
+def test_either_one_service_or_all_are_named(arguments: tuple[str, ...]) -> None:
+    ended = run("accept", *arguments)
+    assert (ended.status, ended.output) == (2, "")
+    assert ended.errors == "zkdns: name one service, or write --all for all of them\n"
+
+
+def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
+    control = str(tmp_path / "control")
+    ended = run("accept", "--all", "--control", control)
+    assert (ended.status, ended.output) == (3, "")
+    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
+    ended = run("accept", "--all", "--control", "none")
+    assert (ended.status, ended.errors) == (
+        3,
+        "zkdns: there is no control socket; name the server's with --control FILE\n",
+    )

@@ -1,0 +1,198 @@
+"""The control socket: one request, one response, for nobody but the server's own user."""
+
+import asyncio
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from zkdns.daemon.control import (
+    REQUESTS,
+    Accept,
+    Accepted,
+    ControlError,
+    ControlServer,
+    LetGo,
+    Refused,
+    Request,
+    Response,
+    command,
+)
+
+UNREACHABLE = "commands cannot reach this server"
+LET_GO = Accepted((LetGo("web.staging", "/discovery/staging/web/member_0000000001", "10.0.0.1:80", 1.5),))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    return str(tmp_path / "run" / "control")
+
+
+def respond(request: Request) -> Response:
+    assert request.service != "broken"
+    return LET_GO if request.service is None else Refused("nothing", f"nothing is held of {request.service}")
+
+
+def serve(path: str, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        server = ControlServer(path, respond)
+        await server.start()
+        try:
+            await scenario()
+        finally:
+            server.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_is_answered(path: str) -> None:
+    async def scenario() -> None:
+        assert await command(path, Accept(None)) == LET_GO
+        assert await command(path, Accept("web")) == Refused("nothing", "nothing is held of web")
+
+    serve(path, scenario)
+
+
+def test_only_its_own_user_may_use_the_socket_and_nothing_is_left_of_it(path: str) -> None:
+    async def scenario() -> None:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - a name in memory
+
+    before = os.umask(0o022)
+    try:
+        serve(path, scenario)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert not Path(path).exists()
+
+
+def test_the_socket_of_a_dead_server_is_replaced(path: str) -> None:
+    Path(path).parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+
+    async def scenario() -> None:
+        assert await command(path, Accept(None)) == LET_GO
+
+    serve(path, scenario)
+
+
+def test_another_servers_socket_stays_its_own(path: str) -> None:
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            other = ControlServer(path, lambda _: Refused("mistaken", "the wrong one"))
+            await other.start()
+            other.close()
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [
+            (UNREACHABLE, "another server has it")
+        ]
+        assert await command(path, Accept(None)) == LET_GO
+
+    serve(path, scenario)
+
+
+def test_who_has_lost_its_socket_to_another_does_not_take_it_away(path: str) -> None:
+    async def scenario() -> None:
+        os.unlink(path)  # noqa: PTH108 - a name in memory, as it were
+        successor = ControlServer(path, respond)
+        await successor.start()
+        try:
+            first.close()
+            assert await command(path, Accept(None)) == LET_GO
+        finally:
+            successor.close()
+
+    async def run() -> None:
+        await first.start()
+        await scenario()
+
+    first = ControlServer(path, respond)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_text("precious"), "there is a file of that name that is no socket"),
+        (lambda path: path.mkdir(), "there is a file of that name that is no socket"),
+        (lambda path: path.parent.rmdir() or path.parent.write_text(""), "File exists"),
+    ],
+)
+def test_where_it_cannot_listen_it_says_so_and_goes_on(
+    path: str, make: Callable[[Path], object], reason: str
+) -> None:
+    Path(path).parent.mkdir()
+    make(Path(path))
+
+    async def scenario() -> None:
+        server = ControlServer(path, respond)
+        with capture_logs() as logs:
+            await server.start()
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [(UNREACHABLE, reason)]
+        server.close()
+
+    asyncio.run(scenario())
+    assert not Path(path).is_file() or Path(path).read_text() == "precious"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            await ControlServer(str(tmp_path / ("x" * 120)), respond).start()
+        assert [entry["reason"] for entry in logs] == ["AF_UNIX path too long"]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path: str) -> None:
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            refused = await command(path, Accept("broken"))
+        assert refused == Refused("mistaken", "the server could not do it; its log says why")
+        assert [entry["event"] for entry in logs] == ["a command failed"]
+        assert await command(path, Accept(None)) == LET_GO
+
+    serve(path, scenario)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xff\xff\xff\xff", b"\0\0\0\x01\xc1", REQUESTS.encode(Accept(None))[:-1], b""]
+)
+def test_what_is_no_request_costs_nobody_anything(path: str, sent: bytes) -> None:
+    async def scenario() -> None:
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(sent)
+        assert await command(path, Accept(None)) == LET_GO
+        writer.close()
+
+    serve(path, scenario)
+
+
+def test_an_unknown_request_is_refused_with_a_sentence(path: str) -> None:
+    async def scenario() -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"\0\0\0\x0d\x81\xa4type\xa6reload")
+        assert b"none that this version of zkdns understands" in await reader.read()
+        writer.close()
+
+    serve(path, scenario)
+
+
+def test_where_no_server_is_the_sentence_says_so(path: str) -> None:
+    with pytest.raises(ControlError, match=f"^no server listens at {path}; start one"):
+        asyncio.run(command(path, Accept(None)))
+
+
+def test_a_server_that_hangs_up_is_told(path: str) -> None:
+    async def scenario() -> None:
+        Path(path).parent.mkdir()
+        server = await asyncio.start_unix_server(lambda _, writer: writer.close(), path)
+        with pytest.raises(ControlError, match=r"hung up without an answer$|cannot be reached"):
+            await command(path, Accept(None))
+        server.close()
+
+    asyncio.run(scenario())

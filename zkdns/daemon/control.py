@@ -1,0 +1,192 @@
+"""The control socket: how commands reach the server that runs.
+
+    command ──▶ one request ──▶ server ──▶ one response, and the end of the connection
+
+Whoever may write to the socket may command the server, so it belongs to the server's user alone (mode 0600).
+A server without one (its directory cannot be written to, another server has it) serves all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import msgspec
+import structlog
+
+from zkdns.daemon.frames import Frames
+from zkdns.errors import ZkdnsError
+
+log = structlog.get_logger("zkdns.control")
+
+_SECONDS = 5.0  # for a request to arrive, and for its answer
+_LARGEST_REQUEST = 1 << 16
+
+
+class Accept(msgspec.Struct, frozen=True, tag="accept"):
+    """End limbo: what was lost is lost."""
+
+    service: str | None
+    """A service's name, with or without the zone, or its znode's path; None: all of them."""
+
+
+class LetGo(msgspec.Struct, frozen=True):
+    """A member that was held until now."""
+
+    service: str
+    znode: str
+    endpoint: str | None
+    held_seconds: float
+
+
+class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
+    """Limbo has ended for these members."""
+
+    members: tuple[LetGo, ...]
+
+
+class Refused(msgspec.Struct, frozen=True, tag="refused"):
+    """Nothing was done; `sentence` says why."""
+
+    reason: Literal["mistaken", "nothing"]
+    sentence: str
+
+
+Request: TypeAlias = Accept
+Response: TypeAlias = Accepted | Refused
+REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)
+RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
+
+
+class ControlError(ZkdnsError):
+    """The server cannot be reached, or does not answer; the text says why and what would help."""
+
+
+class ControlServer:
+    """Answers requests at a Unix socket.
+
+    Args:
+        path: where; a dead server's socket is replaced. None: nowhere.
+        respond: called in the event loop with each request.
+    """
+
+    def __init__(self, path: str | None, respond: Callable[[Request], Response]) -> None:
+        self._path = Path(path) if path is not None else None
+        self._respond = respond
+        self._server: asyncio.Server | None = None
+        self._inode: int | None = None
+
+    async def start(self) -> None:
+        """Listen; where that cannot be, say so and go on."""
+        if self._path is None:
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            _bind(sock, self._path)
+        except (OSError, ControlError) as error:
+            sock.close()
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            log.warning("commands cannot reach this server", control=str(self._path), reason=reason)
+            return
+        self._inode = self._path.stat().st_ino
+        self._server = await asyncio.start_unix_server(self._connected, sock=sock)
+
+    def close(self) -> None:
+        """Listen no more, and leave nothing behind."""
+        if self._server is None or self._path is None:
+            return
+        self._server.close()
+        with contextlib.suppress(OSError):
+            if self._path.stat().st_ino == self._inode:  # and not another server's by now
+                self._path.unlink()
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_SECONDS):
+                if (request := await REQUESTS.read(reader)) is not None:
+                    writer.write(RESPONSES.encode(self._answer(request)))
+                    await writer.drain()
+        except msgspec.DecodeError:
+            sentence = "the request is none that this version of zkdns understands"
+            writer.write(RESPONSES.encode(Refused("mistaken", sentence)))
+        except (TimeoutError, ConnectionError):
+            pass  # whoever asks and does not listen needs no answer
+        finally:
+            writer.close()
+
+    def _answer(self, request: Request) -> Response:
+        try:
+            return self._respond(request)
+        except Exception:  # a mistake of ours must not cost the server
+            log.exception("a command failed", request=repr(request))
+            return Refused("mistaken", "the server could not do it; its log says why")
+
+
+def _bind(sock: socket.socket, path: Path) -> None:
+    """Bind a socket to a path that nobody else listens at.
+
+    Raises:
+        OSError, ControlError: why not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise ControlError("there is a file of that name that is no socket")
+        if _is_alive(path):
+            raise ControlError("another server has it")
+        path.unlink()
+    before = os.umask(0o177)  # from the first moment on it is nobody else's
+    try:
+        sock.bind(os.fspath(path))
+    finally:
+        os.umask(before)
+
+
+def _is_alive(path: Path) -> bool:
+    """Whether somebody listens at a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_SECONDS)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return False
+        except TimeoutError:
+            return True
+    return True
+
+
+async def command(path: str, request: Request) -> Response:
+    """Ask the server whose control socket this is.
+
+    Raises:
+        ControlError: there is none, it may not be asked, or it does not answer.
+    """
+    try:
+        async with asyncio.timeout(_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(path)
+            try:
+                writer.write(REQUESTS.encode(request))
+                response = await RESPONSES.read(reader)
+            finally:
+                writer.close()
+    except (FileNotFoundError, ConnectionRefusedError):
+        raise ControlError(
+            f"no server listens at {path}; start one, or name another's socket with --control"
+        ) from None
+    except PermissionError:
+        raise ControlError(f"{path} is not this user's; ask as the user that the server runs as") from None
+    except TimeoutError:
+        raise ControlError(f"the server at {path} does not answer within {_SECONDS:g} s") from None
+    except msgspec.DecodeError:
+        raise ControlError(f"the server at {path} is of another version of zkdns") from None
+    except OSError as error:
+        raise ControlError(f"{path} cannot be reached: {error.strerror or error}") from None
+    if response is None:
+        raise ControlError(f"the server at {path} hung up without an answer")
+    return response
