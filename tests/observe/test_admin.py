@@ -18,7 +18,7 @@ LOOPBACK = HostPort("127.0.0.1", 0)
 
 @contextlib.contextmanager
 def serving(is_ready: Callable[[], bool] = lambda: True, address: HostPort = LOOPBACK) -> Iterator[HostPort]:
-    server = AdminServer(address, is_ready)
+    server = AdminServer(address, is_ready, str)
     server.start()
     try:
         yield server.address
@@ -89,7 +89,7 @@ def test_head_has_the_status_and_the_length_and_no_body(path: str, ready: bool, 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/healthz/", "/READYZ", "/%68ealthz"])
 def test_any_other_path_is_404_with_a_sentence(ready_server: HostPort, path: str) -> None:
-    sentence = f"{path}: not here; there are /healthz and /readyz\n"
+    sentence = f"{path}: not here; there are /healthz, /readyz and /metrics\n"
     assert ask(ready_server, path) == (HTTPStatus.NOT_FOUND, sentence)
 
 
@@ -136,7 +136,7 @@ def test_stopping_waits_for_no_client_and_frees_the_port() -> None:
 def test_a_taken_port_is_told_as_a_sentence_that_names_the_cure(host: str) -> None:
     with serving(address=HostPort(host, 0)) as at:
         with pytest.raises(ListenError) as caught:
-            AdminServer(at, lambda: True)
+            AdminServer(at, lambda: True, str)
         assert str(caught.value) == (
             f"cannot listen on {at} for admin requests: Address already in use; "
             "choose another address with --admin ADDR:PORT, or none with --admin none"
@@ -147,7 +147,7 @@ def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence() -> N
     with pytest.raises(
         ListenError, match=r"cannot listen on 192\.0\.2\.7:0 for admin requests: Cannot assign"
     ):
-        AdminServer(HostPort("192.0.2.7", 0), lambda: True)
+        AdminServer(HostPort("192.0.2.7", 0), lambda: True, str)
 
 
 def test_nobodys_name_is_looked_up_since_we_may_be_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:

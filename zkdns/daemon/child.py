@@ -21,6 +21,7 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.frames import Frames
+from zkdns.observe.figures import WatcherFigures
 from zkdns.observe.logs import configure_logs
 
 
@@ -40,6 +41,8 @@ class Report(msgspec.Struct, frozen=True):
     """What a child says of itself."""
 
     ready: bool
+    figures: WatcherFigures | None = None
+    """What it counts; the watcher's alone."""
 
 
 TASKS = Frames(Task)

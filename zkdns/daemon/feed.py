@@ -74,6 +74,8 @@ class Publisher:
         self.health = Health(ready=False, stale=False)
         self.on_change: Callable[[], None] = lambda: None
         """Called after changes were made."""
+        self.on_applied: Callable[[set[Labels]], None] = lambda _: None
+        """Called with the keys of the services that a change may have altered, at each change."""
         self._pending: list[Change] = []
         self._subscribers: dict[asyncio.StreamWriter, int] = {}  # with the backlog that each may have
         self._server: asyncio.Server | None = None
@@ -85,8 +87,10 @@ class Publisher:
     def publish(self, changes: Iterable[Change]) -> None:
         """Make changes at once, and tell of them at the end of this round of the event loop."""
         for change in changes:
-            if not self.table.apply(change):
+            keys = self.table.apply(change)
+            if not keys:
                 continue
+            self.on_applied(keys)
             if not self._pending:
                 asyncio.get_running_loop().call_soon(self._flush)
             self._pending.append(change)

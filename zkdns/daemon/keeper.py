@@ -17,6 +17,7 @@ import structlog
 import zkdns
 from zkdns.config.values import PREFIX
 from zkdns.daemon.child import REPORTS, TASKS, Task
+from zkdns.observe.figures import WatcherFigures
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -33,6 +34,7 @@ class ChildKeeper:
 
     Attributes:
         ready: what the child that runs now last reported.
+        figures: what it counts, as of then; None where there is no report of it.
         pid: its process number; None between two of them.
 
     Args:
@@ -42,6 +44,7 @@ class ChildKeeper:
 
     def __init__(self, task: Task, heard: Callable[[], None]) -> None:
         self.ready = False
+        self.figures: WatcherFigures | None = None
         self.pid: int | None = None
         self._task = task
         self._heard = heard
@@ -81,12 +84,12 @@ class ChildKeeper:
         writer.write(TASKS.encode(self._task))
         log.debug("process started", role=self._task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
-            self.ready = report.ready
+            self.ready, self.figures = report.ready, report.figures
             self._heard()
         status = await process.wait()
         ender.cancel()
         writer.close()
-        self.pid, self.ready = None, False
+        self.pid, self.ready, self.figures = None, False, None
         self._heard()
         return status
 

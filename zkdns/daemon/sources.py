@@ -52,6 +52,11 @@ class ZooKeeperSource:
             recursive=config.watches == "auto",
         )
 
+    @property
+    def sync(self) -> TreeSync:
+        """What follows the tree, with its state and its counters."""
+        return self._sync
+
     def restore(self, changes: list[Change]) -> None:
         """Begin with what a snapshot holds, until ZooKeeper says otherwise."""
         self._restored = {change.origin for change in changes if isinstance(change, SetPut)}

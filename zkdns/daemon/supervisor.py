@@ -24,6 +24,7 @@ from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
+from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
@@ -65,9 +66,9 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         with contextlib.ExitStack() as stack:
             pairs = self._bind(stack)
-            self._start_admin(stack)
             feed = str(stack.enter_context(_private_directory()) / "feed")
             watcher = ChildKeeper(Task("watcher", self._config, feed), self._heard)
+            self._start_admin(stack, lambda: _render(watcher.figures))
             self._answerers = [
                 ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
             ]
@@ -93,9 +94,9 @@ class Supervisor:
             log.info("listening", address=str(self._addresses[-1]), workers=len(pairs))
         return bound
 
-    def _start_admin(self, stack: contextlib.ExitStack) -> None:
+    def _start_admin(self, stack: contextlib.ExitStack, metrics: Callable[[], str]) -> None:
         if self._config.admin is not None:
-            admin = AdminServer(self._config.admin, lambda: self.is_ready)
+            admin = AdminServer(self._config.admin, lambda: self.is_ready, metrics)
             admin.start()
             stack.callback(admin.stop)
             log.info("admin", address=str(admin.address))
@@ -114,6 +115,13 @@ class Supervisor:
             zones = " ".join(map(to_text, self._config.zones))
             log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
             self._on_ready(self._addresses)
+
+
+def _render(figures: WatcherFigures | None) -> str:
+    # Not before somebody asks: prometheus-client takes longer to be imported than the rest of a command.
+    from zkdns.observe.metrics import render  # noqa: PLC0415
+
+    return render(figures)
 
 
 @contextlib.contextmanager

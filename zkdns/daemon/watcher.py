@@ -14,15 +14,17 @@ from functools import partial
 from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.control import ControlServer
 from zkdns.daemon.feed import Publisher
+from zkdns.daemon.figures import FiguresTeller, StaleClock
 from zkdns.daemon.guarding import Guarding, accept_losses
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
 from zkdns.daemon.sources import FixedSource, ZooKeeperSource
+from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.client import SESSION_TIMEOUT
 
 
-async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers report readiness
+async def watch(task: Task, tell: Tell) -> None:
     """Keep the answerers' table current until cancelled."""
     config = task.config
     publisher = Publisher()
@@ -33,9 +35,15 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
     health = _Health(publisher)
     zookeeper: ZooKeeperSource | None = None
     guarding: Guarding | None = None
+    clock = StaleClock()
+
+    def figures() -> WatcherFigures:
+        return _figures(zookeeper, guarding, clock)
+
     control = ControlServer(
         config.control, lambda asked: accept_losses(asked, guarding, publisher.table, config.zone)
     )
+    teller = FiguresTeller(publisher, config.statuses, figures, tell)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -44,7 +52,7 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
             if config.fixed or config.demo:
                 tasks.create_task(FixedSource(config, publisher.publish, health.of("fixed")).run())
             if config.zookeeper:
-                on_health = health.of("zookeeper")
+                on_health = clock.before(health.of("zookeeper"))
                 guarding = Guarding(config, publisher, on_health, session_timeout=SESSION_TIMEOUT)
                 zookeeper = ZooKeeperSource(config, guarding.publish, guarding.heard)
                 with loading():
@@ -54,6 +62,7 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
             if keeper:
                 tasks.create_task(keeper.run())
             await control.start()
+            tasks.create_task(teller.run())
             await asyncio.Event().wait()
     finally:
         control.close()
@@ -69,6 +78,21 @@ async def watch(task: Task, tell: Tell) -> None:  # noqa: ARG001 - the answerers
 def _wake(sleepers: list[Callable[[], None]]) -> None:
     for wake in sleepers:
         wake()
+
+
+def _figures(
+    zookeeper: ZooKeeperSource | None, guarding: Guarding | None, clock: StaleClock
+) -> WatcherFigures:
+    """What is counted of ZooKeeper."""
+    if zookeeper is None or guarding is None:
+        return WatcherFigures()
+    return WatcherFigures(
+        state=zookeeper.sync.state.value,
+        stale_since=clock.since,
+        bad_members=dict(zookeeper.sync.bad_members),
+        bad_names=zookeeper.sync.bad_names,
+        holds=guarding.guard.holds_total,
+    )
 
 
 class _Health:

@@ -1,6 +1,7 @@
-"""The admin address: health over HTTP, for load balancers, container platforms and people.
+"""The admin address: health and figures over HTTP, for load balancers, container platforms and people.
 
-`/healthz` answers as soon as the process does; `/readyz` is 503 until the table has been read.
+`/healthz` answers as soon as the process does; `/readyz` is 503 until the table has been read; `/metrics` is
+for Prometheus.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from zkdns.address import HostPort
 from zkdns.errors import ListenError
 
 _REQUEST_SECONDS = 5.0
+_PLAIN = "text/plain; charset=utf-8"
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"  # the text format; our names need no later one
 
 
 class AdminServer:
@@ -24,14 +27,17 @@ class AdminServer:
     Args:
         address: where to listen; port 0 means any free one.
         is_ready: asked for each `/readyz`, from another thread.
+        metrics: the text for each `/metrics`, likewise.
 
     Raises:
         ListenError: the address cannot be bound.
     """
 
-    def __init__(self, address: HostPort, is_ready: Callable[[], bool]) -> None:
+    def __init__(self, address: HostPort, is_ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
         try:
-            self._server = _server_class(address)((address.host, address.port), _handler_class(is_ready))
+            self._server = _server_class(address)(
+                (address.host, address.port), _handler_class(is_ready, metrics)
+            )
         except OSError as error:
             raise ListenError(
                 f"cannot listen on {address} for admin requests: {error.strerror}; "
@@ -73,7 +79,9 @@ def _server_class(address: HostPort) -> type[http.server.ThreadingHTTPServer]:
     return Server
 
 
-def _handler_class(is_ready: Callable[[], bool]) -> type[http.server.BaseHTTPRequestHandler]:
+def _handler_class(
+    is_ready: Callable[[], bool], metrics: Callable[[], str]
+) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = _REQUEST_SECONDS
         server_version = "zkdns"
@@ -82,20 +90,23 @@ def _handler_class(is_ready: Callable[[], bool]) -> type[http.server.BaseHTTPReq
         def do_GET(self) -> None:
             match self.path.partition("?")[0]:
                 case "/healthz":
-                    self._tell(HTTPStatus.OK, "ok")
+                    self._tell(HTTPStatus.OK, "ok\n")
                 case "/readyz" if is_ready():
-                    self._tell(HTTPStatus.OK, "ready")
+                    self._tell(HTTPStatus.OK, "ready\n")
                 case "/readyz":
-                    self._tell(HTTPStatus.SERVICE_UNAVAILABLE, "not ready: the table has not been read yet")
+                    self._tell(HTTPStatus.SERVICE_UNAVAILABLE, "not ready: the table has not been read yet\n")
+                case "/metrics":
+                    self._tell(HTTPStatus.OK, metrics(), _PROMETHEUS)
                 case path:
-                    self._tell(HTTPStatus.NOT_FOUND, f"{path}: not here; there are /healthz and /readyz")
+                    sentence = f"{path}: not here; there are /healthz, /readyz and /metrics\n"
+                    self._tell(HTTPStatus.NOT_FOUND, sentence)
 
         do_HEAD = do_GET  # noqa: N815 - the base class's naming
 
-        def _tell(self, status: HTTPStatus, text: str) -> None:
-            body = f"{text}\n".encode()
+        def _tell(self, status: HTTPStatus, text: str, content_type: str = _PLAIN) -> None:
+            body = text.encode()
             self.send_response(status)
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":

@@ -1,0 +1,81 @@
+"""Figures as Prometheus reads them."""
+
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from zkdns.observe.figures import WatcherFigures
+from zkdns.observe.metrics import render
+
+FULL = WatcherFigures(
+    state="away",
+    stale_since=time.monotonic() - 60.0,
+    services=3,
+    alive=10,
+    hidden=2,
+    held=4,
+    bad=1,
+    bad_members={"json": 5, "port": 1},
+    bad_names=2,
+    repairs=7,
+    holds=8,
+)
+
+
+def scrape(figures: WatcherFigures | None) -> dict[tuple[str, ...], float]:
+    """The samples by name and labels' values."""
+    text = render(figures)
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_each_figure_has_its_name() -> None:
+    samples = scrape(FULL)
+    stale = samples.pop(("zkdns_zookeeper_stale_seconds",))
+    assert samples == {
+        ("zkdns_zookeeper_state", "reading"): 0,
+        ("zkdns_zookeeper_state", "live"): 0,
+        ("zkdns_zookeeper_state", "away"): 1,
+        ("zkdns_zookeeper_state", "readonly"): 0,
+        ("zkdns_services",): 3,
+        ("zkdns_members", "alive"): 10,
+        ("zkdns_members", "hidden"): 2,
+        ("zkdns_members", "held"): 4,
+        ("zkdns_members", "bad"): 1,
+        ("zkdns_bad_members_total", "json"): 5,
+        ("zkdns_bad_members_total", "port"): 1,
+        ("zkdns_bad_names_total",): 2,
+        ("zkdns_audit_repairs_total",): 7,
+        ("zkdns_guard_holds_total",): 8,
+    }
+    assert 60.0 <= stale < 600.0
+
+
+def test_every_family_has_a_type_and_a_help_that_is_a_sentence() -> None:
+    families = list(text_string_to_metric_families(render(FULL)))
+    assert {family.name for family in families if family.type == "counter"} == {
+        "zkdns_bad_members",
+        "zkdns_bad_names",
+        "zkdns_audit_repairs",
+        "zkdns_guard_holds",
+    }
+    assert all(family.type in {"counter", "gauge"} for family in families)
+    assert all(family.documentation.endswith(".") or "; " in family.documentation for family in families)
+
+
+def test_staleness_grows_between_two_scrapes_and_is_0_in_reach() -> None:
+    key = ("zkdns_zookeeper_stale_seconds",)
+    assert scrape(FULL)[key] < scrape(FULL)[key]
+    assert scrape(WatcherFigures(state="live"))[key] == 0.0
+
+
+@pytest.mark.parametrize("figures", [None, WatcherFigures(services=1, alive=2)])
+def test_what_is_not_known_is_not_told(figures: WatcherFigures | None) -> None:
+    samples = scrape(figures)
+    assert not any("zookeeper" in name for name, *_ in samples)
+    assert ("zkdns_members", "bad") not in samples
+    assert bool(samples) == (figures is not None)

@@ -1,0 +1,85 @@
+"""Figures of a whole server over a real ZooKeeper, scraped and parsed as Prometheus does it."""
+
+import json
+import os
+import signal
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+
+def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:
+    """The samples by name and labels' values."""
+    with urllib.request.urlopen(f"{server.admin}/metrics", timeout=5.0) as response:  # noqa: S310 - of our own
+        assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        text = response.read().decode()
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def members(server: ZkdnsServer) -> tuple[float, ...]:
+    """How many are alive, hidden and held."""
+    samples = scrape(server)
+    return tuple(samples["zkdns_members", state] for state in ("alive", "hidden", "held"))
+
+
+def register(client: Any, service: str, host: str, status: str = "ALIVE") -> str:
+    data = json.dumps({"serviceEndpoint": {"host": host, "port": 80}, "status": status}).encode()
+    path: str = client.create(f"/discovery/staging/{service}/member_", data, sequence=True, makepath=True)
+    return path
+
+
+@pytest.fixture
+def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
+    found = KazooClient(hosts=own_zookeeper.address)
+    found.start()
+    yield found
+    found.stop()
+    found.close()
+
+
+def test_the_figures_follow_what_happens(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+    web = [register(client, "web", f"10.0.0.{number}") for number in range(1, 7)]
+    db = register(client, "db", "10.0.1.1")
+    register(client, "db", "10.0.1.2", "STARTING")
+    client.create("/discovery/staging/db/member_", b"not JSON", sequence=True)
+    client.create("/discovery/staging/" + "x" * 64)
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        eventually(lambda: members(server) == (7, 1, 0))
+        samples = scrape(server)
+        assert (samples["zkdns_zookeeper_state", "live"], samples["zkdns_services",]) == (1, 2)
+        assert (samples["zkdns_bad_members_total", "json"], samples["zkdns_bad_names_total",]) == (1, 1)
+        assert (samples["zkdns_zookeeper_stale_seconds",], samples["zkdns_guard_holds_total",]) == (0, 0)
+        transaction = client.transaction()
+        for path in (*web, db):
+            transaction.delete(path)
+        transaction.commit()
+        eventually(lambda: members(server) == (0, 1, 7))
+        assert scrape(server)["zkdns_guard_holds_total",] == 2
+        own_zookeeper.kill()
+        eventually(lambda: scrape(server)["zkdns_zookeeper_state", "away"] == 1)
+        before = scrape(server)["zkdns_zookeeper_stale_seconds",]
+        assert scrape(server)["zkdns_zookeeper_stale_seconds",] > before > 0
+        assert members(server) == (0, 1, 7)
+
+
+def test_there_are_figures_again_after_the_watcher_was_killed() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        alive = eventually(lambda: members(server)[0])
+        os.kill(server.pid_of("watcher"), signal.SIGKILL)
+        eventually(lambda: len(server.events("process started")) == 3)
+        eventually(lambda: members(server)[0] == alive)
+        assert not any("zookeeper" in name for name, *_ in scrape(server))

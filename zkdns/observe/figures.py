@@ -1,0 +1,33 @@
+"""What is counted, as one process tells it to another; without Prometheus, which only one of them needs."""
+
+from __future__ import annotations
+
+import msgspec
+
+STATES = ("reading", "live", "away", "readonly")
+"""How far what ZooKeeper said can be trusted."""
+
+
+class WatcherFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the watcher process counts."""
+
+    state: str | None = None
+    """One of `STATES`; None: nothing is read from ZooKeeper."""
+    stale_since: float | None = None
+    """When ZooKeeper was last in reach, by `time.monotonic`, one clock for all processes; None: now."""
+    services: int = 0
+    alive: int = 0
+    """Members that are answered with, those in limbo left out."""
+    hidden: int = 0
+    """Members whose status is not one that is answered with."""
+    held: int = 0
+    bad: int | None = None
+    """Members that cannot be understood; None: not counted."""
+    bad_members: dict[str, int] = {}
+    """Such members since the start, by reason."""
+    bad_names: int = 0
+    """Services since the start that DNS cannot name."""
+    repairs: int = 0
+    """What audits found wrong since the start."""
+    holds: int = 0
+    """How often a service's members began to be held."""
