@@ -3,6 +3,7 @@
 Time is a parameter. Never here: ZooKeeper, DNS, a clock.
 """
 
-from zkdns.guard.guard import WAIT_SECONDS, Guard, HeldMember
+from zkdns.guard.guard import WAIT_SECONDS, Guard
+from zkdns.guard.limbo import HeldMember
 
 __all__ = ["WAIT_SECONDS", "Guard", "HeldMember"]

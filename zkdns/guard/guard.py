@@ -19,13 +19,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterable
-from typing import NamedTuple
 
 import structlog
 
 from zkdns.config import GuardSettings
+from zkdns.guard.limbo import HeldMember, Hold, Wait
 from zkdns.guard.losses import Ledger, Losses, endpoint_of
-from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import Change, HostResolved, MembersHeld, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Member
 from zkdns.table import ServerSet, Table
@@ -42,38 +41,6 @@ other in one stream of events: the next one is there within a few milliseconds.
 _AWAY = "zookeeper was out of reach"
 _COLLAPSE = "most members of the table vanished at once"
 _BEFORE = "they were held before this process began"
-
-
-class HeldMember(NamedTuple):
-    """A member that has left and is still answered; times in seconds of the caller's clock."""
-
-    origin: str
-    service: ServiceName
-    member: Member
-    since: float
-    until: float
-
-
-class _Hold:
-    """Members of one set in limbo: since when, and until when."""
-
-    __slots__ = ("is_dropped", "members")
-
-    def __init__(self) -> None:
-        self.members: dict[str, tuple[float, float]] = {}
-        self.is_dropped = False
-        """Whether the set itself is gone as well."""
-
-
-class _Wait:
-    """Removals of one set that wait to see what becomes of the others."""
-
-    __slots__ = ("deadline", "is_dropped", "names")
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline = deadline
-        self.names: set[str] = set()
-        self.is_dropped = False
 
 
 class Guard:
@@ -101,8 +68,8 @@ class Guard:
         self._is_served = is_served
         self._losses = Losses(settings, session_timeout)
         self._why = ""
-        self._holds: dict[str, _Hold] = {}
-        self._waits: dict[str, _Wait] = {}
+        self._holds: dict[str, Hold] = {}
+        self._waits: dict[str, Wait] = {}
         self._agenda: list[tuple[float, str]] = []  # a heap: when to look at which set; looking is harmless
 
     # -- what the connection does --------------------------------------------------------------------------
@@ -129,9 +96,9 @@ class Guard:
             return
         self._losses.settle(now)
         for origin, hold in self._holds.items():
-            for name, (since, until) in hold.members.items():
-                hold.members[name] = since, max(until, self._losses.window_until)
-            self._plan(origin, hold)
+            for name, held in hold.members.items():
+                hold.members[name] = held._replace(until=max(held.until, self._losses.window_until))
+            heapq.heappush(self._agenda, (hold.first_until, origin))
 
     # -- what is asked -------------------------------------------------------------------------------------
 
@@ -166,10 +133,10 @@ class Guard:
             hold = self._holds.get(origin)
             if hold is None or not self._losses.is_settled:
                 continue
-            over = [name for name, (_, until) in hold.members.items() if until <= now]
+            over = [name for name, held in hold.members.items() if held.until <= now]
             changes += self._release(origin, over, "limbo is over")
             if origin in self._holds:
-                self._plan(origin, hold)
+                heapq.heappush(self._agenda, (hold.first_until, origin))
         return changes
 
     def next_deadline(self) -> float | None:
@@ -184,17 +151,12 @@ class Guard:
     @property
     def held(self) -> list[HeldMember]:
         """All members in limbo."""
-        return [held for origin in self._holds for held in self.held_of(origin)]
+        return [held for hold in self._holds.values() for held in hold.members.values()]
 
     def held_of(self, origin: str) -> list[HeldMember]:
         """A set's members in limbo."""
-        owner, hold = self._table.set_of(origin), self._holds.get(origin)
-        if owner is None or hold is None:
-            return []
-        return [
-            HeldMember(origin, owner.name, owner.members[name], since, until)
-            for name, (since, until) in hold.members.items()
-        ]
+        hold = self._holds.get(origin)
+        return list(hold.members.values()) if hold else []
 
     # -- one set -------------------------------------------------------------------------------------------
 
@@ -284,34 +246,33 @@ class Guard:
 
     def _come_back(self, owner: ServerSet, joining: dict[str, Member]) -> list[str]:
         """End limbo for those who join; return the names of others at whose endpoints they are."""
-        absent = self._absent(owner.origin)
-        if not absent:
-            return []
-        where = {endpoint_of(member) for member in joining.values()} - {None}
-        replaced = [
-            name for name in absent if name not in joining and endpoint_of(owner.members[name]) in where
-        ]
-        if wait := self._waits.get(owner.origin):
+        wait, hold = self._waits.get(owner.origin), self._holds.get(owner.origin)
+        where = {found for member in joining.values() if (found := endpoint_of(member))}
+        replaced: set[str] = set()
+        if wait is not None:
+            replaced = {name for name in wait.names if endpoint_of(owner.members[name]) in where}
             wait.names.difference_update(joining, replaced)
-        if hold := self._holds.get(owner.origin):
-            self._forget(owner.origin, hold, (*joining, *replaced), "they are back")
-        return replaced
+        if hold is not None:
+            replaced |= hold.at(where)
+            self._forget(hold, owner, (*joining, *replaced), "they are back")
+        return sorted(replaced.difference(joining))
 
     def _hold(self, owner: ServerSet, ledger: Ledger, now: float) -> list[Member]:
         """Put all that a set has lost into limbo; return those of them that the table must be given back."""
         wait = self._waits.pop(owner.origin, None)
-        hold = self._holds.get(owner.origin, _Hold())
-        new = {name: member for name, (member, _) in ledger.lost.items() if name not in hold.members}
+        hold = self._holds.get(owner.origin, Hold())
+        new = ledger.take_lost()
         if wait is not None:
             new.update({name: owner.members[name] for name in wait.names})
             hold.is_dropped |= wait.is_dropped
         self._begin(owner, hold, new, now, self._why)
         return [member for name, member in new.items() if name not in owner.members]
 
-    def _begin(self, owner: ServerSet, hold: _Hold, names: Iterable[str], now: float, why: str) -> None:
+    def _begin(self, owner: ServerSet, hold: Hold, members: dict[str, Member], now: float, why: str) -> None:
         """Limbo begins for these members of a set."""
         until = now + self._settings.seconds
-        hold.members.update(dict.fromkeys(names, (now, until)))
+        for member in members.values():
+            hold.add(HeldMember(owner.origin, owner.name, member, now, until))
         heapq.heappush(self._agenda, (until, owner.origin))
         if owner.origin in self._holds or not hold.members:  # none: all have been replaced
             return
@@ -326,16 +287,12 @@ class Guard:
             reason=why,
         )
 
-    def _plan(self, origin: str, hold: _Hold) -> None:
-        """Look at a hold again when the first of its members may go."""
-        heapq.heappush(self._agenda, (min(until for _, until in hold.members.values()), origin))
-
     def _wait(self, origin: str, ledger: Ledger, lost: list[Member], now: float) -> None:
         """Let removals wait, but those of members that have been replaced already."""
         names = [member.name for member in lost if member.name in ledger.lost]
         wait = self._waits.get(origin)
         if wait is None and names:
-            wait = self._waits[origin] = _Wait(now + WAIT_SECONDS)
+            wait = self._waits[origin] = Wait(now + WAIT_SECONDS)
             heapq.heappush(self._agenda, (wait.deadline, origin))
         if wait is not None:
             wait.names.update(names)
@@ -361,19 +318,20 @@ class Guard:
     def _adopt(self, owner: ServerSet, change: MembersHeld, now: float) -> list[Change]:
         """Members that were in limbo before this process began; their time begins anew."""
         absent = self._absent(owner.origin)
-        names = [name for name in change.names if name in owner.members and name not in absent]
-        served = sum(self._is_served(owner.members[name]) for name in names)
+        known = owner.members
+        found = {name: known[name] for name in change.names if name in known and name not in absent}
+        served = sum(map(self._is_served, found.values()))
         if served:
             self._losses.count(-served, now)
         if ledger := self._losses.ledgers.get(owner.origin):
             ledger.remaining -= served
             ledger.baseline = max(ledger.baseline - served, 0)
-        self._begin(owner, self._holds.get(owner.origin, _Hold()), names, now, _BEFORE)
+        self._begin(owner, self._holds.get(owner.origin, Hold()), found, now, _BEFORE)
         return self._tell(owner, (), ())
 
     # -- the end of waiting, and of limbo ------------------------------------------------------------------
 
-    def _pass_waiting(self, origin: str, wait: _Wait) -> list[Change]:
+    def _pass_waiting(self, origin: str, wait: Wait) -> list[Change]:
         del self._waits[origin]
         hold = self._holds.get(origin)
         if wait.is_dropped and hold is None:
@@ -384,9 +342,10 @@ class Guard:
 
     def _release(self, origin: str, names: list[str], why: str) -> list[Change]:
         hold = self._holds[origin]
-        if not names:
+        owner = self._table.set_of(origin)
+        if owner is None or not names:
             return []
-        self._forget(origin, hold, names, why)
+        self._forget(hold, owner, names, why)
         if ledger := self._losses.ledgers.get(origin):
             ledger.write_off()
         if hold.is_dropped and origin not in self._holds:
@@ -394,13 +353,12 @@ class Guard:
             return [SetDropped(origin)]
         return [SetChanged(origin, (), tuple(names))]
 
-    def _forget(self, origin: str, hold: _Hold, names: Iterable[str], why: str) -> None:
+    def _forget(self, hold: Hold, owner: ServerSet, names: Iterable[str], why: str) -> None:
         for name in names:
-            hold.members.pop(name, None)
+            hold.discard(name)
         if not hold.members:
-            del self._holds[origin]
-            owner = self._table.set_of(origin)
-            log.info("members held no more", service=str(owner and owner.name), origin=origin, reason=why)
+            del self._holds[owner.origin]
+            log.info("members held no more", service=str(owner.name), origin=owner.origin, reason=why)
 
     # -- the whole table -----------------------------------------------------------------------------------
 
@@ -431,5 +389,5 @@ class Guard:
     def _is_dropped(self, origin: str) -> bool:
         return any(state.is_dropped for state in self._states(origin))
 
-    def _states(self, origin: str) -> list[_Hold | _Wait]:
+    def _states(self, origin: str) -> list[Hold | Wait]:
         return [state for state in (self._holds.get(origin), self._waits.get(origin)) if state is not None]

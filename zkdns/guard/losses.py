@@ -59,11 +59,17 @@ class Ledger:
         if where is not None:
             self._lost_at.setdefault(where, set()).add(member.name)
 
+    def take_lost(self) -> dict[str, Member]:
+        """Hand over all that are lost; somebody else takes care of them."""
+        lost = {name: member for name, (member, _) in self.lost.items()}
+        self.lost.clear()
+        self._lost_at.clear()
+        return lost
+
     def write_off(self) -> None:
         """What is lost is lost; what is lost from now on is another matter."""
         self.baseline = self.remaining
-        self.lost.clear()
-        self._lost_at.clear()
+        self.take_lost()
 
 
 class Losses:
