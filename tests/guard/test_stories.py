@@ -125,6 +125,18 @@ def test_the_window_is_over_a_session_timeout_after_all_was_read(story: Story) -
     assert story.answered("db") == []
 
 
+def test_what_was_lost_within_the_window_is_no_collapse_after_it(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    story.pass_time(SESSION_TIMEOUT - MOMENT)
+    story.leave("web", *range(1, 11))
+    story.pass_time(2 * MOMENT)
+    story.leave("api", 1)
+    story.leave("db", 1)
+    story.pass_time(WAIT_SECONDS)
+    assert (story.answered("db"), len(story.held("web"))) == ([], 10)
+
+
 def test_a_rolling_redeploy_is_not_suspicious(story: Story) -> None:
     story.disturb()
     story.settle()
@@ -212,6 +224,24 @@ def test_who_waits_when_the_connection_is_lost_is_held(story: Story) -> None:
     assert story.answered("db") == [1]
 
 
+def test_whose_znode_goes_just_before_the_connection_is_held_and_then_gone(story: Story) -> None:
+    story.drop("db")
+    story.disturb()
+    story.settle()
+    assert story.held("db") == [1]
+    story.pass_time(LIMBO)
+    assert story.answered("db") is None
+
+
+def test_nobody_who_waits_is_forgotten_though_the_guard_was_not_called_in_time(story: Story) -> None:
+    story.leave("api", 1, 2, 3, 4)
+    story.now += SESSION_TIMEOUT - MOMENT
+    story.leave("api", 5)
+    story.now += 2 * MOMENT
+    story.disturb()
+    assert story.held("api") == [1, 2, 3, 4, 5]
+
+
 def test_the_first_reading_of_an_empty_table_is_no_disturbance() -> None:
     story = Story()
     story.put("web", 1, 2)
@@ -275,6 +305,13 @@ def test_an_operator_accepts_a_loss(limbo: Story) -> None:
     limbo.put("web")  # read again, still within the window
     limbo.drop("web")
     assert limbo.answered("web") is None
+
+
+def test_what_joins_after_a_loss_was_accepted_may_leave_again(limbo: Story) -> None:
+    limbo.accept("web")
+    limbo.join("web", 77)
+    limbo.leave("web", 77)
+    assert (limbo.answered("web"), limbo.held("web")) == ([], [])
 
 
 def test_an_operator_accepts_the_loss_of_a_whole_set(limbo: Story) -> None:
@@ -348,8 +385,7 @@ def test_a_collapse_in_any_order_leaves_no_service_without_members(story: Story)
 def test_losses_that_are_spread_over_more_than_a_session_timeout_are_orderly(story: Story) -> None:
     story.leave("web", *range(1, 11))
     story.pass_time(SESSION_TIMEOUT + 1.0)
-    story.leave("api", 1, 2, 3, 4, 5)
-    story.pass_time(SESSION_TIMEOUT + 1.0)
+    story.leave("api", 1, 2)
     story.leave("db", 1)
     story.pass_time(WAIT_SECONDS)
     assert story.guard.held == []

@@ -118,7 +118,7 @@ class Supervisor:
 
 
 def _render(figures: WatcherFigures | None) -> str:
-    # Not before somebody asks: prometheus-client takes longer to be imported than the rest of a command.
+    # prometheus-client is for who scrapes; no command is to wait for its import.
     from zkdns.observe.metrics import render  # noqa: PLC0415
 
     return render(figures)
