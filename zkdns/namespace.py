@@ -116,6 +116,13 @@ class Namespace(msgspec.Struct, frozen=True):
             None in pair or pair[0] == pair[1] for pair in zip(here, there, strict=True)
         )
 
+    def holds(self, path: str) -> bool:
+        """Whether a znode at this path would be a service's."""
+        elements, pattern = path.split("/")[1:], self._pattern()
+        return len(elements) == len(pattern) and all(
+            fixed in (None, element) for fixed, element in zip(pattern, elements, strict=True)
+        )
+
     def _pattern(self) -> tuple[str | None, ...]:
         """The whole path's elements, from ZooKeeper's root (or the chroot) down."""
         return (*filter(None, self.root.split("/")), *self.fixed)

@@ -10,18 +10,23 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
+import msgspec
+
+from zkdns.config import Config
 from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.control import ControlServer
 from zkdns.daemon.feed import Publisher
 from zkdns.daemon.figures import FiguresTeller, StaleClock
+from zkdns.daemon.fixed_source import FixedSource
 from zkdns.daemon.guarding import Guarding, accept_losses
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
-from zkdns.daemon.sources import FixedSource, ZooKeeperSource
+from zkdns.daemon.zookeeper_source import ZooKeeperSource, figures_of
 from zkdns.observe.figures import WatcherFigures
-from zkdns.serverset.client import SESSION_TIMEOUT
+from zkdns.serverset.changes import SetPut
 
 
 async def watch(task: Task, tell: Tell) -> None:
@@ -32,13 +37,14 @@ async def watch(task: Task, tell: Tell) -> None:
     resolver = HostResolver(publisher.table, publisher.publish)
     keeper = SnapshotKeeper(config, publisher) if config.snapshot and config.zookeeper else None
     publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
-    health = _Health(publisher)
-    zookeeper: ZooKeeperSource | None = None
-    guarding: Guarding | None = None
+    health = _Health(publisher.set_health)
     clock = StaleClock()
+    guarding: Guarding | None = None
+    zookeeper: list[ZooKeeperSource] = []
 
     def figures() -> WatcherFigures:
-        return _figures(zookeeper, guarding, clock)
+        holds = guarding.guard.holds_total if guarding else 0
+        return msgspec.structs.replace(figures_of(zookeeper), stale_since=clock.since, holds=holds)
 
     control = ControlServer(
         config.control, lambda asked: accept_losses(asked, guarding, publisher.table, config.zone)
@@ -53,12 +59,8 @@ async def watch(task: Task, tell: Tell) -> None:
                 tasks.create_task(FixedSource(config, publisher.publish, health.of("fixed")).run())
             if config.zookeeper:
                 on_health = clock.before(health.of("zookeeper"))
-                guarding = Guarding(config, publisher, on_health, session_timeout=SESSION_TIMEOUT)
-                zookeeper = ZooKeeperSource(config, guarding.publish, guarding.heard)
-                with loading():
-                    if keeper and (kept := keeper.restore()):
-                        zookeeper.restore(kept)
-                zookeeper.start()
+                guarding = Guarding(config, publisher, on_health, session_timeout=config.session_timeout)
+                zookeeper += _follow(config, guarding, keeper)
             if keeper:
                 tasks.create_task(keeper.run())
             await control.start()
@@ -71,8 +73,7 @@ async def watch(task: Task, tell: Tell) -> None:
         publisher.close()
         if keeper:
             keeper.save()
-        if zookeeper:
-            await zookeeper.stop()
+        await asyncio.gather(*(source.stop() for source in zookeeper))
 
 
 def _wake(sleepers: list[Callable[[], None]]) -> None:
@@ -80,26 +81,33 @@ def _wake(sleepers: list[Callable[[], None]]) -> None:
         wake()
 
 
-def _figures(
-    zookeeper: ZooKeeperSource | None, guarding: Guarding | None, clock: StaleClock
-) -> WatcherFigures:
-    """What is counted of ZooKeeper."""
-    if zookeeper is None or guarding is None:
-        return WatcherFigures()
-    return WatcherFigures(
-        state=zookeeper.sync.state.value,
-        stale_since=clock.since,
-        bad_members=dict(zookeeper.sync.bad_members),
-        bad_names=zookeeper.sync.bad_names,
-        holds=guarding.guard.holds_total,
-    )
+def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -> list[ZooKeeperSource]:
+    """Follow all namespaces, beginning with what a snapshot holds."""
+    together = _Health(lambda *, ready, stale: guarding.heard(ready, stale))
+    sources = [
+        ZooKeeperSource(config, namespace, guarding.publish, together.of(namespace.template))
+        for namespace in config.namespaces
+    ]
+    with loading():
+        if keeper and (kept := keeper.restore()):
+            guarding.publish(kept)
+            origins = [change.origin for change in kept if isinstance(change, SetPut)]
+            for source in sources:
+                source.restore(origins)
+    for source in sources:
+        source.start()
+    return sources
+
+
+class _TellHealth(Protocol):
+    def __call__(self, *, ready: bool, stale: bool) -> None: ...
 
 
 class _Health:
     """Joins what the sources say: ready when all are, stale when one is."""
 
-    def __init__(self, publisher: Publisher) -> None:
-        self._publisher = publisher
+    def __init__(self, tell_all: _TellHealth) -> None:
+        self._tell_all = tell_all
         self._sources: dict[str, tuple[bool, bool]] = {}
 
     def of(self, source: str) -> Callable[[bool, bool], None]:
@@ -109,7 +117,7 @@ class _Health:
 
     def _tell(self, source: str, ready: bool, stale: bool) -> None:
         self._sources[source] = ready, stale
-        self._publisher.set_health(
+        self._tell_all(
             ready=all(ready for ready, _ in self._sources.values()),
             stale=any(stale for _, stale in self._sources.values()),
         )

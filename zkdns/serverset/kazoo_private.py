@@ -158,6 +158,14 @@ def take_events(client: KazooClient, heard: Heard) -> None:
     connection._read_watch_event = read_and_tell  # noqa: SLF001 - see above
 
 
+def has_ended(client: KazooClient) -> bool:
+    """Whether a client that was started a while ago has given up for good, which kazoo tells nobody.
+
+    It does so when it is refused (AUTH_FAILED), and by whatever else is raised in its connection thread.
+    """
+    return bool(client._connection.connection_stopped.is_set())  # noqa: SLF001 - see above
+
+
 def unusable() -> str | None:
     """Why this kazoo cannot be used so; None: it can."""
     if not version.__version__.startswith(_SERIES):

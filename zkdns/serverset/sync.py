@@ -18,7 +18,7 @@ import asyncio
 import enum
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import structlog
@@ -126,6 +126,11 @@ class TreeSync:
     def bad_members(self) -> Counter[str]:
         """Members that were skipped, by reason, since the start."""
         return self._tree.bad_members
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        """The reason by the path, of all members that are skipped now."""
+        return self._tree.bad
 
     @property
     def bad_names(self) -> int:

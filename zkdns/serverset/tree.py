@@ -101,6 +101,8 @@ class Tree:
         self.is_chrooted = False
         self.bad_members: Counter[str] = Counter()
         """Members that were skipped, by reason, since the start."""
+        self.bad: dict[str, str] = {}
+        """The reason by the path, of all members that are skipped now."""
         self.bad_names = 0
         """Sets that DNS cannot name, since the start."""
         self._namespace = namespace
@@ -186,6 +188,7 @@ class Tree:
             if isinstance(lost, SetNode):
                 self._pending.pop(lost, None)
                 self._dropped.append(lost.path)
+                self._clear(lost)
             if lost is not self.root:
                 lost.is_gone = True
         if node.parent is not None:
@@ -205,9 +208,8 @@ class Tree:
         if czxid != node.czxid:  # another znode than before: equal names mean nothing
             node.czxid = czxid
             node.is_published = False
-            node.members.clear()
-            node.vectors.clear()
             node.reading.clear()
+            self._clear(node)
             self._pending.pop(node, None)
         present = {name for name in names if name.startswith(FOLLOWED)}
         node.reading &= present
@@ -223,12 +225,21 @@ class Tree:
         self._pending_of(node)
         return unread, surprises
 
+    def _clear(self, node: SetNode) -> None:
+        """Forget what is known of a set's members."""
+        for name, known in (*node.members.items(), *node.vectors.items()):
+            if known is None:
+                del self.bad[f"{node.path}/{name}"]
+        node.members.clear()
+        node.vectors.clear()
+
     def remove(self, node: SetNode, name: str) -> None:
         """A member or a vector is gone."""
         node.reading.discard(name)
         if name in node.unreadable:
             node.unreadable -= {name}
         pending = self._pending_of(node)
+        self.bad.pop(f"{node.path}/{name}", None)
         if node.vectors.pop(name, None) is not None:
             pending.is_reweighed = True
         pending.added.pop(name, None)
@@ -238,6 +249,8 @@ class Tree:
     def learn(self, node: SetNode, name: str, data: bytes) -> None:
         """The data of a member or a vector."""
         node.reading.discard(name)
+        if self.bad:
+            self.bad.pop(f"{node.path}/{name}", None)
         try:
             if name.startswith(MEMBER_PREFIX):
                 self._joined(node, decode_member(name, data))
@@ -247,6 +260,7 @@ class Tree:
         except BadMemberError as error:
             self.remove(node, name)
             (node.members if name.startswith(MEMBER_PREFIX) else node.vectors)[name] = None
+            self.bad[f"{node.path}/{name}"] = error.reason
             self.bad_members[error.reason] += 1
             log.warning("member skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
 

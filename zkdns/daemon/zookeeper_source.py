@@ -1,0 +1,174 @@
+"""ZooKeeper as a source of the table's contents: one session, and one tree, for each namespace.
+
+A kazoo client may end for good (it was refused, or it met what it does not understand); then another one takes
+its place, and what is known stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
+
+import structlog
+
+from zkdns.config import Config
+from zkdns.errors import ConfigError
+from zkdns.namespace import Namespace
+from zkdns.observe.figures import WatcherFigures
+from zkdns.serverset.access import access_of
+from zkdns.serverset.changes import Change, SetDropped
+from zkdns.serverset.client import make_client
+from zkdns.serverset.kazoo_private import has_ended
+from zkdns.serverset.sync import SyncState, TreeSync
+
+if TYPE_CHECKING:
+    from kazoo.client import KazooClient
+
+log = structlog.get_logger("zkdns.watcher")
+
+_UNREACHABLE_SECONDS = 3.0  # before this a connection that is not there yet is not worth a line
+_STOP_SECONDS = 2.0
+_LOOK_SECONDS = 2.0
+"""How often a client is looked at, whether it has ended; an ended one is replaced then."""
+
+_WORST_FIRST = (SyncState.READING, SyncState.AWAY, SyncState.READ_ONLY, SyncState.LIVE)
+
+
+class ZooKeeperSource:
+    """All sets of one namespace.
+
+    Args:
+        config: where ZooKeeper is, and how it is accessed.
+        namespace: where the sets lie.
+        publish: called in the event loop with changes, in order.
+        on_health: called in the event loop with whether all has been read, and whether it may be out of date.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        namespace: Namespace,
+        publish: Callable[[list[Change]], None],
+        on_health: Callable[[bool, bool], None],
+    ) -> None:
+        self._config = config
+        self._namespace = namespace
+        self._publish = publish
+        self._on_health = on_health
+        self._begun = time.monotonic()
+        self._restored: set[str] = set()
+        self._is_stopping = False
+        self._complaint = ""
+        self._client = self._make_client()
+        self.sync = TreeSync(
+            self._client, namespace, publish, self._state_changed, recursive=config.watches == "auto"
+        )
+        """What follows the tree, with its state and its counters."""
+
+    def restore(self, origins: Iterable[str]) -> None:
+        """Begin with these sets of a snapshot, until ZooKeeper says otherwise."""
+        self._restored = {origin for origin in origins if self._namespace.holds(origin)}
+        self._on_health(True, True)
+
+    def start(self) -> None:
+        """Connect, and never give up."""
+        self._client.start_async()
+        loop = asyncio.get_running_loop()
+        loop.call_later(_UNREACHABLE_SECONDS, self._tell_unreachable)
+        loop.call_later(_LOOK_SECONDS, self._look)
+
+    async def stop(self) -> None:
+        """Close the session, if that goes quickly; else it ends by itself in its time."""
+        self._is_stopping = True
+        stopped = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
+                self._client.stop()
+            with contextlib.suppress(RuntimeError):  # nobody waits any more
+                loop.call_soon_threadsafe(stopped.set)
+
+        threading.Thread(target=work, name="zookeeper stop", daemon=True).start()
+        await asyncio.wait([asyncio.ensure_future(stopped.wait())], timeout=_STOP_SECONDS)
+
+    def _make_client(self) -> KazooClient:
+        config = self._config
+        return make_client(
+            str(config.zookeeper),
+            session_timeout=config.session_timeout,
+            access=access_of(config),
+            read_only=True,
+        )
+
+    def _tell_unreachable(self) -> None:
+        if self.sync.state is SyncState.READING and not self._client.connected:
+            log.warning(
+                "zookeeper cannot be reached; trying again until it can", hosts=self._config.zookeeper
+            )
+
+    def _look(self) -> None:
+        """Put another client in the place of one that has ended."""
+        if self._is_stopping:
+            return
+        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        if not has_ended(self._client):
+            return
+        try:
+            client = self._make_client()
+        except ConfigError as error:  # a file of credentials that is being changed
+            self._complain(str(error))
+            return
+        self._complain("the client has ended; another takes its place")
+        self._client = client
+        self.sync.attach(client)
+        client.start_async()
+
+    def _complain(self, reason: str) -> None:
+        if reason != self._complaint:
+            log.warning("zookeeper is not followed", hosts=self._config.zookeeper, reason=reason)
+        self._complaint = reason
+
+    def _state_changed(self, state: SyncState) -> None:
+        if self._is_stopping:
+            return
+        if state in (SyncState.LIVE, SyncState.READ_ONLY):
+            self._read(state)
+        elif state is SyncState.AWAY:
+            self._begun = time.monotonic()
+            log.warning("zookeeper is out of reach; answers stay as they are", hosts=self._config.zookeeper)
+        self._on_health(state is not SyncState.READING, state is not SyncState.LIVE)
+
+    def _read(self, state: SyncState) -> None:
+        """Everything has been read: what only the snapshot knew is no more."""
+        self._complaint = ""
+        origins = self.sync.origins
+        gone, self._restored = self._restored - origins, set()
+        self._publish([SetDropped(origin) for origin in sorted(gone)])
+        log.info(
+            "zookeeper has been read",
+            hosts=self._config.zookeeper,
+            namespace=self._namespace.template,
+            services=len(origins),
+            seconds=round(time.monotonic() - self._begun, 3),
+            state=state.value,
+        )
+
+
+def figures_of(sources: list[ZooKeeperSource]) -> WatcherFigures:
+    """What is counted of all namespaces together; the worst state is that of all."""
+    if not sources:
+        return WatcherFigures()
+    syncs = [source.sync for source in sources]
+    reasons = {reason for sync in syncs for reason in sync.bad_members}
+    return WatcherFigures(
+        state=min((sync.state for sync in syncs), key=_WORST_FIRST.index).value,
+        bad=sum(len(sync.bad) for sync in syncs),
+        bad_members={reason: sum(sync.bad_members[reason] for sync in syncs) for reason in sorted(reasons)},
+        bad_names=sum(sync.bad_names for sync in syncs),
+        repairs=sum(sync.repairs for sync in syncs),
+    )
