@@ -27,6 +27,7 @@ NO_SERVICE = "is not a service's name; write {service}.{environment}, without th
 
 FULL = """
 zookeeper = "zk1, zk2:2182,[::1]/twitter"
+session_timeout = 4
 fixed = "fixed.toml"
 listen = ["127.0.0.1", "[::1]:5353", "0.0.0.0:0"]
 zone = "Service.Example."
@@ -135,6 +136,7 @@ def test_the_control_socket_lies_where_such_files_are_kept(
 def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
     assert load(FULL) == Config(
         zookeeper="zk1:2181,zk2:2182,[::1]:2181/twitter",
+        session_timeout=4,
         fixed=str(tmp_path / "fixed.toml"),
         demo=False,
         listen=(HostPort("127.0.0.1", 53), HostPort("::1", 5353), HostPort("0.0.0.0", 0)),

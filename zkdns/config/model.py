@@ -58,6 +58,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Path of its private key; None: in the certificate's file."""
     zookeeper_any_host: bool = False
     """Whether a server's certificate may be for another host name than the one that was connected to."""
+    session_timeout: int = 10
+    """Seconds that a ZooKeeper may be silent before it counts as lost; the server may grant another time."""
     fixed: str | None = None
     """Path of a file of services that need no ZooKeeper."""
     demo: bool = False

@@ -44,6 +44,7 @@ MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; who wants more wants any
 MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
 MAX_WORKERS = 256
 MAX_LIMBO = 86_400  # a day: after that a failure of ZooKeeper is no news any more
+MAX_SESSION_TIMEOUT = 600  # ensembles grant 40 s unless told otherwise (maxSessionTimeout)
 
 STATUSES = (
     "DEAD",
@@ -149,6 +150,12 @@ SETTINGS = (
     Setting("zookeeper_certificate", path, "FILE", "The certificate to show ZooKeeper, in PEM."),
     Setting("zookeeper_key", path, "FILE", "Its private key, unless it is in that file."),
     Setting("zookeeper_any_host", switch, "BOOL", "Take a server's certificate for any host name."),
+    Setting(
+        "session_timeout",
+        whole(1, MAX_SESSION_TIMEOUT),
+        "SECONDS",
+        f"When a silent ZooKeeper counts as lost, 1 to {MAX_SESSION_TIMEOUT}.",
+    ),
     Setting("fixed", path, "FILE", "A file of services that need no ZooKeeper."),
     Setting("demo", switch, "BOOL", "Serve the embedded example, and nothing else."),
     Setting(
