@@ -136,7 +136,7 @@ def test_mistakes_are_told_at_once_with_status_2() -> None:
 
 # -- a snapshot by itself -----------------------------------------------------------------------------------
 
-NAMESPACES = ("/discovery/{environment}/{service}",)
+NAMESPACES = ("/discovery/{environment}/{service} in the zone discovery",)
 
 
 def snapshot(path: Path, **others: Any) -> Path:

@@ -20,7 +20,7 @@ from zkdns.snapshot import Header, Snapshot, SnapshotError, expected_by, read_sn
 from zkdns.table import Table
 
 WEB = put("web", member(1), member(2, "web.example"))
-NAMESPACES = ("/discovery/{environment}/{service}",)
+NAMESPACES = ("/discovery/{environment}/{service} in the zone discovery",)
 
 
 @pytest.fixture(autouse=True)

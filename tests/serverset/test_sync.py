@@ -142,7 +142,9 @@ def test_templates_lead_to_sets(  # noqa: PLR0917 - pytest passes all by name
         assert [(path, *hosts.values()) for path, hosts in tree.contents.items()] == [
             (f"{zk_root}/{followed}", "10.0.0.2:80")
         ]
-        assert tree.read(lambda: [b".".join(key).decode() for key in tree.table.services]) == [name]
+        assert tree.read(lambda: [b".".join(key).decode() for key in tree.table.services]) == [
+            f"{name}.discovery"
+        ]
         zk.delete(f"{zk_root}/{followed.partition('/')[0]}", recursive=True)
         eventually(lambda: tree.contents == {})
 

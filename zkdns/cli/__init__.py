@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 import zkdns
-from zkdns.cli.accept import accept
-from zkdns.cli.check import check
-from zkdns.cli.lookup import lookup
-from zkdns.cli.register import register
-from zkdns.cli.serve import serve
-from zkdns.cli.services import services
-from zkdns.cli.watch import watch
+
+# In the order of the help. Each is imported when it is used: a server that starts needs no other command's
+# libraries, which take longer to load than it takes to be ready.
+_COMMANDS = ("serve", "check", "lookup", "register", "watch", "services", "accept")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Commands(click.Group):
+    """The commands by their modules' names."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        """All names."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
+        """The command of a name, which its module calls the same; None: there is none."""
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        assert isinstance(command, click.Command)  # noqa: S101 - what such a module holds
+        return command
+
+
+@click.group(
+    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(zkdns.__version__, prog_name="zkdns")
 def main() -> None:
     """DNS for the services that ZooKeeper server sets know."""
-
-
-main.add_command(serve)
-main.add_command(check)
-main.add_command(lookup)
-main.add_command(register)
-main.add_command(watch)
-main.add_command(services)
-main.add_command(accept)

@@ -8,8 +8,14 @@ import sys
 import click
 import msgspec
 
-from zkdns.cli.lookup import NO_ANSWER, NOT_FOUND
-from zkdns.cli.options import MISTAKEN, config_option, exit_mistaken, load_or_exit
+from zkdns.cli.options import (
+    MISTAKEN,
+    NO_ANSWER,
+    NOT_FOUND,
+    config_option,
+    exit_mistaken,
+    load_or_exit,
+)
 from zkdns.daemon.control import Accept, ControlError, LetGo, Refused, command
 
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.text import Text
 
 from zkdns.address import HostPort, parse_host_port
-from zkdns.cli.options import MISTAKEN, askable, config_option, load_or_exit
+from zkdns.cli.options import MISTAKEN, NO_ANSWER, NOT_FOUND, askable, config_option, load_or_exit
 from zkdns.dns.wire import Ede
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import parse_name, to_text
@@ -26,11 +26,6 @@ _UDP_SIZE = 1232
 _EDE_OPTION = 15
 _LARGEST = 65535
 _LONGEST_WAIT = 3600.0
-
-NOT_FOUND = 1
-"""The exit status where the server answered, and there are no such records."""
-NO_ANSWER = 3
-"""The exit status where the server did not answer."""
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -24,6 +24,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 FAILED = 1
 """The exit status where ZooKeeper cannot be reached, or refuses."""
+NOT_FOUND = 1
+"""The exit status where the server answered, and there is nothing of what was asked for."""
+NO_ANSWER = 3
+"""The exit status where the server did not answer."""
 MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
 

@@ -1,6 +1,6 @@
 """ZooKeeper as a source of the table's contents: one session, and one tree, for each namespace.
 
-A kazoo client may end for good (it was refused, or it met what it does not understand); then another one takes
+A kazoo client may end for good (it was refused, or met what it does not understand); then another one takes
 its place, and what is known stays.
 """
 
@@ -11,7 +11,6 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,12 +20,9 @@ from zkdns.namespace import Namespace
 from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.access import access_of
 from zkdns.serverset.changes import Change, SetDropped
-from zkdns.serverset.client import make_client
+from zkdns.serverset.client import Client, make_client
 from zkdns.serverset.kazoo_private import has_ended
 from zkdns.serverset.sync import SyncState, TreeSync
-
-if TYPE_CHECKING:
-    from kazoo.client import KazooClient
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -96,7 +92,7 @@ class ZooKeeperSource:
         threading.Thread(target=work, name="zookeeper stop", daemon=True).start()
         await asyncio.wait([asyncio.ensure_future(stopped.wait())], timeout=_STOP_SECONDS)
 
-    def _make_client(self) -> KazooClient:
+    def _make_client(self) -> Client:
         config = self._config
         return make_client(
             str(config.zookeeper),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from typing import Any
+from typing import Any, TypeAlias
 
 from kazoo.client import KazooClient
 from kazoo.handlers.threading import SequentialThreadingHandler
@@ -23,6 +23,9 @@ SESSION_TIMEOUT = 10.0
 # A pause is up to 1.4 times as long as its nominal value (kazoo's jitter): 3.5 s keeps it below 5 s.
 # It is about a third of the session's time at most: else a few failed tries in a row would cost the session.
 _LONGEST_PAUSE = 3.5
+
+Client: TypeAlias = KazooClient
+"""What `make_client` makes, for those who only pass it on."""
 
 _FIRST_PATIENCE = 1.0  # seconds; a server that is well answers within milliseconds
 
