@@ -24,6 +24,7 @@ _RUN_PROCESSES = (
     "cli",
     "daemon/test_processes.py",
     "daemon/test_unreachable.py",
+    "faults",
     "scenarios",
     "test_readme.py",
 )

@@ -1,6 +1,7 @@
 """A TCP proxy before a ZooKeeper server that loses replies, stalls and resets, as networks do.
 
-It reads ZooKeeper's frames (length, xid, type), so that a fault can hit one request and not just any byte.
+It also answers as servers do that are old or confused. It reads ZooKeeper's frames (length, xid, type), so
+that a fault can hit one request and not just any byte.
 """
 
 import asyncio
@@ -11,7 +12,8 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
-CREATE, DELETE = 1, 2  # types of requests, from zookeeper.jute
+CREATE, DELETE, LIST, MULTI_READ, ADD_WATCH = 1, 2, 12, 22, 106  # types of requests, from zookeeper.jute
+UNIMPLEMENTED = -6  # an error, from there too
 _LIMIT = 10.0
 
 
@@ -23,10 +25,16 @@ class FaultProxy:
 
     def __init__(self, port: int) -> None:
         self.lost_replies = 0
+        self.garbled_replies = 0
+        self.refused: frozenset[int] = frozenset()
+        """Types of requests that are unknown: it says so and hangs up, as servers before 3.6 do."""
+        self.sessions: list[tuple[int, bytes]] = []
+        """Number and password of every session that was begun or resumed, in their order."""
         self._upstream = port
         self._connections: set[_Connection] = set()
         self._is_down = False
         self._doomed: int | None = None
+        self._garbled: dict[int, int] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
         self._socket = socket.create_server(("127.0.0.1", 0))
@@ -51,6 +59,10 @@ class FaultProxy:
     def lose_reply_of(self, request: int) -> None:
         """The server does the next request of this type; instead of its reply the connection is reset."""
         self._do(lambda: setattr(self, "_doomed", request))
+
+    def garble_reply_of(self, request: int, error: int) -> None:
+        """The server does the next request of this type; its reply is this error, be there one or not."""
+        self._do(lambda: self._garbled.update({request: error}))
 
     def stall(self) -> None:
         """Pass nothing on, and keep all connections open."""
@@ -139,17 +151,18 @@ class FaultProxy:
         self,
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
-        may_pass: Callable[[bytes, "FaultProxy"], bool],
+        may_pass: Callable[[bytes, "FaultProxy"], bytes | None],
         proxy: "FaultProxy",
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
             while True:
-                length = await source.readexactly(4)
-                frame = await source.readexactly(struct.unpack(">i", length)[0])
+                (length,) = struct.unpack(">i", await source.readexactly(4))
+                frame = await source.readexactly(length)
                 await self._flows.wait()
-                if not may_pass(frame, proxy):
+                passed = may_pass(frame, proxy)
+                if passed is None:
                     return
-                target.write(length + frame)
+                target.write(struct.pack(">i", len(passed)) + passed)
                 await target.drain()
 
     def take_doomed(self, request: int) -> bool:
@@ -158,6 +171,10 @@ class FaultProxy:
             return False
         self._doomed = None
         return True
+
+    def take_garbled(self, request: int) -> int | None:
+        """The error that is the reply to this request, of which there is another; once."""
+        return self._garbled.pop(request, None)
 
 
 class _Connection:
@@ -168,23 +185,48 @@ class _Connection:
         self._has_connected = False  # the first frame each way has no xid
         self._is_accepted = False
         self._doomed_xid: int | None = None
+        self._garbled: dict[int, int] = {}
+        self._hangs_up = False
 
-    def sees_request(self, frame: bytes, proxy: FaultProxy) -> bool:
+    def sees_request(self, frame: bytes, proxy: FaultProxy) -> bytes | None:
+        """What to pass on of a request; None: nothing, and the connection ends."""
         if self._has_connected:
             xid, request = struct.unpack_from(">ii", frame)
+            if request in proxy.refused:
+                self._hangs_up = True
+                self.writers[0].write(struct.pack(">iiqi", 16, xid, 0, UNIMPLEMENTED))
+                return None
             if proxy.take_doomed(request):
                 self._doomed_xid = xid
+            if (error := proxy.take_garbled(request)) is not None:
+                self._garbled[xid] = error
         self._has_connected = True
-        return True
+        return frame
 
-    def sees_reply(self, frame: bytes, proxy: FaultProxy) -> bool:
-        if self._is_accepted and struct.unpack_from(">i", frame)[0] == self._doomed_xid:
+    def sees_reply(self, frame: bytes, proxy: FaultProxy) -> bytes | None:
+        """What to pass on of a reply; None: nothing, and the connection ends."""
+        if not self._is_accepted:
+            self._is_accepted = True
+            timeout, session, size = struct.unpack_from(">4xiqi", frame)
+            if timeout:  # else there is no such session
+                proxy.sessions.append((session, frame[20 : 20 + size]))
+            return frame
+        xid, zxid = struct.unpack_from(">iq", frame)
+        if xid == self._doomed_xid:
             proxy.lost_replies += 1
-            return False
-        self._is_accepted = True
-        return True
+            return None
+        if xid in self._garbled:
+            proxy.garbled_replies += 1
+            return struct.pack(">iqi", xid, zxid, self._garbled.pop(xid))
+        return frame
 
     def reset(self) -> None:
+        """End it at once; where the server has hung up by itself, when the client has been told."""
+        if self._hangs_up:
+            self._hangs_up = False
+            for writer in self.writers:
+                writer.close()
+            return
         for writer in self.writers:
             peer = writer.get_extra_info("socket")
             if peer is not None and not writer.is_closing():
