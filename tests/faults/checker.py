@@ -98,18 +98,18 @@ class _Checker:
             return  # who asks again over TCP is told the rest
         own = self._of(answer.service)
         missing = [
-            entry
-            for entry in own
-            if entry not in entries
-            and (entry.is_throughout(begin, answer.received) or (entry.is_held and entry.certain < begin))
+            entry for entry in own if entry not in entries and entry.is_throughout(begin, answer.received)
         ]
-        if not told and (missing or self._history.had_members(answer.service, begin, answer.received)):
+        is_held = any(entry.is_held for entry in own)
+        if not told and self._history.had_members(answer.service, begin, answer.received):
             yield "empty, and it had members"
+        elif not told and is_held:
+            yield "empty, and its members are held"
         elif missing:
             yield f"{', '.join(entry.address for entry in missing)} is missing"
         lives = self._history.services.get(answer.service, [])
         exists = any(life.may_be_in(begin, answer.received) for life in lives)
-        if not exists and not any(entry.is_held for entry in own):
+        if not exists and not is_held:
             yield "NOERROR of a service that does not exist"
 
     def _of(self, service: str) -> list[Entry]:

@@ -40,7 +40,7 @@ def own_network() -> Iterator[None]:
         try:
             try:
                 subprocess.run(["ip", "link", "set", "lo", "up"], check=True, capture_output=True)
-                _nft("table inet probe { chain input { type filter hook input priority 0; } }\n")
+                _nft("add table inet probe\n")
             except subprocess.CalledProcessError as error:
                 pytest.skip(f"nft does not work here: {error.stderr!r}")
             yield
@@ -54,7 +54,7 @@ def own_network() -> Iterator[None]:
 def rule(port: int, words: str) -> Iterator[None]:
     """This becomes of what goes over the server's way to ZooKeeper, `words` saying which direction."""
     line = words.format(way=_SERVERS_WAY, port=port)
-    _nft(f"table inet fault {{ chain input {{ type filter hook input priority 0; {line} }} }}\n")
+    _nft(f"table inet fault {{ chain input {{ type filter hook input priority 0\n{line}\n}}\n}}\n")
     try:
         yield
     finally:
@@ -64,7 +64,7 @@ def rule(port: int, words: str) -> Iterator[None]:
 @pytest.mark.parametrize(
     "words",
     [
-        "ip daddr {way} tcp dport {port} drop; ip saddr {way} tcp sport {port} drop",
+        "ip daddr {way} tcp dport {port} drop\nip saddr {way} tcp sport {port} drop",
         "ip saddr {way} tcp sport {port} drop",
         "ip daddr {way} tcp dport {port} reject with tcp reset",
     ],

@@ -23,19 +23,20 @@ pytestmark = pytest.mark.zookeeper
 
 def kill(scene: Scene, role: str, pid: int | None = None) -> float:
     """Kill the process of a role, and see it replaced; when it was killed."""
-    victim = pid or scene.server.pid_of(role)
+    victim, before = pid or scene.server.pid_of(role), started(scene.server, role)
     killed = time.monotonic()
     if role == "answerer":
         # What it had read it cannot answer; what it had not waits for its successor.
         scene.history.excused.append((killed - 0.1, killed))
     os.kill(victim, signal.SIGKILL)
     scene.ended += 1
-    eventually(lambda: scene.server.pid_of(role) != victim)
+    eventually(lambda: len(started(scene.server, role)) > len(before))
     return killed
 
 
-def answerers(server: ZkdnsServer) -> list[int]:
-    return [entry["pid"] for entry in server.events("process started") if entry["role"] == "answerer"]
+def started(server: ZkdnsServer, role: str) -> list[int]:
+    """All that ever had this role, in their order."""
+    return [entry["pid"] for entry in server.events("process started") if entry["role"] == role]
 
 
 def test_the_watcher(reach: Any, proxy: FaultProxy) -> None:
@@ -85,7 +86,7 @@ def test_one_of_two_answerers(faulty: ZooKeeperServer, reach: Any) -> None:
 
     def find_spared(server: ZkdnsServer, asker: Asker) -> None:
         """Which of the asker's sockets the kernel leads to the second worker: not those of the first."""
-        first, _ = answerers(server)
+        first, _ = started(server, "answerer")
         os.kill(first, signal.SIGSTOP)
         eventually(lambda: _state(first) == "T")
         spared.update(asker.sockets_answered())
@@ -93,7 +94,7 @@ def test_one_of_two_answerers(faulty: ZooKeeperServer, reach: Any) -> None:
         asker.drain()
 
     with playing(faulty.address, reach, workers=2, before=find_spared) as scene:
-        first, second = answerers(scene.server)
+        first, second = started(scene.server, "answerer")
         killed = kill(scene, "answerer", first)
         assert scene.server.pid_of("answerer") not in {first, second}
         eventually(lambda: len(scene.server.events("process ended; starting another")) == 1)

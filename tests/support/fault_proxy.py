@@ -64,6 +64,15 @@ class FaultProxy:
         """The server does the next request of this type; its reply is this error, be there one or not."""
         self._do(lambda: self._garbled.update({request: error}))
 
+    def send_reply(self, xid: int, error: int) -> None:
+        """Send a reply to each client that has asked for none such."""
+
+        def tell() -> None:
+            for connection in self._connections:
+                connection.tell(xid, error)
+
+        self._do(tell)
+
     def stall(self) -> None:
         """Pass nothing on, and keep all connections open."""
         self._do(self._flows.clear)
@@ -194,7 +203,7 @@ class _Connection:
             xid, request = struct.unpack_from(">ii", frame)
             if request in proxy.refused:
                 self._hangs_up = True
-                self.writers[0].write(struct.pack(">iiqi", 16, xid, 0, UNIMPLEMENTED))
+                self.tell(xid, UNIMPLEMENTED)
                 return None
             if proxy.take_doomed(request):
                 self._doomed_xid = xid
@@ -219,6 +228,10 @@ class _Connection:
             proxy.garbled_replies += 1
             return struct.pack(">iqi", xid, zxid, self._garbled.pop(xid))
         return frame
+
+    def tell(self, xid: int, error: int) -> None:
+        """Reply to the client."""
+        self.writers[0].write(struct.pack(">iiqi", 16, xid, 0, error))
 
     def reset(self) -> None:
         """End it at once; where the server has hung up by itself, when the client has been told."""
