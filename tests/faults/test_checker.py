@@ -100,7 +100,7 @@ WRONG = [
     ("10.0.0.2 is missing", history(entry(1), entry(2)), answer(1, qtype="SRV")),
     ("empty, and it had members", history(entry(1)), answer()),
     ("empty, and it had members", history(entry(1, gone=JUST_NOW), entry(2, NOW - 2 * LAG)), answer()),
-    ("empty, and it had members", disturbed(history(entry(1))), answer(stale=True)),
+    ("empty, and it had members", disturbed(history(entry(1)), NOW - LAG), answer(stale=True)),
     # At no moment without one, though none stayed.
     (
         "empty, and it had members",
@@ -109,7 +109,7 @@ WRONG = [
     ),
     ("its members are held", history(entry(1, gone=LONG_AGO, is_held=True)), answer()),
     ("NXDOMAIN of a service that exists", history(entry(1)), answer(rcode="NXDOMAIN")),
-    ("NXDOMAIN of a service that exists", disturbed(history()), answer(rcode="NXDOMAIN")),
+    ("NXDOMAIN of a service that exists", disturbed(history(), NOW - LAG), answer(rcode="NXDOMAIN")),
     (
         "NXDOMAIN of a service whose members are held",
         history(entry(1, gone=LONG_AGO, is_held=True), exists=(LONG_AGO, NOW - 2 * LAG)),
