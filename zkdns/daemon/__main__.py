@@ -1,4 +1,7 @@
-"""The entry of child processes: `python -m zkdns.daemon ROLE FD`, called by the supervisor alone."""
+"""The entry of child processes: `python -m zkdns.daemon ROLE FD`, called by the supervisor alone.
+
+Each role's modules are its own: an answerer that replaces a lost one is back the sooner without kazoo.
+"""
 
 import sys
 
@@ -6,8 +9,13 @@ import sys
 # the time that all imports take, at each start of a process that others wait for.
 sys.modules["rich"] = None  # type: ignore[assignment]
 
-from zkdns.daemon.answerer import answer  # noqa: E402
 from zkdns.daemon.child import main  # noqa: E402
-from zkdns.daemon.watcher import watch  # noqa: E402
 
-main({"watcher": watch, "answerer": answer})
+if sys.argv[1] == "watcher":
+    from zkdns.daemon.watcher import watch
+
+    main({"watcher": watch})
+else:
+    from zkdns.daemon.answerer import answer
+
+    main({"answerer": answer})
