@@ -35,26 +35,38 @@ class Scene:
         server: that is under test.
         zk: a client that reaches ZooKeeper whatever is done to the server's own way there.
         history: what was made true.
+        services: those that are asked for.
         ended: how many of the server's processes have been killed.
     """
 
-    def __init__(self, server: ZkdnsServer, zk: Any, history: History, asker: Asker) -> None:
+    def __init__(
+        self, server: ZkdnsServer, zk: Any, history: History, asker: Asker, services: Sequence[str]
+    ) -> None:
         self.server = server
         self.zk = zk
         self.history = history
         self.asker = asker
+        self.services = services
         self.ended = 0
 
     # -- faults --------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def fault(self) -> Iterator[Disturbance]:
-        """A fault, which is over at the block's end; in time the answers are as they should be again."""
+    def fault(self, *, rereads: bool = False) -> Iterator[Disturbance]:
+        """A fault, which is over at the block's end; in time the answers are as they should be again.
+
+        Args:
+            rereads: whether the server reads ZooKeeper again, which may not have begun at the block's end.
+        """
+        read = self._readings()
         disturbance = Disturbance(time.monotonic())
         self.history.disturbances.append(disturbance)
         yield disturbance
-        disturbance.repaired = min(disturbance.repaired, time.monotonic())
-        self.converges(BACK)
+        over = time.monotonic()
+        disturbance.repaired = min(disturbance.repaired, over)
+        if rereads:
+            eventually(lambda: self._readings() > read, BACK)
+        self.converges(over + BACK - time.monotonic())
         disturbance.end = time.monotonic()
 
     def wait_stale(self, disturbance: Disturbance) -> None:
@@ -73,21 +85,27 @@ class Scene:
         response = self.server.query(f"{service}.staging.discovery", tcp=True)
         return [str(record) for rrset in response.answer for record in rrset]
 
+    def is_answered(self, service: str) -> bool:
+        """Whether all who are there are answered, and beside them none but those who are held."""
+        told, present = set(self.addresses(service)), self.history.present(service)
+        held = self.history.held(service)
+        return present <= told <= present | held and bool(told or not held)
+
     def converges(self, within: float) -> None:
         """Within this time the answers are what ZooKeeper holds, and none says to be stale."""
-        for service in self.history.services:
+        for service in self.services:
             begun = time.monotonic()
-            eventually(partial(self._is_answered, service), within)
+            eventually(partial(self.is_answered, service), within)
             within -= time.monotonic() - begun
         eventually(lambda: not self._is_stale(), within)
 
     def changes_flow(self) -> Entry:
         """One member comes and another goes, as on any day."""
-        service = next(iter(self.history.services))
+        service = self.services[0]
         came = self.history.register(self.zk, service)
         went = self.history.members(service)[0]
         self.history.delete(self.zk, went)
-        eventually(partial(self._is_answered, service))
+        eventually(partial(self.is_answered, service))
         return came
 
     def goes_on(self, answers: int = 60) -> None:
@@ -95,14 +113,11 @@ class Scene:
         count = len(self.asker.answers)
         eventually(lambda: len(self.asker.answers) >= count + answers)
 
-    def _is_answered(self, service: str) -> bool:
-        """Whether all who are there are answered, and beside them none but those who are held."""
-        told, present = set(self.addresses(service)), self.history.present(service)
-        held = self.history.held(service)
-        return present <= told <= present | held and bool(told or not held)
+    def _readings(self) -> int:
+        return len(self.server.events("zookeeper has been read"))
 
     def _is_stale(self) -> bool:
-        name = f"{next(iter(self.history.services))}.staging.discovery"
+        name = f"{self.services[0]}.staging.discovery"
         return is_told_stale(self.server.query(name, use_edns=0))
 
     # -- the end -------------------------------------------------------------------------------------------
@@ -171,7 +186,7 @@ def playing(
         asker = Asker(server.addresses[0], services, tcp_rate=tcp_rate)
         before(server, asker)
         with asker:
-            scene = Scene(server, zk, history, asker)
+            scene = Scene(server, zk, history, asker, services)
             scene.converges(_PATIENCE)
             scene.goes_on()
             yield scene

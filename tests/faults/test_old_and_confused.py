@@ -20,7 +20,7 @@ _UNKNOWN = -127  # no error of ZooKeeper's
 def test_the_one_shot_way_is_taken_by_itself_and_said(reach: Any, proxy: FaultProxy) -> None:
     with playing(proxy.address, reach) as scene:
         scene.changes_flow()
-        with scene.fault():
+        with scene.fault(rereads=True):
             proxy.reset()
         scene.changes_flow()
         assert [entry["by"] for entry in scene.server.events("following zookeeper")] == ["one-shot watches"]

@@ -41,7 +41,7 @@ def started(server: ZkdnsServer, role: str) -> list[int]:
 
 def test_the_watcher(reach: Any, proxy: FaultProxy) -> None:
     with playing(proxy.address, reach) as scene:
-        with scene.fault():
+        with scene.fault(rereads=True):
             kill(scene, "watcher")
             scene.history.delete(reach, scene.history.members("web")[0])
             scene.history.register(reach, "web")

@@ -20,9 +20,10 @@ log = Log("zkdns.zookeeper")
 SESSION_TIMEOUT = 10.0
 """Seconds; Finagle's. Shorter ones turn a long garbage collection of a server into a reload."""
 
-# A pause is up to 1.4 times as long as its nominal value (kazoo's jitter): 3.5 s keeps it below 5 s.
-# It is about a third of the session's time at most: else a few failed tries in a row would cost the session.
-_LONGEST_PAUSE = 3.5
+# A pause is up to 1.4 times as long as its nominal value (kazoo's jitter): 0.7 s keeps it below 1 s, so
+# that a server is found soon after it is back. A try costs next to nothing. It is about a third of the
+# session's time at most: else a few failed tries in a row would cost the session.
+_LONGEST_PAUSE = 0.7
 
 Client: TypeAlias = KazooClient
 """What `make_client` makes, for those who only pass it on."""
@@ -39,7 +40,7 @@ def make_client(
 ) -> KazooClient:
     """A client that is not started yet.
 
-    It tries to connect for ever, at most 5 s apart (kazoo's own default grows to an hour), and gives up a
+    It tries to connect for ever, at most 1 s apart (kazoo's own default grows to an hour), and gives up a
     server that does not answer after 1 s, after 2 s the next time, and so on up to kazoo's own limit. Only
     where SASL fails does it end for good (`LOST`), as kazoo's clients do; it takes another one to try again.
 
