@@ -13,7 +13,8 @@ from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.zookeeper
 
-_UNKNOWN = -127  # no error of ZooKeeper's
+_THROTTLED = -127  # ThrottledOp: not now
+_UNKNOWN = -999  # no error of ZooKeeper's
 
 
 @pytest.mark.parametrize("proxy", [ONE_SHOT], indirect=True)
@@ -37,15 +38,16 @@ def test_the_recursive_way_is_taken_where_it_can_be(reach: Any, proxy: FaultProx
         assert [entry["by"] for entry in scene.server.events("following zookeeper")] == ["a recursive watch"]
 
 
+@pytest.mark.parametrize("error", [_THROTTLED, _UNKNOWN], ids=["throttled", "unknown"])
 @pytest.mark.parametrize(
     ("proxy", "request_type"), [(RECURSIVE, MULTI_READ), (ONE_SHOT, LIST)], indirect=["proxy"]
 )
-def test_an_error_that_nobody_knows_costs_a_connection_at_most(
-    reach: Any, proxy: FaultProxy, request_type: int
+def test_an_unexpected_error_costs_a_connection_at_most(
+    reach: Any, proxy: FaultProxy, request_type: int, error: int
 ) -> None:
     with playing(proxy.address, reach) as scene:
         with scene.fault():
-            proxy.garble_reply_of(request_type, _UNKNOWN)
+            proxy.garble_reply_of(request_type, error)
             scene.history.register(reach, "web")
             eventually(lambda: proxy.garbled_replies)
         scene.changes_flow()

@@ -94,11 +94,15 @@ def test_the_base_path_is_deleted_and_made_again(reach: Any, proxy: FaultProxy) 
 
 def test_members_are_replaced_one_by_one_and_never_missed(reach: Any, proxy: FaultProxy) -> None:
     with playing(proxy.address, reach) as scene:
-        for _ in range(30):
+        history = scene.history
+        for service in SERVICES:
+            for entry in history.members(service)[1:]:
+                history.delete(reach, entry)
+        for _ in range(100):
             for service in SERVICES:
-                oldest = scene.history.members(service)[0]
-                scene.history.register(reach, service)
-                scene.history.delete(reach, oldest)
+                (only,) = history.members(service)
+                history.register(reach, service)
+                history.delete(reach, only)
         scene.converges(BACK)
 
 

@@ -239,6 +239,8 @@ class TreeSync:
         is_missing = isinstance(error, NoNodeError)
         if isinstance(node, SetNode) and ask.member is not None:
             self._tree.unread(node, ask.member, is_there=not is_missing)
+            if is_missing and self._way is not None and not self._way.is_ordered and not node.is_gone:
+                self.changed(node)  # another may have come in its place, of which a watch tells yet
         elif is_missing and not node.is_gone:
             self._missing(node)
         if not is_missing and not node.is_gone:
@@ -247,6 +249,8 @@ class TreeSync:
 
     def changed(self, node: Node) -> None:
         """A znode's children may be others than before, or itself no more."""
+        if isinstance(node, SetNode):
+            node.is_doubtful = True
         self._list(node)
 
     def replaced(self, node: SetNode, name: str) -> None:

@@ -48,8 +48,8 @@ class SetNode:
     """A set's znode and what is known of its members; a member that cannot be used is None."""
 
     __slots__ = (
-        *("czxid", "elements", "is_asked", "is_gone", "is_listed", "is_published", "is_retried"),
-        *("members", "name", "parent", "path", "reading", "unreadable", "vectors"),
+        *("czxid", "elements", "is_asked", "is_doubtful", "is_gone", "is_listed", "is_published"),
+        *("is_retried", "members", "name", "parent", "path", "reading", "unreadable", "vectors"),
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
@@ -60,6 +60,8 @@ class SetNode:
         self.is_asked = False
         self.is_listed = False
         self.is_retried = False
+        self.is_doubtful = False
+        """Whether others may have come since it was listed, so that it will be listed again."""
         self.is_published = False
         self.name = name
         self.czxid = 0
@@ -205,6 +207,7 @@ class Tree:
             The names to be read, and of how many the listing is the first to tell that they come or go.
         """
         was_listed, node.is_listed = node.is_listed, True
+        node.is_doubtful = False
         if czxid != node.czxid:  # another znode than before: equal names mean nothing
             node.czxid = czxid
             node.is_published = False
@@ -292,6 +295,7 @@ class Tree:
         for node in self.below(self.root):
             node.is_asked = node.is_listed = node.is_retried = False
             if isinstance(node, SetNode):
+                node.is_doubtful = False
                 node.reading.clear()
 
     def take_changes(self) -> list[Change]:
@@ -325,7 +329,7 @@ class Tree:
             return SetPut(
                 node.path, node.name, tuple(member for member in node.members.values() if member is not None)
             )
-        is_certain = node.is_listed and not node.reading
+        is_certain = node.is_listed and not node.is_doubtful and not node.reading
         removed = tuple(sorted(pending.removed)) if is_certain or any(node.members.values()) else ()
         pending.removed.difference_update(removed)
         added, pending.added = tuple(pending.added.values()), {}

@@ -1,0 +1,50 @@
+"""What a tree publishes, told by hand what ZooKeeper said."""
+
+from __future__ import annotations
+
+from zkdns.namespace import parse_namespace
+from zkdns.serverset.changes import SetChanged, SetPut
+from zkdns.serverset.tree import Directory, SetNode, Tree
+
+DATA = b'{"serviceEndpoint":{"host":"10.0.0.1","port":80},"additionalEndpoints":{},"status":"ALIVE"}'
+
+
+def known_set(tree: Tree) -> SetNode:
+    """A set with the member_a, which is published."""
+    tree.list_directory(tree.root, ["staging"])
+    directory = tree.find(["staging"])
+    assert isinstance(directory, Directory)
+    tree.list_directory(directory, ["web"])
+    web = tree.find(["staging", "web"])
+    assert isinstance(web, SetNode)
+    assert tree.list_set(web, ["member_a"], 1)[0] == ["member_a"]
+    tree.learn(web, "member_a", DATA)
+    (put,) = tree.take_changes()
+    assert isinstance(put, SetPut)
+    return web
+
+
+def test_the_last_member_stays_while_it_is_doubtful_whether_another_has_come() -> None:
+    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+    web = known_set(tree)
+    assert tree.list_set(web, ["member_b"], 1)[0] == ["member_b"]
+    assert tree.take_changes() == []
+    web.is_doubtful = True  # member_c has come, and then member_b has left before it was read
+    tree.unread(web, "member_b", is_there=False)
+    assert tree.take_changes() == []
+    assert tree.list_set(web, ["member_c"], 1)[0] == ["member_c"]
+    tree.learn(web, "member_c", DATA)
+    (change,) = tree.take_changes()
+    assert isinstance(change, SetChanged)
+    assert [member.name for member in change.added] == ["member_c"]
+    assert change.removed == ("member_a",)
+
+
+def test_the_last_member_goes_when_it_is_certain_that_none_has_come() -> None:
+    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+    web = known_set(tree)
+    web.is_doubtful = True
+    tree.list_set(web, [], 1)
+    (change,) = tree.take_changes()
+    assert isinstance(change, SetChanged)
+    assert change.removed == ("member_a",)
