@@ -61,7 +61,7 @@ class _Checker:
             yield f"answered only after {answer.received - answer.sent:.2f} s"
         message = dns.message.from_wire(answer.wire)
         rcode = dns.rcode.to_text(message.rcode())
-        if rcode == "SERVFAIL" and answer.sent <= self._history.unread_until:
+        if rcode == "SERVFAIL" and answer.sent <= self._history.read_by:
             return
         if answer.received < self._history.unread_until:
             yield f"{rcode} before anything was read"

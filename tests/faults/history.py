@@ -83,7 +83,9 @@ class History:
     excused: list[tuple[float, float]] = field(default_factory=list)
     """Queries sent between these may be lost, since a process was killed that had read them."""
     unread_until: float = -math.inf
-    """Before this nothing had been read: SERVFAIL."""
+    """Until this nothing can have been read: SERVFAIL, and nothing else."""
+    read_by: float = -math.inf
+    """From this on everything had been: no SERVFAIL any more."""
 
     # -- making things true --------------------------------------------------------------------------------
 

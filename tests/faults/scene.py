@@ -161,6 +161,7 @@ def playing(
     services: Sequence[str] = SERVICES,
     workers: int = 1,
     tcp_rate: float = 10.0,
+    is_away: bool = False,
     before: Callable[[ZkdnsServer, Asker], None] = lambda _, __: None,
 ) -> Iterator[Scene]:
     """A scene with some members of each service, whose answers are checked at the block's end.
@@ -172,6 +173,7 @@ def playing(
         services: of which the asker asks.
         workers: processes that answer.
         tcp_rate: how often a second is asked over TCP.
+        is_away: whether ZooKeeper is, so that nothing can be read yet.
         before: called with server and asker before anything is asked.
     """
     if history is None:
@@ -182,12 +184,16 @@ def playing(
                 history.register(zk, service)
     arguments = ("--zookeeper", hosts, "--session-timeout", str(SESSION), "--workers", str(workers))
     with ZkdnsServer(*arguments) as server:
-        server.wait_ready(_PATIENCE)
+        if is_away:
+            eventually(lambda: server.rcode(f"{services[0]}.staging.discovery") == "SERVFAIL", _PATIENCE)
+        else:
+            server.wait_ready(_PATIENCE)
         asker = Asker(server.addresses[0], services, tcp_rate=tcp_rate)
         before(server, asker)
         with asker:
             scene = Scene(server, zk, history, asker, services)
-            scene.converges(_PATIENCE)
+            if not is_away:
+                scene.converges(_PATIENCE)
             scene.goes_on()
             yield scene
             scene.check()

@@ -171,7 +171,7 @@ def test_the_port_and_the_address_must_be_one_members() -> None:
 
 def test_before_the_first_reading_nothing_but_servfail_is_right() -> None:
     known = history(entry(1))
-    known.unread_until = NOW + 1
+    known.unread_until = known.read_by = NOW + 1
     assert objections(known, [answer(rcode="SERVFAIL")]) == []
     assert objections(known, [answer(rcode="NXDOMAIN")])
     assert objections(known, [answer(1)])

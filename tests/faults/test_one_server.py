@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from functools import partial
 from types import SimpleNamespace
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.faults.scene import SESSION, playing
+from tests.faults.history import History
+from tests.faults.scene import BACK, SERVICES, SESSION, playing
 from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer, expire_session
@@ -33,6 +35,22 @@ def test_killed_and_restarted(faulty: ZooKeeperServer, reach: Any, proxy: FaultP
             scene.goes_on()
             fault.repaired = time.monotonic()
             faulty.start()
+        scene.wait_reachable()
+        scene.changes_flow()
+
+
+def test_not_there_yet_when_it_is_started(faulty: ZooKeeperServer, reach: Any, proxy: FaultProxy) -> None:
+    history = History(unread_until=math.inf, read_by=math.inf)
+    for service in SERVICES:
+        history.make_service(reach, service)
+        history.register(reach, service)
+    faulty.kill()
+    with playing(proxy.address, reach, history=history, is_away=True) as scene:
+        scene.goes_on(200)
+        history.unread_until = time.monotonic()
+        faulty.start()
+        scene.server.wait_ready(BACK)
+        history.read_by = time.monotonic()
         scene.wait_reachable()
         scene.changes_flow()
 
