@@ -109,7 +109,7 @@ def test_it_exits_as_the_program_does(
     environment: dict[str, str], members: Callable[[], list[str]], script: str, status: int, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
-    waiting = f"while [ ! -e {go} ]; do sleep 0.02; done; {script}"
+    waiting = f"while [ ! -e {go} ] && kill -0 $PPID; do sleep 0.02; done; {script}"
     with Command("register", *SERVED, "--", "sh", "-c", waiting, environment=environment) as command:
         eventually(members)
         go.touch()
@@ -208,7 +208,7 @@ def test_the_programs_end_ends_the_drain(
     environment: dict[str, str], members: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     done = tmp_path / "done"
-    script = f"while [ ! -e {done} ]; do sleep 0.02; done; exit 3"
+    script = f"while [ ! -e {done} ] && kill -0 $PPID; do sleep 0.02; done; exit 3"
     command_line = ("register", *SERVED, "--drain", "60s", "--", "sh", "-c", script)
     with Command(*command_line, environment=environment) as command:
         eventually(members)

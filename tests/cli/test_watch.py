@@ -304,7 +304,7 @@ def test_changes_while_the_command_runs_make_it_run_once_more(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
     file, go = tmp_path / "told", tmp_path / "go"
-    script = f"{TELL.format(file=file)}; while [ ! -e {go} ]; do sleep 0.02; done; rm {go}"
+    script = f"{TELL.format(file=file)}; while [ ! -e {go} ] && kill -0 $PPID; do sleep 0.02; done; rm {go}"
     with Command(*WATCHED, "--json", "--exec", script, environment=environment) as command:
         runs(file, 1)
         for number in range(1, 4):

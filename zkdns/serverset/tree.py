@@ -110,6 +110,7 @@ class Tree:
         self._namespace = namespace
         self._unnamed: set[str] = set()
         self._pending: dict[SetNode, _Pending] = {}
+        self._touched: dict[SetNode, None] = {}  # of those, where something has happened since the last look
         self._dropped: list[str] = []
 
     # -- finding -------------------------------------------------------------------------------------------
@@ -189,6 +190,7 @@ class Tree:
         for lost in self.below(node):
             if isinstance(lost, SetNode):
                 self._pending.pop(lost, None)
+                self._touched.pop(lost, None)
                 self._dropped.append(lost.path)
                 self._clear(lost)
             if lost is not self.root:
@@ -283,6 +285,7 @@ class Tree:
         self._pending_of(node)
 
     def _pending_of(self, node: SetNode) -> _Pending:
+        self._touched[node] = None
         pending = self._pending.get(node)
         if pending is None:
             pending = self._pending[node] = _Pending()
@@ -302,14 +305,15 @@ class Tree:
         """What has changed since this was last called."""
         changes: list[Change] = [SetDropped(path) for path in self._dropped]
         self._dropped.clear()
-        waiting = {}
-        for node, pending in self._pending.items():
+        # Only these: while ten thousand sets are read all of them wait, and few are complete at a time.
+        touched, self._touched = self._touched, {}
+        for node in touched:
+            pending = self._pending[node]
             change = self._change(node, pending)
             if change is not None:
                 changes.append(change)
-            if pending.removed or pending.is_reweighed or (node.reading and not node.is_published):
-                waiting[node] = pending
-        self._pending = waiting
+            if not (pending.removed or pending.is_reweighed or (node.reading and not node.is_published)):
+                del self._pending[node]
         return changes
 
     def _change(self, node: SetNode, pending: _Pending) -> Change | None:
