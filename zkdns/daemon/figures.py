@@ -89,7 +89,8 @@ class FiguresTeller:
 
     def _take(self) -> WatcherFigures:
         census = self._census
-        census.take()
+        if self._publisher.health.ready:  # what is being read need not be counted meanwhile
+            census.take()
         return msgspec.structs.replace(
             self._collect(),
             services=len(self._publisher.table.services),

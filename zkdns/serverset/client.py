@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import select
 import ssl
 from typing import Any, TypeAlias
 
@@ -148,7 +149,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             self._complaints.add((server, reason))
             log.warning(event, server=server, name=name, reason=reason)
 
-    def select(self, readable: list[Any], writable: list[Any], others: list[Any], timeout: float) -> Any:  # noqa: ANN401 - kazoo's
+    def select(self, readable: list[Any], writable: list[Any], _others: list[Any], timeout: float) -> Any:  # noqa: ANN401 - kazoo's
         """Wait for sockets; kazoo waits for two of them (the other wakes it) as soon as it is connected."""
         if len(readable) > 1:
             self._is_connecting = False
@@ -157,8 +158,29 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             if waiting := [one for one in readable if isinstance(one, ssl.SSLSocket) and one.pending()]:
                 return waiting, [], []
         if not self._is_connecting:
-            return super().select(readable, writable, others, timeout)
-        ready = super().select(readable, writable, others, min(timeout, self._patience))
+            return _wait_for(readable, writable, timeout)
+        ready = _wait_for(readable, writable, min(timeout, self._patience))
         if not any(ready):
             self._patience *= 2
         return ready
+
+
+def _wait_for(
+    readable: list[Any], writable: list[Any], timeout: float
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """Wait for sockets as kazoo's `selector_select` does, by one system call instead of four.
+
+    kazoo makes an epoll each time that it waits, five times for each question: half of what that one costs.
+    """
+    poller = select.poll()
+    for one in readable:
+        poller.register(one, select.POLLIN)
+    for one in writable:
+        poller.register(one, select.POLLOUT)
+    events = dict(poller.poll(timeout * 1000))
+    # A socket that was hung up is ready for both: whoever reads or writes is told.
+    return (
+        [one for one in readable if events.get(one.fileno(), 0) & ~select.POLLOUT],
+        [one for one in writable if events.get(one.fileno(), 0) & ~select.POLLIN],
+        [],
+    )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoNodeError
 
-from zkdns.serverset.tree import Directory, Node, SetNode
+from zkdns.serverset.tree import Node, SetNode
 from zkdns.serverset.way import AWAY, Ask, Way
 from zkdns.serverset.weights import VECTOR_PREFIX
 
@@ -39,8 +39,11 @@ class OneShotWay(Way):
         self.told.begun()
 
     def ask(self, ask: Ask) -> None:
-        """Ask when there is room."""
-        self._waiting.append(ask)
+        """Ask when there is room, for one name after the other."""
+        if ask.names:
+            self._waiting.extend(ask._replace(names=(name,)) for name in ask.names)
+        else:
+            self._waiting.append(ask)
 
     def pump(self) -> None:
         """Send what there is room for."""
@@ -49,34 +52,31 @@ class OneShotWay(Way):
             self._send(self._waiting.popleft())
 
     def _send(self, ask: Ask) -> None:
-        if ask.member is None:
+        if not ask.names:
             result = self.client.get_children_async(
                 ask.node.path, watch=self._watch_of(ask.node), include_data=True
             )
         else:
             # A member never changes, and thousands of watches on them would tell nothing.
-            is_changeable = ask.member.startswith(VECTOR_PREFIX)
-            watch = partial(self.post, self._changed, ask) if is_changeable else None
-            result = self.client.get_async(f"{ask.node.path}/{ask.member}", watch=watch)
+            (name,) = ask.names
+            watch = partial(self.post, self._changed, ask) if name.startswith(VECTOR_PREFIX) else None
+            result = self.client.get_async(f"{ask.node.path}/{name}", watch=watch)
         result.rawlink(partial(self.post, self._receive, ask))
 
     def _receive(self, ask: Ask, result: IAsyncResult) -> None:
         if isinstance(result.exception, AWAY):
             return  # a new connection asks anew
         self._in_flight -= 1
-        if (
-            isinstance(result.exception, NoNodeError)
-            and isinstance(ask.node, Directory)
-            and not ask.node.elements
-        ):
-            self._await_root(ask)
-        elif result.exception is not None:
-            self.told.failed(ask, result.exception)
-        elif ask.member is None:
+        error = result.exception
+        if ask.names:
+            self.told.read(ask, [result.value[0] if error is None else error])
+        elif error is None:
             names, status = result.value
             self.told.listed(ask, names, status.czxid)
+        elif isinstance(error, NoNodeError) and ask.node is self._root:
+            self._await_root(ask)
         else:
-            self.told.read(ask, result.value[0])
+            self.told.failed(ask, error)
 
     def _await_root(self, ask: Ask) -> None:
         """The root is not there, and no parent's watch tells when it comes."""
@@ -104,8 +104,8 @@ class OneShotWay(Way):
 
     def _changed(self, ask: Ask, event: WatchedEvent) -> None:
         """A data watch; of a deletion the set's own watch tells as well."""
-        if event.type == "CHANGED" and isinstance(ask.node, SetNode) and ask.member is not None:
-            self.told.replaced(ask.node, ask.member)
+        if event.type == "CHANGED" and isinstance(ask.node, SetNode):
+            self.told.replaced(ask.node, *ask.names)
 
     def _fired(self, node: Node, event: WatchedEvent) -> None:
         """A child watch of the node; events of type NONE tell of the session instead."""

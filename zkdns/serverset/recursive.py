@@ -8,8 +8,9 @@ together: in quiet times at once, in a storm in few and large questions.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from zkdns.serverset.kazoo_private import (
@@ -27,8 +28,9 @@ from zkdns.serverset.way import AWAY, Ask, Way
 if TYPE_CHECKING:
     from kazoo.interfaces import IAsyncResult
 
-_MOST_READS = 256  # in one question; more bring nothing (measured), and hold up what is urgent
+_MOST_READS = 1024  # in one question: half of them cost 10 % more at a start (measured), and more hold up what is urgent
 _MOST_BYTES = 256 << 10  # of one question; ZooKeeper drops the connection of who sends 1 MB (jute.maxbuffer)
+_NAME_SIZE = 40  # bytes of a member's name, and what frames a read
 _MOST_IN_FLIGHT = 4
 _TRIES = 5  # of the self-test: what is read twice may change in between
 
@@ -51,7 +53,12 @@ class RecursiveWay(Way):
 
     def ask(self, ask: Ask) -> None:
         """Take a question; what only belongs to a reading of everything waits behind what has changed."""
-        (self._waiting if ask.is_walk or ask.is_audit else self._urgent).append(ask)
+        waiting = self._waiting if ask.is_walk or ask.is_audit else self._urgent
+        if len(ask.names) <= _MOST_READS:
+            waiting.append(ask)
+            return
+        for start in range(0, len(ask.names), _MOST_READS):
+            waiting.append(ask._replace(names=ask.names[start : start + _MOST_READS]))
 
     def pump(self) -> None:
         """Send what there is room for."""
@@ -66,15 +73,15 @@ class RecursiveWay(Way):
         while len(reads) < _MOST_READS and size < _MOST_BYTES and (self._urgent or self._waiting):
             question = (self._urgent or self._waiting).popleft()
             asks.append(question)
-            path = self._rooted(question.node.path, question.member)
-            if question.member is not None:
-                reads.append((GET_DATA, path))
+            path = self._rooted(question.node.path)
+            if question.names:
+                reads += [(GET_DATA, f"{path}/{name}") for name in question.names]
             elif isinstance(question.node, SetNode):
                 # In this order: where the set is made again in between, the events that follow tell.
                 reads += ((GET_DATA, path), (GET_CHILDREN, path))
             else:
                 reads.append((GET_CHILDREN, path))
-            size += len(path)
+            size += (len(path) + _NAME_SIZE) * (len(question.names) or 1)
         ask_client(self.client, MultiRead(reads), partial(self.post, self._receive, asks))
 
     def _receive(self, asks: Sequence[Ask], results: list[Result], error: BaseException | None) -> None:
@@ -83,25 +90,33 @@ class RecursiveWay(Way):
         self._in_flight -= 1
         if error is not None:
             for question in asks:
-                self.told.failed(question, error)
+                if question.names:
+                    self.told.read(question, [error] * len(question.names))
+                else:
+                    self.told.failed(question, error)
             return
         each = iter(results)
         for question in asks:
-            data = next(each) if question.member is not None or isinstance(question.node, SetNode) else None
-            names = next(each) if question.member is None else None
-            if isinstance(data, tuple) and question.member is not None:
-                self.told.read(question, data[0])
-            elif isinstance(names, list) and not isinstance(data, BaseException):
-                self.told.listed(question, names, data[1] if isinstance(data, tuple) else 0)
+            if question.names:
+                found = islice(each, len(question.names))
+                self.told.read(question, [one[0] if isinstance(one, tuple) else one for one in found])  # type: ignore[misc]  # no list: data was asked for
             else:
-                failure = data if isinstance(data, BaseException) else names
-                assert isinstance(failure, BaseException)  # noqa: S101 - nothing else is left
-                self.told.failed(question, failure)
+                self._tell_children(question, next(each), each)
 
-    def _rooted(self, path: str, member: str | None = None) -> str:
+    def _tell_children(self, question: Ask, first: Result, others: Iterator[Result]) -> None:
+        """Of a set its own data was read too, for what znode it is."""
+        is_set = isinstance(question.node, SetNode)
+        names = next(others) if is_set else first
+        if isinstance(names, list) and not isinstance(first, BaseException):
+            self.told.listed(question, names, first[1] if isinstance(first, tuple) else 0)
+            return
+        failure = first if isinstance(first, BaseException) else names
+        assert isinstance(failure, BaseException)  # noqa: S101 - nothing else is left
+        self.told.failed(question, failure)
+
+    def _rooted(self, path: str) -> str:
         """A path as the server knows it."""
-        below = path if member is None else f"{path}/{member}"
-        return (self.client.chroot + below).removesuffix("/") or "/" if self.client.chroot else below
+        return (self.client.chroot + path).removesuffix("/") or "/" if self.client.chroot else path
 
     # -- the self-test -------------------------------------------------------------------------------------
 

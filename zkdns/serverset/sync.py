@@ -18,7 +18,7 @@ import asyncio
 import enum
 import random
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -220,31 +220,43 @@ class TreeSync:
                     self._list(child, is_walk=ask.is_walk, is_audit=ask.is_audit)
             else:
                 unread, surprises = self._tree.list_set(node, names, czxid)
-                for name in unread:
-                    self._ask(Ask(node, name, ask.is_walk))
+                if unread:
+                    self._ask(Ask(node, tuple(unread), ask.is_walk))
             if ask.is_audit and surprises:
                 self._repaired(node, surprises)
         self._answered(ask)
 
-    def read(self, ask: Ask, data: bytes) -> None:
-        """A member's data."""
+    def read(self, ask: Ask, results: Sequence[bytes | BaseException]) -> None:
+        """The data of members and vectors, or why there is none."""
         node = ask.node
-        if isinstance(node, SetNode) and ask.member in node.reading:
-            self._tree.learn(node, ask.member, data)
+        assert isinstance(node, SetNode)  # noqa: S101 - of nothing else data is asked for
+        for name, result in zip(ask.names, results, strict=True):
+            if name not in node.reading:
+                continue  # it has gone meanwhile
+            if isinstance(result, bytes):
+                self._tree.learn(node, name, result)
+            else:
+                self._unread(ask, name, result)
         self._answered(ask)
 
-    def failed(self, ask: Ask, error: BaseException) -> None:
-        """The znode is not there, or cannot be read."""
+    def _unread(self, ask: Ask, name: str, error: BaseException) -> None:
         node = ask.node
+        assert isinstance(node, SetNode)  # noqa: S101 - as above
         is_missing = isinstance(error, NoNodeError)
-        if isinstance(node, SetNode) and ask.member is not None:
-            self._tree.unread(node, ask.member, is_there=not is_missing)
-            if is_missing and self._way is not None and not self._way.is_ordered and not node.is_gone:
-                self.changed(node)  # another may have come in its place, of which a watch tells yet
-        elif is_missing and not node.is_gone:
-            self._missing(node)
-        if not is_missing and not node.is_gone:
-            self._complain(ask, error)
+        self._tree.unread(node, name, is_there=not is_missing)
+        if not is_missing:
+            self._complain(ask, error, f"{node.path}/{name}")
+        elif self._way is not None and not self._way.is_ordered:
+            self.changed(node)  # another may have come in its place, of which a watch tells yet
+
+    def failed(self, ask: Ask, error: BaseException) -> None:
+        """The znode is not there, or its children cannot be listed."""
+        node = ask.node
+        if not node.is_gone:
+            if isinstance(error, NoNodeError):
+                self._missing(node)
+            else:
+                self._complain(ask, error, node.path)
         self._answered(ask)
 
     def changed(self, node: Node) -> None:
@@ -257,7 +269,7 @@ class TreeSync:
         """A member's or a vector's data is new, or another than before."""
         if not node.is_gone and name not in node.reading:
             node.reading.add(name)
-            self._ask(Ask(node, name))
+            self._ask(Ask(node, (name,)))
 
     def happened(self, kind: int, path: str) -> None:
         """Something was created, deleted or changed at this path, below the root."""
@@ -305,16 +317,16 @@ class TreeSync:
 
     def _ask(self, ask: Ask) -> None:
         if self._way is not None:
-            self._walking += ask.is_walk
+            self._walking += ask.is_walk and (len(ask.names) or 1)
             self._way.ask(ask)
 
     def _list(self, node: Node, *, is_walk: bool = False, is_audit: bool = False) -> None:
         node.is_asked = True
-        self._ask(Ask(node, None, is_walk, is_audit))
+        self._ask(Ask(node, (), is_walk, is_audit))
 
     def _answered(self, ask: Ask) -> None:
         if ask.is_walk:
-            self._walking -= 1
+            self._walking -= len(ask.names) or 1
             if not self._walking:
                 self._is_walked = True
                 self._audit_later()
@@ -326,12 +338,10 @@ class TreeSync:
             log.warning("znode does not exist yet; waiting for it", path=node.path)
         self._tree.drop(node)
 
-    def _complain(self, ask: Ask, error: BaseException) -> None:
+    def _complain(self, ask: Ask, error: BaseException, path: str) -> None:
         """An error that is the znode's own: keep what is known of it, say it once, try again later."""
         node = ask.node
-        path, complaint = node.path, node.path
-        if ask.member is not None:  # one line for all of a set, which may be thousands
-            path, complaint = f"{node.path}/{ask.member}", f"{node.path}/*"
+        complaint = f"{node.path}/*" if ask.names else path  # one line for all of a set's members
         if complaint not in self._complained:
             self._complained.add(complaint)
             why = "access denied" if isinstance(error, NoAuthError) else repr(error)

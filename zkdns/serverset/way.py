@@ -8,7 +8,7 @@ posted there.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 from kazoo.client import KazooClient
@@ -22,11 +22,11 @@ AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
 
 
 class Ask(NamedTuple):
-    """A question: a znode's children, or the data of a member or a vector."""
+    """A question: a znode's children, or the data of some of a set's members and vectors."""
 
     node: Node
-    member: str | None = None
-    """None: the children are asked for."""
+    names: tuple[str, ...] = ()
+    """Whose data is asked for; empty: the children are."""
     is_walk: bool = False
     """Whether it is part of the first reading of everything over this connection."""
     is_audit: bool = False
@@ -45,11 +45,11 @@ class Told(Protocol):
     def listed(self, ask: Ask, names: list[str], czxid: int) -> None:
         """A znode's children, and the transaction that made it."""
 
-    def read(self, ask: Ask, data: bytes) -> None:
-        """A member's data."""
+    def read(self, ask: Ask, results: Sequence[bytes | BaseException]) -> None:
+        """The data of the names that were asked for, or why there is none."""
 
     def failed(self, ask: Ask, error: BaseException) -> None:
-        """The znode is not there, or cannot be read."""
+        """The znode is not there, or its children cannot be listed."""
 
     def changed(self, node: Node) -> None:
         """A znode's children may be others than before, or itself no more."""
