@@ -14,6 +14,7 @@ from zkdns.serverset.changes import (
     SetChanged,
     SetDropped,
     SetPut,
+    SetUnread,
 )
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import DEPARTED_SECONDS, Table
@@ -347,3 +348,37 @@ def test_only_who_is_there_can_be_held() -> None:
 def test_a_copy_knows_who_is_held() -> None:
     table = table_of(put(member(1), member(2)), MembersHeld(PATH, (member(2).name,)))
     assert held(table_of(*table.contents())) == {member(2).name}
+
+
+# -- sets that cannot be read -------------------------------------------------------------------------------
+
+
+def test_a_set_that_cannot_be_read_is_a_service_until_it_can() -> None:
+    table = Table()
+    assert table.apply(SetUnread(PATH, WEB)) == {KEY}
+    assert table.services[KEY].is_unread
+    assert table.apply(SetUnread(PATH, WEB)) == set()
+    assert table.apply(put(member(1))) == {KEY}
+    assert (table.services[KEY].is_unread, names(table)) == (False, [member(1).name])
+
+
+def test_a_set_that_can_be_read_no_more_keeps_its_members() -> None:
+    table = table_of(put(member(1)))
+    assert table.apply(SetUnread(PATH, WEB)) == set()
+    assert (table.services[KEY].is_unread, names(table)) == (False, [member(1).name])
+
+
+def test_an_empty_set_was_read_as_well() -> None:
+    table = table_of(SetUnread(PATH, WEB))
+    assert table.apply(put()) == {KEY}
+    assert not table.services[KEY].is_unread
+
+
+def test_of_two_sets_under_one_name_the_one_that_was_read_answers() -> None:
+    other = put(member(1), origin="/discovery/staging/WEB", name=ServiceName("WEB", "staging"))
+    table = table_of(SetUnread(PATH, WEB), other)
+    assert not table.services[KEY].is_unread
+    copy = table_of(*table.contents())
+    assert list(copy.contents()) == list(table.contents())
+    assert table.apply(SetDropped(other.origin)) == {KEY}
+    assert table.services[KEY].is_unread

@@ -18,6 +18,7 @@ from zkdns.serverset.changes import (
     SetChanged,
     SetDropped,
     SetPut,
+    SetUnread,
 )
 from zkdns.serverset.member import Member, is_ip
 
@@ -28,16 +29,18 @@ DEPARTED_SECONDS = 60.0
 class ServerSet:
     """One origin's members by name, in the order in which they joined.
 
-    `held` are the names of those that have left, and are answered with after all others.
+    `held` are the names of those that have left, and are answered with after all others. Of a set that
+    `is_unread` nobody knows the members.
     """
 
-    __slots__ = ("held", "members", "name", "origin")
+    __slots__ = ("held", "is_unread", "members", "name", "origin")
 
     def __init__(self, origin: str, name: ServiceName) -> None:
         self.origin = origin
         self.name = name
         self.members: dict[str, Member] = {}
         self.held: frozenset[str] = frozenset()
+        self.is_unread = False
 
 
 class Service:
@@ -60,6 +63,11 @@ class Service:
         if len(self.sets) == 1:
             return next(iter(self.sets.values()))
         return min(self.sets.values(), key=_precedence)
+
+    @property
+    def is_unread(self) -> bool:
+        """Whether nothing is known of any of its sets but that they exist."""
+        return all(owner.is_unread for owner in self.sets.values())
 
     def by_precedence(self) -> list[ServerSet]:
         """All sets, `first` first."""
@@ -118,11 +126,11 @@ class Table:
         match change:
             case SetPut():
                 return self._put(change, now)
+            case SetUnread():
+                return self._put_unread(change)
             case SetChanged():
                 owner = self._sets.get(change.origin)
-                if owner is None:
-                    return set()
-                return self._exchange(owner, change.added, change.removed, now)
+                return self._exchange(owner, change.added, change.removed, now) if owner else set()
             case MembersHeld():
                 return self._hold(change)
             case SetDropped():
@@ -155,10 +163,13 @@ class Table:
             yield from self.contents_of(origin)
         yield from self.resolved()
 
-    def contents_of(self, origin: str) -> Iterator[SetPut | MembersHeld]:
+    def contents_of(self, origin: str) -> Iterator[SetPut | SetUnread | MembersHeld]:
         """The changes that make this set in a table that lacks it; none where there is no such set."""
         owner = self._sets.get(origin)
         if owner is None:
+            return
+        if owner.is_unread:
+            yield SetUnread(owner.origin, owner.name)
             return
         yield SetPut(owner.origin, owner.name, tuple(owner.members.values()))
         if owner.held:
@@ -171,7 +182,7 @@ class Table:
     def _put(self, change: SetPut, now: float) -> set[Labels]:
         owner = self._sets.get(change.origin)
         changed: set[Labels] = set()
-        if owner is not None and owner.name != change.name:
+        if owner is not None and (owner.is_unread or owner.name != change.name):
             changed |= self._drop(change.origin)
             owner = None
         wanted = {member.name: member for member in change.members}
@@ -184,7 +195,14 @@ class Table:
             changed.add(owner.name.key)
         return changed | self._exchange(owner, added, removed, now)
 
-    def _add(self, change: SetPut, members: dict[str, Member]) -> Labels:
+    def _put_unread(self, change: SetUnread) -> set[Labels]:
+        if change.origin in self._sets:
+            return set()
+        key = self._add(change, {})
+        self._sets[change.origin].is_unread = True
+        return {key}
+
+    def _add(self, change: SetPut | SetUnread, members: dict[str, Member]) -> Labels:
         """Add a set that there was not: nobody has departed from it. Returns the key of its service."""
         owner = self._sets[change.origin] = ServerSet(change.origin, change.name)
         owner.members = members

@@ -32,6 +32,7 @@ from tests.dns.helpers import (
 )
 from zkdns.names import parse_name, to_wire
 from zkdns.namespace import parse_namespace
+from zkdns.serverset.changes import SetUnread
 
 WEB = "web.staging.discovery"
 TYPES = ("A", "AAAA", "CNAME", "MX", "NS", "SOA", "SRV", "TXT", "PTR", "HTTPS", "SVCB", "CAA", "TYPE65280")
@@ -251,6 +252,17 @@ def test_dns_10_an_unknown_service_is_nxdomain_with_soa(server: Server, qtype: s
     assert (rcode(response), authoritative(response)) == ("NXDOMAIN", True)
     assert has_soa(response)
     assert data(response) == []
+
+
+@pytest.mark.parametrize("name", [WEB, f"m0.{WEB}", f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery"])
+def test_dns_10_a_service_that_cannot_be_read_is_neither_denied_nor_empty(name: str) -> None:
+    server = Server({"api.staging": []})
+    server.apply(SetUnread("/discovery/staging/web", NAMESPACE.split_name("web.staging")))
+    response = ask(server, name, edns=0)
+    assert (rcode(response), data(response), ede(response)) == ("SERVFAIL", [], [dns.edns.EDECode.NOT_READY])
+    assert rcode(ask(server, "api.staging.discovery")) == "NOERROR"
+    server.apply(put("web.staging", ["10.0.0.1:80"]))
+    assert data(ask(server, WEB)) == ["10.0.0.1"]
 
 
 @pytest.mark.parametrize("qtype", TYPES)

@@ -23,7 +23,7 @@ import structlog
 from zkdns.daemon.frames import Frames
 from zkdns.daemon.loading import loading
 from zkdns.names import Labels
-from zkdns.serverset.changes import Change, SetPut
+from zkdns.serverset.changes import Change, SetPut, SetUnread
 from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.feed")
@@ -215,7 +215,7 @@ class Subscriber:
         now = time.monotonic()
         for change in message.changes:
             changed |= self._table.apply(change, now)
-            if self._copied is not None and isinstance(change, SetPut):
+            if self._copied is not None and isinstance(change, SetPut | SetUnread):
                 self._copied.add(change.origin)
         self._table.serial = message.serial
         self._on_change(changed)

@@ -26,7 +26,7 @@ from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
 from zkdns.daemon.zookeeper_source import ZooKeeperSource, figures_of
 from zkdns.observe.figures import WatcherFigures
-from zkdns.serverset.changes import SetPut
+from zkdns.serverset.changes import SetPut, SetUnread
 
 
 async def watch(task: Task, tell: Tell) -> None:
@@ -91,7 +91,7 @@ def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -
     with loading():
         if keeper and (kept := keeper.restore()):
             guarding.publish(kept)
-            origins = [change.origin for change in kept if isinstance(change, SetPut)]
+            origins = [change.origin for change in kept if isinstance(change, SetPut | SetUnread)]
             for source in sources:
                 source.restore(origins)
     for source in sources:

@@ -143,7 +143,9 @@ class ZooKeeperSource:
         """Everything has been read: what only the snapshot knew is no more."""
         self._complaint = ""
         origins = self.sync.origins
-        gone, self._restored = self._restored - origins, set()
+        # What cannot be listed keeps what the snapshot knew of it.
+        hidden = {origin for origin in self._restored - origins if self.sync.may_hold(origin)}
+        gone, self._restored = self._restored - origins - hidden, hidden
         self._publish([SetDropped(origin) for origin in sorted(gone)])
         log.info(
             "zookeeper has been read",

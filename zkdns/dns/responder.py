@@ -4,6 +4,7 @@ not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.
 EDNS version above 0: BADVERS
 another class, or a name outside all zones, or a transfer: REFUSED
 the table has not been read yet: SERVFAIL
+a service of which nothing could be read but that it exists: SERVFAIL
 no such name: NXDOMAIN with SOA
 no such type: NODATA with SOA
 else the records, in the order whose turn it is
@@ -82,6 +83,10 @@ class Responder:
         found = self._zone.find(query.name)
         if found is None:
             return Response(query, Rcode.NXDOMAIN, authoritative=True, authority=[self._zone.soa(query)])
+        if found.is_unread:
+            return Response(
+                query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the service cannot be read from ZooKeeper"
+            )
         records = self._zone.records(found, query)
         if not records:  # RFC 2308 §2.2
             return Response(query, authoritative=True, authority=[self._zone.soa(query)])

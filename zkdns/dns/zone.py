@@ -46,6 +46,8 @@ class Found(msgspec.Struct, frozen=True):
 
     service: Labels
     node: Node
+    is_unread: bool = False
+    """Whether nothing is known of the service but that it exists."""
 
 
 # Where a service's first label stands: how many more labels its name has, how many its zone, and the labels
@@ -98,6 +100,8 @@ class Zone:
         for start in range(len(name)):
             key = name[start:]
             if key in services:
+                if services[key].is_unread:
+                    return Found(key, Node(), is_unread=True)
                 node = self._view(key).find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
                     return Found(key, node)
@@ -113,6 +117,8 @@ class Zone:
                 continue
             key = (name[0][1:], *name[1:before], *name[before + 1 :])
             if key in self._table.services and not self._is_hidden(key):
+                if self._table.services[key].is_unread:
+                    return Found(key, Node(), is_unread=True)
                 node = self._view(key).rfc2782(before)
                 if node is not None:
                     return Found(key, node)

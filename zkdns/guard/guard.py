@@ -25,7 +25,15 @@ import structlog
 from zkdns.config import GuardSettings
 from zkdns.guard.limbo import HeldMember, Hold, Wait
 from zkdns.guard.losses import Ledger, Losses, endpoint_of
-from zkdns.serverset.changes import Change, HostResolved, MembersHeld, SetChanged, SetDropped, SetPut
+from zkdns.serverset.changes import (
+    Change,
+    HostResolved,
+    MembersHeld,
+    SetChanged,
+    SetDropped,
+    SetPut,
+    SetUnread,
+)
 from zkdns.serverset.member import Member
 from zkdns.table import ServerSet, Table
 
@@ -104,7 +112,7 @@ class Guard:
 
     def admit(self, change: Change, now: float) -> list[Change]:
         """What to pass on of a change, or because of it; to be applied before the next one is admitted."""
-        if self._settings.seconds == 0 or isinstance(change, HostResolved):
+        if self._settings.seconds == 0 or isinstance(change, HostResolved | SetUnread):
             return [change]
         self._losses.advance(now)
         owner = self._table.set_of(change.origin)
@@ -163,7 +171,7 @@ class Guard:
     def _put(self, owner: ServerSet | None, change: SetPut, now: float) -> list[Change]:
         """A set as it was read as a whole."""
         origin = change.origin
-        if owner is not None and owner.name == change.name:
+        if owner is not None and owner.name == change.name and not owner.is_unread:
             for state in self._states(origin):
                 state.is_dropped = False
             absent = self._absent(origin)

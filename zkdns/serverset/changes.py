@@ -22,6 +22,13 @@ class SetPut(msgspec.Struct, frozen=True, tag="put"):
     members: tuple[Member, ...]
 
 
+class SetUnread(msgspec.Struct, frozen=True, tag="unread"):
+    """The set exists, and who its members are cannot be read; what is known of it stays."""
+
+    origin: str
+    name: ServiceName
+
+
 class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
     """Members joined a set, or left it (`removed` holds their names)."""
 
@@ -53,4 +60,4 @@ class HostResolved(msgspec.Struct, frozen=True, tag="host"):
     addresses: tuple[str, ...]
 
 
-Change: TypeAlias = SetPut | SetChanged | MembersHeld | SetDropped | HostResolved
+Change: TypeAlias = SetPut | SetUnread | SetChanged | MembersHeld | SetDropped | HostResolved

@@ -123,6 +123,15 @@ class TreeSync:
         """The origins of all sets that exist, also of those that cannot be read."""
         return {node.path for node in self._tree.sets()}
 
+    def may_hold(self, origin: str) -> bool:
+        """Whether a set that is not known may be there all the same, below a znode that cannot be listed."""
+        elements = [element for element in origin[len(self._tree.root.path) :].split("/") if element]
+        for count in range(len(elements)):
+            node = self._tree.find(elements[:count])
+            if node is None or not node.is_listed:
+                return node is not None
+        return False
+
     @property
     def bad_members(self) -> Counter[str]:
         """Members that were skipped, by reason, since the start."""
@@ -257,6 +266,8 @@ class TreeSync:
                 self._missing(node)
             else:
                 self._complain(ask, error, node.path)
+                if isinstance(node, SetNode):
+                    self._tree.unlisted(node)
         self._answered(ask)
 
     def changed(self, node: Node) -> None:

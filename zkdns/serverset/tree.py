@@ -14,7 +14,7 @@ import structlog
 
 from zkdns.errors import BadMemberError, BadValueError
 from zkdns.namespace import Namespace, ServiceName
-from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
+from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut, SetUnread
 from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
 from zkdns.serverset.weights import VECTOR_PREFIX, Vector, parse_vector, weight_of
 
@@ -112,6 +112,7 @@ class Tree:
         self._pending: dict[SetNode, _Pending] = {}
         self._touched: dict[SetNode, None] = {}  # of those, where something has happened since the last look
         self._dropped: list[str] = []
+        self._unread: dict[SetNode, None] = {}
 
     # -- finding -------------------------------------------------------------------------------------------
 
@@ -191,6 +192,7 @@ class Tree:
             if isinstance(lost, SetNode):
                 self._pending.pop(lost, None)
                 self._touched.pop(lost, None)
+                self._unread.pop(lost, None)
                 self._dropped.append(lost.path)
                 self._clear(lost)
             if lost is not self.root:
@@ -277,6 +279,11 @@ class Tree:
         pending.added[member.name] = member
         pending.removed.discard(member.name)
 
+    def unlisted(self, node: SetNode) -> None:
+        """A set could not be listed; told where nothing is known of it."""
+        if not node.is_published:
+            self._unread[node] = None
+
     def unread(self, node: SetNode, name: str, *, is_there: bool) -> None:
         """What was being read could not be; or it is gone."""
         node.reading.discard(name)
@@ -304,7 +311,9 @@ class Tree:
     def take_changes(self) -> list[Change]:
         """What has changed since this was last called."""
         changes: list[Change] = [SetDropped(path) for path in self._dropped]
+        changes += (SetUnread(node.path, node.name) for node in self._unread)
         self._dropped.clear()
+        self._unread.clear()
         # Only these: while ten thousand sets are read all of them wait, and few are complete at a time.
         touched, self._touched = self._touched, {}
         for node in touched:

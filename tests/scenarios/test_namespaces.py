@@ -1,0 +1,78 @@
+"""Several namespaces of one ZooKeeper, each with a zone of its own, in one server."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from kazoo.client import KazooClient
+
+from tests.serverset.sync_helpers import join
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+CONFIG = """
+zookeeper = "{hosts}"
+[[namespace]]
+path = "/discovery/{{environment}}/{{service}}"
+[[namespace]]
+path = "/aurora/{{role}}/{{environment}}/{{job}}"
+zone = "aurora"
+"""
+
+
+@pytest.fixture
+def config(zookeeper: ZooKeeperServer, zk: Any, zk_root: str, tmp_path: Path) -> Path:
+    """A configuration of two namespaces below the test's own root."""
+    zk.ensure_path(zk_root)
+    path = tmp_path / "zkdns.toml"
+    path.write_text(CONFIG.format(hosts=f"{zookeeper.address}{zk_root}"))
+    return path
+
+
+def test_each_zone_is_answered_from_its_own_namespace(config: Path, zk: Any, zk_root: str) -> None:
+    join(zk, f"{zk_root}/discovery/staging/web", "10.0.0.1", 8080)
+    with ZkdnsServer("--config", str(config)) as server:
+        server.wait_ready()
+        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.rcode("hello.prod.www.aurora") == "NXDOMAIN"
+        hello = join(zk, f"{zk_root}/aurora/www/prod/hello", "10.0.0.2", 31000)
+        eventually(lambda: server.ask("hello.prod.www.aurora") == {"10.0.0.2"})
+        assert server.ask("hello.prod.www.aurora", "SRV") == {"0 100 31000 m0.hello.prod.www.aurora."}
+        assert [server.rcode(apex, "SOA") for apex in ("discovery", "aurora")] == ["NOERROR"] * 2
+        assert [server.rcode(name) for name in ("web.staging.aurora", "hello.prod.www.discovery")] == [
+            "NXDOMAIN"
+        ] * 2
+        assert server.rcode("web.staging.example") == "REFUSED"
+        zk.delete(hello)
+        eventually(lambda: server.ask("hello.prod.www.aurora") == set())
+        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        for figure in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
+            eventually(lambda: figure in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - used at once
+
+
+def test_a_snapshot_holds_all_namespaces(
+    own_zookeeper: ZooKeeperServer, tmp_path: Path, config: Path
+) -> None:
+    config.write_text(CONFIG.format(hosts=own_zookeeper.address))
+    client = KazooClient(own_zookeeper.address)
+    client.start()
+    join(client, "/discovery/staging/web", "10.0.0.1")
+    join(client, "/aurora/www/prod/hello", "10.0.0.2")
+    client.stop()
+    client.close()
+    arguments = ("--config", str(config), "--snapshot", str(tmp_path / "table"))
+    names = {"web.staging.discovery": {"10.0.0.1"}, "hello.prod.www.aurora": {"10.0.0.2"}}
+    with ZkdnsServer(*arguments) as server:
+        server.wait_ready()
+        assert {name: server.ask(name) for name in names} == names
+        assert server.terminate() == 0
+    own_zookeeper.kill()
+    with ZkdnsServer(*arguments) as server:
+        server.wait_ready()
+        assert {name: server.ask(name) for name in names} == names
+        assert server.query("web.staging.discovery", use_edns=0).options  # stale
+        own_zookeeper.start()
+        eventually(lambda: not server.query("web.staging.discovery", use_edns=0).options, 30)
+        assert {name: server.ask(name) for name in names} == names
