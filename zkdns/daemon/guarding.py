@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from zkdns.address import HostPort
 from zkdns.config import Config
@@ -11,7 +11,7 @@ from zkdns.daemon.control import Accept, Accepted, LetGo, Refused
 from zkdns.daemon.feed import Publisher
 from zkdns.errors import BadValueError
 from zkdns.guard import Guard, HeldMember
-from zkdns.names import Labels, lower, parse_name
+from zkdns.namespace import Namespace, split_name
 from zkdns.serverset.changes import Change
 from zkdns.table import Table
 
@@ -102,7 +102,7 @@ def _let_go(held: HeldMember, now: float) -> LetGo:
 
 
 def accept_losses(
-    request: Accept, guarding: Guarding | None, table: Table, zone: Labels
+    request: Accept, guarding: Guarding | None, table: Table, namespaces: Sequence[Namespace]
 ) -> Accepted | Refused:
     """Do what `zkdns accept` asks for.
 
@@ -110,13 +110,13 @@ def accept_losses(
         request: which service.
         guarding: what may hold its members; None: there is nothing that could.
         table: knows all services.
-        zone: what may stand behind a service's name.
+        namespaces: how services are named.
     """
     wanted = request.service
     held = {one.origin for one in guarding.guard.held} if guarding else set()
     if wanted is not None:
         try:
-            found = _origins(wanted, table, zone)
+            found = _origins(wanted, table, namespaces)
         except BadValueError as error:
             return Refused("mistaken", str(error))
         if not found:
@@ -127,12 +127,9 @@ def accept_losses(
     return Accepted(guarding.accept(sorted(held)))
 
 
-def _origins(wanted: str, table: Table, zone: Labels) -> set[str]:
+def _origins(wanted: str, table: Table, namespaces: Sequence[Namespace]) -> set[str]:
     """The sets of a service, by its name with or without the zone, or by its znode's path."""
     if wanted.startswith("/"):
         return {wanted} & table.origins
-    labels = lower(parse_name(wanted))
-    without = labels[: -len(zone)] if labels[-len(zone) :] == zone else labels
-    return {
-        origin for key in {labels, without} if key in table.services for origin in table.services[key].sets
-    }
+    service = table.services.get(split_name(namespaces, wanted).key)
+    return set(service.sets) if service else set()
