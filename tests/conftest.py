@@ -1,6 +1,7 @@
 """Fixtures with real ZooKeeper servers, and the markers that tests get by themselves.
 
-`zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run.
+`zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run,
+`punctual` by standing where it is claimed how long something takes at most.
 """
 
 import logging
@@ -28,6 +29,7 @@ _RUN_PROCESSES = (
     "scenarios",
     "test_readme.py",
 )
+_PUNCTUAL = ("daemon/test_processes.py", "faults", "scenarios", "serverset/test_faults.py")
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
@@ -38,6 +40,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.zookeeper)
         if any(item.path.is_relative_to(_HERE / place) for place in _RUN_PROCESSES):
             item.add_marker(pytest.mark.processes)
+        if any(item.path.is_relative_to(_HERE / place) for place in _PUNCTUAL):
+            item.add_marker(pytest.mark.punctual)
 
 
 @pytest.fixture(autouse=True)

@@ -284,7 +284,7 @@ def _load(path: Path) -> bytes:
                 raise SnapshotError(f"{path}: cannot be read: it is not a regular file")
             if status.st_size > MAX_BYTES:
                 raise SnapshotError(f"{path}: is not a snapshot: it is larger than {MAX_BYTES} bytes")
-            return file.read(MAX_BYTES)
+            return file.read(status.st_size)  # not more: memory for as much is taken first
     except FileNotFoundError:
         raise NoSnapshotError(f"{path}: cannot be read: there is no such file") from None
     except OSError as error:

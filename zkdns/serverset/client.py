@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import select
 import ssl
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from kazoo.client import KazooClient
@@ -95,6 +96,17 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         self._complaints: set[tuple[str, str]] = set()
         self._patience = _FIRST_PATIENCE
         self._is_connecting = False
+
+    def spawn(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kazoo's
+        """Run it in a thread; what kazoo did not expect ends its connection for good, and is said in a line."""
+
+        def run() -> None:
+            try:
+                func(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - whatever it is, nobody is there to catch it
+                log.warning("a thread of the zookeeper client has ended", reason=repr(error))
+
+        return super().spawn(run)
 
     def create_connection(
         self,
