@@ -98,7 +98,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         self._is_connecting = False
 
     def spawn(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kazoo's
-        """Run it in a thread; what kazoo did not expect ends its connection for good, and is said in a line."""
+        """Run it in a thread. What kazoo did not expect ends its connection for good, and is one line here."""
 
         def run() -> None:
             try:
