@@ -164,6 +164,22 @@ def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
         assert witness.longest_absence == 0
 
 
+def test_a_client_that_has_ended_has_a_successor_in_the_same_session(
+    proxy: FaultProxy, zk: Any, witness: Witness
+) -> None:
+    with web_through(proxy).register("10.0.0.1", 80) as registration, web_through(proxy).watch() as watch:
+        path, session = registration.path, registration._session
+        for _ in range(2):
+            ended = session._client
+            proxy.send_reply(12345, 0)  # to nothing that was asked: kazoo's connection thread ends by it
+            eventually(lambda: session._client is not ended and session.is_connected)  # noqa: B023 - used at once
+            assert_one(registration, witness)
+        assert registration.path == path
+        zk.delete(path)  # it is followed again, and so repaired
+        assert_one(registration, witness)
+        eventually(lambda: len(watch.members) == 1 and watch.members[0].name not in str(path))
+
+
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
 def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
     with web_through(proxy).register("a", 1) as registration:

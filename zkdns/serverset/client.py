@@ -39,6 +39,7 @@ def make_client(
     session_timeout: float = SESSION_TIMEOUT,
     access: Access = ANYBODY,
     read_only: bool = False,
+    identity: tuple[int, bytes] | None = None,
 ) -> KazooClient:
     """A client that is not started yet.
 
@@ -51,6 +52,7 @@ def make_client(
         session_timeout: seconds.
         access: who this is, and whether TLS is spoken.
         read_only: whether a server without a quorum is good enough, if it serves readers (`CONNECTED_RO`).
+        identity: of a session to go on with, where it has not expired; None: a new one begins.
     """
     # kazoo tells each try as a warning; who uses the client tells each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
@@ -62,6 +64,7 @@ def make_client(
         auth_data=[("digest", digest.reveal()) for digest in access.digests],
         sasl_options=access.sasl.options() if access.sasl else None,
         read_only=read_only,
+        client_id=identity,
         connection_retry=KazooRetry(
             max_tries=-1, delay=0.1, max_delay=min(_LONGEST_PAUSE, session_timeout / 4)
         ),
@@ -98,7 +101,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         self._is_connecting = False
 
     def spawn(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kazoo's
-        """Run it in a thread. What kazoo did not expect ends its connection for good, and is one line here."""
+        """Run it in a thread. What kazoo did not expect ends its connection for good; it is one line here."""
 
         def run() -> None:
             try:

@@ -159,11 +159,12 @@ def take_events(client: KazooClient, heard: Heard) -> None:
 
 
 def has_ended(client: KazooClient) -> bool:
-    """Whether a client that was started a while ago has given up for good, which kazoo tells nobody.
+    """Whether a client that was started has given up for good by itself, which kazoo tells nobody.
 
     It does so when it is refused (AUTH_FAILED), and by whatever else is raised in its connection thread.
     """
-    return bool(client._connection.connection_stopped.is_set())  # noqa: SLF001 - see above
+    thread = client._connection._connection_routine  # noqa: SLF001 - see above
+    return thread is not None and not thread.is_alive()
 
 
 def unusable() -> str | None:

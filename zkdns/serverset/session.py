@@ -10,6 +10,7 @@ The end of the process ends it too. A process that is forked off has no part in 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import heapq
 import itertools
 import math
@@ -34,6 +35,7 @@ from kazoo.protocol.states import KeeperState
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.serverset.access import ANYBODY, Access
 from zkdns.serverset.client import make_client
+from zkdns.serverset.kazoo_private import has_ended
 from zkdns.serverset.logs import Log
 
 if TYPE_CHECKING:
@@ -46,6 +48,8 @@ log = Log("zkdns.session")
 AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError, KazooTimeoutError)
 """What is raised where the connection is the reason: it says nothing about whether the server did it."""
 
+_LOOK_SECONDS = 1.0
+"""How often a client is looked at, whether it has ended."""
 _EXIT_PATIENCE = 2.0  # seconds that the end of the process waits for the end of the session
 
 _LEAST_PAUSE, _MOST_PAUSE = 1.0, 60.0  # seconds between tries of what the server refuses, as go.serversets
@@ -98,6 +102,8 @@ class Session:
         self._jobs: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._worker: threading.Thread | None = None
+        self._identity: tuple[int, bytes] | None = None
+        """Of the session, while a client that has ended may have lost it."""
 
     @classmethod
     def of_client(cls, client: KazooClient, session_timeout: float) -> Session:
@@ -163,9 +169,7 @@ class Session:
 
     def _begin(self) -> None:
         """Make client and worker, with the lock held."""
-        own = None
-        if self._given is None:
-            own = make_client(self.hosts, session_timeout=self.session_timeout, access=self._access)
+        own = self._make_client(None) if self._given is None else None
         client = own or (self._given() if self._given is not None else None)
         if client is None:
             raise ZooKeeperError("the ZooKeeper client that this set was made with is no more")
@@ -176,6 +180,36 @@ class Session:
         self._worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
         self._worker.start()
         client.add_listener(self._heard)  # what was heard before the first job finds by itself
+        if own is not None:
+            heapq.heappush(self._jobs, (time.monotonic() + _LOOK_SECONDS, next(self._numbers), self._look))
+
+    def _make_client(self, identity: tuple[int, bytes] | None) -> KazooClient:
+        return make_client(
+            self.hosts, session_timeout=self.session_timeout, access=self._access, identity=identity
+        )
+
+    def _look(self) -> None:
+        """Put another client in the place of one that has ended for good, and go on with its session."""
+        self.later(_LOOK_SECONDS, self._look)
+        ended = self._client
+        if ended is None or not has_ended(ended):
+            return
+        try:
+            client = self._make_client(self._identity)
+            client.start_async()
+        except Exception as error:  # noqa: BLE001 - no files left to open, say; that may pass
+            log.warning("a ZooKeeper client has ended, and another cannot begin yet", reason=repr(error))
+            return
+        log.warning("a ZooKeeper client has ended; another takes its place", hosts=self.hosts)
+        ended.remove_listener(self._heard)
+        with self._lock:
+            self._client = client
+        client.add_listener(self._heard)
+        if self.is_connected:
+            self._tell_connected()
+        with contextlib.suppress(Exception):  # kazoo's, for which it has not ended
+            ended.stop()
+            ended.close()
 
     def _end_if_unused(self) -> None:
         with self._lock:
@@ -223,6 +257,9 @@ class Session:
             self.soon(self._end_if_unused)  # a caller's client that was stopped: nobody need stay for it
 
     def _tell_connected(self) -> None:
+        client = self._client
+        if client is not None and client.client_id is not None:
+            self._identity = client.client_id
         for user in [*self._users, *self._leaving]:
             user.connected()
 
