@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import dns.edns
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.dns.helpers import NAMESPACE, Server, ask, data, endpoint, glue, member, ports, put, rcode, read
+from tests.dns.helpers import (
+    NAMESPACE,
+    Server,
+    ask,
+    data,
+    ede,
+    endpoint,
+    glue,
+    member,
+    ports,
+    put,
+    rcode,
+    read,
+)
 from zkdns.dns.responder import Responder
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetDropped, SetPut
@@ -157,6 +171,17 @@ def test_a_host_name_of_one_label_has_its_members_name_and_the_resolved_addresse
     }
     server.resolve("myhost", "10.0.0.9")
     assert data(ask(server, WEB)) == ["10.0.0.9"]
+
+
+@pytest.mark.parametrize("qtype", ["A", "AAAA"])
+@pytest.mark.parametrize("name", [WEB, f"m1.{WEB}"])
+def test_addresses_that_could_not_be_resolved_yet_are_not_denied(name: str, qtype: str) -> None:
+    server = Server({"web.staging": [member(1, "myhost:80")]})
+    response = ask(server, name, qtype, edns=0)
+    assert (rcode(response), ede(response)) == ("SERVFAIL", [dns.edns.EDECode.NO_REACHABLE_AUTHORITY])
+    assert rcode(ask(server, name, "MX")) == "NOERROR"
+    server.resolve("myhost", "10.0.0.7")
+    assert rcode(ask(server, name, qtype)) == "NOERROR"
 
 
 def test_addresses_that_a_member_brings_need_no_resolving() -> None:

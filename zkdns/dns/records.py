@@ -51,6 +51,8 @@ class Node(msgspec.Struct):
     texts: tuple[Text, ...] = ()
     shared: int = 0
     between: Labels = ()
+    is_unresolved: bool = False
+    """Whether it has addresses that nobody knows: those of host names that could not be resolved yet."""
     rendered: dict[int, RRset] = {}
 
     def records(self, query: Query, qtype: int, ttl: int) -> RRset:

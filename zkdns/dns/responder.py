@@ -6,6 +6,7 @@ another class, or a name outside all zones, or a transfer: REFUSED
 the table has not been read yet: SERVFAIL
 a service of which nothing could be read but that it exists: SERVFAIL
 no such name: NXDOMAIN with SOA
+addresses of members whose host names could not be resolved yet: SERVFAIL
 no such type: NODATA with SOA
 else the records, in the order whose turn it is
 """
@@ -86,6 +87,13 @@ class Responder:
         if found.is_unread:
             return Response(
                 query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the service cannot be read from ZooKeeper"
+            )
+        if found.node.is_unresolved and query.qtype in (Type.A, Type.AAAA):  # it is not empty, so not NODATA
+            return Response(
+                query,
+                Rcode.SERVFAIL,
+                ede=Ede.NO_REACHABLE_AUTHORITY,
+                ede_text="no host could be resolved yet",
             )
         records = self._zone.records(found, query)
         if not records:  # RFC 2308 §2.2

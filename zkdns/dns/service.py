@@ -111,6 +111,7 @@ class ServiceView:
             targets=self._service_targets(self._entries),
             texts=tuple(map(_text_of, self._entries)),
             shared=self._shared,
+            is_unresolved=not addresses and any(entry.member.service for entry in self._entries),
         )
 
     def _member_node(self, label: bytes) -> Node | None:
@@ -126,11 +127,13 @@ class ServiceView:
             return None
         entry = found[0]
         endpoints = entry.member.endpoints
+        addresses = self._standing_alone(endpoints[0]) if endpoints else {}
         return Node(
-            addresses=self._standing_alone(endpoints[0]) if endpoints else {},
+            addresses=addresses,
             targets=self._service_targets([entry]),
             texts=(_text_of(entry),),
             shared=self._shared,
+            is_unresolved=not addresses and bool(endpoints),
         )
 
     def _host_node(self, label: bytes) -> Node | None:
@@ -142,7 +145,12 @@ class ServiceView:
                 if label == self._host(entry, endpoint)[0]:
                     targets = self._targets([(entry, endpoint)])
                     addresses = self._standing_alone(endpoint)
-                    return Node(addresses=addresses, targets=targets, shared=self._shared)
+                    return Node(
+                        addresses=addresses,
+                        targets=targets,
+                        shared=self._shared,
+                        is_unresolved=not addresses,
+                    )
         return None
 
     def _endpoint_node(self, labels: Labels) -> Node | None:

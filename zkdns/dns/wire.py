@@ -68,6 +68,7 @@ class Ede(enum.IntEnum):
     STALE_ANSWER = 3
     NOT_READY = 14
     NOT_AUTHORITATIVE = 20
+    NO_REACHABLE_AUTHORITY = 22
 
 
 class BadQueryError(Exception):
