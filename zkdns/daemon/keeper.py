@@ -24,7 +24,8 @@ log = structlog.get_logger("zkdns.supervisor")
 STOP_SECONDS = 3.0
 """How long a child may take to end before it is killed."""
 
-# A child that lived this long is replaced at once; one that died sooner a little later each time.
+# A child that lived this long is replaced at once, and so is the first that did not; the next ones a little
+# later each time.
 _STEADY_SECONDS = 5.0
 _LEAST_PAUSE, _MOST_PAUSE = 0.1, 5.0
 
@@ -52,14 +53,17 @@ class ChildKeeper:
 
     async def run(self) -> None:
         """Keep a child running; returns after `stop`, when the last one has ended."""
-        pause = 0.0
+        early_deaths = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
             status = await self._run_once()
             if self._stopping.is_set():
                 return
             lived = time.monotonic() - begun
-            pause = 0.0 if lived > _STEADY_SECONDS else min(_MOST_PAUSE, max(_LEAST_PAUSE, pause * 2))
+            early_deaths = 0 if lived > _STEADY_SECONDS else early_deaths + 1
+            pause = (
+                min(_MOST_PAUSE, _LEAST_PAUSE * 2 ** min(early_deaths - 2, 6)) if early_deaths > 1 else 0.0
+            )
             log.error(
                 "process ended; starting another", role=self._task.role, status=status, in_seconds=pause
             )
