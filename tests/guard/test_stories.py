@@ -473,3 +473,30 @@ def test_who_is_held_and_until_when_can_be_seen(limbo: Story) -> None:
     (held,) = limbo.guard.held_of(origin_of("db"))
     assert (str(held.service), held.member, held.until - held.since) == ("db.staging", member(1), LIMBO)
     assert len(limbo.guard.held) == 11
+
+
+# -- in the long run -----------------------------------------------------------------------------------------
+
+
+def test_who_waits_of_a_set_whose_loss_is_accepted_is_forgotten_with_it(story: Story) -> None:
+    story.disturb()
+    story.settle()
+    story.leave("web", *range(2, 11))
+    story.pass_time(SESSION_TIMEOUT + MOMENT)
+    story.leave("web", 1)  # the last: in a quiet table it waits
+    story.drop("web")
+    story.accept("web")
+    assert story.answered("web") is None
+    story.put("web", 21)
+    story.join("web", 22)
+    story.pass_time(1.0)
+    assert story.answered("web") == [21, 22]
+
+
+def test_a_set_that_is_never_at_rest_costs_no_memory_for_those_who_are_long_gone(story: Story) -> None:
+    for number in range(100, 200):
+        story.join("web", number)
+        story.pass_time(1.0)
+        story.leave("web", number)
+    ledger = story.guard._losses.ledgers[origin_of("web")]
+    assert len(ledger._lost_at) <= SESSION_TIMEOUT + 1

@@ -358,6 +358,7 @@ class Guard:
             ledger.write_off()
         if hold.is_dropped and origin not in self._holds:
             self._losses.ledgers.pop(origin, None)
+            self._waits.pop(origin, None)
             return [SetDropped(origin)]
         return [SetChanged(origin, (), tuple(names))]
 

@@ -41,7 +41,7 @@ class Ledger:
 
     def join(self, member: Member) -> None:
         """A member came; it replaces whoever was lost at its endpoint."""
-        self.lost.pop(member.name, None)
+        self.forget(member.name)
         if where := endpoint_of(member):
             self._joined[where] = member.name
             for name in self._lost_at.pop(where, ()):
@@ -58,6 +58,14 @@ class Ledger:
         self.lost[member.name] = member, now
         if where is not None:
             self._lost_at.setdefault(where, set()).add(member.name)
+
+    def forget(self, name: str) -> None:
+        """A member is lost no more, if it was: it is back, or it was too long ago."""
+        member, _ = self.lost.pop(name, (None, 0.0))
+        if member is not None and (where := endpoint_of(member)) in self._lost_at:
+            self._lost_at[where].discard(name)
+            if not self._lost_at[where]:
+                del self._lost_at[where]
 
     def take_lost(self) -> dict[str, Member]:
         """Hand over all that are lost; somebody else takes care of them."""
@@ -105,7 +113,7 @@ class Losses:
             when, origin, name = self._quiet.popleft()
             ledger = self.ledgers.get(origin)
             if ledger is not None and name in ledger.lost and ledger.lost[name][1] == when:
-                del ledger.lost[name]
+                ledger.forget(name)
                 if not ledger.lost:
                     del self.ledgers[origin]
 
