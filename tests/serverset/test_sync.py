@@ -363,6 +363,20 @@ def test_no_callbacks_pile_up_for_what_is_made_again_and_again(
         eventually(lambda: tree.callbacks() == dict.fromkeys(watched, 1))
 
 
+def test_no_callbacks_pile_up_for_a_vector_that_stays(zk: Any, zk_root: str, follow: Follow) -> None:
+    path = f"{zk_root}/staging/web"
+    join(zk, path, "10.0.0.1")
+    made = zk.create(f"{path}/vector_", vector({"inet=10.0.0.1:80": 0.5}), sequence=True)
+    with follow() as tree:
+        tree.wait_live()
+        for number in range(20):
+            join(zk, path, f"10.0.1.{number}")
+            tree.wait_equal(zk)
+        assert len(tree.client._data_watchers.get(made, ())) <= 1
+        zk.set(made, vector({"inet=10.0.0.1:80": 2}))
+        eventually(lambda: weights_of(tree)["10.0.0.1"] == 2.0)
+
+
 # -- what cannot be read -----------------------------------------------------------------------------------
 
 

@@ -135,3 +135,22 @@ def test_what_cannot_be_read_is_no_surprise_to_the_audit(
         tree.wait_live()
         eventually(lambda: tree.asked[web] > 5)
         assert tree.sync.repairs == 0
+
+
+# -- the one-shot way ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_remembered_of_sets_that_are_no_more(zk: Any, zk_root: str, follow: Follow) -> None:
+    join(zk, f"{zk_root}/staging/web")
+    with follow(recursive=False) as tree:
+        tree.wait_live()
+        way = tree.sync._way
+        assert isinstance(way, OneShotWay)
+        known = len(way._watches)
+        for number in range(20):
+            join(zk, f"{zk_root}/staging/web{number}")
+            zk.create(f"{zk_root}/staging/web{number}/vector_", b"{}")
+            tree.wait_equal(zk)
+            zk.delete(f"{zk_root}/staging/web{number}", recursive=True)
+            tree.wait_equal(zk)
+        eventually(lambda: len(way._watches) == known)

@@ -35,7 +35,7 @@ class OneShotWay(Way):
         """There is nothing to prepare."""
         self._waiting: deque[Ask] = deque()
         self._in_flight = 0
-        self._watches: dict[Node, partial[None]] = {}
+        self._watches: dict[tuple[Node, str], partial[None]] = {}
         self.told.begun()
 
     def ask(self, ask: Ask) -> None:
@@ -59,7 +59,7 @@ class OneShotWay(Way):
         else:
             # A member never changes, and thousands of watches on them would tell nothing.
             (name,) = ask.names
-            watch = partial(self.post, self._changed, ask) if name.startswith(VECTOR_PREFIX) else None
+            watch = self._watch_of(ask.node, name) if name.startswith(VECTOR_PREFIX) else None
             result = self.client.get_async(f"{ask.node.path}/{name}", watch=watch)
         result.rawlink(partial(self.post, self._receive, ask))
 
@@ -76,6 +76,8 @@ class OneShotWay(Way):
         elif isinstance(error, NoNodeError) and ask.node is self._root:
             self._await_root(ask)
         else:
+            if isinstance(error, NoNodeError):
+                self._watches.pop((ask.node, ""), None)
             self.told.failed(ask, error)
 
     def _await_root(self, ask: Ask) -> None:
@@ -95,23 +97,29 @@ class OneShotWay(Way):
         else:
             self.told.failed(ask, NoNodeError())
 
-    def _watch_of(self, node: Node) -> partial[None]:
-        """One callback for each znode, so that kazoo's set of callbacks holds it once."""
-        watch = self._watches.get(node)
+    def _watch_of(self, node: Node, name: str = "") -> partial[None]:
+        """One callback for each znode, so that kazoo's set of callbacks holds it once.
+
+        With a name it tells of that vector's data, else of the node's children.
+        """
+        watch = self._watches.get((node, name))
         if watch is None:
-            watch = self._watches[node] = partial(self.post, self._fired, node)
+            heard = partial(self._changed, name) if name else self._fired
+            watch = self._watches[node, name] = partial(self.post, heard, node)
         return watch
 
-    def _changed(self, ask: Ask, event: WatchedEvent) -> None:
-        """A data watch; of a deletion the set's own watch tells as well."""
-        if event.type == "CHANGED" and isinstance(ask.node, SetNode):
-            self.told.replaced(ask.node, *ask.names)
+    def _changed(self, name: str, node: SetNode, event: WatchedEvent) -> None:
+        """A vector's data watch; of a deletion the set's own watch tells as well."""
+        if event.type == "CHANGED":
+            self.told.replaced(node, name)
+        elif event.type == "DELETED":
+            self._watches.pop((node, name), None)
 
     def _fired(self, node: Node, event: WatchedEvent) -> None:
         """A child watch of the node; events of type NONE tell of the session instead."""
         if event.type == "NONE":
             return
         if node.is_gone:
-            self._watches.pop(node, None)
+            self._watches.pop((node, ""), None)
         else:
             self.told.changed(node)
