@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import SetChanged, SetPut
 from zkdns.serverset.tree import Directory, SetNode, Tree
@@ -48,3 +50,21 @@ def test_the_last_member_goes_when_it_is_certain_that_none_has_come() -> None:
     (change,) = tree.take_changes()
     assert isinstance(change, SetChanged)
     assert change.removed == ("member_a",)
+
+
+def test_an_answer_that_comes_after_the_end_of_its_set_is_nobodys() -> None:
+    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+    web = known_set(tree)
+    assert tree.list_set(web, ["member_a", "member_b"], 1)[0] == ["member_b"]
+    tree.drop(web)
+    assert "member_b" not in web.reading
+
+
+@pytest.mark.parametrize(("is_told", "surprises"), [(True, 0), (False, 1)])
+def test_an_audit_is_not_surprised_by_an_end_that_was_told_just_before(is_told: bool, surprises: int) -> None:
+    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+    parent = known_set(tree).parent
+    assert isinstance(parent, Directory)
+    parent.children["web"].is_listed = not is_told
+    assert tree.list_directory(parent, []) == ([], surprises)
+    assert parent.children == {}

@@ -70,7 +70,7 @@ class SetNode:
         """What weighs the members; like a member, one that cannot be used is None."""
         self.reading: set[str] = set()
         """Names of members and vectors that are being read."""
-        self.unreadable: frozenset[str] = frozenset()
+        self.unreadable: set[str] = set()
         """Names of those that could not be."""
 
 
@@ -145,13 +145,15 @@ class Tree:
         was_listed, node.is_listed = node.is_listed, True
         wanted = self._namespace.fixed[len(node.elements)]
         present = {name for name in names if wanted in (None, name) and not self._is_foreign(node, name)}
-        gone = node.children.keys() - present
-        for name in gone:
-            self.drop(node.children[name])
+        gone = [node.children[name] for name in node.children.keys() - present]
+        surprises = sum(child.is_listed for child in gone)  # else it was told, and is being asked for
+        for child in gone:
+            self.drop(child)
         before = len(node.children)
         nodes = [node.children.get(name) or self._make(node, name) for name in sorted(present)]
-        surprises = len(gone) + len(node.children) - before if was_listed else 0
-        return [child for child in nodes if child is not None and not child.is_asked], surprises
+        surprises += len(node.children) - before
+        unasked = [child for child in nodes if child is not None and not child.is_asked]
+        return unasked, surprises if was_listed else 0
 
     def add_child(self, node: Directory, name: str) -> Node | None:
         """A directory has a child of this name; None where it is not followed, or known already."""
@@ -215,7 +217,6 @@ class Tree:
         if czxid != node.czxid:  # another znode than before: equal names mean nothing
             node.czxid = czxid
             node.is_published = False
-            node.reading.clear()
             self._clear(node)
             self._pending.pop(node, None)
         present = {name for name in names if name.startswith(FOLLOWED)}
@@ -226,14 +227,15 @@ class Tree:
             self.remove(node, name)
         new = present - known - node.reading
         surprises = (len(gone) + len(node.unreadable ^ new)) if was_listed else 0
-        node.unreadable = frozenset()
+        node.unreadable.clear()
         unread = sorted(new | (node.vectors.keys() - node.reading))  # vectors change in their place
         node.reading.update(unread)
         self._pending_of(node)
         return unread, surprises
 
     def _clear(self, node: SetNode) -> None:
-        """Forget what is known of a set's members."""
+        """Forget what is known of a set's members, and what is being read of them."""
+        node.reading.clear()
         for name, known in (*node.members.items(), *node.vectors.items()):
             if known is None:
                 del self.bad[f"{node.path}/{name}"]
@@ -243,8 +245,7 @@ class Tree:
     def remove(self, node: SetNode, name: str) -> None:
         """A member or a vector is gone."""
         node.reading.discard(name)
-        if name in node.unreadable:
-            node.unreadable -= {name}
+        node.unreadable.discard(name)
         pending = self._pending_of(node)
         self.bad.pop(f"{node.path}/{name}", None)
         if node.vectors.pop(name, None) is not None:
@@ -288,7 +289,7 @@ class Tree:
         """What was being read could not be; or it is gone."""
         node.reading.discard(name)
         if is_there:
-            node.unreadable |= {name}
+            node.unreadable.add(name)
         self._pending_of(node)
 
     def _pending_of(self, node: SetNode) -> _Pending:
