@@ -382,3 +382,8 @@ def test_of_two_sets_under_one_name_the_one_that_was_read_answers() -> None:
     assert list(copy.contents()) == list(table.contents())
     assert table.apply(SetDropped(other.origin)) == {KEY}
     assert table.services[KEY].is_unread
+
+
+def test_an_empty_set_does_not_answer_for_one_of_its_name_that_cannot_be_read() -> None:
+    other = put(origin="/discovery/staging/WEB", name=ServiceName("WEB", "staging"))
+    assert table_of(SetUnread(PATH, WEB), other).services[KEY].is_unread

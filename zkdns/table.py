@@ -66,8 +66,9 @@ class Service:
 
     @property
     def is_unread(self) -> bool:
-        """Whether nothing is known of any of its sets but that they exist."""
-        return all(owner.is_unread for owner in self.sets.values())
+        """Whether no member is known, and there may be some all the same."""
+        sets = self.sets.values()
+        return any(owner.is_unread for owner in sets) and not any(owner.members for owner in sets)
 
     def by_precedence(self) -> list[ServerSet]:
         """All sets, `first` first."""
