@@ -390,3 +390,17 @@ def test_publishing_to_nobody_is_no_error() -> None:
         return publisher.table
 
     assert asyncio.run(scenario()).origins == {WEB.origin, API.origin}
+
+
+def test_who_is_told_again_of_readiness_keeps_its_table(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as answerer:
+            await until(lambda: publisher._subscribers)
+            publisher.publish([WEB])
+            for ready in (True, False, True):
+                publisher.set_health(ready=ready, stale=False)
+            publisher.publish([API])
+            await same(answerer, publisher)
+            assert answerer.table.origins == {WEB.origin, API.origin}
+
+    asyncio.run(scenario())

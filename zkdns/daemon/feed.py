@@ -201,7 +201,8 @@ class Subscriber:
                     await asyncio.sleep(0)  # a whole buffer of frames must not hold up answers
                 case End():
                     self._table.serial = message.serial
-                    self._on_change(self._table.retain(self._copied or set()))
+                    if self._copied is not None:
+                        self._on_change(self._table.retain(self._copied))
                     self._copied = None
                     self._copying.close()
                 case Health():
