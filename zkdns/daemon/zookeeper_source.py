@@ -31,6 +31,7 @@ _STOP_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
 """How often a client is looked at, whether it has ended; an ended one is replaced then."""
 
+_READ = (SyncState.LIVE, SyncState.READ_ONLY)
 _WORST_FIRST = (SyncState.READING, SyncState.AWAY, SyncState.READ_ONLY, SyncState.LIVE)
 
 
@@ -83,13 +84,11 @@ class ZooKeeperSource:
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def work() -> None:
-            with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
-                self._client.stop()
+        def tell() -> None:
             with contextlib.suppress(RuntimeError):  # nobody waits any more
                 loop.call_soon_threadsafe(stopped.set)
 
-        threading.Thread(target=work, name="zookeeper stop", daemon=True).start()
+        _dispose(self._client, tell)
         await asyncio.wait([asyncio.ensure_future(stopped.wait())], timeout=_STOP_SECONDS)
 
     def _make_client(self) -> Client:
@@ -108,10 +107,12 @@ class ZooKeeperSource:
             )
 
     def _look(self) -> None:
-        """Put another client in the place of one that has ended."""
+        """Put another client in the place of one that has ended, and see whether what was hidden is."""
         if self._is_stopping:
             return
         asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
+        if self._restored and self.sync.state in _READ:
+            self._drop_absent()
         if not has_ended(self._client):
             return
         try:
@@ -120,8 +121,9 @@ class ZooKeeperSource:
             self._complain(str(error))
             return
         self._complain("the client has ended; another takes its place")
-        self._client = client
+        ended, self._client = self._client, client
         self.sync.attach(client)
+        _dispose(ended)
         client.start_async()
 
     def _complain(self, reason: str) -> None:
@@ -132,7 +134,7 @@ class ZooKeeperSource:
     def _state_changed(self, state: SyncState) -> None:
         if self._is_stopping:
             return
-        if state in (SyncState.LIVE, SyncState.READ_ONLY):
+        if state in _READ:
             self._read(state)
         elif state is SyncState.AWAY:
             self._begun = time.monotonic()
@@ -140,21 +142,35 @@ class ZooKeeperSource:
         self._on_health(state is not SyncState.READING, state is not SyncState.LIVE)
 
     def _read(self, state: SyncState) -> None:
-        """Everything has been read: what only the snapshot knew is no more."""
+        """Everything has been read."""
         self._complaint = ""
-        origins = self.sync.origins
-        # What cannot be listed keeps what the snapshot knew of it.
-        hidden = {origin for origin in self._restored - origins if self.sync.may_hold(origin)}
-        gone, self._restored = self._restored - origins - hidden, hidden
-        self._publish([SetDropped(origin) for origin in sorted(gone)])
+        self._drop_absent()
         log.info(
             "zookeeper has been read",
             hosts=self._config.zookeeper,
             namespace=self._namespace.template,
-            services=len(origins),
+            services=len(self.sync.origins),
             seconds=round(time.monotonic() - self._begun, 3),
             state=state.value,
         )
+
+    def _drop_absent(self) -> None:
+        """What only the snapshot knew is no more; what cannot be listed keeps what it knew of that."""
+        absent = self._restored - self.sync.origins
+        self._restored = {origin for origin in absent if self.sync.may_hold(origin)}
+        self._publish([SetDropped(origin) for origin in sorted(absent - self._restored)])
+
+
+def _dispose(client: Client, then: Callable[[], None] = lambda: None) -> None:
+    """End a client and its threads, which takes its time; `then` is called in a thread."""
+
+    def work() -> None:
+        with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
+            client.stop()
+            client.close()
+        then()
+
+    threading.Thread(target=work, name="zookeeper stop", daemon=True).start()
 
 
 def figures_of(sources: list[ZooKeeperSource]) -> WatcherFigures:
