@@ -218,10 +218,10 @@ class Table:
 
     def _hold(self, change: MembersHeld) -> set[Labels]:
         owner = self._sets.get(change.origin)
-        held = frozenset(change.names).intersection(owner.members) if owner else frozenset()
-        if owner is None or held == owner.held:
+        new = owner.members.keys() & set(change.names) - owner.held if owner else ()
+        if owner is None or not new:
             return set()
-        owner.held = held
+        owner.held |= new
         return {owner.name.key}
 
     def _exchange(

@@ -500,3 +500,21 @@ def test_a_set_that_is_never_at_rest_costs_no_memory_for_those_who_are_long_gone
         story.leave("web", number)
     ledger = story.guard._losses.ledgers[origin_of("web")]
     assert len(ledger._lost_at) <= SESSION_TIMEOUT + 1
+
+
+def test_what_is_told_and_looked_at_of_limbo_does_not_grow_with_those_who_are_in_it() -> None:
+    story = Story()
+    story.put("web", *range(1, 201))
+    story.disturb()
+    story.settle()
+    for number in range(1, 201):
+        story.leave("web", number)
+        story.pass_time(MOMENT)
+    assert len(story.held("web")) == 200
+    assert sum(len(change.names) for change in story.held_changes()) == 200
+    looks = 0
+    while (due := story.guard.next_deadline()) is not None:
+        story.pass_time(due - story.now)
+        looks += len(story.guard._agenda)
+    assert looks <= 200
+    assert story.answered("web") == []

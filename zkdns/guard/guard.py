@@ -106,7 +106,7 @@ class Guard:
         for origin, hold in self._holds.items():
             for name, held in hold.members.items():
                 hold.members[name] = held._replace(until=max(held.until, self._losses.window_until))
-            heapq.heappush(self._agenda, (hold.first_until, origin))
+            self._look_at(hold, origin, hold.first_until)
 
     # -- what is asked -------------------------------------------------------------------------------------
 
@@ -134,17 +134,17 @@ class Guard:
         self._losses.advance(now)
         changes: list[Change] = []
         while self._agenda and self._agenda[0][0] <= now:
-            _, origin = heapq.heappop(self._agenda)
+            due, origin = heapq.heappop(self._agenda)
             wait = self._waits.get(origin)
             if wait is not None and wait.deadline <= now:
                 changes += self._pass_waiting(origin, wait)
             hold = self._holds.get(origin)
-            if hold is None or not self._losses.is_settled:
+            if hold is None or hold.due != due or not self._losses.is_settled:
                 continue
             over = [name for name, held in hold.members.items() if held.until <= now]
             changes += self._release(origin, over, "limbo is over")
             if origin in self._holds:
-                heapq.heappush(self._agenda, (hold.first_until, origin))
+                self._look_at(hold, origin, hold.first_until)
         return changes
 
     def next_deadline(self) -> float | None:
@@ -281,9 +281,9 @@ class Guard:
         until = now + self._settings.seconds
         for member in members.values():
             hold.add(HeldMember(owner.origin, owner.name, member, now, until))
-        heapq.heappush(self._agenda, (until, owner.origin))
         if owner.origin in self._holds or not hold.members:  # none: all have been replaced
             return
+        self._look_at(hold, owner.origin, until)  # who comes later leaves later
         self._holds[owner.origin] = hold
         self.holds_total += 1
         log.warning(
@@ -318,9 +318,10 @@ class Guard:
         if added or removed:
             changes.append(SetChanged(owner.origin, added, removed))
         hold = self._holds.get(owner.origin)
-        held = set(hold.members) if hold else set()
-        if held != owner.held - {*removed, *(member.name for member in added)}:
-            changes.append(MembersHeld(owner.origin, tuple(sorted(held))))
+        if hold is not None:
+            stay = owner.held - {*removed, *(member.name for member in added)}
+            if new := hold.members.keys() - stay:
+                changes.append(MembersHeld(owner.origin, tuple(sorted(new))))
         return changes
 
     def _adopt(self, owner: ServerSet, change: MembersHeld, now: float) -> list[Change]:
@@ -361,6 +362,12 @@ class Guard:
             self._waits.pop(origin, None)
             return [SetDropped(origin)]
         return [SetChanged(origin, (), tuple(names))]
+
+    def _look_at(self, hold: Hold, origin: str, due: float) -> None:
+        """Look at a hold when this time has come, and no more when it was to be looked at before."""
+        if due != hold.due:
+            hold.due = due
+            heapq.heappush(self._agenda, (due, origin))
 
     def _forget(self, hold: Hold, owner: ServerSet, names: Iterable[str], why: str) -> None:
         for name in names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -23,12 +24,14 @@ class HeldMember(NamedTuple):
 class Hold:
     """Members of one set in limbo, by name, and which of them served where."""
 
-    __slots__ = ("_by_endpoint", "is_dropped", "members")
+    __slots__ = ("_by_endpoint", "due", "is_dropped", "members")
 
     def __init__(self) -> None:
         self.members: dict[str, HeldMember] = {}
         self.is_dropped = False
         """Whether the set itself is gone as well."""
+        self.due = -math.inf
+        """When it will be looked at, whether it is over for anybody."""
         self._by_endpoint: dict[tuple[str, int], set[str]] = {}
 
     def add(self, held: HeldMember) -> None:

@@ -40,7 +40,7 @@ class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
 class MembersHeld(msgspec.Struct, frozen=True, tag="held"):
     """Members of a set that have left, and are answered with all the same, after all others.
 
-    It names all that are held now. Whoever joins again is held no more, and `removed` ends it too.
+    Those that were held before are held on, until they join again or are removed, or the set is put.
     """
 
     origin: str
