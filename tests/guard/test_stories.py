@@ -8,7 +8,15 @@ from structlog.testing import capture_logs
 from tests.guard.helpers import LIMBO, SESSION_TIMEOUT, Story, member, members, origin_of, put
 from zkdns.guard import WAIT_SECONDS
 from zkdns.namespace import ServiceName
-from zkdns.serverset.changes import Change, HostResolved, MembersHeld, SetChanged, SetDropped, SetPut
+from zkdns.serverset.changes import (
+    Change,
+    HostResolved,
+    MembersHeld,
+    SetChanged,
+    SetDropped,
+    SetPut,
+    SetUnread,
+)
 from zkdns.serverset.member import Status
 
 MOMENT = 0.001
@@ -319,6 +327,23 @@ def test_an_operator_accepts_the_loss_of_a_whole_set(limbo: Story) -> None:
     assert limbo.answered("web") == list(range(1, 11))
     limbo.accept("web")
     assert limbo.answered("web") is None
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_set_that_was_made_again_and_cannot_be_read_is_there_when_its_members_are_let_go(
+    limbo: Story, is_held: bool
+) -> None:
+    service = "web" if is_held else "api"
+    limbo.pass_time(SESSION_TIMEOUT + MOMENT)
+    limbo.drop(service)
+    limbo.say(SetUnread(origin_of(service), ServiceName(service, "staging")))
+    assert limbo.answered(service)
+    limbo.pass_time(LIMBO)
+    owner = limbo.table.set_of(origin_of(service))
+    assert owner is not None
+    assert owner.is_unread
+    limbo.put(service, 21)
+    assert limbo.answered(service) == [21]
 
 
 def test_to_accept_where_nothing_is_held_does_nothing(limbo: Story) -> None:

@@ -113,6 +113,8 @@ class Guard:
     def admit(self, change: Change, now: float) -> list[Change]:
         """What to pass on of a change, or because of it; to be applied before the next one is admitted."""
         if self._settings.seconds == 0 or isinstance(change, HostResolved | SetUnread):
+            if isinstance(change, SetUnread) and self._is_dropped(change.origin):  # it is there again
+                self._set_end(change.origin, (SetDropped(change.origin), change))
             return [change]
         self._losses.advance(now)
         owner = self._table.set_of(change.origin)
@@ -172,8 +174,7 @@ class Guard:
         """A set as it was read as a whole."""
         origin = change.origin
         if owner is not None and owner.name == change.name and not owner.is_unread:
-            for state in self._states(origin):
-                state.is_dropped = False
+            self._set_end(origin, ())
             absent = self._absent(origin)
             known = owner.members
             added = [new for new in change.members if known.get(new.name) != new or new.name in absent]
@@ -272,7 +273,7 @@ class Guard:
         new = ledger.take_lost()
         if wait is not None:
             new.update({name: owner.members[name] for name in wait.names})
-            hold.is_dropped |= wait.is_dropped
+            hold.end = hold.end or wait.end
         self._begin(owner, hold, new, now, self._why)
         return [member for name, member in new.items() if name not in owner.members]
 
@@ -307,10 +308,8 @@ class Guard:
 
     def _stays(self, origin: str) -> bool:
         """Whether a set whose znode is gone stays in the table, for those that are held or wait."""
-        states = self._states(origin)
-        for state in states:
-            state.is_dropped = True
-        return bool(states)
+        self._set_end(origin, (SetDropped(origin),))
+        return self._is_dropped(origin)
 
     def _tell(self, owner: ServerSet, added: tuple[Member, ...], removed: tuple[str, ...]) -> list[Change]:
         """The changes that make the table's set what it is to be."""
@@ -343,10 +342,10 @@ class Guard:
     def _pass_waiting(self, origin: str, wait: Wait) -> list[Change]:
         del self._waits[origin]
         hold = self._holds.get(origin)
-        if wait.is_dropped and hold is None:
-            return [SetDropped(origin)]
-        if wait.is_dropped and hold is not None:
-            hold.is_dropped = True
+        if wait.end and hold is None:
+            return list(wait.end)
+        if hold is not None:
+            hold.end = hold.end or wait.end
         return [SetChanged(origin, (), tuple(sorted(wait.names)))] if wait.names else []
 
     def _release(self, origin: str, names: list[str], why: str) -> list[Change]:
@@ -357,10 +356,10 @@ class Guard:
         self._forget(hold, owner, names, why)
         if ledger := self._losses.ledgers.get(origin):
             ledger.write_off()
-        if hold.is_dropped and origin not in self._holds:
+        if hold.end and origin not in self._holds:
             self._losses.ledgers.pop(origin, None)
             self._waits.pop(origin, None)
-            return [SetDropped(origin)]
+            return list(hold.end)
         return [SetChanged(origin, (), tuple(names))]
 
     def _look_at(self, hold: Hold, origin: str, due: float) -> None:
@@ -403,7 +402,11 @@ class Guard:
         return sum(self._is_served(member) for name, member in owner.members.items() if name not in absent)
 
     def _is_dropped(self, origin: str) -> bool:
-        return any(state.is_dropped for state in self._states(origin))
+        return any(state.end for state in self._states(origin))
+
+    def _set_end(self, origin: str, end: tuple[Change, ...]) -> None:
+        for state in self._states(origin):
+            state.end = end
 
     def _states(self, origin: str) -> list[Hold | Wait]:
         return [state for state in (self._holds.get(origin), self._waits.get(origin)) if state is not None]

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from zkdns.guard.losses import endpoint_of
 from zkdns.namespace import ServiceName
+from zkdns.serverset.changes import Change
 from zkdns.serverset.member import Member
 
 
@@ -24,12 +25,12 @@ class HeldMember(NamedTuple):
 class Hold:
     """Members of one set in limbo, by name, and which of them served where."""
 
-    __slots__ = ("_by_endpoint", "due", "is_dropped", "members")
+    __slots__ = ("_by_endpoint", "due", "end", "members")
 
     def __init__(self) -> None:
         self.members: dict[str, HeldMember] = {}
-        self.is_dropped = False
-        """Whether the set itself is gone as well."""
+        self.end: tuple[Change, ...] = ()
+        """Where the set itself is gone as well: what becomes of it when nobody is held any more."""
         self.due = -math.inf
         """When it will be looked at, whether it is over for anybody."""
         self._by_endpoint: dict[tuple[str, int], set[str]] = {}
@@ -61,9 +62,10 @@ class Hold:
 class Wait:
     """Removals of one set that wait to see what becomes of the others."""
 
-    __slots__ = ("deadline", "is_dropped", "names")
+    __slots__ = ("deadline", "end", "names")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.names: set[str] = set()
-        self.is_dropped = False
+        self.end: tuple[Change, ...] = ()
+        """As a hold's."""
