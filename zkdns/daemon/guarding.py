@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
 from zkdns.address import HostPort
 from zkdns.config import Config
@@ -11,7 +11,7 @@ from zkdns.daemon.control import Accept, Accepted, LetGo, Refused
 from zkdns.daemon.feed import Publisher
 from zkdns.errors import BadValueError
 from zkdns.guard import Guard, HeldMember
-from zkdns.namespace import Namespace, split_name
+from zkdns.names import Labels, lower, parse_name
 from zkdns.serverset.changes import Change
 from zkdns.table import Table
 
@@ -102,7 +102,7 @@ def _let_go(held: HeldMember, now: float) -> LetGo:
 
 
 def accept_losses(
-    request: Accept, guarding: Guarding | None, table: Table, namespaces: Sequence[Namespace]
+    request: Accept, guarding: Guarding | None, table: Table, zones: Iterable[Labels]
 ) -> Accepted | Refused:
     """Do what `zkdns accept` asks for.
 
@@ -110,13 +110,13 @@ def accept_losses(
         request: which service.
         guarding: what may hold its members; None: there is nothing that could.
         table: knows all services.
-        namespaces: how services are named.
+        zones: what may stand behind a service's name, or be left out.
     """
     wanted = request.service
     held = {one.origin for one in guarding.guard.held} if guarding else set()
     if wanted is not None:
         try:
-            found = _origins(wanted, table, namespaces)
+            found = _origins(wanted, table, zones)
         except BadValueError as error:
             return Refused("mistaken", str(error))
         if not found:
@@ -127,9 +127,12 @@ def accept_losses(
     return Accepted(guarding.accept(sorted(held)))
 
 
-def _origins(wanted: str, table: Table, namespaces: Sequence[Namespace]) -> set[str]:
+def _origins(wanted: str, table: Table, zones: Iterable[Labels]) -> set[str]:
     """The sets of a service, by its name with or without the zone, or by its znode's path."""
     if wanted.startswith("/"):
         return {wanted} & table.origins
-    service = table.services.get(split_name(namespaces, wanted).key)
-    return set(service.sets) if service else set()
+    labels = lower(parse_name(wanted))
+    for key in (labels, *((*labels, *zone) for zone in zones)):
+        if key in table.services:
+            return set(table.services[key].sets)
+    return set()

@@ -47,7 +47,7 @@ async def watch(task: Task, tell: Tell) -> None:
         return msgspec.structs.replace(figures_of(zookeeper), stale_since=clock.since, holds=holds)
 
     control = ControlServer(
-        config.control, lambda asked: accept_losses(asked, guarding, publisher.table, config.namespaces)
+        config.control, lambda asked: accept_losses(asked, guarding, publisher.table, config.zones)
     )
     teller = FiguresTeller(publisher, config.statuses, figures, tell)
     try:
