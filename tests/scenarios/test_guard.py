@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from kazoo.client import KazooClient
+from kazoo.retry import KazooRetry
 
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -49,7 +50,9 @@ def delete(client: Any, *services: str) -> None:
 
 @pytest.fixture
 def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    found = KazooClient(hosts=own_zookeeper.address)
+    # What it does must come soon after ZooKeeper is back: kazoo's own pauses grow beyond the guard's window.
+    retry = KazooRetry(max_tries=-1, delay=0.05, max_delay=0.2)
+    found = KazooClient(hosts=own_zookeeper.address, connection_retry=retry)
     found.start()
     register_all(found)
     yield found
@@ -77,7 +80,7 @@ def test_what_is_gone_after_zookeeper_was_away_is_held_for_its_time_and_then_let
     own_zookeeper: ZooKeeperServer, client: Any, tmp_path: Path
 ) -> None:
     config = tmp_path / "zkdns.toml"
-    config.write_text("[guard]\nseconds = 1\n")
+    config.write_text("[guard]\nseconds = 3\n")
     with ZkdnsServer("--zookeeper", own_zookeeper.address, "--config", str(config)) as server:
         server.wait_ready()
         own_zookeeper.kill()
