@@ -77,10 +77,11 @@ class Client:
             return None
         return answer
 
-    def is_fresh(self, name: str) -> bool:
-        """Whether it is answered with records, and not marked as stale."""
+    def is_answered(self, name: str, *, stale: bool = False) -> bool:
+        """Whether it is answered with records, which are marked as stale or not."""
         answer = self.ask(name)
-        return answer is not None and answer[3] & 15 == 0 and answer[7] > 0 and _EDE not in answer[-40:]
+        is_there = answer is not None and answer[3] & 15 == 0 and answer[7] > 0
+        return is_there and answer is not None and (_EDE in answer[-40:]) == stale
 
     def close(self) -> None:
         self._socket.close()
@@ -113,11 +114,11 @@ class Served:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def wait_fresh(self, name: str, timeout: float = 120.0) -> float:
-        """Seconds from the start until this name is answered from a table that is up to date."""
+    def wait_answered(self, name: str, *, stale: bool = False, timeout: float = 120.0) -> float:
+        """Seconds from the start until this name is answered: from a table that is up to date, or is not."""
         client = Client(self.port, timeout=0.2)
         try:
-            while not client.is_fresh(name):
+            while not client.is_answered(name, stale=stale):
                 if time.monotonic() - self.begun > timeout:
                     raise TimeoutError(f"{name} was not answered within {timeout:g} s")
                 time.sleep(0.002)

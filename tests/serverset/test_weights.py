@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,11 +13,15 @@ from hypothesis import strategies as st
 
 from zkdns.errors import BadMemberError
 from zkdns.serverset.member import Endpoint, Member
-from zkdns.serverset.weights import DROPPED, Vector, parse_vector, weight_of
+from zkdns.serverset.weights import DROPPED, Vector, Weights, parse_vector
 
 NAME = "vector_0000000001"
 PLAIN = Member("member_0000000001", Endpoint("10.0.0.3", 80), shard=3)
 OTHER = Member("member_0000000002", Endpoint("web.example", 80, inet="10.0.0.4"))
+
+
+def weight_of(member: Member, vectors: Iterable[Vector]) -> float:
+    return Weights(vectors).of(member)
 
 
 def vector(*entries: tuple[str, Any]) -> Vector:

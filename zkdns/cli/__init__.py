@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from importlib import import_module
 
 import click
@@ -11,6 +14,22 @@ import zkdns
 # In the order of the help. Each is imported when it is used: a server that starts needs no other command's
 # libraries, which take longer to load than it takes to be ready.
 _COMMANDS = ("serve", "check", "lookup", "register", "watch", "services", "accept")
+
+
+@contextlib.contextmanager
+def _hidden(package: str) -> Iterator[None]:
+    """Within this the package cannot be imported, unless it was before.
+
+    structlog would load rich, for tracebacks that nobody asks for, in a tenth of the time that a start takes.
+    """
+    if package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[package]
 
 
 class _Commands(click.Group):
@@ -24,7 +43,8 @@ class _Commands(click.Group):
         """The command of a name, which its module calls the same; None: there is none."""
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
+        with _hidden("rich") if cmd_name == "serve" else contextlib.nullcontext():
+            command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - what such a module holds
         return command
 

@@ -118,7 +118,9 @@ class Publisher:
             return
         # Time keeps the serial rising over restarts, counting keeps it rising within a second (RFC 1982).
         self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
-        self._broadcast(FRAMES.encode(Changes(self.table.serial, changes)))
+        for start in range(0, len(changes), _CHANGES_IN_FRAME):
+            part = changes[start : start + _CHANGES_IN_FRAME]
+            self._broadcast(FRAMES.encode(Changes(self.table.serial, part)))
         self.on_change()
 
     async def _subscribed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

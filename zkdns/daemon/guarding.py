@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 
+import structlog
+
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.control import Accept, Accepted, LetGo, Refused
@@ -14,6 +16,10 @@ from zkdns.guard import Guard, HeldMember
 from zkdns.names import Labels, lower, parse_name
 from zkdns.serverset.changes import Change
 from zkdns.table import Table
+
+log = structlog.get_logger("zkdns.guard")
+
+_SHOWN = 300  # characters of a change that help to find a mistake
 
 
 class Guarding:
@@ -50,7 +56,14 @@ class Guarding:
         """Take changes of the source."""
         now = self._clock()
         for change in changes:
-            self._publisher.publish(self.guard.admit(change, now))
+            try:
+                passed = self.guard.admit(change, now)
+            except Exception:  # a mistake of ours costs no change, and not the other changes either
+                log.exception(
+                    "the guard failed; a change is passed on unguarded", change=repr(change)[:_SHOWN]
+                )
+                passed = [change]
+            self._publisher.publish(passed)
         self._set_timer()
 
     def heard(self, ready: bool, stale: bool) -> None:

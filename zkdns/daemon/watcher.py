@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
@@ -24,9 +24,14 @@ from zkdns.daemon.guarding import Guarding, accept_losses
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
-from zkdns.daemon.zookeeper_source import ZooKeeperSource, figures_of
 from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.changes import SetPut, SetUnread
+
+if TYPE_CHECKING:
+    from zkdns.daemon.zookeeper_source import ZooKeeperSource
+
+
+_RESTORED_AT_ONCE = 500  # changes
 
 
 async def watch(task: Task, tell: Tell) -> None:
@@ -43,7 +48,11 @@ async def watch(task: Task, tell: Tell) -> None:
     zookeeper: list[ZooKeeperSource] = []
 
     def figures() -> WatcherFigures:
-        holds = guarding.guard.holds_total if guarding else 0
+        if guarding is None or not zookeeper:
+            return WatcherFigures(stale_since=clock.since)
+        from zkdns.daemon.zookeeper_source import figures_of  # noqa: PLC0415 - it is loaded by now
+
+        holds = guarding.guard.holds_total
         return msgspec.structs.replace(figures_of(zookeeper), stale_since=clock.since, holds=holds)
 
     control = ControlServer(
@@ -60,7 +69,7 @@ async def watch(task: Task, tell: Tell) -> None:
             if config.zookeeper:
                 on_health = clock.before(health.of("zookeeper"))
                 guarding = Guarding(config, publisher, on_health, session_timeout=config.session_timeout)
-                zookeeper += _follow(config, guarding, keeper)
+                zookeeper += await _follow(config, guarding, keeper)
             if keeper:
                 tasks.create_task(keeper.run())
             await control.start()
@@ -81,20 +90,31 @@ def _wake(sleepers: list[Callable[[], None]]) -> None:
         wake()
 
 
-def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -> list[ZooKeeperSource]:
+async def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -> list[ZooKeeperSource]:
     """Follow all namespaces, beginning with what a snapshot holds."""
+    origins: list[str] = []
+    if keeper:
+        with loading():
+            kept = keeper.restore()
+            for start in range(0, len(kept), _RESTORED_AT_ONCE):
+                guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
+                await asyncio.sleep(0)  # the answerers take what there is, while the rest is restored
+        origins = [change.origin for change in kept if isinstance(change, SetPut | SetUnread)]
+        if kept:
+            guarding.heard(True, True)
+            await asyncio.sleep(0)
+    # Not before: kazoo takes nearly as long to load as a snapshot.
+    from zkdns.daemon.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
+
     together = _Health(lambda *, ready, stale: guarding.heard(ready, stale))
     sources = [
-        ZooKeeperSource(config, namespace, guarding.publish, together.of(namespace.template))
+        ZooKeeperSource(
+            config, namespace, guarding.publish, together.of(namespace.template, is_restored=bool(origins))
+        )
         for namespace in config.namespaces
     ]
-    with loading():
-        if keeper and (kept := keeper.restore()):
-            guarding.publish(kept)
-            origins = [change.origin for change in kept if isinstance(change, SetPut | SetUnread)]
-            for source in sources:
-                source.restore(origins)
     for source in sources:
+        source.restore(origins)
         source.start()
     return sources
 
@@ -110,9 +130,9 @@ class _Health:
         self._tell_all = tell_all
         self._sources: dict[str, tuple[bool, bool]] = {}
 
-    def of(self, source: str) -> Callable[[bool, bool], None]:
-        """What the source of this name tells (ready, stale); until then it is neither."""
-        self._sources[source] = False, False
+    def of(self, source: str, *, is_restored: bool = False) -> Callable[[bool, bool], None]:
+        """What the source of this name tells (ready, stale); until then it is neither, or restored both."""
+        self._sources[source] = is_restored, is_restored
         return partial(self._tell, source)
 
     def _tell(self, source: str, ready: bool, stale: bool) -> None:

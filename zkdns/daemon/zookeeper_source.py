@@ -32,6 +32,8 @@ _LOOK_SECONDS = 2.0
 """How often a client is looked at, whether it has ended; an ended one is replaced then."""
 
 _READ = (SyncState.LIVE, SyncState.READ_ONLY)
+_LONGEST_PAUSE = 60.0  # seconds between two clients, where one after the other is refused
+
 _WORST_FIRST = (SyncState.READING, SyncState.AWAY, SyncState.READ_ONLY, SyncState.LIVE)
 
 
@@ -60,6 +62,8 @@ class ZooKeeperSource:
         self._restored: set[str] = set()
         self._is_stopping = False
         self._complaint = ""
+        self._pause = _LOOK_SECONDS / 2
+        self._next_client = 0.0
         self._client = self._make_client()
         self.sync = TreeSync(
             self._client, namespace, publish, self._state_changed, recursive=config.watches == "auto"
@@ -69,7 +73,6 @@ class ZooKeeperSource:
     def restore(self, origins: Iterable[str]) -> None:
         """Begin with these sets of a snapshot, until ZooKeeper says otherwise."""
         self._restored = {origin for origin in origins if self._namespace.holds(origin)}
-        self._on_health(True, True)
 
     def start(self) -> None:
         """Connect, and never give up."""
@@ -113,8 +116,10 @@ class ZooKeeperSource:
         asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
         if self._restored and self.sync.state in _READ:
             self._drop_absent()
-        if not has_ended(self._client):
+        if time.monotonic() < self._next_client or not has_ended(self._client):
             return
+        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
+        self._next_client = time.monotonic() + self._pause
         try:
             client = self._make_client()
         except ConfigError as error:  # a file of credentials that is being changed
@@ -144,6 +149,7 @@ class ZooKeeperSource:
     def _read(self, state: SyncState) -> None:
         """Everything has been read."""
         self._complaint = ""
+        self._pause = _LOOK_SECONDS / 2
         self._drop_absent()
         log.info(
             "zookeeper has been read",

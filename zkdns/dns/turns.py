@@ -87,7 +87,9 @@ class RRset(msgspec.Struct, frozen=True):
 def arranged(records: Iterable[Record]) -> RRset:
     """Make an RRset ready for its turns; what weighs nothing is left out while there is anything else."""
     everyone = tuple(records)
-    served = tuple(record for record in everyone if record.standing.weight > 0) or everyone
+    served = tuple(record for record in everyone if record.standing.weight > 0)
+    if all(record.standing.held for record in served):  # who is drained is there at least
+        served = everyone
     leading = tuple(record for record in served if not record.standing.held)
     held = tuple(record for record in served if record.standing.held) if leading else ()
     leading = leading or served

@@ -1,7 +1,8 @@
-"""The way over kazoo's public API alone: a child watch on each znode, which is listed again when it fires.
+"""The way of every ZooKeeper: a child watch on each znode, which is listed again when it fires.
 
-It works with every ZooKeeper, and costs a watch and two questions for each set. Questions go out many at a
-time, since each would otherwise wait for a round trip of its own.
+It costs a watch and a question for each set, and a question for each member. They go out many at once, since
+each would otherwise wait for a round trip of its own. kazoo's public API is enough for it; members, which are
+the most of it, are asked for by a shorter way where kazoo's private parts are what they are expected to be.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from kazoo.exceptions import NoNodeError
 
+from zkdns.serverset.kazoo_private import Read, Result, unusable
+from zkdns.serverset.kazoo_private import ask as ask_client
 from zkdns.serverset.tree import Node, SetNode
 from zkdns.serverset.way import AWAY, Ask, Way
 from zkdns.serverset.weights import VECTOR_PREFIX
@@ -35,6 +38,7 @@ class OneShotWay(Way):
         """There is nothing to prepare."""
         self._waiting: deque[Ask] = deque()
         self._in_flight = 0
+        self._is_short = unusable() is None
         self._watches: dict[tuple[Node, str], partial[None]] = {}
         self.told.begun()
 
@@ -56,12 +60,22 @@ class OneShotWay(Way):
             result = self.client.get_children_async(
                 ask.node.path, watch=self._watch_of(ask.node), include_data=True
             )
+            result.rawlink(partial(self.post, self._receive, ask))
+            return
+        # A member never changes, and thousands of watches on them would tell nothing.
+        (name,) = ask.names
+        path, is_changeable = f"{ask.node.path}/{name}", name.startswith(VECTOR_PREFIX)
+        if self._is_short and not is_changeable:
+            ask_client(self.client, Read(self.rooted(path)), partial(self.post, self._read, ask))
         else:
-            # A member never changes, and thousands of watches on them would tell nothing.
-            (name,) = ask.names
-            watch = self._watch_of(ask.node, name) if name.startswith(VECTOR_PREFIX) else None
-            result = self.client.get_async(f"{ask.node.path}/{name}", watch=watch)
-        result.rawlink(partial(self.post, self._receive, ask))
+            watch = self._watch_of(ask.node, name) if is_changeable else None
+            self.client.get_async(path, watch=watch).rawlink(partial(self.post, self._receive, ask))
+
+    def _read(self, ask: Ask, results: list[Result], error: BaseException | None) -> None:
+        if isinstance(error, AWAY):
+            return  # a new connection asks anew
+        self._in_flight -= 1
+        self.told.read(ask, [result[0] for result in results if isinstance(result, tuple)] or [error])  # type: ignore[list-item]  # there is one where there is no result
 
     def _receive(self, ask: Ask, result: IAsyncResult) -> None:
         if isinstance(result.exception, AWAY):

@@ -50,7 +50,7 @@ class RecursiveWay(Way):
         if (reason := unusable()) is not None:
             self.told.refused(reason)
             return
-        ask_client(self.client, AddWatch(self._rooted(self._root.path)), partial(self.post, self._watching))
+        ask_client(self.client, AddWatch(self.rooted(self._root.path)), partial(self.post, self._watching))
 
     def ask(self, ask: Ask) -> None:
         """Take a question; what only belongs to a reading of everything waits behind what has changed."""
@@ -74,7 +74,7 @@ class RecursiveWay(Way):
         while len(reads) < _MOST_READS and size < _MOST_BYTES and (self._urgent or self._waiting):
             question = (self._urgent or self._waiting).popleft()
             asks.append(question)
-            path = self._rooted(question.node.path)
+            path = self.rooted(question.node.path)
             if question.names:
                 reads += [(GET_DATA, f"{path}/{name}") for name in question.names]
             elif isinstance(question.node, SetNode):
@@ -115,10 +115,6 @@ class RecursiveWay(Way):
         assert isinstance(failure, BaseException)  # noqa: S101 - nothing else is left
         self.told.failed(question, failure)
 
-    def _rooted(self, path: str) -> str:
-        """A path as the server knows it."""
-        return (self.client.chroot + path).removesuffix("/") or "/" if self.client.chroot else path
-
     # -- the self-test -------------------------------------------------------------------------------------
 
     def _watching(self, _: list[Result], error: BaseException | None) -> None:
@@ -131,7 +127,7 @@ class RecursiveWay(Way):
     def _test(self, tries: int) -> None:
         """Read the root in both ways."""
         path = self._root.path
-        reads = [(GET_DATA, self._rooted(path)), (GET_CHILDREN, self._rooted(path))]
+        reads = [(GET_DATA, self.rooted(path)), (GET_CHILDREN, self.rooted(path))]
         ask_client(self.client, MultiRead(reads), partial(self.post, self._tested, tries))
 
     def _tested(self, tries: int, results: list[Result], error: BaseException | None) -> None:

@@ -239,6 +239,7 @@ class TreeSync:
         """The data of members and vectors, or why there is none."""
         node = ask.node
         assert isinstance(node, SetNode)  # noqa: S101 - of nothing else data is asked for
+        is_whole = True
         for name, result in zip(ask.names, results, strict=True):
             if name not in node.reading:
                 continue  # it has gone meanwhile
@@ -246,6 +247,9 @@ class TreeSync:
                 self._tree.learn(node, name, result)
             else:
                 self._unread(ask, name, result)
+                is_whole = False
+        if is_whole and self._complained:
+            self._complained.discard(f"{node.path}/*")
         self._answered(ask)
 
     def _unread(self, ask: Ask, name: str, error: BaseException) -> None:
@@ -347,6 +351,9 @@ class TreeSync:
         if node is self._tree.root and node.path not in self._complained:
             self._complained.add(node.path)
             log.warning("znode does not exist yet; waiting for it", path=node.path)
+        for lost in self._tree.below(node) if self._complained else ():
+            if lost is not self._tree.root:
+                self._complained.difference_update((lost.path, f"{lost.path}/*"))
         self._tree.drop(node)
 
     def _complain(self, ask: Ask, error: BaseException, path: str) -> None:
@@ -360,7 +367,10 @@ class TreeSync:
         if node.is_retried:
             return  # many members of one set may fail at once
         node.is_retried = True
-        is_open = ask.is_walk and node is self._tree.root  # without the root nothing has been read at all
+        # Without the root nothing has been read at all; and what no ACL forbids will be read in a moment.
+        is_open = ask.is_walk and (
+            node is self._tree.root or (isinstance(node, Directory) and not isinstance(error, NoAuthError))
+        )
         self._walking += is_open
         self._loop.call_later(_RETRY_SECONDS, self._retry, self._way, node, is_open)
 

@@ -16,7 +16,7 @@ from zkdns.errors import BadMemberError, BadValueError
 from zkdns.namespace import Namespace, ServiceName
 from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut, SetUnread
 from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
-from zkdns.serverset.weights import VECTOR_PREFIX, Vector, parse_vector, weight_of
+from zkdns.serverset.weights import VECTOR_PREFIX, Vector, Weights, parse_vector
 
 log = structlog.get_logger("zkdns.sync")
 
@@ -27,7 +27,10 @@ FOLLOWED = (MEMBER_PREFIX, VECTOR_PREFIX)
 class Directory:
     """A znode above the sets: the root, an environment."""
 
-    __slots__ = ("children", "elements", "is_asked", "is_gone", "is_listed", "is_retried", "parent", "path")
+    __slots__ = (
+        *("children", "elements", "is_asked", "is_gone", "is_listed", "is_retried", "parent", "path"),
+        "unnamed",
+    )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory | None) -> None:
         self.path = path
@@ -42,6 +45,8 @@ class Directory:
         self.is_retried = False
         """Whether it will be asked again, since it could not be read."""
         self.children: dict[str, Node] = {}
+        self.unnamed: set[str] = set()
+        """Names of its children that DNS cannot carry."""
 
 
 class SetNode:
@@ -49,7 +54,7 @@ class SetNode:
 
     __slots__ = (
         *("czxid", "elements", "is_asked", "is_doubtful", "is_gone", "is_listed", "is_published"),
-        *("is_retried", "members", "name", "parent", "path", "reading", "unreadable", "vectors"),
+        *("is_retried", "members", "name", "parent", "path", "reading", "unreadable", "vectors", "weights"),
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
@@ -68,6 +73,8 @@ class SetNode:
         self.members: dict[str, Member | None] = {}
         self.vectors: dict[str, Vector | None] = {}
         """What weighs the members; like a member, one that cannot be used is None."""
+        self.weights: Weights | None = None
+        """What the vectors say together; None where that is to be made out yet."""
         self.reading: set[str] = set()
         """Names of members and vectors that are being read."""
         self.unreadable: set[str] = set()
@@ -108,7 +115,6 @@ class Tree:
         self.bad_names = 0
         """Sets that DNS cannot name, since the start."""
         self._namespace = namespace
-        self._unnamed: set[str] = set()
         self._pending: dict[SetNode, _Pending] = {}
         self._touched: dict[SetNode, None] = {}  # of those, where something has happened since the last look
         self._dropped: list[str] = []
@@ -145,6 +151,7 @@ class Tree:
         was_listed, node.is_listed = node.is_listed, True
         wanted = self._namespace.fixed[len(node.elements)]
         present = {name for name in names if wanted in (None, name) and not self._is_foreign(node, name)}
+        node.unnamed &= present
         gone = [node.children[name] for name in node.children.keys() - present]
         surprises = sum(child.is_listed for child in gone)  # else it was told, and is being asked for
         for child in gone:
@@ -177,8 +184,8 @@ class Tree:
         try:
             service.check()
         except BadValueError as error:
-            if path not in self._unnamed:
-                self._unnamed.add(path)
+            if name not in parent.unnamed:
+                parent.unnamed.add(name)
                 self.bad_names += 1
                 log.warning("znode not served; DNS cannot carry its name", path=path, reason=str(error))
             return None
@@ -241,6 +248,7 @@ class Tree:
                 del self.bad[f"{node.path}/{name}"]
         node.members.clear()
         node.vectors.clear()
+        node.weights = None
 
     def remove(self, node: SetNode, name: str) -> None:
         """A member or a vector is gone."""
@@ -249,6 +257,7 @@ class Tree:
         pending = self._pending_of(node)
         self.bad.pop(f"{node.path}/{name}", None)
         if node.vectors.pop(name, None) is not None:
+            node.weights = None
             pending.is_reweighed = True
         pending.added.pop(name, None)
         if node.members.pop(name, None) is not None:
@@ -264,6 +273,7 @@ class Tree:
                 self._joined(node, decode_member(name, data))
             else:
                 node.vectors[name] = parse_vector(name, data)
+                node.weights = None
                 self._pending_of(node).is_reweighed = True
         except BadMemberError as error:
             self.remove(node, name)
@@ -359,5 +369,7 @@ class Tree:
 
 def _weighed(member: Member, node: SetNode) -> Member:
     """The member with the weight that the set's vectors give it."""
-    weight = weight_of(member, filter(None, node.vectors.values()))
+    if node.weights is None:
+        node.weights = Weights(filter(None, node.vectors.values()))
+    weight = node.weights.of(member)
     return member if weight == member.weight else msgspec.structs.replace(member, weight=weight)

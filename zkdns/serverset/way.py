@@ -94,6 +94,10 @@ class Way(ABC):
     def pump(self) -> None:
         """Send what there is room for."""
 
+    def rooted(self, path: str) -> str:
+        """A path as the server knows it."""
+        return (self.client.chroot + path).removesuffix("/") or "/" if self.client.chroot else path
+
     def end(self) -> None:
         """The connection is over, or another way is taken: whatever still comes is dropped."""
         self._is_over = True

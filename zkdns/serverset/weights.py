@@ -19,7 +19,7 @@ import msgspec
 
 from zkdns.address import HostPort, parse_host_port
 from zkdns.errors import BadMemberError, BadValueError
-from zkdns.serverset.member import Endpoint, Member, canonical_host
+from zkdns.serverset.member import Member, canonical_host
 
 VECTOR_PREFIX: Final = "vector_"
 
@@ -32,28 +32,13 @@ _MAX_WEIGHT = 1e9  # keeps products finite; far above all that anybody could mea
 class _MemberNamed(msgspec.Struct, frozen=True, tag="member"):
     name: str
 
-    def selects(self, member: Member) -> bool:
-        return member.name == self.name
-
 
 class _MemberAt(msgspec.Struct, frozen=True, tag="inet"):
     endpoint: HostPort
 
-    def selects(self, member: Member) -> bool:
-        """By its service endpoint, or where it has none by any other: a member has one weight."""
-        endpoints = (member.service,) if member.service else member.additional.values()
-        return any(self._is_at(endpoint) for endpoint in endpoints)
-
-    def _is_at(self, endpoint: Endpoint) -> bool:
-        hosts = (endpoint.host.lower(), *endpoint.addresses)
-        return endpoint.port == self.endpoint.port and self.endpoint.host in hosts
-
 
 class _MemberOfShard(msgspec.Struct, frozen=True, tag="shard"):
     shard: int
-
-    def selects(self, member: Member) -> bool:
-        return member.shard == self.shard
 
 
 _Selector: TypeAlias = _MemberNamed | _MemberAt | _MemberOfShard
@@ -120,17 +105,43 @@ def _selector(text: str) -> _Selector | None:
     return None
 
 
-def weight_of(member: Member, vectors: Iterable[Vector]) -> float:
-    """The member's weight, which is what `Member.weight` is to be.
+class Weights:
+    """What all vectors of a set say together, found by what they select: members and entries are many.
 
-    It is 1 where nothing selects the member, 0 where something drains it, and `DROPPED` where anything gives
-    it a weight below 0: Finagle's sign for that is -1, and a second one must not bring the member back.
+    Args:
+        vectors: in whatever order; a weight is the product of all that is said of it.
     """
-    weight = 1.0
-    for vector in vectors:
-        for entry in vector.entries:
-            if entry.selector.selects(member):
-                if entry.weight < 0:
+
+    def __init__(self, vectors: Iterable[Vector]) -> None:
+        self._said: dict[_Selector, list[float]] = {}
+        for vector in vectors:
+            for entry in vector.entries:
+                self._said.setdefault(entry.selector, []).append(entry.weight)
+
+    def of(self, member: Member) -> float:
+        """The member's weight, which is what `Member.weight` is to be.
+
+        It is 1 where nothing selects the member, 0 where something drains it, and `DROPPED` where anything
+        gives it a weight below 0: Finagle's sign for that is -1, and a second one must not bring it back.
+        """
+        weight = 1.0
+        for selector in _selectors_of(member):
+            for factor in self._said.get(selector, ()):
+                if factor < 0:
                     return DROPPED
-                weight = min(weight * entry.weight, _MAX_WEIGHT)
-    return weight
+                weight = min(weight * factor, _MAX_WEIGHT)
+        return weight
+
+
+def _selectors_of(member: Member) -> set[_Selector]:
+    """Everything that selects a member: its name, its shard, and where it is.
+
+    That is its service endpoint, or where it has none any other: a member has one weight.
+    """
+    found: set[_Selector] = {_MemberNamed(member.name)}
+    if member.shard is not None:
+        found.add(_MemberOfShard(member.shard))
+    for endpoint in (member.service,) if member.service else member.additional.values():
+        hosts = (endpoint.host.lower(), *endpoint.addresses)
+        found.update(_MemberAt(HostPort(host, endpoint.port)) for host in hosts)
+    return found
