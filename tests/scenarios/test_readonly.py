@@ -1,0 +1,46 @@
+"""A server that has lost the others of its ensemble: what it knows is answered, and marked."""
+
+import dns.edns
+import httpx2
+from kazoo.client import KazooClient
+
+from tests.serverset.sync_helpers import join
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import Ensemble
+
+NAME = "web.staging.discovery"
+
+
+def is_stale(server: ZkdnsServer) -> bool:
+    """Whether the answer says that it may be out of date."""
+    response = server.query(NAME, use_edns=0)
+    return any(isinstance(option, dns.edns.EDEOption) and option.code == 3 for option in response.options)
+
+
+def figures(server: ZkdnsServer) -> str:
+    return httpx2.get(f"{server.admin}/metrics").text
+
+
+def test_a_server_cut_off_from_the_others_is_read_and_its_answers_are_marked() -> None:
+    settings = {"localSessionsEnabled": "true", "localSessionsUpgradingEnabled": "true"}
+    with Ensemble(settings=settings, jvm_flags=("-Dreadonlymode.enabled=true",)) as ensemble:
+        client = KazooClient(ensemble.hosts)
+        client.start()
+        join(client, "/discovery/staging/web", "10.0.0.1")
+        client.sync("/discovery")
+        client.stop()
+        client.close()
+        lost = ensemble.members[:2]
+        for member in lost:
+            member.kill()
+        with ZkdnsServer("--zookeeper", ensemble.hosts, "--session-timeout", "4") as server:
+            server.wait_ready(60)  # it begins with a server that is alone
+            assert server.ask(NAME) == {"10.0.0.1"}
+            assert is_stale(server)
+            eventually(lambda: 'zkdns_zookeeper_state{state="readonly"} 1.0' in figures(server))
+            for member in lost:
+                member.start()
+            eventually(lambda: not is_stale(server), 60)
+            eventually(lambda: 'zkdns_zookeeper_state{state="live"} 1.0' in figures(server))
+            assert server.ask(NAME) == {"10.0.0.1"}
