@@ -25,7 +25,7 @@ from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
 from zkdns.observe.figures import WatcherFigures
-from zkdns.serverset.changes import SetPut, SetUnread
+from zkdns.serverset.changes import Change, SetPut, SetUnread
 
 if TYPE_CHECKING:
     from zkdns.daemon.zookeeper_source import ZooKeeperSource
@@ -92,14 +92,13 @@ def _wake(sleepers: list[Callable[[], None]]) -> None:
 
 async def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -> list[ZooKeeperSource]:
     """Follow all namespaces, beginning with what a snapshot holds."""
-    origins: list[str] = []
+    kept: list[Change] = []
     if keeper:
         with loading():
             kept = keeper.restore()
             for start in range(0, len(kept), _RESTORED_AT_ONCE):
                 guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
                 await asyncio.sleep(0)  # the answerers take what there is, while the rest is restored
-        origins = [change.origin for change in kept if isinstance(change, SetPut | SetUnread)]
         if kept:
             guarding.heard(True, True)
             await asyncio.sleep(0)
@@ -109,10 +108,11 @@ async def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | N
     together = _Health(lambda *, ready, stale: guarding.heard(ready, stale))
     sources = [
         ZooKeeperSource(
-            config, namespace, guarding.publish, together.of(namespace.template, is_restored=bool(origins))
+            config, namespace, guarding.publish, together.of(namespace.template, is_restored=bool(kept))
         )
         for namespace in config.namespaces
     ]
+    origins = [change.origin for change in kept if isinstance(change, SetPut | SetUnread)]
     for source in sources:
         source.restore(origins)
         source.start()
