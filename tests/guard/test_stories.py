@@ -60,6 +60,26 @@ def test_an_orderly_shutdown_of_a_service_is_over_within_a_moment_and_its_znode_
     assert story.answered("api") is None
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_service_that_went_with_its_znode_just_before_all_others_did_is_brought_back(
+    story: Story, waits: bool
+) -> None:
+    for number in range(1, 6):
+        story.leave("api", number)
+    if waits:  # the znode goes after its members were let go, or together with them
+        story.pass_time(WAIT_SECONDS)
+    story.drop("api")
+    story.pass_time(WAIT_SECONDS)
+    assert story.answered("api") is None  # so far it was an orderly end
+    for service in ("web", "db"):
+        story.drop(service)
+    assert sorted(story.answered("api") or ()) == list(range(1, 6))
+    assert sorted(story.answered("web") or ()) == list(range(1, 11))
+    story.pass_time(LIMBO)
+    assert story.answered("api") is None
+    assert story.zookeeper.sets == story.contents
+
+
 def test_a_service_may_be_deleted_with_all_its_members(story: Story) -> None:
     story.drop("web")
     story.pass_time(WAIT_SECONDS)

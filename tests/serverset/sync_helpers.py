@@ -247,6 +247,14 @@ def leave_many(client: Any, paths: list[str]) -> None:
         result.get(timeout=TIMEOUT)
 
 
+def delete_at_once(client: Any, path: str) -> None:
+    """Delete a znode with all below it, in one transaction."""
+    transaction = client.transaction()
+    for below in (*reversed(_all_below(client, path)), path):
+        transaction.delete(below)
+    assert [result for result in transaction.commit() if isinstance(result, Exception)] == []
+
+
 def remake(client: Any, path: str) -> None:
     """Delete a znode with all below it and make it again, in one transaction, so that nobody sees it gone."""
     transaction = client.transaction()

@@ -25,6 +25,7 @@ import structlog
 from zkdns.config import GuardSettings
 from zkdns.guard.limbo import HeldMember, Hold, Wait
 from zkdns.guard.losses import Ledger, Losses, endpoint_of
+from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
     HostResolved,
@@ -184,7 +185,7 @@ class Guard:
             self._losses.count(-self._served(owner), now)
             self._holds.pop(origin, None)
             self._waits.pop(origin, None)
-            self._losses.ledgers.pop(origin, None)
+        self._losses.ledgers.pop(origin, None)
         served = [member for member in change.members if self._is_served(member)]
         self._losses.count(len(served), now)
         if self._losses.in_window:
@@ -226,7 +227,10 @@ class Guard:
         absent = self._absent(origin)
         gone = [name for name in leaving if name not in absent]
         if is_dropped and not self._stays(origin):
-            self._losses.ledgers.pop(origin, None)
+            if ledger is not None and ledger.lost and not self._losses.in_window:
+                ledger.dropped = owner.name  # should the others follow, it was no orderly end
+            else:
+                self._losses.ledgers.pop(origin, None)
             return [*others, SetDropped(origin)]
         return [*others, *self._tell(owner, (*joining.values(), *restored), (*gone, *replaced))]
 
@@ -343,6 +347,9 @@ class Guard:
         del self._waits[origin]
         hold = self._holds.get(origin)
         if wait.end and hold is None:
+            owner, ledger = self._table.set_of(origin), self._losses.ledgers.get(origin)
+            if owner is not None and ledger is not None:
+                ledger.dropped = owner.name
             return list(wait.end)
         if hold is not None:
             hold.end = hold.end or wait.end
@@ -384,10 +391,22 @@ class Guard:
         changes: list[Change] = []
         for origin, ledger in self._losses.ledgers.items():
             owner = self._table.set_of(origin)
-            if origin != but and owner is not None and ledger.lost and self._losses.is_suspicious(ledger):
+            if owner is None and ledger.dropped is not None:
+                changes += self._bring_back(origin, ledger, ledger.dropped, now)
+            elif origin != but and owner is not None and ledger.lost and self._losses.is_suspicious(ledger):
                 restored = self._hold(owner, ledger, now)
                 changes += self._tell(owner, tuple(restored), ())
         return changes
+
+    def _bring_back(self, origin: str, ledger: Ledger, name: ServiceName, now: float) -> list[Change]:
+        """Hold the members of a set that went with them a moment ago, before the others did."""
+        ledger.dropped = None
+        lost, hold = ledger.take_lost(), Hold()
+        if not lost:
+            return []
+        hold.end = (SetDropped(origin),)
+        self._begin(ServerSet(origin, name), hold, lost, now, self._why)
+        return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
 
     def _absent(self, origin: str) -> Collection[str]:
         """Those members of the table's set that ZooKeeper does not have any more."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 
 from zkdns.config import GuardSettings
+from zkdns.namespace import ServiceName
 from zkdns.serverset.member import Member
 
 
@@ -22,14 +23,15 @@ class Ledger:
     """What became lately of those members of a set that are answered with.
 
     `baseline` is how many there were when the window opened, `remaining` how many there are. `lost` are those
-    that left, when, and have not been replaced.
+    that left, when, and have not been replaced. Of a set that is gone with them, `dropped` is the name.
     """
 
-    __slots__ = ("_joined", "_lost_at", "baseline", "lost", "remaining")
+    __slots__ = ("_joined", "_lost_at", "baseline", "dropped", "lost", "remaining")
 
     def __init__(self, remaining: int, baseline: int) -> None:
         self.baseline = baseline
         self.remaining = remaining
+        self.dropped: ServiceName | None = None
         self.lost: dict[str, tuple[Member, float]] = {}
         self._lost_at: dict[tuple[str, int], set[str]] = {}
         self._joined: dict[tuple[str, int], str] = {}
