@@ -85,7 +85,7 @@ def test_the_base_path_is_deleted_and_made_again(reach: Any, proxy: FaultProxy) 
         history = scene.history
         lives = [life for service in SERVICES for life in history.lives_of(service)]
         with scene.fault(), history.leaving(lives, held=True):
-            # Not one by one: on a server that has just started that takes its time, and then the first service
+            # Not one by one: on a server that has just started it takes its time, and then the first service
             # is truly gone for a while before it can be known that all others go as well.
             delete_at_once(reach, "/discovery")
         scene.goes_on(200)
