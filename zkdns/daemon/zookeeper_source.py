@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 import time
 from collections.abc import Callable, Iterable
 
@@ -20,7 +19,7 @@ from zkdns.namespace import Namespace
 from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.access import access_of
 from zkdns.serverset.changes import Change, SetDropped
-from zkdns.serverset.client import Client, make_client
+from zkdns.serverset.client import Client, dispose, make_client
 from zkdns.serverset.kazoo_private import has_ended
 from zkdns.serverset.sync import SyncState, TreeSync
 
@@ -91,7 +90,7 @@ class ZooKeeperSource:
             with contextlib.suppress(RuntimeError):  # nobody waits any more
                 loop.call_soon_threadsafe(stopped.set)
 
-        _dispose(self._client, tell)
+        dispose(self._client, tell)
         await asyncio.wait([asyncio.ensure_future(stopped.wait())], timeout=_STOP_SECONDS)
 
     def _make_client(self) -> Client:
@@ -128,7 +127,7 @@ class ZooKeeperSource:
         self._complain("the client has ended; another takes its place")
         ended, self._client = self._client, client
         self.sync.attach(client)
-        _dispose(ended)
+        dispose(ended)
         client.start_async()
 
     def _complain(self, reason: str) -> None:
@@ -167,22 +166,8 @@ class ZooKeeperSource:
         self._publish([SetDropped(origin) for origin in sorted(absent - self._restored)])
 
 
-def _dispose(client: Client, then: Callable[[], None] = lambda: None) -> None:
-    """End a client and its threads, which takes its time; `then` is called in a thread."""
-
-    def work() -> None:
-        with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
-            client.stop()
-            client.close()
-        then()
-
-    threading.Thread(target=work, name="zookeeper stop", daemon=True).start()
-
-
 def figures_of(sources: list[ZooKeeperSource]) -> WatcherFigures:
-    """What is counted of all namespaces together; the worst state is that of all."""
-    if not sources:
-        return WatcherFigures()
+    """What is counted of all namespaces together, one at least; the worst state is that of all."""
     syncs = [source.sync for source in sources]
     reasons = {reason for sync in syncs for reason in sync.bad_members}
     return WatcherFigures(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import select
 import ssl
+import threading
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -73,6 +75,23 @@ def make_client(
     if access.sasl is not None:
         client.add_listener(lambda _: _tell_refusal(client, hosts))
     return client
+
+
+def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> threading.Thread:
+    """End a client and its threads in a thread of its own, which is returned, and calls `then` at last.
+
+    It takes its time; what hangs is left to the end of the process, and the session then ends by itself.
+    """
+
+    def work() -> None:
+        with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
+            client.stop()
+            client.close()
+        then()
+
+    thread = threading.Thread(target=work, name="zookeeper stop", daemon=True)
+    thread.start()
+    return thread
 
 
 def _tell_refusal(client: KazooClient, hosts: str) -> None:

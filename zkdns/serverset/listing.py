@@ -5,8 +5,6 @@ Questions go out many at a time, since each would otherwise wait for a round tri
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -16,7 +14,7 @@ from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 from zkdns.errors import UnreachableError
 from zkdns.serverset.access import ANYBODY, Access
-from zkdns.serverset.client import make_client
+from zkdns.serverset.client import dispose, make_client
 from zkdns.serverset.member import MEMBER_PREFIX
 from zkdns.serverset.session import AWAY, explain
 
@@ -95,15 +93,7 @@ def list_services(
 
 def disconnect(client: KazooClient) -> None:
     """Stop a client; what hangs is left to the end of the process, and the session then ends by itself."""
-
-    def stop() -> None:
-        with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
-            client.stop()
-            client.close()
-
-    stopping = threading.Thread(target=stop, daemon=True)
-    stopping.start()
-    stopping.join(_DISCONNECT_TIMEOUT)
+    dispose(client).join(_DISCONNECT_TIMEOUT)
 
 
 class _Walk:

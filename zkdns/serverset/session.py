@@ -10,7 +10,6 @@ The end of the process ends it too. A process that is forked off has no part in 
 from __future__ import annotations
 
 import atexit
-import contextlib
 import heapq
 import itertools
 import math
@@ -34,7 +33,7 @@ from kazoo.protocol.states import KeeperState
 
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.serverset.access import ANYBODY, Access
-from zkdns.serverset.client import make_client
+from zkdns.serverset.client import dispose, make_client
 from zkdns.serverset.kazoo_private import has_ended
 from zkdns.serverset.logs import Log
 
@@ -203,13 +202,15 @@ class Session:
         log.warning("a ZooKeeper client has ended; another takes its place", hosts=self.hosts)
         ended.remove_listener(self._heard)
         with self._lock:
-            self._client = client
+            is_used = self._client is ended
+            if is_used:
+                self._client = client
+        dispose(ended if is_used else client)
+        if not is_used:
+            return  # its last user has left meanwhile
         client.add_listener(self._heard)
         if self.is_connected:
             self._tell_connected()
-        with contextlib.suppress(Exception):  # kazoo's, for which it has not ended
-            ended.stop()
-            ended.close()
 
     def _end_if_unused(self) -> None:
         with self._lock:

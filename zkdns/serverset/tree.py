@@ -24,13 +24,10 @@ FOLLOWED = (MEMBER_PREFIX, VECTOR_PREFIX)
 """How the names of those znodes in a set begin that are read."""
 
 
-class Directory:
-    """A znode above the sets: the root, an environment."""
+class _Znode:
+    """What is known of any znode that is followed."""
 
-    __slots__ = (
-        *("children", "elements", "is_asked", "is_gone", "is_listed", "is_retried", "parent", "path"),
-        "unnamed",
-    )
+    __slots__ = ("elements", "is_asked", "is_gone", "is_listed", "is_retried", "parent", "path")
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory | None) -> None:
         self.path = path
@@ -44,27 +41,30 @@ class Directory:
         """Whether they were told, and nothing has made them doubtful since."""
         self.is_retried = False
         """Whether it will be asked again, since it could not be read."""
+
+
+class Directory(_Znode):
+    """A znode above the sets: the root, an environment."""
+
+    __slots__ = ("children", "unnamed")
+
+    def __init__(self, path: str, elements: tuple[str, ...], parent: Directory | None) -> None:
+        super().__init__(path, elements, parent)
         self.children: dict[str, Node] = {}
         self.unnamed: set[str] = set()
         """Names of its children that DNS cannot carry."""
 
 
-class SetNode:
+class SetNode(_Znode):
     """A set's znode and what is known of its members; a member that cannot be used is None."""
 
     __slots__ = (
-        *("czxid", "elements", "is_asked", "is_doubtful", "is_gone", "is_listed", "is_published"),
-        *("is_retried", "members", "name", "parent", "path", "reading", "unreadable", "vectors", "weights"),
+        *("czxid", "is_doubtful", "is_published", "members", "name", "reading", "unreadable", "vectors"),
+        "weights",
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
-        self.path = path
-        self.elements = elements
-        self.parent: Directory | None = parent
-        self.is_gone = False
-        self.is_asked = False
-        self.is_listed = False
-        self.is_retried = False
+        super().__init__(path, elements, parent)
         self.is_doubtful = False
         """Whether others may have come since it was listed, so that it will be listed again."""
         self.is_published = False
