@@ -83,6 +83,8 @@ class OneShotWay(Way):
         self._in_flight -= 1
         error = result.exception
         if ask.names:
+            if isinstance(error, NoNodeError):  # there was nothing to watch: no event will end it
+                self._watches.pop((ask.node, ask.names[0]), None)
             self.told.read(ask, [result.value[0] if error is None else error])
         elif error is None:
             names, status = result.value
@@ -133,7 +135,8 @@ class OneShotWay(Way):
         """A child watch of the node; events of type NONE tell of the session instead."""
         if event.type == "NONE":
             return
-        if node.is_gone:
+        # Who hears of a deletion here first may never ask again: the parent's list can come in between.
+        if event.type == "DELETED" or node.is_gone:
             self._watches.pop((node, ""), None)
-        else:
+        if not node.is_gone:
             self.told.changed(node)
