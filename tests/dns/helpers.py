@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,12 +18,13 @@ import dns.rdatatype
 
 from zkdns.address import parse_host_port
 from zkdns.config import Config
-from zkdns.dns.responder import Responder
-from zkdns.dns.zone import Zone
+from zkdns.dns.authority import Authority
 from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 from zkdns.table import Table
+from zkdns.transport.tcp import Streams
+from zkdns.transport.udp import Datagrams
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 OPT_SIZE = 1232
@@ -69,6 +71,10 @@ def many(count: int) -> list[str]:
     return [f"{host}:8080" for host in hosts]
 
 
+def _raise(_query: bytes, error: Exception) -> None:
+    raise error
+
+
 class Server:
     """Table, zone and responder as the answerer has them.
 
@@ -89,15 +95,27 @@ class Server:
     ) -> None:
         self.config = Config(listen=(), namespaces=namespaces, **settings)
         self.table = Table()
-        self.zone = Zone(self.table, self.config, random.Random(seed))
-        self.responder = Responder(self.zone)
+        self.authority = Authority(self.table, self.config, _raise, random.Random(seed))
+        self.zone, self.responder = self.authority.zone, self.authority.responder
         self.responder.ready = True
+        self.datagrams = self.authority.answers(Datagrams, stream=False, most_bytes=1 << 24)
+        self.streams = self.authority.answers(Streams, stream=True, most_bytes=1 << 24)
         for name, members in (sets or {}).items():
             self.apply(put(name, members, namespaces=namespaces))
 
+    def respond(self, message: bytes, *, stream: bool = False) -> bytes | None:
+        """The response to a message as its transport would send it; None: silence."""
+        if stream:
+            response = next(self.streams[message[2:]])
+        else:
+            response = next(self.datagrams[Datagrams.key(message[2:])])
+            assert not response or int.from_bytes(response[:2], sys.byteorder) == len(response) - 2
+            response = response[2:]
+        return message[:2] + response if response else None
+
     def apply(self, change: Change, now: float = 0.0) -> None:
         """Make a change as the answerer makes it."""
-        self.zone.refresh(self.table.apply(change, now))
+        self.authority.refresh(self.table.apply(change, now))
 
     def change(
         self, name: str, added: Iterable[Member] = (), removed: Iterable[str] = (), now: float = 0.0
@@ -115,7 +133,7 @@ class Server:
 
     def expire(self, now: float) -> None:
         """Let time pass."""
-        self.zone.refresh(self.table.expire(now))
+        self.authority.refresh(self.table.expire(now))
 
 
 def query(
@@ -151,7 +169,7 @@ def ask(
     Any, since an answer's records have attributes by their type.
     """
     message = query(name, qtype, **how)
-    wire = server.responder.respond(message.to_wire(), stream=stream)
+    wire = server.respond(message.to_wire(), stream=stream)
     assert wire is not None
     size = max(512, min(how.get("size", OPT_SIZE), 1232)) if how.get("edns") is not None else 512
     assert len(wire) <= (LONGEST if stream else size)

@@ -61,7 +61,7 @@ def question(name: str = WEB, qtype: int = 1, qclass: int = 1) -> bytes:
 def refused_as_malformed(server: Server, message: bytes) -> None:
     """FORMERR with nothing but the header: id and RD as they came, every other flag clear."""
     expected = message[:2] + (0x8001 | message[2] << 8 & 0x0100).to_bytes(2) + bytes(8)
-    assert server.responder.respond(message, stream=False) == expected
+    assert server.respond(message, stream=False) == expected
 
 
 # -- messages ---------------------------------------------------------------------------------------------
@@ -70,17 +70,17 @@ def refused_as_malformed(server: Server, message: bytes) -> None:
 def test_dns_01_less_than_a_header_gets_silence(server: Server) -> None:
     whole = query(WEB).to_wire()
     for size in range(12):
-        assert server.responder.respond(whole[:size], stream=False) is None
-        assert server.responder.respond(whole[:size], stream=True) is None
+        assert server.respond(whole[:size], stream=False) is None
+        assert server.respond(whole[:size], stream=True) is None
 
 
 def test_dns_01_a_response_gets_silence_whatever_it_holds(server: Server) -> None:
     whole = query(WEB, edns=0).to_wire()
     for flags in (0x80, 0xF8, 0xFF):
-        assert server.responder.respond(whole[:2] + bytes((flags,)) + whole[3:], stream=False) is None
-    answer = server.responder.respond(whole, stream=False)
+        assert server.respond(whole[:2] + bytes((flags,)) + whole[3:], stream=False) is None
+    answer = server.respond(whole, stream=False)
     assert answer is not None
-    assert server.responder.respond(answer, stream=False) is None
+    assert server.respond(answer, stream=False) is None
 
 
 @pytest.mark.parametrize("flags", [0x0000, 0x0100, 0x07F0])
@@ -108,7 +108,7 @@ def test_dns_03_another_opcode_gets_notimp_and_no_other_flag(
     """RFC 8906 §3.1.4, §8.1.4: the opcode comes back, whatever the message holds."""
     message = header(opcode << 11 | 0x07B0, 1, 0, 0, 0) + body
     expected = header(0x8000 | opcode << 11 | 4, 0, 0, 0, 0)
-    assert server.responder.respond(message, stream=False) == expected
+    assert server.respond(message, stream=False) == expected
 
 
 @pytest.mark.parametrize("count", [0, 2, 3, 65535])
@@ -141,7 +141,7 @@ def test_dns_05_a_name_that_cannot_be_is_formerr(server: Server, name: bytes) ->
 def test_dns_05_names_as_long_as_they_may_be_are_read(server: Server) -> None:
     name = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
     assert len(name) == 255
-    response = server.responder.respond(header(0, 1, 0, 0, 0) + name + b"\0\1\0\1", stream=False)
+    response = server.respond(header(0, 1, 0, 0, 0) + name + b"\0\1\0\1", stream=False)
     assert response is not None
     assert rcode(read(response)) == "REFUSED"
 
@@ -180,7 +180,7 @@ def test_dns_06_another_class_is_refused(server: Server, qclass: str, name: str)
 def test_dns_07_the_question_comes_back_byte_for_byte(server: Server, name: str) -> None:
     """What 0x20 relies on; look-up ignores ASCII case (RFC 4343)."""
     asked = query(name).to_wire()
-    response = server.responder.respond(asked, stream=False)
+    response = server.respond(asked, stream=False)
     assert response is not None
     assert response[12 : len(asked)] == asked[12:]
     assert rcode(read(response)) == rcode(ask(server, name.lower()))
@@ -219,7 +219,7 @@ def test_dns_08_flags_of_the_query_are_not_echoed_but_rd_is(server: Server, name
     """AA, TC, RA, Z, AD and CD in the query mean nothing; nothing is forwarded, so RA is 0."""
     question_alone = query(name).to_wire()[12:]
     for rd in (0, 0x0100):
-        response = server.responder.respond(header(0x06F0 | rd, 1, 0, 0, 0) + question_alone, stream=False)
+        response = server.respond(header(0x06F0 | rd, 1, 0, 0, 0) + question_alone, stream=False)
         assert response is not None
         assert int.from_bytes(response[2:4]) & 0x7FF0 == (0x0400 if "discovery" in name else 0) | rd
 
@@ -341,7 +341,7 @@ def test_dns_13_srv_targets_own_addresses_and_their_glue_says_the_same() -> None
 
 def test_dns_13_targets_are_not_compressed(server: Server) -> None:
     """RFC 2782: the target's name stands in full in each record."""
-    response = server.responder.respond(query(WEB, "SRV").to_wire(), stream=False)
+    response = server.respond(query(WEB, "SRV").to_wire(), stream=False)
     assert response is not None
     assert response.count(to_wire(parse_name(f"m0.{WEB}"))) == 1
 
@@ -388,7 +388,7 @@ def test_dns_16_an_ixfr_with_its_soa_is_refused_and_keeps_its_opt(server: Server
     message.authority.append(
         dns.message.from_text(";QUESTION\n;AUTHORITY\ndiscovery. 0 IN SOA a. b. 1 2 3 4 5\n").authority[0]
     )
-    response = server.responder.respond(message.to_wire(), stream=True)
+    response = server.respond(message.to_wire(), stream=True)
     assert response is not None
     parsed = read(response)
     assert (rcode(parsed), parsed.edns) == ("REFUSED", 0)
@@ -468,7 +468,7 @@ def test_dns_20_an_opt_that_cannot_be_is_formerr_with_an_opt(
 ) -> None:
     """RFC 6891 §6.1.1 and §7: header, question and OPT, to tell this from a server without EDNS."""
     message = header(0x0100, 1, 0, 0, len(records)) + question() + b"".join(records)
-    response = server.responder.respond(message, stream=False)
+    response = server.respond(message, stream=False)
     assert response is not None
     parsed = read(response)
     assert (rcode(parsed), parsed.edns, parsed.id) == ("FORMERR", 0, 4711)
@@ -480,7 +480,7 @@ def test_dns_20_an_opt_that_cannot_be_is_formerr_with_an_opt(
 def test_dns_20_an_opt_that_breaks_off_is_formerr(server: Server) -> None:
     whole = header(0x0100, 1, 0, 0, 1) + question() + OPT[:-2] + b"\0\6" + b"\0\x0a\0\2xx"
     for cut in range(1, len(OPT) + 6):
-        response = server.responder.respond(whole[:-cut], stream=False)
+        response = server.respond(whole[:-cut], stream=False)
         assert response is not None
         assert response[:4] == whole[:2] + b"\x81\x01"
 
@@ -490,7 +490,7 @@ def test_dns_20_records_beside_the_opt_are_ignored(server: Server) -> None:
     record = b"\xc0\x0c" + b"\0\xfa\0\xff" + bytes(4) + b"\0\3" + b"abc"
     for records in ((record, OPT), (OPT, record), (record, OPT, record)):
         message = header(0, 1, 0, 0, len(records)) + question() + b"".join(records)
-        response = server.responder.respond(message, stream=False)
+        response = server.respond(message, stream=False)
         assert response is not None
         assert data(read(response)) == ["10.0.0.1"]
 
@@ -502,7 +502,7 @@ def test_dns_21_the_limit_is_what_client_and_server_both_take(size: int | None, 
     """RFC 6891 §6.2.3: less than 512 counts as 512; what is longer than 1,232 could be fragmented."""
     server = Server({"web.staging": many(200)})
     how = {} if size is None else {"edns": 0, "size": size}
-    response = server.responder.respond(query(WEB, **how).to_wire(), stream=False)  # type: ignore[arg-type]
+    response = server.respond(query(WEB, **how).to_wire(), stream=False)  # type: ignore[arg-type]
     assert response is not None
     assert limit - 16 < len(response) <= limit
     assert truncated(read(response))
@@ -537,7 +537,7 @@ def test_dns_22_what_is_left_of_a_cut_answer_rotates() -> None:
 @pytest.mark.parametrize("name", [WEB, "nope.staging.discovery", "staging.discovery", "discovery"])
 def test_dns_26_before_the_table_is_read_the_zone_is_servfail_not_ready(server: Server, name: str) -> None:
     """RFC 8914 §4.15; NXDOMAIN would be kept by those who asked."""
-    server.responder.ready = False
+    server.authority.set_health(ready=False, stale=False)
     response = ask(server, name, edns=0)
     assert (rcode(response), ede(response), response.answer, response.authority) == ("SERVFAIL", [14], [], [])
     assert rcode(ask(server, name)) == "SERVFAIL"
@@ -553,7 +553,7 @@ def test_dns_26_without_zookeeper_answers_stand_and_say_that_they_are_stale(
 ) -> None:
     """RFC 8914 §4.4."""
     before = ask(server, name, edns=0)
-    server.responder.stale = True
+    server.authority.set_health(ready=True, stale=True)
     stale = ask(server, name, edns=0)
     assert (ede(before), ede(stale)) == ([], [3])
     assert (rcode(stale), data(stale)) == (expected, data(before))
@@ -581,7 +581,7 @@ def test_dns_30_an_answer_over_a_stream_is_whole_or_cut_at_a_record(count: int, 
     """RFC 7766 §8: two bytes of length; consul#3850: what is longer must not be sent malformed."""
     dnslib = pytest.importorskip("dnslib")
     server = Server({"web.staging": many(count)})
-    wire = server.responder.respond(query(WEB, qtype, edns=0).to_wire(), stream=True)
+    wire = server.respond(query(WEB, qtype, edns=0).to_wire(), stream=True)
     assert wire is not None
     assert len(wire) <= 65535
     parsed, other = read(wire), dnslib.DNSRecord.parse(wire)

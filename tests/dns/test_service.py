@@ -408,7 +408,7 @@ def test_glue_points_into_the_longest_question() -> None:
 def test_a_responder_keeps_to_the_zone_that_it_was_given() -> None:
     server = Server({"web.staging": ["10.0.0.1:80"]})
     assert isinstance(server.responder, Responder)
-    response = server.responder.respond(b"\0\1\0\0\0\1\0\0\0\0\0\0\0\0\1\0\1", stream=False)
+    response = server.respond(b"\0\1\0\0\0\1\0\0\0\0\0\0\0\0\1\0\1", stream=False)
     assert response is not None
     assert rcode(read(response)) == "REFUSED"
     assert NAMESPACE.split_name("web.staging") == ServiceName("web", "staging")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.dns.helpers import Server, ask, data, many, member, origin_of, ports, put, rcode
+from tests.dns.helpers import LONGEST, Server, ask, data, many, member, origin_of, ports, put, rcode
 from zkdns.dns.turns import Record, RRset, Standing, arranged
 from zkdns.serverset.changes import MembersHeld, SetChanged
 from zkdns.serverset.member import Member
@@ -28,7 +28,9 @@ def rrset(*weights: float, held: tuple[int, ...] = ()) -> RRset:
 
 def heads(records: RRset, count: int, start: int = 0) -> Counter[int]:
     """How often each leads in so many turns."""
-    return Counter(int(records.in_turn(turn)[0].answer) for turn in range(start, start + count))
+    rings = records.rings
+    turns = range(start, start + count)
+    return Counter(int(rings.leading.take(rings.leader(turn), 1, LONGEST)[0]) for turn in turns)
 
 
 def weighted(*weights: float) -> list[Member]:

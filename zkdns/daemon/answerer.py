@@ -14,12 +14,10 @@ import structlog
 
 from zkdns.daemon.child import Report, Task, Tell
 from zkdns.daemon.feed import Health, Subscriber
-from zkdns.dns.responder import Responder
-from zkdns.dns.wire import servfail
-from zkdns.dns.zone import Zone
+from zkdns.dns.authority import Authority
 from zkdns.table import Table
-from zkdns.transport.tcp import TcpServer, affordable_connections
-from zkdns.transport.udp import UdpServer
+from zkdns.transport.tcp import Streams, TcpServer, affordable_connections
+from zkdns.transport.udp import Datagrams, UdpServer
 
 log = structlog.get_logger("zkdns.answerer")
 
@@ -27,30 +25,32 @@ _TICK_SECONDS = 1.0
 # How long questions wait at most for the watcher's first word. It comes at once, and what is asked while this
 # process is a lost one's successor deserves the table; a mute watcher must not keep anybody waiting.
 _FIRST_WORD_SECONDS = 2.0
+# What may be remembered of answers, more or less.
+_MOST_UDP_BYTES, _MOST_TCP_BYTES = 64 << 20, 16 << 20
 
 
 async def answer(task: Task, tell: Tell) -> None:
     """Answer until cancelled; readiness is told to the supervisor."""
     table = Table()
-    zone = Zone(table, task.config)
-    responder = Responder(zone)
+    authority = Authority(table, task.config, _Mistakes())
     if task.config.offline:
-        responder.stale_reason = "answered from a snapshot"
+        authority.responder.stale_reason = "answered from a snapshot"
+    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
+    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
     first_word = asyncio.Event()
 
     def heard(health: Health) -> None:
-        responder.ready, responder.stale = health.ready, health.stale
+        authority.set_health(ready=health.ready, stale=health.stale)
         first_word.set()
         tell(Report(ready=health.ready))
 
-    respond = _Careful(responder)
     opened = [socket.socket(fileno=number) for number in task.sockets]
-    udp = [UdpServer(sock, respond) for sock in opened if sock.type == socket.SOCK_DGRAM]
+    udp = [UdpServer(sock, datagrams) for sock in opened if sock.type == socket.SOCK_DGRAM]
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
     most = affordable_connections(len(listening))
-    tcp = [TcpServer(sock, respond, most_connections=most) for sock in listening]
-    follower = asyncio.create_task(Subscriber(task.feed, table, zone.refresh, heard).run())
+    tcp = [TcpServer(sock, streams, most_connections=most) for sock in listening]
+    follower = asyncio.create_task(Subscriber(task.feed, table, authority.refresh, heard).run())
     try:
         with contextlib.suppress(TimeoutError):
             # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
@@ -60,7 +60,7 @@ async def answer(task: Task, tell: Tell) -> None:
             server.start()
         for listener in tcp:
             await listener.start()
-        await _tick(table, zone, responder)
+        await _tick(table, authority)
     finally:
         follower.cancel()
         for server in udp:
@@ -70,30 +70,26 @@ async def answer(task: Task, tell: Tell) -> None:
         await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
 
 
-async def _tick(table: Table, zone: Zone, responder: Responder) -> None:
+async def _tick(table: Table, authority: Authority) -> None:
     """What time brings: departed members' names end; what was cut is told, at most once a second."""
     told = 0
     while True:
         await asyncio.sleep(_TICK_SECONDS)
-        zone.refresh(table.expire(time.monotonic()))
-        if responder.cut_over_tcp != told:
-            log.warning("answers over 64 KiB were cut, even over TCP", count=responder.cut_over_tcp - told)
-            told = responder.cut_over_tcp
+        authority.refresh(table.expire(time.monotonic()))
+        cut = authority.responder.cut_over_tcp
+        if cut != told:
+            log.warning("answers over 64 KiB were cut, even over TCP", count=cut - told)
+            told = cut
 
 
-class _Careful:
-    """A responder that never raises: a mistake of ours costs one answer, and is told once for each kind."""
+class _Mistakes:
+    """Tells of queries that could not be answered by a mistake of ours, once for each kind."""
 
-    def __init__(self, responder: Responder) -> None:
-        self._responder = responder
+    def __init__(self) -> None:
         self._told: set[str] = set()
 
-    def __call__(self, message: bytes, *, stream: bool) -> bytes | None:
-        try:
-            return self._responder.respond(message, stream=stream)
-        except Exception as error:  # nothing may escape into the event loop
-            kind = repr(error)
-            if kind not in self._told:
-                self._told.add(kind)
-                log.exception("a query could not be answered", query=message[:512].hex())
-            return servfail(message)
+    def __call__(self, query: bytes, error: Exception) -> None:
+        kind = repr(error)
+        if kind not in self._told:
+            self._told.add(kind)
+            log.error("a query could not be answered", query=query[:512].hex(), exc_info=error)

@@ -9,12 +9,23 @@ no such name: NXDOMAIN with SOA
 addresses of members whose host names could not be resolved yet: SERVFAIL
 no such type: NODATA with SOA
 else the records, in the order whose turn it is
+
+An answer stands for all who ask with the same bytes after the id, until the table says otherwise: so it is an
+iterator over responses, and tells whose changes end it.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable, Iterator
+
+import msgspec
+
+from zkdns.dns.rotation import Rotation
+from zkdns.dns.turns import RRset
 from zkdns.dns.wire import (
     CLASS_IN,
+    HEADER_SIZE,
     MAX_MESSAGE,
     BadQueryError,
     Ede,
@@ -25,17 +36,56 @@ from zkdns.dns.wire import (
     parse_query,
     udp_limit,
 )
-from zkdns.dns.zone import Zone
+from zkdns.dns.zone import ABOVE, AFTER_SERIAL, Found, Zone
+from zkdns.names import Labels
+
+_ID = 2
+_NO_ID = bytes(_ID)
+_SERIAL = 4
+
+Wrap = Callable[[bytes], bytes]
+"""What is done to each response before it is kept and handed out."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a query is answered with.
+
+    `responses` are without their ids, for ever, each time the one whose turn it is; an empty one is silence.
+    They are right until the service with the key `service` changes (`ABOVE`: until services come or go);
+    None: this once. `question_end` is where the question ends in the query after its id. `rotation` is where
+    responses are kept, if they are.
+    """
+
+    responses: Iterator[bytes]
+    service: Labels | None = None
+    question_end: int = 0
+    rotation: Rotation | None = None
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """A query, and what its responses must be like."""
+
+    query: Query
+    limit: int
+    stream: bool
+    wrap: Wrap
+
+    def once(self, response: Response) -> Answer:
+        """The answer that is this response, and no longer."""
+        return _once(self.wrap(response.pack(self.limit)[_ID:]))
 
 
 class Responder:
-    """Answers messages from the zones.
+    """Answers queries from the zones.
 
     Attributes:
         ready: whether the table has been read; until then no name of the zone is denied or answered.
         stale: whether the source of the table is out of reach, so that answers are the last good ones.
         stale_reason: what those are told who are given such an answer.
-        cut_over_tcp: answers that did not fit even into 64 KiB.
+        cut_over_tcp: responses made that did not fit even into 64 KiB.
+
+    Args:
+        zone: the names, and what stands there.
     """
 
     def __init__(self, zone: Zone) -> None:
@@ -45,24 +95,18 @@ class Responder:
         self.cut_over_tcp = 0
         self._zone = zone
 
-    def respond(self, message: bytes, *, stream: bool) -> bytes | None:
-        """The response to a message; None where silence is the answer.
-
-        Args:
-            message: what arrived, without TCP's length.
-            stream: whether it came over TCP, where a response may have 65,535 bytes.
-        """
+    def answer(self, query: bytes, *, stream: bool, wrap: Wrap = bytes) -> Answer:
+        """The answer to a query without its id; `stream`: it came over TCP, where responses may be long."""
         try:
-            query = parse_query(message)
+            parsed = parse_query(_NO_ID + query)
         except BadQueryError as bad:
-            return bad.response
-        response = self._answer(query)
-        packed = response.pack(MAX_MESSAGE if stream else udp_limit(query.edns))
-        if stream and response.truncated:
-            self.cut_over_tcp += 1
-        return packed
+            return _once(wrap((bad.response or b"")[_ID:]))
+        asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
+        refusal = self._refusal_of(parsed)
+        return asked.once(refusal) if refusal is not None else self._look_up(asked)
 
-    def _answer(self, query: Query) -> Response:
+    def _refusal_of(self, query: Query) -> Response | None:
+        """What is answered to a query for which no name is looked up."""
         if query.edns is not None and query.edns.version:  # RFC 6891 §6.1.3
             return Response(query, Rcode.BADVERS)
         if query.qclass != CLASS_IN:
@@ -75,30 +119,99 @@ class Responder:
             return Response(
                 query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet"
             )
-        response = self._look_up(query)
-        if self.stale:
+        return None
+
+    def _look_up(self, asked: _Asked) -> Answer:
+        query = asked.query
+        found = self._zone.find(query.name)
+        failure = _failure_of(query, found)
+        if failure is not None:
+            return asked.once(self._with_age(failure))
+        response = self._with_age(Response(query, authoritative=True))
+        records = self._zone.records(found, query)
+        if not records:  # RFC 2308 §2.1, §2.2
+            response.rcode = Rcode.NXDOMAIN if found.node is None else Rcode.NOERROR
+            response.authority = [self._zone.soa(query)]
+            responses, rotation = self._with_serial(asked, response), None
+        elif query.qtype in (Type.SOA, Type.ANY) and self._zone.is_apex(query.name):
+            response.answers = [record.answer for record in records.leading]
+            responses, rotation = self._with_serial(asked, response), None
+        else:
+            responses, rotation = self._in_order(asked, response, found.service, records)
+        service = found.service if _is_lasting(query, found) else None
+        return Answer(responses, service, HEADER_SIZE - _ID + len(query.question), rotation)
+
+    def _with_age(self, response: Response) -> Response:
+        if self.stale and response.ede is None:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 
-    def _look_up(self, query: Query) -> Response:
-        found = self._zone.find(query.name)
-        if found is None:
-            return Response(query, Rcode.NXDOMAIN, authoritative=True, authority=[self._zone.soa(query)])
-        if found.is_unread:
-            return Response(
-                query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the service cannot be read from ZooKeeper"
-            )
-        if found.node.is_unresolved and query.qtype in (Type.A, Type.AAAA):  # it is not empty, so not NODATA
-            return Response(
-                query,
-                Rcode.SERVFAIL,
-                ede=Ede.NO_REACHABLE_AUTHORITY,
-                ede_text="no host could be resolved yet",
-            )
-        records = self._zone.records(found, query)
-        if not records:  # RFC 2308 §2.2
-            return Response(query, authoritative=True, authority=[self._zone.soa(query)])
-        glue = {piece: None for record in records for piece in record.glue}
-        return Response(
-            query, authoritative=True, answers=[record.answer for record in records], glue=list(glue)
+    def _with_serial(self, asked: _Asked, response: Response) -> Iterator[bytes]:
+        """Responses whose last record is the zone's SOA, with its serial as it is when they are given."""
+        whole = asked.wrap(response.pack(asked.limit)[_ID:])
+        at = len(whole) - len(response.envelope().opt) - AFTER_SERIAL - _SERIAL
+        before, behind = whole[:at], whole[at + _SERIAL :]
+        while True:
+            yield before + self._zone.serial() + behind
+
+    def _in_order(
+        self, asked: _Asked, response: Response, service: Labels, records: RRset
+    ) -> tuple[Iterator[bytes], Rotation | None]:
+        """Responses with these records in the service's order, and no more of them than it allows."""
+        policy = self._zone.policy_of(service)
+        if policy.order == "random":
+            return self._by_lot(asked, response, records, policy.max_answers), None
+        takes_turns = policy.order == "round-robin"
+        rotation = Rotation(
+            records.rings if takes_turns else msgspec.structs.replace(records.rings, leaders=()),
+            response.envelope(),
+            limit=asked.limit,
+            most=policy.max_answers,
+            wrap=asked.wrap,
+            on_cut=self._cut_over_tcp if asked.stream else _cut_over_udp,
         )
+        turns = self._zone.turns(service, asked.query, records.period if takes_turns else 1)
+        return map(rotation.__getitem__, turns), rotation
+
+    def _by_lot(self, asked: _Asked, response: Response, records: RRset, most: int | None) -> Iterator[bytes]:
+        for drawn in self._zone.shuffled(records):
+            response.answers = [record.answer for record in drawn[:most]]
+            response.glue = list({glue: None for record in drawn[:most] for glue in record.glue})
+            yield asked.wrap(response.pack(asked.limit)[_ID:])
+            if response.truncated and asked.stream:
+                self._cut_over_tcp()
+
+    def _cut_over_tcp(self) -> None:
+        self.cut_over_tcp += 1
+
+
+def _cut_over_udp() -> None:
+    """TC asks for TCP, where there is more room."""
+
+
+def _once(response: bytes) -> Answer:
+    return Answer(itertools.repeat(response))
+
+
+def _failure_of(query: Query, found: Found) -> Response | None:
+    """SERVFAIL where something is there, and nobody knows what: to deny it would be wrong."""
+    if found.is_unread:
+        return Response(
+            query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the service cannot be read from ZooKeeper"
+        )
+    node = found.node
+    if node is not None and node.is_unresolved and query.qtype in (Type.A, Type.AAAA):
+        return Response(
+            query, Rcode.SERVFAIL, ede=Ede.NO_REACHABLE_AUTHORITY, ede_text="no host could be resolved yet"
+        )
+    return None
+
+
+def _is_lasting(query: Query, found: Found) -> bool:
+    """Whether the answer may be given again.
+
+    Options make queries of one question differ without end, and so do names that a service does not have.
+    """
+    if found.depends_on_more or (query.edns is not None and query.edns.has_options):
+        return False
+    return found.node is not None or found.service == ABOVE

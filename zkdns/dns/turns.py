@@ -7,11 +7,14 @@ number that whoever answers counts.
 
 from __future__ import annotations
 
+import functools
 import math
 import random
 from collections.abc import Iterable, Sequence
 
 import msgspec
+
+from zkdns.dns.rings import Ring
 
 WEIGHT_ONE = 100
 """A weight of 1 as SRV records write it (RFC 2782): weights are told apart by hundredths."""
@@ -47,7 +50,32 @@ class Record(msgspec.Struct, frozen=True):
     standing: Standing = Standing()
 
 
-class RRset(msgspec.Struct, frozen=True):
+class Rings(msgspec.Struct, frozen=True):
+    """An RRset laid out: the records that lead by turns, those behind them, and the glue of both."""
+
+    leading: Ring
+    held: Ring | None
+    leading_glue: Ring | None
+    held_glue: Ring | None
+    leaders: tuple[int, ...]
+
+    @property
+    def count(self) -> int:
+        """How many records there are."""
+        return self.leading.count + (self.held.count if self.held else 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, more or less."""
+        rings = (self.leading, self.held, self.leading_glue, self.held_glue)
+        return sum(ring.size for ring in rings if ring is not None) + 8 * len(self.leaders)
+
+    def leader(self, turn: int) -> int:
+        """The place of who leads in the turn with that number."""
+        return self.leaders[turn % len(self.leaders)] if self.leaders else turn % self.leading.count
+
+
+class RRset(msgspec.Struct, frozen=True, dict=True):
     """Records of one name and type, ready to be put into order.
 
     `leading` take turns; `held` stand behind them. `leaders` is a cycle of places in `leading` in which each
@@ -61,14 +89,24 @@ class RRset(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return bool(self.leading)
 
-    def in_turn(self, turn: int) -> tuple[Record, ...]:
-        """The records of the turn with that number."""
-        first = self.leaders[turn % len(self.leaders)] if self.leaders else turn % len(self.leading)
-        ordered = self.leading[first:] + self.leading[:first]
-        if self.held:
-            first = turn % len(self.held)
-            ordered += self.held[first:] + self.held[:first]
-        return ordered
+    @functools.cached_property
+    def rings(self) -> Rings:
+        """The records, ready to be answered with in any turn."""
+        seen: set[bytes] = set()
+        return Rings(
+            leading=Ring([(record.answer,) for record in self.leading]),
+            held=Ring([(record.answer,) for record in self.held]) if self.held else None,
+            leading_glue=_glue_of(self.leading, seen),
+            held_glue=_glue_of(self.held, seen),
+            leaders=self.leaders,
+        )
+
+    @property
+    def period(self) -> int:
+        """After how many turns the order is the same again; the held go along as far as they can."""
+        period = len(self.leaders) or len(self.leading)
+        both = math.lcm(period, max(len(self.held), 1))
+        return both if both <= _CYCLE else period
 
     def shuffled(self, rng: random.Random) -> list[Record]:
         """The records in an order drawn by lot, in which the leader's chance is its weight."""
@@ -78,10 +116,6 @@ class RRset(msgspec.Struct, frozen=True):
             ordered.remove(leader)
             ordered.insert(0, leader)
         return ordered + rng.sample(self.held, len(self.held))
-
-    def in_order(self) -> tuple[Record, ...]:
-        """The records as their members joined."""
-        return self.leading + self.held
 
 
 def arranged(records: Iterable[Record]) -> RRset:
@@ -94,6 +128,15 @@ def arranged(records: Iterable[Record]) -> RRset:
     held = tuple(record for record in served if record.standing.held) if leading else ()
     leading = leading or served
     return RRset(leading, held, _cycle_of([record.standing.srv_weight for record in leading]))
+
+
+def _glue_of(records: Sequence[Record], seen: set[bytes]) -> Ring | None:
+    """What helps with each record, but for what another one has brought already."""
+    pieces = []
+    for record in records:
+        pieces.append([glue for glue in record.glue if glue not in seen])
+        seen.update(record.glue)
+    return Ring(pieces) if any(pieces) else None
 
 
 def _cycle_of(weights: Sequence[int]) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ QR, AA, TC, RD = 0x8000, 0x0400, 0x0200, 0x0100
 _DO = 0x8000
 
 _HEADER = struct.Struct("!6H")
+_HEADER_AFTER_ID = struct.Struct("!5H")
 _TYPE_CLASS = struct.Struct("!2H")
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
 _OPT = struct.Struct("!BHHBBHH")  # root, type, size, extended RCODE, version, flags, length of the options
@@ -99,6 +100,7 @@ class Edns(msgspec.Struct, frozen=True):
     size: int
     version: int
     do: bool
+    has_options: bool = False
 
 
 class Query(msgspec.Struct, frozen=True):
@@ -181,7 +183,12 @@ def _read_additional(message: bytes, at: int, count: int, malformed: BadQueryErr
             if edns is not None or message[at]:  # RFC 6891 §6.1.1: one, and owned by the root
                 raise _BadOptError
             _check_options(message[record.data_at : record.end])
-            edns = Edns(size=record.rclass, version=record.ttl >> 16 & 0xFF, do=bool(record.ttl & _DO))
+            edns = Edns(
+                size=record.rclass,
+                version=record.ttl >> 16 & 0xFF,
+                do=bool(record.ttl & _DO),
+                has_options=record.end > record.data_at,
+            )
         at = record.end
     if at != len(message):
         raise malformed
@@ -233,6 +240,26 @@ def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes) -> bytes:
     return owner + _RECORD.pack(rtype, CLASS_IN, ttl, len(data)) + data
 
 
+class Envelope(msgspec.Struct, frozen=True):
+    """A response but for its id and its records."""
+
+    flags: int
+    question: bytes
+    opt: bytes
+
+    def room_within(self, limit: int) -> int:
+        """How many bytes of records a message of at most `limit` bytes can have."""
+        return limit - HEADER_SIZE - len(self.question) - len(self.opt)
+
+    def around(
+        self, records: bytes, answers: int, authority: int, additional: int, *, truncated: bool = False
+    ) -> bytes:
+        """The response after its id; of each section's records it is told the number."""
+        flags = self.flags | TC if truncated else self.flags
+        counts = 1, answers, authority, additional + bool(self.opt)
+        return b"".join((_HEADER_AFTER_ID.pack(flags, *counts), self.question, records, self.opt))
+
+
 class Response(msgspec.Struct):
     """What to answer; `pack` makes it fit.
 
@@ -253,22 +280,20 @@ class Response(msgspec.Struct):
 
     def pack(self, limit: int) -> bytes:
         """The message, at most `limit` bytes long."""
-        opt = self._opt()
-        room = limit - HEADER_SIZE - len(self.query.question) - len(opt)
+        envelope = self.envelope()
+        room = envelope.room_within(limit)
         answers, room = _fit(self.answers, room)
         authority, room = _fit(self.authority, room)
         self.truncated = len(answers) < len(self.answers) or len(authority) < len(self.authority)
         glue = () if self.truncated else _fit(self.glue, room)[0]
-        flags = QR | (self.query.rd and RD) | (self.authoritative and AA) | (self.truncated and TC)
-        header = _HEADER.pack(
-            self.query.id,
-            flags | self.rcode & 0xF,
-            1,
-            len(answers),
-            len(authority),
-            len(glue) + bool(opt),
-        )
-        return b"".join((header, self.query.question, *answers, *authority, *glue, opt))
+        counts = len(answers), len(authority), len(glue)
+        records = b"".join((*answers, *authority, *glue))
+        return self.query.id.to_bytes(2) + envelope.around(records, *counts, truncated=self.truncated)
+
+    def envelope(self) -> Envelope:
+        """What is around the records."""
+        flags = QR | (self.query.rd and RD) | (self.authoritative and AA) | self.rcode & 0xF
+        return Envelope(flags, self.query.question, self._opt())
 
     def _opt(self) -> bytes:
         """The OPT record: present exactly when the query had one (RFC 6891 §6.1.1, §7)."""
@@ -299,7 +324,7 @@ def udp_limit(edns: Edns | None) -> int:
     return min(max(edns.size, LEAST_UDP_SIZE), OWN_UDP_SIZE)
 
 
-def servfail(message: bytes) -> bytes:
-    """SERVFAIL to a query that was read and yet could not be answered: its header, and nothing else."""
-    ident, flags, *_ = _HEADER.unpack_from(message)
-    return _HEADER.pack(ident, QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)
+def servfail(query: bytes) -> bytes:
+    """SERVFAIL after its id, to a query that could not be answered: a header, and nothing else."""
+    flags = int.from_bytes(query[:2].ljust(2, b"\0"))
+    return _HEADER_AFTER_ID.pack(QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)

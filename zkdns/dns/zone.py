@@ -6,6 +6,8 @@ zones inside one another the longest has the name: the apex is its own, and so i
 
 from __future__ import annotations
 
+import itertools
+import operator
 import random
 import struct
 from collections import Counter
@@ -26,7 +28,9 @@ from zkdns.table import Table
 # The name server is this machine's own name for itself, which needs no address in the zone.
 _NAME_SERVER = to_wire((b"localhost",))
 _RESPONSIBLE = b"\x0ahostmaster"  # before the zone's name
-_SOA_TIMES = struct.Struct("!5I")
+_SOA_TIMES = struct.Struct("!4I")
+AFTER_SERIAL = _SOA_TIMES.size
+"""How many bytes an SOA record has behind its serial."""
 _REFRESH, _RETRY, _EXPIRE = 60, 10, 86400  # seconds; only secondaries would look at them
 
 # What ANY is answered with is the first of these that there is (RFC 8482 §4.1).
@@ -41,20 +45,34 @@ class Policy(msgspec.Struct, frozen=True):
     max_answers: int | None
 
 
+ABOVE: Labels = ()
+"""What stands for all services where an answer depends on which of them there are, and on none by itself."""
+
+
 class Found(msgspec.Struct, frozen=True):
-    """A node, and the key of the service that it belongs to: empty for what stands above all services."""
+    """What stands at a name; `node` is None where there is no such name.
+
+    `service` is the key of the service that the name belongs to, whose changes may bring it another node;
+    `ABOVE` where it belongs to none.
+    """
 
     service: Labels
-    node: Node
+    node: Node | None
     is_unread: bool = False
     """Whether nothing is known of the service but that it exists."""
+    depends_on_more: bool = False
+    """Whether another service's changes may bring the name another node as well."""
 
 
 # Where a service's first label stands: how many more labels its name has, how many its zone, and the labels
 # behind the first one. Thousands of services may have one place, and with it the same names above them.
 _Place: TypeAlias = tuple[int, int, Labels]
 
-_NOTHING = Found((), Node())
+_NO_RECORDS = RRset()
+# Of more turns than that the numbers would take more memory than counting takes time.
+_LONGEST_CYCLE = 256
+
+_NOWHERE = Found(ABOVE, None)
 
 
 class Zone:
@@ -79,7 +97,7 @@ class Zone:
         self._places: dict[Labels, _Place] = {}
         self._dwellers: Counter[_Place] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
-        self._turns: dict[Labels, dict[tuple[Labels, int], int]] = {}
+        self._turns: dict[Labels, dict[tuple[Labels, int], tuple[int, Iterator[int]]]] = {}
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -91,12 +109,17 @@ class Zone:
                 return zone
         return None
 
-    def find(self, name: Labels) -> Found | None:
-        """What stands at a name of a zone; None: there is no such name (NXDOMAIN).
+    def is_apex(self, name: Labels) -> bool:
+        """Whether a zone begins at that name."""
+        return name in self._zones
+
+    def find(self, name: Labels) -> Found:
+        """What stands at a name of a zone.
 
         A service's name may hold dots, so of several services that a name could belong to the longest wins.
         """
         services = self._table.services
+        absent = _NOWHERE
         for start in range(len(name)):
             key = name[start:]
             if key in services:
@@ -105,10 +128,13 @@ class Zone:
                 node = self._view(key).find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
                     return Found(key, node)
+                absent = Found(key, None)
                 break
         if name[0].startswith(b"_") and (found := self._find_rfc2782(name)):
-            return found
-        return _NOTHING if name in self._always or name in self._nonterminals else None
+            return found if absent is _NOWHERE else msgspec.structs.replace(found, depends_on_more=True)
+        if name in self._always or name in self._nonterminals:
+            return Found(absent.service, Node())
+        return absent
 
     def _find_rfc2782(self, name: Labels) -> Found | None:
         """The service of `_web._tcp.staging.discovery`, if it is one's name."""
@@ -136,17 +162,20 @@ class Zone:
 
     # -- records -------------------------------------------------------------------------------------------
 
-    def records(self, found: Found, query: Query) -> Sequence[Record]:
-        """The records that answer the query, the one whose turn it is first; none: NODATA."""
-        policy = self._policies.get(found.service, self._default)
-        for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
-            if qtype in (Type.SOA, Type.NS) and query.name in self._zones:
-                records = arranged(self._apex_records(query, qtype))
-            else:
-                records = found.node.records(query, qtype, policy.ttl)
-            if records:
-                return self._arrange(records, policy, found.service, query)
-        return ()
+    def policy_of(self, service: Labels) -> Policy:
+        """How the service with that key is answered."""
+        return self._policies.get(service, self._default)
+
+    def records(self, found: Found, query: Query) -> RRset:
+        """The records at a node that answer the query; none: NODATA."""
+        if found.node is not None:
+            for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
+                if qtype in (Type.SOA, Type.NS) and query.name in self._zones:
+                    return arranged(self._apex_records(query, qtype))
+                records = found.node.records(query, qtype, self.policy_of(found.service).ttl)
+                if records:
+                    return records
+        return _NO_RECORDS
 
     def soa(self, query: Query) -> bytes:
         """The SOA record of the name's zone, as the authority section of an answer to this query carries it.
@@ -157,8 +186,8 @@ class Zone:
         return pack_record(zone, Type.SOA, self._config.negative_ttl, self._soa_data(zone))
 
     def _soa_data(self, zone: bytes) -> bytes:
-        times = _SOA_TIMES.pack(self._table.serial, _REFRESH, _RETRY, _EXPIRE, self._config.negative_ttl)
-        return _NAME_SERVER + _RESPONSIBLE + zone + times
+        times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, self._config.negative_ttl)
+        return _NAME_SERVER + _RESPONSIBLE + zone + self.serial() + times
 
     def _apex_records(self, query: Query, qtype: int) -> Sequence[Record]:
         if qtype == Type.SOA:
@@ -167,37 +196,50 @@ class Zone:
 
     # -- turns ---------------------------------------------------------------------------------------------
 
-    def _arrange(self, records: RRset, policy: Policy, service: Labels, query: Query) -> Sequence[Record]:
-        """The records in the service's order, and no more of them than it allows."""
-        if policy.order == "round-robin":
-            several = len(records.leading) > 1 or len(records.held) > 1
-            ordered: Sequence[Record] = records.in_turn(self._next_turn(service, query) if several else 0)
-        elif policy.order == "random":
-            ordered = records.shuffled(self._rng)
-        else:
-            ordered = records.in_order()
-        return ordered[: policy.max_answers]
+    def turns(self, service: Labels, query: Query, period: int) -> Iterator[int]:
+        """The turns of this question, from 0 to below the period, for all who ask it in whatever way.
 
-    def _next_turn(self, service: Labels, query: Query) -> int:
-        """Count the answers to this question; it begins anywhere, lest a fleet asks the same member first."""
+        They go on where they are when the records become others, and begin anywhere, lest a whole fleet asks
+        the same member first.
+        """
+        if period == 1:
+            return itertools.repeat(0)
         turns = self._turns.setdefault(service, {})
         question = query.name, query.qtype
-        turn = turns.get(question)
-        turns[question] = self._rng.getrandbits(16) if turn is None else turn + 1
-        return turns[question]
+        known, going = turns.get(question, (0, None))
+        if going is None or known != period:
+            at = (self._rng.randrange(period) if going is None else next(going)) % period
+            turns[question] = period, _turning(at, period)
+        return turns[question][1]
+
+    def shuffled(self, records: RRset) -> Iterator[Sequence[Record]]:
+        """The records by lot, for ever."""
+        while True:
+            yield records.shuffled(self._rng)
+
+    def serial(self) -> bytes:
+        """The serial of the SOA record as it is now."""
+        return self._table.serial.to_bytes(4)
 
     # -- changes -------------------------------------------------------------------------------------------
 
-    def refresh(self, keys: Iterable[Labels]) -> None:
-        """Take notice that the services of these keys are others than before; turns go on where they are."""
+    def refresh(self, keys: Iterable[Labels]) -> set[Labels]:
+        """Take notice that the services of these keys are others than before; turns go on where they are.
+
+        Returns:
+            the services (and `ABOVE`) whose answers may be others than before.
+        """
         services = self._table.services
+        others: set[Labels] = set()
         for key in keys:
+            others.add(key)
             self._views.pop(key, None)
             service = services.get(key)
             place = _place_of(key, service.first.name) if service else None
             known = self._places.get(key)
             if place == known:
                 continue
+            others |= self._concerned(key)
             if known is not None:
                 self._leave(key, known)
             if place is not None:
@@ -205,6 +247,15 @@ class Zone:
                 self._count(place, +1)
             else:
                 self._turns.pop(key, None)
+        if others and self._config.empty == "nxdomain":  # then it takes no more than a member to be a name
+            others.add(ABOVE)
+        return others
+
+    def _concerned(self, key: Labels) -> set[Labels]:
+        """Whose names may find another owner when this service comes or goes."""
+        if any(label.startswith(b"_") for label in key):  # it may look like another's name by RFC 2782
+            return {ABOVE, *self._places}
+        return {ABOVE, *(above for start in range(1, len(key)) if (above := key[start:]) in self._places)}
 
     def _leave(self, key: Labels, place: _Place) -> None:
         del self._places[key]
@@ -222,6 +273,13 @@ class Zone:
             self._nonterminals[name] += step
             if not self._nonterminals[name]:
                 del self._nonterminals[name]
+
+
+def _turning(at: int, period: int) -> Iterator[int]:
+    """Turns from there on, for ever."""
+    if period > _LONGEST_CYCLE:
+        return map(operator.mod, itertools.count(at), itertools.repeat(period))
+    return itertools.cycle([*range(at, period), *range(at)])
 
 
 def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:

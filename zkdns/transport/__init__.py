@@ -1,13 +1,17 @@
 """Sockets: bound, read, and written to. What the bytes mean is somebody else's business.
 
-`respond(message, stream=…)` is all that this room knows of DNS: bytes in, bytes or silence out.
+`answers[query]` is all that this room knows of DNS: bytes in, bytes or silence out.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
 
-class Respond(Protocol):
-    """What turns a message into a response; it never raises."""
+class Answers(Protocol):
+    """What answers messages: looked up by a query without its id."""
 
-    def __call__(self, message: bytes, *, stream: bool) -> bytes | None:
-        """The response, or None for silence; `stream`: whether the message came over TCP."""
+    def __getitem__(self, query: bytes, /) -> Iterator[bytes]:
+        """Responses without their ids, for ever, each time the one whose turn it is; an empty one is silence.
+
+        Never raises, whatever the bytes are, and however few.
+        """

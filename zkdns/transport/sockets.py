@@ -62,6 +62,14 @@ def is_wildcard(udp: socket.socket) -> bool:
     return ipaddress.ip_address(udp.getsockname()[0]).is_unspecified
 
 
+def tell_where_asked(udp: socket.socket) -> None:
+    """Let the socket tell at which address each datagram arrived."""
+    if udp.family == socket.AF_INET6:
+        udp.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
+    else:
+        udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+
+
 def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
     # The first try is without SO_REUSEPORT, which would let two servers share a port unnoticed.
     first = _bind_pair(address, shared=False)

@@ -13,8 +13,9 @@ import ipaddress
 import resource
 import socket
 from collections import Counter
+from typing import Final
 
-from zkdns.transport import Respond
+from zkdns.transport import Answers
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the last whole query
 MOST_CONNECTIONS = 1024
@@ -28,6 +29,28 @@ _BURST = 32
 _LENGTH = 2
 
 
+class Streams:
+    """The form of queries and responses: as they are, without their lengths and ids."""
+
+    lead: Final = 0
+    most_kept: Final = 512
+
+    @staticmethod
+    def key(query: bytes) -> bytes:
+        """The query itself."""
+        return query
+
+    @staticmethod
+    def query(key: bytes) -> bytes:
+        """The key itself."""
+        return key
+
+    @staticmethod
+    def response(body: bytes) -> bytes:
+        """The response itself."""
+        return body
+
+
 class TcpServer:
     """Answers what arrives at one listening socket.
 
@@ -36,7 +59,7 @@ class TcpServer:
 
     Args:
         sock: it must listen, and stays its owner's.
-        respond: what answers a message.
+        answers: what answers, for queries and responses as `Streams` has them.
         idle_seconds: how long a connection may bring no whole query before it is closed.
         most_connections: how many there may be in all.
         most_per_client: how many one client may have of them.
@@ -45,14 +68,14 @@ class TcpServer:
     def __init__(
         self,
         sock: socket.socket,
-        respond: Respond,
+        answers: Answers,
         *,
         idle_seconds: float = IDLE_SECONDS,
         most_connections: int = MOST_CONNECTIONS,
         most_per_client: int = MOST_PER_CLIENT,
     ) -> None:
         self._sock = sock
-        self._respond = respond
+        self._answers = answers
         self._idle_seconds = idle_seconds
         self._most_connections = most_connections
         self._most_per_client = most_per_client
@@ -64,7 +87,7 @@ class TcpServer:
         """Begin to accept connections in the running event loop."""
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(self, self._respond, self._idle_seconds),
+            lambda: _Connection(self, self._answers, self._idle_seconds),
             sock=self._sock.dup(),
             backlog=MOST_CONNECTIONS,
         )
@@ -107,9 +130,9 @@ class TcpServer:
 class _Connection(asyncio.Protocol):
     """One connection, from its first byte to its last answer."""
 
-    def __init__(self, server: TcpServer, respond: Respond, idle_seconds: float) -> None:
+    def __init__(self, server: TcpServer, answers: Answers, idle_seconds: float) -> None:
         self._server = server
-        self._respond = respond
+        self._answers = answers
         self._idle_seconds = idle_seconds
         self._buffer = bytearray()
         self._transport: asyncio.Transport
@@ -200,9 +223,9 @@ class _Connection(asyncio.Protocol):
         self._server.active(self)
         self._timer.cancel()
         self._timer = asyncio.get_running_loop().call_later(self._idle_seconds, self.close)
-        response = self._respond(message, stream=True)
-        if response is not None:
-            self._transport.write(len(response).to_bytes(_LENGTH) + response)
+        response = next(self._answers[message[2:]])
+        if response:
+            self._transport.write((len(response) + 2).to_bytes(_LENGTH) + message[:2] + response)
 
 
 def affordable_connections(listeners: int) -> int:

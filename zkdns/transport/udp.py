@@ -1,69 +1,170 @@
-"""UDP: datagrams in, datagrams out, from the event loop."""
+"""UDP: datagrams in, datagrams out, from the event loop.
+
+    readable ──▶ a batch of queries ──▶ answers[query], next() ──▶ a batch of responses
+
+Where the system has no calls for batches (`zkdns.transport.batch`) one datagram is taken at a time.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import socket
 import struct
+import sys
+from collections.abc import Sequence
+from typing import Final
 
-from zkdns.transport import Respond
-from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, IPV6_RECVPKTINFO, is_wildcard
+import structlog
 
-# So many datagrams are answered before TCP, the feed and timers get their turn.
-_BATCH = 64
+from zkdns.transport import Answers
+from zkdns.transport.batch import ID, LENGTH, LONGEST_BODY, MOST, SLOT, Batch, is_available
+from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard, tell_where_asked
+
+log = structlog.get_logger("zkdns.udp")
+
+# So many batches are answered before TCP, the feed and timers get their turn.
+_BATCHES = 4
 _LARGEST = 65535
+_KEY = SLOT - ID
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # address, interface
+_SILENCE = b""
+
+
+class Datagrams:
+    """The form in which queries come from a batch and responses go into it."""
+
+    longest: Final = LONGEST_BODY
+    """Bytes of the longest response after its id."""
+    lead: Final = LENGTH
+    """Bytes before the response."""
+    most_kept: Final = _KEY - LENGTH
+    """Bytes of the longest query that fits into a slot."""
+
+    @staticmethod
+    def key(query: bytes) -> bytes:
+        """The key of a query after its id."""
+        return query.ljust(_KEY - LENGTH, b"\0") + (ID + len(query)).to_bytes(LENGTH, sys.byteorder)
+
+    @staticmethod
+    def query(key: bytes) -> bytes:
+        """The query after its id; empty where it is longer than the slot."""
+        end = int.from_bytes(key[-LENGTH:], sys.byteorder) - ID
+        return key[:end] if 0 <= end <= len(key) - LENGTH else b""
+
+    @staticmethod
+    def response(body: bytes) -> bytes:
+        """A response after its id, ready to be sent."""
+        return len(body).to_bytes(LENGTH, sys.byteorder) + body if body else body
 
 
 class UdpServer:
     """Answers what arrives at one socket.
 
-    On a wildcard socket the answer leaves from the address that was asked (IP_PKTINFO): left to itself the
-    kernel chooses another one on hosts with several, and the asker drops the answer.
+    On a wildcard socket a response leaves from the address that was asked.
+
+    Attributes:
+        received: queries so far.
+        lost: responses that the kernel did not take.
+
+    Args:
+        sock: it stays its owner's.
+        answers: what answers, for queries and responses in the form of `Datagrams`.
+        batched: whether to use the calls for batches; as a rule where the system has them.
     """
 
-    def __init__(self, sock: socket.socket, respond: Respond) -> None:
+    def __init__(self, sock: socket.socket, answers: Answers, *, batched: bool = is_available()) -> None:
+        self.received = self.lost = 0
         self._sock = sock
-        self._respond = respond
-        self._reply = self._reply_plain
+        self._answers = answers
+        self._look_up = answers.__getitem__
+        self._told: set[str] = set()
         if is_wildcard(sock):
-            self._reply = self._reply_from_asked
-            if sock.family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
-            else:
-                sock.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
+            tell_where_asked(sock)
+        self._batch = Batch(sock) if batched else None
+        self._reply = self._reply_from_asked if is_wildcard(sock) else self._reply_plain
 
     def start(self) -> None:
         """Begin to answer in the running event loop."""
-        asyncio.get_running_loop().add_reader(self._sock, self._readable)
+        work = self._answer_batches if self._batch is not None else self._answer_singly
+        asyncio.get_running_loop().add_reader(self._sock, work)
 
     def stop(self) -> None:
         """Answer no more; the socket stays open, since others may hold it too."""
         asyncio.get_running_loop().remove_reader(self._sock)
 
-    def _readable(self) -> None:
-        for _ in range(_BATCH):
+    # -- in batches ----------------------------------------------------------------------------------------
+
+    def _answer_batches(self) -> None:
+        batch = self._batch
+        assert batch is not None  # noqa: S101 - who calls has looked
+        for _ in range(_BATCHES):
+            try:
+                queries = batch.receive()
+            except OSError:
+                continue  # an earlier response came back undeliverable
+            if not queries:
+                return
+            self.received += len(queries)
+            self.lost += batch.send(self._responses_to(queries, batch))
+            if len(queries) < MOST:
+                return
+
+    def _responses_to(self, queries: Sequence[bytes], batch: Batch) -> Sequence[bytes]:
+        try:
+            responses = list(map(next, map(self._look_up, queries)))
+        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
+            self._tell(error)
+            responses = []
+        if len(responses) != len(queries):
+            responses = list(map(self._response_to, queries))
+        if not all(responses):
+            for at, response in enumerate(responses):
+                if not response and (query := batch.whole(at)) is not None:
+                    responses[at] = self._response_to(query)
+        return responses
+
+    def _response_to(self, query: bytes) -> bytes:
+        try:
+            return next(self._look_up(query))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            self._tell(error)
+            return _SILENCE
+
+    def _tell(self, error: Exception) -> None:
+        """Log a mistake of ours, once for each kind."""
+        kind = repr(error)
+        if kind not in self._told:
+            self._told.add(kind)
+            log.error("a query could not be answered", exc_info=error)
+
+    # -- one by one ----------------------------------------------------------------------------------------
+
+    def _answer_singly(self) -> None:
+        for _ in range(_BATCHES * MOST):
             try:
                 self._reply()
             except BlockingIOError:
-                return  # nothing more to read, or no room to send: UDP may lose an answer
+                return  # nothing more to read, or no room to send: UDP may lose a response
             except OSError:
-                continue  # an earlier answer came back undeliverable, or cannot be routed
+                continue  # an earlier response came back undeliverable, or cannot be routed
 
     def _reply_plain(self) -> None:
         message, asker = self._sock.recvfrom(_LARGEST)
-        response = self._respond(message, stream=False)
-        if response is not None:
+        if response := self._whole_response_to(message):
             self._sock.sendto(response, asker)
 
     def _reply_from_asked(self) -> None:
         message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, _ANCILLARY)
-        response = self._respond(message, stream=False)
-        if response is not None:
+        if response := self._whole_response_to(message):
             source = [item for item in map(_source_of, ancillary) if item]
             self._sock.sendmsg([response], source, 0, asker)
+
+    def _whole_response_to(self, message: bytes) -> bytes:
+        self.received += 1
+        response = self._response_to(Datagrams.key(message[ID:]))
+        return message[:ID] + response[LENGTH:] if response else _SILENCE
 
 
 def _source_of(item: tuple[int, int, bytes]) -> tuple[int, int, bytes] | None:

@@ -1,0 +1,58 @@
+"""A table's zones as a server answers with them: what they hold and what is remembered."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from zkdns.config import Config
+from zkdns.dns.memo import Form, Memo
+from zkdns.dns.responder import Responder
+from zkdns.dns.zone import Zone
+from zkdns.names import Labels
+from zkdns.table import Table
+
+
+class Authority:
+    """Answers from a table.
+
+    Args:
+        table: services and members; after each change of it `refresh` must be called.
+        config: the zones' names, and how they are answered.
+        on_error: told of a query and the exception that it raised, which is a mistake of ours.
+        rng: where turns begin, and what the order `random` is drawn from.
+    """
+
+    def __init__(
+        self,
+        table: Table,
+        config: Config,
+        on_error: Callable[[bytes, Exception], None],
+        rng: random.Random | None = None,
+    ) -> None:
+        self.zone = Zone(table, config, rng)
+        self.responder = Responder(self.zone)
+        self.memos: list[Memo] = []
+        self._on_error = on_error
+
+    def answers(self, form: Form, *, stream: bool, most_bytes: int) -> Memo:
+        """Answers for a transport, which has queries and responses in that form, up to date from now on."""
+        answer = partial(self.responder.answer, stream=stream, wrap=form.response)
+        memo = Memo(answer, form, self._on_error, most_bytes=most_bytes)
+        self.memos.append(memo)
+        return memo
+
+    def refresh(self, keys: Iterable[Labels]) -> None:
+        """Take notice that the services of these keys are others than before."""
+        others = self.zone.refresh(keys)
+        for memo in self.memos:
+            memo.forget(others)
+
+    def set_health(self, *, ready: bool, stale: bool) -> None:
+        """Say whether the table has been read, and whether its source is out of reach."""
+        responder = self.responder
+        if (responder.ready, responder.stale) != (ready, stale):
+            responder.ready, responder.stale = ready, stale
+            for memo in self.memos:
+                memo.clear()

@@ -1,0 +1,198 @@
+"""The answers that have been given, by the bytes of their queries: what is asked again costs no DNS work.
+
+    query after its id ──▶ memo[query] ──▶ next() ──▶ response after its id
+                              │ not there
+                              └──▶ Responder.answer, remembered until its service changes
+
+A hit is one look-up and one `next`, without a line of Python; all rules of DNS lie behind `__missing__`. The
+key is all of the query, so a query that differs in anything is another one, but for the case of its name: a
+resolver that spells names at random (0x20) would never ask twice. What it asks for is found in lower case, and
+its own spelling is put into the response.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Protocol
+
+import msgspec
+
+from zkdns.dns.responder import Answer
+from zkdns.dns.rotation import Budget, Rotation
+from zkdns.dns.wire import HEADER_SIZE, servfail
+from zkdns.dns.zone import ABOVE
+from zkdns.names import Labels
+
+MOST_ENTRIES = 1 << 16
+MOST_BYTES = 64 << 20
+
+# Names that belong to no service have no end: so many of their answers are remembered at a time.
+_MOST_ABOVE = 4096
+# What a remembered answer takes beside its query (measured), which is there twice where its spelling varies.
+_OVERHEAD = 1100
+# Responses may take so much of the memory; beyond that they are made anew from what is remembered.
+_RESPONSES_SHARE = 3
+# How much is forgotten at once to make room: one part in so many, the oldest services first.
+_FORGOTTEN_SHARE = 16
+
+_HEADER = HEADER_SIZE - 2
+_TYPE_AND_CLASS = 4
+
+
+class Form(Protocol):
+    """How a transport has its queries and responses."""
+
+    @property
+    def lead(self) -> int:
+        """How many bytes stand before a response."""
+
+    @property
+    def most_kept(self) -> int:
+        """Bytes of the longest query that is worth remembering."""
+
+    def key(self, query: bytes, /) -> bytes:
+        """The key of a query without its id; what it adds stands behind."""
+
+    def query(self, key: bytes, /) -> bytes:
+        """The query without its id that a key stands for."""
+
+    def response(self, body: bytes, /) -> bytes:
+        """A response after its id, ready to be sent; silence stays empty."""
+
+
+class _Entry(msgspec.Struct):
+    """What belongs to a remembered answer."""
+
+    size: int
+    rotation: Rotation | None
+    folded: bytes | None = None
+
+
+class _Folded(msgspec.Struct, frozen=True):
+    """An answer for all spellings: `name_end` is where the name ends in keys, `tail` what follows there."""
+
+    responses: Iterator[bytes]
+    name_end: int
+    tail: bytes
+
+
+class Memo(dict[bytes, Iterator[bytes]]):
+    """Responses by query, never raising, whatever is asked.
+
+    Attributes:
+        misses: queries that were answered by the responder.
+        respelled: queries that were known in another spelling.
+        forgotten: answers that had to go for others.
+
+    Args:
+        answer: answers a query without its id, with responses in the form.
+        form: of keys and responses.
+        on_error: told of a query and the exception that it raised, which is a mistake of ours.
+        most_entries: how many answers are remembered.
+        most_bytes: how much memory they may take, more or less.
+    """
+
+    def __init__(
+        self,
+        answer: Callable[[bytes], Answer],
+        form: Form,
+        on_error: Callable[[bytes, Exception], None],
+        *,
+        most_entries: int = MOST_ENTRIES,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
+        super().__init__()
+        self.misses = self.respelled = self.forgotten = 0
+        self._answer, self._form, self._on_error = answer, form, on_error
+        self._most_entries = most_entries
+        self._answers = Budget(most_bytes - most_bytes // _RESPONSES_SHARE)
+        self._responses = Budget(most_bytes // _RESPONSES_SHARE)
+        self._entries: dict[bytes, _Entry] = {}
+        self._folded: dict[bytes, _Folded] = {}
+        # By service: the one that was asked for first before all others.
+        self._keys: dict[Labels, list[bytes]] = {}
+        self._name_start = form.lead + _HEADER
+
+    @property
+    def size(self) -> int:
+        """Bytes that are taken, more or less."""
+        return self._answers.used + self._responses.used
+
+    def __missing__(self, key: bytes) -> Iterator[bytes]:
+        try:
+            folded = self._folded.get(key.lower())
+            if folded is not None and key.endswith(folded.tail):
+                self.respelled += 1
+                return iter((self._respell(next(folded.responses), key, folded.name_end),))
+            self.misses += 1
+            return self._answer_anew(key)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer
+            query = self._form.query(key)
+            self._on_error(query, error)
+            return iter((self._form.response(servfail(query)),))
+
+    def _respell(self, response: bytes, key: bytes, name_end: int) -> bytes:
+        start = self._name_start
+        return response[:start] + key[_HEADER:name_end] + response[start + name_end - _HEADER :]
+
+    def _answer_anew(self, key: bytes) -> Iterator[bytes]:
+        query = self._form.query(key)
+        answer = self._answer(query)
+        if answer.service is None or len(query) > self._form.most_kept:
+            return answer.responses
+        name_end = answer.question_end - _TYPE_AND_CLASS
+        head, name = query[:_HEADER], query[_HEADER:name_end]
+        if name == name.lower():
+            self._remember(key, answer)
+        elif head.upper() == head == head.lower():  # or other flags might fold into these
+            common = self._form.key(head + name.lower() + query[name_end:])
+            if common not in self:
+                self._remember(common, self._answer(self._form.query(common)))
+            self._fold(key, common, name_end)
+        return answer.responses
+
+    def _fold(self, key: bytes, common: bytes, name_end: int) -> None:
+        """Let all spellings of a remembered query be answered by it."""
+        entry = self._entries.get(common)
+        if entry is not None:
+            entry.folded = key.lower()
+            self._folded[entry.folded] = _Folded(self[common], name_end, key[name_end:])
+
+    def _remember(self, key: bytes, answer: Answer) -> None:
+        service = answer.service
+        if service is None:
+            return
+        size = answer.rotation.size if answer.rotation else 0
+        entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
+        if service == ABOVE and len(self._keys.get(ABOVE, ())) >= _MOST_ABOVE:
+            self.forget((ABOVE,))
+        while self and (len(self) >= self._most_entries or not self._answers.has_room(entry.size)):
+            oldest = list(itertools.islice(self._keys, len(self._keys) // _FORGOTTEN_SHARE + 1))
+            self.forgotten += self.forget(oldest)
+        if not self._answers.take(entry.size):
+            return
+        if entry.rotation is not None:
+            entry.rotation.keep_in(self._responses)
+        self[key] = answer.responses
+        self._entries[key] = entry
+        self._keys.setdefault(service, []).append(key)
+
+    def forget(self, services: Iterable[Labels]) -> int:
+        """Forget the answers that depend on these services; return how many there were."""
+        count = 0
+        for service in services:
+            keys = self._keys.pop(service, ())
+            count += len(keys)
+            for key in keys:
+                del self[key]
+                entry = self._entries.pop(key)
+                self._answers.used -= entry.size
+                self._responses.used -= entry.rotation.kept if entry.rotation else 0
+                if entry.folded is not None:
+                    self._folded.pop(entry.folded, None)
+        return count
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.forget(list(self._keys))

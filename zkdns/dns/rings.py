@@ -1,0 +1,50 @@
+"""Records laid out so that an answer may begin at any of them.
+
+Every order in which records are answered goes round, from the record whose turn it is; so each answer is one
+stretch of the same bytes, and nothing is packed twice.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate, chain
+
+
+class Ring:
+    """Pieces of a message one behind the other, of which any stretch can be taken, past their end too.
+
+    Attributes:
+        count: how many pieces.
+        size: bytes that it takes, more or less.
+
+    Args:
+        pieces: each of some records, perhaps of none, ready to send.
+    """
+
+    __slots__ = ("_at", "_data", "_records", "count", "size")
+
+    def __init__(self, pieces: Sequence[Sequence[bytes]]) -> None:
+        joined = [b"".join(piece) for piece in pieces]
+        self.count = len(pieces)
+        self._data = b"".join(joined * 2)
+        self._at = array("I", accumulate(map(len, joined * 2), initial=0))
+        self._records = array("I", accumulate(chain(map(len, pieces), map(len, pieces)), initial=0))
+        self.size = 300 + len(self._data) + 16 * self.count
+
+    def take(self, first: int, most: int, room: int) -> tuple[bytes, int, int]:
+        """The piece with the number `first` and those behind it.
+
+        Args:
+            first: from 0 on.
+            most: how many pieces at most; no more than there are.
+            room: how many bytes at most.
+
+        Returns:
+            the bytes, and of how many pieces and records they are.
+        """
+        start, end = self._at[first], first + most
+        if self._at[end] - start > room:
+            end = bisect_right(self._at, start + room, first, end) - 1
+        return self._data[start : self._at[end]], end - first, self._records[end] - self._records[first]

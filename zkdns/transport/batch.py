@@ -1,0 +1,247 @@
+"""Many datagrams by one system call: Linux' `recvmmsg` and `sendmmsg`, through ctypes.
+
+Everything lies in fixed places that the calls are told of once, and whole columns of them are copied by one
+call into C each, so that no line of Python runs for a single datagram:
+
+    slot        id | query after the id … | its length      one for each datagram
+    overflow    … the rest of a query that is longer than its slot
+    body        its length | response after the id …        sent behind the slot's id, to the slot's asker
+
+A query is handed out as its slot holds it, padded with zeros and with its length behind it: two queries are
+equal in that form exactly when they are equal, so who remembers by it needs no other check. A response is
+taken with its length before it, as it will lie there (`zkdns.transport.udp.DATAGRAMS` has both forms).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import socket
+import struct
+import sys
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from zkdns.transport.sockets import is_wildcard
+
+MOST: Final = 64
+"""Datagrams in a batch; with more of them the calls cost no less for each (measured: 32 to 64 are enough)."""
+
+ID: Final = 2
+LENGTH: Final = 2
+SLOT: Final = 96
+"""Bytes of a slot: most queries are shorter (here a name of 60 bytes, with EDNS and without options)."""
+LONGEST_BODY: Final = 1230
+"""Bytes of the longest response after its id."""
+
+_HELD = SLOT - LENGTH
+_OVERFLOW = 65536
+_BODY = LENGTH + LONGEST_BODY
+_ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
+_SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
+_EMPTY_SLOTS = bytes(MOST * SLOT)
+_LINK_LOCAL = b"\xfe\x80"
+
+
+class _IoVec(ctypes.Structure):
+    _fields_: ClassVar = [("base", ctypes.c_void_p), ("length", ctypes.c_size_t)]
+
+
+class _MsgHdr(ctypes.Structure):
+    _fields_: ClassVar = [
+        ("name", ctypes.c_void_p),
+        ("name_length", ctypes.c_uint32),
+        ("iov", ctypes.c_void_p),
+        ("iov_count", ctypes.c_size_t),
+        ("control", ctypes.c_void_p),
+        ("control_length", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+    ]
+
+
+class _MmsgHdr(ctypes.Structure):
+    _fields_: ClassVar = [("header", _MsgHdr), ("length", ctypes.c_uint32)]
+
+
+class _Messages:
+    """The array that one of the calls is given: for each datagram a header and two pieces of memory."""
+
+    def __init__(self) -> None:
+        self._headers = (_MmsgHdr * MOST)()
+        self._pieces = (_IoVec * (2 * MOST))()
+        # From each datagram on, since what could not be sent is skipped.
+        self.starting_at = [ctypes.c_void_p(ctypes.addressof(entry)) for entry in self._headers]
+        # Numbers have the machine's byte order; of the wide ones only the lower half is ever more than zero.
+        halves = memoryview(self._headers).cast("B").cast("H")
+        self.lengths = halves[_half_of(_MmsgHdr.length.offset, 4) :: ctypes.sizeof(_MmsgHdr) // 2]
+        words = memoryview(self._headers).cast("B").cast("Q")
+        self.control_lengths = words[_MsgHdr.control_length.offset // 8 :: ctypes.sizeof(_MmsgHdr) // 8]
+        halves = memoryview(self._pieces).cast("B").cast("H")
+        second = ctypes.sizeof(_IoVec) + _IoVec.length.offset
+        self.second_lengths = halves[_half_of(second, 8) :: ctypes.sizeof(_IoVec)]
+
+    def place(self, at: int, asker: tuple[int, int], *pieces: tuple[int, int]) -> None:
+        """Say where everything of a datagram lies: addresses and sizes."""
+        header = self._headers[at].header
+        header.name, header.name_length = asker
+        header.iov, header.iov_count = ctypes.addressof(self._pieces[2 * at]), len(pieces)
+        for number, (base, length) in enumerate(pieces):
+            self._pieces[2 * at + number] = _IoVec(base, length)
+
+    def place_control(self, at: int, address: int) -> None:
+        """Say where its ancillary data lie."""
+        self._headers[at].header.control = address
+
+
+class Batch:
+    """The datagrams of one call, and their responses.
+
+    On a wildcard socket a response leaves from the address that was asked (IP_PKTINFO): left to itself the
+    kernel chooses another one on hosts with several, and the asker drops the response.
+
+    Args:
+        sock: a UDP socket; on a wildcard address it must tell where datagrams arrive.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        libc = ctypes.PyDLL(None, use_errno=True)  # which holds on to the interpreter: no call waits
+        self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
+        self._sock = sock  # while it is not closed, its number stays its own
+        self._fd, self._most = ctypes.c_int(sock.fileno()), ctypes.c_uint(MOST)
+        self._flags = ctypes.c_int(socket.MSG_DONTWAIT)
+        self._count = 0
+        self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
+        self._overflow = mmap.mmap(-1, MOST * _OVERFLOW)  # takes no memory before it is needed
+        self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
+        self._received, self._sent = _Messages(), _Messages()
+        self._lay_out(socket.AddressFamily(sock.family))
+        self._slot_lengths = memoryview(self._slots).cast("H")[_HELD // 2 :: SLOT // 2]
+        self._body_lengths = memoryview(self._bodies).cast("H")[:: _BODY // 2]
+        self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MOST + 1)]
+        self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MOST + 1)]
+        self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
+
+    def _lay_out(self, family: socket.AddressFamily) -> None:
+        slots, bodies = _address_of(self._slots), _address_of(self._bodies)
+        overflow, askers = _address_of(self._overflow), _address_of(self._askers)
+        for at in range(MOST):
+            asker = askers + at * _ASKER[family], _ASKER[family]
+            slot, body = slots + at * SLOT, bodies + at * _BODY + LENGTH
+            self._received.place(at, asker, (slot, _HELD), (overflow + at * _OVERFLOW, _OVERFLOW))
+            self._sent.place(at, asker, (slot, ID), (body, 0))
+
+    def receive(self) -> Sequence[bytes]:
+        """The queries that have arrived, without their ids: at most `MOST`, none where there are none.
+
+        Raises:
+            OSError: the socket tells of an earlier failure; there may be queries all the same.
+        """
+        self._slots[:] = _EMPTY_SLOTS
+        if self._sources is not None:
+            self._sources.expect()
+        self._count = self._recvmmsg(self._fd, self._received.starting_at[0], self._most, self._flags, None)
+        if self._count <= 0:
+            self._count = 0
+            _raise_unless_waiting(ctypes.get_errno())
+            return ()
+        self._slot_lengths[:] = self._received.lengths
+        return self._readers[self._count].unpack_from(self._slots)
+
+    def whole(self, at: int) -> bytes | None:
+        """The query in that place where it is longer than its slot, in the same form; else None."""
+        length = self._slot_lengths[at]
+        if length <= _HELD:
+            return None
+        begun, rest = at * SLOT + ID, at * _OVERFLOW
+        query = self._slots[begun : at * SLOT + _HELD] + self._overflow[rest : rest + length - _HELD]
+        return bytes(query) + length.to_bytes(LENGTH, sys.byteorder)
+
+    def send(self, responses: Sequence[bytes]) -> int:
+        """Send a response to each query, in their order; an empty one is silence.
+
+        Returns:
+            How many of them the kernel did not take: it has no room, or there is no way to the asker.
+        """
+        self._writers[self._count].pack_into(self._bodies, 0, *responses)
+        self._sent.second_lengths[:] = self._body_lengths
+        if self._sources is not None:
+            self._sources.answer_from_asked(self._count)
+        if all(responses):
+            return self._send_run(0, self._count)
+        lost, begun = 0, 0
+        for at, response in enumerate((*responses, b"")):
+            if not response:
+                lost += self._send_run(begun, at)
+                begun = at + 1
+        return lost
+
+    def _send_run(self, begun: int, end: int) -> int:
+        lost = 0
+        while begun < end:
+            rest = ctypes.c_uint(end - begun)
+            sent = self._sendmmsg(self._fd, self._sent.starting_at[begun], rest, self._flags)
+            if sent <= 0:  # this one cannot be sent; the others perhaps can
+                sent, lost = 1, lost + 1
+            begun += sent
+        return lost
+
+
+class _Sources:
+    """Where each datagram was sent to, in the form in which both calls tell it."""
+
+    def __init__(self, family: int, received: _Messages, sent: _Messages) -> None:
+        self._is_ipv6 = family == socket.AF_INET6
+        self._received, self._sent = received.control_lengths, sent.control_lengths
+        self._size = _SOURCE[socket.AddressFamily(family)]
+        self._memory = bytearray(MOST * self._size)
+        self._room = memoryview(struct.pack("Q", self._size) * MOST).cast("Q")
+        words = memoryview(self._memory).cast("I")
+        self._interfaces = words[8::10] if self._is_ipv6 else words[4::8]
+        self._no_interfaces = memoryview(bytes(4 * MOST)).cast("I")
+        for at in range(MOST):
+            for messages in (received, sent):
+                messages.place_control(at, _address_of(self._memory) + at * self._size)
+
+    def expect(self) -> None:
+        """Make room for what the next call tells."""
+        self._received[:] = self._room
+
+    def answer_from_asked(self, count: int) -> None:
+        """Let so many responses leave from where their queries arrived.
+
+        The interface is left to the route, or answers to other networks would not find their way; but a
+        link-local address means nothing without it.
+        """
+        self._sent[:] = self._received
+        if not self._is_ipv6:
+            self._interfaces[:] = self._no_interfaces
+            return
+        for at in range(count):
+            address = at * self._size + 16
+            if self._memory[address : address + 2] != _LINK_LOCAL:
+                self._interfaces[at] = 0
+
+
+def is_available() -> bool:
+    """Whether this system has the calls, in the form that is written down here."""
+    return (
+        sys.platform == "linux"
+        and ctypes.sizeof(ctypes.c_void_p) == 8  # noqa: PLR2004 - bytes of an address
+        and all(hasattr(ctypes.PyDLL(None), name) for name in ("recvmmsg", "sendmmsg"))
+    )
+
+
+def _half_of(offset: int, size: int) -> int:
+    """The place among numbers of two bytes of the lowest part of a wider one."""
+    return (offset if sys.byteorder == "little" else offset + size - 2) // 2
+
+
+def _address_of(memory: bytearray | mmap.mmap) -> int:
+    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
+
+
+def _raise_unless_waiting(number: int) -> None:
+    error = OSError(number, os.strerror(number))
+    if not isinstance(error, BlockingIOError | InterruptedError):
+        raise error
