@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -109,8 +108,7 @@ class Server:
             response = next(self.streams[message[2:]])
         else:
             response = next(self.datagrams[Datagrams.key(message[2:])])
-            assert not response or int.from_bytes(response[:2], sys.byteorder) == len(response) - 2
-            response = response[2:]
+            return Datagrams.message(message, response) or None
         return message[:2] + response if response else None
 
     def apply(self, change: Change, now: float = 0.0) -> None:

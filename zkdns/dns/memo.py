@@ -6,8 +6,8 @@
 
 A hit is one look-up and one `next`, without a line of Python; all rules of DNS lie behind `__missing__`. The
 key is all of the query, so a query that differs in anything is another one, but for the case of its name: a
-resolver that spells names at random (0x20) would never ask twice. What it asks for is found in lower case, and
-its own spelling is put into the response.
+resolver that spells names at random (0x20) would never ask twice. What it asks for is found in lower case,
+and the response has the spelling of each who asks.
 """
 
 from __future__ import annotations
@@ -44,10 +44,6 @@ class Form(Protocol):
     """How a transport has its queries and responses."""
 
     @property
-    def lead(self) -> int:
-        """How many bytes stand before a response."""
-
-    @property
     def most_kept(self) -> int:
         """Bytes of the longest query that is worth remembering."""
 
@@ -57,8 +53,14 @@ class Form(Protocol):
     def query(self, key: bytes, /) -> bytes:
         """The query without its id that a key stands for."""
 
-    def response(self, body: bytes, /) -> bytes:
-        """A response after its id, ready to be sent; silence stays empty."""
+    def response(self, body: bytes, question: int, /) -> bytes:
+        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's."""
+
+    is_spelled: bool
+    """Whether the transport itself gives a response the question as it was asked."""
+
+    def spell(self, response: bytes, key: bytes, name_end: int, /) -> bytes:
+        """The response with the name of that key, which ends there, where the transport does not do that."""
 
 
 class _Entry(msgspec.Struct):
@@ -82,7 +84,6 @@ class Memo(dict[bytes, Iterator[bytes]]):
 
     Attributes:
         misses: queries that were answered by the responder.
-        respelled: queries that were known in another spelling.
         forgotten: answers that had to go for others.
 
     Args:
@@ -103,7 +104,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
         most_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__()
-        self.misses = self.respelled = self.forgotten = 0
+        self.misses = self.forgotten = 0
         self._answer, self._form, self._on_error = answer, form, on_error
         self._most_entries = most_entries
         self._answers = Budget(most_bytes - most_bytes // _RESPONSES_SHARE)
@@ -112,7 +113,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
         self._folded: dict[bytes, _Folded] = {}
         # By service: the one that was asked for first before all others.
         self._keys: dict[Labels, list[bytes]] = {}
-        self._name_start = form.lead + _HEADER
+        self._is_spelled = form.is_spelled
 
     @property
     def size(self) -> int:
@@ -123,18 +124,15 @@ class Memo(dict[bytes, Iterator[bytes]]):
         try:
             folded = self._folded.get(key.lower())
             if folded is not None and key.endswith(folded.tail):
-                self.respelled += 1
-                return iter((self._respell(next(folded.responses), key, folded.name_end),))
+                if self._is_spelled:
+                    return folded.responses
+                return iter((self._form.spell(next(folded.responses), key, folded.name_end),))
             self.misses += 1
             return self._answer_anew(key)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer
             query = self._form.query(key)
             self._on_error(query, error)
-            return iter((self._form.response(servfail(query)),))
-
-    def _respell(self, response: bytes, key: bytes, name_end: int) -> bytes:
-        start = self._name_start
-        return response[:start] + key[_HEADER:name_end] + response[start + name_end - _HEADER :]
+            return itertools.repeat(self._form.response(servfail(query), 0))
 
     def _answer_anew(self, key: bytes) -> Iterator[bytes]:
         query = self._form.query(key)

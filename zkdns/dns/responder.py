@@ -43,8 +43,9 @@ _ID = 2
 _NO_ID = bytes(_ID)
 _SERIAL = 4
 
-Wrap = Callable[[bytes], bytes]
-"""What is done to each response before it is kept and handed out."""
+Wrap = Callable[[bytes, int], bytes]
+"""What is done to each response after its id before it is kept and handed out; the number is how many bytes
+of it are the question's."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -70,9 +71,13 @@ class _Asked(msgspec.Struct, frozen=True):
     stream: bool
     wrap: Wrap
 
+    def wrapped(self, body: bytes) -> bytes:
+        """A response after its id, ready to be handed out."""
+        return self.wrap(body, len(self.query.question))
+
     def once(self, response: Response) -> Answer:
         """The answer that is this response, and no longer."""
-        return _once(self.wrap(response.pack(self.limit)[_ID:]))
+        return Answer(itertools.repeat(self.wrapped(response.pack(self.limit)[_ID:])))
 
 
 class Responder:
@@ -95,23 +100,24 @@ class Responder:
         self.cut_over_tcp = 0
         self._zone = zone
 
-    def answer(self, query: bytes, *, stream: bool, wrap: Wrap = bytes) -> Answer:
+    def answer(self, query: bytes, *, stream: bool, wrap: Wrap) -> Answer:
         """The answer to a query without its id; `stream`: it came over TCP, where responses may be long."""
         try:
             parsed = parse_query(_NO_ID + query)
         except BadQueryError as bad:
-            return _once(wrap((bad.response or b"")[_ID:]))
+            return Answer(itertools.repeat(wrap((bad.response or b"")[_ID:], 0)))
         asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
-        refusal = self._refusal_of(parsed)
-        return asked.once(refusal) if refusal is not None else self._look_up(asked)
+        apex = self._zone.apex_of(parsed.name)
+        refusal = self._refusal_of(parsed, apex)
+        return asked.once(refusal) if refusal is not None else self._look_up(asked, apex or ())
 
-    def _refusal_of(self, query: Query) -> Response | None:
+    def _refusal_of(self, query: Query, apex: Labels | None) -> Response | None:
         """What is answered to a query for which no name is looked up."""
         if query.edns is not None and query.edns.version:  # RFC 6891 §6.1.3
             return Response(query, Rcode.BADVERS)
         if query.qclass != CLASS_IN:
             return Response(query, Rcode.REFUSED)
-        if self._zone.apex_of(query.name) is None:  # RFC 8914 §4.21
+        if apex is None:  # RFC 8914 §4.21
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED)
@@ -121,7 +127,7 @@ class Responder:
             )
         return None
 
-    def _look_up(self, asked: _Asked) -> Answer:
+    def _look_up(self, asked: _Asked, apex: Labels) -> Answer:
         query = asked.query
         found = self._zone.find(query.name)
         failure = _failure_of(query, found)
@@ -129,13 +135,12 @@ class Responder:
             return asked.once(self._with_age(failure))
         response = self._with_age(Response(query, authoritative=True))
         records = self._zone.records(found, query)
+        rotation = None
         if not records:  # RFC 2308 §2.1, §2.2
             response.rcode = Rcode.NXDOMAIN if found.node is None else Rcode.NOERROR
-            response.authority = [self._zone.soa(query)]
-            responses, rotation = self._with_serial(asked, response), None
-        elif query.qtype in (Type.SOA, Type.ANY) and self._zone.is_apex(query.name):
-            response.answers = [record.answer for record in records.leading]
-            responses, rotation = self._with_serial(asked, response), None
+            responses = self._with_soa(asked, response, apex, is_asked_for=False)
+        elif query.qtype in (Type.SOA, Type.ANY) and query.name == apex:
+            responses = self._with_soa(asked, response, apex, is_asked_for=True)
         else:
             responses, rotation = self._in_order(asked, response, found.service, records)
         service = found.service if _is_lasting(query, found) else None
@@ -146,11 +151,20 @@ class Responder:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 
-    def _with_serial(self, asked: _Asked, response: Response) -> Iterator[bytes]:
-        """Responses whose last record is the zone's SOA, with its serial as it is when they are given."""
-        whole = asked.wrap(response.pack(asked.limit)[_ID:])
-        at = len(whole) - len(response.envelope().opt) - AFTER_SERIAL - _SERIAL
-        before, behind = whole[:at], whole[at + _SERIAL :]
+    def _with_soa(
+        self, asked: _Asked, response: Response, apex: Labels, *, is_asked_for: bool
+    ) -> Iterator[bytes]:
+        """Responses that hold the zone's SOA alone, with its serial as it is when they are given.
+
+        It fits into the least message with the longest name.
+        """
+        envelope = response.envelope()
+        soa = self._zone.soa(asked.query, apex)
+        whole = asked.wrapped(envelope.around(soa, is_asked_for, not is_asked_for, 0))
+        at = len(whole) - len(envelope.opt) - AFTER_SERIAL - _SERIAL
+        return self._with_serial(whole[:at], whole[at + _SERIAL :])
+
+    def _with_serial(self, before: bytes, behind: bytes) -> Iterator[bytes]:
         while True:
             yield before + self._zone.serial() + behind
 
@@ -167,7 +181,7 @@ class Responder:
             response.envelope(),
             limit=asked.limit,
             most=policy.max_answers,
-            wrap=asked.wrap,
+            wrap=asked.wrapped,
             on_cut=self._cut_over_tcp if asked.stream else _cut_over_udp,
         )
         turns = self._zone.turns(service, asked.query, records.period if takes_turns else 1)
@@ -177,7 +191,7 @@ class Responder:
         for drawn in self._zone.shuffled(records):
             response.answers = [record.answer for record in drawn[:most]]
             response.glue = list({glue: None for record in drawn[:most] for glue in record.glue})
-            yield asked.wrap(response.pack(asked.limit)[_ID:])
+            yield asked.wrapped(response.pack(asked.limit)[_ID:])
             if response.truncated and asked.stream:
                 self._cut_over_tcp()
 
@@ -187,10 +201,6 @@ class Responder:
 
 def _cut_over_udp() -> None:
     """TC asks for TCP, where there is more room."""
-
-
-def _once(response: bytes) -> Answer:
-    return Answer(itertools.repeat(response))
 
 
 def _failure_of(query: Query, found: Found) -> Response | None:

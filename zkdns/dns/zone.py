@@ -90,6 +90,7 @@ class Zone:
         self._rng = rng or random.Random()
         self._zones = sorted(config.zones, key=len, reverse=True)
         # Zones and what lies above them: where one zone lies in another, the names between must exist.
+        self._soa_times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, config.negative_ttl)
         self._always = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
         self._policies = dict(_overridden(config))
@@ -108,10 +109,6 @@ class Zone:
             if name[-len(zone) :] == zone:
                 return zone
         return None
-
-    def is_apex(self, name: Labels) -> bool:
-        """Whether a zone begins at that name."""
-        return name in self._zones
 
     def find(self, name: Labels) -> Found:
         """What stands at a name of a zone.
@@ -177,21 +174,18 @@ class Zone:
                     return records
         return _NO_RECORDS
 
-    def soa(self, query: Query) -> bytes:
-        """The SOA record of the name's zone, as the authority section of an answer to this query carries it.
+    def soa(self, query: Query, apex: Labels) -> bytes:
+        """The SOA record of that zone, as a section of an answer to this query carries it.
 
         Its TTL is its MINIMUM, which is how long the absence of something may be kept (RFC 2308 §4).
         """
-        zone = query.pointer_to(len(self.apex_of(query.name) or ()))
-        return pack_record(zone, Type.SOA, self._config.negative_ttl, self._soa_data(zone))
-
-    def _soa_data(self, zone: bytes) -> bytes:
-        times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, self._config.negative_ttl)
-        return _NAME_SERVER + _RESPONSIBLE + zone + self.serial() + times
+        zone = query.pointer_to(len(apex))
+        data = b"".join((_NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
+        return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
 
     def _apex_records(self, query: Query, qtype: int) -> Sequence[Record]:
         if qtype == Type.SOA:
-            return (Record(self.soa(query)),)
+            return (Record(self.soa(query, query.name)),)
         return (Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER)),)
 
     # -- turns ---------------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 Everything lies in fixed places that the calls are told of once, and whole columns of them are copied by one
 call into C each, so that no line of Python runs for a single datagram:
 
-    slot        id | query after the id … | its length      one for each datagram
+    slot        id | head | question … | length    a query, with its length behind it
     overflow    … the rest of a query that is longer than its slot
-    body        its length | response after the id …        sent behind the slot's id, to the slot's asker
+    body        lengths | id | head | rest …       a response, sent with the question from the slot
 
-A query is handed out as its slot holds it, padded with zeros and with its length behind it: two queries are
-equal in that form exactly when they are equal, so who remembers by it needs no other check. A response is
-taken with its length before it, as it will lie there (`zkdns.transport.udp.DATAGRAMS` has both forms).
+A query is handed out as its slot holds it, padded with zeros: two queries are equal in that form exactly when
+they are equal, so who remembers by it needs no other check. A response is taken as its body will lie there,
+without the question, which goes back as it came. `zkdns.transport.udp.Datagrams` has both forms.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ MOST: Final = 64
 ID: Final = 2
 LENGTH: Final = 2
 SLOT: Final = 96
-"""Bytes of a slot: most queries are shorter (here a name of 60 bytes, with EDNS and without options)."""
-LONGEST_BODY: Final = 1230
-"""Bytes of the longest response after its id."""
+"""Bytes of a slot: most queries are shorter (one with EDNS and a name of 63 bytes is as long)."""
+LONGEST: Final = 1232
+"""Bytes of the longest response."""
+LEAD: Final = 6
+"""Bytes of a body before the head: the lengths of the rest and of the question, and room for the id."""
+HEAD: Final = 10
+"""Bytes between id and question."""
 
 _HELD = SLOT - LENGTH
 _OVERFLOW = 65536
-_BODY = LENGTH + LONGEST_BODY
+_BODY = LEAD - ID + LONGEST
 _ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
 _EMPTY_SLOTS = bytes(MOST * SLOT)
@@ -65,11 +69,12 @@ class _MmsgHdr(ctypes.Structure):
 
 
 class _Messages:
-    """The array that one of the calls is given: for each datagram a header and two pieces of memory."""
+    """The array that one of the calls is given: for each datagram a header and some pieces of memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, pieces: int) -> None:
         self._headers = (_MmsgHdr * MOST)()
-        self._pieces = (_IoVec * (2 * MOST))()
+        self._pieces = (_IoVec * (pieces * MOST))()
+        self._count = pieces
         # From each datagram on, since what could not be sent is skipped.
         self.starting_at = [ctypes.c_void_p(ctypes.addressof(entry)) for entry in self._headers]
         # Numbers have the machine's byte order; of the wide ones only the lower half is ever more than zero.
@@ -78,16 +83,22 @@ class _Messages:
         words = memoryview(self._headers).cast("B").cast("Q")
         self.control_lengths = words[_MsgHdr.control_length.offset // 8 :: ctypes.sizeof(_MmsgHdr) // 8]
         halves = memoryview(self._pieces).cast("B").cast("H")
-        second = ctypes.sizeof(_IoVec) + _IoVec.length.offset
-        self.second_lengths = halves[_half_of(second, 8) :: ctypes.sizeof(_IoVec)]
+        self.piece_lengths = [
+            halves[
+                _half_of(at * ctypes.sizeof(_IoVec) + _IoVec.length.offset, 8) :: pieces
+                * ctypes.sizeof(_IoVec)
+                // 2
+            ]
+            for at in range(pieces)
+        ]
 
     def place(self, at: int, asker: tuple[int, int], *pieces: tuple[int, int]) -> None:
         """Say where everything of a datagram lies: addresses and sizes."""
         header = self._headers[at].header
         header.name, header.name_length = asker
-        header.iov, header.iov_count = ctypes.addressof(self._pieces[2 * at]), len(pieces)
+        header.iov, header.iov_count = ctypes.addressof(self._pieces[self._count * at]), self._count
         for number, (base, length) in enumerate(pieces):
-            self._pieces[2 * at + number] = _IoVec(base, length)
+            self._pieces[self._count * at + number] = _IoVec(base, length)
 
     def place_control(self, at: int, address: int) -> None:
         """Say where its ancillary data lie."""
@@ -114,10 +125,14 @@ class Batch:
         self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
         self._overflow = mmap.mmap(-1, MOST * _OVERFLOW)  # takes no memory before it is needed
         self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
-        self._received, self._sent = _Messages(), _Messages()
+        self._received, self._sent = _Messages(2), _Messages(3)
         self._lay_out(socket.AddressFamily(sock.family))
         self._slot_lengths = memoryview(self._slots).cast("H")[_HELD // 2 :: SLOT // 2]
-        self._body_lengths = memoryview(self._bodies).cast("H")[:: _BODY // 2]
+        bodies = memoryview(self._bodies).cast("H")
+        self._rest_lengths, self._question_lengths, self._body_ids = (
+            bodies[at :: _BODY // 2] for at in range(3)
+        )
+        self._slot_ids = memoryview(self._slots).cast("H")[:: SLOT // 2]
         self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MOST + 1)]
         self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MOST + 1)]
         self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
@@ -127,9 +142,9 @@ class Batch:
         overflow, askers = _address_of(self._overflow), _address_of(self._askers)
         for at in range(MOST):
             asker = askers + at * _ASKER[family], _ASKER[family]
-            slot, body = slots + at * SLOT, bodies + at * _BODY + LENGTH
+            slot, body = slots + at * SLOT, bodies + at * _BODY + LEAD
             self._received.place(at, asker, (slot, _HELD), (overflow + at * _OVERFLOW, _OVERFLOW))
-            self._sent.place(at, asker, (slot, ID), (body, 0))
+            self._sent.place(at, asker, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
 
     def receive(self) -> Sequence[bytes]:
         """The queries that have arrived, without their ids: at most `MOST`, none where there are none.
@@ -164,7 +179,9 @@ class Batch:
             How many of them the kernel did not take: it has no room, or there is no way to the asker.
         """
         self._writers[self._count].pack_into(self._bodies, 0, *responses)
-        self._sent.second_lengths[:] = self._body_lengths
+        self._body_ids[:] = self._slot_ids
+        _, questions, rests = self._sent.piece_lengths
+        questions[:], rests[:] = self._question_lengths, self._rest_lengths
         if self._sources is not None:
             self._sources.answer_from_asked(self._count)
         if all(responses):

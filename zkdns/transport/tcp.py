@@ -13,7 +13,6 @@ import ipaddress
 import resource
 import socket
 from collections import Counter
-from typing import Final
 
 from zkdns.transport import Answers
 
@@ -27,13 +26,14 @@ _FILES_OF_LISTENER = 3  # its TCP socket, asyncio's copy of that, and the UDP so
 # So many queries of one connection are answered before anybody else gets a turn.
 _BURST = 32
 _LENGTH = 2
+_HEAD = 10  # bytes between id and question
 
 
 class Streams:
     """The form of queries and responses: as they are, without their lengths and ids."""
 
-    lead: Final = 0
-    most_kept: Final = 512
+    most_kept = 512
+    is_spelled = False
 
     @staticmethod
     def key(query: bytes) -> bytes:
@@ -46,9 +46,14 @@ class Streams:
         return key
 
     @staticmethod
-    def response(body: bytes) -> bytes:
+    def response(body: bytes, _question: int) -> bytes:
         """The response itself."""
         return body
+
+    @staticmethod
+    def spell(response: bytes, key: bytes, name_end: int) -> bytes:
+        """The response with the query's name as it is spelled there, before that end."""
+        return response[:_HEAD] + key[_HEAD:name_end] + response[name_end:]
 
 
 class TcpServer:
