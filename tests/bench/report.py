@@ -2,9 +2,9 @@
 
 import json
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -22,6 +22,10 @@ class Figure:
     """The most that it should be; None: told for its own sake."""
     yardstick: str = ""
     """What it is measured by, with its own figure in the same run."""
+    section: str = ""
+    """The benchmark that it is of."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """More of the same measurement, for who reads JSON."""
 
     @property
     def is_reached(self) -> bool | None:
@@ -34,12 +38,22 @@ class Report:
 
     def __init__(self) -> None:
         self.figures: list[Figure] = []
+        self.section = ""
+        """The benchmark that figures are taken of now."""
 
     def add(
-        self, what: str, measured: float, unit: str, *, bound: float | None = None, yardstick: str = ""
+        self,
+        what: str,
+        measured: float,
+        unit: str,
+        *,
+        bound: float | None = None,
+        yardstick: str = "",
+        details: Mapping[str, float] | None = None,
     ) -> None:
         """Take a figure."""
-        self.figures.append(Figure(what, measured, unit, bound, yardstick))
+        figure = Figure(what, measured, unit, bound, yardstick, self.section, details or {})
+        self.figures.append(figure)
 
     def print(self, *, as_json: bool) -> None:
         """Tell all."""
@@ -47,7 +61,11 @@ class Report:
             print(json.dumps([asdict(figure) | {"reached": figure.is_reached} for figure in self.figures]))
             return
         table = Table("what", "measured", "to reach", "yardstick in the same run", "", box=None)
+        section = ""
         for figure in self.figures:
+            if figure.section != section:
+                section = figure.section
+                table.add_row(f"[bold]{section}[/]")
             mark = {None: "", True: "[green]reached[/]", False: "[red]not reached[/]"}[figure.is_reached]
             bound = "" if figure.bound is None else f"<= {figure.bound:g} {figure.unit}"
             table.add_row(figure.what, f"{figure.measured:.4g} {figure.unit}", bound, figure.yardstick, mark)
