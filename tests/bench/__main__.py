@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.answering import run_answers, run_mixed_case, run_random_names
+from tests.bench.churn import run_churn
 from tests.bench.load import Load
 from tests.bench.peers import Dnsmasq, Echo, Knot, Nsd, Peer, Unbound
 from tests.bench.plot import write_plot
 from tests.bench.processes import Cores, choose_cores, find_program
 from tests.bench.report import Report, progress
 from tests.bench.rounds import Bench
+from tests.bench.steady import run_latency, run_memory
+from tests.bench.streams import run_large_sets, run_tcp
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,15 @@ BENCHMARKS = {
     "answers": Benchmark(run_answers, (Echo, Knot, Nsd, Unbound, Dnsmasq)),
     "mixed-case": Benchmark(run_mixed_case, (Knot, Nsd)),
     "random-names": Benchmark(run_random_names, (Knot, Nsd)),
+    "churn": Benchmark(run_churn),
+    "tcp": Benchmark(run_tcp, (Knot, Nsd, Unbound)),
+    "latency": Benchmark(run_latency, (Echo, Knot, Nsd, Unbound)),
+    "memory": Benchmark(run_memory, (Knot, Nsd)),
+    "large-sets": Benchmark(run_large_sets, (Knot, Nsd)),
 }
 ALL = "all"
+_FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)
+"""Of one benchmark; the others are still worth their time."""
 
 
 def missing_packages(peers: set[type[Peer]]) -> list[str]:
@@ -84,7 +95,7 @@ def run(chosen: dict[str, Benchmark], options: argparse.Namespace, cores: Cores,
             report.section = name
             try:
                 benchmark.run(bench)
-            except RuntimeError as error:
+            except _FAILURES as error:
                 failed = True
                 tell(f"{name} has failed: {error}")
         return not failed

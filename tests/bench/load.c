@@ -1,8 +1,9 @@
-/* Asks a server at 127.0.0.1 over UDP, from one socket, and tells what came back as one line of JSON.
+/* Asks a server at 127.0.0.1, over UDP from one socket or over TCP, and tells what came back as one line of JSON.
  *
  *   load flood PORT FILE SECONDS WINDOW   so many questions are always on their way
  *   load rate PORT FILE SECONDS RATE      open loop: one question each 1/RATE s, whatever comes back
  *   load once PORT FILE TIMES WINDOW      the whole file so many times
+ *   load stream PORT FILE SECONDS CxW     over C connections, with W questions on their way on each
  *
  * SIGTERM ends it earlier. FILE holds DNS queries as over TCP, each behind its length in two bytes; what stands
  * in it as id is replaced. An answer counts where its id is on its way, and is wrong where its question is not
@@ -13,6 +14,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdint.h>
@@ -24,7 +26,7 @@
 #include <sys/stat.h>
 #include <time.h>
 
-enum { BATCH = 64, LARGEST = 4096, IDS = 65536, HEADER = 12, RCODES = 16 };
+enum { BATCH = 64, LARGEST = 4096, IDS = 65536, HEADER = 12, RCODES = 16, PREFIX = 2, CONNECTIONS = 200 };
 static const int64_t SECOND = 1000000000, GIVEN_UP = 1000000000;
 
 struct query {
@@ -218,6 +220,74 @@ static void at_rate(int64_t begun, int64_t until, double rate) {
     }
 }
 
+struct connection {
+    int sock, on_the_way;
+    size_t held;
+    unsigned char bytes[PREFIX + 65535];
+};
+static struct connection connections[CONNECTIONS];
+
+static int connect_to(int port) {
+    struct sockaddr_in there = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    there.sin_port = htons((unsigned short)port);
+    int made = socket(AF_INET, SOCK_STREAM, 0), yes = 1;
+    if (made < 0 || connect(made, (struct sockaddr *)&there, sizeof there) < 0) die("connect");
+    setsockopt(made, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
+    return made;
+}
+
+static void ask_over(struct connection *over) {
+    const struct query *query = &queries[next_query++ % query_count];
+    unsigned char *bytes = outbox[0];
+    while (flights[next_id].sent) next_id++;
+    memcpy(bytes + PREFIX, query->bytes, query->length);
+    bytes[0] = (unsigned char)(query->length >> 8);
+    bytes[1] = (unsigned char)query->length;
+    bytes[2] = (unsigned char)(next_id >> 8);
+    bytes[3] = (unsigned char)next_id;
+    flights[next_id].sent = now();
+    flights[next_id++].query = query;
+    if (send(over->sock, bytes, PREFIX + query->length, MSG_NOSIGNAL) != PREFIX + query->length) die("send");
+    over->on_the_way++;
+    in_flight++;
+    sent++;
+}
+
+static void hear_over(struct connection *over) {
+    ssize_t count = recv(over->sock, over->bytes + over->held, sizeof over->bytes - over->held, MSG_DONTWAIT);
+    if (!count) errno = ECONNRESET;
+    if (count <= 0) die("the server closed a connection");
+    over->held += (size_t)count;
+    size_t at = 0;
+    while (over->held - at >= PREFIX) {
+        size_t length = (size_t)(over->bytes[at] << 8 | over->bytes[at + 1]);
+        if (over->held - at < PREFIX + length) break;
+        take(over->bytes + at + PREFIX, length, now());
+        over->on_the_way--;
+        at += PREFIX + length;
+    }
+    over->held -= at;
+    memmove(over->bytes, over->bytes + at, over->held);
+}
+
+/* Goes on until what was asked is answered; the time from the first question on. */
+static int64_t stream(int port, int64_t nanoseconds, int count, int window) {
+    struct pollfd polled[CONNECTIONS];
+    for (int i = 0; i < count; i++)
+        polled[i] = (struct pollfd){.fd = connections[i].sock = connect_to(port), .events = POLLIN};
+    int64_t begun = now(), until = begun + nanoseconds, heard = begun;
+    for (int is_over = 0; !is_over || in_flight;) {
+        is_over = now() >= until || ended_early;
+        for (int i = 0; i < count && !is_over; i++)
+            while (connections[i].on_the_way < window) ask_over(&connections[i]);
+        if (poll(polled, (nfds_t)count, 100) > 0) heard = now();
+        if (now() - heard > 10 * GIVEN_UP) break;
+        for (int i = 0; i < count; i++)
+            if (polled[i].revents) hear_over(&connections[i]);
+    }
+    return now() - begun;
+}
+
 static void last_answers(void) {
     for (int64_t until = now() + GIVEN_UP; in_flight && now() < until;) {
         wait_readable(SECOND / 50);
@@ -238,6 +308,7 @@ static double percentile(double share) {
 }
 
 static void tell(double seconds) {
+    lost += (uint64_t)in_flight;
     qsort(times, time_count, sizeof *times, by_size);
     printf("{\"sent\": %lu, \"answered\": %lu, \"lost\": %lu, \"wrong\": %lu, \"truncated\": %lu, \"bytes\": %lu, ",
            sent, answered, lost, wrong, truncated, received_bytes);
@@ -254,10 +325,12 @@ static void tell(double seconds) {
 
 int main(int argc, char **argv) {
     if (argc != 6) {
-        fputs("usage: load flood|rate|once PORT FILE SECONDS|TIMES WINDOW|RATE\n", stderr);
+        fputs("usage: load flood|rate|once|stream PORT FILE SECONDS|TIMES WINDOW|RATE|CxW\n", stderr);
         return 2;
     }
     double amount = atof(argv[4]), pace = atof(argv[5]);
+    int streams = 0, each = 1;
+    sscanf(argv[5], "%dx%d", &streams, &each);
     read_queries(argv[3]);
     open_socket(atoi(argv[2]));
     times = malloc(time_room * sizeof *times);
@@ -268,7 +341,10 @@ int main(int argc, char **argv) {
     if (!strcmp(argv[1], "flood")) flood(until, UINT64_MAX, (int)pace);
     else if (!strcmp(argv[1], "once")) flood(INT64_MAX, (uint64_t)amount * query_count, (int)pace);
     else if (!strcmp(argv[1], "rate")) at_rate(begun, until, pace);
-    else return 2;
+    else if (!strcmp(argv[1], "stream") && streams > 0 && streams <= CONNECTIONS) {
+        tell((double)stream(atoi(argv[2]), until - begun, streams, each) / (double)SECOND);
+        return 0;
+    } else return 2;
     int64_t ended = now();
     last_answers();
     tell((double)(ended - begun) / (double)SECOND);

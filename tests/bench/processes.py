@@ -11,8 +11,7 @@ from pathlib import Path
 
 from tests.support.guard import guarded
 
-TICKS = os.sysconf("SC_CLK_TCK")
-"""Of processor time, a second."""
+_TICKS = os.sysconf("SC_CLK_TCK")
 _PATHS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 _UTIME = 11  # of the fields behind a process's name, as are the children's parents
 _PARENT = 1
@@ -98,7 +97,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             fields = _stat(pid)
             ticks += int(fields[_UTIME]) + int(fields[_UTIME + 1])
-    return ticks / TICKS
+    return ticks / _TICKS
 
 
 def family(pid: int) -> list[int]:

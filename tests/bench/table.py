@@ -17,6 +17,7 @@ from kazoo.client import KazooClient
 
 from tests.bench.report import Report, percentile, progress, spread
 from tests.bench.served import Client, Served, free_port, started
+from tests.bench.storm import LAST
 from tests.serverset.sync_helpers import data
 from tests.support.zookeeper import ZooKeeperServer
 
@@ -169,9 +170,10 @@ def measure_storm(report: Report, zookeeper: ZooKeeperServer, client: KazooClien
     asker = Asker(port, names)
     numbers = map(str, (services, STORM_RATE, STORM_SECONDS))
     with started("tests.bench.storm", zookeeper.address, ROOT, *numbers) as lines:
+        next(lines)  # it has begun
         ended, count = next(lines).split()
     probe = Client(port)
-    while socket.inet_aton("10.201.0.1") not in (probe.ask(names[0]) or b""):
+    while socket.inet_aton(LAST) not in (probe.ask(names[0]) or b""):
         time.sleep(0.001)
     drained = time.monotonic() - float(ended)
     asker.stop()
