@@ -5,6 +5,9 @@ among them, no limit of rates, no rotation (which is zkdns' own extra), no log.
 """
 
 import contextlib
+import os
+import signal
+import subprocess
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +21,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
 _START_SECONDS = 60.0
+_STOP_SECONDS = 1.0
 _LOG_TAIL = 2000
 _RCODE = 15
 
@@ -268,7 +272,9 @@ class Zkdns(Peer):
         source = self._arguments or ("--fixed", self._write("services.toml", to_fixed_file(self.services)))
         # At level debug it tells which process is which, and nothing of queries.
         quiet = ("--log-level", "debug", "--admin", "none", "--listen", f"127.0.0.1:{self.port}")
-        self._server = self._stack.enter_context(ZkdnsServer(*source, *quiet))
+        server = ZkdnsServer(*source, *quiet, environment={"TMPDIR": str(self.directory)})
+        self._server = self._stack.enter_context(server)
+        self._stack.callback(self._terminate)
         try:
             self._server.wait_ready(_START_SECONDS)
             eventually(self._is_answering, _START_SECONDS)
@@ -279,6 +285,17 @@ class Zkdns(Peer):
             self._stack.close()
             raise
         return self
+
+    def _terminate(self) -> None:
+        """End all its processes: by themselves, or else at once; nobody who pressed Ctrl-C is to wait."""
+        process = self._server.process
+        pids = family(process.pid)
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def pids(self) -> list[int]:
         return [self.answerer]
