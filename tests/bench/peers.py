@@ -7,6 +7,7 @@ among them, no limit of rates, no rotation (which is zkdns' own extra), no log.
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import textwrap
 from collections.abc import Sequence
@@ -78,9 +79,15 @@ class Peer:
         client = Client(self.port, timeout=0.2)
         try:
             answer = client.ask(self.services[-1].owner)
-            return answer is not None and answer[3] & _RCODE == 0  # it may be cut
+            # The answer may be cut. TCP may be listened at a moment later.
+            return answer is not None and answer[3] & _RCODE == 0 and self._is_listening()
         finally:
             client.close()
+
+    def _is_listening(self) -> bool:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
+            return True
+        return False
 
     def pids(self) -> list[int]:
         """The processes whose cost counts."""
