@@ -130,7 +130,7 @@ class Load:
     def stream(
         self, port: int, queries: QueryFile, *, seconds: float, connections: int = 10, window: int = 2
     ) -> Asked:
-        """By load.c over TCP: dnsperf 2.10 fails on answers of some 64 KB."""
+        """By load.c over TCP: dnsperf 2.10 was seen to abort where answers have some 64 KB."""
         pace = f"{connections}x{window}"
         return parse_load(_output(self._command("stream", port, queries, seconds, pace), seconds + _PATIENCE))
 

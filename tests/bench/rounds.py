@@ -108,8 +108,8 @@ def by_turns(rounds: int, peers: Sequence[T]) -> Iterator[tuple[int, Iterable[T]
 def sample(peer: Peer, ask: Callable[[], Asked], rcode: str = NOERROR) -> Sample:
     """Ask at full rate, see that the answers were right, and tell what they cost.
 
-    Where hardly anything was asked it is asked again: dnsperf waits a second where a connection's first
-    packet was dropped, because the queue of those to be accepted was full.
+    Where hardly anything was asked it is asked again: over TCP a load was once seen to come to nothing for a
+    second, perhaps since connections waited to be accepted.
 
     Raises:
         RuntimeError: where answers were wrong or missing, or nothing comes of asking.
