@@ -26,7 +26,7 @@ _TICK_SECONDS = 1.0
 # process is a lost one's successor deserves the table; a mute watcher must not keep anybody waiting.
 _FIRST_WORD_SECONDS = 2.0
 # What may be remembered of answers, more or less.
-_MOST_UDP_BYTES, _MOST_TCP_BYTES = 64 << 20, 16 << 20
+_MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 
 
 async def answer(task: Task, tell: Tell) -> None:

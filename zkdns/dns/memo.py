@@ -25,14 +25,14 @@ from zkdns.dns.zone import ABOVE
 from zkdns.names import Labels
 
 MOST_ENTRIES = 1 << 16
-MOST_BYTES = 64 << 20
+MOST_BYTES = 72 << 20
 
 # Names that belong to no service have no end: so many of their answers are remembered at a time.
 _MOST_ABOVE = 4096
 # What a remembered answer takes beside its query (measured), which is there twice where its spelling varies.
-_OVERHEAD = 1100
+_OVERHEAD = 1300
 # Responses may take so much of the memory; beyond that they are made anew from what is remembered.
-_RESPONSES_SHARE = 3
+_RESPONSES_SHARE = 4
 # How much is forgotten at once to make room: one part in so many, the oldest services first.
 _FORGOTTEN_SHARE = 16
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 
@@ -48,7 +48,8 @@ class Node(msgspec.Struct):
 
     addresses: Mapping[str, Standing] = {}
     targets: tuple[Target, ...] = ()
-    texts: tuple[Text, ...] = ()
+    texts: Callable[[], Iterable[Text]] = tuple
+    """What TXT tells, made when it is asked for."""
     shared: int = 0
     between: Labels = ()
     is_unresolved: bool = False
@@ -79,7 +80,7 @@ class Node(msgspec.Struct):
                     pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text.strings)),
                     standing=text.standing,
                 )
-                for text in self.texts
+                for text in self.texts()
             )
         return ()
 

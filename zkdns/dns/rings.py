@@ -9,7 +9,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate
 
 
 class Ring:
@@ -28,10 +28,10 @@ class Ring:
     def __init__(self, pieces: Sequence[Sequence[bytes]]) -> None:
         joined = [b"".join(piece) for piece in pieces]
         self.count = len(pieces)
-        self._data = b"".join(joined * 2)
-        self._at = array("I", accumulate(map(len, joined * 2), initial=0))
-        self._records = array("I", accumulate(chain(map(len, pieces), map(len, pieces)), initial=0))
-        self.size = 300 + len(self._data) + 16 * self.count
+        self._data = b"".join(joined)
+        self._at = array("I", accumulate(map(len, joined), initial=0))
+        self._records = array("I", accumulate(map(len, pieces), initial=0))
+        self.size = 300 + len(self._data) + 8 * self.count
 
     def take(self, first: int, most: int, room: int) -> tuple[bytes, int, int]:
         """The piece with the number `first` and those behind it.
@@ -44,7 +44,15 @@ class Ring:
         Returns:
             the bytes, and of how many pieces and records they are.
         """
-        start, end = self._at[first], first + most
-        if self._at[end] - start > room:
-            end = bisect_right(self._at, start + room, first, end) - 1
-        return self._data[start : self._at[end]], end - first, self._records[end] - self._records[first]
+        end, over = min(first + most, self.count), max(first + most - self.count, 0)
+        start = self._at[first]
+        size = self._at[end] - start
+        if size > room:
+            end, over = bisect_right(self._at, start + room, first, end) - 1, 0
+        elif over and size + self._at[over] > room:
+            over = bisect_right(self._at, room - size, 0, over) - 1
+        taken = self._data[start : self._at[end]]
+        records = self._records[end] - self._records[first]
+        if over:
+            taken, records = taken + self._data[: self._at[over]], records + self._records[over]
+        return taken, end - first + over, records

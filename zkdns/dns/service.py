@@ -64,6 +64,11 @@ class ServiceView:
         self._nodes: dict[Labels, Node] = {}
 
     @property
+    def size(self) -> int:
+        """How many members it knows, at least 1."""
+        return 1 + len(self._entries) + len(self._departed)
+
+    @property
     def is_empty(self) -> bool:
         """Whether no member is answered with."""
         return not self._entries
@@ -73,7 +78,8 @@ class ServiceView:
         node = self._nodes.get(prefix)
         if node is None:
             node = self._make(prefix)
-            if node is not None:  # there is no end of names that do not exist
+            # There is no end of names that do not exist, and thousands may be one member's.
+            if node is not None and (not prefix or prefix[-1] in PROTOCOLS):
                 self._nodes[prefix] = node
         return node
 
@@ -109,32 +115,36 @@ class ServiceView:
         return Node(
             addresses=addresses,
             targets=self._service_targets(self._entries),
-            texts=tuple(map(_text_of, self._entries)),
+            texts=functools.partial(map, _text_of, self._entries),
             shared=self._shared,
             is_unresolved=not addresses and any(entry.member.service for entry in self._entries),
         )
 
     def _member_node(self, label: bytes) -> Node | None:
         """A member by its label, by its znode's name or by its shard."""
-        everyone = (*self._entries, *self._departed)
-        found = [entry for entry in everyone if entry.label == label]
-        found = found or [entry for entry in everyone if entry.member.name.encode().lower() == label]
-        if not found and (match := _SHARD_LABEL.fullmatch(label)):
+        entry = self._by_name.get(label)
+        if entry is None and (match := _SHARD_LABEL.fullmatch(label)):
             shard = match[1].decode()
             found = [entry for entry in reversed(self._entries) if str(entry.member.shard) == shard]
-            found.sort(key=_avoidance)
-        if not found:
+            entry = min(found, key=_avoidance, default=None)
+        if entry is None:
             return None
-        entry = found[0]
         endpoints = entry.member.endpoints
         addresses = self._standing_alone(endpoints[0]) if endpoints else {}
         return Node(
             addresses=addresses,
             targets=self._service_targets([entry]),
-            texts=(_text_of(entry),),
+            texts=functools.partial(map, _text_of, (entry,)),
             shared=self._shared,
             is_unresolved=not addresses and bool(endpoints),
         )
+
+    @functools.cached_property
+    def _by_name(self) -> dict[bytes, _Entry]:
+        """Members by label, and by the names of their znodes; those that have left come last."""
+        others_first = (*self._entries, *self._departed)[::-1]
+        by_znode = {entry.member.name.encode().lower(): entry for entry in others_first}
+        return by_znode | {entry.label: entry for entry in others_first}
 
     def _host_node(self, label: bytes) -> Node | None:
         """The host of an additional endpoint that lies elsewhere than its member."""

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
+from cachetools import LRUCache
 
 from zkdns.config import Config, Order
 from zkdns.dns.records import Node
@@ -69,6 +70,9 @@ class Found(msgspec.Struct, frozen=True):
 _Place: TypeAlias = tuple[int, int, Labels]
 
 _NO_RECORDS = RRset()
+# Of so many members what is known besides the table is kept: it takes about a kilobyte for each, and is soon made
+# again. What has been answered is remembered elsewhere.
+_MOST_VIEWED = 10_000
 # Of more turns than that the numbers would take more memory than counting takes time.
 _LONGEST_CYCLE = 256
 
@@ -94,7 +98,7 @@ class Zone:
         self._always = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
         self._policies = dict(_overridden(config))
-        self._views: dict[Labels, ServiceView] = {}
+        self._views: LRUCache[Labels, ServiceView] = LRUCache(_MOST_VIEWED, getsizeof=_size_of)
         self._places: dict[Labels, _Place] = {}
         self._dwellers: Counter[_Place] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
@@ -148,7 +152,7 @@ class Zone:
         return None
 
     def _view(self, key: Labels) -> ServiceView:
-        view = self._views.get(key)
+        view: ServiceView | None = self._views.get(key)
         if view is None:
             view = self._views[key] = ServiceView(self._table.services[key], self._table, self._config)
         return view
@@ -267,6 +271,10 @@ class Zone:
             self._nonterminals[name] += step
             if not self._nonterminals[name]:
                 del self._nonterminals[name]
+
+
+def _size_of(view: ServiceView) -> int:
+    return min(view.size, _MOST_VIEWED)
 
 
 def _turning(at: int, period: int) -> Iterator[int]:
