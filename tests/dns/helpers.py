@@ -22,8 +22,7 @@ from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 from zkdns.table import Table
-from zkdns.transport.tcp import Streams
-from zkdns.transport.udp import Datagrams
+from zkdns.transport.forms import Datagrams, Streams
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 OPT_SIZE = 1232

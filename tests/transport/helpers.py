@@ -2,18 +2,28 @@
 
 import asyncio
 import contextlib
+import itertools
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from zkdns.address import HostPort
-from zkdns.transport import Respond
+from zkdns.transport import Answers
+from zkdns.transport.batch import LENGTH, is_available
+from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
 
 _T = TypeVar("_T")
+
+
+class Respond(Protocol):
+    """What turns a message, with the id 0, into a response; None is silence."""
+
+    def __call__(self, message: bytes, *, stream: bool) -> bytes | None: ...
 
 
 class Running:
@@ -45,12 +55,37 @@ class Running:
         self.loop.call_soon_threadsafe(work)
         return result.result(10.0)
 
+    @contextlib.contextmanager
+    def udp_stopped(self) -> Iterator[None]:
+        """What is sent meanwhile waits in the kernel, and is there at once when UDP is answered again."""
+        self.call(self.udp.stop)
+        try:
+            yield
+        finally:
+            self.call(self.udp.start)
+
 
 @contextlib.contextmanager
-def serving(respond: Respond, address: HostPort | None = None, **limits: Any) -> Iterator[Running]:
-    """Serve until the end; nothing may have escaped into the event loop meanwhile."""
+def serving(
+    respond: Respond,
+    address: HostPort | None = None,
+    *,
+    datagrams: Answers | None = None,
+    batched: bool = is_available(),
+    **limits: Any,
+) -> Iterator[Running]:
+    """Serve until the end; nothing may have escaped into the event loop meanwhile.
+
+    Args:
+        respond: what answers.
+        address: where; a free port of 127.0.0.1 by default.
+        datagrams: what answers UDP, if not `respond`.
+        batched: whether UDP goes by batches.
+        limits: of `TcpServer`.
+    """
     pair = bind(address or HostPort("127.0.0.1", 0), 1)[0]
-    udp, tcp = UdpServer(pair.udp, respond), TcpServer(pair.tcp, respond, **limits)
+    udp = UdpServer(pair.udp, datagrams or DatagramAnswers(respond), batched=batched)
+    tcp = TcpServer(pair.tcp, StreamAnswers(respond), **limits)
     loop = asyncio.new_event_loop()
     running = Running(loop, bound_address(pair), udp, tcp)
     loop.set_exception_handler(lambda _, context: running.strays.append(context))
@@ -77,6 +112,35 @@ async def _drain() -> None:
         await asyncio.sleep(0)
 
 
+class StreamAnswers:
+    """What TCP wants, from what takes whole messages."""
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+
+    def __getitem__(self, key: bytes) -> Iterator[bytes]:
+        response = self._respond(bytes(2) + Streams.query(key), stream=True) or b""
+        return itertools.repeat(Streams.response(response[2:], 0))
+
+
+class DatagramAnswers:
+    """What UDP wants, from what takes whole messages."""
+
+    def __init__(self, respond: Respond) -> None:
+        self._respond = respond
+
+    def __getitem__(self, key: bytes) -> Iterator[bytes]:
+        if is_begun(key):
+            return itertools.repeat(b"")
+        response = self._respond(bytes(2) + Datagrams.query(key), stream=False) or b""
+        return itertools.repeat(Datagrams.response(response[2:], 0))
+
+
+def is_begun(key: bytes) -> bool:
+    """Whether a query is longer than what a slot holds of it; silence has it handed over whole."""
+    return int.from_bytes(key[-LENGTH:], sys.byteorder) > len(key)
+
+
 def echo(message: bytes, *, stream: bool) -> bytes:
     """Answer with what was asked, and how it came."""
-    return (b"tcp:" if stream else b"udp:") + message
+    return message + (b":tcp" if stream else b":udp")

@@ -4,77 +4,23 @@ import contextlib
 import os
 import select
 import socket
-import struct
 import threading
 import time
 from collections.abc import Iterator
-from typing import Self
 
 import pytest
 
 from tests.support.waiting import eventually
+from tests.transport.asker import SECONDS, Asker, framed
 from tests.transport.helpers import Running, echo, serving
 from zkdns.address import HostPort
 from zkdns.transport.tcp import _client_of
 
-SECONDS = 5.0
 LONG_ANSWER = 60_000
-
-
-def framed(message: bytes) -> bytes:
-    return len(message).to_bytes(2) + message
 
 
 def long_answers(message: bytes, *, stream: bool) -> bytes:  # noqa: ARG001 - the protocol's signature
     return message.ljust(LONG_ANSWER, b".")
-
-
-class Asker:
-    """A client's connection."""
-
-    def __init__(self, server: Running, source: str | None = None, receive_buffer: int = 0) -> None:
-        self.socket = socket.socket(socket.AF_INET6 if ":" in server.address.host else socket.AF_INET)
-        self.socket.settimeout(SECONDS)
-        if receive_buffer:
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        if source:
-            self.socket.bind((source, 0))
-        self.socket.connect(server.at)
-
-    def send(self, *messages: bytes) -> None:
-        self.socket.sendall(b"".join(map(framed, messages)))
-
-    def read(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count and (more := self.socket.recv(min(count - len(data), 65536))):
-            data += more
-        return data
-
-    def answer(self) -> bytes | None:
-        """The next answer; None where the server has closed."""
-        length = self.read(2)
-        return self.read(int.from_bytes(length)) if length else None
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the server has not closed it; no answer may be under way."""
-        readable, _, _ = select.select([self.socket], [], [], 0)
-        return not readable
-
-    @property
-    def is_closed(self) -> bool:
-        return not self.is_open
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.socket.close()
-
-    def reset(self) -> None:
-        """Close as a crash does: with RST."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.socket.close()
 
 
 @pytest.fixture
@@ -91,13 +37,13 @@ def test_a_message_gets_its_answer_behind_its_length(server: Running, size: int)
     message = os.urandom(size)
     with Asker(server) as asker:
         asker.send(message)
-        assert asker.answer() == b"tcp:" + message
+        assert asker.answer() == message + b":tcp"
 
 
 def test_ipv6_too() -> None:
     with serving(echo, HostPort("::1", 0)) as server, Asker(server) as asker:
         asker.send(b"question")
-        assert asker.answer() == b"tcp:question"
+        assert asker.answer() == b"question:tcp"
 
 
 def test_length_and_answer_leave_in_one_segment(server: Running) -> None:
@@ -105,7 +51,7 @@ def test_length_and_answer_leave_in_one_segment(server: Running) -> None:
     with Asker(server) as asker:
         for _ in range(20):
             asker.send(b"question")
-            assert asker.socket.recv(100) == framed(b"tcp:question")
+            assert asker.socket.recv(100) == framed(b"question:tcp")
 
 
 def test_a_message_may_arrive_byte_by_byte(server: Running) -> None:
@@ -113,22 +59,22 @@ def test_a_message_may_arrive_byte_by_byte(server: Running) -> None:
         asker.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in framed(b"first") + framed(b"second"):
             asker.socket.send(bytes([byte]))
-        assert [asker.answer(), asker.answer()] == [b"tcp:first", b"tcp:second"]
+        assert [asker.answer(), asker.answer()] == [b"first:tcp", b"second:tcp"]
 
 
 def test_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> None:
     messages = [b"question %d" % number for number in range(1000)]
     with Asker(server) as asker:
         asker.send(*messages)
-        assert [asker.answer() for _ in messages] == [b"tcp:" + message for message in messages]
+        assert [asker.answer() for _ in messages] == [message + b":tcp" for message in messages]
         asker.send(b"one more")
-        assert asker.answer() == b"tcp:one more"
+        assert asker.answer() == b"one more:tcp"
 
 
 def test_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
     with Asker(server) as asker:
         asker.send(b"first", b"")
-        assert asker.answer() == b"tcp:first"
+        assert asker.answer() == b"first:tcp"
         assert asker.answer() is None
 
 
@@ -137,7 +83,7 @@ def test_after_a_half_close_the_answers_still_arrive(server: Running, count: int
     with Asker(server) as asker:
         asker.send(*[b"question"] * count)
         asker.socket.shutdown(socket.SHUT_WR)
-        assert [asker.answer() for _ in range(count)] == [b"tcp:question"] * count
+        assert [asker.answer() for _ in range(count)] == [b"question:tcp"] * count
         assert asker.answer() is None
 
 
@@ -145,17 +91,17 @@ def test_a_half_close_amid_a_message_closes(server: Running) -> None:
     with Asker(server) as asker:
         asker.socket.sendall(framed(b"whole") + b"\0\x09half")
         asker.socket.shutdown(socket.SHUT_WR)
-        assert asker.answer() == b"tcp:whole"
+        assert asker.answer() == b"whole:tcp"
         assert asker.answer() is None
 
 
 def test_none_is_silence_and_the_connection_goes_on() -> None:
     def respond(message: bytes, *, stream: bool) -> bytes | None:
-        return None if message == b"hush" else echo(message, stream=stream)
+        return None if message.endswith(b"sh") else echo(message, stream=stream)
 
     with serving(respond) as server, Asker(server) as asker:
         asker.send(b"hush", b"ask", b"hush")
-        assert asker.answer() == b"tcp:ask"
+        assert asker.answer() == b"ask:tcp"
         asker.socket.shutdown(socket.SHUT_WR)
         assert asker.answer() is None
 
@@ -167,7 +113,7 @@ def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
             asker.socket.sendall((framed(b"question") * 50)[: 1 + 11 * number])
             asker.reset()
         other.send(b"question")
-        assert other.answer() == b"tcp:question"
+        assert other.answer() == b"question:tcp"
 
 
 # -- time ---------------------------------------------------------------------------------------------------
@@ -199,7 +145,7 @@ def test_each_query_begins_the_idle_time_anew() -> None:
         begun = time.monotonic()
         while time.monotonic() < begun + 1.2:
             asker.send(b"question")
-            assert asker.answer() == b"tcp:question"
+            assert asker.answer() == b"question:tcp"
             select.select([asker.socket], [], [], 0.05)
         assert asker.is_open
 
@@ -274,15 +220,15 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
     ):
         for asker in (greedy, other):
             asker.send(b"first")
-            assert asker.answer() == b"tcp:first"  # so they are accepted
+            assert asker.answer() == b"first:tcp"  # so they are accepted
         held = threading.Event()
         server.loop.call_soon_threadsafe(held.wait, SECONDS)
         greedy.send(*pipeline)
-        other.send(b"other")
+        other.send(b"\0\0other")
         sock.sendto(b"udp", server.at)
         held.set()
-        assert [greedy.answer() for _ in pipeline] == [b"tcp:one of many"] * len(pipeline)
-    assert max(heard.index(b"other"), heard.index(b"udp")) < len(pipeline) / 4
+        assert [greedy.answer() for _ in pipeline] == [b"one of many:tcp"] * len(pipeline)
+    assert max(heard.index(b"\0\0other"), heard.index(b"udp")) < len(pipeline) / 4
 
 
 # -- limits -------------------------------------------------------------------------------------------------
@@ -293,10 +239,10 @@ def test_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
         first, second, third = (stack.enter_context(Asker(server)) for _ in range(3))
         for asker in (second, third, first):  # so that the second is the longest idle
             asker.send(b"question")
-            assert asker.answer() == b"tcp:question"
+            assert asker.answer() == b"question:tcp"
         newest = stack.enter_context(Asker(server))
         newest.send(b"question")
-        assert newest.answer() == b"tcp:question"
+        assert newest.answer() == b"question:tcp"
         assert eventually(lambda: second.is_closed)
         assert [asker.is_open for asker in (first, third, newest)] == [True] * 3
 
@@ -308,7 +254,7 @@ def test_a_client_with_too_many_connections_loses_its_own() -> None:
         for _ in range(5):
             mine.append(stack.enter_context(Asker(server)))
             mine[-1].send(b"question")
-            assert mine[-1].answer() == b"tcp:question"
+            assert mine[-1].answer() == b"question:tcp"
         assert eventually(lambda: all(asker.is_closed for asker in mine[:3]))
         assert [asker.is_open for asker in (*mine[3:], other)] == [True] * 3
 
@@ -318,10 +264,14 @@ def test_a_connection_that_has_gone_counts_no_more() -> None:
         for _ in range(20):
             with Asker(server) as asker:
                 asker.send(b"question")
-                assert asker.answer() == b"tcp:question"
+                assert asker.answer() == b"question:tcp"
             eventually(lambda: len(server.tcp._connections) == 1)
         assert kept.is_open
-        assert server.tcp._per_client == {"127.0.0.1": 1}
+        with Asker(server, source="127.0.0.2") as asker:
+            asker.send(b"question")
+            assert asker.answer() == b"question:tcp"
+        eventually(lambda: len(server.tcp._connections) == 1)
+        assert list(server.tcp._per_client.items()) == [("127.0.0.1", 1)]
 
 
 @pytest.mark.parametrize(
@@ -341,6 +291,6 @@ def test_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object,
 def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
     with serving(echo) as server, Asker(server) as asker:
         asker.send(b"question")
-        assert asker.answer() == b"tcp:question"
+        assert asker.answer() == b"question:tcp"
         server.call(server.tcp.stop)
         assert asker.answer() is None

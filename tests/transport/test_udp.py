@@ -152,13 +152,13 @@ def test_a_burst_of_datagrams_lets_tcp_have_its_turn() -> None:
         asker() as sock,
     ):
         connection.sendall(b"\0\x08question")
-        assert connection.recv(100) == b"\0\x0ctcp:question"  # so it is accepted
+        assert connection.recv(100) == b"\0\x0cquestion:tcp"  # so it is accepted
         held = threading.Event()
         server.loop.call_soon_threadsafe(held.wait, SECONDS)
         for _ in range(burst):
             sock.sendto(b"burst", server.at)
         connection.sendall(b"\0\x08question")
         held.set()
-        assert connection.recv(100) == b"\0\x0ctcp:question"
+        assert connection.recv(100) == b"\0\x0cquestion:tcp"
         eventually(lambda: len(heard) == burst + 2)
     assert heard.index(True, 1) < burst / 2

@@ -16,8 +16,9 @@ from zkdns.daemon.child import Report, Task, Tell
 from zkdns.daemon.feed import Health, Subscriber
 from zkdns.dns.authority import Authority
 from zkdns.table import Table
-from zkdns.transport.tcp import Streams, TcpServer, affordable_connections
-from zkdns.transport.udp import Datagrams, UdpServer
+from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.tcp import TcpServer, affordable_connections
+from zkdns.transport.udp import UdpServer
 
 log = structlog.get_logger("zkdns.answerer")
 

@@ -70,8 +70,8 @@ class Found(msgspec.Struct, frozen=True):
 _Place: TypeAlias = tuple[int, int, Labels]
 
 _NO_RECORDS = RRset()
-# Of so many members what is known besides the table is kept: it takes about a kilobyte for each, and is soon made
-# again. What has been answered is remembered elsewhere.
+# Of so many members what is known besides the table is kept: it takes about a kilobyte for each, and is soon
+# made again. What has been answered is remembered elsewhere.
 _MOST_VIEWED = 10_000
 # Of more turns than that the numbers would take more memory than counting takes time.
 _LONGEST_CYCLE = 256

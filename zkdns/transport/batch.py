@@ -9,7 +9,7 @@ call into C each, so that no line of Python runs for a single datagram:
 
 A query is handed out as its slot holds it, padded with zeros: two queries are equal in that form exactly when
 they are equal, so who remembers by it needs no other check. A response is taken as its body will lie there,
-without the question, which goes back as it came. `zkdns.transport.udp.Datagrams` has both forms.
+without the question, which goes back as it came. `zkdns.transport.forms.Datagrams` has both forms.
 """
 
 from __future__ import annotations

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-import sys
 from collections.abc import Sequence
 
 import structlog
 
 from zkdns.transport import Answers
-from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, MOST, SLOT, Batch, is_available
+from zkdns.transport.batch import ID, MOST, Batch, is_available
+from zkdns.transport.forms import Datagrams
 from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard, tell_where_asked
 
 log = structlog.get_logger("zkdns.udp")
@@ -24,56 +24,10 @@ log = structlog.get_logger("zkdns.udp")
 # So many batches are answered before TCP, the feed and timers get their turn.
 _BATCHES = 4
 _LARGEST = 65535
-_HELD = SLOT - ID - LENGTH  # bytes of a query after its id that a slot holds
-_LENGTHS = struct.Struct("=HHxx")
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # address, interface
 _SILENCE = b""
-
-
-class Datagrams:
-    """The form in which queries come from a batch, and in which responses go into it."""
-
-    most_kept = _HELD
-    """Bytes of the longest query that fits into a slot."""
-    is_spelled = True
-    """A response goes out with its slot's question, however that is spelled."""
-
-    @staticmethod
-    def key(query: bytes) -> bytes:
-        """The key of a query after its id."""
-        return query.ljust(_HELD, b"\0") + (ID + len(query)).to_bytes(LENGTH, sys.byteorder)
-
-    @staticmethod
-    def query(key: bytes) -> bytes:
-        """The query after its id; empty where it is longer than the slot."""
-        end = int.from_bytes(key[-LENGTH:], sys.byteorder) - ID
-        return key[:end] if 0 <= end <= len(key) - LENGTH else b""
-
-    @staticmethod
-    def response(body: bytes, question: int) -> bytes:
-        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's."""
-        if not body:
-            return body
-        if question > _HELD - HEAD:  # the slot does not hold all of it
-            question = 0
-        rest = body[HEAD + question :]
-        return _LENGTHS.pack(len(rest), question) + body[:HEAD] + rest
-
-    @staticmethod
-    def spell(response: bytes, _key: bytes, _name_end: int) -> bytes:
-        """The response as it is."""
-        return response
-
-    @staticmethod
-    def message(query: bytes, response: bytes) -> bytes:
-        """The whole message that answers a query (with its id)."""
-        if not response:
-            return response
-        _, question = _LENGTHS.unpack_from(response)
-        head, asked = response[LEAD : LEAD + HEAD], query[ID + HEAD : ID + HEAD + question]
-        return b"".join((query[:ID], head, asked, response[LEAD + HEAD :]))
 
 
 class UdpServer:
