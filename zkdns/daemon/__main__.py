@@ -17,5 +17,6 @@ if sys.argv[1] == "watcher":
     main({"watcher": watch})
 else:
     from zkdns.daemon.answerer import answer
+    from zkdns.transport.loop import ServingLoop
 
-    main({"answerer": answer})
+    main({"answerer": answer}, ServingLoop)

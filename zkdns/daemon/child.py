@@ -51,10 +51,14 @@ REPORTS = Frames(Report)
 Tell = Callable[[Report], None]
 
 
-def main(roles: dict[str, Callable[[Task, Tell], Awaitable[None]]]) -> None:
+def main(
+    roles: dict[str, Callable[[Task, Tell], Awaitable[None]]],
+    loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+) -> None:
     """Run as a child of the supervisor; the control socket is the last argument."""
     control = socket.socket(fileno=int(sys.argv[-1]))
-    asyncio.run(_run(control, roles))
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(_run(control, roles))
     # Without waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
     os._exit(0)  # what was logged is written already
 

@@ -44,7 +44,6 @@ _OVERFLOW = 65536
 _BODY = LEAD - ID + LONGEST
 _ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
-_EMPTY_SLOTS = bytes(MOST * SLOT)
 _LINK_LOCAL = b"\xfe\x80"
 
 
@@ -83,12 +82,9 @@ class _Messages:
         words = memoryview(self._headers).cast("B").cast("Q")
         self.control_lengths = words[_MsgHdr.control_length.offset // 8 :: ctypes.sizeof(_MmsgHdr) // 8]
         halves = memoryview(self._pieces).cast("B").cast("H")
+        size = ctypes.sizeof(_IoVec)
         self.piece_lengths = [
-            halves[
-                _half_of(at * ctypes.sizeof(_IoVec) + _IoVec.length.offset, 8) :: pieces
-                * ctypes.sizeof(_IoVec)
-                // 2
-            ]
+            halves[_half_of(at * size + _IoVec.length.offset, 8) :: pieces * size // 2]
             for at in range(pieces)
         ]
 
@@ -103,6 +99,18 @@ class _Messages:
     def place_control(self, at: int, address: int) -> None:
         """Say where its ancillary data lie."""
         self._headers[at].header.control = address
+
+
+class _Columns:
+    """Pairs of columns, of which the second is copied into the first: as far down as there are datagrams."""
+
+    def __init__(self, pairs: Sequence[tuple[memoryview, memoryview]]) -> None:
+        self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MOST + 1)]
+
+    def copy(self, count: int) -> None:
+        """Copy the numbers of so many datagrams."""
+        for to, what in self._pairs[count]:
+            to[:] = what
 
 
 class Batch:
@@ -127,12 +135,7 @@ class Batch:
         self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
         self._received, self._sent = _Messages(2), _Messages(3)
         self._lay_out(socket.AddressFamily(sock.family))
-        self._slot_lengths = memoryview(self._slots).cast("H")[_HELD // 2 :: SLOT // 2]
-        bodies = memoryview(self._bodies).cast("H")
-        self._rest_lengths, self._question_lengths, self._body_ids = (
-            bodies[at :: _BODY // 2] for at in range(3)
-        )
-        self._slot_ids = memoryview(self._slots).cast("H")[:: SLOT // 2]
+        self._note_columns()
         self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MOST + 1)]
         self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MOST + 1)]
         self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
@@ -146,13 +149,27 @@ class Batch:
             self._received.place(at, asker, (slot, _HELD), (overflow + at * _OVERFLOW, _OVERFLOW))
             self._sent.place(at, asker, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
 
+    def _note_columns(self) -> None:
+        """Note for each number of datagrams what is copied where, by which columns of numbers."""
+        slots, bodies = memoryview(self._slots).cast("H"), memoryview(self._bodies).cast("H")
+        self._slot_lengths = slots[_HELD // 2 :: SLOT // 2]
+        self._lengths = _Columns(((self._slot_lengths, self._received.lengths),))
+        rest_lengths, question_lengths, ids = (bodies[at :: _BODY // 2] for at in range(3))
+        _, questions, rests = self._sent.piece_lengths
+        self._responses = _Columns(
+            ((ids, slots[:: SLOT // 2]), (questions, question_lengths), (rests, rest_lengths))
+        )
+        used, empty = memoryview(self._slots), memoryview(bytes(len(self._slots)))
+        self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MOST + 1)]
+
     def receive(self) -> Sequence[bytes]:
         """The queries that have arrived, without their ids: at most `MOST`, none where there are none.
 
         Raises:
             OSError: the socket tells of an earlier failure; there may be queries all the same.
         """
-        self._slots[:] = _EMPTY_SLOTS
+        used, empty = self._used[self._count]
+        used[:] = empty
         if self._sources is not None:
             self._sources.expect()
         self._count = self._recvmmsg(self._fd, self._received.starting_at[0], self._most, self._flags, None)
@@ -160,7 +177,7 @@ class Batch:
             self._count = 0
             _raise_unless_waiting(ctypes.get_errno())
             return ()
-        self._slot_lengths[:] = self._received.lengths
+        self._lengths.copy(self._count)
         return self._readers[self._count].unpack_from(self._slots)
 
     def whole(self, at: int) -> bytes | None:
@@ -179,9 +196,7 @@ class Batch:
             How many of them the kernel did not take: it has no room, or there is no way to the asker.
         """
         self._writers[self._count].pack_into(self._bodies, 0, *responses)
-        self._body_ids[:] = self._slot_ids
-        _, questions, rests = self._sent.piece_lengths
-        questions[:], rests[:] = self._question_lengths, self._rest_lengths
+        self._responses.copy(self._count)
         if self._sources is not None:
             self._sources.answer_from_asked(self._count)
         if all(responses):

@@ -25,6 +25,7 @@ from collections.abc import Callable
 import structlog
 
 from zkdns.transport import Answers
+from zkdns.transport.loop import add_server, remove_server
 
 log = structlog.get_logger("zkdns.transport")
 
@@ -83,6 +84,7 @@ class TcpServer:
         self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
+        self._has_set_timer = False
         self._is_stopped = False
         self._told: set[type[Exception]] = set()
 
@@ -92,7 +94,7 @@ class TcpServer:
         self._selector = selectors.DefaultSelector()
         self._sock.setblocking(False)
         self._listen()
-        self._loop.add_reader(self._selector.fileno(), self._turn)
+        add_server(self._selector.fileno(), self._turn)
 
     def stop(self) -> None:
         """Accept no more, and close all connections once their answers are sent."""
@@ -133,10 +135,13 @@ class TcpServer:
             self._told.add(type(error))
             log.error("a query over TCP could not be answered: its connection is closed", exc_info=error)
 
-    def _turn(self) -> None:
+    def _turn(self) -> bool:
         """Serve those that are ready, until all had their burst or the turn is over.
 
         Who is left comes first in the next turn, before anybody has a second burst.
+
+        Returns:
+            whether a timer was set.
         """
         assert self._selector is not None  # noqa: S101 - it called
         if not self._ready:
@@ -146,6 +151,8 @@ class TcpServer:
         while self._ready and now < end:
             self._ready.popleft()(now)
             now = time.monotonic()
+        has_set, self._has_set_timer = self._has_set_timer, False
+        return has_set
 
     def _listen(self) -> None:
         if self._selector is not None and not self._is_stopped:
@@ -177,6 +184,7 @@ class TcpServer:
         elif self._selector is not None:
             self._selector.unregister(self._sock)
             self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._listen)
+            self._has_set_timer = True
 
     def _open(self, connection: _Connection, client: str) -> None:
         """Keep a new connection; make room for it where there are too many."""
@@ -190,6 +198,7 @@ class TcpServer:
             next(iter(self._connections)).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
+            self._has_set_timer = True
 
     def _sweep(self) -> None:
         """Close who has been idle too long; one timer serves all, since the longest idle come first."""
@@ -205,7 +214,7 @@ class TcpServer:
 
     def _end_when_empty(self) -> None:
         if self._is_stopped and not self._connections and self._selector is not None:
-            self._loop.remove_reader(self._selector.fileno())
+            remove_server(self._selector.fileno())
             self._selector.close()
             self._selector = None
             if self._sweep_timer is not None:

@@ -7,7 +7,6 @@ Where the system has no calls for batches (`zkdns.transport.batch`) one datagram
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ import structlog
 from zkdns.transport import Answers
 from zkdns.transport.batch import ID, MOST, Batch, is_available
 from zkdns.transport.forms import Datagrams
+from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard, tell_where_asked
 
 log = structlog.get_logger("zkdns.udp")
@@ -58,16 +58,15 @@ class UdpServer:
 
     def start(self) -> None:
         """Begin to answer in the running event loop."""
-        work = self._answer_batches if self._batch is not None else self._answer_singly
-        asyncio.get_running_loop().add_reader(self._sock, work)
+        add_server(self._sock.fileno(), self._answer_batches if self._batch else self._answer_singly)
 
     def stop(self) -> None:
         """Answer no more; the socket stays open, since others may hold it too."""
-        asyncio.get_running_loop().remove_reader(self._sock)
+        remove_server(self._sock.fileno())
 
     # -- in batches ----------------------------------------------------------------------------------------
 
-    def _answer_batches(self) -> None:
+    def _answer_batches(self) -> bool:
         batch = self._batch
         assert batch is not None  # noqa: S101 - who calls has looked
         for _ in range(_BATCHES):
@@ -76,11 +75,12 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             if not queries:
-                return
+                break
             self.received += len(queries)
             self.lost += batch.send(self._responses_to(queries, batch))
             if len(queries) < MOST:
-                return
+                break
+        return False
 
     def _responses_to(self, queries: Sequence[bytes], batch: Batch) -> Sequence[bytes]:
         try:
@@ -112,14 +112,15 @@ class UdpServer:
 
     # -- one by one ----------------------------------------------------------------------------------------
 
-    def _answer_singly(self) -> None:
+    def _answer_singly(self) -> bool:
         for _ in range(_BATCHES * MOST):
             try:
                 self._reply()
             except BlockingIOError:
-                return  # nothing more to read, or no room to send: UDP may lose a response
+                break  # nothing more to read, or no room to send: UDP may lose a response
             except OSError:
                 continue  # an earlier response came back undeliverable, or cannot be routed
+        return False
 
     def _reply_plain(self) -> None:
         message, asker = self._sock.recvfrom(_LARGEST)
