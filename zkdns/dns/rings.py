@@ -33,6 +33,16 @@ class Ring:
         self._records = array("I", accumulate(map(len, pieces), initial=0))
         self.size = 300 + len(self._data) + 8 * self.count
 
+    @property
+    def whole(self) -> tuple[bytes, int]:
+        """All pieces from the first on, and how many records they are."""
+        return self._data, self._records[-1]
+
+    def going_round(self, first: int) -> tuple[bytes, bytes]:
+        """All pieces, from the one with the number `first` on: those behind it, and those before it."""
+        at = self._at[first]
+        return self._data[at:], self._data[:at]
+
     def take(self, first: int, most: int, room: int) -> tuple[bytes, int, int]:
         """The piece with the number `first` and those behind it.
 

@@ -49,7 +49,7 @@ class Rotation(dict[int, bytes]):
         on_cut: called for each response made that lacks records of the answer.
     """
 
-    __slots__ = ("_budget", "_envelope", "_most", "_on_cut", "_rings", "_room", "_wrap", "kept")
+    __slots__ = ("_around", "_budget", "_envelope", "_most", "_on_cut", "_rings", "_room", "_wrap", "kept")
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class Rotation(dict[int, bytes]):
         self._room = envelope.room_within(limit)
         self._most = rings.count if most is None else min(most, rings.count)
         self._on_cut = on_cut
+        self._around = self._parts()
         self._budget: Budget | None = None
 
     @property
@@ -78,12 +79,28 @@ class Rotation(dict[int, bytes]):
         self._budget = budget
 
     def __missing__(self, turn: int) -> bytes:
-        response = self._wrap(self._make(turn))
+        if self._around is not None:
+            before, behind = self._around
+            first = self._rings.leader(turn)
+            response = b"".join((before, *self._rings.leading.going_round(first), behind))
+        else:
+            response = self._wrap(self._make(turn))
         size = len(response) + _OVERHEAD
         if self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.take(size):
             self.kept += size
             self[turn] = response
         return response
+
+    def _parts(self) -> tuple[bytes, bytes] | None:
+        """What stands before and behind the records in every response, where each holds all of them."""
+        rings = self._rings
+        answers, count = rings.leading.whole
+        glue, glued = rings.leading_glue.whole if rings.leading_glue is not None else (b"", 0)
+        if rings.held is not None or self._most < count or len(answers) + len(glue) > self._room:
+            return None
+        response = self._wrap(self._envelope.around(answers + glue, count, 0, glued))
+        behind = len(response) - len(glue) - len(self._envelope.opt)
+        return response[: behind - len(answers)], response[behind:]
 
     def _make(self, turn: int) -> bytes:
         """The response of a turn: as many records as fit (RFC 2181 §9), and glue where they all do."""

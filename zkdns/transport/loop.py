@@ -4,8 +4,8 @@
                           ▲               └─────▶ anything else ──┐
                           └──────────── callbacks, timers ◀───────┘
 
-asyncio's way from a ready socket to its callback costs some ten microseconds (measured), as much as a small batch
-of answers. Timers and other files are not kept waiting: they are looked at before each new wait.
+asyncio's way from a ready socket to its callback costs some ten microseconds (measured), as much as a small
+batch of answers. Timers and other files are not kept waiting: they are looked at before each new wait.
 """
 
 from __future__ import annotations
