@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
-from zkdns.dns.rotation import Rotation
+from zkdns.dns.rotation import Rotation, rotation_of
 from zkdns.dns.turns import RRset
 from zkdns.dns.wire import (
     CLASS_IN,
@@ -176,7 +176,7 @@ class Responder:
         if policy.order == "random":
             return self._by_lot(asked, response, records, policy.max_answers), None
         takes_turns = policy.order == "round-robin"
-        rotation = Rotation(
+        rotation = rotation_of(
             records.rings if takes_turns else msgspec.structs.replace(records.rings, leaders=()),
             response.envelope(),
             limit=asked.limit,

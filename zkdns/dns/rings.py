@@ -29,9 +29,9 @@ class Ring:
         joined = [b"".join(piece) for piece in pieces]
         self.count = len(pieces)
         self._data = b"".join(joined)
-        self._at = array("I", accumulate(map(len, joined), initial=0))
-        self._records = array("I", accumulate(map(len, pieces), initial=0))
-        self.size = 300 + len(self._data) + 8 * self.count
+        self._at = _sums([len(piece) for piece in joined])
+        self._records = _sums([len(piece) for piece in pieces])
+        self.size = 200 + len(self._data) + _size_of(self._at) + _size_of(self._records)
 
     @property
     def whole(self) -> tuple[bytes, int]:
@@ -66,3 +66,15 @@ class Ring:
         if over:
             taken, records = taken + self._data[: self._at[over]], records + self._records[over]
         return taken, end - first + over, records
+
+
+def _sums(numbers: Sequence[int]) -> Sequence[int]:
+    """The sums of the first of these numbers: of none, of one, and so on."""
+    first = numbers[0]
+    if first and numbers.count(first) == len(numbers):  # most records of an RRset have one size
+        return range(0, first * len(numbers) + 1, first)
+    return array("I", accumulate(numbers, initial=0))
+
+
+def _size_of(sums: Sequence[int]) -> int:
+    return 0 if isinstance(sums, range) else 80 + 4 * len(sums)

@@ -39,89 +39,154 @@ class Rotation(dict[int, bytes]):
 
     Attributes:
         kept: bytes of the responses that are kept.
-
-    Args:
-        rings: the records.
-        envelope: what is around them.
-        limit: bytes of the longest message.
-        most: of how many records a response may consist.
-        wrap: makes of a response after its id what is to be handed out.
-        on_cut: called for each response made that lacks records of the answer.
     """
 
-    __slots__ = ("_around", "_budget", "_envelope", "_most", "_on_cut", "_rings", "_room", "_wrap", "kept")
+    __slots__ = ("_budget", "kept")
 
-    def __init__(
-        self,
-        rings: Rings,
-        envelope: Envelope,
-        *,
-        limit: int,
-        most: int | None,
-        wrap: Callable[[bytes], bytes],
-        on_cut: Callable[[], None],
-    ) -> None:
+    def __init__(self) -> None:
         self.kept = 0
-        self._rings, self._envelope, self._wrap = rings, envelope, wrap
-        self._room = envelope.room_within(limit)
-        self._most = rings.count if most is None else min(most, rings.count)
-        self._on_cut = on_cut
-        self._around = self._parts()
         self._budget: Budget | None = None
 
     @property
     def size(self) -> int:
         """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._rings.size + len(self._envelope.question) + len(self._envelope.opt)
+        raise NotImplementedError
+
+    def make(self, turn: int) -> bytes:
+        """The response of the turn with that number."""
+        raise NotImplementedError
 
     def keep_in(self, budget: Budget) -> None:
         """Keep responses from now on, as far as this has room."""
         self._budget = budget
 
     def __missing__(self, turn: int) -> bytes:
-        if self._around is not None:
-            before, behind = self._around
-            first = self._rings.leader(turn)
-            response = b"".join((before, *self._rings.leading.going_round(first), behind))
-        else:
-            response = self._wrap(self._make(turn))
+        response = self.make(turn)
         size = len(response) + _OVERHEAD
         if self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.take(size):
             self.kept += size
             self[turn] = response
         return response
 
-    def _parts(self) -> tuple[bytes, bytes] | None:
-        """What stands before and behind the records in every response, where each holds all of them."""
-        rings = self._rings
-        answers, count = rings.leading.whole
-        glue, glued = rings.leading_glue.whole if rings.leading_glue is not None else (b"", 0)
-        if rings.held is not None or self._most < count or len(answers) + len(glue) > self._room:
-            return None
-        response = self._wrap(self._envelope.around(answers + glue, count, 0, glued))
-        behind = len(response) - len(glue) - len(self._envelope.opt)
-        return response[: behind - len(answers)], response[behind:]
 
-    def _make(self, turn: int) -> bytes:
-        """The response of a turn: as many records as fit (RFC 2181 §9), and glue where they all do."""
+class WholeRotation(Rotation):
+    """Where every response holds all records and all glue, between the same two ends.
+
+    Args:
+        rings: the records; none is held.
+        before: what stands before the records.
+        behind: what stands behind them.
+    """
+
+    __slots__ = ("_before", "_behind", "_leaders", "_ring")
+
+    def __init__(self, rings: Rings, before: bytes, behind: bytes) -> None:
+        super().__init__()
+        self._ring, self._leaders = rings.leading, rings.leaders
+        self._before, self._behind = before, behind
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, more or less, beside the responses that it keeps."""
+        return self._ring.size + 8 * len(self._leaders) + len(self._before) + len(self._behind)
+
+    def make(self, turn: int) -> bytes:
+        """All records, from the one whose turn it is."""
+        first = self._leaders[turn % len(self._leaders)] if self._leaders else turn % self._ring.count
+        return b"".join((self._before, *self._ring.going_round(first), self._behind))
+
+
+class PartRotation(Rotation):
+    """Where responses hold as many records as they may, and what there is room for.
+
+    Args:
+        rings: the records.
+        envelope: what is around them.
+        room: how many bytes of records there may be.
+        most: how many records there may be; no more than there are.
+        wrap: makes of a response after its id what is to be handed out.
+        on_cut: called for each response made that lacks records of the answer.
+    """
+
+    __slots__ = ("_envelope", "_most", "_on_cut", "_rings", "_room", "_wrap")
+
+    def __init__(
+        self,
+        rings: Rings,
+        envelope: Envelope,
+        *,
+        room: int,
+        most: int,
+        wrap: Callable[[bytes], bytes],
+        on_cut: Callable[[], None],
+    ) -> None:
+        super().__init__()
+        self._rings, self._envelope, self._wrap, self._on_cut = rings, envelope, wrap, on_cut
+        self._room, self._most = room, most
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, more or less, beside the responses that it keeps."""
+        return self._rings.size + len(self._envelope.question) + len(self._envelope.opt)
+
+    def make(self, turn: int) -> bytes:
+        """As many records as fit (RFC 2181 §9), and glue where they all do."""
         rings, most, room = self._rings, self._most, self._room
         first = rings.leader(turn)
-        answers, count, _ = rings.leading.take(first, min(most, rings.leading.count), room)
+        answers, leading, _ = rings.leading.take(first, min(most, rings.leading.count), room)
         room -= len(answers)
-        leading, behind = count, 0
-        if rings.held is not None and count == rings.leading.count:
-            wanted = min(most - count, rings.held.count)
+        behind = 0
+        if rings.held is not None and leading == rings.leading.count:
+            wanted = min(most - leading, rings.held.count)
             more, behind, _ = rings.held.take(turn % rings.held.count, wanted, room)
-            answers, count, room = answers + more, count + behind, room - len(more)
+            answers, room = answers + more, room - len(more)
+        count = leading + behind
         if count < most:
             self._on_cut()
-            return self._envelope.around(answers, count, 0, 0, truncated=True)
+            return self._wrap(self._envelope.around(answers, count, 0, 0, truncated=True))
+        glue, glued = self._glue(turn, leading, behind, room)
+        return self._wrap(self._envelope.around(answers + glue, count, 0, glued))
+
+    def _glue(self, turn: int, leading: int, behind: int, room: int) -> tuple[bytes, int]:
+        """The glue of so many records that lead and stand behind, as far as there is room, and its number."""
+        rings = self._rings
         glue, glued = b"", 0
         if rings.leading_glue is not None:
-            glue, pieces, glued = rings.leading_glue.take(first, leading, room)
+            glue, pieces, glued = rings.leading_glue.take(rings.leader(turn), leading, room)
             if pieces < leading:
-                behind = 0
-        if rings.held_glue is not None and behind and rings.held is not None:
-            more, _, records = rings.held_glue.take(turn % rings.held.count, behind, room - len(glue))
+                return glue, glued
+        if behind and rings.held_glue is not None:
+            first = turn % rings.held_glue.count
+            more, _, records = rings.held_glue.take(first, behind, room - len(glue))
             glue, glued = glue + more, glued + records
-        return self._envelope.around(answers + glue, count, 0, glued)
+        return glue, glued
+
+
+def rotation_of(
+    rings: Rings,
+    envelope: Envelope,
+    *,
+    limit: int,
+    most: int | None,
+    wrap: Callable[[bytes], bytes],
+    on_cut: Callable[[], None],
+) -> Rotation:
+    """The responses with these records.
+
+    Args:
+        rings: the records.
+        envelope: what is around them.
+        limit: bytes of the longest message.
+        most: of how many records a response may consist; None: of all.
+        wrap: makes of a response after its id what is to be handed out.
+        on_cut: called for each response made that lacks records of the answer.
+    """
+    room = envelope.room_within(limit)
+    answers, count = rings.leading.whole
+    glue, glued = rings.leading_glue.whole if rings.leading_glue is not None else (b"", 0)
+    if rings.held is None and (most is None or most >= count) and len(answers) + len(glue) <= room:
+        response = wrap(envelope.around(answers + glue, count, 0, glued))
+        end = len(response) - len(glue) - len(envelope.opt)
+        return WholeRotation(rings, response[: end - len(answers)], response[end:])
+    most = rings.count if most is None else min(most, rings.count)
+    return PartRotation(rings, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)

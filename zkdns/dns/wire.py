@@ -119,8 +119,9 @@ class Query(msgspec.Struct, frozen=True):
 
     def pointer_to(self, count: int) -> bytes:
         """A compression pointer to the last `count` labels of the question's name."""
-        skipped = self.name[: len(self.name) - count]
-        return struct.pack("!H", 0xC000 | (HEADER_SIZE + sum(map(len, skipped)) + len(skipped)))
+        last = self.name[len(self.name) - count :]
+        size = sum(map(len, last)) + count + _TYPE_CLASS.size + 1
+        return (0xC000 | (HEADER_SIZE + len(self.question) - size)).to_bytes(2)
 
 
 def parse_query(message: bytes) -> Query:

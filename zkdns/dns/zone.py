@@ -123,8 +123,9 @@ class Zone:
         absent = _NOWHERE
         for start in range(len(name)):
             key = name[start:]
-            if key in services:
-                if services[key].is_unread:
+            if (service := services.get(key)) is not None:
+                key = service.key
+                if service.is_unread:
                     return Found(key, Node(), is_unread=True)
                 node = self._view(key).find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
@@ -143,8 +144,9 @@ class Zone:
             if label not in PROTOCOLS:
                 continue
             key = (name[0][1:], *name[1:before], *name[before + 1 :])
-            if key in self._table.services and not self._is_hidden(key):
-                if self._table.services[key].is_unread:
+            service = self._table.services.get(key)
+            if service is not None and not self._is_hidden(key):
+                if service.is_unread:
                     return Found(key, Node(), is_unread=True)
                 node = self._view(key).rfc2782(before)
                 if node is not None:
@@ -203,7 +205,9 @@ class Zone:
         if period == 1:
             return itertools.repeat(0)
         turns = self._turns.setdefault(service, {})
-        question = query.name, query.qtype
+        # Without the service's own name, so that thousands of services have the same questions.
+        own = len(query.name) - len(service)
+        question = query.name[:own] if query.name[own:] == service else query.name, query.qtype
         known, going = turns.get(question, (0, None))
         if going is None or known != period:
             at = (self._rng.randrange(period) if going is None else next(going)) % period
