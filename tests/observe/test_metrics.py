@@ -5,7 +5,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from zkdns.observe.figures import WatcherFigures
+from zkdns.observe.figures import AnswererFigures, WatcherFigures
 from zkdns.observe.metrics import render
 
 FULL = WatcherFigures(
@@ -79,3 +79,34 @@ def test_what_is_not_known_is_not_told(figures: WatcherFigures | None) -> None:
     assert not any("zookeeper" in name for name, *_ in samples)
     assert ("zkdns_members", "bad") not in samples
     assert bool(samples) == (figures is not None)
+
+
+def test_of_each_worker_there_is_what_it_counts() -> None:
+    figures = AnswererFigures(
+        udp_queries=10,
+        tcp_queries=2,
+        misses=3,
+        forgotten=4,
+        remembered=5,
+        remembered_bytes=600,
+        unsent=7,
+        cut_over_tcp=8,
+    )
+    text = render(None, [figures, None, AnswererFigures(udp_queries=1)])
+    samples = {
+        (sample.name, sample.labels["worker"], sample.labels.get("transport", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert {name: value for (name, worker, _), value in samples.items() if worker == "0"} == {
+        "zkdns_queries_total": 2,  # the last one's, which is TCP's
+        "zkdns_memo_misses_total": 3,
+        "zkdns_memo_evictions_total": 4,
+        "zkdns_memo_answers": 5,
+        "zkdns_memo_bytes": 600,
+        "zkdns_unsent_responses_total": 7,
+        "zkdns_tcp_truncated_responses_total": 8,
+    }
+    assert samples["zkdns_queries_total", "0", "udp"] == 10
+    assert samples["zkdns_queries_total", "2", "udp"] == 1
+    assert {worker for _, worker, _ in samples} == {"0", "2"}

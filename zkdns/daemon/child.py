@@ -21,7 +21,7 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.frames import Frames
-from zkdns.observe.figures import WatcherFigures
+from zkdns.observe.figures import Figures
 from zkdns.observe.logs import configure_logs
 
 
@@ -41,8 +41,8 @@ class Report(msgspec.Struct, frozen=True):
     """What a child says of itself."""
 
     ready: bool
-    figures: WatcherFigures | None = None
-    """What it counts; the watcher's alone."""
+    figures: Figures | None = None
+    """What it counts."""
 
 
 TASKS = Frames(Task)

@@ -17,7 +17,7 @@ import structlog
 import zkdns
 from zkdns.config.values import PREFIX
 from zkdns.daemon.child import REPORTS, TASKS, Task
-from zkdns.observe.figures import WatcherFigures
+from zkdns.observe.figures import Figures
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -45,7 +45,7 @@ class ChildKeeper:
 
     def __init__(self, task: Task, heard: Callable[[], None]) -> None:
         self.ready = False
-        self.figures: WatcherFigures | None = None
+        self.figures: Figures | None = None
         self.pid: int | None = None
         self._task = task
         self._heard = heard

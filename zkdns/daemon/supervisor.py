@@ -24,7 +24,7 @@ from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
-from zkdns.observe.figures import WatcherFigures
+from zkdns.observe.figures import Figures
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
@@ -68,7 +68,9 @@ class Supervisor:
             pairs = self._bind(stack)
             feed = str(stack.enter_context(_private_directory()) / "feed")
             watcher = ChildKeeper(Task("watcher", self._config, feed), self._heard)
-            self._start_admin(stack, lambda: _render(watcher.figures))
+            self._start_admin(
+                stack, lambda: _render(watcher.figures, [answerer.figures for answerer in self._answerers])
+            )
             self._answerers = [
                 ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
             ]
@@ -117,11 +119,11 @@ class Supervisor:
             self._on_ready(self._addresses)
 
 
-def _render(figures: WatcherFigures | None) -> str:
+def _render(watcher: Figures | None, answerers: list[Figures | None]) -> str:
     # prometheus-client is for who scrapes; no command is to wait for its import.
     from zkdns.observe.metrics import render  # noqa: PLC0415
 
-    return render(figures)
+    return render(watcher, answerers)
 
 
 @contextlib.contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import msgspec
 
 STATES = ("reading", "live", "away", "readonly")
 """How far what ZooKeeper said can be trusted."""
 
 
-class WatcherFigures(msgspec.Struct, frozen=True, kw_only=True):
+class WatcherFigures(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """What the watcher process counts."""
 
     state: str | None = None
@@ -31,3 +33,25 @@ class WatcherFigures(msgspec.Struct, frozen=True, kw_only=True):
     """What audits found wrong since the start."""
     holds: int = 0
     """How often a service's members began to be held."""
+
+
+class AnswererFigures(msgspec.Struct, frozen=True, kw_only=True, tag="answerer"):
+    """What an answerer process counts since its start."""
+
+    udp_queries: int = 0
+    tcp_queries: int = 0
+    misses: int = 0
+    """Queries that no remembered answer was there for."""
+    forgotten: int = 0
+    """Answers that were forgotten to make room for others."""
+    remembered: int = 0
+    """Answers that are remembered now."""
+    remembered_bytes: int = 0
+    """Memory that they take, more or less."""
+    unsent: int = 0
+    """Responses that the kernel did not take."""
+    cut_over_tcp: int = 0
+    """Responses that lack records although they went over TCP."""
+
+
+Figures: TypeAlias = WatcherFigures | AnswererFigures

@@ -1,30 +1,90 @@
-"""Figures of the running server in Prometheus' words, made from the last report of the watcher process.
+"""Figures of the running server in Prometheus' words, made from the last reports of its processes.
 
-Counters begin anew with that process, which Prometheus takes for what it is: a restart.
+Counters begin anew with their process, which Prometheus takes for what it is: a restart.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from zkdns.observe.figures import STATES, WatcherFigures
+from zkdns.observe.figures import STATES, AnswererFigures, Figures, WatcherFigures
 
 
-def render(figures: WatcherFigures | None) -> str:
-    """The figures as they are now, in the text format that every Prometheus reads; None: there are none."""
+def render(watcher: Figures | None, answerers: Sequence[Figures | None] = ()) -> str:
+    """The figures as they are now, in the text format that every Prometheus reads.
+
+    Args:
+        watcher: the watcher's; None: there are none.
+        answerers: each worker's, likewise.
+    """
     registry = CollectorRegistry()
-    registry.register(_Figures(figures))
+    if isinstance(watcher, WatcherFigures):
+        registry.register(_Watcher(watcher))
+    registry.register(_Answerers(answerers))
     return generate_latest(registry).decode()
 
 
-class _Figures(Collector):
-    def __init__(self, figures: WatcherFigures | None) -> None:
+class _Answerers(Collector):
+    def __init__(self, figures: Sequence[Figures | None]) -> None:
+        self._figures = [
+            (str(number), each) for number, each in enumerate(figures) if isinstance(each, AnswererFigures)
+        ]
+
+    def describe(self) -> list[Metric]:
+        """Nothing, so that registering asks for no figures."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All figures as they are now, of each worker."""
+        if not self._figures:
+            return
+        queries = CounterMetricFamily(
+            "zkdns_queries", "Queries that arrived, by transport.", labels=["worker", "transport"]
+        )
+        for worker, figures in self._figures:
+            queries.add_metric([worker, "udp"], figures.udp_queries)
+            queries.add_metric([worker, "tcp"], figures.tcp_queries)
+        yield queries
+        for kind, name, meaning, field in _OF_WORKERS:
+            family = kind(name, meaning, labels=["worker"])
+            for worker, figures in self._figures:
+                family.add_metric([worker], getattr(figures, field))
+            yield family
+
+
+_OF_WORKERS = (
+    (CounterMetricFamily, "zkdns_memo_misses", "Queries that no remembered answer was there for.", "misses"),
+    (
+        CounterMetricFamily,
+        "zkdns_memo_evictions",
+        "Answers that were forgotten to make room for others.",
+        "forgotten",
+    ),
+    (GaugeMetricFamily, "zkdns_memo_answers", "Answers that are remembered.", "remembered"),
+    (
+        GaugeMetricFamily,
+        "zkdns_memo_bytes",
+        "Memory that remembered answers take, more or less.",
+        "remembered_bytes",
+    ),
+    (CounterMetricFamily, "zkdns_unsent_responses", "Responses that the kernel did not take.", "unsent"),
+    (
+        CounterMetricFamily,
+        "zkdns_tcp_truncated_responses",
+        "Responses over 64 KiB, which lack records although they went over TCP.",
+        "cut_over_tcp",
+    ),
+)
+
+
+class _Watcher(Collector):
+    def __init__(self, figures: WatcherFigures) -> None:
         self._figures = figures
 
     def describe(self) -> list[Metric]:
@@ -34,8 +94,6 @@ class _Figures(Collector):
     def collect(self) -> Iterator[Metric]:
         """All figures as they are now."""
         figures = self._figures
-        if figures is None:
-            return
         if figures.state is not None:
             yield from _zookeeper(figures)
         yield GaugeMetricFamily("zkdns_services", "Services in the table.", value=figures.services)

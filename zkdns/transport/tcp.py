@@ -56,6 +56,9 @@ class TcpServer:
     When there are too many connections the longest idle one is closed for a new one, so that a flood of
     idle connections locks nobody out.
 
+    Attributes:
+        received: queries so far.
+
     Args:
         sock: it must listen, and stays its owner's.
         answers: what answers messages.
@@ -73,6 +76,7 @@ class TcpServer:
         most_connections: int = MOST_CONNECTIONS,
         most_per_client: int = MOST_PER_CLIENT,
     ) -> None:
+        self.received = 0
         self._sock = sock
         self._answers = answers
         self._idle_seconds = idle_seconds
@@ -112,8 +116,9 @@ class TcpServer:
         assert self._selector is not None  # noqa: S101 - there are connections
         self._selector.modify(connection.sock, events, connection.ready)
 
-    def active(self, connection: _Connection) -> None:
-        """A connection brought a query, or begins to close: it is the least idle one now."""
+    def active(self, connection: _Connection, queries: int = 0) -> None:
+        """A connection brought queries, or begins to close: it is the least idle one now."""
+        self.received += queries
         if connection in self._connections:
             self._connections.move_to_end(connection)
 
@@ -283,23 +288,23 @@ class _Connection:
     def _answer(self, now: float) -> None:
         """Answer the whole messages of the buffer, as far as the asker takes the answers."""
         data = self._buffer
-        at = 0
+        at = queries = 0
         while at < len(data) and not self._unsent:
             try:
-                pieces, end = _answer_some(data, at, self._answers)
+                pieces, end, count = _answer_some(data, at, self._answers)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
                 self._server.failed(error)
                 self.abort()
                 return
             if end == at:
                 break
-            at = end
+            at, queries = end, queries + count
             if pieces:
                 self._send(b"".join(pieces))
         self._buffer = data[at:]
         if at:
             self.active_at = now
-            self._server.active(self)
+            self._server.active(self, queries)
         if self._unsent:
             self._server.watch(self, selectors.EVENT_WRITE)
         elif self._buffer[:2] == _NO_MESSAGE:  # nothing that could be answered will follow
@@ -313,7 +318,7 @@ class _Connection:
         self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
 
 
-def _answer_some(data: bytes, at: int, answers: Answers) -> tuple[list[bytes], int]:
+def _answer_some(data: bytes, at: int, answers: Answers) -> tuple[list[bytes], int, int]:
     """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
 
     Args:
@@ -322,10 +327,10 @@ def _answer_some(data: bytes, at: int, answers: Answers) -> tuple[list[bytes], i
         answers: what answers them.
 
     Returns:
-        The framed answers in pieces, and where the messages begin that were not answered.
+        The framed answers in pieces, where the messages begin that were not answered, and how many were.
     """
     pieces: list[bytes] = []
-    size = len(data)
+    size, count = len(data), 0
     room = _WRITE_BYTES
     while at + 2 <= size and room > 0:
         begin = at + 2
@@ -338,8 +343,8 @@ def _answer_some(data: bytes, at: int, answers: Answers) -> tuple[list[bytes], i
             length = query - begin + len(body)
             pieces += (_length.pack(length), data[begin:query], body)
             room -= length
-        at = end
-    return pieces, at
+        at, count = end, count + 1
+    return pieces, at, count
 
 
 def affordable_connections(listeners: int) -> int:
