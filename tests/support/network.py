@@ -1,0 +1,84 @@
+"""Network namespaces of a test's own, which are gone with whatever was opened in them."""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+_CLONE_NEWNET = 0x40000000  # <linux/sched.h>
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Network:
+    """A network namespace with nothing but loopback.
+
+    A socket stays in the one that its thread was in when it was made.
+    """
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    @property
+    def path(self) -> str:
+        """What `ip` knows it by."""
+        return f"/proc/{os.getpid()}/fd/{self._number}"
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[None]:
+        """This thread, and all that it starts, lives there."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        try:
+            assert _libc.setns(self._number, _CLONE_NEWNET) == 0
+            yield
+        finally:
+            assert _libc.setns(before, _CLONE_NEWNET) == 0
+            os.close(before)
+
+
+@contextlib.contextmanager
+def new_network() -> Iterator[Network]:
+    """A namespace; a test is skipped where none can be made."""
+    if shutil.which("ip") is None or not hasattr(_libc, "unshare"):
+        pytest.skip("needs Linux with ip")
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    try:
+        if _libc.unshare(_CLONE_NEWNET):
+            pytest.skip(f"no network namespace can be made: {os.strerror(ctypes.get_errno())}")
+        try:
+            number = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        finally:
+            assert _libc.setns(before, _CLONE_NEWNET) == 0
+    finally:
+        os.close(before)
+    network = Network(number)
+    try:
+        with network.entered():
+            ip("link set lo up")
+        yield network
+    finally:
+        os.close(number)
+
+
+def ip(command: str) -> None:
+    """Run `ip` with this command in the thread's namespace."""
+    subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
+
+
+def nft(rules: str) -> None:
+    """Make these rules of packet filtering in the thread's namespace."""
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True, capture_output=True)
+
+
+def skip_without_nft() -> None:
+    """Skip the test where the thread's namespace can have no rules."""
+    try:
+        nft("add table inet probe\n")
+    except FileNotFoundError:
+        pytest.skip("needs nft")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"nft does not work here: {error.stderr!r}")
