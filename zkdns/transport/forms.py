@@ -27,7 +27,10 @@ class Datagrams:
 
     @staticmethod
     def query(key: bytes) -> bytes:
-        """The query after its id; empty where it is longer than the slot."""
+        """The query after its id; empty where it is longer than the slot.
+
+        Who answers that with silence is asked for the whole query.
+        """
         end = int.from_bytes(key[-LENGTH:], sys.byteorder) - ID
         return key[:end] if 0 <= end <= len(key) - LENGTH else b""
 

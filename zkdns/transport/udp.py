@@ -51,10 +51,11 @@ class UdpServer:
         self._answers = answers
         self._look_up = answers.__getitem__
         self._told: set[str] = set()
+        self._ancillary = 0
         if is_wildcard(sock):
             tell_where_asked(sock)
+            self._ancillary = _ANCILLARY
         self._batch = Batch(sock) if batched else None
-        self._reply = self._reply_from_asked if is_wildcard(sock) else self._reply_plain
 
     def start(self) -> None:
         """Begin to answer in the running event loop."""
@@ -115,27 +116,21 @@ class UdpServer:
     def _answer_singly(self) -> bool:
         for _ in range(_BATCHES * MOST):
             try:
-                self._reply()
+                message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, self._ancillary)
             except BlockingIOError:
-                break  # nothing more to read, or no room to send: UDP may lose a response
+                break  # nothing more has arrived
             except OSError:
-                continue  # an earlier response came back undeliverable, or cannot be routed
-        return False
-
-    def _reply_plain(self) -> None:
-        message, asker = self._sock.recvfrom(_LARGEST)
-        if response := self._whole_response_to(message):
-            self._sock.sendto(response, asker)
-
-    def _reply_from_asked(self) -> None:
-        message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, _ANCILLARY)
-        if response := self._whole_response_to(message):
+                continue  # an earlier response came back undeliverable
+            self.received += 1
+            response = Datagrams.message(message, self._response_to(Datagrams.key(message[ID:])))
+            if not response:
+                continue
             source = [item for item in map(_source_of, ancillary) if item]
-            self._sock.sendmsg([response], source, 0, asker)
-
-    def _whole_response_to(self, message: bytes) -> bytes:
-        self.received += 1
-        return Datagrams.message(message, self._response_to(Datagrams.key(message[ID:])))
+            try:
+                self._sock.sendmsg([response], source, 0, asker)
+            except OSError:
+                self.lost += 1
+        return False
 
 
 def _source_of(item: tuple[int, int, bytes]) -> tuple[int, int, bytes] | None:
