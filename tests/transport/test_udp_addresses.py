@@ -1,0 +1,181 @@
+"""UDP at wildcards: a response leaves from the address that was asked, or its asker drops it."""
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.support.network import Network, ip, new_network, nft, skip_without_nft
+from tests.support.waiting import eventually
+from tests.transport.helpers import Running, echo
+from tests.transport.udp_helpers import SECONDS, Serve, ask, asker
+from zkdns.address import HostPort
+
+IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
+
+
+@pytest.fixture
+def own_network() -> Iterator[Network]:
+    """A network of the test's own, which its thread is in."""
+    with new_network() as network, network.entered():
+        yield network
+
+
+def each_hears_whom_it_asked(server: Running, askers: Sequence[tuple[socket.socket, str]]) -> None:
+    """Each asks its address several times, in turn with the others and all at once.
+
+    A connected socket drops what comes from anywhere else.
+    """
+    for sock, asked in askers:
+        scope = asked.partition("%")[2]
+        address = (asked, server.address.port)
+        sock.connect((*address, 0, socket.if_nametoindex(scope)) if scope else address)
+    messages = [b"%3d" % number for number in range(200 // len(askers))]
+    with server.udp_stopped():
+        for message in messages:
+            for sock, _ in askers:
+                sock.send(message)
+    for sock, _ in askers:
+        assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
+    assert (server.udp.received, server.udp.lost) == (len(messages) * len(askers), 0)
+
+
+@pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
+def test_on_the_ipv4_wildcard_the_answer_leaves_from_the_address_that_was_asked(
+    serve: Serve, asked: str
+) -> None:
+    with serve(echo, IPV4) as server:
+        assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
+
+
+def test_on_the_ipv6_wildcard_the_answer_leaves_from_the_address_that_was_asked(serve: Serve) -> None:
+    with serve(echo, IPV6) as server:
+        for asked in ("::1", *_ipv6_addresses()):
+            assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
+
+
+def _ipv6_addresses() -> list[str]:
+    """This machine's other IPv6 addresses that mean something without an interface, if there are any."""
+    with open("/proc/net/if_inet6") as lines:  # noqa: PTH123 - proc is no file tree
+        packed = [bytes.fromhex(line.split()[0]) for line in lines]
+    found = [socket.inet_ntop(socket.AF_INET6, address) for address in packed]
+    return [address for address in found if address != "::1" and not address.startswith("fe80")]
+
+
+def test_several_addresses_are_asked_in_one_batch(serve: Serve) -> None:
+    with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
+        asked = [f"127.0.0.{number}" for number in range(1, 10)]
+        each_hears_whom_it_asked(server, [(stack.enter_context(asker()), address) for address in asked])
+
+
+def test_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
+    del own_network
+    ip("link add v0 type veth peer name v1")
+    for link, addresses in {
+        "v0": [
+            "192.0.2.1/24",
+            "192.0.2.2/24",
+            "2001:db8::1/64",
+            "2001:db8::2/64",
+            "fe80::1/64",
+            "fe80::2/64",
+        ],
+        "v1": ["198.51.100.1/24", "2001:db8:1::1/64", "fe80::1/64"],
+    }.items():
+        for address in addresses:
+            ip(f"address add {address} dev {link}{' nodad' if ':' in address else ''}")
+        ip(f"link set {link} up")
+    own = {
+        IPV4: ["127.0.0.1", "127.0.0.9", "192.0.2.1", "192.0.2.2", "198.51.100.1"],
+        IPV6: [
+            "::1",
+            "2001:db8::1",
+            "2001:db8::2",
+            "2001:db8:1::1",
+            "fe80::1%v0",
+            "fe80::2%v0",
+            "fe80::1%v1",
+        ],
+    }
+    for wildcard, asked in own.items():
+        with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
+            each_hears_whom_it_asked(
+                server, [(stack.enter_context(asker(wildcard.host)), address) for address in asked]
+            )
+
+
+def test_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
+    serve: Serve, own_network: Network
+) -> None:
+    """Even if that is another link than the one by which they ask; a link-local address keeps its link."""
+    del own_network
+    with new_network() as theirs:
+        for number, link in enumerate(("here", "back")):
+            ip(f"link add {link} type veth peer name {link} netns {theirs.path}")
+            _give_address(link, number, 1)
+            with theirs.entered():
+                _give_address(link, number, 2)
+        ip("route add 203.0.113.9 via 192.0.1.2")
+        ip("-6 route add 2001:db8:9::9 via 2001:db8:1::2")
+        with theirs.entered():
+            # Or it would say on each link that the address is there, and ask others in its name.
+            for setting, value in (("arp_ignore", "1"), ("arp_announce", "2")):
+                Path(f"/proc/sys/net/ipv4/conf/all/{setting}").write_text(value)
+            ip("address add 203.0.113.9/32 dev lo")
+            ip("address add 2001:db8:9::9/128 dev lo nodad")
+        for wildcard, source, asked in (
+            (IPV4, "203.0.113.9", ["192.0.0.1", "192.0.1.1"]),
+            (IPV6, "2001:db8:9::9", ["2001:db8::1", "2001:db8:1::1"]),
+            (IPV6, "", ["fe80::1%here", "fe80::1%back"]),
+            (IPV6, "2001:db8::2", ["fe80::1%here"]),
+        ):
+            with serve(echo, wildcard) as server, contextlib.ExitStack() as stack, theirs.entered():
+                askers = [(stack.enter_context(asker(wildcard.host)), address) for address in asked]
+                for sock, _ in askers:
+                    if source:
+                        sock.bind((source, 0))
+                each_hears_whom_it_asked(server, askers)
+
+
+def _give_address(link: str, number: int, host: int) -> None:
+    """Addresses for both ends of the link with this number."""
+    ip(f"address add 192.0.{number}.{host}/24 dev {link}")
+    ip(f"address add 2001:db8:{number}::{host}/64 dev {link} nodad")
+    ip(f"address add fe80::{host}/64 dev {link} nodad")
+    ip(f"link set {link} up")
+
+
+def test_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
+    with serve(echo, IPV4) as server, asker() as sock:
+        sock.connect(("127.0.0.9", server.address.port))  # drops what comes from anywhere else
+        sock.send(b"question")
+        assert sock.recv(100) == b"question:udp"
+
+
+@pytest.mark.parametrize("wildcard", [IPV4, HostPort("127.0.0.1", 0)], ids=str)
+def test_an_asker_that_cannot_be_reached_costs_nobody_else_a_response(
+    serve: Serve, own_network: Network, wildcard: HostPort
+) -> None:
+    """One whom a rule forbids to answer, and one to whom no route leads any more."""
+    del own_network
+    skip_without_nft()
+    ip("address add 192.0.2.1/32 dev lo")
+    ip("address add 192.0.2.2/32 dev lo")
+    with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
+        socks = {name: stack.enter_context(asker()) for name in ("", "192.0.2.1", "192.0.2.2")}
+        for source, sock in socks.items():
+            sock.bind((source, 0))
+            sock.connect(("127.0.0.1", server.address.port))
+        forbidden = f"ip daddr 192.0.2.1 udp sport {server.address.port} drop"
+        nft(f"table inet fault {{ chain out {{ type filter hook output priority 0\n{forbidden}\n}}\n}}\n")
+        order = [*socks.values()] * 30
+        with server.udp_stopped():
+            for number, sock in enumerate(order):
+                sock.send(b"%3d" % number)
+            ip("address del 192.0.2.2/32 dev lo")
+        expected = [b"%3d:udp" % number for number in range(0, len(order), 3)]
+        assert [socks[""].recv(100) for _ in expected] == expected
+        eventually(lambda: server.udp.received == len(order), SECONDS)
+        assert server.call(lambda: server.udp.lost) == 2 * len(expected)
