@@ -1,0 +1,306 @@
+"""The calls for batches by themselves: where everything lies, and what becomes of what cannot be sent."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.waiting import eventually
+from tests.transport.udp_helpers import asker, hears_nothing_more
+from zkdns.transport import batch as module
+from zkdns.transport.batch import LENGTH, LONGEST_BODY, MOST, SLOT, Batch, is_available
+from zkdns.transport.sockets import tell_where_asked
+
+pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no calls for batches")
+
+_HELD = SLOT - 2 - LENGTH
+"""Bytes of a query after its id that a slot holds."""
+
+
+@contextlib.contextmanager
+def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
+    """A socket that is asked, and does not block."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        sock.setblocking(False)
+        sock.bind((host, 0))
+        if host in {"0.0.0.0", "::"}:
+            tell_where_asked(sock)
+        yield sock
+
+
+def slotted(query: bytes) -> bytes:
+    """A query after its id as its slot holds it."""
+    return query[:_HELD].ljust(_HELD, b"\0") + (2 + len(query)).to_bytes(LENGTH, sys.byteorder)
+
+
+def sendable(response: bytes) -> bytes:
+    """A response after its id as it is taken."""
+    return len(response).to_bytes(LENGTH, sys.byteorder) + response
+
+
+# -- where everything lies ----------------------------------------------------------------------------------
+
+
+def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
+    """<bits/types/struct_iovec.h>, <bits/socket.h>, on systems whose addresses have 8 bytes."""
+    places = {
+        module._IoVec: ("PN", ["base", "length"]),
+        module._MsgHdr: (
+            "PIPNPNi",
+            ["name", "name_length", "iov", "iov_count", "control", "control_length", "flags"],
+        ),
+    }
+    for structure, (layout, names) in places.items():
+        assert ctypes.sizeof(structure) == struct.calcsize(layout + "0P")
+        for number, name in enumerate(names):
+            # Where the next one begins that needs no more room than itself.
+            place = struct.calcsize(layout[: number + 1]) - struct.calcsize(layout[number])
+            assert getattr(structure, name).offset == place, name
+            assert getattr(structure, name).size == struct.calcsize(layout[number])
+    assert module._MmsgHdr.length.offset == ctypes.sizeof(module._MsgHdr)
+    assert module._MmsgHdr.length.size == struct.calcsize("I")
+    assert ctypes.sizeof(module._MmsgHdr) == struct.calcsize("PIPNPNi0PI0P") == 64
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> None:
+    """<netinet/in.h>: sockaddr_in, sockaddr_in6, and the ancillary data with in_pktinfo or in6_pktinfo."""
+    is_ipv6 = family == socket.AF_INET6
+    assert module._ASKER[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
+    header = struct.calcsize("@Nii0N")
+    assert module._SOURCE[family] == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
+    assert module._SOURCE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
+
+
+def test_the_numbers_beside_the_headers_are_the_numbers_in_them() -> None:
+    messages = module._Messages()
+    messages.control_lengths[:] = memoryview(struct.pack(f"{MOST}Q", *range(1000, 1000 + MOST))).cast("Q")
+    messages.second_lengths[:] = memoryview(struct.pack(f"{MOST}H", *range(2000, 2000 + MOST))).cast("H")
+    for at in range(MOST):
+        messages._headers[at].length = 65_535 - at
+        assert messages.lengths[at] == 65_535 - at
+        assert messages._headers[at].header.control_length == 1000 + at
+        assert messages._pieces[2 * at].length == 0
+        assert messages._pieces[2 * at + 1].length == 2000 + at
+        assert messages.starting_at[at].value == ctypes.addressof(messages._headers[at])
+
+
+# -- receive ------------------------------------------------------------------------------------------------
+
+
+def test_nothing_has_arrived() -> None:
+    with receiver() as sock:
+        batch = Batch(sock)
+        assert list(batch.receive()) == []
+        assert batch.send([]) == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, MOST - 1, MOST, MOST + 1, 3 * MOST + 5])
+def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None:
+    sent = [number.to_bytes(2) + b"query %d" % number for number in range(count)]
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for message in sent:
+            other.sendto(message, sock.getsockname())
+        received: list[bytes] = []
+        while queries := batch.receive():
+            assert len(queries) == min(MOST, count - len(received))
+            received += queries
+        assert received == [slotted(message[2:]) for message in sent]
+
+
+def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for size in (500, _HELD, 50, 1, 0, 200, 0):
+            message = b"id" + os.urandom(size)
+            other.sendto(message, sock.getsockname())
+            assert list(batch.receive()) == [slotted(message[2:])]
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, 2, 3, *range(93, 100), 512, 4096, 9_000, 32_768, 65_507], ids="{} bytes".format
+)
+def test_what_is_longer_than_its_slot_can_be_had_whole(size: int) -> None:
+    message = os.urandom(size)
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for around in (b"id before", message, b"id behind"):
+            other.sendto(around, sock.getsockname())
+        queries = batch.receive()
+        whole = message[2:] + size.to_bytes(LENGTH, sys.byteorder)
+        assert queries[1][-LENGTH:] == whole[-LENGTH:]
+        assert batch.whole(1) == (whole if size > 2 + _HELD else None)
+        assert (batch.whole(0), batch.whole(2)) == (None, None)
+
+
+def test_the_longest_ones_in_all_places_do_not_get_into_each_others_way() -> None:
+    sent = [os.urandom(20_000) for _ in range(8)]
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for message in sent:
+            other.sendto(message, sock.getsockname())
+        assert len(batch.receive()) == len(sent)
+        wholes = [batch.whole(at) for at in range(len(sent))]
+        assert wholes == [message[2:] + (20_000).to_bytes(LENGTH, sys.byteorder) for message in sent]
+
+
+def test_a_socket_that_fails_is_told_of() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, asker() as other:
+        sock.setblocking(False)
+        sock.bind(("127.0.0.1", 0))
+        batch = Batch(sock)
+        with asker() as gone:
+            gone.bind(("127.0.0.1", 0))
+            sock.connect(gone.getsockname())
+        sock.send(b"to nobody")  # comes back as ICMP port unreachable
+        refused = eventually(lambda: _error_of(batch))
+        assert isinstance(refused, ConnectionRefusedError)
+        other.bind(("127.0.0.1", 0))
+        sock.connect(other.getsockname())
+        other.sendto(b"id and what comes then", sock.getsockname())
+        assert list(batch.receive()) == [slotted(b" and what comes then")]
+
+
+def _error_of(batch: Batch) -> OSError | None:
+    try:
+        assert not batch.receive()
+    except OSError as error:
+        return error
+    return None
+
+
+# -- send ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
+    with receiver(host) as sock, contextlib.ExitStack() as stack:
+        batch = Batch(sock)
+        askers = [stack.enter_context(asker(host)) for _ in range(MOST)]
+        for rounds in range(2):
+            for at, other in enumerate(askers):
+                other.sendto(bytes((rounds, at)) + b"query", sock.getsockname())
+            assert len(batch.receive()) == MOST
+            assert batch.send([sendable(b"response %d" % at) for at in range(MOST)]) == 0
+            for at, other in enumerate(askers):
+                assert other.recv(100) == bytes((rounds, at)) + b"response %d" % at
+                assert hears_nothing_more(other)
+                other.settimeout(5.0)
+
+
+@pytest.mark.parametrize("silent", [[0], [1], [7], [0, 7], [2, 3, 4], [*range(8)], [0, 2, 4, 6], []], ids=str)
+def test_an_empty_response_is_silence(silent: list[int]) -> None:
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for at in range(8):
+            other.sendto(bytes((0, at)), sock.getsockname())
+        assert len(batch.receive()) == 8
+        assert batch.send([b"" if at in silent else sendable(b"%d" % at) for at in range(8)]) == 0
+        for at in range(8):
+            if at not in silent:
+                assert other.recv(100) == bytes((0, at)) + b"%d" % at
+        assert hears_nothing_more(other)
+
+
+def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -> None:
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for lengths in ([LONGEST_BODY] * MOST, [1] * MOST, [1, LONGEST_BODY] * (MOST // 2)):
+            responses = [os.urandom(length) for length in lengths]
+            for _ in lengths:
+                other.sendto(b"id", sock.getsockname())
+            assert len(batch.receive()) == MOST
+            assert batch.send(list(map(sendable, responses))) == 0
+            assert [other.recv(2000) for _ in responses] == [b"id" + response for response in responses]
+
+
+class FewAtATime:
+    """`sendmmsg` that takes no more than so many of what it is given, as the system may."""
+
+    def __init__(self, batch: Batch, most: int) -> None:
+        self.calls: list[int] = []
+        self._real, self._most = batch._sendmmsg, most
+
+    def __call__(self, fd: object, messages: object, count: ctypes.c_uint, flags: object) -> int:
+        self.calls.append(count.value)
+        return int(self._real(fd, messages, ctypes.c_uint(min(count.value, self._most)), flags))
+
+
+@pytest.mark.parametrize("most", [1, 7, 63])
+def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        few = FewAtATime(batch, most)
+        monkeypatch.setattr(batch, "_sendmmsg", few)
+        for at in range(MOST):
+            other.sendto(bytes((0, at)), sock.getsockname())
+        assert len(batch.receive()) == MOST
+        assert batch.send([sendable(b"%d" % at) for at in range(MOST)]) == 0
+        assert [other.recv(100) for _ in range(MOST)] == [bytes((0, at)) + b"%d" % at for at in range(MOST)]
+        assert few.calls == [*range(MOST, 0, -most)]
+
+
+def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> None:
+    """A queue of the network that is full, as Unix sockets show it by themselves: EAGAIN, and no waiting."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with ours, theirs, receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for at in range(8):
+            other.sendto(bytes((0, at)), sock.getsockname())
+        assert len(batch.receive()) == 8
+        ours.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                ours.send(b"x" * 100)
+        batch._fd = ctypes.c_int(ours.fileno())
+        for at in range(8):  # a connected socket of that kind takes no address
+            header = batch._sent._headers[at].header
+            header.name, header.name_length = None, 0
+        assert batch.send([sendable(b"response")] * 8) == 8
+        for _ in range(3):
+            theirs.recv(100)
+        assert batch.send([sendable(b"response %d" % at) for at in range(8)]) == 5
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: str) -> None:
+    addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if host == "0.0.0.0" else ["::1"]
+    with receiver(host) as sock, contextlib.ExitStack() as stack:
+        batch = Batch(sock)
+        port = sock.getsockname()[1]
+        askers = [(stack.enter_context(asker(host)), address) for address in addresses * 10]
+        for _ in range(2):
+            for other, address in askers:
+                other.sendto(b"id", (address, port))
+            assert len(batch.receive()) == len(askers)
+            assert batch.send([sendable(b"response")] * len(askers)) == 0
+            for other, address in askers:
+                response, source = other.recvfrom(100)
+                assert (response, source[0]) == (b"idresponse", address)
+
+
+# -- where there are no such calls --------------------------------------------------------------------------
+
+
+def test_where_the_calls_are_missing_or_of_another_form_they_are_not_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert is_available()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "platform", "darwin")
+        assert not is_available()
+    with monkeypatch.context() as patch:
+        patch.setattr(ctypes, "sizeof", lambda _: 4)
+        assert not is_available()
+    for there in ("recvmmsg", "sendmmsg"):
+        with monkeypatch.context() as patch:
+            patch.setattr(ctypes, "PyDLL", lambda _name, there=there: type("Library", (), {there: None}))
+            assert not is_available()
+    assert is_available()
