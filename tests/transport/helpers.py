@@ -112,6 +112,15 @@ async def _drain() -> None:
         await asyncio.sleep(0)
 
 
+FILLER = b"ten bytes."
+"""What stands between id and rest of every response over UDP, where DNS has the rest of its header."""
+
+
+def datagram(body: bytes) -> bytes:
+    """A response after its id and the filler, as UDP sends it; nothing is silence."""
+    return Datagrams.response(FILLER + body, 0) if body else body
+
+
 class StreamAnswers:
     """What TCP wants, from what takes whole messages."""
 
@@ -133,7 +142,7 @@ class DatagramAnswers:
         if is_begun(key):
             return itertools.repeat(b"")
         response = self._respond(bytes(2) + Datagrams.query(key), stream=False) or b""
-        return itertools.repeat(Datagrams.response(response[2:], 0))
+        return itertools.repeat(datagram(response[2:]))
 
 
 def is_begun(key: bytes) -> bool:

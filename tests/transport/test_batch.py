@@ -11,15 +11,18 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.waiting import eventually
+from tests.transport.helpers import FILLER, datagram
 from tests.transport.udp_helpers import asker, hears_nothing_more
 from zkdns.transport import batch as module
-from zkdns.transport.batch import LENGTH, LONGEST_BODY, MOST, SLOT, Batch, is_available
+from zkdns.transport.batch import HEAD, ID, LENGTH, LONGEST, MOST, SLOT, Batch, is_available
+from zkdns.transport.forms import Datagrams
 from zkdns.transport.sockets import tell_where_asked
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no calls for batches")
 
 _HELD = SLOT - 2 - LENGTH
 """Bytes of a query after its id that a slot holds."""
+_LONGEST_REST = LONGEST - ID - HEAD
 
 
 @contextlib.contextmanager
@@ -40,8 +43,8 @@ def slotted(query: bytes) -> bytes:
 
 
 def sendable(response: bytes) -> bytes:
-    """A response after its id as it is taken."""
-    return len(response).to_bytes(LENGTH, sys.byteorder) + response
+    """A response after its id and the filler as it is taken."""
+    return datagram(response)
 
 
 # -- where everything lies ----------------------------------------------------------------------------------
@@ -79,15 +82,17 @@ def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> No
 
 
 def test_the_numbers_beside_the_headers_are_the_numbers_in_them() -> None:
-    messages = module._Messages()
+    messages = module._Messages(3)
     messages.control_lengths[:] = memoryview(struct.pack(f"{MOST}Q", *range(1000, 1000 + MOST))).cast("Q")
-    messages.second_lengths[:] = memoryview(struct.pack(f"{MOST}H", *range(2000, 2000 + MOST))).cast("H")
+    for piece, first in enumerate((2000, 3000, 4000)):
+        numbers = struct.pack(f"{MOST}H", *range(first, first + MOST))
+        messages.piece_lengths[piece][:] = memoryview(numbers).cast("H")
     for at in range(MOST):
         messages._headers[at].length = 65_535 - at
         assert messages.lengths[at] == 65_535 - at
         assert messages._headers[at].header.control_length == 1000 + at
-        assert messages._pieces[2 * at].length == 0
-        assert messages._pieces[2 * at + 1].length == 2000 + at
+        lengths = [messages._pieces[3 * at + piece].length for piece in range(3)]
+        assert lengths == [2000 + at, 3000 + at, 4000 + at]
         assert messages.starting_at[at].value == ctypes.addressof(messages._headers[at])
 
 
@@ -195,6 +200,22 @@ def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
                 other.settimeout(5.0)
 
 
+def test_a_response_has_the_question_as_it_arrived() -> None:
+    """All of what the slot holds behind id and head can be one."""
+    questions = [os.urandom(_HELD - HEAD - size) for size in range(MOST)]
+    with receiver() as sock, asker() as other:
+        batch = Batch(sock)
+        for number, question in enumerate(questions):
+            other.sendto(bytes((0, number)) + bytes(HEAD) + question + b"more", sock.getsockname())
+        assert len(batch.receive()) == MOST
+        responses = [
+            Datagrams.response(FILLER + question.upper() + b"rest", len(question)) for question in questions
+        ]
+        assert batch.send(responses) == 0
+        for number, question in enumerate(questions):
+            assert other.recv(200) == bytes((0, number)) + question + b"rest"
+
+
 @pytest.mark.parametrize("silent", [[0], [1], [7], [0, 7], [2, 3, 4], [*range(8)], [0, 2, 4, 6], []], ids=str)
 def test_an_empty_response_is_silence(silent: list[int]) -> None:
     with receiver() as sock, asker() as other:
@@ -212,7 +233,7 @@ def test_an_empty_response_is_silence(silent: list[int]) -> None:
 def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -> None:
     with receiver() as sock, asker() as other:
         batch = Batch(sock)
-        for lengths in ([LONGEST_BODY] * MOST, [1] * MOST, [1, LONGEST_BODY] * (MOST // 2)):
+        for lengths in ([_LONGEST_REST] * MOST, [1] * MOST, [1, _LONGEST_REST] * (MOST // 2)):
             responses = [os.urandom(length) for length in lengths]
             for _ in lengths:
                 other.sendto(b"id", sock.getsockname())

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.support.waiting import eventually
-from tests.transport.helpers import echo, is_begun
+from tests.transport.helpers import datagram, echo, is_begun
 from tests.transport.udp_helpers import SECONDS, Serve, ask, asker, hears_nothing_more
 from zkdns.address import HostPort
 from zkdns.dns.wire import OWN_UDP_SIZE
-from zkdns.transport.batch import LONGEST_BODY, MOST
-from zkdns.transport.udp import _BATCHES, Datagrams
+from zkdns.transport.batch import HEAD, ID, LONGEST, MOST
+from zkdns.transport.forms import Datagrams
+from zkdns.transport.udp import _BATCHES
 
 # A slot holds an id and 92 bytes of a query.
 SIZES = [0, 1, 2, 3, 11, 12, 93, 94, 95, 96, 97, 512, 1_500, 9_000, 65_507]
@@ -83,7 +84,7 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
                 return itertools.repeat(b"")
             if key not in remembered:
                 response = respond(bytes(2) + Datagrams.query(key), stream=False)
-                remembered[key] = Datagrams.response(response[2:])
+                remembered[key] = datagram(response[2:])
             return itertools.repeat(remembered[key])
 
     with serve(respond, datagrams=Remembering()) as server, asker() as sock:
@@ -103,7 +104,7 @@ def test_what_is_handed_over_has_the_form_that_others_make_keys_in(serve: Serve)
         def __getitem__(self, key: bytes) -> Iterator[bytes]:
             if not is_begun(key):
                 heard.append(key)
-            return itertools.repeat(b"" if is_begun(key) else Datagrams.response(b"heard"))
+            return itertools.repeat(b"" if is_begun(key) else datagram(b"heard"))
 
     sent = [os.urandom(size) for size in (*range(2, 200), *range(199, 1, -1))]
     with serve(echo, datagrams=Listening()) as server, asker() as sock:
@@ -131,14 +132,14 @@ def test_what_has_only_begun_is_no_query(size: int) -> None:
 
 
 def test_responses_of_every_length_arrive_as_they_are(serve: Serve) -> None:
-    assert 2 + LONGEST_BODY == OWN_UDP_SIZE
-    whole = os.urandom(LONGEST_BODY)
+    assert LONGEST == OWN_UDP_SIZE
+    whole = os.urandom(LONGEST - ID - HEAD)
 
     def respond(message: bytes, *, stream: bool) -> bytes:
         assert not stream
         return b"id" + whole[: int.from_bytes(message[2:])]
 
-    lengths = range(1, LONGEST_BODY + 1)
+    lengths = range(1, (LONGEST - ID - HEAD) + 1)
     with serve(respond) as server, asker() as sock:
         for first in range(0, len(lengths), 100):
             some = lengths[first : first + 100]
@@ -257,7 +258,7 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
         def __getitem__(self, key: bytes) -> Iterator[bytes]:
             query = Datagrams.query(key)
             if query != b"x":
-                return itertools.repeat(Datagrams.response(query + b":udp"))
+                return itertools.repeat(datagram(query + b":udp"))
             if where == "look-up":
                 raise ValueError("a mistake")
             return fail()

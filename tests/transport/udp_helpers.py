@@ -4,9 +4,9 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from tests.transport.helpers import Running
+from tests.transport.helpers import FILLER, Running
 
 SECONDS = 5.0
 
@@ -14,11 +14,27 @@ Serve: TypeAlias = Callable[..., AbstractContextManager[Running]]
 """`serving`, by batches or one by one."""
 
 
+class Asker(socket.socket):
+    """A socket that takes the filler out of what it hears."""
+
+    def recv(self, size: int, flags: int = 0, /) -> bytes:
+        return _unfilled(super().recv(size + len(FILLER), flags))
+
+    def recvfrom(self, size: int, flags: int = 0, /) -> tuple[bytes, Any]:
+        response, source = super().recvfrom(size + len(FILLER), flags)
+        return _unfilled(response), source
+
+
+def _unfilled(response: bytes) -> bytes:
+    assert response[2 : 2 + len(FILLER)] == FILLER
+    return response[:2] + response[2 + len(FILLER) :]
+
+
 @contextlib.contextmanager
-def asker(host: str = "127.0.0.1") -> Iterator[socket.socket]:
+def asker(host: str = "127.0.0.1") -> Iterator[Asker]:
     """A socket to ask with at such an address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+    with Asker(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(SECONDS)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         yield sock

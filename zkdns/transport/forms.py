@@ -56,7 +56,7 @@ class Datagrams:
             return response
         _, question = _LENGTHS.unpack_from(response)
         head, asked = response[LEAD : LEAD + HEAD], query[ID + HEAD : ID + HEAD + question]
-        return b"".join((query[:ID], head, asked, response[LEAD + HEAD :]))
+        return b"".join((query[:ID].ljust(ID, b"\0"), head, asked, response[LEAD + HEAD :]))
 
 
 class Streams:
