@@ -301,8 +301,8 @@ def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
             # Two sockets of the event loop, one of the supervisor's. An answerer listens with UDP and TCP and
             # follows the feed; the watcher listens for commands and for answerers, and has those.
             sockets = 3 + (3 if role == "answerer" else 2 + int(workers))
-            # What the event loop waits with, and what all TCP connections of an answerer wait with.
-            selectors = 2 if role == "answerer" else 1
+            # What the event loop waits with; an answerer's with two, and all TCP connections with another.
+            selectors = 3 if role == "answerer" else 1
             assert open_files(pid) == [*standard, *["anon_inode"] * selectors, *["socket"] * sockets], role
 
 

@@ -1,8 +1,13 @@
 """DNS without I/O: queries in, responses out.
 
-    message ──▶ wire.parse_query ──▶ Responder.respond ──▶ Zone.find ──▶ records ──▶ wire.Response.pack
-                     │ refused             │ not ours: REFUSED      │ no such name: NXDOMAIN
-                     ▼                     ▼                        ▼
+    query ──▶ Memo ──────────────────── asked before ─────────────────────▶ the response whose turn it is
+               │ not asked before                                             ▲
+               ▼                                                              │
+          Responder.answer ──▶ parse_query ──▶ Zone.find ──▶ RRset ──▶ Rotation: its rings, turn by turn
+                                │ refused       │ no such name: NXDOMAIN
+                                ▼               ▼
 
-A response is a function of the query, the table, and whose turn it is. Never here: sockets, asyncio, clocks.
+A response is a function of the query, the table, and whose turn it is. `Authority` holds all of them
+together, and lets the memo forget what a change of the table has made another. Never here: sockets, asyncio,
+clocks.
 """

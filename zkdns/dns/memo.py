@@ -28,7 +28,7 @@ MOST_ENTRIES = 1 << 16
 MOST_BYTES = 72 << 20
 
 # Names that belong to no service have no end: so many of their answers are remembered at a time.
-_MOST_ABOVE = 4096
+_MOST_ABOVE = 2048
 # What a remembered answer takes beside its query (measured), which is there twice where its spelling varies.
 _OVERHEAD = 1300
 # Responses may take so much of the memory; beyond that they are made anew from what is remembered.
@@ -164,7 +164,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
         size = answer.rotation.size if answer.rotation else 0
         entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
         if service == ABOVE and len(self._keys.get(ABOVE, ())) >= _MOST_ABOVE:
-            self.forget((ABOVE,))
+            self.forgotten += self.forget((ABOVE,))
         while self and (len(self) >= self._most_entries or not self._answers.has_room(entry.size)):
             oldest = list(itertools.islice(self._keys, len(self._keys) // _FORGOTTEN_SHARE + 1))
             self.forgotten += self.forget(oldest)

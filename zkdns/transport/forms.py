@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 import sys
 
-from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, SLOT
+from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, LONGEST, SLOT
 
 _HELD = SLOT - ID - LENGTH  # bytes of a query after its id that a slot holds
 _LENGTHS = struct.Struct("=HHxx")
@@ -36,9 +36,15 @@ class Datagrams:
 
     @staticmethod
     def response(body: bytes, question: int) -> bytes:
-        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's."""
+        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
+
+        Raises:
+            ValueError: it is longer than its place in a batch.
+        """
         if not body:
             return body
+        if len(body) > LONGEST - ID:
+            raise ValueError(f"a response has {ID + len(body)} bytes, at most {LONGEST} fit into a datagram")
         if question > _HELD - HEAD:  # the slot does not hold all of it
             question = 0
         rest = body[HEAD + question :]
