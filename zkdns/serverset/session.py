@@ -140,7 +140,7 @@ class Session:
             if self._worker is None:
                 self._begin()
             self._users.append(user)
-        self.soon(lambda: user.connected() if self.is_connected else None)
+        self.soon(lambda: self._tell_connected([user]) if self.is_connected else None)
 
     def leave(self, user: User, *, unfinished: bool = False) -> None:
         """Use the session no more; with its last user it ends.
@@ -210,7 +210,7 @@ class Session:
             return  # its last user has left meanwhile
         client.add_listener(self._heard)
         if self.is_connected:
-            self._tell_connected()
+            self._tell_all_connected()
 
     def _end_if_unused(self) -> None:
         with self._lock:
@@ -253,15 +253,18 @@ class Session:
     def _heard(self, state: str) -> None:
         """The state listener, in a thread of kazoo's."""
         if state == KazooState.CONNECTED:
-            self.soon(self._tell_connected)
+            self.soon(self._tell_all_connected)
         elif state == KazooState.LOST:
             self.soon(self._end_if_unused)  # a caller's client that was stopped: nobody need stay for it
 
-    def _tell_connected(self) -> None:
+    def _tell_all_connected(self) -> None:
+        self._tell_connected([*self._users, *self._leaving])
+
+    def _tell_connected(self, users: list[User]) -> None:
         client = self._client
         if client is not None and client.client_id is not None:
-            self._identity = client.client_id
-        for user in [*self._users, *self._leaving]:
+            self._identity = client.client_id  # before anybody makes something in it
+        for user in users:
             user.connected()
 
     # -- jobs ----------------------------------------------------------------------------------------------
