@@ -135,7 +135,7 @@ class Zone:
         if name[0].startswith(b"_") and (found := self._find_rfc2782(name)):
             return found if absent is _NOWHERE else msgspec.structs.replace(found, depends_on_more=True)
         if name in self._always or name in self._nonterminals:
-            return Found(absent.service, Node())
+            return Found(absent.service, Node(), depends_on_more=absent is not _NOWHERE)
         return absent
 
     def _find_rfc2782(self, name: Labels) -> Found | None:
