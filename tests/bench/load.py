@@ -18,7 +18,7 @@ NOERROR, NXDOMAIN = "NOERROR", "NXDOMAIN"
 _RCODES = {"0": NOERROR, "3": NXDOMAIN}
 _PATIENCE = 60.0
 _LONGEST = 900.0
-WINDOW = 128
+WINDOW = 160
 """Questions on their way: some 180 overflow a socket whose buffer a server leaves at the kernel's size."""
 
 
