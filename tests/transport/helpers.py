@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from zkdns.address import HostPort
 from zkdns.transport import Answers
-from zkdns.transport.batch import LENGTH, is_available
+from zkdns.transport.batch import LENGTH
 from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
@@ -71,7 +71,7 @@ def serving(
     address: HostPort | None = None,
     *,
     datagrams: Answers | None = None,
-    batched: bool = is_available(),
+    batched: bool | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
     """Serve until the end; nothing may have escaped into the event loop meanwhile.

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import errno
 import os
 import socket
 import struct
@@ -325,3 +326,17 @@ def test_where_the_calls_are_missing_or_of_another_form_they_are_not_used(
             patch.setattr(ctypes, "PyDLL", lambda _name, there=there: type("Library", (), {there: None}))
             assert not is_available()
     assert is_available()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a filter of system calls (seccomp) forbids it."""
+    probed = []
+
+    def forbidden(batch: Batch) -> list[bytes]:
+        probed.append(batch)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Batch, "receive", forbidden)
+    assert not is_available()
+    assert probed

@@ -256,12 +256,22 @@ class _Sources:
 
 
 def is_available() -> bool:
-    """Whether this system has the calls, in the form that is written down here."""
+    """Whether this system has the calls, in the form that is written down here, and lets them be made."""
     return (
         sys.platform == "linux"
         and ctypes.sizeof(ctypes.c_void_p) == 8  # noqa: PLR2004 - bytes of an address
         and all(hasattr(ctypes.PyDLL(None), name) for name in ("recvmmsg", "sendmmsg"))
+        and _is_permitted()
     )
+
+
+def _is_permitted() -> bool:
+    """Whether nothing forbids the call, as sandboxes may (seccomp): tried where there is nothing to receive."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            return not Batch(probe).receive()
+        except OSError:
+            return False
 
 
 def _half_of(offset: int, size: int) -> int:

@@ -42,10 +42,10 @@ class UdpServer:
     Args:
         sock: it stays its owner's.
         answers: what answers, for queries and responses in the form of `Datagrams`.
-        batched: whether to use the calls for batches; as a rule where the system has them.
+        batched: whether to use the calls for batches; None: where the system has them.
     """
 
-    def __init__(self, sock: socket.socket, answers: Answers, *, batched: bool = is_available()) -> None:
+    def __init__(self, sock: socket.socket, answers: Answers, *, batched: bool | None = None) -> None:
         self.received = self.lost = 0
         self._sock = sock
         self._answers = answers
@@ -55,7 +55,7 @@ class UdpServer:
         if is_wildcard(sock):
             tell_where_asked(sock)
             self._ancillary = _ANCILLARY
-        self._batch = Batch(sock) if batched else None
+        self._batch = Batch(sock) if (is_available() if batched is None else batched) else None
 
     def start(self) -> None:
         """Begin to answer in the running event loop."""
