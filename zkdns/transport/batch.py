@@ -266,7 +266,7 @@ def is_available() -> bool:
 
 
 def _is_permitted() -> bool:
-    """Whether nothing forbids the call, as sandboxes may (seccomp): tried where there is nothing to receive."""
+    """Whether nothing forbids the call, as sandboxes may (seccomp): tried where nothing is to be received."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return not Batch(probe).receive()
