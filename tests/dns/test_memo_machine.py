@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from hypothesis import HealthCheck, settings
@@ -13,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from tests.dns.helpers import NAMESPACE, Server, member, read
+from tests.dns.memo_helpers import assert_account_is_right
 from zkdns.config import ServiceOverride
 from zkdns.dns.authority import Authority
-from zkdns.dns.memo import Memo
 from zkdns.names import parse_name, to_wire
 from zkdns.namespace import ServiceName, parse_namespace, split_name
 from zkdns.serverset.changes import (
@@ -297,21 +296,6 @@ class MemoMachine(RuleBasedStateMachine):
             assert_account_is_right(memo)
             assert memo.size <= self.most
             assert len(memo) <= memo._most_entries
-
-
-def assert_account_is_right(memo: Memo) -> None:
-    """All that is written down of what is remembered fits together."""
-    listed = list(itertools.chain.from_iterable(memo._keys.values()))
-    assert sorted(listed) == sorted(memo) == sorted(memo._entries)
-    assert memo._answers.used == sum(entry.size for entry in memo._entries.values())
-    rotations = [entry.rotation for entry in memo._entries.values() if entry.rotation]
-    assert memo._responses.used == sum(rotation.kept for rotation in rotations)
-    assert all(key in memo._folded or entry.folded is None for key, entry in _spelled(memo))
-    assert len(memo._folded) <= len(memo)
-
-
-def _spelled(memo: Memo) -> Iterable[tuple[bytes, Any]]:
-    return ((entry.folded or b"", entry) for entry in memo._entries.values())
 
 
 def _bare(body: bytes, _question: int) -> bytes:
