@@ -25,6 +25,7 @@ _RUN_PROCESSES = (
     "cli",
     "daemon/test_processes.py",
     "daemon/test_unreachable.py",
+    "daemon/test_workers.py",
     "faults",
     "scenarios",
     "test_readme.py",
