@@ -175,6 +175,20 @@ def test_a_name_goes_with_its_service_and_its_non_terminals_with_the_last() -> N
     assert rcode(ask(server, "discovery")) == "NOERROR"
 
 
+def test_what_lies_above_one_service_and_below_another_goes_with_the_first() -> None:
+    """That is no change of the other, whose answers are remembered on."""
+    for below, above, name in (
+        ("_tcp.staging", "v2.web.staging", "web._tcp.staging.discovery"),
+        ("web.staging", "x.y.web.staging", "y.web.staging.discovery"),
+    ):
+        made = Server({below: ["10.0.0.1:80"], above: ["10.0.0.2:80"]})
+        assert rcode(ask(made, name)) == "NOERROR"
+        made.drop(above)
+        assert rcode(ask(made, name)) == "NXDOMAIN"
+        made.apply(put(above, []))
+        assert rcode(ask(made, name)) == "NOERROR"
+
+
 def test_a_namespace_without_environment_has_services_right_below_the_zone() -> None:
     server = Server()
     server.apply(SetPut("/services/web", ServiceName("web"), (member(1, "10.0.0.1:80"),)))

@@ -124,9 +124,7 @@ class ServiceView:
         """A member by its label, by its znode's name or by its shard."""
         entry = self._by_name.get(label)
         if entry is None and (match := _SHARD_LABEL.fullmatch(label)):
-            shard = match[1].decode()
-            found = [entry for entry in reversed(self._entries) if str(entry.member.shard) == shard]
-            entry = min(found, key=_avoidance, default=None)
+            entry = self._by_shard.get(match[1])
         if entry is None:
             return None
         endpoints = entry.member.endpoints
@@ -146,22 +144,38 @@ class ServiceView:
         by_znode = {entry.member.name.encode().lower(): entry for entry in others_first}
         return by_znode | {entry.label: entry for entry in others_first}
 
+    @functools.cached_property
+    def _by_shard(self) -> dict[bytes, _Entry]:
+        """Of each shard the newest of those that are answered with gladly."""
+        found: dict[bytes, _Entry] = {}
+        for entry in sorted(self._entries[::-1], key=_avoidance):
+            if entry.member.shard is not None:
+                found.setdefault(b"%d" % entry.member.shard, entry)
+        return found
+
     def _host_node(self, label: bytes) -> Node | None:
         """The host of an additional endpoint that lies elsewhere than its member."""
+        found = self._by_host.get(label)
+        if found is None:
+            return None
+        addresses = self._standing_alone(found[1])
+        return Node(
+            addresses=addresses,
+            targets=self._targets([found]),
+            shared=self._shared,
+            is_unresolved=not addresses,
+        )
+
+    @functools.cached_property
+    def _by_host(self) -> dict[bytes, tuple[_Entry, Endpoint]]:
+        """Such endpoints by label; of a host with several, and of several such hosts, the first."""
+        found: dict[bytes, tuple[_Entry, Endpoint]] = {}
         for entry in (*self._entries, *self._departed):
-            if not label.startswith(entry.label + b"-"):
-                continue
             for endpoint in entry.member.additional.values():
-                if label == self._host(entry, endpoint)[0]:
-                    targets = self._targets([(entry, endpoint)])
-                    addresses = self._standing_alone(endpoint)
-                    return Node(
-                        addresses=addresses,
-                        targets=targets,
-                        shared=self._shared,
-                        is_unresolved=not addresses,
-                    )
-        return None
+                label, _ = self._host(entry, endpoint)
+                if label != entry.label:
+                    found.setdefault(label, (entry, endpoint))
+        return found
 
     def _endpoint_node(self, labels: Labels) -> Node | None:
         """What stands before `_tcp`: an endpoint's name may hold dots; its end alone is a non-terminal."""
