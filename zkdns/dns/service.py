@@ -148,9 +148,11 @@ class ServiceView:
     def _by_shard(self) -> dict[bytes, _Entry]:
         """Of each shard the newest of those that are answered with gladly."""
         found: dict[bytes, _Entry] = {}
-        for entry in sorted(self._entries[::-1], key=_avoidance):
+        for entry in self._entries:
             if entry.member.shard is not None:
-                found.setdefault(b"%d" % entry.member.shard, entry)
+                label = b"%d" % entry.member.shard
+                if _avoidance(entry) <= _avoidance(found.get(label, entry)):
+                    found[label] = entry
         return found
 
     def _host_node(self, label: bytes) -> Node | None:
