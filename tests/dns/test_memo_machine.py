@@ -308,5 +308,9 @@ def _fail(_query: bytes, error: Exception) -> None:
 
 TestMemoMachine = MemoMachine.TestCase
 TestMemoMachine.settings = settings(
-    max_examples=70, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=70,
+    stateful_step_count=30,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
