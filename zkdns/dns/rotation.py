@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from zkdns.dns.turns import Rings
 from zkdns.dns.wire import Envelope
 
@@ -78,22 +80,23 @@ class WholeRotation(Rotation):
         behind: what stands behind them.
     """
 
-    __slots__ = ("_before", "_behind", "_leaders", "_ring")
+    __slots__ = ("_before", "_behind", "_rings")
 
     def __init__(self, rings: Rings, before: bytes, behind: bytes) -> None:
         super().__init__()
-        self._ring, self._leaders = rings.leading, rings.leaders
+        # The glue stands in what is behind; its own rings may go.
+        self._rings = msgspec.structs.replace(rings, leading_glue=None)
         self._before, self._behind = before, behind
 
     @property
     def size(self) -> int:
         """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._ring.size + 8 * len(self._leaders) + len(self._before) + len(self._behind)
+        return self._rings.size + len(self._before) + len(self._behind)
 
     def make(self, turn: int) -> bytes:
         """All records, from the one whose turn it is."""
-        first = self._leaders[turn % len(self._leaders)] if self._leaders else turn % self._ring.count
-        return b"".join((self._before, *self._ring.going_round(first), self._behind))
+        stretch = self._rings.leading.going_round(self._rings.leader(turn))
+        return b"".join((self._before, *stretch, self._behind))
 
 
 class PartRotation(Rotation):
