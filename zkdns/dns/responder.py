@@ -134,15 +134,14 @@ class Responder:
         if failure is not None:
             return asked.once(self._with_age(failure))
         response = self._with_age(Response(query, authoritative=True))
-        records = self._zone.records(found, query)
         rotation = None
-        if not records:  # RFC 2308 §2.1, §2.2
+        if query.qtype in (Type.SOA, Type.ANY) and query.name == apex:  # of ANY it is enough (RFC 8482 §4.1)
+            responses = self._with_soa(asked, response, apex, is_asked_for=True)
+        elif records := self._zone.records(found, query):
+            responses, rotation = self._in_order(asked, response, found.service, records)
+        else:  # RFC 2308 §2.1, §2.2
             response.rcode = Rcode.NXDOMAIN if found.node is None else Rcode.NOERROR
             responses = self._with_soa(asked, response, apex, is_asked_for=False)
-        elif query.qtype in (Type.SOA, Type.ANY) and query.name == apex:
-            responses = self._with_soa(asked, response, apex, is_asked_for=True)
-        else:
-            responses, rotation = self._in_order(asked, response, found.service, records)
         service = found.service if _is_lasting(query, found) else None
         return Answer(responses, service, HEADER_SIZE - _ID + len(query.question), rotation)
 

@@ -35,7 +35,7 @@ AFTER_SERIAL = _SOA_TIMES.size
 _REFRESH, _RETRY, _EXPIRE = 60, 10, 86400  # seconds; only secondaries would look at them
 
 # What ANY is answered with is the first of these that there is (RFC 8482 §4.1).
-_TYPES_FOR_ANY = (Type.SOA, Type.A, Type.AAAA, Type.SRV, Type.TXT)
+_TYPES_FOR_ANY = (Type.A, Type.AAAA, Type.SRV, Type.TXT)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -170,11 +170,11 @@ class Zone:
         return self._policies.get(service, self._default)
 
     def records(self, found: Found, query: Query) -> RRset:
-        """The records at a node that answer the query; none: NODATA."""
+        """The records at a node that answer the query, but for a zone's SOA (`soa`); none: NODATA."""
+        if query.qtype == Type.NS and query.name in self._zones:
+            return arranged((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER)),))
         if found.node is not None:
             for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
-                if qtype in (Type.SOA, Type.NS) and query.name in self._zones:
-                    return arranged(self._apex_records(query, qtype))
                 records = found.node.records(query, qtype, self.policy_of(found.service).ttl)
                 if records:
                     return records
@@ -188,11 +188,6 @@ class Zone:
         zone = query.pointer_to(len(apex))
         data = b"".join((_NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
-
-    def _apex_records(self, query: Query, qtype: int) -> Sequence[Record]:
-        if qtype == Type.SOA:
-            return (Record(self.soa(query, query.name)),)
-        return (Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER)),)
 
     # -- turns ---------------------------------------------------------------------------------------------
 
