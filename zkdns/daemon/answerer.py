@@ -18,6 +18,7 @@ from zkdns.dns.authority import Authority
 from zkdns.observe.figures import AnswererFigures
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.tcp import TcpServer, affordable_connections
 from zkdns.transport.udp import UdpServer
 
@@ -34,7 +35,10 @@ _MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 async def answer(task: Task, tell: Tell) -> None:
     """Answer until cancelled; readiness is told to the supervisor."""
     table = Table()
-    authority = Authority(table, task.config, _Mistakes())
+    mistakes = Mistakes(log, "a query could not be answered")
+    authority = Authority(
+        table, task.config, lambda query, error: mistakes.tell(error, query=query[:512].hex())
+    )
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
     datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
@@ -118,16 +122,3 @@ class _Teller:
             unsent=sum(server.lost for server in udp),
             cut_over_tcp=self._authority.responder.cut_over_tcp,
         )
-
-
-class _Mistakes:
-    """Tells of queries that could not be answered by a mistake of ours, once for each kind."""
-
-    def __init__(self) -> None:
-        self._told: set[str] = set()
-
-    def __call__(self, query: bytes, error: Exception) -> None:
-        kind = repr(error)
-        if kind not in self._told:
-            self._told.add(kind)
-            log.error("a query could not be answered", query=query[:512].hex(), exc_info=error)

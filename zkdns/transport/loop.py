@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from zkdns.transport.mistakes import Mistakes
+
 if TYPE_CHECKING:
     from _typeshed import FileDescriptorLike
 
@@ -29,33 +31,18 @@ Work = Callable[[], bool]
 
 
 class ServingLoop(asyncio.SelectorEventLoop):
-    """An event loop with servers in it."""
+    """An event loop with servers in it, where the system has epoll; else one like any other."""
 
     def __init__(self) -> None:
-        self._serving = _ServingSelector() if hasattr(select, "epoll") else None
-        super().__init__(self._serving)
-
-    def add_server(self, file: int, work: Work) -> None:
-        """Call `work` whenever there is something to read at this file."""
-        if self._serving is not None:
-            self._serving.servers[file] = work
-            self._serving.epoll.register(file, select.EPOLLIN)
-        else:
-            self.add_reader(file, work)
-
-    def remove_server(self, file: int) -> None:
-        """Serve it no longer."""
-        if self._serving is None:
-            self.remove_reader(file)
-        elif self._serving.servers.pop(file, None) is not None:
-            self._serving.epoll.unregister(file)
+        self.serving = _ServingSelector() if hasattr(select, "epoll") else None
+        super().__init__(self.serving)
 
 
 def add_server(file: int, work: Work) -> None:
     """Call `work` in the running loop whenever there is something to read at this file."""
     loop = asyncio.get_running_loop()
-    if isinstance(loop, ServingLoop):
-        loop.add_server(file, work)
+    if isinstance(loop, ServingLoop) and loop.serving is not None:
+        loop.serving.add(file, work)
     else:
         loop.add_reader(file, work)
 
@@ -63,8 +50,8 @@ def add_server(file: int, work: Work) -> None:
 def remove_server(file: int) -> None:
     """Serve it no longer in the running loop."""
     loop = asyncio.get_running_loop()
-    if isinstance(loop, ServingLoop):
-        loop.remove_server(file)
+    if isinstance(loop, ServingLoop) and loop.serving is not None:
+        loop.serving.remove(file)
     else:
         loop.remove_reader(file)
 
@@ -73,20 +60,30 @@ class _ServingSelector(selectors.BaseSelector):
     """A selector, watched by an epoll object beside the servers' files."""
 
     def __init__(self) -> None:
-        self.servers: dict[int, Work] = {}
-        self.epoll = select.epoll()
+        self._servers: dict[int, Work] = {}
+        self._epoll = select.epoll()
         self._others = selectors.DefaultSelector()
-        self.epoll.register(self._others.fileno(), select.EPOLLIN)
-        self._told: set[str] = set()
+        self._epoll.register(self._others.fileno(), select.EPOLLIN)
+        self._mistakes = Mistakes(log, "a server failed")
+
+    def add(self, file: int, work: Work) -> None:
+        """Begin to serve a file."""
+        self._servers[file] = work
+        self._epoll.register(file, select.EPOLLIN)
+
+    def remove(self, file: int) -> None:
+        """Serve it no longer."""
+        if self._servers.pop(file, None) is not None:
+            self._epoll.unregister(file)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Serve until there is something for the loop to do; tell what other files are ready."""
         end = None if timeout is None else time.monotonic() + timeout
         while True:
             is_due = False
-            ready = self.epoll.poll(timeout)
+            ready = self._epoll.poll(timeout)
             for file, _ in ready:
-                work = self.servers.get(file)
+                work = self._servers.get(file)
                 # What is none of the servers' is of the others, or has just been served for the last time.
                 is_due |= work is None or self._served(work)
             if is_due or not ready:
@@ -99,11 +96,8 @@ class _ServingSelector(selectors.BaseSelector):
     def _served(self, work: Work) -> bool:
         try:
             return work()
-        except Exception as error:  # a mistake of one server must not end the loop
-            kind = repr(error)
-            if kind not in self._told:
-                self._told.add(kind)
-                log.error("a server failed", exc_info=error)
+        except Exception as error:  # noqa: BLE001 - a mistake of one server must not end the loop
+            self._mistakes.tell(error)
             return True
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ANN401 - as the base class has it
@@ -119,5 +113,5 @@ class _ServingSelector(selectors.BaseSelector):
         return self._others.get_map()
 
     def close(self) -> None:
-        self.epoll.close()
+        self._epoll.close()
         self._others.close()

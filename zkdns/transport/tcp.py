@@ -26,6 +26,7 @@ import structlog
 
 from zkdns.transport import Answers
 from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.transport")
 
@@ -58,6 +59,7 @@ class TcpServer:
 
     Attributes:
         received: queries so far.
+        mistakes: told of what answering raised, which it never should.
 
     Args:
         sock: it must listen, and stays its owner's.
@@ -90,7 +92,7 @@ class TcpServer:
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._has_set_timer = False
         self._is_stopped = False
-        self._told: set[type[Exception]] = set()
+        self.mistakes = Mistakes(log, "a query over TCP could not be answered: its connection is closed")
 
     async def start(self) -> None:
         """Begin to accept connections in the running event loop."""
@@ -133,12 +135,6 @@ class TcpServer:
         if not self._per_client[client]:
             del self._per_client[client]
         self._end_when_empty()
-
-    def failed(self, error: Exception) -> None:
-        """Answering raised, which it never should; it is told once for each kind."""
-        if type(error) not in self._told:
-            self._told.add(type(error))
-            log.error("a query over TCP could not be answered: its connection is closed", exc_info=error)
 
     def _turn(self) -> bool:
         """Serve those that are ready, until all had their burst or the turn is over.
@@ -293,7 +289,7 @@ class _Connection:
             try:
                 pieces, end, count = _answer_some(data, at, self._answers)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
-                self._server.failed(error)
+                self._server.mistakes.tell(error)
                 self.abort()
                 return
             if end == at:

@@ -17,6 +17,7 @@ from zkdns.transport import Answers
 from zkdns.transport.batch import ID, MOST, Batch, is_available
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard, tell_where_asked
 
 log = structlog.get_logger("zkdns.udp")
@@ -50,7 +51,7 @@ class UdpServer:
         self._sock = sock
         self._answers = answers
         self._look_up = answers.__getitem__
-        self._told: set[str] = set()
+        self._mistakes = Mistakes(log, "a query could not be answered")
         self._ancillary = 0
         if is_wildcard(sock):
             tell_where_asked(sock)
@@ -87,7 +88,7 @@ class UdpServer:
         try:
             responses = list(map(next, map(self._look_up, queries)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
-            self._tell(error)
+            self._mistakes.tell(error)
             responses = []
         if len(responses) != len(queries):
             responses = list(map(self._response_to, queries))
@@ -101,15 +102,8 @@ class UdpServer:
         try:
             return next(self._look_up(query))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._tell(error)
+            self._mistakes.tell(error)
             return _SILENCE
-
-    def _tell(self, error: Exception) -> None:
-        """Log a mistake of ours, once for each kind."""
-        kind = repr(error)
-        if kind not in self._told:
-            self._told.add(kind)
-            log.error("a query could not be answered", exc_info=error)
 
     # -- one by one ----------------------------------------------------------------------------------------
 
