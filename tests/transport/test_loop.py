@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from structlog.testing import capture_logs
 
@@ -24,36 +24,32 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-def run(main: Callable[[], object]) -> None:
-    """Run a coroutine function in such a loop."""
-    with asyncio.Runner(loop_factory=ServingLoop) as runner:
-        runner.run(main())  # type: ignore[arg-type]  # it gives a coroutine
+async def heard_by_a_server(*words: bytes) -> list[bytes]:
+    """What a server reads of words that it is given one by one, and of another when it is none any more."""
+    heard: list[bytes] = []
+    with pipe() as (reader, writer):
+        done = asyncio.Event()
+
+        def work() -> bool:
+            heard.append(os.read(reader, 10))
+            done.set()
+            return True
+
+        add_server(reader, work)
+        for word in words:
+            done.clear()
+            os.write(writer, word)
+            await asyncio.wait_for(done.wait(), 5)
+        remove_server(reader)
+        os.write(writer, b"too late")
+        await asyncio.sleep(0.02)
+        remove_server(reader)  # once more is no mistake
+    return heard
 
 
 def test_a_server_works_when_there_is_something_for_it_and_no_longer_than_it_is_one() -> None:
-    heard: list[bytes] = []
-
-    async def main() -> None:
-        with pipe() as (reader, writer):
-            done = asyncio.Event()
-
-            def work() -> bool:
-                heard.append(os.read(reader, 10))
-                done.set()
-                return True
-
-            add_server(reader, work)
-            for word in (b"one", b"two"):
-                done.clear()
-                os.write(writer, word)
-                await asyncio.wait_for(done.wait(), 5)
-            remove_server(reader)
-            os.write(writer, b"three")
-            await asyncio.sleep(0.02)
-            remove_server(reader)  # once more is no mistake
-
-    run(main)
-    assert heard == [b"one", b"two"]
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        assert runner.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
 def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
@@ -103,7 +99,8 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting() -
             loop.remove_reader(other)
             remove_server(busy)
 
-    run(main)
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
     assert counts["others"] == 2
     assert counts["served"] > 10
 
@@ -142,21 +139,4 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
 
 
 def test_in_another_loop_servers_are_served_too() -> None:
-    heard: list[bytes] = []
-
-    async def main() -> None:
-        with pipe() as (reader, writer):
-            done = asyncio.Event()
-
-            def work() -> bool:
-                heard.append(os.read(reader, 10))
-                done.set()
-                return False
-
-            add_server(reader, work)
-            os.write(writer, b"x")
-            await asyncio.wait_for(done.wait(), 5)
-            remove_server(reader)
-
-    asyncio.run(main())
-    assert heard == [b"x"]
+    assert asyncio.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
