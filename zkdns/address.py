@@ -26,6 +26,24 @@ class HostPort(msgspec.Struct, frozen=True, order=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
+    """A resolver that queries are handed to.
+
+    Attributes:
+        host: an IP address (IPv6 without brackets, with a zone such as `%eth0` where it needs one).
+        port: 53, or 853 for TLS, unless told otherwise.
+        tls: the name that its certificate must have, for DNS over TLS (RFC 7858); None: UDP and TCP in clear.
+    """
+
+    host: str
+    port: int
+    tls: str | None = None
+
+    def __str__(self) -> str:
+        address = str(HostPort(self.host, self.port))
+        return address if self.tls is None else f"tls://{address}#{self.tls}"
+
+
 def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: int = 1) -> HostPort:
     """Read `host:port`; an IPv6 address with a port stands in brackets.
 
