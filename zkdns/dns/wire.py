@@ -80,6 +80,10 @@ class BadQueryError(Exception):
         super().__init__(response)
 
 
+class _MalformedError(Exception):
+    """The message cannot be read."""
+
+
 class _BadOptError(Exception):
     """Everything can be read but what an OPT record says, or there are two."""
 
@@ -137,49 +141,63 @@ def parse_query(message: bytes) -> Query:
         raise BadQueryError(None)
     if flags >> 11 & 0xF:  # RFC 8906 §3.1.4: no other flag
         raise BadQueryError(_HEADER.pack(ident, QR | flags & 0x7800 | Rcode.NOTIMP, 0, 0, 0, 0))
-    malformed = BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0))
-    if questions != 1:  # RFC 9619 §4
-        raise malformed
-    name, at = _read_name(message, malformed)
-    if at + 4 > len(message):
-        raise malformed
-    qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
-    at += 4
-    question = message[HEADER_SIZE:at]
-    if answers or (authorities and qtype != Type.IXFR):  # which carries an SOA there (RFC 1995 §3)
-        raise malformed
-    for _ in range(authorities):
-        at = _read_record(message, at, malformed).end
     try:
-        edns = _read_additional(message, at, additionals, malformed)
+        name, qtype, qclass, at = _read_question(message, questions)
+        question = message[HEADER_SIZE:at]
+        at = _skip_records(message, at, answers, authorities, qtype)
+        edns = _read_additional(message, at, additionals)
     except _BadOptError:  # RFC 6891 §7: the error says that EDNS as such is known
         header = _HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 1, 0, 0, 1)
         raise BadQueryError(header + question + _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, 0, 0, 0, 0)) from None
+    except (_MalformedError, struct.error):  # of which the second says that something ends too early
+        raise BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
     return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns)
 
 
-def _read_name(message: bytes, malformed: BadQueryError) -> tuple[Labels, int]:
+def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
+    """Name, type and class of the question, and where it ends."""
+    if count != 1:  # RFC 9619 §4
+        raise _MalformedError
+    name, at = _read_name(message)
+    qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
+    return name, qtype, qclass, at + _TYPE_CLASS.size
+
+
+def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype: int) -> int:
+    """Where the additional section begins; before it there is at most the SOA of an IXFR (RFC 1995 §3)."""
+    if answers or (authorities and qtype != Type.IXFR):
+        raise _MalformedError
+    for _ in range(authorities):
+        at = _read_record(message, at).end
+    return at
+
+
+def _read_name(message: bytes) -> tuple[Labels, int]:
     """The question's name in lower case, and where its type begins. There is nothing yet to point to."""
     labels: list[bytes] = []
-    at = HEADER_SIZE
-    while True:
-        if at >= len(message) or at - HEADER_SIZE >= MAX_NAME:
-            raise malformed
+    lowered = message.lower()
+    at, end = HEADER_SIZE, min(len(message), HEADER_SIZE + MAX_NAME)
+    while at < end:
         length = message[at]
         at += 1
         if not length:
             return tuple(labels), at
-        if length > MAX_LABEL or at + length > len(message):
-            raise malformed
-        labels.append(message[at : at + length].lower())
+        if length > MAX_LABEL:
+            break
+        labels.append(lowered[at : at + length])
         at += length
+    raise _MalformedError
 
 
-def _read_additional(message: bytes, at: int, count: int, malformed: BadQueryError) -> Edns | None:
+def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
     """Walk the additional section for its OPT record; it must end where the message does."""
+    if count == 1 and len(message) == at + _OPT.size:  # nearly always
+        root, rtype, size, _, version, flags, length = _OPT.unpack_from(message, at)
+        if not root and rtype == Type.OPT and not length:
+            return Edns(size, version, bool(flags & _DO))
     edns = None
     for _ in range(count):
-        record = _read_record(message, at, malformed)
+        record = _read_record(message, at)
         if record.rtype == Type.OPT:
             if edns is not None or message[at]:  # RFC 6891 §6.1.1: one, and owned by the root
                 raise _BadOptError
@@ -192,37 +210,35 @@ def _read_additional(message: bytes, at: int, count: int, malformed: BadQueryErr
             )
         at = record.end
     if at != len(message):
-        raise malformed
+        raise _MalformedError
     return edns
 
 
-def _read_record(message: bytes, at: int, malformed: BadQueryError) -> _Record:
+def _read_record(message: bytes, at: int) -> _Record:
     """The record that begins there."""
-    at = _skip_name(message, at, malformed)
-    if at + _RECORD.size > len(message):
-        raise malformed
+    at = _skip_name(message, at)
     rtype, rclass, ttl, length = _RECORD.unpack_from(message, at)
     at += _RECORD.size
     if at + length > len(message):
-        raise malformed
+        raise _MalformedError
     return _Record(rtype, rclass, ttl, at, at + length)
 
 
-def _skip_name(message: bytes, at: int, malformed: BadQueryError) -> int:
+def _skip_name(message: bytes, at: int) -> int:
     """Where a record's name ends: behind its root or behind its first pointer, which must point back."""
     start = at
     while at < len(message) and at - start < MAX_NAME:
         length = message[at]
         if length > MAX_LABEL:
             if length < 0xC0 or at + 2 > len(message):  # noqa: PLR2004 - the two bits of a pointer
-                raise malformed
+                raise _MalformedError
             if struct.unpack_from("!H", message, at)[0] & 0x3FFF >= start:
-                raise malformed
+                raise _MalformedError
             return at + 2
         at += 1 + length
         if not length:
             return at
-    raise malformed
+    raise _MalformedError
 
 
 def _check_options(options: bytes) -> None:
