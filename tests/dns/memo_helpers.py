@@ -12,7 +12,7 @@ def assert_account_is_right(memo: Memo) -> None:
     listed = list(itertools.chain.from_iterable(memo._keys.values()))
     assert sorted(listed) == sorted(memo) == sorted(memo._entries)
     assert memo._answers.used == sum(entry.size for entry in memo._entries.values())
-    rotations = [entry.rotation for entry in memo._entries.values() if entry.rotation]
+    rotations = [entry.rotation for entry in memo._entries.values() if entry.rotation is not None]
     assert memo._responses.used == sum(rotation.kept for rotation in rotations)
     folded = {entry.folded for entry in memo._entries.values() if entry.folded is not None}
     assert folded == set(memo._folded)

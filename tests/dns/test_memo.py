@@ -55,8 +55,10 @@ def remembered(of: Server) -> set[str]:
 
 
 def ask_all(of: Server, names: Iterable[str], qtypes: Iterable[str] = ("A", "AAAA", "SRV", "TXT")) -> None:
+    """Twice, since of names that belong to no service only those are remembered that are asked again."""
     for name in names:
         for qtype in qtypes:
+            ask(of, name, qtype)
             ask(of, name, qtype)
 
 
@@ -88,6 +90,7 @@ def test_what_is_asked_again_costs_no_dns_work(stream: bool, how: dict[str, Any]
     memo = made.streams if stream else made.datagrams
     for name in (*OWN, *OTHERS, *ABSENT):
         first = ask(made, name, "SRV", stream=stream, **how)
+        ask(made, name, "SRV", stream=stream, **how)
         before = memo.misses
         for _ in range(3):
             again = ask(made, name, "SRV", stream=stream, **how)
@@ -132,9 +135,19 @@ def test_before_the_table_has_been_read_nothing_is_remembered() -> None:
 def test_a_query_that_is_longer_than_a_slot_is_answered_and_not_remembered() -> None:
     name = "a" * 60 + "." + "b" * 60 + ".discovery"
     made = server()
-    assert rcode(ask(made, name)) == "NXDOMAIN"
-    assert rcode(ask(made, name, stream=True)) == "NXDOMAIN"
+    for stream in (False, True) * 2:
+        assert rcode(ask(made, name, stream=stream)) == "NXDOMAIN"
     assert (len(made.datagrams), len(made.streams)) == (0, 1)
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
+def test_a_name_that_nobody_has_is_remembered_when_it_is_asked_again(stream: bool) -> None:
+    made = server()
+    memo = made.streams if stream else made.datagrams
+    for asked_before, name in enumerate(("nope", "nada", "nope", "nada", "nope")):
+        assert rcode(ask(made, f"{name}.staging.discovery", stream=stream)) == "NXDOMAIN"
+        assert len(memo) == (0, 0, 1, 2, 2)[asked_before]
+    assert memo.misses == 4
 
 
 def test_a_mistake_of_ours_is_servfail_and_is_told_with_its_query() -> None:
@@ -286,7 +299,8 @@ def test_the_serial_of_what_is_remembered_is_the_tables_present_one(stream: bool
                 assert has_soa(response)
                 assert response.authority[0][0].serial == serial
         assert ask(made, "discovery", "SOA", stream=stream).answer[0][0].serial == serial
-    assert (made.streams if stream else made.datagrams).misses == 13
+    # Each once, but for those that belong to no service: once more.
+    assert (made.streams if stream else made.datagrams).misses == 4 * 3 + 1 + 2 * 3 + 1
 
 
 # -- spelled as it was asked --------------------------------------------------------------------------------
@@ -309,7 +323,8 @@ def test_a_response_has_the_askers_spelling_and_is_else_the_same(name: str, qtyp
         assert response[12:asked_until] == message[12:asked_until]
         assert response[:12] + response[12:asked_until].lower() + response[asked_until:] == plain
     memo = made.streams if stream else made.datagrams
-    assert len(memo) == len(memo._folded) == memo.misses == 2
+    assert len(memo) == len(memo._folded) == 2
+    assert memo.misses == (4 if name.startswith("nope") else 2)
 
 
 def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:

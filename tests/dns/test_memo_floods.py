@@ -104,7 +104,7 @@ def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Ran
     try:
         before = tracemalloc.get_traced_memory()[0]
         for wire in asked:
-            for stream in (False, True):
+            for stream in (False, True) * 2:  # or nothing is remembered of names that nobody has
                 server.respond(wire, stream=stream)
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
@@ -113,6 +113,14 @@ def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Ran
     told = sum(memo.size for memo in memos)
     assert told > 50_000
     assert taken <= 1.15 * told + 50_000
+
+
+def test_names_that_are_asked_once_leave_next_to_nothing() -> None:
+    server = Server({"web.staging": many(3)})
+    for number in range(2 * _MOST_ABOVE + 1):
+        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
+        assert len(server.datagrams._asked_once) <= _MOST_ABOVE
+    assert not server.datagrams
 
 
 def test_large_services_are_answered_within_the_bounds_too() -> None:
@@ -146,6 +154,7 @@ def test_names_that_do_not_exist_drive_out_no_answer_of_a_service() -> None:
     for qtype in ("A", "SRV"):
         ask(server, WEB, qtype)
     for number in range(3 * _MOST_ABOVE):
+        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
     assert 0 < len(server.datagrams) <= _MOST_ABOVE + 2
     before = server.datagrams.misses

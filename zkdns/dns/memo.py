@@ -72,9 +72,9 @@ class _Entry(msgspec.Struct):
 
 
 class _Folded(msgspec.Struct, frozen=True):
-    """An answer for all spellings: `name_end` is where the name ends in keys, `tail` what follows there."""
+    """An answer for all spellings: its key, where its name ends in keys (`name_end`), and what follows."""
 
-    responses: Iterator[bytes]
+    key: bytes
     name_end: int
     tail: bytes
 
@@ -113,6 +113,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
         self._folded: dict[bytes, _Folded] = {}
         # By service: the one that was asked for first before all others.
         self._keys: dict[Labels, list[bytes]] = {}
+        self._asked_once: set[bytes] = set()
         self._is_spelled = form.is_spelled
 
     @property
@@ -124,9 +125,10 @@ class Memo(dict[bytes, Iterator[bytes]]):
         try:
             folded = self._folded.get(key.lower())
             if folded is not None and key.endswith(folded.tail):
+                responses = self[folded.key]
                 if self._is_spelled:
-                    return folded.responses
-                return iter((self._form.spell(next(folded.responses), key, folded.name_end),))
+                    return responses
+                return iter((self._form.spell(next(responses), key, folded.name_end),))
             self.misses += 1
             return self._answer_anew(key)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer
@@ -143,7 +145,8 @@ class Memo(dict[bytes, Iterator[bytes]]):
         head, name = query[:_HEADER], query[_HEADER:name_end]
         if name == name.lower():
             self._remember(key, answer)
-        elif head.upper() == head == head.lower():  # or other flags might fold into these
+            return self.get(key, answer.responses)
+        if head.upper() == head == head.lower():  # or other flags might fold into these
             common = self._form.key(head + name.lower() + query[name_end:])
             if common not in self:
                 self._remember(common, self._answer(self._form.query(common)))
@@ -155,13 +158,13 @@ class Memo(dict[bytes, Iterator[bytes]]):
         entry = self._entries.get(common)
         if entry is not None:
             entry.folded = key.lower()
-            self._folded[entry.folded] = _Folded(self[common], name_end, key[name_end:])
+            self._folded[entry.folded] = _Folded(common, name_end, key[name_end:])
 
     def _remember(self, key: bytes, answer: Answer) -> None:
         service = answer.service
-        if service is None:
+        if service is None or (service == ABOVE and not self._is_asked_again(key)):
             return
-        size = answer.rotation.size if answer.rotation else 0
+        size = answer.rotation.size if answer.rotation is not None else 0
         entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
         if service == ABOVE and len(self._keys.get(ABOVE, ())) >= _MOST_ABOVE:
             self.forgotten += self.forget((ABOVE,))
@@ -170,11 +173,23 @@ class Memo(dict[bytes, Iterator[bytes]]):
             self.forgotten += self.forget(oldest)
         if not self._answers.take(entry.size):
             return
-        if entry.rotation is not None:
+        if entry.rotation is None:
+            self[key] = answer.responses
+        else:
             entry.rotation.keep_in(self._responses)
-        self[key] = answer.responses
+            entry.rotation.turns.answer(self, key, entry.rotation)
         self._entries[key] = entry
         self._keys.setdefault(service, []).append(key)
+
+    def _is_asked_again(self, key: bytes) -> bool:
+        """Whether it was asked lately; most names that nobody has are asked once."""
+        if key in self._asked_once:
+            self._asked_once.remove(key)
+            return True
+        if len(self._asked_once) >= _MOST_ABOVE:
+            self._asked_once.clear()
+        self._asked_once.add(key)
+        return False
 
     def forget(self, services: Iterable[Labels]) -> int:
         """Forget the answers that depend on these services; return how many there were."""
@@ -186,7 +201,9 @@ class Memo(dict[bytes, Iterator[bytes]]):
                 del self[key]
                 entry = self._entries.pop(key)
                 self._answers.used -= entry.size
-                self._responses.used -= entry.rotation.kept if entry.rotation else 0
+                if entry.rotation is not None:
+                    self._responses.used -= entry.rotation.kept
+                    entry.rotation.turns.leave()
                 if entry.folded is not None:
                     self._folded.pop(entry.folded, None)
         return count

@@ -175,15 +175,16 @@ class Responder:
         if policy.order == "random":
             return self._by_lot(asked, response, records, policy.max_answers), None
         takes_turns = policy.order == "round-robin"
+        turns = self._zone.turns(service, asked.query, records.period if takes_turns else 1)
         rotation = rotation_of(
             records.rings if takes_turns else msgspec.structs.replace(records.rings, leaders=()),
+            turns,
             response.envelope(),
             limit=asked.limit,
             most=policy.max_answers,
             wrap=asked.wrapped,
             on_cut=self._cut_over_tcp if asked.stream else _cut_over_udp,
         )
-        turns = self._zone.turns(service, asked.query, records.period if takes_turns else 1)
         return map(rotation.__getitem__, turns), rotation
 
     def _by_lot(self, asked: _Asked, response: Response, records: RRset, most: int | None) -> Iterator[bytes]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from zkdns.dns.turning import Turns
 from zkdns.dns.turns import Rings
 from zkdns.dns.wire import Envelope
 
@@ -13,6 +14,8 @@ from zkdns.dns.wire import Envelope
 # larger sets are made anew each time (some microseconds), lest a few of them fill the memory.
 _MOST_KEPT = 1 << 16
 _OVERHEAD = 50  # bytes beside each kept response
+# So many responses at most are made as soon as one is asked for: those of most sets.
+_FEW = 16
 
 
 class Budget:
@@ -41,12 +44,14 @@ class Rotation(dict[int, bytes]):
 
     Attributes:
         kept: bytes of the responses that are kept.
+        turns: whose turn it is.
     """
 
-    __slots__ = ("_budget", "kept")
+    __slots__ = ("_budget", "kept", "turns")
 
-    def __init__(self) -> None:
+    def __init__(self, turns: Turns) -> None:
         self.kept = 0
+        self.turns = turns
         self._budget: Budget | None = None
 
     @property
@@ -62,10 +67,27 @@ class Rotation(dict[int, bytes]):
         """Keep responses from now on, as far as this has room."""
         self._budget = budget
 
+    def all_kept(self, period: int) -> tuple[bytes, ...]:
+        """The responses of all turns, if there are few, no two are equal, and there is room; else none."""
+        if self._budget is None or period > _FEW:
+            return ()
+        first = self.make(0)
+        if not self._has_room_for(period * (len(first) + _OVERHEAD)):
+            return ()
+        responses = (first, *map(self.make, range(1, period)))
+        size = sum(map(len, responses)) + period * _OVERHEAD
+        if len(set(responses)) < period or not self._budget.take(size):
+            return ()
+        self.kept += size
+        return responses
+
+    def _has_room_for(self, size: int) -> bool:
+        return self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.has_room(size)
+
     def __missing__(self, turn: int) -> bytes:
         response = self.make(turn)
         size = len(response) + _OVERHEAD
-        if self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.take(size):
+        if self._budget is not None and self._has_room_for(size) and self._budget.take(size):
             self.kept += size
             self[turn] = response
         return response
@@ -76,14 +98,15 @@ class WholeRotation(Rotation):
 
     Args:
         rings: the records; none is held.
+        turns: whose turn it is.
         before: what stands before the records.
         behind: what stands behind them.
     """
 
     __slots__ = ("_before", "_behind", "_rings")
 
-    def __init__(self, rings: Rings, before: bytes, behind: bytes) -> None:
-        super().__init__()
+    def __init__(self, rings: Rings, turns: Turns, before: bytes, behind: bytes) -> None:
+        super().__init__(turns)
         # The glue stands in what is behind; its own rings may go.
         self._rings = msgspec.structs.replace(rings, leading_glue=None)
         self._before, self._behind = before, behind
@@ -104,6 +127,7 @@ class PartRotation(Rotation):
 
     Args:
         rings: the records.
+        turns: whose turn it is.
         envelope: what is around them.
         room: how many bytes of records there may be.
         most: how many records there may be; no more than there are.
@@ -116,6 +140,7 @@ class PartRotation(Rotation):
     def __init__(
         self,
         rings: Rings,
+        turns: Turns,
         envelope: Envelope,
         *,
         room: int,
@@ -123,7 +148,7 @@ class PartRotation(Rotation):
         wrap: Callable[[bytes], bytes],
         on_cut: Callable[[], None],
     ) -> None:
-        super().__init__()
+        super().__init__(turns)
         self._rings, self._envelope, self._wrap, self._on_cut = rings, envelope, wrap, on_cut
         self._room, self._most = room, most
 
@@ -167,6 +192,7 @@ class PartRotation(Rotation):
 
 def rotation_of(
     rings: Rings,
+    turns: Turns,
     envelope: Envelope,
     *,
     limit: int,
@@ -178,6 +204,7 @@ def rotation_of(
 
     Args:
         rings: the records.
+        turns: whose turn it is.
         envelope: what is around them.
         limit: bytes of the longest message.
         most: of how many records a response may consist; None: of all.
@@ -190,6 +217,6 @@ def rotation_of(
     if rings.held is None and (most is None or most >= count) and len(answers) + len(glue) <= room:
         response = wrap(envelope.around(answers + glue, count, 0, glued))
         end = len(response) - len(glue) - len(envelope.opt)
-        return WholeRotation(rings, response[: end - len(answers)], response[end:])
+        return WholeRotation(rings, turns, response[: end - len(answers)], response[end:])
     most = rings.count if most is None else min(most, rings.count)
-    return PartRotation(rings, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)
+    return PartRotation(rings, turns, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)

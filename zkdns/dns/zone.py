@@ -6,8 +6,6 @@ zones inside one another the longest has the name: the apex is its own, and so i
 
 from __future__ import annotations
 
-import itertools
-import operator
 import random
 import struct
 from collections import Counter
@@ -20,6 +18,7 @@ from cachetools import LRUCache
 from zkdns.config import Config, Order
 from zkdns.dns.records import Node
 from zkdns.dns.service import PROTOCOLS, ServiceView
+from zkdns.dns.turning import Turns
 from zkdns.dns.turns import Record, RRset, arranged
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import Labels, to_wire
@@ -73,8 +72,6 @@ _NO_RECORDS = RRset()
 # Of so many members what is known besides the table is kept: it takes about a kilobyte for each, and is soon
 # made again. What has been answered is remembered elsewhere.
 _MOST_VIEWED = 10_000
-# Of more turns than that the numbers would take more memory than counting takes time.
-_LONGEST_CYCLE = 256
 
 _NOWHERE = Found(ABOVE, None)
 
@@ -102,7 +99,7 @@ class Zone:
         self._places: dict[Labels, _Place] = {}
         self._dwellers: Counter[_Place] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
-        self._turns: dict[Labels, dict[tuple[Labels, int], tuple[int, Iterator[int]]]] = {}
+        self._turns: dict[Labels, dict[tuple[Labels, int], Turns]] = {}
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -191,23 +188,21 @@ class Zone:
 
     # -- turns ---------------------------------------------------------------------------------------------
 
-    def turns(self, service: Labels, query: Query, period: int) -> Iterator[int]:
-        """The turns of this question, from 0 to below the period, for all who ask it in whatever way.
+    def turns(self, service: Labels, query: Query, period: int) -> Turns:
+        """The turns of this question, for all who ask it in whatever way.
 
         They go on where they are when the records become others, and begin anywhere, lest a whole fleet asks
         the same member first.
         """
-        if period == 1:
-            return itertools.repeat(0)
         turns = self._turns.setdefault(service, {})
         # Without the service's own name, so that thousands of services have the same questions.
         own = len(query.name) - len(service)
         question = query.name[:own] if query.name[own:] == service else query.name, query.qtype
-        known, going = turns.get(question, (0, None))
-        if going is None or known != period:
-            at = (self._rng.randrange(period) if going is None else next(going)) % period
-            turns[question] = period, _turning(at, period)
-        return turns[question][1]
+        known = turns.get(question)
+        if known is None or known.period != period:
+            first = self._rng.randrange(period) if known is None else next(known) % period
+            known = turns[question] = Turns(first, period)
+        return known
 
     def shuffled(self, records: RRset) -> Iterator[Sequence[Record]]:
         """The records by lot, for ever."""
@@ -274,13 +269,6 @@ class Zone:
 
 def _size_of(view: ServiceView) -> int:
     return min(view.size, _MOST_VIEWED)
-
-
-def _turning(at: int, period: int) -> Iterator[int]:
-    """Turns from there on, for ever."""
-    if period > _LONGEST_CYCLE:
-        return map(operator.mod, itertools.count(at), itertools.repeat(period))
-    return itertools.cycle([*range(at, period), *range(at)])
 
 
 def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:
