@@ -18,6 +18,7 @@ NOERROR, NXDOMAIN = "NOERROR", "NXDOMAIN"
 _RCODES = {"0": NOERROR, "3": NXDOMAIN}
 _PATIENCE = 60.0
 _LONGEST = 900.0
+_MOST_LOST = 0.001
 WINDOW = 160
 """Questions on their way: some 180 overflow a socket whose buffer a server leaves at the kernel's size."""
 
@@ -42,13 +43,16 @@ class Asked:
         """Answers a second."""
         return self.answered / self.seconds
 
-    def check(self, who: str, rcode: str, *, most_lost: float = 0.001) -> None:
+    def has_lost(self) -> bool:
+        """Whether more than a thousandth of the questions stayed without an answer."""
+        return self.lost > _MOST_LOST * (self.answered + self.lost)
+
+    def check(self, who: str, rcode: str) -> None:
         """See that the answers were what they should be.
 
         Args:
             who: the server's name, for what is said of it.
             rcode: what all must have.
-            most_lost: the share of questions that may stay without an answer.
 
         Raises:
             RuntimeError: with a sentence.
@@ -60,7 +64,7 @@ class Asked:
             raise RuntimeError(f"{who} answered with {others} where all should be {rcode}")
         if self.wrong:
             raise RuntimeError(f"{who} gave {self.wrong} answers to other questions than were asked")
-        if self.lost > most_lost * (self.answered + self.lost):
+        if self.has_lost():
             raise RuntimeError(f"{who} left {self.lost} of {self.answered + self.lost} questions unanswered")
 
 

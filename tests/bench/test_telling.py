@@ -38,6 +38,8 @@ def test_ratios_are_taken_within_a_round_before_their_median_is() -> None:
     made = samples(zkdns=[2, 6, 6], knot=[2, 6, 3], nsd=[4, 5, 4])
     assert made.cpu("zkdns", "a") == 6
     assert made.cpu_ratio(("zkdns", "a"), ("knot", "a")) == 1
+    # Of several it is to the one that is best in most rounds.
+    assert made.cpu_ratio(("zkdns", "a"), ("nsd", "a")) == pytest.approx(1.2)
     assert made.cpu_ratio(("zkdns", "a"), ("knot", "a"), ("nsd", "a")) == pytest.approx(1.2)
     assert made.rate_ratio(("zkdns", "a"), ("nsd", "a")) == pytest.approx(5 / 6)
 
