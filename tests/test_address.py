@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkdns.address import HostPort, parse_host_port, parse_listen
+from zkdns.address import HostPort, UpstreamAddress, parse_host_port, parse_listen, parse_upstream
 from zkdns.errors import BadValueError
 
 HOSTS = st.one_of(
@@ -23,6 +23,8 @@ READ = [
     ("[::1]:53", None, "::1", 53),
     ("[::1]", 53, "::1", 53),
     ("::1", 53, "::1", 53),
+    ("::", 53, "::", 53),
+    ("2001:db8::", 53, "2001:db8::", 53),
     ("[fe80::1%eth0]:53", None, "fe80::1%eth0", 53),
     ("127.0.0.1:65535", None, "127.0.0.1", 65535),
 ]
@@ -111,3 +113,92 @@ def test_an_address_to_listen_on_has_one_spelling_and_may_have_port_zero(text: s
 def test_a_host_name_is_nothing_to_listen_on(text: str) -> None:
     with pytest.raises(BadValueError, match="no address to listen on"):
         parse_listen(text, default_port=53)
+
+
+@pytest.mark.parametrize(
+    ("text", "address", "shown"),
+    [
+        ("9.9.9.9", UpstreamAddress("9.9.9.9", 53), "9.9.9.9:53"),
+        (" 9.9.9.9:5353 ", UpstreamAddress("9.9.9.9", 5353), "9.9.9.9:5353"),
+        ("2620:FE:0::fe", UpstreamAddress("2620:fe::fe", 53), "[2620:fe::fe]:53"),
+        ("[2620:fe::fe]:54", UpstreamAddress("2620:fe::fe", 54), "[2620:fe::fe]:54"),
+        ("::ffff:9.9.9.9", UpstreamAddress("9.9.9.9", 53), "9.9.9.9:53"),
+        ("fe80::1%eth0", UpstreamAddress("fe80::1%eth0", 53), "[fe80::1%eth0]:53"),
+        ("127.0.0.53", UpstreamAddress("127.0.0.53", 53), "127.0.0.53:53"),
+        ("tls://9.9.9.9", UpstreamAddress("9.9.9.9", 853, "9.9.9.9"), "tls://9.9.9.9:853#9.9.9.9"),
+        (
+            "TLS://9.9.9.9#DNS.Quad9.net.",
+            UpstreamAddress("9.9.9.9", 853, "dns.quad9.net"),
+            "tls://9.9.9.9:853#dns.quad9.net",
+        ),
+        (
+            "tls://[2620:fe::fe]:8853#dns.quad9.net",
+            UpstreamAddress("2620:fe::fe", 8853, "dns.quad9.net"),
+            "tls://[2620:fe::fe]:8853#dns.quad9.net",
+        ),
+        (
+            "tls://fe80::1%eth0#2001:DB8::1",
+            UpstreamAddress("fe80::1%eth0", 853, "2001:db8::1"),
+            "tls://[fe80::1%eth0]:853#2001:db8::1",
+        ),
+        (
+            "tls://fe80::1%eth0",
+            UpstreamAddress("fe80::1%eth0", 853, "fe80::1"),
+            "tls://[fe80::1%eth0]:853#fe80::1",
+        ),
+    ],
+)
+def test_an_upstream_is_read_and_shown(text: str, address: UpstreamAddress, shown: str) -> None:
+    assert parse_upstream(text) == address
+    assert str(address) == shown
+    assert parse_upstream(shown) == address
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "no usable host"),
+        ("localhost", "is no address to forward to; write an IP address, as 9.9.9.9"),
+        ("dns.quad9.net:53", "is no address to forward to"),
+        ("tls://dns.quad9.net", "is no address to forward to"),
+        ("9.9.9.9:", "has no port"),
+        ("9.9.9.9:0", "a port is 1 to 65535"),
+        ("9.9.9.9#53", "write a port behind a colon"),
+        (
+            "9.9.9.9#dns.quad9.net",
+            "has a #, which stands before a certificate's name",
+        ),
+        ("https://9.9.9.9/dns-query", "begins with https://; write ADDRESS[:PORT], or tls://"),
+        ("tls://", "no usable host"),
+        ("tls://9.9.9.9#", "has '' behind its #"),
+        ("tls://9.9.9.9#a b", "has 'a b' behind its #; write what the certificate is for, as dns.quad9.net"),
+        ("tls://9.9.9.9#1.2.3", "has '1.2.3' behind its #"),
+        ("tls://9.9.9.9/#x", "no usable host"),
+        ("0.0.0.0", "is the address of no single host"),
+        ("::", "is the address of no single host"),
+        ("224.0.0.251:5353", "is the address of no single host"),
+        ("ff02::fb", "is the address of no single host"),
+        ("255.255.255.255", "is the address of no single host"),
+        ("::ffff:0.0.0.0", "is the address of no single host"),
+        ("fe80::1", "write its interface too, as fe80::1%eth0"),
+    ],
+)
+def test_what_is_no_upstream_is_refused_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(BadValueError) as refusal:
+        parse_upstream(text)
+    assert why in str(refusal.value)
+    assert len(str(refusal.value)) < 250
+
+
+@given(
+    st.text(st.characters())
+    | st.builds(
+        "{}{}{}".format, st.sampled_from(["", "tls://"]), HOSTS, st.sampled_from(["", "#a.b", "#::1"])
+    )
+)
+def test_any_text_is_an_upstream_that_reads_back_or_a_mistake(text: str) -> None:
+    try:
+        upstream = parse_upstream(text)
+    except BadValueError:
+        return
+    assert parse_upstream(str(upstream)) == upstream

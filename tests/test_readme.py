@@ -88,7 +88,7 @@ def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> No
     differing = {
         field for field in written.__struct_fields__ if getattr(written, field) != getattr(default, field)
     }
-    assert differing == {"service"}
+    assert differing == {"service", "forward"}
     (tmp_path / "zkdns.toml").write_text(
         re.sub(r"^# (?=[a-z_]+ = )", "", configuration, flags=re.MULTILINE), encoding="utf-8"
     )

@@ -11,7 +11,10 @@ from zkdns.errors import BadValueError
 from zkdns.namespace import check_znode_path
 
 MAX_PORT = 65535
+DNS_PORT = 53
+DNS_TLS_PORT = 853  # RFC 7858 §3.1
 ZOOKEEPER_PORT = 2181
+_BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
 
@@ -32,7 +35,8 @@ class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
     Attributes:
         host: an IP address (IPv6 without brackets, with a zone such as `%eth0` where it needs one).
         port: 53, or 853 for TLS, unless told otherwise.
-        tls: the name that its certificate must have, for DNS over TLS (RFC 7858); None: UDP and TCP in clear.
+        tls: the name that its certificate must have, for DNS over TLS (RFC 7858); where none was written it
+            is the address, which the certificate must have then. None: UDP and TCP in clear.
     """
 
     host: str
@@ -59,7 +63,7 @@ def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: 
     host, colon, port_text = stripped.rpartition(":")
     if _is_ipv6(stripped) or (not colon and stripped) or stripped.endswith("]"):
         host, port_text = stripped, ""
-    if not port_text and default_port is not None and not stripped.endswith(":"):
+    if not port_text and default_port is not None and (host == stripped or not stripped.endswith(":")):
         port = default_port
     elif _PORT.fullmatch(port_text) and lowest_port <= int(port_text) <= MAX_PORT:
         port = int(port_text)
@@ -87,6 +91,39 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
         ) from None
 
 
+def parse_upstream(text: str) -> UpstreamAddress:
+    """Read a resolver to forward to: `ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
+
+    A host name would have to be asked of that same resolver. The address comes back in its canonical
+    spelling, so that equal addresses are equal.
+
+    Raises:
+        BadValueError: what is wrong with it, and how it is written.
+    """
+    stripped = text.strip()
+    scheme, has_scheme, rest = stripped.partition("://")
+    if has_scheme and scheme.lower() != "tls":
+        raise BadValueError(
+            f"{text!r} begins with {scheme}://; write ADDRESS[:PORT], or tls://ADDRESS[:PORT]#NAME for TLS"
+        )
+    if not has_scheme:
+        if "#" in stripped:
+            raise BadValueError(
+                f"{text!r} has a #, which stands before a certificate's name in tls://ADDRESS#NAME alone; "
+                "write a port behind a colon"
+            )
+        given = parse_host_port(stripped, default_port=DNS_PORT)
+        return UpstreamAddress(str(_askable(given.host, text)), given.port)
+    before, has_name, name = rest.partition("#")
+    given = parse_host_port(before, default_port=DNS_TLS_PORT)
+    address = _askable(given.host, text)
+    return UpstreamAddress(
+        str(address),
+        given.port,
+        _certificate_name(name, text) if has_name else str(address).partition("%")[0],
+    )
+
+
 def parse_connect_string(text: str) -> str:
     """Check where a ZooKeeper is, `host:port,host:port/chroot`, and write every port into it.
 
@@ -102,6 +139,40 @@ def parse_connect_string(text: str) -> str:
         return ",".join(servers)
     check_znode_path("/" + below)
     return ",".join(servers) + "/" + below
+
+
+def _askable(host: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address of one host that can be sent to, in its one spelling."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        raise BadValueError(
+            f"{text!r} is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, "
+            "tls://9.9.9.9#dns.quad9.net"
+        ) from None
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_unspecified or address.is_multicast or address == _BROADCAST:
+        raise BadValueError(f"{text!r} is the address of no single host; write a resolver's own, as 9.9.9.9")
+    if isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None:
+        # The same one may be another host behind each interface (RFC 4007 §6).
+        raise BadValueError(
+            f"{text!r} is an address on some link; write its interface too, as {address}%eth0"
+        )
+    return address
+
+
+def _certificate_name(name: str, text: str) -> str:
+    """What a certificate is for: a host name in lower case, without a dot at its end, or an IP address."""
+    try:
+        return str(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    if not _HOST_NAME.fullmatch(name) or name.rstrip(".").rpartition(".")[2].isdigit():
+        raise BadValueError(
+            f"{text!r} has {name!r} behind its #; write what the certificate is for, as dns.quad9.net"
+        )
+    return name.rstrip(".").lower()
 
 
 def _bare_host(host: str, text: str) -> str:

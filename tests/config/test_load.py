@@ -2,27 +2,25 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from zkdns.address import HostPort
-from zkdns.config import SETTINGS, Config, GuardSettings, ServiceOverride, load_config
+from tests.config.helpers import FILE, load, mistakes, try_to_load
+from zkdns.address import HostPort, UpstreamAddress
+from zkdns.config import SETTINGS, Config, ForwardSettings, GuardSettings, ServiceOverride, load_config
 from zkdns.config.load import MAX_FILE
 from zkdns.errors import ConfigError
 from zkdns.namespace import parse_namespace
 from zkdns.snapshot import namespaces_of
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-FILE = "zkdns.toml"
 NO_ADDRESS = "is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
 BOTH = "cannot answer both DNS and HTTP; choose another port, or write none for admin"
 TWICE = "is one service with another table; names that differ only in case are equal (RFC 4343)"
+NO_UPSTREAM = "is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
 NO_SERVICE = "is not a service's name; write {service}.{environment}, without the zone"
 
 FULL = """
@@ -39,7 +37,15 @@ max_answers = 8
 statuses = ["ALIVE", "WARNING"]
 empty = "nxdomain"
 workers = 4
-upstream = "none"
+upstream = ["9.9.9.9", "[2620:fe::fe]:5353", "tls://9.9.9.9#dns.quad9.net"]
+max_forwarded = 100
+trust_ad = true
+cache_entries = 500
+cache_min_ttl = 5
+cache_max_ttl = 600
+cache_negative_ttl = 60
+cache_stale = 0
+cache_prefetch = false
 admin = "127.0.0.1:0"
 snapshot = "/var/lib/zkdns/table"
 snapshot_max_age = 3600
@@ -52,6 +58,12 @@ log_level = "debug"
 share = 0.25
 seconds = 0
 
+[forward."Corp.example."]
+upstreams = ["10.0.0.53", "10.0.0.54:5353"]
+
+[forward.lab]
+upstreams = "none"
+
 [service."Web.staging"]
 ttl = 60
 order = "fixed"
@@ -59,43 +71,6 @@ max_answers = 1
 
 [service."api.v2.staging"]
 """
-
-
-@pytest.fixture(autouse=True)
-def _own_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
-def load(
-    toml: str | bytes | None = None,
-    environment: Mapping[str, str] | None = None,
-    **flags: object,
-) -> Config:
-    """Load what was written; nothing written is a layer that is not there."""
-    if toml is not None:
-        Path(FILE).write_bytes(toml if isinstance(toml, bytes) else toml.encode())
-    return load_config(flags=flags, environment=environment or {}, file=FILE if toml is not None else None)
-
-
-def try_to_load(
-    toml: str | bytes | None = None,
-    environment: Mapping[str, str] | None = None,
-    **flags: object,
-) -> tuple[Config | None, tuple[str, ...]]:
-    try:
-        return load(toml, environment, **flags), ()
-    except ConfigError as error:
-        return None, error.mistakes
-
-
-def mistakes(
-    toml: str | bytes | None = None,
-    environment: Mapping[str, str] | None = None,
-    **flags: object,
-) -> tuple[str, ...]:
-    config, found = try_to_load(toml, environment, **flags)
-    assert config is None
-    return found
 
 
 def travel(config: Config | None) -> Config | None:
@@ -148,7 +123,25 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         statuses=("ALIVE", "WARNING"),
         empty="nxdomain",
         workers=4,
-        upstream=(),
+        upstream=(
+            UpstreamAddress("9.9.9.9", 53),
+            UpstreamAddress("2620:fe::fe", 5353),
+            UpstreamAddress("9.9.9.9", 853, "dns.quad9.net"),
+        ),
+        max_forwarded=100,
+        trust_ad=True,
+        cache_entries=500,
+        cache_min_ttl=5,
+        cache_max_ttl=600,
+        cache_negative_ttl=60,
+        cache_stale=0,
+        cache_prefetch=False,
+        forward={
+            "corp.example": ForwardSettings(
+                (UpstreamAddress("10.0.0.53", 53), UpstreamAddress("10.0.0.54", 5353))
+            ),
+            "lab": ForwardSettings(()),
+        },
         admin=HostPort("127.0.0.1", 0),
         snapshot="/var/lib/zkdns/table",
         snapshot_max_age=3600,
@@ -182,9 +175,11 @@ def test_a_setting_knows_what_each_layer_calls_it() -> None:
         "zookeeper_tls",
         "zookeeper_any_host",
         "demo",
+        "trust_ad",
+        "cache_prefetch",
         "offline",
     ]
-    assert [row.key for row in SETTINGS if row.many] == ["listen", "statuses"]
+    assert [row.key for row in SETTINGS if row.many] == ["listen", "statuses", "upstream"]
 
 
 # What is written as text, in the environment or as a flag, and what it means.
@@ -208,6 +203,11 @@ TEXTS: list[tuple[str, str, object]] = [
     ("max_answers", "65535", 65535),
     ("workers", "256", 256),
     ("upstream", "none", ()),
+    ("upstream", "auto", "auto"),
+    ("upstream", "9.9.9.9", (UpstreamAddress("9.9.9.9", 53),)),
+    ("upstream", "tls://1.1.1.1", (UpstreamAddress("1.1.1.1", 853, "1.1.1.1"),)),
+    ("cache_entries", "1", 1),
+    ("cache_entries", "1000000", 1_000_000),
     ("admin", "none", None),
     ("admin", "::1", HostPort("::1", 9153)),
     ("admin", "0.0.0.0:8080", HostPort("0.0.0.0", 8080)),
@@ -260,7 +260,12 @@ WRONG_TEXTS = [
     ("order", "roundrobin", "is 'roundrobin'; write one of round-robin, random, fixed"),
     ("max_answers", "0", "write a whole number from 1 to 65535"),
     ("workers", "257", "write a whole number from 1 to 256"),
-    ("upstream", "1.1.1.1", "nothing is forwarded yet, so write none"),
+    ("upstream", "dns.quad9.net", "'dns.quad9.net' is no address to forward to"),
+    ("upstream", "nobody", "'nobody' is no address to forward to"),
+    ("upstream", "1.1.1.1:0", "a port is 1 to 65535"),
+    ("upstream", "https://1.1.1.1", "begins with https://; write ADDRESS[:PORT], or tls://"),
+    ("upstream", "127.0.0.1", "127.0.0.1:53 is where this server itself listens; name another one"),
+    ("cache_entries", "0", "write a whole number from 1 to 1000000"),
     ("admin", "localhost:80", "no address to listen on"),
     ("log_format", "xml", "is 'xml'; write one of console, json"),
     ("log_level", "\udcff", "not UTF-8"),
@@ -753,10 +758,15 @@ def test_every_mistake_of_every_layer_is_told_at_once_and_one_overridden_is_stil
     )
 
 
-KEYS = st.sampled_from([row.key for row in SETTINGS] + ["tll", 'service."a.b"', "service.a", "x.y"])
+KEYS = st.sampled_from(
+    [row.key for row in SETTINGS]
+    + ["tll", 'service."a.b"', "service.a", "x.y", "forward.a.upstreams", 'forward."b.discovery".upstreams']
+)
 SCALARS = st.one_of(
     st.integers().map(str),
-    st.sampled_from(["true", "[]", "{}", "[1, 2]", '["::1"]', "nan", "1979-05-27", "{ttl = 1}", '""']),
+    st.sampled_from(
+        ["true", "[]", "{}", "[1, 2]", '["::1"]', '["auto", "::2"]', "nan", "1979-05-27", "{ttl = 1}", '""']
+    ),
     st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="'")).map(
         lambda text: f"'{text}'"
     ),

@@ -4,7 +4,17 @@ Never here: I/O beyond reading that file.
 """
 
 from zkdns.config.load import load_config
-from zkdns.config.model import Config, Empty, GuardSettings, LogFormat, LogLevel, Order, ServiceOverride
+from zkdns.config.model import (
+    Config,
+    Empty,
+    ForwardSettings,
+    GuardSettings,
+    LogFormat,
+    LogLevel,
+    Order,
+    ServiceOverride,
+    Upstream,
+)
 from zkdns.config.settings import SETTINGS
 from zkdns.config.values import Setting
 
@@ -12,11 +22,13 @@ __all__ = [
     "SETTINGS",
     "Config",
     "Empty",
+    "ForwardSettings",
     "GuardSettings",
     "LogFormat",
     "LogLevel",
     "Order",
     "ServiceOverride",
     "Setting",
+    "Upstream",
     "load_config",
 ]

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec.structs import replace
 
-from zkdns.address import ZOOKEEPER_PORT, HostPort
+from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, HostPort
+from zkdns.config.forwarding import by_domain, check_upstreams
 from zkdns.config.model import Config
-from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, DNS_PORT, SETTINGS, GivenNamespace
+from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, SETTINGS, GivenNamespace
 from zkdns.config.values import PREFIX, Place, Setting, flag_of, read_table
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import DEFAULT_ZONE, Namespace, parse_namespace, split_name
@@ -79,9 +80,13 @@ def load_config(
     _check_sources(values, places)
     _check_ports(values, places)
     _check_tls(values, places)
+    check_upstreams(values, places)
     namespaces = values["namespaces"] = _join_namespaces(values)
     if values.get("service") and namespaces:
         values["service"] = _by_name(values["service"], namespaces, places["service"])
+    if values.get("forward"):
+        zones = [namespace.zone for namespace in namespaces]
+        values["forward"] = by_domain(values["forward"], zones, values["listen"], places["forward"])
     if check_fixed and values.get("fixed") and namespaces:
         try:
             check_fixed(values["fixed"], namespaces)

@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
-from zkdns.address import HostPort
+from zkdns.address import HostPort, UpstreamAddress
 from zkdns.names import Labels
 from zkdns.namespace import Namespace
 
@@ -15,6 +15,7 @@ Empty: TypeAlias = Literal["nodata", "nxdomain"]
 Watches: TypeAlias = Literal["auto", "one-shot"]
 LogFormat: TypeAlias = Literal["console", "json"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+Upstream: TypeAlias = tuple[UpstreamAddress, ...] | Literal["auto"]
 
 
 class ServiceOverride(msgspec.Struct, frozen=True):
@@ -38,6 +39,13 @@ class GuardSettings(msgspec.Struct, frozen=True):
     Who lost a session registers again within a minute (the longest back-off of go.serversets), once ZooKeeper
     is well; ten leave an operator time to look, while addresses that are dead stand last in an answer.
     """
+
+
+class ForwardSettings(msgspec.Struct, frozen=True):
+    """Where the names of one domain go."""
+
+    upstreams: tuple[UpstreamAddress, ...]
+    """Those that are asked; none: the domain is refused."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,8 +87,32 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     empty: Empty = "nodata"
     """What a service without members is: a name without records, or no name."""
     workers: int = 1
-    upstream: tuple[str, ...] = ()
-    """Where names outside the zone go; empty: they are refused."""
+    upstream: Upstream = "auto"
+    """Where names outside the zones go: to these, or as the machine itself is configured; none: refused."""
+    forward: dict[str, ForwardSettings] = {}
+    """The same for single domains and what lies below, by their names in lower case; the longest wins."""
+    max_forwarded: int = 4_000
+    """Most queries that wait for upstreams at a time, in each worker; others are SERVFAIL at once.
+
+    Each may hold a socket: with those of TCP's clients it should fit the files that a process may open.
+    """
+    trust_ad: bool = False
+    """Whether the upstreams' word that an answer was checked (AD) is passed on.
+
+    Right only where they and the way to them can be trusted (RFC 4035 §4.9.3).
+    """
+    cache_entries: int = 10_000
+    """Most answers of upstreams that are kept, in each worker."""
+    cache_min_ttl: int = 0
+    """Seconds that they are kept at least, whatever their owners say."""
+    cache_max_ttl: int = 86_400
+    """Seconds that they are kept at most; RFC 8767 §4 has a week as the most that is sensible."""
+    cache_negative_ttl: int = 3_600
+    """Seconds that the absence of a name or of a type is kept at most (RFC 2308 §5)."""
+    cache_stale: int = 86_400
+    """Seconds that answers may be over, and are given all the same when no upstream answers (RFC 8767)."""
+    cache_prefetch: bool = True
+    """Whether answers that are still asked for are asked anew before they are over."""
     admin: HostPort | None = None
     """Where health is told over HTTP; None: nowhere."""
     snapshot: str | None = None

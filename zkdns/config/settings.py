@@ -9,8 +9,26 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
-from zkdns.address import ZOOKEEPER_PORT, HostPort, parse_connect_string, parse_listen
-from zkdns.config.model import Empty, GuardSettings, LogFormat, LogLevel, Order, ServiceOverride, Watches
+from zkdns.address import (
+    DNS_PORT,
+    ZOOKEEPER_PORT,
+    HostPort,
+    UpstreamAddress,
+    parse_connect_string,
+    parse_listen,
+    parse_upstream,
+)
+from zkdns.config.model import (
+    Empty,
+    ForwardSettings,
+    GuardSettings,
+    LogFormat,
+    LogLevel,
+    Order,
+    ServiceOverride,
+    Upstream,
+    Watches,
+)
 from zkdns.config.values import (
     Place,
     Setting,
@@ -32,7 +50,6 @@ from zkdns.namespace import Namespace, parse_namespace
 if TYPE_CHECKING:
     from zkdns.names import Labels
 
-DNS_PORT = 53
 DEMO_PORT = 5300  # no privilege is needed to try the example
 ADMIN_PORT = 9153  # where CoreDNS and others have their metrics
 
@@ -44,6 +61,12 @@ MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; who wants more wants any
 MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
 MAX_WORKERS = 256
 MAX_LIMBO = 86_400  # a day: after that a failure of ZooKeeper is no news any more
+MAX_FORWARDED = 65_535
+MAX_CACHE_ENTRIES = 1_000_000
+MAX_CACHE_TTL = 7 * 86_400  # RFC 8767 §4
+MAX_CACHE_MIN_TTL = 3_600  # a longer floor is a way to hold on to addresses that are others' by now
+MAX_CACHE_NEGATIVE_TTL = 3 * 3_600  # RFC 2308 §5
+MAX_CACHE_STALE = 3 * 86_400  # RFC 8767 §5 has one to three days
 MAX_SESSION_TIMEOUT = 600  # ensembles grant 40 s unless told otherwise (maxSessionTimeout)
 
 STATUSES = (
@@ -79,10 +102,25 @@ def _parse_zone(written: str) -> Labels:
     return zone
 
 
-def _parse_upstream(written: str) -> tuple[str, ...]:
-    if written != "none":
-        raise BadValueError(f"{written!r} is not accepted; nothing is forwarded yet, so write none")
-    return ()
+def _parse_upstream(written: str) -> UpstreamAddress | str:
+    return written if written in {"auto", "none"} else parse_upstream(written)
+
+
+def _parse_domains_upstream(written: str) -> UpstreamAddress | str:
+    if written == "auto":
+        raise BadValueError("is 'auto', which is for upstream alone; write addresses or none")
+    return _parse_upstream(written)
+
+
+def _join_upstreams(given: tuple[UpstreamAddress | str, ...]) -> Upstream:
+    """The upstreams, or what the one word that stands for them means."""
+    addresses = tuple(one for one in given if isinstance(one, UpstreamAddress))
+    if len(addresses) == len(given):
+        return addresses
+    (word, *_) = (one for one in given if isinstance(one, str))
+    if len(given) > 1:
+        raise BadValueError(f"has {word} beside others; it stands alone")
+    return "auto" if word == "auto" else ()
 
 
 class GivenNamespace(msgspec.Struct, frozen=True):
@@ -129,6 +167,100 @@ GUARD_SETTINGS = (
     Setting("share", fraction, "FRACTION", "More than this lost at once is suspicious."),
     Setting("minimum", whole(1, MAX_RECORDS), "COUNT", "Smaller services may lose all but one."),
     Setting("seconds", whole(0, MAX_LIMBO), "SECONDS", "How long suspicious losses are held; 0 holds none."),
+)
+
+FORWARD_SETTINGS = (
+    Setting(
+        "upstreams",
+        text(_parse_domains_upstream, "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME or none"),
+        "ADDRESS[:PORT]|none",
+        "Where the domain's names go; none refuses them.",
+        many=True,
+        join=_join_upstreams,
+    ),
+)
+
+
+_read_domains = tables(FORWARD_SETTINGS, lambda upstreams=(): ForwardSettings(upstreams))
+
+
+def _read_forward(value: object, place: Place) -> dict[str, ForwardSettings]:
+    """Read tables by domains; one that says anything else than its upstreams has told its mistake by then."""
+    for domain, one in value.items() if isinstance(value, dict) else ():
+        if one == {}:
+            place.inside(domain).refuse(
+                'has no upstreams; write them as ["10.0.0.53"], or none to refuse the domain'
+            )
+    return _read_domains(value, place)
+
+
+# Of forwarding only what is typed to try something is a flag; the rest is for files and variables.
+FORWARDING = (
+    Setting(
+        "upstream",
+        text(_parse_upstream, "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME, auto or none"),
+        "ADDRESS[:PORT]|auto|none",
+        "Where other names go; auto asks whom this machine would ask, none refuses them.",
+        many=True,
+        join=_join_upstreams,
+    ),
+    Setting(
+        "forward",
+        _read_forward,
+        "TABLES",
+        'Where the names of single domains go, as [forward."corp.example"].',
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "max_forwarded",
+        whole(1, MAX_FORWARDED),
+        "COUNT",
+        "Most queries that wait for upstreams at a time.",
+        in_flags=False,
+    ),
+    Setting("trust_ad", switch, "BOOL", "Pass on what upstreams say of DNSSEC's checks.", in_flags=False),
+    Setting(
+        "cache_entries",
+        whole(1, MAX_CACHE_ENTRIES),
+        "COUNT",
+        f"Most answers of upstreams that are kept, up to {MAX_CACHE_ENTRIES}.",
+    ),
+    Setting(
+        "cache_min_ttl",
+        whole(0, MAX_CACHE_MIN_TTL),
+        "SECONDS",
+        "How long they are kept at least.",
+        in_flags=False,
+    ),
+    Setting(
+        "cache_max_ttl",
+        whole(1, MAX_CACHE_TTL),
+        "SECONDS",
+        "How long they are kept at most.",
+        in_flags=False,
+    ),
+    Setting(
+        "cache_negative_ttl",
+        whole(1, MAX_CACHE_NEGATIVE_TTL),
+        "SECONDS",
+        "How long the absence of a name is kept at most.",
+        in_flags=False,
+    ),
+    Setting(
+        "cache_stale",
+        whole(0, MAX_CACHE_STALE),
+        "SECONDS",
+        "How long answers that are over are given while no upstream answers; 0: never.",
+        in_flags=False,
+    ),
+    Setting(
+        "cache_prefetch",
+        switch,
+        "BOOL",
+        "Ask anew for what is still asked for before it is over.",
+        in_flags=False,
+    ),
 )
 
 SETTINGS = (
@@ -197,7 +329,7 @@ SETTINGS = (
         in_flags=False,
     ),
     Setting("workers", whole(1, MAX_WORKERS), "COUNT", f"Processes that answer, up to {MAX_WORKERS}."),
-    Setting("upstream", text(_parse_upstream, "none"), "none", "Where other names go; none refuses them."),
+    *FORWARDING,
     Setting(
         "admin",
         text(_parse_admin, "ADDRESS:PORT or none"),

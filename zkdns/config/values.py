@@ -93,6 +93,8 @@ class Setting:
     """One line for people."""
     many: bool = False
     """A list in the file, separated by commas in the environment, a flag to be repeated."""
+    join: Callable[[tuple[Any, ...]], object] | None = None
+    """Of many: makes one value of them all, or raises `BadValueError` where they do not go together."""
     in_environment: bool = True
     in_flags: bool = True
 
@@ -112,7 +114,7 @@ class Setting:
         return self.read is switch
 
     def take(self, value: object, place: Place) -> object:
-        """Read the value of one layer: a tuple where there may be many, else what `read` returns.
+        """Read the value of one layer: a tuple, or what `join` makes of it, where there may be many.
 
         Raises:
             BadValueError: what was found and what is accepted.
@@ -128,7 +130,7 @@ class Setting:
         for index, item in enumerate(taken):
             if item is not None and item in taken[:index]:
                 place.refuse(f"{item!s} is given twice")
-        return taken
+        return taken if self.join is None or None in taken else self.join(taken)
 
 
 def read_table(given: Mapping[str, object], rows: Mapping[str, Setting], place: Place) -> dict[str, Any]:
