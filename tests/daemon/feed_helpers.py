@@ -29,9 +29,10 @@ class Answerer:
         self.table = Table(departed_seconds=0)  # who left keeps nothing, as at the publisher
         self.changed: list[set[Labels]] = []
         self.healths: list[Health] = []
+        self.flushed: list[bytes | None] = []
         self.sizes: list[int] = []
         """How many services the table had at each change of health."""
-        self.subscriber = Subscriber(path, self.table, self.changed.append, self._heard)
+        self.subscriber = Subscriber(path, self.table, self.changed.append, self._heard, self.flushed.append)
         self._task = asyncio.create_task(self.subscriber.run())
 
     def _heard(self, health: Health) -> None:

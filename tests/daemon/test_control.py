@@ -16,6 +16,8 @@ from zkdns.daemon.control import (
     Accepted,
     ControlError,
     ControlServer,
+    FlushCaches,
+    Flushed,
     LetGo,
     Refused,
     Request,
@@ -33,6 +35,8 @@ def path(tmp_path: Path) -> str:
 
 
 def respond(request: Request) -> Response:
+    if isinstance(request, FlushCaches):
+        return Flushed(2, 3)
     assert request.service != "broken"
     return LET_GO if request.service is None else Refused("nothing", f"nothing is held of {request.service}")
 
@@ -53,6 +57,7 @@ def test_a_request_is_answered(path: str) -> None:
     async def scenario() -> None:
         assert await command(path, Accept(None)) == LET_GO
         assert await command(path, Accept("web")) == Refused("nothing", "nothing is held of web")
+        assert await command(path, FlushCaches("example")) == Flushed(2, 3)
 
     serve(path, scenario)
 

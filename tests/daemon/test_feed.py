@@ -220,6 +220,48 @@ def test_a_socket_that_is_not_there_yet_is_waited_for(path: str) -> None:
     asyncio.run(scenario())
 
 
+# -- what people ask of all answerers ----------------------------------------------------------------------
+
+
+def test_caches_are_flushed_at_all_who_are_there_and_at_nobody_later(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher:
+            assert publisher.flush_caches(None) == 0
+            async with answering(path) as one, answering(path) as other:
+                await until(lambda: len(publisher._subscribers) == 2)
+                publisher.publish([WEB])
+                publisher.set_health(ready=True, stale=False)
+                assert publisher.flush_caches(b"\x07example\0") == 2
+                assert publisher.flush_caches(None) == 2
+                for answerer in (one, other):
+                    await until(lambda: len(answerer.flushed) == 2)  # noqa: B023 - used at once
+                    assert answerer.flushed == [b"\x07example\0", None]
+                    await same(answerer, publisher)
+            async with answering(path) as later:
+                await until(lambda: later.health == READY)
+                assert later.flushed == []
+
+    asyncio.run(scenario())
+
+
+def test_a_cache_that_cannot_be_flushed_costs_no_change(path: str) -> None:
+    def refuse(_: bytes | None) -> None:
+        raise ValueError
+
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as answerer:
+            answerer.subscriber._on_flush = refuse
+            await until(lambda: publisher._subscribers)
+            with capture_logs() as logs:
+                assert publisher.flush_caches(None) == 1
+                publisher.publish([WEB])
+                publisher.set_health(ready=True, stale=False)
+                await same(answerer, publisher)
+            assert [entry["event"] for entry in logs] == ["what is cached could not be flushed"]
+
+    asyncio.run(scenario())
+
+
 # -- health ------------------------------------------------------------------------------------------------
 
 

@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-
 import click
 import msgspec
 
-from zkdns.cli.options import (
-    MISTAKEN,
-    NO_ANSWER,
-    NOT_FOUND,
-    config_option,
-    exit_mistaken,
-    load_or_exit,
-)
-from zkdns.daemon.control import Accept, ControlError, LetGo, Refused, command
+from zkdns.cli.options import config_option, exit_mistaken
+from zkdns.cli.running import ask_server, control_option
+from zkdns.daemon.control import Accept, Accepted, LetGo
 
 
 @click.command()
 @click.argument("service", required=False)
 @click.option("--all", "every", is_flag=True, help="Accept the losses of all services.")
-@click.option("--control", metavar="FILE", help="The server's control socket (default: the configured one).")
+@control_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each member, a line each.")
 def accept(
@@ -36,19 +27,7 @@ def accept(
     """
     if every == (service is not None):
         exit_mistaken(["name one service, or write --all for all of them"])
-    path = load_or_exit({"control": control}, config_file, with_fixed=False).control
-    if path is None:
-        click.echo("zkdns: there is no control socket; name the server's with --control FILE", err=True)
-        sys.exit(NO_ANSWER)
-    try:
-        response = asyncio.run(command(path, Accept(service)))
-    except ControlError as error:
-        click.echo(f"zkdns: {error}", err=True)
-        sys.exit(NO_ANSWER)
-    if isinstance(response, Refused):
-        click.echo(f"zkdns: {response.sentence}", err=True)
-        sys.exit(MISTAKEN if response.reason == "mistaken" else NOT_FOUND)
-    for member in response.members:
+    for member in ask_server(Accept(service), Accepted, control, config_file).members:
         click.echo(msgspec.json.encode(member) if as_json else _line(member))
 
 

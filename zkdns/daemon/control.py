@@ -36,6 +36,13 @@ class Accept(msgspec.Struct, frozen=True, tag="accept"):
     """A service's name, with or without the zone, or its znode's path; None: all of them."""
 
 
+class FlushCaches(msgspec.Struct, frozen=True, tag="flush"):
+    """Forget what is cached of upstreams' answers."""
+
+    name: str | None
+    """Of this name and what lies below it; None: all of it."""
+
+
 class LetGo(msgspec.Struct, frozen=True):
     """A member that was held until now."""
 
@@ -51,6 +58,15 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
     members: tuple[LetGo, ...]
 
 
+class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
+    """The answerers were told to forget."""
+
+    answerers: int
+    """How many of them."""
+    workers: int
+    """How many there should be; one that is just being replaced caches nothing yet."""
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """Nothing was done; `sentence` says why."""
 
@@ -58,9 +74,9 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     sentence: str
 
 
-Request: TypeAlias = Accept
-Response: TypeAlias = Accepted | Refused
-REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)
+Request: TypeAlias = Accept | FlushCaches
+Response: TypeAlias = Accepted | Flushed | Refused
+REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 
 

@@ -6,6 +6,8 @@
 A publisher that is still reading sends what it has read so far, and `End` when it is ready: so the answerers
 are ready with it. An answerer keeps what it has until a whole copy has arrived, so neither side's end is ever
 seen in answers. A subscriber that does not keep up is cut off, and begins anew with a copy.
+
+What people ask of all answerers (`Flush`) goes the same way, to those who are there, and to nobody later.
 """
 
 from __future__ import annotations
@@ -59,7 +61,14 @@ class Health(msgspec.Struct, frozen=True, tag="health"):
     stale: bool
 
 
-FeedMessage: TypeAlias = Begin | Changes | End | Health
+class Flush(msgspec.Struct, frozen=True, tag="flush"):
+    """What is cached of upstreams' answers is to be forgotten."""
+
+    name: bytes | None
+    """Of this name and what lies below it, in wire form and lower case; None: all of it."""
+
+
+FeedMessage: TypeAlias = Begin | Changes | End | Health | Flush
 FRAMES: Frames[FeedMessage] = Frames(FeedMessage)  # type: ignore[arg-type]  # a union is no type to mypy
 
 
@@ -103,6 +112,15 @@ class Publisher:
             self._broadcast(FRAMES.encode(End(self.table.serial)))
         if self.health != before:
             self._broadcast(FRAMES.encode(self.health))
+
+    def flush_caches(self, name: bytes | None) -> int:
+        """Let the answerers forget what they cached; return how many of them are told.
+
+        Args:
+            name: of this name and what lies below it, in wire form and lower case; None: all of it.
+        """
+        self._broadcast(FRAMES.encode(Flush(name)))
+        return len(self._subscribers)
 
     def close(self) -> None:
         """Send what is pending, and let go of all subscribers."""
@@ -160,6 +178,7 @@ class Subscriber:
         table: what to keep current.
         on_change: called with the keys of services whose answers may have changed.
         on_health: called whenever readiness or staleness becomes another.
+        on_flush: called with what a `Flush` names; what it raises is logged, and costs no change.
     """
 
     def __init__(
@@ -168,12 +187,14 @@ class Subscriber:
         table: Table,
         on_change: Callable[[set[Labels]], None],
         on_health: Callable[[Health], None],
+        on_flush: Callable[[bytes | None], None] = lambda _: None,
     ) -> None:
         self.health = Health(ready=False, stale=False)
         self._path = path
         self._table = table
         self._on_change = on_change
         self._on_health = on_health
+        self._on_flush = on_flush
         self._copied: set[str] | None = None  # the origins of a copy that is not complete yet
         self._copying = contextlib.ExitStack()  # open while such a copy arrives
 
@@ -212,6 +233,8 @@ class Subscriber:
                     self._heard(
                         Health(message.ready or self.health.ready, message.stale or not message.ready)
                     )
+                case Flush():
+                    self._flush(message.name)
 
     def _apply(self, message: Changes) -> None:
         changed: set[Labels] = set()
@@ -222,6 +245,12 @@ class Subscriber:
                 self._copied.add(change.origin)
         self._table.serial = message.serial
         self._on_change(changed)
+
+    def _flush(self, name: bytes | None) -> None:
+        try:
+            self._on_flush(name)
+        except Exception:
+            log.exception("what is cached could not be flushed", name=name)
 
     def _heard(self, health: Health) -> None:
         if health != self.health:

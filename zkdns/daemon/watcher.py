@@ -16,11 +16,12 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.commands import respond
 from zkdns.daemon.control import ControlServer
 from zkdns.daemon.feed import Publisher
 from zkdns.daemon.figures import FiguresTeller, StaleClock
 from zkdns.daemon.fixed_source import FixedSource
-from zkdns.daemon.guarding import Guarding, accept_losses
+from zkdns.daemon.guarding import Guarding
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
@@ -55,9 +56,7 @@ async def watch(task: Task, tell: Tell) -> None:
         holds = guarding.guard.holds_total
         return msgspec.structs.replace(figures_of(zookeeper), stale_since=clock.since, holds=holds)
 
-    control = ControlServer(
-        config.control, lambda asked: accept_losses(asked, guarding, publisher.table, config.zones)
-    )
+    control = ControlServer(config.control, lambda asked: respond(asked, config, guarding, publisher))
     teller = FiguresTeller(publisher, config.statuses, figures, tell)
     try:
         async with asyncio.TaskGroup() as tasks:

@@ -1,0 +1,33 @@
+"""`zkdns flush`: let a running server forget what it has cached of upstreams' answers."""
+
+from __future__ import annotations
+
+import click
+
+from zkdns.cli.options import FAILED, config_option, exit_failed
+from zkdns.cli.running import ask_server, control_option
+from zkdns.daemon.control import FlushCaches, Flushed
+from zkdns.errors import ZkdnsError
+
+
+@click.command()
+@click.argument("name", required=False)
+@control_option
+@config_option
+def flush(name: str | None, control: str | None, config_file: str | None) -> None:
+    """Let a server ask its upstreams anew.
+
+    What it has cached of NAME and of all that lies below it is forgotten; without NAME everything is. The
+    server's own zones are never cached. The exit status is 1 where nothing is cached, or not every process
+    that answers could be told, 2 for mistakes, 3 where no server answers.
+    """
+    flushed = ask_server(FlushCaches(name), Flushed, control, config_file)
+    if flushed.answerers < flushed.workers:
+        exit_failed(
+            ZkdnsError(
+                f"of {flushed.workers} processes that answer {flushed.answerers} could be told; try again"
+            ),
+            FAILED,
+        )
+    what = f"{name} and what lies below" if name is not None else "everything"
+    click.echo(f"forgotten: {what}, by {flushed.answerers} process{'es' if flushed.answerers > 1 else ''}")

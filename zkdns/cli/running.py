@@ -1,0 +1,45 @@
+"""What the commands to a running server share: reaching it, and telling when that fails."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TypeVar
+
+import click
+
+from zkdns.cli.options import NO_ANSWER, NOT_FOUND, exit_failed, exit_mistaken, load_or_exit
+from zkdns.daemon.control import ControlError, Refused, Request, Response, command
+from zkdns.errors import ZkdnsError
+
+T = TypeVar("T", bound=Response)
+
+control_option = click.option(
+    "--control", metavar="FILE", help="The server's control socket (default: the configured one)."
+)
+
+
+def ask_server(request: Request, wanted: type[T], control: str | None, config_file: str | None) -> T:
+    """What the server responds; where it refuses or does not answer, tell why and exit.
+
+    Args:
+        request: what to ask.
+        wanted: the response of a server that does it.
+        control: what `--control` says.
+        config_file: what `--config` says.
+    """
+    path = load_or_exit({"control": control}, config_file, with_fixed=False).control
+    if path is None:
+        exit_failed(
+            ZkdnsError("there is no control socket; name the server's with --control FILE"), NO_ANSWER
+        )
+    try:
+        response = asyncio.run(command(path, request))
+    except ControlError as error:
+        exit_failed(error, NO_ANSWER)
+    if isinstance(response, Refused):
+        if response.reason == "mistaken":
+            exit_mistaken([response.sentence])
+        exit_failed(ZkdnsError(response.sentence), NOT_FOUND)
+    if not isinstance(response, wanted):
+        exit_failed(ControlError(f"the server at {path} is of another version of zkdns"), NO_ANSWER)
+    return response
