@@ -171,6 +171,19 @@ def test_a_query_is_read_into_its_parts() -> None:
     assert parsed.question == b"\3WEB\7Staging\x09discovery\0\0\x21\0\1"
 
 
+@pytest.mark.parametrize("flags", [0, dns.flags.AD, dns.flags.CD, dns.flags.AD | dns.flags.CD])
+def test_dns_08_ad_and_cd_are_read_and_clear_in_our_own_answers(flags: int) -> None:
+    asked = query(WEB, flags=flags).to_wire()
+    parsed = parse_query(asked)
+    assert (parsed.rd, parsed.ad, parsed.cd) == (
+        False,
+        bool(flags & dns.flags.AD),
+        bool(flags & dns.flags.CD),
+    )
+    assert read(Response(parsed).pack(512)).flags == dns.flags.QR
+    assert read(Response(parsed, recursion_available=True).pack(512)).flags == dns.flags.QR | dns.flags.RA
+
+
 def test_the_root_is_a_name_too() -> None:
     assert parse_query(query(".").to_wire()).name == ()
 

@@ -22,7 +22,7 @@ MAX_MESSAGE: Final = 65535  # the length field of TCP (RFC 1035 §4.2.2)
 
 QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts behind the header
 
-QR, AA, TC, RD = 0x8000, 0x0400, 0x0200, 0x0100
+QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 _DO = 0x8000
 
 _HEADER = struct.Struct("!6H")
@@ -43,6 +43,7 @@ class Type(enum.IntEnum):
     AAAA = 28
     SRV = 33
     OPT = 41
+    DS = 43
     IXFR = 251
     AXFR = 252
     ANY = 255
@@ -111,6 +112,7 @@ class Query(msgspec.Struct, frozen=True):
     """One question and what came with it.
 
     `name` is in lower case for look-ups; `question` holds the bytes as they came, to be sent back unchanged.
+    `ad` and `cd` matter only for what is forwarded (RFC 6840 §5.7, RFC 4035 §3.2.2).
     """
 
     id: int
@@ -120,6 +122,8 @@ class Query(msgspec.Struct, frozen=True):
     qclass: int
     question: bytes
     edns: Edns | None
+    ad: bool = False
+    cd: bool = False
 
     def pointer_to(self, count: int) -> bytes:
         """A compression pointer to the last `count` labels of the question's name."""
@@ -151,7 +155,8 @@ def parse_query(message: bytes) -> Query:
         raise BadQueryError(header + question + _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, 0, 0, 0, 0)) from None
     except (_MalformedError, struct.error):  # of which the second says that something ends too early
         raise BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
-    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns)
+    ad, cd = bool(flags & AD), bool(flags & CD)
+    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd)
 
 
 def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
@@ -287,6 +292,7 @@ class Response(msgspec.Struct):
     query: Query
     rcode: Rcode = Rcode.NOERROR
     authoritative: bool = False
+    recursion_available: bool = False
     answers: Sequence[bytes] = ()
     authority: Sequence[bytes] = ()
     glue: Sequence[bytes] = ()
@@ -310,6 +316,7 @@ class Response(msgspec.Struct):
     def envelope(self) -> Envelope:
         """What is around the records."""
         flags = QR | (self.query.rd and RD) | (self.authoritative and AA) | self.rcode & 0xF
+        flags |= self.recursion_available and RA
         return Envelope(flags, self.query.question, self._opt())
 
     def _opt(self) -> bytes:
