@@ -130,7 +130,8 @@ def test_of_a_bare_header_the_rcode_is_told_but_it_is_no_reply(rcode: int) -> No
 
 
 def test_only_of_a_bare_header_the_rcode_is_told() -> None:
-    for wire in (framed(b"")[:-1], struct.pack("!6H", 4711, 0x8181, 0, 1, 0, 0)):
+    bare = struct.pack("!6H", 4711, 0x8181, 0, 0, 0, 0)
+    for wire in (framed(b"")[:-1], struct.pack("!6H", 4711, 0x8181, 0, 1, 0, 0), bare + b"\0"):
         with pytest.raises(BadReplyError) as caught:
             read_reply(wire, A)
         assert caught.value.rcode is None
@@ -177,10 +178,12 @@ def test_what_is_not_well_formed_is_refused(wire: bytes, reason: str) -> None:
 
 
 def test_a_name_may_have_255_bytes_and_no_more() -> None:
-    labels = [63, 63, 63, 255 - len(A.name) - 3 * 64 - 1]
-    longest = b"".join(bytes((size,)) + b"x" * size for size in labels) + POINTER
+    last = 255 - len(A.name) - 3 * 64 - 1
+    begin = 3 * (b"\x3f" + b"x" * 63)
+    longest = begin + bytes((last,)) + b"x" * last + POINTER
     assert read_reply(framed(record(longest, 1, bytes(4)), 1), A).ends == (len(longest) + 14,)
-    assert "longer than 255" in refused(framed(record(b"\1y" + longest, 1, bytes(4)), 1))
+    too_long = begin + bytes((last + 1,)) + b"x" * (last + 1) + POINTER
+    assert "longer than 255" in refused(framed(record(too_long, 1, bytes(4)), 1))
     pointed = struct.pack("!H", 0xC000 | START)
     for more, fits in ((b"", True), (b"\1y", False)):
         wire = framed(record(longest, 1, bytes(4)) + record(more + pointed, 1, bytes(4)), 2)

@@ -38,6 +38,7 @@ class Entry(msgspec.Struct):
         hits: how often it was asked for while it was fresh.
         least_ttl: what shorter TTLs in it count as, for `Reply.render`.
         most_ttl: what longer ones count as.
+        is_prefetched: whether it was said once that it wants to be.
     """
 
     question: Question
