@@ -2,8 +2,6 @@
 
 import contextlib
 import itertools
-import os
-import resource
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
+from tests.support.files import no_file_left
 from tests.support.waiting import eventually
 from tests.transport.asker import SECONDS, Asker, framed
 from tests.transport.helpers import Running, echo, serving
@@ -208,20 +207,3 @@ def selected(server: Running) -> list[object]:
     """What the server waits for."""
     assert server.tcp._selector is not None
     return [key.fileobj for key in server.tcp._selector.get_map().values()]
-
-
-@contextlib.contextmanager
-def no_file_left() -> Iterator[None]:
-    """This process can open no file more."""
-    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    taken = [os.dup(0)]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 32, limits[1]))
-    try:
-        with contextlib.suppress(OSError):
-            while True:
-                taken.append(os.dup(0))
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        for number in taken:
-            os.close(number)
