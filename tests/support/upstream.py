@@ -1,0 +1,353 @@
+"""A resolver that answers as badly as a test wants, over UDP, TCP and TLS, and remembers what it was asked.
+
+What it does is a function of what it was asked: an `Act`. They are made below, and a test can make others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rdatatype
+import dns.rrset
+
+from tests.support.loopback import paired_sockets
+from zkdns.address import UpstreamAddress
+
+UDP, TCP, TLS = "udp", "tcp", "tls"
+TLS_NAME = "resolver.example"
+_LIMIT = 10.0
+
+
+class Asked(NamedTuple):
+    """A query as it came."""
+
+    message: bytes
+    way: str
+    """Over what it came."""
+    port: int
+    """From where."""
+    mark: int
+    """Of the resolver that was asked: the last byte of the addresses that it answers."""
+
+    @property
+    def ident(self) -> int:
+        return int.from_bytes(self.message[:2])
+
+    @property
+    def query(self) -> dns.message.Message:
+        return dns.message.from_wire(self.message)
+
+    @property
+    def name(self) -> str:
+        """In lower case, with the dot at its end."""
+        return self.query.question[0].name.to_text().lower()
+
+    @property
+    def has_edns(self) -> bool:
+        return self.query.edns >= 0
+
+
+class Sent(NamedTuple):
+    """What the resolver sends."""
+
+    message: bytes | None
+    """None: it hangs up, where there is something to hang up."""
+    after: float = 0.0
+    """Seconds."""
+    from_elsewhere: bool = False
+    """From another port, over UDP."""
+
+
+Act = Callable[[Asked], Iterable[Sent]]
+
+
+def reply_to(asked: Asked, *records: str, rcode: int = dns.rcode.NOERROR, flags: int = 0) -> bytes:
+    """A reply with these records, each as `name ttl type data`."""
+    reply = dns.message.make_response(asked.query, recursion_available=True)
+    reply.set_rcode(dns.rcode.Rcode(rcode))
+    reply.flags |= flags
+    for record in records:
+        owner, ttl, rdtype, data = record.split(maxsplit=3)
+        reply.answer.append(dns.rrset.from_text(owner, int(ttl), "IN", rdtype, data))
+    return reply.to_wire(max_size=65535)
+
+
+def right(asked: Asked) -> bytes:
+    """The right answer: an address that tells who gave it."""
+    return reply_to(asked, f"{asked.name} 60 A 192.0.2.{asked.mark}")
+
+
+def answers(asked: Asked) -> Iterable[Sent]:
+    """As it should be."""
+    return [Sent(right(asked))]
+
+
+def is_silent(_: Asked) -> Iterable[Sent]:
+    """Nothing comes."""
+    return []
+
+
+def is_slow(seconds: float) -> Act:
+    """The answer comes late."""
+    return lambda asked: [Sent(right(asked), after=seconds)]
+
+
+def truncates(asked: Asked) -> Iterable[Sent]:
+    """Over UDP there is room for nothing."""
+    return [Sent(reply_to(asked, flags=dns.flags.TC))] if asked.way == UDP else answers(asked)
+
+
+def only_over_udp(act: Act) -> Act:
+    """A fault that TCP and TLS do not have."""
+    return lambda asked: act(asked) if asked.way == UDP else answers(asked)
+
+
+def forges_ids(count: int) -> Act:
+    """So many answers with other ids, and then the right one."""
+
+    def act(asked: Asked) -> Iterable[Sent]:
+        forged = reply_to(asked, f"{asked.name} 60 A 203.0.113.1")
+        for number in range(1, count + 1):
+            yield Sent((asked.ident ^ number).to_bytes(2) + forged[2:])
+        yield Sent(right(asked))
+
+    return act
+
+
+def answers_another_question(asked: Asked) -> Iterable[Sent]:
+    """The id is right, the question is not; the right answer follows."""
+    other = dns.message.make_query("other.example.", "A", id=asked.ident).to_wire()
+    return [Sent(reply_to(asked._replace(message=other), "other.example. 60 A 203.0.113.1")), *answers(asked)]
+
+
+def answers_from_elsewhere(asked: Asked) -> Iterable[Sent]:
+    """From another port of the same address."""
+    return [Sent(reply_to(asked, f"{asked.name} 60 A 203.0.113.1"), from_elsewhere=True)]
+
+
+def sends_garbage(asked: Asked) -> Iterable[Sent]:
+    """The id is right, and nothing else."""
+    return [Sent(asked.message[:2] + b"\xff" * 40)]
+
+
+def is_long(asked: Asked) -> Iterable[Sent]:
+    """As much as fits into a message; over UDP that does not."""
+    if asked.way == UDP:
+        return truncates(asked)
+    records = [f'{asked.name} 60 TXT "{number:05d}{"x" * 245}"' for number in range(248)]
+    return [Sent(reply_to(asked, *records))]
+
+
+def hangs_up(asked: Asked) -> Iterable[Sent]:
+    """Truncated over UDP; over a connection, it is closed."""
+    return truncates(asked) if asked.way == UDP else [Sent(None)]
+
+
+def says(rcode: int) -> Act:
+    """An error, with the question."""
+    return lambda asked: [Sent(reply_to(asked, rcode=rcode))]
+
+
+def says_bare(rcode: int) -> Act:
+    """An error in a header and no more, as those send that could not read the query, or would not."""
+    return lambda asked: [Sent(asked.message[:2] + bytes([0x80, rcode]) + bytes(8))]
+
+
+def knows_no_edns(refuses: Act) -> Act:
+    """With EDNS it refuses in this way."""
+    return lambda asked: refuses(asked) if asked.has_edns else answers(asked)
+
+
+class Resolver:
+    """A resolver on a port of 127.0.0.1; as a context manager it is started, in its own thread, and ended.
+
+    Attributes:
+        asked: every query so far.
+        connections: how many were made to it so far.
+
+    Args:
+        act: what it does, unless told otherwise for a name.
+        mark: the last byte of the addresses that it answers.
+        certificate: a PEM file with key and certificate, to serve TLS as well.
+    """
+
+    def __init__(self, act: Act = answers, *, mark: int = 1, certificate: Path | None = None) -> None:
+        self.asked: list[Asked] = []
+        self.connections = 0
+        self._mark = mark
+        self._acts: dict[str, Act] = {}
+        self._act = act
+        self._tls: ssl.SSLContext | None = None
+        if certificate is not None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._tls.load_cert_chain(certificate)
+        self._port = self._tls_port = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="resolver", daemon=True)
+        self._udp: asyncio.DatagramTransport | None = None
+        self._elsewhere: asyncio.DatagramTransport | None = None
+        self._servers: list[asyncio.Server] = []
+        self._writers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
+
+    @property
+    def address(self) -> UpstreamAddress:
+        """Where it is asked in clear."""
+        return UpstreamAddress("127.0.0.1", self._port)
+
+    @property
+    def tls_address(self) -> UpstreamAddress:
+        """Where it is asked over TLS; its certificate should have that name."""
+        return UpstreamAddress("127.0.0.1", self._tls_port, TLS_NAME)
+
+    def acts(self, act: Act, name: str | None = None) -> None:
+        """Let it do that from now on, for one name or for all that it was told nothing of."""
+        if name is None:
+            self._act = act
+        else:
+            self._acts[f"{name}."] = act
+
+    def asked_over(self, way: str, name: str | None = None) -> Sequence[Asked]:
+        """What it was asked over that, of a name or at all."""
+        return [
+            asked for asked in list(self.asked) if asked.way == way and name in (None, asked.name.rstrip("."))
+        ]
+
+    def sends(self, message: bytes, port: int) -> None:
+        """Send that over UDP to a port of 127.0.0.1, unasked."""
+        assert self._udp is not None
+        self._loop.call_soon_threadsafe(self._udp.sendto, message, ("127.0.0.1", port))
+
+    def go_down(self) -> None:
+        """Be there no longer: nothing listens, and connections are reset."""
+        self._wait(self._close())
+
+    def come_up(self) -> None:
+        """Be there again, at the same port."""
+        self._wait(self._open())
+
+    def hang_up(self) -> None:
+        """Close all connections."""
+        self._wait(self._hang_up())
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.come_up()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._wait(self._end())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_LIMIT)
+        self._loop.close()
+
+    def _wait(self, work: Any) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(_LIMIT)
+
+    # -- in the thread -------------------------------------------------------------------------------------
+
+    async def _open(self) -> None:
+        udp, tcp = paired_sockets(self._port)
+        self._port = tcp.getsockname()[1]
+        self._udp, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
+        self._elsewhere, _ = await self._loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
+        )
+        self._servers = [await asyncio.start_server(self._accept(TCP), sock=tcp)]
+        if self._tls is not None:
+            server = await asyncio.start_server(self._accept(TLS), "127.0.0.1", self._tls_port)
+            self._tls_port = server.sockets[0].getsockname()[1]
+            self._servers.append(server)
+
+    async def _close(self) -> None:
+        for transport in (self._udp, self._elsewhere):
+            if transport is not None:
+                transport.abort()
+        for server in self._servers:
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+        await _some_rounds()  # closing the server would lose a connection that it is about to accept
+        for server in self._servers:
+            server.close()
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+        await asyncio.sleep(0)
+
+    async def _end(self) -> None:
+        await self._close()
+        serving = list(self._writers.values())
+        await self._hang_up()
+        for task in serving:
+            task.cancel()
+        await asyncio.gather(*serving, return_exceptions=True)
+        await _some_rounds()  # what is closed is told so
+
+    def datagram(self, message: bytes, source: tuple[str, int]) -> None:
+        """Do with a datagram what is to be done."""
+        for sent in self._told(Asked(message, UDP, source[1], self._mark)):
+            transport = self._elsewhere if sent.from_elsewhere else self._udp
+            if sent.message is None or transport is None:
+                continue
+            if sent.after:
+                self._loop.call_later(sent.after, transport.sendto, sent.message, source)
+            else:
+                transport.sendto(sent.message, source)
+
+    def _accept(self, way: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+        def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+            self._writers[writer] = self._loop.create_task(self._serve(reader, writer, way))
+
+        return accepted
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+        port = writer.get_extra_info("peername")[1]
+        try:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                if (
+                    way == TLS and self._tls is not None
+                ):  # here, so that one that fails is closed all the same
+                    await writer.start_tls(self._tls)
+                while True:
+                    message = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
+                    self._send(writer, Asked(message, way, port, self._mark))
+        finally:
+            self._writers.pop(writer, None)
+            writer.transport.abort()
+
+    def _send(self, writer: asyncio.StreamWriter, asked: Asked) -> None:
+        for sent in self._told(asked):
+            if sent.message is None:
+                self._loop.call_later(sent.after, writer.transport.abort)
+            else:
+                framed = len(sent.message).to_bytes(2) + sent.message
+                self._loop.call_later(sent.after, writer.write, framed)
+
+    def _told(self, asked: Asked) -> Iterable[Sent]:
+        self.asked.append(asked)
+        return self._acts.get(asked.name, self._act)(asked)
+
+
+async def _some_rounds() -> None:
+    """Let the loop come to what is on its way in it; an accepted connection takes longest, four rounds."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+
+    def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:
+        self._resolver.datagram(data, addr)

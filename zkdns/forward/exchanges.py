@@ -1,0 +1,394 @@
+"""Questions on their way to upstreams, carried by sockets in the running event loop.
+
+    ask ──▶ Exchange ──▶ a try ──▶ Datagrams ─┐             (zkdns.forward.exchange decides,
+               ▲           └─────▶ Streams ───┤              and the others carry it out)
+               └── what came, errors, timer ◀─┘
+    an outcome ──▶ done(outcome), once
+
+Whatever comes, it holds up nobody: answers and time-outs are worked off in turns that have an end, and all
+sockets together are one to the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import os
+import ssl
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+
+from zkdns.address import UpstreamAddress
+from zkdns.dns.wire import Type
+from zkdns.forward.datagrams import Datagrams, is_shortage
+from zkdns.forward.exchange import Exchange, Failure, Kind, Step, Try
+from zkdns.forward.ids import Ids
+from zkdns.forward.messages import query_of
+from zkdns.forward.question import Question
+from zkdns.forward.reply import Reply
+from zkdns.forward.streams import Streams
+from zkdns.forward.upstreams import Upstream, Upstreams
+from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.mistakes import Mistakes
+
+log = structlog.get_logger("zkdns.forward")
+
+MOST_IN_FLIGHT: Final = 2000
+# So long answers or time-outs are worked off before UDP, the feed and other timers get their turn.
+_TURN_SECONDS = 0.0003
+# What nobody has to answer from elsewhere, so it tells most surely whether an upstream lives.
+_PROBE = Question(b"\0", Type.NS)
+_TEND_SECONDS = 1.0
+_TELL_AGAIN_SECONDS = 60.0  # of one upstream that dies again and again
+
+Done = Callable[[Reply | Failure], None]
+
+
+class Exchanges:
+    """Asks a group of upstreams, and hands each answer to who asked; in the running event loop.
+
+    Attributes:
+        upstreams: the group, with what is known of each.
+        in_flight: questions on their way now.
+        asked: questions so far.
+        sent: queries so far, those included that only shall tell something of an upstream.
+        answered: questions that had an answer.
+        failed: questions that had none; also counted as one of the following two where they apply.
+        timed_out: of those, to which all upstreams were silent.
+        overloaded: of those, that could not be asked, since too many were on their way or no file was left.
+        by_stream: queries over TCP and TLS.
+
+    Args:
+        servers: whom to ask; where there are none, every question fails.
+        most_in_flight: questions that may be on their way.
+        most_sockets: of UDP, for all tries of all questions (`zkdns.forward.datagrams.affordable_sockets`).
+        tls: checks certificates; None: by the authorities that this machine trusts.
+    """
+
+    def __init__(
+        self,
+        servers: Iterable[UpstreamAddress],
+        *,
+        most_in_flight: int = MOST_IN_FLIGHT,
+        most_sockets: int | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.upstreams = Upstreams(servers)
+        self.in_flight = self.asked = self.sent = self.answered = self.failed = 0
+        self.timed_out = self.overloaded = self.by_stream = 0
+        self._most_in_flight = most_in_flight
+        self._most_sockets = most_sockets or 2 * most_in_flight
+        self._ids = Ids()
+        self._numbers = itertools.count()
+        self._running: set[Exchange] = set()
+        self._due: list[tuple[float, int, Exchange]] = []  # a heap; what is in it may be over meanwhile
+        self._outcomes: deque[tuple[Done, Reply | Failure]] = (
+            deque()
+        )  # which could not be told from within ask
+        self._clock = time.monotonic
+        self._loop: asyncio.AbstractEventLoop
+        self._datagrams: Datagrams | None = None
+        self._streams = Streams(self._stream_arrived, tls)
+        self._timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+        self._is_noticed = False  # whether the loop looks at its timers after what runs now
+        self._mistakes = Mistakes(log, "the outcome of a question could not be taken")
+        self._dead: dict[Upstream, bool] = {}  # and whether that was told
+        self._told_at: dict[Upstream, float] = {}
+
+    @property
+    def bad(self) -> int:
+        """Messages so far that were no answer to what was asked: forged ones, or garbage."""
+        return self.upstreams.bad
+
+    def start(self) -> None:
+        """Begin to ask, in the running event loop, whose clock is `time.monotonic`."""
+        self._loop = asyncio.get_running_loop()
+        self._datagrams = Datagrams(self._most_sockets)
+        add_server(self._datagrams.fileno(), self._turn)
+
+    def stop(self) -> None:
+        """Ask no more; whoever waits is told so at once."""
+        if self._datagrams is None:
+            return
+        for timer in (self._timer, self._probe_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._probe_timer = None
+        remove_server(self._datagrams.fileno())
+        self._datagrams.close()
+        self._datagrams = None
+        self._streams.close()
+        self._due.clear()
+        stopped = Failure(Kind.STOPPED, "this server is being stopped")
+        self._outcomes.extend((exchange.done, stopped) for exchange in self._running)
+        self.failed += self.in_flight
+        self.in_flight = 0
+        for exchange in self._running:
+            exchange.is_over = True
+        self._running.clear()
+        while self._outcomes:
+            self._tell(*self._outcomes.popleft())
+
+    def change(self, servers: Iterable[UpstreamAddress]) -> None:
+        """Ask these from now on; what is known of those that stay is kept, and so are connections to them."""
+        self.upstreams.change(servers)
+        self._streams.keep([upstream.address for upstream in self.upstreams.all])
+        for known in (self._dead, self._told_at):
+            for upstream in known.keys() - set(self.upstreams.all):
+                del known[upstream]
+
+    def ask(self, question: Question, done: Done) -> None:
+        """Ask a question.
+
+        Args:
+            question: what is asked.
+            done: is called exactly once, in the event loop, never from within here.
+        """
+        self.asked += 1
+        if self._datagrams is None or self.in_flight >= self._most_in_flight:
+            self.overloaded += 1
+            self.failed += 1
+            reason = f"more than {self._most_in_flight} questions are on their way to upstreams"
+            self._tell_later(done, Failure(Kind.OVERLOADED, reason))
+            return
+        now = self._clock()
+        exchange = Exchange(question, self.upstreams, now, done)
+        self.in_flight += 1
+        self._running.add(exchange)
+        outcome = self._carry_out(exchange, exchange.begin(now), now)
+        if outcome is not None:
+            self._end(exchange, outcome)
+            self._tell_later(done, outcome)
+        elif exchange.tries and (other := self.upstreams.to_explore(exchange.tries[0].upstream, now)):
+            self._learn_of(other, question, now)
+
+    # -- what happens --------------------------------------------------------------------------------------
+
+    def _turn(self) -> bool:
+        """Take what came, until the turn is over; what is left makes for another turn.
+
+        Returns:
+            True, since whoever is told of an outcome may have given the loop something to do.
+        """
+        self._is_noticed = True
+        try:
+            end = self._clock() + _TURN_SECONDS
+            while self._outcomes and self._clock() < end:
+                self._tell(*self._outcomes.popleft())
+            end = self._clock() + _TURN_SECONDS
+            while self._datagrams is not None and self._datagrams.receive(self._datagram_arrived):
+                if self._clock() >= end:
+                    break
+            if self._outcomes and self._datagrams is not None:
+                self._datagrams.ring()
+        finally:
+            self._is_noticed = False
+        return True
+
+    def _datagram_arrived(self, owner: tuple[Exchange, Try], message: bytes | OSError) -> None:
+        exchange, tried = owner
+        self._arrived(exchange, tried, message)
+
+    def _stream_arrived(self, owner: tuple[Exchange, Try], message: bytes | OSError, sent_at: float) -> None:
+        exchange, tried = owner
+        tried.carrier = None
+        if not exchange.is_over:
+            tried.sent_at = sent_at
+            self._arrived(exchange, tried, message)
+
+    def _arrived(self, exchange: Exchange, tried: Try, message: bytes | OSError) -> None:
+        now = self._clock()
+        if isinstance(message, bytes):
+            step = exchange.received(tried, message, now)
+        elif is_shortage(message):
+            step = exchange.put_off(tried, now)
+        else:
+            step = exchange.failed(tried, _reason(message), now)
+        if not tried.is_open:
+            self._drop(tried)
+        self._go_on(exchange, step, now)
+        if tried.upstream.is_dead != (tried.upstream in self._dead):
+            self._tend(now)
+
+    def _time_out(self) -> None:
+        """Work off what is due, until the turn is over."""
+        self._timer = None
+        self._is_noticed = True
+        try:
+            self._wake_some()
+        finally:
+            self._is_noticed = False
+
+    def _wake_some(self) -> None:
+        now = self._clock()
+        end = now + _TURN_SECONDS
+        has_failed = False
+        while self._due and self._due[0][0] <= now < end:
+            at, _, exchange = heapq.heappop(self._due)
+            if exchange.is_over or exchange.watched_at != at:
+                continue
+            exchange.watched_at = 0.0
+            self._go_on(exchange, exchange.woken(now), now)
+            has_failed = True
+            now = self._clock()
+        if has_failed:
+            self._tend(now)
+        if self._due:
+            self._set_timer(self._due[0][0])
+
+    # -- what to do then -----------------------------------------------------------------------------------
+
+    def _go_on(self, exchange: Exchange, step: Step, now: float) -> None:
+        outcome = self._carry_out(exchange, step, now)
+        if outcome is not None:
+            self._end(exchange, outcome)
+            self._tell(exchange.done, outcome)
+
+    def _carry_out(self, exchange: Exchange, step: Step, now: float) -> Reply | Failure | None:
+        """Send what is to be sent, and see to it that it is woken; return its outcome if there is one."""
+        while isinstance(step, Try):
+            step = self._send(exchange, step, now)
+        if step is None and exchange.watched_at != exchange.wake_at:
+            exchange.watched_at = exchange.wake_at
+            heapq.heappush(self._due, (exchange.wake_at, next(self._numbers), exchange))
+            self._set_timer(exchange.wake_at)
+        return step
+
+    def _send(self, exchange: Exchange, tried: Try, now: float) -> Step:
+        """Send one query; what follows if that cannot be."""
+        assert self._datagrams is not None  # noqa: S101 - who has stopped has no exchange left
+        ident = self._ids.take()
+        query = query_of(exchange.question, ident, edns=tried.edns)
+        address = tried.upstream.address
+        try:
+            if tried.by_stream:
+                tried.carrier = self._streams.send(address, query, (exchange, tried))
+                self.by_stream += 1
+                self._ring()  # connections are made by the loop
+            else:
+                tried.ident = query[:2]
+                tried.carrier = self._datagrams.send(address, query, (exchange, tried))
+        except OSError as error:
+            if not is_shortage(error):
+                return exchange.failed(tried, _reason(error), now)
+            oldest = exchange.give_way()
+            if oldest is None:
+                return exchange.put_off(tried, now)
+            self._drop(oldest)
+            return self._send(exchange, tried, now)
+        self.sent += 1
+        tried.upstream.sent += 1
+        return None
+
+    def _drop(self, tried: Try) -> None:
+        carrier, tried.carrier = tried.carrier, None
+        if carrier is None:
+            return
+        if tried.by_stream:
+            self._streams.drop(carrier)
+        elif self._datagrams is not None:
+            self._datagrams.drop(carrier)
+
+    def _end(self, exchange: Exchange, outcome: Reply | Failure) -> None:
+        """It is over: nothing of it is left, and it is counted."""
+        exchange.is_over = True
+        for tried in exchange.tries:
+            self._drop(tried)
+        self._running.discard(exchange)
+        if exchange.only is not None:
+            return
+        self.in_flight -= 1
+        if isinstance(outcome, Reply):
+            self.answered += 1
+            return
+        self.failed += 1
+        self.timed_out += outcome.kind is Kind.TIMED_OUT
+        self.overloaded += outcome.kind is Kind.OVERLOADED
+
+    def _tell(self, done: Done, outcome: Reply | Failure) -> None:
+        try:
+            done(outcome)
+        except Exception as error:  # noqa: BLE001 - a mistake of one must not cost the others their answers
+            self._mistakes.tell(error)
+
+    def _tell_later(self, done: Done, outcome: Reply | Failure) -> None:
+        if self._datagrams is None:
+            asyncio.get_running_loop().call_soon(self._tell, done, outcome)
+            return
+        self._outcomes.append((done, outcome))
+        self._datagrams.ring()
+
+    # -- timers --------------------------------------------------------------------------------------------
+
+    def _set_timer(self, at: float) -> None:
+        """Let the loop look at what is due then, if it does not so earlier anyway."""
+        if self._timer is not None:
+            if self._timer.when() <= at:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(at, self._time_out)
+        self._ring()
+
+    def _ring(self) -> None:
+        """Let the loop notice what it is given to do: it may wait for servers alone at the moment."""
+        if self._datagrams is not None and not self._is_noticed:
+            self._datagrams.ring()
+
+    # -- upstreams that are dead, or not well known --------------------------------------------------------
+
+    def _learn_of(self, upstream: Upstream, question: Question, now: float) -> None:
+        """Ask one upstream for no other reason than to learn how it is."""
+        exchange = Exchange(question, self.upstreams, now, _nobody, upstream)
+        self._running.add(exchange)
+        outcome = self._carry_out(exchange, exchange.begin(now), now)
+        if outcome is not None:
+            self._end(exchange, outcome)
+
+    def _tend(self, now: float) -> None:
+        """See who has died or come to life, and probe the dead, now and later."""
+        for upstream in self.upstreams.all:
+            if upstream.is_dead != (upstream in self._dead):
+                self._note(upstream, now)
+            if upstream.is_to_be_probed(now):
+                self._learn_of(upstream, _PROBE, now)
+        if self._dead and self._probe_timer is None:
+            self._probe_timer = self._loop.call_later(_TEND_SECONDS, self._tend_again)
+            self._ring()
+
+    def _tend_again(self) -> None:
+        self._probe_timer = None
+        self._tend(self._clock())
+
+    def _note(self, upstream: Upstream, now: float) -> None:
+        """Note that it is dead, or that it lives again; tell of it, but not over and over."""
+        address = str(upstream.address)
+        if not upstream.is_dead:
+            if self._dead.pop(upstream):
+                log.info("an upstream answers again", upstream=address)
+            return
+        is_told = now >= self._told_at.get(upstream, now - _TELL_AGAIN_SECONDS) + _TELL_AGAIN_SECONDS
+        self._dead[upstream] = is_told
+        if is_told:
+            self._told_at[upstream] = now
+            log.warning(
+                "an upstream does not answer; others are asked, and it is tried again", upstream=address
+            )
+
+
+def _nobody(_: Reply | Failure) -> None:
+    """Nobody wants to know."""
+
+
+def _reason(error: OSError) -> str:
+    """What an upstream does, as it goes on after its address."""
+    if isinstance(error, ssl.SSLError):
+        return f"does not speak TLS as it should ({error.reason or error})"
+    if error.errno is None:
+        return str(error)  # a sentence of our own
+    return f"cannot be reached ({os.strerror(error.errno)})"
