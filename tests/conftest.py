@@ -30,7 +30,16 @@ _RUN_PROCESSES = (
     "scenarios",
     "test_readme.py",
 )
-_PUNCTUAL = ("daemon/test_processes.py", "faults", "scenarios", "serverset/test_faults.py")
+_PUNCTUAL = (
+    "daemon/test_processes.py",
+    "faults",
+    "forward/test_exchanges.py",
+    "forward/test_faults_answers.py",
+    "forward/test_faults_connections.py",
+    "forward/test_faults_machine.py",
+    "scenarios",
+    "serverset/test_faults.py",
+)
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
