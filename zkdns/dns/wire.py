@@ -71,6 +71,7 @@ class Ede(enum.IntEnum):
     NOT_READY = 14
     NOT_AUTHORITATIVE = 20
     NO_REACHABLE_AUTHORITY = 22
+    NETWORK_ERROR = 23
 
 
 class BadQueryError(Exception):

@@ -40,7 +40,6 @@ PUT_OFF_SECONDS: Final = 0.1
 _MOST_PATIENCE = 1.0  # seconds until one is asked again that is silent: so it is asked some four times in all
 _STREAM_PATIENCE = 2  # a connection takes one way there and back more than a datagram
 
-_NETWORK_ERROR = 23  # RFC 8914 §4.24
 _NO_EDNS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})  # RFC 6891 §7
 # What another upstream may know better. Everything else is an answer; NXDOMAIN first of all.
 _REFUSALS = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED, Rcode.BADVERS})
@@ -69,7 +68,7 @@ class Failure(msgspec.Struct, frozen=True):
 
     kind: Kind
     text: str
-    ede: int | None = None
+    ede: Ede | None = None
     reply: Reply | None = None
 
 
@@ -383,7 +382,7 @@ class Exchange:
             return Failure(kind, text, Ede.NO_REACHABLE_AUTHORITY, best)
         if silent:
             return Failure(Kind.TIMED_OUT, text, Ede.NO_REACHABLE_AUTHORITY, best)
-        return Failure(Kind.NETWORK, text, _NETWORK_ERROR, best)
+        return Failure(Kind.NETWORK, text, Ede.NETWORK_ERROR, best)
 
 
 def _worth(reply: Reply) -> int:
