@@ -37,6 +37,7 @@ _PUNCTUAL = (
     "forward/test_faults_answers.py",
     "forward/test_faults_connections.py",
     "forward/test_faults_machine.py",
+    "forward/test_turns.py",
     "scenarios",
     "serverset/test_faults.py",
 )

@@ -24,6 +24,7 @@ from zkdns.dns.wire import Type
 from zkdns.forward.exchange import Failure, Kind
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.reply import Reply
+from zkdns.forward.upstreams import MOST_FAILURES
 from zkdns.transport.loop import add_server, remove_server
 
 
@@ -174,6 +175,26 @@ def test_whoever_waits_when_it_stops_is_told() -> None:
                     assert result.kind is Kind.STOPPED
                 assert exchanges.in_flight == 0
                 assert isinstance(await asking(exchanges, "too.late"), Failure)
+
+    run(scenario)
+
+
+def test_it_may_be_stopped_by_who_is_told_of_an_outcome() -> None:
+    async def scenario() -> None:
+        with Resolver() as resolver, capture_logs() as logs:
+            resolver.go_down()
+            async with exchanging(resolver.address) as exchanges:
+                for _ in range(MOST_FAILURES - 1):
+                    await failure(exchanges, "www.example")
+                stopped = asyncio.Event()
+
+                def stop(_: Reply | Failure) -> None:
+                    exchanges.stop()
+                    stopped.set()
+
+                exchanges.ask(question("stops.example"), stop)
+                await stopped.wait()
+            assert logs == []
 
     run(scenario)
 

@@ -226,6 +226,16 @@ class Resolver:
         assert self._udp is not None
         self._loop.call_soon_threadsafe(self._udp.sendto, message, ("127.0.0.1", port))
 
+    def writes(self, messages: Iterable[bytes]) -> None:
+        """Send that over every connection, at once and unasked."""
+        framed = b"".join(len(message).to_bytes(2) + message for message in messages)
+
+        async def write() -> None:
+            for writer in self._writers:
+                writer.write(framed)
+
+        self._wait(write())
+
     def go_down(self) -> None:
         """Be there no longer: nothing listens, and connections are reset."""
         self._wait(self._close())

@@ -87,9 +87,7 @@ class Exchanges:
         self._numbers = itertools.count()
         self._running: set[Exchange] = set()
         self._due: list[tuple[float, int, Exchange]] = []  # a heap; what is in it may be over meanwhile
-        self._outcomes: deque[tuple[Done, Reply | Failure]] = (
-            deque()
-        )  # which could not be told from within ask
+        self._outcomes: deque[tuple[Done, Reply | Failure]] = deque()  # that could not be told within ask
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
         self._datagrams: Datagrams | None = None
@@ -352,6 +350,8 @@ class Exchanges:
 
     def _tend(self, now: float) -> None:
         """See who has died or come to life, and probe the dead, now and later."""
+        if self._datagrams is None:  # who was told of an outcome has stopped it
+            return
         for upstream in self.upstreams.all:
             if upstream.is_dead != (upstream in self._dead):
                 self._note(upstream, now)

@@ -46,7 +46,7 @@ Arrived = Callable[[Any, bytes | OSError, float], None]
 class Asked:
     """A query on a stream, and who asked it."""
 
-    __slots__ = ("ident", "owner", "query", "sent_at", "stream", "was_sent_again")
+    __slots__ = ("ident", "is_dropped", "owner", "query", "sent_at", "stream", "was_sent_again")
 
     def __init__(self, query: bytes, owner: object) -> None:
         self.query = query
@@ -54,7 +54,7 @@ class Asked:
         self.ident = 0
         self.sent_at = 0.0
         self.stream: _Stream | None = None
-        self.was_sent_again = False
+        self.is_dropped = self.was_sent_again = False
 
 
 class Streams:
@@ -85,6 +85,7 @@ class Streams:
 
     def drop(self, asked: Asked) -> None:
         """Wait for that answer no more."""
+        asked.is_dropped = True
         if asked.stream is not None:
             asked.stream.forget(asked)
 
@@ -126,6 +127,10 @@ class Streams:
         self.retire(stream)
         self._all.discard(stream)
         for asked in left:
+            asked.stream = None
+        for asked in left:
+            if asked.is_dropped:  # by who was told of another a moment ago
+                continue
             if stream.was_useful and not asked.was_sent_again:
                 asked.was_sent_again = True
                 self._ask(stream.address, asked)
