@@ -71,6 +71,7 @@ def serving(
     address: HostPort | None = None,
     *,
     datagrams: Answers | None = None,
+    streams: Answers | None = None,
     batched: bool | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
@@ -80,12 +81,13 @@ def serving(
         respond: what answers.
         address: where; a free port of 127.0.0.1 by default.
         datagrams: what answers UDP, if not `respond`.
+        streams: what answers TCP, if not `respond`.
         batched: whether UDP goes by batches.
         limits: of `TcpServer`.
     """
     pair = bind(address or HostPort("127.0.0.1", 0), 1)[0]
     udp = UdpServer(pair.udp, datagrams or DatagramAnswers(respond), batched=batched)
-    tcp = TcpServer(pair.tcp, StreamAnswers(respond), **limits)
+    tcp = TcpServer(pair.tcp, streams or StreamAnswers(respond), **limits)
     loop = asyncio.new_event_loop()
     running = Running(loop, bound_address(pair), udp, tcp)
     loop.set_exception_handler(lambda _, context: running.strays.append(context))

@@ -3,8 +3,30 @@
 `answers[query]` is all that this room knows of DNS: bytes in, bytes or silence out.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol, Self
+
+Deliver = Callable[[bytes], None]
+"""Takes a response without its id when there is one; empty: there will be none."""
+
+
+class Later(bytes):
+    """A response that there will be later: silence as long as nobody begins to wait for it.
+
+    Attributes:
+        begin: begins to look for it; called once, when whoever was to be answered at once has been. It must
+            take no longer than an answer does.
+    """
+
+    begin: Callable[[Deliver], None]
+
+    def __new__(cls, begin: Callable[[Deliver], None]) -> Self:
+        """An answer that is begun like that."""
+        made = super().__new__(cls)
+        made.begin = begin
+        return made
 
 
 class Answers(Protocol):
@@ -12,6 +34,8 @@ class Answers(Protocol):
 
     def __getitem__(self, query: bytes, /) -> Iterator[bytes]:
         """Responses without their ids, for ever, each time the one whose turn it is; an empty one is silence.
+
+        One that is `Later` comes when it is there.
 
         Never raises, whatever the bytes are, and however few.
         """

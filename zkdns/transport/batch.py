@@ -21,9 +21,9 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, NamedTuple, TypeAlias
 
-from zkdns.transport.sockets import is_wildcard
+from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard
 
 MOST: Final = 64
 """Datagrams in a batch; with more of them the calls cost no less for each (measured: 32 to 64 are enough)."""
@@ -44,7 +44,25 @@ _OVERFLOW = 65536
 _BODY = LEAD - ID + LONGEST
 _ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
+_CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
 _LINK_LOCAL = b"\xfe\x80"
+
+
+Ancillary: TypeAlias = tuple[int, int, bytes]
+"""Ancillary data as `socket.sendmsg` takes them: level, type, data."""
+
+_SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
+_SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address, scope
+
+
+class Asker(NamedTuple):
+    """Whom a response goes to that there is only later."""
+
+    query: bytes
+    """With its id, as far as its slot holds it: what a response takes from it."""
+    address: tuple[str, int] | tuple[str, int, int, int]
+    ancillary: list[Ancillary]
+    """What lets the response leave from where the query arrived."""
 
 
 class _IoVec(ctypes.Structure):
@@ -130,6 +148,7 @@ class Batch:
         self._fd, self._most = ctypes.c_int(sock.fileno()), ctypes.c_uint(MOST)
         self._flags = ctypes.c_int(socket.MSG_DONTWAIT)
         self._count = 0
+        self._family = socket.AddressFamily(sock.family)
         self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
         self._overflow = mmap.mmap(-1, MOST * _OVERFLOW)  # takes no memory before it is needed
         self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
@@ -208,6 +227,21 @@ class Batch:
                 begun = at + 1
         return lost
 
+    def asker(self, at: int) -> Asker:
+        """Who sent the query in that place; to be asked for after `send`, and before the next `receive`."""
+        slot, begun = at * SLOT, at * _ASKER[self._family]
+        sockaddr = self._askers[begun : begun + _ASKER[self._family]]
+        address: tuple[str, int] | tuple[str, int, int, int]
+        if self._family == socket.AF_INET:
+            port, ip = _SOCKADDR_IN.unpack(sockaddr)
+            address = socket.inet_ntoa(ip), port
+        else:
+            port, flow, ip, scope = _SOCKADDR_IN6.unpack(sockaddr)
+            numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
+            address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
+        ancillary = [self._sources.source(at)] if self._sources is not None else []
+        return Asker(bytes(self._slots[slot : slot + _HELD]), address, ancillary)
+
     def _send_run(self, begun: int, end: int) -> int:
         lost = 0
         while begun < end:
@@ -250,9 +284,16 @@ class _Sources:
             self._interfaces[:] = self._no_interfaces
             return
         for at in range(count):
-            address = at * self._size + 16
+            address = at * self._size + _CMSG_HEADER
             if self._memory[address : address + 2] != _LINK_LOCAL:
                 self._interfaces[at] = 0
+
+    def source(self, at: int) -> Ancillary:
+        """Where a response leaves from, as the last answers did."""
+        begun = at * self._size + _CMSG_HEADER
+        if self._is_ipv6:
+            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[begun : begun + _IN6_PKTINFO])
+        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[begun : begun + _IN_PKTINFO])
 
 
 def is_available() -> bool:

@@ -21,10 +21,11 @@ import struct
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
-from zkdns.transport import Answers
+from zkdns.transport import Answers, Later
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 
@@ -114,9 +115,15 @@ class TcpServer:
         self._end_when_empty()
 
     def watch(self, connection: _Connection, events: int) -> None:
-        """Change what a connection waits for: to read or to write."""
+        """Change what a connection waits for: to read, to write, or (0) for neither."""
         assert self._selector is not None  # noqa: S101 - there are connections
-        self._selector.modify(connection.sock, events, connection.ready)
+        if connection.sock not in self._selector.get_map():
+            if events:
+                self._selector.register(connection.sock, events, connection.ready)
+        elif events:
+            self._selector.modify(connection.sock, events, connection.ready)
+        else:
+            self._selector.unregister(connection.sock)
 
     def active(self, connection: _Connection, queries: int = 0) -> None:
         """A connection brought queries, or begins to close: it is the least idle one now."""
@@ -129,8 +136,7 @@ class TcpServer:
         client = self._connections.pop(connection, None)
         if client is None:
             return
-        assert self._selector is not None  # noqa: S101 - there was a connection
-        self._selector.unregister(connection.sock)
+        self.watch(connection, 0)
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
@@ -225,7 +231,8 @@ class TcpServer:
 class _Connection:
     """One connection, from its first byte to its last answer.
 
-    It either reads or has answers waiting to be sent, never both: who does not read is not read from.
+    It either reads or has answers waiting to be sent, never both: who does not read is not read from. Answers
+    that there are only later are sent when they come (RFC 7766 §7: in any order), also to who says no more.
 
     Attributes:
         sock: its socket.
@@ -239,7 +246,9 @@ class _Connection:
         self._answers = answers
         self._buffer = b""  # what has been read and not been answered
         self._unsent: bytes | memoryview = b""
-        self._is_closing = False
+        self._late: list[bytes] = []  # what came while others waited to be sent
+        self._awaited = 0  # answers that there will be
+        self._is_closing = self._is_closed = self._has_ended = False
 
     def ready(self, now: float) -> None:
         """Read a burst and answer it, or send more of what waits; a failing connection is closed."""
@@ -251,8 +260,8 @@ class _Connection:
             elif more := self.sock.recv(_BURST_BYTES):
                 self._buffer = self._buffer + more if self._buffer else more
                 self._answer(now)
-            else:  # the asker says no more, and all that it asked is answered
-                self.abort()
+            else:
+                self._end()
         except (BlockingIOError, InterruptedError):
             return
         except OSError:  # reset, or closed before its turn came
@@ -268,15 +277,31 @@ class _Connection:
         self.active_at = now
         self._server.active(self)
 
+    def _end(self) -> None:
+        """The asker says no more: close when all that it asked is answered."""
+        self._has_ended = True
+        if self._awaited:
+            self._server.watch(self, 0)
+        else:
+            self.abort()
+
     def abort(self) -> None:
         """Close at once."""
+        self._is_closed = True
         self._server.closed(self)
         self.sock.close()
 
     def _all_sent(self, now: float) -> None:
         """Nothing waits any more: answer what was asked meanwhile, or close as was put off till now."""
+        if self._late:
+            late, self._late = self._late, []
+            self._send(b"".join(late))
+            if self._unsent:
+                return
         if self._is_closing:
             self.abort()
+        elif self._has_ended:
+            self._end()
         else:
             self._server.watch(self, selectors.EVENT_READ)
             self._answer(now)
@@ -287,7 +312,7 @@ class _Connection:
         at = queries = 0
         while at < len(data) and not self._unsent:
             try:
-                pieces, end, count = _answer_some(data, at, self._answers)
+                pieces, end, count = _answer_some(data, at, self._answers, self._begin)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
                 self._server.mistakes.tell(error)
                 self.abort()
@@ -306,6 +331,26 @@ class _Connection:
         elif self._buffer[:2] == _NO_MESSAGE:  # nothing that could be answered will follow
             self.close(now)
 
+    def _begin(self, later: Later, ident: bytes) -> None:
+        self._awaited += 1
+        later.begin(partial(self._deliver, ident))
+
+    def _deliver(self, ident: bytes, body: bytes) -> None:
+        """Send an answer that there was not at once."""
+        self._awaited -= 1
+        if self._is_closed or self._is_closing:
+            return
+        if body:
+            self._late.append(b"".join((_length.pack(len(ident) + len(body)), ident, body)))
+        if self._unsent:
+            return
+        try:
+            self._all_sent(time.monotonic())
+            if self._unsent:
+                self._server.watch(self, selectors.EVENT_WRITE)
+        except OSError:
+            self.abort()
+
     def _send(self, data: bytes | memoryview) -> None:
         try:
             sent = self.sock.send(data)
@@ -314,13 +359,16 @@ class _Connection:
         self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
 
 
-def _answer_some(data: bytes, at: int, answers: Answers) -> tuple[list[bytes], int, int]:
+def _answer_some(
+    data: bytes, at: int, answers: Answers, begin: Callable[[Later, bytes], None]
+) -> tuple[list[bytes], int, int]:
     """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
 
     Args:
         data: framed messages; the last may be cut off.
         at: where the first one begins.
         answers: what answers them.
+        begin: told of answers that there will be later, and their ids.
 
     Returns:
         The framed answers in pieces, where the messages begin that were not answered, and how many were.
@@ -329,16 +377,18 @@ def _answer_some(data: bytes, at: int, answers: Answers) -> tuple[list[bytes], i
     size, count = len(data), 0
     room = _WRITE_BYTES
     while at + 2 <= size and room > 0:
-        begin = at + 2
-        end = begin + (data[at] << 8 | data[at + 1])
-        if end > size or end == begin:
+        begin_at = at + 2
+        end = begin_at + (data[at] << 8 | data[at + 1])
+        if end > size or end == begin_at:
             break
-        query = min(begin + 2, end)
+        query = min(begin_at + 2, end)
         body = next(answers[data[query:end]])
         if body:
-            length = query - begin + len(body)
-            pieces += (_length.pack(length), data[begin:query], body)
+            length = query - begin_at + len(body)
+            pieces += (_length.pack(length), data[begin_at:query], body)
             room -= length
+        elif isinstance(body, Later):
+            begin(body, data[begin_at:query])
         at, count = end, count + 1
     return pieces, at, count
 

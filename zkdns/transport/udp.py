@@ -10,11 +10,12 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
+from functools import partial
 
 import structlog
 
-from zkdns.transport import Answers
-from zkdns.transport.batch import ID, MOST, Batch, is_available
+from zkdns.transport import Answers, Later
+from zkdns.transport.batch import ID, MOST, Ancillary, Asker, Batch, is_available
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
@@ -52,6 +53,7 @@ class UdpServer:
         self._answers = answers
         self._look_up = answers.__getitem__
         self._mistakes = Mistakes(log, "a query could not be answered")
+        self._is_stopped = False
         self._ancillary = 0
         if is_wildcard(sock):
             tell_where_asked(sock)
@@ -60,10 +62,12 @@ class UdpServer:
 
     def start(self) -> None:
         """Begin to answer in the running event loop."""
+        self._is_stopped = False
         add_server(self._sock.fileno(), self._answer_batches if self._batch else self._answer_singly)
 
     def stop(self) -> None:
-        """Answer no more; the socket stays open, since others may hold it too."""
+        """Answer no more, late answers neither; the socket stays open, since others may hold it too."""
+        self._is_stopped = True
         remove_server(self._sock.fileno())
 
     # -- in batches ----------------------------------------------------------------------------------------
@@ -79,7 +83,10 @@ class UdpServer:
             if not queries:
                 break
             self.received += len(queries)
-            self.lost += batch.send(self._responses_to(queries, batch))
+            responses = self._responses_to(queries, batch)
+            self.lost += batch.send(responses)
+            if not all(responses):
+                self._begin_late(responses, batch)
             if len(queries) < MOST:
                 break
         return False
@@ -97,6 +104,26 @@ class UdpServer:
                 if not response and (query := batch.whole(at)) is not None:
                     responses[at] = self._response_to(query)
         return responses
+
+    def _begin_late(self, responses: Sequence[bytes], batch: Batch) -> None:
+        for at, response in enumerate(responses):
+            if isinstance(response, Later):
+                self._begin(response, batch.asker(at))
+
+    def _begin(self, later: Later, asker: Asker) -> None:
+        try:
+            later.begin(partial(self._deliver, asker))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            self._mistakes.tell(error)
+
+    def _deliver(self, asker: Asker, response: bytes) -> None:
+        """Send a response that there was not at once."""
+        if not response or self._is_stopped:
+            return
+        try:
+            self._sock.sendmsg([Datagrams.message(asker.query, response)], asker.ancillary, 0, asker.address)
+        except OSError:
+            self.lost += 1
 
     def _response_to(self, query: bytes) -> bytes:
         try:
@@ -116,18 +143,16 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             self.received += 1
-            response = Datagrams.message(message, self._response_to(Datagrams.key(message[ID:])))
-            if not response:
-                continue
-            source = [item for item in map(_source_of, ancillary) if item]
-            try:
-                self._sock.sendmsg([response], source, 0, asker)
-            except OSError:
-                self.lost += 1
+            response = self._response_to(Datagrams.key(message[ID:]))
+            asked = Asker(message, asker, [item for item in map(_source_of, ancillary) if item])
+            if isinstance(response, Later):
+                self._begin(response, asked)
+            else:
+                self._deliver(asked, response)
         return False
 
 
-def _source_of(item: tuple[int, int, bytes]) -> tuple[int, int, bytes] | None:
+def _source_of(item: Ancillary) -> Ancillary | None:
     """What tells the kernel to send from where a datagram arrived; None: it says nothing of that."""
     level, kind, data = item
     if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
