@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import struct
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -73,7 +73,7 @@ class Node(msgspec.Struct):
                 for record in _address_records(QUESTION_POINTER, [address], ttl, qtype)
             )
         if qtype == Type.SRV:
-            return (self._srv(query, target, ttl) for target in self.targets)
+            return self._services(query, ttl)
         if qtype == Type.TXT:
             return (
                 Record(
@@ -84,16 +84,24 @@ class Node(msgspec.Struct):
             )
         return ()
 
-    def _srv(self, query: Query, target: Target, ttl: int) -> Record:
-        data = _SRV_DATA.pack(_PRIORITY, target.standing.srv_weight, target.port)
-        data += to_wire(target.name)  # RFC 2782: not compressed
-        glue: list[bytes] = []
-        if target.label:
-            owner = to_wire((target.label, *self.between))[:-1] + query.pointer_to(self.shared)
-            for qtype in (Type.A, Type.AAAA):
-                glue += _address_records(owner, target.addresses, ttl, qtype)
-        answer = pack_record(QUESTION_POINTER, Type.SRV, ttl, data)
-        return Record(answer, tuple(glue), target.standing)
+    def _services(self, query: Query, ttl: int) -> Iterator[Record]:
+        """SRV records, each with the addresses of its target where that is a name of ours."""
+        behind_owner = to_wire(self.between)[:-1] + query.pointer_to(self.shared)
+        own = b""  # what all targets of ours have behind their labels
+        for target in self.targets:
+            glue: list[bytes] = []
+            if target.label:
+                own = own or to_wire(target.name[1:])
+                label = bytes((len(target.label),)) + target.label
+                name = label + own
+                for qtype in (Type.A, Type.AAAA):
+                    glue += _address_records(label + behind_owner, target.addresses, ttl, qtype)
+            else:
+                name = to_wire(target.name)
+            # RFC 2782: the target is not compressed.
+            data = _SRV_DATA.pack(_PRIORITY, target.standing.srv_weight, target.port) + name
+            answer = pack_record(QUESTION_POINTER, Type.SRV, ttl, data)
+            yield Record(answer, tuple(glue), target.standing)
 
 
 def _address_records(owner: bytes, addresses: Sequence[str], ttl: int, qtype: int) -> list[bytes]:
