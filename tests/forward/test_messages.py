@@ -104,7 +104,7 @@ def test_dns_31_a_reply_is_to_the_question_in_any_spelling() -> None:
         (framed(b"")[:-1] + b"\3", "another type or class"),
         (framed(b"")[:-1], "another type or class"),
         (framed(b"")[:20], "another name"),
-        (dns.message.make_query(NAME, "A").to_wire(), "a query"),
+        (dns.message.make_query(NAME, "A", id=4711).to_wire(), "a query"),
         (framed(b"", flags=0x8180 | 4 << 11), "opcode 4"),
         (b"", "0 bytes"),
         (framed(b"")[:11], "11 bytes"),

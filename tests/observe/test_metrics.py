@@ -5,7 +5,7 @@ import time
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from zkdns.observe.figures import AnswererFigures, WatcherFigures
+from zkdns.observe.figures import AnswererFigures, ForwardFigures, UpstreamFigures, WatcherFigures
 from zkdns.observe.metrics import render
 
 FULL = WatcherFigures(
@@ -110,3 +110,60 @@ def test_of_each_worker_there_is_what_it_counts() -> None:
     assert samples["zkdns_queries_total", "0", "udp"] == 10
     assert samples["zkdns_queries_total", "2", "udp"] == 1
     assert {worker for _, worker, _ in samples} == {"0", "2"}
+
+
+def test_of_forwarding_there_is_what_each_worker_counts_and_knows_of_upstreams() -> None:
+    lively = UpstreamFigures(
+        address="192.0.2.1:53", domain="", is_dead=False, seconds=0.25, queries=8, timeouts=0, bad=1
+    )
+    dead = UpstreamFigures(
+        address="192.0.2.2:53",
+        domain="corp.example",
+        is_dead=True,
+        seconds=None,
+        queries=5,
+        timeouts=4,
+        bad=0,
+    )
+    forward = ForwardFigures(
+        queries=1,
+        waiting=2,
+        failed=3,
+        stale=4,
+        overloaded=5,
+        prefetched=6,
+        cached=7,
+        cached_bytes=800,
+        evicted=9,
+        upstreams=(lively, dead),
+    )
+    text = render(None, [AnswererFigures(), AnswererFigures(forward=forward)])
+    samples = {
+        (sample.name, sample.labels.get("upstream", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(("zkdns_forward", "zkdns_cache", "zkdns_upstream"))
+        and sample.labels["worker"] == "1"
+        and (sample.labels.get("domain") or "") in ("", "corp.example")
+    }
+    assert samples == {
+        ("zkdns_forwarded_queries_total", ""): 1,
+        ("zkdns_forward_waiting_queries", ""): 2,
+        ("zkdns_forward_failures_total", ""): 3,
+        ("zkdns_forward_stale_answers_total", ""): 4,
+        ("zkdns_forward_overloads_total", ""): 5,
+        ("zkdns_forward_prefetches_total", ""): 6,
+        ("zkdns_cache_answers", ""): 7,
+        ("zkdns_cache_bytes", ""): 800,
+        ("zkdns_cache_evictions_total", ""): 9,
+        ("zkdns_upstream_dead", "192.0.2.1:53"): 0,
+        ("zkdns_upstream_dead", "192.0.2.2:53"): 1,
+        ("zkdns_upstream_rtt_seconds", "192.0.2.1:53"): 0.25,
+        ("zkdns_upstream_queries_total", "192.0.2.1:53"): 8,
+        ("zkdns_upstream_queries_total", "192.0.2.2:53"): 5,
+        ("zkdns_upstream_timeouts_total", "192.0.2.1:53"): 0,
+        ("zkdns_upstream_timeouts_total", "192.0.2.2:53"): 4,
+        ("zkdns_upstream_bad_messages_total", "192.0.2.1:53"): 1,
+        ("zkdns_upstream_bad_messages_total", "192.0.2.2:53"): 0,
+    }
+    assert "zkdns_cache_answers" not in render(None, [AnswererFigures()])

@@ -9,18 +9,22 @@ import asyncio
 import contextlib
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import structlog
 
-from zkdns.daemon.child import Report, Task, Tell
+from zkdns.daemon.answerer_figures import FiguresTeller
+from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.feed import Health, Subscriber
 from zkdns.dns.authority import Authority
-from zkdns.observe.figures import AnswererFigures
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.tcp import TcpServer, affordable_connections
 from zkdns.transport.udp import UdpServer
+
+if TYPE_CHECKING:
+    from zkdns.forward.forwarder import Forwarder
 
 log = structlog.get_logger("zkdns.answerer")
 
@@ -44,22 +48,26 @@ async def answer(task: Task, tell: Tell) -> None:
     datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
     streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
+    opened = [socket.socket(fileno=number) for number in task.sockets]
     first_word = asyncio.Event()
-    teller = _Teller(authority, tell)
 
     def heard(health: Health) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
         first_word.set()
         teller.tell()
 
-    opened = [socket.socket(fileno=number) for number in task.sockets]
     udp = [UdpServer(sock, datagrams) for sock in opened if sock.type == socket.SOCK_DGRAM]
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
     most = affordable_connections(len(listening))
     tcp = [TcpServer(sock, streams, most_connections=most) for sock in listening]
-    teller.counted = udp, tcp
-    follower = asyncio.create_task(Subscriber(task.feed, table, authority.refresh, heard).run())
+    forwarder = _forwarder_of(task, authority)  # which takes what files are left
+    teller = FiguresTeller(authority, forwarder, (udp, tcp), tell)
+    flush = forwarder.flush if forwarder is not None else lambda _: None
+    subscriber = Subscriber(task.feed, table, authority.refresh, heard, flush)
+    follower = asyncio.create_task(subscriber.run())
     try:
+        if forwarder is not None:
+            forwarder.start()
         with contextlib.suppress(TimeoutError):
             # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
             async with asyncio.timeout(_FIRST_WORD_SECONDS):
@@ -71,6 +79,8 @@ async def answer(task: Task, tell: Tell) -> None:
         await _tick(table, authority, teller)
     finally:
         follower.cancel()
+        if forwarder is not None:
+            forwarder.stop()
         for server in udp:
             server.stop()
         for listener in tcp:
@@ -78,47 +88,24 @@ async def answer(task: Task, tell: Tell) -> None:
         await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
 
 
-async def _tick(table: Table, authority: Authority, teller: _Teller) -> None:
+def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
+    """What answers for names outside the zones, at work for the authority; None: nobody shall."""
+    config = task.config
+    if not config.upstream and not config.forward:
+        return None
+    # OpenSSL takes its time to be loaded, so it is where something is forwarded, and not before.
+    from zkdns.forward.forwarder import Forwarder, group_of  # noqa: PLC0415
+
+    forwarder = Forwarder(config, task.listening, task.secret)
+    forwarder.cache.on_gone = lambda question: authority.forget_elsewhere(group_of(question))
+    forwarder.on_change = authority.forget_all
+    authority.responder.elsewhere = forwarder
+    return forwarder
+
+
+async def _tick(table: Table, authority: Authority, teller: FiguresTeller) -> None:
     """What time brings: departed members' names end, and what was counted is told."""
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         authority.refresh(table.expire(time.monotonic()))
         teller.tell()
-
-
-class _Teller:
-    """Reports readiness and figures to the supervisor, where they are others than before."""
-
-    def __init__(self, authority: Authority, tell: Tell) -> None:
-        self.counted: tuple[list[UdpServer], list[TcpServer]] = [], []
-        """The servers whose queries are counted."""
-        self._authority = authority
-        self._tell = tell
-        self._told = Report(ready=False)
-        self._cut = 0
-
-    def tell(self) -> None:
-        """Report what is new; what was cut over TCP is logged too, which asks for a service to be divided."""
-        figures = self._figures()
-        report = Report(self._authority.responder.ready, figures)
-        if report == self._told:
-            return
-        self._told = report
-        self._tell(report)
-        if figures.cut_over_tcp > self._cut:
-            log.warning("answers over 64 KiB were cut, even over TCP", count=figures.cut_over_tcp - self._cut)
-            self._cut = figures.cut_over_tcp
-
-    def _figures(self) -> AnswererFigures:
-        udp, tcp = self.counted
-        memos = self._authority.memos
-        return AnswererFigures(
-            udp_queries=sum(server.received for server in udp),
-            tcp_queries=sum(server.received for server in tcp),
-            misses=sum(memo.misses for memo in memos),
-            forgotten=sum(memo.forgotten for memo in memos),
-            remembered=sum(map(len, memos)),
-            remembered_bytes=sum(memo.size for memo in memos),
-            unsent=sum(server.lost for server in udp),
-            cut_over_tcp=self._authority.responder.cut_over_tcp,
-        )

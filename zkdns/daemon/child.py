@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 import structlog
 
+from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.frames import Frames
 from zkdns.observe.figures import Figures
@@ -34,7 +35,11 @@ class Task(msgspec.Struct, frozen=True):
     role: Literal["watcher", "answerer"]
     config: Config
     feed: str
+    listening: tuple[HostPort, ...] = ()
+    """Where the server answers, as bound."""
     sockets: tuple[int, ...] = ()
+    secret: bytes = b""
+    """What the answerers of a server have in common, and nobody else knows."""
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Addresses of members' host names, looked up in the background through the machine's own resolver.
+"""Addresses of members' host names, looked up in the background: of upstreams, or as the machine itself does.
 
 While a look-up fails, the last good addresses stand.
 """
@@ -9,16 +9,20 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import structlog
 
 from zkdns.serverset.changes import HostResolved
 from zkdns.table import Table
 
+if TYPE_CHECKING:
+    from zkdns.forward.lookup import Found
+
 log = structlog.get_logger("zkdns.hosts")
 
-REFRESH_SECONDS = 30.0  # the resolver does not tell TTLs; this is a common one
+REFRESH_SECONDS = 30.0  # the machine's resolver does not tell TTLs; this is a common one
 RETRY_SECONDS = 5.0
 _AT_ONCE = 4
 _ROUND_SECONDS = 0.05
@@ -30,10 +34,17 @@ class HostResolver:
     Args:
         table: tells which names are wanted, and what is known of them.
         publish: called in the event loop with what was found, whether or not it is new.
+        find: asks upstreams; where it does not know, or is None, the machine's own resolver is asked.
     """
 
-    def __init__(self, table: Table, publish: Callable[[list[HostResolved]], None]) -> None:
+    def __init__(
+        self,
+        table: Table,
+        publish: Callable[[list[HostResolved]], None],
+        find: Callable[[str], Awaitable[Found | None]] | None = None,
+    ) -> None:
         self._table = table
+        self._find = find
         self._publish = publish
         self._due: dict[str, float] = {}
         self._failing: set[str] = set()
@@ -69,7 +80,8 @@ class HostResolver:
     async def _look_up(self, host: str) -> None:
         try:
             async with self._room:
-                addresses = await _addresses_of(host)
+                found = await self._find(host) if self._find else None
+                addresses = found.addresses if found else await _addresses_of(host)
         except OSError as error:
             if host in self._due and host not in self._failing:  # not forgotten meanwhile
                 self._failing.add(host)
@@ -77,7 +89,7 @@ class HostResolver:
             pause = RETRY_SECONDS
         else:
             self._failing.discard(host)
-            pause = REFRESH_SECONDS
+            pause = found.seconds if found else REFRESH_SECONDS
             self._publish([HostResolved(host, addresses)])
         finally:
             del self._running[host]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import tempfile
@@ -30,6 +31,7 @@ from zkdns.transport.sockets import SocketPair, bind, bound_address
 
 log = structlog.get_logger("zkdns.supervisor")
 
+_SECRET_BYTES = 16
 _LONGEST_DIRECTORY = 95  # bytes; leaves room for a name in it
 
 
@@ -49,6 +51,7 @@ class Supervisor:
         self._answerers: list[ChildKeeper] = []
         self._was_ready = False
         self._stopping = asyncio.Event()
+        self._secret = secrets.token_bytes(_SECRET_BYTES)
 
     @property
     def is_ready(self) -> bool:
@@ -67,7 +70,7 @@ class Supervisor:
         with contextlib.ExitStack() as stack:
             pairs = self._bind(stack)
             feed = str(stack.enter_context(_private_directory()) / "feed")
-            watcher = ChildKeeper(Task("watcher", self._config, feed), self._heard)
+            watcher = ChildKeeper(Task("watcher", self._config, feed, tuple(self._addresses)), self._heard)
             self._start_admin(
                 stack, lambda: _render(watcher.figures, [answerer.figures for answerer in self._answerers])
             )
@@ -109,7 +112,7 @@ class Supervisor:
         nothing = Config(listen=(), namespaces=self._config.namespaces)
         untold = {key: getattr(nothing, key) for key in ("zookeeper", *ACCESS_KEYS, "snapshot", "control")}
         config = msgspec.structs.replace(self._config, **untold)
-        return Task("answerer", config, feed, numbers)
+        return Task("answerer", config, feed, tuple(self._addresses), numbers, self._secret)
 
     def _heard(self) -> None:
         if self.is_ready and not self._was_ready:

@@ -8,7 +8,8 @@ fixed file ───────────────────────
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -30,8 +31,10 @@ from zkdns.serverset.changes import Change, SetPut, SetUnread
 
 if TYPE_CHECKING:
     from zkdns.daemon.zookeeper_source import ZooKeeperSource
+    from zkdns.forward.lookup import Found
+    from zkdns.forward.routes import Routes
 
-
+_TEND_SECONDS = 1.0
 _RESTORED_AT_ONCE = 500  # changes
 
 
@@ -40,7 +43,9 @@ async def watch(task: Task, tell: Tell) -> None:
     config = task.config
     publisher = Publisher()
     await publisher.serve(task.feed)
-    resolver = HostResolver(publisher.table, publisher.publish)
+    routes = _routes_of(task)
+    find = _finder(routes, config) if routes is not None else None
+    resolver = HostResolver(publisher.table, publisher.publish, find)
     keeper = SnapshotKeeper(config, publisher) if config.snapshot and config.zookeeper else None
     publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher.set_health)
@@ -61,6 +66,8 @@ async def watch(task: Task, tell: Tell) -> None:
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
+            if routes is not None:
+                tasks.create_task(_tend(routes))
             if config.offline:
                 tasks.create_task(SnapshotSource(config, publisher, health.of("snapshot")).run())
             if config.fixed or config.demo:
@@ -82,6 +89,33 @@ async def watch(task: Task, tell: Tell) -> None:
         if keeper:
             keeper.save()
         await asyncio.gather(*(source.stop() for source in zookeeper))
+
+
+def _routes_of(task: Task) -> Routes | None:
+    """Whom to ask for host names; None: nobody but the machine's own resolver."""
+    if not task.config.upstream and not task.config.forward:
+        return None
+    from zkdns.forward.exchanges import Exchanges  # noqa: PLC0415 - OpenSSL takes its time to be loaded
+    from zkdns.forward.routes import Routes  # noqa: PLC0415 - see above
+
+    return Routes(task.config, task.listening, None, Exchanges)
+
+
+def _finder(routes: Routes, config: Config) -> Callable[[str], Awaitable[Found | None]]:
+    from zkdns.forward.lookup import HostLookup  # noqa: PLC0415 - see above
+
+    return HostLookup(routes, config.zones).find
+
+
+async def _tend(routes: Routes) -> None:
+    """Let routes ask, and follow the machine's configuration."""
+    routes.start()
+    try:
+        while True:
+            routes.tend(time.monotonic())
+            await asyncio.sleep(_TEND_SECONDS)
+    finally:
+        routes.stop()
 
 
 def _wake(sleepers: list[Callable[[], None]]) -> None:

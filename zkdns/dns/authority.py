@@ -49,10 +49,19 @@ class Authority:
         for memo in self.memos:
             memo.forget(others)
 
+    def forget_elsewhere(self, group: Labels) -> None:
+        """Forget the answers to a question outside the zones, remembered as one of that group."""
+        for memo in self.memos:
+            memo.forget((group,))
+
+    def forget_all(self) -> None:
+        """Forget everything, as when others are asked than before."""
+        for memo in self.memos:
+            memo.clear()
+
     def set_health(self, *, ready: bool, stale: bool) -> None:
         """Say whether the table has been read, and whether its source is out of reach."""
         responder = self.responder
         if (responder.ready, responder.stale) != (ready, stale):
             responder.ready, responder.stale = ready, stale
-            for memo in self.memos:
-                memo.clear()
+            self.forget_all()

@@ -162,9 +162,9 @@ class Memo(dict[bytes, Iterator[bytes]]):
 
     def _remember(self, key: bytes, answer: Answer) -> None:
         service = answer.service
-        if service is None or (service == ABOVE and not self._is_asked_again(key)):
+        if service is None or (answer.is_rare and not self._is_asked_again(key)):
             return
-        size = answer.rotation.size if answer.rotation is not None else 0
+        size = answer.rotation.size if answer.rotation is not None else answer.size
         entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
         if service == ABOVE and len(self._keys.get(ABOVE, ())) >= _MOST_ABOVE:
             self.forgotten += self.forget((ABOVE,))
@@ -182,7 +182,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
         self._keys.setdefault(service, []).append(key)
 
     def _is_asked_again(self, key: bytes) -> bool:
-        """Whether it was asked lately; most names that nobody has are asked once."""
+        """Whether it was asked lately."""
         if key in self._asked_once:
             self._asked_once.remove(key)
             return True

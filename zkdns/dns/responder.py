@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 import msgspec
 
@@ -54,13 +55,27 @@ class Answer(msgspec.Struct, frozen=True):
     `responses` are without their ids, for ever, each time the one whose turn it is; an empty one is silence.
     They are right until the service with the key `service` changes (`ABOVE`: until services come or go);
     None: this once. `question_end` is where the question ends in the query after its id. `rotation` is where
-    responses are kept, if they are.
+    responses are kept, if they are; `size` is how many bytes are, where they are kept otherwise. `is_rare`:
+    there is no end of questions of its kind, and most are asked once.
     """
 
     responses: Iterator[bytes]
     service: Labels | None = None
     question_end: int = 0
     rotation: Rotation | None = None
+    size: int = 0
+    is_rare: bool = False
+
+
+class Elsewhere(Protocol):
+    """What answers for names outside the zones."""
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether it asks anybody: then recursion is available (RFC 1035 §4.1.1)."""
+
+    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+        """The answer to a query of class IN; `wrap` makes of a response after its id what is handed out."""
 
 
 class _Asked(msgspec.Struct, frozen=True):
@@ -88,6 +103,7 @@ class Responder:
         stale: whether the source of the table is out of reach, so that answers are the last good ones.
         stale_reason: what those are told who are given such an answer.
         cut_over_tcp: responses made that did not fit even into 64 KiB.
+        elsewhere: what answers for names outside the zones; None: they are refused.
 
     Args:
         zone: the names, and what stands there.
@@ -98,6 +114,7 @@ class Responder:
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
         self.cut_over_tcp = 0
+        self.elsewhere: Elsewhere | None = None
         self._zone = zone
 
     def answer(self, query: bytes, *, stream: bool, wrap: Wrap) -> Answer:
@@ -109,7 +126,12 @@ class Responder:
         asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
         apex = self._zone.apex_of(parsed.name)
         refusal = self._refusal_of(parsed, apex)
-        return asked.once(refusal) if refusal is not None else self._look_up(asked, apex or ())
+        if refusal is not None:
+            return asked.once(self._marked(refusal))
+        if apex is not None:
+            return self._look_up(asked, apex)
+        assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
+        return self.elsewhere.answer(parsed, asked.limit, asked.wrapped)
 
     def _refusal_of(self, query: Query, apex: Labels | None) -> Response | None:
         """What is answered to a query for which no name is looked up."""
@@ -117,11 +139,11 @@ class Responder:
             return Response(query, Rcode.BADVERS)
         if query.qclass != CLASS_IN:
             return Response(query, Rcode.REFUSED)
-        if apex is None:  # RFC 8914 §4.21
+        if apex is None and self.elsewhere is None:  # RFC 8914 §4.21
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED)
-        if not self.ready:
+        if apex is not None and not self.ready:
             return Response(
                 query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet"
             )
@@ -132,8 +154,8 @@ class Responder:
         found = self._zone.find(query.name)
         failure = _failure_of(query, found)
         if failure is not None:
-            return asked.once(self._with_age(failure))
-        response = self._with_age(Response(query, authoritative=True))
+            return asked.once(self._marked(failure))
+        response = self._marked(Response(query, authoritative=True))
         rotation = None
         if query.qtype in (Type.SOA, Type.ANY) and query.name == apex:  # of ANY it is enough (RFC 8482 §4.1)
             responses = self._with_soa(asked, response, apex, is_asked_for=True)
@@ -143,10 +165,13 @@ class Responder:
             response.rcode = Rcode.NXDOMAIN if found.node is None else Rcode.NOERROR
             responses = self._with_soa(asked, response, apex, is_asked_for=False)
         service = found.service if _is_lasting(query, found) else None
-        return Answer(responses, service, HEADER_SIZE - _ID + len(query.question), rotation)
+        end = HEADER_SIZE - _ID + len(query.question)
+        return Answer(responses, service, end, rotation, is_rare=service == ABOVE)
 
-    def _with_age(self, response: Response) -> Response:
-        if self.stale and response.ede is None:
+    def _marked(self, response: Response) -> Response:
+        """The response with what all of them tell: whether others are asked too, and how old the table is."""
+        response.recursion_available = self.elsewhere is not None and self.elsewhere.is_asking
+        if self.stale and response.authoritative and response.ede is None:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 

@@ -91,6 +91,8 @@ class Exchanges:
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
         self._datagrams: Datagrams | None = None
+        if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
+            tls = ssl.create_default_context()  # now, since that takes 20 ms
         self._streams = Streams(self._stream_arrived, tls)
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
@@ -165,6 +167,12 @@ class Exchanges:
             self._tell_later(done, outcome)
         elif exchange.tries and (other := self.upstreams.to_explore(exchange.tries[0].upstream, now)):
             self._learn_of(other, question, now)
+
+    def try_one(self, server: UpstreamAddress, question: Question) -> None:
+        """Ask one upstream of the group, for no other reason than to see what comes of it."""
+        for upstream in self.upstreams.all:
+            if upstream.address == server and self._datagrams is not None:
+                self._learn_of(upstream, question, self._clock())
 
     # -- what happens --------------------------------------------------------------------------------------
 

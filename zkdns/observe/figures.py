@@ -35,6 +35,39 @@ class WatcherFigures(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """How often a service's members began to be held."""
 
 
+class UpstreamFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answerer process knows of one upstream."""
+
+    address: str
+    domain: str
+    """Whose names it is asked for; empty: all that are no other's."""
+    is_dead: bool
+    """Whether others are asked in its place."""
+    seconds: float | None
+    """How long its answers take; None: not known."""
+    queries: int
+    timeouts: int
+    bad: int
+    """Messages that were no answer to what was asked."""
+
+
+class ForwardFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answerer process counts of what it forwards, since its start."""
+
+    queries: int = 0
+    """Those that could not be answered from the cache at once."""
+    waiting: int = 0
+    """Those that wait now."""
+    failed: int = 0
+    stale: int = 0
+    overloaded: int = 0
+    prefetched: int = 0
+    cached: int = 0
+    cached_bytes: int = 0
+    evicted: int = 0
+    upstreams: tuple[UpstreamFigures, ...] = ()
+
+
 class AnswererFigures(msgspec.Struct, frozen=True, kw_only=True, tag="answerer"):
     """What an answerer process counts since its start."""
 
@@ -52,6 +85,8 @@ class AnswererFigures(msgspec.Struct, frozen=True, kw_only=True, tag="answerer")
     """Responses that the kernel did not take."""
     cut_over_tcp: int = 0
     """Responses that lack records although they went over TCP."""
+    forward: ForwardFigures | None = None
+    """None: nothing is forwarded."""
 
 
 Figures: TypeAlias = WatcherFigures | AnswererFigures

@@ -13,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from zkdns.observe.figures import STATES, AnswererFigures, Figures, WatcherFigures
+from zkdns.observe.figures import STATES, AnswererFigures, Figures, ForwardFigures, WatcherFigures
 
 
 def render(watcher: Figures | None, answerers: Sequence[Figures | None] = ()) -> str:
@@ -56,7 +56,83 @@ class _Answerers(Collector):
             for worker, figures in self._figures:
                 family.add_metric([worker], getattr(figures, field))
             yield family
+        forwarding = [(worker, each.forward) for worker, each in self._figures if each.forward is not None]
+        if forwarding:
+            yield from _forwarding(forwarding)
 
+
+def _forwarding(workers: Sequence[tuple[str, ForwardFigures]]) -> Iterator[Metric]:
+    """What there is to tell where names outside the zones are forwarded."""
+    for kind, name, meaning, field in _OF_FORWARDING:
+        family = kind(name, meaning, labels=["worker"])
+        for worker, figures in workers:
+            family.add_metric([worker], getattr(figures, field))
+        yield family
+    labels = ["worker", "upstream", "domain"]
+    for kind, name, meaning, field in _OF_UPSTREAMS:
+        family = kind(name, meaning, labels=labels)
+        for worker, figures in workers:
+            for upstream in figures.upstreams:
+                value = getattr(upstream, field)
+                if value is not None:
+                    family.add_metric([worker, upstream.address, upstream.domain], float(value))
+        yield family
+
+
+_OF_FORWARDING = (
+    (
+        CounterMetricFamily,
+        "zkdns_forwarded_queries",
+        "Queries outside the zones that the cache had no answer for.",
+        "queries",
+    ),
+    (GaugeMetricFamily, "zkdns_forward_waiting_queries", "Queries that wait for upstreams.", "waiting"),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_failures",
+        "Queries that were answered with SERVFAIL, since upstreams did not answer.",
+        "failed",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_stale_answers",
+        "Queries that were answered with what had expired, since upstreams did not answer.",
+        "stale",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_overloads",
+        "Queries that were not forwarded, since too many waited already.",
+        "overloaded",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_prefetches",
+        "Answers that were asked for anew before they expired.",
+        "prefetched",
+    ),
+    (GaugeMetricFamily, "zkdns_cache_answers", "Answers of upstreams that are kept.", "cached"),
+    (GaugeMetricFamily, "zkdns_cache_bytes", "Memory that they take, more or less.", "cached_bytes"),
+    (CounterMetricFamily, "zkdns_cache_evictions", "Answers that went for others.", "evicted"),
+)
+
+_OF_UPSTREAMS = (
+    (
+        GaugeMetricFamily,
+        "zkdns_upstream_dead",
+        "1 for an upstream that left too many questions unanswered, so that others are asked.",
+        "is_dead",
+    ),
+    (GaugeMetricFamily, "zkdns_upstream_rtt_seconds", "How long its answers take, smoothed.", "seconds"),
+    (CounterMetricFamily, "zkdns_upstream_queries", "Queries sent to it.", "queries"),
+    (CounterMetricFamily, "zkdns_upstream_timeouts", "Queries that it did not answer in time.", "timeouts"),
+    (
+        CounterMetricFamily,
+        "zkdns_upstream_bad_messages",
+        "Messages from it that answer nothing that was asked: forged ones, or garbage.",
+        "bad",
+    ),
+)
 
 _OF_WORKERS = (
     (CounterMetricFamily, "zkdns_memo_misses", "Queries that no remembered answer was there for.", "misses"),

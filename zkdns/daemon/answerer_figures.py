@@ -1,0 +1,92 @@
+"""What an answerer counts, told to the supervisor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+
+from zkdns.daemon.child import Report, Tell
+from zkdns.dns.authority import Authority
+from zkdns.observe.figures import AnswererFigures, ForwardFigures, UpstreamFigures
+from zkdns.transport.tcp import TcpServer
+from zkdns.transport.udp import UdpServer
+
+if TYPE_CHECKING:
+    from zkdns.forward.forwarder import Forwarder
+
+log = structlog.get_logger("zkdns.answerer")
+
+
+class FiguresTeller:
+    """Reports readiness and figures to the supervisor, where they are others than before."""
+
+    def __init__(
+        self,
+        authority: Authority,
+        forwarder: Forwarder | None,
+        servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
+        tell: Tell,
+    ) -> None:
+        self._servers = servers
+        self._authority = authority
+        self._forwarder = forwarder
+        self._tell = tell
+        self._told = Report(ready=False)
+        self._cut = 0
+
+    def tell(self) -> None:
+        """Report what is new; what was cut over TCP is logged too, which asks for a service to be divided."""
+        figures = self._figures()
+        report = Report(self._authority.responder.ready, figures)
+        if report == self._told:
+            return
+        self._told = report
+        self._tell(report)
+        if figures.cut_over_tcp > self._cut:
+            log.warning("answers over 64 KiB were cut, even over TCP", count=figures.cut_over_tcp - self._cut)
+            self._cut = figures.cut_over_tcp
+
+    def _figures(self) -> AnswererFigures:
+        udp, tcp = self._servers
+        memos = self._authority.memos
+        return AnswererFigures(
+            udp_queries=sum(server.received for server in udp),
+            tcp_queries=sum(server.received for server in tcp),
+            misses=sum(memo.misses for memo in memos),
+            forgotten=sum(memo.forgotten for memo in memos),
+            remembered=sum(map(len, memos)),
+            remembered_bytes=sum(memo.size for memo in memos),
+            unsent=sum(server.lost for server in udp),
+            cut_over_tcp=self._authority.responder.cut_over_tcp,
+            forward=_forward_figures(self._forwarder) if self._forwarder is not None else None,
+        )
+
+
+def _forward_figures(forwarder: Forwarder) -> ForwardFigures:
+    counts, cache = forwarder.counts, forwarder.cache
+    return ForwardFigures(
+        queries=counts.asked,
+        waiting=forwarder.waiting,
+        failed=counts.failed,
+        stale=counts.stale,
+        overloaded=counts.overloaded,
+        prefetched=counts.prefetched,
+        cached=len(cache),
+        cached_bytes=cache.size,
+        evicted=cache.evicted,
+        upstreams=tuple(
+            UpstreamFigures(
+                address=str(upstream.address),
+                domain=route.domain or "",
+                is_dead=upstream.is_dead,
+                seconds=upstream.rtt,
+                queries=upstream.sent,
+                timeouts=upstream.timed_out,
+                bad=upstream.bad,
+            )
+            for route in forwarder.routes.all
+            for upstream in route.exchanges.upstreams.all
+        ),
+    )

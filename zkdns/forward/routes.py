@@ -1,0 +1,176 @@
+"""Who is asked for which names: the upstreams of single domains, and those of everything else.
+
+The longest domain with a table of its own wins. Nobody is asked who is this server itself, be it by its
+address or because it hands our queries back to us.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+import msgspec
+import structlog
+
+from zkdns.address import HostPort, UpstreamAddress
+from zkdns.config import Config
+from zkdns.forward.exchanges import Exchanges
+from zkdns.forward.loops import ELSEWHERE, LoopProbes, loop_told
+from zkdns.forward.question import Question
+from zkdns.forward.resolv import SystemUpstreams, is_own
+from zkdns.names import Labels, parse_name
+
+log = structlog.get_logger("zkdns.forward")
+
+PROBE_SECONDS: Final = 60.0
+"""So often it is looked whether an upstream hands queries back; of several workers one hears of it."""
+SHUNNED_SECONDS: Final = 300.0
+"""So long one that does is not asked; then it is tried again, since it may have been told to ask others."""
+
+
+class Route(msgspec.Struct):
+    """The upstreams of a domain.
+
+    Attributes:
+        domain: None: everything that is no other's.
+        servers: whom to ask, ourselves left out; none: the names are refused.
+        exchanges: asks them.
+    """
+
+    domain: str | None
+    servers: tuple[UpstreamAddress, ...]
+    exchanges: Exchanges
+
+    @property
+    def labels(self) -> Labels:
+        """The domain in lower case."""
+        return parse_name(self.domain) if self.domain is not None else ()
+
+
+class Routes:
+    """All routes of a server.
+
+    Args:
+        config: its upstreams and domains.
+        listening: where it answers, as bound.
+        secret: 16 random bytes, the same in all its workers; None: nobody looks for loops here.
+        make: makes what asks a group of upstreams.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        listening: Sequence[HostPort],
+        secret: bytes | None,
+        make: Callable[[Iterable[UpstreamAddress]], Exchanges],
+    ) -> None:
+        self._listening = listening
+        self._system: SystemUpstreams | None = None
+        if config.upstream == "auto":
+            self._system = SystemUpstreams(listening)
+            servers = self._system.found.servers
+        else:
+            servers = self._others(config.upstream)
+        self._default = Route(None, servers, make(servers))
+        self._domains: dict[Labels, Route] = {}
+        for domain, settings in config.forward.items():
+            servers = self._others(settings.upstreams)
+            route = Route(domain, servers, make(servers))
+            self._domains[route.labels] = route
+        self.all = (self._default, *self._domains.values())
+        """Every route."""
+        self._probes = LoopProbes(secret) if secret is not None else None
+        self._shunned: dict[UpstreamAddress, float] = {}
+        self._probed_at = float("-inf")
+
+    @property
+    def are_any(self) -> bool:
+        """Whether anything is forwarded."""
+        return any(route.servers for route in self.all)
+
+    def start(self) -> None:
+        """Begin to ask, in the running event loop."""
+        for route in self.all:
+            route.exchanges.start()
+
+    def stop(self) -> None:
+        """Ask no more."""
+        for route in self.all:
+            route.exchanges.stop()
+
+    def find(self, name: Labels) -> Route:
+        """The route of a name in lower case."""
+        if self._domains:
+            for start in range(len(name)):
+                route = self._domains.get(name[start:])
+                if route is not None:
+                    return route
+        return self._default
+
+    def is_configured(self, domain: Labels) -> bool:
+        """Whether there is a server for that very domain, in lower case."""
+        route = self._domains.get(domain)
+        return route is not None and bool(route.servers)
+
+    def tend(self, now: float) -> bool:
+        """Follow the machine's own configuration, and look for loops; to be called each second.
+
+        Args:
+            now: seconds on the machine's monotonic clock.
+
+        Returns:
+            Whether others are asked now than before.
+        """
+        is_changed = False
+        if self._system is not None and self._system.poll():
+            self._default.servers = self._system.found.servers
+            is_changed = True
+        over = [server for server, until in self._shunned.items() if until <= now]
+        for server in over:
+            del self._shunned[server]
+        if is_changed or over:
+            self._choose()
+            self._probed_at = float("-inf")
+        if self._probes is not None and now - self._probed_at >= PROBE_SECONDS:
+            self._probed_at = now
+            self._probe(self._probes, now)
+        return is_changed
+
+    def has_returned(self, question: Question, now: float) -> bool:
+        """Whether a query that has come is a probe of ours; then whom we sent it to is asked no more."""
+        if self._probes is None:
+            return False
+        for route in self.all:
+            server = self._probes.returned(question, route.servers, now)
+            if server is None:
+                continue
+            if server not in self._shunned:
+                source = self._system.found.source if self._system and route.domain is None else None
+                log.error("a loop", why=loop_told(server, source=source, domain=route.domain))
+            self._shunned[server] = now + SHUNNED_SECONDS
+            self._choose()
+            return True
+        return False
+
+    def _probe(self, probes: LoopProbes, now: float) -> None:
+        for route in self.all:
+            domain = route.labels or ELSEWHERE
+            for server in route.servers:
+                question = probes.question(server, now, domain)
+                if question is not None and server not in self._shunned:
+                    route.exchanges.try_one(server, question)
+
+    def _choose(self) -> None:
+        """Let everybody be asked who is not shunned."""
+        for route in self.all:
+            route.exchanges.change(one for one in route.servers if one not in self._shunned)
+
+    def _others(self, servers: Iterable[UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
+        """These without ourselves."""
+        others = []
+        for server in servers:
+            if is_own(server, self._listening):
+                log.warning("this server itself is no upstream; the others are asked", upstream=str(server))
+            else:
+                others.append(server)
+        return tuple(others)
