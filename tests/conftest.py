@@ -17,8 +17,9 @@ from kazoo.client import KazooClient
 
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
-# Commands that a test runs leave the machine's own control socket alone; servers of tests have their own.
-os.environ["ZKDNS_CONTROL"] = "none"
+# Commands that a test runs leave the machine's own control socket and resolver alone; servers of tests have
+# their own.
+os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 
 _HERE = Path(__file__).parent
 _RUN_PROCESSES = (

@@ -1,4 +1,6 @@
-"""A machine whose resolv.conf points here, as the README says: glibc finds services, and the rest elsewhere.
+"""A machine whose resolv.conf points here first: glibc finds services, and the rest at the next server.
+
+So it is where nothing is forwarded; `test_whole_world.py` has the machine that asks nobody but us.
 
 In namespaces of the test's own: a network with nothing but loopback, and a mount of another resolv.conf.
 """
@@ -20,7 +22,7 @@ set -eu
 ip link set lo up
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 mount --bind "$1/nsswitch.conf" /etc/nsswitch.conf
-export ZKDNS_ADMIN=none
+export ZKDNS_ADMIN=none ZKDNS_UPSTREAM=none
 "$2" -m zkdns serve --fixed "$1/here.toml" --listen 127.0.0.1:53 &
 first=$!
 "$2" -m zkdns serve --fixed "$1/elsewhere.toml" --zone example --listen 127.0.0.2:53 &

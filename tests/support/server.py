@@ -34,6 +34,7 @@ class ZkdnsServer:
             "ZKDNS_LISTEN": "127.0.0.1:0",
             "ZKDNS_ADMIN": "127.0.0.1:0",
             "ZKDNS_CONTROL": self.control,
+            "ZKDNS_UPSTREAM": "none",  # what a test asks is no business of this machine's resolver
             "ZKDNS_LOG_FORMAT": "json",
             "ZKDNS_LOG_LEVEL": "debug",
         }
