@@ -128,7 +128,10 @@ class Memo(dict[bytes, Iterator[bytes]]):
                 responses = self[folded.key]
                 if self._is_spelled:
                     return responses
-                return iter((self._form.spell(next(responses), key, folded.name_end),))
+                if response := next(responses):
+                    return iter((self._form.spell(response, key, folded.name_end),))
+                # There will be one later, with the name as it is spelled in whoever's query it answers.
+                return self._answer(self._form.query(key)).responses
             self.misses += 1
             return self._answer_anew(key)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer
