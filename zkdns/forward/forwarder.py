@@ -49,6 +49,8 @@ _TYPE_AND_CLASS = 4
 # So long answers are handed out before others get their turn.
 _TURN_SECONDS = 0.0003
 _GENERATOR = 700  # bytes that an answer takes beside its response (measured)
+# Letters of what people are told: with the longest question it fits into the least message (RFC 8914 §2).
+_MOST_TEXT = 200
 _NOT_REMEMBERED = frozenset({Kind.OVERLOADED, Kind.STOPPED})
 # What is not about the upstreams but about the query, and so is passed on as it is.
 _ABOUT_QUERY = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
@@ -68,6 +70,20 @@ class _Asked(msgspec.Struct, frozen=True):
         return self.wrap(message[_ID:])
 
 
+class _Sought(msgspec.Struct):
+    """A question on its way to upstreams.
+
+    Attributes:
+        askers: who waits for the answer, and how each is handed it.
+        patience: ends their waiting, where something stale is there; None: there was nobody, or nothing.
+        is_late: whether that has happened.
+    """
+
+    askers: list[tuple[_Asked, Deliver]]
+    patience: asyncio.TimerHandle | None = None
+    is_late: bool = False
+
+
 class Counts(msgspec.Struct):
     """What was counted so far."""
 
@@ -80,7 +96,7 @@ class Counts(msgspec.Struct):
     stale: int = 0
     """Queries that were answered with what has expired."""
     overloaded: int = 0
-    """Queries that were answered with SERVFAIL at once, since too many others waited."""
+    """Queries for which nobody was asked, since too many others waited, or no file was left."""
     prefetched: int = 0
     """Questions asked anew before anybody had to wait for them."""
 
@@ -98,9 +114,16 @@ class Forwarder:
         config: upstreams, limits, and what is done with answers.
         listening: where this server answers, as bound.
         secret: 16 random bytes, the same in all its workers.
+        clock: tells seconds, and never goes back.
     """
 
-    def __init__(self, config: Config, listening: Sequence[HostPort], secret: bytes) -> None:
+    def __init__(
+        self,
+        config: Config,
+        listening: Sequence[HostPort],
+        secret: bytes,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.cache = Cache(
             most_entries=config.cache_entries,
             least_ttl=config.cache_min_ttl,
@@ -109,20 +132,21 @@ class Forwarder:
             stale_seconds=config.cache_stale,
         )
         self.counts = Counts()
-        self.second = int(time.monotonic())
+        self.second = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         """Called when others are asked than before."""
         groups = len(config.forward) + 1
-        sockets = affordable_sockets(2 * config.max_forwarded) // groups
+        sockets = max(1, affordable_sockets(2 * config.max_forwarded) // groups)
 
         def make(servers: Iterable[UpstreamAddress]) -> Exchanges:
             return Exchanges(servers, most_in_flight=config.max_forwarded, most_sockets=sockets)
 
         self.routes = Routes(config, listening, secret, make)
         self._config = config
-        self._waiting: dict[Question, list[tuple[_Asked, Deliver]]] = {}
+        self._clock = clock
+        self._sought: dict[Question, _Sought] = {}
         self._awaited = 0
-        self._ready: deque[tuple[Deliver, Callable[[], bytes]]] = deque()
+        self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._mistakes = Mistakes(log, "an answer could not be handed out")
 
@@ -150,10 +174,11 @@ class Forwarder:
             self._hand_out()
 
     def _tick(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         self.second = int(now)
-        self._timer = asyncio.get_running_loop().call_at(self.second + 1, self._tick)
+        self._timer = asyncio.get_running_loop().call_later(self.second + 1 - now, self._tick)
         if self.routes.tend(now):
+            self.cache.flush()  # others may know other names, and what failed need not fail there
             self.on_change()
 
     def flush(self, name: bytes | None) -> None:
@@ -183,9 +208,7 @@ class Forwarder:
         entry = self.cache.get(question, self.second)
         if entry is not None:
             return self._from(entry, asked)
-        if not query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
-            return _once(asked.wrapped(self._refusal(query, None).pack(limit)))
-        if self.routes.has_returned(question, time.monotonic()):
+        if self.routes.has_returned(question, self._clock()):
             return _once(asked.wrapped(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)))
         return _once(self._unknown(asked))
 
@@ -207,22 +230,30 @@ class Forwarder:
 
     def _aging(self, entry: Entry, asked: _Asked) -> Iterator[bytes]:
         """Its responses for ever: the same while a second lasts, as long as it is fresh."""
-        while True:
-            second = self.second
-            if not entry.is_fresh(second):
-                yield self._unknown(asked)
-                continue
-            if self._config.cache_prefetch and entry.wants_prefetch(second):
+        second = self.second
+        while entry.is_fresh(second):
+            if self._config.cache_prefetch and asked.query.rd and entry.wants_prefetch(second):
                 self.counts.prefetched += self._refresh(asked)
             response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, entry))
             while second == self.second:
                 yield response
+            second = self.second
+            self.cache.get(asked.question, second)  # lest it gives way to what is asked for less often
+        while True:
+            yield self._unknown(asked)
 
     def _unknown(self, asked: _Asked) -> bytes:
         """The response to what is not in the cache, or not fresh: later, where it can be asked for."""
+        if not asked.query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
+            return asked.wrapped(self._refusal(asked.query, None).pack(asked.limit))
         failure = self.cache.failure(asked.question, self.second)
         if failure is not None:
             return self._without(asked, failure.ede, failure.text)
+        sought = self._sought.get(asked.question)
+        if sought is not None and sought.is_late:
+            stale = self.cache.get_stale(asked.question, self.second)
+            if stale is not None:  # and for its successor others have waited in vain
+                return self._stale(stale, asked)
         if self._awaited >= self._config.max_forwarded:
             self.counts.overloaded += 1
             text = f"{self._awaited} queries wait for upstreams already"
@@ -235,71 +266,77 @@ class Forwarder:
         """Let an asker wait."""
         self.counts.asked += 1
         self._awaited += 1
-        waiting = self._waiting.get(asked.question)
-        if waiting is not None:
+        question = asked.question
+        sought = self._sought.get(question)
+        if sought is None:
+            sought = self._seek(asked)
+        else:
             self.counts.joined += 1
-            waiting.append((asked, deliver))
-            return
-        self._waiting[asked.question] = [(asked, deliver)]
-        asked.route.exchanges.ask(asked.question, partial(self._done, asked.question))
-        if self.cache.get_stale(asked.question, self.second) is not None:
-            asyncio.get_running_loop().call_later(STALE_SECONDS, self._lose_patience, asked.question)
+        sought.askers.append((asked, deliver))
+        if sought.patience is None and self.cache.get_stale(question, self.second) is not None:
+            loop = asyncio.get_running_loop()
+            sought.patience = loop.call_later(STALE_SECONDS, self._lose_patience, question, sought)
 
     def _refresh(self, asked: _Asked) -> bool:
         """Ask for what is cached before it expires; whether that was not on its way already."""
-        if asked.question in self._waiting or self._awaited >= self._config.max_forwarded:
+        if asked.question in self._sought or self._awaited >= self._config.max_forwarded:
             return False
-        self._waiting[asked.question] = []
-        asked.route.exchanges.ask(asked.question, partial(self._done, asked.question))
+        self._seek(asked)
         return True
 
+    def _seek(self, asked: _Asked) -> _Sought:
+        """Ask upstreams; nobody waits yet."""
+        sought = self._sought[asked.question] = _Sought([])
+        asked.route.exchanges.ask(asked.question, partial(self._done, asked.question))
+        return sought
+
     def _done(self, question: Question, outcome: Reply | Failure) -> None:
-        waiting = self._waiting.pop(question)
-        self._awaited -= len(waiting)
+        sought = self._sought.pop(question)
+        if sought.patience is not None:
+            sought.patience.cancel()
+        self._awaited -= len(sought.askers)
         if isinstance(outcome, Reply):
             entry = self.cache.put(question, outcome, self.second)
-            for asked, deliver in waiting:
-                self._hand(deliver, partial(self._render_now, outcome, asked, entry))
+            self._hand(sought.askers, lambda asked: asked.wrapped(self._render(outcome, asked, 0, entry)))
             return
-        text = outcome.text
         if outcome.kind not in _NOT_REMEMBERED:
-            self.cache.put_failure(question, self.second, ede=outcome.ede, text=text)
-        for asked, deliver in waiting:
-            self._hand(deliver, partial(self._after, outcome, asked))
+            self.cache.put_failure(question, self.second, ede=outcome.ede, text=outcome.text)
+        if outcome.kind is Kind.OVERLOADED:
+            self.counts.overloaded += len(sought.askers)
+        self._hand(sought.askers, partial(self._after, outcome))
 
-    def _lose_patience(self, question: Question) -> None:
+    def _lose_patience(self, question: Question, sought: _Sought) -> None:
         """Answer those who wait with what is stale; the question stays on its way."""
         entry = self.cache.get_stale(question, self.second)
-        waiting = self._waiting.get(question)
-        if entry is None or not waiting:
+        if entry is None:  # it was flushed meanwhile
             return
-        self._awaited -= len(waiting)
-        self._waiting[question] = []
-        for asked, deliver in waiting:
-            self._hand(deliver, partial(self._without, asked, None, ""))
+        sought.is_late = True
+        askers, sought.askers = sought.askers, []
+        self._awaited -= len(askers)
+        self._hand(askers, partial(self._stale, entry))
 
     # -- handing out ---------------------------------------------------------------------------------------
 
-    def _hand(self, deliver: Deliver, response: Callable[[], bytes]) -> None:
-        self._ready.append((deliver, response))
-        if len(self._ready) == 1:
+    def _hand(self, askers: Iterable[tuple[_Asked, Deliver]], response: Callable[[_Asked], bytes]) -> None:
+        """Hand their responses to these askers, at once as far as there is time for that."""
+        is_at_it = bool(self._ready)
+        self._ready.extend((asked, deliver, response) for asked, deliver in askers)
+        if not is_at_it:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Make responses and hand them out, until the turn is over: thousands may wait for one answer."""
+        """Make responses and hand them out, until the turn is over: thousands may have asked for the same."""
         end = time.monotonic() + _TURN_SECONDS
         while self._ready:
-            deliver, response = self._ready.popleft()
+            asked, deliver, response = self._ready[0]
             try:
-                deliver(response())
-            except Exception as error:  # noqa: BLE001 - a mistake of ours must not cost the others their answers
+                deliver(response(asked))
+            except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
                 self._mistakes.tell(error)
+            self._ready.popleft()
             if self._ready and time.monotonic() >= end:
                 asyncio.get_running_loop().call_soon(self._hand_out)
                 return
-
-    def _render_now(self, reply: Reply, asked: _Asked, entry: Entry | None) -> bytes:
-        return asked.wrapped(self._render(reply, asked, 0, entry))
 
     def _render(self, reply: Reply, asked: _Asked, seconds: int, entry: Entry | None) -> bytes:
         trust_ad = self._config.trust_ad
@@ -320,11 +357,16 @@ class Forwarder:
     def _without(self, asked: _Asked, ede: int | None, text: str) -> bytes:
         """The response without an answer of upstreams: the last good one, or else SERVFAIL."""
         entry = self.cache.get_stale(asked.question, self.second)
-        if entry is None:
-            self.counts.failed += 1
-            code = Ede(ede) if ede is not None else None
-            failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, ede=code, ede_text=text)
-            return asked.wrapped(failure.pack(asked.limit))
+        if entry is not None:
+            return self._stale(entry, asked, text)
+        self.counts.failed += 1
+        code = Ede(ede) if ede is not None else None
+        failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, ede=code)
+        failure.ede_text = text[:_MOST_TEXT]
+        return asked.wrapped(failure.pack(asked.limit))
+
+    def _stale(self, entry: Entry, asked: _Asked, text: str = "") -> bytes:
+        """The response with what has expired (RFC 8767 §4)."""
         self.counts.stale += 1
         return asked.wrapped(
             entry.reply.render(
@@ -334,7 +376,7 @@ class Forwarder:
                 least_ttl=STALE_TTL,
                 most_ttl=STALE_TTL,
                 ede=Ede.STALE_ANSWER,
-                ede_text=text,
+                ede_text=text[:_MOST_TEXT],
                 trust_ad=self._config.trust_ad,
             )
         )
