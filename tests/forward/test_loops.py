@@ -104,7 +104,8 @@ def test_a_domains_own_upstreams_are_probed_with_names_of_the_domain() -> None:
     question = PROBES.question(HERE, 5.0, domain)
     assert question is not None
     assert labels(question.name)[-2:] == domain
-    assert PROBES.returned(question, BOTH, 6.0) == HERE
+    assert PROBES.returned(question, BOTH, 6.0, domain) == HERE
+    assert PROBES.returned(question, BOTH, 6.0) is None  # who hands back those may know all others
 
 
 def test_a_domain_that_has_no_room_for_the_name_is_not_probed() -> None:

@@ -63,7 +63,11 @@ class LoopProbes:
         return Question(name, _QTYPE) if len(name) <= MAX_NAME else None
 
     def returned(
-        self, question: Question, upstreams: Iterable[UpstreamAddress], now: float
+        self,
+        question: Question,
+        upstreams: Iterable[UpstreamAddress],
+        now: float,
+        domain: Labels = ELSEWHERE,
     ) -> UpstreamAddress | None:
         """The upstream whose probe a query is; None: it is none of ours, or an old one.
 
@@ -73,6 +77,7 @@ class LoopProbes:
             question: of a query that has arrived, whoever sent it.
             upstreams: those that may have been asked.
             now: as in `question`.
+            domain: for whose names they are asked, in lower case.
         """
         name = question.name
         if question.qtype != _QTYPE or not name.startswith(_MARK, _BEFORE_MARK) or name[:1] != _LABEL:
@@ -86,6 +91,8 @@ class LoopProbes:
         if len(code) != _CODE or age > _VALID_SECONDS:
             return None
         behind = name[_BEFORE_MARK:]
+        if behind != _MARK + to_wire(domain):
+            return None
         return next(
             (
                 upstream

@@ -35,16 +35,13 @@ class Route(msgspec.Struct):
         domain: None: everything that is no other's.
         servers: whom to ask, ourselves left out; none: the names are refused.
         exchanges: asks them.
+        labels: those of the domain in lower case.
     """
 
     domain: str | None
     servers: tuple[UpstreamAddress, ...]
     exchanges: Exchanges
-
-    @property
-    def labels(self) -> Labels:
-        """The domain in lower case."""
-        return parse_name(self.domain) if self.domain is not None else ()
+    labels: Labels = ()
 
 
 class Routes:
@@ -75,12 +72,12 @@ class Routes:
         self._domains: dict[Labels, Route] = {}
         for domain, settings in config.forward.items():
             servers = self._others(settings.upstreams)
-            route = Route(domain, servers, make(servers))
+            route = Route(domain, servers, make(servers), parse_name(domain))
             self._domains[route.labels] = route
         self.all = (self._default, *self._domains.values())
         """Every route."""
         self._probes = LoopProbes(secret) if secret is not None else None
-        self._shunned: dict[UpstreamAddress, float] = {}
+        self._shunned: dict[tuple[str | None, UpstreamAddress], float] = {}  # of a domain, and until when
         self._probed_at = float("-inf")
 
     @property
@@ -125,9 +122,9 @@ class Routes:
         if self._system is not None and self._system.poll():
             self._default.servers = self._system.found.servers
             is_changed = True
-        over = [server for server, until in self._shunned.items() if until <= now]
-        for server in over:
-            del self._shunned[server]
+        over = [shunned for shunned, until in self._shunned.items() if until <= now]
+        for shunned in over:
+            del self._shunned[shunned]
         if is_changed or over:
             self._choose()
             self._probed_at = float("-inf")
@@ -140,30 +137,34 @@ class Routes:
         """Whether a query that has come is a probe of ours; then whom we sent it to is asked no more."""
         if self._probes is None:
             return False
+        is_one = False
         for route in self.all:
-            server = self._probes.returned(question, route.servers, now)
+            server = self._probes.returned(question, route.servers, now, route.labels or ELSEWHERE)
             if server is None:
                 continue
-            if server not in self._shunned:
+            is_one = True
+            if not self._is_shunned(route, server):
                 source = self._system.found.source if self._system and route.domain is None else None
                 log.error("a loop", why=loop_told(server, source=source, domain=route.domain))
-            self._shunned[server] = now + SHUNNED_SECONDS
+            self._shunned[route.domain, server] = now + SHUNNED_SECONDS
+        if is_one:
             self._choose()
-            return True
-        return False
+        return is_one
+
+    def _is_shunned(self, route: Route, server: UpstreamAddress) -> bool:
+        return (route.domain, server) in self._shunned
 
     def _probe(self, probes: LoopProbes, now: float) -> None:
         for route in self.all:
-            domain = route.labels or ELSEWHERE
             for server in route.servers:
-                question = probes.question(server, now, domain)
-                if question is not None and server not in self._shunned:
+                question = probes.question(server, now, route.labels or ELSEWHERE)
+                if question is not None and not self._is_shunned(route, server):
                     route.exchanges.try_one(server, question)
 
     def _choose(self) -> None:
         """Let everybody be asked who is not shunned."""
         for route in self.all:
-            route.exchanges.change(one for one in route.servers if one not in self._shunned)
+            route.exchanges.change([one for one in route.servers if not self._is_shunned(route, one)])
 
     def _others(self, servers: Iterable[UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
         """These without ourselves."""
