@@ -1,11 +1,11 @@
-"""Host names of members, looked up with the machine's own resolver.
+"""Host names of members, looked up: of upstreams where they can tell, or else as the machine itself does.
 
 `localhost` is in every hosts file, and `invalid` in no DNS (RFC 6761 §6.4).
 """
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from tests.daemon.feed_helpers import until
 from zkdns.daemon import hosts
 from zkdns.daemon.hosts import HostResolver
+from zkdns.forward.lookup import Found
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member
@@ -36,10 +37,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 class Resolving:
     """A resolver at work on a table."""
 
-    def __init__(self) -> None:
+    def __init__(self, find: Callable[[str], Awaitable[Found | None]] | None = None) -> None:
         self.table = Table(departed_seconds=0)
         self.found: list[HostResolved] = []
-        self.resolver = HostResolver(self.table, self._publish)
+        self.resolver = HostResolver(self.table, self._publish, find)
 
     def _publish(self, changes: list[HostResolved]) -> None:
         self.found += changes
@@ -62,8 +63,10 @@ class Resolving:
 
 
 @asynccontextmanager
-async def resolving() -> AsyncIterator[Resolving]:
-    made = Resolving()
+async def resolving(
+    find: Callable[[str], Awaitable[Found | None]] | None = None,
+) -> AsyncIterator[Resolving]:
+    made = Resolving(find)
     task = asyncio.create_task(made.resolver.run())
     try:
         yield made
@@ -156,6 +159,95 @@ def test_more_names_than_are_looked_up_at_once_are_all_looked_up() -> None:
             await until(lambda: all(map(made.table.addresses_of, names)))
 
     assert failures(scenario) == []
+
+
+# -- of upstreams -------------------------------------------------------------------------------------------
+
+
+class Upstreams:
+    """What looks names up before the machine does.
+
+    Attributes:
+        known: what it finds, or the error that it meets; of other names it knows nothing.
+        asked: the names that were looked up, each time.
+    """
+
+    def __init__(self, **known: Found | OSError) -> None:
+        self.known = known
+        self.asked: list[str] = []
+
+    async def find(self, host: str) -> Found | None:
+        self.asked.append(host)
+        await asyncio.sleep(0)
+        found = self.known.get(host)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+
+def test_what_upstreams_find_stands_as_long_as_they_say() -> None:
+    async def scenario() -> None:
+        upstreams = Upstreams(database=Found(("192.0.2.1", "192.0.2.2"), 100))
+        async with resolving(upstreams.find) as made:
+            begun = asyncio.get_running_loop().time()
+            made.want("database")
+            await until(lambda: made.resolver._due.get("database"))
+            assert made.table.addresses_of("database") == ("192.0.2.1", "192.0.2.2")
+            ended = asyncio.get_running_loop().time()
+            assert begun + 100 <= made.resolver._due["database"] <= ended + 100
+            made.resolver.wake()
+            await asyncio.sleep(0.05)  # some rounds
+            assert upstreams.asked == ["database"]
+
+    assert failures(scenario) == []
+
+
+def test_what_upstreams_find_is_looked_up_again_when_that_is_over() -> None:
+    async def scenario() -> None:
+        upstreams = Upstreams(database=Found(("192.0.2.1",), 0))
+        async with resolving(upstreams.find) as made:
+            made.want("database")
+            await until(lambda: made.table.addresses_of("database"))
+            upstreams.known["database"] = Found(("192.0.2.2",), 0)
+            made.resolver.wake()
+            await until(lambda: made.table.addresses_of("database") == ("192.0.2.2",))
+
+    assert failures(scenario) == []
+
+
+def test_what_upstreams_do_not_know_the_machine_is_asked_for() -> None:
+    async def scenario() -> None:
+        upstreams = Upstreams()
+        async with resolving(upstreams.find) as made:
+            made.want("localhost", ABSENT)
+            await until(lambda: made.table.addresses_of("localhost"))
+            assert set(made.table.addresses_of("localhost")) <= LOOPBACK
+            await made.rounds(ABSENT, 2)
+            assert {"localhost", ABSENT} == set(upstreams.asked)
+
+    assert failures(scenario) == [ABSENT]
+
+
+def test_while_upstreams_do_not_answer_the_last_addresses_stand_and_nobody_else_is_asked() -> None:
+    """What the machine's resolver says then may be of yesterday, or of another world."""
+
+    async def scenario() -> None:
+        upstreams = Upstreams(localhost=Found(("192.0.2.1",), 0))
+        async with resolving(upstreams.find) as made:
+            made.want("localhost")
+            await until(lambda: made.table.addresses_of("localhost"))
+            upstreams.known["localhost"] = OSError("no answer from 192.0.2.53:53 within 3.8 s")
+            before = len(upstreams.asked)
+            for _ in range(4):
+                made.resolver.wake()
+                await until(lambda: len(upstreams.asked) > before)  # noqa: B023 - used at once
+                before = len(upstreams.asked)
+            assert made.table.addresses_of("localhost") == ("192.0.2.1",)
+            upstreams.known["localhost"] = Found(("192.0.2.2",), 0)
+            made.resolver.wake()
+            await until(lambda: made.table.addresses_of("localhost") == ("192.0.2.2",))
+
+    assert failures(scenario) == ["localhost"]
 
 
 def failures(scenario: Callable[[], Any]) -> list[str]:

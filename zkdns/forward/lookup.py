@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from zkdns.dns.wire import Type
+from zkdns.dns.wire import Type, parse_query
 from zkdns.errors import BadValueError
 from zkdns.forward.exchange import Failure
+from zkdns.forward.messages import query_of
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.routes import Route, Routes
+from zkdns.forward.special import special_answer
 from zkdns.names import Labels, lower, parse_name, to_wire
 
 HOSTS: Final = Path("/etc/hosts")
@@ -69,9 +71,9 @@ class HostLookup:
         except BadValueError:
             return None
         route = self._routes.find(name)
-        if len(name) < _LEAST_LABELS or not route.servers or self._is_ours(name):
-            return None
         wire = to_wire(name)
+        if len(name) < _LEAST_LABELS or not route.servers or self._is_ours(name) or self._is_special(wire):
+            return None
         outcomes = await asyncio.gather(*(_ask(route, Question(wire, qtype)) for qtype in _FAMILIES))
         replies = {
             qtype: one
@@ -89,6 +91,11 @@ class HostLookup:
 
     def _is_ours(self, name: Labels) -> bool:
         return any(name[-len(zone) :] == zone for zone in self._zones)
+
+    def _is_special(self, name: bytes) -> bool:
+        """Whether upstreams must not hear of it, as of names in `local`."""
+        query = parse_query(query_of(Question(name, Type.A), 0))
+        return special_answer(query, self._routes.is_configured) is not None
 
 
 async def _ask(route: Route, question: Question) -> Reply | Failure:
