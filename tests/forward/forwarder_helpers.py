@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ import dns.rcode
 from structlog.testing import capture_logs
 
 from tests.support.upstream import UDP, Act, Asked, Resolver, Sent, reply_to, right
+from tests.support.waiting import eventually
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
 from zkdns.config.model import ForwardSettings
@@ -220,7 +221,20 @@ def numbered(ttl: int = 60) -> Act:
     return act
 
 
-def release(resolver: Resolver, name: str = WWW, answer: Callable[[Asked], bytes] = right) -> None:
-    """Let a silent resolver answer what it was asked for a name over UDP."""
-    for asked in resolver.asked_over(UDP, name):
-        resolver.sends(answer(asked), asked.port)
+class Waits:
+    """Nothing comes until `release`."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+
+    def __call__(self, asked: Asked) -> list[Sent]:
+        self.asked.append(asked)
+        return []
+
+
+def release(resolver: Resolver, name: str = WWW) -> None:
+    """Let a resolver that waits with its answers give those that it was asked for a name, one at least."""
+    act = resolver._acts.get(f"{name}.", resolver._act)
+    assert isinstance(act, Waits)
+    for asked in eventually(lambda: [one for one in act.asked if one.name == f"{name}."]):
+        resolver.sends(right(asked), asked.port)

@@ -12,6 +12,7 @@ import pytest
 from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import (
     WWW,
+    Waits,
     asked_of,
     data_of,
     forwarding,
@@ -20,7 +21,7 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
     release,
 )
-from tests.support.upstream import Asked, Resolver, Sent, is_long, is_silent, reply_to, truncates
+from tests.support.upstream import Asked, Resolver, Sent, is_long, reply_to, truncates
 
 COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"8 bytes!")
 
@@ -311,7 +312,7 @@ def test_who_asks_while_it_is_prefetched_waits_only_when_it_is_over() -> None:
         with Resolver() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(is_silent)
+                resolver.acts(Waits())
                 scene.pass_time(59)
                 assert await scene.ttl() == 1
                 await until(lambda: asked_of(resolver) == 2)

@@ -13,6 +13,7 @@ import pytest
 from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import (
     WWW,
+    Waits,
     asked_of,
     data_of,
     extended_errors,
@@ -21,7 +22,7 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
     release,
 )
-from tests.support.upstream import Asked, Resolver, answers, is_silent, is_slow, reply_to, says
+from tests.support.upstream import Resolver, answers, is_silent, is_slow, says
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
 
@@ -38,16 +39,12 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forwarder_module, "STALE_SECONDS", 0.2)
 
 
-def for_5_seconds(asked: Asked) -> bytes:
-    return reply_to(asked, f"{asked.name} 5 A 192.0.2.1")
-
-
 # -- equal questions ----------------------------------------------------------------------------------------
 
 
 def test_dns_34_equal_questions_in_flight_are_asked_once_whoever_asks_them() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with Resolver(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 names = [WWW, "WWW.example", "wWw.eXample"]
                 waiting = [
@@ -72,7 +69,7 @@ def test_dns_34_equal_questions_in_flight_are_asked_once_whoever_asks_them() -> 
 
 def test_others_are_not_kept_waiting_by_those_who_wait() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with Resolver(Waits()) as resolver:
             resolver.acts(answers, "quick.example")
             async with forwarding(resolver) as scene:
                 waiting = scene.asking()
@@ -91,7 +88,7 @@ def test_thousands_who_wait_for_the_same_are_answered_in_turns_that_have_an_end(
     count = 200
 
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with Resolver(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 waiting = [scene.asking() for _ in range(count)]
                 await until(lambda: scene.forwarder.waiting == count)
@@ -128,7 +125,7 @@ def test_a_mistake_with_one_response_costs_the_others_nothing(monkeypatch: pytes
     handed = []
 
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with Resolver(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 waiting = [scene.asking() for _ in range(3)]
                 await until(lambda: scene.forwarder.waiting == 3)
@@ -335,7 +332,7 @@ def test_who_asks_when_others_have_waited_in_vain_is_answered_at_once() -> None:
         with Resolver(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered()
-                resolver.acts(is_silent)
+                resolver.acts(Waits())
                 scene.pass_time(5)
                 assert await scene.data() == ["198.51.100.1"]
                 asked = scene.forwarder.counts.asked
@@ -356,7 +353,7 @@ def test_who_waits_for_what_was_prefetched_in_vain_loses_patience_too() -> None:
         with Resolver(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(is_silent)
+                resolver.acts(Waits())
                 scene.pass_time(4)
                 assert await scene.ttl() == 1
                 assert scene.forwarder.counts.prefetched == 1
@@ -369,23 +366,20 @@ def test_who_waits_for_what_was_prefetched_in_vain_loses_patience_too() -> None:
     run(scenario)
 
 
-@pytest.mark.usefixtures("quick")
 def test_patience_is_for_one_question_and_not_for_the_next_one_of_the_name() -> None:
     async def scenario() -> None:
         with Resolver(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver, cache_prefetch=False) as scene:
+            async with forwarding(resolver) as scene:
                 await scene.query()
-                for _ in range(3):
-                    scene.pass_time(5)
-                    resolver.acts(is_silent)
-                    before = asked_of(resolver)
-                    waiting = scene.asking()
-                    await until(lambda: asked_of(resolver) > before)  # noqa: B023 - used at once
-                    await asyncio.sleep(0.12)
-                    assert not waiting.done()  # nor by the time that the one before has waited
-                    release(resolver, answer=for_5_seconds)
-                    assert data_of(await waiting) == ["192.0.2.1"]
-                assert scene.forwarder.counts.stale == 0
+                resolver.acts(Waits())
+                scene.pass_time(5)
+                waiting = scene.asking()
+                await until(lambda: scene.forwarder.waiting == 1)
+                (sought,) = scene.forwarder._sought.values()
+                assert sought.patience is not None
+                release(resolver)
+                assert data_of(await waiting) == ["192.0.2.1"]
+                assert sought.patience.cancelled()
 
     run(scenario)
 
@@ -396,7 +390,7 @@ def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
         with Resolver(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(is_silent)
+                resolver.acts(Waits())
                 scene.pass_time(5)
                 waiting = scene.asking()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -414,7 +408,7 @@ def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
 
 def test_beyond_the_most_that_may_wait_it_is_servfail_at_once_and_counted() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with Resolver(Waits()) as resolver:
             resolver.acts(numbered(), "known.example")
             async with forwarding(resolver, max_forwarded=10) as scene:
                 await scene.query("known.example")
@@ -445,17 +439,25 @@ def test_a_flood_in_one_batch_is_bounded_and_every_asker_has_an_answer() -> None
     count = 100
 
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with Resolver(Waits()) as resolver:
             async with forwarding(resolver, max_forwarded=10) as scene:
+                scene.udp.stop()
                 waiting = [scene.asking(f"n{number}.example") for number in range(count)]
-                done, pending = await asyncio.wait(waiting, timeout=1.0)
-                assert all(rcode_of(task.result()) == "SERVFAIL" for task in done)
-                assert 1 <= len(pending) <= 10
-                assert scene.forwarder.counts.overloaded == len(done)
-                for number in range(count):
+                await asyncio.sleep(0.05)  # what is sent meanwhile is there at once
+                scene.udp.start()
+                await until(lambda: sum(task.done() for task in waiting) >= count - 10)
+                pending = {number: task for number, task in enumerate(waiting) if not task.done()}
+                failed = [task for task in waiting if task.done()]
+                assert all(rcode_of(task.result()) == "SERVFAIL" for task in failed)
+                assert len(pending) == 10
+                assert scene.forwarder.counts.overloaded == len(failed)
+                for number in pending:
                     release(resolver, f"n{number}.example")
-                responses = await asyncio.gather(*pending)
+                responses = await asyncio.gather(*pending.values())
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
+                resolver.acts(answers)
+                for number in set(range(count)) - set(pending):  # their failures are not remembered
+                    assert await scene.data(f"n{number}.example") == ["192.0.2.1"]
 
     run(scenario)
 
