@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkdns.address import HostPort, UpstreamAddress, parse_host_port, parse_listen, parse_upstream
+from zkdns.address import (
+    HostPort,
+    UpstreamAddress,
+    parse_host_port,
+    parse_listen,
+    parse_network,
+    parse_upstream,
+)
 from zkdns.errors import BadValueError
 
 HOSTS = st.one_of(
@@ -202,3 +209,37 @@ def test_any_text_is_an_upstream_that_reads_back_or_a_mistake(text: str) -> None
     except BadValueError:
         return
     assert parse_upstream(str(upstream)) == upstream
+
+
+NO_NETWORK = "is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"
+
+
+@pytest.mark.parametrize(
+    ("text", "network"),
+    [
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        (" 192.0.2.1 ", "192.0.2.1/32"),
+        ("FD00::/8", "fd00::/8"),
+        ("::/0", "::/0"),
+    ],
+)
+def test_a_network_comes_back_in_its_canonical_spelling(text: str, network: str) -> None:
+    assert parse_network(text) == network
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("10.0.0.1/8", "'10.0.0.1/8' has bits behind its prefix; the network is 10.0.0.0/8"),
+        (
+            "10.0.0.0/33",
+            "'10.0.0.0/33' is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8",
+        ),
+        ("lan", "'lan' is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"),
+        ("", "'' is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"),
+    ],
+)
+def test_what_is_no_network_is_told_with_what_was_meant(text: str, sentence: str) -> None:
+    with pytest.raises(BadValueError) as caught:
+        parse_network(text)
+    assert str(caught.value) == sentence

@@ -124,6 +124,24 @@ def parse_upstream(text: str) -> UpstreamAddress:
     )
 
 
+def parse_network(text: str) -> str:
+    """Read a network, `10.0.0.0/8`, or an address that stands for itself; in its canonical spelling.
+
+    Raises:
+        BadValueError: it is none, or has bits behind its prefix.
+    """
+    try:
+        return str(ipaddress.ip_network(text.strip()))
+    except ValueError:
+        try:
+            meant = ipaddress.ip_network(text.strip(), strict=False)
+        except ValueError:
+            raise BadValueError(
+                f"{text!r} is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"
+            ) from None
+        raise BadValueError(f"{text!r} has bits behind its prefix; the network is {meant}") from None
+
+
 def parse_connect_string(text: str) -> str:
     """Check where a ZooKeeper is, `host:port,host:port/chroot`, and write every port into it.
 

@@ -179,7 +179,7 @@ def test_a_setting_knows_what_each_layer_calls_it() -> None:
         "cache_prefetch",
         "offline",
     ]
-    assert [row.key for row in SETTINGS if row.many] == ["listen", "statuses", "upstream"]
+    assert [row.key for row in SETTINGS if row.many] == ["listen", "allow", "statuses", "upstream"]
 
 
 # What is written as text, in the environment or as a flag, and what it means.
@@ -188,6 +188,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("zookeeper", "zk1:2182,zk2/a/b", "zk1:2182,zk2:2181/a/b"),
     ("zookeeper", "zk1/", "zk1:2181"),
     ("zookeeper", "::1,[::2]:1", "[::1]:2181,[::2]:1"),
+    ("allow", "10.0.0.0/8, FD00::/8,192.0.2.1", ("10.0.0.0/8", "fd00::/8", "192.0.2.1/32")),
     ("snapshot", "/run/zkdns", "/run/zkdns"),
     ("snapshot_max_age", "0", 0),
     ("zone", "discovery.", (b"discovery",)),

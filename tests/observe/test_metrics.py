@@ -91,6 +91,8 @@ def test_of_each_worker_there_is_what_it_counts() -> None:
         remembered_bytes=600,
         unsent=7,
         cut_over_tcp=8,
+        refused=9,
+        limited=10,
     )
     text = render(None, [figures, None, AnswererFigures(udp_queries=1)])
     samples = {
@@ -106,6 +108,8 @@ def test_of_each_worker_there_is_what_it_counts() -> None:
         "zkdns_memo_bytes": 600,
         "zkdns_unsent_responses_total": 7,
         "zkdns_tcp_truncated_responses_total": 8,
+        "zkdns_refused_askers_total": 9,
+        "zkdns_rate_limited_queries_total": 10,
     }
     assert samples["zkdns_queries_total", "0", "udp"] == 10
     assert samples["zkdns_queries_total", "2", "udp"] == 1

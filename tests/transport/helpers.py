@@ -12,6 +12,7 @@ from typing import Any, Protocol, TypeVar
 from zkdns.address import HostPort
 from zkdns.transport import Answers
 from zkdns.transport.batch import LENGTH
+from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
@@ -72,6 +73,7 @@ def serving(
     *,
     datagrams: Answers | None = None,
     streams: Answers | None = None,
+    door: Door | None = None,
     batched: bool | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
@@ -82,12 +84,13 @@ def serving(
         address: where; a free port of 127.0.0.1 by default.
         datagrams: what answers UDP, if not `respond`.
         streams: what answers TCP, if not `respond`.
+        door: who is answered.
         batched: whether UDP goes by batches.
         limits: of `TcpServer`.
     """
     pair = bind(address or HostPort("127.0.0.1", 0), 1)[0]
-    udp = UdpServer(pair.udp, datagrams or DatagramAnswers(respond), batched=batched)
-    tcp = TcpServer(pair.tcp, streams or StreamAnswers(respond), **limits)
+    udp = UdpServer(pair.udp, datagrams or DatagramAnswers(respond), door=door, batched=batched)
+    tcp = TcpServer(pair.tcp, streams or StreamAnswers(respond), door=door, **limits)
     loop = asyncio.new_event_loop()
     running = Running(loop, bound_address(pair), udp, tcp)
     loop.set_exception_handler(lambda _, context: running.strays.append(context))

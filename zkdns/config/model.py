@@ -73,6 +73,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     demo: bool = False
     """Serve the embedded example, and nothing else."""
     listen: tuple[HostPort, ...]
+    allow: tuple[str, ...] = ()
+    """Networks whose askers are answered, beside this machine itself; none: those of private addresses."""
+    rate_limit: int = 2_000
+    """Answers a second to one network over UDP, except this machine itself; 0: as many as it likes.
+
+    More of them are truncated: who is real asks again over TCP, and who was named by somebody else is spared.
+    A thousandth of what one core answers; a host that has no cache asks less.
+    """
     namespaces: tuple[Namespace, ...]
     """Where sets lie, and which zone each has its names in; there is one at least."""
     ttl: int = 5

@@ -15,6 +15,7 @@ import structlog
 
 from zkdns.daemon.answerer_figures import FiguresTeller
 from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
 from zkdns.dns.authority import Authority
 from zkdns.table import Table
@@ -56,12 +57,15 @@ async def answer(task: Task, tell: Tell) -> None:
         first_word.set()
         teller.tell()
 
-    udp = [UdpServer(sock, datagrams) for sock in opened if sock.type == socket.SOCK_DGRAM]
+    doors = Doors(task.config)
+    udp = [
+        UdpServer(sock, datagrams, door=doors.of(sock)) for sock in opened if sock.type == socket.SOCK_DGRAM
+    ]
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
     most = affordable_connections(len(listening))
-    tcp = [TcpServer(sock, streams, most_connections=most) for sock in listening]
+    tcp = [TcpServer(sock, streams, door=doors.of(sock), most_connections=most) for sock in listening]
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
-    teller = FiguresTeller(authority, forwarder, (udp, tcp), tell)
+    teller = FiguresTeller(authority, forwarder, (udp, tcp), doors.counts, tell)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(task.feed, table, authority.refresh, heard, flush)
     follower = asyncio.create_task(subscriber.run())

@@ -10,6 +10,7 @@ import structlog
 from zkdns.daemon.child import Report, Tell
 from zkdns.dns.authority import Authority
 from zkdns.observe.figures import AnswererFigures, ForwardFigures, UpstreamFigures
+from zkdns.transport.door import Counts
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -27,8 +28,10 @@ class FiguresTeller:
         authority: Authority,
         forwarder: Forwarder | None,
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
+        door: Counts,
         tell: Tell,
     ) -> None:
+        self._door = door
         self._servers = servers
         self._authority = authority
         self._forwarder = forwarder
@@ -60,6 +63,8 @@ class FiguresTeller:
             remembered_bytes=sum(memo.size for memo in memos),
             unsent=sum(server.lost for server in udp),
             cut_over_tcp=self._authority.responder.cut_over_tcp,
+            refused=self._door.refused,
+            limited=self._door.truncated,
             forward=_forward_figures(self._forwarder) if self._forwarder is not None else None,
         )
 

@@ -85,6 +85,10 @@ class AnswererFigures(msgspec.Struct, frozen=True, kw_only=True, tag="answerer")
     """Responses that the kernel did not take."""
     cut_over_tcp: int = 0
     """Responses that lack records although they went over TCP."""
+    refused: int = 0
+    """Queries over UDP, and connections, of who is not allowed to ask."""
+    limited: int = 0
+    """Queries over UDP of networks that asked too often."""
     forward: ForwardFigures | None = None
     """None: nothing is forwarded."""
 

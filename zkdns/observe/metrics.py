@@ -156,6 +156,18 @@ _OF_WORKERS = (
         "Responses over 64 KiB, which lack records although they went over TCP.",
         "cut_over_tcp",
     ),
+    (
+        CounterMetricFamily,
+        "zkdns_refused_askers",
+        "Queries over UDP, and connections, of who is not allowed to ask.",
+        "refused",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_rate_limited_queries",
+        "Queries over UDP of networks that asked too often, which were told to ask over TCP.",
+        "limited",
+    ),
 )
 
 

@@ -43,6 +43,7 @@ _HELD = SLOT - LENGTH
 _OVERFLOW = 65536
 _BODY = LEAD - ID + LONGEST
 _ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
+_ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
 _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
 _CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
 _LINK_LOCAL = b"\xfe\x80"
@@ -147,6 +148,8 @@ class Batch:
         self._sock = sock  # while it is not closed, its number stays its own
         self._fd, self._most = ctypes.c_int(sock.fileno()), ctypes.c_uint(MOST)
         self._flags = ctypes.c_int(socket.MSG_DONTWAIT)
+        self.has_silence = False
+        """Whether not everything that was to be sent at last was something."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
         self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
@@ -155,6 +158,7 @@ class Batch:
         self._received, self._sent = _Messages(2), _Messages(3)
         self._lay_out(socket.AddressFamily(sock.family))
         self._note_columns()
+        self._address_readers = [struct.Struct(_ADDRESS[self._family] * count) for count in range(MOST + 1)]
         self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MOST + 1)]
         self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MOST + 1)]
         self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
@@ -199,6 +203,10 @@ class Batch:
         self._lengths.copy(self._count)
         return self._readers[self._count].unpack_from(self._slots)
 
+    def addresses(self) -> Sequence[bytes]:
+        """The addresses of those who sent the queries, in 4 or in 16 bytes each."""
+        return self._address_readers[self._count].unpack_from(self._askers)
+
     def whole(self, at: int) -> bytes | None:
         """The query in that place where it is longer than its slot, in the same form; else None."""
         length = self._slot_lengths[at]
@@ -218,7 +226,8 @@ class Batch:
         self._responses.copy(self._count)
         if self._sources is not None:
             self._sources.answer_from_asked(self._count)
-        if all(responses):
+        self.has_silence = not all(responses)
+        if not self.has_silence:
             return self._send_run(0, self._count)
         lost, begun = 0, 0
         for at, response in enumerate((*responses, b"")):

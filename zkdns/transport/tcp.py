@@ -26,6 +26,7 @@ from functools import partial
 import structlog
 
 from zkdns.transport import Answers, Later
+from zkdns.transport.door import Door
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 
@@ -65,6 +66,7 @@ class TcpServer:
     Args:
         sock: it must listen, and stays its owner's.
         answers: what answers messages.
+        door: who is answered; None: everybody.
         idle_seconds: how long a connection may bring no whole query before it is closed.
         most_connections: how many there may be in all.
         most_per_client: how many one client may have of them.
@@ -75,6 +77,7 @@ class TcpServer:
         sock: socket.socket,
         answers: Answers,
         *,
+        door: Door | None = None,
         idle_seconds: float = IDLE_SECONDS,
         most_connections: int = MOST_CONNECTIONS,
         most_per_client: int = MOST_PER_CLIENT,
@@ -82,6 +85,7 @@ class TcpServer:
         self.received = 0
         self._sock = sock
         self._answers = answers
+        self._door = door
         self._idle_seconds = idle_seconds
         self._most_connections = most_connections
         self._most_per_client = most_per_client
@@ -180,7 +184,9 @@ class TcpServer:
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._open(_Connection(self, sock, self._answers, now), _client_of(peer))
+                other = self._door.at_stream(peer[0]) if self._door else None
+                answers = self._answers if other is None else other
+                self._open(_Connection(self, sock, answers, now), _client_of(peer))
             except OSError:  # it is gone again, or cannot be watched
                 sock.close()
 

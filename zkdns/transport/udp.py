@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from functools import partial
 
@@ -16,6 +17,7 @@ import structlog
 
 from zkdns.transport import Answers, Later
 from zkdns.transport.batch import ID, MOST, Ancillary, Asker, Batch, is_available
+from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
@@ -44,14 +46,23 @@ class UdpServer:
     Args:
         sock: it stays its owner's.
         answers: what answers, for queries and responses in the form of `Datagrams`.
+        door: who is answered, and how; None: everybody.
         batched: whether to use the calls for batches; None: where the system has them.
     """
 
-    def __init__(self, sock: socket.socket, answers: Answers, *, batched: bool | None = None) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        answers: Answers,
+        *,
+        door: Door | None = None,
+        batched: bool | None = None,
+    ) -> None:
         self.received = self.lost = 0
         self._sock = sock
         self._answers = answers
         self._look_up = answers.__getitem__
+        self._door = door
         self._mistakes = Mistakes(log, "a query could not be answered")
         self._is_stopped = False
         self._ancillary = 0
@@ -83,32 +94,41 @@ class UdpServer:
             if not queries:
                 break
             self.received += len(queries)
-            responses = self._responses_to(queries, batch)
+            others = self._door.at_datagrams(batch.addresses(), time.monotonic()) if self._door else None
+            responses = (
+                list(map(self._response_to, queries, others)) if others else self._responses_to(queries)
+            )
             self.lost += batch.send(responses)
-            if not all(responses):
-                self._begin_late(responses, batch)
+            if batch.has_silence:
+                self._look_again(responses, batch, others)
             if len(queries) < MOST:
                 break
         return False
 
-    def _responses_to(self, queries: Sequence[bytes], batch: Batch) -> Sequence[bytes]:
+    def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
             responses = list(map(next, map(self._look_up, queries)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
             self._mistakes.tell(error)
             responses = []
-        if len(responses) != len(queries):
-            responses = list(map(self._response_to, queries))
-        if not all(responses):
-            for at, response in enumerate(responses):
-                if not response and (query := batch.whole(at)) is not None:
-                    responses[at] = self._response_to(query)
-        return responses
+        return responses if len(responses) == len(queries) else list(map(self._response_to, queries))
 
-    def _begin_late(self, responses: Sequence[bytes], batch: Batch) -> None:
+    def _look_again(
+        self, responses: Sequence[bytes], batch: Batch, others: Sequence[Answers | None] | None
+    ) -> None:
+        """Answer what got silence: what is longer than its slot, and what comes later."""
         for at, response in enumerate(responses):
-            if isinstance(response, Later):
+            query = batch.whole(at) if not response else None
+            if query is not None:
+                self._answer_to(batch.asker(at), self._response_to(query, others[at] if others else None))
+            elif isinstance(response, Later):
                 self._begin(response, batch.asker(at))
+
+    def _answer_to(self, asker: Asker, response: bytes) -> None:
+        if isinstance(response, Later):
+            self._begin(response, asker)
+        else:
+            self._deliver(asker, response)
 
     def _begin(self, later: Later, asker: Asker) -> None:
         try:
@@ -125,9 +145,10 @@ class UdpServer:
         except OSError:
             self.lost += 1
 
-    def _response_to(self, query: bytes) -> bytes:
+    def _response_to(self, query: bytes, other: Answers | None = None) -> bytes:
+        """The response to one query; `other`: what answers it, where that is not the usual."""
         try:
-            return next(self._look_up(query))
+            return next(self._look_up(query) if other is None else other[query])
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
             return _SILENCE
@@ -143,13 +164,16 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             self.received += 1
-            response = self._response_to(Datagrams.key(message[ID:]))
-            asked = Asker(message, asker, [item for item in map(_source_of, ancillary) if item])
-            if isinstance(response, Later):
-                self._begin(response, asked)
-            else:
-                self._deliver(asked, response)
+            others = self._door.at_datagrams((_packed(asker[0]),), time.monotonic()) if self._door else None
+            response = self._response_to(Datagrams.key(message[ID:]), others[0] if others else None)
+            source = [item for item in map(_source_of, ancillary) if item]
+            self._answer_to(Asker(message, asker, source), response)
         return False
+
+
+def _packed(host: str) -> bytes:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.inet_pton(family, host.partition("%")[0])
 
 
 def _source_of(item: Ancillary) -> Ancillary | None:

@@ -1,0 +1,63 @@
+"""What those get who are not answered: short, and else as the rules say."""
+
+from __future__ import annotations
+
+import dns.flags
+import dns.message
+import dns.rcode
+import pytest
+
+from tests.dns.helpers import query
+from zkdns.dns.memo import Form
+from zkdns.dns.turned_away import TurnedAway, refusal, truncation
+from zkdns.transport.forms import Datagrams, Streams
+
+NAME = "WeB.staging.discovery"
+
+
+def answer(form: Form, what: str, wire: bytes) -> bytes:
+    turned_away = TurnedAway(form, refusal if what == "refusal" else truncation)
+    response = next(turned_away[form.key(wire[2:])])
+    if form is Datagrams:
+        return Datagrams.message(wire, response)
+    return wire[:2] + response if response else b""
+
+
+@pytest.mark.parametrize("form", [Datagrams, Streams])
+@pytest.mark.parametrize("edns", [None, 0])
+@pytest.mark.parametrize("name", [NAME, "a" * 60 + "." + "b" * 60 + ".example"])
+@pytest.mark.parametrize("what", ["refusal", "truncation"])
+def test_who_is_turned_away_is_told_so_in_a_short_message(
+    form: Form, edns: int | None, name: str, what: str
+) -> None:
+    message = query(name, "SRV", edns=edns)
+    wire = message.to_wire()
+    if form is Datagrams and len(wire) > 90:
+        pytest.skip("a slot holds no query as long as this")
+    response = dns.message.from_wire(answer(form, what, wire))
+    assert message.is_response(response)
+    assert response.question[0].name.to_text() == name + "."  # spelled as it was asked
+    assert response.answer == response.authority == response.additional == []
+    assert response.rcode() == (dns.rcode.REFUSED if what == "refusal" else dns.rcode.NOERROR)
+    assert bool(response.flags & dns.flags.TC) == (what == "truncation")
+    assert (response.edns == 0) == (edns == 0)
+    assert [int(option.code) for option in response.options] == (
+        [18] if edns == 0 and what == "refusal" else []
+    )
+    assert len(response.to_wire()) <= len(wire) + 6
+
+
+@pytest.mark.parametrize("form", [Datagrams, Streams])
+@pytest.mark.parametrize(
+    ("wire", "response"),
+    [
+        (b"id\x80\0" + bytes(8), b""),
+        (b"id", b""),
+        (b"id\1\0\0\2" + bytes(6), b"id\x81\1" + bytes(8)),
+        (b"id\x28\0\0\1" + bytes(6), b"id\xa8\4" + bytes(8)),
+    ],
+    ids=["a response", "no header", "two questions", "an update"],
+)
+def test_what_is_no_query_gets_what_everybody_gets_for_it(form: Form, wire: bytes, response: bytes) -> None:
+    for what in ("refusal", "truncation"):
+        assert answer(form, what, wire) == response

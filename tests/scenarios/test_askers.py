@@ -1,0 +1,74 @@
+"""A server that listens for other hosts: whom it answers, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.query
+import dns.rcode
+import pytest
+
+from tests.support.network import ip, new_network
+from tests.support.server import ZkdnsServer
+
+NEIGHBOUR, STRANGER = "10.1.0.1", "203.0.113.7"
+SECONDS = 5.0
+
+
+@pytest.fixture(autouse=True)
+def _askers_of_all_kinds() -> Iterator[None]:
+    """A network in which this machine can ask from these addresses."""
+    with new_network() as network, network.entered():
+        for address in (NEIGHBOUR, STRANGER):
+            ip(f"addr add {address}/32 dev lo")
+        yield
+
+
+def ask(port: int, source: str, *, tcp: bool = False) -> dns.message.Message:
+    query = dns.message.make_query("web.staging.discovery", "A", use_edns=0)
+    how = dns.query.tcp if tcp else dns.query.udp
+    return how(query, source, SECONDS, port, source=source)
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+@pytest.mark.parametrize(
+    ("arguments", "answered"),
+    [
+        ((), {"127.0.0.1", NEIGHBOUR}),
+        (("--allow", "203.0.113.0/24"), {"127.0.0.1", STRANGER}),
+        (("--allow", STRANGER, "--allow", "10.0.0.0/8"), {"127.0.0.1", STRANGER, NEIGHBOUR}),
+    ],
+    ids=["private", "one", "both"],
+)
+def test_dns_25_others_than_the_allowed_are_refused(
+    arguments: tuple[str, ...], answered: set[str], tcp: bool
+) -> None:
+    with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", *arguments) as server:
+        port = server.wait_ready().port
+        for source in ("127.0.0.1", NEIGHBOUR, STRANGER):
+            response = ask(port, source, tcp=tcp)
+            if source in answered:
+                assert response.rcode() == dns.rcode.NOERROR
+                assert len(response.answer[0]) == 3
+            else:
+                assert (response.rcode(), response.answer) == (dns.rcode.REFUSED, [])
+                (error,) = response.options
+                assert isinstance(error, dns.edns.EDEOption)
+                assert error.code == dns.edns.EDECode.PROHIBITED
+
+
+def test_who_asks_too_often_is_told_to_ask_over_tcp_and_is_answered_there() -> None:
+    limit = {"ZKDNS_RATE_LIMIT": "5"}
+    with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", environment=limit) as server:
+        port = server.wait_ready().port
+        responses = [ask(port, NEIGHBOUR) for _ in range(60)]
+        truncated = [response for response in responses if response.flags & dns.flags.TC]
+        # More than 5 in one of the seconds that this takes: it is no test of how fast we ask.
+        assert truncated
+        assert all(not response.answer for response in truncated)
+        assert len(responses) - len(truncated) >= 5
+        assert len(ask(port, NEIGHBOUR, tcp=True).answer[0]) == 3
+        assert not any(ask(port, "127.0.0.1").flags & dns.flags.TC for _ in range(4))
