@@ -200,7 +200,7 @@ def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "resolv.conf"
     file.write_text("")
     monkeypatch.setattr(
-        routes_module, "SystemUpstreams", lambda listening: SystemUpstreams(listening, [file])
+        routes_module, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
     )
     return file
 

@@ -166,8 +166,9 @@ class Machine:
     def __init__(self, directory: Path) -> None:
         self.etc, self.resolved = directory / "resolv.conf", directory / "resolved.conf"
 
-    def follow(self) -> SystemUpstreams:
-        return SystemUpstreams([HostPort("127.0.0.1", 53)], [self.etc, self.resolved])
+    def follow(self, *, is_silent: bool = False) -> SystemUpstreams:
+        files = [self.etc, self.resolved]
+        return SystemUpstreams([HostPort("127.0.0.1", 53)], files, is_silent=is_silent)
 
 
 @pytest.fixture
@@ -180,6 +181,14 @@ def replace(file: Path, text: str) -> None:
     new = file.with_suffix(".new")
     new.write_text(text)
     new.replace(file)
+
+
+def test_of_several_processes_one_tells(machine: Machine) -> None:
+    for text in ("nameserver 192.0.2.1\nnameserver none\n", "nameserver 127.0.0.1\n"):
+        machine.etc.write_text(text)
+        with capture_logs() as logs:
+            assert bool(machine.follow(is_silent=True).found.servers) == ("192" in text)
+        assert logs == []
 
 
 def test_what_the_files_say_is_taken_at_once_and_logged(machine: Machine) -> None:

@@ -144,7 +144,7 @@ def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file = tmp_path / "resolv.conf"
     name_resolvers(file, ONE, OURSELVES)
     monkeypatch.setattr(
-        routes_module, "SystemUpstreams", lambda listening: SystemUpstreams(listening, [file])
+        routes_module, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
     )
     return file
 

@@ -117,9 +117,13 @@ class SystemUpstreams:
     Args:
         listening: where this server answers, as bound; it is never an upstream of itself.
         files: which files, the one that is believed first at the front.
+        is_silent: whether nothing is logged, since another process of this server tells the same.
     """
 
-    def __init__(self, listening: Iterable[HostPort], files: Sequence[Path] = FILES) -> None:
+    def __init__(
+        self, listening: Iterable[HostPort], files: Sequence[Path] = FILES, *, is_silent: bool = False
+    ) -> None:
+        self._is_silent = is_silent
         self._listening = tuple(listening)
         self._files = tuple(files)
         self._taken = self._seen = self._signatures()
@@ -150,13 +154,19 @@ class SystemUpstreams:
         for file in self._files:
             servers, mistakes = parse_resolv_conf(_text_of(file))
             named[str(file)] = servers
-            for mistake in mistakes:
+            for mistake in mistakes if not self._is_silent else ():
                 log.warning(
                     "a name server is not understood; the others are taken", file=str(file), why=mistake
                 )
         before, self.found = self.found, choose(named, lambda server: is_own(server, self._listening))
         if self.found == before and not is_first:
             return False
+        if not self._is_silent:
+            self._tell(named)
+        return True
+
+    def _tell(self, named: Mapping[str, Sequence[UpstreamAddress]]) -> None:
+        """Tell people who is asked now, of those that the files name."""
         if self.found.servers:
             log.info("upstreams", servers=list(map(str, self.found.servers)), source=self.found.source)
         else:
@@ -166,7 +176,6 @@ class SystemUpstreams:
                 looked_at=list(named),
                 own=sorted({str(one) for servers in named.values() for one in servers}),
             )
-        return True
 
 
 def _signature(file: Path) -> tuple[int, ...] | None:

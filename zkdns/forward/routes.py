@@ -64,7 +64,7 @@ class Routes:
         self._listening = listening
         self._system: SystemUpstreams | None = None
         if config.upstream == "auto":
-            self._system = SystemUpstreams(listening)
+            self._system = SystemUpstreams(listening, is_silent=secret is not None)  # the watcher tells
             servers = self._system.found.servers
         else:
             servers = self._others(config.upstream)
