@@ -24,6 +24,7 @@ os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 _HERE = Path(__file__).parent
 _RUN_PROCESSES = (
     "cli",
+    "daemon/test_forwarding.py",
     "daemon/test_processes.py",
     "daemon/test_unreachable.py",
     "daemon/test_workers.py",
