@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ import pytest
 
 from tests.cli import run
 from tests.support.loopback import paired_sockets
+from tests.support.network import seeing
 from tests.support.server import ZkdnsServer
 from tests.support.tls import Authority
 from tests.support.upstream import TLS, TLS_NAME, UDP, Act, Asked, Resolver, Sent, is_silent, reply_to
@@ -52,7 +52,7 @@ def serving(
     named = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
     server = ZkdnsServer(*arguments, *named, environment=environment)
     if resolv_conf is not None:
-        server._command = [*mounted(resolv_conf), *server._command]
+        server._command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server._command]
     with server:
         yield server
 
@@ -62,17 +62,6 @@ def ready(*upstreams: object, **how: Any) -> Iterator[ZkdnsServer]:
     """The same, with its table read."""
     with serving(*upstreams, **how) as server:
         yield server.wait_ready()
-
-
-def mounted(file: Path) -> list[str]:
-    """What runs a command that sees this file as /etc/resolv.conf."""
-    if not all(map(shutil.which, ("unshare", "mount"))):
-        pytest.skip("needs unshare and mount")
-    run_with = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/resolv.conf && exec "$@"', str(file)]
-    probe = subprocess.run([*run_with, "true"], check=False, capture_output=True, text=True)
-    if probe.returncode:
-        pytest.skip(f"no file can be mounted over another: {probe.stderr.strip()}")
-    return run_with
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
-"""Network namespaces of a test's own, which are gone with whatever was opened in them."""
+"""Namespaces of a test's own, of networks and of mounts, which are gone with whatever was in them."""
 
 import contextlib
 import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -62,6 +63,18 @@ def new_network() -> Iterator[Network]:
         yield network
     finally:
         os.close(number)
+
+
+def seeing(files: Mapping[str, Path]) -> list[str]:
+    """What runs a command that finds these files at those places; a test is skipped where that cannot be."""
+    if not all(map(shutil.which, ("unshare", "mount"))):
+        pytest.skip("needs unshare and mount")
+    mounts = " && ".join(f"mount --bind {file} {place}" for place, file in files.items())
+    prefix = ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    probe = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no file can be mounted over another: {probe.stderr.strip()}")
+    return prefix
 
 
 def ip(command: str) -> None:

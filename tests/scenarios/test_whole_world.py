@@ -1,0 +1,192 @@
+"""A machine that asks nobody but zkdns: programs as they are find services, and the rest of the world.
+
+In a network of the test's own, where the rest of the world is a made-up one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.made_up_world import made_up_world, skip_without_programs
+from tests.support.network import ip, new_network, seeing
+from tests.support.server import ZkdnsServer
+from tests.support.web import WebServer
+
+SERVICE, SITE, ALIAS = "web.staging.discovery", "www.example", "files.example"
+_SECONDS = 30
+# Ways in which glibc asks: resolv.conf(5).
+OPTIONS = ("", "options edns0 trust-ad", "options use-vc", "options single-request", "options rotate")
+
+_RECORDS = """\
+    www.example.      A      127.0.0.20
+    www.example.      AAAA   ::1
+    files.example.    CNAME  far.mirror.example.
+    far.mirror.example. CNAME  www.example.
+    old.example.      TXT    "has no address"
+    backend.example.  A      127.0.0.10
+    mail.example.     MX     10 www.example.
+"""
+
+
+class Machine:
+    """Runs programs whose resolver is zkdns."""
+
+    def __init__(self, directory: Path, server: ZkdnsServer, web: list[WebServer]) -> None:
+        self.server, self.web = server, web
+        self._resolv_conf = directory / "resolv.conf"
+        nsswitch = directory / "nsswitch.conf"
+        nsswitch.write_text("hosts: files dns\n")
+        self.configure()
+        self._prefix = seeing({"/etc/resolv.conf": self._resolv_conf, "/etc/nsswitch.conf": nsswitch})
+
+    def configure(self, more: str = "") -> None:
+        """Write resolv.conf."""
+        self._resolv_conf.write_text(f"nameserver 127.0.0.1\nsearch staging.discovery\n{more}\n")
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command to its end."""
+        return subprocess.run(
+            [*self._prefix, *command], check=False, capture_output=True, text=True, timeout=_SECONDS
+        )
+
+    def output(self, *command: str) -> str:
+        """What a command prints that must succeed."""
+        ended = self.run(*command)
+        assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
+        return ended.stdout
+
+    def python(self, program: str, *arguments: str) -> str:
+        """What a Python program prints, which knows nothing but the standard library."""
+        return self.output(sys.executable, "-I", "-c", program, *arguments)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    skip_without_programs()
+    if shutil.which("getent") is None or shutil.which("curl") is None:
+        pytest.skip("needs getent and curl")
+    directory = tmp_path_factory.mktemp("world")
+    services = directory / "services.toml"
+    with (
+        new_network() as network,
+        network.entered(),
+        ipv4(),
+        made_up_world(directory, _RECORDS) as upstream,
+        WebServer("127.0.0.10") as service,
+        WebServer("127.0.0.20") as site,
+    ):
+        services.write_text(
+            f'[services."web.staging"]\nmembers = ["{service.endpoint}"]\n'
+            '[services."named.staging"]\nmembers = ["backend.example:80"]\n'
+        )
+        arguments = ("--fixed", str(services), "--listen", "127.0.0.1:53", "--upstream", upstream)
+        with ZkdnsServer(*arguments) as server:
+            yield Machine(directory, server.wait_ready(), [service, site])
+
+
+@pytest.fixture
+def machine(running: Machine) -> Machine:
+    running.configure()
+    return running
+
+
+@contextlib.contextmanager
+def ipv4() -> Iterator[None]:
+    """Let programs find an IPv4 network, of which some ask before they look names up (getaddrinfo(3))."""
+    ip("addr add 192.0.2.99/32 dev lo")
+    yield
+
+
+def addresses(printed: str) -> set[str]:
+    """The addresses in what `getent` prints."""
+    return {line.split()[0] for line in printed.splitlines()}
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_getent_finds_both_worlds_in_whatever_way_glibc_asks(machine: Machine, options: str) -> None:
+    machine.configure(options)
+    for name, found in (
+        (SERVICE, {"127.0.0.10"}),
+        ("web", {"127.0.0.10"}),  # by the search list
+        (SITE, {"127.0.0.20"}),
+        (ALIAS, {"127.0.0.20"}),
+        ("named.staging.discovery", {"127.0.0.10"}),
+    ):
+        assert addresses(machine.output("getent", "ahosts", name)) == found, name
+    assert machine.output("getent", "hosts", SERVICE).split() == ["127.0.0.10", SERVICE]
+    first = machine.output("getent", "ahostsv4", ALIAS).splitlines()[0]
+    assert first.split() == ["127.0.0.20", "STREAM", SITE]
+    for name in ("none.staging.discovery", "none.example", "old.example", "nobody.such"):
+        assert machine.run("getent", "ahosts", name).returncode == 2, name
+
+
+def test_curl_reaches_both_worlds(machine: Machine) -> None:
+    service, site = machine.web
+    for name, web in ((SERVICE, service), (SITE, site), (ALIAS, site)):
+        url = f"http://{name}:{web.server_port}/"
+        assert machine.output("curl", "--silent", "--fail", "--noproxy", "*", "-4", url) == web.endpoint
+        assert web.asked[-1].host == f"{name}:{web.server_port}"
+    failed = machine.run("curl", "--silent", "--noproxy", "*", f"http://none.example:{site.server_port}/")
+    assert failed.returncode == 6  # it could not resolve the name
+
+
+_GETADDRINFO = """
+import socket, sys
+for name in sys.argv[1:]:
+    try:
+        found = socket.getaddrinfo(name, 80, type=socket.SOCK_STREAM)
+    except socket.gaierror as error:
+        print(name, {socket.EAI_NONAME: "none", socket.EAI_NODATA: "no data"}.get(error.errno, error))
+    else:
+        print(name, *sorted({entry[4][0] for entry in found}))
+"""
+
+
+def test_pythons_getaddrinfo_resolves_both_worlds_and_tells_what_is_not_there(machine: Machine) -> None:
+    names = [SERVICE, SITE, ALIAS, "none.staging.discovery", "none.example"]
+    assert machine.python(_GETADDRINFO, *names).splitlines() == [
+        f"{SERVICE} 127.0.0.10",
+        f"{SITE} 127.0.0.20 ::1",
+        f"{ALIAS} 127.0.0.20 ::1",
+        "none.staging.discovery none",
+        "none.example none",
+    ]
+
+
+_DOWNLOAD = """
+import sys, threading, urllib.request
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+found = {}
+def fetch(url):
+    found[url] = opener.open(url, timeout=10).read().decode()
+threads = [threading.Thread(target=fetch, args=(url,)) for url in sys.argv[1:] for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+for url in sys.argv[1:]:
+    print(found[url])
+"""
+
+
+def test_downloads_at_once_from_both_worlds(machine: Machine) -> None:
+    service, site = machine.web
+    urls = [f"http://{name}:{site.server_port}/simple/{name}/" for name in (SITE, ALIAS)]
+    urls.append(f"http://{SERVICE}:{service.server_port}/")
+    assert machine.python(_DOWNLOAD, *urls).split() == [site.endpoint, site.endpoint, service.endpoint]
+
+
+def test_other_types_are_found_too(machine: Machine) -> None:
+    dig = ("dig", "+short", "+tries=1")
+    assert machine.output(*dig, "mail.example", "MX").strip() == "10 www.example."
+    assert machine.output(*dig, "old.example", "TXT").strip() == '"has no address"'
+    assert machine.output(*dig, "-x", "127.0.0.20").strip() == ""
+    port = machine.web[0].server_port
+    assert machine.output(*dig, SERVICE, "SRV").split()[2:] == [str(port), f"m0.{SERVICE}."]

@@ -1,0 +1,144 @@
+"""A made-up internet within one machine: a root, a domain below it, and a resolver that asks its way down.
+
+    unbound ──▶ root (NSD) ──▶ "example is over there"
+       └──────▶ example (NSD) ──▶ addresses
+
+They are Debian's programs, each with a loopback address of its own at port 53, so they run only in a network
+namespace with nothing else in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.query
+import pytest
+
+from tests.support.guard import guarded
+from tests.support.waiting import eventually
+
+ROOT, EXAMPLE, RESOLVER = "127.0.0.3", "127.0.0.4", "127.0.0.2"
+_PROGRAMS = {"unbound": "unbound", "nsd": "nsd"}
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # which is on nobody's PATH but root's
+
+_ZONE = """\
+$TTL 300
+{apex} SOA ns.{apex} host.{apex} 1 7200 3600 1209600 60
+{apex} NS {name_server}
+{records}
+"""
+_NSD = """\
+server:
+    ip-address: {address}@53
+    server-count: 1
+    username: ""
+    chroot: ""
+    zonesdir: "{directory}"
+    database: ""
+    zonelistfile: "{directory}/zone.list"
+    xfrdfile: "{directory}/xfrd.state"
+    xfrdir: "{directory}"
+    pidfile: "{directory}/pid"
+    rrl-ratelimit: 0
+remote-control:
+    control-enable: no
+zone:
+    name: {apex}
+    zonefile: "{directory}/zone"
+"""
+_UNBOUND = """\
+server:
+    interface: {address}@53
+    num-threads: 1
+    do-ip6: no
+    do-daemonize: no
+    username: ""
+    chroot: ""
+    directory: "{directory}"
+    pidfile: "{directory}/pid"
+    use-syslog: no
+    access-control: 127.0.0.0/8 allow
+    do-not-query-localhost: no
+    module-config: "iterator"
+    root-hints: "{directory}/hints"
+remote-control:
+    control-enable: no
+"""
+
+
+def skip_without_programs() -> None:
+    """Skip the test where there is not what the world is made of."""
+    missing = [package for program, package in _PROGRAMS.items() if _find(program) is None]
+    if missing:
+        pytest.skip(f"needs {' and '.join(missing)} (Debian and Ubuntu: apt install {' '.join(missing)})")
+
+
+@contextlib.contextmanager
+def made_up_world(directory: Path, records: str) -> Iterator[str]:
+    """The world, in the thread's network; the address of its resolver.
+
+    Args:
+        directory: where its files go.
+        records: of the zone `example`, as a zone file has them.
+    """
+    root = f"ns.root. A {ROOT}\nexample. NS ns.example.\nns.example. A {EXAMPLE}\n"
+    records = f"ns.example. A {EXAMPLE}\n{textwrap.dedent(records)}"
+    with contextlib.ExitStack() as stack:
+        for name, apex, server, text in (
+            ("root", ".", "ns.root.", root),
+            ("example", "example.", "ns.example.", records),
+        ):
+            own = directory / name
+            own.mkdir()
+            zone = _ZONE.format(apex=apex, name_server=server, records=text).replace("..", ".")
+            (own / "zone").write_text(zone)
+            address = ROOT if apex == "." else EXAMPLE
+            conf = _NSD.format(address=address, directory=own, apex=apex)
+            stack.enter_context(_running("nsd", own, conf))
+            eventually(lambda: _is_answering(address, apex))  # noqa: B023 - used at once
+        own = directory / "resolver"
+        own.mkdir()
+        (own / "hints").write_text(f". 300 NS ns.root.\nns.root. 300 A {ROOT}\n")
+        stack.enter_context(_running("unbound", own, _UNBOUND.format(address=RESOLVER, directory=own)))
+        eventually(lambda: _is_answering(RESOLVER, "example."))
+        yield RESOLVER
+
+
+@contextlib.contextmanager
+def _running(program: str, directory: Path, conf: str) -> Iterator[None]:
+    """A program in the foreground, with its guard."""
+    found = _find(program)
+    assert found is not None
+    (directory / "conf").write_text(conf)
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(
+            guarded([found, "-d", "-c", str(directory / "conf")]),
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _find(program: str) -> str | None:
+    return shutil.which(program, path=f"{os.environ.get('PATH', '')}:{_SBIN}")
+
+
+def _is_answering(address: str, name: str) -> bool:
+    return bool(dns.query.udp(dns.message.make_query(name, "SOA"), address, timeout=1.0).answer)
