@@ -39,6 +39,7 @@ _PUNCTUAL = (
     "forward/test_faults_answers.py",
     "forward/test_faults_connections.py",
     "forward/test_faults_machine.py",
+    "forward/test_forwarder_waiting.py",
     "forward/test_turns.py",
     "scenarios",
     "serverset/test_faults.py",

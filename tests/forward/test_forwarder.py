@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import dns.edns
 import dns.flags
 import dns.message
@@ -84,6 +86,34 @@ def test_within_a_second_a_ttl_is_the_same() -> None:
                 assert await scene.ttl() == 60
                 scene.pass_time(0.2)
                 assert await scene.ttl() == 59
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_dns_35_whoever_asks_when_no_answer_is_older_than_it_may_be(seed: int) -> None:
+    dice = random.Random(seed)
+    ttl = 7
+
+    async def scenario() -> None:
+        with Resolver(numbered(ttl)) as resolver:
+            async with forwarding(resolver, cache_prefetch=False) as scene:
+                came: dict[str, float] = {}  # when each answer was first given
+                for _ in range(150):
+                    if dice.random() < 0.3:
+                        scene.pass_time(dice.choice((0.3, 1, 1, 2, ttl, 50)))
+                    spelled = "".join(dice.choice((letter, letter.upper())) for letter in WWW)
+                    response = await scene.query(
+                        dice.choice((WWW, WWW, spelled)),
+                        tcp=dice.random() < 0.5,
+                        size=dice.choice((None, 1232)),
+                        options=dice.choice(([], [], [COOKIE])),
+                    )
+                    (data,) = data_of(response)
+                    second = int(scene.clock())
+                    age = second - came.setdefault(data, second)
+                    assert 0 < response.answer[0].ttl == ttl - age
+                assert len(came) == asked_of(resolver) > 3
 
     run(scenario)
 
