@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.bench.answering import run_answers, run_mixed_case, run_random_names
 from tests.bench.churn import run_churn
+from tests.bench.forwarding import run_forward
 from tests.bench.load import Load
 from tests.bench.peers import Dnsmasq, Echo, Knot, Nsd, Peer, Unbound
 from tests.bench.plot import write_plot
@@ -40,6 +41,7 @@ BENCHMARKS = {
     "latency": Benchmark(run_latency, (Echo, Knot, Nsd, Unbound)),
     "memory": Benchmark(run_memory, (Knot, Nsd)),
     "large-sets": Benchmark(run_large_sets, (Knot, Nsd)),
+    "forward": Benchmark(run_forward, (Nsd, Unbound, Dnsmasq)),
 }
 ALL = "all"
 _FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)

@@ -1,4 +1,4 @@
-"""The two C programs of the benchmarks, compiled when they are needed."""
+"""The C programs of the benchmarks, compiled when they are needed."""
 
 import subprocess
 from pathlib import Path
@@ -9,7 +9,7 @@ _HERE = Path(__file__).parent
 
 
 def compile_program(name: str, directory: Path) -> str:
-    """The path of `echo` or `load`, compiled into that directory.
+    """The path of `echo`, `load` or `forge`, compiled into that directory.
 
     Raises:
         RuntimeError: with what the compiler says.

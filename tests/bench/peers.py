@@ -17,7 +17,15 @@ from typing import ClassVar, Self
 from tests.bench.native import compile_program
 from tests.bench.processes import cpu_seconds, family, find_program, pin, running
 from tests.bench.served import Client, free_port
-from tests.bench.zone import ZONE, Service, to_dnsmasq_lines, to_fixed_file, to_hosts_file, to_zone_file
+from tests.bench.zone import (
+    TTL,
+    ZONE,
+    Service,
+    to_dnsmasq_lines,
+    to_fixed_file,
+    to_hosts_file,
+    to_zone_file,
+)
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
@@ -161,9 +169,11 @@ class Nsd(Peer):
     """With the targets' addresses come the zone's NS record and its address: it leaves out all or none."""
 
     name, program, package = "nsd", "nsd", "nsd"
+    ttl: ClassVar[int] = TTL
+    is_minimal: ClassVar[bool] = False
 
     def configure(self) -> list[str]:
-        zone = self._write("zone", to_zone_file(self.services))
+        zone = self._write("zone", to_zone_file(self.services, ttl=self.ttl))
         text = f"""\
             server:
                 ip-address: 127.0.0.1@{self.port}
@@ -178,7 +188,7 @@ class Nsd(Peer):
                 xfrdir: "{self.directory}"
                 pidfile: "{self.directory}/pid"
                 verbosity: 0
-                minimal-responses: no
+                minimal-responses: {"yes" if self.is_minimal else "no"}
                 rrl-ratelimit: 0
             remote-control:
                 control-enable: no

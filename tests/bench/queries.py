@@ -71,12 +71,10 @@ def in_random_case(questions: Sequence[Question], count: int, seed: int = 2) -> 
     return made
 
 
-def names_of_nobody(count: int, seed: int = 3) -> list[Question]:
-    """So many services that there are none of, all different; A and SRV by turns."""
+def names_of_nobody(count: int, seed: int = 3, types: Sequence[str] = ("A", "SRV")) -> list[Question]:
+    """So many services that there are none of, all different; these types by turns."""
     dice = random.Random(seed)
     names: dict[str, None] = {}  # in their order, which that of a set is not
     while len(names) < count:
         names["x" + "".join(dice.choices(_LETTERS, k=10))] = None
-    return [
-        (f"{name}.{ENVIRONMENT}.{ZONE}", "SRV" if number % 2 else "A") for number, name in enumerate(names)
-    ]
+    return [(f"{name}.{ENVIRONMENT}.{ZONE}", types[number % len(types)]) for number, name in enumerate(names)]

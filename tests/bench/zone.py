@@ -54,14 +54,14 @@ def _fixed_lines(services: Sequence[Service]) -> Iterator[str]:
         yield f"members = [{members}]"
 
 
-def to_zone_file(services: Sequence[Service]) -> str:
+def to_zone_file(services: Sequence[Service], *, ttl: int = TTL) -> str:
     """For Knot, NSD and unbound (RFC 1035 section 5)."""
-    return "\n".join(_zone_lines(services)) + "\n"
+    return "\n".join(_zone_lines(services, ttl)) + "\n"
 
 
-def _zone_lines(services: Sequence[Service]) -> Iterator[str]:
+def _zone_lines(services: Sequence[Service], ttl: int) -> Iterator[str]:
     yield f"$ORIGIN {ZONE}."
-    yield f"$TTL {TTL}"
+    yield f"$TTL {ttl}"
     yield "@ SOA ns hostmaster 1 3600 600 86400 2"
     yield "@ NS ns"
     yield "ns A 127.0.0.1"
