@@ -152,9 +152,8 @@ class Cache:
 
     def get(self, question: Question, now: int) -> Entry | None:
         """The entry that is fresh."""
-        try:
-            entry = self._entries[question]
-        except KeyError:
+        entry = self._entries.get(question)  # most often there is none, and an exception takes longer
+        if entry is None:
             return None
         if now < entry.expires:
             entry.hits += 1
@@ -165,11 +164,10 @@ class Cache:
 
     def get_stale(self, question: Question, now: int) -> Entry | None:
         """The entry that has expired, but not too long ago to be better than nothing (RFC 8767 §4)."""
-        try:
-            entry = self._entries[question]
-        except KeyError:
+        entry = self._entries.get(question)
+        if entry is None or not entry.expires <= now < entry.expires + self._stale_seconds:
             return None
-        return entry if entry.expires <= now < entry.expires + self._stale_seconds else None
+        return entry
 
     def put(self, question: Question, reply: Reply, now: int) -> Entry | None:
         """Keep a reply, and forget an earlier one and failures; None: it must not be kept.
@@ -193,9 +191,15 @@ class Cache:
             self.on_gone(question)
         return entry
 
+    def bounds(self, reply: Reply) -> tuple[int, int]:
+        """What shorter and longer TTLs of a reply count as, for `Reply.render`, if it may be kept."""
+        if not reply.ttl or not reply.is_conclusive:
+            return 0, MOST_TTL
+        return (0, self._most_negative_ttl) if reply.is_negative else (self._least_ttl, self._most_ttl)
+
     def _entry(self, question: Question, reply: Reply, now: int) -> Entry | None:
         """The entry for a reply, where it may be kept and there can be room for it."""
-        least, most = (0, self._most_negative_ttl) if reply.is_negative else (self._least_ttl, self._most_ttl)
+        least, most = self.bounds(reply)
         lasts = min(max(reply.ttl, least), most) if reply.ttl else 0
         entry = Entry(question, reply, now, now + lasts, least_ttl=least, most_ttl=most)
         has_room = self._most_entries > 0 and entry.size <= self._most_bytes

@@ -234,7 +234,8 @@ class Forwarder:
         while entry.is_fresh(second):
             if self._config.cache_prefetch and asked.query.rd and entry.wants_prefetch(second):
                 self.counts.prefetched += self._refresh(asked)
-            response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, entry))
+            bounds = entry.least_ttl, entry.most_ttl
+            response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, bounds))
             while second == self.second:
                 yield response
             second = self.second
@@ -296,8 +297,10 @@ class Forwarder:
             sought.patience.cancel()
         self._awaited -= len(sought.askers)
         if isinstance(outcome, Reply):
-            entry = self.cache.put(question, outcome, self.second)
-            self._hand(sought.askers, lambda asked: asked.wrapped(self._render(outcome, asked, 0, entry)))
+            bounds = self.cache.bounds(outcome)
+            self._hand(sought.askers, lambda asked: asked.wrapped(self._render(outcome, asked, 0, bounds)))
+            # Who waits has waited long enough, and does not need what only those do who will ask later.
+            self.cache.put(question, outcome, self.second)
             return
         if outcome.kind not in _NOT_REMEMBERED:
             self.cache.put_failure(question, self.second, ede=outcome.ede, text=outcome.text)
@@ -338,11 +341,9 @@ class Forwarder:
                 asyncio.get_running_loop().call_soon(self._hand_out)
                 return
 
-    def _render(self, reply: Reply, asked: _Asked, seconds: int, entry: Entry | None) -> bytes:
+    def _render(self, reply: Reply, asked: _Asked, seconds: int, bounds: tuple[int, int]) -> bytes:
+        least, most = bounds
         trust_ad = self._config.trust_ad
-        if entry is None:
-            return reply.render(asked.query, asked.limit, seconds, trust_ad=trust_ad)
-        least, most = entry.least_ttl, entry.most_ttl
         return reply.render(
             asked.query, asked.limit, seconds, least_ttl=least, most_ttl=most, trust_ad=trust_ad
         )
