@@ -1,0 +1,35 @@
+"""What the cache is told of answers that whoever got them remembers: that they are still in use."""
+
+from __future__ import annotations
+
+import secrets
+
+from tests.forward.helpers import query, question, reply, rrset
+from zkdns.address import UpstreamAddress
+from zkdns.config import Config
+from zkdns.forward.forwarder import Forwarder
+from zkdns.forward.question import Question
+from zkdns.namespace import parse_namespace
+
+NAMESPACE = parse_namespace("/discovery/{environment}/{service}", (b"discovery",))
+POPULAR, RARE = "popular.example.com.", "rare{}.example.com."
+
+
+def test_what_is_asked_for_all_the_time_does_not_go_for_what_is_asked_for_once() -> None:
+    upstream = (UpstreamAddress("127.0.0.1", 5300),)
+    config = Config(listen=(), namespaces=(NAMESPACE,), upstream=upstream, cache_entries=3)
+    forwarder = Forwarder(config, (), secrets.token_bytes(16))
+    gone: list[Question] = []
+    forwarder.cache.on_gone = gone.append
+
+    def put(name: str) -> None:
+        said = reply("A", [rrset("A", name)], name=name)
+        forwarder.cache.put(question("A", name), said, forwarder.second)
+
+    put(POPULAR)
+    answer = forwarder.answer(query("A", POPULAR), 512, bytes)
+    for number in range(5):
+        forwarder.second += 1
+        next(answer.responses)  # the memo has it, and asks nobody else
+        put(RARE.format(number))
+    assert gone == [question("A", RARE.format(number)) for number in range(3)]
