@@ -216,7 +216,7 @@ class Exchanges:
             step = exchange.put_off(tried, now)
         else:
             step = exchange.failed(tried, _reason(message), now)
-        if not tried.is_open:
+        if not tried.is_open and not isinstance(step, Reply):  # or it is dropped when that was handed over
             self._drop(tried)
         self._go_on(exchange, step, now)
         if tried.upstream.is_dead != (tried.upstream in self._dead):
@@ -253,8 +253,9 @@ class Exchanges:
     def _go_on(self, exchange: Exchange, step: Step, now: float) -> None:
         outcome = self._carry_out(exchange, step, now)
         if outcome is not None:
-            self._end(exchange, outcome)
+            exchange.is_over = True
             self._tell(exchange.done, outcome)
+            self._end(exchange, outcome)  # who waits does not have to wait for that
 
     def _carry_out(self, exchange: Exchange, step: Step, now: float) -> Reply | Failure | None:
         """Send what is to be sent, and see to it that it is woken; return its outcome if there is one."""
