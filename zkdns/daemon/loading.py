@@ -20,4 +20,5 @@ def loading() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
+        gc.set_threshold(100_000, 10, 10)
         gc.enable()
