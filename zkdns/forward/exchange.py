@@ -34,10 +34,14 @@ PROBE_LIMIT_SECONDS: Final = 2.0
 """So long an answer is waited for that only shall tell something of its upstream."""
 MOST_WRONG: Final = 8
 """So many messages that are no answer may come to one socket. Each has a chance of one in 65,536."""
+MOST_TRIES: Final = 3
+"""So often one upstream is asked one question at most in the same way (RFC 9520 §3.1)."""
+MOST_TRIES_OF_DEAD: Final = 2
+"""The same of one that has left others unanswered: thousands may wait for it, and each try takes its time."""
 PUT_OFF_SECONDS: Final = 0.1
 """After so long what could not be sent for want of files is tried again."""
 
-_MOST_PATIENCE = 1.0  # seconds until one is asked again that is silent: so it is asked some four times in all
+_MOST_PATIENCE = 1.0  # seconds until one is asked again that is silent
 _STREAM_PATIENCE = 2  # a connection takes one way there and back more than a datagram
 
 _NO_EDNS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})  # RFC 6891 §7
@@ -346,6 +350,8 @@ class Exchange:
             if upstream in self._out:
                 continue
             count = sum(tried.upstream is upstream for tried in self.tries)
+            if count >= (MOST_TRIES_OF_DEAD if upstream.is_dead else MOST_TRIES):
+                continue
             if chosen is None or count < fewest:
                 chosen, fewest = upstream, count
         if chosen is not None:

@@ -223,12 +223,12 @@ class Batch:
             How many of them the kernel did not take: it has no room, or there is no way to the asker.
         """
         self.has_silence = not all(responses)
+        if self._sources is not None:
+            self._sources.answer_from_asked(self._count)
         if self.has_silence and not any(responses):
             return 0
         self._writers[self._count].pack_into(self._bodies, 0, *responses)
         self._responses.copy(self._count)
-        if self._sources is not None:
-            self._sources.answer_from_asked(self._count)
         if not self.has_silence:
             return self._send_run(0, self._count)
         lost, begun = 0, 0
