@@ -40,7 +40,7 @@ log = structlog.get_logger("zkdns.forward")
 
 MOST_IN_FLIGHT: Final = 2000
 # So long answers or time-outs are worked off before UDP, the feed and other timers get their turn.
-_TURN_SECONDS = 0.0003
+_TURN_SECONDS = 0.0001
 # What nobody has to answer from elsewhere, so it tells most surely whether an upstream lives.
 _PROBE = Question(b"\0", Type.NS)
 _TEND_SECONDS = 1.0

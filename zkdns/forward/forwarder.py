@@ -47,7 +47,7 @@ STALE_SECONDS: Final = 1.8
 _ID = 2
 _TYPE_AND_CLASS = 4
 # So long answers are handed out before others get their turn.
-_TURN_SECONDS = 0.0003
+_TURN_SECONDS = 0.0001
 _GENERATOR = 700  # bytes that an answer takes beside its response (measured)
 # Letters of what people are told: with the longest question it fits into the least message (RFC 8914 §2).
 _MOST_TEXT = 200
