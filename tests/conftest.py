@@ -33,6 +33,7 @@ _RUN_PROCESSES = (
     "test_readme.py",
 )
 _PUNCTUAL = (
+    "daemon/test_forwarding.py",
     "daemon/test_processes.py",
     "faults",
     "forward/test_exchanges.py",
