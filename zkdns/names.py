@@ -6,6 +6,7 @@ A name is a tuple of labels, each label bytes: a dot or a non-ASCII byte inside 
 
 from __future__ import annotations
 
+import re
 from typing import TypeAlias
 
 from zkdns.errors import BadValueError
@@ -15,6 +16,7 @@ Labels: TypeAlias = tuple[bytes, ...]
 MAX_LABEL = 63  # RFC 1035 §2.3.4, bytes
 MAX_NAME = 255  # RFC 1035 §2.3.4, bytes on the wire, length bytes and the root included
 
+_USUAL = re.compile(rb"[A-Za-z0-9_-]+")
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b'.\\"();@$')
 
 
@@ -92,12 +94,14 @@ def to_wire(name: Labels) -> bytes:
 def to_text(name: Labels) -> str:
     """Presentation form without the trailing dot; what could be mistaken is escaped (RFC 1035 §5.1)."""
     return ".".join(
-        "".join(
-            chr(byte) if byte in _PLAIN else f"\\{chr(byte)}" if 0x20 < byte < 0x7F else f"\\{byte:03d}"  # noqa: PLR2004 - ASCII's printable range
-            for byte in label
-        )
-        for label in name
+        label.decode() if _USUAL.fullmatch(label) else "".join(map(_escaped, label)) for label in name
     )
+
+
+def _escaped(byte: int) -> str:
+    if byte in _PLAIN:
+        return chr(byte)
+    return f"\\{chr(byte)}" if 0x20 < byte < 0x7F else f"\\{byte:03d}"  # noqa: PLR2004 - ASCII's printable range
 
 
 def lower(name: Labels) -> Labels:

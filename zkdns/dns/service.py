@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import msgspec
 
@@ -82,6 +82,17 @@ class ServiceView:
             if node is not None and (not prefix or prefix[-1] in PROTOCOLS):
                 self._nodes[prefix] = node
         return node
+
+    def prefixes(self) -> Iterator[Labels]:
+        """All labels at which `find` has something of its own, and not only what lies below."""
+        yield ()
+        shards = (b"s" + shard for shard in self._by_shard)
+        for label in dict.fromkeys((*reversed(self._by_name), *shards, *self._by_host)):
+            yield (label,)
+        paths = (_endpoint_labels(name) for entry in self._entries for name in entry.member.additional)
+        for path in dict.fromkeys(paths):
+            for protocol in PROTOCOLS:
+                yield (*path, protocol)
 
     def rfc2782(self, before: int) -> Node | None:
         """What stands at `_service._tcp.environment`; `before` is how many labels the protocol has before it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -21,7 +21,7 @@ from zkdns.dns.service import PROTOCOLS, ServiceView
 from zkdns.dns.turning import Turns
 from zkdns.dns.turns import Record, RRset, arranged
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
-from zkdns.names import Labels, to_wire
+from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 from zkdns.namespace import ServiceName
 from zkdns.table import Table
 
@@ -104,6 +104,16 @@ class Zone:
 
     # -- names ---------------------------------------------------------------------------------------------
 
+    @property
+    def apexes(self) -> Sequence[Labels]:
+        """The zones' own names, those that lie in others before them."""
+        return self._zones
+
+    @property
+    def services(self) -> Collection[Labels]:
+        """The keys of all services."""
+        return self._table.services.keys()
+
     def apex_of(self, name: Labels) -> Labels | None:
         """The zone of a name (in lower case), of several the longest; None where it is in none."""
         for zone in self._zones:
@@ -134,6 +144,24 @@ class Zone:
         if name in self._always or name in self._nonterminals:
             return Found(absent.service, Node(), depends_on_more=absent is not _NOWHERE)
         return absent
+
+    def names_of(self, key: Labels) -> Iterator[Labels]:
+        """The names that the service with that key brings, each once; some of them may be another's.
+
+        Those that only lie between them and a zone's apex are left out (empty non-terminals).
+        """
+        service = self._table.services[key]
+        if service.is_unread:
+            yield key
+            return
+        own = self._places[key][0] + 1
+        more = (
+            (b"_" + key[0], *key[1:own], protocol, *key[own:])
+            for protocol in PROTOCOLS
+            if len(key[0]) < MAX_LABEL
+        )
+        names = ((*prefix, *key) for prefix in self._view(key).prefixes())
+        yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
 
     def _find_rfc2782(self, name: Labels) -> Found | None:
         """The service of `_web._tcp.staging.discovery`, if it is one's name."""

@@ -1,0 +1,144 @@
+"""A zone as a master file (RFC 1035 §5), for other servers to answer what is answered here.
+
+Each record in it is one that would be sent: names are looked up in the zone as a query's is, and what is
+found there is written as text. What a master file cannot say stands in it as a comment, or is missing:
+
+- whose turn it is, and how many records an answer holds at most: all records stand there;
+- a name without records and without names below it;
+- that the addresses or the members of something are not known yet, which is answered with SERVFAIL;
+- a name with an asterisk for a label, which would stand for all others (RFC 4592 §2.1).
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from zkdns.dns.turns import RRset
+from zkdns.dns.wire import CLASS_IN, QUESTION_POINTER, Query, Type
+from zkdns.dns.zone import Found, Zone
+from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
+
+# In the order in which they are written.
+_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT)
+_ASTERISK = b"*"
+_MOST_KNOWN = 1 << 14  # data of the records of one service, also of a large one
+_TYPE_CLASS = struct.Struct("!2H")
+_RECORD = struct.Struct("!2sHHIH")  # the owner's pointer, type, class, TTL, length of the data
+_SRV_DATA = struct.Struct("!3H")
+_SOA_NUMBERS = struct.Struct("!5I")
+
+
+def zone_head(zone: Zone, apex: Labels) -> str:
+    """What stands at the zone's own name, but for a service's records: SOA and NS.
+
+    Zones that lie in this one are cut off by NS records of their own.
+    """
+    soa = _query(apex, Type.SOA)
+    lines = [_line(to_text(apex), zone.soa(soa, apex))]
+    inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
+    for name in (apex, *inner):
+        lines += _lines(to_text(name), zone.records(zone.find(name), _query(name, Type.NS)))
+    return "".join(lines)
+
+
+def service_records(zone: Zone, apex: Labels, service: Labels) -> str:
+    """The records of all names of that zone that the service with that key brings."""
+    return "".join(
+        line
+        for name in zone.names_of(service)
+        if zone.apex_of(name) == apex and (found := zone.find(name)).service == service
+        for line in _records_at(zone, name, found)
+    )
+
+
+def _records_at(zone: Zone, name: Labels, found: Found) -> Iterator[str]:
+    """The lines of one name."""
+    owner = to_text(name)
+    if found.is_unread:
+        yield f"; {owner}. is answered with SERVFAIL: its members cannot be read\n"
+        return
+    if found.node is None:
+        return
+    if _ASTERISK in name:
+        yield f"; {owner}. is left out: in this file an asterisk would stand for all other names\n"
+        return
+    lines = [line for qtype in _TYPES for line in _lines(owner, zone.records(found, _query(name, qtype)))]
+    if found.node.is_unresolved:
+        yield f"; {owner}. is answered with SERVFAIL for A and AAAA: no host could be resolved yet\n"
+    elif not lines:
+        yield f"; {owner}. exists without records\n"
+    yield from lines
+
+
+def _query(name: Labels, qtype: int) -> Query:
+    question = to_wire(name) + _TYPE_CLASS.pack(qtype, CLASS_IN)
+    return Query(0, False, name, qtype, CLASS_IN, question, None)
+
+
+def _lines(owner: str, records: RRset) -> Iterator[str]:
+    """The lines of an RRset, in the order that it has by itself."""
+    for record in (*records.leading, *records.held):
+        yield _line(owner, record.answer)
+
+
+def _line(owner: str, record: bytes) -> str:
+    """A record as a line."""
+    pointer, rtype, _, ttl, length = _RECORD.unpack_from(record)
+    data = record[_RECORD.size :]
+    assert (pointer, length) == (QUESTION_POINTER, len(data))  # noqa: S101 - so are all records made
+    return f"{owner}.\t{ttl}\tIN\t{Type(rtype).name}\t{_data_text(rtype, data, owner)}\n"
+
+
+def _data_text(rtype: int, data: bytes, owner: str) -> str:
+    if rtype != Type.SOA:
+        return _known_text(rtype, data)
+    server, at = _name_text(data, 0, owner)
+    responsible, at = _name_text(data, at, owner)
+    return " ".join((server, responsible, *map(str, _SOA_NUMBERS.unpack_from(data, at))))
+
+
+@functools.lru_cache(_MOST_KNOWN)
+def _known_text(rtype: int, data: bytes) -> str:
+    """The text of data that means the same wherever it stands; most of it stands at several names."""
+    match rtype:
+        case Type.A:
+            return ".".join(map(str, data))
+        case Type.AAAA:
+            return str(ipaddress.IPv6Address(data))
+        case Type.SRV:
+            priority, weight, port = _SRV_DATA.unpack_from(data)
+            return f"{priority} {weight} {port} {_name_text(data, _SRV_DATA.size)[0]}"
+        case Type.NS:
+            return _name_text(data, 0)[0]
+        case _:
+            return " ".join(_strings(data))
+
+
+def _name_text(data: bytes, at: int, owner: str = "") -> tuple[str, int]:
+    """A name in a record's data, whose pointer can only be one to the owner; and where it ends."""
+    labels: list[bytes] = []
+    while length := data[at]:
+        if length > MAX_LABEL:
+            return f"{to_text(tuple(labels))}.{owner}.", at + len(QUESTION_POINTER)
+        labels.append(data[at + 1 : at + 1 + length])
+        at += 1 + length
+    return to_text(tuple(labels)) + ".", at + 1
+
+
+def _strings(data: bytes) -> Iterator[str]:
+    """TXT's strings in quotes (RFC 1035 §5.1)."""
+    at = 0
+    while at < len(data):
+        end = at + 1 + data[at]
+        yield '"' + "".join(map(_CHARACTERS.__getitem__, data[at + 1 : end])) + '"'
+        at = end
+
+
+_CHARACTERS = tuple(
+    f"\\{chr(byte)}" if byte in b'"\\' else chr(byte) if 0x20 <= byte < 0x7F else f"\\{byte:03d}"  # noqa: PLR2004 - ASCII's printable range
+    for byte in range(0x100)
+)
