@@ -1,6 +1,7 @@
 """What commands ask of a running server: `zkdns flush` as it reaches the answerers, and what is refused."""
 
 import asyncio
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from zkdns.daemon.feed import Publisher
 NOT_CACHED = "lies in the zone discovery, which is never forwarded or cached"
 
 
-def respond_to(name: str | None, **flags: Any) -> Response:
+def respond_to(name: str | None, **flags: Any) -> Response | Iterator[Response]:
     """What a server without answerers responds."""
     config = load_config(flags=flags, environment={}, file=None)
     return respond(FlushCaches(name), config, None, Publisher())

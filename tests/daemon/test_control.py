@@ -37,6 +37,7 @@ def path(tmp_path: Path) -> str:
 def respond(request: Request) -> Response:
     if isinstance(request, FlushCaches):
         return Flushed(2, 3)
+    assert isinstance(request, Accept)
     assert request.service != "broken"
     return LET_GO if request.service is None else Refused("nothing", f"nothing is held of {request.service}")
 

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from zkdns.config import Config
-from zkdns.daemon.control import Accept, FlushCaches, Flushed, Refused, Request, Response
+from zkdns.daemon.control import (
+    Accept,
+    Contents,
+    Dump,
+    Dumped,
+    FlushCaches,
+    Flushed,
+    Refused,
+    Request,
+    Response,
+)
 from zkdns.daemon.feed import Publisher
 from zkdns.daemon.guarding import Guarding, accept_losses
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name, to_text, to_wire
+from zkdns.serverset.changes import Change, SetPut
+
+# So many members are encoded before the event loop has its turn: 1 ms.
+_MEMBERS_IN_PART = 1000
 
 
-def respond(request: Request, config: Config, guarding: Guarding | None, publisher: Publisher) -> Response:
+def respond(
+    request: Request, config: Config, guarding: Guarding | None, publisher: Publisher
+) -> Response | Iterator[Response]:
     """Do what is asked for.
 
     Args:
@@ -24,6 +42,8 @@ def respond(request: Request, config: Config, guarding: Guarding | None, publish
             return accept_losses(request, guarding, publisher.table, config.zones)
         case FlushCaches():
             return _flush(request, config, publisher)
+        case Dump():
+            return _dump(config, publisher)
 
 
 def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
@@ -43,3 +63,26 @@ def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushe
                 f"{request.name} lies in the zone {to_text(zone)}, which is never forwarded or cached",
             )
     return Flushed(publisher.flush_caches(to_wire(name) if name else None), config.workers)
+
+
+def _dump(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
+    """Do what `zkdns dump` asks for."""
+    if not publisher.health.ready:
+        return Refused("nothing", "the table has not been read yet; try again when it has")
+    contents = publisher.copy()  # of one moment, and quickly: members never change, so they are not copied
+    return _parts(Dumped(config, publisher.table.serial, publisher.health.stale), contents)
+
+
+def _parts(head: Dumped, contents: list[Change]) -> Iterator[Response]:
+    yield head
+    part: list[Change] = []
+    count = 0
+    for change in contents:
+        part.append(change)
+        count += len(change.members) + 1 if isinstance(change, SetPut) else 1
+        if count >= _MEMBERS_IN_PART:
+            yield Contents(tuple(part))
+            part, count = [], 0
+    if part:
+        yield Contents(tuple(part))
+    yield Contents(())

@@ -1,6 +1,7 @@
 """The control socket: how commands reach the server that runs.
 
     command ──▶ one request ──▶ server ──▶ one response, and the end of the connection
+                                       ╰─▶ Dumped, Contents, Contents, …, the last one of them empty
 
 Whoever may write to the socket may command the server, so it belongs to the server's user alone (mode 0600).
 A server without one (its directory cannot be written to, another server has it) serves all the same.
@@ -13,15 +14,17 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 import msgspec
 import structlog
 
+from zkdns.config import Config
 from zkdns.daemon.frames import Frames
 from zkdns.errors import ZkdnsError
+from zkdns.serverset.changes import Change
 
 log = structlog.get_logger("zkdns.control")
 
@@ -41,6 +44,10 @@ class FlushCaches(msgspec.Struct, frozen=True, tag="flush"):
 
     name: str | None
     """Of this name and what lies below it; None: all of it."""
+
+
+class Dump(msgspec.Struct, frozen=True, tag="dump"):
+    """Hand out the table."""
 
 
 class LetGo(msgspec.Struct, frozen=True):
@@ -67,6 +74,21 @@ class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
     """How many there should be; one that is just being replaced caches nothing yet."""
 
 
+class Dumped(msgspec.Struct, frozen=True, tag="dumped"):
+    """The table follows, as it is at this moment, and with it what answers are made of."""
+
+    config: Config
+    serial: int
+    is_stale: bool
+    """Whether its source is out of reach, so that it is the last that was known."""
+
+
+class Contents(msgspec.Struct, frozen=True, tag="contents"):
+    """Some of the changes that make the table; none: that was all."""
+
+    changes: tuple[Change, ...]
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """Nothing was done; `sentence` says why."""
 
@@ -74,8 +96,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     sentence: str
 
 
-Request: TypeAlias = Accept | FlushCaches
-Response: TypeAlias = Accepted | Flushed | Refused
+Request: TypeAlias = Accept | FlushCaches | Dump
+Response: TypeAlias = Accepted | Flushed | Dumped | Contents | Refused
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 
@@ -89,10 +111,11 @@ class ControlServer:
 
     Args:
         path: where; a dead server's socket is replaced. None: nowhere.
-        respond: called in the event loop with each request.
+        respond: called in the event loop with each request; where it returns an iterator, each response of
+            that is made when those before it are on their way, and other things may happen in between.
     """
 
-    def __init__(self, path: str | None, respond: Callable[[Request], Response]) -> None:
+    def __init__(self, path: str | None, respond: Callable[[Request], Response | Iterator[Response]]) -> None:
         self._path = Path(path) if path is not None else None
         self._respond = respond
         self._server: asyncio.Server | None = None
@@ -125,9 +148,12 @@ class ControlServer:
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             async with asyncio.timeout(_SECONDS):
-                if (request := await REQUESTS.read(reader)) is not None:
-                    writer.write(RESPONSES.encode(self._answer(request)))
+                request = await REQUESTS.read(reader)
+            for response in self._answer(request) if request is not None else ():
+                writer.write(RESPONSES.encode(response))
+                async with asyncio.timeout(_SECONDS):
                     await writer.drain()
+                await asyncio.sleep(0)  # draining alone lets nobody else have a turn
         except msgspec.DecodeError:
             sentence = "the request is none that this version of zkdns understands"
             writer.write(RESPONSES.encode(Refused("mistaken", sentence)))
@@ -136,12 +162,16 @@ class ControlServer:
         finally:
             writer.close()
 
-    def _answer(self, request: Request) -> Response:
+    def _answer(self, request: Request) -> Iterator[Response]:
         try:
-            return self._respond(request)
+            response = self._respond(request)
+            if isinstance(response, Iterator):
+                yield from response
+            else:
+                yield response
         except Exception:  # a mistake of ours must not cost the server
             log.exception("a command failed", request=repr(request))
-            return Refused("mistaken", "the server could not do it; its log says why")
+            yield Refused("mistaken", "the server could not do it; its log says why")
 
 
 def _bind(sock: socket.socket, path: Path) -> None:
@@ -178,19 +208,32 @@ def _is_alive(path: Path) -> bool:
 
 
 async def command(path: str, request: Request) -> Response:
-    """Ask the server whose control socket this is.
+    """Ask the server whose control socket this is; what it responds first.
 
     Raises:
         ControlError: there is none, it may not be asked, or it does not answer.
     """
+    async with contextlib.aclosing(responses(path, request)) as all_of_them:
+        return await anext(all_of_them)
+
+
+async def responses(path: str, request: Request) -> AsyncGenerator[Response]:
+    """All that a server responds, without an end: whoever asks knows which one is the last.
+
+    Raises:
+        ControlError: as above; also where no further response follows.
+    """
+    writer: asyncio.StreamWriter | None = None
     try:
         async with asyncio.timeout(_SECONDS):
             reader, writer = await asyncio.open_unix_connection(path)
-            try:
-                writer.write(REQUESTS.encode(request))
+        writer.write(REQUESTS.encode(request))
+        while True:
+            async with asyncio.timeout(_SECONDS):
                 response = await RESPONSES.read(reader)
-            finally:
-                writer.close()
+            if response is None:
+                raise ControlError(f"the server at {path} hung up without an answer")
+            yield response
     except (FileNotFoundError, ConnectionRefusedError):
         raise ControlError(
             f"no server listens at {path}; start one, or name another's socket with --control"
@@ -203,6 +246,6 @@ async def command(path: str, request: Request) -> Response:
         raise ControlError(f"the server at {path} is of another version of zkdns") from None
     except OSError as error:
         raise ControlError(f"{path} cannot be reached: {error.strerror or error}") from None
-    if response is None:
-        raise ControlError(f"the server at {path} hung up without an answer")
-    return response
+    finally:
+        if writer is not None:
+            writer.close()

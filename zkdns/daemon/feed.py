@@ -122,6 +122,11 @@ class Publisher:
         self._broadcast(FRAMES.encode(Flush(name)))
         return len(self._subscribers)
 
+    def copy(self) -> list[Change]:
+        """The changes that make the table as it is now, under the serial that it has now."""
+        self._flush()
+        return list(self.table.contents())
+
     def close(self) -> None:
         """Send what is pending, and let go of all subscribers."""
         self._flush()

@@ -1,0 +1,105 @@
+"""Copies of a server's table for those who look at it: from the server, or read from its sources once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+from pathlib import Path
+
+import msgspec
+
+from zkdns.config import Config
+from zkdns.daemon.child import Task
+from zkdns.daemon.control import Contents, ControlError, Dump, Dumped, Refused, responses
+from zkdns.errors import ZkdnsError
+from zkdns.table import Table
+
+_READ_SECONDS = 30.0  # some ten times what 100,000 members in ZooKeeper take
+_RESOLVE_SECONDS = 3.0  # for host names: as long as somebody who looks at it waits
+_PAUSE = 0.02
+# What a watcher that only reads must not do: write a snapshot.
+_READING_ONLY = {"snapshot": None, "admin": None}
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A table, and what a server answers from it by."""
+
+    table: Table
+    config: Config
+    is_stale: bool
+    """Whether its source is out of reach, so that it is the last that was known."""
+
+
+async def copy_of_server(path: str) -> Copy | Refused:
+    """The table of the server whose control socket this is.
+
+    Raises:
+        ControlError: there is none, it may not be asked, or it does not answer.
+    """
+    async with contextlib.aclosing(responses(path, Dump())) as all_of_them:
+        head = await anext(all_of_them)
+        if isinstance(head, Refused):
+            return head
+        if not isinstance(head, Dumped):
+            raise ControlError(f"the server at {path} is of another version of zkdns")
+        table = Table(departed_seconds=0)
+        async for part in all_of_them:
+            if not isinstance(part, Contents):
+                raise ControlError(f"the server at {path} could not hand out its table; its log says why")
+            if not part.changes:
+                break
+            for change in part.changes:
+                table.apply(change)
+        table.serial = head.serial
+        return Copy(table, head.config, head.is_stale)
+
+
+async def copy_of_sources(config: Config) -> Copy:
+    """What a server of this configuration would begin with.
+
+    It is read by a watcher of our own, so that it is what a server's would be.
+
+    Raises:
+        ZkdnsError: it cannot be read in time.
+    """
+    from zkdns.daemon.watcher import watch  # noqa: PLC0415 - a server is mostly asked, and this takes longer
+
+    with tempfile.TemporaryDirectory(prefix="zkdns-") as directory:
+        control = str(Path(directory, "control"))
+        kept = {} if config.offline else _READING_ONLY
+        config = msgspec.structs.replace(config, control=control, **kept)
+        watching = asyncio.create_task(
+            watch(Task("watcher", config, str(Path(directory, "feed"))), lambda _: None)
+        )
+        try:
+            return await _first_copy(control, watching)
+        except TimeoutError:
+            source = f"ZooKeeper at {config.zookeeper}" if config.zookeeper else "the source"
+            raise ZkdnsError(f"{source} could not be read within {_READ_SECONDS:g} s") from None
+        finally:
+            watching.cancel()
+            await asyncio.wait([watching])
+
+
+async def _first_copy(control: str, watching: asyncio.Task[None]) -> Copy:
+    """The first copy in which all that can be known soon is known."""
+    clock = asyncio.get_running_loop().time
+    async with asyncio.timeout(_READ_SECONDS):
+        copy = await _next_copy(control, watching)
+    patience = clock() + _RESOLVE_SECONDS
+    while clock() < patience and not all(map(copy.table.addresses_of, copy.table.hosts)):
+        await asyncio.sleep(_PAUSE)
+        copy = await _next_copy(control, watching)
+    return copy
+
+
+async def _next_copy(control: str, watching: asyncio.Task[None]) -> Copy:
+    while True:
+        if watching.done():
+            await watching  # which raises what has ended it
+        with contextlib.suppress(ControlError):  # it does not listen yet
+            copy = await copy_of_server(control)
+            if isinstance(copy, Copy):
+                return copy
+        await asyncio.sleep(_PAUSE)
