@@ -45,7 +45,9 @@ NEVER: dict[str, frozenset[str]] = {
 ONLY = {"kazoo": "serverset"}
 
 # What commands are made of; every other module of the room is one command.
-NO_COMMANDS = frozenset({"cli.__init__", "cli.changes", "cli.options", "cli.running", "cli.sets"})
+NO_COMMANDS = frozenset(
+    {"cli.__init__", "cli.changes", "cli.options", "cli.progress", "cli.running", "cli.sets"}
+)
 
 MAX_LINES = 450
 MAX_FUNCTION = 60

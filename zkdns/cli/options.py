@@ -51,12 +51,20 @@ def flag_option(setting: Setting) -> Callable[[F], F]:
     return click.option(setting.flag, setting.key, metavar=setting.form, multiple=setting.many, help=meaning)
 
 
-def setting_options(command: F) -> F:
-    """Add a flag for each setting that has one."""
-    for setting in reversed(SETTINGS):
-        if setting.in_flags:
-            command = flag_option(setting)(command)
-    return command
+def options_of(settings: Iterable[Setting]) -> Callable[[F], F]:
+    """Add a flag for each of these settings that has one."""
+
+    def add(command: F) -> F:
+        for setting in reversed(tuple(settings)):
+            if setting.in_flags:
+                command = flag_option(setting)(command)
+        return command
+
+    return add
+
+
+setting_options = options_of(SETTINGS)
+"""Adds a flag for each setting that has one."""
 
 
 def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_fixed: bool = True) -> Config:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 import click
 
@@ -27,19 +27,30 @@ def ask_server(request: Request, wanted: type[T], control: str | None, config_fi
         control: what `--control` says.
         config_file: what `--config` says.
     """
-    path = load_or_exit({"control": control}, config_file, with_fixed=False).control
-    if path is None:
-        exit_failed(
-            ZkdnsError("there is no control socket; name the server's with --control FILE"), NO_ANSWER
-        )
+    path = control_path(control, config_file)
     try:
         response = asyncio.run(command(path, request))
     except ControlError as error:
         exit_failed(error, NO_ANSWER)
     if isinstance(response, Refused):
-        if response.reason == "mistaken":
-            exit_mistaken([response.sentence])
-        exit_failed(ZkdnsError(response.sentence), NOT_FOUND)
+        exit_refused(response)
     if not isinstance(response, wanted):
         exit_failed(ControlError(f"the server at {path} is of another version of zkdns"), NO_ANSWER)
     return response
+
+
+def control_path(control: str | None, config_file: str | None) -> str:
+    """Where the server's control socket is; where there is none, say so and exit."""
+    path = load_or_exit({"control": control}, config_file, with_fixed=False).control
+    if path is None:
+        exit_failed(
+            ZkdnsError("there is no control socket; name the server's with --control FILE"), NO_ANSWER
+        )
+    return path
+
+
+def exit_refused(refused: Refused) -> NoReturn:
+    """Tell why the server has done nothing, and exit."""
+    if refused.reason == "mistaken":
+        exit_mistaken([refused.sentence])
+    exit_failed(ZkdnsError(refused.sentence), NOT_FOUND)

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import click
 import msgspec
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from rich.text import Text
 
 from zkdns.cli.options import FAILED, exit_failed, is_terminal, write_out
+from zkdns.cli.progress import Bar
 from zkdns.cli.sets import ENVIRONMENT, Reading, set_options
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.listing import Listing, list_services
-
-_PATIENCE = 1.0  # seconds before a bar shows that something is going on
 
 
 @click.command()
@@ -32,7 +29,7 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     reading = Reading({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
     config = reading.finish("services")
     environment = reading.values.get("environment")
-    bar = _Bar()
+    bar = Bar("counting members")
     try:
         with bar.progress:
             listing = list_services(
@@ -64,21 +61,6 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
         what = f"there is no {where}" if is_missing else f"there is nothing below {where}"
         click.echo(f"zkdns: {what}, in ZooKeeper at {config.zookeeper}", err=True)
         sys.exit(FAILED)
-
-
-class _Bar:
-    """A progress bar on standard error, if that is a terminal and it takes long enough to be read."""
-
-    def __init__(self) -> None:
-        self.progress = Progress(
-            console=Console(stderr=True), transient=True, disable=not is_terminal(sys.stderr)
-        )
-        self._task = self.progress.add_task("counting members", visible=False)
-        self._begun = time.monotonic()
-
-    def advance(self, done: int, total: int) -> None:
-        is_shown = time.monotonic() - self._begun > _PATIENCE
-        self.progress.update(self._task, completed=done, total=total, visible=is_shown)
 
 
 def _show(listing: Listing) -> None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from zkdns.cli.options import config_option, exit_mistaken, flag_option
+from zkdns.cli.options import config_option, exit_mistaken, options_of
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.values import Place, read_table, text
 from zkdns.errors import BadValueError, ConfigError
@@ -68,10 +68,7 @@ def set_options(*rows: Setting) -> Callable[[F], F]:
     """Add a flag for each row, and those that every command over server sets has."""
 
     def add(command: F) -> F:
-        command = config_option(command)
-        for row in reversed((*rows, *_CONFIGURED)):
-            command = flag_option(row)(command)
-        return command
+        return options_of((*rows, *_CONFIGURED))(config_option(command))
 
     return add
 
