@@ -293,6 +293,9 @@ def test_of_zones_inside_one_another_the_longest_has_the_apex_and_nothing_is_hid
     assert ports(ask(server, "_web._tcp.a.staging.discovery", "SRV")) == [(80, "m1.web.a.staging.discovery.")]
     assert has_soa(ask(server, "nope.a.staging.discovery"), "a.staging.discovery.")
     assert has_soa(ask(server, "nope.staging.discovery"), "discovery.")
+    assert has_soa(ask(server, "a.staging.discovery", "DS"), "discovery.")  # RFC 4035 §3.1.4.1
+    assert has_soa(ask(server, "api.staging.discovery", "DS"), "discovery.")
+    assert has_soa(ask(server, "discovery", "DS"), "discovery.")
     server.drop("api.staging")
     server.apply(SetDropped("/discovery/staging/a"))
     assert rcode(ask(server, "staging.discovery")) == "NOERROR"  # a zone lies below

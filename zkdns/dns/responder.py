@@ -124,7 +124,7 @@ class Responder:
         except BadQueryError as bad:
             return Answer(itertools.repeat(wrap((bad.response or b"")[_ID:], 0)))
         asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
-        apex = self._zone.apex_of(parsed.name)
+        apex = self._zone.apex_for(parsed)
         refusal = self._refusal_of(parsed, apex)
         if refusal is not None:
             return asked.once(self._marked(refusal))

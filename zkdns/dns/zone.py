@@ -121,6 +121,17 @@ class Zone:
                 return zone
         return None
 
+    def apex_for(self, query: Query) -> Labels | None:
+        """The zone that answers a query; None: it is outside all of them.
+
+        DS records are the upper zone's where one lies in another (RFC 4035 §3.1.4.1).
+        """
+        if query.qtype == Type.DS and query.name in self._zones:
+            above = self.apex_of(query.name[1:])
+            if above is not None:
+                return above
+        return self.apex_of(query.name)
+
     def find(self, name: Labels) -> Found:
         """What stands at a name of a zone.
 
