@@ -148,6 +148,28 @@ def test_an_endpoint_of_any_name_harms_nothing_else(name: str) -> None:
 # -- hosts ------------------------------------------------------------------------------------------------
 
 
+def test_a_target_is_never_another_services_name() -> None:
+    far = {"admin": "10.0.0.9:90"}
+    server = Server({"web.staging": [member(1, "10.0.0.1:80", additional=far), member(2, "10.0.0.2:80")]})
+    usual = {"m1.web.staging.discovery.", "m2.web.staging.discovery.", "m1-admin.web.staging.discovery."}
+
+    def targets() -> set[str]:
+        asked = (WEB, f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery")
+        return {target for name in asked for target in targets_and_addresses(server, name)}
+
+    assert targets() == usual
+    for name in ("m1.web.staging", "m1-admin.web.staging", "x.web.staging"):
+        server.apply(put(name, ["10.0.0.77:1"]))
+    others = targets()
+    assert len(others) == 3
+    assert others & usual == {"m2.web.staging.discovery."}
+    assert data(ask(server, f"member_0000000001.{WEB}")) == ["10.0.0.1"]
+    assert data(ask(server, f"m1.{WEB}")) == ["10.0.0.77"]
+    server.drop("m1.web.staging")
+    server.drop("m1-admin.web.staging")
+    assert targets() == usual
+
+
 def test_a_host_name_of_several_labels_is_the_target_itself() -> None:
     server = Server({"web.staging": [member(1, "db1.example.com:5432"), member(2, "10.0.0.2:5432")]})
     response = ask(server, WEB, "SRV", edns=0)

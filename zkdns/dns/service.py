@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
@@ -52,16 +52,23 @@ class ServiceView:
         service: the service as it is now.
         table: tells the addresses of host names.
         config: tells which statuses are answered with.
+        is_crowded: whether other services may have names right below this one's, which go before its own.
     """
 
-    def __init__(self, service: Service, table: Table, config: Config) -> None:
+    def __init__(self, service: Service, table: Table, config: Config, *, is_crowded: bool = False) -> None:
         self._table = table
+        self._key = service.key
+        self._is_crowded = is_crowded
         name = service.first.name
         self._own = name.labels
         self._between = name.service_labels
         self._shared = len(self._own)
-        self._entries, self._departed = _label_members(service, frozenset(config.statuses))
+        self._entries, self._departed = _label_members(service, frozenset(config.statuses), self._is_anothers)
         self._nodes: dict[Labels, Node] = {}
+
+    def _is_anothers(self, label: bytes) -> bool:
+        """Whether another service has the name of that label before this one's."""
+        return self._is_crowded and (label, *self._key) in self._table.services
 
     @property
     def size(self) -> int:
@@ -238,7 +245,10 @@ class ServiceView:
         if endpoint.host == first.host:
             return entry.label, first
         name, first = next(item for item in entry.member.additional.items() if item[1].host == endpoint.host)
-        return entry.label + b"-" + _slug(_PLAIN_ENDPOINT, name), first
+        label = entry.label + b"-" + _slug(_PLAIN_ENDPOINT, name)
+        if self._is_anothers(label):
+            label = entry.label + b"-" + _number(name)
+        return label, first
 
     def _addresses(self, endpoint: Endpoint) -> tuple[str, ...]:
         known = endpoint.addresses or self._table.addresses_of(endpoint.host)
@@ -249,7 +259,9 @@ class ServiceView:
         return dict.fromkeys(self._addresses(endpoint), Standing())
 
 
-def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_Entry], list[_Entry]]:
+def _label_members(
+    service: Service, statuses: frozenset[str], is_anothers: Callable[[bytes], bool]
+) -> tuple[list[_Entry], list[_Entry]]:
     """Label present and departed members, in an order that does not depend on who came first."""
     taken: set[bytes] = set()
     present: list[_Entry] = []
@@ -260,8 +272,9 @@ def _label_members(service: Service, statuses: frozenset[str]) -> tuple[list[_En
         for entries, members in ((present, stayed), (departed, left)):
             for member in members:
                 label = _member_label(member.name)
-                if label in taken:  # two znodes of one name, each with a member of this number
-                    label += b"-%08x" % zlib.crc32(f"{owner.origin}/{member.name}".encode())
+                # Two znodes of one name, each with a member of this number; or a service that is called so.
+                if label in taken or is_anothers(label):
+                    label += b"-" + _number(f"{owner.origin}/{member.name}")
                 taken.add(label)
                 if member.status in statuses and member.weight >= 0:
                     standing = Standing(member.weight, member.name in owner.held)
@@ -286,7 +299,12 @@ def _member_label(name: str) -> bytes:
 
 def _slug(plain: re.Pattern[str], name: str) -> bytes:
     """Part of a label that stands for the name: itself where it can, else a number made from it."""
-    return name.encode() if plain.fullmatch(name) else b"%08x" % zlib.crc32(name.encode())
+    return name.encode() if plain.fullmatch(name) else _number(name)
+
+
+def _number(name: str) -> bytes:
+    """A number made from a name."""
+    return b"%08x" % zlib.crc32(name.encode())
 
 
 def _endpoint_labels(name: str) -> Labels:

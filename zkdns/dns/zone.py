@@ -192,7 +192,10 @@ class Zone:
     def _view(self, key: Labels) -> ServiceView:
         view: ServiceView | None = self._views.get(key)
         if view is None:
-            view = self._views[key] = ServiceView(self._table.services[key], self._table, self._config)
+            is_crowded = key in self._nonterminals
+            view = self._views[key] = ServiceView(
+                self._table.services[key], self._table, self._config, is_crowded=is_crowded
+            )
         return view
 
     def _is_hidden(self, key: Labels) -> bool:
@@ -271,6 +274,8 @@ class Zone:
             if place == known:
                 continue
             others |= self._concerned(key)
+            for start in range(1, len(key)):  # whose members' labels it may take or leave
+                self._views.pop(key[start:], None)
             if known is not None:
                 self._leave(key, known)
             if place is not None:
