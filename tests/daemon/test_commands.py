@@ -7,11 +7,22 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.feed_helpers import answering, publishing, until
+from tests.daemon.feed_helpers import answering, contents, member, publishing, put, until
 from zkdns.config import load_config
 from zkdns.daemon.commands import respond
-from zkdns.daemon.control import Accept, FlushCaches, Flushed, Refused, Response
+from zkdns.daemon.control import (
+    Accept,
+    Contents,
+    Dump,
+    Dumped,
+    FlushCaches,
+    Flushed,
+    Refused,
+    Response,
+)
 from zkdns.daemon.feed import Publisher
+from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped
+from zkdns.table import Table
 
 NOT_CACHED = "lies in the zone discovery, which is never forwarded or cached"
 
@@ -79,3 +90,51 @@ def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
 def test_losses_are_accepted_too() -> None:
     config = load_config(flags={}, environment={}, file=None)
     assert respond(Accept(None), config, None, Publisher()) == Refused("nothing", "nothing is held")
+
+
+def test_a_table_that_has_not_been_read_is_not_handed_out() -> None:
+    config = load_config(flags={}, environment={}, file=None)
+    refused = Refused("nothing", "the table has not been read yet; try again when it has")
+    assert respond(Dump(), config, None, Publisher()) == refused
+
+
+def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(tmp_path: Path) -> None:
+    config = load_config(flags={"ttl": "9"}, environment={}, file=None)
+
+    async def scenario() -> None:
+        async with publishing(str(tmp_path / "feed")) as publisher:
+            publisher.publish([put("large", *map(member, range(2500))), put("web", member(1))])
+            publisher.publish([MembersHeld("/discovery/staging/web", (member(1).name,))])
+            publisher.publish([put("small"), put("last", member(1, "db.example"))])
+            publisher.publish([HostResolved("db.example", ("192.0.2.1",))])
+            publisher.set_health(ready=True, stale=True)
+            publisher.publish([put("web", member(2))])  # no word of it has gone out yet
+            parts = respond(Dump(), config, None, publisher)
+            assert isinstance(parts, Iterator)
+            serial, expected = contents(publisher.table)
+            head = next(parts)
+            assert head == Dumped(config, serial, is_stale=True)
+            publisher.publish([SetDropped("/discovery/staging/last"), put("web")])
+            table = Table(departed_seconds=0)
+            *some, last = parts
+            for part in some:
+                assert isinstance(part, Contents)
+                for change in part.changes:
+                    table.apply(change)
+            assert (last, len(some)) == (Contents(()), 2)
+            assert contents(table)[1] == expected
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_has_the_serial_of_its_last_change(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with publishing(str(tmp_path / "feed")) as publisher:
+            publisher.publish([put("web", member(1))])
+            assert publisher.copy() == [put("web", member(1))]
+            first = publisher.table.serial
+            publisher.publish([put("web", member(2))])
+            assert publisher.copy() == [put("web", member(2))]
+            assert publisher.table.serial > first > 0
+
+    asyncio.run(scenario())

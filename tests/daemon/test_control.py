@@ -1,21 +1,26 @@
 """The control socket: one request, one response, for nobody but the server's own user."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import stat
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
+from tests.daemon.feed_helpers import until
+from zkdns.daemon import control
 from zkdns.daemon.control import (
     REQUESTS,
     Accept,
     Accepted,
+    Contents,
     ControlError,
     ControlServer,
+    Dump,
     FlushCaches,
     Flushed,
     LetGo,
@@ -23,7 +28,9 @@ from zkdns.daemon.control import (
     Request,
     Response,
     command,
+    responses,
 )
+from zkdns.serverset.changes import SetDropped
 
 UNREACHABLE = "commands cannot reach this server"
 LET_GO = Accepted((LetGo("web.staging", "/discovery/staging/web/member_0000000001", "10.0.0.1:80", 1.5),))
@@ -61,6 +68,83 @@ def test_a_request_is_answered(path: str) -> None:
         assert await command(path, FlushCaches("example")) == Flushed(2, 3)
 
     serve(path, scenario)
+
+
+def test_a_response_may_have_many_parts_and_others_are_answered_between_them(path: str) -> None:
+    """Each part is made when the one before it has gone; nobody waits for the last one."""
+    made: list[int] = []
+
+    def answer(request: Request) -> Response | Iterator[Response]:
+        return parts() if isinstance(request, Dump) else respond(request)
+
+    def parts() -> Iterator[Response]:
+        for number in range(100):
+            made.append(number)
+            yield Contents((SetDropped("x" * 100_000),))
+        yield Contents(())
+
+    async def scenario() -> None:
+        server = ControlServer(path, answer)
+        await server.start()
+        async with contextlib.aclosing(responses(path, Dump())) as stream:
+            first = await anext(stream)
+            assert await command(path, FlushCaches(None)) == Flushed(2, 3)
+            assert len(made) < 50
+            rest = [response async for response in limited(stream, 100)]
+        assert isinstance(first, Contents)
+        assert [len(part.changes) for part in rest if isinstance(part, Contents)] == [1] * 99 + [0]
+        server.close()
+
+    asyncio.run(scenario())
+
+
+async def limited(stream: AsyncIterator[Response], count: int) -> AsyncIterator[Response]:
+    """So many of them."""
+    for _ in range(count):
+        yield await anext(stream)
+
+
+def test_who_does_not_take_what_was_asked_for_is_let_go(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_SECONDS", 0.2)
+    ended: list[bool] = []
+
+    def parts() -> Iterator[Response]:
+        try:
+            while True:
+                yield Contents((SetDropped("x" * 1_000_000),))
+        finally:
+            ended.append(True)
+
+    async def scenario() -> None:
+        server = ControlServer(path, lambda _: parts())
+        await server.start()
+        _, writer = await asyncio.open_unix_connection(path, limit=1)
+        writer.write(REQUESTS.encode(Dump()))
+        await until(lambda: ended)
+        writer.close()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
+    def parts() -> Iterator[Response]:
+        yield Contents(())
+        raise LookupError
+
+    async def scenario() -> None:
+        server = ControlServer(path, lambda _: parts())
+        await server.start()
+        with capture_logs() as logs:
+            async with contextlib.aclosing(responses(path, Dump())) as stream:
+                assert await anext(stream) == Contents(())
+                assert isinstance(await anext(stream), Refused)
+                with pytest.raises(ControlError, match="hung up"):
+                    await anext(stream)
+        assert [entry["event"] for entry in logs] == ["a command failed"]
+        server.close()
+
+    asyncio.run(scenario())
 
 
 def test_only_its_own_user_may_use_the_socket_and_nothing_is_left_of_it(path: str) -> None:

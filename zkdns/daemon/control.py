@@ -158,7 +158,7 @@ class ControlServer:
             sentence = "the request is none that this version of zkdns understands"
             writer.write(RESPONSES.encode(Refused("mistaken", sentence)))
         except (TimeoutError, ConnectionError):
-            pass  # whoever asks and does not listen needs no answer
+            writer.transport.abort()  # whoever asks and does not listen needs no answer
         finally:
             writer.close()
 

@@ -6,7 +6,7 @@ found there is written as text. What a master file cannot say stands in it as a 
 - whose turn it is, and how many records an answer holds at most: all records stand there;
 - a name without records and without names below it;
 - that the addresses or the members of something are not known yet, which is answered with SERVFAIL;
-- a name with an asterisk for a label, which would stand for all others (RFC 4592 §2.1).
+- a service with an asterisk for a label, which would stand for all other names (RFC 4592 §2.1).
 """
 
 from __future__ import annotations
@@ -51,19 +51,19 @@ def service_records(zone: Zone, apex: Labels, service: Labels) -> str:
         line
         for name in zone.names_of(service)
         if zone.apex_of(name) == apex and (found := zone.find(name)).service == service
-        for line in _records_at(zone, name, found)
+        for line in _records_at(zone, service, name, found)
     )
 
 
-def _records_at(zone: Zone, name: Labels, found: Found) -> Iterator[str]:
-    """The lines of one name."""
+def _records_at(zone: Zone, service: Labels, name: Labels, found: Found) -> Iterator[str]:
+    """The lines of one name of the service with that key."""
     owner = to_text(name)
     if found.is_unread:
         yield f"; {owner}. is answered with SERVFAIL: its members cannot be read\n"
         return
     if found.node is None:
         return
-    if _ASTERISK in name:
+    if _ASTERISK in (*name, *service):
         yield f"; {owner}. is left out: in this file an asterisk would stand for all other names\n"
         return
     lines = [line for qtype in _TYPES for line in _lines(owner, zone.records(found, _query(name, qtype)))]
