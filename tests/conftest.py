@@ -28,6 +28,7 @@ _RUN_PROCESSES = (
     "daemon/test_processes.py",
     "daemon/test_unreachable.py",
     "daemon/test_workers.py",
+    "differential",
     "faults",
     "scenarios",
     "test_readme.py",
