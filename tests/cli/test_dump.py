@@ -1,0 +1,182 @@
+"""`zkdns dump --zone` of running servers and of sources, and where there are none."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import dns.zone
+import pytest
+
+from tests.cli import Command, Ended, run
+from tests.cli.test_flush import responding
+from tests.daemon.feed_helpers import until
+from tests.serverset.sync_helpers import join
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.daemon.control import Accepted, Refused, Response
+
+TWO_ZONES = """
+demo = true
+[[namespace]]
+path = "/discovery/{environment}/{service}"
+[[namespace]]
+path = "/aurora/{role}/{environment}/{job}"
+zone = "aurora"
+"""
+FIXED = '[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n'
+
+
+def dump(server: ZkdnsServer, *arguments: str) -> Ended:
+    return run("dump", *arguments, environment={"ZKDNS_CONTROL": server.control})
+
+
+def records(text: str) -> set[str]:
+    """All lines but for the SOA record, whose serial is the time."""
+    return {line for line in text.splitlines() if "\tSOA\t" not in line}
+
+
+def test_a_running_servers_table_is_a_zone_file_whose_records_are_answered() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        eventually(lambda: "127.0.0.1" in server.ask("m0.database.prod.discovery"))
+        ended = dump(server, "--zone")
+        assert (ended.status, ended.errors) == (0, "")
+        zone = dns.zone.from_text(ended.output, "discovery.", relativize=False)
+        for name, qtype in (
+            ("web.staging", "A"),
+            ("_admin._tcp.web.staging", "SRV"),
+            ("s2.web.staging", "TXT"),
+        ):
+            found = zone.get_rdataset(f"{name}.discovery.", qtype)
+            assert found is not None
+            assert {str(record) for record in found} == server.ask(f"{name}.discovery", qtype)
+        soa = zone.get_rdataset("discovery.", "SOA")
+        assert soa is not None
+        assert {str(soa[0])} == server.ask("discovery", "SOA")
+        assert records(run("dump", "--zone", "--demo").output) == records(ended.output)
+
+
+def test_of_several_zones_one_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "zkdns.toml"
+    config.write_text(TWO_ZONES)
+    with ZkdnsServer("--config", str(config)) as server:
+        server.wait_ready()
+        which = "write --zone discovery or --zone aurora\n"
+        assert dump(server, "--zone") == (2, "", f"zkdns: --zone: does not say which; {which}")
+        missing = dump(server, "--zone", "example")
+        assert missing == (2, "", f"zkdns: --zone: there is no zone example; {which}")
+        wrong = dump(server, "--zone", "a..b")
+        assert wrong == (2, "", "zkdns: --zone: 'a..b' is not a domain name: it has an empty label\n")
+        aurora = dump(server, "--zone", "AURORA.")
+        assert (aurora.status, aurora.errors) == (0, "")
+        assert records(aurora.output) == {"aurora.\t5\tIN\tNS\tlocalhost."}
+        assert "web.staging.discovery.\t5\tIN\tA\t192.0.2.1" in dump(server, "--zone", "discovery").output
+
+
+def test_a_table_that_has_not_been_read_is_not_written() -> None:
+    with ZkdnsServer("--zookeeper", "127.0.0.1:1") as server:
+        eventually(lambda: Path(server.control).exists())
+        ended = dump(server, "--zone")
+        assert ended == (1, "", "zkdns: the table has not been read yet; try again when it has\n")
+
+
+def test_a_zookeeper_can_be_read_without_a_server(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+    join(zk, f"{zk_root}/staging/web", "10.0.0.1", 8080)
+    flags = ("--zookeeper", environment["ZKDNS_ZOOKEEPER"], "--namespace", environment["ZKDNS_NAMESPACE"])
+    ended = run("dump", "--zone", *flags)
+    assert (ended.status, ended.errors) == (0, "")
+    assert "m0.web.staging.discovery.\t5\tIN\tSRV\t0 100 8080 m0.web.staging.discovery.\n" in ended.output
+
+
+def test_a_fixed_file_can_be_read_without_a_server(tmp_path: Path) -> None:
+    file = tmp_path / "services.toml"
+    file.write_text(FIXED)
+    ended = run("dump", "--zone", "discovery", "--fixed", str(file))
+    assert (ended.status, ended.errors) == (0, "")
+    assert "web.staging.discovery.\t5\tIN\tA\t10.0.0.1\n" in ended.output
+    file.write_text("wrong = 1")
+    ended = run("dump", "--zone", "--fixed", str(file))
+    assert (ended.status, ended.output) == (2, "")
+    assert ended.errors.startswith(f"zkdns: {file}: wrong: is not known")
+
+
+def test_a_snapshots_zone_file_says_that_it_is_old(own_zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
+    snapshot = str(tmp_path / "snapshot")
+    with ZkdnsServer("--zookeeper", own_zookeeper.address, "--snapshot", snapshot) as server:
+        server.wait_ready()
+        assert server.terminate() == 0
+    before = Path(snapshot).read_bytes()
+    ended = run("dump", "--zone", "--offline", "--snapshot", snapshot)
+    assert (ended.status, ended.errors) == (0, "")
+    comment, soa, _ = ended.output.splitlines()
+    assert comment == "; the source of these records is out of reach: they are the last that were known"
+    assert soa.startswith("discovery.\t2\tIN\tSOA\t")
+    assert Path(snapshot).read_bytes() == before
+
+
+def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
+    control = str(tmp_path / "control")
+    ended = run("dump", "--zone", "--control", control)
+    assert (ended.status, ended.output) == (3, "")
+    assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
+    ended = run("dump", "--zone", "--control", "none")
+    assert ended == (3, "", "zkdns: there is no control socket; name the server's with --control FILE\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        ((), "--zone: is missing; write --zone for a zone file"),
+        (
+            ("--zone", "--snapshot", "file"),
+            "--snapshot: belongs to a source; name that too (--zookeeper, --fixed, --demo, --offline)",
+        ),
+        (
+            ("--zone", "--demo", "--control", "file"),
+            "--control: names a server, and --demo a source; write one of the two",
+        ),
+    ],
+)
+def test_what_was_meant_is_asked_for(arguments: tuple[str, ...], mistake: str) -> None:
+    assert run("dump", *arguments) == (2, "", f"zkdns: {mistake}\n")
+
+
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        (Accepted(()), "the server at {} is of another version of zkdns"),
+        (Refused("nothing", "it is not to be had"), "it is not to be had"),
+    ],
+)
+def test_what_the_server_responds_is_told(tmp_path: Path, response: Response, told: str) -> None:
+    control = str(tmp_path / "control")
+
+    async def scenario() -> Ended:
+        async with responding(control, response):
+            with Command("dump", "--zone", "--control", control) as command:
+                await until(lambda: command.process.poll() is not None)
+                return Ended(command.wait(), command.output, command.errors)
+
+    ended = asyncio.run(scenario())
+    assert ended == (1 if isinstance(response, Refused) else 3, "", f"zkdns: {told.format(control)}\n")
+
+
+def test_who_stops_reading_ends_it_without_a_word(tmp_path: Path) -> None:
+    members = ", ".join(f'"10.0.{number >> 8}.{number & 255}:80"' for number in range(5000))
+    file = tmp_path / "services.toml"
+    file.write_text(f'[services."web.staging"]\nmembers = [{members}]\n')
+    for target, told in (
+        ("| head -n 1", ""),
+        (">/dev/full", "zkdns: cannot write to standard output: No space left on device\n"),
+    ):
+        ended = subprocess.run(
+            ["sh", "-c", f'"$0" -m zkdns dump --zone --fixed "$1" {target}', sys.executable, str(file)],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert ended.stderr == told
