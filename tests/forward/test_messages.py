@@ -201,6 +201,39 @@ def test_a_name_that_runs_into_the_one_that_points_to_it_is_refused() -> None:
     assert "points into itself" in refused(wire)
 
 
+TTL_AT = START + 2 + 4
+"""Where the first record has its TTL, if the question's name owns it."""
+
+
+@pytest.mark.parametrize(
+    ("at", "ttl"),
+    [
+        (0, 0x01610000),  # a label and the root
+        (3, 0x100),  # the root
+        (2, 0xC00C),  # a pointer
+        (1, 0x016100),
+        (-1, 0x61000000),  # a label that is begun before it
+        (-3, 60),  # and one that reaches over it, whose length is the lower half of the type
+    ],
+)
+def test_dns_35_a_name_that_has_a_ttl_in_it_is_refused(at: int, ttl: int) -> None:
+    """A second later it would be another name, or none that can be read."""
+    known = record(POINTER, 0xFF14, b"x" * 12 + b"\0", ttl)
+    for stray in (
+        record(struct.pack("!H", 0xC000 | TTL_AT + at), 1, bytes(4)),
+        record(POINTER, 5, b"\1z" + struct.pack("!H", 0xC000 | TTL_AT + at)),
+    ):
+        assert refused(framed(known + stray, 2)) == "a name has a TTL in it"
+
+
+@pytest.mark.parametrize("at", [HEADER + 4, START + 2 + 10, START + 2 + 12])
+def test_a_name_may_lie_in_the_question_and_in_data_that_nobody_knows(at: int) -> None:
+    known = record(POINTER, 65400, b"\1a\1b\0")
+    wire = framed(known + record(struct.pack("!H", 0xC000 | at), 1, bytes(4)), 2)
+    assert read(wire).answer[1].name.to_text() in ("example.com.", "a.b.", "b.")
+    assert read_reply(wire, A).counts == (2, 0, 0)
+
+
 def test_names_in_data_of_another_class_are_nothing_to_look_at() -> None:
     chaos = POINTER + struct.pack("!HHIH", 1, 3, 60, 3) + b"abc"
     assert read_reply(framed(chaos, 1), A).counts == (1, 0, 0)

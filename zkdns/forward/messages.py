@@ -3,7 +3,7 @@
 A reply is checked to its last byte and then kept as it came: its records are never taken apart, so that every
 type passes intact, unknown ones too (RFC 3597). That goes because a name in them may point back into the
 question, whose length is the same in every message about it, and to records before it, which stay where they
-are. Only TTLs change, and records go from the end where there is not room for all.
+are. Only TTLs change, which no name may lie in, and records go from the end where there is not room for all.
 
 The reader never raises anything but `BadReplyError` and works in time linear in the message. Never here:
 sockets, clocks.
@@ -12,6 +12,7 @@ sockets, clocks.
 from __future__ import annotations
 
 import struct
+from bisect import bisect_left
 from typing import Final, NamedTuple
 
 from zkdns.dns.wire import AD, CD, CLASS_IN, HEADER_SIZE, OWN_UDP_SIZE, QR, RD, TC, Rcode, Type
@@ -36,6 +37,7 @@ _LONG = struct.Struct("!I")
 # As plain numbers: an enumeration's members take several times as long to look up.
 _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
+_TTL_SIZE = 4
 _SIZES: Final = {int(Type.A): 4, int(Type.AAAA): 16}
 
 # Data with names that may be compressed (RFC 1035 §3.3), or are by some although they must not (RFC 3597 §4):
@@ -102,6 +104,19 @@ class _Records(NamedTuple):
     ttls: list[int]
     ttls_at: list[int]
     ends: list[int]
+
+
+class _Names(NamedTuple):
+    """The names of a message so far.
+
+    Attributes:
+        sizes: by place how long the name that begins there is, uncompressed. All that is found is put there,
+            so that no byte is looked at twice, however many names point to it.
+        strays: where a name points to and none was known to begin.
+    """
+
+    sizes: dict[int, int]
+    strays: list[int]
 
 
 class _Opt(NamedTuple):
@@ -191,7 +206,7 @@ def _walk(message: bytes, start: int, name_size: int, count: int) -> _Records:
         struct.error: it is too short.
     """
     records = types, ttls, ttls_at, ends = _Records([], [], [], [])
-    known = {HEADER_SIZE: name_size}
+    names = _Names({HEADER_SIZE: name_size}, [])
     at = start
     for _ in range(count):
         first = message[at]
@@ -200,7 +215,7 @@ def _walk(message: bytes, start: int, name_size: int, count: int) -> _Records:
         elif not first:  # the root, which owns the OPT record
             at += _ROOT_SIZE
         else:
-            at = _skip_name(message, at, known)
+            at = _skip_name(message, at, names)
         rtype, rclass, ttl, size = _RECORD.unpack_from(message, at)
         data_at = at + _RECORD.size
         types.append(rtype)
@@ -212,23 +227,43 @@ def _walk(message: bytes, start: int, name_size: int, count: int) -> _Records:
             if size != _SIZES.get(rtype, size):
                 raise BadReplyError(f"it has an address of {size} bytes")
             if rtype in _NAMES_IN:
-                _check_data(message, rtype, data_at, at, known)
+                _check_data(message, rtype, data_at, at, names)
     if at < len(message):
         raise BadReplyError(f"it has {len(message) - at} bytes behind its last record")
     if at > len(message):
         raise BadReplyError("it ends within a record")
+    for place in names.strays:
+        _check_stray(message, place - start, start, ttls_at)
     return records
 
 
-def _skip_name(message: bytes, at: int, known: dict[int, int]) -> int:
+def _check_stray(message: bytes, at: int, start: int, ttls_at: list[int]) -> None:
+    """Refuse a name that has a TTL in it, which would be another name a second later, or none.
+
+    Args:
+        message: what the name is in.
+        at: where it begins, counted from the first record; it may lie before that.
+        start: where that one begins.
+        ttls_at: where TTLs are.
+    """
+    end = at
+    while 0 < (length := message[start + end]) <= MAX_LABEL:
+        end += 1 + length
+    end += 2 if length else _ROOT_SIZE  # with what it ends with: a pointer, or the root
+    before_end = bisect_left(ttls_at, end)
+    if before_end and ttls_at[before_end - 1] + _TTL_SIZE > at:
+        raise BadReplyError("a name has a TTL in it")
+
+
+def _skip_name(message: bytes, at: int, names: _Names) -> int:
     """Where a name ends: behind its root or behind its first pointer.
 
     Args:
         message: what the name is in.
         at: where it begins.
-        known: by place how long the name that begins there is, uncompressed. All that is found is put
-            there, so that no byte is looked at twice, however many names point to it.
+        names: those before; what is found is added.
     """
+    known, strays = names
     path: list[tuple[int, int]] = []
     # The labels that are being read began at `run` and lie before `limit`. Each pointer leads to a name that
     # lies wholly before the one that it stands in, so there is no circle.
@@ -248,6 +283,8 @@ def _skip_name(message: bytes, at: int, known: dict[int, int]) -> int:
             if not HEADER_SIZE <= target < run:
                 raise BadReplyError("a name points to where no name was before")
             path.append((at, 0))
+            if target not in known:
+                strays.append(target)
             end = end or at + 2
             at, run, limit = target, target, run
         else:
@@ -262,12 +299,12 @@ def _skip_name(message: bytes, at: int, known: dict[int, int]) -> int:
     return end
 
 
-def _check_data(message: bytes, rtype: int, at: int, end: int, known: dict[int, int]) -> None:
+def _check_data(message: bytes, rtype: int, at: int, end: int, names: _Names) -> None:
     """Whether the names in a record's data are names, and end where they must."""
-    before, names, behind = _NAMES_IN[rtype]
+    before, count, behind = _NAMES_IN[rtype]
     at += before
-    for _ in range(names):
-        at = _skip_name(message, at, known)
+    for _ in range(count):
+        at = _skip_name(message, at, names)
     if at + behind != end:
         raise BadReplyError(f"the data of a record of type {rtype} are not as long as what is in them")
 
