@@ -17,6 +17,8 @@ from zkdns.dns.turns import Record, RRset, Standing, arranged
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import Labels, to_wire
 
+_TYPES = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
+"""Those of which there may be records; that there are none is found by looking at all members."""
 _PRIORITY = 0  # one for all SRV records: members differ in weight (RFC 2782)
 _SRV_DATA = struct.Struct("!3H")
 _LONGEST_STRING = 255  # RFC 1035 §3.3
@@ -61,7 +63,7 @@ class Node(msgspec.Struct):
         found = self.rendered.get(qtype)
         if found is None:
             found = arranged(self._render(query, qtype, ttl))
-            if found:  # there is no end of types without records
+            if found or qtype in _TYPES:  # of others there is no end
                 self.rendered[qtype] = found
         return found
 
