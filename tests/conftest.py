@@ -30,6 +30,8 @@ _RUN_PROCESSES = (
     "daemon/test_workers.py",
     "differential",
     "faults",
+    "robustness/test_mutations.py",
+    "robustness/test_streams.py",
     "scenarios",
     "test_readme.py",
 )

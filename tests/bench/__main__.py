@@ -14,6 +14,7 @@ from tests.bench.answering import run_answers, run_mixed_case, run_random_names
 from tests.bench.churn import run_churn
 from tests.bench.forwarding import run_forward
 from tests.bench.load import Load
+from tests.bench.mutations import run_mutations
 from tests.bench.peers import Dnsmasq, Echo, Knot, Nsd, Peer, Unbound
 from tests.bench.plot import write_plot
 from tests.bench.processes import Cores, choose_cores, find_program
@@ -42,6 +43,7 @@ BENCHMARKS = {
     "memory": Benchmark(run_memory, (Knot, Nsd)),
     "large-sets": Benchmark(run_large_sets, (Knot, Nsd)),
     "forward": Benchmark(run_forward, (Nsd, Unbound, Dnsmasq)),
+    "mutations": Benchmark(run_mutations, (Echo,)),
 }
 ALL = "all"
 _FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)
