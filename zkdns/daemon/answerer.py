@@ -17,6 +17,7 @@ from zkdns.daemon.answerer_figures import FiguresTeller
 from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
+from zkdns.daemon.loading import collect_only_what_is_new
 from zkdns.dns.authority import Authority
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams, Streams
@@ -39,6 +40,7 @@ _MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 
 async def answer(task: Task, tell: Tell) -> None:
     """Answer until cancelled; readiness is told to the supervisor."""
+    collect_only_what_is_new()
     table = Table()
     mistakes = Mistakes(log, "a query could not be answered")
     authority = Authority(

@@ -1,0 +1,68 @@
+"""What the garbage collector does, and that it has nothing to do where it does nothing."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+from collections.abc import Iterator
+
+import pytest
+
+from tests.dns.helpers import Server, many, put
+from tests.robustness.mutations import Mutator, ordinary
+from zkdns.daemon.loading import collect_only_what_is_new
+
+SERVICES = 10
+
+
+@pytest.fixture
+def _threshold() -> Iterator[None]:
+    before = gc.get_threshold()
+    yield
+    gc.set_threshold(*before)
+
+
+@pytest.mark.usefixtures("_threshold")
+def test_no_full_collection_comes_by_itself() -> None:
+    collected: set[int] = set()
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            collected.add(info["generation"])
+
+    gc.callbacks.append(note)
+    try:
+        for seen in ({0, 1, 2}, {0, 1}):
+            collected.clear()
+            kept = [[number] for number in range(300_000)]
+            assert collected == seen
+            kept.clear()
+            collect_only_what_is_new()
+    finally:
+        gc.callbacks.remove(note)
+
+
+def test_neither_a_table_nor_an_answer_has_cycles() -> None:
+    names = [f"s{number}.staging" for number in range(SERVICES)]
+    server = Server({name: many(12) for name in names})
+    seeds = ordinary([f"{name}.discovery" for name in names])
+    messages = list(itertools.islice(Mutator(seeds, random.Random(1)), 5000))
+    gc.collect()
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    try:
+        for message in messages:
+            for stream in (False, True):
+                server.respond(message, stream=stream)
+        assert len(server.datagrams) > 500
+        for number, name in enumerate(names):
+            server.apply(put(name, many(number)))
+        server.authority.forget_all()
+        gc.collect()
+        assert [entry for entry in gc.garbage if type(entry).__module__.startswith("zkdns.")] == []
+        assert len(gc.garbage) < 100  # of which none is an answer's
+    finally:
+        gc.set_debug(0)
+        gc.enable()
+        gc.garbage.clear()
