@@ -17,7 +17,7 @@ from zkdns.daemon.answerer_figures import FiguresTeller
 from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
-from zkdns.daemon.loading import collect_only_what_is_new
+from zkdns.daemon.loading import collect_all, collect_only_what_is_new
 from zkdns.dns.authority import Authority
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams, Streams
@@ -34,6 +34,8 @@ _TICK_SECONDS = 1.0
 # How long questions wait at most for the watcher's first word. It comes at once, and what is asked while this
 # process is a lost one's successor deserves the table; a mute watcher must not keep anybody waiting.
 _FIRST_WORD_SECONDS = 2.0
+# So many connections to upstreams leave a megabyte.
+_CONNECTIONS = 256
 # What may be remembered of answers, more or less.
 _MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 
@@ -82,7 +84,7 @@ async def answer(task: Task, tell: Tell) -> None:
             server.start()
         for listener in tcp:
             await listener.start()
-        await _tick(table, authority, teller)
+        await _tick(table, authority, forwarder, teller)
     finally:
         follower.cancel()
         if forwarder is not None:
@@ -109,9 +111,16 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
     return forwarder
 
 
-async def _tick(table: Table, authority: Authority, teller: FiguresTeller) -> None:
+async def _tick(
+    table: Table, authority: Authority, forwarder: Forwarder | None, teller: FiguresTeller
+) -> None:
     """What time brings: departed members' names end, and what was counted is told."""
+    collected = 0
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         authority.refresh(table.expire(time.monotonic()))
         teller.tell()
+        # asyncio's transports are cycles of some kilobytes, and live longer than what is collected by itself.
+        if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS:
+            collected = forwarder.connections
+            collect_all()

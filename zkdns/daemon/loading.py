@@ -11,10 +11,6 @@ from typing import Final
 # 2,000 objects, in a millisecond. The last number is how many of those there are before a full collection.
 _NEW_ALONE: Final = (700, 2, 0x7FFFFFFF)
 
-# Queries that wait live for seconds, thousands of them at a time; they are no cycles either. Looking at them
-# after each 700 new objects took 10 ms twice a second (measured with 2,000 of them), and found nothing.
-_YOUNG = 100_000
-
 
 @contextlib.contextmanager
 def loading() -> Iterator[None]:
@@ -29,7 +25,6 @@ def loading() -> Iterator[None]:
         yield
     finally:
         gc.freeze()
-        gc.set_threshold(_YOUNG, 10, 10)
         gc.enable()
 
 
@@ -37,8 +32,14 @@ def collect_only_what_is_new() -> None:
     """Let the collector look at new objects alone from now on, few at a time.
 
     A full collection looks at all that is remembered, and meanwhile nobody is answered (measured: 20 ms with
-    15,000 answers, 80 to 170 ms with 31,000). It would find nothing: neither a table nor an answer has
-    cycles, reference counts free them. What has, such as an exception with its traceback, is gone while it
-    is new.
+    15,000 answers, 80 to 170 ms with 31,000; 4 to 14 ms with 2,000 queries that wait for upstreams). It would
+    find nothing: tables, answers and queries have no cycles, reference counts free them. What has, such as an
+    exception with its traceback, is gone while it is new; for what lives longer there is `collect_all`.
     """
     gc.set_threshold(*_NEW_ALONE)
+
+
+def collect_all() -> None:
+    """Collect what a full collection finds, once, and look at none of the rest again."""
+    gc.collect()
+    gc.freeze()

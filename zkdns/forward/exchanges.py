@@ -106,6 +106,11 @@ class Exchanges:
         """Messages so far that were no answer to what was asked: forged ones, or garbage."""
         return self.upstreams.bad
 
+    @property
+    def connections(self) -> int:
+        """How many there were over TCP and TLS so far."""
+        return self._streams.opened
+
     def start(self) -> None:
         """Begin to ask, in the running event loop, whose clock is `time.monotonic`."""
         self._loop = asyncio.get_running_loop()

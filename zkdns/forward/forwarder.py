@@ -156,6 +156,11 @@ class Forwarder:
         return self._awaited
 
     @property
+    def connections(self) -> int:
+        """How many there were to upstreams over TCP and TLS so far."""
+        return sum(route.exchanges.connections for route in self.routes.all)
+
+    @property
     def is_asking(self) -> bool:
         """Whether there is anybody to ask."""
         return self.routes.are_any
