@@ -14,7 +14,7 @@ import dns.rcode
 from tests.dns.helpers import many, query
 from tests.robustness.mutations import is_answered, ordinary
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import UDP, Asked, Resolver, Sent, answers, is_long, reply_to, right, says
+from tests.support.upstream import UDP, Asked, Resolver, Sent, answers, reply_to, right, says, truncates
 
 SECONDS = 10.0
 """Longer than any answer takes, also one that nobody upstream has."""
@@ -71,7 +71,8 @@ def answers_oddly(asked: Asked) -> Sequence[Sent]:
     if first == "gone":
         return list(says(dns.rcode.NXDOMAIN)(asked))
     if first == "cut":
-        return list(is_long(asked))
+        records = [f'{asked.name} 60 TXT "{number:02d}{"x" * 200}"' for number in range(10)]
+        return list(truncates(asked)) if asked.way == UDP else [Sent(reply_to(asked, *records))]
     if first == "noisy" and asked.way == UDP:
         good = right(asked)
         bad = [good[:-1], good + b"\0", good[:2] + b"\x01" + good[3:], good[:20] + b"\xc0\xc0" + good[22:]]
