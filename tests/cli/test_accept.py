@@ -52,7 +52,7 @@ def test_a_service_is_let_go_and_each_of_its_members_listed(
     holding: tuple[ZkdnsServer, list[str]], name: str
 ) -> None:
     server, paths = holding
-    # A few may have been let go before so many were gone that it looked like a failure; they are back at once.
+    # A few may have been let go before so many were gone that it looked like a failure; they come back.
     eventually(lambda: len(server.ask("web.staging.discovery")) == 6)
     ended = accept(server, name)
     lines = [

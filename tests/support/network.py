@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import eventually
+
 _CLONE_NEWNET = 0x40000000  # <linux/sched.h>
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -80,6 +82,13 @@ def seeing(files: Mapping[str, Path]) -> list[str]:
 def ip(command: str) -> None:
     """Run `ip` with this command in the thread's namespace."""
     subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
+
+
+def wait_until_up(*links: str) -> None:
+    """Wait until these links carry packets, which they do a moment after they were set up."""
+    for link in links:
+        command = ["ip", "-oneline", "link", "show", "dev", link]
+        eventually(lambda command=command: b"state UP" in subprocess.check_output(command))  # type: ignore[misc]
 
 
 def nft(rules: str) -> None:

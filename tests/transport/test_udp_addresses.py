@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.network import Network, ip, new_network, nft, skip_without_nft
+from tests.support.network import Network, ip, new_network, nft, skip_without_nft, wait_until_up
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo
 from tests.transport.udp_helpers import SECONDS, Serve, ask, asker
@@ -87,6 +87,7 @@ def test_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Net
         for address in addresses:
             ip(f"address add {address} dev {link}{' nodad' if ':' in address else ''}")
         ip(f"link set {link} up")
+    wait_until_up("v0", "v1")
     own = {
         IPV4: ["127.0.0.1", "127.0.0.9", "192.0.2.1", "192.0.2.2", "198.51.100.1"],
         IPV6: [
