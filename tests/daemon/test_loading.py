@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import itertools
 import random
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
 from tests.dns.helpers import Server, many, put
 from tests.robustness.mutations import Mutator, ordinary
-from zkdns.daemon.loading import collect_only_what_is_new
+from zkdns.daemon.loading import collect_all, collect_only_what_is_new
 
 SERVICES = 10
 
@@ -21,6 +22,14 @@ def _threshold() -> Iterator[None]:
     before = gc.get_threshold()
     yield
     gc.set_threshold(*before)
+    gc.unfreeze()
+
+
+class Cycle:
+    """What reference counts do not free."""
+
+    def __init__(self) -> None:
+        self.itself = self
 
 
 @pytest.mark.usefixtures("_threshold")
@@ -66,3 +75,18 @@ def test_neither_a_table_nor_an_answer_has_cycles() -> None:
         gc.set_debug(0)
         gc.enable()
         gc.garbage.clear()
+
+
+@pytest.mark.usefixtures("_threshold")
+def test_a_cycle_that_lived_long_is_freed_when_everything_is_looked_at() -> None:
+    gc.collect()
+    collect_only_what_is_new()
+    old = Cycle()
+    gone = weakref.ref(old)
+    kept = [[number] for number in range(50_000)]  # so it is not new any more
+    del old
+    kept += [[number] for number in range(50_000)]
+    assert gone() is not None
+    collect_all()
+    assert gone() is None
+    assert gc.get_freeze_count() >= len(kept)
