@@ -37,7 +37,7 @@ MOST_WRONG: Final = 8
 MOST_TRIES: Final = 3
 """So often one upstream is asked one question at most in the same way (RFC 9520 §3.1)."""
 MOST_TRIES_OF_DEAD: Final = 2
-"""The same of one that has left others unanswered: thousands may wait for it, and each try takes its time."""
+"""The same of one that was dead already: thousands may wait for it, and each try takes its time."""
 PUT_OFF_SECONDS: Final = 0.1
 """After so long what could not be sent for want of files is tried again."""
 
@@ -151,6 +151,7 @@ class Exchange:
         "_began",
         "_best",
         "_by_stream",
+        "_dead",
         "_end",
         "_is_short",
         "_out",
@@ -187,6 +188,7 @@ class Exchange:
         self._out: dict[Upstream, str] = {}  # who has said no, and how
         self._plain: Upstream | None = None  # who may not know EDNS
         self._is_short = False
+        self._dead = [upstream for upstream in upstreams.all if upstream.is_dead]
 
     def begin(self, now: float) -> Step:
         """The first query, or a failure where there is nobody to ask."""
@@ -350,7 +352,7 @@ class Exchange:
             if upstream in self._out:
                 continue
             count = sum(tried.upstream is upstream for tried in self.tries)
-            if count >= (MOST_TRIES_OF_DEAD if upstream.is_dead else MOST_TRIES):
+            if count >= (MOST_TRIES_OF_DEAD if upstream in self._dead else MOST_TRIES):
                 continue
             if chosen is None or count < fewest:
                 chosen, fewest = upstream, count
