@@ -37,7 +37,7 @@ def test_a_server_cut_off_from_the_others_is_read_and_its_answers_are_marked() -
         with ZkdnsServer("--zookeeper", ensemble.hosts, "--session-timeout", "4") as server:
             server.wait_ready(60)  # it begins with a server that is alone
             assert server.ask(NAME) == {"10.0.0.1"}
-            assert is_stale(server)
+            eventually(lambda: is_stale(server))  # which is told a moment after it is ready
             eventually(lambda: 'zkdns_zookeeper_state{state="readonly"} 1.0' in figures(server))
             for member in lost:
                 member.start()
