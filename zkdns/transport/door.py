@@ -13,7 +13,6 @@ answer is no longer than its query, and whoever has really asked gets the whole 
 from __future__ import annotations
 
 import ipaddress
-import socket
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,6 +21,7 @@ from typing import Final
 import msgspec
 
 from zkdns.transport import Answers
+from zkdns.transport.sockets import packed_address
 
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
 PRIVATE: Final = (
@@ -110,8 +110,7 @@ class Door(msgspec.Struct, frozen=True):
 
     def at_stream(self, host: str) -> Answers | None:
         """What answers a connection from that address where it is not the usual."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        if self.allowed[socket.inet_pton(family, host.partition("%")[0])]:
+        if self.allowed[packed_address(host)]:
             return None
         self.counts.refused += 1
         return self.refusals

@@ -62,6 +62,12 @@ def is_wildcard(udp: socket.socket) -> bool:
     return ipaddress.ip_address(udp.getsockname()[0]).is_unspecified
 
 
+def packed_address(host: str) -> bytes:
+    """An address as sockets tell it, in 4 or 16 bytes; the zone that IPv6 may have is left out."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.inet_pton(family, host.partition("%")[0])
+
+
 def tell_where_asked(udp: socket.socket) -> None:
     """Let the socket tell at which address each datagram arrived."""
     if udp.family == socket.AF_INET6:

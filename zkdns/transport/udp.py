@@ -21,7 +21,13 @@ from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
-from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard, tell_where_asked
+from zkdns.transport.sockets import (
+    IP_PKTINFO,
+    IPV6_PKTINFO,
+    is_wildcard,
+    packed_address,
+    tell_where_asked,
+)
 
 log = structlog.get_logger("zkdns.udp")
 
@@ -164,16 +170,13 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             self.received += 1
-            others = self._door.at_datagrams((_packed(asker[0]),), time.monotonic()) if self._door else None
+            others = None
+            if self._door is not None:
+                others = self._door.at_datagrams((packed_address(asker[0]),), time.monotonic())
             response = self._response_to(Datagrams.key(message[ID:]), others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
             self._answer_to(Asker(message, asker, source), response)
         return False
-
-
-def _packed(host: str) -> bytes:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    return socket.inet_pton(family, host.partition("%")[0])
 
 
 def _source_of(item: Ancillary) -> Ancillary | None:
