@@ -142,6 +142,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Overrides by the service's whole name, its zone included, in lower case."""
 
     @property
+    def forwards(self) -> bool:
+        """Whether anything is said of where names outside the zones go, but that they are refused."""
+        return bool(self.upstream or self.forward)
+
+    @property
     def namespace(self) -> Namespace:
         """The first namespace: the one of whoever names no zone, and of the library's commands."""
         return self.namespaces[0]

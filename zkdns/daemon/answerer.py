@@ -99,7 +99,7 @@ async def answer(task: Task, tell: Tell) -> None:
 def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
     """What answers for names outside the zones, at work for the authority; None: nobody shall."""
     config = task.config
-    if not config.upstream and not config.forward:
+    if not config.forwards:
         return None
     # OpenSSL takes its time to be loaded, so it is where something is forwarded, and not before.
     from zkdns.forward.forwarder import Forwarder, group_of  # noqa: PLC0415

@@ -93,7 +93,7 @@ async def watch(task: Task, tell: Tell) -> None:
 
 def _routes_of(task: Task) -> Routes | None:
     """Whom to ask for host names; None: nobody but the machine's own resolver."""
-    if not task.config.upstream and not task.config.forward:
+    if not task.config.forwards:
         return None
     from zkdns.forward.exchanges import Exchanges  # noqa: PLC0415 - OpenSSL takes its time to be loaded
     from zkdns.forward.routes import Routes  # noqa: PLC0415 - see above
