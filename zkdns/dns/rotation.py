@@ -72,7 +72,8 @@ class Rotation(dict[int, bytes]):
         if self._budget is None or period > _FEW:
             return ()
         first = self.make(0)
-        if not self._has_room_for(period * (len(first) + _OVERHEAD)):
+        expected = period * (len(first) + _OVERHEAD)
+        if self.kept + expected > _MOST_KEPT or not self._budget.has_room(expected):
             return ()
         responses = (first, *map(self.make, range(1, period)))
         size = sum(map(len, responses)) + period * _OVERHEAD
@@ -81,13 +82,10 @@ class Rotation(dict[int, bytes]):
         self.kept += size
         return responses
 
-    def _has_room_for(self, size: int) -> bool:
-        return self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.has_room(size)
-
     def __missing__(self, turn: int) -> bytes:
         response = self.make(turn)
         size = len(response) + _OVERHEAD
-        if self._budget is not None and self._has_room_for(size) and self._budget.take(size):
+        if self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.take(size):
             self.kept += size
             self[turn] = response
         return response
