@@ -6,9 +6,10 @@ import os
 import time
 from collections.abc import Iterator
 
+import pytest
 from structlog.testing import capture_logs
 
-from zkdns.transport.loop import ServingLoop, add_server, remove_server
+from zkdns.transport.loop import Left, ServingLoop, add_server, remove_server
 
 
 @contextlib.contextmanager
@@ -30,10 +31,10 @@ async def heard_by_a_server(*words: bytes) -> list[bytes]:
     with pipe() as (reader, writer):
         done = asyncio.Event()
 
-        def work() -> bool:
+        def work() -> Left:
             heard.append(os.read(reader, 10))
             done.set()
-            return True
+            return Left.FOR_THE_LOOP
 
         add_server(reader, work)
         for word in words:
@@ -57,10 +58,10 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
         with pipe() as (reader, writer):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-            def work() -> bool:
+            def work() -> Left:
                 os.read(reader, 10)
                 loop.call_later(0.01, done.set)
-                return True
+                return Left.FOR_THE_LOOP
 
             add_server(reader, work)
             os.write(writer, b"x")
@@ -73,8 +74,9 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
         assert 0.01 <= runner.run(main()) < 4
 
 
-def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting() -> None:
-    """Its file is always ready, and it says that there is nothing else to do."""
+@pytest.mark.parametrize("left", [Left.NOTHING, Left.MORE])
+def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(left: Left) -> None:
+    """Its file is always ready, and it has nothing for the loop, saying or not that there is more."""
     counts = {"served": 0, "others": 0}
 
     async def main() -> None:
@@ -83,9 +85,9 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting() -
             os.write(other_writer, b"x")
             loop = asyncio.get_running_loop()
 
-            def work() -> bool:
+            def work() -> Left:
                 counts["served"] += 1
-                return False
+                return left
 
             def read() -> None:
                 counts["others"] += 1
@@ -105,12 +107,75 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting() -
     assert counts["served"] > 10
 
 
+def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_something_new() -> None:
+    """It need not have seen that its file is empty; and the loop wakes for nothing once it has."""
+    counts = {"served": 0}
+
+    async def main() -> tuple[int, int]:
+        with pipe() as (reader, writer):
+            loop, heard = asyncio.get_running_loop(), asyncio.Event()
+            left = [Left.MORE, Left.MORE, Left.NOTHING, Left.MORE, Left.FOR_THE_LOOP]
+
+            def work() -> Left:
+                counts["served"] += 1
+                if counts["served"] in (1, 4):
+                    os.read(reader, 10)
+                if counts["served"] in (3, 5):
+                    loop.call_soon_threadsafe(heard.set)
+                return left.pop(0)
+
+            add_server(reader, work)
+            told = []
+            for _ in range(2):
+                os.write(writer, b"x")
+                await asyncio.wait_for(heard.wait(), 5)
+                heard.clear()
+                await asyncio.sleep(0.02)
+                told.append(counts["served"])
+            remove_server(reader)
+            return told[0], told[1]
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        assert runner.run(main()) == (3, 5)
+
+
+def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
+    served: list[bytes] = []
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            done = asyncio.Event()
+
+            def first() -> Left:
+                served.append(os.read(reader, 1))
+                remove_server(reader)
+                asyncio.get_running_loop().call_soon_threadsafe(done.set)
+                return Left.MORE
+
+            def second() -> Left:
+                served.append(os.read(reader, 1))
+                done.set()
+                return Left.FOR_THE_LOOP
+
+            add_server(reader, first)
+            os.write(writer, b"ab")
+            await asyncio.wait_for(done.wait(), 5)
+            done.clear()
+            add_server(reader, second)
+            await asyncio.wait_for(done.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert served == [b"a", b"b"]
+
+
 def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
     async def main() -> int:
         with pipe() as (reader, writer), pipe() as (good, good_writer):
             done, failed, failures = asyncio.Event(), asyncio.Event(), 0
 
-            def fail() -> bool:
+            def fail() -> Left:
                 nonlocal failures
                 failures += 1
                 if failures == 3:
@@ -118,10 +183,10 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
                     failed.set()
                 raise ValueError("a mistake")
 
-            def work() -> bool:
+            def work() -> Left:
                 os.read(good, 10)
                 done.set()
-                return True
+                return Left.FOR_THE_LOOP
 
             add_server(reader, fail)
             add_server(good, work)

@@ -33,7 +33,7 @@ from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.streams import Streams
 from zkdns.forward.upstreams import Upstream, Upstreams
-from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.loop import Left, add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
@@ -181,12 +181,8 @@ class Exchanges:
 
     # -- what happens --------------------------------------------------------------------------------------
 
-    def _turn(self) -> bool:
-        """Take what came, until the turn is over; what is left makes for another turn.
-
-        Returns:
-            True, since whoever is told of an outcome may have given the loop something to do.
-        """
+    def _turn(self) -> Left:
+        """Take what came, until the turn is over; what is left makes for another turn."""
         self._is_noticed = True
         try:
             end = self._clock() + _TURN_SECONDS
@@ -200,7 +196,7 @@ class Exchanges:
                 self._datagrams.ring()
         finally:
             self._is_noticed = False
-        return True
+        return Left.FOR_THE_LOOP  # perhaps: by whoever was told of an outcome
 
     def _datagram_arrived(self, owner: tuple[Exchange, Try], message: bytes | OSError) -> None:
         exchange, tried = owner

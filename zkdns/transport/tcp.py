@@ -27,7 +27,7 @@ import structlog
 
 from zkdns.transport import Answers, Later
 from zkdns.transport.door import Door
-from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.loop import Left, add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.transport")
@@ -146,13 +146,10 @@ class TcpServer:
             del self._per_client[client]
         self._end_when_empty()
 
-    def _turn(self) -> bool:
+    def _turn(self) -> Left:
         """Serve those that are ready, until all had their burst or the turn is over.
 
         Who is left comes first in the next turn, before anybody has a second burst.
-
-        Returns:
-            whether a timer was set.
         """
         assert self._selector is not None  # noqa: S101 - it called
         if not self._ready:
@@ -163,7 +160,7 @@ class TcpServer:
             self._ready.popleft()(now)
             now = time.monotonic()
         has_set, self._has_set_timer = self._has_set_timer, False
-        return has_set
+        return Left.FOR_THE_LOOP if has_set else Left.NOTHING
 
     def _listen(self) -> None:
         if self._selector is not None and not self._is_stopped:

@@ -19,7 +19,7 @@ from zkdns.transport import Answers, Later
 from zkdns.transport.batch import ID, MOST, Ancillary, Asker, Batch, is_available
 from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.loop import Left, add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import (
     IP_PKTINFO,
@@ -89,7 +89,7 @@ class UdpServer:
 
     # -- in batches ----------------------------------------------------------------------------------------
 
-    def _answer_batches(self) -> bool:
+    def _answer_batches(self) -> Left:
         batch = self._batch
         assert batch is not None  # noqa: S101 - who calls has looked
         for _ in range(_BATCHES):
@@ -98,7 +98,7 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             if not queries:
-                break
+                return Left.NOTHING
             self.received += len(queries)
             others = self._door.at_datagrams(batch.addresses(), time.monotonic()) if self._door else None
             responses = (
@@ -108,8 +108,8 @@ class UdpServer:
             if batch.has_silence:
                 self._look_again(responses, batch, others)
             if len(queries) < MOST:
-                break
-        return False
+                return Left.NOTHING
+        return Left.MORE
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
@@ -161,12 +161,12 @@ class UdpServer:
 
     # -- one by one ----------------------------------------------------------------------------------------
 
-    def _answer_singly(self) -> bool:
+    def _answer_singly(self) -> Left:
         for _ in range(_BATCHES * MOST):
             try:
                 message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, self._ancillary)
             except BlockingIOError:
-                break  # nothing more has arrived
+                return Left.NOTHING
             except OSError:
                 continue  # an earlier response came back undeliverable
             self.received += 1
@@ -176,7 +176,7 @@ class UdpServer:
             response = self._response_to(Datagrams.key(message[ID:]), others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
             self._answer_to(Asker(message, asker, source), response)
-        return False
+        return Left.MORE
 
 
 def _source_of(item: Ancillary) -> Ancillary | None:
