@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from zkdns.address import HostPort
-from zkdns.transport import Answers
+from zkdns.transport import Answers, Remembered
 from zkdns.transport.batch import LENGTH
 from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams, Streams
@@ -71,7 +71,7 @@ def serving(
     respond: Respond,
     address: HostPort | None = None,
     *,
-    datagrams: Answers | None = None,
+    datagrams: Remembered | None = None,
     streams: Answers | None = None,
     door: Door | None = None,
     batched: bool | None = None,
@@ -89,8 +89,10 @@ def serving(
         limits: of `TcpServer`.
     """
     pair = bind(address or HostPort("127.0.0.1", 0), 1)[0]
-    udp = UdpServer(pair.udp, datagrams or DatagramAnswers(respond), door=door, batched=batched)
-    tcp = TcpServer(pair.tcp, streams or StreamAnswers(respond), door=door, **limits)
+    udp = UdpServer(
+        pair.udp, DatagramAnswers(respond) if datagrams is None else datagrams, door=door, batched=batched
+    )
+    tcp = TcpServer(pair.tcp, StreamAnswers(respond) if streams is None else streams, door=door, **limits)
     loop = asyncio.new_event_loop()
     running = Running(loop, bound_address(pair), udp, tcp)
     loop.set_exception_handler(lambda _, context: running.strays.append(context))
@@ -137,13 +139,13 @@ class StreamAnswers:
         return itertools.repeat(Streams.response(response[2:], 0))
 
 
-class DatagramAnswers:
+class DatagramAnswers(dict[bytes, Iterator[bytes]]):
     """What UDP wants, from what takes whole messages."""
 
     def __init__(self, respond: Respond) -> None:
         self._respond = respond
 
-    def __getitem__(self, key: bytes) -> Iterator[bytes]:
+    def __missing__(self, key: bytes) -> Iterator[bytes]:
         if is_begun(key):
             return itertools.repeat(b"")
         response = self._respond(bytes(2) + Datagrams.query(key), stream=False) or b""

@@ -16,14 +16,14 @@ from zkdns.address import HostPort
 from zkdns.transport import Answers, Deliver, Later
 
 
-class Desk:
+class Desk(dict[bytes, Iterator[bytes]]):
     """Answers what begins with "later" when it is told to, and everything else at once."""
 
     def __init__(self, at_once: Answers) -> None:
         self.waiting: dict[bytes, Deliver] = {}
         self._at_once = at_once
 
-    def __getitem__(self, key: bytes) -> Iterator[bytes]:
+    def __missing__(self, key: bytes) -> Iterator[bytes]:
         if not key.startswith(b"later"):
             return self._at_once[key]
         name = key.rstrip(b"\0")[:6]

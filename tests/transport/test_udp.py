@@ -78,18 +78,16 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
         assert not stream
         return b"id" + str(len(message)).encode()
 
-    remembered: dict[bytes, bytes] = {}
-
-    class Remembering:
-        def __getitem__(self, key: bytes) -> Iterator[bytes]:
+    class Remembering(dict[bytes, Iterator[bytes]]):
+        def __missing__(self, key: bytes) -> Iterator[bytes]:
             if is_begun(key):
                 return itertools.repeat(b"")
-            if key not in remembered:
-                response = respond(bytes(2) + Datagrams.query(key), stream=False)
-                remembered[key] = datagram(response[2:])
-            return itertools.repeat(remembered[key])
+            response = respond(bytes(2) + Datagrams.query(key), stream=False)
+            self[key] = itertools.repeat(datagram(response[2:]))
+            return self[key]
 
-    with serve(respond, datagrams=Remembering()) as server, asker() as sock:
+    remembered = Remembering()
+    with serve(respond, datagrams=remembered) as server, asker() as sock:
         for _ in range(2):
             with server.udp_stopped():
                 for message in sent:
@@ -102,8 +100,8 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
 def test_what_is_handed_over_has_the_form_that_others_make_keys_in(serve: Serve) -> None:
     heard: list[bytes] = []
 
-    class Listening:
-        def __getitem__(self, key: bytes) -> Iterator[bytes]:
+    class Listening(dict[bytes, Iterator[bytes]]):
+        def __missing__(self, key: bytes) -> Iterator[bytes]:
             if not is_begun(key):
                 heard.append(key)
             return itertools.repeat(b"" if is_begun(key) else datagram(b"heard"))
@@ -256,8 +254,8 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
             raise ValueError("a mistake")
         yield from ()
 
-    class Failing:
-        def __getitem__(self, key: bytes) -> Iterator[bytes]:
+    class Failing(dict[bytes, Iterator[bytes]]):
+        def __missing__(self, key: bytes) -> Iterator[bytes]:
             query = Datagrams.query(key)
             if query != b"x":
                 return itertools.repeat(datagram(query + b":udp"))

@@ -39,3 +39,10 @@ class Answers(Protocol):
 
         Never raises, whatever the bytes are, and however few.
         """
+
+
+class Remembered(Answers, Protocol):
+    """Answers of which some are known already."""
+
+    def get(self, query: bytes, /) -> Iterator[bytes] | None:
+        """The responses to a query if they are known; else None, and nothing has changed."""

@@ -15,15 +15,23 @@ without the question, which goes back as it came. `zkdns.transport.forms.Datagra
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import socket
 import struct
 import sys
 from collections.abc import Sequence
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from typing import ClassVar, Final, NamedTuple
 
-from zkdns.transport.sockets import IP_PKTINFO, IPV6_PKTINFO, is_wildcard
+from zkdns.transport.sockets import (
+    IP_PKTINFO,
+    IPV6_PKTINFO,
+    Address,
+    Ancillary,
+    fragments_allowed,
+    is_wildcard,
+)
 
 MOST: Final = 64
 """Datagrams in a batch; with more of them the calls cost no less for each (measured: 32 to 64 are enough)."""
@@ -48,10 +56,6 @@ _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pk
 _CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
 _LINK_LOCAL = b"\xfe\x80"
 
-
-Ancillary: TypeAlias = tuple[int, int, bytes]
-"""Ancillary data as `socket.sendmsg` takes them: level, type, data."""
-
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
 _SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address, scope
 
@@ -61,7 +65,7 @@ class Asker(NamedTuple):
 
     query: bytes
     """With its id, as far as its slot holds it: what a response takes from it."""
-    address: tuple[str, int] | tuple[str, int, int, int]
+    address: Address
     ancillary: list[Ancillary]
     """What lets the response leave from where the query arrived."""
 
@@ -242,7 +246,7 @@ class Batch:
         """Who sent the query in that place; to be asked for after `send`, and before the next `receive`."""
         slot, begun = at * SLOT, at * _ASKER[self._family]
         sockaddr = self._askers[begun : begun + _ASKER[self._family]]
-        address: tuple[str, int] | tuple[str, int, int, int]
+        address: Address
         if self._family == socket.AF_INET:
             port, ip = _SOCKADDR_IN.unpack(sockaddr)
             address = socket.inet_ntoa(ip), port
@@ -259,9 +263,17 @@ class Batch:
             rest = ctypes.c_uint(end - begun)
             sent = self._sendmmsg(self._fd, self._sent.starting_at[begun], rest, self._flags)
             if sent <= 0:  # this one cannot be sent; the others perhaps can
-                sent, lost = 1, lost + 1
+                sent, lost = 1, lost + (not self._is_sent_in_fragments(begun))
             begun += sent
         return lost
+
+    def _is_sent_in_fragments(self, at: int) -> bool:
+        """Whether that response could be sent after all, where it only was too long for the network."""
+        if ctypes.get_errno() != errno.EMSGSIZE:
+            return False
+        with fragments_allowed(self._sock):
+            sent = self._sendmmsg(self._fd, self._sent.starting_at[at], ctypes.c_uint(1), self._flags)
+        return bool(sent == 1)
 
 
 class _Sources:

@@ -1,0 +1,85 @@
+"""UDP over IPv4: a response stays whole, unless the network that it leaves by is too narrow for it."""
+
+import socket
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.support.network import Network, ip, new_network
+from tests.support.waiting import eventually
+from tests.transport.helpers import datagram
+from tests.transport.udp_helpers import SECONDS, Serve, ask
+from zkdns.transport import Deliver, Later
+from zkdns.transport.batch import LONGEST
+
+_DO_NOT_FRAGMENT = 0x40
+_LONG = b"x" * 1000
+
+
+@pytest.fixture
+def own_network() -> Iterator[Network]:
+    """A network of the test's own, which its thread is in."""
+    with new_network() as network, network.entered():
+        yield network
+
+
+def long(message: bytes, *, stream: bool) -> bytes:
+    """A long response to anything."""
+    assert not stream
+    return message[:2] + _LONG
+
+
+class Waiting(dict[bytes, Iterator[bytes]]):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.deliver: list[Deliver] = []
+
+    def __missing__(self, key: bytes) -> Iterator[bytes]:
+        return iter((Later(self.deliver.append),))
+
+
+def sniffed(act: Callable[[], object], port: int) -> list[int]:
+    """The flags of the IPv4 headers of what leaves that port meanwhile."""
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sniffer:
+        sniffer.settimeout(SECONDS)
+        act()
+        flags: list[int] = []
+        while not flags:
+            packet = sniffer.recv(2000)
+            if packet[20:22] == port.to_bytes(2):
+                flags.append(packet[6])
+        return flags
+
+
+@pytest.mark.usefixtures("own_network")
+def test_no_router_may_take_a_response_apart(serve: Serve) -> None:
+    with serve(long) as server:
+        for _ in range(2):
+            assert sniffed(lambda: ask(*server.at, b"id"), server.address.port) == [_DO_NOT_FRAGMENT]
+            ip("link set lo mtu 600")
+            ask(*server.at, b"id")  # and the next one may be taken apart no more than the first
+            ip("link set lo mtu 65536")
+
+
+@pytest.mark.usefixtures("own_network")
+def test_where_a_network_is_narrow_responses_arrive_all_the_same(serve: Serve) -> None:
+    ip("link set lo mtu 600")
+    with serve(long) as server:
+        for _ in range(3):
+            assert ask(*server.at, b"id")[0][-len(_LONG) :] == _LONG
+        assert server.udp.lost == 0
+
+
+@pytest.mark.usefixtures("own_network")
+def test_so_do_those_that_come_later(serve: Serve) -> None:
+    ip("link set lo mtu 600")
+    answers = Waiting()
+    with serve(long, datagrams=answers) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        asker.settimeout(SECONDS)
+        asker.sendto(b"id", server.at)
+        eventually(lambda: answers.deliver)
+        server.call(lambda: answers.deliver[0](datagram(_LONG)))
+        assert asker.recv(LONGEST).endswith(_LONG)
+        assert server.udp.lost == 0
