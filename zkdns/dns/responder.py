@@ -49,7 +49,7 @@ Wrap = Callable[[bytes, int], bytes]
 of it are the question's."""
 
 
-class Answer(msgspec.Struct, frozen=True):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """What a query is answered with.
 
     `responses` are without their ids, for ever, each time the one whose turn it is; an empty one is silence.
@@ -78,7 +78,7 @@ class Elsewhere(Protocol):
         """The answer to a query of class IN; `wrap` makes of a response after its id what is handed out."""
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """A query, and what its responses must be like."""
 
     query: Query

@@ -101,7 +101,7 @@ class _Record(NamedTuple):
     end: int
 
 
-class Edns(msgspec.Struct, frozen=True):
+class Edns(msgspec.Struct, frozen=True, gc=False):
     """What a query's OPT record says (RFC 6891 §6.1.2); `size` is its UDP payload size as sent."""
 
     size: int
@@ -110,7 +110,7 @@ class Edns(msgspec.Struct, frozen=True):
     has_options: bool = False
 
 
-class Query(msgspec.Struct, frozen=True):
+class Query(msgspec.Struct, frozen=True, gc=False):
     """One question and what came with it.
 
     `name` is in lower case for look-ups; `question` holds the bytes as they came, to be sent back unchanged.

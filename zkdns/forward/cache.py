@@ -27,7 +27,7 @@ _RECORD_OVERHEAD = 110
 _ROOT = b"\0"
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """A reply that is kept.
 
     Attributes:
@@ -78,7 +78,7 @@ class Entry(msgspec.Struct):
         return self.is_prefetched
 
 
-class KnownFailure(msgspec.Struct, frozen=True):
+class KnownFailure(msgspec.Struct, frozen=True, gc=False):
     """A question that could not be answered (RFC 9520).
 
     Attributes:

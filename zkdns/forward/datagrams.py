@@ -2,13 +2,15 @@
 
 A fresh socket has a fresh port, which the kernel takes at random (from net.ipv4.ip_local_port_range). Being
 connected, it takes datagrams from its upstream's address and port alone, so that who forges an answer must
-guess the port as well (RFC 5452 §9.2). It costs some 11 µs in all (measured).
+guess the port as well (RFC 5452 §9.2). It costs some 11 µs in all (measured), so a few are made beforehand,
+when nobody waits: such a socket has no port yet.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import os
 import resource
 import select
@@ -24,6 +26,8 @@ AT_ONCE: Final = 4
 # More than is ever asked for (RFC 6891: 1,232 bytes); what is longer is cut, and so cannot be read.
 _LARGEST = 4096
 
+# So many sockets of each kind are made beforehand.
+_SPARE = 4
 # Not to wait is said where the socket is made: a system call less for each query.
 _KIND = socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0)
 # The last is what the kernel says when no port is left.
@@ -45,6 +49,7 @@ class Datagrams:
         self._most = most
         self._poll = _new_poll()
         self._waiting: dict[int, tuple[socket.socket, Any]] = {}
+        self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
         self._bell, self._bell_rope = socket.socketpair()
         self._bell.setblocking(False)
         self._bell_rope.setblocking(False)
@@ -56,7 +61,7 @@ class Datagrams:
         return file
 
     def __len__(self) -> int:
-        """How many sockets there are."""
+        """How many sockets wait."""
         return len(self._waiting)
 
     def send(self, address: UpstreamAddress, query: bytes, owner: object) -> socket.socket:
@@ -72,25 +77,43 @@ class Datagrams:
         if len(self._waiting) >= self._most:
             raise NoSocketError(errno.EMFILE, "too many queries are waiting for answers")
         family, at = _socket_address(address)
-        sock = socket.socket(family, _KIND)
+        spare = self._spare.get(family)
+        sock = spare.pop() if spare else self._new(family)
         try:
-            if _KIND == socket.SOCK_DGRAM:
-                sock.setblocking(False)
             sock.connect(at)
             sock.send(query)
-            self._poll.register(sock.fileno(), selectors.EVENT_READ)
         except BaseException:
-            sock.close()
+            self._close(sock)
             raise
         self._waiting[sock.fileno()] = sock, owner
         return sock
 
     def drop(self, sock: socket.socket) -> None:
         """Wait for nothing more there."""
-        number = sock.fileno()
-        if self._waiting.pop(number, None) is not None:
-            self._poll.unregister(number)
+        if self._waiting.pop(sock.fileno(), None) is None:
+            return
+        family = sock.family
+        self._close(sock)
+        spare = self._spare.setdefault(family, [])
+        if len(spare) < _SPARE:
+            with contextlib.suppress(OSError):  # as when no file is left
+                spare.append(self._new(family))
+
+    def _new(self, family: socket.AddressFamily) -> socket.socket:
+        """A socket that is watched, and cannot get anything yet."""
+        sock = socket.socket(family, _KIND)
+        try:
+            if _KIND == socket.SOCK_DGRAM:
+                sock.setblocking(False)
+            self._poll.register(sock.fileno(), selectors.EVENT_READ)
+        except BaseException:
             sock.close()
+            raise
+        return sock
+
+    def _close(self, sock: socket.socket) -> None:
+        self._poll.unregister(sock.fileno())
+        sock.close()
 
     def receive(self, arrived: Callable[[Any, bytes | OSError], None]) -> bool:
         """Hand over a few of the datagrams that are there, or errors, each with who sent on that socket.
@@ -126,8 +149,10 @@ class Datagrams:
 
     def close(self) -> None:
         """Close everything."""
-        for sock, _ in list(self._waiting.values()):
-            self.drop(sock)
+        for sock in (*(sock for sock, _ in self._waiting.values()), *itertools.chain(*self._spare.values())):
+            self._close(sock)
+        self._waiting.clear()
+        self._spare.clear()
         self._poll.close()
         self._bell.close()
         self._bell_rope.close()

@@ -56,7 +56,7 @@ _NOT_REMEMBERED = frozenset({Kind.OVERLOADED, Kind.STOPPED})
 _ABOUT_QUERY = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
 
 
-class _Asked(msgspec.Struct, frozen=True):
+class _Asked(msgspec.Struct, frozen=True, gc=False):
     """A query, and what its responses must be like."""
 
     query: Query
@@ -70,7 +70,7 @@ class _Asked(msgspec.Struct, frozen=True):
         return self.wrap(message[_ID:])
 
 
-class _Sought(msgspec.Struct):
+class _Sought(msgspec.Struct, gc=False):
     """A question on its way to upstreams.
 
     Attributes:

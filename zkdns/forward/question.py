@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 
-class Question(NamedTuple):
+class Question(msgspec.Struct, frozen=True, gc=False):
     """A question of class IN, and the flags that change what is answered to it (RFC 4035 §3.2)."""
 
     name: bytes

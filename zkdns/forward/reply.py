@@ -21,7 +21,7 @@ _INFO_CODE_SIZE = 2
 _TTL = struct.Struct("!I")
 
 
-class Reply(msgspec.Struct, frozen=True, kw_only=True):
+class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """A reply of an upstream, that goes for everyone who asks the same.
 
     Attributes:
