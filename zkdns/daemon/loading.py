@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from typing import Final
 
 # New objects, and collections of them, after which those that have outlived one are looked at once more: some
-# 2,000 objects, in a millisecond. The last number is how many of those there are before a full collection.
-_NEW_ALONE: Final = (700, 2, 0x7FFFFFFF)
+# 6,000 objects, in a millisecond. The last number is how many of those there are before a full collection.
+_NEW_ALONE: Final = (2000, 2, 0x7FFFFFFF)
 
 
 @contextlib.contextmanager
