@@ -5,16 +5,21 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+import dns.rcode
 import pytest
 from structlog.testing import capture_logs
 
 from tests.daemon.feed_helpers import until
+from tests.forward.exchange_helpers import run
+from tests.forward.test_lookup import HOST, by_type, looking_up
+from tests.support.upstream import Act, Asked, Resolver, Sent, says
 from zkdns.daemon import hosts
 from zkdns.daemon.hosts import HostResolver
+from zkdns.forward import lookup
 from zkdns.forward.lookup import Found
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetDropped, SetPut
@@ -22,6 +27,7 @@ from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
 
 ABSENT = "nothing.invalid"
+NOT_RESOLVED = "host name not resolved"
 LOOPBACK = {"127.0.0.1", "::1"}
 
 
@@ -60,6 +66,16 @@ class Resolving:
             before = due.get(host) or 0.0  # which is at once
             self.resolver.wake()
             await until(lambda: due.get(host, 0.0) > before)  # noqa: B023 - used at once
+
+    async def look_ups(self, asked: Sequence[Asked], count: int) -> None:
+        """Wait until an upstream was asked for both types so many times more."""
+        before = len(asked)
+
+        def is_done() -> bool:
+            self.resolver.wake()
+            return len(asked) >= before + 2 * count
+
+        await until(is_done)
 
 
 @asynccontextmanager
@@ -250,8 +266,47 @@ def test_while_upstreams_do_not_answer_the_last_addresses_stand_and_nobody_else_
     assert failures(scenario) == ["localhost"]
 
 
+def test_while_one_family_fails_what_was_known_of_it_stands_beside_what_the_other_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told once; an answer that there is none ends it, as every answer does."""
+    monkeypatch.setattr(lookup, "LEAST_SECONDS", 0)
+    monkeypatch.setattr(lookup, "MOST_SECONDS", 0)
+    old = {"A": "60 10.0.0.1", "AAAA": "60 2001:db8::1"}
+
+    def but_fails(failing: str, **records: str) -> Act:
+        def act(asked: Asked) -> Iterable[Sent]:
+            if asked.query.question[0].rdtype.name == failing:
+                return says(dns.rcode.SERVFAIL)(asked)
+            return by_type(**records)(asked)
+
+        return act
+
+    async def scenario() -> None:
+        with Resolver(by_type(**old)) as upstream:
+            async with looking_up(upstream) as looking, resolving(looking.find) as made:
+                made.want(HOST)
+                for act, known in (
+                    (by_type(**old), ("10.0.0.1", "2001:db8::1")),
+                    (but_fails("AAAA", A="60 10.0.0.2"), ("10.0.0.2", "2001:db8::1")),
+                    (but_fails("AAAA", A="60 10.0.0.3"), ("10.0.0.3", "2001:db8::1")),
+                    (by_type(A="60 10.0.0.3"), ("10.0.0.3",)),
+                    (by_type(**old), ("10.0.0.1", "2001:db8::1")),
+                    (but_fails("A", AAAA="60 2001:db8::2"), ("10.0.0.1", "2001:db8::2")),
+                    (says(dns.rcode.SERVFAIL), ("10.0.0.1", "2001:db8::2")),
+                ):
+                    upstream.acts(act)
+                    await made.look_ups(upstream.asked, 2)
+                    await until(lambda: made.table.addresses_of(HOST) == known)  # noqa: B023 - used at once
+
+    with capture_logs() as logs:
+        run(scenario)
+    told = [(entry["host"], entry["types"]) for entry in logs if entry["event"].startswith(NOT_RESOLVED)]
+    assert told == [(HOST, "AAAA"), (HOST, "A"), (HOST, "A, AAAA")]
+
+
 def failures(scenario: Callable[[], Any]) -> list[str]:
     """Run it; the names of which it was told that they cannot be resolved."""
     with capture_logs() as logs:
         asyncio.run(scenario())
-    return [entry["host"] for entry in logs if entry["event"].startswith("host name not resolved")]
+    return [entry["host"] for entry in logs if entry["event"].startswith(NOT_RESOLVED)]

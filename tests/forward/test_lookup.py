@@ -16,6 +16,7 @@ from tests.forward.forwarder_helpers import NAMESPACE
 from tests.support.upstream import Act, Asked, Resolver, Sent, is_silent, reply_to, says
 from zkdns.config import Config
 from zkdns.config.model import ForwardSettings
+from zkdns.dns.wire import Type
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.lookup import LEAST_SECONDS, MOST_SECONDS, Found, HostLookup, addresses_in
 from zkdns.forward.routes import Routes
@@ -126,18 +127,33 @@ def test_it_is_looked_up_again_when_its_least_ttl_is_over(records: dict[str, str
     run(scenario)
 
 
-def test_one_family_is_enough_where_the_other_has_no_answer() -> None:
+@pytest.mark.parametrize(("failing", "record"), [("AAAA", "A 10.0.0.1"), ("A", "AAAA 2001:db8::1")])
+@pytest.mark.parametrize("fault", [says(dns.rcode.SERVFAIL), is_silent], ids=["servfail", "silence"])
+def test_one_family_is_enough_where_the_other_has_no_answer(failing: str, record: str, fault: Act) -> None:
+    """Of the other it is told that nothing is known, and why; it is asked for again before a TTL is over."""
+
     def act(asked: Asked) -> list[Sent]:
-        if asked.query.question[0].rdtype.name == "AAAA":
-            return list(says(dns.rcode.SERVFAIL)(asked))
-        return [Sent(reply_to(asked, f"{asked.name} 60 A 10.0.0.1"))]
+        if asked.query.question[0].rdtype.name == failing:
+            return list(fault(asked))
+        return [Sent(reply_to(asked, f"{asked.name} 60 {record}"))]
 
     async def scenario() -> None:
         with Resolver(act) as resolver:
             async with looking_up(resolver) as lookup:
-                assert await lookup.find(HOST) == Found(("10.0.0.1",), 60)
+                found = await lookup.find(HOST)
+                assert found is not None
+                assert (found.addresses, found.seconds) == ((record.split()[1],), LEAST_SECONDS)
+                assert [qtype.name for qtype in found.failed] == [failing]
+                assert str(resolver.address) in found.reason
 
     run(scenario)
+
+
+def test_of_what_was_known_that_stands_which_no_answer_was_about() -> None:
+    known = ("10.0.0.9", "2001:db8::9")
+    assert Found(("10.0.0.1",), 5, (Type.AAAA,)).beside(known) == ("10.0.0.1", "2001:db8::9")
+    assert Found(("2001:db8::1",), 5, (Type.A,)).beside(known) == ("10.0.0.9", "2001:db8::1")
+    assert Found(("10.0.0.1",), 5).beside(known) == ("10.0.0.1",)
 
 
 def test_a_domains_own_upstreams_are_asked_for_its_names() -> None:

@@ -1,6 +1,6 @@
 """Addresses of members' host names, looked up in the background: of upstreams, or as the machine itself does.
 
-While a look-up fails, the last good addresses stand.
+While a look-up fails, the last good addresses stand; where it fails for one family alone, those of that.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class HostResolver:
         self._find = find
         self._publish = publish
         self._due: dict[str, float] = {}
-        self._failing: set[str] = set()
+        self._failing: dict[str, str] = {}  # of which types look-ups of a name fail
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -64,7 +64,7 @@ class HostResolver:
             wanted = self._table.hosts
             for host in self._due.keys() - wanted:
                 del self._due[host]
-                self._failing.discard(host)
+                self._failing.pop(host, None)
             for host in wanted - self._running.keys():
                 is_due = self._due.setdefault(host, 0.0) <= clock()
                 # A name that was out of use for a moment has lost its addresses in the table.
@@ -81,20 +81,33 @@ class HostResolver:
         try:
             async with self._room:
                 found = await self._find(host) if self._find else None
-                addresses = found.addresses if found else await _addresses_of(host)
+                addresses = (
+                    found.beside(self._table.addresses_of(host)) if found else await _addresses_of(host)
+                )
         except OSError as error:
-            if host in self._due and host not in self._failing:  # not forgotten meanwhile
-                self._failing.add(host)
-                log.warning("host name not resolved; keeping what is known", host=host, reason=str(error))
+            self._tell(host, "A, AAAA", str(error))
             pause = RETRY_SECONDS
         else:
-            self._failing.discard(host)
+            failed = ", ".join(qtype.name for qtype in found.failed) if found else ""
+            self._tell(host, failed, found.reason if found else "")
             pause = found.seconds if found else REFRESH_SECONDS
             self._publish([HostResolved(host, addresses)])
         finally:
             del self._running[host]
         if host in self._due:
             self._due[host] = asyncio.get_running_loop().time() + pause
+
+    def _tell(self, host: str, failed: str, reason: str) -> None:
+        """Take notice of which types there was no answer about; it is told once."""
+        if host not in self._due:  # it was forgotten meanwhile
+            return
+        if not failed:
+            self._failing.pop(host, None)
+        elif self._failing.get(host) != failed:
+            self._failing[host] = failed
+            log.warning(
+                "host name not resolved; keeping what is known", host=host, types=failed, reason=reason
+            )
 
 
 async def _addresses_of(host: str) -> tuple[str, ...]:

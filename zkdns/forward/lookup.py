@@ -39,6 +39,15 @@ class Found(NamedTuple):
     """Sorted; in canonical form."""
     seconds: int
     """After so long it should be looked up again."""
+    failed: tuple[Type, ...] = ()
+    """The types that there was no answer about: which addresses of theirs there are is not known."""
+    reason: str = ""
+    """Why not."""
+
+    def beside(self, known: Iterable[str]) -> tuple[str, ...]:
+        """The addresses, and of those known before the ones that no answer was about; sorted."""
+        kept = {text for text in known if _type_of(text) in self.failed}
+        return tuple(sorted(kept.union(self.addresses)))
 
 
 class HostLookup:
@@ -57,6 +66,8 @@ class HostLookup:
 
     async def find(self, host: str) -> Found | None:
         """Look a host name up.
+
+        Where there are addresses of one type, and the other failed, it should be looked up again soon.
 
         Returns:
             None where the machine's own resolver may know more.
@@ -80,13 +91,15 @@ class HostLookup:
             for qtype, one in zip(_FAMILIES, outcomes, strict=True)
             if isinstance(one, Reply) and one.is_conclusive
         }
+        reason = next((one.text for one in outcomes if isinstance(one, Failure)), "")
         addresses = {text for qtype, reply in replies.items() for text in addresses_of(reply, qtype)}
         if addresses:
-            least = min(reply.ttl for reply in replies.values() if reply.counts[0])
-            return Found(tuple(sorted(addresses)), min(max(least, LEAST_SECONDS), MOST_SECONDS))
-        for outcome in outcomes:
-            if isinstance(outcome, Failure):
-                raise OSError(outcome.text)
+            failed = tuple(qtype for qtype in _FAMILIES if qtype not in replies)
+            least = 0 if failed else min(reply.ttl for reply in replies.values() if reply.counts[0])
+            seconds = min(max(least, LEAST_SECONDS), MOST_SECONDS)
+            return Found(tuple(sorted(addresses)), seconds, failed, reason)
+        if reason:
+            raise OSError(reason)
         return None
 
     def _is_ours(self, name: Labels) -> bool:
@@ -115,6 +128,10 @@ def addresses_of(reply: Reply, qtype: Type) -> Iterable[str]:
     for at, end in zip(reply.ttls_at[: reply.counts[0]], reply.ends, strict=False):
         if int.from_bytes(records[at - 4 : at - 2]) == qtype:  # the type stands before class and TTL
             yield socket.inet_ntop(_FAMILIES[qtype], records[at + 6 : end])  # behind TTL and length
+
+
+def _type_of(address: str) -> Type:
+    return Type.AAAA if ":" in address else Type.A
 
 
 def addresses_in(text: str, host: str) -> tuple[str, ...]:
