@@ -116,6 +116,12 @@ def test_an_address_to_listen_on_has_one_spelling_and_may_have_port_zero(text: s
     assert str(parse_listen(text, default_port=53)) == shown
 
 
+@pytest.mark.parametrize("text", ["fe80::1", "[FE80::1]:53"])
+def test_an_address_of_a_link_is_nothing_to_listen_on_without_its_interface(text: str) -> None:
+    with pytest.raises(BadValueError, match="write its interface too, as fe80::1%eth0"):
+        parse_listen(text, default_port=53)
+
+
 @pytest.mark.parametrize("text", ["localhost", "localhost:53", "eth0:53"])
 def test_a_host_name_is_nothing_to_listen_on(text: str) -> None:
     with pytest.raises(BadValueError, match="no address to listen on"):

@@ -80,15 +80,18 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
     The address comes back in its canonical spelling, so that equal addresses are equal.
 
     Raises:
-        BadValueError: a host name instead of an address, or what `parse_host_port` refuses.
+        BadValueError: a host name instead of an address, one of a link without its interface, or what
+            `parse_host_port` refuses.
     """
-    address = parse_host_port(text, default_port=default_port, lowest_port=0)
+    given = parse_host_port(text, default_port=default_port, lowest_port=0)
     try:
-        return HostPort(str(ipaddress.ip_address(address.host)), address.port)
+        address = ipaddress.ip_address(given.host)
     except ValueError:
         raise BadValueError(
             f"{text!r} is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
         ) from None
+    _check_has_its_link(address, text)
+    return HostPort(str(address), given.port)
 
 
 def parse_upstream(text: str) -> UpstreamAddress:
@@ -172,12 +175,16 @@ def _askable(host: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
         address = address.ipv4_mapped or address
     if address.is_unspecified or address.is_multicast or address == _BROADCAST:
         raise BadValueError(f"{text!r} is the address of no single host; write a resolver's own, as 9.9.9.9")
+    _check_has_its_link(address, text)
+    return address
+
+
+def _check_has_its_link(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
+    """The same address may be another host behind each interface (RFC 4007 §6)."""
     if isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None:
-        # The same one may be another host behind each interface (RFC 4007 §6).
         raise BadValueError(
             f"{text!r} is an address on some link; write its interface too, as {address}%eth0"
         )
-    return address
 
 
 def _certificate_name(name: str, text: str) -> str:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
+from tests.support.network import ip, new_network, wait_until_up
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.forward.resolv import SystemUpstreams, Upstreams, choose, is_local, is_own, parse_resolv_conf
 
@@ -126,6 +127,20 @@ def test_an_address_of_this_machine_is_known_as_such() -> None:
 )
 def test_loopback_is_this_machine_and_addresses_of_others_are_not(host: str, is_ours: bool) -> None:
     assert is_local(host) is is_ours
+
+
+def test_an_address_of_a_link_is_this_machines_on_that_link_alone() -> None:
+    with new_network() as network, network.entered():
+        ip("link add here type veth peer name there")
+        for link, address in (("here", "fe80::1"), ("there", "fe80::2")):
+            ip(f"address add {address}/64 dev {link} nodad")
+            ip(f"link set {link} up")
+        wait_until_up("here", "there")
+        assert is_local("fe80::1%here")
+        assert not is_local("fe80::1%there")
+        assert is_own(to("fe80::2%there"), [HostPort("::", 53)])
+        assert is_own(to("fe80::2%there"), [HostPort("fe80::2%there", 53)])
+        assert not is_own(to("fe80::2%here"), [HostPort("fe80::2%there", 53)])
 
 
 def test_whoever_listens_everywhere_is_met_at_each_address_of_the_machine() -> None:

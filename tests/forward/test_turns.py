@@ -100,13 +100,6 @@ def test_over_ipv6_too() -> None:
             sent.close()
 
 
-@pytest.mark.parametrize("zone", ["lo", str(socket.if_nametoindex("lo"))], ids=["by name", "by number"])
-def test_an_address_of_a_link_goes_to_that_link(zone: str) -> None:
-    family, address = datagrams._socket_address(UpstreamAddress(f"fe80::1%{zone}", 53))
-    assert family == socket.AF_INET6
-    assert address == ("fe80::1", 53, 0, socket.if_nametoindex("lo"))
-
-
 def test_a_link_that_is_not_there_is_told_as_an_upstream_that_is_not() -> None:
     async def scenario() -> None:
         async with exchanging(UpstreamAddress("fe80::1%gone", 53)) as exchanges:

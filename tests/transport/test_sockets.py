@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.network import ip, new_network, wait_until_up
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
@@ -127,6 +128,31 @@ def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> N
         address = HostPort("127.0.0.1", other.getsockname()[1])
         refusal(address, 2)
     eventually(lambda: can_be_bound(address, 2))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_address_of_a_link_is_bound_at_that_link(workers: int) -> None:
+    """Two links have it, and each is told of with its interface, however that was written."""
+    with new_network() as network, network.entered():
+        ip("link add here type veth peer name there")
+        for link in ("here", "there"):
+            ip(f"address add fe80::1/64 dev {link} nodad")
+            ip(f"link set {link} up")
+        wait_until_up("here", "there")
+        for link in ("here", "there"):
+            for zone in (link, str(socket.if_nametoindex(link))):
+                with bound(HostPort(f"fe80::1%{zone}", 0), workers) as pairs:
+                    assert {bound_address(pair).host for pair in pairs} == {f"fe80::1%{link}"}
+                    for pair in pairs:
+                        for sock in (pair.udp, pair.tcp):
+                            assert sock.getsockname()[3] == socket.if_nametoindex(link)
+
+
+def test_an_interface_that_this_machine_does_not_have_is_told_as_a_sentence() -> None:
+    assert refusal(HostPort("fe80::1%nowhere", 53)) == (
+        "cannot listen on [fe80::1%nowhere]:53: this machine does not have that interface "
+        "(ip link lists those that it has)"
+    )
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
-import os
 import resource
 import select
 import selectors
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
+from zkdns.transport.sockets import socket_address
 
 AT_ONCE: Final = 4
 """So many datagrams are taken before the clock is looked at."""
@@ -76,7 +76,7 @@ class Datagrams:
         """
         if len(self._waiting) >= self._most:
             raise NoSocketError(errno.EMFILE, "too many queries are waiting for answers")
-        family, at = _socket_address(address)
+        family, at = socket_address(address.host, address.port)
         spare = self._spare.get(family)
         sock = spare.pop() if spare else self._new(family)
         try:
@@ -178,24 +178,6 @@ def affordable_sockets(wanted: int) -> int:
     except (OSError, ValueError):
         granted = soft
     return max(1, min(wanted, max(granted - soft, granted // 2)))
-
-
-def _socket_address(address: UpstreamAddress) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """The address as sockets take it.
-
-    Raises:
-        OSError: its interface is not there.
-    """
-    if ":" not in address.host:
-        return socket.AF_INET, (address.host, address.port)
-    host, _, zone = address.host.partition("%")
-    scope = 0
-    if zone:
-        try:
-            scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
-        except OSError:  # which has no number
-            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
-    return socket.AF_INET6, (host, address.port, 0, scope)
 
 
 class _SelectorPoll:

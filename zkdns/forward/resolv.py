@@ -21,6 +21,7 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress, parse_upstream
 from zkdns.errors import BadValueError
+from zkdns.transport.sockets import socket_address
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -102,11 +103,11 @@ def is_local(host: str) -> bool:
     address = ipaddress.ip_address(host)
     if address.is_loopback:
         return True
-    family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004 - IPv4
     try:
+        family, at = socket_address(host, 53)
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 53))
-            return bool(ipaddress.ip_address(probe.getsockname()[0]) == address)
+            probe.connect(at)
+            return bool(ipaddress.ip_address(probe.getsockname()[0]) == ipaddress.ip_address(at[0]))
     except (OSError, ValueError):  # no way leads there; an interface that there is not
         return False
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import ipaddress
+import os
 import socket
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -62,8 +63,27 @@ def bind(address: HostPort, workers: int) -> list[SocketPair]:
 
 def bound_address(pair: SocketPair) -> HostPort:
     """Where the pair really listens."""
-    host, port = pair.udp.getsockname()[:2]
-    return HostPort(host, port)
+    host, port, *numbers = pair.udp.getsockname()
+    scope = numbers[-1] if numbers else 0  # which the host is told without
+    return HostPort(f"{host}%{socket.if_indextoname(scope)}" if scope else host, port)
+
+
+def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
+    """An address as sockets take it, which leave the zone that IPv6 may have out of a host.
+
+    Raises:
+        OSError: its interface is not there.
+    """
+    if ":" not in host:
+        return socket.AF_INET, (host, port)
+    host, _, zone = host.partition("%")
+    scope = 0
+    if zone:
+        try:
+            scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+        except OSError:  # which has no number
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
+    return socket.AF_INET6, (host, port, 0, scope)
 
 
 def is_wildcard(udp: socket.socket) -> bool:
@@ -151,8 +171,8 @@ def _bind_pair(address: HostPort, *, shared: bool) -> SocketPair:
 
 
 def _bind_one(address: HostPort, kind: socket.SocketKind, *, shared: bool) -> socket.socket:
-    is_ipv6 = ":" in address.host
-    sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, kind)
+    family, at = socket_address(address.host, address.port)
+    sock = socket.socket(family, kind)
     try:
         if kind == socket.SOCK_STREAM:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -160,10 +180,10 @@ def _bind_one(address: HostPort, kind: socket.SocketKind, *, shared: bool) -> so
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if is_ipv6:  # so that 0.0.0.0 and [::] can be given side by side
+        if family == socket.AF_INET6:  # so that 0.0.0.0 and [::] can be given side by side
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
-        sock.bind((address.host, address.port))
+        sock.bind(at)
     except OSError:
         sock.close()
         raise
@@ -185,6 +205,8 @@ def _explain(address: HostPort, error: OSError) -> str:
             )
         case errno.EADDRNOTAVAIL:
             why = "this machine does not have that address (ip address lists those that it has)"
+        case errno.ENODEV:
+            why = "this machine does not have that interface (ip link lists those that it has)"
         case _:
             why = error.strerror or str(error)
     return f"cannot listen on {address}: {why}"
