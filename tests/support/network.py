@@ -84,6 +84,36 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
 
 
+def link_twice(theirs: Network) -> None:
+    """Link the thread's network with another one by `here` and `back`, which have these names at both ends.
+
+    On `here` we are 192.0.0.1, 2001:db8::1 and fe80::1, on `back` 192.0.1.1, 2001:db8:1::1 and fe80::1, and
+    they have a 2 in our 1's place. They have 203.0.113.9 and 2001:db8:9::9 too, to which `back` leads.
+    """
+    for number, link in enumerate(("here", "back")):
+        ip(f"link add {link} type veth peer name {link} netns {theirs.path}")
+        _give_addresses(link, number, 1)
+        with theirs.entered():
+            _give_addresses(link, number, 2)
+    with theirs.entered():
+        # Or it would say on each link that the address is there, and ask others in its name.
+        for setting, value in (("arp_ignore", "1"), ("arp_announce", "2")):
+            Path(f"/proc/sys/net/ipv4/conf/all/{setting}").write_text(value)
+        ip("address add 203.0.113.9/32 dev lo")
+        ip("address add 2001:db8:9::9/128 dev lo nodad")
+        wait_until_up("here", "back")
+    wait_until_up("here", "back")
+    ip("route add 203.0.113.9 via 192.0.1.2")
+    ip("-6 route add 2001:db8:9::9 via 2001:db8:1::2")
+
+
+def _give_addresses(link: str, number: int, host: int) -> None:
+    ip(f"address add 192.0.{number}.{host}/24 dev {link}")
+    ip(f"address add 2001:db8:{number}::{host}/64 dev {link} nodad")
+    ip(f"address add fe80::{host}/64 dev {link} nodad")
+    ip(f"link set {link} up")
+
+
 def wait_until_up(*links: str) -> None:
     """Wait until these links carry packets, which they do a moment after they were set up."""
     for link in links:

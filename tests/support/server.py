@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,11 +21,15 @@ from tests.support.waiting import eventually
 class ZkdnsServer:
     """`zkdns serve` with these arguments, on a free port of 127.0.0.1 unless they say otherwise.
 
-    As a context manager it is started, waited for until it listens, and ended.
+    As a context manager it is started, waited for until it listens, and ended. `prefix` is what runs it.
     """
 
     def __init__(
-        self, *arguments: str, environment: dict[str, str] | None = None, cwd: Path | None = None
+        self,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        cwd: Path | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
         self._log_file = Path(self._directory.name) / "log"
@@ -39,7 +44,7 @@ class ZkdnsServer:
             "ZKDNS_LOG_LEVEL": "debug",
         }
         self._environment = {**os.environ, **defaults, **(environment or {})}
-        self._command = [sys.executable, "-m", "zkdns", "serve", *arguments]
+        self._command = [*prefix, sys.executable, "-m", "zkdns", "serve", *arguments]
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -6,11 +6,13 @@ import errno
 import os
 import socket
 import struct
+import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
 
+from tests.support.sandbox import forbidding
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, datagram
 from tests.transport.udp_helpers import asker, hears_nothing_more
@@ -292,7 +294,7 @@ def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> No
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: str) -> None:
+def test_dns_24_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: str) -> None:
     addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if host == "0.0.0.0" else ["::1"]
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
@@ -340,3 +342,9 @@ def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: py
     monkeypatch.setattr(Batch, "receive", forbidden)
     assert not is_available()
     assert probed
+
+
+def test_in_a_sandbox_that_forbids_it_it_is_not_used() -> None:
+    program = "from zkdns.transport.batch import is_available; print(is_available())"
+    command = [*forbidding("recvmmsg"), sys.executable, "-c", program]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"

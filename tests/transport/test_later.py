@@ -46,7 +46,7 @@ def _fail(_: Deliver) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_a_late_datagram_finds_its_asker_and_leaves_from_where_it_was_asked(
+def test_dns_24_a_late_datagram_finds_its_asker_and_leaves_from_where_it_was_asked(
     serve: Serve, address: str
 ) -> None:
     asked = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "127.0.0.5"}.get(address, "::1")

@@ -3,11 +3,10 @@
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import pytest
 
-from tests.support.network import Network, ip, new_network, nft, skip_without_nft, wait_until_up
+from tests.support.network import Network, ip, link_twice, new_network, nft, skip_without_nft, wait_until_up
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo
 from tests.transport.udp_helpers import SECONDS, Serve, ask, asker
@@ -43,14 +42,14 @@ def each_hears_whom_it_asked(server: Running, askers: Sequence[tuple[socket.sock
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
-def test_on_the_ipv4_wildcard_the_answer_leaves_from_the_address_that_was_asked(
+def test_dns_24_on_the_ipv4_wildcard_the_answer_leaves_from_the_address_that_was_asked(
     serve: Serve, asked: str
 ) -> None:
     with serve(echo, IPV4) as server:
         assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
 
 
-def test_on_the_ipv6_wildcard_the_answer_leaves_from_the_address_that_was_asked(serve: Serve) -> None:
+def test_dns_24_on_the_ipv6_wildcard_the_answer_leaves_from_the_address_that_was_asked(serve: Serve) -> None:
     with serve(echo, IPV6) as server:
         for asked in ("::1", *_ipv6_addresses()):
             assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
@@ -64,13 +63,13 @@ def _ipv6_addresses() -> list[str]:
     return [address for address in found if address != "::1" and not address.startswith("fe80")]
 
 
-def test_several_addresses_are_asked_in_one_batch(serve: Serve) -> None:
+def test_dns_24_several_addresses_are_asked_in_one_batch(serve: Serve) -> None:
     with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
         asked = [f"127.0.0.{number}" for number in range(1, 10)]
         each_hears_whom_it_asked(server, [(stack.enter_context(asker()), address) for address in asked])
 
 
-def test_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
+def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
     del own_network
     ip("link add v0 type veth peer name v1")
     for link, addresses in {
@@ -107,25 +106,13 @@ def test_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Net
             )
 
 
-def test_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
+def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
     serve: Serve, own_network: Network
 ) -> None:
     """Even if that is another link than the one by which they ask; a link-local address keeps its link."""
     del own_network
     with new_network() as theirs:
-        for number, link in enumerate(("here", "back")):
-            ip(f"link add {link} type veth peer name {link} netns {theirs.path}")
-            _give_address(link, number, 1)
-            with theirs.entered():
-                _give_address(link, number, 2)
-        ip("route add 203.0.113.9 via 192.0.1.2")
-        ip("-6 route add 2001:db8:9::9 via 2001:db8:1::2")
-        with theirs.entered():
-            # Or it would say on each link that the address is there, and ask others in its name.
-            for setting, value in (("arp_ignore", "1"), ("arp_announce", "2")):
-                Path(f"/proc/sys/net/ipv4/conf/all/{setting}").write_text(value)
-            ip("address add 203.0.113.9/32 dev lo")
-            ip("address add 2001:db8:9::9/128 dev lo nodad")
+        link_twice(theirs)
         for wildcard, source, asked in (
             (IPV4, "203.0.113.9", ["192.0.0.1", "192.0.1.1"]),
             (IPV6, "2001:db8:9::9", ["2001:db8::1", "2001:db8:1::1"]),
@@ -140,15 +127,7 @@ def test_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
                 each_hears_whom_it_asked(server, askers)
 
 
-def _give_address(link: str, number: int, host: int) -> None:
-    """Addresses for both ends of the link with this number."""
-    ip(f"address add 192.0.{number}.{host}/24 dev {link}")
-    ip(f"address add 2001:db8:{number}::{host}/64 dev {link} nodad")
-    ip(f"address add fe80::{host}/64 dev {link} nodad")
-    ip(f"link set {link} up")
-
-
-def test_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
+def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
     with serve(echo, IPV4) as server, asker() as sock:
         sock.connect(("127.0.0.9", server.address.port))  # drops what comes from anywhere else
         sock.send(b"question")

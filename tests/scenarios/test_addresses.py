@@ -1,0 +1,112 @@
+"""A machine with several addresses on several links: each of them answers for itself, and no other for it.
+
+`dig` in another network asks, and hears nobody but whom it asked.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.support.network import Network, ip, link_twice, new_network
+from tests.support.sandbox import forbidding
+from tests.support.server import ZkdnsServer
+from tests.support.upstream import Resolver, is_slow
+
+IPV4 = ("192.0.0.1", "192.0.0.3", "192.0.1.1", "192.0.1.3")
+IPV6 = ("2001:db8::1", "2001:db8::3", "2001:db8:1::1", "2001:db8:1::3")
+OF_LINKS = ("fe80::1%here", "fe80::3%here", "fe80::1%back", "fe80::3%back")
+FAR = {4: "203.0.113.9", 6: "2001:db8:9::9"}
+"""Where askers are whom only one of the links leads to, whichever they ask by."""
+NEAR = {"here": "2001:db8::2", "back": "2001:db8:1::2"}
+"""Where askers are whom each link leads to."""
+
+OWN, LONG = "web.staging.discovery", f"{'x' * 60}.{'y' * 60}.staging.discovery"
+MEMBER, ELSEWHERE = "10.0.0.7", "192.0.2.1"
+LATE_SECONDS = 0.2
+_SECONDS = 60
+
+WILDCARDS = ("0.0.0.0", "[::]")
+EACH = (*IPV4, *(f"[{address}]" for address in (*IPV6, *OF_LINKS)))
+
+
+class Machines(NamedTuple):
+    """One that serves, and that which asks it."""
+
+    ours: Network
+    theirs: Network
+
+
+@pytest.fixture(scope="module")
+def machines() -> Iterator[Machines]:
+    if shutil.which("dig") is None:
+        pytest.skip("needs dig")
+    with new_network() as ours, new_network() as theirs, ours.entered():
+        link_twice(theirs)
+        for number, link in enumerate(("here", "back")):
+            ip(f"address add 192.0.{number}.3/24 dev {link}")
+            ip(f"address add 2001:db8:{number}::3/64 dev {link} nodad")
+            ip(f"address add fe80::3/64 dev {link} nodad")
+        yield Machines(ours, theirs)
+
+
+def digs(numbers: Iterator[int], tcp: bool) -> Iterator[tuple[list[str], list[str]]]:
+    """Commands for each address, from near and from far, and what they print."""
+    ways: list[tuple[str, str | None]] = [(address, None) for address in (*IPV4, *IPV6, *OF_LINKS)]
+    ways += [(address, NEAR[address.partition("%")[2]]) for address in OF_LINKS]
+    ways += [(address, FAR[6 if ":" in address else 4]) for address in (*IPV4, *IPV6)]
+    for address, source in ways:
+        number = next(numbers)
+        questions = [OWN, LONG, f"n{number}.example", f"n{number}.{'x' * 60}.{'y' * 60}.example"]
+        how = [f"@{address}", *(("-b", source) if source else ()), "+tcp" if tcp else "+notcp", "+short"]
+        yield (
+            ["dig", *how, "+time=8", "+tries=1", *questions, OWN, "+padding=512"],
+            [MEMBER, MEMBER, ELSEWHERE, ELSEWHERE, MEMBER],
+        )
+
+
+def printed(commands: Sequence[Sequence[str]]) -> list[list[str]]:
+    """What the commands print, all run at once."""
+    running = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for command in commands
+    ]
+    try:
+        return [process.communicate(timeout=_SECONDS)[0].splitlines() for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize("is_batched", [True, False], ids=["batched", "one by one"])
+@pytest.mark.parametrize(
+    ("listen", "workers"), [(WILDCARDS, "1"), (EACH, "1"), (EACH, "2")], ids=["wildcards", "each", "shared"]
+)
+def test_dns_24_each_address_answers_for_itself_over_udp_and_tcp(
+    machines: Machines, tmp_path: Path, listen: tuple[str, ...], workers: str, is_batched: bool
+) -> None:
+    """At once and late, short queries and those that a slot of a batch does not hold."""
+    services = tmp_path / "services.toml"
+    names = [name.removesuffix(".discovery") for name in (OWN, LONG)]
+    services.write_text("".join(f'[services."{name}"]\nmembers = ["{MEMBER}:80"]\n' for name in names))
+    prefix = [] if is_batched else forbidding("recvmmsg", "sendmmsg")
+    numbers = itertools.count()
+    with machines.ours.entered(), Resolver(is_slow(LATE_SECONDS)) as upstream:
+        arguments = [f"--fixed={services}", f"--workers={workers}", f"--upstream={upstream.address}"]
+        arguments += [f"--listen={address}:53" for address in listen]
+        arguments += [f"--allow={network}" for network in ("0.0.0.0/0", "::/0")]
+        with ZkdnsServer(*arguments, prefix=prefix) as server:
+            server.wait_ready()
+            with machines.theirs.entered():
+                for tcp in (False, True):
+                    asked = list(digs(numbers, tcp))
+                    found = printed([command for command, _ in asked])
+                    for (command, expected), lines in zip(asked, found, strict=True):
+                        assert lines == expected, command
