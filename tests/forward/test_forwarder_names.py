@@ -62,14 +62,30 @@ def test_dns_38_a_domain_without_upstreams_is_refused_and_everything_else_is_not
     run(scenario)
 
 
-def test_our_own_names_offer_recursion_where_there_is_some() -> None:
+@pytest.mark.parametrize("is_forwarding", [True, False])
+def test_dns_08_recursion_is_available_exactly_where_anything_is_forwarded(*, is_forwarding: bool) -> None:
+    """RFC 1035 §4.1.1: in what we answer ourselves too, or dnsmasq keeps none of it (consul#8752)."""
+
     async def scenario() -> None:
         with Resolver() as resolver:
-            async with forwarding(resolver) as scene:
-                response = await scene.query("none.staging.discovery")
-                assert rcode_of(response) == "NXDOMAIN"
-                assert response.flags & dns.flags.RA
-                assert response.flags & dns.flags.AA
+            async with forwarding(*[resolver] * is_forwarding) as scene:
+                for is_ready in (True, False):
+                    scene.authority.set_health(ready=is_ready, stale=False)
+                    for name, qtype in (
+                        ("discovery", "SOA"),
+                        ("staging.discovery", "A"),
+                        ("none.staging.discovery", "SRV"),
+                        ("discovery", "IXFR"),
+                        ("localhost", "A"),
+                        ("none.invalid", "A"),
+                        ("www.example", "A"),
+                        ("www.example", "IXFR"),
+                    ):
+                        for flags in (dns.flags.RD, 0):
+                            for tcp in (False, True):
+                                response = await scene.query(name, qtype, flags=flags, tcp=tcp)
+                                assert bool(response.flags & dns.flags.RA) is is_forwarding, response
+                                assert response.flags & dns.flags.RD == flags
 
     run(scenario)
 

@@ -202,6 +202,7 @@ class Forwarder:
         """
         special = special_answer(query, self.routes.is_configured)
         if special is not None:
+            special.recursion_available = self.is_asking
             return _once(wrap(special.pack(limit)[_ID:]))
         route = self.routes.find(query.name)
         if not route.servers:

@@ -50,6 +50,8 @@ _LABELS_OF_ZONES = sorted(set(map(len, EMPTY_ZONES)))
 def special_answer(query: Query, configured: Callable[[Labels], bool]) -> Response | None:
     """The answer to a query that must not be forwarded; None: it may be.
 
+    Whether recursion is available is for the caller to say.
+
     Args:
         query: of class IN; others are never special.
         configured: whether a server is configured for that very domain (in lower case). It is not asked about
@@ -89,7 +91,7 @@ def _localhost(query: Query) -> Response:
     address = _LOOPBACK.get(qtype)
     if address is None:
         return _denial(query, (_LOCALHOST,), Rcode.NOERROR)
-    response = _response(query)
+    response = Response(query, authoritative=True)
     response.answers = (pack_record(QUESTION_POINTER, qtype, TTL, address),)
     return response
 
@@ -102,7 +104,7 @@ def _from_empty_zone(query: Query, zone: Labels) -> Response | None:
         # It stands above the zone, where it says that nothing signed is to be expected (RFC 4035 §3.1.4.1,
         # RFC 8375 §4).
         return None
-    response = _response(query)
+    response = Response(query, authoritative=True)
     if query.qtype in (Type.SOA, Type.ANY):
         response.answers = (_soa(query, zone),)
     elif query.qtype == Type.NS:
@@ -114,14 +116,9 @@ def _from_empty_zone(query: Query, zone: Labels) -> Response | None:
 
 def _denial(query: Query, zone: Labels, rcode: Rcode) -> Response:
     """NXDOMAIN or NODATA, with the SOA that lets it be remembered (RFC 2308 §2)."""
-    response = _response(query)
+    response = Response(query, authoritative=True)
     response.rcode, response.authority = rcode, (_soa(query, zone),)
     return response
-
-
-def _response(query: Query) -> Response:
-    """A response without records, by who forwards all other names."""
-    return Response(query, authoritative=True, recursion_available=True)
 
 
 def _soa(query: Query, zone: Labels) -> bytes:
