@@ -307,7 +307,7 @@ def test_what_was_published_before_readiness_arrives_before_it(path: str) -> Non
 # -- serials and what is sent ------------------------------------------------------------------------------
 
 
-def test_the_serial_rises_with_each_batch_and_is_near_the_time(path: str) -> None:
+def test_dns_15_the_serial_rises_with_each_batch_and_is_near_the_time(path: str) -> None:
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as answerer:
             begun = int(time.time())
@@ -326,7 +326,7 @@ def test_the_serial_rises_with_each_batch_and_is_near_the_time(path: str) -> Non
     asyncio.run(scenario())
 
 
-def test_a_serial_that_was_restored_is_gone_on_from() -> None:
+def test_dns_15_a_serial_that_was_restored_is_gone_on_from() -> None:
     async def scenario() -> list[int]:
         publisher = Publisher()
         serials = []

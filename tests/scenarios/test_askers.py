@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import dns.edns
 import dns.flags
@@ -60,7 +62,7 @@ def test_dns_25_others_than_the_allowed_are_refused(
                 assert error.code == dns.edns.EDECode.PROHIBITED
 
 
-def test_who_asks_too_often_is_told_to_ask_over_tcp_and_is_answered_there() -> None:
+def test_dns_25_who_asks_too_often_is_told_to_ask_over_tcp_and_is_answered_there() -> None:
     limit = {"ZKDNS_RATE_LIMIT": "5"}
     with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", environment=limit) as server:
         port = server.wait_ready().port
@@ -72,3 +74,20 @@ def test_who_asks_too_often_is_told_to_ask_over_tcp_and_is_answered_there() -> N
         assert len(responses) - len(truncated) >= 5
         assert len(ask(port, NEIGHBOUR, tcp=True).answer[0]) == 3
         assert not any(ask(port, "127.0.0.1").flags & dns.flags.TC for _ in range(4))
+
+
+@pytest.mark.parametrize(("source", "port"), [("demo", 5300), ("services", 53)])
+def test_dns_25_it_listens_at_loopback_alone_unless_told_otherwise(
+    tmp_path: Path, source: str, port: int
+) -> None:
+    """These ports are free here, where nobody else is."""
+    services = tmp_path / "services.toml"
+    services.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]\n')
+    arguments = ["--demo"] if source == "demo" else ["--fixed", str(services)]
+    with ZkdnsServer(*arguments, environment={"ZKDNS_LISTEN": "", "ZKDNS_ADMIN": ""}) as server:
+        assert server.wait_ready().addresses == [("127.0.0.1", port)]
+        for tcp in (False, True):
+            assert len(ask(port, "127.0.0.1", tcp=tcp).answer[0]) == 3
+        listening = subprocess.run(["ss", "-Hltun"], check=True, capture_output=True, text=True).stdout
+        at = {line.split()[4].rpartition(":")[0] for line in listening.splitlines()}
+        assert at == {"127.0.0.1"}

@@ -84,7 +84,7 @@ def test_dns_25_who_is_not_allowed_is_refused_and_the_rest_of_its_batch_is_answe
     assert made.counts.refused == 1
 
 
-def test_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_second_is_over() -> None:
+def test_dns_25_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_second_is_over() -> None:
     made = door("203.0.113.0/24", "198.51.100.0/24", most=3)
     assert at(made, ["203.0.113.1", "203.0.113.2", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.3", "198.51.100.1"]) is None
@@ -93,7 +93,7 @@ def test_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_second_
     assert made.counts.truncated == 1
 
 
-def test_of_ipv6_a_network_is_what_one_customer_has() -> None:
+def test_dns_25_of_ipv6_a_network_is_what_one_customer_has() -> None:
     made = door("2001:db8::/32", most=2)
     assert at(made, ["2001:db8:0:1::1", "2001:db8:0:ff::1", "2001:db8:0:100::1"]) is None
     assert at(made, ["2001:db8:0:2::1", "2001:db8:0:100::1"]) == [TRUNCATIONS, None]
@@ -128,7 +128,7 @@ def test_over_udp_each_asker_gets_what_is_its_own(serve: Serve, address: str) ->
         assert other.recv(1000) == b"xx" + (b"refused" if "." in address else b"long" * 100 + b":udp")
 
 
-def test_over_udp_a_network_that_asks_too_often_gets_short_answers(serve: Serve) -> None:
+def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve: Serve) -> None:
     made = door(most=5)
     made.counts.second = -1
     with serve(echo, door=made) as server, asker() as sock:
@@ -142,7 +142,7 @@ def test_over_udp_a_network_that_asks_too_often_gets_short_answers(serve: Serve)
     assert made.counts.truncated == heard.count(b"truncated")
 
 
-def test_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
+def test_dns_25_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
     made = door(refusals=Saying(b"refused", StreamAnswers))
     made.allowed[packed("127.0.0.7")] = False
     with serving(echo, door=made) as server:

@@ -129,7 +129,9 @@ def sock(server: Running) -> Iterator[socket.socket]:
         yield connected
 
 
-def test_over_tcp_answers_come_as_they_are_ready(desk: Desk, server: Running, sock: socket.socket) -> None:
+def test_dns_27_over_tcp_answers_come_as_they_are_ready(
+    desk: Desk, server: Running, sock: socket.socket
+) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2", b"c3"))
     assert hear(sock, 1) == [b"c3:tcp"]
     desk.deliver(server, b"later2", b"two")
@@ -140,7 +142,7 @@ def test_over_tcp_answers_come_as_they_are_ready(desk: Desk, server: Running, so
     assert hear(sock, 1) == [b"a1one"]
 
 
-def test_over_tcp_answers_still_come_to_who_says_no_more(
+def test_dns_28_over_tcp_answers_still_come_to_who_says_no_more(
     desk: Desk, server: Running, sock: socket.socket
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2"))

@@ -46,7 +46,7 @@ def test_ipv6_too() -> None:
         assert asker.answer() == b"question:tcp"
 
 
-def test_length_and_answer_leave_in_one_segment(server: Running) -> None:
+def test_dns_27_length_and_answer_leave_in_one_segment(server: Running) -> None:
     """RFC 7766 §8: some read no further than what comes with the length."""
     with Asker(server) as asker:
         for _ in range(20):
@@ -54,7 +54,7 @@ def test_length_and_answer_leave_in_one_segment(server: Running) -> None:
             assert asker.socket.recv(100) == framed(b"question:tcp")
 
 
-def test_a_message_may_arrive_byte_by_byte(server: Running) -> None:
+def test_dns_28_a_message_may_arrive_byte_by_byte(server: Running) -> None:
     with Asker(server) as asker:
         asker.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in framed(b"first") + framed(b"second"):
@@ -62,7 +62,7 @@ def test_a_message_may_arrive_byte_by_byte(server: Running) -> None:
         assert [asker.answer(), asker.answer()] == [b"first:tcp", b"second:tcp"]
 
 
-def test_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> None:
+def test_dns_27_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> None:
     messages = [b"question %d" % number for number in range(1000)]
     with Asker(server) as asker:
         asker.send(*messages)
@@ -71,7 +71,7 @@ def test_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> 
         assert asker.answer() == b"one more:tcp"
 
 
-def test_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
+def test_dns_28_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
     with Asker(server) as asker:
         asker.send(b"first", b"")
         assert asker.answer() == b"first:tcp"
@@ -79,7 +79,7 @@ def test_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: 
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_after_a_half_close_the_answers_still_arrive(server: Running, count: int) -> None:
+def test_dns_28_after_a_half_close_the_answers_still_arrive(server: Running, count: int) -> None:
     with Asker(server) as asker:
         asker.send(*[b"question"] * count)
         asker.socket.shutdown(socket.SHUT_WR)
@@ -87,7 +87,7 @@ def test_after_a_half_close_the_answers_still_arrive(server: Running, count: int
         assert asker.answer() is None
 
 
-def test_a_half_close_amid_a_message_closes(server: Running) -> None:
+def test_dns_28_a_half_close_amid_a_message_closes(server: Running) -> None:
     with Asker(server) as asker:
         asker.socket.sendall(framed(b"whole") + b"\0\x09half")
         asker.socket.shutdown(socket.SHUT_WR)
@@ -120,7 +120,7 @@ def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0", b"\0\x0c", framed(b"question")[:-1]])
-def test_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(sent: bytes) -> None:
+def test_dns_29_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(sent: bytes) -> None:
     with serving(echo, idle_seconds=0.2) as server, Asker(server) as asker:
         begun = time.monotonic()
         asker.socket.sendall(sent)
@@ -128,7 +128,7 @@ def test_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(s
         assert 0.15 < time.monotonic() - begun < SECONDS
 
 
-def test_bytes_that_never_make_a_query_do_not_keep_a_connection_open() -> None:
+def test_dns_29_bytes_that_never_make_a_query_do_not_keep_a_connection_open() -> None:
     with serving(echo, idle_seconds=0.3) as server, Asker(server) as asker:
         asker.socket.sendall(b"\xff\xff")
         with contextlib.suppress(ConnectionError):
@@ -177,7 +177,7 @@ def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> No
         assert slow.answer() is None
 
 
-def test_who_never_reads_is_closed_after_the_idle_time() -> None:
+def test_dns_29_who_never_reads_is_closed_after_the_idle_time() -> None:
     with serving(long_answers, idle_seconds=0.2) as server, Asker(server, receive_buffer=4096) as asker:
         asker.send(*[b"question"] * 300)
         eventually(lambda: not server.tcp._connections, SECONDS)
@@ -234,7 +234,7 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
 # -- limits -------------------------------------------------------------------------------------------------
 
 
-def test_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
+def test_dns_29_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
     with serving(echo, most_connections=3) as server, contextlib.ExitStack() as stack:
         first, second, third = (stack.enter_context(Asker(server)) for _ in range(3))
         for asker in (second, third, first):  # so that the second is the longest idle
@@ -247,7 +247,7 @@ def test_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
         assert [asker.is_open for asker in (first, third, newest)] == [True] * 3
 
 
-def test_a_client_with_too_many_connections_loses_its_own() -> None:
+def test_dns_29_a_client_with_too_many_connections_loses_its_own() -> None:
     with serving(echo, most_per_client=2) as server, contextlib.ExitStack() as stack:
         other = stack.enter_context(Asker(server, source="127.0.0.2"))
         mine = []
@@ -284,7 +284,7 @@ def test_a_connection_that_has_gone_counts_no_more() -> None:
         (None, ""),  # it was gone before it was asked for its name
     ],
 )
-def test_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object, client: str) -> None:
+def test_dns_29_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object, client: str) -> None:
     assert _client_of(peer) == client
 
 

@@ -58,7 +58,7 @@ def between_rounds(server: Running, count: Callable[[], int]) -> Callable[[], in
 # -- bursts and turns ---------------------------------------------------------------------------------------
 
 
-def test_the_answers_of_a_burst_leave_in_one_write() -> None:
+def test_dns_27_the_answers_of_a_burst_leave_in_one_write() -> None:
     with serving(echo) as server, Asker(server) as asker:
         for _ in range(20):
             asker.send(*[b"question"] * 20)
@@ -169,7 +169,7 @@ def test_a_mistake_in_answering_costs_one_connection_and_is_told_once(mistake: E
     assert [entry["log_level"] for entry in told] == ["error"]
 
 
-def test_the_longest_answer_that_there_can_be() -> None:
+def test_dns_30_the_longest_answer_that_there_can_be() -> None:
     with answering({b"query": itertools.repeat(bytes(65_533))}) as server, Asker(server) as asker:
         asker.send(b"idquery")
         assert asker.answer() == b"id" + bytes(65_533)
