@@ -20,7 +20,7 @@ from tests.support.upstream import Act, Asked, Resolver, Sent, says
 from zkdns.daemon import hosts
 from zkdns.daemon.hosts import HostResolver
 from zkdns.forward import lookup
-from zkdns.forward.lookup import Found
+from zkdns.forward.found import Found
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member

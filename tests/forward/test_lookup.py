@@ -18,7 +18,8 @@ from zkdns.config import Config
 from zkdns.config.model import ForwardSettings
 from zkdns.dns.wire import Type
 from zkdns.forward.exchanges import Exchanges
-from zkdns.forward.lookup import LEAST_SECONDS, MOST_SECONDS, Found, HostLookup, addresses_in
+from zkdns.forward.found import Found
+from zkdns.forward.lookup import LEAST_SECONDS, MOST_SECONDS, HostLookup, addresses_in
 from zkdns.forward.routes import Routes
 
 HOST = "db.example"

@@ -178,9 +178,12 @@ class Resolver:
         act: what it does, unless told otherwise for a name.
         mark: the last byte of the addresses that it answers.
         certificate: a PEM file with key and certificate, to serve TLS as well.
+        port: for those who can be told of no other; 0: a free one.
     """
 
-    def __init__(self, act: Act = answers, *, mark: int = 1, certificate: Path | None = None) -> None:
+    def __init__(
+        self, act: Act = answers, *, mark: int = 1, certificate: Path | None = None, port: int = 0
+    ) -> None:
         self.asked: list[Asked] = []
         self.connections = 0
         self._mark = mark
@@ -190,7 +193,7 @@ class Resolver:
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             self._tls.load_cert_chain(certificate)
-        self._port = self._tls_port = 0
+        self._port, self._tls_port = port, 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="resolver", daemon=True)
         self._udp: asyncio.DatagramTransport | None = None

@@ -9,16 +9,14 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from zkdns.dns.wire import Type
+from zkdns.forward.found import Found, type_of
 from zkdns.serverset.changes import HostResolved
 from zkdns.table import Table
-
-if TYPE_CHECKING:
-    from zkdns.forward.lookup import Found
 
 log = structlog.get_logger("zkdns.hosts")
 
@@ -26,6 +24,11 @@ REFRESH_SECONDS = 30.0  # the machine's resolver does not tell TTLs; this is a c
 RETRY_SECONDS = 5.0
 _AT_ONCE = 4
 _ROUND_SECONDS = 0.05
+_FAMILIES = {Type.A: socket.AF_INET, Type.AAAA: socket.AF_INET6}
+# What says that a name has no such addresses; everything else says that nobody knows.
+_NOTHING = {
+    getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
+}
 
 
 class HostResolver:
@@ -81,17 +84,14 @@ class HostResolver:
         try:
             async with self._room:
                 found = await self._find(host) if self._find else None
-                addresses = (
-                    found.beside(self._table.addresses_of(host)) if found else await _addresses_of(host)
-                )
+                found = found or await _find_as_the_machine_does(host, self._table.addresses_of(host))
         except OSError as error:
             self._tell(host, "A, AAAA", str(error))
             pause = RETRY_SECONDS
         else:
-            failed = ", ".join(qtype.name for qtype in found.failed) if found else ""
-            self._tell(host, failed, found.reason if found else "")
-            pause = found.seconds if found else REFRESH_SECONDS
-            self._publish([HostResolved(host, addresses)])
+            self._tell(host, ", ".join(qtype.name for qtype in found.failed), found.reason)
+            pause = found.seconds
+            self._publish([HostResolved(host, found.beside(self._table.addresses_of(host)))])
         finally:
             del self._running[host]
         if host in self._due:
@@ -110,8 +110,8 @@ class HostResolver:
             )
 
 
-async def _addresses_of(host: str) -> tuple[str, ...]:
-    """All addresses of a host name, sorted.
+async def _find_as_the_machine_does(host: str, known: Sequence[str]) -> Found:
+    """All addresses of a host name, of which these were known before.
 
     In a thread that nobody waits for at exit: the resolver takes its own time, and cannot be interrupted.
 
@@ -119,28 +119,54 @@ async def _addresses_of(host: str) -> tuple[str, ...]:
         OSError: the name cannot be resolved.
     """
     loop = asyncio.get_running_loop()
-    result: asyncio.Future[tuple[str, ...]] = loop.create_future()
+    result: asyncio.Future[Found] = loop.create_future()
 
-    def settle(addresses: tuple[str, ...], error: OSError | None) -> None:
+    def settle(outcome: Found | OSError) -> None:
         if result.done():
             return
-        if error is None:
-            result.set_result(addresses)
+        if isinstance(outcome, OSError):
+            result.set_exception(outcome)
         else:
-            result.set_exception(error)
+            result.set_result(outcome)
 
     def work() -> None:
-        addresses: tuple[str, ...] = ()
-        failure: OSError | None = None
         try:
-            found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-            addresses = tuple(sorted({str(entry[4][0]).partition("%")[0] for entry in found}))
+            outcome: Found | OSError = _ask_the_machine(host, known)
         except OSError as error:
-            failure = error
+            outcome = error
         except UnicodeError as error:
-            failure = OSError(str(error))
+            outcome = OSError(str(error))
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(settle, addresses, failure)
+            loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=work, name=f"resolve {host}", daemon=True).start()
     return await result
+
+
+def _ask_the_machine(host: str, known: Sequence[str]) -> Found:
+    """What the machine's resolver says, to whom a family that fails is as good as one that has nothing.
+
+    So a family that had addresses, and has none, is asked for by itself.
+
+    Raises:
+        OSError: it knows of no address.
+    """
+    addresses = _addresses_of(host)
+    failed: list[Type] = []
+    reason = ""
+    for qtype, family in _FAMILIES.items():
+        if qtype not in map(type_of, known) or qtype in map(type_of, addresses):
+            continue
+        try:
+            addresses |= _addresses_of(host, family)
+        except socket.gaierror as error:
+            if error.errno not in _NOTHING:
+                failed.append(qtype)
+                reason = str(error)
+    seconds = RETRY_SECONDS if failed else REFRESH_SECONDS
+    return Found(tuple(sorted(addresses)), seconds, tuple(failed), reason)
+
+
+def _addresses_of(host: str, family: int = socket.AF_UNSPEC) -> set[str]:
+    found = socket.getaddrinfo(host, None, family, socket.SOCK_STREAM)
+    return {str(entry[4][0]).partition("%")[0] for entry in found}

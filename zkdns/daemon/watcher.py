@@ -31,7 +31,7 @@ from zkdns.serverset.changes import Change, SetPut, SetUnread
 
 if TYPE_CHECKING:
     from zkdns.daemon.zookeeper_source import ZooKeeperSource
-    from zkdns.forward.lookup import Found
+    from zkdns.forward.found import Found
     from zkdns.forward.routes import Routes
 
 _TEND_SECONDS = 1.0

@@ -11,11 +11,12 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 from zkdns.dns.wire import Type, parse_query
 from zkdns.errors import BadValueError
 from zkdns.forward.exchange import Failure
+from zkdns.forward.found import Found
 from zkdns.forward.messages import query_of
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
@@ -30,24 +31,6 @@ _HOSTS_SECONDS = 30
 _LEAST_LABELS = 2  # one label is completed from search lists
 _MOST_HOSTS = 1 << 20  # bytes
 _FAMILIES = {Type.A: socket.AF_INET, Type.AAAA: socket.AF_INET6}
-
-
-class Found(NamedTuple):
-    """What a host name stands for."""
-
-    addresses: tuple[str, ...]
-    """Sorted; in canonical form."""
-    seconds: int
-    """After so long it should be looked up again."""
-    failed: tuple[Type, ...] = ()
-    """The types that there was no answer about: which addresses of theirs there are is not known."""
-    reason: str = ""
-    """Why not."""
-
-    def beside(self, known: Iterable[str]) -> tuple[str, ...]:
-        """The addresses, and of those known before the ones that no answer was about; sorted."""
-        kept = {text for text in known if _type_of(text) in self.failed}
-        return tuple(sorted(kept.union(self.addresses)))
 
 
 class HostLookup:
@@ -128,10 +111,6 @@ def addresses_of(reply: Reply, qtype: Type) -> Iterable[str]:
     for at, end in zip(reply.ttls_at[: reply.counts[0]], reply.ends, strict=False):
         if int.from_bytes(records[at - 4 : at - 2]) == qtype:  # the type stands before class and TTL
             yield socket.inet_ntop(_FAMILIES[qtype], records[at + 6 : end])  # behind TTL and length
-
-
-def _type_of(address: str) -> Type:
-    return Type.AAAA if ":" in address else Type.A
 
 
 def addresses_in(text: str, host: str) -> tuple[str, ...]:
