@@ -180,7 +180,11 @@ def _askable(host: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Addr
 
 
 def _check_has_its_link(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
-    """The same address may be another host behind each interface (RFC 4007 §6)."""
+    """The same address may be another host behind each interface (RFC 4007 §6).
+
+    Raises:
+        BadValueError: it is one of a link, and of which is not said.
+    """
     if isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None:
         raise BadValueError(
             f"{text!r} is an address on some link; write its interface too, as {address}%eth0"

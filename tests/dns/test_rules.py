@@ -11,7 +11,7 @@ from zkdns.names import parse_name, to_wire
 
 WEB = "web.staging.discovery"
 QUESTION = to_wire(parse_name(WEB)) + b"\0\1\0\1"
-SOME = 12 + len(QUESTION)
+START = 12 + len(QUESTION)
 MOST = 65535
 RECORD = b"\0\1\0\1" + bytes(4) + b"\0\0"
 """A record behind its owner, without data."""
@@ -26,16 +26,16 @@ def server() -> Server:
 def chain() -> bytes:
     """As many records as fit; as far as pointers reach, each owner is a label before the last one."""
     made, last = b"", 12
-    while SOME + len(made) < 0x3FF0:
+    while START + len(made) < 0x3FF0:
         owner = b"\1a" + (0xC000 | last).to_bytes(2)
-        last = SOME + len(made)
+        last = START + len(made)
         made += owner + RECORD
     return filled((0xC000 | last).to_bytes(2) + RECORD, made)
 
 
 def filled(unit: bytes, made: bytes = b"") -> bytes:
     """As many of these records as fit behind the others."""
-    return made + unit * ((MOST - SOME - len(made)) // len(unit))
+    return made + unit * ((MOST - START - len(made)) // len(unit))
 
 
 @pytest.mark.parametrize(
