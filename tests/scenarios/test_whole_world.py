@@ -17,6 +17,7 @@ import pytest
 from tests.support.made_up_world import made_up_world, skip_without_programs
 from tests.support.network import ip, new_network, seeing
 from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
 from tests.support.web import WebServer
 
 SERVICE, SITE, ALIAS = "web.staging.discovery", "www.example", "files.example"
@@ -88,7 +89,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
         )
         arguments = ("--fixed", str(services), "--listen", "127.0.0.1:53", "--upstream", upstream)
         with ZkdnsServer(*arguments) as server:
-            yield Machine(directory, server.wait_ready(), [service, site])
+            server.wait_ready()
+            # A member's host name is resolved a moment later.
+            eventually(lambda: server.ask("named.staging.discovery"))
+            yield Machine(directory, server, [service, site])
 
 
 @pytest.fixture
