@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.machine import Machine
 from tests.support.made_up_world import made_up_world, skip_without_programs
-from tests.support.network import ip, new_network, seeing
+from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 
 SERVICE, SITE, ALIAS = "web.staging.discovery", "www.example", "files.example"
-_SECONDS = 30
 # Ways in which glibc asks: resolv.conf(5).
 OPTIONS = ("", "options edns0 trust-ad", "options use-vc", "options single-request", "options rotate")
 
@@ -36,40 +34,16 @@ _RECORDS = """\
 """
 
 
-class Machine:
-    """Runs programs whose resolver is zkdns."""
+class World(Machine):
+    """The machine, and the web servers of both worlds."""
 
-    def __init__(self, directory: Path, server: ZkdnsServer, web: list[WebServer]) -> None:
-        self.server, self.web = server, web
-        self._resolv_conf = directory / "resolv.conf"
-        nsswitch = directory / "nsswitch.conf"
-        nsswitch.write_text("hosts: files dns\n")
-        self.configure()
-        self._prefix = seeing({"/etc/resolv.conf": self._resolv_conf, "/etc/nsswitch.conf": nsswitch})
-
-    def configure(self, more: str = "") -> None:
-        """Write resolv.conf."""
-        self._resolv_conf.write_text(f"nameserver 127.0.0.1\nsearch staging.discovery\n{more}\n")
-
-    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
-        return subprocess.run(
-            [*self._prefix, *command], check=False, capture_output=True, text=True, timeout=_SECONDS
-        )
-
-    def output(self, *command: str) -> str:
-        """What a command prints that must succeed."""
-        ended = self.run(*command)
-        assert ended.returncode == 0, (command, ended.stdout, ended.stderr)
-        return ended.stdout
-
-    def python(self, program: str, *arguments: str) -> str:
-        """What a Python program prints, which knows nothing but the standard library."""
-        return self.output(sys.executable, "-I", "-c", program, *arguments)
+    def __init__(self, directory: Path, web: list[WebServer]) -> None:
+        super().__init__(directory)
+        self.web = web
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     skip_without_programs()
     if shutil.which("getent") is None or shutil.which("curl") is None:
         pytest.skip("needs getent and curl")
@@ -92,11 +66,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
             server.wait_ready()
             # A member's host name is resolved a moment later.
             eventually(lambda: server.ask("named.staging.discovery"))
-            yield Machine(directory, server, [service, site])
+            yield World(directory, [service, site])
 
 
 @pytest.fixture
-def machine(running: Machine) -> Machine:
+def machine(running: World) -> World:
     running.configure()
     return running
 
@@ -114,7 +88,7 @@ def addresses(printed: str) -> set[str]:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_getent_finds_both_worlds_in_whatever_way_glibc_asks(machine: Machine, options: str) -> None:
+def test_getent_finds_both_worlds_in_whatever_way_glibc_asks(machine: World, options: str) -> None:
     machine.configure(options)
     for name, found in (
         (SERVICE, {"127.0.0.10"}),
@@ -131,7 +105,7 @@ def test_getent_finds_both_worlds_in_whatever_way_glibc_asks(machine: Machine, o
         assert machine.run("getent", "ahosts", name).returncode == 2, name
 
 
-def test_curl_reaches_both_worlds(machine: Machine) -> None:
+def test_curl_reaches_both_worlds(machine: World) -> None:
     service, site = machine.web
     for name, web in ((SERVICE, service), (SITE, site), (ALIAS, site)):
         url = f"http://{name}:{web.server_port}/"
@@ -153,7 +127,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_pythons_getaddrinfo_resolves_both_worlds_and_tells_what_is_not_there(machine: Machine) -> None:
+def test_pythons_getaddrinfo_resolves_both_worlds_and_tells_what_is_not_there(machine: World) -> None:
     names = [SERVICE, SITE, ALIAS, "none.staging.discovery", "none.example"]
     assert machine.python(_GETADDRINFO, *names).splitlines() == [
         f"{SERVICE} 127.0.0.10",
@@ -180,14 +154,14 @@ for url in sys.argv[1:]:
 """
 
 
-def test_downloads_at_once_from_both_worlds(machine: Machine) -> None:
+def test_downloads_at_once_from_both_worlds(machine: World) -> None:
     service, site = machine.web
     urls = [f"http://{name}:{site.server_port}/simple/{name}/" for name in (SITE, ALIAS)]
     urls.append(f"http://{SERVICE}:{service.server_port}/")
     assert machine.python(_DOWNLOAD, *urls).split() == [site.endpoint, site.endpoint, service.endpoint]
 
 
-def test_other_types_are_found_too(machine: Machine) -> None:
+def test_other_types_are_found_too(machine: World) -> None:
     dig = ("dig", "+short", "+tries=1")
     assert machine.output(*dig, "mail.example", "MX").strip() == "10 www.example."
     assert machine.output(*dig, "old.example", "TXT").strip() == '"has no address"'
