@@ -24,6 +24,7 @@ os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 _HERE = Path(__file__).parent
 _RUN_PROCESSES = (
     "cli",
+    "clients",
     "daemon/test_forwarding.py",
     "daemon/test_processes.py",
     "daemon/test_unreachable.py",
@@ -36,6 +37,7 @@ _RUN_PROCESSES = (
     "test_readme.py",
 )
 _PUNCTUAL = (
+    "clients",
     "daemon/test_forwarding.py",
     "daemon/test_processes.py",
     "faults",

@@ -1,4 +1,4 @@
-// lookup A|AAAA|both|host|SRV NAME: what Go's own resolver finds, a line each, or one line "! ERROR".
+// lookup A|AAAA|both|SRV NAME: what Go's own resolver finds, a line each, or one line "! ERROR".
 package main
 
 import (
@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"sort"
 )
 
 func main() {
@@ -24,14 +25,8 @@ func main() {
 func lookup(kind, name string) (lines []string, err error) {
 	resolver, ctx := net.DefaultResolver, context.Background()
 	switch kind {
-	case "host":
-		return resolver.LookupHost(ctx, name)
 	case "both":
-		found, err := resolver.LookupIPAddr(ctx, name)
-		for _, each := range found {
-			lines = append(lines, each.String())
-		}
-		return lines, err
+		return both(ctx, resolver, name)
 	case "SRV":
 		_, found, err := resolver.LookupSRV(ctx, "", "", name)
 		for _, each := range found {
@@ -45,6 +40,24 @@ func lookup(kind, name string) (lines []string, err error) {
 		}
 		return lines, err
 	}
+}
+
+// both asks by LookupIPAddr and by LookupHost, which must find the same.
+func both(ctx context.Context, resolver *net.Resolver, name string) (lines []string, err error) {
+	found, err := resolver.LookupIPAddr(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	hosts, err := resolver.LookupHost(ctx, name)
+	for _, each := range found {
+		lines = append(lines, each.String())
+	}
+	sort.Strings(lines)
+	sort.Strings(hosts)
+	if err == nil && fmt.Sprint(lines) != fmt.Sprint(hosts) {
+		err = fmt.Errorf("LookupIPAddr found %v, LookupHost %v", lines, hosts)
+	}
+	return lines, err
 }
 
 // word is what programs can tell an error by.

@@ -14,7 +14,7 @@ def by_getaddrinfo(kind: str, name: str) -> list[str]:
     try:
         found = socket.getaddrinfo(name, None, FAMILIES[kind], socket.SOCK_STREAM)
     except socket.gaierror as error:
-        return [f"! {ERRORS.get(error.errno, error)}"]
+        return [f"! {ERRORS.get(error.errno or 0, error)}"]
     return [str(entry[4][0]) for entry in found]
 
 

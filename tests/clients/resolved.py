@@ -1,0 +1,165 @@
+"""systemd-resolved, started by hand with the zone routed to the server, and a D-Bus for `resolvectl`.
+
+No systemd need run, nor need the package be installed, which would change the machine's own resolver: what
+`tests/run` has unpacked into .tests/systemd-resolved is found too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import dns.query
+
+from tests.clients.client import Client, Ended, Found, MissingError, Workplace, find, records
+from tests.clients.tools import dig, read_answer
+from tests.support.guard import guarded
+from tests.support.machine import Machine
+from tests.support.waiting import eventually
+
+STUB = "127.0.0.53"
+_UNPACKED = Path(__file__).parents[2] / ".tests" / "systemd-resolved"
+_USER, _ID = "systemd-resolve", 61991
+_CONF = """\
+[Resolve]
+DNS=127.0.0.1
+Domains=staging.discovery ~discovery
+LLMNR=no
+MulticastDNS=no
+"""
+_BUS = """\
+<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <listen>unix:path=/run/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/><allow own="*"/><allow send_destination="*"/><allow receive_sender="*"/>
+  </policy>
+</busconfig>
+"""
+
+
+def _program(name: str) -> str:
+    unpacked = next(
+        (path for path in _UNPACKED.rglob(name) if path.is_file() and os.access(path, os.X_OK)), None
+    )
+    found = find(name) if unpacked is None else str(unpacked)
+    if found is None:
+        raise MissingError("needs systemd-resolved")
+    return found
+
+
+def _environment() -> list[str]:
+    """Variables for `env`."""
+    libraries = [
+        str(library.parent) for library in _UNPACKED.glob("usr/lib/*/systemd/libsystemd-shared-*.so")
+    ]
+    return ["DBUS_SYSTEM_BUS_ADDRESS=unix:path=/run/bus", *(f"LD_LIBRARY_PATH={each}" for each in libraries)]
+
+
+@contextlib.contextmanager
+def resolved(directory: Path) -> Iterator[Machine]:
+    """A machine whose resolver is systemd-resolved's stub, and on which `resolvectl` works.
+
+    Raises:
+        MissingError: without the programs.
+    """
+    program, bus = _program("systemd-resolved"), find("dbus-daemon")
+    if bus is None:
+        raise MissingError("needs dbus")
+    run, bus_conf = directory / "run", directory / "bus.conf"
+    drop_ins = run / "systemd" / "resolved.conf.d"
+    drop_ins.mkdir(parents=True)
+    run.chmod(0o755)  # systemd-resolved gives up being root
+    (drop_ins / "zz-zkdns.conf").write_text(_CONF)
+    bus_conf.write_text(_BUS)
+    machine = Machine(directory / "machine", STUB, {"/run": run, **_accounts(directory)})
+    with contextlib.ExitStack() as stack:
+        bus_command = [*machine.prefix, bus, "--nofork", f"--config-file={bus_conf}"]
+        stack.enter_context(_running(bus_command, directory / "bus.log"))
+        eventually((run / "bus").exists)
+        command = [*machine.prefix, "env", *_environment(), program]
+        stack.enter_context(_running(command, directory / "log"))
+        eventually(lambda: dns.query.udp(dns.message.make_query("localhost", "A"), STUB, timeout=0.1))
+        yield machine
+
+
+def _accounts(directory: Path) -> dict[str, Path]:
+    """The machine's users and groups, with the one that systemd-resolved becomes."""
+    files = {}
+    for place, entry in (
+        ("/etc/passwd", f"{_USER}:x:{_ID}:{_ID}::/:/bin/false"),
+        ("/etc/group", f"{_USER}:x:{_ID}:"),
+    ):
+        known = Path(place).read_text()
+        files[place] = directory / Path(place).name
+        files[place].write_text(known if f"{_USER}:" in known else f"{known.rstrip()}\n{entry}\n")
+    return files
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Path) -> Iterator[None]:
+    """A program in the foreground, with its guard."""
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            guarded(command), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
+        )
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(log.read_text(errors="replace"))
+        raise
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+def _command(_: Workplace, kind: str, name: str) -> list[str]:
+    """Addresses of programs that want to connect, and other records by their type."""
+    how = {"A": ["-4"], "AAAA": ["-6"], "both": []}.get(kind, [f"--type={kind}"])
+    return resolvectl("--legend=no", "query", *how, name)
+
+
+def resolvectl(*arguments: str) -> list[str]:
+    """The command on that machine."""
+    return ["env", *_environment(), _program("resolvectl"), *arguments]
+
+
+def _read(ended: Ended) -> Found:
+    """Lines with an address (the first behind the name), or with a record; behind either may stand a link."""
+    text = re.sub(r"\s*-- link: \S+$", "", ended.stdout, flags=re.MULTILINE)
+    found = re.findall(r"^(?:\S+: |\s+)([0-9a-f.:]+)$|IN SRV (.*)$", text, re.MULTILINE)
+    failure = re.search(r"not found|does not have any RR", ended.stderr)
+    return records([address or record for address, record in found], failure[0] if failure else ended.stderr)
+
+
+RESOLVED = (
+    Client(
+        name="systemd-resolved's stub",
+        command=dig,
+        read=read_answer,
+        nxdomain="NXDOMAIN",
+        nodata="NOERROR",
+        packages={"dig": "bind9-dnsutils"},
+        asks_both=False,
+        resolved=True,
+    ),
+    Client(
+        name="resolvectl",
+        command=_command,
+        read=_read,
+        nxdomain="not found",
+        nodata="does not have any RR",
+        resolved=True,
+    ),
+)
