@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ import dns.query
 
 from tests.clients.client import Client, Ended, Found, MissingError, Workplace, find, records
 from tests.clients.tools import dig, read_answer
-from tests.support.guard import guarded
+from tests.support.guard import running
 from tests.support.machine import Machine
 from tests.support.waiting import eventually
 
@@ -69,11 +68,15 @@ def resolved(directory: Path) -> Iterator[Machine]:
     """A machine whose resolver is systemd-resolved's stub, and on which `resolvectl` works.
 
     Raises:
-        MissingError: without the programs.
+        MissingError: without programs that run.
     """
     program, bus = _program("systemd-resolved"), find("dbus-daemon")
     if bus is None:
-        raise MissingError("needs dbus")
+        raise MissingError("needs dbus-daemon")
+    probe = ["env", *_environment(), program, "--version"]
+    tried = subprocess.run(probe, check=False, capture_output=True, text=True)
+    if tried.returncode != 0:  # unpacked, it comes without the libraries that it needs
+        raise MissingError(f"systemd-resolved does not run: {tried.stderr.strip()}")
     run, bus_conf = directory / "run", directory / "bus.conf"
     drop_ins = run / "systemd" / "resolved.conf.d"
     drop_ins.mkdir(parents=True)
@@ -83,10 +86,10 @@ def resolved(directory: Path) -> Iterator[Machine]:
     machine = Machine(directory / "machine", STUB, {"/run": run, **_accounts(directory)})
     with contextlib.ExitStack() as stack:
         bus_command = [*machine.prefix, bus, "--nofork", f"--config-file={bus_conf}"]
-        stack.enter_context(_running(bus_command, directory / "bus.log"))
+        stack.enter_context(running(bus_command, directory / "bus.log"))
         eventually((run / "bus").exists)
         command = [*machine.prefix, "env", *_environment(), program]
-        stack.enter_context(_running(command, directory / "log"))
+        stack.enter_context(running(command, directory / "log"))
         eventually(lambda: dns.query.udp(dns.message.make_query("localhost", "A"), STUB, timeout=0.1))
         yield machine
 
@@ -102,26 +105,6 @@ def _accounts(directory: Path) -> dict[str, Path]:
         files[place] = directory / Path(place).name
         files[place].write_text(known if f"{_USER}:" in known else f"{known.rstrip()}\n{entry}\n")
     return files
-
-
-@contextlib.contextmanager
-def _running(command: list[str], log: Path) -> Iterator[None]:
-    """A program in the foreground, with its guard."""
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            guarded(command), stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True
-        )
-    try:
-        yield
-    except BaseException as error:
-        error.add_note(log.read_text(errors="replace"))
-        raise
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 def _command(_: Workplace, kind: str, name: str) -> list[str]:

@@ -12,8 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import subprocess
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.support.guard import guarded
+from tests.support.guard import running
 from tests.support.waiting import eventually
 
 ROOT, EXAMPLE, RESOLVER = "127.0.0.3", "127.0.0.4", "127.0.0.2"
@@ -114,26 +112,12 @@ def made_up_world(directory: Path, records: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _running(program: str, directory: Path, conf: str) -> Iterator[None]:
-    """A program in the foreground, with its guard."""
+    """A program in the foreground, with its configuration."""
     found = _find(program)
     assert found is not None
     (directory / "conf").write_text(conf)
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            guarded([found, "-d", "-c", str(directory / "conf")]),
-            stdin=subprocess.PIPE,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    with running([found, "-d", "-c", str(directory / "conf")], directory / "log"):
         yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        assert process.stdin is not None
-        process.stdin.close()
 
 
 def _find(program: str) -> str | None:
