@@ -175,6 +175,8 @@ def test_a_setting_knows_what_each_layer_calls_it() -> None:
         "zookeeper_tls",
         "zookeeper_any_host",
         "demo",
+        "dns_sd",
+        "reverse",
         "trust_ad",
         "cache_prefetch",
         "offline",

@@ -22,7 +22,12 @@ _FLAGS = {0x400: "AA", 0x200: "TC", 0x100: "RD", 0x80: "RA", 0x40: "Z", 0x20: "A
     0x8000: "QR",
     **{1 << bit: f"opcode {1 << bit - 11}" for bit in range(11, 15)},
 }
-_NAMES_IN = {int(dns.rdatatype.NS): (0, 1), int(dns.rdatatype.SOA): (0, 2), int(dns.rdatatype.SRV): (6, 1)}
+_NAMES_IN = {
+    int(dns.rdatatype.NS): (0, 1),
+    int(dns.rdatatype.PTR): (0, 1),
+    int(dns.rdatatype.SOA): (0, 2),
+    int(dns.rdatatype.SRV): (6, 1),
+}
 """By type how many bytes of the data stand before its names, and how many names there are."""
 
 

@@ -13,9 +13,9 @@ import dns.rdataclass
 import dns.rdatatype
 import msgspec
 
-TYPES = ("A", "AAAA", "SRV", "TXT", "SOA", "NS", "ANY")
+TYPES = ("A", "AAAA", "SRV", "TXT", "PTR", "SOA", "NS", "ANY")
 OTHER_TYPES = (
-    *("CNAME", "PTR", "MX", "HINFO", "HTTPS", "SVCB", "DS", "DNSKEY", "NSEC", "NSEC3PARAM", "RRSIG", "CAA"),
+    *("CNAME", "MX", "HINFO", "HTTPS", "SVCB", "DS", "DNSKEY", "NSEC", "NSEC3PARAM", "RRSIG", "CAA"),
     *("NAPTR", "TLSA", "DNAME", "CDS", "NULL", "SPF", "TYPE1000", "TYPE32768", "TYPE65280", "TYPE65534"),
     *("AXFR", "IXFR", "MAILA", "MAILB", "TYPE0", "OPT", "TKEY", "TSIG"),
 )
@@ -32,7 +32,22 @@ _FLAGS = (dns.flags.AA, dns.flags.AD, dns.flags.CD, dns.flags.RA, dns.flags.TC, 
 _LONGEST_NAME = 255
 _LABELS = (
     *(b"m0", b"m1", b"m99999", b"s0", b"s1", b"s-1", b"s00", b"member_0000000000", b"member_0", b"web"),
-    *(b"_web", b"_admin", b"_tcp", b"_udp", b"_sctp", b"*", b"\xc3\xa8", b"a.b", b"x" * 63, b"nowhere", b""),
+    *(
+        b"_services",
+        b"_dns-sd",
+        b"lb",
+        b"_web",
+        b"_admin",
+        b"_tcp",
+        b"_udp",
+        b"_sctp",
+        b"*",
+        b"\xc3\xa8",
+        b"a.b",
+        b"x" * 63,
+        b"nowhere",
+        b"",
+    ),
 )
 """What may stand below a name; the last one is for whatever bytes."""
 
@@ -95,7 +110,7 @@ def _every_name_and_type(
     dice: random.Random, known: Sequence[dns.name.Name]
 ) -> list[tuple[dns.name.Name, str]]:
     """Each known name with each type that may be there, in no order."""
-    pairs = [(name, qtype) for name in known for qtype in TYPES[:4]]
+    pairs = [(name, qtype) for name in known for qtype in TYPES[:5]]
     dice.shuffle(pairs)
     return pairs
 

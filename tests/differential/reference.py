@@ -58,7 +58,13 @@ class Reference:
         )
 
     def glue_of(self, answer: Section) -> Section:
-        """The address records of the targets of these SRV records."""
+        """The address records of the targets of these SRV records; SRV and TXT of those of PTR too."""
+        instances = {dns.name.from_wire(data, 0)[0] for _, own, _, data in answer if own == "PTR"}
+        if instances:
+            found = frozenset().union(
+                *(self.rrset(instance, qtype) for instance in instances for qtype in ("SRV", "TXT"))
+            )
+            return found | self.glue_of(found)
         targets = {dns.name.from_wire(data, 6)[0] for _, own, _, data in answer if own == "SRV"}
         return frozenset().union(
             *(self.rrset(target, qtype) for target in targets for qtype in ("A", "AAAA"))

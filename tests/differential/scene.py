@@ -20,6 +20,7 @@ zookeeper = "{zookeeper}"
 fixed = "{fixed}"
 upstream = "none"
 negative_ttl = 3
+dns_sd = true
 [[namespace]]
 path = "/discovery/{{environment}}/{{service}}"
 [[namespace]]

@@ -42,6 +42,7 @@ SERVICES = (
     "_tcp.web.staging",
     "_tcp.staging",
     "_web._tcp.staging",
+    "m2._web._tcp.staging",
     "api.staging",
     "api.prod",
     "web.staging.sub",
@@ -54,8 +55,12 @@ NAMES = (
     *("web._tcp.staging", "_m1.web._tcp.staging", "m1._web._tcp.staging", "api.staging", "m2.api.staging"),
     *("_api._tcp.staging", "nope.staging", "staging", "prod", "api.prod", "_api._tcp.prod", "", "sub"),
     *("web.staging.sub", "staging.sub", "_web._tcp.staging.sub", "m1.web.staging.sub", "nope.sub"),
+    *("_services._dns-sd._udp.staging", "_services._dns-sd._udp.prod", "_services._dns-sd._udp.staging.sub"),
+    *("lb._dns-sd._udp.staging", "_dns-sd._udp.prod", "m1._web._tcp.staging", "m2._web._tcp.staging"),
+    *("m1._api._tcp.staging", "m1._api._tcp.prod", "m1._web._tcp.staging.sub", "_m1._tcp.web.staging"),
 )
-_TYPES = (1, 1, 28, 33, 33, 16, 255, 2, 6, 5, 65, 97, 252, 0x4161)
+ADDRESSES = ("1.0.0.10.in-addr.arpa", "2.0.0.10.in-addr.arpa", f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa")
+_TYPES = (1, 1, 28, 33, 33, 16, 12, 12, 255, 2, 6, 5, 65, 97, 252, 0x4161)
 _HOSTS = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:81", "[2001:db8::1]:80", "host-a:80", "db.example.com:80")
 # Those of header and OPT whose bytes are letters, so that they differ as capital letters from small ones do.
 _LOW_FLAGS = (0, 0, 0, 0x10, 0x40, 0x60, 0x41, 0x61)
@@ -91,9 +96,10 @@ def some_question(dice: random.Random) -> Question:
         options = dice.choice((b"", b"", b"", _COOKIE))
         opt = b"\0\0\x29" + dice.choice(_SIZES).to_bytes(2) + bytes((0, dice.choice((0, 0, 0, 0, 1))))
         opt += dice.choice((0, 0x8000)).to_bytes(2) + len(options).to_bytes(2) + options
+    of_address = dice.random() < 0.1
     return Question(
-        f"{dice.choice(NAMES)}.discovery".lstrip("."),
-        dice.choice(_TYPES),
+        dice.choice(ADDRESSES) if of_address else f"{dice.choice(NAMES)}.discovery".lstrip("."),
+        dice.choice((12, 12, 255, 2, 6, 1, 43) if of_address else _TYPES),
         3 if dice.random() < 0.05 else 1,
         dice.choice((0x0100, 0)) | dice.choice(_LOW_FLAGS),
         opt,
@@ -173,6 +179,8 @@ class MemoMachine(RuleBasedStateMachine):
             order=order,
             max_answers=most_answers,
             empty=dice.choice(("nodata", "nxdomain")),
+            dns_sd=dice.random() < 0.7,
+            reverse=dice.random() < 0.7,
         )
         self.most = dice.choice((1 << 24, 1 << 24, 30_000))
         self.memos = [

@@ -20,7 +20,7 @@ from zkdns.serverset.member import Member
 
 ZONE = (b"discovery",)
 INNER = (b"deep", b"inner", b"discovery")
-TYPES = ("A", "AAAA", "SRV", "TXT")
+TYPES = ("A", "AAAA", "SRV", "TXT", "PTR")
 
 
 def written(server: Server, apex: Labels = ZONE) -> str:
@@ -190,3 +190,39 @@ def test_strings_are_quoted() -> None:
     text = written(Server({"web.prod": [endpoints]}))
     (line,) = lines_of(text, "web.prod.discovery.", "TXT")
     assert line.startswith(r'5 "member=member_\"\\\195\169" "status=ALIVE" "znode=')
+
+
+def test_browsing_is_there_for_each_domain_in_the_file_of_its_zone() -> None:
+    inner = parse_namespace("/inner/{service}", INNER)
+    sets: dict[str, Iterable[str | Member]] = {
+        "web.staging": [member(318, "10.0.0.1:80"), member(319, "db.example.com:80")],
+        "idle.staging": [],
+        "db.deep.inner.discovery": ["10.0.0.2:80"],
+    }
+    server = Server(sets, namespaces=(NAMESPACE, inner), dns_sd=True, ttl=7)
+    text, inner_text = written(server), written(server, INNER)
+    about = "_dns-sd._udp.staging.discovery."
+    assert lines_of(text, f"_services.{about}", "PTR") == [
+        f"7 _{name}._tcp.staging.discovery." for name in ("idle", "web")
+    ]
+    assert [lines_of(text, f"{name}.{about}", "PTR") for name in ("b", "lb")] == [
+        ["7 staging.discovery."]
+    ] * 2
+    web = "_web._tcp.staging.discovery."
+    assert lines_of(text, web, "PTR") == [f"7 m318.{web}", f"7 m319.{web}"]
+    assert lines_of(text, f"m319.{web}", "SRV") == ["7 0 100 80 db.example.com."]
+    assert lines_of(text, f"m318.{web}", "TXT") == lines_of(text, "m318.web.staging.discovery.", "TXT")
+    assert_is_answered(server, text)
+    assert lines_of(inner_text, "_services._dns-sd._udp.deep.inner.discovery.", "PTR") == [
+        "7 _db._tcp.deep.inner.discovery."
+    ]
+    assert not any("inner" in owner for owner in owners(text) - {"deep.inner.discovery."})
+    assert_is_answered(server, inner_text, "deep.inner.discovery.")
+
+
+def test_a_name_of_a_domain_that_is_a_services_own_is_written_as_that() -> None:
+    server = Server({"web.staging": [], "b._dns-sd._udp.staging": ["10.0.0.1:80"]}, dns_sd=True)
+    text = written(server)
+    assert lines_of(text, "b._dns-sd._udp.staging.discovery.", "PTR") == []
+    assert lines_of(text, "b._dns-sd._udp.staging.discovery.", "A") == ["5 10.0.0.1"]
+    assert_is_answered(server, text)

@@ -94,6 +94,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Statuses of members that are answered with."""
     empty: Empty = "nodata"
     """What a service without members is: a name without records, or no name."""
+    dns_sd: bool = False
+    """Whether services and members can be found out by browsing (RFC 6763)."""
+    reverse: bool = False
+    """Whether the names of members' addresses are answered, of which nobody else is asked then."""
     workers: int = 1
     upstream: Upstream = "auto"
     """Where names outside the zones go: to these, or as the machine itself is configured; none: refused."""

@@ -344,6 +344,8 @@ SETTINGS = (
         f"What a service without members is: {' or '.join(get_args(Empty))}.",
         in_flags=False,
     ),
+    Setting("dns_sd", switch, "BOOL", "Let services and members be found out by browsing (RFC 6763)."),
+    Setting("reverse", switch, "BOOL", "Answer the names of members' addresses (PTR)."),
     Setting("workers", whole(1, MAX_WORKERS), "COUNT", f"Processes that answer, up to {MAX_WORKERS}."),
     *FORWARDING,
     Setting(

@@ -75,19 +75,18 @@ class Node(msgspec.Struct):
                 for record in _address_records(QUESTION_POINTER, [address], ttl, qtype)
             )
         if qtype == Type.SRV:
-            return self._services(query, ttl)
+            return self.services(query, ttl)
         if qtype == Type.TXT:
-            return (
-                Record(
-                    pack_record(QUESTION_POINTER, qtype, ttl, _text_data(text.strings)),
-                    standing=text.standing,
-                )
-                for text in self.texts()
-            )
+            return self.descriptions(ttl)
         return ()
 
-    def _services(self, query: Query, ttl: int) -> Iterator[Record]:
-        """SRV records, each with the addresses of its target where that is a name of ours."""
+    def descriptions(self, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
+        """TXT records of that owner, which is ready for the wire."""
+        for text in self.texts():
+            yield Record(pack_record(owner, Type.TXT, ttl, _text_data(text.strings)), standing=text.standing)
+
+    def services(self, query: Query, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
+        """SRV records of that owner, each with the addresses of its target where that is a name of ours."""
         behind_owner = to_wire(self.between)[:-1] + query.pointer_to(self.shared)
         own = b""  # what all targets of ours have behind their labels
         for target in self.targets:
@@ -102,7 +101,7 @@ class Node(msgspec.Struct):
                 name = to_wire(target.name)
             # RFC 2782: the target is not compressed.
             data = _SRV_DATA.pack(_PRIORITY, target.standing.srv_weight, target.port) + name
-            answer = pack_record(QUESTION_POINTER, Type.SRV, ttl, data)
+            answer = pack_record(owner, Type.SRV, ttl, data)
             yield Record(answer, tuple(glue), target.standing)
 
 

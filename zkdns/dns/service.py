@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import re
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
@@ -75,11 +75,6 @@ class ServiceView:
         """How many members it knows, at least 1."""
         return 1 + len(self._entries) + len(self._departed)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no member is answered with."""
-        return not self._entries
-
     def find(self, prefix: Labels) -> Node | None:
         """What stands at these labels (in lower case) before the service's own; None: no such name."""
         node = self._nodes.get(prefix)
@@ -101,11 +96,12 @@ class ServiceView:
             for protocol in PROTOCOLS:
                 yield (*path, protocol)
 
-    def rfc2782(self, before: int) -> Node | None:
+    def rfc2782(self, before: int, protocol: bytes) -> Node | None:
         """What stands at `_service._tcp.environment`; `before` is how many labels the protocol has before it.
 
         The name may be written so in one way: with all labels of the service's own name there.
         """
+        del protocol  # one service's records are the same for all of them
         return self._rfc2782 if before == len(self._between) else None
 
     @functools.cached_property
@@ -115,6 +111,17 @@ class ServiceView:
             shared=self._shared - len(self._between),
             between=self._between,
         )
+
+    @functools.cached_property
+    def by_address(self) -> Mapping[str, Sequence[tuple[Labels, Standing]]]:
+        """The members' own names by the addresses that they have without being resolved."""
+        found: dict[str, list[tuple[Labels, Standing]]] = {}
+        for entry in self._entries:
+            name = entry.label, *self._own
+            if wire_length(name) <= MAX_NAME:
+                for address in entry.member.addresses:
+                    found.setdefault(address, []).append((name, entry.standing))
+        return found
 
     def _make(self, prefix: Labels) -> Node | None:
         if not prefix:
@@ -276,10 +283,20 @@ def _label_members(
                 if label in taken or is_anothers(label):
                     label += b"-" + _number(f"{owner.origin}/{member.name}")
                 taken.add(label)
-                if member.status in statuses and member.weight >= 0:
+                if _is_served(member, statuses):
                     standing = Standing(member.weight, member.name in owner.held)
                     entries.append(_Entry(label, member, owner.origin, standing))
     return present, departed
+
+
+def is_empty(service: Service, statuses: Collection[str]) -> bool:
+    """Whether no member of the service is answered with."""
+    members = (member for owner in service.sets.values() for member in owner.members.values())
+    return not any(_is_served(member, statuses) for member in members)
+
+
+def _is_served(member: Member, statuses: Collection[str]) -> bool:
+    return member.status in statuses and member.weight >= 0
 
 
 def _age(member: Member) -> int:

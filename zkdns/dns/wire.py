@@ -39,6 +39,7 @@ class Type(enum.IntEnum):
     A = 1
     NS = 2
     SOA = 6
+    PTR = 12
     TXT = 16
     AAAA = 28
     SRV = 33

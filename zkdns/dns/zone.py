@@ -16,17 +16,18 @@ import msgspec
 from cachetools import LRUCache
 
 from zkdns.config import Config, Order
+from zkdns.dns.browsing import BrowsedView, Browsing
 from zkdns.dns.records import Node
-from zkdns.dns.service import PROTOCOLS, ServiceView
+from zkdns.dns.service import PROTOCOLS, ServiceView, is_empty
 from zkdns.dns.turning import Turns
-from zkdns.dns.turns import Record, RRset, arranged
+from zkdns.dns.turns import Record, RRset, Standing, arranged
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 from zkdns.namespace import ServiceName
 from zkdns.table import Table
 
-# The name server is this machine's own name for itself, which needs no address in the zone.
-_NAME_SERVER = to_wire((b"localhost",))
+NAME_SERVER = to_wire((b"localhost",))
+"""This machine's own name for itself, which needs no address in the zone."""
 _RESPONSIBLE = b"\x0ahostmaster"  # before the zone's name
 _SOA_TIMES = struct.Struct("!4I")
 AFTER_SERIAL = _SOA_TIMES.size
@@ -34,7 +35,7 @@ AFTER_SERIAL = _SOA_TIMES.size
 _REFRESH, _RETRY, _EXPIRE = 60, 10, 86400  # seconds; only secondaries would look at them
 
 # What ANY is answered with is the first of these that there is (RFC 8482 §4.1).
-_TYPES_FOR_ANY = (Type.A, Type.AAAA, Type.SRV, Type.TXT)
+_TYPES_FOR_ANY = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -94,12 +95,14 @@ class Zone:
         self._soa_times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, config.negative_ttl)
         self._always = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
-        self._policies = dict(_overridden(config))
+        # What is of no service has no members, which are what is limited.
+        self._policies = {ABOVE: Policy(config.ttl, config.order, None), **dict(_overridden(config))}
         self._views: LRUCache[Labels, ServiceView] = LRUCache(_MOST_VIEWED, getsizeof=_size_of)
         self._places: dict[Labels, _Place] = {}
         self._dwellers: Counter[_Place] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
         self._turns: dict[Labels, dict[tuple[Labels, int], Turns]] = {}
+        self._browsing = Browsing(lambda key: not self._is_hidden(key)) if config.dns_sd else None
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -150,8 +153,12 @@ class Zone:
                     return Found(key, node)
                 absent = Found(key, None)
                 break
-        if name[0].startswith(b"_") and (found := self._find_rfc2782(name)):
+        found = self._find_rfc2782(name) if name[0].startswith(b"_") else None
+        if found is None and self._browsing is not None:
+            found = self._find_browsed(name, self._browsing)
+        if found is not None and found.node is not None:
             return found if absent is _NOWHERE else msgspec.structs.replace(found, depends_on_more=True)
+        absent = found or absent
         if name in self._always or name in self._nonterminals:
             return Found(absent.service, Node(), depends_on_more=absent is not _NOWHERE)
         return absent
@@ -171,8 +178,19 @@ class Zone:
             for protocol in PROTOCOLS
             if len(key[0]) < MAX_LABEL
         )
-        names = ((*prefix, *key) for prefix in self._view(key).prefixes())
+        view = self._view(key)
+        names = ((*prefix, *key) for prefix in view.prefixes())
         yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
+        if isinstance(view, BrowsedView):
+            yield from view.instance_names()
+
+    def names_of_domains(self) -> Iterator[Labels]:
+        """The names that have records and are no service's, but for the zones' own; some may be one's."""
+        return self._browsing.names() if self._browsing is not None else iter(())
+
+    def at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Standing]]:
+        """The names of the members of a service that have that address, without being resolved."""
+        return self._view(key).by_address.get(address, ())
 
     def _find_rfc2782(self, name: Labels) -> Found | None:
         """The service of `_web._tcp.staging.discovery`, if it is one's name."""
@@ -184,23 +202,40 @@ class Zone:
             if service is not None and not self._is_hidden(key):
                 if service.is_unread:
                     return Found(key, Node(), is_unread=True)
-                node = self._view(key).rfc2782(before)
+                node = self._view(key).rfc2782(before, label)
                 if node is not None:
                     return Found(key, node)
         return None
+
+    def _find_browsed(self, name: Labels, browsing: Browsing) -> Found | None:
+        """What stands at a name by which services and their members are found out, if it is one."""
+        node = browsing.find(name)
+        if node is not None:
+            return Found(ABOVE, node)
+        key = browsing.service_of(name)
+        if key is None or self._is_hidden(key):
+            return None
+        if self._table.services[key].is_unread:
+            return Found(key, Node(), is_unread=True)
+        view = self._view(key)
+        return Found(key, view.instance(name[0]) if isinstance(view, BrowsedView) else None)
 
     def _view(self, key: Labels) -> ServiceView:
         view: ServiceView | None = self._views.get(key)
         if view is None:
             is_crowded = key in self._nonterminals
-            view = self._views[key] = ServiceView(
+            kind = BrowsedView if self._config.dns_sd else ServiceView
+            view = self._views[key] = kind(
                 self._table.services[key], self._table, self._config, is_crowded=is_crowded
             )
         return view
 
     def _is_hidden(self, key: Labels) -> bool:
         """Whether the service has no members, and a setting says that it then has no name either."""
-        return self._config.empty == "nxdomain" and self._view(key).is_empty
+        if self._config.empty != "nxdomain":
+            return False
+        service = self._table.services[key]
+        return not service.is_unread and is_empty(service, self._config.statuses)
 
     # -- records -------------------------------------------------------------------------------------------
 
@@ -211,7 +246,7 @@ class Zone:
     def records(self, found: Found, query: Query) -> RRset:
         """The records at a node that answer the query, but for a zone's SOA (`soa`); none: NODATA."""
         if query.qtype == Type.NS and query.name in self._zones:
-            return arranged((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, _NAME_SERVER)),))
+            return arranged((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, NAME_SERVER)),))
         if found.node is not None:
             for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
                 records = found.node.records(query, qtype, self.policy_of(found.service).ttl)
@@ -225,7 +260,7 @@ class Zone:
         Its TTL is its MINIMUM, which is how long the absence of something may be kept (RFC 2308 §4).
         """
         zone = query.pointer_to(len(apex))
-        data = b"".join((_NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
+        data = b"".join((NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
 
     # -- turns ---------------------------------------------------------------------------------------------
@@ -279,8 +314,7 @@ class Zone:
             if known is not None:
                 self._leave(key, known)
             if place is not None:
-                self._places[key] = place
-                self._count(place, +1)
+                self._enter(key, place)
             else:
                 self._turns.pop(key, None)
         if others and self._config.empty == "nxdomain":  # then it takes no more than a member to be a name
@@ -293,9 +327,21 @@ class Zone:
             return {ABOVE, *self._places}
         return {ABOVE, *(above for start in range(1, len(key)) if (above := key[start:]) in self._places)}
 
+    def _enter(self, key: Labels, place: _Place) -> None:
+        self._places[key] = place
+        self._count(place, +1)
+        if self._browsing is not None and not place[0]:
+            self._browsing.join(key)
+
     def _leave(self, key: Labels, place: _Place) -> None:
         del self._places[key]
         self._count(place, -1)
+        if self._browsing is not None and self._browsing.leave(key):
+            self._turns.pop(ABOVE, None)  # of domains that come and go there is no end
+
+    def forget_turns(self, key: Labels) -> None:
+        """Begin the turns of what is answered under this key anew, when it is asked for again."""
+        self._turns.pop(key, None)
 
     def _count(self, place: _Place, step: int) -> None:
         """Keep account of who is at a place: the first one brings the names above it, the last takes them."""

@@ -15,15 +15,16 @@ import functools
 import ipaddress
 import struct
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Final
 
 from zkdns.dns.turns import RRset
-from zkdns.dns.wire import CLASS_IN, QUESTION_POINTER, Query, Type
-from zkdns.dns.zone import Found, Zone
-from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
+from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, Query, Type
+from zkdns.dns.zone import ABOVE, Found, Zone
+from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_text, to_wire, wire_length
 
 # In the order in which they are written.
-_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT)
+_TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 _ASTERISK = b"*"
 _MOST_KNOWN = 1 << 14  # data of the records of one service, also of a large one
 _TYPE_CLASS = struct.Struct("!2H")
@@ -33,15 +34,20 @@ _SOA_NUMBERS = struct.Struct("!5I")
 
 
 def zone_head(zone: Zone, apex: Labels) -> str:
-    """What stands at the zone's own name, but for a service's records: SOA and NS.
+    """What is of no single service: SOA and NS at the zone's own name, and where services are found out.
 
     Zones that lie in this one are cut off by NS records of their own.
     """
     soa = _query(apex, Type.SOA)
-    lines = [_line(to_text(apex), zone.soa(soa, apex))]
+    lines = [_line(apex, zone.soa(soa, apex))]
     inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
     for name in (apex, *inner):
-        lines += _lines(to_text(name), zone.records(zone.find(name), _query(name, Type.NS)))
+        lines += _lines(name, zone.records(zone.find(name), _query(name, Type.NS)))
+    for name in zone.names_of_domains():
+        if zone.apex_of(name) == apex and wire_length(name) <= MAX_NAME:
+            found = zone.find(name)
+            if found.service == ABOVE:
+                lines += _lines(name, zone.records(found, _query(name, Type.PTR)))
     return "".join(lines)
 
 
@@ -66,7 +72,7 @@ def _records_at(zone: Zone, service: Labels, name: Labels, found: Found) -> Iter
     if _ASTERISK in (*name, *service):
         yield f"; {owner}. is left out: in this file an asterisk would stand for all other names\n"
         return
-    lines = [line for qtype in _TYPES for line in _lines(owner, zone.records(found, _query(name, qtype)))]
+    lines = [line for qtype in _TYPES for line in _lines(name, zone.records(found, _query(name, qtype)))]
     if found.node.is_unresolved:
         yield f"; {owner}. is answered with SERVFAIL for A and AAAA: no host could be resolved yet\n"
     elif not lines:
@@ -79,21 +85,23 @@ def _query(name: Labels, qtype: int) -> Query:
     return Query(0, False, name, qtype, CLASS_IN, question, None)
 
 
-def _lines(owner: str, records: RRset) -> Iterator[str]:
+def _lines(owner: Labels, records: RRset) -> Iterator[str]:
     """The lines of an RRset, in the order that it has by itself."""
     for record in (*records.leading, *records.held):
         yield _line(owner, record.answer)
 
 
-def _line(owner: str, record: bytes) -> str:
+def _line(owner: Labels, record: bytes) -> str:
     """A record as a line."""
     pointer, rtype, _, ttl, length = _RECORD.unpack_from(record)
     data = record[_RECORD.size :]
     assert (pointer, length) == (QUESTION_POINTER, len(data))  # noqa: S101 - so are all records made
-    return f"{owner}.\t{ttl}\tIN\t{Type(rtype).name}\t{_data_text(rtype, data, owner)}\n"
+    return f"{to_text(owner)}.\t{ttl}\tIN\t{Type(rtype).name}\t{_data_text(rtype, data, owner)}\n"
 
 
-def _data_text(rtype: int, data: bytes, owner: str) -> str:
+def _data_text(rtype: int, data: bytes, owner: Labels) -> str:
+    if rtype == Type.PTR:
+        return _name_text(data, 0, owner)[0]
     if rtype != Type.SOA:
         return _known_text(rtype, data)
     server, at = _name_text(data, 0, owner)
@@ -118,12 +126,15 @@ def _known_text(rtype: int, data: bytes) -> str:
             return " ".join(_strings(data))
 
 
-def _name_text(data: bytes, at: int, owner: str = "") -> tuple[str, int]:
-    """A name in a record's data, whose pointer can only be one to the owner; and where it ends."""
+def _name_text(data: bytes, at: int, owner: Labels = ()) -> tuple[str, int]:
+    """A name in a record's data, whose pointer can only be one into the owner's name; and where it ends."""
     labels: list[bytes] = []
     while length := data[at]:
         if length > MAX_LABEL:
-            return f"{to_text(tuple(labels))}.{owner}.", at + len(QUESTION_POINTER)
+            target = int.from_bytes(data[at : at + len(QUESTION_POINTER)]) & 0x3FFF
+            ends = accumulate((1 + len(label) for label in owner), initial=HEADER_SIZE)
+            labels += owner[list(ends).index(target) :]
+            return to_text(tuple(labels)) + ".", at + len(QUESTION_POINTER)
         labels.append(data[at + 1 : at + 1 + length])
         at += 1 + length
     return to_text(tuple(labels)) + ".", at + 1
