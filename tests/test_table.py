@@ -389,3 +389,37 @@ def test_of_two_sets_under_one_name_the_one_that_was_read_answers() -> None:
 def test_an_empty_set_does_not_answer_for_one_of_its_name_that_cannot_be_read() -> None:
     other = put(origin="/discovery/staging/WEB", name=ServiceName("WEB", "staging"))
     assert table_of(SetUnread(PATH, WEB), other).services[KEY].is_unread
+
+
+# -- addresses ----------------------------------------------------------------------------------------------
+
+
+def test_no_account_of_addresses_is_kept_unless_it_is_wanted() -> None:
+    assert Table().addresses is None
+
+
+def test_an_address_is_its_users_from_their_first_member_until_the_last_is_forgotten() -> None:
+    table = Table(departed_seconds=60.0, with_addresses=True)
+    assert table.addresses is not None
+    table.apply(put(member(1, "10.0.0.1"), member(2, "10.0.0.1"), member(3, "host")))
+    assert table.addresses.take_new() == {"10.0.0.1"}
+    table.apply(SetChanged(PATH, (member(1, "10.0.0.2"),), (member(2).name,)), now=0.0)
+    assert set(table.addresses.users("10.0.0.1")) == {KEY}  # of who has left
+    assert table.addresses.take_new() == {"10.0.0.2"}
+    table.expire(60.0)
+    assert "10.0.0.1" not in table.addresses
+    assert list(table.addresses.users("10.0.0.1")) == []
+    table.apply(HostResolved("host", ("10.0.0.9",)))
+    assert "10.0.0.9" not in table.addresses
+    table.apply(SetDropped(PATH))
+    assert "10.0.0.2" not in table.addresses
+    assert table.addresses.take_new() == set()
+
+
+def test_what_stays_in_a_service_is_not_new() -> None:
+    table = Table(with_addresses=True)
+    assert table.addresses is not None
+    table.apply(put(member(1, "10.0.0.1")))
+    table.addresses.take_new()
+    table.apply(put(member(2, "10.0.0.1")))
+    assert table.addresses.take_new() == set()

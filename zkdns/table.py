@@ -7,7 +7,7 @@ A table is changed by `apply` alone and knows no clock: where time matters, the 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
@@ -79,14 +79,52 @@ def _precedence(owner: ServerSet) -> tuple[bool, str]:
     return owner.name.labels != owner.name.key, owner.origin
 
 
+class Addresses:
+    """Which services have members, departed ones among them, that have an address without being resolved."""
+
+    def __init__(self) -> None:
+        self._users: dict[str, dict[Labels, int]] = {}
+        self._new: set[str] = set()
+
+    def __contains__(self, address: str) -> bool:
+        return address in self._users
+
+    def users(self, address: str) -> Collection[Labels]:
+        """The keys of the services that use it."""
+        return self._users.get(address, {}).keys()
+
+    def take_new(self) -> set[str]:
+        """The addresses that services use since this was asked last, and did not before."""
+        new, self._new = self._new, set()
+        return new
+
+    def count(self, member: Member, key: Labels, step: int) -> None:
+        """Keep account of a member of the service with that key that is there (+1), or no more (-1)."""
+        for address in member.addresses:
+            users = self._users.setdefault(address, {})
+            if key not in users:
+                users[key] = 0
+                self._new.add(address)
+            users[key] += step
+            if not users[key]:
+                del users[key]
+            if not users:
+                del self._users[address]
+
+
 class Table:
     """All services, the addresses of host names among their members, and a serial that rises with changes.
 
     Args:
         departed_seconds: how long members that left are kept in `Service.departed`; 0: not at all.
+        with_addresses: whether an account is kept of who uses which addresses.
+
+    Attributes:
+        addresses: that account; None: there is none.
     """
 
-    def __init__(self, *, departed_seconds: float = DEPARTED_SECONDS) -> None:
+    def __init__(self, *, departed_seconds: float = DEPARTED_SECONDS, with_addresses: bool = False) -> None:
+        self.addresses = Addresses() if with_addresses else None
         self.serial = 0
         """SOA serial (RFC 1982); whoever publishes changes sets it."""
         self._services: dict[Labels, Service] = {}
@@ -276,7 +314,9 @@ class Table:
         return set(self._host_users[change.host])
 
     def _count_hosts(self, member: Member, key: Labels, step: int) -> None:
-        """Keep account of which services use which host names."""
+        """Keep account of which services use which host names and addresses."""
+        if self.addresses is not None:
+            self.addresses.count(member, key, step)
         own = member.service.host if member.service else ""
         is_own_a_name = bool(own) and not is_ip(own)
         if is_own_a_name:

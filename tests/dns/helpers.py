@@ -92,7 +92,7 @@ class Server:
         **settings: Any,
     ) -> None:
         self.config = Config(listen=(), namespaces=namespaces, **settings)
-        self.table = Table()
+        self.table = Table(with_addresses=self.config.reverse)
         self.authority = Authority(self.table, self.config, _raise, random.Random(seed))
         self.zone, self.responder = self.authority.zone, self.authority.responder
         self.responder.ready = True

@@ -43,7 +43,7 @@ _MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 async def answer(task: Task, tell: Tell) -> None:
     """Answer until cancelled; readiness is told to the supervisor."""
     collect_only_what_is_new()
-    table = Table()
+    table = Table(with_addresses=task.config.reverse)
     mistakes = Mistakes(log, "a query could not be answered")
     authority = Authority(
         table, task.config, lambda query, error: mistakes.tell(error, query=query[:512].hex())

@@ -9,6 +9,7 @@ from functools import partial
 from zkdns.config import Config
 from zkdns.dns.memo import Form, Memo
 from zkdns.dns.responder import Responder
+from zkdns.dns.reverse import Reverse
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
 from zkdns.table import Table
@@ -18,7 +19,8 @@ class Authority:
     """Answers from a table.
 
     Args:
-        table: services and members; after each change of it `refresh` must be called.
+        table: services and members; after each change of it `refresh` must be called. Where it keeps account
+            of addresses, their names are answered too.
         config: the zones' names, and how they are answered.
         on_error: told of a query and the exception that it raised, which is a mistake of ours.
         rng: where turns begin, and what the order `random` is drawn from.
@@ -32,7 +34,8 @@ class Authority:
         rng: random.Random | None = None,
     ) -> None:
         self.zone = Zone(table, config, rng)
-        self.responder = Responder(self.zone)
+        self._reverse = Reverse(self.zone, table.addresses) if table.addresses is not None else None
+        self.responder = Responder(self.zone, self._reverse)
         self.memos: list[Memo] = []
         self._on_error = on_error
 
@@ -46,6 +49,8 @@ class Authority:
     def refresh(self, keys: Iterable[Labels]) -> None:
         """Take notice that the services of these keys are others than before."""
         others = self.zone.refresh(keys)
+        if self._reverse is not None:
+            others |= self._reverse.refresh(others)
         for memo in self.memos:
             memo.forget(others)
 

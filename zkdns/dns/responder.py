@@ -22,6 +22,7 @@ from typing import Protocol
 
 import msgspec
 
+from zkdns.dns.reverse import Reverse, address_of
 from zkdns.dns.rotation import Rotation, rotation_of
 from zkdns.dns.turns import RRset
 from zkdns.dns.wire import (
@@ -107,15 +108,17 @@ class Responder:
 
     Args:
         zone: the names, and what stands there.
+        reverse: the same of names of addresses; None: they are as others outside the zones.
     """
 
-    def __init__(self, zone: Zone) -> None:
+    def __init__(self, zone: Zone, reverse: Reverse | None = None) -> None:
         self.ready = False
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
         self.cut_over_tcp = 0
         self.elsewhere: Elsewhere | None = None
         self._zone = zone
+        self._reverse = reverse
 
     def answer(self, query: bytes, *, stream: bool, wrap: Wrap) -> Answer:
         """The answer to a query without its id; `stream`: it came over TCP, where responses may be long."""
@@ -124,14 +127,20 @@ class Responder:
         except BadQueryError as bad:
             return Answer(itertools.repeat(wrap((bad.response or b"")[_ID:], 0)))
         asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
-        apex = self._zone.apex_for(parsed)
+        apex, found = self._zone.apex_for(parsed), None
+        if apex is None and self._reverse is not None and self.ready:
+            found = self._reverse.find(parsed)
+            apex = None if found is None else parsed.name
         refusal = self._refusal_of(parsed, apex)
         if refusal is not None:
             return asked.once(self._marked(refusal))
         if apex is not None:
-            return self._look_up(asked, apex)
+            return self._look_up(asked, apex, found or self._zone.find(parsed.name))
         assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
-        return self.elsewhere.answer(parsed, asked.limit, asked.wrapped)
+        answer = self.elsewhere.answer(parsed, asked.limit, asked.wrapped)
+        if self._reverse is not None and address_of(parsed.name) is not None:  # it may become ours
+            return msgspec.structs.replace(answer, service=None)
+        return answer
 
     def _refusal_of(self, query: Query, apex: Labels | None) -> Response | None:
         """What is answered to a query for which no name is looked up."""
@@ -149,9 +158,8 @@ class Responder:
             )
         return None
 
-    def _look_up(self, asked: _Asked, apex: Labels) -> Answer:
+    def _look_up(self, asked: _Asked, apex: Labels, found: Found) -> Answer:
         query = asked.query
-        found = self._zone.find(query.name)
         failure = _failure_of(query, found)
         if failure is not None:
             return asked.once(self._marked(failure))

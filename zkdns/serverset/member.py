@@ -114,6 +114,12 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
         return (*own, *self.additional.values()) if self.additional else own
 
     @property
+    def addresses(self) -> tuple[str, ...]:
+        """The IP addresses of its own host that are known without resolving anything."""
+        own = self.service or next(iter(self.additional.values()), None)
+        return own.addresses if own else ()
+
+    @property
     def sequence(self) -> int | None:
         """The number that ZooKeeper gave the znode; None where the name has none."""
         digits = self.name.removeprefix(MEMBER_PREFIX)
