@@ -109,10 +109,14 @@ def make_questions(
 def _every_name_and_type(
     dice: random.Random, known: Sequence[dns.name.Name]
 ) -> list[tuple[dns.name.Name, str]]:
-    """Each known name with each type that may be there, in no order."""
+    """Each known name with each type that may be there; those that lead to others first, which are few."""
     pairs = [(name, qtype) for name in known for qtype in TYPES[:5]]
     dice.shuffle(pairs)
-    return pairs
+    return sorted(pairs, key=lambda pair: not (pair[1] == "PTR" and _may_lead_to_others(pair[0])))
+
+
+def _may_lead_to_others(name: dns.name.Name) -> bool:
+    return name.labels[1].lower() in (b"_tcp", b"_dns-sd")
 
 
 def _drawn(

@@ -115,11 +115,12 @@ def _rides_along(case: Case) -> bool:
 def _is_limited(case: Case) -> bool:
     """Whether it is the service that `max_answers` is set for; of ANY too."""
     ours = case.ours.answer
+    glue = case.zones.glue_of(ours)
     return (
         len(ours) == scene.MOST_ANSWERS
         and b"few" in b"".join(case.asked.name.labels).lower()
         and case.whole >= ours | case.theirs.answer
-        and case.ours.additional == case.zones.glue_of(ours)
+        and (case.ours.additional == glue or (case.asked.qtype == "PTR" and case.ours.additional < glue))
         and case.theirs.flags - case.ours.flags <= {"TC"}
     )
 
