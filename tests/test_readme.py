@@ -36,14 +36,20 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
-def console_examples() -> list[tuple[str, list[str]]]:
-    """Commands behind `$ `, each with the lines that follow it."""
-    examples: list[tuple[str, list[str]]] = []
-    for line in "".join(blocks("console")).splitlines():
-        if line.startswith("$ "):
-            examples.append((line[2:], []))
-        else:
-            examples[-1][1].append(line)
+def console_examples() -> list[tuple[str, str, list[str]]]:
+    """Commands behind `$ `, each with how the server was started, and the lines of output that follow."""
+    examples: list[tuple[str, str, list[str]]] = []
+    served = ""
+    for language, block in re.findall(r"^```(sh|console)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        if language == "sh":
+            started = re.search(r"zkdns serve (--demo.*)", block)
+            served = started[1] if started else served
+            continue
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                examples.append((served, line[2:], []))
+            else:
+                examples[-1][2].append(line)
     return examples
 
 
@@ -53,16 +59,22 @@ def comparable(lines: list[str]) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def demo() -> Iterator[ZkdnsServer]:
-    with ZkdnsServer("--demo") as server:
+def demo(request: pytest.FixtureRequest) -> Iterator[ZkdnsServer]:
+    with ZkdnsServer(*request.param.split()) as server:
         yield server.wait_ready()
 
 
 def test_there_are_examples() -> None:
     assert len(console_examples()) >= 5
+    assert len({served for served, _, _ in console_examples()}) == 2
 
 
-@pytest.mark.parametrize(("command", "output"), console_examples(), ids=[c for c, _ in console_examples()])
+@pytest.mark.parametrize(
+    ("demo", "command", "output"),
+    console_examples(),
+    indirect=["demo"],
+    ids=[command for _, command, _ in console_examples()],
+)
 def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str, output: list[str]) -> None:
     if command.startswith("dig ") and shutil.which("dig") is None:
         pytest.skip("there is no dig here")
