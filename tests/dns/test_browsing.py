@@ -235,6 +235,23 @@ def test_members_come_and_go() -> None:
     assert rcode(ask(server, f"m1.{TYPE}", "SRV")) == "NXDOMAIN"
 
 
+@pytest.mark.parametrize("empty", ["nodata", "nxdomain"])
+def test_who_has_just_left_as_the_last_one_is_still_found(empty: str) -> None:
+    server = browsed({"web.staging": [_plain(1)]}, empty=empty)
+    server.change("web.staging", removed=["member_0000000001"])
+    for name in (f"m1.{TYPE}", f"m1.web.{STAGING}"):
+        assert data(ask(server, name, "SRV")) == [f"0 100 80 m1.web.{STAGING}"]
+
+
+def test_the_names_that_a_service_brings_are_there() -> None:
+    server = browsed(SETS)
+    names = {name for service in server.zone.services for name in server.zone.names_of(service)}
+    assert {name for name in names if server.zone.find(name).node is None} == set()
+    instances = {name[0]: b".".join(name[1:]) for name in names if name[2] == b"_tcp" and name[0][:1] == b"m"}
+    web = TYPE.removesuffix(".").encode()
+    assert instances == {b"m318": web, b"m319": web, b"m0": b"_web._tcp.prod.discovery"}
+
+
 def test_a_change_forgets_the_members_of_its_service_and_no_types() -> None:
     server = browsed({"web.staging": [_plain(1)], "api.staging": [_plain(1)]})
     asked = [(TYPES, 2), (TYPE, 1), (f"m1.{TYPE}", 1), (f"_api._tcp.{STAGING}", 1)]
@@ -278,6 +295,9 @@ def test_names_of_services_go_before() -> None:
     assert data(ask(server, TYPE, "A")) == ["10.8.8.8"]
     assert browse(server) == []
     assert data(ask(server, f"m2.{TYPE}", "SRV")) == [f"0 100 80 m2.web.{STAGING}"]
+    assert data(ask(server, f"m2.{TYPE}", "A")) == []
+    server.change("_web._tcp.staging", [member(2, "10.8.8.9:88")])
+    assert data(ask(server, f"m2.{TYPE}", "A")) == ["10.8.8.9"]
     for service in ("m1._web._tcp.staging", "_web._tcp.staging"):
         server.drop(service)
     assert browse(server) == [f"m1.{TYPE}", f"m2.{TYPE}"]

@@ -220,6 +220,16 @@ def test_browsing_is_there_for_each_domain_in_the_file_of_its_zone() -> None:
     assert_is_answered(server, inner_text, "deep.inner.discovery.")
 
 
+def test_of_a_domain_with_a_long_name_those_names_are_there_that_are_not_too_long() -> None:
+    scope = ".".join(("e" * 63, "f" * 63, "g" * 63, "h" * 35))
+    server = Server(dns_sd=True)
+    server.apply(SetPut("/x", ServiceName("s", scope), (member(1, "10.0.0.1:80"),)))
+    text = written(server)
+    assert f"b._dns-sd._udp.{scope}.discovery." in owners(text)
+    assert not any(owner.startswith("_services") for owner in owners(text))
+    assert_is_answered(server, text)
+
+
 def test_a_name_of_a_domain_that_is_a_services_own_is_written_as_that() -> None:
     server = Server({"web.staging": [], "b._dns-sd._udp.staging": ["10.0.0.1:80"]}, dns_sd=True)
     text = written(server)

@@ -96,7 +96,6 @@ class BrowsedView(ServiceView):
         entry = self._by_name.get(label)
         if (
             entry is None
-            or not self._is_type
             or entry.label != label  # it is the name of a znode
             or entry.member.service is None
             or wire_length(_instance_name(label, self._own)) > MAX_NAME
@@ -110,7 +109,7 @@ class BrowsedView(ServiceView):
 
     def instance_names(self) -> Iterator[Labels]:
         """The names of all members that have such, in lower case; those of who has left too."""
-        for label, entry in self._by_name.items():
+        for label, entry in self._by_name.items() if self._is_type else ():
             if entry.label == label and self.instance(label) is not None:
                 yield _instance_name(label, self._key)
 
@@ -166,7 +165,9 @@ class Browsing:
         """The names of whole domains that have records."""
         for domain in sorted(self._domains):
             for label in (_TYPES, *_DOMAINS):
-                yield label, *_ABOUT, *domain
+                name = (label, *_ABOUT, *domain)
+                if wire_length(name) <= MAX_NAME:
+                    yield name
 
     def _types(self, domain: Labels) -> Iterator[Pointer]:
         for key in sorted(filter(self._is_listed, self._domains[domain])):

@@ -213,7 +213,7 @@ class Zone:
         if node is not None:
             return Found(ABOVE, node)
         key = browsing.service_of(name)
-        if key is None or self._is_hidden(key):
+        if key is None:
             return None
         if self._table.services[key].is_unread:
             return Found(key, Node(), is_unread=True)

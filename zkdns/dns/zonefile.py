@@ -20,8 +20,8 @@ from typing import Final
 
 from zkdns.dns.turns import RRset
 from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, Query, Type
-from zkdns.dns.zone import ABOVE, Found, Zone
-from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_text, to_wire, wire_length
+from zkdns.dns.zone import Found, Zone
+from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
 # In the order in which they are written.
 _TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
@@ -44,10 +44,8 @@ def zone_head(zone: Zone, apex: Labels) -> str:
     for name in (apex, *inner):
         lines += _lines(name, zone.records(zone.find(name), _query(name, Type.NS)))
     for name in zone.names_of_domains():
-        if zone.apex_of(name) == apex and wire_length(name) <= MAX_NAME:
-            found = zone.find(name)
-            if found.service == ABOVE:
-                lines += _lines(name, zone.records(found, _query(name, Type.PTR)))
+        if zone.apex_of(name) == apex:
+            lines += _lines(name, zone.records(zone.find(name), _query(name, Type.PTR)))
     return "".join(lines)
 
 
