@@ -109,6 +109,7 @@ def test_all_services_and_zones_are_looked_at() -> None:
 
 def test_each_name_is_one_that_has_the_address() -> None:
     server = reversing({"web.staging": [_m(1), _m(2, additional={"far": "10.0.0.2:1"})]})
+    assert lead(server) == ["m1.web.staging.discovery.", "m2.web.staging.discovery."]
     for name in lead(server):
         assert data(_ask(server, name, "A")) == ["10.0.0.1"]
     assert passes_on(server, TWO)  # an endpoint that lies elsewhere is not its member's own address

@@ -62,7 +62,7 @@ class Pointers(Node):
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
         if qtype == Type.PTR:
             return (pointer.record(query, ttl) for pointer in self.pointers())
-        return super(Pointers, self)._render(query, qtype, ttl)  # noqa: UP008 - a Struct's class is made anew
+        return super()._render(query, qtype, ttl)
 
 
 class BrowsedView(ServiceView):

@@ -2,7 +2,8 @@
 
 not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.parse_query)
 EDNS version above 0: BADVERS
-another class, or a name outside all zones, or a transfer: REFUSED
+another class, or a transfer: REFUSED
+a name outside all zones, which no address of a member has: whoever answers for those, or REFUSED
 the table has not been read yet: SERVFAIL
 a service of which nothing could be read but that it exists: SERVFAIL
 no such name: NXDOMAIN with SOA

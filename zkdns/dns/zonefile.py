@@ -39,7 +39,7 @@ def zone_head(zone: Zone, apex: Labels) -> str:
     Zones that lie in this one are cut off by NS records of their own.
     """
     soa = _query(apex, Type.SOA)
-    lines = [_line(apex, zone.soa(soa, apex))]
+    lines = [_line(to_text(apex), zone.soa(soa, apex), apex)]
     inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
     for name in (apex, *inner):
         lines += _lines(name, zone.records(zone.find(name), _query(name, Type.NS)))
@@ -85,16 +85,17 @@ def _query(name: Labels, qtype: int) -> Query:
 
 def _lines(owner: Labels, records: RRset) -> Iterator[str]:
     """The lines of an RRset, in the order that it has by itself."""
+    text = to_text(owner)
     for record in (*records.leading, *records.held):
-        yield _line(owner, record.answer)
+        yield _line(text, record.answer, owner)
 
 
-def _line(owner: Labels, record: bytes) -> str:
-    """A record as a line."""
+def _line(text: str, record: bytes, owner: Labels) -> str:
+    """A record of that owner, of which there is the text too, as a line."""
     pointer, rtype, _, ttl, length = _RECORD.unpack_from(record)
     data = record[_RECORD.size :]
     assert (pointer, length) == (QUESTION_POINTER, len(data))  # noqa: S101 - so are all records made
-    return f"{to_text(owner)}.\t{ttl}\tIN\t{Type(rtype).name}\t{_data_text(rtype, data, owner)}\n"
+    return f"{text}.\t{ttl}\tIN\t{Type(rtype).name}\t{_data_text(rtype, data, owner)}\n"
 
 
 def _data_text(rtype: int, data: bytes, owner: Labels) -> str:
