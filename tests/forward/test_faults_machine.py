@@ -38,7 +38,7 @@ def test_without_a_file_left_questions_wait_and_are_answered_when_there_is_one()
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 with no_file_left():
                     waiting = [asking(exchanges, f"n{number}.example") for number in range(20)]
-                    await asyncio.sleep(0.3)  # several tries fail; of each some have the file of the one before
+                    await asyncio.sleep(0.3)  # several tries fail; a file that is closed serves the next
                     assert sum(outcome.done() for outcome in waiting) < 10
                 outcomes = await asyncio.gather(*waiting)
                 assert all(isinstance(outcome, Reply) for outcome in outcomes)
