@@ -13,18 +13,8 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.dns.helpers import Server, data, glue, many, member, query, read, truncated
-from zkdns.dns.wire import (
-    BadQueryError,
-    Ede,
-    Edns,
-    Rcode,
-    Response,
-    Type,
-    pack_record,
-    parse_query,
-    servfail,
-    udp_limit,
-)
+from zkdns.dns.edns import Ede, Edns, udp_limit
+from zkdns.dns.wire import BadQueryError, Rcode, Response, Type, pack_record, parse_query, servfail
 from zkdns.names import MAX_NAME, wire_length
 
 WEB = "web.staging.discovery"

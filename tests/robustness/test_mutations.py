@@ -27,7 +27,8 @@ from tests.robustness.scene import (
     serving,
 )
 from tests.support.upstream import Resolver
-from zkdns.dns.wire import BadQueryError, parse_query, udp_limit
+from zkdns.dns.edns import udp_limit
+from zkdns.dns.wire import BadQueryError, parse_query
 
 COUNT = 20_000
 FORWARDED = 5000

@@ -16,7 +16,7 @@ from tests.support.waiting import eventually
 from tests.transport.helpers import datagram, echo, is_begun
 from tests.transport.udp_helpers import SECONDS, Serve, ask, asker, hears_nothing_more
 from zkdns.address import HostPort
-from zkdns.dns.wire import OWN_UDP_SIZE
+from zkdns.dns.edns import OWN_UDP_SIZE
 from zkdns.transport.batch import HEAD, ID, LONGEST, MOST
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.udp import _BATCHES

@@ -23,6 +23,7 @@ from typing import Protocol
 
 import msgspec
 
+from zkdns.dns.edns import Ede, udp_limit
 from zkdns.dns.reverse import Reverse, address_of
 from zkdns.dns.rotation import Rotation, rotation_of
 from zkdns.dns.turns import RRset
@@ -31,13 +32,11 @@ from zkdns.dns.wire import (
     HEADER_SIZE,
     MAX_MESSAGE,
     BadQueryError,
-    Ede,
     Query,
     Rcode,
     Response,
     Type,
     parse_query,
-    udp_limit,
 )
 from zkdns.dns.zone import ABOVE, AFTER_SERIAL, Found, Zone
 from zkdns.names import Labels
@@ -256,6 +255,6 @@ def _is_lasting(query: Query, found: Found) -> bool:
 
     Options make queries of one question differ without end, and so do names that a service does not have.
     """
-    if found.depends_on_more or (query.edns is not None and query.edns.has_options):
+    if found.depends_on_more or (query.edns is not None and bool(query.edns.options)):
         return False
     return found.node is not None or found.service == ABOVE

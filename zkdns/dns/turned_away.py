@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 
+from zkdns.dns.edns import Ede
 from zkdns.dns.memo import Form
-from zkdns.dns.wire import BadQueryError, Ede, Query, Rcode, Response, parse_query
+from zkdns.dns.wire import BadQueryError, Query, Rcode, Response, parse_query
 
 _ID = 2
 _NO_ID = bytes(_ID)

@@ -13,24 +13,32 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from zkdns.dns.edns import (
+    DO,
+    LEAST_UDP_SIZE,
+    OPT,
+    BadOptionError,
+    Ede,
+    Edns,
+    OptionCode,
+    check_options,
+    pack_ede,
+    pack_opt,
+    response_opt,
+)
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels
 
 HEADER_SIZE: Final = 12
-LEAST_UDP_SIZE: Final = 512  # RFC 1035 §2.3.4; smaller sizes in an OPT count as this (RFC 6891 §6.2.3)
-OWN_UDP_SIZE: Final = 1232  # fits an IPv6 packet of the least MTU, so that nothing is fragmented
 MAX_MESSAGE: Final = 65535  # the length field of TCP (RFC 1035 §4.2.2)
 
 QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts behind the header
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
-_DO = 0x8000
 
 _HEADER = struct.Struct("!6H")
 _HEADER_AFTER_ID = struct.Struct("!5H")
 _TYPE_CLASS = struct.Struct("!2H")
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
-_OPT = struct.Struct("!BHHBBHH")  # root, type, size, extended RCODE, version, flags, length of the options
-_OPTION = struct.Struct("!HH")
 
 
 class Type(enum.IntEnum):
@@ -51,6 +59,7 @@ class Type(enum.IntEnum):
 
 
 CLASS_IN: Final = 1
+CLASS_CH: Final = 3
 
 
 class Rcode(enum.IntEnum):
@@ -63,17 +72,7 @@ class Rcode(enum.IntEnum):
     NOTIMP = 4
     REFUSED = 5
     BADVERS = 16
-
-
-class Ede(enum.IntEnum):
-    """Extended DNS errors (RFC 8914 §4)."""
-
-    STALE_ANSWER = 3
-    NOT_READY = 14
-    PROHIBITED = 18
-    NOT_AUTHORITATIVE = 20
-    NO_REACHABLE_AUTHORITY = 22
-    NETWORK_ERROR = 23
+    BADCOOKIE = 23
 
 
 class BadQueryError(Exception):
@@ -88,10 +87,6 @@ class _MalformedError(Exception):
     """The message cannot be read."""
 
 
-class _BadOptError(Exception):
-    """Everything can be read but what an OPT record says, or there are two."""
-
-
 class _Record(NamedTuple):
     """A query's record, taken apart; its data lies between `data_at` and `end` of the message."""
 
@@ -102,19 +97,11 @@ class _Record(NamedTuple):
     end: int
 
 
-class Edns(msgspec.Struct, frozen=True, gc=False):
-    """What a query's OPT record says (RFC 6891 §6.1.2); `size` is its UDP payload size as sent."""
-
-    size: int
-    version: int
-    do: bool
-    has_options: bool = False
-
-
 class Query(msgspec.Struct, frozen=True, gc=False):
     """One question and what came with it.
 
     `name` is in lower case for look-ups; `question` holds the bytes as they came, to be sent back unchanged.
+    It is empty in a query for nothing but a cookie (RFC 7873 §5.4).
     `ad` and `cd` matter only for what is forwarded (RFC 6840 §5.7, RFC 4035 §3.2.2).
     """
 
@@ -153,9 +140,11 @@ def parse_query(message: bytes) -> Query:
         question = message[HEADER_SIZE:at]
         at = _skip_records(message, at, answers, authorities, qtype)
         edns = _read_additional(message, at, additionals)
-    except _BadOptError:  # RFC 6891 §7: the error says that EDNS as such is known
-        header = _HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 1, 0, 0, 1)
-        raise BadQueryError(header + question + _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, 0, 0, 0, 0)) from None
+        if not questions:
+            _require_cookie(edns)
+    except BadOptionError:  # RFC 6891 §7: the error says that EDNS as such is known
+        header = _HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, questions, 0, 0, 1)
+        raise BadQueryError(header + question + pack_opt()) from None
     except (_MalformedError, struct.error):  # of which the second says that something ends too early
         raise BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
     ad, cd = bool(flags & AD), bool(flags & CD)
@@ -163,12 +152,20 @@ def parse_query(message: bytes) -> Query:
 
 
 def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
-    """Name, type and class of the question, and where it ends."""
-    if count != 1:  # RFC 9619 §4
+    """Name, type and class of the question, and where it ends; without one those of nothing."""
+    if not count:
+        return (), 0, CLASS_IN, HEADER_SIZE
+    if count > 1:  # RFC 9619 §4
         raise _MalformedError
     name, at = _read_name(message)
     qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
     return name, qtype, qclass, at + _TYPE_CLASS.size
+
+
+def _require_cookie(edns: Edns | None) -> None:
+    """Refuse a query that asks for nothing, not for a cookie either (RFC 7873 §5.4)."""
+    if edns is None or edns.option(OptionCode.COOKIE) is None:
+        raise _MalformedError
 
 
 def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype: int) -> int:
@@ -199,22 +196,23 @@ def _read_name(message: bytes) -> tuple[Labels, int]:
 
 def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
     """Walk the additional section for its OPT record; it must end where the message does."""
-    if count == 1 and len(message) == at + _OPT.size:  # nearly always
-        root, rtype, size, _, version, flags, length = _OPT.unpack_from(message, at)
+    if count == 1 and len(message) == at + OPT.size:  # nearly always
+        root, rtype, size, _, version, flags, length = OPT.unpack_from(message, at)
         if not root and rtype == Type.OPT and not length:
-            return Edns(size, version, bool(flags & _DO))
+            return Edns(size, version, bool(flags & DO))
     edns = None
     for _ in range(count):
         record = _read_record(message, at)
         if record.rtype == Type.OPT:
             if edns is not None or message[at]:  # RFC 6891 §6.1.1: one, and owned by the root
-                raise _BadOptError
-            _check_options(message[record.data_at : record.end])
+                raise BadOptionError("there are two OPT records, or one has a name")
+            options = message[record.data_at : record.end]
+            check_options(options)
             edns = Edns(
                 size=record.rclass,
                 version=record.ttl >> 16 & 0xFF,
-                do=bool(record.ttl & _DO),
-                has_options=record.end > record.data_at,
+                do=bool(record.ttl & DO),
+                options=options,
             )
         at = record.end
     if at != len(message):
@@ -249,17 +247,6 @@ def _skip_name(message: bytes, at: int) -> int:
     raise _MalformedError
 
 
-def _check_options(options: bytes) -> None:
-    """No option may reach over the end of its OPT record; unknown ones are otherwise ignored."""
-    at = 0
-    while at < len(options):
-        if at + _OPTION.size > len(options):
-            raise _BadOptError
-        at += _OPTION.size + _OPTION.unpack_from(options, at)[1]
-    if at != len(options):
-        raise _BadOptError
-
-
 def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes) -> bytes:
     """A resource record of class IN; `owner` is ready for the wire."""
     return owner + _RECORD.pack(rtype, CLASS_IN, ttl, len(data)) + data
@@ -281,7 +268,7 @@ class Envelope(msgspec.Struct, frozen=True):
     ) -> bytes:
         """The response after its id; of each section's records it is told the number."""
         flags = self.flags | TC if truncated else self.flags
-        counts = 1, answers, authority, additional + bool(self.opt)
+        counts = bool(self.question), answers, authority, additional + bool(self.opt)
         return b"".join((_HEADER_AFTER_ID.pack(flags, *counts), self.question, records, self.opt))
 
 
@@ -301,6 +288,8 @@ class Response(msgspec.Struct):
     glue: Sequence[bytes] = ()
     ede: Ede | None = None
     ede_text: str = ""
+    errors: bytes = b""
+    """Extended errors that somebody else has told, as options."""
     truncated: bool = False
     """Set by `pack`: whether records that belong to the answer had to be left out."""
 
@@ -323,16 +312,14 @@ class Response(msgspec.Struct):
         return Envelope(flags, self.query.question, self._opt())
 
     def _opt(self) -> bytes:
-        """The OPT record: present exactly when the query had one (RFC 6891 §6.1.1, §7)."""
+        """The OPT record, which leaves room for nothing but itself in the least message at most."""
         edns = self.query.edns
         if edns is None:
             return b""
-        options = b""
+        errors = self.errors
         if self.ede is not None:
-            text = self.ede_text.encode()
-            options = _OPTION.pack(15, 2 + len(text)) + struct.pack("!H", self.ede) + text
-        flags = _DO if edns.do else 0
-        return _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, self.rcode >> 4, 0, flags, len(options)) + options
+            errors = pack_ede(self.ede, self.ede_text) + errors
+        return response_opt(edns, self.rcode, errors, LEAST_UDP_SIZE - HEADER_SIZE - len(self.query.question))
 
 
 def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
@@ -342,13 +329,6 @@ def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
             return records[:count], 0
         room -= len(record)
     return records, room
-
-
-def udp_limit(edns: Edns | None) -> int:
-    """The longest response that may go to this asker over UDP (RFC 6891 §6.2.3, §6.2.5)."""
-    if edns is None:
-        return LEAST_UDP_SIZE
-    return min(max(edns.size, LEAST_UDP_SIZE), OWN_UDP_SIZE)
 
 
 def servfail(query: bytes) -> bytes:

@@ -22,7 +22,8 @@ from typing import Any, Final
 
 import msgspec
 
-from zkdns.dns.wire import Ede, Rcode
+from zkdns.dns.edns import Ede
+from zkdns.dns.wire import Rcode
 from zkdns.forward.messages import BadReplyError, read_reply
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply

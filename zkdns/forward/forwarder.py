@@ -24,8 +24,9 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
+from zkdns.dns.edns import Ede
 from zkdns.dns.responder import Answer
-from zkdns.dns.wire import HEADER_SIZE, Ede, Query, Rcode, Response
+from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.datagrams import affordable_sockets
 from zkdns.forward.exchange import Failure, Kind
@@ -224,7 +225,7 @@ class Forwarder:
     def _from(self, entry: Entry, asked: _Asked) -> Answer:
         """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
         edns = asked.query.edns
-        if edns is not None and edns.has_options:
+        if edns is not None and edns.options:
             return _once(next(self._aging(entry, asked)))
         return Answer(
             self._aging(entry, asked),

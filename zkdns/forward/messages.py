@@ -15,23 +15,20 @@ import struct
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-from zkdns.dns.wire import AD, CD, CLASS_IN, HEADER_SIZE, OWN_UDP_SIZE, QR, RD, TC, Rcode, Type
+from zkdns.dns.edns import OPT, BadOptionError, OptionCode, copied_ede, options_in, pack_opt
+from zkdns.dns.wire import AD, CD, CLASS_IN, HEADER_SIZE, QR, RD, TC, Rcode, Type
 from zkdns.forward.question import Question
-from zkdns.forward.reply import EDE_OPTION, Reply, pack_ede
+from zkdns.forward.reply import Reply
 from zkdns.names import MAX_LABEL, MAX_NAME
 
 _OPCODE = 0x7800
-_DO = 0x8000
 _MOST_SECONDS = 0x7FFFFFFF
 _ROOT_SIZE = 1
-_INFO_CODE_SIZE = 2
 _POINTER = 0xC0
 
 _HEADER = struct.Struct("!6H")
 _TYPE_CLASS = struct.Struct("!2H")
 _RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
-_OPT = struct.Struct("!BHHIH")  # root, type, size, extended RCODE and flags, length of the options
-_OPTION = struct.Struct("!HH")
 _LONG = struct.Struct("!I")
 
 # As plain numbers: an enumeration's members take several times as long to look up.
@@ -93,7 +90,7 @@ def query_of(question: Question, ident: int, *, edns: bool = True) -> bytes:
     """
     flags = RD | AD | (question.cd and CD)
     header = _HEADER.pack(ident, flags, 1, 0, 0, edns)
-    opt = _OPT.pack(0, _OPT_TYPE, OWN_UDP_SIZE, question.do and _DO, 0) if edns else b""
+    opt = pack_opt(do=question.do) if edns else b""
     return b"".join((header, question.name, _TYPE_CLASS.pack(question.qtype, CLASS_IN), opt))
 
 
@@ -314,18 +311,11 @@ def _read_opt(message: bytes, start: int, records: _Records, at: int, first: int
     record_at = start + (records.ends[at - 1] if at else 0)
     if records.types.count(_OPT_TYPE) > 1 or at < first or message[record_at]:  # RFC 6891 §6.1.1
         raise BadReplyError("it has two OPT records, or one in the wrong place")
-    place, end = record_at + _OPT.size, start + records.ends[at]
-    ede: list[bytes] = []
-    while place < end:
-        if place + _OPTION.size > end:
-            raise BadReplyError("an EDNS option is cut short")
-        code, size = _OPTION.unpack_from(message, place)
-        place += _OPTION.size
-        if code == EDE_OPTION and size >= _INFO_CODE_SIZE:
-            ede.append(pack_ede(message[place : place + size]))
-        place += size
-    if place != end:
-        raise BadReplyError("an EDNS option reaches over the end of its record")
+    options = message[record_at + OPT.size : start + records.ends[at]]
+    try:
+        ede = [copied_ede(data) for code, data in options_in(options) if code == OptionCode.EDE]
+    except BadOptionError as bad:
+        raise BadReplyError(str(bad)) from None
     extended_rcode = message[record_at + 5]
     return _Opt(extended_rcode << 4, b"".join(ede))
 

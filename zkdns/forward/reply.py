@@ -8,16 +8,12 @@ from typing import Final
 
 import msgspec
 
-from zkdns.dns.wire import AD, CD, HEADER_SIZE, OWN_UDP_SIZE, QR, RA, RD, TC, Query, Rcode, Type
+from zkdns.dns.edns import pack_ede, response_opt
+from zkdns.dns.wire import AD, CD, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
 
-EDE_OPTION: Final = 15  # RFC 8914 §2
 MOST_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 
-_DO = 0x8000
 _HEADER = struct.Struct("!6H")
-_OPT = struct.Struct("!BHHBBHH")  # root, type, size, extended RCODE, version, flags, length of the options
-_OPTION = struct.Struct("!HH")
-_INFO_CODE_SIZE = 2
 _TTL = struct.Struct("!I")
 
 
@@ -91,15 +87,9 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         if trust_ad and self.authentic and (query.ad or (edns is not None and edns.do)):
             flags |= AD
         room = limit - HEADER_SIZE - len(query.question)
-        opt = b""
-        if edns is not None:  # RFC 6891 §6.1.1: exactly then
-            options = self.ede if ede is None else pack_ede(ede.to_bytes(2) + ede_text.encode()) + self.ede
-            if len(options) + _OPT.size > room:
-                options = b""
-            flags_of_opt = _DO if edns.do else 0
-            head = _OPT.pack(0, Type.OPT, OWN_UDP_SIZE, rcode >> 4, 0, flags_of_opt, len(options))
-            opt = head + options
-            room -= len(opt)
+        errors = self.ede if ede is None else pack_ede(ede, ede_text) + self.ede
+        opt = response_opt(edns, rcode, errors, room)
+        room -= len(opt)
         records: bytes | bytearray = self._records_after(seconds, least_ttl, most_ttl)
         answers, authorities, additionals = self.counts
         if len(records) > room:
@@ -121,12 +111,3 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             left = min(max(ttl, least_ttl), most_ttl) - seconds
             pack_into(records, at, left if left > 0 else 0)  # noqa: FURB136 - a third of max()'s time
         return records
-
-
-def pack_ede(data: bytes) -> bytes:
-    """The EDNS option with an extended error: its code and its text, if that is text (RFC 8914 §2)."""
-    try:
-        data[_INFO_CODE_SIZE:].decode()
-    except UnicodeDecodeError:
-        data = data[:_INFO_CODE_SIZE]
-    return _OPTION.pack(EDE_OPTION, len(data)) + data

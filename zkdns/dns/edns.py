@@ -1,0 +1,157 @@
+"""EDNS (RFC 6891): what the OPT record of a query says, and the OPT record of its response.
+
+Options are read and written here whoever sends them, askers and upstreams. What a server has to say by them
+stands elsewhere (`zkdns.dns.extras`).
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+import msgspec
+
+LEAST_UDP_SIZE: Final = 512  # RFC 1035 §2.3.4; smaller sizes in an OPT count as this (RFC 6891 §6.2.3)
+OWN_UDP_SIZE: Final = 1232  # fits an IPv6 packet of the least MTU, so that nothing is fragmented
+OPT: Final = struct.Struct("!BHHBBHH")
+"""An OPT record without options: root, type, size, extended RCODE, version, flags, length of the options."""
+DO: Final = 0x8000
+
+_OPT_TYPE = 41
+_OPTION = struct.Struct("!HH")
+_INFO_CODE_SIZE = 2
+
+CLIENT_COOKIE: Final = 8
+"""Bytes of a client's part of a cookie (RFC 7873 §4)."""
+_LEAST_COOKIE, _MOST_COOKIE = 16, 40  # with the server's part
+
+
+class OptionCode(enum.IntEnum):
+    """The options that are treated by name; all others are ignored."""
+
+    NSID = 3  # RFC 5001
+    COOKIE = 10  # RFC 7873
+    KEEPALIVE = 11  # RFC 7828
+    EDE = 15  # RFC 8914
+
+
+class Ede(enum.IntEnum):
+    """Extended DNS errors (RFC 8914 §4)."""
+
+    STALE_ANSWER = 3
+    NOT_READY = 14
+    BLOCKED = 15
+    PROHIBITED = 18
+    NOT_AUTHORITATIVE = 20
+    NOT_SUPPORTED = 21
+    NO_REACHABLE_AUTHORITY = 22
+    NETWORK_ERROR = 23
+
+
+class BadOptionError(Exception):
+    """An option is not what it must be; the message says in what."""
+
+
+class Edns(msgspec.Struct, frozen=True, gc=False):
+    """What a query's OPT record says (RFC 6891 §6.1.2).
+
+    Attributes:
+        size: its UDP payload size as sent.
+        version: 0, or what nobody knows yet.
+        do: whether DNSSEC's records are wanted.
+        options: as sent.
+        returned: the options that each response to the query has, ready for the wire.
+    """
+
+    size: int
+    version: int
+    do: bool
+    options: bytes = b""
+    returned: bytes = b""
+
+    def option(self, code: int) -> bytes | None:
+        """The data of the first option with that code; None: there is none."""
+        return next((data for found, data in options_in(self.options) if found == code), None)
+
+
+def options_in(options: bytes) -> Iterator[tuple[int, bytes]]:
+    """Code and data of each option in an OPT record's data.
+
+    Raises:
+        BadOptionError: one ends behind the record.
+    """
+    at = 0
+    while at < len(options):
+        if at + _OPTION.size > len(options):
+            raise BadOptionError("an EDNS option is cut short")
+        code, size = _OPTION.unpack_from(options, at)
+        at += _OPTION.size + size
+        if at > len(options):
+            raise BadOptionError("an EDNS option reaches over the end of its record")
+        yield code, options[at - size : at]
+
+
+def check_options(options: bytes) -> None:
+    """Look whether a query's options can be read: each to its end, and of cookies the first.
+
+    Raises:
+        BadOptionError: what is wrong.
+    """
+    has_cookie = False
+    for code, data in options_in(options):
+        if code == OptionCode.COOKIE and not has_cookie:  # RFC 7873 §5.2: others are ignored
+            has_cookie = True
+            if len(data) != CLIENT_COOKIE and not _LEAST_COOKIE <= len(data) <= _MOST_COOKIE:  # §5.2.2
+                raise BadOptionError(f"a cookie has {len(data)} bytes")
+
+
+def pack_option(code: int, data: bytes) -> bytes:
+    """An option, ready for the wire."""
+    return _OPTION.pack(code, len(data)) + data
+
+
+def pack_ede(code: int, text: str = "") -> bytes:
+    """The option with an extended error (RFC 8914 §2)."""
+    return pack_option(OptionCode.EDE, code.to_bytes(_INFO_CODE_SIZE) + text.encode())
+
+
+def copied_ede(data: bytes) -> bytes:
+    """The option with somebody else's extended error, its text only if it is text; empty: it is no error."""
+    if len(data) < _INFO_CODE_SIZE:
+        return b""
+    try:
+        data[_INFO_CODE_SIZE:].decode()
+    except UnicodeDecodeError:
+        data = data[:_INFO_CODE_SIZE]
+    return pack_option(OptionCode.EDE, data)
+
+
+def pack_opt(rcode: int = 0, *, do: bool = False, options: bytes = b"") -> bytes:
+    """An OPT record of ours; of the RCODE it holds the upper bits."""
+    flags = DO if do else 0
+    return OPT.pack(0, _OPT_TYPE, OWN_UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
+
+
+def response_opt(edns: Edns | None, rcode: int, errors: bytes, room: int) -> bytes:
+    """The OPT record of a response: there is one exactly when the query had one (RFC 6891 §6.1.1, §7).
+
+    Args:
+        edns: what the query says.
+        rcode: the response's, of which the OPT record holds the upper bits.
+        errors: extended errors as options; left out where there is no room for them.
+        room: how many bytes the record may have.
+    """
+    if edns is None:
+        return b""
+    if OPT.size + len(errors) + len(edns.returned) > room:
+        errors = b""
+    return pack_opt(rcode, do=edns.do, options=errors + edns.returned)
+
+
+def udp_limit(edns: Edns | None) -> int:
+    """The longest response that may go to this asker over UDP (RFC 6891 §6.2.3, §6.2.5)."""
+    if edns is None:
+        return LEAST_UDP_SIZE
+    return min(max(edns.size, LEAST_UDP_SIZE), OWN_UDP_SIZE)
