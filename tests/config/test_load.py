@@ -177,6 +177,8 @@ def test_a_setting_knows_what_each_layer_calls_it() -> None:
         "demo",
         "dns_sd",
         "reverse",
+        "cookies",
+        "tell_version",
         "trust_ad",
         "cache_prefetch",
         "offline",

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from msgspec.structs import astuple
 
 from tests.forward.helpers import query, question, read, reply, rrset, soa
+from zkdns.dns.edns import pack_ede
 from zkdns.forward.cache import Cache, Entry, is_below
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
@@ -306,10 +307,10 @@ def test_dns_34_it_begins_anew_after_a_long_time() -> None:
 def test_a_failure_tells_what_was_answered_and_leaves_what_is_stale() -> None:
     cache = cache_of()
     entry = put(cache, found=address(ttl=10))
-    cache.put_failure(A, START + 10, ede=22, text="no answer from 192.0.2.1")
+    cache.put_failure(A, START + 10, errors=pack_ede(22), text="no answer from 192.0.2.1")
     found = cache.failure(A, START + 10)
     assert found is not None
-    assert (found.ede, found.text) == (22, "no answer from 192.0.2.1")
+    assert (found.errors, found.text) == (pack_ede(22), "no answer from 192.0.2.1")
     assert cache.get_stale(A, START + 10) is entry
     assert cache.failure(question("AAAA"), START + 10) is None
 

@@ -34,12 +34,19 @@ def packed(host: str) -> bytes:
     return ipaddress.ip_address(host).packed
 
 
+def names_its_asker(query: bytes, address: bytes) -> bool:
+    """The proof of these tests: a query that begins with its asker's address."""
+    return query.startswith(address)
+
+
 def door(*networks: str, most: int = 0, refusals: Answers = REFUSALS) -> Door:
-    return Door(Allowed(networks), refusals, TRUNCATIONS, most, Counts())
+    return Door(Allowed(networks), refusals, TRUNCATIONS, names_its_asker, most, Counts())
 
 
-def at(made: Door, hosts: Sequence[str], now: float = 0.5) -> list[Answers | None] | None:
-    return made.at_datagrams([packed(host) for host in hosts], now)
+def at(
+    made: Door, hosts: Sequence[str], now: float = 0.5, queries: Sequence[bytes] = (b"anything",) * 8
+) -> list[Answers | None] | None:
+    return made.at_datagrams([packed(host) for host in hosts], queries.__getitem__, now)
 
 
 @pytest.mark.parametrize(

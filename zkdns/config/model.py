@@ -81,6 +81,14 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     More of them are truncated: who is real asks again over TCP, and who was named by somebody else is spared.
     A thousandth of what one core answers; a host that has no cache asks less.
     """
+    cookies: bool = True
+    """Whether askers who send a DNS cookie get one (RFC 7873); over UDP it exempts them from `rate_limit`."""
+    cookie_secret: bytes | None = None
+    """What server cookies are made of, in 16 bytes, where several servers share an address; None: random."""
+    identity: str = ""
+    """What NSID, `id.server` and `hostname.bind` tell (RFC 5001, RFC 4892); empty: nothing."""
+    tell_version: bool = False
+    """Whether `version.server` and `version.bind` tell which version this is."""
     namespaces: tuple[Namespace, ...]
     """Where sets lie, and which zone each has its names in; there is one at least."""
     ttl: int = 5

@@ -16,9 +16,9 @@ from zkdns.address import (
     UpstreamAddress,
     parse_connect_string,
     parse_listen,
-    parse_network,
     parse_upstream,
 )
+from zkdns.config.askers import ASKERS
 from zkdns.config.model import (
     Empty,
     ForwardSettings,
@@ -61,7 +61,6 @@ MAX_NEGATIVE_TTL = (
 MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; who wants more wants any
 MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
 MAX_WORKERS = 256
-MAX_RATE = 1_000_000_000  # answers a second; no machine gives so many
 MAX_LIMBO = 86_400  # a day: after that a failure of ZooKeeper is no news any more
 MAX_FORWARDED = 65_535
 MAX_CACHE_ENTRIES = 1_000_000
@@ -299,20 +298,7 @@ SETTINGS = (
         f"Where to answer; the port is {DNS_PORT} unless given, and 0 takes any free one.",
         many=True,
     ),
-    Setting(
-        "allow",
-        text(parse_network, "NETWORK"),
-        "NETWORK",
-        "Whose queries are answered, as 10.0.0.0/8; else those of all private networks.",
-        many=True,
-    ),
-    Setting(
-        "rate_limit",
-        whole(0, MAX_RATE),
-        "COUNT",
-        "Most answers a second over UDP to one network (a /24, of IPv6 a /56); 0: no limit.",
-        in_flags=False,
-    ),
+    *ASKERS,
     _ZONE,
     Setting(
         "namespace",

@@ -19,10 +19,13 @@ from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
 from zkdns.daemon.loading import collect_all, collect_only_what_is_new
 from zkdns.dns.authority import Authority
+from zkdns.dns.cookies import Cookies
+from zkdns.dns.extras import Extras
 from zkdns.table import Table
+from zkdns.transport import Personal
 from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.mistakes import Mistakes
-from zkdns.transport.tcp import TcpServer, affordable_connections
+from zkdns.transport.tcp import IDLE_SECONDS, TcpServer, affordable_connections
 from zkdns.transport.udp import UdpServer
 
 if TYPE_CHECKING:
@@ -50,6 +53,7 @@ async def answer(task: Task, tell: Tell) -> None:
     )
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
+    authority.responder.extras = _extras_of(task)
     datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
     streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
@@ -61,7 +65,7 @@ async def answer(task: Task, tell: Tell) -> None:
         first_word.set()
         teller.tell()
 
-    doors = Doors(task.config)
+    doors = Doors(task.config, authority.responder.extras)
     udp = [
         UdpServer(sock, datagrams, door=doors.of(sock)) for sock in opened if sock.type == socket.SOCK_DGRAM
     ]
@@ -94,6 +98,15 @@ async def answer(task: Task, tell: Tell) -> None:
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
+
+
+def _extras_of(task: Task) -> Extras:
+    """What is said by EDNS options."""
+    config, cookies = task.config, None
+    if config.cookies:
+        secret = config.cookie_secret or task.secret
+        cookies = Cookies(secret, time.time, is_shared=config.cookie_secret is not None)
+    return Extras(config.identity.encode(), IDLE_SECONDS, cookies, Personal)
 
 
 def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:

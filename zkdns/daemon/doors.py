@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from functools import partial
 
 from zkdns.config import Config
-from zkdns.dns.turned_away import TurnedAway, refusal, truncation
+from zkdns.dns.extras import Extras
+from zkdns.dns.turned_away import TurnedAway, is_proven, refusal, truncation
 from zkdns.transport import Answers
 from zkdns.transport.door import PRIVATE, Allowed, Counts, Door
 from zkdns.transport.forms import Datagrams, Streams
@@ -20,11 +22,12 @@ class Doors:
 
     Args:
         config: the networks that are allowed, and how often they may ask.
+        extras: what is said by EDNS options, and who is known by them.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, extras: Extras) -> None:
         self.counts = Counts()
-        self._config = config
+        self._config, self._extras = config, extras
         self._allowed = Allowed(config.allow or PRIVATE)
 
     def of(self, sock: socket.socket) -> Door | None:
@@ -33,6 +36,8 @@ class Doors:
             return None
         is_udp = sock.type == socket.SOCK_DGRAM
         form = Datagrams if is_udp else Streams
-        refusals: Answers = TurnedAway(form, refusal)
+        refusals: Answers = TurnedAway(form, refusal, self._extras)
+        truncations: Answers = TurnedAway(form, truncation, self._extras)
+        proof = partial(is_proven, form, self._extras)
         most = self._config.rate_limit if is_udp else 0
-        return Door(self._allowed, refusals, TurnedAway(form, truncation), most, self.counts)
+        return Door(self._allowed, refusals, truncations, proof, most, self.counts)

@@ -6,7 +6,9 @@ import random
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from zkdns import __version__
 from zkdns.config import Config
+from zkdns.dns.identity import Identity
 from zkdns.dns.memo import Form, Memo
 from zkdns.dns.responder import Responder
 from zkdns.dns.reverse import Reverse
@@ -35,7 +37,8 @@ class Authority:
     ) -> None:
         self.zone = Zone(table, config, rng)
         self._reverse = Reverse(self.zone, table.addresses) if table.addresses is not None else None
-        self.responder = Responder(self.zone, self._reverse)
+        version = f"zkdns {__version__}" if config.tell_version else ""
+        self.responder = Responder(self.zone, Identity(config.identity, version), self._reverse)
         self.memos: list[Memo] = []
         self._on_error = on_error
 

@@ -2,6 +2,8 @@
 
 not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.parse_query)
 EDNS version above 0: BADVERS
+nothing but a cookie: NOERROR, or BADCOOKIE
+who this is, in class CH: that, where it is told
 another class, or a transfer: REFUSED
 a name outside all zones, which no address of a member has: whoever answers for those, or REFUSED
 the table has not been read yet: SERVFAIL
@@ -19,11 +21,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from zkdns.dns.edns import Ede, udp_limit
+from zkdns.dns.extras import Extras
+from zkdns.dns.identity import Identity
 from zkdns.dns.reverse import Reverse, address_of
 from zkdns.dns.rotation import Rotation, rotation_of
 from zkdns.dns.turns import RRset
@@ -91,9 +96,13 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
         """A response after its id, ready to be handed out."""
         return self.wrap(body, len(self.query.question))
 
+    def ready(self, response: Response) -> bytes:
+        """The response, ready to be handed out."""
+        return self.wrapped(response.pack(self.limit)[_ID:])
+
     def once(self, response: Response) -> Answer:
         """The answer that is this response, and no longer."""
-        return Answer(itertools.repeat(self.wrapped(response.pack(self.limit)[_ID:])))
+        return Answer(itertools.repeat(self.ready(response)))
 
 
 class Responder:
@@ -105,25 +114,29 @@ class Responder:
         stale_reason: what those are told who are given such an answer.
         cut_over_tcp: responses made that did not fit even into 64 KiB.
         elsewhere: what answers for names outside the zones; None: they are refused.
+        extras: what is said by EDNS options.
 
     Args:
         zone: the names, and what stands there.
-        reverse: the same of names of addresses; None: they are as others outside the zones.
+        identity: what is told of the server itself.
+        reverse: what stands at names of addresses; None: they are as others outside the zones.
     """
 
-    def __init__(self, zone: Zone, reverse: Reverse | None = None) -> None:
+    def __init__(self, zone: Zone, identity: Identity, reverse: Reverse | None = None) -> None:
         self.ready = False
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
         self.cut_over_tcp = 0
         self.elsewhere: Elsewhere | None = None
+        self.extras = Extras()
+        self._identity = identity
         self._zone = zone
         self._reverse = reverse
 
     def answer(self, query: bytes, *, stream: bool, wrap: Wrap) -> Answer:
         """The answer to a query without its id; `stream`: it came over TCP, where responses may be long."""
         try:
-            parsed = parse_query(_NO_ID + query)
+            parsed = self.extras.prepared(parse_query(_NO_ID + query), stream=stream)
         except BadQueryError as bad:
             return Answer(itertools.repeat(wrap((bad.response or b"")[_ID:], 0)))
         asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
@@ -133,34 +146,50 @@ class Responder:
             apex = None if found is None else parsed.name
         refusal = self._refusal_of(parsed, apex)
         if refusal is not None:
-            return asked.once(self._marked(refusal))
+            return self._sealed(asked, asked.once(self._marked(refusal)))
+        if not parsed.question:
+            return self._confirm(asked)
         if apex is not None:
-            return self._look_up(asked, apex, found or self._zone.find(parsed.name))
+            return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
         assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
-        answer = self.elsewhere.answer(parsed, asked.limit, asked.wrapped)
+        seal = partial(self.extras.sealed, parsed)
+        answer = self.elsewhere.answer(parsed, asked.limit, lambda body: seal(asked.wrapped(body)))
         if self._reverse is not None and address_of(parsed.name) is not None:  # it may become ours
             return msgspec.structs.replace(answer, service=None)
         return answer
+
+    def _sealed(self, asked: _Asked, answer: Answer) -> Answer:
+        """The answer, where it holds what is only known when its asker is; such a one is given this once."""
+        edns = asked.query.edns
+        if edns is None or not edns.options:
+            return answer
+        return Answer(map(partial(self.extras.sealed, asked.query), answer.responses))
+
+    def _confirm(self, asked: _Asked) -> Answer:
+        """The answer to who wants nothing but a cookie, or to know whether one is right (RFC 7873 §5.4)."""
+        right, wrong = (
+            asked.ready(self._marked(Response(asked.query, rcode)))
+            for rcode in (Rcode.NOERROR, Rcode.BADCOOKIE)
+        )
+        return Answer(itertools.repeat(self.extras.sealed(asked.query, right, if_unknown=wrong)))
 
     def _refusal_of(self, query: Query, apex: Labels | None) -> Response | None:
         """What is answered to a query for which no name is looked up."""
         if query.edns is not None and query.edns.version:  # RFC 6891 §6.1.3
             return Response(query, Rcode.BADVERS)
+        if not query.question:
+            return None
         if query.qclass != CLASS_IN:
-            return Response(query, Rcode.REFUSED)
+            return self._identity.answer(query) or Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
         if apex is None and self.elsewhere is None:  # RFC 8914 §4.21
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
         if query.qtype in (Type.AXFR, Type.IXFR):
-            return Response(query, Rcode.REFUSED)
-        if apex is not None and not self.ready:
-            return Response(
-                query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet"
-            )
+            return Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
         return None
 
     def _look_up(self, asked: _Asked, apex: Labels, found: Found) -> Answer:
         query = asked.query
-        failure = _failure_of(query, found)
+        failure = _failure_of(query, found) if self.ready else _not_ready(query)
         if failure is not None:
             return asked.once(self._marked(failure))
         response = self._marked(Response(query, authoritative=True))
@@ -236,12 +265,16 @@ def _cut_over_udp() -> None:
     """TC asks for TCP, where there is more room."""
 
 
+def _not_ready(query: Query) -> Response:
+    """SERVFAIL as long as nobody knows which names there are."""
+    return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet")
+
+
 def _failure_of(query: Query, found: Found) -> Response | None:
     """SERVFAIL where something is there, and nobody knows what: to deny it would be wrong."""
     if found.is_unread:
-        return Response(
-            query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the service cannot be read from ZooKeeper"
-        )
+        text = "the service cannot be read from ZooKeeper"
+        return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text=text)
     node = found.node
     if node is not None and node.is_unresolved and query.qtype in (Type.A, Type.AAAA):
         return Response(

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 
 from zkdns.dns.edns import Ede
+from zkdns.dns.extras import Extras
 from zkdns.dns.memo import Form
 from zkdns.dns.wire import BadQueryError, Query, Rcode, Response, parse_query
 
@@ -19,18 +20,22 @@ class TurnedAway:
     Args:
         form: of keys and responses.
         respond: makes the response after its id.
+        extras: what is said by EDNS options. Who has been given a cookie drops what comes without one (RFC
+            7873 §5.3), and would never learn what a bare response says.
     """
 
-    def __init__(self, form: Form, respond: Callable[[Query], bytes]) -> None:
+    def __init__(self, form: Form, respond: Callable[[Query], bytes], extras: Extras) -> None:
         self._form = form
         self._respond = respond
+        self._extras = extras
 
     def __getitem__(self, key: bytes) -> Iterator[bytes]:
         try:
-            query = parse_query(_NO_ID + self._form.query(key))
+            query = self._extras.prepared(parse_query(_NO_ID + self._form.query(key)), stream=False)
         except BadQueryError as bad:
             return itertools.repeat(self._form.response((bad.response or b"")[_ID:], 0))
-        return itertools.repeat(self._form.response(self._respond(query), len(query.question)))
+        response = self._form.response(self._respond(query), len(query.question))
+        return itertools.repeat(self._extras.sealed(query, response))
 
 
 def refusal(query: Query) -> bytes:
@@ -41,3 +46,12 @@ def refusal(query: Query) -> bytes:
 def truncation(query: Query) -> bytes:
     """Nothing but TC, which asks to ask over TCP."""
     return Response(query).envelope().around(b"", 0, 0, 0, truncated=True)
+
+
+def is_proven(form: Form, extras: Extras, key: bytes, address: bytes) -> bool:
+    """Whether a query, by its key, shows by its cookie that it was asked from that address."""
+    try:
+        query = parse_query(_NO_ID + form.query(key))
+    except BadQueryError:
+        return False
+    return extras.proves(query, address)

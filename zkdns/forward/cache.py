@@ -84,13 +84,13 @@ class KnownFailure(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         until: the second from which on it may be asked again.
         wait: how many seconds that was from the failure on.
-        ede: the extended error that was answered (RFC 8914).
-        text: what people were told with it.
+        errors: the extended errors that were answered (RFC 8914), as options.
+        text: what people were told.
     """
 
     until: int
     wait: int
-    ede: int | None = None
+    errors: bytes = b""
     text: str = ""
 
 
@@ -217,7 +217,7 @@ class Cache:
 
     # -- failures ------------------------------------------------------------------------------------------
 
-    def put_failure(self, question: Question, now: int, *, ede: int | None = None, text: str = "") -> None:
+    def put_failure(self, question: Question, now: int, *, errors: bytes = b"", text: str = "") -> None:
         """Remember that nobody could answer: for a second, and twice as long each time that it is so again.
 
         It begins anew when a question was not asked for as long as failures are remembered at most.
@@ -227,7 +227,7 @@ class Cache:
         if before is not None and now < before.until + LONGEST_FAILURE:
             wait = before.wait if now < before.until else min(2 * before.wait, LONGEST_FAILURE)
         if self._most_entries:
-            self._failures[question] = KnownFailure(now + wait, wait, ede, text)
+            self._failures[question] = KnownFailure(now + wait, wait, errors, text)
 
     def failure(self, question: Question, now: int) -> KnownFailure | None:
         """The failure for which the question must not be asked now."""

@@ -67,13 +67,13 @@ class Failure(msgspec.Struct, frozen=True):
     Attributes:
         kind: why.
         text: the same for people, with the upstreams' addresses.
-        ede: the extended error that tells it (RFC 8914); None where none does.
+        ede: the extended error that tells it (RFC 8914).
         reply: the best of what upstreams said: a truncated answer that could not be had whole, or an error.
     """
 
     kind: Kind
     text: str
-    ede: Ede | None = None
+    ede: Ede
     reply: Reply | None = None
 
 
@@ -383,7 +383,7 @@ class Exchange:
             parts.append(f"no answer from {names} within {now - self._began:.1f} s")
         if self._is_short and not parts:
             text = "no file was left to ask with (ulimit -n says how many there are)"
-            return Failure(Kind.OVERLOADED, text)
+            return Failure(Kind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)
         text = "; ".join(parts) or "there is no upstream to ask"
         best = self._best
         if best is not None and not best.truncated:

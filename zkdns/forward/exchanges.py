@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 
 from zkdns.address import UpstreamAddress
+from zkdns.dns.edns import Ede
 from zkdns.dns.wire import Type
 from zkdns.forward.datagrams import Datagrams, is_shortage
 from zkdns.forward.exchange import Exchange, Failure, Kind, Step, Try
@@ -130,7 +131,7 @@ class Exchanges:
         self._datagrams = None
         self._streams.close()
         self._due.clear()
-        stopped = Failure(Kind.STOPPED, "this server is being stopped")
+        stopped = Failure(Kind.STOPPED, "this server is being stopped", Ede.NOT_READY)
         self._outcomes.extend((exchange.done, stopped) for exchange in self._running)
         self.failed += self.in_flight
         self.in_flight = 0
@@ -160,7 +161,7 @@ class Exchanges:
             self.overloaded += 1
             self.failed += 1
             reason = f"more than {self._most_in_flight} questions are on their way to upstreams"
-            self._tell_later(done, Failure(Kind.OVERLOADED, reason))
+            self._tell_later(done, Failure(Kind.OVERLOADED, reason, Ede.NO_REACHABLE_AUTHORITY))
             return
         now = self._clock()
         exchange = Exchange(question, self.upstreams, now, done)

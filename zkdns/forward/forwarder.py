@@ -24,7 +24,7 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
-from zkdns.dns.edns import Ede
+from zkdns.dns.edns import Ede, pack_ede
 from zkdns.dns.responder import Answer
 from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
@@ -207,7 +207,7 @@ class Forwarder:
             return _once(wrap(special.pack(limit)[_ID:]))
         route = self.routes.find(query.name)
         if not route.servers:
-            return _once(wrap(self._refusal(query, Ede.NOT_AUTHORITATIVE).pack(limit)[_ID:]))
+            return _once(wrap(self._refusal(query).pack(limit)[_ID:]))
         # Lengths of labels are below the letters, so that lower() changes none of them.
         name = query.question[:-_TYPE_AND_CLASS].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
@@ -219,7 +219,9 @@ class Forwarder:
             return _once(asked.wrapped(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)))
         return _once(self._unknown(asked))
 
-    def _refusal(self, query: Query, ede: Ede | None) -> Response:
+    def _refusal(self, query: Query) -> Response:
+        """REFUSED, since nobody else is asked for this (RFC 8914 §4.21)."""
+        ede = Ede.NOT_AUTHORITATIVE
         return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.is_asking)
 
     def _from(self, entry: Entry, asked: _Asked) -> Answer:
@@ -253,10 +255,10 @@ class Forwarder:
     def _unknown(self, asked: _Asked) -> bytes:
         """The response to what is not in the cache, or not fresh: later, where it can be asked for."""
         if not asked.query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
-            return asked.wrapped(self._refusal(asked.query, None).pack(asked.limit))
+            return asked.wrapped(self._refusal(asked.query).pack(asked.limit))
         failure = self.cache.failure(asked.question, self.second)
         if failure is not None:
-            return self._without(asked, failure.ede, failure.text)
+            return self._without(asked, failure.errors, failure.text)
         sought = self._sought.get(asked.question)
         if sought is not None and sought.is_late:
             stale = self.cache.get_stale(asked.question, self.second)
@@ -265,7 +267,7 @@ class Forwarder:
         if self._awaited >= self._config.max_forwarded:
             self.counts.overloaded += 1
             text = f"{self._awaited} queries wait for upstreams already"
-            return self._without(asked, Ede.NO_REACHABLE_AUTHORITY, text)
+            return self._without(asked, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
         return Later(partial(self._begin, asked))
 
     # -- asking --------------------------------------------------------------------------------------------
@@ -310,7 +312,7 @@ class Forwarder:
             self.cache.put(question, outcome, self.second)
             return
         if outcome.kind not in _NOT_REMEMBERED:
-            self.cache.put_failure(question, self.second, ede=outcome.ede, text=outcome.text)
+            self.cache.put_failure(question, self.second, errors=_errors_of(outcome), text=outcome.text)
         if outcome.kind is Kind.OVERLOADED:
             self.counts.overloaded += len(sought.askers)
         self._hand(sought.askers, partial(self._after, outcome))
@@ -360,17 +362,15 @@ class Forwarder:
         reply = failure.reply
         if reply is not None and reply.rcode in _ABOUT_QUERY:
             return asked.wrapped(reply.render(asked.query, asked.limit, 0))
-        return self._without(asked, failure.ede, failure.text)
+        return self._without(asked, _errors_of(failure), failure.text)
 
-    def _without(self, asked: _Asked, ede: int | None, text: str) -> bytes:
-        """The response without an answer of upstreams: the last good one, or else SERVFAIL."""
+    def _without(self, asked: _Asked, errors: bytes, text: str) -> bytes:
+        """The response without an answer of upstreams: the last good one, or SERVFAIL with these errors."""
         entry = self.cache.get_stale(asked.question, self.second)
         if entry is not None:
             return self._stale(entry, asked, text)
         self.counts.failed += 1
-        code = Ede(ede) if ede is not None else None
-        failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, ede=code)
-        failure.ede_text = text[:_MOST_TEXT]
+        failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
         return asked.wrapped(failure.pack(asked.limit))
 
     def _stale(self, entry: Entry, asked: _Asked, text: str = "") -> bytes:
@@ -393,6 +393,13 @@ class Forwarder:
 def group_of(question: Question) -> Labels:
     """What answers to a question are remembered under: like a service's key, and never one."""
     return b"", question.name, question.qtype.to_bytes(2), bytes((question.do, question.cd))
+
+
+def _errors_of(failure: Failure) -> bytes:
+    """The extended errors of a failure: those of the upstream, which knows more, or else our own."""
+    if failure.reply is not None and failure.reply.ede:
+        return failure.reply.ede
+    return pack_ede(failure.ede, failure.text[:_MOST_TEXT])
 
 
 def _once(response: bytes) -> Answer:

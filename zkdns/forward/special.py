@@ -17,6 +17,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from zkdns.dns.edns import Ede
 from zkdns.dns.wire import CLASS_IN, QUESTION_POINTER, Query, Rcode, Response, Type, pack_record
 from zkdns.names import Labels, to_wire
 
@@ -118,6 +119,8 @@ def _denial(query: Query, zone: Labels, rcode: Rcode) -> Response:
     """NXDOMAIN or NODATA, with the SOA that lets it be remembered (RFC 2308 §2)."""
     response = Response(query, authoritative=True)
     response.rcode, response.authority = rcode, (_soa(query, zone),)
+    if rcode == Rcode.NXDOMAIN:  # whoever knows such names on this network was not asked
+        response.ede, response.ede_text = Ede.BLOCKED, "a special-use name, which is never forwarded"
     return response
 
 

@@ -29,13 +29,29 @@ class Later(bytes):
         return made
 
 
+class Personal(bytes):
+    """A response that depends on who gets it: silence until that is known.
+
+    Attributes:
+        to: makes the response for an address in 4 or 16 bytes.
+    """
+
+    to: Callable[[bytes], bytes]
+
+    def __new__(cls, to: Callable[[bytes], bytes]) -> Self:
+        """A response that is made like that."""
+        made = super().__new__(cls)
+        made.to = to
+        return made
+
+
 class Answers(Protocol):
     """What answers messages: looked up by a query without its id."""
 
     def __getitem__(self, query: bytes, /) -> Iterator[bytes]:
         """Responses without their ids, for ever, each time the one whose turn it is; an empty one is silence.
 
-        One that is `Later` comes when it is there.
+        One that is `Later` comes when it is there, and may be `Personal` then, as any other.
 
         Never raises, whatever the bytes are, and however few.
         """

@@ -220,6 +220,10 @@ class Batch:
         query = self._slots[begun : at * SLOT + _HELD] + self._overflow[rest : rest + length - _HELD]
         return bytes(query) + length.to_bytes(LENGTH, sys.byteorder)
 
+    def query(self, at: int) -> bytes:
+        """The query in that place, however long, in the same form."""
+        return self.whole(at) or bytes(self._slots[at * SLOT + ID : (at + 1) * SLOT])
+
     def send(self, responses: Sequence[bytes]) -> int:
         """Send a response to each query, in their order; an empty one is silence.
 

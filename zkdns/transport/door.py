@@ -2,12 +2,13 @@
 
     asker ──▶ allowed? ──no──▶ refusals
                 │
-                └──▶ (UDP) within its network's limit? ──no──▶ truncations: who is real asks again over TCP
+                └──▶ (UDP) within its network's limit, or proven? ──no──▶ truncations: ask again over TCP
                                  │
                                  └──▶ answers
 
 Over UDP anybody can write anybody's address on a query, so that the answer goes to a victim. A truncated
-answer is no longer than its query, and whoever has really asked gets the whole one over TCP.
+answer is hardly longer than its query, and whoever has really asked gets the whole one over TCP. A query that
+proves by itself where it was asked needs none of that.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from __future__ import annotations
 import ipaddress
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -64,6 +66,7 @@ class Door(msgspec.Struct, frozen=True):
         allowed: whether an address is answered.
         refusals: what answers those that are not.
         truncations: what answers those of networks that ask too often over UDP.
+        is_proven: whether a query proves that it was asked from an address; not called below the limit.
         most: how many queries a second one network (a /24, of IPv6 a /56) may ask; 0: as many as it likes.
         counts: what was counted.
     """
@@ -71,27 +74,35 @@ class Door(msgspec.Struct, frozen=True):
     allowed: Allowed
     refusals: Answers
     truncations: Answers
+    is_proven: Callable[[bytes, bytes], bool]
     most: int
     counts: Counts
 
-    def at_datagrams(self, addresses: Sequence[bytes], now: float) -> list[Answers | None] | None:
+    def at_datagrams(
+        self, addresses: Sequence[bytes], query_at: Callable[[int], bytes], now: float
+    ) -> list[Answers | None] | None:
         """What answers each of these askers where it is not the usual; None: it is for all of them.
 
         Args:
             addresses: of one batch, in 4 or in 16 bytes each.
+            query_at: tells the query of the asker in that place.
             now: seconds on a clock that never goes back.
         """
         are_allowed = all(map(self.allowed.__getitem__, addresses))
         often = self._too_often(addresses, now) if self.most else frozenset()
         if are_allowed and not often:
             return None
-        return [self._at_datagram(address, often) for address in addresses]
+        return [
+            self._at_datagram(address, often, partial(query_at, at)) for at, address in enumerate(addresses)
+        ]
 
-    def _at_datagram(self, address: bytes, often: frozenset[bytes]) -> Answers | None:
+    def _at_datagram(
+        self, address: bytes, often: frozenset[bytes], query: Callable[[], bytes]
+    ) -> Answers | None:
         if not self.allowed[address]:
             self.counts.refused += 1
             return self.refusals
-        if _network_of(address) in often:
+        if _network_of(address) in often and not self.is_proven(query(), address):
             self.counts.truncated += 1
             return self.truncations
         return None

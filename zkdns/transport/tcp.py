@@ -25,10 +25,11 @@ from functools import partial
 
 import structlog
 
-from zkdns.transport import Answers, Later
+from zkdns.transport import Answers, Later, Personal
 from zkdns.transport.door import Door
 from zkdns.transport.loop import Left, add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.sockets import packed_address
 
 log = structlog.get_logger("zkdns.transport")
 
@@ -183,7 +184,8 @@ class TcpServer:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 other = self._door.at_stream(peer[0]) if self._door else None
                 answers = self._answers if other is None else other
-                self._open(_Connection(self, sock, answers, now), _client_of(peer))
+                connection = _Connection(self, sock, answers, packed_address(peer[0]), now)
+                self._open(connection, _client_of(peer))
             except OSError:  # it is gone again, or cannot be watched
                 sock.close()
 
@@ -242,11 +244,14 @@ class _Connection:
         active_at: when it last brought a whole query, or began to close.
     """
 
-    def __init__(self, server: TcpServer, sock: socket.socket, answers: Answers, now: float) -> None:
+    def __init__(
+        self, server: TcpServer, sock: socket.socket, answers: Answers, address: bytes, now: float
+    ) -> None:
         self.sock = sock
         self.active_at = now
         self._server = server
         self._answers = answers
+        self._address = address
         self._buffer = b""  # what has been read and not been answered
         self._unsent: bytes | memoryview = b""
         self._late: list[bytes] = []  # what came while others waited to be sent
@@ -315,7 +320,7 @@ class _Connection:
         at = queries = 0
         while at < len(data) and not self._unsent:
             try:
-                pieces, end, count = _answer_some(data, at, self._answers, self._begin)
+                pieces, end, count = _answer_some(data, at, self._answers, self._look_again)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
                 self._server.mistakes.tell(error)
                 self.abort()
@@ -334,15 +339,20 @@ class _Connection:
         elif self._buffer[:2] == _NO_MESSAGE:  # nothing that could be answered will follow
             self.close(now)
 
-    def _begin(self, later: Later, ident: bytes) -> None:
-        self._awaited += 1
-        later.begin(partial(self._deliver, ident))
+    def _look_again(self, silence: bytes, ident: bytes) -> bytes:
+        """The answer to what got silence: it may be for this asker alone, or come later."""
+        if isinstance(silence, Later):
+            self._awaited += 1
+            silence.begin(partial(self._deliver, ident))
+        return silence.to(self._address) if isinstance(silence, Personal) else b""
 
     def _deliver(self, ident: bytes, body: bytes) -> None:
         """Send an answer that there was not at once."""
         self._awaited -= 1
         if self._is_closed or self._is_closing:
             return
+        if isinstance(body, Personal):
+            body = body.to(self._address)
         if body:
             self._late.append(b"".join((_length.pack(len(ident) + len(body)), ident, body)))
         if self._unsent:
@@ -363,7 +373,7 @@ class _Connection:
 
 
 def _answer_some(
-    data: bytes, at: int, answers: Answers, begin: Callable[[Later, bytes], None]
+    data: bytes, at: int, answers: Answers, look_again: Callable[[bytes, bytes], bytes]
 ) -> tuple[list[bytes], int, int]:
     """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
 
@@ -371,7 +381,7 @@ def _answer_some(
         data: framed messages; the last may be cut off.
         at: where the first one begins.
         answers: what answers them.
-        begin: told of answers that there will be later, and their ids.
+        look_again: given what is silence, and its query's id, returns what it is after all.
 
     Returns:
         The framed answers in pieces, where the messages begin that were not answered, and how many were.
@@ -386,12 +396,12 @@ def _answer_some(
             break
         query = min(begin_at + 2, end)
         body = next(answers[data[query:end]])
+        if not body:
+            body = look_again(body, data[begin_at:query])
         if body:
             length = query - begin_at + len(body)
             pieces += (_length.pack(length), data[begin_at:query], body)
             room -= length
-        elif isinstance(body, Later):
-            begin(body, data[begin_at:query])
         at, count = end, count + 1
     return pieces, at, count
 

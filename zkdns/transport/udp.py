@@ -16,7 +16,7 @@ from typing import cast
 
 import structlog
 
-from zkdns.transport import Answers, Later, Remembered
+from zkdns.transport import Answers, Later, Personal, Remembered
 from zkdns.transport.batch import ID, MOST, Asker, Batch, is_available
 from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
@@ -104,7 +104,9 @@ class UdpServer:
             if not queries:
                 return Left.NOTHING
             self.received += len(queries)
-            others = self._door.at_datagrams(batch.addresses(), time.monotonic()) if self._door else None
+            others = None
+            if self._door is not None:
+                others = self._door.at_datagrams(batch.addresses(), batch.query, time.monotonic())
             responses = (
                 list(map(self._response_to, queries, others)) if others else self._responses_to(queries)
             )
@@ -130,13 +132,13 @@ class UdpServer:
     def _look_again(
         self, responses: Sequence[bytes], batch: Batch, others: Sequence[Answers | None] | None
     ) -> None:
-        """Answer what got silence: what is longer than its slot, and what comes later."""
+        """Answer what got silence: what is longer than its slot, comes later, or depends on the asker."""
         for at, response in enumerate(responses):
             query = batch.whole(at) if not response else None
             if query is not None:
                 self._answer_to(batch.asker(at), self._response_to(query, others[at] if others else None))
-            elif isinstance(response, Later):
-                self._begin(response, batch.asker(at))
+            elif isinstance(response, Later | Personal):
+                self._answer_to(batch.asker(at), response)
 
     def _answer_to(self, asker: Asker, response: bytes) -> None:
         if isinstance(response, Later):
@@ -152,6 +154,8 @@ class UdpServer:
 
     def _deliver(self, asker: Asker, response: bytes) -> None:
         """Send a response that there was not at once."""
+        if isinstance(response, Personal):
+            response = self._made(response, asker)
         if not response or self._is_stopped:
             return
         message = Datagrams.message(asker.query, response)
@@ -159,6 +163,13 @@ class UdpServer:
             send_one(self._sock, message, asker.ancillary, asker.address)
         except OSError:
             self.lost += 1
+
+    def _made(self, personal: Personal, asker: Asker) -> bytes:
+        try:
+            return personal.to(packed_address(asker.address[0]))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            self._mistakes.tell(error)
+            return _SILENCE
 
     def _response_to(self, query: bytes, other: Answers | None = None) -> bytes:
         """The response to one query; `other`: what answers it, where that is not the usual."""
@@ -179,10 +190,11 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             self.received += 1
-            others = None
+            key, others = Datagrams.key(message[ID:]), None
             if self._door is not None:
-                others = self._door.at_datagrams((packed_address(asker[0]),), time.monotonic())
-            response = self._response_to(Datagrams.key(message[ID:]), others[0] if others else None)
+                addresses = (packed_address(asker[0]),)
+                others = self._door.at_datagrams(addresses, (key,).__getitem__, time.monotonic())
+            response = self._response_to(key, others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
             self._answer_to(Asker(message, asker, source), response)
         return Left.MORE

@@ -1,0 +1,114 @@
+"""DNS cookies (RFC 7873) that every server with the same secret makes and knows (RFC 9018).
+
+    server cookie = version · reserved · when it was made · SipHash-2-4(client cookie · those · address)
+
+Nobody is made to show one. Whoever shows one that is right has heard from here at that address.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import struct
+from collections.abc import Callable
+from typing import Final
+
+from zkdns.dns.edns import CLIENT_COOKIE
+
+SECRET_SIZE: Final = 16
+"""Bytes of a secret (RFC 9018 §4.4)."""
+SERVER_COOKIE: Final = 16
+"""Bytes of a server's part of a cookie (RFC 9018 §4)."""
+
+_VERSION = b"\1"
+_RESERVED = bytes(3)
+_HASH = 8
+_LONGEST_SECONDS, _AHEAD_SECONDS = 3600, 300  # RFC 9018 §4.3
+_SERIAL_BITS = 32
+_DAY_SECONDS = 86_400
+_MASK = (1 << 64) - 1
+
+
+class Cookies:
+    """Makes and knows server cookies.
+
+    Args:
+        secret: 16 bytes.
+        clock: tells seconds since 1970.
+        is_shared: whether other servers have the secret too, so that it is used as it is. Otherwise each
+            day has its own, as none should be used for much longer (RFC 7873 §7.1).
+    """
+
+    def __init__(self, secret: bytes, clock: Callable[[], float], *, is_shared: bool) -> None:
+        self._secret = secret
+        self._clock = clock
+        self._is_shared = is_shared
+
+    def make(self, client: bytes, address: bytes) -> bytes:
+        """The server cookie for a client cookie and an address in 4 or 16 bytes, as of now."""
+        seconds = int(self._clock()) % (1 << _SERIAL_BITS)
+        head = _VERSION + _RESERVED + seconds.to_bytes(4)
+        return head + self._hash(client + head, address)
+
+    def is_ours(self, cookie: bytes, address: bytes) -> bool:
+        """Whether an option's data hold a server cookie that was made for that address within the last hour.
+
+        Its reserved bytes count as they are (RFC 9018 §4.2).
+        """
+        if len(cookie) != CLIENT_COOKIE + SERVER_COOKIE or not cookie.startswith(_VERSION, CLIENT_COOKIE):
+            return False
+        half = 1 << (_SERIAL_BITS - 1)
+        # The sign of a difference is as RFC 1982 has it.
+        age = (int(self._clock()) - _made_at(cookie) + half) % (1 << _SERIAL_BITS) - half
+        if not -_AHEAD_SECONDS <= age <= _LONGEST_SECONDS:
+            return False
+        return hmac.compare_digest(self._hash(cookie[:-_HASH], address), cookie[-_HASH:])
+
+    def _hash(self, begun: bytes, address: bytes) -> bytes:
+        """The end of a cookie that begins like that."""
+        secret = self._secret
+        if not self._is_shared:
+            day = _made_at(begun) // _DAY_SECONDS
+            secret = hashlib.blake2b(
+                day.to_bytes(4), digest_size=SECRET_SIZE, key=secret, person=b"cookies"
+            ).digest()
+        return siphash(secret, begun + address)
+
+
+def _made_at(cookie: bytes) -> int:
+    """The seconds since 1970, in 32 bits, that a cookie holds."""
+    return int.from_bytes(cookie[12:16])
+
+
+def siphash(key: bytes, data: bytes) -> bytes:
+    """SipHash-2-4 of some bytes with a key of 16 bytes (Aumasson and Bernstein, 2012), in 8 bytes."""
+    first, second = struct.unpack("<2Q", key)
+    state = (
+        first ^ 0x736F6D6570736575,
+        second ^ 0x646F72616E646F6D,
+        first ^ 0x6C7967656E657261,
+        second ^ 0x7465646279746573,
+    )
+    padded = data + bytes(7 - len(data) % 8) + bytes((len(data) & 0xFF,))
+    for (word,) in struct.iter_unpack("<Q", padded):
+        a, b, c, d = state
+        a, b, c, d = _mixed(*_mixed(a, b, c, d ^ word))
+        state = a ^ word, b, c, d
+    a, b, c, d = state
+    a, b, c, d = _mixed(*_mixed(*_mixed(*_mixed(a, b, c ^ 0xFF, d))))
+    return (a ^ b ^ c ^ d).to_bytes(8, "little")
+
+
+def _mixed(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
+    """The state after one round."""
+    a, c = (a + b) & _MASK, (c + d) & _MASK
+    b, d = _turned(b, 13) ^ a, _turned(d, 16) ^ c
+    a = _turned(a, 32)
+    c, a = (c + b) & _MASK, (a + d) & _MASK
+    b, d = _turned(b, 17) ^ c, _turned(d, 21) ^ a
+    return a, b, _turned(c, 32), d
+
+
+def _turned(word: int, bits: int) -> int:
+    """A word of 64 bits, turned to the left."""
+    return (word << bits | word >> (64 - bits)) & _MASK
