@@ -165,3 +165,27 @@ def test_many_networks_are_forgotten_with_their_second() -> None:
     for second, third in itertools.product(range(3), range(200)):
         at(made, [f"203.0.{third}.1"], now=second)
         assert len(made.counts.asked) == third + 1
+
+
+def test_dns_23_who_proves_its_address_is_answered_however_often_its_network_asks() -> None:
+    made = door("203.0.113.0/24", most=1)
+    hosts = ["203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.114.1"]
+    queries = [packed("203.0.113.1"), packed("203.0.113.1"), b"", packed("203.0.114.1")]
+    assert at(made, hosts, queries=queries) == [None, TRUNCATIONS, TRUNCATIONS, REFUSALS]
+    assert (made.counts.truncated, made.counts.refused) == (2, 1)
+
+
+def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serve) -> None:
+    made = door(most=1)
+    made.counts.second = -1
+    proof = packed("127.0.0.1")
+    with serve(echo, door=made) as server, asker() as sock:
+        sock.connect(server.at)
+        with server.udp_stopped():
+            for number in range(30):
+                sock.send(b"%2d" % number + (proof + b"!" * 8 * number if number % 2 else b"q"))
+        for _ in range(30):
+            heard = sock.recv(1000)
+            if int(heard[:2]) % 2:
+                assert heard == heard[:2] + proof + b"!" * 8 * int(heard[:2]) + b":udp"
+    assert 14 <= made.counts.truncated <= 15
