@@ -38,16 +38,24 @@ class OptionCode(enum.IntEnum):
 
 
 class Ede(enum.IntEnum):
-    """Extended DNS errors (RFC 8914 §4)."""
+    """Extended DNS errors (RFC 8914 §4), and when they are told; those of upstreams pass whatever they are."""
 
     STALE_ANSWER = 3
+    """ZooKeeper is away, or the table is a snapshot; no upstream answers, and what is given is over."""
     NOT_READY = 14
+    """The table, or a service, has not been read; the server ends while a question is on its way."""
     BLOCKED = 15
+    """A special-use name does not exist here, and nobody else is asked."""
     PROHIBITED = 18
+    """Who asks is of no network that is allowed."""
     NOT_AUTHORITATIVE = 20
+    """The name lies outside the zones, and nobody is asked for it, or shall be (RD is clear)."""
     NOT_SUPPORTED = 21
+    """A zone transfer, or a class other than IN."""
     NO_REACHABLE_AUTHORITY = 22
+    """No upstream has an answer, or too many questions wait for them; no member's host can be resolved."""
     NETWORK_ERROR = 23
+    """No upstream can be reached."""
 
 
 class BadOptionError(Exception):
