@@ -17,6 +17,7 @@ import pytest
 from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver
+from zkdns.dns.cookies import Cookies
 
 DIG = shutil.which("dig")
 CLIENT = "2464c4abcf10c957"
@@ -135,6 +136,9 @@ def test_dns_23_servers_with_one_secret_know_each_other_s_cookies() -> None:
         for each in (one, two, stranger):
             each.wait_ready()
         _, cookie = cookie_of(one, bytes.fromhex(CLIENT))
+        made = int.from_bytes(cookie[12:16])
+        anybody = Cookies(bytes.fromhex(shared["ZKDNS_COOKIE_SECRET"]), lambda: made, is_shared=True)
+        assert cookie == bytes.fromhex(CLIENT) + anybody.make(bytes.fromhex(CLIENT), b"\x7f\0\0\1")
         assert cookie_of(two, cookie)[0] == "NOERROR"
         assert cookie_of(stranger, cookie)[0] == "BADCOOKIE"
         assert shared["ZKDNS_COOKIE_SECRET"] not in one.log

@@ -35,8 +35,8 @@ def packed(host: str) -> bytes:
 
 
 def names_its_asker(query: bytes, address: bytes) -> bool:
-    """The proof of these tests: a query that begins with its asker's address."""
-    return query.startswith(address)
+    """The proof of these tests: a query that holds its asker's address."""
+    return address in query
 
 
 def door(*networks: str, most: int = 0, refusals: Answers = REFUSALS) -> Door:
@@ -183,9 +183,9 @@ def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serv
         sock.connect(server.at)
         with server.udp_stopped():
             for number in range(30):
-                sock.send(b"%2d" % number + (proof + b"!" * 8 * number if number % 2 else b"q"))
+                sock.send(b"%2d" % number + (b"!" * 8 * number + proof if number % 2 else b"q"))
         for _ in range(30):
             heard = sock.recv(1000)
             if int(heard[:2]) % 2:
-                assert heard == heard[:2] + proof + b"!" * 8 * int(heard[:2]) + b":udp"
+                assert heard == heard[:2] + b"!" * 8 * int(heard[:2]) + proof + b":udp"
     assert 14 <= made.counts.truncated <= 15

@@ -38,7 +38,7 @@ class OptionCode(enum.IntEnum):
 
 
 class Ede(enum.IntEnum):
-    """Extended DNS errors (RFC 8914 §4), and when they are told; those of upstreams pass whatever they are."""
+    """Extended DNS errors (RFC 8914 §4), and when they are told; upstreams' own are passed on as they are."""
 
     STALE_ANSWER = 3
     """ZooKeeper is away, or the table is a snapshot; no upstream answers, and what is given is over."""
@@ -69,19 +69,15 @@ class Edns(msgspec.Struct, frozen=True, gc=False):
         size: its UDP payload size as sent.
         version: 0, or what nobody knows yet.
         do: whether DNSSEC's records are wanted.
-        options: as sent.
+        options: the data of each, by its code; of equal ones the first.
         returned: the options that each response to the query has, ready for the wire.
     """
 
     size: int
     version: int
     do: bool
-    options: bytes = b""
+    options: dict[int, bytes] = {}
     returned: bytes = b""
-
-    def option(self, code: int) -> bytes | None:
-        """The data of the first option with that code; None: there is none."""
-        return next((data for found, data in options_in(self.options) if found == code), None)
 
 
 def options_in(options: bytes) -> Iterator[tuple[int, bytes]]:
@@ -101,18 +97,21 @@ def options_in(options: bytes) -> Iterator[tuple[int, bytes]]:
         yield code, options[at - size : at]
 
 
-def check_options(options: bytes) -> None:
-    """Look whether a query's options can be read: each to its end, and of cookies the first.
+def read_options(options: bytes) -> dict[int, bytes]:
+    """A query's options by their codes; of several cookies the first counts (RFC 7873 §5.2).
 
     Raises:
         BadOptionError: what is wrong.
     """
-    has_cookie = False
+    found: dict[int, bytes] = {}
     for code, data in options_in(options):
-        if code == OptionCode.COOKIE and not has_cookie:  # RFC 7873 §5.2: others are ignored
-            has_cookie = True
-            if len(data) != CLIENT_COOKIE and not _LEAST_COOKIE <= len(data) <= _MOST_COOKIE:  # §5.2.2
-                raise BadOptionError(f"a cookie has {len(data)} bytes")
+        found.setdefault(code, data)
+    size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE)))
+    if size != CLIENT_COOKIE and not _LEAST_COOKIE <= size <= _MOST_COOKIE:  # RFC 7873 §5.2.2
+        raise BadOptionError(
+            f"a cookie has {size} bytes, not {CLIENT_COOKIE} or {_LEAST_COOKIE} to {_MOST_COOKIE}"
+        )
+    return found
 
 
 def pack_option(code: int, data: bytes) -> bytes:

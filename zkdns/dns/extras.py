@@ -53,9 +53,11 @@ class Extras(msgspec.Struct, frozen=True):
         if edns is None or not edns.options:
             return query
         returned = b""
-        if self.nsid and edns.option(OptionCode.NSID) is not None:  # whose data do not matter (RFC 5001 §2.1)
+        if self.nsid and OptionCode.NSID in edns.options:  # whose data do not matter (RFC 5001 §2.1)
             returned += pack_option(OptionCode.NSID, self.nsid)
-        keepalive = edns.option(OptionCode.KEEPALIVE) if stream else None  # RFC 7828 §3.2.1: not over UDP
+        keepalive = (
+            edns.options.get(OptionCode.KEEPALIVE) if stream else None
+        )  # RFC 7828 §3.2.1: not over UDP
         if keepalive is not None:
             if keepalive:  # only servers tell a time
                 raise _malformed(query)
@@ -77,9 +79,9 @@ class Extras(msgspec.Struct, frozen=True):
             if_unknown: the same for whoever shows a server cookie that is not ours; empty: `response`.
         """
         cookie = self._cookie_of(query.edns)
-        if cookie is None or self.personal is None:
+        if cookie is None or self.cookies is None or self.personal is None:
             return response
-        return self.personal(partial(self._finish, cookie, response, if_unknown))
+        return self.personal(partial(_finished, self.cookies, cookie, (response, if_unknown or response)))
 
     def proves(self, query: Query, address: bytes) -> bool:
         """Whether the query could only be asked by who receives what is sent to that address."""
@@ -87,15 +89,15 @@ class Extras(msgspec.Struct, frozen=True):
         return cookie is not None and self.cookies is not None and self.cookies.is_ours(cookie, address)
 
     def _cookie_of(self, edns: Edns | None) -> bytes | None:
-        if self.cookies is None or edns is None or not edns.options:
-            return None
-        return edns.option(OptionCode.COOKIE)
+        return None if self.cookies is None or edns is None else edns.options.get(OptionCode.COOKIE)
 
-    def _finish(self, cookie: bytes, response: bytes, if_unknown: bytes, address: bytes) -> bytes:
-        assert self.cookies is not None  # noqa: S101 - or there would be nothing to finish
-        is_unknown = len(cookie) > CLIENT_COOKIE and if_unknown and not self.cookies.is_ours(cookie, address)
-        begun = (if_unknown if is_unknown else response)[:-SERVER_COOKIE]
-        return begun + self.cookies.make(cookie[:CLIENT_COOKIE], address)
+
+def _finished(cookies: Cookies, cookie: bytes, responses: tuple[bytes, bytes], address: bytes) -> bytes:
+    """Of two responses the one for who shows that cookie from that address, with a new one for it."""
+    response, if_unknown = responses
+    if response is not if_unknown and len(cookie) > CLIENT_COOKIE and not cookies.is_ours(cookie, address):
+        response = if_unknown
+    return response[:-SERVER_COOKIE] + cookies.make(cookie[:CLIENT_COOKIE], address)
 
 
 def _malformed(query: Query) -> BadQueryError:

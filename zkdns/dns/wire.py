@@ -21,9 +21,9 @@ from zkdns.dns.edns import (
     Ede,
     Edns,
     OptionCode,
-    check_options,
     pack_ede,
     pack_opt,
+    read_options,
     response_opt,
 )
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels
@@ -164,7 +164,7 @@ def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
 
 def _require_cookie(edns: Edns | None) -> None:
     """Refuse a query that asks for nothing, not for a cookie either (RFC 7873 §5.4)."""
-    if edns is None or edns.option(OptionCode.COOKIE) is None:
+    if edns is None or OptionCode.COOKIE not in edns.options:
         raise _MalformedError
 
 
@@ -206,13 +206,11 @@ def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
         if record.rtype == Type.OPT:
             if edns is not None or message[at]:  # RFC 6891 §6.1.1: one, and owned by the root
                 raise BadOptionError("there are two OPT records, or one has a name")
-            options = message[record.data_at : record.end]
-            check_options(options)
             edns = Edns(
                 size=record.rclass,
                 version=record.ttl >> 16 & 0xFF,
                 do=bool(record.ttl & DO),
-                options=options,
+                options=read_options(message[record.data_at : record.end]),
             )
         at = record.end
     if at != len(message):
