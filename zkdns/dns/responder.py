@@ -92,6 +92,11 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
     stream: bool
     wrap: Wrap
 
+    @property
+    def has_options(self) -> bool:
+        """Whether it came with EDNS options."""
+        return self.query.edns is not None and bool(self.query.edns.options)
+
     def wrapped(self, body: bytes) -> bytes:
         """A response after its id, ready to be handed out."""
         return self.wrap(body, len(self.query.question))
@@ -152,6 +157,8 @@ class Responder:
         if apex is not None:
             return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
         assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
+        if not asked.has_options:
+            return self.elsewhere.answer(parsed, asked.limit, asked.wrapped)
         seal = partial(self.extras.sealed, parsed)
         answer = self.elsewhere.answer(parsed, asked.limit, lambda body: seal(asked.wrapped(body)))
         if self._reverse is not None and address_of(parsed.name) is not None:  # it may become ours
@@ -160,8 +167,7 @@ class Responder:
 
     def _sealed(self, asked: _Asked, answer: Answer) -> Answer:
         """The answer, where it holds what is only known when its asker is; such a one is given this once."""
-        edns = asked.query.edns
-        if edns is None or not edns.options:
+        if not asked.has_options:
             return answer
         return Answer(map(partial(self.extras.sealed, asked.query), answer.responses))
 

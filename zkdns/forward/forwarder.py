@@ -24,7 +24,7 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
-from zkdns.dns.edns import Ede, pack_ede
+from zkdns.dns.edns import LEAST_UDP_SIZE, Ede, pack_ede
 from zkdns.dns.responder import Answer
 from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
@@ -397,7 +397,8 @@ def group_of(question: Question) -> Labels:
 
 def _errors_of(failure: Failure) -> bytes:
     """The extended errors of a failure: those of the upstream, which knows more, or else our own."""
-    if failure.reply is not None and failure.reply.ede:
+    # What is long may not fit beside the question, and is not worth remembering.
+    if failure.reply is not None and 0 < len(failure.reply.ede) < LEAST_UDP_SIZE // 2:
         return failure.reply.ede
     return pack_ede(failure.ede, failure.text[:_MOST_TEXT])
 

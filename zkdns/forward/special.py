@@ -120,7 +120,7 @@ def _denial(query: Query, zone: Labels, rcode: Rcode) -> Response:
     response = Response(query, authoritative=True)
     response.rcode, response.authority = rcode, (_soa(query, zone),)
     if rcode == Rcode.NXDOMAIN:  # whoever knows such names on this network was not asked
-        response.ede, response.ede_text = Ede.BLOCKED, "a special-use name, which is never forwarded"
+        response.ede, response.ede_text = Ede.BLOCKED, "a special-use name, which is not forwarded"
     return response
 
 
