@@ -16,13 +16,14 @@ from zkdns.address import HostPort
 from zkdns.transport import Answers, Deliver, Later, Personal
 
 
-class Teller:
+class Teller(dict[bytes, Iterator[bytes]]):
     """Tells who asks "whoami" what its address is, later where it asks "later…"; echoes everything else."""
 
     def __init__(self, others: Answers, form: Callable[[bytes], bytes]) -> None:
+        super().__init__()
         self._others, self._form = others, form
 
-    def __getitem__(self, key: bytes) -> Iterator[bytes]:
+    def __missing__(self, key: bytes) -> Iterator[bytes]:
         query = key.rstrip(b"\0")
         if query.startswith(b"whoami"):
             return itertools.repeat(Personal(lambda address: self._form(address.hex().encode())))

@@ -154,14 +154,18 @@ class Responder:
             return self._sealed(asked, asked.once(self._marked(refusal)))
         if not parsed.question:
             return self._confirm(asked)
-        if apex is not None:
-            return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
+        if apex is None:
+            return self._from_elsewhere(asked)
+        return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
+
+    def _from_elsewhere(self, asked: _Asked) -> Answer:
         assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
-        if not asked.has_options:
-            return self.elsewhere.answer(parsed, asked.limit, asked.wrapped)
-        seal = partial(self.extras.sealed, parsed)
-        answer = self.elsewhere.answer(parsed, asked.limit, lambda body: seal(asked.wrapped(body)))
-        if self._reverse is not None and address_of(parsed.name) is not None:  # it may become ours
+        query = asked.query
+        if asked.has_options:
+            seal = partial(self.extras.sealed, query)
+            return self.elsewhere.answer(query, asked.limit, lambda body: seal(asked.wrapped(body)))
+        answer = self.elsewhere.answer(query, asked.limit, asked.wrapped)
+        if self._reverse is not None and address_of(query.name) is not None:  # it may become ours
             return msgspec.structs.replace(answer, service=None)
         return answer
 
