@@ -37,6 +37,9 @@ log = structlog.get_logger("zkdns.udp")
 
 # So many batches are answered before TCP, the feed and timers get their turn.
 _BATCHES = 4
+# Behind so many queries that came together there are others, more often than not. To look costs less than to
+# be told (measured: a twentieth of an answer at 180,000 a second).
+_SEVERAL = 2
 _LARGEST = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
@@ -113,7 +116,7 @@ class UdpServer:
             self.lost += batch.send(responses)
             if batch.has_silence:
                 self._look_again(responses, batch, others)
-            if len(queries) < MOST:
+            if len(queries) < _SEVERAL:
                 return Left.NOTHING
         return Left.MORE
 
