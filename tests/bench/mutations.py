@@ -90,28 +90,27 @@ class Sender:
             begun = time.perf_counter()
             self._socket.send(own[: len(message)] + message[2:])
             self._socket.send(behind + self._valid[2:])
-            answers = self._answers_until(behind)
+            due = {own} if is_answered(message) and not self._is_late else set()
+            answers = self._answers_to({behind, *due})
             taken = time.perf_counter() - begun
             used_before, waited_before = used, waited
             used, waited = self.times()
             heard.seconds.append(taken)
             heard.working.append(taken - (waited - waited_before))
             heard.used.append(used - used_before)
-            if not answers or not answers.pop().startswith(expected, 2):
-                heard.unanswered += 1
-            elif not self._is_late:
-                due = [own] if is_answered(message) else []
-                heard.wrong += [answer[:2] for answer in answers] != due
+            heard.unanswered += not any(answer.startswith(behind + expected) for answer in answers)
+            if not self._is_late:
+                heard.wrong += sorted(answer[:2] for answer in answers) != sorted({behind, *due})
         return heard
 
-    def _answers_until(self, ident: bytes) -> list[bytes]:
-        """All that is heard until that one is answered; nothing where it is not."""
+    def _answers_to(self, idents: set[bytes]) -> list[bytes]:
+        """All that is heard until those are answered, in any order, or nothing more comes."""
         answers: list[bytes] = []
         try:
-            while not answers or answers[-1][:2] != ident:
+            while not idents.issubset(answer[:2] for answer in answers):
                 answers.append(self._socket.recv(65535))
         except TimeoutError:
-            return []
+            pass
         return answers
 
 
