@@ -55,9 +55,8 @@ class Extras(msgspec.Struct, frozen=True):
         returned = b""
         if self.nsid and OptionCode.NSID in edns.options:  # whose data do not matter (RFC 5001 §2.1)
             returned += pack_option(OptionCode.NSID, self.nsid)
-        keepalive = (
-            edns.options.get(OptionCode.KEEPALIVE) if stream else None
-        )  # RFC 7828 §3.2.1: not over UDP
+        # Over UDP it is ignored (RFC 7828 §3.2.1).
+        keepalive = edns.options.get(OptionCode.KEEPALIVE) if stream else None
         if keepalive is not None:
             if keepalive:  # only servers tell a time
                 raise _malformed(query)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Final
 
 import msgspec
 
-from zkdns.dns.wire import CLASS_CH, QUESTION_POINTER, Query, Response, Type
+from zkdns.dns.wire import CLASS_CH, QUESTION_POINTER, Query, Response, Type, pack_record
 from zkdns.names import Labels
 
 NAME_NAMES: Final = frozenset({(b"id", b"server"), (b"hostname", b"bind")})
 VERSION_NAMES: Final = frozenset({(b"version", b"server"), (b"version", b"bind")})
-
-_RECORD = struct.Struct("!HHIHB")  # type, class, TTL, length of the data, length of the text
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -28,7 +25,7 @@ class Identity(msgspec.Struct, frozen=True):
         if not text or query.qclass != CLASS_CH or query.qtype not in (Type.TXT, Type.ANY):
             return None
         # TTL 0: it is about whoever happens to answer (RFC 4892 §3).
-        record = QUESTION_POINTER + _RECORD.pack(Type.TXT, CLASS_CH, 0, 1 + len(text), len(text)) + text
+        record = pack_record(QUESTION_POINTER, Type.TXT, 0, bytes((len(text),)) + text, CLASS_CH)
         return Response(query, authoritative=True, answers=(record,))
 
     def _text_of(self, name: Labels) -> str:

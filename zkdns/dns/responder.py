@@ -159,6 +159,7 @@ class Responder:
         return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
 
     def _from_elsewhere(self, asked: _Asked) -> Answer:
+        """The answer to who asks for a name that is none of ours, at least not now."""
         assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
         query = asked.query
         if asked.has_options:

@@ -245,9 +245,9 @@ def _skip_name(message: bytes, at: int) -> int:
     raise _MalformedError
 
 
-def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes) -> bytes:
-    """A resource record of class IN; `owner` is ready for the wire."""
-    return owner + _RECORD.pack(rtype, CLASS_IN, ttl, len(data)) + data
+def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes, rclass: int = CLASS_IN) -> bytes:
+    """A resource record; `owner` is ready for the wire."""
+    return owner + _RECORD.pack(rtype, rclass, ttl, len(data)) + data
 
 
 class Envelope(msgspec.Struct, frozen=True):

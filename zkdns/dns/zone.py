@@ -316,7 +316,7 @@ class Zone:
             if place is not None:
                 self._enter(key, place)
             else:
-                self._turns.pop(key, None)
+                self.forget_turns(key)
         if others and self._config.empty == "nxdomain":  # then it takes no more than a member to be a name
             others.add(ABOVE)
         return others
@@ -337,7 +337,7 @@ class Zone:
         del self._places[key]
         self._count(place, -1)
         if self._browsing is not None and self._browsing.leave(key):
-            self._turns.pop(ABOVE, None)  # of domains that come and go there is no end
+            self.forget_turns(ABOVE)  # of domains that come and go there is no end
 
     def forget_turns(self, key: Labels) -> None:
         """Begin the turns of what is answered under this key anew, when it is asked for again."""
