@@ -7,6 +7,7 @@ No systemd need run, nor need the package be installed, which would change the m
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,7 +18,7 @@ import dns.message
 import dns.query
 
 from tests.clients.client import Client, Ended, Found, MissingError, Workplace, find, records
-from tests.clients.tools import dig, read_answer
+from tests.clients.tools import DIG
 from tests.support.guard import running
 from tests.support.machine import Machine
 from tests.support.waiting import eventually
@@ -127,16 +128,7 @@ def _read(ended: Ended) -> Found:
 
 
 RESOLVED = (
-    Client(
-        name="systemd-resolved's stub",
-        command=dig,
-        read=read_answer,
-        nxdomain="NXDOMAIN",
-        nodata="NOERROR",
-        packages={"dig": "bind9-dnsutils"},
-        asks_both=False,
-        resolved=True,
-    ),
+    dataclasses.replace(DIG, name="systemd-resolved's stub", resolved=True),
     Client(
         name="resolvectl",
         command=_command,

@@ -83,6 +83,16 @@ def _read_curl(ended: Ended) -> Found:
     return records(ended.stdout.split(), f"exit {ended.returncode}")
 
 
+DIG = Client(
+    name="dig",
+    command=dig,
+    read=read_answer,
+    nxdomain="NXDOMAIN",
+    nodata="NOERROR",
+    packages={"dig": "bind9-dnsutils"},
+    asks_both=False,
+)
+
 TOOLS = (
     Client(
         name="getent (glibc)",
@@ -103,15 +113,7 @@ TOOLS = (
         # 512 bytes: 12 header, 28 question; an A is 16, an SRV 45 or 46 since targets are not compressed.
         most={"A": 29, "SRV": 10}.get,
     ),
-    Client(
-        name="dig",
-        command=dig,
-        read=read_answer,
-        nxdomain="NXDOMAIN",
-        nodata="NOERROR",
-        packages={"dig": "bind9-dnsutils"},
-        asks_both=False,
-    ),
+    DIG,
     Client(
         name="kdig",
         command=lambda _, kind, name: ["kdig", name, _kind(kind)],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import dns.flags
@@ -25,6 +27,17 @@ def framed(*messages: dns.message.Message) -> bytes:
     return b"".join(len(wire).to_bytes(2) + wire for wire in (message.to_wire() for message in messages))
 
 
+@contextlib.contextmanager
+def connected() -> Iterator[socket.socket]:
+    """A connection to a server whose upstream takes its time."""
+    with (
+        Resolver(is_slow(0.5)) as upstream,
+        ZkdnsServer("--demo", f"--upstream={upstream.address}") as server,
+        socket.create_connection(("127.0.0.1", server.wait_ready().port), SECONDS) as sock,
+    ):
+        yield sock
+
+
 def hear(sock: socket.socket) -> dns.message.Message:
     """The next answer."""
     message, _ = dns.query.receive_tcp(sock)
@@ -34,11 +47,7 @@ def hear(sock: socket.socket) -> dns.message.Message:
 def test_dns_27_what_is_there_is_not_kept_waiting_by_what_is_asked_of_others() -> None:
     """RFC 7766 §6.2.1.1, §7: pipelined queries are answered in the order in which answers are there."""
     late, own = dns.message.make_query(LATE, "A"), dns.message.make_query(OWN, "A")
-    with (
-        Resolver(is_slow(0.5)) as upstream,
-        ZkdnsServer("--demo", f"--upstream={upstream.address}") as server,
-        socket.create_connection(("127.0.0.1", server.wait_ready().port), SECONDS) as sock,
-    ):
+    with connected() as sock:
         sock.sendall(framed(late, own, own))
         heard = [hear(sock) for _ in range(3)]
         assert [response.id for response in heard] == [own.id, own.id, late.id]
@@ -47,11 +56,7 @@ def test_dns_27_what_is_there_is_not_kept_waiting_by_what_is_asked_of_others() -
 
 def test_dns_28_after_a_half_close_what_is_asked_of_others_still_arrives() -> None:
     late, own = dns.message.make_query(LATE, "A"), dns.message.make_query(OWN, "A")
-    with (
-        Resolver(is_slow(0.5)) as upstream,
-        ZkdnsServer("--demo", f"--upstream={upstream.address}") as server,
-        socket.create_connection(("127.0.0.1", server.wait_ready().port), SECONDS) as sock,
-    ):
+    with connected() as sock:
         for byte in framed(late, own):
             sock.sendall(bytes([byte]))
         sock.shutdown(socket.SHUT_WR)

@@ -1,9 +1,11 @@
-"""Servers that answer UDP in both ways."""
+"""Servers that answer UDP in both ways, and networks of a test's own."""
 
 import functools
+from collections.abc import Iterator
 
 import pytest
 
+from tests.support.network import Network, new_network
 from tests.transport.helpers import serving
 from tests.transport.udp_helpers import Serve
 from zkdns.transport.batch import is_available
@@ -15,3 +17,10 @@ def serve(request: pytest.FixtureRequest) -> Serve:
     if request.param and not is_available():
         pytest.skip("this system has no calls for batches")
     return functools.partial(serving, batched=request.param)
+
+
+@pytest.fixture
+def own_network() -> Iterator[Network]:
+    """A network of the test's own, which its thread is in."""
+    with new_network() as network, network.entered():
+        yield network

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -13,13 +13,6 @@ from tests.transport.udp_helpers import SECONDS, Serve, ask, asker
 from zkdns.address import HostPort
 
 IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
-
-
-@pytest.fixture
-def own_network() -> Iterator[Network]:
-    """A network of the test's own, which its thread is in."""
-    with new_network() as network, network.entered():
-        yield network
 
 
 def each_hears_whom_it_asked(server: Running, askers: Sequence[tuple[socket.socket, str]]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.network import Network, ip, new_network
+from tests.support.network import ip
 from tests.support.waiting import eventually
 from tests.transport.helpers import datagram
 from tests.transport.udp_helpers import SECONDS, Serve, ask
@@ -14,13 +14,6 @@ from zkdns.transport.batch import LONGEST
 
 _DO_NOT_FRAGMENT = 0x40
 _LONG = b"x" * 1000
-
-
-@pytest.fixture
-def own_network() -> Iterator[Network]:
-    """A network of the test's own, which its thread is in."""
-    with new_network() as network, network.entered():
-        yield network
 
 
 def long(message: bytes, *, stream: bool) -> bytes:
