@@ -25,7 +25,7 @@ from zkdns.forward.exchange import Failure, Kind
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import MOST_FAILURES
-from zkdns.transport.loop import Left, add_server, remove_server
+from zkdns.transport.loop import add_server, remove_server
 
 
 def answers_with_its_name(asked: Asked) -> list[Sent]:
@@ -251,10 +251,10 @@ async def asked_from_work(exchanges: Exchanges, name: str) -> Failure:
     ours, theirs = socket.socketpair()
     result: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
 
-    def work() -> Left:
+    def work() -> bool:
         ours.recv(1)
         exchanges.ask(question(name), result.set_result)
-        return Left.NOTHING
+        return False
 
     add_server(ours.fileno(), work)
     theirs.send(b"!")

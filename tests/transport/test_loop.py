@@ -5,11 +5,12 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from structlog.testing import capture_logs
 
-from zkdns.transport.loop import Left, ServingLoop, add_server, remove_server
+from zkdns.transport.loop import ServingLoop, add_server, put_off, remove_server
 
 
 @contextlib.contextmanager
@@ -31,10 +32,10 @@ async def heard_by_a_server(*words: bytes) -> list[bytes]:
     with pipe() as (reader, writer):
         done = asyncio.Event()
 
-        def work() -> Left:
+        def work() -> bool:
             heard.append(os.read(reader, 10))
             done.set()
-            return Left.FOR_THE_LOOP
+            return False
 
         add_server(reader, work)
         for word in words:
@@ -58,10 +59,10 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
         with pipe() as (reader, writer):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
 
-            def work() -> Left:
+            def work() -> bool:
                 os.read(reader, 10)
                 loop.call_later(0.01, done.set)
-                return Left.FOR_THE_LOOP
+                return False
 
             add_server(reader, work)
             os.write(writer, b"x")
@@ -74,8 +75,8 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
         assert 0.01 <= runner.run(main()) < 4
 
 
-@pytest.mark.parametrize("left", [Left.NOTHING, Left.MORE])
-def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(left: Left) -> None:
+@pytest.mark.parametrize("has_more", [False, True])
+def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has_more: bool) -> None:
     """Its file is always ready, and it has nothing for the loop, saying or not that there is more."""
     counts = {"served": 0, "others": 0}
 
@@ -85,9 +86,9 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(lef
             os.write(other_writer, b"x")
             loop = asyncio.get_running_loop()
 
-            def work() -> Left:
+            def work() -> bool:
                 counts["served"] += 1
-                return left
+                return has_more
 
             def read() -> None:
                 counts["others"] += 1
@@ -114,9 +115,9 @@ def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_some
     async def main() -> tuple[int, int]:
         with pipe() as (reader, writer):
             loop, heard = asyncio.get_running_loop(), asyncio.Event()
-            left = [Left.MORE, Left.MORE, Left.NOTHING, Left.MORE, Left.FOR_THE_LOOP]
+            left = [True, True, False, True, False]
 
-            def work() -> Left:
+            def work() -> bool:
                 counts["served"] += 1
                 if counts["served"] in (1, 4):
                     os.read(reader, 10)
@@ -146,16 +147,16 @@ def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
         with pipe() as (reader, writer):
             done = asyncio.Event()
 
-            def first() -> Left:
+            def first() -> bool:
                 served.append(os.read(reader, 1))
                 remove_server(reader)
                 asyncio.get_running_loop().call_soon_threadsafe(done.set)
-                return Left.MORE
+                return True
 
-            def second() -> Left:
+            def second() -> bool:
                 served.append(os.read(reader, 1))
                 done.set()
-                return Left.FOR_THE_LOOP
+                return False
 
             add_server(reader, first)
             os.write(writer, b"ab")
@@ -175,7 +176,7 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
         with pipe() as (reader, writer), pipe() as (good, good_writer):
             done, failed, failures = asyncio.Event(), asyncio.Event(), 0
 
-            def fail() -> Left:
+            def fail() -> bool:
                 nonlocal failures
                 failures += 1
                 if failures == 3:
@@ -183,10 +184,10 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
                     failed.set()
                 raise ValueError("a mistake")
 
-            def work() -> Left:
+            def work() -> bool:
                 os.read(good, 10)
                 done.set()
-                return Left.FOR_THE_LOOP
+                return False
 
             add_server(reader, fail)
             add_server(good, work)
@@ -205,3 +206,98 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
 
 def test_in_another_loop_servers_are_served_too() -> None:
     assert asyncio.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+
+
+# -- what is put off ---------------------------------------------------------------------------------------
+
+
+def spend(seconds: float) -> None:
+    """Be busy for so long."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+
+
+def test_what_is_put_off_is_done_in_its_order_with_servers_in_between() -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            ended = asyncio.Event()
+
+            def work() -> bool:
+                done.append(os.read(reader, 1).decode())
+                return False
+
+            def piece(name: str) -> None:
+                done.append(name)
+                os.write(writer, b"q")  # something comes while it is at work
+                spend(0.001)  # which takes longer than the server will
+
+            add_server(reader, work)
+            for name in "abc":
+                put_off(partial(piece, name))
+            put_off(ended.set)
+            await asyncio.wait_for(ended.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert "".join(done) == "aqbqcq"
+
+
+def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests() -> None:
+    spent = {"served": 0.0, "pieces": 0.0}
+
+    def count(what: str, seconds: float) -> None:
+        spend(seconds)
+        spent[what] += seconds
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            ended = asyncio.Event()
+
+            def work() -> bool:
+                count("served", 0.01)
+                return True
+
+            add_server(reader, work)
+            os.write(writer, b"x")
+            for _ in range(100):
+                put_off(partial(count, "pieces", 0.0005))
+            put_off(ended.set)
+            await asyncio.wait_for(ended.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert spent["pieces"] == pytest.approx(0.05)
+    assert 0.02 < spent["served"] < 0.15  # one piece for each time would be ten times as much
+
+
+def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done() -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def fail() -> None:
+            raise ValueError("a mistake")
+
+        def give() -> None:
+            loop.call_later(0.001, ended.set)
+
+        put_off(fail)
+        put_off(give)
+        await asyncio.wait_for(ended.wait(), 5)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+
+
+def test_without_servers_it_is_done_by_the_loop() -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+        put_off(ended.set)
+        await asyncio.wait_for(ended.wait(), 5)
+
+    asyncio.run(main())

@@ -2,8 +2,8 @@
 
 A fresh socket has a fresh port, which the kernel takes at random (from net.ipv4.ip_local_port_range). Being
 connected, it takes datagrams from its upstream's address and port alone, so that who forges an answer must
-guess the port as well (RFC 5452 §9.2). It costs some 11 µs in all (measured), so a few are made beforehand,
-when nobody waits: such a socket has no port yet.
+guess the port as well (RFC 5452 §9.2). It costs some 11 µs in all (measured), so a few are made beforehand
+and closed afterwards, when nobody waits for that: such a new socket has no port yet.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import resource
 import select
 import selectors
 import socket
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
+from zkdns.transport.loop import put_off
 from zkdns.transport.sockets import socket_address
 
 AT_ONCE: Final = 4
@@ -50,13 +52,10 @@ class Datagrams:
         self._poll = _new_poll()
         self._waiting: dict[int, tuple[socket.socket, Any]] = {}
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
-        self._bell, self._bell_rope = socket.socketpair()
-        self._bell.setblocking(False)
-        self._bell_rope.setblocking(False)
-        self._poll.register(self._bell.fileno(), selectors.EVENT_READ)
+        self._dropped: deque[socket.socket] = deque()  # still open
 
     def fileno(self) -> int:
-        """What is readable when `receive` has something to tell, or somebody rang."""
+        """What is readable when `receive` has something to tell."""
         file: int = self._poll.fileno()
         return file
 
@@ -77,6 +76,8 @@ class Datagrams:
         if len(self._waiting) >= self._most:
             raise NoSocketError(errno.EMFILE, "too many queries are waiting for answers")
         family, at = socket_address(address.host, address.port)
+        if not self._spare.get(family) and self._dropped:
+            self._renew()  # or there would be more than there may be
         spare = self._spare.get(family)
         sock = spare.pop() if spare else self._new(family)
         try:
@@ -89,9 +90,22 @@ class Datagrams:
         return sock
 
     def drop(self, sock: socket.socket) -> None:
-        """Wait for nothing more there."""
+        """Wait for nothing more there; the socket is closed when nobody waits for that."""
         if self._waiting.pop(sock.fileno(), None) is None:
             return
+        self._dropped.append(sock)
+        if len(self._dropped) == 1:
+            put_off(self._renew_one)
+
+    def _renew_one(self) -> None:
+        if self._dropped:  # or it was needed at once
+            self._renew()
+        if self._dropped:
+            put_off(self._renew_one)
+
+    def _renew(self) -> None:
+        """Close one of the dropped sockets, and have another one at hand in its place."""
+        sock = self._dropped.popleft()
         family = sock.family
         self._close(sock)
         spare = self._spare.setdefault(family, [])
@@ -123,9 +137,6 @@ class Datagrams:
         """
         ready = self._poll.poll(0, AT_ONCE)
         for number, _ in ready:
-            if number == self._bell.fileno():
-                self._bell.recv(_LARGEST)
-                continue
             waiting = self._waiting.get(number)
             if waiting is None:  # dropped a moment ago by who got the one before
                 continue
@@ -142,20 +153,15 @@ class Datagrams:
             arrived(owner, message)
         return len(ready) == AT_ONCE
 
-    def ring(self) -> None:
-        """Make it readable once, so that who watches it is called."""
-        with contextlib.suppress(BlockingIOError):  # it has been rung often enough
-            self._bell_rope.send(b"!")
-
     def close(self) -> None:
         """Close everything."""
-        for sock in (*(sock for sock, _ in self._waiting.values()), *itertools.chain(*self._spare.values())):
+        waiting = (sock for sock, _ in self._waiting.values())
+        for sock in itertools.chain(waiting, self._dropped, *self._spare.values()):
             self._close(sock)
         self._waiting.clear()
+        self._dropped.clear()
         self._spare.clear()
         self._poll.close()
-        self._bell.close()
-        self._bell_rope.close()
 
 
 def is_shortage(error: OSError) -> bool:

@@ -77,6 +77,9 @@ class Failure(msgspec.Struct, frozen=True):
     reply: Reply | None = None
 
 
+STOPPED: Final = Failure(Kind.STOPPED, "this server is being stopped", Ede.NOT_READY)
+
+
 class Try:
     """One query to one upstream.
 

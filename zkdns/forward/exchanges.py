@@ -5,8 +5,8 @@
                └── what came, errors, timer ◀─┘
     an outcome ──▶ done(outcome), once
 
-Whatever comes, it holds up nobody: answers and time-outs are worked off in turns that have an end, and all
-sockets together are one to the event loop.
+Whatever comes, it holds up nobody: answers are taken in turns that have an end, time-outs are worked off one
+by one with other things in between, and all sockets together are one to the event loop.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from zkdns.address import UpstreamAddress
 from zkdns.dns.edns import Ede
 from zkdns.dns.wire import Type
 from zkdns.forward.datagrams import Datagrams, is_shortage
-from zkdns.forward.exchange import Exchange, Failure, Kind, Step, Try
+from zkdns.forward.exchange import STOPPED, Exchange, Failure, Kind, Step, Try
 from zkdns.forward.ids import Ids
 from zkdns.forward.messages import query_of
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.streams import Streams
 from zkdns.forward.upstreams import Upstream, Upstreams
-from zkdns.transport.loop import Left, add_server, remove_server
+from zkdns.transport.loop import add_server, put_off, remove_server
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
 
 MOST_IN_FLIGHT: Final = 2000
-# So long answers or time-outs are worked off before UDP, the feed and other timers get their turn.
+# So long answers are taken before UDP, the feed and timers get their turn.
 _TURN_SECONDS = 0.0001
 # What nobody has to answer from elsewhere, so it tells most surely whether an upstream lives.
 _PROBE = Question(b"\0", Type.NS)
@@ -97,7 +97,7 @@ class Exchanges:
         self._streams = Streams(self._stream_arrived, tls)
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._is_noticed = False  # whether the loop looks at its timers after what runs now
+        self._is_waking = False  # whether time-outs are being worked off
         self._mistakes = Mistakes(log, "the outcome of a question could not be taken")
         self._dead: dict[Upstream, bool] = {}  # and whether that was told
         self._told_at: dict[Upstream, float] = {}
@@ -131,8 +131,7 @@ class Exchanges:
         self._datagrams = None
         self._streams.close()
         self._due.clear()
-        stopped = Failure(Kind.STOPPED, "this server is being stopped", Ede.NOT_READY)
-        self._outcomes.extend((exchange.done, stopped) for exchange in self._running)
+        self._outcomes.extend((exchange.done, STOPPED) for exchange in self._running)
         self.failed += self.in_flight
         self.in_flight = 0
         for exchange in self._running:
@@ -182,22 +181,13 @@ class Exchanges:
 
     # -- what happens --------------------------------------------------------------------------------------
 
-    def _turn(self) -> Left:
+    def _turn(self) -> bool:
         """Take what came, until the turn is over; what is left makes for another turn."""
-        self._is_noticed = True
-        try:
-            end = self._clock() + _TURN_SECONDS
-            while self._outcomes and self._clock() < end:
-                self._tell(*self._outcomes.popleft())
-            end = self._clock() + _TURN_SECONDS
-            while self._datagrams is not None and self._datagrams.receive(self._datagram_arrived):
-                if self._clock() >= end:
-                    break
-            if self._outcomes and self._datagrams is not None:
-                self._datagrams.ring()
-        finally:
-            self._is_noticed = False
-        return Left.FOR_THE_LOOP  # perhaps: by whoever was told of an outcome
+        end = self._clock() + _TURN_SECONDS
+        while self._datagrams is not None and self._datagrams.receive(self._datagram_arrived):
+            if self._clock() >= end:
+                break
+        return False
 
     def _datagram_arrived(self, owner: tuple[Exchange, Try], message: bytes | OSError) -> None:
         exchange, tried = owner
@@ -225,29 +215,26 @@ class Exchanges:
             self._tend(now)
 
     def _time_out(self) -> None:
-        """Work off what is due, until the turn is over."""
+        """Something is due."""
         self._timer = None
-        self._is_noticed = True
-        try:
-            self._wake_some()
-        finally:
-            self._is_noticed = False
+        if not self._is_waking:
+            self._is_waking = True
+            put_off(self._wake_one)
 
-    def _wake_some(self) -> None:
+    def _wake_one(self) -> None:
+        """Work off one of those that are due; the others wait for their turn."""
         now = self._clock()
-        end = now + _TURN_SECONDS
-        has_failed = False
-        while self._due and self._due[0][0] <= now < end:
+        while self._due and self._due[0][0] <= now:
             at, _, exchange = heapq.heappop(self._due)
             if exchange.is_over or exchange.watched_at != at:
                 continue
             exchange.watched_at = 0.0
             self._go_on(exchange, exchange.woken(now), now)
-            has_failed = True
-            now = self._clock()
-        if has_failed:
             self._tend(now)
-        if self._due:
+            put_off(self._wake_one)
+            return
+        self._is_waking = False
+        if self._due and self._datagrams is not None:
             self._set_timer(self._due[0][0])
 
     # -- what to do then -----------------------------------------------------------------------------------
@@ -279,7 +266,6 @@ class Exchanges:
             if tried.by_stream:
                 tried.carrier = self._streams.send(address, query, (exchange, tried))
                 self.by_stream += 1
-                self._ring()  # connections are made by the loop
             else:
                 tried.ident = query[:2]
                 tried.carrier = self._datagrams.send(address, query, (exchange, tried))
@@ -327,27 +313,24 @@ class Exchanges:
             self._mistakes.tell(error)
 
     def _tell_later(self, done: Done, outcome: Reply | Failure) -> None:
-        if self._datagrams is None:
-            asyncio.get_running_loop().call_soon(self._tell, done, outcome)
-            return
         self._outcomes.append((done, outcome))
-        self._datagrams.ring()
+        put_off(self._tell_one)
+
+    def _tell_one(self) -> None:
+        if self._outcomes:  # or this has been stopped meanwhile
+            self._tell(*self._outcomes.popleft())
 
     # -- timers --------------------------------------------------------------------------------------------
 
     def _set_timer(self, at: float) -> None:
         """Let the loop look at what is due then, if it does not so earlier anyway."""
+        if self._is_waking:  # which goes on as long as anything is due, and then sets it
+            return
         if self._timer is not None:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
         self._timer = self._loop.call_at(at, self._time_out)
-        self._ring()
-
-    def _ring(self) -> None:
-        """Let the loop notice what it is given to do: it may wait for servers alone at the moment."""
-        if self._datagrams is not None and not self._is_noticed:
-            self._datagrams.ring()
 
     # -- upstreams that are dead, or not well known --------------------------------------------------------
 
@@ -370,7 +353,6 @@ class Exchanges:
                 self._learn_of(upstream, _PROBE, now)
         if self._dead and self._probe_timer is None:
             self._probe_timer = self._loop.call_later(_TEND_SECONDS, self._tend_again)
-            self._ring()
 
     def _tend_again(self) -> None:
         self._probe_timer = None

@@ -29,7 +29,7 @@ from zkdns.dns.responder import Answer
 from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.datagrams import affordable_sockets
-from zkdns.forward.exchange import Failure, Kind
+from zkdns.forward.exchange import STOPPED, Failure, Kind
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
@@ -37,6 +37,7 @@ from zkdns.forward.routes import Route, Routes
 from zkdns.forward.special import special_answer
 from zkdns.names import Labels
 from zkdns.transport import Deliver, Later
+from zkdns.transport.loop import put_off
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
@@ -47,8 +48,6 @@ STALE_SECONDS: Final = 1.8
 
 _ID = 2
 _TYPE_AND_CLASS = 4
-# So long answers are handed out before others get their turn.
-_TURN_SECONDS = 0.0001
 _GENERATOR = 700  # bytes that an answer takes beside its response (measured)
 # Letters of what people are told: with the longest question it fits into the least message (RFC 8914 §2).
 _MOST_TEXT = 200
@@ -146,6 +145,7 @@ class Forwarder:
         self._config = config
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
+        self._to_ask: deque[_Asked] = deque()
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -176,8 +176,10 @@ class Forwarder:
         if self._timer is not None:
             self._timer.cancel()
         self.routes.stop()
+        while self._to_ask:
+            self._done(self._to_ask.popleft().question, STOPPED)
         while self._ready:
-            self._hand_out()
+            self._hand_out_one()
 
     def _tick(self) -> None:
         now = self._clock()
@@ -295,10 +297,16 @@ class Forwarder:
         return True
 
     def _seek(self, asked: _Asked) -> _Sought:
-        """Ask upstreams; nobody waits yet."""
+        """Ask upstreams, soon; nobody waits yet."""
         sought = self._sought[asked.question] = _Sought([])
-        asked.route.exchanges.ask(asked.question, partial(self._done, asked.question))
+        self._to_ask.append(asked)
+        put_off(self._ask_one)
         return sought
+
+    def _ask_one(self) -> None:
+        if self._to_ask:  # or this has been stopped meanwhile
+            asked = self._to_ask.popleft()
+            asked.route.exchanges.ask(asked.question, partial(self._done, asked.question))
 
     def _done(self, question: Question, outcome: Reply | Failure) -> None:
         sought = self._sought.pop(question)
@@ -330,25 +338,25 @@ class Forwarder:
     # -- handing out ---------------------------------------------------------------------------------------
 
     def _hand(self, askers: Iterable[tuple[_Asked, Deliver]], response: Callable[[_Asked], bytes]) -> None:
-        """Hand their responses to these askers, at once as far as there is time for that."""
+        """Hand their responses to these askers: to one at once, as thousands may have asked for the same."""
         is_at_it = bool(self._ready)
         self._ready.extend((asked, deliver, response) for asked, deliver in askers)
-        if not is_at_it:
+        if self._ready and not is_at_it:
             self._hand_out()
 
     def _hand_out(self) -> None:
-        """Make responses and hand them out, until the turn is over: thousands may have asked for the same."""
-        end = time.monotonic() + _TURN_SECONDS
-        while self._ready:
-            asked, deliver, response = self._ready[0]
-            try:
-                deliver(response(asked))
-            except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-                self._mistakes.tell(error)
-            self._ready.popleft()
-            if self._ready and time.monotonic() >= end:
-                asyncio.get_running_loop().call_soon(self._hand_out)
-                return
+        if self._ready:  # or this has been stopped meanwhile
+            self._hand_out_one()
+        if self._ready:
+            put_off(self._hand_out)
+
+    def _hand_out_one(self) -> None:
+        """Make a response and hand it out."""
+        asked, deliver, response = self._ready.popleft()
+        try:
+            deliver(response(asked))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            self._mistakes.tell(error)
 
     def _render(self, reply: Reply, asked: _Asked, seconds: int, bounds: tuple[int, int]) -> bytes:
         least, most = bounds

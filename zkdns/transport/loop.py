@@ -9,17 +9,21 @@ batch of answers. Timers and other files are not kept waiting: they are looked a
 
 A server that has more to do is not watched meanwhile: its socket would tell of each datagram that leaves it,
 which costs a twentieth of what an answer does (measured), and nobody waits to hear of it.
+
+Work that can wait is done in pieces, between which servers are looked at: who asks for what is known waits
+for one such piece at most, and not for all that somebody else has asked for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
+import contextvars
 import select
 import selectors
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVarTuple
 
 import structlog
 
@@ -31,18 +35,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.transport")
 
 
-class Left(enum.Enum):
-    """What there is to be done after a server's work."""
+_Ts = TypeVarTuple("_Ts")
 
-    NOTHING = enum.auto()
-    MORE = enum.auto()
-    """Its file is still ready, as far as it has seen."""
-    FOR_THE_LOOP = enum.auto()
-    """It has given the loop something to do."""
-
-
-Work = Callable[[], Left]
-"""What a server does when its file is ready."""
+Work = Callable[[], bool]
+"""What a server does when its file is ready. It returns whether that is still so, as far as it has seen."""
 
 
 class ServingLoop(asyncio.SelectorEventLoop):
@@ -51,6 +47,26 @@ class ServingLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.serving = _ServingSelector() if hasattr(select, "epoll") else None
         super().__init__(self.serving)
+
+    def call_soon(
+        self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """As in every loop; and servers make way for it."""
+        if self.serving is not None:
+            self.serving.is_wanted = True
+        return super().call_soon(callback, *args, context=context)
+
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[*_Ts], object],
+        *args: *_Ts,
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
+        """As in every loop; and it is thought of in time."""
+        if self.serving is not None:
+            self.serving.is_wanted = True
+        return super().call_at(when, callback, *args, context=context)
 
 
 def add_server(file: int, work: Work) -> None:
@@ -71,12 +87,30 @@ def remove_server(file: int) -> None:
         loop.remove_reader(file)
 
 
+def put_off(piece: Callable[[], None]) -> None:
+    """Do this in the running loop when its servers have been served: pieces in their order, soon, not now.
+
+    They take half of the time where servers never rest, and no more than one at a time where they do.
+    """
+    loop = asyncio.get_running_loop()
+    if isinstance(loop, ServingLoop) and loop.serving is not None:
+        loop.serving.put_off(piece)
+    else:
+        loop.call_soon(piece)
+
+
 class _ServingSelector(selectors.BaseSelector):
-    """A selector, watched by an epoll object beside the servers' files."""
+    """A selector, watched by an epoll object beside the servers' files.
+
+    Attributes:
+        is_wanted: set when the loop was given something to do; what serves makes way for it then.
+    """
 
     def __init__(self) -> None:
+        self.is_wanted = False
         self._servers: dict[int, Work] = {}
         self._unwatched: set[int] = set()  # those of them that have more to do
+        self._pieces: deque[Callable[[], None]] = deque()  # what was put off
         self._epoll = select.epoll()
         self._others = selectors.DefaultSelector()
         self._epoll.register(self._others.fileno(), select.EPOLLIN)
@@ -96,39 +130,64 @@ class _ServingSelector(selectors.BaseSelector):
         else:
             self._epoll.unregister(file)
 
+    def put_off(self, piece: Callable[[], None]) -> None:
+        """Do this when the servers have been served."""
+        self._pieces.append(piece)
+
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Serve until there is something for the loop to do; tell what other files are ready."""
         end = None if timeout is None else time.monotonic() + timeout
+        self.is_wanted = False
         while True:
-            ready = [file for file, _ in self._epoll.poll(0 if self._unwatched else timeout)]
-            ready += self._unwatched
-            # What is none of the servers' is of the others, or has just been served for the last time.
-            is_due = [file not in self._servers or self._has_given(file) for file in ready]
-            if any(is_due) or not ready:
+            is_busy = self._unwatched or self._pieces
+            ready = [file for file, _ in self._epoll.poll(0 if is_busy else timeout)]
+            begun = time.monotonic() if self._pieces else 0.0
+            for file in (*ready, *self._unwatched):
+                if file in self._servers:
+                    self._serve(file)
+                else:  # it is the others', or it was served for the last time a moment ago
+                    self.is_wanted = True
+            if self._pieces:
+                self._work_off(begun)
+            elif not ready and not is_busy:
+                return []
+            if self.is_wanted:
                 return self._others.select(0)
             if end is not None:
                 timeout = end - time.monotonic()
                 if timeout <= 0:
                     return self._others.select(0)
 
-    def _has_given(self, file: int) -> bool:
-        """Whether that server's work has given the loop something to do."""
-        try:
-            left = self._servers[file]()
-        except Exception as error:  # noqa: BLE001 - a mistake of one server must not end the loop
-            self._mistakes.tell(error)
-            left = Left.FOR_THE_LOOP
-        if left is not Left.MORE:
-            self._watch(file)
-        elif file not in self._unwatched and file in self._servers:
-            self._epoll.unregister(file)
-            self._unwatched.add(file)
-        return left is Left.FOR_THE_LOOP
-
-    def _watch(self, file: int) -> None:
-        if file in self._unwatched:
+    def _serve(self, file: int) -> None:
+        """Let a server do its work, and watch its file unless there is more."""
+        has_more = self._try(self._servers[file])
+        if not has_more and file in self._unwatched:
             self._unwatched.remove(file)
             self._epoll.register(file, select.EPOLLIN)
+        elif has_more and file not in self._unwatched and file in self._servers:
+            self._epoll.unregister(file)
+            self._unwatched.add(file)
+
+    def _work_off(self, begun: float) -> None:
+        """Do a piece of what was put off, and more until it has taken as long as the servers have.
+
+        Args:
+            begun: when those began; 0: nothing was put off then.
+        """
+        now = time.monotonic()
+        end = 2 * now - begun if begun else now
+        self._try(self._pieces.popleft())
+        while self._pieces and time.monotonic() < end:
+            self._try(self._pieces.popleft())
+
+    def _try(self, work: Callable[[], bool | None]) -> bool | None:
+        """What it returns; None where it fails."""
+        try:
+            return work()
+        except Exception as error:  # noqa: BLE001 - a mistake of one must not end the loop
+            self._mistakes.tell(error)
+            self.is_wanted = True
+            return None
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ANN401 - as the base class has it
         return self._others.register(fileobj, events, data)

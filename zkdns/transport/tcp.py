@@ -27,7 +27,7 @@ import structlog
 
 from zkdns.transport import Answers, Later, Personal
 from zkdns.transport.door import Door
-from zkdns.transport.loop import Left, add_server, remove_server
+from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import packed_address
 
@@ -96,7 +96,6 @@ class TcpServer:
         self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._has_set_timer = False
         self._is_stopped = False
         self.mistakes = Mistakes(log, "a query over TCP could not be answered: its connection is closed")
 
@@ -147,7 +146,7 @@ class TcpServer:
             del self._per_client[client]
         self._end_when_empty()
 
-    def _turn(self) -> Left:
+    def _turn(self) -> bool:
         """Serve those that are ready, until all had their burst or the turn is over.
 
         Who is left comes first in the next turn, before anybody has a second burst.
@@ -160,8 +159,7 @@ class TcpServer:
         while self._ready and now < end:
             self._ready.popleft()(now)
             now = time.monotonic()
-        has_set, self._has_set_timer = self._has_set_timer, False
-        return Left.FOR_THE_LOOP if has_set else Left.NOTHING
+        return False
 
     def _listen(self) -> None:
         if self._selector is not None and not self._is_stopped:
@@ -196,7 +194,6 @@ class TcpServer:
         elif self._selector is not None:
             self._selector.unregister(self._sock)
             self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._listen)
-            self._has_set_timer = True
 
     def _open(self, connection: _Connection, client: str) -> None:
         """Keep a new connection; make room for it where there are too many."""
@@ -210,7 +207,6 @@ class TcpServer:
             next(iter(self._connections)).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
-            self._has_set_timer = True
 
     def _sweep(self) -> None:
         """Close who has been idle too long; one timer serves all, since the longest idle come first."""

@@ -20,7 +20,7 @@ from zkdns.transport import Answers, Later, Personal, Remembered
 from zkdns.transport.batch import ID, MOST, Asker, Batch, is_available
 from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import Left, add_server, remove_server
+from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import (
     IP_PKTINFO,
@@ -96,7 +96,7 @@ class UdpServer:
 
     # -- in batches ----------------------------------------------------------------------------------------
 
-    def _answer_batches(self) -> Left:
+    def _answer_batches(self) -> bool:
         batch = self._batch
         assert batch is not None  # noqa: S101 - who calls has looked
         for _ in range(_BATCHES):
@@ -105,7 +105,7 @@ class UdpServer:
             except OSError:
                 continue  # an earlier response came back undeliverable
             if not queries:
-                return Left.NOTHING
+                return False
             self.received += len(queries)
             others = None
             if self._door is not None:
@@ -117,8 +117,8 @@ class UdpServer:
             if batch.has_silence:
                 self._look_again(responses, batch, others)
             if len(queries) < _SEVERAL:
-                return Left.NOTHING
-        return Left.MORE
+                return False
+        return True
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
@@ -184,12 +184,12 @@ class UdpServer:
 
     # -- one by one ----------------------------------------------------------------------------------------
 
-    def _answer_singly(self) -> Left:
+    def _answer_singly(self) -> bool:
         for _ in range(_BATCHES * MOST):
             try:
                 message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, self._ancillary)
             except BlockingIOError:
-                return Left.NOTHING
+                return False
             except OSError:
                 continue  # an earlier response came back undeliverable
             self.received += 1
@@ -200,7 +200,7 @@ class UdpServer:
             response = self._response_to(key, others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
             self._answer_to(Asker(message, asker, source), response)
-        return Left.MORE
+        return True
 
 
 def _source_of(item: Ancillary) -> Ancillary | None:
