@@ -87,7 +87,7 @@ def test_without_epoll_all_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_over_ipv6_too() -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as upstream:
         upstream.bind(("::1", 0))
-        sent = Datagrams(1)
+        sent = Datagrams(1, lambda piece: piece())
         try:
             sent.send(UpstreamAddress("::1", upstream.getsockname()[1]), b"query", "who asks")
             message, source = upstream.recvfrom(512)

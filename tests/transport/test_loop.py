@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
-from zkdns.transport.loop import ServingLoop, add_server, put_off, remove_server
+from zkdns.transport.loop import ServingLoop, add_server, putting_off, remove_server
 
 
 @contextlib.contextmanager
@@ -223,7 +223,7 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between() -> None:
 
     async def main() -> None:
         with pipe() as (reader, writer):
-            ended = asyncio.Event()
+            ended, put_off = asyncio.Event(), putting_off()
 
             def work() -> bool:
                 done.append(os.read(reader, 1).decode())
@@ -255,7 +255,7 @@ def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests() -> No
 
     async def main() -> None:
         with pipe() as (reader, writer):
-            ended = asyncio.Event()
+            ended, put_off = asyncio.Event(), putting_off()
 
             def work() -> bool:
                 count("served", 0.01)
@@ -277,7 +277,7 @@ def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests() -> No
 
 def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done() -> None:
     async def main() -> None:
-        ended = asyncio.Event()
+        ended, put_off = asyncio.Event(), putting_off()
         loop = asyncio.get_running_loop()
 
         def fail() -> None:
@@ -297,7 +297,7 @@ def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done
 def test_without_servers_it_is_done_by_the_loop() -> None:
     async def main() -> None:
         ended = asyncio.Event()
-        put_off(ended.set)
+        putting_off()(ended.set)
         await asyncio.wait_for(ended.wait(), 5)
 
     asyncio.run(main())

@@ -20,7 +20,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
-from zkdns.transport.loop import put_off
 from zkdns.transport.sockets import socket_address
 
 AT_ONCE: Final = 4
@@ -45,11 +44,13 @@ class Datagrams:
 
     Args:
         most: how many there may be; each takes a file.
+        put_off: does what can wait, as `zkdns.transport.loop.putting_off` has it.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, put_off: Callable[[Callable[[], None]], object]) -> None:
         self._most = most
         self._poll = _new_poll()
+        self._put_off = put_off
         self._waiting: dict[int, tuple[socket.socket, Any]] = {}
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
         self._dropped: deque[socket.socket] = deque()  # still open
@@ -95,13 +96,13 @@ class Datagrams:
             return
         self._dropped.append(sock)
         if len(self._dropped) == 1:
-            put_off(self._renew_one)
+            self._put_off(self._renew_one)
 
     def _renew_one(self) -> None:
         if self._dropped:  # or it was needed at once
             self._renew()
         if self._dropped:
-            put_off(self._renew_one)
+            self._put_off(self._renew_one)
 
     def _renew(self) -> None:
         """Close one of the dropped sockets, and have another one at hand in its place."""

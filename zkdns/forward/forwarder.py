@@ -37,7 +37,7 @@ from zkdns.forward.routes import Route, Routes
 from zkdns.forward.special import special_answer
 from zkdns.names import Labels
 from zkdns.transport import Deliver, Later
-from zkdns.transport.loop import put_off
+from zkdns.transport.loop import putting_off
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
@@ -145,6 +145,7 @@ class Forwarder:
         self._config = config
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
+        self._put_off: Callable[[Callable[[], None]], object]
         self._to_ask: deque[_Asked] = deque()
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
@@ -168,6 +169,7 @@ class Forwarder:
 
     def start(self) -> None:
         """Begin, in the running event loop."""
+        self._put_off = putting_off()
         self.routes.start()
         self._tick()
 
@@ -300,7 +302,7 @@ class Forwarder:
         """Ask upstreams, soon; nobody waits yet."""
         sought = self._sought[asked.question] = _Sought([])
         self._to_ask.append(asked)
-        put_off(self._ask_one)
+        self._put_off(self._ask_one)
         return sought
 
     def _ask_one(self) -> None:
@@ -348,7 +350,7 @@ class Forwarder:
         if self._ready:  # or this has been stopped meanwhile
             self._hand_out_one()
         if self._ready:
-            put_off(self._hand_out)
+            self._put_off(self._hand_out)
 
     def _hand_out_one(self) -> None:
         """Make a response and hand it out."""

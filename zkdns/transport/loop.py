@@ -87,16 +87,16 @@ def remove_server(file: int) -> None:
         loop.remove_reader(file)
 
 
-def put_off(piece: Callable[[], None]) -> None:
-    """Do this in the running loop when its servers have been served: pieces in their order, soon, not now.
+def putting_off() -> Callable[[Callable[[], None]], object]:
+    """What puts off pieces of work in the running loop until its servers have been served.
 
-    They take half of the time where servers never rest, and no more than one at a time where they do.
+    Pieces are done in their order, soon, not now. They take half of the time where servers never rest, and no
+    more than one at a time where they do. To be kept: to find out which loop runs takes a system call.
     """
     loop = asyncio.get_running_loop()
     if isinstance(loop, ServingLoop) and loop.serving is not None:
-        loop.serving.put_off(piece)
-    else:
-        loop.call_soon(piece)
+        return loop.serving.put_off
+    return loop.call_soon
 
 
 class _ServingSelector(selectors.BaseSelector):
