@@ -158,7 +158,7 @@ def _forwarding(workers: Sequence[tuple[str, ForwardFigures]]) -> Iterator[Metri
         for worker, figures in workers:
             family.add_metric([worker], getattr(figures, field))
         yield family
-    labels = ["worker", "upstream", "domain"]
+    labels = ["worker", "address", "domain"]
     for kind, name, meaning, field in _OF_UPSTREAMS:
         family = kind(name, meaning, labels=labels)
         for worker, figures in workers:
