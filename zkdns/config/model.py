@@ -151,6 +151,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     log_format: LogFormat = "auto"
     """For people, for machines or for systemd's journal; auto: for the journal where logs go there."""
     log_level: LogLevel = "info"
+    query_log: float = 0.0
+    """The share of queries that are logged, from none (0) to all (1)."""
     service: dict[str, ServiceOverride] = {}
     """Overrides by the service's whole name, its zone included, in lower case."""
 

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -22,6 +23,7 @@ from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
 from zkdns.dns.marks import mark_of
+from zkdns.observe.query_log import QueryLog
 from zkdns.table import Table
 from zkdns.transport import Personal
 from zkdns.transport.forms import Datagrams, Streams
@@ -55,8 +57,6 @@ async def answer(task: Task, tell: Tell) -> None:
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
     authority.responder.extras = _extras_of(task)
-    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
-    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
     first_word = asyncio.Event()
@@ -67,15 +67,7 @@ async def answer(task: Task, tell: Tell) -> None:
         teller.tell()
 
     doors = Doors(task.config, authority.responder.extras, authority.sources)
-    udp = [
-        UdpServer(sock, datagrams, door=doors.of(sock)) for sock in opened if sock.type == socket.SOCK_DGRAM
-    ]
-    listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
-    most = affordable_connections(len(listening))
-    tcp = [
-        TcpServer(sock, streams, door=doors.of(sock), mark_of=mark_of, most_connections=most)
-        for sock in listening
-    ]
+    udp, tcp = _servers_of(task, authority, doors, opened)
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
     teller = FiguresTeller(authority, forwarder, (udp, tcp), doors.counts, tell)
     flush = forwarder.flush if forwarder is not None else lambda _: None
@@ -102,6 +94,34 @@ async def answer(task: Task, tell: Tell) -> None:
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
+
+
+def _servers_of(
+    task: Task, authority: Authority, doors: Doors, opened: Sequence[socket.socket]
+) -> tuple[list[UdpServer], list[TcpServer]]:
+    """What answers at these sockets."""
+    query_log = QueryLog(task.config.query_log, authority.sources) if task.config.query_log else None
+    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
+    udp = [
+        UdpServer(sock, datagrams, door=doors.of(sock), observer=query_log)
+        for sock in opened
+        if sock.type == socket.SOCK_DGRAM
+    ]
+    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
+    listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
+    most = affordable_connections(len(listening))
+    tcp = [
+        TcpServer(
+            sock,
+            streams,
+            door=doors.of(sock),
+            mark_of=mark_of,
+            observer=query_log,
+            most_connections=most,
+        )
+        for sock in listening
+    ]
+    return udp, tcp
 
 
 def _extras_of(task: Task) -> Extras:

@@ -5,9 +5,10 @@ A byte can be counted for a whole batch by one call into C. 0 is the mark of wha
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 from zkdns.dns.wire import HEADER_SIZE, Rcode, Type
+from zkdns.names import to_text
 
 OTHER: Final = "other"
 """The type, or the code, of what has no mark of its own."""
@@ -59,3 +60,31 @@ def meaning_of(mark: int) -> tuple[str, str]:
     """The type and the response code that a mark stands for, by their names."""
     kind, code = divmod(mark - 1, len(_RCODE_NAMES))
     return _TYPE_NAMES[kind], _RCODE_NAMES[code]
+
+
+class Summary(NamedTuple):
+    """A response in a few words."""
+
+    name: str
+    """As it was asked for; empty where the response does not say that."""
+    qtype: str
+    """`TYPE` and a number where the type has no name here (RFC 3597 §5)."""
+    rcode: str
+    answers: int
+    """How many records its answer section has."""
+
+
+def summary_of(message: bytes) -> Summary:
+    """What a response, made by us, says."""
+    body = message[_ID:]
+    qtype, rcode = meaning_of(mark_of(body))
+    answers = int.from_bytes(body[4:6])
+    if not body[3]:
+        return Summary("", qtype, rcode, answers)
+    labels, at = [], _HEADER
+    while length := body[at]:
+        labels.append(body[at + 1 : at + 1 + length])
+        at += length + 1
+    if qtype == OTHER:
+        qtype = f"TYPE{int.from_bytes(body[at + 1 : at + 3])}"
+    return Summary(to_text(tuple(labels)), qtype, rcode, answers)

@@ -60,6 +60,7 @@ class TcpServer:
     Attributes:
         received: queries so far.
         tally: what was counted of responses.
+        observer: as below; it may be set anew at any time.
         mistakes: told of what answering raised, which it never should.
 
     Args:

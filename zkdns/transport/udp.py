@@ -59,6 +59,7 @@ class UdpServer:
         received: queries so far.
         lost: responses that the kernel did not take.
         tally: what was counted of responses.
+        observer: as below; it may be set anew at any time.
 
     Args:
         sock: it stays its owner's.
@@ -80,7 +81,7 @@ class UdpServer:
         self.received = self.lost = 0
         self.tally = Tally()
         self._waited = self.tally.made  # what counts how long the present batch takes
-        self._observer = observer
+        self.observer = observer
         self._sock = sock
         self._look_up, self._recall = answers.__getitem__, answers.get
         self._door = door
@@ -120,8 +121,8 @@ class UdpServer:
             others = None
             if self._door is not None:
                 others = self._door.at_datagrams(batch.addresses(), batch.query, began)
-            if self._observer is not None:
-                responses = self._observed(self._observer, queries, batch.addresses(), others, began)
+            if self.observer is not None:
+                responses = self._observed(self.observer, queries, batch.addresses(), others, began)
             elif others:
                 self._waited = self.tally.made
                 responses = list(map(self._response_to, queries, others))
@@ -217,10 +218,10 @@ class UdpServer:
         took = time.monotonic() - began
         self.tally.add(response[MARK : MARK + 1])
         waited.note(took)
-        if self._observer is not None:
-            source = self._observer.source()
-            if self._observer.wants():
-                self._observer.tell("udp", asker.address[0], message, source, took)
+        if self.observer is not None:
+            source = self.observer.source()
+            if self.observer.wants():
+                self.observer.tell("udp", asker.address[0], message, source, took)
 
     def _made(self, personal: Personal, address: bytes) -> bytes:
         try:
