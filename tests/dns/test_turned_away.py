@@ -49,6 +49,15 @@ def test_who_is_turned_away_is_told_so_in_a_short_message(
 
 
 @pytest.mark.parametrize("form", [Datagrams, Streams])
+def test_each_is_counted_but_for_who_hears_nothing(form: Form) -> None:
+    sources = Sources()
+    turned_away = TurnedAway(form, refusal, Extras(), sources)
+    for wire in (query(NAME, "A").to_wire(), b"id\1\0\0\2" + bytes(6), b"id\x80\0" + bytes(8)):
+        next(turned_away[form.key(wire[2:])])
+    assert sources.counts == {"refused": 2}
+
+
+@pytest.mark.parametrize("form", [Datagrams, Streams])
 @pytest.mark.parametrize(
     ("wire", "response"),
     [
