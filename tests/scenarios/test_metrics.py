@@ -83,11 +83,13 @@ def test_who_comes_and_who_goes_is_counted(own_zookeeper: ZooKeeperServer, clien
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
         joined, left = ("zkdns_joined_members_total",), ("zkdns_left_members_total",)
-        before = eventually(lambda: (found := scrape(server))[joined] == 6 and found)
+        eventually(lambda: scrape(server)[joined] == 6)
+        before = scrape(server)
         new = register(client, "web", "10.0.0.9")
         eventually(lambda: scrape(server)[joined] == 7)
         client.delete(new)
-        samples = eventually(lambda: (found := scrape(server))[left] == 1 and found)
+        eventually(lambda: scrape(server)[left] == 1)
+        samples = scrape(server)
         assert samples[joined] == 7
         assert samples["zkdns_table_changes_total",] == before["zkdns_table_changes_total",] + 2
 
