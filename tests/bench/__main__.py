@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests.bench.answering import run_answers, run_mixed_case, run_random_names
 from tests.bench.churn import run_churn
+from tests.bench.counting import run_metrics_cost
 from tests.bench.forwarding import run_forward
 from tests.bench.load import Load
 from tests.bench.mutations import run_mutations
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "large-sets": Benchmark(run_large_sets, (Knot, Nsd)),
     "forward": Benchmark(run_forward, (Nsd, Unbound, Dnsmasq)),
     "mutations": Benchmark(run_mutations, (Echo,)),
+    "metrics-cost": Benchmark(run_metrics_cost),
 }
 ALL = "all"
 _FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)

@@ -53,6 +53,7 @@ offline = false
 control = "control"
 log_format = "json"
 log_level = "debug"
+query_log = 0.25
 
 [guard]
 share = 0.25
@@ -150,6 +151,7 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         control=str(tmp_path / "control"),
         log_format="json",
         log_level="debug",
+        query_log=0.25,
         service={
             "web.staging.service.example": ServiceOverride(ttl=60, order="fixed", max_answers=1),
             "api.v2.staging.service.example": ServiceOverride(),
@@ -220,6 +222,10 @@ TEXTS: list[tuple[str, str, object]] = [
     ("control", "/run/zkdns/control", "/run/zkdns/control"),
     ("log_format", "json", "json"),
     ("log_level", "warning", "warning"),
+    ("query_log", "true", 1.0),
+    ("query_log", "off", 0.0),
+    ("query_log", "0.01", 0.01),
+    ("query_log", "1", 1.0),
 ]
 
 
@@ -272,9 +278,12 @@ WRONG_TEXTS = [
     ("upstream", "127.0.0.1", "127.0.0.1:53 is where this server itself listens; name another one"),
     ("cache_entries", "0", "write a whole number from 1 to 1000000"),
     ("admin", "localhost:80", "no address to listen on"),
-    ("log_format", "xml", "is 'xml'; write one of console, json"),
+    ("log_format", "xml", "is 'xml'; write one of auto, console, json, journald"),
     ("log_level", "\udcff", "not UTF-8"),
     ("demo", "perhaps", "is 'perhaps'; write true or false"),
+    ("query_log", "1.5", "is '1.5'; write true, false, or the share of them from 0 to 1"),
+    ("query_log", "nan", "is 'nan'; write true, false, or"),
+    ("query_log", "some", "is 'some'; write true, false, or"),
 ]
 
 

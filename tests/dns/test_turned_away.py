@@ -10,6 +10,7 @@ import pytest
 from tests.dns.helpers import query
 from zkdns.dns.extras import Extras
 from zkdns.dns.memo import Form
+from zkdns.dns.sources import Sources
 from zkdns.dns.turned_away import TurnedAway, refusal, truncation
 from zkdns.transport.forms import Datagrams, Streams
 
@@ -18,7 +19,7 @@ LONG = "a" * 60 + "." + "b" * 60 + ".example"
 
 
 def answer(form: Form, what: str, wire: bytes) -> bytes:
-    turned_away = TurnedAway(form, refusal if what == "refusal" else truncation, Extras())
+    turned_away = TurnedAway(form, refusal if what == "refusal" else truncation, Extras(), Sources())
     response = next(turned_away[form.key(wire[2:])])
     if form is Datagrams:
         return Datagrams.message(wire, response)
@@ -45,6 +46,15 @@ def test_who_is_turned_away_is_told_so_in_a_short_message(
         [18] if edns == 0 and what == "refusal" else []
     )
     assert len(response.to_wire()) <= len(wire) + 6
+
+
+@pytest.mark.parametrize("form", [Datagrams, Streams])
+def test_each_is_counted_but_for_who_hears_nothing(form: Form) -> None:
+    sources = Sources()
+    turned_away = TurnedAway(form, refusal, Extras(), sources)
+    for wire in (query(NAME, "A").to_wire(), b"id\1\0\0\2" + bytes(6), b"id\x80\0" + bytes(8)):
+        next(turned_away[form.key(wire[2:])])
+    assert sources.counts == {"refused": 2}
 
 
 @pytest.mark.parametrize("form", [Datagrams, Streams])

@@ -18,7 +18,7 @@ LOOPBACK = HostPort("127.0.0.1", 0)
 
 @contextlib.contextmanager
 def serving(is_ready: Callable[[], bool] = lambda: True, address: HostPort = LOOPBACK) -> Iterator[HostPort]:
-    server = AdminServer(address, is_ready, str)
+    server = AdminServer(address, is_ready, lambda _: "")
     server.start()
     try:
         yield server.address
@@ -136,7 +136,7 @@ def test_stopping_waits_for_no_client_and_frees_the_port() -> None:
 def test_a_taken_port_is_told_as_a_sentence_that_names_the_cure(host: str) -> None:
     with serving(address=HostPort(host, 0)) as at:
         with pytest.raises(ListenError) as caught:
-            AdminServer(at, lambda: True, str)
+            AdminServer(at, lambda: True, lambda _: "")
         assert str(caught.value) == (
             f"cannot listen on {at} for admin requests: Address already in use; "
             "choose another address with --admin ADDR:PORT, or none with --admin none"
@@ -147,7 +147,7 @@ def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence() -> N
     with pytest.raises(
         ListenError, match=r"cannot listen on 192\.0\.2\.7:0 for admin requests: Cannot assign"
     ):
-        AdminServer(HostPort("192.0.2.7", 0), lambda: True, str)
+        AdminServer(HostPort("192.0.2.7", 0), lambda: True, lambda _: "")
 
 
 def test_nobodys_name_is_looked_up_since_we_may_be_the_resolver(monkeypatch: pytest.MonkeyPatch) -> None:

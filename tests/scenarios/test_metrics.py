@@ -62,6 +62,7 @@ def test_the_figures_follow_what_happens(own_zookeeper: ZooKeeperServer, client:
         assert (samples["zkdns_zookeeper_state", "live"], samples["zkdns_services",]) == (1, 2)
         assert (samples["zkdns_bad_members_total", "json"], samples["zkdns_bad_names_total",]) == (1, 1)
         assert (samples["zkdns_zookeeper_stale_seconds",], samples["zkdns_guard_holds_total",]) == (0, 0)
+        assert (samples["zkdns_joined_members_total",], samples["zkdns_left_members_total",]) == (8, 0)
         transaction = client.transaction()
         for path in (*web, db):
             transaction.delete(path)
@@ -70,16 +71,37 @@ def test_the_figures_follow_what_happens(own_zookeeper: ZooKeeperServer, client:
         assert scrape(server)["zkdns_guard_holds_total",] == 2
         own_zookeeper.kill()
         eventually(lambda: scrape(server)["zkdns_zookeeper_state", "away"] == 1)
+        assert scrape(server)["zkdns_left_members_total",] == 0  # who is held has not left
         before = scrape(server)["zkdns_zookeeper_stale_seconds",]
         assert scrape(server)["zkdns_zookeeper_stale_seconds",] > before > 0
         assert members(server) == (0, 1, 7)
+
+
+def test_who_comes_and_who_goes_is_counted(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+    for number in range(1, 7):
+        register(client, "web", f"10.0.0.{number}")
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        joined, left = ("zkdns_joined_members_total",), ("zkdns_left_members_total",)
+        eventually(lambda: scrape(server)[joined] == 6)
+        before = scrape(server)
+        new = register(client, "web", "10.0.0.9")
+        eventually(lambda: scrape(server)[joined] == 7)
+        client.delete(new)
+        eventually(lambda: scrape(server)[left] == 1)
+        samples = scrape(server)
+        assert samples[joined] == 7
+        assert samples["zkdns_table_changes_total",] == before["zkdns_table_changes_total",] + 2
 
 
 def test_there_are_figures_again_after_the_watcher_was_killed() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         alive = eventually(lambda: members(server)[0])
+        assert scrape(server)["zkdns_process_restarts_total", "watcher"] == 0
         os.kill(server.pid_of("watcher"), signal.SIGKILL)
         eventually(lambda: len(server.events("process started")) == 3)
         eventually(lambda: members(server)[0] == alive)
         assert not any("zookeeper" in name for name, *_ in scrape(server))
+        assert scrape(server)["zkdns_process_restarts_total", "watcher"] == 1
+        assert scrape(server)["zkdns_process_restarts_total", "answerer"] == 0

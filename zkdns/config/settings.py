@@ -38,6 +38,7 @@ from zkdns.config.values import (
     one_of,
     path,
     path_or_none,
+    share,
     switch,
     table,
     tables,
@@ -362,7 +363,13 @@ SETTINGS = (
         "FILE|none",
         "The socket at which commands reach the running server, or none.",
     ),
-    Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{' or '.join(get_args(LogFormat))}."),
+    Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{', '.join(get_args(LogFormat))}."),
+    Setting(
+        "query_log",
+        share,
+        "BOOL|SHARE",
+        "Log queries: false, true, or the share of them, as 0.01.",
+    ),
     Setting("log_level", one_of(*get_args(LogLevel)), "LEVEL", f"{', '.join(get_args(LogLevel))}."),
     Setting(
         "service",

@@ -8,6 +8,7 @@ Never here: which settings there are.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Mapping
@@ -271,6 +272,22 @@ def switch(value: object, place: Place) -> bool:
             f"is {shown(value)}; write true or false{', without quotes' if place.typed else ''}"
         )
     return word in _YES
+
+
+def share(value: object, place: Place) -> float:
+    """Read false (0), true (1), or a number between them."""
+    number = value
+    if isinstance(value, str) and not place.typed:
+        with contextlib.suppress(ValueError):
+            number = float(value)
+    if isinstance(number, int | float) and not isinstance(number, bool) and 0 <= number <= 1:
+        return float(number)
+    try:
+        return float(switch(value, place))
+    except BadValueError:
+        raise BadValueError(
+            f"is {shown(value)}; write true, false, or the share of them from 0 to 1, as 0.01"
+        ) from None
 
 
 def shown(value: object) -> str:

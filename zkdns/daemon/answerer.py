@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
@@ -21,6 +22,8 @@ from zkdns.daemon.loading import collect_all, collect_only_what_is_new
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
+from zkdns.dns.marks import mark_of
+from zkdns.observe.query_log import QueryLog
 from zkdns.table import Table
 from zkdns.transport import Personal
 from zkdns.transport.forms import Datagrams, Streams
@@ -54,8 +57,6 @@ async def answer(task: Task, tell: Tell) -> None:
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
     authority.responder.extras = _extras_of(task)
-    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
-    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
     first_word = asyncio.Event()
@@ -65,13 +66,8 @@ async def answer(task: Task, tell: Tell) -> None:
         first_word.set()
         teller.tell()
 
-    doors = Doors(task.config, authority.responder.extras)
-    udp = [
-        UdpServer(sock, datagrams, door=doors.of(sock)) for sock in opened if sock.type == socket.SOCK_DGRAM
-    ]
-    listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
-    most = affordable_connections(len(listening))
-    tcp = [TcpServer(sock, streams, door=doors.of(sock), most_connections=most) for sock in listening]
+    doors = Doors(task.config, authority.responder.extras, authority.sources)
+    udp, tcp = _servers_of(task, authority, doors, opened)
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
     teller = FiguresTeller(authority, forwarder, (udp, tcp), doors.counts, tell)
     flush = forwarder.flush if forwarder is not None else lambda _: None
@@ -100,6 +96,34 @@ async def answer(task: Task, tell: Tell) -> None:
         await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
 
 
+def _servers_of(
+    task: Task, authority: Authority, doors: Doors, opened: Sequence[socket.socket]
+) -> tuple[list[UdpServer], list[TcpServer]]:
+    """What answers at these sockets."""
+    query_log = QueryLog(task.config.query_log, authority.sources) if task.config.query_log else None
+    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
+    udp = [
+        UdpServer(sock, datagrams, door=doors.of(sock), observer=query_log)
+        for sock in opened
+        if sock.type == socket.SOCK_DGRAM
+    ]
+    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
+    listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
+    most = affordable_connections(len(listening))
+    tcp = [
+        TcpServer(
+            sock,
+            streams,
+            door=doors.of(sock),
+            mark_of=mark_of,
+            observer=query_log,
+            most_connections=most,
+        )
+        for sock in listening
+    ]
+    return udp, tcp
+
+
 def _extras_of(task: Task) -> Extras:
     """What is said by EDNS options."""
     config, cookies = task.config, None
@@ -118,6 +142,7 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
     from zkdns.forward.forwarder import Forwarder, group_of  # noqa: PLC0415
 
     forwarder = Forwarder(config, task.listening, task.secret)
+    forwarder.sources = authority.sources
     forwarder.cache.on_gone = lambda question: authority.forget_elsewhere(group_of(question))
     forwarder.on_change = authority.forget_all
     authority.responder.elsewhere = forwarder

@@ -83,6 +83,8 @@ class Publisher:
         self.health = Health(ready=False, stale=False)
         self.on_change: Callable[[], None] = lambda: None
         """Called after changes were made."""
+        self.before_applied: Callable[[Change], None] = lambda _: None
+        """Called before each change is made."""
         self.on_applied: Callable[[set[Labels]], None] = lambda _: None
         """Called with the keys of the services that a change may have altered, at each change."""
         self._pending: list[Change] = []
@@ -96,6 +98,7 @@ class Publisher:
     def publish(self, changes: Iterable[Change]) -> None:
         """Make changes at once, and tell of them at the end of this round of the event loop."""
         for change in changes:
+            self.before_applied(change)
             keys = self.table.apply(change)
             if not keys:
                 continue

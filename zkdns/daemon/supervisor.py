@@ -13,19 +13,22 @@ import shutil
 import signal
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import structlog
 
+from zkdns import __version__
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
-from zkdns.observe.figures import Figures
+from zkdns.observe.figures import ServerFigures
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
@@ -46,7 +49,7 @@ class Supervisor:
     def __init__(self, config: Config, on_ready: Callable[[list[HostPort]], None]) -> None:
         self._config = config
         self._on_ready = on_ready
-        self._begun = time.monotonic()
+        self._begun, self._started = time.monotonic(), time.time()
         self._addresses: list[HostPort] = []
         self._answerers: list[ChildKeeper] = []
         self._was_ready = False
@@ -71,9 +74,7 @@ class Supervisor:
             pairs = self._bind(stack)
             feed = str(stack.enter_context(_private_directory()) / "feed")
             watcher = ChildKeeper(Task("watcher", self._config, feed, tuple(self._addresses)), self._heard)
-            self._start_admin(
-                stack, lambda: _render(watcher.figures, [answerer.figures for answerer in self._answerers])
-            )
+            self._start_admin(stack, partial(self._metrics, watcher))
             self._answerers = [
                 ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
             ]
@@ -99,12 +100,23 @@ class Supervisor:
             log.info("listening", address=str(self._addresses[-1]), workers=len(pairs))
         return bound
 
-    def _start_admin(self, stack: contextlib.ExitStack, metrics: Callable[[], str]) -> None:
+    def _start_admin(self, stack: contextlib.ExitStack, metrics: Callable[[bool], str]) -> None:
         if self._config.admin is not None:
             admin = AdminServer(self._config.admin, lambda: self.is_ready, metrics)
             admin.start()
             stack.callback(admin.stop)
             log.info("admin", address=str(admin.address))
+
+    def _metrics(self, watcher: ChildKeeper, openmetrics: bool) -> str:
+        # prometheus-client is for who scrapes; no command is to wait for its import.
+        from zkdns.observe.metrics import render  # noqa: PLC0415
+
+        restarts = Counter({watcher.role: watcher.restarts})
+        for answerer in self._answerers:
+            restarts[answerer.role] += answerer.restarts
+        server = ServerFigures(version=__version__, started=self._started, restarts=restarts)
+        answerers = [answerer.figures for answerer in self._answerers]
+        return render(watcher.figures, answerers, server, openmetrics=openmetrics)
 
     def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
         numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
@@ -120,13 +132,6 @@ class Supervisor:
             zones = " ".join(map(to_text, self._config.zones))
             log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
             self._on_ready(self._addresses)
-
-
-def _render(watcher: Figures | None, answerers: list[Figures | None]) -> str:
-    # prometheus-client is for who scrapes; no command is to wait for its import.
-    from zkdns.observe.metrics import render  # noqa: PLC0415
-
-    return render(watcher, answerers)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,8 @@ from zkdns.errors import ListenError
 _REQUEST_SECONDS = 5.0
 _PLAIN = "text/plain; charset=utf-8"
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"  # the text format; our names need no later one
+_OPENMETRICS = "application/openmetrics-text"
+_OPENMETRICS_1 = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
 
 
 class AdminServer:
@@ -27,13 +29,15 @@ class AdminServer:
     Args:
         address: where to listen; port 0 means any free one.
         is_ready: asked for each `/readyz`, from another thread.
-        metrics: the text for each `/metrics`, likewise.
+        metrics: the text for each `/metrics`, likewise; given whether it is to be OpenMetrics.
 
     Raises:
         ListenError: the address cannot be bound.
     """
 
-    def __init__(self, address: HostPort, is_ready: Callable[[], bool], metrics: Callable[[], str]) -> None:
+    def __init__(
+        self, address: HostPort, is_ready: Callable[[], bool], metrics: Callable[[bool], str]
+    ) -> None:
         try:
             self._server = _server_class(address)(
                 (address.host, address.port), _handler_class(is_ready, metrics)
@@ -80,7 +84,7 @@ def _server_class(address: HostPort) -> type[http.server.ThreadingHTTPServer]:
 
 
 def _handler_class(
-    is_ready: Callable[[], bool], metrics: Callable[[], str]
+    is_ready: Callable[[], bool], metrics: Callable[[bool], str]
 ) -> type[http.server.BaseHTTPRequestHandler]:
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = _REQUEST_SECONDS
@@ -96,7 +100,9 @@ def _handler_class(
                 case "/readyz":
                     self._tell(HTTPStatus.SERVICE_UNAVAILABLE, "not ready: the table has not been read yet\n")
                 case "/metrics":
-                    self._tell(HTTPStatus.OK, metrics(), _PROMETHEUS)
+                    is_openmetrics = _OPENMETRICS in (self.headers["Accept"] or "")
+                    content_type = _OPENMETRICS_1 if is_openmetrics else _PROMETHEUS
+                    self._tell(HTTPStatus.OK, metrics(is_openmetrics), content_type)
                 case path:
                     sentence = f"{path}: not here; there are /healthz, /readyz and /metrics\n"
                     self._tell(HTTPStatus.NOT_FOUND, sentence)

@@ -1,0 +1,125 @@
+"""`zkdns top` at real servers, in terminals and out of them."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import termios
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cli import Command, Ended, Terminal, run
+from tests.support.loopback import paired_sockets
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+
+WEB = "web.staging.discovery"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ZkdnsServer]:
+    with ZkdnsServer("--demo") as running:
+        yield running.wait_ready()
+
+
+def admin_of(server: ZkdnsServer) -> str:
+    return server.admin.removeprefix("http://")
+
+
+def objects(command: Command) -> list[dict[str, Any]]:
+    whole, _, _ = command.output.rpartition("\n")
+    return [json.loads(line) for line in whole.splitlines()]
+
+
+def test_each_second_is_an_object_and_none_of_what_was_asked_gets_lost(server: ZkdnsServer) -> None:
+    with Command("top", "--admin", admin_of(server), "--json") as command:
+        eventually(lambda: objects(command))
+        for _ in range(30):
+            server.query(WEB, "SRV")
+        server.query("none.staging.discovery", "AAAA", tcp=True)
+
+        def seen(kind: str, name: str) -> int:
+            counts: list[float] = [one[kind].get(name, 0.0) * one["seconds"] for one in objects(command)]
+            return round(sum(counts))
+
+        eventually(lambda: seen("rcodes", "NXDOMAIN") and seen("rcodes", "NOERROR") >= 30)
+        assert (seen("types", "SRV"), seen("types", "AAAA")) == (30, 1)
+        assert (seen("sources", "memo"), seen("sources", "zone")) == (29, 2)
+        assert (seen("transports", "udp"), seen("transports", "tcp")) == (30, 1)
+        last = objects(command)[-1]
+        assert (last["services"], last["members"]["alive"], last["zookeeper"]) == (6, 13, None)
+        command.signal(signal.SIGINT)
+        assert command.wait() == 0
+        assert command.errors == ""
+
+
+@pytest.mark.parametrize("arguments", [(), ("--once",)])
+def test_out_of_a_terminal_it_is_one_plain_table(server: ZkdnsServer, arguments: tuple[str, ...]) -> None:
+    ended = run("top", "--admin", admin_of(server), *arguments)
+    assert (ended.status, ended.errors) == (0, "")
+    assert re.match(rf"zkdns [\d.]+ at {admin_of(server)}, up .*\n[\d,.]+ queries/s \(", ended.output)
+    assert "6 services, members: 13 alive\n" in ended.output
+    assert "\x1b" not in ended.output
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
+def test_a_terminal_shows_it_live_until_a_key_and_is_left_as_it_was(server: ZkdnsServer, key: bytes) -> None:
+    with Terminal("top", "--admin", admin_of(server)) as terminal:
+        before = termios.tcgetattr(terminal._master)
+        eventually(
+            lambda: re.search(r"0 queries/s \(tcp 0, udp 0\)|0 queries/s \(udp 0, tcp 0\)", terminal.screen)
+        )
+        server.query(WEB, "TXT")
+        eventually(lambda: re.search(r"TXT +0\.3", terminal.screen))
+        assert "\x1b[?1049h" in terminal.written
+        terminal.type(b"x" + key)
+        assert terminal.wait() == 0
+        assert terminal.written.count("\x1b[?1049l") == 1
+        assert termios.tcgetattr(terminal._master) == before
+        assert "Traceback" not in terminal.screen
+
+
+def test_sigterm_leaves_the_terminal_as_it_was_too(server: ZkdnsServer) -> None:
+    with Terminal("top", "--admin", admin_of(server)) as terminal:
+        eventually(lambda: "queries/s" in terminal.screen)
+        terminal.process.terminate()
+        assert terminal.wait() == 0
+        assert terminal.written.count("\x1b[?1049l") == 1
+
+
+def test_a_server_that_is_away_is_told_with_the_time_and_looked_for_again() -> None:
+    udp, tcp = paired_sockets()
+    address = f"127.0.0.1:{tcp.getsockname()[1]}"
+    udp.close()
+    tcp.close()
+    with Terminal("top", "--admin", address) as terminal:
+        told = rf"no server answers at {address}: Connection refused; trying again, since \d\d:\d\d:\d\d"
+        eventually(lambda: re.search(told, terminal.screen))
+        with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN": address}):
+            eventually(lambda: "6 services" in terminal.screen)
+        shown = len(terminal.screen)
+        eventually(lambda: re.search(told, terminal.screen[shown:]))
+        terminal.type(b"q")
+        assert terminal.wait() == 0
+
+
+def test_without_a_server_once_is_a_sentence_and_status_3() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+    for arguments in ((), ("--json",)):
+        ended = run("top", "--once", "--admin", address, *arguments)
+        assert ended == Ended(3, "", f"zkdns: no server answers at {address}: Connection refused\n")
+
+
+def test_the_address_is_the_configured_one_unless_there_is_none(server: ZkdnsServer) -> None:
+    environment = {"ZKDNS_ADMIN": admin_of(server)}
+    assert run("top", "--once", environment=environment).output.startswith("zkdns ")
+    missing = "zkdns: there is no admin address; name the server's with --admin ADDRESS:PORT\n"
+    assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(1, "", missing)
+    mistaken = run("top", "--admin", "localhost")
+    assert mistaken.status == 2
+    assert mistaken.errors.startswith("zkdns: --admin: ")

@@ -1,0 +1,103 @@
+"""The log of queries of a whole server: a line for each, with what operators ask for; none by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dns.edns
+import pytest
+
+from tests.support.server import ZkdnsServer
+from tests.support.upstream import Resolver, answers
+from tests.support.waiting import eventually
+
+WEB, WWW, LONG = "web.staging.discovery", "www.example", "a" * 60 + "." + "b" * 60 + ".staging.discovery"
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[Resolver]:
+    with Resolver(answers) as resolver:
+        yield resolver
+
+
+@pytest.fixture(scope="module")
+def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
+    with ZkdnsServer("--demo", "--upstream", str(upstream.address), "--query-log", "true") as running:
+        yield running.wait_ready()
+
+
+def logged(server: ZkdnsServer, name: str, qtype: str, times: int = 1, **how: Any) -> list[dict[str, Any]]:
+    """The lines of such queries, asked so often."""
+    before = len(server.events("query"))
+    for _ in range(times):
+        server.query(name, qtype, **how)
+    lines = eventually(
+        lambda: len(server.events("query")) == before + times and server.events("query")[before:]
+    )
+    assert isinstance(lines, list)
+    return lines
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_each_query_is_a_line_that_tells_all(server: ZkdnsServer, *, tcp: bool) -> None:
+    line, _ = logged(server, "Web.staging.discovery" if tcp else WEB, "SRV", 2, tcp=tcp)
+    assert 0 < line.pop("microseconds") < 1e6
+    line.pop("timestamp")
+    assert line == {
+        "event": "query",
+        "level": "info",
+        "process": "answerer",
+        "name": "Web.staging.discovery" if tcp else WEB,
+        "type": "SRV",
+        "rcode": "NOERROR",
+        "answers": 3,
+        "source": "zone",
+        "asker": "127.0.0.1",
+        "transport": "tcp" if tcp else "udp",
+    }
+
+
+@pytest.mark.parametrize("tcp", [False, True])
+def test_the_source_is_told_of_each_also_of_what_was_remembered(server: ZkdnsServer, *, tcp: bool) -> None:
+    own = logged(server, WEB, "A", 3, tcp=tcp)
+    assert [line["source"] for line in own] == ["zone", "memo", "memo"]
+    name = f"{'t' if tcp else 'u'}.{WWW}"
+    forwarded = logged(server, name, "A", 4, tcp=tcp)
+    assert [line["source"] for line in forwarded] == ["upstream", "cache", "cache", "memo"]
+    assert {line["answers"] for line in forwarded} == {1}
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "how", "expected"),
+    [
+        ("none.staging.discovery", "AAAA", {}, ("AAAA", "NXDOMAIN", "zone")),
+        (WEB, "TYPE65280", {}, ("TYPE65280", "NOERROR", "zone")),
+        (WEB, "A", {"use_edns": 1}, ("A", "BADVERS", "refused")),
+        ("version.bind", "TXT", {"rdclass": "CH"}, ("TXT", "REFUSED", "refused")),
+        (LONG, "A", {}, ("A", "NXDOMAIN", "zone")),
+    ],
+    ids=["denied", "rare type", "bad version", "class CH", "longer than a slot"],
+)
+def test_what_is_special_is_told_as_it_is(
+    server: ZkdnsServer, name: str, qtype: str, how: dict[str, Any], expected: tuple[str, str, str]
+) -> None:
+    (line,) = logged(server, name, qtype, **how)
+    assert (line["type"], line["rcode"], line["source"]) == expected
+    assert line["name"] == name
+
+
+def test_a_query_with_a_cookie_is_told_once_with_its_source(server: ZkdnsServer) -> None:
+    cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, bytes(8))
+    lines = logged(server, WEB, "A", 2, use_edns=0, options=[cookie])
+    assert [line["source"] for line in lines] == ["zone", "zone"]
+
+
+def test_a_share_is_a_share_and_by_itself_nothing_is_logged() -> None:
+    with ZkdnsServer("--demo", "--query-log", "0.5") as sampling, ZkdnsServer("--demo") as silent:
+        for server in (sampling, silent):
+            server.wait_ready()
+            for _ in range(200):
+                server.query(WEB, "A")
+        assert 50 < len(sampling.events("query")) < 150  # by chance it is outside once in 10^12
+        assert silent.events("query") == []
