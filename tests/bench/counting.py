@@ -19,7 +19,6 @@ from zkdns.serverset.changes import SetPut
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import Left
 from zkdns.transport.udp import UdpServer
 
 BURSTS = (64, 32, 1)
@@ -47,7 +46,7 @@ class Counting(UdpServer):
     """Answers a burst as every server does."""
 
     def answer(self) -> None:
-        while self._answer_batches() is Left.MORE:
+        while self._answer_batches():
             pass
 
 
