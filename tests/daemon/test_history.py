@@ -134,9 +134,9 @@ def test_an_entry_says_all_of_it() -> None:
         kept.now += 5
         kept.told(changed([], [3]))
         kept.now += 7
-        leavers = list(kept.history.leavers((b"web", b"staging", *ZONE), 60))
-        assert leavers == [(WEB, member(3), 7.0)]
-        assert list(kept.history.leavers((b"web", b"staging", *ZONE), 6)) == []
+        leavers = list(kept.history.leavers(60))
+        assert leavers == [((b"web", b"staging", *ZONE), WEB, member(3), 7.0)]
+        assert list(kept.history.leavers(6)) == []
 
     keep(scenario)
 

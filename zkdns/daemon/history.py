@@ -154,12 +154,17 @@ class History:
         story = self._stories.get(key)
         return story.changed / _PER_SECOND if story else None
 
-    def leavers(self, key: Labels, seconds: float) -> Iterator[tuple[str, Member, float]]:
-        """Who left a service within so many seconds: origin, member and how long ago; the last one first."""
-        story, now = self._stories.get(key), self._clock()
-        for entry in _newer(story.entries, int((now - seconds) * _PER_SECOND)) if story else ():
-            if entry.member is not None and entry.kind in _LEAVES:
-                yield entry.origin, entry.member, now - entry.number / _PER_SECOND
+    def leavers(self, seconds: float) -> Iterator[tuple[Labels, str, Member, float]]:
+        """Who left within so many seconds, the last of a service first.
+
+        Yields: the service's key, the set's origin, the member, and how many seconds ago it left.
+        """
+        now = self._clock()
+        first = int((now - seconds) * _PER_SECOND)
+        for key, story in self._stories.items():
+            for entry in _newer(story.entries, first) if story.changed > first else ():
+                if entry.member is not None and entry.kind in _LEAVES:
+                    yield key, entry.origin, entry.member, now - entry.number / _PER_SECOND
 
     # -- what happened -------------------------------------------------------------------------------------
 
