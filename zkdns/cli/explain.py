@@ -91,7 +91,7 @@ def _lines(explained: Explained) -> Iterator[str]:
         yield f"last change: {span(explained.now - explained.changed)} ago"
     if explained.state is not None:
         yield f"zookeeper: {', '.join(_of_zookeeper(explained))}"
-    elif explained.stale_seconds is not None or not explained.ready:
+    elif explained.stale or not explained.ready:
         yield (
             "the table has not been read yet"
             if not explained.ready

@@ -108,21 +108,23 @@ class _Waiting:
                 counted = await self._ask(path)
                 if isinstance(counted, MembersCounted) and self._is_enough(counted):
                     break
-                self._progress.update(
-                    self._task, description=f"{_told(self._service, counted)}; {self._wanted}"
-                )
-                left = self._begun + self._timeout - time.monotonic()
+                for_now = f"{_told(self._service, counted)}; {self._wanted}; {span(self._elapsed)}"
+                self._progress.update(self._task, description=for_now)
+                left = self._timeout - self._elapsed
                 if left <= 0:
                     self._progress.stop()
                     self._give_up(counted)
                 await asyncio.sleep(min(_PAUSE, left))
         if is_terminal(sys.stderr):
-            took = span(time.monotonic() - self._begun)
-            click.echo(f"{_told(self._service, counted)}, after {took}", err=True)
+            click.echo(f"{_told(self._service, counted)}, after {span(self._elapsed)}", err=True)
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._begun
 
     async def _ask(self, path: str) -> MembersCounted | ControlError:
         """What the server says; or that it says nothing."""
-        patience = max(self._begun + self._timeout - time.monotonic(), _LEAST_PATIENCE)
+        patience = max(self._timeout - self._elapsed, _LEAST_PATIENCE)
         try:
             async with asyncio.timeout(patience):
                 response = await command(path, CountMembers(self._service))

@@ -49,13 +49,19 @@ async def explain(request: Explain, known: Known) -> Explained | Refused:
         explained = _explain(request.name, known)
     except BadValueError as error:
         return Refused("mistaken", str(error))
-    looks: dict[str, Look] = {}
-    paths = [row.znode for row in explained.members if row.znode is not None]
-    for source in known.zookeeper:
-        looks |= await source.look((path for path in paths if source.holds(path)), _LOOK_SECONDS)
+    looks = await _looks_of([row.znode for row in explained.members if row.znode is not None], known)
     return msgspec.structs.replace(
         explained, members=tuple(with_looks(row, looks) for row in explained.members), now=time.time()
     )
+
+
+async def _looks_of(paths: Collection[str], known: Known) -> dict[str, Look]:
+    """What ZooKeeper tells of these znodes while a person waits."""
+    looks: dict[str, Look] = {}
+    asked = (source.look(filter(source.holds, paths), _LOOK_SECONDS) for source in known.zookeeper)
+    for found in await asyncio.gather(*asked):
+        looks |= found
+    return looks
 
 
 def _explain(asked: str, known: Known) -> Explained:
@@ -88,6 +94,7 @@ def _explain(asked: str, known: Known) -> Explained:
         max_answers=policy.max_answers if policy is not None else None,
         state=state_of(known),
         ready=health.ready,
+        stale=health.stale,
         stale_seconds=known.stale_seconds,
         heard_seconds=heard,
         audited_seconds=audited,
