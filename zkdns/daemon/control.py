@@ -1,7 +1,8 @@
 """The control socket: how commands reach the server that runs.
 
     command ──▶ one request ──▶ server ──▶ one response, and the end of the connection
-                                       ╰─▶ Dumped, Contents, Contents, …, the last one of them empty
+                                       ├─▶ Dumped, Contents, Contents, …, the last one of them empty
+                                       ╰─▶ ServicesListed, ServicesListed, …, the last one of them empty
 
 Whoever may write to the socket may command the server, so it belongs to the server's user alone (mode 0600).
 A server without one (its directory cannot be written to, another server has it) serves all the same.
@@ -14,7 +15,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -23,10 +24,23 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.frames import Frames
+from zkdns.daemon.inquiries import (
+    CountMembers,
+    Explain,
+    Explained,
+    HistoryRead,
+    ListServices,
+    MembersCounted,
+    ReadHistory,
+    ServicesListed,
+)
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.changes import Change
 
 log = structlog.get_logger("zkdns.control")
+
+OWN_CONTROL = "control"
+"""What the control socket is called that stands beside the feed, in the server's private directory."""
 
 _SECONDS = 5.0  # for a request to arrive, and for its answer
 _LARGEST_REQUEST = 1 << 16
@@ -96,8 +110,20 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     sentence: str
 
 
-Request: TypeAlias = Accept | FlushCaches | Dump
-Response: TypeAlias = Accepted | Flushed | Dumped | Contents | Refused
+Inquiry: TypeAlias = Explain | ReadHistory | ListServices | CountMembers
+Request: TypeAlias = Accept | FlushCaches | Dump | Inquiry
+Response: TypeAlias = (
+    Accepted
+    | Flushed
+    | Dumped
+    | Contents
+    | Explained
+    | HistoryRead
+    | ServicesListed
+    | MembersCounted
+    | Refused
+)
+Respond: TypeAlias = Callable[[Request], Response | Iterator[Response] | Awaitable[Response]]
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 
@@ -111,11 +137,12 @@ class ControlServer:
 
     Args:
         path: where; a dead server's socket is replaced. None: nowhere.
-        respond: called in the event loop with each request; where it returns an iterator, each response of
-            that is made when those before it are on their way, and other things may happen in between.
+        respond: called in the event loop with each request; what it returns may be waited for. Where it
+            returns an iterator, each response of that is made when those before it are on their way, and
+            other things may happen in between.
     """
 
-    def __init__(self, path: str | None, respond: Callable[[Request], Response | Iterator[Response]]) -> None:
+    def __init__(self, path: str | None, respond: Respond) -> None:
         self._path = Path(path) if path is not None else None
         self._respond = respond
         self._server: asyncio.Server | None = None
@@ -149,11 +176,14 @@ class ControlServer:
         try:
             async with asyncio.timeout(_SECONDS):
                 request = await REQUESTS.read(reader)
-            for response in self._answer(request) if request is not None else ():
-                writer.write(RESPONSES.encode(response))
-                async with asyncio.timeout(_SECONDS):
-                    await writer.drain()
-                await asyncio.sleep(0)  # draining alone lets nobody else have a turn
+            if request is None:
+                return
+            async with contextlib.aclosing(self._answer(request)) as all_of_them:
+                async for response in all_of_them:
+                    writer.write(RESPONSES.encode(response))
+                    async with asyncio.timeout(_SECONDS):
+                        await writer.drain()
+                    await asyncio.sleep(0)  # draining alone lets nobody else have a turn
         except msgspec.DecodeError:
             sentence = "the request is none that this version of zkdns understands"
             writer.write(RESPONSES.encode(Refused("mistaken", sentence)))
@@ -162,11 +192,14 @@ class ControlServer:
         finally:
             writer.close()
 
-    def _answer(self, request: Request) -> Iterator[Response]:
+    async def _answer(self, request: Request) -> AsyncGenerator[Response]:
         try:
             response = self._respond(request)
             if isinstance(response, Iterator):
-                yield from response
+                for part in response:
+                    yield part
+            elif isinstance(response, Awaitable):
+                yield await response
             else:
                 yield response
         except Exception:  # a mistake of ours must not cost the server
