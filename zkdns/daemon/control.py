@@ -1,7 +1,8 @@
 """The control socket: how commands reach the server that runs.
 
     command ──▶ one request ──▶ server ──▶ one response, and the end of the connection
-                                       ╰─▶ Dumped, Contents, Contents, …, the last one of them empty
+                                       ├─▶ Dumped, Contents, Contents, …, the last one of them empty
+                                       ╰─▶ ServicesListed, ServicesListed, …, the last one of them empty
 
 Whoever may write to the socket may command the server, so it belongs to the server's user alone (mode 0600).
 A server without one (its directory cannot be written to, another server has it) serves all the same.
@@ -23,6 +24,16 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.frames import Frames
+from zkdns.daemon.inquiries import (
+    CountMembers,
+    Explain,
+    Explained,
+    HistoryRead,
+    ListServices,
+    MembersCounted,
+    ReadHistory,
+    ServicesListed,
+)
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.changes import Change
 
@@ -96,8 +107,19 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     sentence: str
 
 
-Request: TypeAlias = Accept | FlushCaches | Dump
-Response: TypeAlias = Accepted | Flushed | Dumped | Contents | Refused
+Inquiry: TypeAlias = Explain | ReadHistory | ListServices | CountMembers
+Request: TypeAlias = Accept | FlushCaches | Dump | Inquiry
+Response: TypeAlias = (
+    Accepted
+    | Flushed
+    | Dumped
+    | Contents
+    | Explained
+    | HistoryRead
+    | ServicesListed
+    | MembersCounted
+    | Refused
+)
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 
