@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import msgspec
+
+from zkdns.transport import tally
+
+LATENCY_BUCKETS: Final = tally.LATENCY_BUCKETS
+"""Seconds: the upper ends of what latencies are sorted into; what took longer is counted behind them."""
+
+SOURCES: Final = ("memo", "zone", "cache", "upstream", "stale", "refused")
+"""What answers are made from. In this order: an answer that was given before; the table; what upstreams said
+before; what they say now, or that they say nothing; what they said once, and is over; nothing, since the query is
+malformed, unsupported, or asked by somebody or for something that is not answered."""
 
 STATES = ("reading", "live", "away", "readonly")
 """How far what ZooKeeper said can be trusted."""
@@ -31,6 +41,12 @@ class WatcherFigures(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
     """Services since the start that DNS cannot name."""
     repairs: int = 0
     """What audits found wrong since the start."""
+    changes: int = 0
+    """Changes of the table since the start."""
+    joined: int = 0
+    """Members that came since the start, those of the first reading among them."""
+    left: int = 0
+    """Members that went since the start."""
     holds: int = 0
     """How often a service's members began to be held."""
 
@@ -68,11 +84,36 @@ class ForwardFigures(msgspec.Struct, frozen=True, kw_only=True):
     upstreams: tuple[UpstreamFigures, ...] = ()
 
 
+class ResponseFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How many responses of one kind there were."""
+
+    transport: Literal["udp", "tcp"]
+    qtype: str
+    """The name of the type that was asked for, or `other`."""
+    rcode: str
+    count: int
+
+
+class LatencyFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """How long askers waited for responses of one kind."""
+
+    kind: Literal["remembered", "made", "later"]
+    """As `Tally` has them."""
+    counts: tuple[int, ...] = (0,) * (len(LATENCY_BUCKETS) + 1)
+    """Of each of `LATENCY_BUCKETS`, and of those behind them; not cumulative."""
+    seconds: float = 0.0
+    """All of them together."""
+
+
 class AnswererFigures(msgspec.Struct, frozen=True, kw_only=True, tag="answerer"):
     """What an answerer process counts since its start."""
 
     udp_queries: int = 0
     tcp_queries: int = 0
+    responses: tuple[ResponseFigures, ...] = ()
+    sources: dict[str, int] = {}
+    """The same responses by what they were made from, one of `SOURCES`."""
+    latencies: tuple[LatencyFigures, ...] = ()
     misses: int = 0
     """Queries that no remembered answer was there for."""
     forgotten: int = 0
@@ -92,5 +133,23 @@ class AnswererFigures(msgspec.Struct, frozen=True, kw_only=True, tag="answerer")
     forward: ForwardFigures | None = None
     """None: nothing is forwarded."""
 
+    @property
+    def latency(self) -> tuple[int, ...]:
+        """How many responses of all kinds took how long: of each of `LATENCY_BUCKETS`, and behind them."""
+        kinds = (LatencyFigures(kind="made").counts, *(each.counts for each in self.latencies))
+        return tuple(map(sum, zip(*kinds, strict=True)))
+
 
 Figures: TypeAlias = WatcherFigures | AnswererFigures
+
+
+class ServerFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """What the supervisor knows of the server."""
+
+    version: str
+    started: float
+    """When it was, in seconds since 1970."""
+    restarts: dict[str, int] = {}
+    """How often a process was replaced, by its role."""
+    reloads: dict[str, int] | None = None
+    """How often the configuration was read again, by what came of it; None: it cannot be."""
