@@ -6,7 +6,12 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 
+from zkdns.config import Config
 from zkdns.daemon.feed import Health, Publisher, Subscriber
+from zkdns.daemon.figures import StaleClock
+from zkdns.daemon.history import History
+from zkdns.daemon.hosts import HostResolver
+from zkdns.daemon.known import Known
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import Change, SetPut
@@ -84,3 +89,9 @@ def member(number: int, host: str = "10.0.0.1") -> Member:
 
 def put(service: str, *members: Member) -> SetPut:
     return SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), members)
+
+
+def known_of(config: Config, publisher: Publisher) -> Known:
+    """What a watcher with nothing but this publisher knows."""
+    history = History(publisher, config.zone)
+    return Known(config, publisher, history, HostResolver(publisher.table, publisher.publish), StaleClock())

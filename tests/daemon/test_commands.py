@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.feed_helpers import answering, contents, member, publishing, put, until
+from tests.daemon.feed_helpers import answering, contents, known_of, member, publishing, put, until
 from zkdns.config import load_config
 from zkdns.daemon.commands import respond
 from zkdns.daemon.control import (
@@ -18,7 +18,6 @@ from zkdns.daemon.control import (
     FlushCaches,
     Flushed,
     Refused,
-    Response,
 )
 from zkdns.daemon.feed import Publisher
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped
@@ -27,10 +26,10 @@ from zkdns.table import Table
 NOT_CACHED = "lies in the zone discovery, which is never forwarded or cached"
 
 
-def respond_to(name: str | None, **flags: Any) -> Response | Iterator[Response]:
+def respond_to(name: str | None, **flags: Any) -> object:
     """What a server without answerers responds."""
     config = load_config(flags=flags, environment={}, file=None)
-    return respond(FlushCaches(name), config, None, Publisher())
+    return respond(FlushCaches(name), known_of(config, Publisher()))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def test_a_name_reaches_each_answerer_as_the_wire_has_it(
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as one, answering(feed) as other:
             await until(lambda: len(publisher._subscribers) == 2)
-            assert respond(FlushCaches(name), config, None, publisher) == Flushed(2, 3)
+            assert respond(FlushCaches(name), known_of(config, publisher)) == Flushed(2, 3)
             await until(lambda: one.flushed and other.flushed)
             assert one.flushed == other.flushed == [wire]
 
@@ -84,18 +83,18 @@ def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
     for upstreams, response in (("none", refused), ("192.0.2.1", Flushed(0, 1))):
         file.write_text(f'upstream = "none"\n[forward.example]\nupstreams = "{upstreams}"')
         config = load_config(flags={}, environment={}, file=str(file))
-        assert respond(FlushCaches(None), config, None, Publisher()) == response
+        assert respond(FlushCaches(None), known_of(config, Publisher())) == response
 
 
 def test_losses_are_accepted_too() -> None:
     config = load_config(flags={}, environment={}, file=None)
-    assert respond(Accept(None), config, None, Publisher()) == Refused("nothing", "nothing is held")
+    assert respond(Accept(None), known_of(config, Publisher())) == Refused("nothing", "nothing is held")
 
 
 def test_a_table_that_has_not_been_read_is_not_handed_out() -> None:
     config = load_config(flags={}, environment={}, file=None)
     refused = Refused("nothing", "the table has not been read yet; try again when it has")
-    assert respond(Dump(), config, None, Publisher()) == refused
+    assert respond(Dump(), known_of(config, Publisher())) == refused
 
 
 def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(tmp_path: Path) -> None:
@@ -109,7 +108,7 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(tmp_path: Path)
             publisher.publish([HostResolved("db.example", ("192.0.2.1",))])
             publisher.set_health(ready=True, stale=True)
             publisher.publish([put("web", member(2))])  # no word of it has gone out yet
-            parts = respond(Dump(), config, None, publisher)
+            parts = respond(Dump(), known_of(config, publisher))
             assert isinstance(parts, Iterator)
             serial, expected = contents(publisher.table)
             head = next(parts)

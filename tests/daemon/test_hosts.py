@@ -128,7 +128,7 @@ def test_names_that_nobody_has_any_more_are_forgotten() -> None:
             made.table.apply(SetDropped("fixed:web"))
             made.resolver.wake()
             resolver = made.resolver
-            await until(lambda: not resolver._due and not resolver._running and not resolver._failing)
+            await until(lambda: not resolver._due and not resolver._running and not resolver.failures)
             assert made.table.addresses_of("localhost") == ()
             made.want("localhost")
             await until(lambda: made.table.addresses_of("localhost"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 
 from zkdns.config import Config
 from zkdns.daemon.control import (
@@ -16,8 +16,11 @@ from zkdns.daemon.control import (
     Request,
     Response,
 )
+from zkdns.daemon.counting import count_members, list_services, read_history
 from zkdns.daemon.feed import Publisher
-from zkdns.daemon.guarding import Guarding, accept_losses
+from zkdns.daemon.guarding import accept_losses
+from zkdns.daemon.inquiries import CountMembers, Explain, Explained, ListServices, ReadHistory
+from zkdns.daemon.known import Known
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name, to_text, to_wire
 from zkdns.serverset.changes import Change, SetPut
@@ -26,24 +29,38 @@ from zkdns.serverset.changes import Change, SetPut
 _MEMBERS_IN_PART = 1000
 
 
-def respond(
-    request: Request, config: Config, guarding: Guarding | None, publisher: Publisher
-) -> Response | Iterator[Response]:
+def respond(request: Request, known: Known) -> Response | Iterator[Response] | Awaitable[Response]:
     """Do what is asked for.
 
     Args:
         request: what that is.
-        config: the server's.
-        guarding: what may hold members; None: there is nothing that could.
-        publisher: reaches the answerers.
+        known: what this process knows, and by what it reaches others.
     """
+    config, publisher = known.config, known.publisher
+    response: Response | Iterator[Response] | Awaitable[Response]
     match request:
         case Accept():
-            return accept_losses(request, guarding, publisher.table, config.zones)
+            response = accept_losses(request, known.guarding, publisher.table, config.zones)
         case FlushCaches():
-            return _flush(request, config, publisher)
+            response = _flush(request, config, publisher)
         case Dump():
-            return _dump(config, publisher)
+            response = _dump(config, publisher)
+        case Explain():
+            response = _explain(request, known)
+        case ReadHistory():
+            response = read_history(request, known)
+        case ListServices():
+            response = list_services(known)
+        case CountMembers():
+            response = count_members(request, known)
+    return response
+
+
+async def _explain(request: Explain, known: Known) -> Explained | Refused:
+    """Do what `zkdns explain` asks for."""
+    from zkdns.daemon.explaining import explain  # noqa: PLC0415 - nobody else here needs all of DNS
+
+    return await explain(request, known)
 
 
 def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:

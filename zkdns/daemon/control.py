@@ -15,7 +15,7 @@ import contextlib
 import os
 import socket
 import stat
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -38,6 +38,9 @@ from zkdns.errors import ZkdnsError
 from zkdns.serverset.changes import Change
 
 log = structlog.get_logger("zkdns.control")
+
+OWN_CONTROL = "control"
+"""What the control socket is called that stands beside the feed, in the server's private directory."""
 
 _SECONDS = 5.0  # for a request to arrive, and for its answer
 _LARGEST_REQUEST = 1 << 16
@@ -120,6 +123,7 @@ Response: TypeAlias = (
     | MembersCounted
     | Refused
 )
+Respond: TypeAlias = Callable[[Request], Response | Iterator[Response] | Awaitable[Response]]
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 
@@ -133,11 +137,12 @@ class ControlServer:
 
     Args:
         path: where; a dead server's socket is replaced. None: nowhere.
-        respond: called in the event loop with each request; where it returns an iterator, each response of
-            that is made when those before it are on their way, and other things may happen in between.
+        respond: called in the event loop with each request; what it returns may be waited for. Where it
+            returns an iterator, each response of that is made when those before it are on their way, and
+            other things may happen in between.
     """
 
-    def __init__(self, path: str | None, respond: Callable[[Request], Response | Iterator[Response]]) -> None:
+    def __init__(self, path: str | None, respond: Respond) -> None:
         self._path = Path(path) if path is not None else None
         self._respond = respond
         self._server: asyncio.Server | None = None
@@ -171,7 +176,9 @@ class ControlServer:
         try:
             async with asyncio.timeout(_SECONDS):
                 request = await REQUESTS.read(reader)
-            for response in self._answer(request) if request is not None else ():
+            if request is None:
+                return
+            async for response in self._answer(request):
                 writer.write(RESPONSES.encode(response))
                 async with asyncio.timeout(_SECONDS):
                     await writer.drain()
@@ -184,11 +191,14 @@ class ControlServer:
         finally:
             writer.close()
 
-    def _answer(self, request: Request) -> Iterator[Response]:
+    async def _answer(self, request: Request) -> AsyncGenerator[Response]:
         try:
             response = self._respond(request)
             if isinstance(response, Iterator):
-                yield from response
+                for part in response:
+                    yield part
+            elif isinstance(response, Awaitable):
+                yield await response
             else:
                 yield response
         except Exception:  # a mistake of ours must not cost the server

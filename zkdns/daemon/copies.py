@@ -11,7 +11,7 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.child import Task
-from zkdns.daemon.control import Contents, ControlError, Dump, Dumped, Refused, responses
+from zkdns.daemon.control import OWN_CONTROL, Contents, ControlError, Dump, Dumped, Refused, responses
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 
@@ -66,9 +66,9 @@ async def copy_of_sources(config: Config) -> Copy:
     from zkdns.daemon.watcher import watch  # noqa: PLC0415 - a server is mostly asked, and this takes longer
 
     with tempfile.TemporaryDirectory(prefix="zkdns-") as directory:
-        control = str(Path(directory, "control"))
+        control = str(Path(directory, OWN_CONTROL))
         kept = {} if config.offline else _READING_ONLY
-        config = msgspec.structs.replace(config, control=control, **kept)
+        config = msgspec.structs.replace(config, control=None, **kept)
         watching = asyncio.create_task(
             watch(Task("watcher", config, str(Path(directory, "feed"))), lambda _: None)
         )

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import msgspec
@@ -81,6 +81,8 @@ class Publisher:
     def __init__(self) -> None:
         self.table = Table(departed_seconds=0)
         self.health = Health(ready=False, stale=False)
+        self.on_publish: Callable[[Sequence[Change]], None] = lambda _: None
+        """Called with changes before they are made."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after changes were made."""
         self.on_applied: Callable[[set[Labels]], None] = lambda _: None
@@ -93,8 +95,9 @@ class Publisher:
         """Accept subscribers at a Unix socket."""
         self._server = await asyncio.start_unix_server(self._subscribed, path)
 
-    def publish(self, changes: Iterable[Change]) -> None:
+    def publish(self, changes: Sequence[Change]) -> None:
         """Make changes at once, and tell of them at the end of this round of the event loop."""
+        self.on_publish(changes)
         for change in changes:
             keys = self.table.apply(change)
             if not keys:

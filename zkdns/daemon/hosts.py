@@ -9,7 +9,9 @@ import asyncio
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 import structlog
 
@@ -31,6 +33,14 @@ _NOTHING = {
 }
 
 
+class Failure(NamedTuple):
+    """That a host name cannot be resolved: of which types, since when (Unix time), and why."""
+
+    types: str
+    since: float
+    reason: str
+
+
 class HostResolver:
     """Keeps the addresses of host names current.
 
@@ -50,7 +60,10 @@ class HostResolver:
         self._find = find
         self._publish = publish
         self._due: dict[str, float] = {}
-        self._failing: dict[str, str] = {}  # of which types look-ups of a name fail
+        self.failures: dict[str, Failure] = {}
+        """Of those names that cannot be resolved at the moment, by name."""
+        self.resolved: dict[str, float] = {}
+        """When addresses of a name were last found (Unix time), by name."""
         self._room = asyncio.Semaphore(_AT_ONCE)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -67,11 +80,12 @@ class HostResolver:
             wanted = self._table.hosts
             for host in self._due.keys() - wanted:
                 del self._due[host]
-                self._failing.pop(host, None)
+                self.failures.pop(host, None)
+                self.resolved.pop(host, None)
             for host in wanted - self._running.keys():
                 is_due = self._due.setdefault(host, 0.0) <= clock()
                 # A name that was out of use for a moment has lost its addresses in the table.
-                is_lost = host not in self._failing and not self._table.addresses_of(host)
+                is_lost = host not in self.failures and not self._table.addresses_of(host)
                 if is_due or is_lost:
                     self._running[host] = asyncio.create_task(self._look_up(host))
             with contextlib.suppress(TimeoutError):
@@ -91,6 +105,8 @@ class HostResolver:
         else:
             self._tell(host, ", ".join(qtype.name for qtype in found.failed), found.reason)
             pause = found.seconds
+            if found.addresses and host in self._due:
+                self.resolved[host] = time.time()
             self._publish([HostResolved(host, found.beside(self._table.addresses_of(host)))])
         finally:
             del self._running[host]
@@ -102,9 +118,11 @@ class HostResolver:
         if host not in self._due:  # it was forgotten meanwhile
             return
         if not failed:
-            self._failing.pop(host, None)
-        elif self._failing.get(host) != failed:
-            self._failing[host] = failed
+            self.failures.pop(host, None)
+            return
+        before = self.failures.get(host)
+        self.failures[host] = Failure(failed, before.since if before else time.time(), reason)
+        if before is None or before.types != failed:
             log.warning(
                 "host name not resolved; keeping what is known", host=host, types=failed, reason=reason
             )

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -18,13 +19,15 @@ import msgspec
 from zkdns.config import Config
 from zkdns.daemon.child import Task, Tell
 from zkdns.daemon.commands import respond
-from zkdns.daemon.control import ControlServer
+from zkdns.daemon.control import OWN_CONTROL, ControlServer
 from zkdns.daemon.feed import Publisher
 from zkdns.daemon.figures import FiguresTeller, StaleClock
 from zkdns.daemon.fixed_source import FixedSource
 from zkdns.daemon.guarding import Guarding
+from zkdns.daemon.history import History
 from zkdns.daemon.hosts import HostResolver
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
+from zkdns.daemon.known import Known
 from zkdns.daemon.loading import loading
 from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.changes import Change, SetPut, SetUnread
@@ -50,19 +53,13 @@ async def watch(task: Task, tell: Tell) -> None:
     publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher.set_health)
     clock = StaleClock()
-    guarding: Guarding | None = None
-    zookeeper: list[ZooKeeperSource] = []
+    history = History(publisher, config.zone)
+    known = Known(config, publisher, history, resolver, clock, routes)
 
-    def figures() -> WatcherFigures:
-        if guarding is None or not zookeeper:
-            return WatcherFigures(stale_since=clock.since)
-        from zkdns.daemon.zookeeper_source import figures_of  # noqa: PLC0415 - it is loaded by now
-
-        holds = guarding.guard.holds_total
-        return msgspec.structs.replace(figures_of(zookeeper), stale_since=clock.since, holds=holds)
-
-    control = ControlServer(config.control, lambda asked: respond(asked, config, guarding, publisher))
-    teller = FiguresTeller(publisher, config.statuses, figures, tell)
+    # The second one is for the server's own processes, whatever the configuration says of the first.
+    own = str(Path(task.feed).with_name(OWN_CONTROL))
+    controls = [ControlServer(path, partial(respond, known=known)) for path in (own, config.control)]
+    teller = FiguresTeller(publisher, config.statuses, partial(_figures_of, known), tell)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -74,21 +71,36 @@ async def watch(task: Task, tell: Tell) -> None:
                 tasks.create_task(FixedSource(config, publisher.publish, health.of("fixed")).run())
             if config.zookeeper:
                 on_health = clock.before(health.of("zookeeper"))
-                guarding = Guarding(config, publisher, on_health, session_timeout=config.session_timeout)
-                zookeeper += await _follow(config, guarding, keeper)
+                known.guarding = Guarding(
+                    config, publisher, on_health, session_timeout=config.session_timeout
+                )
+                known.zookeeper = await _follow(config, known.guarding, keeper)
             if keeper:
                 tasks.create_task(keeper.run())
-            await control.start()
+            for control in controls:
+                await control.start()
             tasks.create_task(teller.run())
             await asyncio.Event().wait()
     finally:
-        control.close()
-        if guarding:
-            guarding.close()
+        for control in controls:
+            control.close()
+        if known.guarding:
+            known.guarding.close()
         publisher.close()
         if keeper:
             keeper.save()
-        await asyncio.gather(*(source.stop() for source in zookeeper))
+        await asyncio.gather(*(source.stop() for source in known.zookeeper))
+
+
+def _figures_of(known: Known) -> WatcherFigures:
+    """What is counted beside the table."""
+    since = known.stale.since
+    if known.guarding is None or not known.zookeeper:
+        return WatcherFigures(stale_since=since)
+    from zkdns.daemon.zookeeper_source import figures_of  # noqa: PLC0415 - it is loaded by now
+
+    holds = known.guarding.guard.holds_total
+    return msgspec.structs.replace(figures_of(known.zookeeper), stale_since=since, holds=holds)
 
 
 def _routes_of(task: Task) -> Routes | None:

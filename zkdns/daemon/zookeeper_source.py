@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import structlog
 
@@ -21,6 +21,7 @@ from zkdns.serverset.access import access_of
 from zkdns.serverset.changes import Change, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client
 from zkdns.serverset.kazoo_private import has_ended
+from zkdns.serverset.looking import Look, look
 from zkdns.serverset.sync import SyncState, TreeSync
 
 log = structlog.get_logger("zkdns.watcher")
@@ -79,6 +80,14 @@ class ZooKeeperSource:
         loop = asyncio.get_running_loop()
         loop.call_later(_UNREACHABLE_SECONDS, self._tell_unreachable)
         loop.call_later(_LOOK_SECONDS, self._look)
+
+    def holds(self, path: str) -> bool:
+        """Whether a member's znode at this path would be of this namespace."""
+        return self._namespace.holds(path.rpartition("/")[0])
+
+    async def look(self, paths: Iterable[str], seconds: float) -> dict[str, Look]:
+        """What ZooKeeper tells of these znodes within so many seconds; see `looking.look`."""
+        return await look(self._client, paths, seconds)
 
     async def stop(self) -> None:
         """Close the session, if that goes quickly; else it ends by itself in its time."""
@@ -166,7 +175,7 @@ class ZooKeeperSource:
         self._publish([SetDropped(origin) for origin in sorted(absent - self._restored)])
 
 
-def figures_of(sources: list[ZooKeeperSource]) -> WatcherFigures:
+def figures_of(sources: Sequence[ZooKeeperSource]) -> WatcherFigures:
     """What is counted of all namespaces together, one at least; the worst state is that of all."""
     syncs = [source.sync for source in sources]
     reasons = {reason for sync in syncs for reason in sync.bad_members}

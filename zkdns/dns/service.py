@@ -16,6 +16,7 @@ import functools
 import re
 import zlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -43,6 +44,16 @@ class _Entry(msgspec.Struct, frozen=True):
     member: Member
     origin: str
     standing: Standing
+
+
+class Seat(NamedTuple):
+    """A member that is answered with: under which label, how it stands, and who else stands for it."""
+
+    label: bytes
+    origin: str
+    member: Member
+    standing: Standing
+    stand_in: Member | None
 
 
 class ServiceView:
@@ -95,6 +106,25 @@ class ServiceView:
         for path in dict.fromkeys(paths):
             for protocol in PROTOCOLS:
                 yield (*path, protocol)
+
+    def seats(self) -> Iterator[Seat]:
+        """Those of the service's own name; of equal endpoints one stands for all."""
+        pairs = [(entry, entry.member.service) for entry in self._entries if entry.member.service]
+        chosen = {where: entry for where, (entry, _, _) in self._newest(pairs).items()}
+        for entry in self._entries:
+            other = chosen[_where(entry.member.service)] if entry.member.service else entry
+            stand_in = other.member if other is not entry else None
+            yield Seat(entry.label, entry.origin, entry.member, entry.standing, stand_in)
+
+    def whose(self, label: bytes) -> tuple[Literal["member", "shard", "host"], str, Member] | None:
+        """Whose name that label (in lower case) before the service's own is, and in which way."""
+        if entry := self._by_name.get(label):
+            return "member", entry.origin, entry.member
+        if (match := _SHARD_LABEL.fullmatch(label)) and (entry := self._by_shard.get(match[1])):
+            return "shard", entry.origin, entry.member
+        if found := self._by_host.get(label):
+            return "host", found[0].origin, found[0].member
+        return None
 
     def rfc2782(self, before: int, protocol: bytes) -> Node | None:
         """What stands at `_service._tcp.environment`; `before` is how many labels the protocol has before it.
@@ -225,16 +255,22 @@ class ServiceView:
 
     def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
         """Targets for endpoints; of those with one host and port the newest stands for all."""
-        # Names are equal in any case (RFC 4343), so such records would be too.
+        targets = (self._target(*each) for each in self._newest(pairs).values())
+        return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
+
+    @staticmethod
+    def _newest(
+        pairs: Iterable[tuple[_Entry, Endpoint]],
+    ) -> dict[tuple[str, int], tuple[_Entry, Endpoint, Standing]]:
+        """Who stands for all with one host and port, and how they stand together."""
         newest: dict[tuple[str, int], tuple[_Entry, Endpoint, Standing]] = {}
         for entry, endpoint in pairs:
-            key = endpoint.host.lower(), endpoint.port
+            key = _where(endpoint)
             before, at, standing = newest.get(key, (entry, endpoint, entry.standing))
             if _avoidance(entry) <= _avoidance(before):
                 before, at = entry, endpoint
             newest[key] = before, at, entry.standing.joined(standing)
-        targets = (self._target(*each) for each in newest.values())
-        return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
+        return newest
 
     def _target(self, entry: _Entry, endpoint: Endpoint, standing: Standing) -> Target:
         """A host name of several labels stands for itself; any other host has the name of its member."""
@@ -328,6 +364,11 @@ def _endpoint_labels(name: str) -> Labels:
     """The labels that ask for an endpoint of this name: `_admin`."""
     first, *rest = name.encode().lower().split(b".")  # as bytes: only ASCII is folded (RFC 4343)
     return (b"_" + first, *rest)
+
+
+def _where(endpoint: Endpoint) -> tuple[str, int]:
+    """What equal endpoints have in common; names are equal in any case (RFC 4343), so would records be."""
+    return endpoint.host.lower(), endpoint.port
 
 
 def _avoidance(entry: _Entry) -> tuple[bool, bool]:

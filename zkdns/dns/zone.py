@@ -148,7 +148,7 @@ class Zone:
                 key = service.key
                 if service.is_unread:
                     return Found(key, Node(), is_unread=True)
-                node = self._view(key).find(name[:start])
+                node = self.view(key).find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
                     return Found(key, node)
                 absent = Found(key, None)
@@ -178,7 +178,7 @@ class Zone:
             for protocol in PROTOCOLS
             if len(key[0]) < MAX_LABEL
         )
-        view = self._view(key)
+        view = self.view(key)
         names = ((*prefix, *key) for prefix in view.prefixes())
         yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
         if isinstance(view, BrowsedView):
@@ -190,7 +190,7 @@ class Zone:
 
     def at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Standing]]:
         """The names of the members of a service that have that address, without being resolved."""
-        return self._view(key).by_address.get(address, ())
+        return self.view(key).by_address.get(address, ())
 
     def _find_rfc2782(self, name: Labels) -> Found | None:
         """The service of `_web._tcp.staging.discovery`, if it is one's name."""
@@ -202,7 +202,7 @@ class Zone:
             if service is not None and not self._is_hidden(key):
                 if service.is_unread:
                     return Found(key, Node(), is_unread=True)
-                node = self._view(key).rfc2782(before, label)
+                node = self.view(key).rfc2782(before, label)
                 if node is not None:
                     return Found(key, node)
         return None
@@ -217,10 +217,11 @@ class Zone:
             return None
         if self._table.services[key].is_unread:
             return Found(key, Node(), is_unread=True)
-        view = self._view(key)
+        view = self.view(key)
         return Found(key, view.instance(name[0]) if isinstance(view, BrowsedView) else None)
 
-    def _view(self, key: Labels) -> ServiceView:
+    def view(self, key: Labels) -> ServiceView:
+        """The names of the service with that key, which there must be, as they are now."""
         view: ServiceView | None = self._views.get(key)
         if view is None:
             is_crowded = key in self._nonterminals

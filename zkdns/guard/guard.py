@@ -285,7 +285,7 @@ class Guard:
         """Limbo begins for these members of a set."""
         until = now + self._settings.seconds
         for member in members.values():
-            hold.add(HeldMember(owner.origin, owner.name, member, now, until))
+            hold.add(HeldMember(owner.origin, owner.name, member, now, until, why))
         if owner.origin in self._holds or not hold.members:  # none: all have been replaced
             return
         self._look_at(hold, owner.origin, until)  # who comes later leaves later

@@ -20,6 +20,7 @@ class HeldMember(NamedTuple):
     member: Member
     since: float
     until: float
+    why: str = ""
 
 
 class Hold:

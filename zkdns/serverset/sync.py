@@ -92,6 +92,10 @@ class TreeSync:
         self.state = SyncState.READING
         self.repairs = 0
         """Znodes of which events should have told, and did not, since the start; expected: none, ever."""
+        self.heard_at: float | None = None
+        """When ZooKeeper last told anything (by the event loop's clock); None: not yet."""
+        self.audited_at: float | None = None
+        """When everything was last listed, or began to be."""
         self._tree = Tree(namespace)
         self._publish = publish
         self._on_state = on_state
@@ -141,6 +145,10 @@ class TreeSync:
     def bad(self) -> Mapping[str, str]:
         """The reason by the path, of all members that are skipped now."""
         return self._tree.bad
+
+    def unreadable(self, origin: str) -> set[str]:
+        """Names of a set's members that could not be read, and are not known therefore."""
+        return self._tree.unreadable(origin)
 
     @property
     def bad_names(self) -> int:
@@ -196,6 +204,7 @@ class TreeSync:
         if changes:
             self._publish(changes)
         if self._way is not None:
+            self.heard_at = self._loop.time()
             self._way.pump()
         if self._is_walked:
             self._set_state(SyncState.READ_ONLY if self._is_read_only else SyncState.LIVE)
@@ -344,6 +353,7 @@ class TreeSync:
             self._walking -= len(ask.names) or 1
             if not self._walking:
                 self._is_walked = True
+                self.audited_at = self._loop.time()
                 self._audit_later()
 
     def _missing(self, node: Node) -> None:
@@ -389,6 +399,7 @@ class TreeSync:
     def _audit(self) -> None:
         """List everything again; what the answers hold is known already, or an event was lost."""
         assert self._way is not None  # noqa: S101 - the timer ends with it
+        self.audited_at = self._loop.time()
         self._list(self._tree.root, is_audit=True)
         self._way.pump()
         self._audit_later()

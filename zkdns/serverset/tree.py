@@ -140,6 +140,10 @@ class Tree:
             node = node.children.get(element) if isinstance(node, Directory) else None
         return node
 
+    def unreadable(self, path: str) -> set[str]:
+        """Names of a set's members that could not be read."""
+        return next((node.unreadable for node in self.sets() if node.path == path), set())
+
     # -- directories ---------------------------------------------------------------------------------------
 
     def list_directory(self, node: Directory, names: Iterable[str]) -> tuple[list[Node], int]:

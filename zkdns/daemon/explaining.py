@@ -1,0 +1,169 @@
+"""Answers to people who ask what a running server answers, and why (`inquiries`).
+
+Nothing is kept for them: zones are looked at anew each time, and ZooKeeper is asked for what it knows of
+members' znodes when somebody wants to know it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+import time
+from collections.abc import Collection, Iterator
+
+import msgspec
+
+from zkdns.daemon.control import Refused
+from zkdns.daemon.counting import state_of
+from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember, TypeAnswer
+from zkdns.daemon.known import Known
+from zkdns.daemon.meaning import Meaning, Meanings
+from zkdns.daemon.spans import span
+from zkdns.daemon.verdicts import Verdicts, is_answered, merged_origins, with_looks
+from zkdns.dns.identity import Identity
+from zkdns.dns.responder import Responder
+from zkdns.dns.reverse import Reverse
+from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, RD, Rcode, Type
+from zkdns.dns.zone import Zone
+from zkdns.errors import BadValueError
+from zkdns.names import to_wire
+from zkdns.serverset.looking import Look
+from zkdns.table import DEPARTED_SECONDS, Service
+
+_LOOK_SECONDS = 1.0  # a person waits
+_HEADER = struct.Struct("!6H")
+_TYPES = (Type.A, Type.AAAA, Type.SRV)
+_OTHER_TYPES: dict[str, tuple[Type, ...]] = {
+    "address": (Type.PTR,),
+    "dns-sd": (Type.PTR, Type.SRV, Type.TXT),
+    "apex": (Type.SOA, Type.NS, *_TYPES),
+}
+_OUTSIDE = ("forwarded", "special")
+
+
+async def explain(request: Explain, known: Known) -> Explained | Refused:
+    """What a name is, and what becomes of each of its members."""
+    try:
+        explained = _explain(request.name, known)
+    except BadValueError as error:
+        return Refused("mistaken", str(error))
+    looks: dict[str, Look] = {}
+    paths = [row.znode for row in explained.members if row.znode is not None]
+    for source in known.zookeeper:
+        looks |= await source.look((path for path in paths if source.holds(path)), _LOOK_SECONDS)
+    return msgspec.structs.replace(
+        explained, members=tuple(with_looks(row, looks) for row in explained.members), now=time.time()
+    )
+
+
+def _explain(asked: str, known: Known) -> Explained:
+    config, table, health = known.config, known.publisher.table, known.publisher.health
+    with _departed(known) as left:
+        zone = Zone(table, config)
+        meanings = Meanings(zone, table, config, known.routes, ready=health.ready)
+        meaning = meanings.of(asked)
+        answers = tuple(_answers(meaning, zone, meanings.reverse, known))
+        service = table.services.get(meaning.service) if meaning.service is not None else None
+        members = tuple(Verdicts(zone, known).of(service.key)) if service is not None else ()
+        policy = zone.policy_of(service.key) if service is not None else None
+    if meaning.member is not None:
+        members = tuple(row for row in members if _is(row, meaning.member))
+    heard, audited = _heard(known)
+    return Explained(
+        asked=asked,
+        name=meaning.name,
+        kind=meaning.kind,
+        rule=meaning.rule,
+        notes=tuple(_notes(meaning, service, members, left, policy.max_answers if policy else None)),
+        nearest=meaning.nearest,
+        answers=answers,
+        is_answered=meaning.kind in _OUTSIDE or any(answer.records for answer in answers),
+        service=meanings.short(service.first.name.labels) if service is not None else None,
+        origins=tuple(owner.origin for owner in service.by_precedence()) if service is not None else (),
+        members=members,
+        ttl=policy.ttl if policy is not None else None,
+        order=policy.order if policy is not None else None,
+        max_answers=policy.max_answers if policy is not None else None,
+        state=state_of(known),
+        ready=health.ready,
+        stale_seconds=known.stale_seconds,
+        heard_seconds=heard,
+        audited_seconds=audited,
+        changed=known.history.changed(service.key) if service is not None else None,
+        now=time.time(),
+    )
+
+
+def _heard(known: Known) -> tuple[float | None, float | None]:
+    """How long ago ZooKeeper last told anything, and everything was last listed; None: never yet."""
+    now = asyncio.get_running_loop().time()
+    syncs = [source.sync for source in known.zookeeper]
+    heard = [sync.heard_at for sync in syncs if sync.heard_at is not None]
+    audited = [sync.audited_at for sync in syncs if sync.audited_at is not None]
+    is_all = len(audited) == len(syncs)
+    return now - max(heard) if heard else None, now - min(audited) if audited and is_all else None
+
+
+def _is(row: ExplainedMember, wanted: tuple[str, str]) -> bool:
+    origin, name = wanted
+    return row.member == name and (row.znode is None or row.znode == f"{origin}/{name}")
+
+
+@contextlib.contextmanager
+def _departed(known: Known) -> Iterator[dict[tuple[str, str], float]]:
+    """Within this the table knows who has just left, as those of the answerers do.
+
+    Yields: how long ago that was, by origin and name.
+    """
+    left: dict[tuple[str, str], float] = {}
+    lent: list[tuple[Service, tuple[str, str]]] = []
+    try:
+        for key, origin, member, seconds in known.history.leavers(DEPARTED_SECONDS):
+            service, who = known.publisher.table.services.get(key), (origin, member.name)
+            owner = service.sets.get(origin) if service is not None else None
+            if service is None or owner is None or member.name in owner.members or who in left:
+                continue
+            left[who] = seconds
+            service.departed[who] = member, 0.0
+            lent.append((service, who))
+        yield left
+    finally:
+        for service, who in lent:
+            del service.departed[who]
+
+
+def _answers(meaning: Meaning, zone: Zone, reverse: Reverse | None, known: Known) -> Iterator[TypeAnswer]:
+    """What the name is answered with, by the same rules as in the answerers."""
+    if meaning.labels is None:
+        return
+    responder = Responder(zone, Identity(), reverse)
+    responder.ready, responder.stale = known.publisher.health.ready, known.publisher.health.stale
+    for qtype in _OTHER_TYPES.get(meaning.kind, _TYPES):
+        question = to_wire(meaning.labels) + struct.pack("!2H", qtype, CLASS_IN)
+        query = _HEADER.pack(0, RD, 1, 0, 0, 0) + question
+        answer = responder.answer(query[2:], stream=True, wrap=lambda body, _: body)
+        _, flags, _, count, _, _ = _HEADER.unpack_from(b"\0\0" + next(answer.responses)[: HEADER_SIZE - 2])
+        yield TypeAnswer(qtype.name, Rcode(flags & 0xF).name, count)
+
+
+def _notes(
+    meaning: Meaning,
+    service: Service | None,
+    members: Collection[ExplainedMember],
+    left: dict[tuple[str, str], float],
+    most: int | None,
+) -> Iterator[str]:
+    """What else is worth knowing."""
+    if meaning.member in left:
+        ago = left[meaning.member]
+        yield f"it left {span(ago)} ago; its own name is answered for {span(DEPARTED_SECONDS - ago)} more"
+    if service is None:
+        return
+    if merged := merged_origins(service):
+        yield merged
+    answered = sum(map(is_answered, members))
+    if most is not None and meaning.kind == "service" and answered > most:
+        yield f"an answer holds {most} of {answered} members (max_answers)"
+    if not members and meaning.kind == "service" and not service.is_unread:
+        yield "it has no members"
