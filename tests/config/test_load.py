@@ -277,7 +277,7 @@ WRONG_TEXTS = [
     ("upstream", "127.0.0.1", "127.0.0.1:53 is where this server itself listens; name another one"),
     ("cache_entries", "0", "write a whole number from 1 to 1000000"),
     ("admin", "localhost:80", "no address to listen on"),
-    ("log_format", "xml", "is 'xml'; write one of console, json"),
+    ("log_format", "xml", "is 'xml'; write one of auto, console, json, journald"),
     ("log_level", "\udcff", "not UTF-8"),
     ("demo", "perhaps", "is 'perhaps'; write true or false"),
 ]

@@ -207,10 +207,12 @@ def test_dns_37_two_servers_that_ask_each_other_find_that_out_and_say_what_to_ch
         tcp.close()
         arguments = ("--demo", "--listen", second_at)
         with ready(f"127.0.0.1:{first.port}", arguments=arguments) as second:
-            (told,) = eventually(lambda: second.events("a loop"), 20.0)
+            (told,) = eventually(
+                lambda: second.events("an upstream hands queries back; it is left alone"), 20.0
+            )
             assert told["level"] == "error"
-            assert f"127.0.0.1:{first.port}, which upstream names, hands the queries" in told["why"]
-            assert "--upstream ADDRESS" in told["why"]
+            assert f"127.0.0.1:{first.port}, which upstream names, hands the queries" in told["reason"]
+            assert "--upstream ADDRESS" in told["reason"]
             for server in (first, second):
                 assert server.rcode(WWW, timeout=5.0) == "SERVFAIL"
                 assert server.ask(WEB) == OURS

@@ -237,7 +237,7 @@ def test_a_broken_edit_is_told_and_what_was_good_stays(tmp_path: Path, broken: s
         eventually(lambda: server.events(mistake), 2.0)
         assert server.ask("web.staging.discovery") == {"10.0.0.1"}
         (entry,) = server.events(mistake)
-        assert entry["mistake"].startswith(f"{fixed}: {told}")
+        assert entry["reason"].startswith(f"{fixed}: {told}")
         assert entry["level"] == "error"
         os.kill(server.pid_of("watcher"), signal.SIGKILL)  # the next one has never seen the good one
         eventually(lambda: len(server.events(mistake)) == 2)

@@ -14,6 +14,7 @@ from tests.dns.helpers import Server, ask, data, ede, many, query, rcode, read
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
 from zkdns.dns.memo import Form
+from zkdns.dns.sources import Sources
 from zkdns.dns.turned_away import TurnedAway, is_proven, refusal, truncation
 from zkdns.transport import Personal
 from zkdns.transport.forms import Datagrams, Streams
@@ -185,7 +186,7 @@ def test_dns_18_another_version_of_edns_is_told_so_to_who_wants_a_cookie(server:
 @pytest.mark.parametrize("what", [refusal, truncation], ids=["refusal", "truncation"])
 def test_dns_23_who_is_turned_away_gets_a_cookie_too(server: Server, form: Form, what: Any) -> None:
     """Or who has had one would drop the response (RFC 7873 §5.3)."""
-    turned_away = TurnedAway(form, what, server.responder.extras)
+    turned_away = TurnedAway(form, what, server.responder.extras, Sources())
     message = asked(option(COOKIE, CLIENT))
     response = finished(form, message, next(turned_away[form.key(message[2:])]), HERE)
     assert options_of(response)[COOKIE] == cookie_for()

@@ -10,6 +10,7 @@ import pytest
 from tests.dns.helpers import query
 from zkdns.dns.extras import Extras
 from zkdns.dns.memo import Form
+from zkdns.dns.sources import Sources
 from zkdns.dns.turned_away import TurnedAway, refusal, truncation
 from zkdns.transport.forms import Datagrams, Streams
 
@@ -18,7 +19,7 @@ LONG = "a" * 60 + "." + "b" * 60 + ".example"
 
 
 def answer(form: Form, what: str, wire: bytes) -> bytes:
-    turned_away = TurnedAway(form, refusal if what == "refusal" else truncation, Extras())
+    turned_away = TurnedAway(form, refusal if what == "refusal" else truncation, Extras(), Sources())
     response = next(turned_away[form.key(wire[2:])])
     if form is Datagrams:
         return Datagrams.message(wire, response)

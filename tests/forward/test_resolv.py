@@ -297,7 +297,7 @@ def test_what_cannot_be_read_is_told_and_names_nobody(machine: Machine, tmp_path
     assert followed.found == Upstreams((to("192.0.2.1"),), str(machine.resolved))
     assert [entry["log_level"] for entry in logs] == ["warning", "info"]
     assert logs[0]["file"] == str(machine.resolved)
-    assert logs[0]["why"].startswith("line 2: ")
+    assert logs[0]["reason"].startswith("line 2: ")
     machine.etc.unlink()
     machine.etc.symlink_to(tmp_path)  # a directory
     assert [followed.poll(), followed.poll()] == [False, False]

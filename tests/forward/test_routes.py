@@ -204,8 +204,12 @@ def test_dns_37_a_probe_that_comes_back_ends_the_asking_for_a_while() -> None:
             assert asked_by(routes.find(())) == []
             assert routes.find(()).servers == (resolver.address,)  # so it is SERVFAIL, and not refused
             assert routes.has_returned(probe, 1002.0)
-            (told,) = [entry for entry in logs if entry["event"] == "a loop"]
-            assert told["why"].startswith(f"{resolver.address}, which upstream names, hands the queries")
+            (told,) = [
+                entry
+                for entry in logs
+                if entry["event"] == "an upstream hands queries back; it is left alone"
+            ]
+            assert told["reason"].startswith(f"{resolver.address}, which upstream names, hands the queries")
             routes.tend(1001.0 + PROBE_SECONDS)
             routes.tend(1002.0 + SHUNNED_SECONDS - 0.1)
             assert asked_by(routes.find(())) == []
@@ -244,8 +248,12 @@ def test_dns_37_who_hands_back_one_domain_is_asked_for_all_others() -> None:
             assert routes.has_returned(of_corp, 1000.0)
             assert asked_by(routes.find(labels("db.corp.example"))) == []
             assert asked_by(routes.find(())) == [resolver.address]
-            (told,) = [entry for entry in logs if entry["event"] == "a loop"]
-            assert '[forward."corp.example"]' in told["why"]
+            (told,) = [
+                entry
+                for entry in logs
+                if entry["event"] == "an upstream hands queries back; it is left alone"
+            ]
+            assert '[forward."corp.example"]' in told["reason"]
             (of_all,) = set(probes) - {of_corp}
             assert routes.has_returned(of_all, 1000.0)
             assert asked_by(routes.find(())) == []
@@ -262,9 +270,13 @@ def test_dns_37_where_the_file_names_who_loops_the_file_is_told(resolv_conf: Pat
             routes.start()
             (probe,) = await probed(routes, resolver, 1000.0, 1)
             assert routes.has_returned(probe, 1000.0)
-            (told,) = [entry for entry in logs if entry["event"] == "a loop"]
-            assert f"which {resolv_conf} names" in told["why"]
-            assert "--upstream ADDRESS" in told["why"]
+            (told,) = [
+                entry
+                for entry in logs
+                if entry["event"] == "an upstream hands queries back; it is left alone"
+            ]
+            assert f"which {resolv_conf} names" in told["reason"]
+            assert "--upstream ADDRESS" in told["reason"]
             routes.stop()
 
     run(scenario)

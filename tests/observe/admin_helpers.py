@@ -64,8 +64,8 @@ class Told:
     def answerers(self) -> Mapping[int, AnswererFigures]:
         return self.figures
 
-    def metrics(self) -> str:
-        return self.metrics_text
+    def metrics(self, openmetrics: bool) -> str:
+        return "# EOF\n" if openmetrics else self.metrics_text
 
     async def silent(self) -> Sequence[HostPort]:
         self.times_asked += 1

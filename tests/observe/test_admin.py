@@ -89,6 +89,9 @@ def test_metrics_come_as_prometheus_wants_them(ready_server: HostPort) -> None:
     answer = ask(ready_server, "/metrics")
     assert answer.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert answer.text == "zkdns_services 1\n"
+    answer = ask(ready_server, "/metrics", Accept="application/openmetrics-text;version=1.0.0,text/plain")
+    assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert answer.text == "# EOF\n"
 
 
 @pytest.mark.parametrize("path", ["/health", "/healthz/", "/READYZ", "//healthz", "/../healthz"])

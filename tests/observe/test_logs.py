@@ -1,8 +1,14 @@
 """Logs, as a process of its own writes them: what stands on standard error is all that counts."""
 
+import contextlib
 import json
+import os
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -172,3 +178,122 @@ def test_a_reader_that_goes_away_stops_nothing(log_format: str) -> None:
         assert process.stdout.read() == b"done\n"
         assert eventually(lambda: process.poll() is not None)
     assert process.returncode == 0
+
+
+# -- the journal --------------------------------------------------------------------------------------------
+
+_TO_JOURNAL = """
+import sys
+import structlog
+from zkdns.observe.logs import configure_logs
+configure_logs(sys.argv[1], "debug", process="watcher", journal=sys.argv[2])
+log = structlog.get_logger("zkdns.test")
+"""
+_SERVICE = """
+log.warning("members held", service="web.staging", count=3, odd="two\\nlines", priority="mine", _PID=1)
+"""
+NO_JOURNAL = "/nowhere"
+
+
+@contextlib.contextmanager
+def journald(directory: Path) -> Iterator[Callable[[], list[dict[str, str]]]]:
+    """A socket that takes entries as journald's does, and what reads those that there are."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(directory / "journal"))
+        sock.setblocking(False)
+
+        def entries() -> list[dict[str, str]]:
+            found = []
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    found.append(fields_of(sock.recv(1 << 20)))
+            return found
+
+        yield entries
+
+
+def fields_of(entry: bytes) -> dict[str, str]:
+    """An entry, read by the rules of the protocol."""
+    fields = {}
+    while entry:
+        line, _, entry = entry.partition(b"\n")
+        key, is_short, value = line.partition(b"=")
+        if not is_short:
+            length = int.from_bytes(entry[:8], "little")
+            value, entry = entry[8 : 8 + length], entry[8 + length + 1 :]
+        fields[key.decode()] = value.decode()
+    return fields
+
+
+def to_journal(script: str, path: object, log_format: str = "journald", stream: str = "") -> str:
+    """What a process writes to standard error; it is told that this is the journal as `stream` says."""
+    with tempfile.TemporaryFile() as written:
+        status = os.fstat(written.fileno())
+        told = {"JOURNAL_STREAM": stream.format(status.st_dev, status.st_ino)} if stream else {}
+        command = [sys.executable, "-c", _TO_JOURNAL + script, log_format, str(path)]
+        subprocess.run(command, stderr=written, check=True, env={**os.environ, **told}, timeout=30)
+        written.seek(0)
+        return written.read().decode()
+
+
+def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(tmp_path: Path) -> None:
+    with journald(tmp_path) as entries:
+        assert to_journal(_LEVELS + _SERVICE, tmp_path / "journal") == ""
+        *of_levels, held = entries()
+    assert [entry["PRIORITY"] for entry in of_levels] == ["7", "6", "4", "3"]
+    assert of_levels[1] == {
+        "MESSAGE": "at info process=watcher path=/a/b count=3",
+        "PRIORITY": "6",
+        "SYSLOG_IDENTIFIER": "zkdns",
+        "PROCESS": "watcher",
+        "PATH": "/a/b",
+        "COUNT": "3",
+    }
+    assert held["SERVICE"] == "web.staging"
+    assert held["ODD"] == "two\nlines"
+    assert (held["PRIORITY"], held["PID"]) == (
+        "4",
+        "1",
+    )  # a name with an underscore in front is journald's own
+
+
+def test_the_journal_gets_exceptions_whole(tmp_path: Path) -> None:
+    with journald(tmp_path) as entries:
+        to_journal(_FAIL, tmp_path / "journal")
+        failed, _ = entries()
+    assert failed["MESSAGE"].startswith("failed process=watcher query=c0ffee\nTraceback")
+    assert failed["MESSAGE"].endswith("ValueError: went wrong\nfor good")
+    assert failed["QUERY"] == "c0ffee"
+    assert "hunter2" not in str(failed)
+
+
+def test_without_a_journald_each_line_has_its_priority_in_front() -> None:
+    lines = to_journal(_LEVELS + _FAIL, NO_JOURNAL).splitlines()
+    assert lines[:4] == [
+        "<7>at debug process=watcher",
+        "<6>at info process=watcher path=/a/b count=3",
+        "<4>at warning process=watcher",
+        "<3>at error process=watcher",
+    ]
+    assert all(line.startswith("<3>") for line in lines[4:-1])
+    assert lines[-1] == "<6>goes on process=watcher"
+
+
+def test_what_is_too_long_for_the_journal_goes_to_standard_error(tmp_path: Path) -> None:
+    with journald(tmp_path) as entries:
+        written = to_journal(
+            'log.info("long", text="x" * 10_000_000)\nlog.info("short")', tmp_path / "journal"
+        )
+        assert [entry["MESSAGE"] for entry in entries()] == ["short process=watcher"]
+    assert written.startswith("<6>long process=watcher text=xxx")
+
+
+@pytest.mark.parametrize(
+    ("stream", "begins"), [("{}:{}", "<6>at info"), ("{0}:1", ""), ("", ""), ("nonsense", "")]
+)
+def test_by_itself_it_is_for_the_journal_exactly_where_standard_error_is_that(
+    stream: str, begins: str
+) -> None:
+    line = to_journal('log.info("at info")', NO_JOURNAL, "auto", stream)
+    assert line.startswith(begins or tuple("0123456789"))  # a time
+    assert "at info" in line

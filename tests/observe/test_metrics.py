@@ -20,6 +20,9 @@ FULL = WatcherFigures(
     bad_names=2,
     repairs=7,
     holds=8,
+    changes=9,
+    joined=20,
+    left=4,
 )
 
 
@@ -51,6 +54,9 @@ def test_each_figure_has_its_name() -> None:
         ("zkdns_bad_names_total",): 2,
         ("zkdns_audit_repairs_total",): 7,
         ("zkdns_guard_holds_total",): 8,
+        ("zkdns_table_changes_total",): 9,
+        ("zkdns_joined_members_total",): 20,
+        ("zkdns_left_members_total",): 4,
     }
     assert 60.0 <= stale < 600.0
 
@@ -62,6 +68,9 @@ def test_every_family_has_a_type_and_a_help_that_is_a_sentence() -> None:
         "zkdns_bad_names",
         "zkdns_audit_repairs",
         "zkdns_guard_holds",
+        "zkdns_table_changes",
+        "zkdns_joined_members",
+        "zkdns_left_members",
     }
     assert all(family.type in {"counter", "gauge"} for family in families)
     assert all(family.documentation.endswith(".") or "; " in family.documentation for family in families)
@@ -143,7 +152,7 @@ def test_of_forwarding_there_is_what_each_worker_counts_and_knows_of_upstreams()
     )
     text = render(None, [AnswererFigures(), AnswererFigures(forward=forward)])
     samples = {
-        (sample.name, sample.labels.get("upstream", "")): sample.value
+        (sample.name, sample.labels.get("address", "")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
         if sample.name.startswith(("zkdns_forward", "zkdns_cache", "zkdns_upstream"))

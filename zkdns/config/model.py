@@ -13,7 +13,7 @@ from zkdns.namespace import Namespace
 Order: TypeAlias = Literal["round-robin", "random", "fixed"]
 Empty: TypeAlias = Literal["nodata", "nxdomain"]
 Watches: TypeAlias = Literal["auto", "one-shot"]
-LogFormat: TypeAlias = Literal["console", "json"]
+LogFormat: TypeAlias = Literal["auto", "console", "json", "journald"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
 Upstream: TypeAlias = tuple[UpstreamAddress, ...] | Literal["auto"]
 
@@ -152,7 +152,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     guard: GuardSettings = GuardSettings()
     control: str | None = None
     """Path of the socket at which commands reach the running server; None: they do not."""
-    log_format: LogFormat = "console"
+    log_format: LogFormat = "auto"
+    """For people, for machines or for systemd's journal; auto: for the journal where logs go there."""
     log_level: LogLevel = "info"
     service: dict[str, ServiceOverride] = {}
     """Overrides by the service's whole name, its zone included, in lower case."""

@@ -384,7 +384,7 @@ SETTINGS = (
         "FILE|none",
         "The socket at which commands reach the running server, or none.",
     ),
-    Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{' or '.join(get_args(LogFormat))}."),
+    Setting("log_format", one_of(*get_args(LogFormat)), "FORMAT", f"{', '.join(get_args(LogFormat))}."),
     Setting("log_level", one_of(*get_args(LogLevel)), "LEVEL", f"{', '.join(get_args(LogLevel))}."),
     Setting(
         "service",

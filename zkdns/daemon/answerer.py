@@ -21,6 +21,7 @@ from zkdns.daemon.loading import collect_all, collect_only_what_is_new
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
+from zkdns.dns.marks import mark_of
 from zkdns.table import Table
 from zkdns.transport import Personal
 from zkdns.transport.forms import Datagrams, Streams
@@ -65,13 +66,16 @@ async def answer(task: Task, tell: Tell) -> None:
         first_word.set()
         teller.tell()
 
-    doors = Doors(task.config, authority.responder.extras)
+    doors = Doors(task.config, authority.responder.extras, authority.sources)
     udp = [
         UdpServer(sock, datagrams, door=doors.of(sock)) for sock in opened if sock.type == socket.SOCK_DGRAM
     ]
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
     most = affordable_connections(len(listening))
-    tcp = [TcpServer(sock, streams, door=doors.of(sock), most_connections=most) for sock in listening]
+    tcp = [
+        TcpServer(sock, streams, door=doors.of(sock), mark_of=mark_of, most_connections=most)
+        for sock in listening
+    ]
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
     teller = FiguresTeller(authority, forwarder, (udp, tcp), doors.counts, tell)
     flush = forwarder.flush if forwarder is not None else lambda _: None
@@ -118,6 +122,7 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
     from zkdns.forward.forwarder import Forwarder, group_of  # noqa: PLC0415
 
     forwarder = Forwarder(config, task.listening, task.secret)
+    forwarder.sources = authority.sources
     forwarder.cache.on_gone = lambda question: authority.forget_elsewhere(group_of(question))
     forwarder.on_change = authority.forget_all
     authority.responder.elsewhere = forwarder

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import structlog
 
 from zkdns.daemon.child import Report, Tell
 from zkdns.dns.authority import Authority
-from zkdns.observe.figures import AnswererFigures, ForwardFigures, UpstreamFigures
+from zkdns.dns.marks import meaning_of
+from zkdns.dns.sources import MEMO
+from zkdns.observe.figures import (
+    SOURCES,
+    AnswererFigures,
+    ForwardFigures,
+    LatencyFigures,
+    ResponseFigures,
+    UpstreamFigures,
+)
 from zkdns.transport.door import Counts
+from zkdns.transport.tally import Latencies, Tally
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -37,7 +48,7 @@ class FiguresTeller:
         self._forwarder = forwarder
         self._tell = tell
         self._told = Report(ready=False)
-        self._cut = 0
+        self._cut = self._from_memo = 0
 
     def tell(self) -> None:
         """Report what is new; what was cut over TCP is logged too, which asks for a service to be divided."""
@@ -54,7 +65,14 @@ class FiguresTeller:
     def _figures(self) -> AnswererFigures:
         udp, tcp = self._servers
         memos = self._authority.memos
+        responses = (
+            *_response_figures("udp", [server.tally for server in udp]),
+            *_response_figures("tcp", [server.tally for server in tcp]),
+        )
         return AnswererFigures(
+            responses=responses,
+            sources=self._sources_of(sum(each.count for each in responses)),
+            latencies=_latency_figures([each.tally for each in udp] + [each.tally for each in tcp]),
             udp_queries=sum(server.received for server in udp),
             tcp_queries=sum(server.received for server in tcp),
             misses=sum(memo.misses for memo in memos),
@@ -67,6 +85,42 @@ class FiguresTeller:
             limited=self._door.truncated,
             forward=_forward_figures(self._forwarder) if self._forwarder is not None else None,
         )
+
+    def _sources_of(self, responses: int) -> dict[str, int]:
+        """What so many responses were made from: what has been noted, and the memo for all others.
+
+        What was made for somebody who had gone by then is noted, and no response; a counter never falls.
+        """
+        noted = self._authority.sources.counts
+        self._from_memo = max(self._from_memo, responses - noted.total())
+        return {source: noted[source] for source in SOURCES} | {MEMO: self._from_memo}
+
+
+def _response_figures(
+    transport: Literal["udp", "tcp"], tallies: Sequence[Tally]
+) -> Iterator[ResponseFigures]:
+    counts: Counter[int] = Counter()
+    for tally in tallies:
+        counts.update(tally.counts())
+    for mark, count in sorted(counts.items()):
+        qtype, rcode = meaning_of(mark)
+        yield ResponseFigures(transport=transport, qtype=qtype, rcode=rcode, count=count)
+
+
+def _latency_figures(tallies: Sequence[Tally]) -> tuple[LatencyFigures, ...]:
+    kinds: dict[Literal["remembered", "made", "later"], list[Latencies]] = {
+        "remembered": [tally.remembered for tally in tallies],
+        "made": [tally.made for tally in tallies],
+        "later": [tally.later for tally in tallies],
+    }
+    return tuple(
+        LatencyFigures(
+            kind=kind,
+            counts=tuple(map(sum, zip(*(each.counts for each in latencies), strict=True))),
+            seconds=sum(each.seconds for each in latencies),
+        )
+        for kind, latencies in kinds.items()
+    )
 
 
 def _forward_figures(forwarder: Forwarder) -> ForwardFigures:

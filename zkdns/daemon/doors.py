@@ -8,6 +8,7 @@ from functools import partial
 
 from zkdns.config import Config
 from zkdns.dns.extras import Extras
+from zkdns.dns.sources import Sources
 from zkdns.dns.turned_away import TurnedAway, is_proven, refusal, truncation
 from zkdns.transport import Answers
 from zkdns.transport.door import PRIVATE, Allowed, Counts, Door
@@ -23,11 +24,12 @@ class Doors:
     Args:
         config: the networks that are allowed, and how often they may ask.
         extras: what is said by EDNS options, and who is known by them.
+        sources: is told of each answer to who is turned away.
     """
 
-    def __init__(self, config: Config, extras: Extras) -> None:
+    def __init__(self, config: Config, extras: Extras, sources: Sources) -> None:
         self.counts = Counts()
-        self._config, self._extras = config, extras
+        self._config, self._extras, self._sources = config, extras, sources
         self._allowed = Allowed(config.allow or PRIVATE)
 
     def of(self, sock: socket.socket) -> Door | None:
@@ -36,8 +38,8 @@ class Doors:
             return None
         is_udp = sock.type == socket.SOCK_DGRAM
         form = Datagrams if is_udp else Streams
-        refusals: Answers = TurnedAway(form, refusal, self._extras)
-        truncations: Answers = TurnedAway(form, truncation, self._extras)
+        refusals: Answers = TurnedAway(form, refusal, self._extras, self._sources)
+        truncations: Answers = TurnedAway(form, truncation, self._extras, self._sources)
         proof = partial(is_proven, form, self._extras)
         most = self._config.rate_limit if is_udp else 0
         return Door(self._allowed, refusals, truncations, proof, most, self.counts)

@@ -85,6 +85,8 @@ class Publisher:
         """Called with changes before they are made."""
         self.on_change: Callable[[], None] = lambda: None
         """Called after changes were made."""
+        self.before_applied: Callable[[Change], None] = lambda _: None
+        """Called before each change is made."""
         self.on_applied: Callable[[set[Labels]], None] = lambda _: None
         """Called with the keys of the services that a change may have altered, at each change."""
         self._pending: list[Change] = []
@@ -99,6 +101,7 @@ class Publisher:
         """Make changes at once, and tell of them at the end of this round of the event loop."""
         self.on_publish(changes)
         for change in changes:
+            self.before_applied(change)
             keys = self.table.apply(change)
             if not keys:
                 continue

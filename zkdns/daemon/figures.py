@@ -12,6 +12,7 @@ from zkdns.daemon.child import Report, Tell
 from zkdns.daemon.feed import Publisher
 from zkdns.names import Labels
 from zkdns.observe.figures import WatcherFigures
+from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
 from zkdns.table import Table
 
 REPORT_SECONDS = 1.0
@@ -20,6 +21,8 @@ REPORT_SECONDS = 1.0
 class Census:
     """How many members there are in a table; only services that changed are counted again.
 
+    `changes` is how often there was something to be counted again.
+
     Args:
         table: what to count.
         statuses: of members that are answered with.
@@ -27,6 +30,7 @@ class Census:
 
     def __init__(self, table: Table, statuses: Iterable[str]) -> None:
         self.alive = self.hidden = self.held = 0
+        self.changes = 0
         self._table = table
         self._statuses = frozenset(statuses)
         self._changed: set[Labels] = set()
@@ -34,6 +38,7 @@ class Census:
 
     def note(self, keys: set[Labels]) -> None:
         """These services are others than before."""
+        self.changes += 1
         self._changed |= keys
 
     def take(self) -> None:
@@ -58,6 +63,36 @@ class Census:
         return alive, len(members) - alive, held
 
 
+class Movements:
+    """Counts the members that changes of a table bring and take.
+
+    Args:
+        table: as it is before each change.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.joined = self.left = 0
+        self._table = table
+
+    def note(self, change: Change) -> None:
+        """This change is about to be made; who is replaced neither comes nor goes."""
+        if not isinstance(change, SetPut | SetChanged | SetDropped):
+            return
+        owner = self._table.set_of(change.origin)
+        there = owner.members.keys() if owner is not None else set[str]()
+        match change:
+            case SetPut():
+                after = {member.name for member in change.members}
+                self.joined += len(after - there)
+                self.left += len(there - after)
+            case SetChanged() if owner is not None:
+                added = {member.name for member in change.added}
+                self.joined += len(added - there)
+                self.left += len(there & set(change.removed) - added)
+            case SetDropped():
+                self.left += len(there)
+
+
 class FiguresTeller:
     """Reports figures while the process runs.
 
@@ -75,6 +110,8 @@ class FiguresTeller:
         self._collect = collect
         self._tell = tell
         self._census = Census(publisher.table, statuses)
+        self._movements = Movements(publisher.table)
+        publisher.before_applied = self._movements.note
         publisher.on_applied = self._census.note
 
     async def run(self) -> None:
@@ -97,6 +134,9 @@ class FiguresTeller:
             alive=census.alive,
             hidden=census.hidden,
             held=census.held,
+            changes=census.changes,
+            joined=self._movements.joined,
+            left=self._movements.left,
         )
 
 

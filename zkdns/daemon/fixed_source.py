@@ -56,7 +56,7 @@ class FixedSource:
             sets = load_fixed(path, self._config.namespaces)
         except ConfigError as error:
             for mistake in error.mistakes:
-                log.error("fixed file has a mistake; what it said before stays in force", mistake=mistake)
+                log.error("fixed file has a mistake; what it said before stays in force", reason=mistake)
             return
         self._take(sets)
         log.info("fixed file has been read", path=str(path), services=len(sets))

@@ -37,6 +37,8 @@ class ChildKeeper:
         ready: what the child that runs now last reported.
         figures: what it counts, as of then; None where there is no report of it.
         pid: its process number; None between two of them.
+        role: what it is there for.
+        restarts: how often another one had to be started.
 
     Args:
         task: what each child is told to do; its sockets are inherited.
@@ -47,6 +49,8 @@ class ChildKeeper:
         self.ready = False
         self.figures: Figures | None = None
         self.pid: int | None = None
+        self.role: str = task.role
+        self.restarts = 0
         self._task = task
         self._heard = heard
         self._stopping = asyncio.Event()
@@ -59,6 +63,7 @@ class ChildKeeper:
             status = await self._run_once()
             if self._stopping.is_set():
                 return
+            self.restarts += 1
             lived = time.monotonic() - begun
             early_deaths = 0 if lived > _STEADY_SECONDS else early_deaths + 1
             pause = (

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from pathlib import Path
@@ -43,7 +44,7 @@ from zkdns.daemon.inquiries import (
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.self_asking import asks_itself
 from zkdns.names import to_text
-from zkdns.observe.figures import AnswererFigures, UpstreamFigures, WatcherFigures
+from zkdns.observe.figures import AnswererFigures, ServerFigures, UpstreamFigures, WatcherFigures
 from zkdns.observe.status import (
     RequestError,
     Status,
@@ -69,7 +70,6 @@ class Overview:
         watcher: keeps the process that watches.
         answerers: keep those that answer.
         control: path of the socket at which the process that watches can be asked.
-        metrics: all figures in Prometheus' words.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class Overview:
         watcher: Callable[[], ChildKeeper],
         answerers: Callable[[], Sequence[ChildKeeper]],
         control: Callable[[], Path],
-        metrics: Callable[[], str],
     ) -> None:
         self._config = config
         self._is_ready = is_ready
@@ -90,7 +89,6 @@ class Overview:
         self._answerers = answerers
         self._control = control
         self._started = time.time()
-        self.metrics = metrics
 
     # -- what is known -------------------------------------------------------------------------------------
 
@@ -134,6 +132,18 @@ class Overview:
             started=self._started,
             now=time.time(),
         )
+
+    def metrics(self, openmetrics: bool) -> str:
+        """All figures in Prometheus' words; may be called from another thread."""
+        # prometheus-client is for who scrapes; no command is to wait for its import.
+        from zkdns.observe.metrics import render  # noqa: PLC0415
+
+        watcher, answerers = self._watcher(), self._answerers()
+        restarts: Counter[str] = Counter()
+        for child in (watcher, *answerers):
+            restarts[child.role] += child.restarts
+        server = ServerFigures(version=__version__, started=self._started, restarts=restarts)
+        return render(watcher.figures, [one.figures for one in answerers], server, openmetrics=openmetrics)
 
     async def silent(self) -> Sequence[HostPort]:
         """At which addresses nobody answers within a second; any response is an answer."""

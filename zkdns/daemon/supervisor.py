@@ -26,7 +26,6 @@ from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.overview import Overview
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
-from zkdns.observe.figures import Figures
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
@@ -120,7 +119,6 @@ class Supervisor:
             watcher=lambda: watcher,
             answerers=lambda: self._answerers,
             control=lambda: directory / "control",
-            metrics=lambda: _render(watcher.figures, [answerer.figures for answerer in self._answerers]),
         )
 
     def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
@@ -140,13 +138,6 @@ class Supervisor:
             zones = " ".join(map(to_text, self._config.zones))
             log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
             self._on_ready(self._addresses)
-
-
-def _render(watcher: Figures | None, answerers: list[Figures | None]) -> str:
-    # prometheus-client is for who scrapes; no command is to wait for its import.
-    from zkdns.observe.metrics import render  # noqa: PLC0415
-
-    return render(watcher, answerers)
 
 
 @contextlib.contextmanager

@@ -9,9 +9,11 @@ from functools import partial
 from zkdns import __version__
 from zkdns.config import Config
 from zkdns.dns.identity import Identity
+from zkdns.dns.marks import mark_of
 from zkdns.dns.memo import Form, Memo
 from zkdns.dns.responder import Responder
 from zkdns.dns.reverse import Reverse
+from zkdns.dns.sources import Sources
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
 from zkdns.table import Table
@@ -19,6 +21,10 @@ from zkdns.table import Table
 
 class Authority:
     """Answers from a table.
+
+    Attributes:
+        memos: what is remembered.
+        sources: what answers were made from that were not.
 
     Args:
         table: services and members; after each change of it `refresh` must be called. Where it keeps account
@@ -40,12 +46,13 @@ class Authority:
         version = f"zkdns {__version__}" if config.tell_version else ""
         self.responder = Responder(self.zone, Identity(config.identity, version), self._reverse)
         self.memos: list[Memo] = []
+        self.sources = Sources()
         self._on_error = on_error
 
     def answers(self, form: Form, *, stream: bool, most_bytes: int) -> Memo:
         """Answers for a transport, which has queries and responses in that form, up to date from now on."""
-        answer = partial(self.responder.answer, stream=stream, wrap=form.response)
-        memo = Memo(answer, form, self._on_error, most_bytes=most_bytes)
+        answer = partial(self.responder.answer, stream=stream, wrap=partial(_marked, form))
+        memo = Memo(answer, form, self._on_error, sources=self.sources, most_bytes=most_bytes)
         self.memos.append(memo)
         return memo
 
@@ -73,3 +80,7 @@ class Authority:
         if (responder.ready, responder.stale) != (ready, stale):
             responder.ready, responder.stale = ready, stale
             self.forget_all()
+
+
+def _marked(form: Form, body: bytes, question: int) -> bytes:
+    return form.response(body, question, mark_of(body))

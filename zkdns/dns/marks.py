@@ -30,8 +30,9 @@ _RCODE_NAMES = (*(code.name for code in Rcode), OTHER)
 _TYPE_PLACES = {number.to_bytes(2): place for place, number in enumerate(_TYPES)}
 _RCODE_PLACES = {code.value: place for place, code in enumerate(Rcode)}
 # An OPT record: its owner and type, and where the upper bits of the code stand in it.
+_CODE = 0xF
 _OPT, _UPPER_BITS = b"\0\0\x29", 5
-_LOWER_BITS = frozenset(code & 0xF for code in Rcode if code > 0xF)  # of the codes that have upper ones
+_LOWER_BITS = frozenset(code & _CODE for code in Rcode if code > _CODE)  # of the codes that have upper ones
 
 
 def mark_of(body: bytes) -> int:
@@ -47,7 +48,7 @@ def mark_of(body: bytes) -> int:
         at += 4
     else:
         kind = len(_TYPES)
-    code = body[1] & 0xF
+    code = body[1] & _CODE
     # A code above 15 is told in an OPT record, and comes without other ones (RFC 6891 §6.1.3).
     if code in _LOWER_BITS and body[at : at + len(_OPT)] == _OPT:
         code |= body[at + _UPPER_BITS] << 4

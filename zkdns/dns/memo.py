@@ -18,8 +18,10 @@ from typing import Protocol
 
 import msgspec
 
+from zkdns.dns.marks import mark_of
 from zkdns.dns.responder import Answer
 from zkdns.dns.rotation import Budget, Rotation
+from zkdns.dns.sources import ZONE, Sources
 from zkdns.dns.wire import HEADER_SIZE, servfail
 from zkdns.dns.zone import ABOVE
 from zkdns.names import Labels
@@ -58,8 +60,11 @@ class Form(Protocol):
     def query(self, key: bytes, /) -> bytes:
         """The query without its id that a key stands for."""
 
-    def response(self, body: bytes, question: int, /) -> bytes:
-        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's."""
+    def response(self, body: bytes, question: int, mark: int, /) -> bytes:
+        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
+
+        `mark` is what it is counted by.
+        """
 
     is_spelled: bool
     """Whether the transport itself gives a response the question as it was asked."""
@@ -95,6 +100,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
         answer: answers a query without its id, with responses in the form.
         form: of keys and responses.
         on_error: told of a query and the exception that it raised, which is a mistake of ours.
+        sources: is told what answers are made from that are not remembered; None: nobody is.
         most_entries: how many answers are remembered.
         most_bytes: how much memory they may take, more or less.
     """
@@ -105,12 +111,14 @@ class Memo(dict[bytes, Iterator[bytes]]):
         form: Form,
         on_error: Callable[[bytes, Exception], None],
         *,
+        sources: Sources | None = None,
         most_entries: int = MOST_ENTRIES,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         super().__init__()
         self.misses = self.forgotten = 0
         self._answer, self._form, self._on_error = answer, form, on_error
+        self._sources = Sources() if sources is None else sources
         self._most_entries = most_entries
         self._answers = Budget(most_bytes - most_bytes // _RESPONSES_SHARE)
         self._responses = Budget(most_bytes // _RESPONSES_SHARE)
@@ -142,11 +150,14 @@ class Memo(dict[bytes, Iterator[bytes]]):
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer
             query = self._form.query(key)
             self._on_error(query, error)
-            return itertools.repeat(self._form.response(servfail(query), 0))
+            self._sources.note(ZONE)
+            failure = servfail(query)
+            return itertools.repeat(self._form.response(failure, 0, mark_of(failure)))
 
     def _answer_anew(self, key: bytes) -> Iterator[bytes]:
         query = self._form.query(key)
         answer = self._answer(query)
+        self._sources.note(answer.source)
         if answer.service is None or len(query) > self._form.most_kept:
             return answer.responses
         name_end = answer.question_end - _TYPE_AND_CLASS

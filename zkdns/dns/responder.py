@@ -31,6 +31,7 @@ from zkdns.dns.extras import Extras
 from zkdns.dns.identity import Identity
 from zkdns.dns.reverse import Reverse, address_of
 from zkdns.dns.rotation import Rotation, rotation_of
+from zkdns.dns.sources import REFUSED, UNKNOWN, ZONE
 from zkdns.dns.turns import RRset
 from zkdns.dns.wire import (
     CLASS_IN,
@@ -62,7 +63,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     They are right until the service with the key `service` changes (`ABOVE`: until services come or go);
     None: this once. `question_end` is where the question ends in the query after its id. `rotation` is where
     responses are kept, if they are; `size` is how many bytes are, where they are kept otherwise. `is_rare`:
-    there is no end of questions of its kind, and most are asked once.
+    there is no end of questions of its kind, and most are asked once. `source` is what it is made from.
     """
 
     responses: Iterator[bytes]
@@ -71,6 +72,7 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     rotation: Rotation | None = None
     size: int = 0
     is_rare: bool = False
+    source: str = ZONE
 
 
 class Elsewhere(Protocol):
@@ -105,9 +107,9 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
         """The response, ready to be handed out."""
         return self.wrapped(response.pack(self.limit)[_ID:])
 
-    def once(self, response: Response) -> Answer:
+    def once(self, response: Response, source: str = ZONE) -> Answer:
         """The answer that is this response, and no longer."""
-        return Answer(itertools.repeat(self.ready(response)))
+        return Answer(itertools.repeat(self.ready(response)), source=source)
 
 
 class Responder:
@@ -143,7 +145,8 @@ class Responder:
         try:
             parsed = self.extras.prepared(parse_query(_NO_ID + query), stream=stream)
         except BadQueryError as bad:
-            return Answer(itertools.repeat(wrap((bad.response or b"")[_ID:], 0)))
+            body = (bad.response or b"")[_ID:]
+            return Answer(itertools.repeat(wrap(body, 0)), source=REFUSED if body else UNKNOWN)
         asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
         apex, found = self._zone.apex_for(parsed), None
         if apex is None and self._reverse is not None and self.ready:
@@ -151,7 +154,8 @@ class Responder:
             apex = None if found is None else parsed.name
         refusal = self._refusal_of(parsed, apex)
         if refusal is not None:
-            return self._sealed(asked, asked.once(self._marked(refusal)))
+            source = REFUSED if refusal.rcode else ZONE  # and what is told of the server itself is neither
+            return self._sealed(asked, asked.once(self._marked(refusal), source))
         if not parsed.question:
             return self._confirm(asked)
         if apex is None:
@@ -174,7 +178,7 @@ class Responder:
         """The answer, where it holds what is only known when its asker is; such a one is given this once."""
         if not asked.has_options:
             return answer
-        return Answer(map(partial(self.extras.sealed, asked.query), answer.responses))
+        return Answer(map(partial(self.extras.sealed, asked.query), answer.responses), source=answer.source)
 
     def _confirm(self, asked: _Asked) -> Answer:
         """The answer to who wants nothing but a cookie, or to know whether one is right (RFC 7873 §5.4)."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 
 from zkdns.dns.edns import Ede
 from zkdns.dns.extras import Extras
+from zkdns.dns.marks import mark_of
 from zkdns.dns.memo import Form
+from zkdns.dns.sources import REFUSED, UNKNOWN, Sources
 from zkdns.dns.wire import BadQueryError, Query, Rcode, Response, parse_query
 
 _ID = 2
@@ -20,11 +22,15 @@ class TurnedAway:
     Args:
         form: of keys and responses.
         respond: makes the response after its id.
+        sources: is told of each answer.
         extras: what is said by EDNS options. Who has been given a cookie drops what comes without one (RFC
             7873 §5.3), and would never learn what a bare response says.
     """
 
-    def __init__(self, form: Form, respond: Callable[[Query], bytes], extras: Extras) -> None:
+    def __init__(
+        self, form: Form, respond: Callable[[Query], bytes], extras: Extras, sources: Sources
+    ) -> None:
+        self._sources = sources
         self._form = form
         self._respond = respond
         self._extras = extras
@@ -33,8 +39,12 @@ class TurnedAway:
         try:
             query = self._extras.prepared(parse_query(_NO_ID + self._form.query(key)), stream=False)
         except BadQueryError as bad:
-            return itertools.repeat(self._form.response((bad.response or b"")[_ID:], 0))
-        response = self._form.response(self._respond(query), len(query.question))
+            body = (bad.response or b"")[_ID:]
+            self._sources.note(REFUSED if body else UNKNOWN)
+            return itertools.repeat(self._form.response(body, 0, mark_of(body)))
+        body = self._respond(query)
+        response = self._form.response(body, len(query.question), mark_of(body))
+        self._sources.note(REFUSED)
         return itertools.repeat(self._extras.sealed(query, response))
 
 

@@ -26,6 +26,7 @@ from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
 from zkdns.dns.edns import LEAST_UDP_SIZE, Ede, pack_ede
 from zkdns.dns.responder import Answer
+from zkdns.dns.sources import CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
 from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.datagrams import affordable_sockets
@@ -110,6 +111,7 @@ class Forwarder:
         counts: what was counted.
         routes: who is asked.
         second: the present one, on a clock that never goes back.
+        sources: is told what answers are made from, where `Answer.source` does not tell.
 
     Args:
         config: upstreams, limits, and what is done with answers.
@@ -133,6 +135,7 @@ class Forwarder:
             stale_seconds=config.cache_stale,
         )
         self.counts = Counts()
+        self.sources = Sources()
         self.second = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         """Called when others are asked than before."""
@@ -204,10 +207,10 @@ class Forwarder:
         special = special_answer(query, self.routes.is_configured)
         if special is not None:
             special.recursion_available = self.is_asking
-            return _once(wrap(special.pack(limit)[_ID:]))
+            return _once(wrap(special.pack(limit)[_ID:]), ZONE)
         route = self.routes.find(query.name)
         if not route.servers:
-            return _once(wrap(self._refusal(query).pack(limit)[_ID:]))
+            return _once(wrap(self._refusal(query).pack(limit)[_ID:]), REFUSED)
         # Lengths of labels are below the letters, so that lower() changes none of them.
         name = query.question[:-_TYPE_AND_CLASS].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
@@ -216,8 +219,9 @@ class Forwarder:
         if entry is not None:
             return self._from(entry, asked)
         if self.routes.has_returned(question, self._clock()):
-            return _once(asked.wrapped(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)))
-        return _once(self._unknown(asked))
+            denial = Response(query, Rcode.NXDOMAIN, recursion_available=True)
+            return _once(asked.wrapped(denial.pack(limit)), REFUSED)
+        return _once(self._unknown(asked), UNKNOWN)
 
     def _refusal(self, query: Query) -> Response:
         """REFUSED, since nobody else is asked for this (RFC 8914 §4.21)."""
@@ -228,13 +232,14 @@ class Forwarder:
         """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
         edns = asked.query.edns
         if edns is not None and edns.options:
-            return _once(next(self._aging(entry, asked)))
+            return _once(next(self._aging(entry, asked)), CACHE)
         return Answer(
             self._aging(entry, asked),
             group_of(asked.question),
             HEADER_SIZE - _ID + len(asked.query.question),
             size=_GENERATOR + min(asked.limit, len(entry.reply.records)),
             is_rare=True,
+            source=CACHE,
         )
 
     def _aging(self, entry: Entry, asked: _Asked) -> Iterator[bytes]:
@@ -255,6 +260,7 @@ class Forwarder:
     def _unknown(self, asked: _Asked) -> bytes:
         """The response to what is not in the cache, or not fresh: later, where it can be asked for."""
         if not asked.query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
+            self.sources.note(REFUSED)
             return asked.wrapped(self._refusal(asked.query).pack(asked.limit))
         failure = self.cache.failure(asked.question, self.second)
         if failure is not None:
@@ -306,8 +312,7 @@ class Forwarder:
             sought.patience.cancel()
         self._awaited -= len(sought.askers)
         if isinstance(outcome, Reply):
-            bounds = self.cache.bounds(outcome)
-            self._hand(sought.askers, lambda asked: asked.wrapped(self._render(outcome, asked, 0, bounds)))
+            self._hand(sought.askers, partial(self._replied, outcome, self.cache.bounds(outcome)))
             # Who waits has waited long enough, and does not need what only those do who will ask later.
             self.cache.put(question, outcome, self.second)
             return
@@ -357,10 +362,16 @@ class Forwarder:
             asked.query, asked.limit, seconds, least_ttl=least, most_ttl=most, trust_ad=trust_ad
         )
 
+    def _replied(self, reply: Reply, bounds: tuple[int, int], asked: _Asked) -> bytes:
+        """The response with what an upstream has just said."""
+        self.sources.note(UPSTREAM)
+        return asked.wrapped(self._render(reply, asked, 0, bounds))
+
     def _after(self, failure: Failure, asked: _Asked) -> bytes:
         """The response when nobody could answer."""
         reply = failure.reply
         if reply is not None and reply.rcode in _ABOUT_QUERY:
+            self.sources.note(UPSTREAM)
             return asked.wrapped(reply.render(asked.query, asked.limit, 0))
         return self._without(asked, _errors_of(failure), failure.text)
 
@@ -370,12 +381,14 @@ class Forwarder:
         if entry is not None:
             return self._stale(entry, asked, text)
         self.counts.failed += 1
+        self.sources.note(UPSTREAM)
         failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
         return asked.wrapped(failure.pack(asked.limit))
 
     def _stale(self, entry: Entry, asked: _Asked, text: str = "") -> bytes:
         """The response with what has expired (RFC 8767 §4)."""
         self.counts.stale += 1
+        self.sources.note(STALE)
         return asked.wrapped(
             entry.reply.render(
                 asked.query,
@@ -403,5 +416,5 @@ def _errors_of(failure: Failure) -> bytes:
     return pack_ede(failure.ede, failure.text[:_MOST_TEXT])
 
 
-def _once(response: bytes) -> Answer:
-    return Answer(itertools.repeat(response))
+def _once(response: bytes, source: str) -> Answer:
+    return Answer(itertools.repeat(response), source=source)

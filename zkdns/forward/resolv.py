@@ -157,7 +157,7 @@ class SystemUpstreams:
             named[str(file)] = servers
             for mistake in mistakes if not self._is_silent else ():
                 log.warning(
-                    "a name server is not understood; the others are taken", file=str(file), why=mistake
+                    "a name server is not understood; the others are taken", file=str(file), reason=mistake
                 )
         before, self.found = self.found, choose(named, lambda server: is_own(server, self._listening))
         if self.found == before and not is_first:
@@ -199,5 +199,5 @@ def _text_of(file: Path) -> str:
             return stream.read(_MAX_FILE).decode(errors="replace")
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
-            log.warning("a file that names resolvers cannot be read", file=str(file), why=error.strerror)
+            log.warning("a file that names resolvers cannot be read", file=str(file), reason=error.strerror)
         return ""

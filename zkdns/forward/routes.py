@@ -145,7 +145,10 @@ class Routes:
             is_one = True
             if not self._is_shunned(route, server):
                 source = self._system.found.source if self._system and route.domain is None else None
-                log.error("a loop", why=loop_told(server, source=source, domain=route.domain))
+                reason = loop_told(server, source=source, domain=route.domain)
+                log.error(
+                    "an upstream hands queries back; it is left alone", upstream=str(server), reason=reason
+                )
             self._shunned[route.domain, server] = now + SHUNNED_SECONDS
         if is_one:
             self._choose()

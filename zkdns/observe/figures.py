@@ -13,8 +13,8 @@ LATENCY_BUCKETS: Final = tally.LATENCY_BUCKETS
 
 SOURCES: Final = ("memo", "zone", "cache", "upstream", "stale", "refused")
 """What answers are made from. In this order: an answer that was given before; the table; what upstreams said
-before; what they say now, or that they say nothing; what they said once, and is over; nothing, since the query is
-malformed, unsupported, or asked by somebody or for something that is not answered."""
+before; what they say now, or that they say nothing; what they said once, and is over; nothing, since the
+query is malformed or not supported, or who asks, or the name, is not answered."""
 
 STATES = ("reading", "live", "away", "readonly")
 """How far what ZooKeeper said can be trusted."""

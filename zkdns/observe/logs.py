@@ -1,5 +1,7 @@
 """Logs by structlog, to standard error: for people in colours, for machines as a JSON object a line.
 
+Where standard error is systemd's journal they go there with their priorities and fields.
+
 A log that cannot be written (a full disk, a reader that has gone) is lost, and nothing else is.
 """
 
@@ -14,6 +16,7 @@ from typing import TextIO
 import structlog
 
 from zkdns.config import LogFormat, LogLevel
+from zkdns.observe.journal import SOCKET, JournalRenderer, is_journal
 
 _LEVELS: dict[LogLevel, int] = {
     "debug": logging.DEBUG,
@@ -23,14 +26,17 @@ _LEVELS: dict[LogLevel, int] = {
 }
 
 
-def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str) -> None:
-    """Send this process's logs to standard error.
+def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str, journal: str = SOCKET) -> None:
+    """Send this process's logs to standard error, or to the journal.
 
     Args:
-        log_format: `console` or `json`.
+        log_format: `auto` is `journald` where standard error is the journal, else `console`.
         level: what is below it is not logged.
         process: which of the processes speaks; it is said on every line.
+        journal: where journald takes entries.
     """
+    if log_format == "auto":
+        log_format = "journald" if is_journal() else "console"
     shared: list[structlog.types.Processor] = [
         # Not bound to a context: each thread has one of its own.
         lambda _logger, _name, event: {"process": process, **event},
@@ -44,6 +50,8 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str) -> N
             structlog.processors.ExceptionRenderer(traceback),
             structlog.processors.JSONRenderer(),
         ]
+    elif log_format == "journald":  # which has times of its own
+        rest = [structlog.processors.format_exc_info, JournalRenderer(journal)]
     else:
         rest = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),

@@ -6,28 +6,83 @@ Counters begin anew with their process, which Prometheus takes for what it is: a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
 from prometheus_client.registry import Collector
 
-from zkdns.observe.figures import STATES, AnswererFigures, Figures, ForwardFigures, WatcherFigures
+from zkdns.observe.figures import (
+    LATENCY_BUCKETS,
+    STATES,
+    AnswererFigures,
+    Figures,
+    ForwardFigures,
+    ServerFigures,
+    WatcherFigures,
+)
 
 
-def render(watcher: Figures | None, answerers: Sequence[Figures | None] = ()) -> str:
+def render(
+    watcher: Figures | None,
+    answerers: Sequence[Figures | None] = (),
+    server: ServerFigures | None = None,
+    *,
+    openmetrics: bool = False,
+) -> str:
     """The figures as they are now, in the text format that every Prometheus reads.
 
     Args:
         watcher: the watcher's; None: there are none.
         answerers: each worker's, likewise.
+        server: the supervisor's, likewise.
+        openmetrics: whether to write OpenMetrics instead.
     """
     registry = CollectorRegistry()
+    if server is not None:
+        registry.register(_Server(server))
     if isinstance(watcher, WatcherFigures):
         registry.register(_Watcher(watcher))
     registry.register(_Answerers(answerers))
-    return generate_latest(registry).decode()
+    return (generate_openmetrics if openmetrics else generate_latest)(registry).decode()
+
+
+class _Server(Collector):
+    def __init__(self, figures: ServerFigures) -> None:
+        self._figures = figures
+
+    def describe(self) -> list[Metric]:
+        """Nothing, so that registering asks for no figures."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """All figures as they are now."""
+        figures = self._figures
+        yield InfoMetricFamily("zkdns_build", "Which zkdns this is.", {"version": figures.version})
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "When the server was started, since 1970.", figures.started
+        )
+        yield _by_label(
+            "zkdns_process_restarts", "Processes that ended and were replaced.", "role", figures.restarts
+        )
+        if figures.reloads is not None:
+            meaning = "How often the configuration was read again, by what came of it."
+            yield _by_label("zkdns_config_reloads", meaning, "result", figures.reloads)
+
+
+def _by_label(name: str, meaning: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, meaning, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
 
 
 class _Answerers(Collector):
@@ -51,6 +106,7 @@ class _Answerers(Collector):
             queries.add_metric([worker, "udp"], figures.udp_queries)
             queries.add_metric([worker, "tcp"], figures.tcp_queries)
         yield queries
+        yield from _responses(self._figures)
         for kind, name, meaning, field in _OF_WORKERS:
             family = kind(name, meaning, labels=["worker"])
             for worker, figures in self._figures:
@@ -61,6 +117,40 @@ class _Answerers(Collector):
             yield from _forwarding(forwarding)
 
 
+def _responses(workers: Sequence[tuple[str, AnswererFigures]]) -> Iterator[Metric]:
+    """What responses there were, what they were made from, and how long they took."""
+    responses = CounterMetricFamily(
+        "zkdns_responses",
+        "Responses that were given, by transport, the type that was asked for, and response code.",
+        labels=["worker", "transport", "type", "rcode"],
+    )
+    answers = CounterMetricFamily(
+        "zkdns_answers",
+        "The same responses by what they were made from: memo (given before), zone (the table), cache (what "
+        "upstreams said before), upstream (what they say now, or nothing), stale (what they said once), "
+        "refused (nothing: malformed, not supported or not allowed).",
+        labels=["worker", "source"],
+    )
+    seconds = HistogramMetricFamily(
+        "zkdns_response_duration_seconds",
+        "From the moment a query was read until its response was written; queries that are read together are "
+        "answered together, and wait for each other. By kind: remembered (UDP, all of them asked before), "
+        "made (UDP, where one was new, and all of TCP), later (upstreams were asked).",
+        labels=["worker", "kind"],
+    )
+    for worker, figures in workers:
+        for each in figures.responses:
+            responses.add_metric([worker, each.transport, each.qtype, each.rcode], each.count)
+        for source, count in figures.sources.items():
+            answers.add_metric([worker, source], count)
+        for kind in figures.latencies:
+            below = zip((*map(str, LATENCY_BUCKETS), "+Inf"), accumulate(kind.counts), strict=True)
+            seconds.add_metric(
+                [worker, kind.kind], [(end, float(count)) for end, count in below], kind.seconds
+            )
+    yield from (responses, answers, seconds)
+
+
 def _forwarding(workers: Sequence[tuple[str, ForwardFigures]]) -> Iterator[Metric]:
     """What there is to tell where names outside the zones are forwarded."""
     for kind, name, meaning, field in _OF_FORWARDING:
@@ -68,7 +158,7 @@ def _forwarding(workers: Sequence[tuple[str, ForwardFigures]]) -> Iterator[Metri
         for worker, figures in workers:
             family.add_metric([worker], getattr(figures, field))
         yield family
-    labels = ["worker", "upstream", "domain"]
+    labels = ["worker", "address", "domain"]
     for kind, name, meaning, field in _OF_UPSTREAMS:
         family = kind(name, meaning, labels=labels)
         for worker, figures in workers:
@@ -193,6 +283,12 @@ class _Watcher(Collector):
         if figures.bad is not None:
             members.add_metric(["bad"], figures.bad)
         yield members
+        for name, meaning, value in (
+            ("zkdns_table_changes", "Changes of the table.", figures.changes),
+            ("zkdns_joined_members", "Members that came, those of the first reading too.", figures.joined),
+            ("zkdns_left_members", "Members that went, those that were held only afterwards.", figures.left),
+        ):
+            yield CounterMetricFamily(name, meaning, value=value)
 
 
 def _zookeeper(figures: WatcherFigures) -> Iterator[Metric]:

@@ -134,8 +134,8 @@ class Server(Protocol):
     def answerers(self) -> Mapping[int, AnswererFigures]:
         """What each answerer counts, by its process number."""
 
-    def metrics(self) -> str:
-        """All figures in Prometheus' words; may be called from another thread."""
+    def metrics(self, openmetrics: bool) -> str:
+        """All figures in Prometheus' words, or in OpenMetrics'; may be called from another thread."""
 
     async def silent(self) -> Sequence[HostPort]:
         """At which of its addresses the server does not answer DNS within a second."""

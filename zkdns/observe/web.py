@@ -33,6 +33,8 @@ _MOST_BODY = 1 << 16  # bytes; no request needs any
 _BACKLOG = 128
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"  # the text format; our names need no later one
+_OPENMETRICS = "application/openmetrics-text"
+_OPENMETRICS_1 = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
 _HEADERS = {
     "Server": "zkdns",
     "Content-Security-Policy": (
@@ -106,9 +108,11 @@ def _application(server: Server, api: Api) -> web.Application:
         text = "not ready: the table has not been read yet\n"
         return web.Response(text=text, status=HTTPStatus.SERVICE_UNAVAILABLE)
 
-    async def metrics(_request: web.Request) -> web.StreamResponse:
-        text = await asyncio.to_thread(server.metrics)
-        return web.Response(body=text.encode(), headers={"Content-Type": _PROMETHEUS})
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        is_openmetrics = _OPENMETRICS in request.headers.get("Accept", "")
+        text = await asyncio.to_thread(server.metrics, is_openmetrics)
+        kind = _OPENMETRICS_1 if is_openmetrics else _PROMETHEUS
+        return web.Response(body=text.encode(), headers={"Content-Type": kind})
 
     routes = [
         web.get("/healthz", healthz),

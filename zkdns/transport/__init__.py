@@ -45,6 +45,27 @@ class Personal(bytes):
         return made
 
 
+class Observer(Protocol):
+    """What is told of responses one by one, where somebody wants to know; it costs what it costs."""
+
+    def source(self) -> str:
+        """What the response that was made at last was made from; to be asked for after each."""
+
+    def wants(self) -> bool:
+        """Whether this response is to be told of; not all of them need be."""
+
+    def tell(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
+        """A response has been sent over that transport to that host, so long after its query came.
+
+        Args:
+            transport: `udp` or `tcp`.
+            host: its address.
+            message: the response, with any id.
+            source: as it was told.
+            seconds: how long it took.
+        """
+
+
 class Answers(Protocol):
     """What answers messages: looked up by a query without its id."""
 

@@ -7,6 +7,8 @@ call into C each, so that no line of Python runs for a single datagram:
     overflow    … the rest of a query that is longer than its slot
     body        lengths | id | head | rest …       a response, sent with the question from the slot
 
+The room for the id holds the response's mark until the id goes there (`zkdns.transport.tally`).
+
 A query is handed out as its slot holds it, padded with zeros: two queries are equal in that form exactly when
 they are equal, so who remembers by it needs no other check. A response is taken as its body will lie there,
 without the question, which goes back as it came. `zkdns.transport.forms.Datagrams` has both forms.
@@ -42,6 +44,8 @@ SLOT: Final = 96
 """Bytes of a slot: most queries are shorter (one with EDNS and a name of 63 bytes is as long)."""
 LONGEST: Final = 1232
 """Bytes of the longest response."""
+MARK: Final = 4
+"""Where a body has its mark."""
 LEAD: Final = 6
 """Bytes of a body before the head: the lengths of the rest and of the question, and room for the id."""
 HEAD: Final = 10
@@ -154,6 +158,8 @@ class Batch:
         self._flags = ctypes.c_int(socket.MSG_DONTWAIT)
         self.has_silence = False
         """Whether not everything that was to be sent at last was something."""
+        self.marks = bytearray()
+        """The marks of what was sent at last, 0 for silence."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
         self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
@@ -234,8 +240,10 @@ class Batch:
         if self._sources is not None:
             self._sources.answer_from_asked(self._count)
         if self.has_silence and not any(responses):
+            self.marks = bytearray()
             return 0
         self._writers[self._count].pack_into(self._bodies, 0, *responses)
+        self.marks = self._bodies[MARK : self._count * _BODY : _BODY]
         self._responses.copy(self._count)
         if not self.has_silence:
             return self._send_run(0, self._count)

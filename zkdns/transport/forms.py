@@ -6,9 +6,10 @@ import struct
 import sys
 
 from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, LONGEST, SLOT
+from zkdns.transport.tally import UNMARKED
 
 _HELD = SLOT - ID - LENGTH  # bytes of a query after its id that a slot holds
-_LENGTHS = struct.Struct("=HHxx")
+_LENGTHS = struct.Struct("=HHBx")  # of the rest, of the question; and the mark, in the room for the id
 _LONGEST_KEPT = 512
 
 
@@ -35,8 +36,10 @@ class Datagrams:
         return key[:end] if 0 <= end <= len(key) - LENGTH else b""
 
     @staticmethod
-    def response(body: bytes, question: int) -> bytes:
+    def response(body: bytes, question: int, mark: int = UNMARKED) -> bytes:
         """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
+
+        `mark` is what it is counted by.
 
         Raises:
             ValueError: it is longer than its place in a batch.
@@ -48,7 +51,7 @@ class Datagrams:
         if question > _HELD - HEAD:  # the slot does not hold all of it
             question = 0
         rest = body[HEAD + question :]
-        return _LENGTHS.pack(len(rest), question) + body[:HEAD] + rest
+        return _LENGTHS.pack(len(rest), question, mark) + body[:HEAD] + rest
 
     @staticmethod
     def spell(response: bytes, _key: bytes, _name_end: int) -> bytes:
@@ -60,7 +63,7 @@ class Datagrams:
         """The whole message that answers a query (with its id)."""
         if not response:
             return response
-        _, question = _LENGTHS.unpack_from(response)
+        _, question, _ = _LENGTHS.unpack_from(response)
         head, asked = response[LEAD : LEAD + HEAD], query[ID + HEAD : ID + HEAD + question]
         return b"".join((query[:ID].ljust(ID, b"\0"), head, asked, response[LEAD + HEAD :]))
 
@@ -84,8 +87,8 @@ class Streams:
         return key
 
     @staticmethod
-    def response(body: bytes, _question: int) -> bytes:
-        """The response itself."""
+    def response(body: bytes, _question: int, _mark: int = UNMARKED) -> bytes:
+        """The response itself; who sends it looks into it to count it."""
         return body
 
     @staticmethod

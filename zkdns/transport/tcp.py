@@ -17,7 +17,6 @@ import ipaddress
 import resource
 import selectors
 import socket
-import struct
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable
@@ -25,11 +24,13 @@ from functools import partial
 
 import structlog
 
-from zkdns.transport import Answers, Later, Personal
+from zkdns.transport import Answers, Later, Observer, Personal
 from zkdns.transport.door import Door
+from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_some
 from zkdns.transport.loop import Left, add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import packed_address
+from zkdns.transport.tally import UNMARKED, Tally
 
 log = structlog.get_logger("zkdns.transport")
 
@@ -45,13 +46,9 @@ _FILES_OF_LISTENER = 3  # its TCP socket, its selector, and the UDP socket besid
 _BURST_BYTES = 2048
 # So long are connections served one after another before UDP, the feed and timers get their turn.
 _TURN_SECONDS = 0.001
-# So many bytes of answers go into one write; what one connection has waiting is hardly more.
-_WRITE_BYTES = 65536
 _MOST_ACCEPTED = 16  # in one turn
 # Without a file left and without a connection that could give way: so long nothing is accepted.
 _ACCEPT_AGAIN_SECONDS = 1.0
-_length = struct.Struct(">H")
-_NO_MESSAGE = _length.pack(0)
 
 
 class TcpServer:
@@ -62,12 +59,15 @@ class TcpServer:
 
     Attributes:
         received: queries so far.
+        tally: what was counted of responses.
         mistakes: told of what answering raised, which it never should.
 
     Args:
         sock: it must listen, and stays its owner's.
         answers: what answers messages.
         door: who is answered; None: everybody.
+        mark_of: the mark of a response after its id.
+        observer: is told of responses; None: nobody is.
         idle_seconds: how long a connection may bring no whole query before it is closed.
         most_connections: how many there may be in all.
         most_per_client: how many one client may have of them.
@@ -79,11 +79,15 @@ class TcpServer:
         answers: Answers,
         *,
         door: Door | None = None,
+        mark_of: Callable[[bytes], int] = lambda _: UNMARKED,
+        observer: Observer | None = None,
         idle_seconds: float = IDLE_SECONDS,
         most_connections: int = MOST_CONNECTIONS,
         most_per_client: int = MOST_PER_CLIENT,
     ) -> None:
         self.received = 0
+        self.tally = Tally()
+        self.mark_of, self.observer = mark_of, observer
         self._sock = sock
         self._answers = answers
         self._door = door
@@ -320,41 +324,58 @@ class _Connection:
         at = queries = 0
         while at < len(data) and not self._unsent:
             try:
-                pieces, end, count = _answer_some(data, at, self._answers, self._look_again)
+                mark_of = partial(self._mark_of, now) if self._server.observer else self._server.mark_of
+                pieces, end, marks = answer_some(data, at, self._answers, self._look_again, mark_of)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
                 self._server.mistakes.tell(error)
                 self.abort()
                 return
             if end == at:
                 break
-            at, queries = end, queries + count
+            at, queries = end, queries + len(marks)
             if pieces:
                 self._send(b"".join(pieces))
+            tally = self._server.tally
+            tally.add(marks)
+            tally.made.note(time.monotonic() - now, len(marks) - marks.count(UNMARKED))
         self._buffer = data[at:]
         if at:
             self.active_at = now
             self._server.active(self, queries)
         if self._unsent:
             self._server.watch(self, selectors.EVENT_WRITE)
-        elif self._buffer[:2] == _NO_MESSAGE:  # nothing that could be answered will follow
+        elif self._buffer[:2] == NO_MESSAGE:  # nothing that could be answered will follow
             self.close(now)
 
     def _look_again(self, silence: bytes, ident: bytes) -> bytes:
         """The answer to what got silence: it may be for this asker alone, or come later."""
         if isinstance(silence, Later):
             self._awaited += 1
-            silence.begin(partial(self._deliver, ident))
+            silence.begin(partial(self._deliver, ident, time.monotonic()))
         return silence.to(self._address) if isinstance(silence, Personal) else b""
 
-    def _deliver(self, ident: bytes, body: bytes) -> None:
-        """Send an answer that there was not at once."""
+    def _mark_of(self, began: float, body: bytes) -> int:
+        """The mark of the response that was made just now; who observes is told of it."""
+        server, observer = self._server, self._server.observer
+        if observer is not None and body:
+            source = observer.source()
+            if observer.wants():
+                host = str(ipaddress.ip_address(self._address))
+                observer.tell("tcp", host, bytes(2) + body, source, time.monotonic() - began)
+        return server.mark_of(body)
+
+    def _deliver(self, ident: bytes, began: float, body: bytes) -> None:
+        """Send an answer that there was not at once; `began`: when its query came."""
         self._awaited -= 1
         if self._is_closed or self._is_closing:
             return
         if isinstance(body, Personal):
             body = body.to(self._address)
+        tally = self._server.tally
+        tally.add(bytes((self._mark_of(began, body),)))
+        tally.later.note(time.monotonic() - began)
         if body:
-            self._late.append(b"".join((_length.pack(len(ident) + len(body)), ident, body)))
+            self._late.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
         if self._unsent:
             return
         try:
@@ -370,40 +391,6 @@ class _Connection:
         except BlockingIOError:
             sent = 0
         self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
-
-
-def _answer_some(
-    data: bytes, at: int, answers: Answers, look_again: Callable[[bytes, bytes], bytes]
-) -> tuple[list[bytes], int, int]:
-    """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
-
-    Args:
-        data: framed messages; the last may be cut off.
-        at: where the first one begins.
-        answers: what answers them.
-        look_again: given what is silence, and its query's id, returns what it is after all.
-
-    Returns:
-        The framed answers in pieces, where the messages begin that were not answered, and how many were.
-    """
-    pieces: list[bytes] = []
-    size, count = len(data), 0
-    room = _WRITE_BYTES
-    while at + 2 <= size and room > 0:
-        begin_at = at + 2
-        end = begin_at + (data[at] << 8 | data[at + 1])
-        if end > size or end == begin_at:
-            break
-        query = min(begin_at + 2, end)
-        body = next(answers[data[query:end]])
-        if not body:
-            body = look_again(body, data[begin_at:query])
-        if body:
-            length = query - begin_at + len(body)
-            pieces += (_length.pack(length), data[begin_at:query], body)
-            room -= length
-        at, count = end, count + 1
-    return pieces, at, count
 
 
 def affordable_connections(listeners: int) -> int:

@@ -7,17 +7,19 @@ Where the system has no calls for batches (`zkdns.transport.batch`) one datagram
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 import struct
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
+from itertools import repeat
 from typing import cast
 
 import structlog
 
-from zkdns.transport import Answers, Later, Personal, Remembered
-from zkdns.transport.batch import ID, MOST, Asker, Batch, is_available
+from zkdns.transport import Answers, Later, Observer, Personal, Remembered
+from zkdns.transport.batch import ID, MARK, MOST, Asker, Batch, is_available
 from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.loop import Left, add_server, remove_server
@@ -32,6 +34,7 @@ from zkdns.transport.sockets import (
     send_one,
     tell_where_asked,
 )
+from zkdns.transport.tally import Latencies, Tally
 
 log = structlog.get_logger("zkdns.udp")
 
@@ -55,11 +58,13 @@ class UdpServer:
     Attributes:
         received: queries so far.
         lost: responses that the kernel did not take.
+        tally: what was counted of responses.
 
     Args:
         sock: it stays its owner's.
         answers: what answers, for queries and responses in the form of `Datagrams`.
         door: who is answered, and how; None: everybody.
+        observer: is told of responses; None: nobody is.
         batched: whether to use the calls for batches; None: where the system has them.
     """
 
@@ -69,9 +74,13 @@ class UdpServer:
         answers: Remembered,
         *,
         door: Door | None = None,
+        observer: Observer | None = None,
         batched: bool | None = None,
     ) -> None:
         self.received = self.lost = 0
+        self.tally = Tally()
+        self._waited = self.tally.made  # what counts how long the present batch takes
+        self._observer = observer
         self._sock = sock
         self._look_up, self._recall = answers.__getitem__, answers.get
         self._door = door
@@ -106,16 +115,25 @@ class UdpServer:
                 continue  # an earlier response came back undeliverable
             if not queries:
                 return Left.NOTHING
+            began = time.monotonic()
             self.received += len(queries)
             others = None
             if self._door is not None:
-                others = self._door.at_datagrams(batch.addresses(), batch.query, time.monotonic())
-            responses = (
-                list(map(self._response_to, queries, others)) if others else self._responses_to(queries)
-            )
+                others = self._door.at_datagrams(batch.addresses(), batch.query, began)
+            if self._observer is not None:
+                responses = self._observed(self._observer, queries, batch.addresses(), others, began)
+            elif others:
+                self._waited = self.tally.made
+                responses = list(map(self._response_to, queries, others))
+            else:
+                responses = self._responses_to(queries)
             self.lost += batch.send(responses)
+            self.tally.add(batch.marks)
+            self._waited.note(
+                time.monotonic() - began, sum(map(bool, responses)) if batch.has_silence else len(responses)
+            )
             if batch.has_silence:
-                self._look_again(responses, batch, others)
+                self._look_again(responses, batch, others, began)
             if len(queries) < _SEVERAL:
                 return Left.NOTHING
         return Left.MORE
@@ -125,40 +143,70 @@ class UdpServer:
             # First where they all are, then what is there: so the processor fetches several at once from
             # memory, which saves one part in thirty of what an answer costs (measured).
             known = list(map(self._recall, queries))
-            found = map(self._look_up, queries) if None in known else cast("Iterable[Iterator[bytes]]", known)
+            is_new = None in known
+            self._waited = self.tally.made if is_new else self.tally.remembered
+            found = map(self._look_up, queries) if is_new else cast("Iterable[Iterator[bytes]]", known)
             responses = list(map(next, found))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
             self._mistakes.tell(error)
             responses = []
         return responses if len(responses) == len(queries) else list(map(self._response_to, queries))
 
+    def _observed(
+        self,
+        observer: Observer,
+        queries: Sequence[bytes],
+        addresses: Sequence[bytes],
+        others: Sequence[Answers | None] | None,
+        began: float,
+    ) -> list[bytes]:
+        """The responses, made one by one, and told of as they are."""
+        self._waited = self.tally.made
+        responses = []
+        for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
+            response = self._response_to(query, other)
+            source = observer.source()
+            if isinstance(response, Personal):
+                response = self._made(response, address)
+            responses.append(response)
+            if response and observer.wants():
+                message = Datagrams.message(bytes(ID) + Datagrams.query(query), response)
+                host = str(ipaddress.ip_address(address))
+                observer.tell("udp", host, message, source, time.monotonic() - began)
+        return responses
+
     def _look_again(
-        self, responses: Sequence[bytes], batch: Batch, others: Sequence[Answers | None] | None
+        self,
+        responses: Sequence[bytes],
+        batch: Batch,
+        others: Sequence[Answers | None] | None,
+        began: float,
     ) -> None:
         """Answer what got silence: what is longer than its slot, comes later, or depends on the asker."""
         for at, response in enumerate(responses):
             query = batch.whole(at) if not response else None
             if query is not None:
-                self._answer_to(batch.asker(at), self._response_to(query, others[at] if others else None))
+                found = self._response_to(query, others[at] if others else None)
+                self._answer_to(batch.asker(at), found, began)
             elif isinstance(response, Later | Personal):
-                self._answer_to(batch.asker(at), response)
+                self._answer_to(batch.asker(at), response, began)
 
-    def _answer_to(self, asker: Asker, response: bytes) -> None:
+    def _answer_to(self, asker: Asker, response: bytes, began: float) -> None:
         if isinstance(response, Later):
-            self._begin(response, asker)
+            self._begin(response, asker, began)
         else:
-            self._deliver(asker, response)
+            self._deliver(asker, began, self.tally.made, response)
 
-    def _begin(self, later: Later, asker: Asker) -> None:
+    def _begin(self, later: Later, asker: Asker, began: float) -> None:
         try:
-            later.begin(partial(self._deliver, asker))
+            later.begin(partial(self._deliver, asker, began, self.tally.later))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
 
-    def _deliver(self, asker: Asker, response: bytes) -> None:
-        """Send a response that there was not at once."""
+    def _deliver(self, asker: Asker, began: float, waited: Latencies, response: bytes) -> None:
+        """Send a response that there was not at once; `began`: when its query came."""
         if isinstance(response, Personal):
-            response = self._made(response, asker)
+            response = self._made(response, packed_address(asker.address[0]))
         if not response or self._is_stopped:
             return
         message = Datagrams.message(asker.query, response)
@@ -166,10 +214,17 @@ class UdpServer:
             send_one(self._sock, message, asker.ancillary, asker.address)
         except OSError:
             self.lost += 1
+        took = time.monotonic() - began
+        self.tally.add(response[MARK : MARK + 1])
+        waited.note(took)
+        if self._observer is not None:
+            source = self._observer.source()
+            if self._observer.wants():
+                self._observer.tell("udp", asker.address[0], message, source, took)
 
-    def _made(self, personal: Personal, asker: Asker) -> bytes:
+    def _made(self, personal: Personal, address: bytes) -> bytes:
         try:
-            return personal.to(packed_address(asker.address[0]))
+            return personal.to(address)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
             return _SILENCE
@@ -192,14 +247,15 @@ class UdpServer:
                 return Left.NOTHING
             except OSError:
                 continue  # an earlier response came back undeliverable
+            began = time.monotonic()
             self.received += 1
             key, others = Datagrams.key(message[ID:]), None
             if self._door is not None:
                 addresses = (packed_address(asker[0]),)
-                others = self._door.at_datagrams(addresses, (key,).__getitem__, time.monotonic())
+                others = self._door.at_datagrams(addresses, (key,).__getitem__, began)
             response = self._response_to(key, others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
-            self._answer_to(Asker(message, asker, source), response)
+            self._answer_to(Asker(message, asker, source), response, began)
         return Left.MORE
 
 
