@@ -29,6 +29,7 @@ log = structlog.get_logger("zkdns.admin")
 
 _TAKE_SECONDS = 10.0  # for a response to be taken
 _STOP_SECONDS = 0.5
+_AGAIN_SECONDS = 2.0
 _MOST_BODY = 1 << 16  # bytes; no request needs any
 _BACKLOG = 128
 
@@ -86,8 +87,8 @@ async def _unbroken(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            log.exception("the admin address is not told what is new")
-            await asyncio.sleep(STEP)
+            log.exception("what is new cannot be told")
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 # -- requests -----------------------------------------------------------------------------------------------
