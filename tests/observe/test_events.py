@@ -1,63 +1,21 @@
 """Events, read from the stream as a browser reads them."""
 
 import contextlib
-import http.client
-import json
 import socket
 import time
-from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any
 
 import msgspec
 import pytest
 
-from tests.observe.admin_helpers import SECONDS, STATUS, Told, ask, entry, serving
+from tests.observe.admin_helpers import STATUS, Reader, Told, ask, entry, reading, serving
 from tests.support.waiting import eventually
-from zkdns.address import HostPort
 from zkdns.observe.events import MOST_STREAMS
 
 
 def number() -> int:
     """What an entry of this moment has."""
     return time.time_ns() // 1000
-
-
-class Reader:
-    """One stream of events."""
-
-    def __init__(self, at: HostPort, **headers: str) -> None:
-        self._connection = http.client.HTTPConnection(at.host, at.port, timeout=SECONDS)
-        self._connection.request(
-            "GET", "/api/events", headers={n.replace("_", "-"): v for n, v in headers.items()}
-        )
-        self.response = self._connection.getresponse()
-
-    def __iter__(self) -> Iterator[tuple[str, str, Any]]:
-        """Kind, id and data of each event; comments and what else there is are left out."""
-        fields: dict[str, str] = {}
-        while line := self.response.readline().decode():
-            if line == "\n":
-                if "data" in fields:
-                    yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
-                fields = {}
-            else:
-                name, _, value = line.rstrip("\n").partition(": ")
-                fields[name] = value
-
-    def next(self, kind: str) -> tuple[str, Any]:
-        """Id and data of the next event of this kind."""
-        return next((ident, data) for found, ident, data in self if found == kind)
-
-    def close(self) -> None:
-        self.response.close()
-        self._connection.close()
-
-
-@contextlib.contextmanager
-def reading(at: HostPort, **headers: str) -> Iterator[Reader]:
-    with contextlib.closing(Reader(at, **headers)) as reader:
-        yield reader
 
 
 def test_the_status_comes_at_once_again_in_time_and_when_it_changes() -> None:
@@ -123,7 +81,7 @@ def test_a_mistake_of_ours_is_no_end(capfd: pytest.CaptureFixture[str]) -> None:
         assert reader.next("change")[0] == str(new)
 
 
-def test_there_are_only_so_many_streams_and_then_again_some() -> None:
+def test_there_are_only_so_many_streams_and_then_again_some(caplog: pytest.LogCaptureFixture) -> None:
     with serving() as at:
         with contextlib.ExitStack() as stack:
             for _ in range(MOST_STREAMS):
@@ -138,6 +96,7 @@ def test_there_are_only_so_many_streams_and_then_again_some() -> None:
                 return reader.response.status == HTTPStatus.OK
 
         eventually(again)
+    assert caplog.records == []
 
 
 def test_head_opens_no_stream() -> None:
@@ -146,18 +105,23 @@ def test_head_opens_no_stream() -> None:
             assert ask(at, "/api/events", "HEAD").headers["Content-Type"] == "text/event-stream"
 
 
-def test_who_does_not_read_is_dropped_and_nobody_else() -> None:
+def test_who_does_not_read_is_dropped_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
     told = Told()
     with serving(told) as at, reading(at) as reader:
         reader.next("status")
         with socket.socket() as slow:
             slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            slow.settimeout(30.0)
             slow.connect((at.host, at.port))
             slow.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 1\r\n\r\n")
             told.entries = [entry(number(), "x" * 10_000) for _ in range(900)]
-            eventually(lambda: slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 20.0, 0.05)
-        assert len([reader.next("change") for _ in range(900)]) == 900
+            assert len([reader.next("change") for _ in range(900)]) == 900
+            # Whoever goes on reading is told more, until the other one is cut off and long after.
+            eventually(
+                lambda: reader.next("status") and slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 20.0
+            )
+        told.entries.append(entry(new := number()))
+        assert reader.next("change")[0] == str(new)
+    assert caplog.records == []
 
 
 def test_stopping_ends_streams_at_once() -> None:

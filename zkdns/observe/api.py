@@ -102,6 +102,8 @@ class Api:
                         await response.write(piece)
             except TimeoutError:
                 stream.is_dropped = True
+            except ConnectionError:  # its reader has gone
+                pass
         if stream.is_dropped:
             cut_off(request.transport)  # what it did not take until now, it never will
         return response

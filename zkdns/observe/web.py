@@ -6,6 +6,7 @@ This module is loaded when the server is already answering, since aiohttp takes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import time
@@ -65,8 +66,12 @@ async def serve(sock: socket.socket, server: Server) -> None:
     listener = await loop.create_server(partial(connection, runner.server), sock=sock, backlog=_BACKLOG)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_unbroken(events.run))
-            tasks.create_task(_unbroken(partial(_take_points, server, events, hour)))
+            for work in (
+                events.look_at_status,
+                events.look_for_changes,
+                partial(_take_points, server, events, hour),
+            ):
+                tasks.create_task(_unbroken(work))
     finally:
         events.close()
         listener.close()
@@ -143,12 +148,13 @@ def _around(server: Server, paths: Sequence[str]) -> Middleware:
             # So that writing waits until the kernel has all, and not just until little is left.
             transport.set_write_buffer_limits(high=0)
         response = await _respond(request, handler, server, paths)
-        try:
-            async with asyncio.timeout(_TAKE_SECONDS):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            cut_off(transport)
+        with contextlib.suppress(ConnectionError):  # who has hung up misses nothing
+            try:
+                async with asyncio.timeout(_TAKE_SECONDS):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except TimeoutError:
+                cut_off(transport)
         return response
 
     return around
@@ -175,8 +181,6 @@ async def _respond(
         )
         response.headers["Allow"] = allowed
         return response
-    except ConnectionError:
-        raise
     except Exception:  # a mistake of ours must not cost the address
         log.exception("an admin request failed", path=request.path)
         return _error(
