@@ -47,6 +47,8 @@ cache_negative_ttl = 60
 cache_stale = 0
 cache_prefetch = false
 admin = "127.0.0.1:0"
+admin_names = ["DNS1.example.com"]
+admin_token = "token"
 snapshot = "/var/lib/zkdns/table"
 snapshot_max_age = 3600
 offline = false
@@ -144,6 +146,8 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
             "lab": ForwardSettings(()),
         },
         admin=HostPort("127.0.0.1", 0),
+        admin_names=("dns1.example.com",),
+        admin_token=str(tmp_path / "token"),
         snapshot="/var/lib/zkdns/table",
         snapshot_max_age=3600,
         offline=False,
@@ -185,7 +189,8 @@ def test_a_setting_knows_what_each_layer_calls_it() -> None:
         "cache_prefetch",
         "offline",
     ]
-    assert [row.key for row in SETTINGS if row.many] == ["listen", "allow", "statuses", "upstream"]
+    many = ["listen", "allow", "statuses", "upstream", "admin_names"]
+    assert [row.key for row in SETTINGS if row.many] == many
 
 
 # What is written as text, in the environment or as a flag, and what it means.
@@ -830,3 +835,12 @@ def test_any_flags_and_variables_make_a_configuration_that_can_travel_or_a_list_
     assert (config is None) == bool(found)
     assert all(mistake.startswith(("--", "ZKDNS_")) for mistake in found)
     assert travel(config) == config
+
+
+def test_names_of_the_admin_address_are_host_names_in_lower_case() -> None:
+    variables = {"ZKDNS_ADMIN_NAMES": "DNS1.example.com.,dns", "ZKDNS_ADMIN_TOKEN": "/etc/zkdns/token"}
+    config = load(environment=variables)
+    assert config.admin_names == ("dns1.example.com", "dns")
+    assert config.admin_token == "/etc/zkdns/token"  # noqa: S105 - a path
+    (mistake,) = mistakes('admin_names = ["."]')
+    assert "admin_names: '.' is the root; write a host name, as dns1.example.com" in mistake

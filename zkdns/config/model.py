@@ -135,6 +135,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Whether answers that are still asked for are asked anew before they are over."""
     admin: HostPort | None = None
     """Where health is told over HTTP; None: nowhere."""
+    admin_names: tuple[str, ...] = ()
+    """What browsers may call that address, in lower case, beside addresses and this machine's own name."""
+    admin_token: str | None = None
+    """Path of a file with the token of those who may change something there; None: nobody may."""
     snapshot: str | None = None
     """Path of the file that keeps the table over restarts."""
     snapshot_max_age: int = 86_400

@@ -46,7 +46,7 @@ from zkdns.config.values import (
     whole,
 )
 from zkdns.errors import BadValueError
-from zkdns.names import lower, parse_name
+from zkdns.names import lower, parse_name, to_text
 from zkdns.namespace import Namespace, parse_namespace
 
 if TYPE_CHECKING:
@@ -90,6 +90,13 @@ def _parse_listen(written: str) -> HostPort:
 
 def _parse_admin(written: str) -> HostPort | None:
     return None if written == "none" else parse_listen(written, default_port=ADMIN_PORT)
+
+
+def _parse_admin_name(written: str) -> str:
+    name = to_text(lower(parse_name(written)))
+    if not name:
+        raise BadValueError(f"{written!r} is the root; write a host name, as dns1.example.com")
+    return name
 
 
 def _parse_zone(written: str) -> Labels:
@@ -340,6 +347,21 @@ SETTINGS = (
         text(_parse_admin, "ADDRESS:PORT or none"),
         "ADDRESS:PORT|none",
         f"Where health is told over HTTP; else 127.0.0.1:{ADMIN_PORT}.",
+    ),
+    Setting(
+        "admin_names",
+        text(_parse_admin_name, "a host name"),
+        "NAME",
+        "What browsers may call the admin address, beside its address and this machine's name.",
+        many=True,
+        in_flags=False,
+    ),
+    Setting(
+        "admin_token",
+        path,
+        "FILE",
+        "A file with the token of those who may change something over HTTP; private.",
+        in_flags=False,
     ),
     Setting("snapshot", path, "FILE", "The file that keeps the table over restarts."),
     Setting(

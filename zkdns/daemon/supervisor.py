@@ -13,22 +13,19 @@ import shutil
 import signal
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import msgspec
 import structlog
 
-from zkdns import __version__
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
+from zkdns.daemon.overview import Overview
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
-from zkdns.observe.figures import ServerFigures
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
@@ -49,10 +46,10 @@ class Supervisor:
     def __init__(self, config: Config, on_ready: Callable[[list[HostPort]], None]) -> None:
         self._config = config
         self._on_ready = on_ready
-        self._begun, self._started = time.monotonic(), time.time()
+        self._begun = time.monotonic()
         self._addresses: list[HostPort] = []
         self._answerers: list[ChildKeeper] = []
-        self._was_ready = False
+        self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._secret = secrets.token_bytes(_SECRET_BYTES)
 
@@ -72,20 +69,25 @@ class Supervisor:
             loop.add_signal_handler(number, self._stopping.set)
         with contextlib.ExitStack() as stack:
             pairs = self._bind(stack)
-            feed = str(stack.enter_context(_private_directory()) / "feed")
+            admin = self._bind_admin(stack)
+            directory = stack.enter_context(_private_directory())
+            feed = str(directory / "feed")
             watcher = ChildKeeper(Task("watcher", self._config, feed, tuple(self._addresses)), self._heard)
-            self._start_admin(stack, partial(self._metrics, watcher))
             self._answerers = [
                 ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
             ]
             children = (watcher, *self._answerers)
             running = [asyncio.create_task(child.run()) for child in children]
+            if admin is not None:
+                admin.start(self._overview(watcher, directory), self._was_ready)
             asked = asyncio.create_task(self._stopping.wait())
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
             await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
             log.info("stopping")
             for child in children:
                 child.stop()
+            if admin is not None:
+                await admin.stop()
             await asyncio.gather(*running)
 
     def _bind(self, stack: contextlib.ExitStack) -> list[list[SocketPair]]:
@@ -100,35 +102,39 @@ class Supervisor:
             log.info("listening", address=str(self._addresses[-1]), workers=len(pairs))
         return bound
 
-    def _start_admin(self, stack: contextlib.ExitStack, metrics: Callable[[bool], str]) -> None:
-        if self._config.admin is not None:
-            admin = AdminServer(self._config.admin, lambda: self.is_ready, metrics)
-            admin.start()
-            stack.callback(admin.stop)
-            log.info("admin", address=str(admin.address))
+    def _bind_admin(self, stack: contextlib.ExitStack) -> AdminServer | None:
+        if self._config.admin is None:
+            return None
+        admin = AdminServer(self._config.admin)
+        stack.callback(admin.close)
+        log.info("admin", address=str(admin.address))
+        return admin
 
-    def _metrics(self, watcher: ChildKeeper, openmetrics: bool) -> str:
-        # prometheus-client is for who scrapes; no command is to wait for its import.
-        from zkdns.observe.metrics import render  # noqa: PLC0415
-
-        restarts = Counter({watcher.role: watcher.restarts})
-        for answerer in self._answerers:
-            restarts[answerer.role] += answerer.restarts
-        server = ServerFigures(version=__version__, started=self._started, restarts=restarts)
-        answerers = [answerer.figures for answerer in self._answerers]
-        return render(watcher.figures, answerers, server, openmetrics=openmetrics)
+    def _overview(self, watcher: ChildKeeper, directory: Path) -> Overview:
+        """What the admin address is told of."""
+        return Overview(
+            config=lambda: self._config,
+            is_ready=lambda: self.is_ready,
+            listening=lambda: self._addresses,
+            watcher=lambda: watcher,
+            answerers=lambda: self._answerers,
+            control=lambda: directory / "control",
+        )
 
     def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
         numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
         # What it does not need to know, it is not told.
         nothing = Config(listen=(), namespaces=self._config.namespaces)
-        untold = {key: getattr(nothing, key) for key in ("zookeeper", *ACCESS_KEYS, "snapshot", "control")}
+        untold = {
+            key: getattr(nothing, key)
+            for key in ("zookeeper", *ACCESS_KEYS, "snapshot", "control", "admin_token")
+        }
         config = msgspec.structs.replace(self._config, **untold)
         return Task("answerer", config, feed, tuple(self._addresses), numbers, self._secret)
 
     def _heard(self) -> None:
-        if self.is_ready and not self._was_ready:
-            self._was_ready = True
+        if self.is_ready and not self._was_ready.is_set():
+            self._was_ready.set()
             zones = " ".join(map(to_text, self._config.zones))
             log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
             self._on_ready(self._addresses)

@@ -1,124 +1,98 @@
-"""The admin address: health and figures over HTTP, for load balancers, container platforms and people.
+"""The admin address: health, figures and what the server does over HTTP, for machines and people.
 
-`/healthz` answers as soon as the process does; `/readyz` is 503 until the table has been read; `/metrics` is
-for Prometheus.
+It is bound before anything is started, so that a mistake is told at once; and served when the server answers,
+so that nobody waits for aiohttp to be loaded. What is asked meanwhile waits in the kernel.
 """
 
 from __future__ import annotations
 
-import http.server
+import asyncio
+import contextlib
 import socket
-import socketserver
-import threading
-from collections.abc import Callable
-from http import HTTPStatus
+from collections.abc import Awaitable, Callable
+
+import structlog
 
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
+from zkdns.observe.status import Server
+from zkdns.transport.sockets import socket_address
 
-_REQUEST_SECONDS = 5.0
-_PLAIN = "text/plain; charset=utf-8"
-_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"  # the text format; our names need no later one
-_OPENMETRICS = "application/openmetrics-text"
-_OPENMETRICS_1 = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
+log = structlog.get_logger("zkdns.admin")
+
+_BACKLOG = 128
+_PATIENCE = 1.0  # seconds that a server may take to be ready until health is told in any case
 
 
 class AdminServer:
-    """Serves the admin address from threads of its own.
+    """Listens at the admin address.
 
     Args:
-        address: where to listen; port 0 means any free one.
-        is_ready: asked for each `/readyz`, from another thread.
-        metrics: the text for each `/metrics`, likewise; given whether it is to be OpenMetrics.
+        address: where; port 0 means any free one.
 
     Raises:
-        ListenError: the address cannot be bound.
+        ListenError: it cannot be bound.
     """
 
-    def __init__(
-        self, address: HostPort, is_ready: Callable[[], bool], metrics: Callable[[bool], str]
-    ) -> None:
+    def __init__(self, address: HostPort) -> None:
         try:
-            self._server = _server_class(address)(
-                (address.host, address.port), _handler_class(is_ready, metrics)
-            )
+            self._sock = _listen(address)
         except OSError as error:
             raise ListenError(
                 f"cannot listen on {address} for admin requests: {error.strerror}; "
                 "choose another address with --admin ADDR:PORT, or none with --admin none"
             ) from None
-        self._thread = threading.Thread(target=self._server.serve_forever, name="admin", daemon=True)
-
-    @property
-    def address(self) -> HostPort:
+        self.address = HostPort(address.host, self._sock.getsockname()[1])
         """Where it really listens."""
-        host, port = self._server.server_address[:2]
-        return HostPort(str(host), port)
+        self._serving: asyncio.Task[None] | None = None
 
-    def start(self) -> None:
-        """Begin to answer."""
-        self._thread.start()
+    def start(self, server: Server, ready: asyncio.Event) -> None:
+        """Begin to answer, in the event loop that runs.
 
-    def stop(self) -> None:
-        """Answer no more."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-        self._server.server_close()
+        Args:
+            server: what is told of.
+            ready: set when the server is, after which there is time.
+        """
+        self._serving = asyncio.create_task(self._serve(server, ready))
+
+    async def stop(self) -> None:
+        """Answer no more; whoever waits for something is not waited for."""
+        if self._serving is not None:
+            self._serving.cancel()
+            await asyncio.wait([self._serving])
+        self.close()
+
+    def close(self) -> None:
+        """Listen no more, where it was not started, or is no more."""
+        self._sock.close()
+
+    async def _serve(self, server: Server, ready: asyncio.Event) -> None:
+        """Answer until cancelled; what fails here costs the admin address alone."""
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PATIENCE):
+                    await ready.wait()
+            serve = await asyncio.to_thread(_load)
+            await serve(self._sock, server)
+        except Exception:
+            log.exception("the admin address does not answer any more")
 
 
-def _server_class(address: HostPort) -> type[http.server.ThreadingHTTPServer]:
-    class Server(http.server.ThreadingHTTPServer):
-        address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-        allow_reuse_port = False  # two servers must not share a port unnoticed
-        daemon_threads = True
-
-        def server_bind(self) -> None:
-            """Bind, without the base class's look-up of a host name: DNS may be what is about to start."""
-            socketserver.TCPServer.server_bind(self)
-            self.server_name, self.server_port = address.host, self.socket.getsockname()[1]
-
-        def handle_error(self, request: object, client_address: object) -> None:
-            """A client that hangs up costs nobody anything, and is not worth a traceback."""
-
-    return Server
+def _listen(address: HostPort) -> socket.socket:
+    family, at = socket_address(address.host, address.port)
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setblocking(False)
+        sock.bind(at)
+        sock.listen(_BACKLOG)
+    except OSError:
+        sock.close()
+        raise
+    return sock
 
 
-def _handler_class(
-    is_ready: Callable[[], bool], metrics: Callable[[bool], str]
-) -> type[http.server.BaseHTTPRequestHandler]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        timeout = _REQUEST_SECONDS
-        server_version = "zkdns"
-        sys_version = ""
+def _load() -> Callable[[socket.socket, Server], Awaitable[None]]:
+    from zkdns.observe.web import serve  # noqa: PLC0415 - aiohttp takes as long to load as the server to start
 
-        def do_GET(self) -> None:
-            match self.path.partition("?")[0]:
-                case "/healthz":
-                    self._tell(HTTPStatus.OK, "ok\n")
-                case "/readyz" if is_ready():
-                    self._tell(HTTPStatus.OK, "ready\n")
-                case "/readyz":
-                    self._tell(HTTPStatus.SERVICE_UNAVAILABLE, "not ready: the table has not been read yet\n")
-                case "/metrics":
-                    is_openmetrics = _OPENMETRICS in (self.headers["Accept"] or "")
-                    content_type = _OPENMETRICS_1 if is_openmetrics else _PROMETHEUS
-                    self._tell(HTTPStatus.OK, metrics(is_openmetrics), content_type)
-                case path:
-                    sentence = f"{path}: not here; there are /healthz, /readyz and /metrics\n"
-                    self._tell(HTTPStatus.NOT_FOUND, sentence)
-
-        do_HEAD = do_GET  # noqa: N815 - the base class's naming
-
-        def _tell(self, status: HTTPStatus, text: str, content_type: str = _PLAIN) -> None:
-            body = text.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
-            """Requests are not logged: health is asked for every few seconds."""
-
-    return Handler
+    return serve

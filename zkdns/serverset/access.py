@@ -141,7 +141,7 @@ def _read_credentials(file: str, mistakes: list[str]) -> dict[str, Any]:
     """The file's values by key; those that are wrong are missing or None, and the mistakes are kept."""
     try:
         document = read_toml(file)
-        _check_private(file)
+        check_private(file)
     except BadValueError as mistake:
         mistakes.append(f"{file}: {mistake}")
         return {}
@@ -152,7 +152,7 @@ def _read_credentials(file: str, mistakes: list[str]) -> dict[str, Any]:
     return given
 
 
-def _check_private(file: str) -> None:
+def check_private(file: str) -> None:
     """Check that not everybody may read the file, which has been opened before."""
     mode = stat.S_IMODE(Path(file).stat().st_mode)
     if mode & _OTHERS:
@@ -259,7 +259,7 @@ def _load_certificate(
     try:
         # Without a password at all OpenSSL would ask for one at a terminal.
         tls.load_cert_chain(certificate, key, password.reveal() if password else "")
-        _check_private(key)
+        check_private(key)
     except BadValueError as mistake:
         mistakes.append(f"{key}: {mistake}")
     except (OSError, ValueError) as error:
