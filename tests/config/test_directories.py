@@ -40,6 +40,12 @@ def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Pa
         load_config(flags={}, environment=environment, file=None, check_access=load_access)
 
 
+def test_a_file_that_may_not_be_read_is_told_of(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "CREDENTIALS/zookeeper.toml").symlink_to("zookeeper.toml")
+    with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: cannot be read"):
+        load_config(flags={}, environment=environment, file=None, check_access=load_access)
+
+
 def test_whoever_says_otherwise_goes_before(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "CONFIGURATION/zkdns.toml").write_text(
         'snapshot = "/var/t"\nzookeeper_credentials = "/etc/z"\n'

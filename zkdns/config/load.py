@@ -126,7 +126,15 @@ def _usual_file(environment: Mapping[str, str]) -> str | None:
 def _file_in(variable: str, name: str, environment: Mapping[str, str]) -> str | None:
     """A file in a directory that systemd.exec(5) tells, where it is there."""
     path = _path_in(variable, name, environment)
-    return path if path is not None and Path(path).exists() else None
+    if path is None:
+        return None
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):  # whoever reads it says why it cannot be
+        pass
+    return path
 
 
 def _path_in(variable: str, name: str, environment: Mapping[str, str]) -> str | None:
