@@ -24,9 +24,9 @@ _SYSTEMD = Path("/lib/systemd/systemd")
 _UNITS = "etc/systemd/system"
 _SECONDS = 30.0
 
-# Everything that is written stays in memory: the root is an overlay over the machine's, without its other file
-# systems, and the machine's own root is out of reach before anything of systemd runs. Otherwise a boot would do
-# to the machine what boots do, and empty its /tmp for a start. $1 holds files that are laid over the root.
+# Everything that is written stays in memory: the root is an overlay over the machine's, without other file
+# systems, and the machine's own root is out of reach before anything of systemd runs. Otherwise a boot would
+# do to the machine what boots do, and empty its /tmp for a start. $1 holds files that are laid over the root.
 _ENTER = """
 set -e
 mount --make-rprivate /

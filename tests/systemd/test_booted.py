@@ -50,6 +50,12 @@ def zkdns(machine: BootedSystemd, *arguments: str) -> str:
     return machine.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "zkdns", *arguments)
 
 
+def wait_for_another(machine: BootedSystemd, pid: str) -> None:
+    """Wait until another process than this one is the service, and has told that it is ready."""
+    eventually(lambda: machine.show("zkdns.service", "MainPID") not in {pid, "0"}, SECONDS)
+    eventually(lambda: machine.show("zkdns.service", "ActiveState") == "active", SECONDS)
+
+
 @pytest.mark.usefixtures("network")
 def test_the_first_query_starts_it_and_it_is_answered() -> None:
     with BootedSystemd(files("demo = true\n")) as machine:
@@ -67,7 +73,7 @@ def test_the_first_query_starts_it_and_it_is_answered() -> None:
 def test_nothing_that_it_needs_is_forbidden() -> None:
     """It runs in the whole sandbox, and complains of nothing; commands of root reach it."""
     with BootedSystemd(files("demo = true\nworkers = 2\n")) as machine:
-        machine.run("systemctl", "start", "zkdns.service")
+        machine.run("systemctl", "enable", "--now", "zkdns.socket", "zkdns.service")
         assert zkdns(machine, "dump", "--zone").count("\n") > 10
         machine.run("systemctl", "stop", "zkdns.service")
         assert machine.show("zkdns.service", "Result") == "success"
@@ -80,7 +86,8 @@ def test_nothing_that_it_needs_is_forbidden() -> None:
 @pytest.mark.usefixtures("network")
 def test_no_query_is_lost_over_restarts() -> None:
     query = dns.message.make_query(NAME, "A").to_wire()
-    sent, heard = set(), set()
+    sent: set[int] = set()
+    heard: set[int] = set()
     ended = threading.Event()
     with BootedSystemd(files("demo = true\n")) as machine, socket.socket(type=socket.SOCK_DGRAM) as asker:
         machine.run("systemctl", "start", "zkdns.socket", "zkdns.service")
@@ -129,9 +136,7 @@ def test_who_crashes_is_started_again_and_who_hangs_too() -> None:
         for end in (crash, hang):
             before = machine.show("zkdns.service", "MainPID")
             machine.run("sh", "-c", end, before)
-            eventually(
-                lambda before=before: machine.show("zkdns.service", "MainPID") not in {before, "0"}, SECONDS
-            )  # type: ignore[misc]
+            wait_for_another(machine, before)
             assert ask().answer
         assert int(machine.show("zkdns.service", "NRestarts")) >= 2
 

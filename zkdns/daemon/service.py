@@ -37,8 +37,8 @@ class ServiceTeller:
 
     Args:
         notifier: reaches it.
-        config: the server's.
-        addresses: where it answers, as bound.
+        config: the server's of now.
+        addresses: where it answers now, as bound.
         is_ready: whether every answerer has a table.
         figures: what the watcher counts.
     """
@@ -46,15 +46,14 @@ class ServiceTeller:
     def __init__(
         self,
         notifier: Notifier,
-        config: Config,
-        addresses: Sequence[HostPort],
+        config: Callable[[], Config],
+        addresses: Callable[[], Sequence[HostPort]],
         is_ready: Callable[[], bool],
         figures: Callable[[], Figures | None],
     ) -> None:
         self._notifier = notifier
-        self._zone = config.zones[0]
-        asked = min(_MOST_ASKED, _ASKED_PER_WORKER * config.workers) if config.workers > 1 else 1
-        self._asked = [address for address in addresses for _ in range(asked)]
+        self._config = config
+        self._addresses = addresses
         self._is_ready = is_ready
         self._figures = figures
 
@@ -66,16 +65,17 @@ class ServiceTeller:
         watchdog = self._notifier.watchdog_seconds
         pause = min(_TICK, watchdog / _ROUNDS) if watchdog else _TICK
         due = time.monotonic()
+        silent: HostPort | None = None
         while True:
             if watchdog and time.monotonic() >= due:
                 due = time.monotonic() + watchdog / _ROUNDS
-                if silent := await self._silent():
-                    self._notifier.status(f"does not answer at {silent}")
-                else:
+                silent = await self._silent()
+                if silent is None:
                     self._notifier.alive()
-                    self._tell_status()
-            else:
+            if silent is None:
                 self._tell_status()
+            else:
+                self._notifier.status(f"does not answer at {silent}")
             await asyncio.sleep(pause)
 
     async def _start(self) -> None:
@@ -93,8 +93,11 @@ class ServiceTeller:
 
     async def _silent(self) -> HostPort | None:
         """An address of ours where nobody answers; one that the machine does not have (yet) is none."""
-        asked = [address for address in self._asked if _is_here(askable(address))]
-        answers = await asyncio.gather(*(asks_itself(address, self._zone) for address in asked))
+        config = self._config()
+        times = min(_MOST_ASKED, _ASKED_PER_WORKER * config.workers) if config.workers > 1 else 1
+        here = [address for address in self._addresses() if _is_here(askable(address))]
+        asked = here * times
+        answers = await asyncio.gather(*(asks_itself(address, config.zones[0]) for address in asked))
         return next(
             (address for address, has_answered in zip(asked, answers, strict=True) if not has_answered), None
         )

@@ -96,7 +96,11 @@ class Supervisor:
             running = [asyncio.create_task(child.run()) for child in children]
             asked = asyncio.create_task(self._stopping.wait())
             teller = ServiceTeller(
-                self._notifier, self._config, self._addresses, lambda: self.is_ready, lambda: watcher.figures
+                self._notifier,
+                config=lambda: self._config,
+                addresses=lambda: self._addresses,
+                is_ready=lambda: self.is_ready,
+                figures=lambda: watcher.figures,
             )
             telling = asyncio.create_task(teller.run())
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
