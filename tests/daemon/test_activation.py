@@ -266,6 +266,10 @@ def test_an_address_that_the_machine_does_not_have_is_not_asked(manager: Manager
     """FreeBind= binds it before it is there; a loopback address of IPv6 is not there where that is off."""
     with new_network() as network, network.entered():
         Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("1")
+        ip("link add there type veth peer name back")  # so that a way leads to the address, which nobody has
+        ip("address add 10.1.0.1/16 dev there")
+        for link in ("there", "back"):
+            ip(f"link set {link} up")
         environment = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "2000000", "ZKDNS_LISTEN": ""}
         with contextlib.ExitStack() as stack:
             passed = []
