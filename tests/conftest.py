@@ -25,6 +25,7 @@ _HERE = Path(__file__).parent
 _RUN_PROCESSES = (
     "cli",
     "clients",
+    "daemon/test_activation.py",
     "daemon/test_forwarding.py",
     "daemon/test_processes.py",
     "daemon/test_unreachable.py",
@@ -34,10 +35,12 @@ _RUN_PROCESSES = (
     "robustness/test_mutations.py",
     "robustness/test_streams.py",
     "scenarios",
+    "systemd",
     "test_readme.py",
 )
 _PUNCTUAL = (
     "clients",
+    "daemon/test_activation.py",
     "daemon/test_forwarding.py",
     "daemon/test_processes.py",
     "faults",
@@ -49,6 +52,7 @@ _PUNCTUAL = (
     "forward/test_turns.py",
     "scenarios",
     "serverset/test_faults.py",
+    "systemd",
 )
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 

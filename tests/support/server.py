@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,11 +18,23 @@ import dns.rcode
 from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
+# What sd_listen_fds(3) finds: the files from number 3 on, in the process that they are for.
+_HAND_OVER = """\
+import fcntl, os, sys
+numbers = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
+for at, number in enumerate(numbers):
+    os.dup2(number, 3 + at)
+    os.close(number)
+os.environ.update(LISTEN_FDS=str(len(numbers)), LISTEN_PID=str(os.getpid()), LISTEN_FDNAMES="zkdns.socket")
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
 
 class ZkdnsServer:
     """`zkdns serve` with these arguments, on a free port of 127.0.0.1 unless they say otherwise.
 
-    As a context manager it is started, waited for until it listens, and ended. `prefix` is what runs it.
+    As a context manager it is started, waited for until it listens, and ended. `prefix` is what runs it;
+    `passed` are sockets that it is handed as systemd does, and that stay open here.
     """
 
     def __init__(
@@ -30,6 +43,7 @@ class ZkdnsServer:
         environment: dict[str, str] | None = None,
         cwd: Path | None = None,
         prefix: Sequence[str] = (),
+        passed: Sequence[socket.socket] = (),
     ) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
         self._log_file = Path(self._directory.name) / "log"
@@ -44,6 +58,9 @@ class ZkdnsServer:
             "ZKDNS_LOG_LEVEL": "debug",
         }
         self._environment = {**os.environ, **defaults, **(environment or {})}
+        self._passed = [sock.fileno() for sock in passed]
+        if passed:
+            prefix = [*prefix, sys.executable, "-c", _HAND_OVER, ",".join(map(str, self._passed))]
         self._command = [*prefix, sys.executable, "-m", "zkdns", "serve", *arguments]
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
@@ -57,6 +74,7 @@ class ZkdnsServer:
                 stderr=log,
                 env=self._environment,
                 cwd=self._cwd,
+                pass_fds=self._passed,
                 start_new_session=True,
             )
         try:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
+from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
@@ -66,19 +67,27 @@ setting_options = options_of(SETTINGS)
 """Adds a flag for each setting that has one."""
 
 
-def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_fixed: bool = True) -> Config:
+def load_or_exit(
+    flags: Mapping[str, object],
+    config_file: str | None,
+    *,
+    with_fixed: bool = True,
+    listen: tuple[HostPort, ...] = (),
+) -> Config:
     """The configuration; where it has mistakes, tell all of them and exit.
 
     Args:
         flags: by the setting's key, as click reads them.
         config_file: what `--config` says.
         with_fixed: whether the fixed file must be right too, and the snapshot where it is served alone.
+        listen: where to answer unless told otherwise.
     """
     try:
         config = load_config(
             flags=flags,
             environment=os.environ,
             file=config_file,
+            listen=listen,
             check_fixed=_check_fixed if with_fixed else None,
             check_access=load_access,
         )

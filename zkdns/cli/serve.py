@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import Callable
 
 import click
 
 from zkdns.address import HostPort, askable
-from zkdns.cli.options import config_option, load_or_exit, setting_options
+from zkdns.cli.options import config_option, exit_failed, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError
 from zkdns.names import to_text
 from zkdns.observe.logs import configure_logs, silence
+from zkdns.observe.notify import Notifier
+from zkdns.transport.activation import addresses_of, take_passed
 
 _STDERR = 2
 
@@ -38,7 +39,12 @@ _EXAMPLES = (
 def serve(config_file: str | None, **flags: object) -> None:
     """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C."""
     _open_standard_files()
-    config = load_or_exit(flags, config_file)
+    notifier = Notifier.taken_from(os.environ)
+    try:
+        passed = take_passed(os.environ)
+    except ListenError as error:
+        exit_failed(error)
+    config = load_or_exit(flags, config_file, listen=addresses_of(passed))
     configure_logs(config.log_format, config.log_level, process="supervisor")
 
     def ready(addresses: list[HostPort]) -> None:
@@ -50,10 +56,9 @@ def serve(config_file: str | None, **flags: object) -> None:
             silence(sys.stdout)
 
     try:
-        asyncio.run(_run(config, ready))
+        asyncio.run(_run(Supervisor(config, ready, passed=passed, notifier=notifier)))
     except ListenError as error:
-        click.echo(f"zkdns: {error}", err=True)
-        sys.exit(1)
+        exit_failed(error)
 
 
 def _open_standard_files() -> None:
@@ -66,8 +71,8 @@ def _open_standard_files() -> None:
     os.close(number)
 
 
-async def _run(config: Config, ready: Callable[[list[HostPort]], None]) -> None:
-    await Supervisor(config, ready).run()
+async def _run(supervisor: Supervisor) -> None:
+    await supervisor.run()
 
 
 def _show_examples(config: Config, address: HostPort) -> None:

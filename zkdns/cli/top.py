@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from zkdns.address import HostPort
+from zkdns.address import HostPort, askable
 from zkdns.cli.options import (
     NO_ANSWER,
-    askable,
     config_option,
     exit_failed,
     is_terminal,

@@ -3,7 +3,7 @@
 A flag wins over a variable and a variable over the file, key by key. Every layer is read in full all the
 same: what is overridden today is in force tomorrow, so its mistakes are told together with all the others.
 
-Never here: I/O beyond reading the one file.
+Never here: I/O beyond reading the one file, and seeing whether others are there.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def load_config(
     flags: Mapping[str, object],
     environment: Mapping[str, str],
     file: str | None,
+    listen: tuple[HostPort, ...] = (),
     check_fixed: Callable[[str, Sequence[Namespace]], object] | None = None,
     check_access: Callable[..., object] | None = None,
 ) -> Config:
@@ -58,7 +59,8 @@ def load_config(
         flags: by `Setting.key`, as typed: text, a tuple of text where there may be many, a bool for a switch.
             None and () mean not given.
         environment: all variables of the process; an empty one counts as not set.
-        file: path of the TOML file; None: what ZKDNS_CONFIG says, or no file.
+        file: path of the TOML file; None: what ZKDNS_CONFIG or systemd says, or no file.
+        listen: where to answer unless told otherwise; (): on the usual port, for this machine alone.
         check_fixed: reads the fixed file, and raises ConfigError with its mistakes; None: it is not read.
         check_access: the same for the files that the settings `zookeeper_…` name; it gets those settings.
 
@@ -70,13 +72,13 @@ def load_config(
     values: dict[str, Any] = {}
     places: dict[str, Place] = {}
     for given, rows, place in (
-        _from_file(file if file is not None else environment.get(FILE_VARIABLE) or None, mistakes),
+        _from_file(file if file is not None else _usual_file(environment), mistakes),
         _from_environment(environment, mistakes),
         _from_flags(flags, mistakes),
     ):
         values |= read_table(given, rows, place)
         places |= {row.key: place.inside(name) for name, row in rows.items() if name in given}
-    _add_defaults(values, environment)
+    _add_defaults(values, environment, listen)
     _check_sources(values, places)
     _check_ports(values, places)
     _check_tls(values, places)
@@ -114,6 +116,30 @@ def _from_file(file: str | None, mistakes: list[str]) -> _Layer:
         except BadValueError as mistake:
             mistakes.append(f"{file or repr(file)}: {mistake}")
     return document, {row.key: row for row in SETTINGS}, place
+
+
+def _usual_file(environment: Mapping[str, str]) -> str | None:
+    """The file where the command line names none; systemd's need not be there."""
+    return environment.get(FILE_VARIABLE) or _file_in("CONFIGURATION_DIRECTORY", "zkdns.toml", environment)
+
+
+def _file_in(variable: str, name: str, environment: Mapping[str, str]) -> str | None:
+    """A file in a directory that systemd.exec(5) tells, where it is there."""
+    path = _path_in(variable, name, environment)
+    if path is None:
+        return None
+    try:
+        Path(path).stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):  # whoever reads it says why it cannot be
+        pass
+    return path
+
+
+def _path_in(variable: str, name: str, environment: Mapping[str, str]) -> str | None:
+    directories = environment.get(variable)  # several have colons between
+    return f"{directories.partition(':')[0]}/{name}" if directories else None
 
 
 def _from_environment(environment: Mapping[str, str], mistakes: list[str]) -> _Layer:
@@ -162,21 +188,28 @@ def read_toml(file: str) -> dict[str, object]:
         raise BadValueError("is nested too deeply to be read") from None
 
 
-def _add_defaults(values: dict[str, Any], environment: Mapping[str, str]) -> None:
+def _add_defaults(
+    values: dict[str, Any], environment: Mapping[str, str], listen: tuple[HostPort, ...]
+) -> None:
     """Fill in what depends on other settings or would surprise whoever makes a `Config` by hand."""
     values.setdefault("admin", HostPort("127.0.0.1", ADMIN_PORT))
-    values.setdefault("listen", (HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT),))
+    usual = HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT)
+    values.setdefault("listen", listen or (usual,))
     if values.get("offline"):
         values.setdefault("snapshot_max_age", 0)  # who names a file to serve wants this one, however old
     elif not values.get("demo") and not values.keys() & {"zookeeper", "fixed"}:
         values["zookeeper"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
     values.setdefault("control", _control(environment))
+    if "zookeeper" in values and (kept := _path_in("STATE_DIRECTORY", "table", environment)):
+        values.setdefault("snapshot", kept)
+    if secrets := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
+        values.setdefault("zookeeper_credentials", secrets)
 
 
 def _control(environment: Mapping[str, str]) -> str | None:
     """Where server and commands meet unless told otherwise: where systemd, root and users keep such files."""
-    if directories := environment.get("RUNTIME_DIRECTORY"):  # systemd.exec(5): several have colons between
-        return f"{directories.partition(':')[0]}/control"
+    if path := _path_in("RUNTIME_DIRECTORY", "control", environment):
+        return path
     if os.geteuid() == 0:
         return "/run/zkdns/control"
     own = environment.get("XDG_RUNTIME_DIR")

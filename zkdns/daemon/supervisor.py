@@ -11,9 +11,10 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -24,9 +25,12 @@ from zkdns.config import Config
 from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.overview import Overview
+from zkdns.daemon.service import ServiceTeller
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
+from zkdns.observe.notify import Notifier
 from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.transport.activation import pair_up
 from zkdns.transport.sockets import SocketPair, bind, bound_address
 
 log = structlog.get_logger("zkdns.supervisor")
@@ -41,11 +45,22 @@ class Supervisor:
     Args:
         config: what to run.
         on_ready: called once, with the addresses that are listened at, when every answerer has its table.
+        passed: sockets that are bound already; what they listen at is answered too, and not bound again.
+        notifier: tells the service manager.
     """
 
-    def __init__(self, config: Config, on_ready: Callable[[list[HostPort]], None]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        on_ready: Callable[[list[HostPort]], None],
+        *,
+        passed: Sequence[socket.socket] = (),
+        notifier: Notifier | None = None,
+    ) -> None:
         self._config = config
         self._on_ready = on_ready
+        self._passed = passed
+        self._notifier = notifier or Notifier(None)
         self._begun = time.monotonic()
         self._addresses: list[HostPort] = []
         self._answerers: list[ChildKeeper] = []
@@ -81,8 +96,18 @@ class Supervisor:
             if admin is not None:
                 admin.start(self._overview(watcher, directory), self._was_ready)
             asked = asyncio.create_task(self._stopping.wait())
+            teller = ServiceTeller(
+                self._notifier,
+                config=lambda: self._config,
+                addresses=lambda: self._addresses,
+                is_ready=lambda: self.is_ready,
+                figures=lambda: watcher.figures,
+            )
+            telling = asyncio.create_task(teller.run())
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
             await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
+            telling.cancel()
+            self._notifier.stopping()
             log.info("stopping")
             for child in children:
                 child.stop()
@@ -92,14 +117,20 @@ class Supervisor:
 
     def _bind(self, stack: contextlib.ExitStack) -> list[list[SocketPair]]:
         """Sockets by address, then by worker."""
-        bound = []
+        # Passed ones are shared by all workers: who comes first has the query.
+        bound = [[pair] * self._config.workers for pair in pair_up(self._passed)]
+        there = {bound_address(pairs[0]) for pairs in bound}
+        for pairs in bound:
+            stack.callback(pairs[0].close)
         for address in self._config.listen:
-            pairs = bind(address, self._config.workers)
-            for pair in pairs:
-                stack.callback(pair.close)
-            bound.append(pairs)
-            self._addresses.append(bound_address(pairs[0]))
-            log.info("listening", address=str(self._addresses[-1]), workers=len(pairs))
+            if address not in there:
+                bound.append(bind(address, self._config.workers))
+                for pair in bound[-1]:
+                    stack.callback(pair.close)
+        for pairs in bound:
+            address = bound_address(pairs[0])
+            self._addresses.append(address)
+            log.info("listening", address=str(address), workers=len(pairs), passed=address in there)
         return bound
 
     def _bind_admin(self, stack: contextlib.ExitStack) -> AdminServer | None:

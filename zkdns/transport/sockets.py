@@ -61,9 +61,38 @@ def bind(address: HostPort, workers: int) -> list[SocketPair]:
     raise AssertionError
 
 
+def bind_half(address: HostPort, kind: socket.SocketKind) -> socket.socket:
+    """Bind UDP or TCP alone at an address whose other half somebody else has bound.
+
+    Raises:
+        ListenError: saying why not, and what would help.
+    """
+    try:
+        sock = _bind_one(address, kind, shared=False)
+        prepare(sock)
+    except OSError as error:
+        raise ListenError(_explain(address, error)) from None
+    return sock
+
+
+def prepare(sock: socket.socket) -> None:
+    """Give a socket that somebody else has bound what ours have."""
+    sock.setblocking(False)
+    if sock.type == socket.SOCK_STREAM:
+        sock.listen(_TCP_BACKLOG)
+    elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
+        # Only then: who is root may have given it more than we could ask for.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
 def bound_address(pair: SocketPair) -> HostPort:
     """Where the pair really listens."""
-    host, port, *numbers = pair.udp.getsockname()
+    return address_of(pair.udp)
+
+
+def address_of(sock: socket.socket) -> HostPort:
+    """Where a socket is bound."""
+    host, port, *numbers = sock.getsockname()
     scope = numbers[-1] if numbers else 0  # which the host is told without
     return HostPort(f"{host}%{socket.if_indextoname(scope)}" if scope else host, port)
 

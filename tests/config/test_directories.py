@@ -1,0 +1,75 @@
+"""What systemd tells of directories (systemd.exec(5)) is where things are, unless somebody says otherwise."""
+
+from pathlib import Path
+
+import pytest
+
+from zkdns.address import HostPort
+from zkdns.config import load_config
+from zkdns.errors import ConfigError
+from zkdns.serverset.access import load_access
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Directories of a service, all of them empty."""
+    names = ("CONFIGURATION", "STATE", "RUNTIME", "CREDENTIALS")
+    for name in names:
+        (tmp_path / name).mkdir()
+    return {f"{name}_DIRECTORY": str(tmp_path / name) for name in names}
+
+
+def test_empty_directories_are_where_things_will_be(environment: dict[str, str], tmp_path: Path) -> None:
+    config = load_config(flags={}, environment=environment, file=None)
+    assert config.snapshot == str(tmp_path / "STATE/table")
+    assert config.control == str(tmp_path / "RUNTIME/control")
+    assert config.zookeeper_credentials is None
+    assert config.ttl == 5
+
+
+def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "CONFIGURATION/zkdns.toml").write_text("ttl = 7\n")
+    secrets = tmp_path / "CREDENTIALS/zookeeper.toml"
+    secrets.write_text('digest = "user:password"\n')
+    secrets.chmod(0o440)
+    config = load_config(flags={}, environment=environment, file=None, check_access=load_access)
+    assert config.ttl == 7
+    assert config.zookeeper_credentials == str(secrets)
+    secrets.write_text("digest = 1\n")
+    with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: digest: is no secret"):
+        load_config(flags={}, environment=environment, file=None, check_access=load_access)
+
+
+def test_a_file_that_may_not_be_read_is_told_of(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "CREDENTIALS/zookeeper.toml").symlink_to("zookeeper.toml")
+    with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: cannot be read"):
+        load_config(flags={}, environment=environment, file=None, check_access=load_access)
+
+
+def test_whoever_says_otherwise_goes_before(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "CONFIGURATION/zkdns.toml").write_text(
+        'snapshot = "/var/t"\nzookeeper_credentials = "/etc/z"\n'
+    )
+    (tmp_path / "CREDENTIALS/zookeeper.toml").write_text("")
+    config = load_config(flags={}, environment=environment, file=None)
+    assert (config.snapshot, config.zookeeper_credentials) == ("/var/t", "/etc/z")
+    other = tmp_path / "other.toml"
+    other.write_text("ttl = 9\n")
+    assert load_config(flags={}, environment=environment, file=str(other)).ttl == 9
+    assert load_config(flags={}, environment={**environment, "ZKDNS_CONFIG": str(other)}, file=None).ttl == 9
+
+
+def test_the_first_of_several_is_taken(environment: dict[str, str], tmp_path: Path) -> None:
+    several = {name: f"{path}:/nowhere" for name, path in environment.items()}
+    assert load_config(flags={}, environment=several, file=None).snapshot == str(tmp_path / "STATE/table")
+
+
+def test_without_zookeeper_no_table_is_kept_unless_asked_for(environment: dict[str, str]) -> None:
+    assert load_config(flags={"demo": True}, environment=environment, file=None).snapshot is None
+
+
+def test_what_was_passed_is_listened_at_unless_somebody_says_otherwise() -> None:
+    passed = (HostPort("127.0.0.1", 53), HostPort("::1", 53))
+    assert load_config(flags={}, environment={}, file=None, listen=passed).listen == passed
+    named = load_config(flags={"listen": ("10.0.0.5",)}, environment={}, file=None, listen=passed)
+    assert named.listen == (HostPort("10.0.0.5", 53),)

@@ -1,0 +1,191 @@
+"""A real systemd, booted as the first process of namespaces of its own; the machine outside stays as it is.
+
+It has the mounts, processes, and control groups of a container; what it writes goes into memory, and the
+network is that of whoever starts it. Everything in it dies with the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.support.guard import guarded
+from tests.support.waiting import eventually
+
+_SYSTEMD = Path("/lib/systemd/systemd")
+_UNITS = "etc/systemd/system"
+_SECONDS = 30.0
+
+# Everything that is written stays in memory: the root is an overlay over the machine's, without other file
+# systems, and the machine's own root is out of reach before anything of systemd runs. Otherwise a boot would
+# do to the machine what boots do, and empty its /tmp for a start. $1 holds files that are laid over the root.
+_ENTER = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+cp -a "$1"/. /mnt/upper
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root
+cd /mnt/root
+for directory in run tmp dev var/tmp root/.cache; do
+    mkdir -p $directory
+    mount -t tmpfs tmpfs $directory
+done
+for node in null zero full random urandom tty; do
+    : > dev/$node
+    mount --bind /dev/$node dev/$node
+done
+mkdir dev/pts dev/shm dev/mqueue dev/hugepages
+ln -s pts/ptmx dev/ptmx
+mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+mount -t tmpfs tmpfs dev/shm
+mount -t proc proc proc
+mount --bind proc/sys proc/sys
+mount -o remount,bind,ro proc/sys
+mount -t sysfs -o ro sysfs sys
+mount -t cgroup2 cgroup2 sys/fs/cgroup
+mkdir -p mnt/machine
+pivot_root . mnt/machine
+umount -l /mnt/machine
+[ "$(stat -f -c %T /)" = overlayfs ]
+mount --make-rshared /  # as systemd finds it in containers, and needs it for credentials
+shift
+exec env -i PATH="$PATH" container=test setpriv --bounding-set \
+    -sys_module,-sys_time,-sys_boot,-sys_rawio,-syslog,-mac_admin,-mac_override,-wake_alarm "$@"
+"""
+_SYSTEMD_COMMAND = (
+    *("/lib/systemd/systemd", "--unit=test.target", "--log-target=console", "--show-status=no"),
+)
+
+
+class BootedSystemd:
+    """As a context manager it is booted and shut down; a test is skipped where that cannot be.
+
+    Args:
+        files: what is found in it, by absolute paths; systemd's units belong into `/etc/systemd/system`.
+    """
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
+        self._log = Path(self._directory.name) / "log"
+        root = Path(self._directory.name) / "root"
+        target = {f"/{_UNITS}/test.target": "[Unit]\nDescription=What a test boots\n"}
+        for path, text in {**files, **target}.items():
+            file = root / path.lstrip("/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text)
+            file.chmod(0o600 if path.endswith("zookeeper.toml") else 0o644)
+        for unit in _started_by_themselves():
+            mask = root / "etc/systemd/system" / unit
+            if not mask.exists():
+                mask.parent.mkdir(parents=True, exist_ok=True)
+                mask.symlink_to("/dev/null")
+        self._root = root
+        self._group: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._pid = 0
+
+    def __enter__(self) -> Self:
+        self._group = _new_control_group()
+        command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self._group)]
+        command += ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--mount", "--cgroup"]
+        command += ["--uts", "--ipc", "sh", "-c", _ENTER, "sh", str(self._root), *_SYSTEMD_COMMAND]
+        with self._log.open("wb") as log:
+            process = self._process = subprocess.Popen(
+                guarded(command), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            eventually(lambda: process.poll() is not None or self._is_up(), _SECONDS)
+            if process.poll() is not None:
+                pytest.skip(f"no systemd can be booted here: {self.log.strip()[-300:]}")
+        except BaseException as error:
+            error.add_note(self.log)
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._group is not None:
+            with contextlib.suppress(OSError):
+                (self._group / "cgroup.kill").write_text("1")
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            if self._process.stdin is not None:
+                self._process.stdin.close()
+        if self._group is not None:
+            group = self._group
+            eventually(lambda: _removed(group))
+        self._directory.cleanup()
+
+    @property
+    def log(self) -> str:
+        """What systemd says."""
+        return self._log.read_text(errors="replace")
+
+    def run(self, *command: str, check: bool = True) -> str:
+        """What a command prints that root types in there."""
+        ended = subprocess.run(
+            ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--", *command],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+            env={"PATH": os.environ["PATH"]},
+        )
+        assert not check or ended.returncode == 0, (command, ended.stdout, ended.stderr, self.log)
+        return ended.stdout
+
+    def show(self, unit: str, name: str) -> str:
+        """A property of a unit."""
+        return self.run("systemctl", "show", "--value", f"--property={name}", unit).strip()
+
+    def _is_up(self) -> bool:
+        assert self._group is not None
+        for pid in map(int, (self._group / "init.scope/cgroup.procs").read_text().split()):
+            self._pid = pid
+        return self.run("systemctl", "is-active", "test.target", check=False).strip() == "active"
+
+
+def _started_by_themselves() -> set[str]:
+    """Units of the machine that every boot would start; here none but the test's own are."""
+    wanted = (
+        path
+        for place in ("/lib/systemd/system", "/etc/systemd/system")
+        for path in Path(place).glob("*.wants/*")
+    )
+    return {path.name for path in wanted}
+
+
+def _new_control_group() -> Path:
+    """A control group of the test's own."""
+    needed: Sequence[str] = ("unshare", "nsenter", "mountpoint")
+    if not _SYSTEMD.exists() or not all(map(shutil.which, needed)) or os.geteuid() != 0:
+        pytest.skip("needs systemd, util-linux, and root")
+    mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+    group = next(
+        (Path(where) / f"zkdns-test-{os.getpid()}" for _, where, kind, *_ in mounts if kind == "cgroup2"),
+        None,
+    )
+    if group is None:
+        pytest.skip("needs control groups of version 2")
+    try:
+        group.mkdir()
+    except OSError as error:
+        pytest.skip(f"no control group can be made: {error.strerror}")
+    return group
+
+
+def _removed(group: Path) -> bool:
+    """Remove a control group that nothing is in any more, with those below."""
+    for directory, _, _ in os.walk(group, topdown=False):
+        Path(directory).rmdir()
+    return not group.exists()

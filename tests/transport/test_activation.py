@@ -1,0 +1,158 @@
+"""Sockets that others have bound: which are taken, how they make pairs, and what is said of the rest."""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from zkdns.address import HostPort
+from zkdns.errors import ListenError
+from zkdns.transport.activation import addresses_of, pair_up, take_passed
+from zkdns.transport.sockets import bind, bound_address, prepare
+
+Make = Callable[..., socket.socket]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    """Binds sockets that are closed with the test."""
+    with ExitStack() as stack:
+
+        def bound(
+            kind: socket.SocketKind, host: str = "127.0.0.1", port: int = 0, *, listening: bool = True
+        ) -> socket.socket:
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            sock = stack.enter_context(socket.socket(family, kind))
+            sock.bind((host, port))
+            if kind == socket.SOCK_STREAM and listening:
+                sock.listen(1)
+            return sock
+
+        yield bound
+
+
+def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP at one port that was free for both."""
+    (pair,) = bind(HostPort(host, 0), 1)
+    port = bound_address(pair).port
+    pair.close()
+    return make(socket.SOCK_DGRAM, host, port), make(socket.SOCK_STREAM, host, port)
+
+
+def refusal(passed: list[socket.socket]) -> str:
+    """What is said by a process that is passed these."""
+    program = (
+        "import fcntl, os, sys\n"
+        "numbers = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 100) for n in sys.argv[1:]]\n"
+        "[os.dup2(n, 3 + at) for at, n in enumerate(numbers)]\n"
+        "os.environ.update(LISTEN_FDS=str(len(numbers)), LISTEN_PID=str(os.getpid()))\n"
+        "from zkdns.errors import ListenError\n"
+        "from zkdns.transport.activation import addresses_of, take_passed\n"
+        "try:\n"
+        "    passed = take_passed(os.environ)\n"
+        "    print(*addresses_of(passed), os.get_inheritable(3), 'LISTEN_FDS' in os.environ)\n"
+        "except ListenError as error:\n"
+        "    print(error)\n"
+    )
+    numbers = [sock.fileno() for sock in passed]
+    command = [sys.executable, "-c", program, *map(str, numbers)]
+    return subprocess.run(
+        command, pass_fds=numbers, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_what_is_passed_is_taken_and_neither_told_nor_handed_on(make: Make) -> None:
+    udp, tcp = both(make)
+    assert refusal([udp, tcp]) == f"127.0.0.1:{udp.getsockname()[1]} False False"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"LISTEN_FDS": "1", "LISTEN_PID": "1"},
+        {"LISTEN_FDS": "1"},
+        {"LISTEN_FDS": "many", "LISTEN_PID": str(os.getpid())},
+        {"LISTEN_FDS": "0", "LISTEN_PID": str(os.getpid())},
+    ],
+)
+def test_what_is_not_for_this_process_is_left_alone(variables: dict[str, str]) -> None:
+    environment = {**variables, "LISTEN_FDNAMES": "a", "PATH": "/bin"}
+    assert take_passed(environment) == []
+    assert environment == {"PATH": "/bin"}
+
+
+def test_what_cannot_be_served_is_named(make: Make) -> None:
+    unix, other = socket.socketpair()
+    with unix, other:
+        assert "file 3 is a socket of AF_UNIX, SOCK_STREAM; pass UDP and TCP sockets" in refusal([unix])
+    assert "file 4 does not listen" in refusal([*both(make)[:1], make(socket.SOCK_STREAM, listening=False)])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unbound:
+        assert "file 3 is not bound to a port" in refusal([unbound])
+    with open(os.devnull) as file:  # noqa: PTH123 - a file that is no socket
+        assert "file 3 is no socket" in refusal([file])  # type: ignore[list-item]
+
+
+def test_pairs_are_made_of_each_address_in_whatever_order(make: Make) -> None:
+    first, second = both(make), both(make, "127.0.0.2")
+    passed = [second[1], first[0], first[1], second[0]]
+    pairs = pair_up(passed)
+    assert [(pair.udp, pair.tcp) for pair in pairs] == [second, first]
+    assert addresses_of(passed) == tuple(map(bound_address, pairs))
+
+
+@pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
+def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
+    other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
+    lone = make(there, "127.0.0.9")  # where hardly anybody has the other half
+    (pair,) = pair_up([lone])
+    assert lone in {pair.udp, pair.tcp}
+    assert pair.udp.getsockname() == pair.tcp.getsockname()
+    assert {pair.udp.type, pair.tcp.type} == {there, other}
+    if other == socket.SOCK_STREAM:
+        socket.create_connection(pair.tcp.getsockname(), 5.0).close()
+    pair.close()
+
+
+def test_a_half_that_cannot_be_bound_is_told_and_all_is_let_go(make: Make) -> None:
+    udp, tcp = both(make)
+    with pytest.raises(ListenError, match="another program listens there"):
+        pair_up([udp])
+    assert udp.fileno() == -1
+    assert tcp.fileno() != -1
+
+
+def test_several_sockets_at_one_address_are_several_pairs(make: Make) -> None:
+    udp, tcp = both(make)
+    with udp.dup() as udp2, tcp.dup() as tcp2:
+        assert [(pair.udp, pair.tcp) for pair in pair_up([udp, udp2, tcp, tcp2])] == [
+            (udp, tcp),
+            (udp2, tcp2),
+        ]
+
+
+def test_a_passed_socket_gets_what_ours_have(make: Make) -> None:
+    (own,) = bind(HostPort("127.0.0.1", 0), 1)
+    udp, tcp = both(make)
+    size = (socket.SOL_SOCKET, socket.SO_RCVBUF)
+    udp.setsockopt(*size, 4096)
+    for sock in (udp, tcp):
+        prepare(sock)
+        assert not sock.getblocking()
+    assert udp.getsockopt(*size) == own.udp.getsockopt(*size)
+    own.close()
+
+
+def test_a_larger_buffer_than_we_could_ask_for_is_left(make: Make) -> None:
+    udp, _ = both(make)
+    forced = 33  # SO_RCVBUFFORCE
+    try:
+        udp.setsockopt(socket.SOL_SOCKET, forced, 4 << 20)
+    except PermissionError:
+        pytest.skip("needs root")
+    prepare(udp)
+    assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20  # the kernel tells twice of it

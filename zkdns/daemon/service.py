@@ -1,0 +1,156 @@
+"""How the server is, told to the service manager while it runs: ready, alive, and in a sentence.
+
+Ready is who answers. The table is waited for a while, so that what starts after this finds its services; but
+where ZooKeeper stays away, a start that never ends would help nobody, least of all those whose other names
+are forwarded.
+
+Alive is who has just answered a query of its own at each of its addresses. Of several workers with sockets of
+their own the kernel chooses one by the asker's port, so each round asks from several.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Sequence
+
+from zkdns.address import HostPort, askable
+from zkdns.config import Config
+from zkdns.daemon.self_asking import asks_itself
+from zkdns.forward.resolv import is_local
+from zkdns.observe.figures import Figures, WatcherFigures
+from zkdns.observe.notify import Notifier
+from zkdns.transport.sockets import socket_address
+
+TABLE_SECONDS = 10.0
+"""How long the table is waited for until a server that answers is ready without one."""
+_START_TICK, _TICK = 0.05, 1.0  # seconds
+_ROUNDS = 4  # of asking within the watchdog's time: one that fails is no death yet
+_ASKED_PER_WORKER = 4  # one that hangs is missed in a round by e^-4
+_MOST_ASKED = 64  # at a time, since each has a file
+_COARSE, _MINUTE, _HOUR = 10, 60, 3600  # seconds
+
+
+class ServiceTeller:
+    """Tells the service manager, until cancelled.
+
+    Args:
+        notifier: reaches it.
+        config: the server's of now.
+        addresses: where it answers now, as bound.
+        is_ready: whether every answerer has a table.
+        figures: what the watcher counts.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        config: Callable[[], Config],
+        addresses: Callable[[], Sequence[HostPort]],
+        is_ready: Callable[[], bool],
+        figures: Callable[[], Figures | None],
+    ) -> None:
+        self._notifier = notifier
+        self._config = config
+        self._addresses = addresses
+        self._is_ready = is_ready
+        self._figures = figures
+
+    async def run(self) -> None:
+        """Tell for ever; at once done where nobody listens."""
+        if not self._notifier.is_heard:
+            return
+        await self._start()
+        watchdog = self._notifier.watchdog_seconds
+        pause = min(_TICK, watchdog / _ROUNDS) if watchdog else _TICK
+        due = time.monotonic()
+        silent: HostPort | None = None
+        while True:
+            if watchdog and time.monotonic() >= due:
+                due = time.monotonic() + watchdog / _ROUNDS
+                silent = await self._silent()
+                if silent is None:
+                    self._notifier.alive()
+            if silent is None:
+                self._tell_status()
+            else:
+                self._notifier.status(f"does not answer at {silent}")
+            await asyncio.sleep(pause)
+
+    async def _start(self) -> None:
+        """Tell that the server is ready, when it is."""
+        patience = time.monotonic() + TABLE_SECONDS
+        while True:
+            self._tell_status()
+            if (self._is_ready() or time.monotonic() >= patience) and not await self._silent():
+                self._notifier.ready()
+                return
+            await asyncio.sleep(_START_TICK)
+
+    def _tell_status(self) -> None:
+        self._notifier.status(describe(self._figures(), is_ready=self._is_ready(), now=time.monotonic()))
+
+    async def _silent(self) -> HostPort | None:
+        """An address of ours where nobody answers; one that the machine does not have (yet) is none."""
+        config = self._config()
+        times = min(_MOST_ASKED, _ASKED_PER_WORKER * config.workers) if config.workers > 1 else 1
+        here = [address for address in self._addresses() if _is_here(askable(address))]
+        asked = here * times
+        answers = await asyncio.gather(*(asks_itself(address, config.zones[0]) for address in asked))
+        return next(
+            (address for address, has_answered in zip(asked, answers, strict=True) if not has_answered), None
+        )
+
+
+def _is_here(address: HostPort) -> bool:
+    """Whether the machine has the address now: sockets may be bound to one that it has not, or no more."""
+    try:
+        family, at = socket_address(address.host, address.port)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(at)  # sends nothing, and fails for ::1 too where IPv6 is switched off
+    except OSError:
+        return False
+    return is_local(address.host)
+
+
+def describe(figures: Figures | None, *, is_ready: bool, now: float) -> str:
+    """The state of a server in a sentence.
+
+    Args:
+        figures: what its watcher counts; None: it has counted nothing yet.
+        is_ready: whether every answerer has a table.
+        now: the time, by `time.monotonic`.
+    """
+    if not isinstance(figures, WatcherFigures) or not is_ready:
+        return "waiting for the table; until it is there, names of the zones are SERVFAIL"
+    table = f"{_count(figures.services, 'service')}, {_count(figures.alive, 'member')}"
+    if figures.held:
+        table += f", {figures.held:,} held"
+    since = _since(now - figures.stale_since) if figures.stale_since is not None else ""
+    match figures.state:
+        case "live":
+            return f"live: {table}; ZooKeeper in reach"
+        case "away":
+            return f"ZooKeeper out of reach{since}; answers stay: {table}"
+        case "readonly":
+            return f"ZooKeeper without a quorum{since}; answers as it tells readers: {table}"
+        case "reading":
+            return f"answers from the snapshot, until ZooKeeper has been read: {table}"
+        case _:
+            return f"live: {table}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _since(seconds: float) -> str:
+    """For how long, as coarse as the sentence need not change all the time."""
+    if seconds < _COARSE:
+        return ""
+    if seconds < _MINUTE:
+        return f" for {int(seconds) // _COARSE * _COARSE} s"
+    if seconds < _HOUR:
+        return f" for {_count(int(seconds) // _MINUTE, 'minute')}"
+    return f" for {_count(int(seconds) // _HOUR, 'hour')}"

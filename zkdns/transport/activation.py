@@ -1,0 +1,100 @@
+"""Sockets that a service manager has bound, and passes to who serves there (sd_listen_fds(3)).
+
+It keeps them while the server restarts, so what is asked meanwhile waits in the kernel. Nothing is ever done
+to them that would end them for the next server: they are closed here, but never shut down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterable, MutableMapping
+
+from zkdns.address import HostPort
+from zkdns.errors import ListenError
+from zkdns.transport.sockets import SocketPair, address_of, bind_half, prepare
+
+_FIRST = 3  # SD_LISTEN_FDS_START
+_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
+
+
+def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
+    """The sockets that were passed to this process; the variables that told of them are gone afterwards.
+
+    No program that is started inherits one by accident.
+
+    Raises:
+        ListenError: naming what was passed and is of no use.
+    """
+    told = {name: environment.pop(name, "") for name in _VARIABLES}
+    count = told["LISTEN_FDS"]
+    if not count.isdecimal() or told["LISTEN_PID"] != str(os.getpid()):
+        return []
+    passed = []
+    for number in range(_FIRST, _FIRST + int(count)):
+        try:
+            os.set_inheritable(number, False)
+            sock = socket.socket(fileno=number)
+        except OSError as error:
+            raise ListenError(f"{_named(number)} is no socket ({error.strerror}); {_WANTED}") from None
+        _check(sock)
+        prepare(sock)
+        passed.append(sock)
+    return passed
+
+
+def addresses_of(passed: Iterable[socket.socket]) -> tuple[HostPort, ...]:
+    """Where these listen, each address once, in their order."""
+    return tuple(dict.fromkeys(map(address_of, passed)))
+
+
+def pair_up(passed: Iterable[socket.socket]) -> list[SocketPair]:
+    """Put UDP and TCP of each address together; a half that was not passed is bound.
+
+    Several sockets of one kind at one address (ReusePort=) make several pairs.
+
+    Raises:
+        ListenError: a half cannot be bound.
+    """
+    passed = list(passed)
+    pairs: list[SocketPair] = []
+    with contextlib.ExitStack() as closed_on_error:
+        for sock in passed:
+            closed_on_error.callback(sock.close)
+        for address in addresses_of(passed):
+            here = [sock for sock in passed if address_of(sock) == address]
+            udp = [sock for sock in here if sock.type == socket.SOCK_DGRAM]
+            tcp = [sock for sock in here if sock.type == socket.SOCK_STREAM]
+            for halves, other, kind in ((udp, tcp, socket.SOCK_DGRAM), (tcp, udp, socket.SOCK_STREAM)):
+                while len(halves) < len(other):
+                    halves.append(bind_half(address, kind))
+                    closed_on_error.callback(halves[-1].close)
+            pairs += map(SocketPair, udp, tcp)
+        closed_on_error.pop_all()
+    return pairs
+
+
+_WANTED = "pass UDP and TCP sockets (ListenDatagram=, ListenStream=) with Accept=no"
+
+
+def _named(number: int) -> str:
+    return f"cannot listen on what LISTEN_FDS passes: file {number}"
+
+
+def _check(sock: socket.socket) -> None:
+    """Check that it is one to serve at.
+
+    Raises:
+        ListenError: why not.
+    """
+    family, kind = socket.AddressFamily(sock.family).name, socket.SocketKind(sock.type).name
+    if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type not in {
+        socket.SOCK_DGRAM,
+        socket.SOCK_STREAM,
+    }:
+        raise ListenError(f"{_named(sock.fileno())} is a socket of {family}, {kind}; {_WANTED}")
+    if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise ListenError(f"{_named(sock.fileno())} does not listen, as a connection does not; {_WANTED}")
+    if not sock.getsockname()[1]:
+        raise ListenError(f"{_named(sock.fileno())} is not bound to a port; {_WANTED}")
