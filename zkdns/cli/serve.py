@@ -6,11 +6,12 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 
 import click
 
 from zkdns.address import HostPort
-from zkdns.cli.options import askable, config_option, load_or_exit, setting_options
+from zkdns.cli.options import askable, config_option, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError
@@ -36,7 +37,10 @@ _EXAMPLES = (
 @config_option
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
-    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C."""
+    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C.
+
+    On SIGHUP, and when `zkdns reload` says so, the configuration is read again.
+    """
     _open_standard_files()
     config = load_or_exit(flags, config_file)
     configure_logs(config.log_format, config.log_level, process="supervisor")
@@ -50,7 +54,7 @@ def serve(config_file: str | None, **flags: object) -> None:
             silence(sys.stdout)
 
     try:
-        asyncio.run(_run(config, ready))
+        asyncio.run(_run(config, ready, partial(load, flags, config_file)))
     except ListenError as error:
         click.echo(f"zkdns: {error}", err=True)
         sys.exit(1)
@@ -66,8 +70,8 @@ def _open_standard_files() -> None:
     os.close(number)
 
 
-async def _run(config: Config, ready: Callable[[list[HostPort]], None]) -> None:
-    await Supervisor(config, ready).run()
+async def _run(config: Config, ready: Callable[[list[HostPort]], None], read: Callable[[], Config]) -> None:
+    await Supervisor(config, ready, read).run()
 
 
 def _show_examples(config: Config, address: HostPort) -> None:

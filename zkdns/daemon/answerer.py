@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from zkdns.daemon.answerer_figures import FiguresTeller
-from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.child import Follow, Orders, Retire, Task, Tell
 from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
 from zkdns.daemon.loading import collect_all, collect_only_what_is_new
+from zkdns.daemon.retiring import retire
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
@@ -43,8 +44,8 @@ _CONNECTIONS = 256
 _MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 
 
-async def answer(task: Task, tell: Tell) -> None:
-    """Answer until cancelled; readiness is told to the supervisor."""
+async def answer(task: Task, tell: Tell, orders: Orders) -> None:
+    """Answer until cancelled or retired; readiness is told to the supervisor."""
     collect_only_what_is_new()
     table = Table(with_addresses=task.config.reverse)
     mistakes = Mistakes(log, "a query could not be answered")
@@ -88,7 +89,11 @@ async def answer(task: Task, tell: Tell) -> None:
             server.start()
         for listener in tcp:
             await listener.start()
-        await _tick(table, authority, forwarder, teller)
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(_tick(table, authority, forwarder, teller))
+            last = await _obey(orders, subscriber)
+            await retire(last.alone, udp, tcp, forwarder)
+            ticking.cancel()
     finally:
         follower.cancel()
         if forwarder is not None:
@@ -98,6 +103,16 @@ async def answer(task: Task, tell: Tell) -> None:
         for listener in tcp:
             listener.stop()
         await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
+
+
+async def _obey(orders: Orders, subscriber: Subscriber) -> Retire:
+    """Do what the supervisor says, until it says that this is to end."""
+    while True:
+        match await orders.get():
+            case Retire() as last:
+                return last
+            case Follow(feed):
+                subscriber.follow(feed)
 
 
 def _extras_of(task: Task) -> Extras:

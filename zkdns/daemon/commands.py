@@ -13,6 +13,7 @@ from zkdns.daemon.control import (
     FlushCaches,
     Flushed,
     Refused,
+    Reload,
     Request,
     Response,
 )
@@ -44,6 +45,8 @@ def respond(
             return _flush(request, config, publisher)
         case Dump():
             return _dump(config, publisher)
+        case Reload():
+            return Refused("mistaken", "configurations are the supervisor's, which listens elsewhere")
 
 
 def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:

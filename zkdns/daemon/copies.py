@@ -70,7 +70,7 @@ async def copy_of_sources(config: Config) -> Copy:
         kept = {} if config.offline else _READING_ONLY
         config = msgspec.structs.replace(config, control=control, **kept)
         watching = asyncio.create_task(
-            watch(Task("watcher", config, str(Path(directory, "feed"))), lambda _: None)
+            watch(Task("watcher", config, str(Path(directory, "feed"))), lambda _: None, asyncio.Queue())
         )
         try:
             return await _first_copy(control, watching)

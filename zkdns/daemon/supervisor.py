@@ -16,18 +16,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.child import Task
-from zkdns.daemon.keeper import ChildKeeper
+from zkdns.daemon.control import ControlServer, Refused, Reload, Request, Response, reload_socket
+from zkdns.daemon.crew import Crew
+from zkdns.daemon.listeners import Listeners
+from zkdns.daemon.plan import Plan
+from zkdns.daemon.reloading import Reloading
+from zkdns.daemon.succession import Running, Succession
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
 from zkdns.observe.figures import Figures
-from zkdns.serverset.access import ACCESS_KEYS
-from zkdns.transport.sockets import SocketPair, bind, bound_address
+from zkdns.observe.logs import configure_logs
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -38,25 +40,42 @@ _LONGEST_DIRECTORY = 95  # bytes; leaves room for a name in it
 class Supervisor:
     """Runs a server.
 
+    Attributes:
+        reloading: takes requests to read the configuration again; there while it runs.
+
     Args:
         config: what to run.
         on_ready: called once, with the addresses that are listened at, when every answerer has its table.
+        read: reads the configuration again, in a thread; raises ConfigError with all its mistakes.
     """
 
-    def __init__(self, config: Config, on_ready: Callable[[list[HostPort]], None]) -> None:
+    def __init__(
+        self, config: Config, on_ready: Callable[[list[HostPort]], None], read: Callable[[], Config]
+    ) -> None:
         self._config = config
         self._on_ready = on_ready
         self._begun = time.monotonic()
-        self._addresses: list[HostPort] = []
-        self._answerers: list[ChildKeeper] = []
+        self._running: Running | None = None
         self._was_ready = False
         self._stopping = asyncio.Event()
-        self._secret = secrets.token_bytes(_SECRET_BYTES)
+        self._admin: AdminServer | None = None
+        self._crew = Crew(self._heard, self._stopping.set)
+        self._succession: Succession
+        self._control: ControlServer | None = None
+        self._had_terminal = _has_terminal()
+        self.reloading = Reloading(read, lambda: self._config, self._change)
 
     @property
     def is_ready(self) -> bool:
         """Whether every answerer has a table."""
-        return bool(self._answerers) and all(child.ready for child in self._answerers)
+        return self._running is not None and self._running.is_ready
+
+    def metrics(self) -> str:
+        """The text for Prometheus."""
+        running = self._running
+        if running is None:
+            return _render(None, [])
+        return _render(running.watcher.figures, [answerer.figures for answerer in running.answerers])
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -67,59 +86,107 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         with contextlib.ExitStack() as stack:
-            pairs = self._bind(stack)
-            feed = str(stack.enter_context(_private_directory()) / "feed")
-            watcher = ChildKeeper(Task("watcher", self._config, feed, tuple(self._addresses)), self._heard)
-            self._start_admin(
-                stack, lambda: _render(watcher.figures, [answerer.figures for answerer in self._answerers])
-            )
-            self._answerers = [
-                ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
+            listeners = Listeners().changed(self._config.listen, self._config.workers)
+            stack.callback(listeners.close)  # again, where others have taken their place
+            directory = stack.enter_context(_private_directory())
+            self._admin = _admin_of(self._config, self)
+            _start_admin(self._admin)
+            stack.callback(lambda: self._admin.stop() if self._admin else None)
+            self._succession = Succession(self._crew, directory, secrets.token_bytes(_SECRET_BYTES))
+            self._running = self._succession.begin(self._config, listeners)
+            others = [
+                asyncio.create_task(work) for work in (self._listen_for_commands(), self.reloading.run())
             ]
-            children = (watcher, *self._answerers)
-            running = [asyncio.create_task(child.run()) for child in children]
-            asked = asyncio.create_task(self._stopping.wait())
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
-            await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
+            await self._stopping.wait()
             log.info("stopping")
-            for child in children:
-                child.stop()
-            await asyncio.gather(*running)
+            for other in others:
+                other.cancel()
+            await asyncio.wait(others)  # what a reload has begun is of the crew by now
+            if self._control is not None:
+                self._control.close()
+            await self._crew.end()
+            self._running.listeners.close()
 
-    def _bind(self, stack: contextlib.ExitStack) -> list[list[SocketPair]]:
-        """Sockets by address, then by worker."""
-        bound = []
-        for address in self._config.listen:
-            pairs = bind(address, self._config.workers)
-            for pair in pairs:
-                stack.callback(pair.close)
-            bound.append(pairs)
-            self._addresses.append(bound_address(pairs[0]))
-            log.info("listening", address=str(self._addresses[-1]), workers=len(pairs))
-        return bound
+    async def _change(self, config: Config, plan: Plan) -> tuple[str, ...]:
+        """Put another configuration in force; return the roles of which processes were replaced.
 
-    def _start_admin(self, stack: contextlib.ExitStack, metrics: Callable[[], str]) -> None:
-        if self._config.admin is not None:
-            admin = AdminServer(self._config.admin, lambda: self.is_ready, metrics)
-            admin.start()
-            stack.callback(admin.stop)
-            log.info("admin", address=str(admin.address))
+        Raises:
+            ListenError, NotReadyError: all is as it was.
+        """
+        old = self._running
+        assert old is not None  # noqa: S101 - it runs
+        new_admin = _admin_of(config, self) if "admin" in plan.changed else None
+        try:
+            new = await self._succession.change(old, config, plan)
+        except BaseException:
+            if new_admin is not None:
+                new_admin.stop()
+            raise
+        self._running, self._config = new, config
+        if {"log_format", "log_level"}.intersection(plan.changed):
+            configure_logs(config.log_format, config.log_level, process="supervisor")
+        if "admin" in plan.changed:
+            old_admin, self._admin = self._admin, new_admin
+            _start_admin(new_admin)
+            if old_admin is not None:
+                await asyncio.to_thread(old_admin.stop)  # which takes half a second
+        if "control" in plan.changed:
+            await self._listen_for_commands()
+        stays = old.watcher, *old.answerers
+        now = new.watcher, *new.answerers
+        return tuple(keeper.task.role for keeper in stays if keeper not in now)
 
-    def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
-        numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
-        # What it does not need to know, it is not told.
-        nothing = Config(listen=(), namespaces=self._config.namespaces)
-        untold = {key: getattr(nothing, key) for key in ("zookeeper", *ACCESS_KEYS, "snapshot", "control")}
-        config = msgspec.structs.replace(self._config, **untold)
-        return Task("answerer", config, feed, tuple(self._addresses), numbers, self._secret)
+    async def _listen_for_commands(self) -> None:
+        """Listen for `zkdns reload`, where that is not done already."""
+        if self._control is not None:
+            self._control.close()
+        path = self._config.control
+        self._control = ControlServer(reload_socket(path) if path else None, self._respond)
+        await self._control.start()
+
+    async def _respond(self, request: Request) -> Response:
+        if not isinstance(request, Reload):
+            return Refused("mistaken", "this is asked at the other control socket")
+        return await self.reloading.request(all_of_them=request.all)
+
+    def _hang_up(self) -> None:
+        """SIGHUP: read the configuration again; but where a terminal has gone, whoever looked on has too."""
+        if self._had_terminal and not _has_terminal():
+            self._stopping.set()
+        else:
+            self.reloading.request()
 
     def _heard(self) -> None:
-        if self.is_ready and not self._was_ready:
+        if self._running is not None and self._running.is_ready and not self._was_ready:
             self._was_ready = True
             zones = " ".join(map(to_text, self._config.zones))
             log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
-            self._on_ready(self._addresses)
+            self._on_ready(list(self._running.listeners.addresses))
+
+
+def _admin_of(config: Config, supervisor: Supervisor) -> AdminServer | None:
+    """The admin server, bound; None: there is none.
+
+    Raises:
+        ListenError: its address cannot be bound.
+    """
+    if config.admin is None:
+        return None
+    return AdminServer(config.admin, lambda: supervisor.is_ready, supervisor.metrics)
+
+
+def _start_admin(admin: AdminServer | None) -> None:
+    if admin is not None:
+        admin.start()
+        log.info("admin", address=str(admin.address))
+
+
+def _has_terminal() -> bool:
+    """Whether somebody can look on; a terminal that has been closed is none any more."""
+    return any(map(os.isatty, range(3)))
 
 
 def _render(watcher: Figures | None, answerers: list[Figures | None]) -> str:

@@ -1,6 +1,6 @@
 """The watcher process: what every source says goes into one table, and out to the answerers.
 
-snapshot (at start) ─┐
+snapshot (at start) ─┐   or, of a watcher in whose place this is put, its table
 ZooKeeper ───────────┴─▶ Guarding ─┬─▶ Publisher ══feed══▶ answerers
 fixed file ────────────────────────┘        └──▶ snapshot
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from zkdns.config import Config
-from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.child import Lead, Orders, Task, Tell
 from zkdns.daemon.commands import respond
 from zkdns.daemon.control import ControlServer
 from zkdns.daemon.feed import Publisher
@@ -24,6 +24,7 @@ from zkdns.daemon.figures import FiguresTeller, StaleClock
 from zkdns.daemon.fixed_source import FixedSource
 from zkdns.daemon.guarding import Guarding
 from zkdns.daemon.hosts import HostResolver
+from zkdns.daemon.inheriting import inherited
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.loading import loading
 from zkdns.observe.figures import WatcherFigures
@@ -38,7 +39,7 @@ _TEND_SECONDS = 1.0
 _RESTORED_AT_ONCE = 500  # changes
 
 
-async def watch(task: Task, tell: Tell) -> None:
+async def watch(task: Task, tell: Tell, orders: Orders) -> None:
     """Keep the answerers' table current until cancelled."""
     config = task.config
     publisher = Publisher()
@@ -52,6 +53,7 @@ async def watch(task: Task, tell: Tell) -> None:
     clock = StaleClock()
     guarding: Guarding | None = None
     zookeeper: list[ZooKeeperSource] = []
+    is_leading = False
 
     def figures() -> WatcherFigures:
         if guarding is None or not zookeeper:
@@ -75,18 +77,20 @@ async def watch(task: Task, tell: Tell) -> None:
             if config.zookeeper:
                 on_health = clock.before(health.of("zookeeper"))
                 guarding = Guarding(config, publisher, on_health, session_timeout=config.session_timeout)
-                zookeeper += await _follow(config, guarding, keeper)
-            if keeper:
-                tasks.create_task(keeper.run())
-            await control.start()
+                zookeeper += await _follow(config, guarding, await _kept(task, keeper, publisher))
             tasks.create_task(teller.run())
+            predecessor = None if task.leads else await _predecessor(orders)
+            is_leading = True
+            await control.start(predecessor)
+            if keeper:
+                await keeper.run(succeeds=predecessor is not None)
             await asyncio.Event().wait()
     finally:
         control.close()
         if guarding:
             guarding.close()
         publisher.close()
-        if keeper:
+        if keeper and is_leading:
             keeper.save()
         await asyncio.gather(*(source.stop() for source in zookeeper))
 
@@ -123,18 +127,30 @@ def _wake(sleepers: list[Callable[[], None]]) -> None:
         wake()
 
 
-async def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -> list[ZooKeeperSource]:
-    """Follow all namespaces, beginning with what a snapshot holds."""
-    kept: list[Change] = []
-    if keeper:
-        with loading():
-            kept = keeper.restore()
-            for start in range(0, len(kept), _RESTORED_AT_ONCE):
-                guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
-                await asyncio.sleep(0)  # the answerers take what there is, while the rest is restored
-        if kept:
-            guarding.heard(True, True)
-            await asyncio.sleep(0)
+async def _predecessor(orders: Orders) -> int:
+    """Wait until it is said that this leads, in whose place."""
+    while True:
+        match await orders.get():
+            case Lead(predecessor):
+                return predecessor
+
+
+async def _kept(task: Task, keeper: SnapshotKeeper | None, publisher: Publisher) -> list[Change]:
+    """What was known of ZooKeeper before this process."""
+    if task.inherits is not None:
+        return await inherited(task.inherits, publisher.table)
+    return keeper.restore() if keeper and task.leads else []
+
+
+async def _follow(config: Config, guarding: Guarding, kept: list[Change]) -> list[ZooKeeperSource]:
+    """Follow all namespaces, beginning with what is known of them."""
+    with loading():
+        for start in range(0, len(kept), _RESTORED_AT_ONCE):
+            guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
+            await asyncio.sleep(0)  # the answerers take what there is, while the rest is restored
+    if kept:
+        guarding.heard(True, True)
+        await asyncio.sleep(0)
     # Not before: kazoo takes nearly as long to load as a snapshot.
     from zkdns.daemon.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
 

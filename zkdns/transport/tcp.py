@@ -48,6 +48,9 @@ _TURN_SECONDS = 0.001
 # So many bytes of answers go into one write; what one connection has waiting is hardly more.
 _WRITE_BYTES = 65536
 _MOST_ACCEPTED = 16  # in one turn
+# A server that leaves closes connections that have brought nothing for so long: hardly any asker who has just
+# connected, or has just been answered, is about to ask then (RFC 7766 §6.2.4 has him ask again if he is).
+_QUIET_SECONDS = 1.0
 # Without a file left and without a connection that could give way: so long nothing is accepted.
 _ACCEPT_AGAIN_SECONDS = 1.0
 _length = struct.Struct(">H")
@@ -97,7 +100,7 @@ class TcpServer:
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._has_set_timer = False
-        self._is_stopped = False
+        self._is_leaving = self._is_stopped = False
         self.mistakes = Mistakes(log, "a query over TCP could not be answered: its connection is closed")
 
     async def start(self) -> None:
@@ -107,6 +110,24 @@ class TcpServer:
         self._sock.setblocking(False)
         self._listen()
         add_server(self._selector.fileno(), self._turn)
+
+    @property
+    def file(self) -> int:
+        """The number of its socket."""
+        return self._sock.fileno()
+
+    def leave(self) -> None:
+        """Accept no more; connections live on until they are quiet, or this stops."""
+        self._is_leaving = True
+        if self._selector is not None and self._sock in self._selector.get_map():
+            self._selector.unregister(self._sock)
+
+    def close_quiet(self, now: float) -> bool:
+        """Close the connections that wait for nothing and bring nothing; whether that was all of them."""
+        for connection in list(self._connections):
+            if connection.is_quiet(now):
+                connection.close(now)
+        return not self._connections
 
     def stop(self) -> None:
         """Accept no more, and close all connections once their answers are sent."""
@@ -164,7 +185,7 @@ class TcpServer:
         return Left.FOR_THE_LOOP if has_set else Left.NOTHING
 
     def _listen(self) -> None:
-        if self._selector is not None and not self._is_stopped:
+        if self._selector is not None and not self._is_leaving and not self._is_stopped:
             self._selector.register(self._sock, selectors.EVENT_READ, self._accept)
 
     def _accept(self, now: float) -> None:
@@ -284,6 +305,17 @@ class _Connection:
         self._buffer = b""
         self.active_at = now
         self._server.active(self)
+
+    def is_quiet(self, now: float) -> bool:
+        """Whether no query is on its way here, and no answer on its way back, as far as can be seen."""
+        if self._buffer or self._unsent or self._awaited or now - self.active_at < _QUIET_SECONDS:
+            return False
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:  # it is broken, which its turn will show
+            return False
 
     def _end(self) -> None:
         """The asker says no more: close when all that it asked is answered."""
