@@ -1,4 +1,4 @@
-"""Askers that go on whatever happens to the server: over UDP at a steady rate, over TCP one after the other."""
+"""Askers that go on whatever happens to the server: over UDP at a steady rate, over TCP one after another."""
 
 import selectors
 import socket

@@ -26,7 +26,8 @@ def reload(is_all: bool, control: str | None, config_file: str | None) -> None:
     status is 2; it is 3 where no server answers.
     """
     # With a socket named, a file that has mistakes is for the server alone to read.
-    path = reload_socket(control if control is not None else control_path(None, config_file))
+    known = control if control not in {None, "none"} else None
+    path = reload_socket(known or control_path(control, config_file))
     try:
         response = asyncio.run(command(path, Reload(is_all), _SECONDS))
     except ControlError as error:
