@@ -91,7 +91,8 @@ def test_who_never_falls_silent_holds_nobody_up_for_ever(server: Reloadable) -> 
         server.reload()
         begun = time.monotonic()
         with contextlib.suppress(ConnectionError):
-            while busy.recv(4096) or not busy.sendall(FRAMED):
+            busy.sendall(FRAMED)
+            while busy.recv(4096):
                 busy.sendall(FRAMED)
         assert time.monotonic() - begun < SECONDS
     eventually(lambda: old not in server.processes("answerer"))

@@ -19,22 +19,24 @@ OTHERS = {"10.1.0.1", "10.1.0.2"}
 HELD = "members held: they have left, and are answered all the same"
 
 
-def register(client: Any, hosts: set[str]) -> None:
-    """Members of web that outlive their client's session."""
+def register(client: Any, hosts: set[str], service: str = "web") -> None:
+    """Members that outlive their client's session."""
     for host in sorted(hosts):
         data = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
-        client.create("/discovery/staging/web/member_", data, sequence=True, makepath=True)
+        client.create(f"/discovery/staging/{service}/member_", data, sequence=True, makepath=True)
 
 
 @pytest.fixture
 def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
     with client_of(own_zookeeper.address) as found:
         register(found, HOSTS)
+        register(found, {"10.2.0.1"}, "db")
         yield found
 
 
 @pytest.fixture
-def server(own_zookeeper: ZooKeeperServer, client: Any, tmp_path: Path) -> Iterator[Reloadable]:
+def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[Reloadable]:
+    assert client.connected
     with Reloadable(tmp_path, fixed=None, zookeeper=own_zookeeper.address) as running:
         running.wait_ready()
         yield running
@@ -63,12 +65,13 @@ def test_another_zookeeper_is_read_before_it_is_answered_from(
 
 
 def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> None:
-    path = "/discovery/staging/web"
     gone = client.transaction()
-    for name in client.get_children(path):
-        gone.delete(f"{path}/{name}")
+    for service in ("web", "db"):
+        path = f"/discovery/staging/{service}"
+        for name in client.get_children(path):
+            gone.delete(f"{path}/{name}")
     gone.commit()
-    eventually(lambda: server.events(HELD))
+    eventually(lambda: len(server.events(HELD)) == 2)
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(fixed=None, zookeeper=server_of(server), session_timeout=12, ttl=6)
         server.reload()
@@ -111,5 +114,7 @@ def test_a_zookeeper_that_cannot_be_read_does_not_take_the_place_of_one_that_was
         server.settle()
     assert addresses_of(load) == {frozenset(HOSTS)}
     (refused,) = server.events(REFUSED)
-    assert refused["mistake"] == "the new watcher is not ready after 30 s"
+    assert refused["mistake"] == (
+        "the new watcher is not ready after 30 s: ZooKeeper at 127.0.0.1:1 has not been read"
+    )
     assert server.query(WEB).answer[0].ttl == 5

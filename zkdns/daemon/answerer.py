@@ -59,11 +59,13 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
     streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
-    first_word = asyncio.Event()
+    first_word, table_is_there = asyncio.Event(), asyncio.Event()
 
     def heard(health: Health) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
         first_word.set()
+        if health.ready:
+            table_is_there.set()
         teller.tell()
 
     doors = Doors(task.config, authority.responder.extras)
@@ -83,8 +85,8 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
             forwarder.start()
         with contextlib.suppress(TimeoutError):
             # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
-            async with asyncio.timeout(_FIRST_WORD_SECONDS):
-                await first_word.wait()
+            async with asyncio.timeout(None if task.waits else _FIRST_WORD_SECONDS):
+                await (table_is_there if task.waits else first_word).wait()
         for server in udp:
             server.start()
         for listener in tcp:

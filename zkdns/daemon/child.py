@@ -43,6 +43,8 @@ class Task(msgspec.Struct, frozen=True):
     sockets: tuple[int, ...] = ()
     secret: bytes = b""
     """What the answerers of a server have in common, and nobody else knows."""
+    waits: bool = False
+    """Whether an answerer answers nobody before it has a table: others do, who have one."""
     leads: bool = True
     """Whether a watcher has the control socket and the snapshot; else another one has, until it is told."""
     inherits: str | None = None

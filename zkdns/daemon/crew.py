@@ -34,13 +34,16 @@ class Crew:
         running.add_done_callback(lambda _: self._ended(keeper))
         return keeper
 
-    async def ready(self, keeper: ChildKeeper, seconds: float, *, is_enough: Callable[[], bool]) -> None:
+    async def ready(
+        self, keeper: ChildKeeper, seconds: float, *, is_enough: Callable[[], bool], awaited: str = ""
+    ) -> None:
         """Wait until a new process works.
 
         Args:
             keeper: whose.
             seconds: how long that may take.
             is_enough: whether it does; looked at after each report.
+            awaited: what it waits for, for the error.
 
         Raises:
             NotReadyError: it ended, or does not in time.
@@ -53,7 +56,9 @@ class Crew:
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
-            raise NotReadyError(f"the new {keeper.task.role} is not ready after {seconds:g} s") from None
+            raise NotReadyError(
+                f"the new {keeper.task.role} is not ready after {seconds:g} s{awaited}"
+            ) from None
 
     async def gone(self, keepers: Iterable[ChildKeeper]) -> None:
         """Wait until these have ended, which must have been asked to."""

@@ -104,7 +104,8 @@ class Succession:
             kept = () if plan.answerers else old.answerers[: config.workers]
             for number in range(len(kept), config.workers):
                 task = self._answerer_task(config, watcher, listeners, number)
-                await self._hire(task, hired, must_be_ready=old.has_table)
+                task = msgspec.structs.replace(task, waits=old.has_table)
+                await self._hire(task, hired, must_be_ready=task.waits)
         except BaseException:
             self._let_go(hired, listeners.without(old.listeners), then=old.listeners)
             raise
@@ -116,10 +117,10 @@ class Succession:
     async def _new_watcher(
         self, old: Running, config: Config, listeners: Listeners, plan: Plan, hired: list[ChildKeeper]
     ) -> ChildKeeper:
-        inherits = old.watcher.task.feed if plan.inherits and old.watcher.ready else None
+        inherits = old.watcher.task.feed if plan.inherits else None
         feed = self._next_feed()
         task = Task("watcher", config, feed, listeners.addresses, leads=False, inherits=inherits)
-        watcher = await self._hire(task, hired, must_be_ready=old.watcher.ready)
+        watcher = await self._hire(task, hired, must_be_ready=old.has_table)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
                 await self._crew.ready(watcher, READY_SECONDS, is_enough=lambda: _is_settled(watcher))
@@ -129,10 +130,12 @@ class Succession:
         """Start a process and wait until it works: where nobody has a table, it need not have one either."""
         keeper = self._crew.start(task)
         hired.append(keeper)
+        zookeeper = task.config.zookeeper  # which no answerer knows
         await self._crew.ready(
             keeper,
             READY_SECONDS,
             is_enough=lambda: keeper.ready or (not must_be_ready and keeper.figures is not None),
+            awaited=f": ZooKeeper at {zookeeper} has not been read" if zookeeper else "",
         )
         return keeper
 
@@ -145,6 +148,8 @@ class Succession:
                 keeper.tell(Follow(feed))
             new.watcher.tell(Lead(old.watcher.pid or 0))
             new.watcher.task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None)
+        for keeper in new.answerers:
+            keeper.task = msgspec.structs.replace(keeper.task, waits=False)
         new.listeners.share_out()
         stay = new.watcher, *new.answerers
         gone = [keeper for keeper in (old.watcher, *old.answerers) if keeper not in stay]
@@ -158,7 +163,8 @@ class Succession:
         files = {sock.fileno() for pair in alone for sock in (pair.udp, pair.tcp)}
         then.leave_out(alone)
         for keeper in keepers:
-            if keeper.task.role == "answerer":
+            is_at_work = keeper.task.role == "answerer" and (keeper.ready or not keeper.task.waits)
+            if is_at_work:
                 keeper.retire(tuple(file for file in keeper.task.sockets if file in files))
             else:
                 keeper.stop()
