@@ -23,6 +23,14 @@ def server(tmp_path: Path) -> Iterator[Reloadable]:
         yield running
 
 
+def bound_by(server: Reloadable) -> set[tuple[str, int]]:
+    """Where the supervisor has sockets of UDP over IPv4."""
+    own = {entry.readlink().name for entry in Path(f"/proc/{server.process.pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    at = [line[1].split(":") for line in lines if f"socket:[{line[9]}]" in own]
+    return {(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in at}
+
+
 def test_nobody_goes_without_an_answer_while_configurations_alternate(server: Reloadable) -> None:
     files = len(open_files(server.process.pid))
     with SteadyLoad(server.addresses[0], WEB) as load:
@@ -84,6 +92,7 @@ def test_workers_come_and_go_while_others_ask(server: Reloadable) -> None:
 
 def test_where_it_listens_moves_and_nobody_who_has_asked_there_is_forgotten(server: Reloadable) -> None:
     (before,) = server.addresses
+    assert bound_by(server) == {before}
     with socket.socket(type=socket.SOCK_DGRAM) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -97,9 +106,7 @@ def test_where_it_listens_moves_and_nobody_who_has_asked_there_is_forgotten(serv
     server.write(ttl=5, listen=[f"127.0.0.1:{port}"])
     server.reload()
     server.settle()
-    with socket.socket(type=socket.SOCK_DGRAM) as taken, socket.socket() as also:
-        taken.bind(before)  # nobody has it any more
-        also.bind(before)
+    eventually(lambda: before not in bound_by(server))
     assert server.events("listening no more")[-1]["address"] == f"127.0.0.1:{before[1]}"
 
 
@@ -111,3 +118,26 @@ def test_the_admin_address_moves(server: Reloadable) -> None:
     host, port = before.rsplit(":", 1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), 1.0)
+
+
+def test_an_address_becomes_a_part_of_another_and_is_one_of_its_own_again(server: Reloadable) -> None:
+    host, port = server.addresses[0]
+    with SteadyLoad((host, port), WEB) as load:
+        for listen in (f"0.0.0.0:{port}", f"127.0.0.1:{port}", f"0.0.0.0:{port}"):
+            server.write(ttl=5, listen=[listen], workers=2)
+            assert "listen" in str(server.reload()["changed"])
+            server.settle(2)
+        assert server.query(WEB).answer[0].ttl == 5
+    assert is_one_of_both(load, {5})
+
+
+def test_the_rest_of_an_address_is_given_up(tmp_path: Path) -> None:
+    with Reloadable(tmp_path, ttl=5, listen=["0.0.0.0:0"]) as server:
+        port = server.wait_ready().port
+        with SteadyLoad(("127.0.0.1", port), WEB) as load:
+            server.write(ttl=5, listen=[f"127.0.0.1:{port}"])
+            server.reload()
+            server.settle()
+        assert is_one_of_both(load, {5})
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), 1.0)

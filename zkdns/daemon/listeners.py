@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 from collections.abc import Iterable, Sequence
 
 import msgspec
@@ -23,6 +24,23 @@ class Listener(msgspec.Struct, frozen=True):
     def address(self) -> HostPort:
         """Where it really is."""
         return bound_address(self.pairs[0])
+
+    def with_more(self, workers: int) -> Listener:
+        """The same for so many workers at least; for those that are new it is too early to get anything.
+
+        Raises:
+            ListenError: the sockets cannot be bound.
+        """
+        before = len(self.pairs)
+        if workers <= before:
+            return self
+        bound = bind_more(self.pairs, workers - before)
+        favour(self.pairs, before)
+        return Listener(self.written, (*self.pairs, *bound))
+
+    def with_most(self, workers: int) -> Listener:
+        """The same for so many workers at most."""
+        return Listener(self.written, self.pairs[:workers])
 
 
 class Listeners:
@@ -51,21 +69,24 @@ class Listeners:
         """
         left = list(self.each)
         each: list[Listener] = []
-        with contextlib.ExitStack() as closed_on_error:
-            closed_on_error.callback(self.share_out)
+        with contextlib.ExitStack() as undone:
+            undone.callback(self.share_out)
             for written in addresses:
-                here = next((one for one in left if one.written == written), None)
-                if here is None:
-                    bound = self._bind_beside(written, workers)
-                    each.append(Listener(written, tuple(bound)))
-                else:
+                here = next((one for one in left if written in (one.written, one.address)), None)
+                if here is not None:
                     left.remove(here)
-                    bound = self._bind_more(here, workers)
-                    each.append(Listener(written, (*here.pairs, *bound)[:workers]))
-                for pair in bound:
-                    closed_on_error.callback(pair.close)
-            closed_on_error.pop_all()
-        return Listeners(each)
+                    each.append(here.with_more(workers))
+                else:
+                    each.append(Listener(written, tuple(self._bind_beside(written, workers))))
+                undone.callback(close, Listeners(each[-1:]).without(self))
+            # What is sent to a socket of 127.0.0.1 never reaches one of 0.0.0.0; when it is closed, something
+            # may be on its way. So it is kept, as the part of the other that it is.
+            for part in left:
+                if any(is_part(part.address, other) for other in addresses):
+                    each.append(part.with_more(workers))
+                    undone.callback(close, Listeners(each[-1:]).without(self))
+            undone.pop_all()
+        return Listeners(one.with_most(workers) for one in each)
 
     def without(self, others: Listeners) -> list[SocketPair]:
         """The sockets that those lack."""
@@ -88,22 +109,18 @@ class Listeners:
         """Close all."""
         close(self.without(Listeners()))
 
-    @staticmethod
-    def _bind_more(listener: Listener, workers: int) -> list[SocketPair]:
-        """Bind for more workers; for them it is too early to get anything."""
-        before = len(listener.pairs)
-        if workers <= before:
-            return []
-        bound = bind_more(listener.pairs, workers - before)
-        favour(listener.pairs, before)
-        return bound
-
     def _bind_beside(self, address: HostPort, workers: int) -> list[SocketPair]:
         """Bind at a new address, which may be part of one that is there (0.0.0.0), or hold it."""
         neighbours = [one for one in self.each if address.port and one.address.port == address.port]
         for neighbour in neighbours:
             share(neighbour.pairs)
         return bind(address, workers, shared=bool(neighbours))
+
+
+def is_part(address: HostPort, of: HostPort) -> bool:
+    """Whether who listens at the second address listens at the first one, too."""
+    one, other = (ipaddress.ip_address(host.partition("%")[0]) for host in (address.host, of.host))
+    return other.is_unspecified and one.version == other.version and address.port == of.port
 
 
 def close(pairs: Iterable[SocketPair]) -> None:
