@@ -24,9 +24,10 @@ from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
 from zkdns.table import Table
 from zkdns.transport import Personal
+from zkdns.transport.files import affordable_connections
 from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.mistakes import Mistakes
-from zkdns.transport.tcp import IDLE_SECONDS, TcpServer, affordable_connections
+from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
 from zkdns.transport.udp import UdpServer
 
 if TYPE_CHECKING:
@@ -59,13 +60,12 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
     streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
-    first_word, table_is_there = asyncio.Event(), asyncio.Event()
+    may_begin = asyncio.Event()
 
     def heard(health: Health) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
-        first_word.set()
-        if health.ready:
-            table_is_there.set()
+        if health.ready or not task.waits:
+            may_begin.set()
         teller.tell()
 
     doors = Doors(task.config, authority.responder.extras)
@@ -86,7 +86,7 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
         with contextlib.suppress(TimeoutError):
             # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
             async with asyncio.timeout(None if task.waits else _FIRST_WORD_SECONDS):
-                await (table_is_there if task.waits else first_word).wait()
+                await may_begin.wait()
         for server in udp:
             server.start()
         for listener in tcp:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import resource
 import selectors
 import socket
 import struct
@@ -27,6 +26,7 @@ import structlog
 
 from zkdns.transport import Answers, Later, Personal
 from zkdns.transport.door import Door
+from zkdns.transport.files import MOST_CONNECTIONS
 from zkdns.transport.loop import Left, add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import packed_address
@@ -34,12 +34,8 @@ from zkdns.transport.sockets import packed_address
 log = structlog.get_logger("zkdns.transport")
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the last whole query
-MOST_CONNECTIONS = 1024
 MOST_PER_CLIENT = 128
 
-# What a process has open beside connections: standard files, event loop, feed, and some to spare.
-_OTHER_FILES = 64
-_FILES_OF_LISTENER = 3  # its TCP socket, its selector, and the UDP socket beside it
 # What is read of one connection before others get their turn: some 50 queries. Were each of them new, and so
 # rendered in 20 µs, it would take 1 ms.
 _BURST_BYTES = 2048
@@ -436,25 +432,6 @@ def _answer_some(
             room -= length
         at, count = end, count + 1
     return pieces, at, count
-
-
-def affordable_connections(listeners: int) -> int:
-    """How many connections each of so many listeners of this process may have.
-
-    It takes the files that the system grants (a soft limit of 1,024 is common, the hard one far above it):
-    without a file left no connection is accepted, and so none makes room for another.
-    """
-    others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
-    wanted = others + MOST_CONNECTIONS * listeners
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MOST_CONNECTIONS
-    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-    except (OSError, ValueError):
-        granted = soft
-    return max(1, (granted - others) // listeners)
 
 
 def _client_of(peer: object) -> str:
