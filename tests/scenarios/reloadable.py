@@ -27,7 +27,7 @@ class Reloadable(ZkdnsServer):
         self.write(**settings)
         super().__init__("--config", str(self.file), *arguments)
         # What a test changes is no variable, which would go before the file.
-        for variable in ("ZKDNS_LISTEN", "ZKDNS_ADMIN"):
+        for variable in ("ZKDNS_LISTEN", "ZKDNS_ADMIN", "ZKDNS_LOG_LEVEL"):
             del self._environment[variable]
 
     def write(self, **settings: object) -> None:
@@ -37,6 +37,7 @@ class Reloadable(ZkdnsServer):
             "listen": ["127.0.0.1:0"],
             "admin": "127.0.0.1:0",
             "order": "fixed",
+            "log_level": "debug",
             **settings,
         }
         lines = [f"{key} = {_toml(value)}\n" for key, value in given.items() if value is not None]

@@ -1,5 +1,6 @@
 """Reloading while others ask: each of them gets an answer, of the old configuration or of the new one."""
 
+import json
 import os
 import signal
 import socket
@@ -13,7 +14,7 @@ from tests.scenarios.reloadable import MEMBERS, WEB, Reloadable, is_one_of_both
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 
-RELOADS = int(os.environ.get("TEST_RELOADS", "12"))
+RELOADS = int(os.environ.get("TEST_RELOADS", "12"))  # a hundred take half a minute
 
 
 @pytest.fixture
@@ -78,6 +79,34 @@ def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_o
     eventually(lambda: server.processes("watcher") - {watcher})
     server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
     eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
+
+
+def test_all_processes_log_as_they_are_told(tmp_path: Path) -> None:
+    with Reloadable(tmp_path, log_level="debug") as server:
+        server.wait_ready()
+        before = server.processes("answerer") | server.processes("watcher")
+        server.write(log_level="error")
+        server.hang_up()
+        eventually(lambda: not before & (server.processes("answerer") | server.processes("watcher")))
+        server.settle()
+        told = len(server.log)
+        server.write(ttl=7, log_level="error")
+        server.hang_up()
+        eventually(lambda: server.query(WEB).answer[0].ttl == 7)
+        server.settle()
+        server.write(ttl=-1, log_level="error")
+        server.hang_up()
+        eventually(lambda: len(server.log) > told)
+        (line,) = server.log[told:].splitlines()
+        assert json.loads(line)["level"] == "error"
+
+
+def test_one_whom_a_hang_up_reaches_by_mistake_goes_on(server: Reloadable) -> None:
+    pids = server.processes("answerer") | server.processes("watcher")
+    for pid in pids:
+        os.kill(pid, signal.SIGHUP)
+    assert server.ask(WEB) == set(MEMBERS)
+    assert server.processes("answerer") | server.processes("watcher") == pids
 
 
 def test_workers_come_and_go_while_others_ask(server: Reloadable) -> None:

@@ -95,6 +95,8 @@ def main(
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     """Run as a child of the supervisor; the control socket is the last argument."""
+    # The supervisor reloads; whoever sends this to all that is called zkdns must not end its children.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[-1]))
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_run(control, roles))
