@@ -25,6 +25,8 @@ from zkdns.daemon.control import (
     Flushed,
     LetGo,
     Refused,
+    Reload,
+    Reloaded,
     Request,
     Response,
     command,
@@ -284,5 +286,44 @@ def test_a_server_that_hangs_up_is_told(path: str) -> None:
         with pytest.raises(ControlError, match=r"hung up without an answer$|cannot be reached"):
             await command(path, Accept(None))
         server.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_socket_of_a_predecessor_is_taken_over_and_no_other_process_s(path: str) -> None:
+    async def scenario() -> None:
+        successor = ControlServer(path, lambda _: Refused("nothing", "the successor"))
+        with capture_logs() as logs:
+            await successor.start(predecessor=1)
+        assert [entry["reason"] for entry in logs] == ["another server has it"]
+        await successor.start(predecessor=os.getpid())
+        try:
+            assert await command(path, Accept(None)) == Refused("nothing", "the successor")
+            first.close()
+            assert await command(path, Accept(None)) == Refused("nothing", "the successor")
+        finally:
+            successor.close()
+        assert os.listdir(Path(path).parent) == []  # noqa: PTH208 - names alone
+
+    async def run() -> None:
+        await first.start()
+        await scenario()
+
+    first = ControlServer(path, respond)
+    asyncio.run(run())
+
+
+def test_an_answer_may_be_waited_for(path: str) -> None:
+    async def answer() -> Response:
+        await asyncio.sleep(0)
+        return Reloaded(("ttl",), ("answerer",), 0.5)
+
+    async def scenario() -> None:
+        server = ControlServer(path, lambda _: answer())
+        await server.start()
+        try:
+            assert await command(path, Reload(all=False)) == Reloaded(("ttl",), ("answerer",), 0.5)
+        finally:
+            server.close()
 
     asyncio.run(scenario())

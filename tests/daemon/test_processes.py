@@ -19,7 +19,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.config import load_config
 from zkdns.daemon.child import TASKS
-from zkdns.daemon.supervisor import Supervisor
+from zkdns.daemon.succession import answerer_task
 
 WEB = "m0.web.staging.discovery"
 WEB_ADDRESS = {"192.0.2.1"}
@@ -329,7 +329,7 @@ def test_the_answerer_knows_of_no_zookeeper(tmp_path: Path) -> None:
     variables |= {"ZKDNS_ZOOKEEPER_TLS": "true", **dict.fromkeys(files, "/of-ours")}
     config = load_config(flags={}, environment=variables, file=None)
     assert config.zookeeper_key == "/of-ours"
-    task = Supervisor(config, lambda _: None)._answerer_task("/feed", ())
+    task = answerer_task(config, "/feed", (), (), b"")
     assert b"of-ours" not in TASKS.encode(task)
 
 

@@ -24,7 +24,8 @@ from tests.robustness.scene import HUGE, OUTSIDE, SEEDS, SIZES, WEB, answers_odd
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver
 from tests.support.waiting import eventually
-from zkdns.transport.tcp import IDLE_SECONDS, MOST_CONNECTIONS, MOST_PER_CLIENT
+from zkdns.transport.files import MOST_CONNECTIONS
+from zkdns.transport.tcp import IDLE_SECONDS, MOST_PER_CLIENT
 
 SECONDS = 10.0
 MISSING = "nothing.staging.discovery"

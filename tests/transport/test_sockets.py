@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from tests.support.network import ip, new_network, wait_until_up
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
-from zkdns.transport.sockets import SocketPair, bind, bound_address, is_wildcard
+from zkdns.transport.sockets import SocketPair, bind, bind_more, bound_address, favour, is_wildcard, share
 
 LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -193,3 +193,67 @@ def test_a_privileged_port_is_told_with_what_would_help() -> None:
 def test_other_errors_are_told_in_the_systems_words() -> None:
     told = refusal(HostPort("::ffff:127.0.0.1", 0))  # IPv4 within IPv6, which our IPv6 sockets leave out
     assert told == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
+
+
+def arrivals(pairs: list[SocketPair], count: int = 60) -> list[int]:
+    """How many of so many datagrams arrived at each of these, and each connection too."""
+    address = pairs[0].udp.getsockname()
+    with contextlib.ExitStack() as stack:
+        for _ in range(count):
+            stack.enter_context(socket.create_connection(address))
+            asker = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            asker.sendto(b"?", address)
+        return [_taken(pair.udp.recv, 1) + _taken(pair.tcp.accept) for pair in pairs]
+
+
+def _taken(take: Callable[..., object], *arguments: int) -> int:
+    taken = 0
+    with contextlib.suppress(BlockingIOError):
+        while got := take(*arguments):
+            if isinstance(got, tuple):
+                got[0].close()
+            taken += 1
+    return taken
+
+
+@pytest.fixture
+def one() -> Iterator[list[SocketPair]]:
+    """A pair that was bound alone, and what is bound where it is."""
+    pairs = bind(HostPort("127.0.0.1", 0), 1)
+    yield pairs
+    for pair in pairs:
+        pair.close()
+
+
+def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -> None:
+    one += bind_more(one, 2)
+    assert len({bound_address(pair) for pair in one}) == 1
+    assert all(arrivals(one))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
+def test_those_that_are_to_be_closed_get_nothing_more_and_the_others_all(
+    one: list[SocketPair],
+) -> None:
+    one += bind_more(one, 2)
+    favour(one[:2], 2)
+    first, second, left_out = arrivals(one)
+    assert first
+    assert second
+    assert (first + second, left_out) == (120, 0)
+    one.pop().close()
+    assert sum(arrivals(one)) == 120
+    favour(one, None)
+    one += bind_more(one, 1)
+    assert all(arrivals(one))
+
+
+def test_a_part_of_an_address_is_bound_beside_it_only_by_those_who_share(one: list[SocketPair]) -> None:
+    _, port = one[0].udp.getsockname()
+    with pytest.raises(ListenError, match="another program listens there"):
+        bind(HostPort("0.0.0.0", port), 1)
+    with pytest.raises(ListenError, match="another program listens there"):
+        bind(HostPort("0.0.0.0", port), 1, shared=True)
+    share(one)
+    one += bind(HostPort("0.0.0.0", port), 2, shared=True)
+    assert arrivals(one) == [120, 0, 0]

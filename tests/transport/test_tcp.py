@@ -294,3 +294,37 @@ def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
         assert asker.answer() == b"question:tcp"
         server.call(server.tcp.stop)
         assert asker.answer() is None
+
+
+# -- leaving ------------------------------------------------------------------------------------------------
+
+
+def test_who_leaves_accepts_nobody_and_answers_those_who_are_there(server: Running) -> None:
+    with Asker(server) as asker:
+        asker.send(b"first")
+        assert asker.answer() == b"first:tcp"
+        server.call(server.tcp.leave)
+        with Asker(server) as late:
+            late.send(b"late")
+            asker.send(b"second")
+            assert asker.answer() == b"second:tcp"
+            assert server.tcp.received == 2
+
+
+def test_who_leaves_closes_those_who_are_silent_and_no_others(server: Running) -> None:
+    def close_quiet() -> bool:
+        return server.call(lambda: server.tcp.close_quiet(time.monotonic() + SECONDS))
+
+    with Asker(server) as silent, Asker(server) as half:
+        for asker in (silent, half):
+            asker.send(b"first")
+            assert asker.answer() == b"first:tcp"
+        half.socket.sendall(framed(b"second")[:4])
+        server.call(server.tcp.leave)
+        assert not server.call(lambda: server.tcp.close_quiet(time.monotonic()))
+        assert not close_quiet()
+        assert silent.is_closed
+        half.socket.sendall(framed(b"second")[4:])
+        assert half.answer() == b"second:tcp"
+        eventually(close_quiet)
+        assert half.is_closed

@@ -14,7 +14,7 @@ import zkdns
 # In the order of the help. Each is imported when it is used: a server that starts needs no other command's
 # libraries, which take longer to load than it takes to be ready.
 _COMMANDS = (
-    *("serve", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
+    *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
     *("accept", "flush", "dump", "top"),
 )
 

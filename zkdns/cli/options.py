@@ -74,13 +74,30 @@ def load_or_exit(
     with_fixed: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
-    """The configuration; where it has mistakes, tell all of them and exit.
+    """The configuration, as `load` reads it; where it has mistakes, tell all of them and exit."""
+    try:
+        return load(flags, config_file, with_fixed=with_fixed, listen=listen)
+    except ConfigError as error:
+        exit_mistaken(error.mistakes)
+
+
+def load(
+    flags: Mapping[str, object],
+    config_file: str | None,
+    *,
+    with_fixed: bool = True,
+    listen: tuple[HostPort, ...] = (),
+) -> Config:
+    """The configuration.
 
     Args:
         flags: by the setting's key, as click reads them.
         config_file: what `--config` says.
         with_fixed: whether the fixed file must be right too, and the snapshot where it is served alone.
         listen: where to answer unless told otherwise.
+
+    Raises:
+        ConfigError: with all mistakes.
     """
     try:
         config = load_config(
@@ -95,10 +112,8 @@ def load_or_exit(
             load_demo(config.namespaces)
         if config.offline and config.snapshot and with_fixed:
             read_header(Path(config.snapshot), expected_by(config, time.time()))
-    except ConfigError as error:
-        exit_mistaken(error.mistakes)
     except SnapshotError as error:
-        exit_mistaken([str(error)])
+        raise ConfigError([str(error)]) from None
     return config
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from functools import partial
 
 import click
 
 from zkdns.address import HostPort, askable
-from zkdns.cli.options import config_option, exit_failed, load_or_exit, setting_options
+from zkdns.cli.options import config_option, exit_failed, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError
@@ -37,14 +38,19 @@ _EXAMPLES = (
 @config_option
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
-    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C."""
+    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C.
+
+    On SIGHUP, and when `zkdns reload` says so, the configuration is read again.
+    """
     _open_standard_files()
     notifier = Notifier.taken_from(os.environ)
     try:
         passed = take_passed(os.environ)
     except ListenError as error:
         exit_failed(error)
-    config = load_or_exit(flags, config_file, listen=addresses_of(passed))
+    listen = addresses_of(passed)
+    config = load_or_exit(flags, config_file, listen=listen)
+    read = partial(load, flags, config_file, listen=listen)
     configure_logs(config.log_format, config.log_level, process="supervisor")
 
     def ready(addresses: list[HostPort]) -> None:
@@ -56,7 +62,7 @@ def serve(config_file: str | None, **flags: object) -> None:
             silence(sys.stdout)
 
     try:
-        asyncio.run(_run(Supervisor(config, ready, passed=passed, notifier=notifier)))
+        asyncio.run(_run(Supervisor(config, ready, read, passed=passed, notifier=notifier)))
     except ListenError as error:
         exit_failed(error)
 

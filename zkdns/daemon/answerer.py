@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from zkdns.daemon.answerer_figures import FiguresTeller
-from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.child import Follow, Orders, Retire, Task, Tell
 from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
 from zkdns.daemon.loading import collect_all, collect_only_what_is_new
+from zkdns.daemon.retiring import retire
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
@@ -26,9 +27,10 @@ from zkdns.dns.marks import mark_of
 from zkdns.observe.query_log import QueryLog
 from zkdns.table import Table
 from zkdns.transport import Personal
+from zkdns.transport.files import affordable_connections
 from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.mistakes import Mistakes
-from zkdns.transport.tcp import IDLE_SECONDS, TcpServer, affordable_connections
+from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
 from zkdns.transport.udp import UdpServer
 
 if TYPE_CHECKING:
@@ -46,8 +48,8 @@ _CONNECTIONS = 256
 _MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
 
 
-async def answer(task: Task, tell: Tell) -> None:
-    """Answer until cancelled; readiness is told to the supervisor."""
+async def answer(task: Task, tell: Tell, orders: Orders) -> None:
+    """Answer until cancelled or retired; readiness is told to the supervisor."""
     collect_only_what_is_new()
     table = Table(with_addresses=task.config.reverse)
     mistakes = Mistakes(log, "a query could not be answered")
@@ -59,11 +61,12 @@ async def answer(task: Task, tell: Tell) -> None:
     authority.responder.extras = _extras_of(task)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
-    first_word = asyncio.Event()
+    may_begin = asyncio.Event()
 
     def heard(health: Health) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
-        first_word.set()
+        if health.ready or not task.waits:
+            may_begin.set()
         teller.tell()
 
     doors = Doors(task.config, authority.responder.extras, authority.sources)
@@ -78,13 +81,17 @@ async def answer(task: Task, tell: Tell) -> None:
             forwarder.start()
         with contextlib.suppress(TimeoutError):
             # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
-            async with asyncio.timeout(_FIRST_WORD_SECONDS):
-                await first_word.wait()
+            async with asyncio.timeout(None if task.waits else _FIRST_WORD_SECONDS):
+                await may_begin.wait()
         for server in udp:
             server.start()
         for listener in tcp:
             await listener.start()
-        await _tick(table, authority, forwarder, teller)
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(_tick(table, authority, forwarder, teller))
+            last = await _obey(orders, subscriber)
+            await retire(last.alone, udp, tcp, forwarder)
+            ticking.cancel()
     finally:
         follower.cancel()
         if forwarder is not None:
@@ -122,6 +129,16 @@ def _servers_of(
         for sock in listening
     ]
     return udp, tcp
+
+
+async def _obey(orders: Orders, subscriber: Subscriber) -> Retire:
+    """Do what the supervisor says, until it says that this is to end."""
+    while True:
+        match await orders.get():
+            case Retire() as last:
+                return last
+            case Follow(feed):
+                subscriber.follow(feed)
 
 
 def _extras_of(task: Task) -> Extras:

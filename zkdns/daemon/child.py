@@ -1,7 +1,7 @@
 """What watcher and answerer have in common: how they are told what to do, and how they end.
 
-A child talks with the supervisor over one socket: it is sent its task as one frame, and sends reports. When
-that socket ends, so does the child: nothing outlives the supervisor, however it went.
+A child talks with the supervisor over one socket: it is sent its task as one frame, later perhaps orders, and
+sends reports. When that socket ends, so does the child: nothing outlives the supervisor, however it went.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import msgspec
 import structlog
@@ -24,6 +24,9 @@ from zkdns.config import Config
 from zkdns.daemon.frames import Frames
 from zkdns.observe.figures import Figures
 from zkdns.observe.logs import configure_logs
+
+RETIRE_SECONDS = 5.0
+"""How long an answerer that retires may finish what it has begun: as long as askers wait for an answer."""
 
 
 class Task(msgspec.Struct, frozen=True):
@@ -40,6 +43,32 @@ class Task(msgspec.Struct, frozen=True):
     sockets: tuple[int, ...] = ()
     secret: bytes = b""
     """What the answerers of a server have in common, and nobody else knows."""
+    waits: bool = False
+    """Whether an answerer answers nobody before it has a table: others do, who have one."""
+    leads: bool = True
+    """Whether a watcher has the control socket and the snapshot; else another one has, until it is told."""
+    inherits: str | None = None
+    """The feed of the watcher before, whose table it begins with."""
+
+
+class Retire(msgspec.Struct, frozen=True, tag="retire"):
+    """For an answerer: take no more queries, finish those that were taken, and end."""
+
+    alone: tuple[int, ...]
+    """Of its sockets those that nobody else takes from: what waits in them is answered before."""
+
+
+class Follow(msgspec.Struct, frozen=True, tag="follow"):
+    """For an answerer: there is another feed to follow."""
+
+    feed: str
+
+
+class Lead(msgspec.Struct, frozen=True, tag="lead"):
+    """For a watcher: control socket and snapshot are its own now."""
+
+    predecessor: int
+    """The process that had them, and is about to end; 0 where there is none."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -50,17 +79,24 @@ class Report(msgspec.Struct, frozen=True):
     """What it counts."""
 
 
+Order: TypeAlias = Retire | Follow | Lead
+
 TASKS = Frames(Task)
+ORDERS: Frames[Order] = Frames(Order)  # type: ignore[arg-type]  # a union is no type to mypy
 REPORTS = Frames(Report)
 
 Tell = Callable[[Report], None]
+Orders = asyncio.Queue[Order]
+Role = Callable[[Task, Tell, Orders], Awaitable[None]]
 
 
 def main(
-    roles: dict[str, Callable[[Task, Tell], Awaitable[None]]],
+    roles: dict[str, Role],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
     """Run as a child of the supervisor; the control socket is the last argument."""
+    # The supervisor reloads; whoever sends this to all that is called zkdns must not end its children.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[-1]))
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_run(control, roles))
@@ -68,7 +104,7 @@ def main(
     os._exit(0)  # what was logged is written already
 
 
-async def _run(control: socket.socket, roles: dict[str, Callable[[Task, Tell], Awaitable[None]]]) -> None:
+async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=control)
     task = await TASKS.read(reader)
     if task is None:
@@ -76,9 +112,12 @@ async def _run(control: socket.socket, roles: dict[str, Callable[[Task, Tell], A
     configure_logs(task.config.log_format, task.config.log_level, process=task.role)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_stray)
-    work = asyncio.ensure_future(roles[task.role](task, lambda report: writer.write(REPORTS.encode(report))))
+    orders: Orders = asyncio.Queue()
+    work = asyncio.ensure_future(
+        roles[task.role](task, lambda report: writer.write(REPORTS.encode(report)), orders)
+    )
     loop.add_signal_handler(signal.SIGTERM, work.cancel)
-    orphaned = asyncio.create_task(reader.read())
+    orphaned = asyncio.create_task(_take_orders(reader, orders))
     orphaned.add_done_callback(lambda _: work.cancel())
     await asyncio.wait([work])
     if orphaned.done():  # nobody else is left to tidy up
@@ -86,6 +125,12 @@ async def _run(control: socket.socket, roles: dict[str, Callable[[Task, Tell], A
     if not work.cancelled() and (error := work.exception()):
         structlog.get_logger("zkdns").error("process failed", exc_info=error)
         os._exit(1)
+
+
+async def _take_orders(reader: asyncio.StreamReader, orders: Orders) -> None:
+    """Pass orders on until the supervisor has gone."""
+    while (order := await ORDERS.read(reader)) is not None:
+        orders.put_nowait(order)
 
 
 def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001 - asyncio's signature

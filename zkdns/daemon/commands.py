@@ -13,6 +13,7 @@ from zkdns.daemon.control import (
     FlushCaches,
     Flushed,
     Refused,
+    Reload,
     Request,
     Response,
 )
@@ -53,6 +54,9 @@ def respond(request: Request, known: Known) -> Response | Iterator[Response] | A
             response = list_services(known)
         case CountMembers():
             response = count_members(request, known)
+        case Reload():
+            sentence = "configurations are the supervisor's, which listens elsewhere"
+            response = Refused("mistaken", sentence)
     return response
 
 

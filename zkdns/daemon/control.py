@@ -15,6 +15,8 @@ import contextlib
 import os
 import socket
 import stat
+import struct
+import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -39,11 +41,9 @@ from zkdns.serverset.changes import Change
 
 log = structlog.get_logger("zkdns.control")
 
-OWN_CONTROL = "control"
-"""What the control socket is called that stands beside the feed, in the server's private directory."""
-
 _SECONDS = 5.0  # for a request to arrive, and for its answer
 _LARGEST_REQUEST = 1 << 16
+_UCRED = struct.Struct("3i")  # unix(7): pid, uid, gid
 
 
 class Accept(msgspec.Struct, frozen=True, tag="accept"):
@@ -62,6 +62,13 @@ class FlushCaches(msgspec.Struct, frozen=True, tag="flush"):
 
 class Dump(msgspec.Struct, frozen=True, tag="dump"):
     """Hand out the table."""
+
+
+class Reload(msgspec.Struct, frozen=True, tag="reload"):
+    """Read the configuration again, and let it come into force. It is asked of the supervisor."""
+
+    all: bool
+    """Whether processes for which nothing has changed are replaced too."""
 
 
 class LetGo(msgspec.Struct, frozen=True):
@@ -110,8 +117,24 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     sentence: str
 
 
+class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
+    """The configuration is in force."""
+
+    changed: tuple[str, ...]
+    """The settings that are others than before."""
+    replaced: tuple[str, ...]
+    """The processes that others took the place of, by their roles."""
+    seconds: float
+
+
+class NotReloaded(msgspec.Struct, frozen=True, tag="not reloaded"):
+    """The old configuration stays in force."""
+
+    mistakes: tuple[str, ...]
+
+
 Inquiry: TypeAlias = Explain | ReadHistory | ListServices | CountMembers
-Request: TypeAlias = Accept | FlushCaches | Dump | Inquiry
+Request: TypeAlias = Accept | FlushCaches | Dump | Reload | Inquiry
 Response: TypeAlias = (
     Accepted
     | Flushed
@@ -121,11 +144,18 @@ Response: TypeAlias = (
     | HistoryRead
     | ServicesListed
     | MembersCounted
+    | Reloaded
+    | NotReloaded
     | Refused
 )
 Respond: TypeAlias = Callable[[Request], Response | Iterator[Response] | Awaitable[Response]]
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
+
+
+def own_control(feed: str) -> str:
+    """Where a watcher is asked by the server's own processes: beside its feed, in the private directory."""
+    return f"{feed}.control"
 
 
 class ControlError(ZkdnsError):
@@ -148,20 +178,28 @@ class ControlServer:
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
 
-    async def start(self) -> None:
-        """Listen; where that cannot be, say so and go on."""
+    async def start(self, predecessor: int | None = None) -> None:
+        """Listen; where that cannot be, say so and go on.
+
+        Args:
+            predecessor: the process whose place this takes; it may listen there still, and nobody else.
+        """
         if self._path is None:
             return
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        succeeds = predecessor is not None and _owner(self._path) == predecessor
+        # To be put in the place of the other one when this listens, so that nobody finds nothing there.
+        bound = self._path.with_name(f"{self._path.name}.new") if succeeds else self._path
         try:
-            _bind(sock, self._path)
+            _bind(sock, bound)
         except (OSError, ControlError) as error:
             sock.close()
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
             log.warning("commands cannot reach this server", control=str(self._path), reason=reason)
             return
-        self._inode = self._path.stat().st_ino
+        self._inode = bound.stat().st_ino
         self._server = await asyncio.start_unix_server(self._connected, sock=sock)
+        bound.replace(self._path)
 
     def close(self) -> None:
         """Listen no more, and leave nothing behind."""
@@ -187,6 +225,8 @@ class ControlServer:
         except msgspec.DecodeError:
             sentence = "the request is none that this version of zkdns understands"
             writer.write(RESPONSES.encode(Refused("mistaken", sentence)))
+        except asyncio.CancelledError:
+            return  # this process ends; what is raised here Python 3.11's asyncio takes for a mistake
         except (TimeoutError, ConnectionError):
             writer.transport.abort()  # whoever asks and does not listen needs no answer
         finally:
@@ -195,6 +235,8 @@ class ControlServer:
     async def _answer(self, request: Request) -> AsyncGenerator[Response]:
         try:
             response = self._respond(request)
+            if isinstance(response, Awaitable):
+                response = await response
             if isinstance(response, Iterator):
                 for part in response:
                     yield part
@@ -227,6 +269,18 @@ def _bind(sock: socket.socket, path: Path) -> None:
         os.umask(before)
 
 
+def _owner(path: Path) -> int | None:
+    """The process that listens at a socket; None: nobody does, or the system does not tell who."""
+    if sys.platform != "linux":
+        return None
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe, contextlib.suppress(OSError):
+        probe.settimeout(_SECONDS)
+        probe.connect(os.fspath(path))
+        pid, _, _ = _UCRED.unpack(probe.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
+        return int(pid)
+    return None
+
+
 def _is_alive(path: Path) -> bool:
     """Whether somebody listens at a socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -240,17 +294,27 @@ def _is_alive(path: Path) -> bool:
     return True
 
 
-async def command(path: str, request: Request) -> Response:
+def reload_socket(control: str) -> str:
+    """Where the supervisor hears of `Reload`: beside the socket of the watcher, which that may replace."""
+    return f"{control}.reload"
+
+
+async def command(path: str, request: Request, seconds: float = _SECONDS) -> Response:
     """Ask the server whose control socket this is; what it responds first.
+
+    Args:
+        path: that socket.
+        request: what to ask.
+        seconds: how long the answer may take.
 
     Raises:
         ControlError: there is none, it may not be asked, or it does not answer.
     """
-    async with contextlib.aclosing(responses(path, request)) as all_of_them:
+    async with contextlib.aclosing(responses(path, request, seconds)) as all_of_them:
         return await anext(all_of_them)
 
 
-async def responses(path: str, request: Request) -> AsyncGenerator[Response]:
+async def responses(path: str, request: Request, seconds: float = _SECONDS) -> AsyncGenerator[Response]:
     """All that a server responds, without an end: whoever asks knows which one is the last.
 
     Raises:
@@ -262,7 +326,7 @@ async def responses(path: str, request: Request) -> AsyncGenerator[Response]:
             reader, writer = await asyncio.open_unix_connection(path)
         writer.write(REQUESTS.encode(request))
         while True:
-            async with asyncio.timeout(_SECONDS):
+            async with asyncio.timeout(seconds):
                 response = await RESPONSES.read(reader)
             if response is None:
                 raise ControlError(f"the server at {path} hung up without an answer")
@@ -274,7 +338,7 @@ async def responses(path: str, request: Request) -> AsyncGenerator[Response]:
     except PermissionError:
         raise ControlError(f"{path} is not this user's; ask as the user that the server runs as") from None
     except TimeoutError:
-        raise ControlError(f"the server at {path} does not answer within {_SECONDS:g} s") from None
+        raise ControlError(f"the server at {path} does not answer within {seconds:g} s") from None
     except msgspec.DecodeError:
         raise ControlError(f"the server at {path} is of another version of zkdns") from None
     except OSError as error:

@@ -11,7 +11,7 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.child import Task
-from zkdns.daemon.control import OWN_CONTROL, Contents, ControlError, Dump, Dumped, Refused, responses
+from zkdns.daemon.control import Contents, ControlError, Dump, Dumped, Refused, own_control, responses
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 
@@ -66,14 +66,12 @@ async def copy_of_sources(config: Config) -> Copy:
     from zkdns.daemon.watcher import watch  # noqa: PLC0415 - a server is mostly asked, and this takes longer
 
     with tempfile.TemporaryDirectory(prefix="zkdns-") as directory:
-        control = str(Path(directory, OWN_CONTROL))
+        feed = str(Path(directory, "feed"))
         kept = {} if config.offline else _READING_ONLY
         config = msgspec.structs.replace(config, control=None, **kept)
-        watching = asyncio.create_task(
-            watch(Task("watcher", config, str(Path(directory, "feed"))), lambda _: None)
-        )
+        watching = asyncio.create_task(watch(Task("watcher", config, feed), lambda _: None, asyncio.Queue()))
         try:
-            return await _first_copy(control, watching)
+            return await _first_copy(own_control(feed), watching)
         except TimeoutError:
             source = f"ZooKeeper at {config.zookeeper}" if config.zookeeper else "the source"
             raise ZkdnsError(f"{source} could not be read within {_READ_SECONDS:g} s") from None

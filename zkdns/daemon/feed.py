@@ -208,18 +208,29 @@ class Subscriber:
         self._on_flush = on_flush
         self._copied: set[str] | None = None  # the origins of a copy that is not complete yet
         self._copying = contextlib.ExitStack()  # open while such a copy arrives
+        self._writer: asyncio.StreamWriter | None = None
+
+    def follow(self, path: str) -> None:
+        """Follow another publisher from now on; what is known stays until its copy has arrived."""
+        self._path = path
+        if self._writer is not None:
+            self._writer.close()
 
     async def run(self) -> None:
         """Follow the publisher for ever, connecting again whenever it goes."""
         while True:
+            path = self._path
             with contextlib.suppress(OSError):
-                reader, writer = await asyncio.open_unix_connection(self._path)
+                reader, self._writer = await asyncio.open_unix_connection(path)
                 try:
                     await self._follow(reader)
                 finally:
-                    writer.close()
+                    self._writer.close()
+                    self._writer = None
                     self._copying.close()
             self._copied = None
+            if path != self._path:
+                continue  # nobody has gone
             self._heard(Health(self.health.ready, stale=self.health.ready))
             await asyncio.sleep(_RECONNECT_SECONDS)
 

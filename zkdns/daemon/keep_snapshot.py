@@ -75,8 +75,15 @@ class SnapshotKeeper:
         """Say that the table is another than the one on disk."""
         self._changed.set()
 
-    async def run(self) -> None:
-        """Write the table after changes, at most every `SNAPSHOT_SECONDS`, while the event loop goes on."""
+    async def run(self, *, succeeds: bool = False) -> None:
+        """Write the table after changes, at most every `SNAPSHOT_SECONDS`, while the event loop goes on.
+
+        Args:
+            succeeds: whether another process writes it for the last time meanwhile.
+        """
+        if succeeds:
+            self.wake()
+            await asyncio.sleep(SNAPSHOT_SECONDS)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._renew_seconds):

@@ -1,4 +1,8 @@
-"""Keeps one child process running: starts it, hands it its task, hears its reports, replaces it."""
+"""Keeps one child process running: starts it, hands it its task, hears its reports, replaces it.
+
+start ──▶ task ──▶ reports … ──▶ its end ──▶ another one
+            orders ──▶                └──▶ none, after `stop` (at once) and `retire` (in its own time)
+"""
 
 from __future__ import annotations
 
@@ -16,13 +20,14 @@ import structlog
 
 import zkdns
 from zkdns.config.values import PREFIX
-from zkdns.daemon.child import REPORTS, TASKS, Task
+from zkdns.daemon.child import ORDERS, REPORTS, RETIRE_SECONDS, TASKS, Order, Retire, Task
 from zkdns.observe.figures import Figures
 
 log = structlog.get_logger("zkdns.supervisor")
 
 STOP_SECONDS = 3.0
 """How long a child may take to end before it is killed."""
+_RETIRE_SLACK = 1.0  # seconds until one that should have retired by itself is asked to end
 
 # A child that lived this long is replaced at once, and so is the first that did not; the next ones a little
 # later each time.
@@ -31,14 +36,14 @@ _LEAST_PAUSE, _MOST_PAUSE = 0.1, 5.0
 
 
 class ChildKeeper:
-    """Runs a child until `stop`.
+    """Runs a child until `stop` or `retire`.
 
     Attributes:
+        task: what each child is told to do from now on.
+        deaths: how many children ended, or could not be started, that were to go on.
         ready: what the child that runs now last reported.
         figures: what it counts, as of then; None where there is no report of it.
         pid: its process number; None between two of them.
-        role: what it is there for.
-        restarts: how often another one had to be started.
 
     Args:
         task: what each child is told to do; its sockets are inherited.
@@ -49,32 +54,55 @@ class ChildKeeper:
         self.ready = False
         self.figures: Figures | None = None
         self.pid: int | None = None
-        self.role: str = task.role
-        self.restarts = 0
-        self._task = task
+        self.task = task
+        self.deaths = 0
         self._heard = heard
+        self._writer: asyncio.StreamWriter | None = None
+        self._is_retiring = False
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
-        """Keep a child running; returns after `stop`, when the last one has ended."""
+        """Keep a child running; returns after `stop` or `retire`, when the last one has ended."""
         early_deaths = 0
         while not self._stopping.is_set():
             begun = time.monotonic()
             status = await self._run_once()
-            if self._stopping.is_set():
+            if self.is_ending:
                 return
-            self.restarts += 1
+            self.deaths += 1
+            self._heard()
             lived = time.monotonic() - begun
             early_deaths = 0 if lived > _STEADY_SECONDS else early_deaths + 1
             pause = (
                 min(_MOST_PAUSE, _LEAST_PAUSE * 2 ** min(early_deaths - 2, 6)) if early_deaths > 1 else 0.0
             )
-            log.error(
-                "process ended; starting another", role=self._task.role, status=status, in_seconds=pause
-            )
+            log.error("process ended; starting another", role=self.task.role, status=status, in_seconds=pause)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether no other child is to follow."""
+        return self._is_retiring or self._stopping.is_set()
+
+    def tell(self, order: Order) -> None:
+        """Give an order to the child that runs now, if there is one."""
+        if self._writer is not None:
+            self._writer.write(ORDERS.encode(order))
+
+    def retire(self, alone: tuple[int, ...] = ()) -> None:
+        """Let an answerer finish what it has begun, and end.
+
+        Args:
+            alone: of its sockets those that nobody else takes from.
+        """
+        self._is_retiring = True
+        if self._writer is None:  # none runs that could have begun anything
+            self.stop()
+            return
+        self.tell(Retire(alone))
+        asyncio.get_running_loop().call_later(RETIRE_SECONDS + _RETIRE_SLACK, self.stop)
 
     def stop(self) -> None:
         """Ask the child to end, and make it end if it does not; `run` returns when it has."""
@@ -85,20 +113,21 @@ class ChildKeeper:
         try:
             process, control = await self._start()
         except OSError as error:  # no processes, no memory, no file descriptors: that may pass
-            log.error("process cannot be started", role=self._task.role, reason=str(error))
+            log.error("process cannot be started", role=self.task.role, reason=str(error))
             return None
         self.pid = process.pid
         ender = asyncio.create_task(self._end_when_asked(process))
         reader, writer = await asyncio.open_unix_connection(sock=control)
-        writer.write(TASKS.encode(self._task))
-        log.debug("process started", role=self._task.role, pid=process.pid)
+        writer.write(TASKS.encode(self.task))
+        self._writer = writer
+        log.debug("process started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
             self.ready, self.figures = report.ready, report.figures
             self._heard()
         status = await process.wait()
         ender.cancel()
         writer.close()
-        self.pid, self.ready, self.figures = None, False, None
+        self.pid, self.ready, self.figures, self._writer = None, False, None, None
         self._heard()
         return status
 
@@ -108,9 +137,9 @@ class ChildKeeper:
         with its, contextlib.ExitStack() as closed_on_error:
             closed_on_error.enter_context(ours)
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "zkdns.daemon", self._task.role, str(its.fileno())),
+                *(sys.executable, "-P", "-m", "zkdns.daemon", self.task.role, str(its.fileno())),
                 stdin=subprocess.DEVNULL,
-                pass_fds=(its.fileno(), *self._task.sockets),
+                pass_fds=(its.fileno(), *self.task.sockets),
                 env=_environment(),
                 process_group=0,  # Ctrl-C in a terminal is for the supervisor, which ends the others in order
             )
@@ -125,7 +154,7 @@ class ChildKeeper:
             async with asyncio.timeout(STOP_SECONDS):
                 await process.wait()
         except TimeoutError:
-            log.warning("process does not end; killing it", role=self._task.role, pid=process.pid)
+            log.warning("process does not end; killing it", role=self.task.role, pid=process.pid)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 

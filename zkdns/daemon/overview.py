@@ -9,12 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
-from pathlib import Path
 from typing import TypeVar
 
 from zkdns import __version__
@@ -26,10 +24,13 @@ from zkdns.daemon.control import (
     ControlError,
     FlushCaches,
     Flushed,
+    NotReloaded,
     Refused,
+    Reloaded,
     Request,
     Response,
     command,
+    own_control,
     responses,
 )
 from zkdns.daemon.inquiries import (
@@ -69,7 +70,7 @@ class Overview:
         listening: the addresses, as bound.
         watcher: keeps the process that watches.
         answerers: keep those that answer.
-        control: path of the socket at which the process that watches can be asked.
+        reload: reads the configuration again, and tells what has come of that.
     """
 
     def __init__(
@@ -80,14 +81,14 @@ class Overview:
         listening: Callable[[], Sequence[HostPort]],
         watcher: Callable[[], ChildKeeper],
         answerers: Callable[[], Sequence[ChildKeeper]],
-        control: Callable[[], Path],
+        reload: Callable[[], Awaitable[Reloaded | NotReloaded]],
     ) -> None:
         self._config = config
         self._is_ready = is_ready
         self._listening = listening
         self._watcher = watcher
         self._answerers = answerers
-        self._control = control
+        self._reload = reload
         self._started = time.time()
 
     # -- what is known -------------------------------------------------------------------------------------
@@ -141,7 +142,7 @@ class Overview:
         watcher, answerers = self._watcher(), self._answerers()
         restarts: Counter[str] = Counter()
         for child in (watcher, *answerers):
-            restarts[child.role] += child.restarts
+            restarts[child.task.role] += child.deaths
         server = ServerFigures(version=__version__, started=self._started, restarts=restarts)
         return render(watcher.figures, [one.figures for one in answerers], server, openmetrics=openmetrics)
 
@@ -160,7 +161,7 @@ class Overview:
         """All services, whose lines come in parts."""
         lines: list[ServiceLine] = []
         with _told_as_request_errors():
-            async with contextlib.aclosing(responses(str(self._control()), ListServices())) as parts:
+            async with contextlib.aclosing(responses(self._control(), ListServices())) as parts:
                 async for part in parts:
                     listed = _checked(part, ServicesListed).services
                     if not listed:
@@ -188,13 +189,20 @@ class Overview:
         flushed = await self._ask(FlushCaches(wanted), Flushed)
         return {"answerers": flushed.answerers, "workers": flushed.workers}
 
-    def reload(self) -> None:
-        """Do what the signal does that means the same."""
-        os.kill(os.getpid(), signal.SIGHUP)
+    async def reload(self) -> Mapping[str, object]:
+        """Read the configuration again, and put it in force."""
+        told = await self._reload()
+        if isinstance(told, NotReloaded):
+            why = "; ".join(told.mistakes)
+            raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {why}")
+        return {"changed": told.changed, "replaced": told.replaced, "seconds": told.seconds}
+
+    def _control(self) -> str:
+        return own_control(self._watcher().task.feed)
 
     async def _ask(self, request: Request, wanted: type[T]) -> T:
         with _told_as_request_errors():
-            return _checked(await command(str(self._control()), request), wanted)
+            return _checked(await command(self._control(), request), wanted)
 
 
 @contextlib.contextmanager

@@ -17,21 +17,22 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import msgspec
 import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.child import Task
-from zkdns.daemon.keeper import ChildKeeper
+from zkdns.daemon.control import ControlServer, Refused, Reload, Request, Response, reload_socket
+from zkdns.daemon.crew import Crew
+from zkdns.daemon.listeners import Listeners
 from zkdns.daemon.overview import Overview
+from zkdns.daemon.plan import Plan
+from zkdns.daemon.reloading import Reloading
 from zkdns.daemon.service import ServiceTeller
+from zkdns.daemon.succession import Running, Succession
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
+from zkdns.observe.logs import configure_logs
 from zkdns.observe.notify import Notifier
-from zkdns.serverset.access import ACCESS_KEYS
-from zkdns.transport.activation import pair_up
-from zkdns.transport.sockets import SocketPair, bind, bound_address
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -42,9 +43,13 @@ _LONGEST_DIRECTORY = 95  # bytes; leaves room for a name in it
 class Supervisor:
     """Runs a server.
 
+    Attributes:
+        reloading: takes requests to read the configuration again; there while it runs.
+
     Args:
         config: what to run.
         on_ready: called once, with the addresses that are listened at, when every answerer has its table.
+        read: reads the configuration again, in a thread; raises ConfigError with all its mistakes.
         passed: sockets that are bound already; what they listen at is answered too, and not bound again.
         notifier: tells the service manager.
     """
@@ -53,6 +58,7 @@ class Supervisor:
         self,
         config: Config,
         on_ready: Callable[[list[HostPort]], None],
+        read: Callable[[], Config],
         *,
         passed: Sequence[socket.socket] = (),
         notifier: Notifier | None = None,
@@ -62,16 +68,27 @@ class Supervisor:
         self._passed = passed
         self._notifier = notifier or Notifier(None)
         self._begun = time.monotonic()
-        self._addresses: list[HostPort] = []
-        self._answerers: list[ChildKeeper] = []
+        self._running: Running | None = None
         self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
-        self._secret = secrets.token_bytes(_SECRET_BYTES)
+        self._admin: AdminServer | None = None
+        self._crew = Crew(self._heard, self._stopping.set)
+        self._succession: Succession
+        self._control: ControlServer | None = None
+        self._had_terminal = _has_terminal()
+        self._reloading = Reloading(read, lambda: self._config, self._change)
+        self._reloading.on_begun, self._reloading.on_ended = self._notifier.reloading, self._notifier.ready
 
     @property
     def is_ready(self) -> bool:
         """Whether every answerer has a table."""
-        return bool(self._answerers) and all(child.ready for child in self._answerers)
+        return self._running is not None and self._running.is_ready
+
+    @property
+    def _now(self) -> Running:
+        """What serves."""
+        assert self._running is not None  # noqa: S101 - who asks was started after it
+        return self._running
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -82,93 +99,125 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
+        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
         with contextlib.ExitStack() as stack:
-            pairs = self._bind(stack)
-            admin = self._bind_admin(stack)
+            listeners = Listeners.passed(self._passed)
+            stack.callback(listeners.close)
+            listeners = listeners.changed(self._config.listen, self._config.workers)
+            stack.callback(listeners.close)  # again, where others have taken their place
+            self._admin = _bind_admin(self._config)
+            stack.callback(lambda: self._admin.close() if self._admin else None)
             directory = stack.enter_context(_private_directory())
-            feed = str(directory / "feed")
-            watcher = ChildKeeper(Task("watcher", self._config, feed, tuple(self._addresses)), self._heard)
-            self._answerers = [
-                ChildKeeper(self._answerer_task(feed, own), self._heard) for own in zip(*pairs, strict=True)
+            self._succession = Succession(self._crew, directory, secrets.token_bytes(_SECRET_BYTES))
+            self._running = self._succession.begin(self._config, listeners)
+            self._start_admin()
+            others = [
+                asyncio.create_task(work)
+                for work in (self._listen_for_commands(), self._reloading.run(), self._service_teller().run())
             ]
-            children = (watcher, *self._answerers)
-            running = [asyncio.create_task(child.run()) for child in children]
-            if admin is not None:
-                admin.start(self._overview(watcher, directory), self._was_ready)
-            asked = asyncio.create_task(self._stopping.wait())
-            teller = ServiceTeller(
-                self._notifier,
-                config=lambda: self._config,
-                addresses=lambda: self._addresses,
-                is_ready=lambda: self.is_ready,
-                figures=lambda: watcher.figures,
-            )
-            telling = asyncio.create_task(teller.run())
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
-            await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
-            telling.cancel()
+            await self._stopping.wait()
             self._notifier.stopping()
             log.info("stopping")
-            for child in children:
-                child.stop()
-            if admin is not None:
-                await admin.stop()
-            await asyncio.gather(*running)
+            for other in others:
+                other.cancel()
+            await asyncio.wait(others)  # what a reload has begun is of the crew by now
+            if self._control is not None:
+                self._control.close()
+            await asyncio.gather(self._crew.end(), *([self._admin.stop()] if self._admin else []))
+            self._now.listeners.close()
 
-    def _bind(self, stack: contextlib.ExitStack) -> list[list[SocketPair]]:
-        """Sockets by address, then by worker."""
-        # Passed ones are shared by all workers: who comes first has the query.
-        bound = [[pair] * self._config.workers for pair in pair_up(self._passed)]
-        there = {bound_address(pairs[0]) for pairs in bound}
-        for pairs in bound:
-            stack.callback(pairs[0].close)
-        for address in self._config.listen:
-            if address not in there:
-                bound.append(bind(address, self._config.workers))
-                for pair in bound[-1]:
-                    stack.callback(pair.close)
-        for pairs in bound:
-            address = bound_address(pairs[0])
-            self._addresses.append(address)
-            log.info("listening", address=str(address), workers=len(pairs), passed=address in there)
-        return bound
+    async def _change(self, config: Config, plan: Plan) -> tuple[str, ...]:
+        """Put another configuration in force; return the roles of which processes were replaced.
 
-    def _bind_admin(self, stack: contextlib.ExitStack) -> AdminServer | None:
-        if self._config.admin is None:
-            return None
-        admin = AdminServer(self._config.admin)
-        stack.callback(admin.close)
-        log.info("admin", address=str(admin.address))
-        return admin
+        Raises:
+            ListenError, NotReadyError: all is as it was.
+        """
+        old = self._now
+        new_admin = _bind_admin(config) if "admin" in plan.changed else None
+        try:
+            new = await self._succession.change(old, config, plan)
+        except BaseException:
+            if new_admin is not None:
+                new_admin.close()
+            raise
+        self._running, self._config = new, config
+        if {"log_format", "log_level"}.intersection(plan.changed):
+            configure_logs(config.log_format, config.log_level, process="supervisor")
+        if "admin" in plan.changed:
+            old_admin, self._admin = self._admin, new_admin
+            self._start_admin()
+            if old_admin is not None:
+                await old_admin.stop()
+        if "control" in plan.changed:
+            await self._listen_for_commands()
+        stays = old.watcher, *old.answerers
+        now = new.watcher, *new.answerers
+        return tuple(keeper.task.role for keeper in stays if keeper not in now)
 
-    def _overview(self, watcher: ChildKeeper, directory: Path) -> Overview:
-        """What the admin address is told of."""
-        return Overview(
+    def _start_admin(self) -> None:
+        if self._admin is None:
+            return
+        overview = Overview(
             config=lambda: self._config,
             is_ready=lambda: self.is_ready,
-            listening=lambda: self._addresses,
-            watcher=lambda: watcher,
-            answerers=lambda: self._answerers,
-            control=lambda: directory / "control",
+            listening=lambda: self._now.listeners.addresses,
+            watcher=lambda: self._now.watcher,
+            answerers=lambda: self._now.answerers,
+            reload=self._reloading.request,
+        )
+        self._admin.start(overview, self._was_ready)
+        log.info("admin", address=str(self._admin.address))
+
+    def _service_teller(self) -> ServiceTeller:
+        return ServiceTeller(
+            self._notifier,
+            config=lambda: self._config,
+            addresses=lambda: self._now.listeners.addresses,
+            is_ready=lambda: self.is_ready,
+            figures=lambda: self._now.watcher.figures,
         )
 
-    def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:
-        numbers = tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
-        # What it does not need to know, it is not told.
-        nothing = Config(listen=(), namespaces=self._config.namespaces)
-        untold = {
-            key: getattr(nothing, key)
-            for key in ("zookeeper", *ACCESS_KEYS, "snapshot", "control", "admin_token")
-        }
-        config = msgspec.structs.replace(self._config, **untold)
-        return Task("answerer", config, feed, tuple(self._addresses), numbers, self._secret)
+    async def _listen_for_commands(self) -> None:
+        """Listen for `zkdns reload`, where that is not done already."""
+        if self._control is not None:
+            self._control.close()
+        path = self._config.control
+        self._control = ControlServer(reload_socket(path) if path else None, self._respond)
+        await self._control.start()
+
+    async def _respond(self, request: Request) -> Response:
+        if not isinstance(request, Reload):
+            return Refused("mistaken", "this is asked at the other control socket")
+        return await self._reloading.request(all_of_them=request.all)
+
+    def _hang_up(self) -> None:
+        """SIGHUP: read the configuration again; but where a terminal has gone, whoever looked on has too."""
+        if self._had_terminal and not _has_terminal():
+            self._stopping.set()
+        else:
+            self._reloading.request()
 
     def _heard(self) -> None:
         if self.is_ready and not self._was_ready.is_set():
             self._was_ready.set()
             zones = " ".join(map(to_text, self._config.zones))
             log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
-            self._on_ready(self._addresses)
+            self._on_ready(list(self._now.listeners.addresses))
+
+
+def _bind_admin(config: Config) -> AdminServer | None:
+    """The admin server; None: there is none.
+
+    Raises:
+        ListenError: its address cannot be bound.
+    """
+    return AdminServer(config.admin) if config.admin is not None else None
+
+
+def _has_terminal() -> bool:
+    """Whether somebody can look on; a terminal that has been closed is none any more."""
+    return any(map(os.isatty, range(3)))
 
 
 @contextlib.contextmanager

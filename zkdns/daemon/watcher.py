@@ -1,6 +1,6 @@
 """The watcher process: what every source says goes into one table, and out to the answerers.
 
-snapshot (at start) ─┐
+snapshot (at start) ─┐   or, of a watcher in whose place this is put, its table
 ZooKeeper ───────────┴─▶ Guarding ─┬─▶ Publisher ══feed══▶ answerers
 fixed file ────────────────────────┘        └──▶ snapshot
 """
@@ -11,21 +11,21 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
 from zkdns.config import Config
-from zkdns.daemon.child import Task, Tell
+from zkdns.daemon.child import Lead, Orders, Task, Tell
 from zkdns.daemon.commands import respond
-from zkdns.daemon.control import OWN_CONTROL, ControlServer
+from zkdns.daemon.control import ControlServer, own_control
 from zkdns.daemon.feed import Publisher
 from zkdns.daemon.figures import FiguresTeller, StaleClock
 from zkdns.daemon.fixed_source import FixedSource
 from zkdns.daemon.guarding import Guarding
 from zkdns.daemon.history import History
 from zkdns.daemon.hosts import HostResolver
+from zkdns.daemon.inheriting import inherited
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.known import Known
 from zkdns.daemon.loading import loading
@@ -41,7 +41,7 @@ _TEND_SECONDS = 1.0
 _RESTORED_AT_ONCE = 500  # changes
 
 
-async def watch(task: Task, tell: Tell) -> None:
+async def watch(task: Task, tell: Tell, orders: Orders) -> None:
     """Keep the answerers' table current until cancelled."""
     config = task.config
     publisher = Publisher()
@@ -55,10 +55,13 @@ async def watch(task: Task, tell: Tell) -> None:
     clock = StaleClock()
     history = History(publisher, config.zone)
     known = Known(config, publisher, history, resolver, clock, routes)
+    is_leading = False
 
-    # The second one is for the server's own processes, whatever the configuration says of the first.
-    own = str(Path(task.feed).with_name(OWN_CONTROL))
-    controls = [ControlServer(path, partial(respond, known=known)) for path in (own, config.control)]
+    # The first is for the server's own processes, whatever the configuration says of that for commands.
+    own, control = (
+        ControlServer(path, partial(respond, known=known))
+        for path in (own_control(task.feed), config.control)
+    )
     teller = FiguresTeller(publisher, config.statuses, partial(_figures_of, known), tell)
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -74,20 +77,22 @@ async def watch(task: Task, tell: Tell) -> None:
                 known.guarding = Guarding(
                     config, publisher, on_health, session_timeout=config.session_timeout
                 )
-                known.zookeeper = await _follow(config, known.guarding, keeper)
-            if keeper:
-                tasks.create_task(keeper.run())
-            for control in controls:
-                await control.start()
+                known.zookeeper = await _follow(config, known.guarding, await _kept(task, keeper, publisher))
+            await own.start()
             tasks.create_task(teller.run())
+            predecessor = None if task.leads else await _predecessor(orders)
+            is_leading = True
+            await control.start(predecessor)
+            if keeper:
+                await keeper.run(succeeds=predecessor is not None)
             await asyncio.Event().wait()
     finally:
-        for control in controls:
-            control.close()
+        own.close()
+        control.close()
         if known.guarding:
             known.guarding.close()
         publisher.close()
-        if keeper:
+        if keeper and is_leading:
             keeper.save()
         await asyncio.gather(*(source.stop() for source in known.zookeeper))
 
@@ -135,18 +140,30 @@ def _wake(sleepers: list[Callable[[], None]]) -> None:
         wake()
 
 
-async def _follow(config: Config, guarding: Guarding, keeper: SnapshotKeeper | None) -> list[ZooKeeperSource]:
-    """Follow all namespaces, beginning with what a snapshot holds."""
-    kept: list[Change] = []
-    if keeper:
-        with loading():
-            kept = keeper.restore()
-            for start in range(0, len(kept), _RESTORED_AT_ONCE):
-                guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
-                await asyncio.sleep(0)  # the answerers take what there is, while the rest is restored
-        if kept:
-            guarding.heard(True, True)
-            await asyncio.sleep(0)
+async def _predecessor(orders: Orders) -> int:
+    """Wait until it is said that this leads, in whose place."""
+    while True:
+        match await orders.get():
+            case Lead(predecessor):
+                return predecessor
+
+
+async def _kept(task: Task, keeper: SnapshotKeeper | None, publisher: Publisher) -> list[Change]:
+    """What was known of ZooKeeper before this process."""
+    if task.inherits is not None:
+        return await inherited(task.inherits, publisher.table)
+    return keeper.restore() if keeper and task.leads else []
+
+
+async def _follow(config: Config, guarding: Guarding, kept: list[Change]) -> list[ZooKeeperSource]:
+    """Follow all namespaces, beginning with what is known of them."""
+    with loading():
+        for start in range(0, len(kept), _RESTORED_AT_ONCE):
+            guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
+            await asyncio.sleep(0)  # the answerers take what there is, while the rest is restored
+    if kept:
+        guarding.heard(True, True)
+        await asyncio.sleep(0)
     # Not before: kazoo takes nearly as long to load as a snapshot.
     from zkdns.daemon.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
 

@@ -127,8 +127,7 @@ class Api:
     async def _reload(self, request: web.Request) -> web.StreamResponse:
         await self._check_may_change(request)
         _parameters(request)
-        self._server.reload()
-        return _json({"reload": "begun; the log says what comes of it"}, status=HTTPStatus.ACCEPTED)
+        return _json(await self._server.reload())
 
     async def _check_may_change(self, request: web.Request) -> None:
         """Check that a request comes from no foreign page, and from somebody who knows the token."""

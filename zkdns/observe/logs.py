@@ -64,7 +64,8 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str, jour
         processors=shared + rest,
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         logger_factory=structlog.WriteLoggerFactory(file=_Output(sys.stderr)),  # type: ignore[arg-type]
-        cache_logger_on_first_use=True,
+        # What is cached stays as it was, and this process is told of other settings while it runs.
+        cache_logger_on_first_use=process != "supervisor",
     )
     # Libraries that log by themselves say only what went wrong.
     logging.basicConfig(level=logging.ERROR, handlers=[_ToStructlog()], force=True)

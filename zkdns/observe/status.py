@@ -155,5 +155,5 @@ class Server(Protocol):
     async def flush(self, name: str | None) -> object:
         """Forget what is cached of a name and what lies below it, or everything."""
 
-    def reload(self) -> None:
-        """Begin to read the configuration again."""
+    async def reload(self) -> object:
+        """Read the configuration again, and put it in force."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
 import errno
 import ipaddress
 import os
 import socket
+import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -27,6 +29,15 @@ IP_PKTINFO = 8
 IPV6_RECVPKTINFO = 49
 IPV6_PKTINFO = 50
 _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT, _IP_PMTUDISC_PROBE = 10, 0, 3
+_SO_ATTACH_REUSEPORT_CBPF, _SO_DETACH_REUSEPORT_BPF = 51, 68
+
+# <linux/filter.h>: `A = random; A %= count; return A`, each instruction as code, two jumps, operand.
+_INSTRUCTION = 8
+_RANDOM_BELOW = struct.Struct("=HBBI HBBI HBBI")
+_LOAD_RANDOM = 0x20, 0, 0, 0xFFFFF000 + 56  # BPF_LD | BPF_W | BPF_ABS, SKF_AD_OFF + SKF_AD_RANDOM
+_MODULO = 0x94, 0, 0  # BPF_ALU | BPF_MOD | BPF_K
+_RETURN = 0x16, 0, 0, 0  # BPF_RET | BPF_A
+_SOCK_FPROG = struct.Struct("@HP")
 
 Ancillary: TypeAlias = tuple[int, int, bytes]
 """Ancillary data as `socket.sendmsg` takes them: level, type, data."""
@@ -46,15 +57,20 @@ class SocketPair(msgspec.Struct, frozen=True):
         self.tcp.close()
 
 
-def bind(address: HostPort, workers: int) -> list[SocketPair]:
+def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[SocketPair]:
     """Bind UDP and TCP at the address, once for each worker; port 0 means one free port for all.
+
+    Args:
+        address: where.
+        workers: how many.
+        shared: whether other sockets of ours have that port, at an address that holds this one or lies in it.
 
     Raises:
         ListenError: saying why not, and what would help.
     """
     for last_try in (*[False] * (_PORT_TRIES - 1), True):
         try:
-            return _bind_all(address, workers)
+            return _bind_shared(address, workers) if shared else _bind_all(address, workers)
         except OSError as error:
             if address.port or error.errno != errno.EADDRINUSE or last_try:
                 raise ListenError(_explain(address, error)) from None
@@ -83,6 +99,51 @@ def prepare(sock: socket.socket) -> None:
     elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
         # Only then: who is root may have given it more than we could ask for.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
+
+
+def bind_more(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
+    """Bind more where these are bound, in the order in which the kernel then has them all.
+
+    Raises:
+        ListenError: saying why not; those that are there have not changed.
+    """
+    share(pairs)
+    address = bound_address(pairs[0])
+    try:
+        return _bind_shared(address, count)
+    except OSError as error:
+        raise ListenError(_explain(address, error)) from None
+
+
+def share(pairs: Iterable[SocketPair]) -> None:
+    """Let others be bound at the same port by this user, who must bind theirs so as well."""
+    for pair in pairs:
+        for sock in (pair.udp, pair.tcp):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+
+
+def favour(pairs: Sequence[SocketPair], count: int | None) -> None:
+    """Let what arrives go to the first so many sockets of an address alone; None: to all as before.
+
+    What is on its way to one that is closed would be lost, so one that is to be closed is left out before.
+    The kernel numbers the sockets of a port in the order in which they were bound. Where it cannot be told so
+    (no Linux), nothing happens.
+    """
+    if sys.platform != "linux":
+        return
+    for sock in (pairs[0].udp, pairs[0].tcp):
+        with contextlib.suppress(OSError):
+            if count is None:
+                sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_REUSEPORT_BPF, 1)
+            else:
+                _attach(sock, _RANDOM_BELOW.pack(*_LOAD_RANDOM, *_MODULO, count, *_RETURN))
+
+
+def _attach(sock: socket.socket, program: bytes) -> None:
+    """Let a program choose among the sockets that share a port."""
+    memory = array.array("B", program)
+    told = _SOCK_FPROG.pack(len(program) // _INSTRUCTION, memory.buffer_info()[0])
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, told)
 
 
 def bound_address(pair: SocketPair) -> HostPort:
@@ -178,10 +239,14 @@ def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
         return [first]
     found = bound_address(first)
     first.close()
+    return _bind_shared(found, workers)
+
+
+def _bind_shared(address: HostPort, count: int) -> list[SocketPair]:
     with contextlib.ExitStack() as closed_on_error:
         pairs = []
-        for _ in range(workers):
-            pair = _bind_pair(found, shared=True)
+        for _ in range(count):
+            pair = _bind_pair(address, shared=True)
             closed_on_error.callback(pair.close)
             pairs.append(pair)
         closed_on_error.pop_all()

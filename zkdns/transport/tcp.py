@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import resource
 import selectors
 import socket
 import time
@@ -26,6 +25,7 @@ import structlog
 
 from zkdns.transport import Answers, Later, Observer, Personal
 from zkdns.transport.door import Door
+from zkdns.transport.files import MOST_CONNECTIONS
 from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_some
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
@@ -35,18 +35,17 @@ from zkdns.transport.tally import UNMARKED, Tally
 log = structlog.get_logger("zkdns.transport")
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the last whole query
-MOST_CONNECTIONS = 1024
 MOST_PER_CLIENT = 128
 
-# What a process has open beside connections: standard files, event loop, feed, and some to spare.
-_OTHER_FILES = 64
-_FILES_OF_LISTENER = 3  # its TCP socket, its selector, and the UDP socket beside it
 # What is read of one connection before others get their turn: some 50 queries. Were each of them new, and so
 # rendered in 20 µs, it would take 1 ms.
 _BURST_BYTES = 2048
 # So long are connections served one after another before UDP, the feed and timers get their turn.
 _TURN_SECONDS = 0.001
 _MOST_ACCEPTED = 16  # in one turn
+# A server that leaves closes connections that have brought nothing for so long: hardly any asker who has just
+# connected, or has just been answered, is about to ask then (RFC 7766 §6.2.4 has him ask again if he is).
+_QUIET_SECONDS = 1.0
 # Without a file left and without a connection that could give way: so long nothing is accepted.
 _ACCEPT_AGAIN_SECONDS = 1.0
 
@@ -101,7 +100,7 @@ class TcpServer:
         self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._is_stopped = False
+        self._is_leaving = self._is_stopped = False
         self.mistakes = Mistakes(log, "a query over TCP could not be answered: its connection is closed")
 
     async def start(self) -> None:
@@ -111,6 +110,24 @@ class TcpServer:
         self._sock.setblocking(False)
         self._listen()
         add_server(self._selector.fileno(), self._turn)
+
+    @property
+    def file(self) -> int:
+        """The number of its socket."""
+        return self._sock.fileno()
+
+    def leave(self) -> None:
+        """Accept no more; connections live on until they are quiet, or this stops."""
+        self._is_leaving = True
+        if self._selector is not None and self._sock in self._selector.get_map():
+            self._selector.unregister(self._sock)
+
+    def close_quiet(self, now: float) -> bool:
+        """Close the connections that wait for nothing and bring nothing; whether that was all of them."""
+        for connection in list(self._connections):
+            if connection.is_quiet(now):
+                connection.close(now)
+        return not self._connections
 
     def stop(self) -> None:
         """Accept no more, and close all connections once their answers are sent."""
@@ -167,7 +184,7 @@ class TcpServer:
         return False
 
     def _listen(self) -> None:
-        if self._selector is not None and not self._is_stopped:
+        if self._selector is not None and not self._is_leaving and not self._is_stopped:
             self._selector.register(self._sock, selectors.EVENT_READ, self._accept)
 
     def _accept(self, now: float) -> None:
@@ -286,6 +303,17 @@ class _Connection:
         self.active_at = now
         self._server.active(self)
 
+    def is_quiet(self, now: float) -> bool:
+        """Whether no query is on its way here, and no answer on its way back, as far as can be seen."""
+        if self._buffer or self._unsent or self._awaited or now - self.active_at < _QUIET_SECONDS:
+            return False
+        try:
+            return not self.sock.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        except OSError:  # it is broken, which its turn will show
+            return False
+
     def _end(self) -> None:
         """The asker says no more: close when all that it asked is answered."""
         self._has_ended = True
@@ -388,25 +416,6 @@ class _Connection:
         except BlockingIOError:
             sent = 0
         self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
-
-
-def affordable_connections(listeners: int) -> int:
-    """How many connections each of so many listeners of this process may have.
-
-    It takes the files that the system grants (a soft limit of 1,024 is common, the hard one far above it):
-    without a file left no connection is accepted, and so none makes room for another.
-    """
-    others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
-    wanted = others + MOST_CONNECTIONS * listeners
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MOST_CONNECTIONS
-    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-    except (OSError, ValueError):
-        granted = soft
-    return max(1, (granted - others) // listeners)
 
 
 def _client_of(peer: object) -> str:

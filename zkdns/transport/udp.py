@@ -99,6 +99,15 @@ class UdpServer:
         self._is_stopped = False
         add_server(self._sock.fileno(), self._answer_batches if self._batch else self._answer_singly)
 
+    @property
+    def file(self) -> int:
+        """The number of its socket."""
+        return self._sock.fileno()
+
+    def leave(self) -> None:
+        """Take no more queries; late answers to those that were taken are sent still."""
+        remove_server(self._sock.fileno())
+
     def stop(self) -> None:
         """Answer no more, late answers neither; the socket stays open, since others may hold it too."""
         self._is_stopped = True

@@ -1,0 +1,61 @@
+"""`zkdns reload` against running servers, and where there are none."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli import Ended, run
+from tests.scenarios.reloadable import WEB, Reloadable
+from tests.support.waiting import eventually
+
+
+def reload(server: Reloadable, *arguments: str) -> Ended:
+    return run("reload", *arguments, environment={"ZKDNS_CONTROL": server.control})
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Reloadable]:
+    with Reloadable(tmp_path, ttl=5) as running:
+        running.wait_ready()
+        eventually(lambda: Path(f"{running.control}.reload").exists())
+        yield running
+
+
+def test_it_ends_when_the_new_configuration_is_in_force(server: Reloadable) -> None:
+    assert reload(server) == (0, "nothing has changed\n", "")
+    server.write(ttl=6, session_timeout=20)
+    ended = reload(server)
+    assert (ended.status, ended.errors) == (0, "")
+    assert ended.output.startswith("in force after ")
+    assert ended.output.endswith(" s: session_timeout, ttl changed, 2 processes replaced\n")
+    server.settle()
+    assert server.query(WEB).answer[0].ttl == 6
+
+
+def test_all_processes_are_replaced_where_that_is_asked_for(server: Reloadable) -> None:
+    before = server.processes("answerer") | server.processes("watcher")
+    ended = reload(server, "--all")
+    assert ended.output.endswith(" s: nothing changed, 2 processes replaced\n")
+    server.settle()
+    assert not (server.processes("answerer") | server.processes("watcher")) & before
+    # What commands ask has been handed over.
+    assert run("dump", "--zone", environment={"ZKDNS_CONTROL": server.control}).status == 0
+
+
+def test_every_mistake_is_told_and_the_status_is_2(server: Reloadable) -> None:
+    server.write(ttl=-1, order="upwards")
+    ended = reload(server)
+    assert (ended.status, ended.output) == (2, "")
+    *told, last = ended.errors.splitlines()
+    assert {line.split(": ")[2] for line in told} == {"ttl", "order"}
+    assert last == "zkdns: the old configuration stays in force"
+    assert server.query(WEB).answer[0].ttl == 5
+
+
+def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
+    control = str(tmp_path / "control")
+    ended = run("reload", "--control", control)
+    assert (ended.status, ended.output) == (3, "")
+    assert ended.errors.startswith(f"zkdns: no server listens at {control}.reload")
+    assert run("reload", "--control", "none").status == 3

@@ -1,0 +1,172 @@
+"""Reloading while others ask: each of them gets an answer, of the old configuration or of the new one."""
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.processes import open_files
+from tests.scenarios.reloadable import MEMBERS, WEB, Reloadable, is_one_of_both
+from tests.support.steady_load import SteadyLoad
+from tests.support.waiting import eventually
+
+RELOADS = int(os.environ.get("TEST_RELOADS", "12"))  # a hundred take half a minute
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Reloadable]:
+    with Reloadable(tmp_path, ttl=5) as running:
+        running.wait_ready()
+        yield running
+
+
+def bound_by(server: Reloadable) -> set[tuple[str, int]]:
+    """Where the supervisor has sockets of UDP over IPv4."""
+    own = {entry.readlink().name for entry in Path(f"/proc/{server.process.pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
+    at = [line[1].split(":") for line in lines if f"socket:[{line[9]}]" in own]
+    return {(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in at}
+
+
+def test_nobody_goes_without_an_answer_while_configurations_alternate(server: Reloadable) -> None:
+    files = len(open_files(server.process.pid))
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        for number in range(RELOADS):
+            order, ttl = ("round-robin", 7) if number % 2 == 0 else ("fixed", 5)
+            server.write(ttl=ttl, order=order)
+            told = server.reload()
+            assert told["changed"] == "ttl order"
+            assert told["replaced"] == "answerer"
+            assert server.query(WEB).answer[0].ttl in {5, 7}
+    server.settle()
+    assert is_one_of_both(load, {5, 7})
+    assert load.slowest < 1.0
+    assert server.query(WEB).answer[0].ttl == (5 if RELOADS % 2 == 0 else 7)
+    assert len(open_files(server.process.pid)) == files
+    assert "Traceback" not in server.log
+
+
+def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(server: Reloadable) -> None:
+    watchers, answerers = server.processes("watcher"), server.processes("answerer")
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        for seconds in range(20, 25):
+            server.write(ttl=5, session_timeout=seconds)
+            assert server.reload()["replaced"] == "watcher"
+            server.settle()
+    assert is_one_of_both(load, {5})
+    assert server.processes("answerer") == answerers
+    assert not server.processes("watcher") & watchers
+    # It is followed: what it reads is answered.
+    server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
+    eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
+
+
+def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(
+    server: Reloadable,
+) -> None:
+    server.write(ttl=5, session_timeout=20)
+    server.reload()
+    server.settle()
+    (pid,) = server.processes("answerer")
+    os.kill(pid, signal.SIGKILL)
+    assert server.ask(WEB) == set(MEMBERS)
+    (watcher,) = server.processes("watcher")
+    os.kill(watcher, signal.SIGKILL)
+    eventually(lambda: server.processes("watcher") - {watcher})
+    server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
+    eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
+
+
+def test_all_processes_log_as_they_are_told(tmp_path: Path) -> None:
+    with Reloadable(tmp_path, log_level="debug") as server:
+        server.wait_ready()
+        before = server.processes("answerer") | server.processes("watcher")
+        server.write(log_level="error")
+        server.hang_up()
+        eventually(lambda: not before & (server.processes("answerer") | server.processes("watcher")))
+        server.settle()
+        told = len(server.log)
+        server.write(ttl=7, log_level="error")
+        server.hang_up()
+        eventually(lambda: server.query(WEB).answer[0].ttl == 7)
+        server.settle()
+        server.write(ttl=-1, log_level="error")
+        server.hang_up()
+        eventually(lambda: len(server.log) > told)
+        (line,) = server.log[told:].splitlines()
+        assert json.loads(line)["level"] == "error"
+
+
+def test_one_whom_a_hang_up_reaches_by_mistake_goes_on(server: Reloadable) -> None:
+    pids = server.processes("answerer") | server.processes("watcher")
+    for pid in pids:
+        os.kill(pid, signal.SIGHUP)
+    assert server.ask(WEB) == set(MEMBERS)
+    assert server.processes("answerer") | server.processes("watcher") == pids
+
+
+def test_workers_come_and_go_while_others_ask(server: Reloadable) -> None:
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        for workers in (3, 2, 4, 1, 3):
+            server.write(ttl=5, workers=workers)
+            assert server.reload()["changed"] == "workers"
+            server.settle(workers)
+    assert is_one_of_both(load, {5})
+    assert load.slowest < 1.0
+
+
+def test_where_it_listens_moves_and_nobody_who_has_asked_there_is_forgotten(server: Reloadable) -> None:
+    (before,) = server.addresses
+    assert bound_by(server) == {before}
+    with socket.socket(type=socket.SOCK_DGRAM) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with SteadyLoad(before, WEB) as load:
+        # What stays is asked by others meanwhile; only the second address is new.
+        server.write(ttl=5, listen=["127.0.0.1:0", f"127.0.0.1:{port}"])
+        server.reload()
+    assert is_one_of_both(load, {5})
+    assert server.events("listening")[-1]["address"] == f"127.0.0.1:{port}"
+    server.settle()
+    server.write(ttl=5, listen=[f"127.0.0.1:{port}"])
+    server.reload()
+    server.settle()
+    eventually(lambda: before not in bound_by(server))
+    assert server.events("listening no more")[-1]["address"] == f"127.0.0.1:{before[1]}"
+
+
+def test_the_admin_address_moves(server: Reloadable) -> None:
+    before = server.events("admin")[0]["address"]
+    server.write(ttl=5, admin="127.0.0.2:0")
+    assert server.reload()["replaced"] is None
+    assert server.events("admin")[-1]["address"].startswith("127.0.0.2:")
+    host, port = before.rsplit(":", 1)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port)), 1.0)
+
+
+def test_an_address_becomes_a_part_of_another_and_is_one_of_its_own_again(server: Reloadable) -> None:
+    host, port = server.addresses[0]
+    with SteadyLoad((host, port), WEB) as load:
+        for listen in (f"0.0.0.0:{port}", f"127.0.0.1:{port}", f"0.0.0.0:{port}"):
+            server.write(ttl=5, listen=[listen], workers=2)
+            assert "listen" in str(server.reload()["changed"])
+            server.settle(2)
+        assert server.query(WEB).answer[0].ttl == 5
+    assert is_one_of_both(load, {5})
+
+
+def test_the_rest_of_an_address_is_given_up(tmp_path: Path) -> None:
+    with Reloadable(tmp_path, ttl=5, listen=["0.0.0.0:0"]) as server:
+        port = server.wait_ready().port
+        with SteadyLoad(("127.0.0.1", port), WEB) as load:
+            server.write(ttl=5, listen=[f"127.0.0.1:{port}"])
+            server.reload()
+            server.settle()
+        assert is_one_of_both(load, {5})
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(("127.0.0.2", port), 1.0)

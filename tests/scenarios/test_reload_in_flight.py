@@ -1,0 +1,98 @@
+"""What was begun before a reload is finished, by whom it was begun."""
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.message
+import pytest
+
+from tests.scenarios.reloadable import MEMBERS, WEB, Reloadable
+from tests.support.upstream import Resolver, is_slow
+from tests.support.waiting import eventually
+
+SECONDS = 10.0
+WWW = "www.example"
+QUERY = dns.message.make_query(WEB, "A").to_wire()
+FRAMED = len(QUERY).to_bytes(2) + QUERY
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Reloadable]:
+    with Reloadable(tmp_path, ttl=5) as running:
+        running.wait_ready()
+        yield running
+
+
+@contextlib.contextmanager
+def connection(server: Reloadable) -> Iterator[socket.socket]:
+    with socket.create_connection(server.addresses[0], SECONDS) as sock:
+        yield sock
+
+
+def answered(sock: socket.socket) -> int:
+    """The TTL of the answer that arrives."""
+    with sock.makefile("rb") as stream:
+        message = dns.message.from_wire(stream.read(int.from_bytes(stream.read(2))))
+    assert sorted(str(record) for record in message.answer[0]) == MEMBERS
+    return message.answer[0].ttl
+
+
+@pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
+def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) -> None:
+    with Resolver() as upstream:
+        upstream.acts(is_slow(1.5))
+        server = Reloadable(tmp_path, ttl=5, upstream=[str(upstream.address)])
+        del server._environment["ZKDNS_UPSTREAM"]
+        with server:
+            server.wait_ready()
+            old = server.processes("answerer")
+            found: list[str] = []
+            asker = threading.Thread(target=lambda: found.append(server.rcode(WWW, tcp=tcp, timeout=SECONDS)))
+            asker.start()
+            eventually(lambda: upstream.asked_over("udp", WWW))
+            server.write(ttl=6, upstream=[str(upstream.address)])
+            server.reload()
+            assert server.query(WEB).answer[0].ttl == 6
+            assert server.processes("answerer") > old
+            asker.join()
+            assert found == ["NOERROR"]
+            server.settle()
+
+
+def test_a_connection_that_has_just_been_made_or_has_asked_in_part_is_answered(server: Reloadable) -> None:
+    with connection(server) as silent, connection(server) as half, connection(server) as another:
+        another.sendall(FRAMED)
+        assert answered(another) == 5  # so all three have been accepted
+        half.sendall(FRAMED[:7])
+        server.write(ttl=6)
+        server.reload()
+        silent.sendall(FRAMED)
+        another.sendall(FRAMED)
+        half.sendall(FRAMED[7:])
+        assert [answered(sock) for sock in (silent, another, half)] == [5, 5, 5]
+        # Those that stay silent are closed, and their process ends.
+        assert [sock.recv(1) for sock in (silent, another, half)] == [b"", b"", b""]
+        with connection(server) as new:
+            new.sendall(FRAMED)
+            assert answered(new) == 6
+    server.settle()
+
+
+def test_who_never_falls_silent_holds_nobody_up_for_ever(server: Reloadable) -> None:
+    (old,) = server.processes("answerer")
+    with connection(server) as busy:
+        busy.sendall(FRAMED)
+        assert answered(busy) == 5
+        server.write(ttl=6)
+        server.reload()
+        begun = time.monotonic()
+        with contextlib.suppress(ConnectionError):
+            busy.sendall(FRAMED)
+            while busy.recv(4096):
+                busy.sendall(FRAMED)
+        assert time.monotonic() - begun < SECONDS
+    eventually(lambda: old not in server.processes("answerer"))

@@ -1,0 +1,118 @@
+"""Reloading that fails, or is in the midst of something: the old configuration stays in force, whole."""
+
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.daemon.processes import is_running, open_files
+from tests.scenarios.reloadable import IN_FORCE, REFUSED, WEB, Reloadable, is_one_of_both
+from tests.support.steady_load import SteadyLoad
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Reloadable]:
+    with Reloadable(tmp_path, ttl=5) as running:
+        running.wait_ready()
+        yield running
+
+
+def mistakes(server: Reloadable) -> list[str]:
+    return [entry["mistake"] for entry in server.events(REFUSED)]
+
+
+def test_every_mistake_is_told_and_the_old_configuration_stays(server: Reloadable) -> None:
+    before = server.processes("answerer") | server.processes("watcher")
+    server.write(ttl=-1, order="upwards", workers=0)
+    server.hang_up()
+    eventually(lambda: len(mistakes(server)) == 3)
+    assert {mistake.split(": ")[1] for mistake in mistakes(server)} == {"ttl", "order", "workers"}
+    assert server.query(WEB).answer[0].ttl == 5
+    assert server.processes("answerer") | server.processes("watcher") == before
+    server.file.unlink()
+    server.hang_up()
+    eventually(lambda: "cannot be read" in mistakes(server)[-1])
+    server.write(ttl=6)
+    assert server.reload()["changed"] == "ttl"
+    assert server.query(WEB).answer[0].ttl == 6
+
+
+def test_an_address_that_another_program_has_refuses_the_whole_configuration(server: Reloadable) -> None:
+    files = len(open_files(server.process.pid))
+    with socket.socket(type=socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        server.write(ttl=6, listen=["127.0.0.2:0", f"127.0.0.1:{port}"])
+        server.hang_up()
+        eventually(lambda: mistakes(server))
+    (mistake,) = mistakes(server)
+    assert mistake.startswith(f"cannot listen on 127.0.0.1:{port}: another program listens there")
+    assert server.query(WEB).answer[0].ttl == 5
+    assert len(open_files(server.process.pid)) == files
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server.write(ttl=6, admin=f"127.0.0.1:{taken.getsockname()[1]}")
+        server.hang_up()
+        eventually(lambda: len(mistakes(server)) == 2)
+    assert "for admin requests" in mistakes(server)[-1]
+    assert server.query(WEB).answer[0].ttl == 5
+    assert len(open_files(server.process.pid)) == files
+
+
+@pytest.mark.parametrize("role", ["watcher", "answerer"])
+def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Reloadable, role: str) -> None:
+    before = server.processes("answerer") | server.processes("watcher")
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        server.write(ttl=6, session_timeout=20, workers=2)
+        server.hang_up()
+        (new,) = eventually(lambda: server.processes(role) - before, interval=0.001)
+        os.kill(new, signal.SIGKILL)
+        eventually(lambda: mistakes(server))
+        assert mistakes(server) == [f"the new {role} ended instead of being ready"]
+        eventually(lambda: server.processes("answerer") | server.processes("watcher") == before)
+    assert is_one_of_both(load, {5})
+    assert server.reload()["changed"] == "session_timeout ttl workers"
+    server.settle(2)
+    assert server.query(WEB).answer[0].ttl == 6
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
+def test_a_signal_amid_a_reload_ends_everything(server: Reloadable, count: int) -> None:
+    before = len(server.events("process started"))
+    server.write(ttl=6, session_timeout=20, workers=3)
+    server.hang_up()
+    eventually(lambda: len(server.events("process started")) - before >= count, interval=0.001)
+    assert server.terminate() == 0
+    assert not any(is_running(entry["pid"]) for entry in server.events("process started"))
+    assert "Traceback" not in server.log
+    assert not server.events("process ended; starting another")
+
+
+def test_those_who_ask_meanwhile_have_the_next_reload_in_common(server: Reloadable) -> None:
+    for ttl in (6, 7, 8, 9, 10, 11, 12, 13):
+        server.write(ttl=ttl)
+        server.hang_up()
+    eventually(lambda: server.query(WEB).answer[0].ttl == 13)
+    server.settle()
+    assert len(server.events(IN_FORCE)) <= 3
+    server.hang_up()
+    eventually(lambda: server.events("configuration read again: nothing has changed"))
+
+
+def test_the_end_of_its_terminal_ends_a_server_as_before(tmp_path: Path) -> None:
+    ours, its = os.openpty()
+    server = Reloadable(tmp_path, ttl=5)
+    server._command = ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(its), *server._command]
+    with server:
+        server.wait_ready()
+        server.hang_up()
+        eventually(lambda: server.events("configuration read again: nothing has changed"))
+        os.close(its)
+        os.close(ours)
+        server.hang_up()
+        assert server.process.wait(5.0) == 0

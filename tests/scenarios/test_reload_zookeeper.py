@@ -1,0 +1,120 @@
+"""Reloading what is followed: nothing that is known of ZooKeeper gets lost with the process that knew it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import run
+from tests.scenarios.reloadable import REFUSED, Reloadable, answer_of
+from tests.support.members import client_of
+from tests.support.steady_load import SteadyLoad
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+WEB = "web.staging.discovery"
+HOSTS = {f"10.0.0.{number}" for number in range(1, 7)}
+OTHERS = {"10.1.0.1", "10.1.0.2"}
+HELD = "members held: they have left, and are answered all the same"
+
+
+def register(client: Any, hosts: set[str], service: str = "web") -> None:
+    """Members that outlive their client's session."""
+    for host in sorted(hosts):
+        data = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
+        client.create(f"/discovery/staging/{service}/member_", data, sequence=True, makepath=True)
+
+
+@pytest.fixture
+def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
+    with client_of(own_zookeeper.address) as found:
+        register(found, HOSTS)
+        register(found, {"10.2.0.1"}, "db")
+        yield found
+
+
+@pytest.fixture
+def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[Reloadable]:
+    assert client.connected
+    with Reloadable(tmp_path, fixed=None, zookeeper=own_zookeeper.address) as running:
+        running.wait_ready()
+        yield running
+
+
+def addresses_of(load: SteadyLoad) -> set[frozenset[str]]:
+    """Which sets of addresses were answered, nobody having gone without an answer."""
+    assert (load.lost, load.failures) == (0, [])
+    return {frozenset(answer_of(message)[1]) for message in load.messages}
+
+
+def test_another_zookeeper_is_read_before_it_is_answered_from(
+    server: Reloadable, own_zookeeper: ZooKeeperServer
+) -> None:
+    with ZooKeeperServer() as other, client_of(other.address) as client:
+        register(client, OTHERS)
+        with SteadyLoad(server.addresses[0], WEB) as load:
+            server.write(fixed=None, zookeeper=other.address)
+            assert server.reload()["changed"] == "zookeeper"
+            eventually(lambda: server.ask(WEB) == OTHERS)
+            server.settle()
+        assert addresses_of(load) == {frozenset(HOSTS), frozenset(OTHERS)}
+        register(client, {"10.1.0.3"})
+        eventually(lambda: server.ask(WEB) == {*OTHERS, "10.1.0.3"})
+    assert own_zookeeper.count_watches() == 0
+
+
+def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> None:
+    gone = client.transaction()
+    for service in ("web", "db"):
+        path = f"/discovery/staging/{service}"
+        for name in client.get_children(path):
+            gone.delete(f"{path}/{name}")
+    gone.commit()
+    eventually(lambda: len(server.events(HELD)) == 2)
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        server.write(fixed=None, zookeeper=server_of(server), session_timeout=12, ttl=6)
+        server.reload()
+        server.settle()
+        eventually(lambda: len(server.events("zookeeper has been read")) == 2)
+    assert addresses_of(load) == {frozenset(HOSTS)}
+    # Who accepts the loss reaches the new watcher, and it is the one that knows.
+    ended = run("accept", "web.staging", environment={"ZKDNS_CONTROL": server.control})
+    assert ended.status == 0
+    eventually(lambda: server.ask(WEB) == set())
+
+
+def server_of(server: Reloadable) -> str:
+    return server.file.read_text().partition('zookeeper = "')[2].partition('"')[0]
+
+
+def test_settings_change_also_while_zookeeper_is_away(
+    server: Reloadable, own_zookeeper: ZooKeeperServer
+) -> None:
+    own_zookeeper.kill()
+    eventually(lambda: server.events("zookeeper is out of reach; answers stay as they are"))
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        server.write(fixed=None, zookeeper=own_zookeeper.address, session_timeout=12, ttl=6)
+        server.reload()
+        server.settle()
+    assert addresses_of(load) == {frozenset(HOSTS)}
+    assert server.query(WEB).answer[0].ttl == 6
+    own_zookeeper.start()
+    eventually(lambda: len(server.events("zookeeper has been read")) == 2, 30.0)
+    assert server.ask(WEB) == HOSTS
+
+
+def test_a_zookeeper_that_cannot_be_read_does_not_take_the_place_of_one_that_was(
+    server: Reloadable,
+) -> None:
+    with SteadyLoad(server.addresses[0], WEB) as load:
+        server.write(fixed=None, zookeeper="127.0.0.1:1", ttl=6)
+        server.hang_up()
+        eventually(lambda: server.events(REFUSED), 45.0)
+        server.settle()
+    assert addresses_of(load) == {frozenset(HOSTS)}
+    (refused,) = server.events(REFUSED)
+    assert refused["mistake"] == (
+        "the new watcher is not ready after 30 s: ZooKeeper at 127.0.0.1:1 has not been read"
+    )
+    assert server.query(WEB).answer[0].ttl == 5

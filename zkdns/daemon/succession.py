@@ -1,0 +1,218 @@
+"""How one configuration takes the place of another, without a query going unanswered.
+
+    bind what is new ─▶ start a watcher ─▶ start answerers, one after the other ─▶ all of them work
+                            ╰── reads what the old one knows           ╰── on the same sockets
+    an error up to here: the new ones go, and nothing has happened          │
+                                                                            ▼
+              close what nobody reads any more ◀─ the old ones finish ◀─ the old ones take no more
+
+Until the new processes work, all that serves stays as it is. So there is no gap, no mixture that stays, and
+nothing to be undone; for a moment there are twice as many processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+
+from zkdns.address import HostPort
+from zkdns.config import Config
+from zkdns.daemon.child import Follow, Lead, Task
+from zkdns.daemon.crew import Crew
+from zkdns.daemon.keeper import ChildKeeper
+from zkdns.daemon.listeners import Listeners, close
+from zkdns.daemon.plan import Plan
+from zkdns.observe.figures import WatcherFigures
+from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.transport.sockets import SocketPair
+
+log = structlog.get_logger("zkdns.supervisor")
+
+READY_SECONDS: Final = 30.0
+"""How long a new process may take until it works."""
+# A new watcher has the table of the old one at once; so long it may read ZooKeeper before it takes the place
+# of one that may have read it.
+_SETTLE_SECONDS = 3.0
+
+
+class Running(msgspec.Struct, frozen=True):
+    """What serves."""
+
+    config: Config
+    listeners: Listeners
+    watcher: ChildKeeper
+    answerers: tuple[ChildKeeper, ...]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether every answerer has a table."""
+        return all(answerer.ready for answerer in self.answerers)
+
+    @property
+    def has_table(self) -> bool:
+        """Whether an answerer has one."""
+        return any(answerer.ready for answerer in self.answerers)
+
+
+class Succession:
+    """Starts what serves, and puts something else in its place.
+
+    Args:
+        crew: starts processes.
+        directory: for the sockets of feeds.
+        secret: what answerers have in common.
+    """
+
+    def __init__(self, crew: Crew, directory: Path, secret: bytes) -> None:
+        self._crew = crew
+        self._directory = directory
+        self._secret = secret
+        self._feeds = 0
+        self._closing: asyncio.Task[None] | None = None
+
+    def begin(self, config: Config, listeners: Listeners) -> Running:
+        """Start the first processes."""
+        _tell_addresses(listeners, Listeners())
+        watcher = self._crew.start(Task("watcher", config, self._next_feed(), listeners.addresses))
+        answerers = [
+            self._crew.start(self._answerer_task(config, watcher, listeners, number))
+            for number in range(config.workers)
+        ]
+        return Running(config, listeners, watcher, tuple(answerers))
+
+    async def change(self, old: Running, config: Config, plan: Plan) -> Running:
+        """Put another configuration in force.
+
+        Raises:
+            ListenError: an address cannot be bound.
+            NotReadyError: a new process does not come to work. In both cases all is as it was.
+        """
+        if self._closing is not None:
+            await asyncio.wait([self._closing])  # lest there are ever more that finish
+        listeners = old.listeners.changed(config.listen, config.workers)
+        hired: list[ChildKeeper] = []
+        try:
+            watcher = old.watcher
+            if plan.watcher:
+                watcher = await self._new_watcher(old, config, listeners, plan, hired)
+            kept = () if plan.answerers else old.answerers[: config.workers]
+            for number in range(len(kept), config.workers):
+                task = self._answerer_task(config, watcher, listeners, number)
+                task = msgspec.structs.replace(task, waits=old.has_table)
+                await self._hire(task, hired, must_be_ready=task.waits)
+        except BaseException:
+            self._let_go(hired, listeners.without(old.listeners), then=old.listeners)
+            raise
+        answerers = *kept, *(keeper for keeper in hired if keeper is not watcher)
+        running = Running(config, listeners, watcher, answerers)
+        self._hand_over(old, running, kept)
+        return running
+
+    async def _new_watcher(
+        self, old: Running, config: Config, listeners: Listeners, plan: Plan, hired: list[ChildKeeper]
+    ) -> ChildKeeper:
+        inherits = old.watcher.task.feed if plan.inherits else None
+        feed = self._next_feed()
+        task = Task("watcher", config, feed, listeners.addresses, leads=False, inherits=inherits)
+        watcher = await self._hire(task, hired, must_be_ready=old.has_table)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SETTLE_SECONDS):
+                await self._crew.ready(watcher, READY_SECONDS, is_enough=lambda: _is_settled(watcher))
+        return watcher
+
+    async def _hire(self, task: Task, hired: list[ChildKeeper], *, must_be_ready: bool) -> ChildKeeper:
+        """Start a process and wait until it works: where nobody has a table, it need not have one either."""
+        keeper = self._crew.start(task)
+        hired.append(keeper)
+        zookeeper = task.config.zookeeper  # which no answerer knows
+        await self._crew.ready(
+            keeper,
+            READY_SECONDS,
+            is_enough=lambda: keeper.ready or (not must_be_ready and keeper.figures is not None),
+            awaited=f": ZooKeeper at {zookeeper} has not been read" if zookeeper else "",
+        )
+        return keeper
+
+    def _hand_over(self, old: Running, new: Running, kept: Sequence[ChildKeeper]) -> None:
+        """Let the new ones work alone."""
+        if new.watcher is not old.watcher:
+            feed = new.watcher.task.feed
+            for keeper in kept:
+                keeper.task = msgspec.structs.replace(keeper.task, feed=feed)
+                keeper.tell(Follow(feed))
+            new.watcher.tell(Lead(old.watcher.pid or 0))
+            new.watcher.task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None)
+        for keeper in new.answerers:
+            keeper.task = msgspec.structs.replace(keeper.task, waits=False)
+        new.listeners.share_out()
+        stay = new.watcher, *new.answerers
+        gone = [keeper for keeper in (old.watcher, *old.answerers) if keeper not in stay]
+        self._let_go(gone, old.listeners.without(new.listeners), then=new.listeners)
+        _tell_addresses(new.listeners, old.listeners)
+
+    def _let_go(
+        self, keepers: Sequence[ChildKeeper], alone: Sequence[SocketPair], *, then: Listeners
+    ) -> None:
+        """Let processes finish, and close the sockets that only they read when they have."""
+        files = {sock.fileno() for pair in alone for sock in (pair.udp, pair.tcp)}
+        then.leave_out(alone)
+        for keeper in keepers:
+            is_at_work = keeper.task.role == "answerer" and (keeper.ready or not keeper.task.waits)
+            if is_at_work:
+                keeper.retire(tuple(file for file in keeper.task.sockets if file in files))
+            else:
+                keeper.stop()
+
+        async def close_in_time() -> None:
+            await self._crew.gone(keepers)
+            close(alone)
+            then.share_out()
+            for keeper in keepers:
+                if keeper.task.role == "watcher":
+                    _unlink(keeper.task.feed)
+
+        self._closing = asyncio.create_task(close_in_time())
+
+    def _next_feed(self) -> str:
+        self._feeds += 1
+        return str(self._directory / f"feed{self._feeds}")
+
+    def _answerer_task(self, config: Config, watcher: ChildKeeper, listeners: Listeners, number: int) -> Task:
+        return answerer_task(
+            config, watcher.task.feed, listeners.addresses, listeners.of_worker(number), self._secret
+        )
+
+
+def answerer_task(
+    config: Config, feed: str, listening: tuple[HostPort, ...], sockets: tuple[int, ...], secret: bytes
+) -> Task:
+    """What an answerer is told: what it does not need to know, it is not."""
+    nothing = Config(listen=(), namespaces=config.namespaces)
+    others = ("zookeeper", *ACCESS_KEYS, "snapshot", "control", "admin_token")
+    untold = {key: getattr(nothing, key) for key in others}
+    return Task("answerer", msgspec.structs.replace(config, **untold), feed, listening, sockets, secret)
+
+
+def _unlink(feed: str) -> None:
+    Path(feed).unlink(missing_ok=True)
+
+
+def _tell_addresses(now: Listeners, before: Listeners) -> None:
+    for listener in now.each:
+        if listener.address not in before.addresses:
+            log.info("listening", address=str(listener.address), passed=listener.is_passed)
+    for address in before.addresses:
+        if address not in now.addresses:
+            log.info("listening no more", address=str(address))
+
+
+def _is_settled(watcher: ChildKeeper) -> bool:
+    """Whether it says that its table is of now."""
+    figures = watcher.figures
+    return watcher.ready and isinstance(figures, WatcherFigures) and figures.stale_since is None

@@ -1,0 +1,32 @@
+"""How many connections a process can afford, by the files that it may open."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+MOST_CONNECTIONS: Final = 1024
+"""Connections that a listener has at most."""
+
+# What a process has open beside connections: standard files, event loop, feed, and some to spare.
+_OTHER_FILES = 64
+_FILES_OF_LISTENER = 3  # its TCP socket, its selector, and the UDP socket beside it
+
+
+def affordable_connections(listeners: int) -> int:
+    """How many connections each of so many listeners of this process may have.
+
+    It takes the files that the system grants (a soft limit of 1,024 is common, the hard one far above it):
+    without a file left no connection is accepted, and so none makes room for another.
+    """
+    others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
+    wanted = others + MOST_CONNECTIONS * listeners
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return MOST_CONNECTIONS
+    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    except (OSError, ValueError):
+        granted = soft
+    return max(1, (granted - others) // listeners)
