@@ -3,12 +3,14 @@
 It is booted in namespaces of the test's own (tests/support/booted.py); where that cannot be, all is skipped.
 """
 
+import os
 import re
 import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import dns.message
 import dns.query
@@ -54,6 +56,25 @@ def wait_for_another(machine: BootedSystemd, pid: str) -> None:
     """Wait until another process than this one is the service, and has told that it is ready."""
     eventually(lambda: machine.show("zkdns.service", "MainPID") not in {pid, "0"}, SECONDS)
     eventually(lambda: machine.show("zkdns.service", "ActiveState") == "active", SECONDS)
+
+
+def test_what_is_written_in_there_stays_there(tmp_path: Path) -> None:
+    """Before anything else: nothing that is booted may do to this machine what boots do."""
+    name = f"zkdns-test-{os.getpid()}"
+    places = [
+        Path("/", *place.split("/"))
+        for place in ["tmp", "etc", "root", "dev", "dev/shm", "run", "var/tmp", "opt"]
+    ]
+    places += [Path("/"), ROOT]
+    mine = tmp_path / "mine"
+    mine.write_text("")
+    with BootedSystemd({}) as machine:
+        for place in places:
+            machine.run("touch", f"{place}/{name}")
+        assert machine.run("ls", "-A", str(places[0])).split() == [name]
+        assert machine.run("stat", "-f", "-c", "%T", "/").strip() == "overlayfs"
+        assert not [place for place in places if (place / name).exists()]
+    assert mine.exists()
 
 
 @pytest.mark.usefixtures("network")
