@@ -11,7 +11,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -26,7 +26,6 @@ from zkdns.daemon.control import (
     Flushed,
     NotReloaded,
     Refused,
-    Reloaded,
     Request,
     Response,
     command,
@@ -43,6 +42,7 @@ from zkdns.daemon.inquiries import (
     ServicesListed,
 )
 from zkdns.daemon.keeper import ChildKeeper
+from zkdns.daemon.reloading import Reloading
 from zkdns.daemon.self_asking import asks_itself
 from zkdns.names import to_text
 from zkdns.observe.figures import AnswererFigures, ServerFigures, UpstreamFigures, WatcherFigures
@@ -70,7 +70,7 @@ class Overview:
         listening: the addresses, as bound.
         watcher: keeps the process that watches.
         answerers: keep those that answer.
-        reload: reads the configuration again, and tells what has come of that.
+        reloading: reads the configuration again.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class Overview:
         listening: Callable[[], Sequence[HostPort]],
         watcher: Callable[[], ChildKeeper],
         answerers: Callable[[], Sequence[ChildKeeper]],
-        reload: Callable[[], Awaitable[Reloaded | NotReloaded]],
+        reloading: Reloading,
     ) -> None:
         self._config = config
         self._is_ready = is_ready
         self._listening = listening
         self._watcher = watcher
         self._answerers = answerers
-        self._reload = reload
+        self._reloading = reloading
         self._started = time.time()
 
     # -- what is known -------------------------------------------------------------------------------------
@@ -143,7 +143,9 @@ class Overview:
         restarts: Counter[str] = Counter()
         for child in (watcher, *answerers):
             restarts[child.task.role] += child.deaths
-        server = ServerFigures(version=__version__, started=self._started, restarts=restarts)
+        server = ServerFigures(
+            version=__version__, started=self._started, restarts=restarts, reloads=self._reloading.outcomes
+        )
         return render(watcher.figures, [one.figures for one in answerers], server, openmetrics=openmetrics)
 
     async def silent(self) -> Sequence[HostPort]:
@@ -191,7 +193,7 @@ class Overview:
 
     async def reload(self) -> Mapping[str, object]:
         """Read the configuration again, and put it in force."""
-        told = await self._reload()
+        told = await self._reloading.request()
         if isinstance(told, NotReloaded):
             why = "; ".join(told.mistakes)
             raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {why}")

@@ -26,6 +26,7 @@ class Reloading:
     Attributes:
         on_begun: called when the configuration is about to be read.
         on_ended: called when it is in force, or the old one stays.
+        outcomes: how often it was put in force (`done`), or was not (`refused`).
 
     Args:
         read: reads the configuration in a thread; raises ConfigError with all its mistakes.
@@ -42,6 +43,7 @@ class Reloading:
     ) -> None:
         self.on_begun: Callable[[], None] = lambda: None
         self.on_ended: Callable[[], None] = lambda: None
+        self.outcomes = {"done": 0, "refused": 0}
         self._read, self._present, self._change = read, present, change
         self._asked = asyncio.Event()
         self._is_of_all = False
@@ -68,6 +70,7 @@ class Reloading:
             is_of_all, self._is_of_all = self._is_of_all, False
             self.on_begun()
             outcome = await self._reload(is_of_all)
+            self.outcomes["done" if isinstance(outcome, Reloaded) else "refused"] += 1
             self.on_ended()
             for future in waiting:
                 if not future.done():

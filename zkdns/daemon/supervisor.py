@@ -164,7 +164,7 @@ class Supervisor:
             listening=lambda: self._now.listeners.addresses,
             watcher=lambda: self._now.watcher,
             answerers=lambda: self._now.answerers,
-            reload=self._reloading.request,
+            reloading=self._reloading,
         )
         self._admin.start(overview, self._was_ready)
         log.info("admin", address=str(self._admin.address))
