@@ -239,8 +239,8 @@ def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str) -> None:
     elif keep_others:
         plan.notes.append(
             f"zkdns asks {', '.join(servers[1:])} for everything else, and so do programs while it is away; "
-            "those on musl (Alpine) ask all at once and take the first answer: for them name whom zkdns asks in "
-            "its configuration (upstream = […]), and set up again"
+            "those on musl (Alpine) ask all at once and take the first answer: for them name whom zkdns asks "
+            "in its configuration (upstream = […]), and set up again"
         )
 
 
