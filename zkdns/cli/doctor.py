@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.options import FAILED, config_option, setting_options
+from zkdns.cli.options import FAILED, check_fixed, config_option, setting_options
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
 from zkdns.machine.doctor import examine
@@ -54,7 +54,13 @@ def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
 def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[Finding]:
     """Those of the configuration, and if there is a right one, all others."""
     try:
-        config = load_config(flags=flags, environment=os.environ, file=config_file, check_access=load_access)
+        config = load_config(
+            flags=flags,
+            environment=os.environ,
+            file=config_file,
+            check_fixed=check_fixed,
+            check_access=load_access,
+        )
     except ConfigError as error:
         for mistake in error.mistakes:
             yield wrong("configuration", mistake, "correct it; nothing else was looked at")

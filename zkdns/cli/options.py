@@ -80,7 +80,7 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
             flags=flags,
             environment=os.environ,
             file=config_file,
-            check_fixed=_check_fixed if with_fixed else None,
+            check_fixed=check_fixed if with_fixed else None,
             check_access=load_access,
         )
         if config.demo:
@@ -94,7 +94,8 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
     return config
 
 
-def _check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
+def check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
+    """Read the file of services; ConfigError tells its mistakes."""
     load_fixed(Path(path), namespaces)
 
 

@@ -53,8 +53,8 @@ def check_resolv_conf(way: Way) -> Iterator[Finding]:
     elif not way.comes_to_zkdns(servers[0]):
         yield wrong(
             RESOLV_CONF,
-            f"names {servers[0]} before zkdns; it says that there are no names in {' and '.join(way.zones)}, and "
-            "nobody else is asked",
+            f"names {servers[0]} before zkdns; it says that {' and '.join(way.zones)} has no such names, "
+            "and nobody else is asked",
             f"let nameserver {ours[0]} be the first",
         )
     else:
@@ -93,7 +93,7 @@ def check_search(conf: ResolvConf, zones: Sequence[str]) -> Iterator[Finding]:
     if conf.search and conf.ndots > dots:
         yield warning(
             "short names",
-            f"options ndots:{conf.ndots} lets names with fewer dots be tried in {', '.join(conf.search)} first",
+            f"options ndots:{conf.ndots}: names with fewer dots are tried in {', '.join(conf.search)} first",
             "write names with a dot at their end, or lower ndots",
         )
 

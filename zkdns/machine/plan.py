@@ -236,7 +236,9 @@ def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str) -> None:
             f"{RESOLV_CONF} names nobody else, who could be asked for everything else; name resolvers in "
             'zkdns\' configuration, as upstream = ["9.9.9.9"]'
         )
-    elif keep_others:
+    elif servers[1:] and not wish.upstream:
+        plan.notes.append(f"programs ask {', '.join(servers[1:])} for everything else, which zkdns refuses")
+    elif servers[1:]:
         plan.notes.append(
             f"zkdns asks {', '.join(servers[1:])} for everything else, and so do programs while it is away; "
             "those on musl (Alpine) ask all at once and take the first answer: for them name whom zkdns asks "

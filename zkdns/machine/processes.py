@@ -74,7 +74,9 @@ def parse_sockets(text: str, state: str) -> Iterator[tuple[HostPort, str]]:
             host, _, port = fields[1].partition(":")
             # Words of four bytes, each in the machine's order.
             packed = b"".join(bytes.fromhex(host[at : at + 8])[::_ORDER] for at in range(0, len(host), 8))
-            yield HostPort(str(ipaddress.ip_address(packed)), int(port, 16)), fields[9]
+            address = ipaddress.ip_address(packed)
+            address = getattr(address, "ipv4_mapped", None) or address
+            yield HostPort(str(address), int(port, 16)), fields[9]
 
 
 _ORDER = -1 if socket.htons(1) != 1 else 1
