@@ -28,7 +28,7 @@ from zkdns.errors import BadValueError
 from zkdns.machine.commands import run_all
 from zkdns.machine.ledger import PLACE, Before, Change, Ledger, apply, read_ledger, undo
 from zkdns.machine.plan import Plan, Wish, make_plan, wish_of
-from zkdns.machine.reaching import try_name
+from zkdns.machine.reaching import answering, try_name
 from zkdns.machine.tree import File, Link, MachineError, State, Tree
 from zkdns.names import parse_name, to_text
 
@@ -104,6 +104,7 @@ def setup(
             wish = wish_of(config, _domains(search), str(Path(file).absolute()) if file else None)
             plan = make_plan(Before(tree, ledger), wish)
             telling.plan(tree, ledger, plan)
+            _tell_whether_it_runs(tree, wish, telling)
             if plan.obstacles:
                 status = FAILED
             elif not is_to_apply:
@@ -117,6 +118,14 @@ def setup(
         exit_failed(error)
     telling.finish()
     sys.exit(status)
+
+
+def _tell_whether_it_runs(tree: Tree, wish: Wish, telling: _Telling) -> None:
+    """Tell before anything is written that nobody would answer."""
+    if tree.is_this_machine and telling.has_changes:
+        server, why = answering(wish.listening, wish.zones[0])
+        if server is None:
+            telling.say(f"no zkdns answers yet ({why}): start it before this is written", "yellow")
 
 
 def _domains(search: tuple[str, ...]) -> tuple[str, ...]:

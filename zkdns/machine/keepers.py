@@ -35,6 +35,8 @@ RESOLVED_LIST = "/run/systemd/resolve/resolv.conf"
 STUBS = frozenset({"127.0.0.53", "127.0.0.54"})
 """Where systemd-resolved answers."""
 
+# Docker's own in a container, which knows nothing of zones and cannot be told: a server as others elsewhere.
+_DOCKER = "127.0.0.11"
 _NM_DIRECTORIES = ("/usr/lib/NetworkManager", "/run/NetworkManager", "/etc/NetworkManager")
 _RESOLVCONF_LISTS = ("/run/resolvconf/resolv.conf", "/resolvconf/run/resolv.conf")
 _LEASES = ("/var/lib/dhcp", "/var/lib/dhclient")
@@ -108,7 +110,9 @@ def _resolved(tree: Tree, read: ResolvConf, leads_to: str) -> Found | None:
 
 
 def _local_resolver(tree: Tree, address: str, *, is_own: bool) -> Found | None:
-    """Whoever answers on this machine at that address; None: evidently zkdns itself."""
+    """Whoever answers on this machine at that address; None: zkdns itself, or who cannot be told anything."""
+    if address == _DOCKER:
+        return None
     named = f"{RESOLV_CONF} names {address}, which is this machine"
     for place in network_manager_files(tree):
         if re.search(r"^\s*dns\s*=\s*dnsmasq\s*$", tree.text(place) or "", re.MULTILINE):

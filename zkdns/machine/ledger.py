@@ -8,16 +8,14 @@ known. A file that somebody else has changed since is never touched again.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
 from zkdns.machine.tree import Absent, File, MachineError, State, Tree
 
-PLACE = "/var/lib/zkdns/setup.json"
-"""Where it is kept what was there before."""
+PLACE = "/var/lib/zkdns-setup.json"
+"""Where it is kept what was there before; root believes it, so it lies where no other user may write."""
 
 _MODE = 0o600  # a configuration that was kept may hold what is not for everybody
 
@@ -174,21 +172,10 @@ def _put_all(tree: Tree, changes: Iterable[Change], before: Ledger, meanwhile: L
 
 
 def _write_ledger(tree: Tree, ledger: Ledger) -> None:
-    # Made anew each time rather than written over: a half-written one would be the end of the way back.
-    with contextlib.suppress(OSError):
-        tree.at(f"{PLACE}.new").unlink()
-    tree.put(f"{PLACE}.new", File(msgspec.json.format(msgspec.json.encode(ledger)) + b"\n", _MODE))
-    try:
-        tree.at(f"{PLACE}.new").replace(tree.at(PLACE))
-    except OSError as error:
-        raise MachineError(f"{PLACE}: cannot be written: {error.strerror}") from None
+    tree.replace(PLACE, File(msgspec.json.format(msgspec.json.encode(ledger)) + b"\n", _MODE))
 
 
 def _forget(tree: Tree, ledger: Ledger) -> None:
     """Leave nothing of ours behind."""
-    try:
-        tree.at(PLACE).unlink(missing_ok=True)
-    except OSError as error:
-        if error.errno != errno.ENOTDIR:
-            raise MachineError(f"{PLACE}: cannot be deleted: {error.strerror}") from None
+    tree.put(PLACE, Absent())
     tree.remove_empty(list(ledger.directories))

@@ -223,12 +223,12 @@ def _for_file(tree: Tree, wish: Wish, plan: Plan) -> None:
 
 
 def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str) -> None:
-    text = tree.text(RESOLV_CONF) or ""
+    text = tree.source(RESOLV_CONF)
     # Whom zkdns asks need not be asked beside it; where it finds them out it is in this very file.
     keep_others = not isinstance(wish.upstream, tuple) or not wish.upstream
     edited = edit_resolv_conf(text, server, keep_others=keep_others, search=wish.search)
     plan.change(tree, tree.real(RESOLV_CONF), edited)
-    servers = read_resolv_conf(edited).nameservers
+    servers = read_resolv_conf(edited.encode(errors="replace").decode()).nameservers
     if len(servers) > HEEDED:
         plan.notes.append(f"glibc asks the first {HEEDED} name servers only, so no longer {servers[HEEDED]}")
     if len(servers) == 1 and wish.upstream == "auto":
@@ -255,7 +255,7 @@ def _for_network_manager(tree: Tree, wish: Wish, plan: Plan) -> None:
             "zkdns is to forward nothing (upstream = none) and would be the only name server; let it forward"
         )
     plan.change(tree, "/etc/NetworkManager/conf.d/zkdns.conf", f"{HEAD}[main]\nrc-manager=unmanaged\n")
-    text = edit_resolv_conf(tree.text(RESOLV_CONF) or "", server, keep_others=False, search=wish.search)
+    text = edit_resolv_conf(tree.source(RESOLV_CONF), server, keep_others=False, search=wish.search)
     plan.change(tree, RESOLV_CONF, File(text.encode(errors="surrogateescape")))
     plan.commands.append(("systemctl", "reload", "NetworkManager"))
     plan.notes.append(
@@ -317,7 +317,7 @@ def _server_at_53(wish: Wish, plan: Plan) -> str | None:
 def _append(tree: Tree, plan: Plan, path: str, lines: str) -> None:
     """Let these lines stand at the end of a file."""
     path = tree.real(path)
-    text = tree.text(path) or ""
+    text = tree.source(path)
     plan.change(tree, path, text + ("" if text.endswith("\n") or not text else "\n") + lines)
 
 
@@ -333,14 +333,14 @@ def _name_upstreams(tree: Tree, wish: Wish, plan: Plan, servers: tuple[str, ...]
         plan.obstacles.append(f"{who} a resolver that cannot be understood: {mistake}")
         return
     line = "upstream = [" + ", ".join(f'"{one}"' for one in upstreams) + "]"
-    text = tree.text(wish.config_file) if wish.config_file else None
-    if wish.config_file is None or text is None:
+    if wish.config_file is None:
         plan.obstacles.append(
             f"{who} {', '.join(servers)}, whom zkdns could not find out any more; start it with a file that "
             f"says {line}, and name that file here with --config FILE"
         )
         return
     path = tree.real(wish.config_file)
+    text = tree.source(path)
     edited, count = re.subn(r"^upstream\s*=\s*\"auto\".*$", line, text, count=1, flags=re.MULTILINE)
     if not count:
         edited = f"{HEAD}{line}\n{text}"

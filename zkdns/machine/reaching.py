@@ -36,7 +36,7 @@ def try_name(listening: Iterable[HostPort], zone: str, control: str | None) -> R
         zone: without the dot.
         control: the server's control socket, which tells a service's name; None: there is none.
     """
-    server, why = _answering(listening, zone)
+    server, why = answering(listening, zone)
     if server is None:
         return Reached(None, f"no zkdns answers for {zone} ({why}), so no name can be tried; start it")
     served = asyncio.run(_served(control)) if control is not None else None
@@ -59,7 +59,7 @@ def try_name(listening: Iterable[HostPort], zone: str, control: str | None) -> R
     return Reached(True, f"{name}: programs on this machine find {shown}")
 
 
-def _answering(listening: Iterable[HostPort], zone: str) -> tuple[HostPort | None, str]:
+def answering(listening: Iterable[HostPort], zone: str) -> tuple[HostPort | None, str]:
     """The first address at which the zone is served, and else why there is none."""
     why = "it listens nowhere"
     for server in listening:

@@ -86,7 +86,7 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError):
             return Absent()
         except OSError as error:
-            raise MachineError(f"{path}: cannot be read: {error.strerror}") from None
+            raise MachineError(f"{path}: cannot be read: {_explain(path, error)}") from None
         if len(content) > MAX_FILE:
             raise MachineError(f"{path}: is longer than {MAX_FILE} bytes, so it is left alone")
         return File(content, stat.S_IMODE(status.st_mode))
@@ -108,6 +108,11 @@ class Tree:
         """What stands in the file that the path leads to; None where there is none."""
         state = self.state(self.real(path))
         return state.content.decode(errors="replace") if isinstance(state, File) else None
+
+    def source(self, path: str) -> str:
+        """The same to be edited: what is no UTF-8 becomes the same bytes again; empty where there is none."""
+        state = self.state(self.real(path))
+        return state.content.decode(errors="surrogateescape") if isinstance(state, File) else ""
 
     def names(self, directory: str, ending: str = "") -> list[str]:
         """The names in a directory, sorted; none where there is no such directory."""
@@ -135,12 +140,21 @@ class Tree:
         try:
             if isinstance(state, Absent):
                 place.unlink(missing_ok=True)
-                return
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(state, File) and place.is_file() and not place.is_symlink():
+            elif isinstance(state, File) and place.is_file() and not place.is_symlink():
                 _overwrite(place, state)
             else:
                 _replace(place, state)
+        except OSError as error:
+            raise MachineError(f"{path}: cannot be written: {_explain(path, error)}") from None
+
+    def replace(self, path: str, state: File) -> None:
+        """Put a new file there at one go, so that either the old or the new one is there whatever happens.
+
+        Raises:
+            MachineError: it cannot be.
+        """
+        try:
+            _replace(self.at(path), state)
         except OSError as error:
             raise MachineError(f"{path}: cannot be written: {_explain(path, error)}") from None
 
@@ -165,7 +179,8 @@ def _overwrite(place: Path, state: File) -> None:
 
 
 def _replace(place: Path, state: Link | File) -> None:
-    """Make it beside its place, and put it there at one go."""
+    """Make it beside its place, and put it there at one go; missing directories are made."""
+    place.parent.mkdir(parents=True, exist_ok=True)
     beside = place.with_name(f".{place.name}.{secrets.token_hex(4)}.new")
     try:
         if isinstance(state, Link):
