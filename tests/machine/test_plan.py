@@ -114,6 +114,14 @@ def test_zkdns_finds_those_who_were_asked_before(keeper: str, tmp_path: Path) ->
     assert SystemUpstreams(wish.listening, places, is_silent=True).found.servers == asked
 
 
+def test_where_networkmanager_leaves_resolv_conf_alone_nobody_grows_old_in_it(tmp_path: Path) -> None:
+    """Zkdns would ask whom it names, whatever NetworkManager finds out later."""
+    files, wish, _ = _MACHINES["NetworkManager"]
+    tree = make_tree(tmp_path, files)
+    set_up(tree, wish)
+    assert read_resolv_conf(tree.text("/etc/resolv.conf") or "").nameservers == ("127.0.0.1",)
+
+
 def test_what_is_no_utf_8_stays_as_it_is(tmp_path: Path) -> None:
     tree = make_tree(tmp_path, {"/etc/resolv.conf": ""})
     tree.at("/etc/resolv.conf").write_bytes(b"# caf\xe9\nnameserver 10.0.0.53\nnameserver \xff\n")

@@ -46,6 +46,25 @@ def test_we_find_ourselves(host: str) -> None:
             assert str(holder) == f"{holder.name} (pid {os.getpid()})"
 
 
+@pytest.mark.skipif(sys.byteorder != "little", reason="the table is a little-endian machine's")
+def test_a_socket_that_systemd_has_opened_is_that_of_whoever_answers_there(tmp_path: Path) -> None:
+    for pid, comm, cmdline in (
+        (1, "systemd", "/sbin/init"),
+        (40, "python3", "python3\0/usr/bin/zkdns\0serve"),
+    ):
+        (tmp_path / str(pid) / "fd").mkdir(parents=True)
+        (tmp_path / str(pid) / "fd" / "3").symlink_to("socket:[4711]")
+        (tmp_path / str(pid) / "comm").write_text(f"{comm}\n")
+        (tmp_path / str(pid) / "cmdline").write_text(cmdline)
+    (tmp_path / "self" / "net").mkdir(parents=True)
+    (tmp_path / "self" / "net" / "udp").write_text(_TABLE)
+    first, second = listeners(tmp_path)
+    assert (first.pid, first.name, first.is_zkdns) == (40, "zkdns", True)
+    assert (second.pid, str(second)) == (None, "another user's program")
+    (tmp_path / "40" / "fd" / "3").unlink()
+    assert str(listeners(tmp_path)[0]) == "systemd (pid 1)"
+
+
 def test_limits_and_rights_are_ours() -> None:
     limits = open_files_of("self")
     assert limits is not None

@@ -34,7 +34,9 @@ class Here(Machine):
     def __init__(self, directory: Path, nameserver: str) -> None:
         self.kept = directory / "kept"
         self.kept.mkdir(parents=True)
-        super().__init__(directory / "machine", nameserver, {"/var/lib": self.kept})
+        self.hosts = directory / "hosts"
+        self.hosts.write_text("127.0.0.1 localhost\n")
+        super().__init__(directory / "machine", nameserver, {"/var/lib": self.kept, "/etc/hosts": self.hosts})
         self.configure("options timeout:1 attempts:1")
         self.resolv_conf = directory / "machine" / "resolv.conf"
 
@@ -109,6 +111,12 @@ def test_programs_find_services_after_setup_and_undo_restores_every_byte(
     assert found["short names"] == ("ok", "web is found as web.staging.discovery")
     for transport in ("udp", "tcp"):
         assert found[f"port 127.0.0.1:53/{transport}"][1].startswith("zkdns has it (pid ")
+
+    here.hosts.write_text(f"203.0.113.7 {SERVICE}\n")
+    status, found = here.findings(*settings(server, tmp_path))
+    assert (status, found["end to end"][0]) == (1, "wrong")
+    assert "find 203.0.113.7, which zkdns does not answer" in found["end to end"][1]
+    here.hosts.write_text("")
 
     ended = here.zkdns("setup", "--undo", "--yes")
     assert ended.returncode == 0, ended.stdout + ended.stderr
