@@ -29,6 +29,14 @@ class HostPort(msgspec.Struct, frozen=True, order=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+_ASKED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+
+
+def askable(address: HostPort) -> HostPort:
+    """Where to ask who listens there: a wildcard is no address to send to."""
+    return HostPort(_ASKED_AT.get(address.host, address.host), address.port)
+
+
 class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
     """A resolver that queries are handed to.
 

@@ -101,6 +101,7 @@ def test_programs_find_services_after_setup_and_undo_restores_every_byte(
     ended = here.zkdns(*apply)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{SERVICE}: programs on this machine find {ADDRESS}" in ended.stdout
+    assert "is a mount, as in containers" in ended.stdout
     assert here.finds(SERVICE) == here.finds("web") == {ADDRESS}
     assert b"nameserver 127.0.0.1\n" in here.resolv_conf.read_bytes()
 
@@ -123,6 +124,29 @@ def test_programs_find_services_after_setup_and_undo_restores_every_byte(
     assert here.resolv_conf.read_bytes() == before
     assert everything(here.kept) == {}
     assert here.finds(SERVICE) == set()
+
+
+_TRY = """\
+import sys
+from zkdns.address import HostPort
+from zkdns.machine.reaching import try_name
+print(try_name([HostPort("127.0.0.1", 53)], "discovery", sys.argv[1], seconds=20.0).is_well)
+"""
+
+
+def test_a_name_is_tried_again_while_files_are_read_anew(here: Here, server: ZkdnsServer) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.9", 53))
+        silent.settimeout(10.0)
+        here.resolv_conf.write_text("nameserver 127.0.0.9\noptions timeout:1 attempts:1\n")
+        command = [*here.prefix, sys.executable, "-c", _TRY, server.control]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trying:
+            try:
+                silent.recv(512)  # the first time it asks in vain
+                here.resolv_conf.write_text("nameserver 127.0.0.1\n")
+                assert trying.communicate(timeout=20)[0] == "True\n"
+            finally:
+                trying.kill()
 
 
 def test_the_doctor_names_whoever_has_the_port(here: Here) -> None:

@@ -16,8 +16,8 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.address import HostPort, parse_host_port
-from zkdns.cli.options import MISTAKEN, NO_ANSWER, NOT_FOUND, askable, config_option, load_or_exit
+from zkdns.address import HostPort, askable, parse_host_port
+from zkdns.cli.options import MISTAKEN, NO_ANSWER, NOT_FOUND, config_option, load_or_exit
 from zkdns.dns.edns import Ede
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import parse_name, to_text

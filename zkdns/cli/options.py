@@ -11,7 +11,6 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
@@ -32,8 +31,6 @@ MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
 
 _DUMB = frozenset({"dumb", "unknown"})  # as rich has it
-
-_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 config_option = click.option(
     "--config",
@@ -97,11 +94,6 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
 def check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
     """Read the file of services; ConfigError tells its mistakes."""
     load_fixed(Path(path), namespaces)
-
-
-def askable(address: HostPort) -> HostPort:
-    """Where to ask who listens there: a wildcard is no address to send to."""
-    return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
 
 
 def exit_mistaken(mistakes: Iterable[str]) -> NoReturn:

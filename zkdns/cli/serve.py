@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import click
 
-from zkdns.address import HostPort
-from zkdns.cli.options import askable, config_option, load_or_exit, setting_options
+from zkdns.address import HostPort, askable
+from zkdns.cli.options import config_option, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError

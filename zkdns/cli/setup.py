@@ -35,6 +35,7 @@ from zkdns.names import parse_name, to_text
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _IS_SO = "all of this is so already"
 _APPLY = "nothing is written yet: zkdns setup --apply does it"
+_PATIENCE = 5.0  # seconds that resolvers may take to read their files
 _CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "upstream", "control"})
 
 
@@ -168,7 +169,7 @@ def _run(commands: Sequence[tuple[str, ...]], telling: _Telling) -> int:
 
 def _try(wish: Wish, config: Config, telling: _Telling) -> int:
     """Try the way that programs on this machine go; the exit status."""
-    reached = try_name(wish.listening, wish.zones[0], config.control)
+    reached = try_name(wish.listening, wish.zones[0], config.control, seconds=_PATIENCE)
     telling.say(reached.sentence, {True: "green", False: "red", None: "yellow"}[reached.is_well])
     return FAILED if reached.is_well is False else 0
 

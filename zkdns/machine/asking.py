@@ -62,7 +62,7 @@ def ask(
     found = [
         f"{record.rname} {record.rdata.mname} {record.rdata.rname}"
         for record in records
-        if record.rtype == dnslib.QTYPE.SOA
+        if isinstance(record.rdata, dnslib.SOA)  # and not one without data
     ]
     rcode = str(dnslib.RCODE.get(response.header.rcode))
     return Answer(rcode, bool(response.header.aa), found[0].lower() if found else None)

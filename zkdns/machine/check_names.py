@@ -87,7 +87,7 @@ def check_search(conf: ResolvConf, zones: Sequence[str]) -> Iterator[Finding]:
     else:
         tried = f"only below {', '.join(conf.search)}" if conf.search else "nowhere"
         yield ok(
-            "short names", f"names without a dot are looked for {tried}; zkdns setup --search DOMAIN adds"
+            "short names", f"names without a dot are looked for {tried}; zkdns setup --search DOMAIN adds one"
         )
     dots = 2  # of web.staging.discovery
     if conf.search and conf.ndots > dots:

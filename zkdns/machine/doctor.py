@@ -7,7 +7,6 @@ What takes its time goes on side by side. Nothing is changed, and nothing is ask
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import time
 import urllib.error
@@ -17,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, parse_host_port
+from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_host_port
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.forward.resolv import FILES, Upstreams, choose, is_own, parse_resolv_conf
@@ -101,7 +100,7 @@ def _serving(config: Config, listening: Iterable[HostPort], zone: str) -> Iterat
                 yield check_answer(about, answer.rcode, is_owner=answer.is_authoritative)
     if config.admin is not None and config.admin.port:
         for path in ("healthz", "readyz"):
-            yield _over_http(f"http://{_askable(config.admin)}/{path}")
+            yield _over_http(f"http://{askable(config.admin)}/{path}")
     if config.control is not None:
         about = f"control {config.control}"
         if not Path(config.control).exists():
@@ -110,12 +109,6 @@ def _serving(config: Config, listening: Iterable[HostPort], zone: str) -> Iterat
             yield warning(about, "is another user's", "give commands as the user that zkdns runs as")
         else:
             yield ok(about, "is there")
-
-
-def _askable(address: HostPort) -> HostPort:
-    """Where to ask who listens there."""
-    unspecified = ipaddress.ip_address(address.host).is_unspecified
-    return HostPort("::1" if ":" in address.host else "127.0.0.1", address.port) if unspecified else address
 
 
 def _over_http(url: str) -> Finding:

@@ -16,7 +16,7 @@ import tomllib
 
 import msgspec
 
-from zkdns.address import DNS_PORT, HostPort, parse_upstream
+from zkdns.address import DNS_PORT, HostPort, askable, parse_upstream
 from zkdns.config import Config, Upstream
 from zkdns.errors import BadValueError
 from zkdns.machine.keepers import RESOLV_CONF, RESOLVED_LIST, STUBS, find_keeper
@@ -27,7 +27,6 @@ from zkdns.machine.tree import File, State, Tree
 from zkdns.names import to_text
 
 HEAD = "# By zkdns setup, which also takes it away again: zkdns setup --undo\n"
-_LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _AFTER_RESOLVED = ("systemctl", "reload-or-restart", "systemd-resolved")
 
 
@@ -83,7 +82,7 @@ class Plan(msgspec.Struct, kw_only=True):
 def wish_of(config: Config, search: tuple[str, ...], config_file: str | None) -> Wish:
     """What a configuration lets one wish for."""
     return Wish(
-        listening=tuple(HostPort(_LOCAL.get(one.host, one.host), one.port) for one in config.listen),
+        listening=tuple(map(askable, config.listen)),
         zones=tuple(map(to_text, config.zones)),
         upstream=config.upstream,
         search=search,
@@ -228,6 +227,11 @@ def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str) -> None:
     keep_others = not isinstance(wish.upstream, tuple) or not wish.upstream
     edited = edit_resolv_conf(text, server, keep_others=keep_others, search=wish.search)
     plan.change(tree, tree.real(RESOLV_CONF), edited)
+    if _is_mount(tree, RESOLV_CONF):
+        plan.notes.append(
+            f"{RESOLV_CONF} is a mount, as in containers, and written anew when this one starts; for good it "
+            f"is set where that is made (docker run --dns {server})"
+        )
     servers = read_resolv_conf(edited.encode(errors="replace").decode()).nameservers
     if len(servers) > HEEDED:
         plan.notes.append(f"glibc asks the first {HEEDED} name servers only, so no longer {servers[HEEDED]}")
@@ -244,6 +248,12 @@ def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str) -> None:
             "those on musl (Alpine) ask all at once and take the first answer: for them name whom zkdns asks "
             "in its configuration (upstream = […]), and set up again"
         )
+
+
+def _is_mount(tree: Tree, path: str) -> bool:
+    """Whether a file is a mount of its own (proc(5), mountinfo: the fifth field is where)."""
+    mounts = tree.text("/proc/self/mountinfo") or ""
+    return any(f" {path} " in line.partition(" - ")[0] for line in mounts.splitlines())
 
 
 def _for_network_manager(tree: Tree, wish: Wish, plan: Plan) -> None:

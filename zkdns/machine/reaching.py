@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Iterable
 
 import msgspec
@@ -18,6 +19,7 @@ from zkdns.names import to_text
 from zkdns.serverset.changes import Change, SetPut
 
 _SHOWN = 3  # addresses
+_PAUSE = 0.1  # seconds
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -28,13 +30,16 @@ class Reached(msgspec.Struct, frozen=True):
     sentence: str
 
 
-def try_name(listening: Iterable[HostPort], zone: str, control: str | None) -> Reached:
+def try_name(
+    listening: Iterable[HostPort], zone: str, control: str | None, *, seconds: float = 0.0
+) -> Reached:
     """Look a name of the zone up as programs do, and compare that with what the server itself says.
 
     Args:
         listening: where the server answers.
         zone: without the dot.
         control: the server's control socket, which tells a service's name; None: there is none.
+        seconds: for how long it may fail and be tried again, as programs take to read their files anew.
     """
     server, why = answering(listening, zone)
     if server is None:
@@ -46,7 +51,15 @@ def try_name(listening: Iterable[HostPort], zone: str, control: str | None) -> R
             f"zkdns answers at {server}, but tells no name that could be tried; try one of yours: "
             f"getent ahosts SERVICE.ENVIRONMENT.{zone}",
         )
-    name, served_at = served
+    deadline = time.monotonic() + seconds
+    while True:
+        reached = _try(*served)
+        if reached.is_well or time.monotonic() >= deadline:
+            return reached
+        time.sleep(_PAUSE)
+
+
+def _try(name: str, served_at: frozenset[str]) -> Reached:
     try:
         found = system_addresses(name)
     except AskedError as error:
