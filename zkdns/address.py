@@ -14,6 +14,7 @@ MAX_PORT = 65535
 DNS_PORT = 53
 DNS_TLS_PORT = 853  # RFC 7858 §3.1
 ZOOKEEPER_PORT = 2181
+_WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _BROADCAST = ipaddress.IPv4Address("255.255.255.255")
 _PORT = re.compile(r"[0-9]{1,5}")
 _HOST_NAME = re.compile(r"(?=.{1,254}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?")
@@ -27,14 +28,6 @@ class HostPort(msgspec.Struct, frozen=True, order=True):
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-_ASKED_AT = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-
-
-def askable(address: HostPort) -> HostPort:
-    """Where to ask who listens there: a wildcard is no address to send to."""
-    return HostPort(_ASKED_AT.get(address.host, address.host), address.port)
 
 
 class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
@@ -54,6 +47,11 @@ class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
     def __str__(self) -> str:
         address = str(HostPort(self.host, self.port))
         return address if self.tls is None else f"tls://{address}#{self.tls}"
+
+
+def askable(address: HostPort) -> HostPort:
+    """Where to ask who listens there: a wildcard is no address to send to."""
+    return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
 
 
 def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: int = 1) -> HostPort:

@@ -38,6 +38,7 @@ def holders(host: str, name: str, *, is_zkdns: bool = False, pid: int | None = 7
         (holders("127.0.0.1", "dnsmasq"), ROOT, "wrong", "dnsmasq (pid 7), which listens at 127.0.0.1:53"),
         (holders("0.0.0.0", "named"), ROOT, "wrong", "named (pid 7)"),
         (holders("::", "named"), ROOT, "wrong", "named (pid 7), which listens at [::]:53"),
+        (holders("127.0.0.1", "systemd", pid=1), ROOT, "warning", "systemd has it for a socket unit"),
         (holders("127.0.0.1", "", pid=None), USER, "wrong", "another user's program"),
         (holders("127.0.0.53", "systemd-resolve"), ROOT, "warning", "is free"),  # the stub is no conflict
         (holders("::1", "named"), ROOT, "warning", "is free"),

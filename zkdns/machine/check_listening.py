@@ -27,7 +27,13 @@ def check_port(own: HostPort, holders: Iterable[Holder], rights: Rights) -> Iter
         about = f"port {own}/{protocol}"
         others = [holder for holder in met if holder.protocol == protocol]
         strangers = [holder for holder in others if not holder.is_zkdns]
-        if strangers:
+        if strangers and strangers[0].pid == 1:
+            yield warning(
+                about,
+                f"{strangers[0].name} has it for a socket unit, and nobody answers there now",
+                "see whose that is: systemctl list-sockets",
+            )
+        elif strangers:
             first = strangers[0]
             yield wrong(
                 about,
