@@ -10,7 +10,6 @@ from zkdns.machine.check_listening import check_open_files, check_port, check_re
 from zkdns.machine.check_names import Way, check_hosts_line, check_nscd, check_resolv_conf, check_search
 from zkdns.machine.check_serving import check_answer, check_snapshot, check_zookeeper
 from zkdns.machine.check_upstreams import check_answers, check_upstreams
-from zkdns.machine.findings import Finding
 from zkdns.machine.processes import Holder, Rights
 from zkdns.machine.stub import read_hosts_line, read_resolv_conf
 from zkdns.serverset.probe import Probed
@@ -201,8 +200,3 @@ def test_answers_limits_and_what_is_kept() -> None:
     assert (kept.level, kept.found) == ("ok", "is 2 h old")
     assert levels(check_nscd(runs=True)) == ["warning"]
     assert list(check_nscd(runs=False)) == []
-
-
-def test_whatever_is_wrong_has_a_cure() -> None:
-    with pytest.raises(TypeError):
-        Finding("about", "wrong")  # type: ignore[call-arg]

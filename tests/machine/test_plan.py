@@ -11,7 +11,7 @@ import pytest
 from tests.machine.trees import AT_5300, ZKDNS, everything, make_tree, set_up
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.forward.resolv import FILES, SystemUpstreams
-from zkdns.machine.ledger import PLACE, read_ledger, undo
+from zkdns.machine.ledger import PLACE, Before, read_ledger, undo
 from zkdns.machine.plan import Plan, Wish, make_plan
 from zkdns.machine.stub import read_resolv_conf
 
@@ -120,6 +120,23 @@ def test_where_networkmanager_leaves_resolv_conf_alone_nobody_grows_old_in_it(tm
     tree = make_tree(tmp_path, files)
     set_up(tree, wish)
     assert read_resolv_conf(tree.text("/etc/resolv.conf") or "").nameservers == ("127.0.0.1",)
+
+
+def test_what_dhclient_has_written_since_is_left_to_it(tmp_path: Path) -> None:
+    files, wish, _ = _MACHINES["dhclient"]
+    tree = make_tree(tmp_path, files)
+    set_up(tree, wish)
+    renewed = "nameserver 127.0.0.1\nnameserver 192.168.2.1\n"
+    tree.at("/etc/resolv.conf").write_text(renewed)
+    set_up(tree, wish)  # is allowed, and adds what is missing
+    assert "nameserver 192.168.2.1\noptions edns0\n" in (tree.text("/etc/resolv.conf") or "")
+    again = "nameserver 127.0.0.1\nnameserver 192.168.3.1\n"
+    tree.at("/etc/resolv.conf").write_text(again)
+    assert Before(tree, read_ledger(tree)).left == ["/etc/resolv.conf"]
+    undo(tree, read_ledger(tree))
+    assert tree.text("/etc/resolv.conf") == again
+    assert tree.text("/etc/dhcp/dhclient.conf") == files["/etc/dhcp/dhclient.conf"]
+    assert not tree.exists(PLACE)
 
 
 def test_what_is_no_utf_8_stays_as_it_is(tmp_path: Path) -> None:

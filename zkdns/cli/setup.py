@@ -151,8 +151,11 @@ def _undo(tree: Tree, ledger: Ledger, telling: _Telling) -> int:
     if not ledger.changes:
         telling.say("zkdns setup has changed nothing here")
         return 0
-    Before(tree, ledger)  # before anybody is asked
-    telling.changes(Change(change.path, tree.state(change.path), change.before) for change in ledger.changes)
+    before = Before(tree, ledger)
+    paths = [change.path for change in ledger.changes]
+    telling.changes(Change(path, tree.state(path), before.state(path)) for path in paths)
+    for path in before.left:
+        telling.say(f"{path}: another program has written it since, and will again; it is left to that")
     telling.ask("Restore this?")
     undo(tree, ledger)
     telling.say("restored; nothing of it is left")

@@ -26,6 +26,8 @@ class Change(msgspec.Struct, frozen=True):
     path: str
     before: State
     after: State
+    is_shared: bool = False
+    """Whether another program writes it too, again and again; then what that has written since stays."""
 
 
 class Ledger(msgspec.Struct, frozen=True):
@@ -59,6 +61,9 @@ def read_ledger(tree: Tree) -> Ledger:
 class Before(Tree):
     """A tree as it was before it was changed by what a ledger tells.
 
+    Attributes:
+        left: paths of shared files that their other program has written since.
+
     Raises:
         MachineError: somebody else has changed what we had changed.
     """
@@ -67,8 +72,15 @@ class Before(Tree):
         super().__init__(tree.root)
         self._now = tree
         self._before = {change.path: change.before for change in ledger.changes}
+        self.left: list[str] = []
         for change in ledger.changes:
-            if tree.state(change.path) not in (change.before, change.after):
+            state = tree.state(change.path)
+            if state in (change.before, change.after):
+                continue
+            if change.is_shared:
+                self._before[change.path] = state
+                self.left.append(change.path)
+            else:
                 raise MachineError(
                     f"{change.path}: was changed by somebody else since zkdns setup wrote it, so it is left "
                     f"alone; put back what zkdns wrote, or delete {PLACE} to keep everything as it is now "
@@ -108,7 +120,8 @@ def apply(
     )
     new = {change.path: change.after for change in wanted.changes}
     taken_back = tuple(change for change in ledger.changes if change.path not in new)
-    now = _difference(tree, {change.path: change.before for change in taken_back} | new)
+    before = Before(tree, ledger)
+    now = _difference(tree, {change.path: before.state(change.path) for change in taken_back} | new)
     if not now and wanted == ledger:
         return ()
     # While files change, whoever reads it finds all that is or was changed.
@@ -129,8 +142,8 @@ def undo(tree: Tree, ledger: Ledger) -> tuple[Change, ...]:
     Raises:
         MachineError: it cannot be taken back; then nothing is.
     """
-    Before(tree, ledger)  # which knows whether somebody else changed anything
-    now = _difference(tree, {change.path: change.before for change in ledger.changes})
+    before = Before(tree, ledger)
+    now = _difference(tree, {change.path: before.state(change.path) for change in ledger.changes})
     _put_all(tree, now, ledger, ledger)
     _forget(tree, ledger)
     return now

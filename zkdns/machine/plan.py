@@ -69,14 +69,14 @@ class Plan(msgspec.Struct, kw_only=True):
     obstacles: list[str] = []
     """Why nothing can be done as things are, and what would help; with one of them, nothing is changed."""
 
-    def change(self, tree: Tree, path: str, after: State | str) -> None:
+    def change(self, tree: Tree, path: str, after: State | str, *, is_shared: bool = False) -> None:
         """Let a file become this; text keeps its mode."""
         before = tree.state(path)
         if isinstance(after, str):
             content = after.encode(errors="surrogateescape")
             after = File(content, before.mode) if isinstance(before, File) else File(content)
         if before != after:
-            self.changes.append(Change(path, before, after))
+            self.changes.append(Change(path, before, after, is_shared))
 
 
 def wish_of(config: Config, search: tuple[str, ...], config_file: str | None) -> Wish:
@@ -221,12 +221,12 @@ def _for_file(tree: Tree, wish: Wish, plan: Plan) -> None:
         _edit_resolv_conf(tree, wish, plan, server)
 
 
-def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str) -> None:
+def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str, *, is_shared: bool = False) -> None:
     text = tree.source(RESOLV_CONF)
     # Whom zkdns asks need not be asked beside it; where it finds them out it is in this very file.
     keep_others = not isinstance(wish.upstream, tuple) or not wish.upstream
     edited = edit_resolv_conf(text, server, keep_others=keep_others, search=wish.search)
-    plan.change(tree, tree.real(RESOLV_CONF), edited)
+    plan.change(tree, tree.real(RESOLV_CONF), edited, is_shared=is_shared)
     if _is_mount(tree, RESOLV_CONF):
         plan.notes.append(
             f"{RESOLV_CONF} is a mount, as in containers, and written anew when this one starts; for good it "
@@ -303,7 +303,7 @@ def _for_dhclient(tree: Tree, wish: Wish, plan: Plan) -> None:
     server = _server_at_53(wish, plan)
     if server is None:
         return
-    _edit_resolv_conf(tree, wish, plan, server)
+    _edit_resolv_conf(tree, wish, plan, server, is_shared=True)
     if ":" in server:
         plan.obstacles.append("dhclient writes IPv4 name servers; let zkdns listen on 127.0.0.1:53 too")
     lines = f"prepend domain-name-servers {server};\n"
