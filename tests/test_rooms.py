@@ -28,6 +28,7 @@ ROWS = (
     ("forward",),
     ("observe",),
     ("daemon",),
+    ("machine",),
     ("cli",),
     ("__main__",),
 )

@@ -71,6 +71,29 @@ def resolved(directory: Path) -> Iterator[Machine]:
     Raises:
         MissingError: without programs that run.
     """
+    run = runtime_directory(directory, _CONF)
+    machine = Machine(directory / "machine", STUB, {"/run": run, **accounts(directory)})
+    with started(machine.prefix, directory):
+        yield machine
+
+
+def runtime_directory(directory: Path, conf: str) -> Path:
+    """What is to be /run, with these settings."""
+    run = directory / "run"
+    drop_ins = run / "systemd" / "resolved.conf.d"
+    drop_ins.mkdir(parents=True)
+    run.chmod(0o755)  # systemd-resolved gives up being root
+    (drop_ins / "zz-zkdns.conf").write_text(conf)
+    return run
+
+
+@contextlib.contextmanager
+def started(prefix: list[str], directory: Path) -> Iterator[None]:
+    """systemd-resolved and a D-Bus, as this prefix runs programs, with the directory's `run` as /run.
+
+    Raises:
+        MissingError: without programs that run.
+    """
     program, bus = _program("systemd-resolved"), find("dbus-daemon")
     if bus is None:
         raise MissingError("needs dbus-daemon")
@@ -79,23 +102,19 @@ def resolved(directory: Path) -> Iterator[Machine]:
     if tried.returncode != 0:  # unpacked, it comes without the libraries that it needs
         raise MissingError(f"systemd-resolved does not run: {tried.stderr.strip()}")
     run, bus_conf = directory / "run", directory / "bus.conf"
-    drop_ins = run / "systemd" / "resolved.conf.d"
-    drop_ins.mkdir(parents=True)
-    run.chmod(0o755)  # systemd-resolved gives up being root
-    (drop_ins / "zz-zkdns.conf").write_text(_CONF)
     bus_conf.write_text(_BUS)
-    machine = Machine(directory / "machine", STUB, {"/run": run, **_accounts(directory)})
     with contextlib.ExitStack() as stack:
-        bus_command = [*machine.prefix, bus, "--nofork", f"--config-file={bus_conf}"]
+        (run / "bus").unlink(missing_ok=True)  # of one that was started before
+        bus_command = [*prefix, bus, "--nofork", f"--config-file={bus_conf}"]
         stack.enter_context(running(bus_command, directory / "bus.log"))
         eventually((run / "bus").exists)
-        command = [*machine.prefix, "env", *_environment(), program]
+        command = [*prefix, "env", *_environment(), program]
         stack.enter_context(running(command, directory / "log"))
         eventually(lambda: dns.query.udp(dns.message.make_query("localhost", "A"), STUB, timeout=0.1))
-        yield machine
+        yield
 
 
-def _accounts(directory: Path) -> dict[str, Path]:
+def accounts(directory: Path) -> dict[str, Path]:
     """The machine's users and groups, with the one that systemd-resolved becomes."""
     files = {}
     for place, entry in (

@@ -15,7 +15,7 @@ import zkdns
 # libraries, which take longer to load than it takes to be ready.
 _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
-    *("accept", "flush", "dump", "top"),
+    *("accept", "flush", "dump", "top", "setup", "doctor"),
 )
 
 

@@ -11,7 +11,6 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
-from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
@@ -105,7 +104,7 @@ def load(
             environment=os.environ,
             file=config_file,
             listen=listen,
-            check_fixed=_check_fixed if with_fixed else None,
+            check_fixed=check_fixed if with_fixed else None,
             check_access=load_access,
         )
         if config.demo:
@@ -117,7 +116,8 @@ def load(
     return config
 
 
-def _check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
+def check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
+    """Read the file of services; ConfigError tells its mistakes."""
     load_fixed(Path(path), namespaces)
 
 

@@ -31,6 +31,8 @@ FILES = (
     Path("/run/systemd/resolve/resolv.conf"),
     # The same of NetworkManager, where it has started a resolver of its own (NetworkManager.conf(5), "dns").
     Path("/run/NetworkManager/no-stub-resolv.conf"),
+    # And where it leaves /etc/resolv.conf to others ("rc-manager").
+    Path("/run/NetworkManager/resolv.conf"),
 )
 # Where systemd-resolved answers. Asking whom it asks spares a step, and a loop where it asks us.
 _STUBS = frozenset({"127.0.0.53", "127.0.0.54"})

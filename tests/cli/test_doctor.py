@@ -1,0 +1,105 @@
+"""`zkdns doctor` about a server with a real ZooKeeper; `scenarios/test_this_machine.py` is about names."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import Terminal
+from tests.support.machine import Machine
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+_MEMBER = b'{"serviceEndpoint":{"host":"192.0.2.1","port":80},"additionalEndpoints":{},"status":"ALIVE"}'
+
+
+def findings(machine: Machine, *arguments: str, **variables: str) -> dict[str, tuple[str, str]]:
+    """Level and sentence by what they are about."""
+    command = (
+        "env",
+        *(f"{name}={value}" for name, value in variables.items()),
+        sys.executable,
+        "-m",
+        "zkdns",
+    )
+    ended = machine.run(*command, "doctor", "--json", *arguments)
+    assert not ended.stderr
+    rows = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert ended.returncode == int(any(row["level"] == "wrong" for row in rows))
+    return {row["about"]: (row["level"], row["found"]) for row in rows}
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """Where nobody is asked for names, as nobody listens where resolv.conf leads to."""
+    return Machine(tmp_path / "machine", "127.0.0.253")
+
+
+def test_a_server_that_is_well_and_its_zookeeper(
+    environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path, machine: Machine
+) -> None:
+    zk.create(f"{zk_root}/staging/web/member_0000000000", _MEMBER, makepath=True)
+    variables = {**environment, "ZKDNS_SNAPSHOT": str(tmp_path / "snapshot")}
+    with ZkdnsServer(environment=variables) as server:
+        server.wait_ready()
+        eventually((tmp_path / "snapshot").exists)
+        arguments = ("--listen", f"127.0.0.1:{server.port}", "--control", server.control)
+        admin = server.admin.removeprefix("http://")
+        found = findings(machine, *arguments, "--admin", admin, **variables)
+        asked = [f"127.0.0.1:{server.port} over {transport}" for transport in ("UDP", "TCP")]
+    assert found["configuration"] == ("ok", "has no mistakes")
+    zookeeper = environment["ZKDNS_ZOOKEEPER"]
+    assert found[f"ZooKeeper {zookeeper}"] == ("ok", f"grants a session; {zk_root} has 1 znode")
+    for about in asked:
+        assert found[about] == ("ok", "answers")
+    for path in ("healthz", "readyz"):
+        assert found[f"http://{admin}/{path}"] == ("ok", "200")
+    assert found[f"control {server.control}"] == ("ok", "is there")
+    assert found["snapshot"][0] == "ok"
+    assert found["end to end"][0] == "wrong"
+    assert found["end to end"][1].startswith("web.staging.discovery: programs on this machine do not find it")
+
+
+def test_one_server_of_zookeeper_that_is_away_is_told_from_those_that_are_well(
+    environment: dict[str, str], zookeeper: ZooKeeperServer, zk: Any, zk_root: str, machine: Machine
+) -> None:
+    zk.create(zk_root, makepath=True)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        away = f"127.0.0.1:{taken.getsockname()[1]}"
+        variables = {**environment, "ZKDNS_ZOOKEEPER": f"{zookeeper.address},{away}"}
+        found = findings(machine, "--listen", "127.0.0.1:0", **variables)
+    assert found[f"ZooKeeper {zookeeper.address}"] == ("ok", f"grants a session; {zk_root} has 0 znodes")
+    assert found[f"ZooKeeper {away}"][0] == "warning"
+    assert "Connection refused" in found[f"ZooKeeper {away}"][1]
+
+
+def test_a_fixed_file_is_read_too(tmp_path: Path, machine: Machine) -> None:
+    (tmp_path / "services.toml").write_text('[services."web.staging"]\nmembers = ["10.0.0.1"]\n')
+    found = findings(machine, "--fixed", str(tmp_path / "services.toml"))
+    assert found.keys() == {"configuration"}
+    assert found["configuration"][0] == "wrong"
+    assert "services.toml" in found["configuration"][1]
+
+
+def test_a_terminal_shows_a_coloured_line_for_each(tmp_path: Path) -> None:
+    with Terminal(
+        "doctor", "--demo", "--listen", "127.0.0.1:1", "--control", str(tmp_path / "no")
+    ) as terminal:
+        assert terminal.wait() == 1
+        written, lines = terminal.written, terminal.screen.splitlines()
+    assert "\x1b[1;31mwrong" in written
+    assert lines[0] == "ok       configuration: has no mistakes"
+    (free,) = (line for line in lines if "port 127.0.0.1:1/tcp: " in line)
+    assert free.startswith("warning  ")
+    (refused,) = (line for line in lines if "127.0.0.1:1 over TCP: " in line)
+    assert refused == (
+        "wrong    127.0.0.1:1 over TCP: cannot be asked: Connection refused; "
+        "start zkdns; its log says why it does not run"
+    )

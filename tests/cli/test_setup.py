@@ -1,0 +1,153 @@
+"""`zkdns setup` on other trees than this machine's: what it shows, asks, writes, and takes back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli import Ended, Terminal, run
+from tests.machine.trees import everything, make_tree
+from tests.support.network import seeing
+from tests.support.waiting import eventually
+
+OLD = "nameserver 10.0.0.53\nsearch corp.example\n"
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    make_tree(tmp_path / "root", {"/etc/resolv.conf": OLD})
+    return tmp_path / "root"
+
+
+def setup(root: Path, *arguments: str) -> Ended:
+    return run("setup", "--root", str(root), *arguments, environment={"ZKDNS_UPSTREAM": "auto"})
+
+
+def test_it_shows_a_diff_and_writes_nothing(root: Path) -> None:
+    before = everything(root)
+    ended = setup(root, "--search", "Staging.Discovery.")
+    assert ended.status == 0, ended.errors
+    assert "resolv.conf is in charge" in ended.output
+    for line in ("+nameserver 127.0.0.1", "-search corp.example", "+search staging.discovery corp.example"):
+        assert f"\n{line}\n" in ended.output
+    assert "zkdns setup --apply does it" in ended.output
+    assert everything(root) == before
+
+
+def test_it_writes_once_and_restores(root: Path) -> None:
+    before = everything(root)
+    first = setup(root, "--apply", "--yes")
+    assert (first.status, "written;" in first.output) == (0, True)
+    once = everything(root)
+    second = setup(root, "--apply")  # nothing is to be written, so nobody need be asked
+    assert (second.status, "all of this is so already" in second.output) == (0, True)
+    assert everything(root) == once
+    assert setup(root, "--undo").status == 2
+    assert everything(root) == once
+    undone = setup(root, "--undo", "--yes")
+    assert (undone.status, "restored" in undone.output) == (0, True)
+    assert everything(root) == before
+    assert "has changed nothing" in setup(root, "--undo").output
+
+
+def test_without_a_terminal_it_wants_to_be_told_yes(root: Path) -> None:
+    before = everything(root)
+    ended = setup(root, "--apply")
+    assert (ended.status, "--yes: is missing" in ended.errors) == (2, True)
+    assert everything(root) == before
+
+
+def test_in_a_terminal_it_asks_in_colours(root: Path) -> None:
+    before = everything(root)
+    arguments = ("setup", "--root", str(root), "--apply", "--upstream", "auto")
+    for answer, status in ((b"n\n", 1), (b"y\n", 0)):
+        assert everything(root) == before
+        with Terminal(*arguments) as terminal:
+            eventually(lambda terminal=terminal: "Write this? [y/N]" in terminal.screen)  # type: ignore[misc]
+            assert "\x1b[32m+nameserver 127.0.0.1" in terminal.written
+            terminal.type(answer)
+            assert terminal.wait() == status
+    assert everything(root) != before
+
+
+def test_json_holds_the_whole_plan(root: Path) -> None:
+    told: dict[str, Any] = json.loads(setup(root, "--json").output)
+    assert told["keeper"] == "resolv.conf"
+    assert [change["path"] for change in told["changes"]] == ["/etc/resolv.conf"]
+    assert "+nameserver 127.0.0.1\n" in told["changes"][0]["diff"]
+    assert (told["obstacles"], told["commands"]) == ([], [])
+    assert setup(root, "--json", "--apply").status == 2
+    applied = json.loads(setup(root, "--json", "--apply", "--yes").output)
+    assert "written" in applied["said"][0]
+
+
+def test_what_cannot_be_done_is_told_and_nothing_written(root: Path) -> None:
+    before = everything(root)
+    ended = setup(root, "--listen", "127.0.0.1:5300", "--apply", "--yes")
+    assert ended.status == 1
+    assert "this cannot be done: /etc/resolv.conf can name no port" in ended.output
+    assert everything(root) == before
+
+
+def test_a_file_that_others_changed_since_is_left_alone(root: Path) -> None:
+    setup(root, "--apply", "--yes")
+    (root / "etc" / "resolv.conf").write_text("nameserver 10.0.0.99\n")
+    changed = everything(root)
+    for arguments in (["--undo", "--yes"], ["--apply", "--yes"], []):
+        ended = setup(root, *arguments)
+        assert ended.status == 1
+        assert "/etc/resolv.conf: was changed by somebody else" in ended.errors
+        assert everything(root) == changed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--apply", "--undo"], "--undo: is the opposite of --apply"),
+        (["--search", "a..b"], "--search: 'a..b'"),
+        (["--listen", "here"], "--listen: 'here'"),
+    ],
+)
+def test_mistakes_are_sentences(root: Path, arguments: list[str], sentence: str) -> None:
+    ended = setup(root, *arguments)
+    assert ended.status == 2
+    assert sentence in ended.errors
+    assert setup(root / "nowhere").status == 2
+
+
+def test_a_read_only_file_system_is_a_sentence_and_nothing_is_left_half_done(root: Path) -> None:
+    before = everything(root)
+    etc = root / "etc"
+    read_only = [*seeing({str(etc): etc}), "sh", "-c", f'mount -o remount,bind,ro {etc} && exec "$@"', "sh"]
+    probe = subprocess.run([*read_only, "true"], check=False, capture_output=True, text=True)
+    if probe.returncode:
+        pytest.skip(f"no read-only mount can be made: {probe.stderr.strip()}")
+    ended = _run_in(read_only, root)
+    assert ended.returncode == 1
+    assert "/etc/resolv.conf: cannot be written: Read-only file system; mount" in ended.stderr
+    assert everything(root) == before
+
+
+def test_an_immutable_file_is_a_sentence(root: Path) -> None:
+    place = root / "etc" / "resolv.conf"
+    chattr = shutil.which("chattr")
+    if chattr is None or subprocess.run([chattr, "+i", place], check=False, capture_output=True).returncode:
+        pytest.skip("no file can be made immutable here")
+    try:
+        ended = setup(root, "--apply", "--yes")
+    finally:
+        subprocess.run([chattr, "-i", place], check=True)
+    assert ended.status == 1
+    assert "chattr -i /etc/resolv.conf" in ended.errors
+    assert place.read_text() == OLD
+
+
+def _run_in(prefix: list[str], root: Path) -> subprocess.CompletedProcess[str]:
+    command = [*prefix, sys.executable, "-m", "zkdns", "setup", "--root", str(root), "--apply", "--yes"]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)

@@ -1,0 +1,91 @@
+"""`zkdns setup` on a machine whose names systemd-resolved keeps: its drop-in does what it is to do."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.clients.client import MissingError
+from tests.clients.resolved import STUB, accounts, runtime_directory, started
+from tests.clients.scene import IPV4, LINK, WEB
+from tests.machine.trees import everything
+from tests.support.network import ip, new_network, seeing, wait_until_up
+from tests.support.server import ZkdnsServer
+
+_QUIET = "[Resolve]\nLLMNR=no\nMulticastDNS=no\n"
+_SETUP = (
+    sys.executable,
+    "-m",
+    "zkdns",
+    "setup",
+    "--listen",
+    "127.0.0.1:5300",
+    "--search",
+    "staging.discovery",
+)
+
+
+@pytest.fixture
+def network() -> Iterator[None]:
+    with new_network() as made, made.entered():
+        ip(f"link add {LINK} type veth peer name far")
+        ip(f"link set {LINK} up")
+        ip("link set far up")
+        ip(f"addr add 203.0.113.1/24 dev {LINK}")
+        wait_until_up(LINK)
+        yield
+
+
+def test_a_drop_in_sends_the_zone_to_zkdns_and_goes_again(network: None, tmp_path: Path) -> None:
+    del network
+    etc, kept, run = tmp_path / "etc", tmp_path / "kept", runtime_directory(tmp_path, _QUIET)
+    shutil.copytree("/etc", etc, symlinks=True)
+    kept.mkdir()
+    for place, file in accounts(tmp_path).items():
+        shutil.copy(file, etc / Path(place).name)
+    (etc / "nsswitch.conf").write_text("hosts: files dns\n")
+    (etc / "resolv.conf").unlink()
+    (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
+    prefix = seeing({"/etc": etc, "/var/lib": kept, "/run": run})
+
+    def on_machine(*command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*prefix, *command], check=False, capture_output=True, text=True, timeout=30)
+
+    def finds(name: str) -> set[str]:
+        return {line.split()[0] for line in on_machine("getent", "ahostsv4", name).stdout.splitlines()}
+
+    services = tmp_path / "services.toml"
+    services.write_text(f'[services."web.staging"]\nmembers = ["{IPV4[0]}:80", "{IPV4[1]}:80"]\n')
+    before = everything(etc)
+    try:
+        with ZkdnsServer("--fixed", str(services), "--listen", "127.0.0.1:5300") as server:
+            server.wait_ready()
+            with started(prefix, tmp_path):
+                assert finds(WEB) == set()
+                told = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
+                assert "systemd-resolved is in charge" in told.stdout
+                assert "DNS=127.0.0.1:5300\n" in told.stdout
+            with started(prefix, tmp_path):  # there is no systemd here that would restart it
+                assert finds(WEB) == finds("web") == set(IPV4)
+                doctor = (sys.executable, "-m", "zkdns", "doctor", "--listen", "127.0.0.1:5300")
+                said = on_machine(*doctor, "--fixed", str(services), "--control", server.control)
+                assert f"names {STUB} first, which is systemd-resolved, which asks zkdns" in said.stdout
+                assert f"end to end: {WEB}: programs on this machine find" in said.stdout
+                again = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
+                assert "all of this is so already" in again.stdout
+                assert (again.returncode, f"{WEB}: programs on this machine find" in again.stdout) == (
+                    0,
+                    True,
+                )
+                on_machine(*_SETUP[:4], "--undo", "--yes")
+            with started(prefix, tmp_path):
+                assert finds(WEB) == set()
+    except MissingError as missing:
+        pytest.skip(str(missing))
+    assert everything(etc) == before
+    assert everything(kept) == {}

@@ -1,0 +1,202 @@
+"""What the doctor says of facts, each a function of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from zkdns.address import HostPort, UpstreamAddress
+from zkdns.forward.resolv import Upstreams
+from zkdns.machine.check_listening import check_open_files, check_port, check_receive_buffer
+from zkdns.machine.check_names import Way, check_hosts_line, check_nscd, check_resolv_conf, check_search
+from zkdns.machine.check_serving import check_answer, check_snapshot, check_zookeeper
+from zkdns.machine.check_upstreams import check_answers, check_upstreams
+from zkdns.machine.processes import Holder, Rights
+from zkdns.machine.stub import read_hosts_line, read_resolv_conf
+from zkdns.serverset.probe import Probed
+
+OWN = HostPort("127.0.0.1", 53)
+ROOT, USER = Rights(is_privileged=True), Rights(is_privileged=False)
+
+
+def levels(findings: object) -> list[str]:
+    return [finding.level for finding in findings]  # type: ignore[attr-defined]
+
+
+def told(findings: object) -> str:
+    return "\n".join(f"{finding.found}; {finding.cure}" for finding in findings)  # type: ignore[attr-defined]
+
+
+def holders(host: str, name: str, *, is_zkdns: bool = False, pid: int | None = 7) -> list[Holder]:
+    at = HostPort(host, 53)
+    return [Holder("udp", at, pid, name, is_zkdns), Holder("tcp", at, pid, name, is_zkdns)]
+
+
+@pytest.mark.parametrize(
+    ("taken", "rights", "level", "sentence"),
+    [
+        (holders("127.0.0.1", "dnsmasq"), ROOT, "wrong", "dnsmasq (pid 7), which listens at 127.0.0.1:53"),
+        (holders("0.0.0.0", "named"), ROOT, "wrong", "named (pid 7)"),
+        (holders("::", "named"), ROOT, "wrong", "named (pid 7), which listens at [::]:53"),
+        (holders("127.0.0.1", "systemd", pid=1), ROOT, "warning", "systemd has it for a socket unit"),
+        (holders("127.0.0.1", "", pid=None), USER, "wrong", "another user's program"),
+        (holders("127.0.0.53", "systemd-resolve"), ROOT, "warning", "is free"),  # the stub is no conflict
+        (holders("::1", "named"), ROOT, "warning", "is free"),
+        (holders("127.0.0.1", "zkdns", is_zkdns=True), ROOT, "ok", "zkdns has it (pid 7)"),
+        ([], ROOT, "warning", "start it"),
+        ([], USER, "warning", "may not bind ports below 1024"),
+        ([], Rights(is_privileged=False, first_free_port=53), "warning", "is free: no zkdns listens there"),
+    ],
+)
+def test_a_port(taken: list[Holder], rights: Rights, level: str, sentence: str) -> None:
+    found = list(check_port(OWN, taken, rights))
+    assert levels(found) == [level, level]  # over UDP and TCP
+    assert told(found).count(sentence) == 2
+
+
+def test_one_transport_that_is_taken_is_enough() -> None:
+    found = list(check_port(OWN, holders("127.0.0.1", "avahi")[:1], ROOT))
+    assert levels(found) == ["wrong", "warning"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "leads", "expected", "sentence"),
+    [
+        ("nameserver 127.0.0.1\nnameserver 10.0.0.1\n", {}, ["ok"], "127.0.0.1 first, which is zkdns"),
+        ("nameserver 10.0.0.1\n", {}, ["wrong"], "which does not lead to zkdns"),
+        ("nameserver 10.0.0.1\nnameserver 127.0.0.1\n", {}, ["wrong"], "names 10.0.0.1 before zkdns"),
+        ("nameserver 127.0.0.53\n", {"127.0.0.53": True}, ["ok"], "systemd-resolved, which asks"),
+        ("nameserver 127.0.0.53\n", {"127.0.0.53": False}, ["wrong"], "does not lead to zkdns"),
+        ("nameserver 127.0.0.1\n", {"127.0.0.1": False}, ["wrong"], "does not lead"),  # a stranger
+        ("nameserver 10.0.0.1\nnameserver 10.0.0.2\nnameserver 10.0.0.3\nnameserver 127.0.0.1\n", {},
+         ["wrong", "warning"], "names zkdns behind 3 others"),
+        ("nameserver 127.0.0.1\nnameserver 10.0.0.1\noptions rotate\n", {}, ["ok", "wrong"], "every other"),
+        ("nameserver 127.0.0.1\noptions rotate\n", {}, ["ok"], "first"),
+        ("", {}, ["warning"], "programs ask 127.0.0.1, which is zkdns"),
+        ("", {"127.0.0.1": False}, ["wrong"], "names nobody"),
+    ],
+)  # fmt: skip
+def test_resolv_conf(conf: str, leads: dict[str, bool | None], expected: list[str], sentence: str) -> None:
+    way = Way(conf=read_resolv_conf(conf), own=frozenset({"127.0.0.1"}), leads=leads, zones=("discovery",))
+    found = list(check_resolv_conf(way))
+    assert levels(found) == expected
+    assert sentence in told(found)
+
+
+@pytest.mark.parametrize(
+    ("conf", "expected", "sentence"),
+    [
+        ("search corp.example staging.discovery", ["ok"], "web is found as web.staging.discovery"),
+        ("search corp.example", ["ok"], "only below corp.example"),
+        ("search mydiscovery", ["ok"], "only below mydiscovery"),
+        ("", ["ok"], "nowhere"),
+        ("search a.example b.example\noptions ndots:5", ["ok", "warning"], "are tried in a.example"),
+        ("options ndots:5", ["ok"], "nowhere"),
+    ],
+)  # fmt: skip
+def test_short_names(conf: str, expected: list[str], sentence: str) -> None:
+    found = list(check_search(read_resolv_conf(conf), ("discovery",)))
+    assert levels(found) == expected
+    assert sentence in told(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "zone", "leads", "expected", "sentence"),
+    [
+        ("files dns", "discovery", True, ["ok"], "hosts: files dns"),
+        ("files", "discovery", True, ["wrong"], "nobody asks name servers"),
+        ("files [NOTFOUND=return] dns", "discovery", True, ["wrong", "ok"], "files ends the search"),
+        ("files mdns4_minimal [NOTFOUND=return] dns", "discovery", True, ["ok"], "hosts:"),
+        ("files mdns4_minimal [NOTFOUND=return] dns", "services.local", True, ["wrong", "ok"], "RFC 6762"),
+        ("files resolve [!UNAVAIL=return] dns", "discovery", True, ["ok"], "hosts:"),
+        (
+            "files resolve [!UNAVAIL=return] dns",
+            "discovery",
+            False,
+            ["wrong", "ok"],
+            "does not hand the zone",
+        ),
+        ("files resolve", "discovery", True, ["ok"], "hosts:"),
+    ],
+)
+def test_nsswitch_conf(line: str, zone: str, leads: bool, expected: list[str], sentence: str) -> None:
+    sources = read_hosts_line(f"hosts: {line}\n")
+    found = list(check_hosts_line(sources, (zone,), resolved_leads=leads))
+    assert levels(found) == expected
+    assert sentence in told(found)
+
+
+_STUB, _OTHER, _SELF = (UpstreamAddress(host, 53) for host in ("127.0.0.53", "10.0.0.1", "127.0.0.1"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "own", "asks_us", "level", "sentence"),
+    [
+        (
+            Upstreams((_OTHER,), "/etc/resolv.conf"),
+            [],
+            False,
+            "ok",
+            "10.0.0.1:53 (/etc/resolv.conf names them)",
+        ),
+        (Upstreams(), [_SELF], False, "wrong", "zkdns is all that this machine names"),
+        (Upstreams(), [], False, "wrong", "nobody to ask"),
+        (Upstreams((_STUB,), "/etc/resolv.conf"), [], True, "wrong", "a loop"),
+        (Upstreams((_STUB,), "/etc/resolv.conf"), [], False, "ok", "127.0.0.53"),
+        (Upstreams((_OTHER,), "/run/systemd/resolve/resolv.conf"), [_SELF], True, "ok", "10.0.0.1"),
+    ],
+)
+def test_upstreams(
+    chosen: Upstreams, own: list[UpstreamAddress], asks_us: bool, level: str, sentence: str
+) -> None:
+    found = list(check_upstreams(chosen, own, resolved_asks_us=asks_us))
+    assert levels(found) == [level]
+    assert sentence in told(found)
+
+
+def test_silent_upstreams_are_wrong_only_where_all_of_them_are() -> None:
+    silent = "does not answer within 2 s"
+    assert levels(check_answers({_OTHER: None, _STUB: None})) == ["ok"]
+    assert levels(check_answers({_OTHER: silent, _STUB: None})) == ["warning"]
+    assert levels(check_answers({_OTHER: silent, _STUB: silent})) == ["wrong", "wrong"]
+    assert list(check_answers({})) == []
+
+
+def test_servers_of_zookeeper() -> None:
+    well = Probed(HostPort("zk01", 2181), children=2)
+    away = Probed(HostPort("zk02", 2181), "cannot be connected to: Connection refused")
+    found = list(check_zookeeper([well, away], "/discovery"))
+    assert levels(found) == ["ok", "warning"]
+    assert "/discovery has 2 znodes" in told(found)
+    assert levels(check_zookeeper([away], "/discovery")) == ["wrong"]
+    lonely = Probed(HostPort("zk03", 2181), is_read_only=True, children=1)
+    assert levels(check_zookeeper([lonely], "/discovery")) == ["warning"]
+    missing = Probed(HostPort("zk04", 2181), refusal="does not exist")
+    denied = Probed(HostPort("zk05", 2181), refusal="may not be listed: its ACL denies it")
+    found = list(check_zookeeper([missing, denied], "/discovery"))
+    assert levels(found) == ["wrong", "wrong"]
+    assert ["register" in finding.cure for finding in found] == [True, False]
+    assert "zookeeper_credentials" in found[1].cure
+
+
+def test_answers_limits_and_what_is_kept() -> None:
+    answers = [
+        ("NOERROR", True),
+        ("NOERROR", False),
+        ("SERVFAIL", False),
+        ("REFUSED", False),
+        ("NXDOMAIN", True),
+    ]
+    found = [check_answer("", rcode, is_owner=is_owner) for rcode, is_owner in answers]
+    assert levels(found) == ["ok", "wrong", "warning", "wrong", "wrong"]
+    assert levels(check_open_files((1024, 1024), 4000)) == ["warning"]
+    assert levels(check_open_files((1024, 1 << 20), 4000)) == ["ok"]
+    assert list(check_open_files(None, 4000)) == []
+    assert levels(check_receive_buffer(212_992)) == ["warning"]
+    assert levels(check_receive_buffer(1 << 20)) == ["ok"]
+    assert list(check_receive_buffer(None)) == []
+    assert levels(check_snapshot(None, None, is_wanted=False)) == ["warning"]
+    assert levels(check_snapshot(None, "there is none", is_wanted=True)) == ["warning"]
+    (kept,) = check_snapshot(7300.0, None, is_wanted=True)
+    assert (kept.level, kept.found) == ("ok", "is 2 h old")
+    assert levels(check_nscd(runs=True)) == ["warning"]
+    assert list(check_nscd(runs=False)) == []

@@ -1,0 +1,42 @@
+"""What one server of ZooKeeper says to us, by real ones and by things that are none."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from kazoo.security import make_digest_acl
+
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.address import HostPort, parse_host_port
+from zkdns.serverset.probe import Probed, probe
+
+
+def probed(server: HostPort, root: str = "/", seconds: float = 5.0) -> Probed:
+    return probe(server, root, session_timeout=10.0, seconds=seconds)
+
+
+def test_a_server_that_is_well_grants_a_session_and_lists_the_root(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    server = parse_host_port(zookeeper.address)
+    assert probed(server, zk_root).refusal == "does not exist"
+    for environment in ("prod", "staging"):
+        zk.create(f"{zk_root}/{environment}", makepath=True)
+    assert probed(server, zk_root) == Probed(server, children=2)
+    zk.create(f"{zk_root}/secret", acl=[make_digest_acl("user", "password", all=True)])
+    assert "ACL denies" in str(probed(server, f"{zk_root}/secret").refusal)
+    zk.delete(f"{zk_root}/secret")
+
+
+def test_nobody_there_is_told_from_somebody_else_there() -> None:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        server = HostPort("127.0.0.1", sock.getsockname()[1])
+        assert "cannot be connected to" in str(probed(server).failure)
+        sock.listen()
+        assert "grants no session" in str(probed(server, seconds=0.5).failure)
+
+
+def test_a_name_that_is_not_found_is_told() -> None:
+    assert "its name is not found" in str(probed(HostPort("no host", 2181)).failure)
