@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
 
+from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
