@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import dns.message
 import pytest
 
 from tests.daemon.processes import open_files
@@ -14,6 +16,7 @@ from tests.scenarios.reloadable import MEMBERS, WEB, Reloadable, is_one_of_both
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 
+QUERY = dns.message.make_query(WEB, "A").to_wire()
 RELOADS = int(os.environ.get("TEST_RELOADS", "12"))  # a hundred take half a minute
 
 
@@ -117,6 +120,32 @@ def test_workers_come_and_go_while_others_ask(server: Reloadable) -> None:
             server.settle(workers)
     assert is_one_of_both(load, {5})
     assert load.slowest < 1.0
+
+
+def test_what_waits_in_the_sockets_of_a_worker_that_is_removed_is_answered_first(server: Reloadable) -> None:
+    server.write(ttl=5, workers=2)
+    server.reload()
+    server.settle(2)
+    removed = server.pid_of("answerer")  # who was started last
+    framed = len(QUERY).to_bytes(2) + QUERY
+    with ExitStack() as stack:
+        os.kill(removed, signal.SIGSTOP)
+        askers = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(60)]
+        for asker in askers:
+            asker.connect(server.addresses[0])
+            asker.send(QUERY)
+        connections = [
+            stack.enter_context(socket.create_connection(server.addresses[0], 5.0)) for _ in range(80)
+        ]
+        for sock in connections:
+            sock.sendall(framed)
+        server.write(ttl=5, workers=1)
+        server.reload()
+        os.kill(removed, signal.SIGCONT)
+        for sock in (*askers, *connections):
+            sock.settimeout(5.0)
+            assert len(sock.recv(4096)) > len(QUERY)
+    server.settle(1)
 
 
 def test_where_it_listens_moves_and_nobody_who_has_asked_there_is_forgotten(server: Reloadable) -> None:
