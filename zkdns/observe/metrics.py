@@ -286,7 +286,11 @@ class _Watcher(Collector):
         for name, meaning, value in (
             ("zkdns_table_changes", "Changes of the table.", figures.changes),
             ("zkdns_joined_members", "Members that came, those of the first reading too.", figures.joined),
-            ("zkdns_left_members", "Members that went, those that were held only afterwards.", figures.left),
+            (
+                "zkdns_left_members",
+                "Members that went; those that are held did not, or came back.",
+                figures.left,
+            ),
         ):
             yield CounterMetricFamily(name, meaning, value=value)
 

@@ -1,0 +1,74 @@
+"""Who comes and who goes, by the changes of a table."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.daemon.feed_helpers import member, put
+from zkdns.daemon.figures import Movements
+from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
+from zkdns.serverset.member import Member
+from zkdns.table import Table
+
+WEB = put("web")
+
+
+def some_members() -> st.SearchStrategy[tuple[Member, ...]]:
+    """Members of a few numbers, each once, at one of two hosts."""
+    numbers = st.dictionaries(st.integers(0, 4), st.sampled_from(["10.0.0.1", "10.0.0.2"]))
+    return numbers.map(lambda hosts: tuple(member(number, host) for number, host in hosts.items()))
+
+
+def some_names() -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.integers(0, 4), unique=True).map(
+        lambda numbers: tuple(member(number).name for number in numbers)
+    )
+
+
+def changes() -> st.SearchStrategy[Change]:
+    origins = st.sampled_from(["web", "db"])
+    return st.one_of(
+        st.builds(lambda name, members: put(name, *members), origins, some_members()),
+        st.builds(
+            lambda name, added, removed: SetChanged(put(name).origin, added, removed),
+            *(origins, some_members(), some_names()),
+        ),
+        st.builds(lambda name: SetDropped(put(name).origin), origins),
+        st.builds(lambda name: SetUnread(put(name).origin, put(name).name), origins),
+        st.builds(lambda name, names: MembersHeld(put(name).origin, names), origins, some_names()),
+    )
+
+
+@given(st.lists(changes(), max_size=12))
+def test_who_came_and_did_not_go_is_there(made: list[Change]) -> None:
+    table = Table(departed_seconds=0)
+    movements = Movements(table)
+    for change in made:
+        movements.note(change)
+        table.apply(change)
+        there = sum(len(owner.members) for one in table.services.values() for owner in one.sets.values())
+        assert movements.joined - movements.left == there
+
+
+@pytest.mark.parametrize(
+    ("change", "came", "went"),
+    [
+        (put("web", member(1), member(2, "10.0.0.9"), member(3)), 1, 0),
+        (put("web", member(2)), 0, 1),
+        (SetChanged(WEB.origin, (member(2, "10.0.0.9"), member(3)), ()), 1, 0),
+        (SetChanged(WEB.origin, (member(2, "10.0.0.9"),), (member(2).name,)), 0, 0),
+        (SetChanged(WEB.origin, (), (member(1).name, member(7).name)), 0, 1),
+        (SetChanged("/unknown", (member(1),), ()), 0, 0),
+        (SetDropped(WEB.origin), 0, 2),
+        (MembersHeld(WEB.origin, (member(1).name,)), 0, 0),
+    ],
+    ids=["put", "put fewer", "added", "replaced", "removed", "of no known set", "dropped", "held"],
+)
+def test_who_is_replaced_or_held_neither_comes_nor_goes(change: Change, came: int, went: int) -> None:
+    table = Table(departed_seconds=0)
+    table.apply(put("web", member(1), member(2)))
+    movements = Movements(table)
+    movements.note(change)
+    assert (movements.joined, movements.left) == (came, went)
