@@ -39,6 +39,7 @@ _RUN_PROCESSES = (
     "test_readme.py",
 )
 _PUNCTUAL = (
+    "cli/test_wait.py",
     "clients",
     "daemon/test_activation.py",
     "daemon/test_forwarding.py",

@@ -81,6 +81,9 @@ def test_what_happens_is_told_as_it_does_and_ctrl_c_ends_it(server: ZkdnsServer,
     with following(server, "--json") as command:
         paths = [web.join(number) for number in range(2, 40)]
         eventually(lambda: len(command.output.splitlines()) == 38)
+        for number in (40, 41):  # the second one shows whether the first is told again
+            paths.append(web.join(number))
+            eventually(lambda: paths[-1] in command.output)
         entries = [json.loads(line) for line in command.output.splitlines()]
         assert [entry["znode"] for entry in entries] == paths
         numbers = [entry["number"] for entry in entries]

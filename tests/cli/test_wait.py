@@ -87,6 +87,15 @@ def test_a_service_that_is_not_there_has_no_members(fixed: Fixed) -> None:
     assert ended == (1, "", "zkdns: nix.staging: there is no such service after 0.0 s; at least 1 wanted\n")
 
 
+def test_what_is_not_read_yet_is_neither_there_nor_gone() -> None:
+    with ZkdnsServer("--zookeeper", "127.0.0.1:1") as server:
+        environment = {"ZKDNS_CONTROL": server.control}
+        eventually(lambda: Path(server.control).exists())
+        ended = run("wait", "web.staging", "--gone", "--timeout", "300ms", environment=environment)
+    told = "the server has not read its table yet after 0.3 s; none wanted"
+    assert ended == (1, "", f"zkdns: web.staging: {told}\n")
+
+
 def test_it_waits_for_members_that_come_and_for_those_that_go(fixed: Fixed) -> None:
     for wanted, count in ((("--min", "4"), 4), (("--gone",), 0)):
         with Command("wait", "web.staging", *wanted, environment=fixed.environment) as command:

@@ -198,6 +198,8 @@ def test_what_is_not_read_yet_is_told() -> None:
             *("unread", False),
             "A:SERVFAIL AAAA:SERVFAIL SRV:SERVFAIL",
         )
+        nothing_known = explained(asked, SetDropped(WEB.origin), ready=False)
+        assert (nothing_known.kind, nothing_known.name) == ("unread", "web.staging.discovery")
     unread = explained("web.staging", SetUnread(WEB.origin, WEB.name))
     assert (unread.kind, answers_of(unread)) == ("unread", "A:SERVFAIL AAAA:SERVFAIL SRV:SERVFAIL")
     assert "ACL" in unread.rule

@@ -91,12 +91,10 @@ def _lines(explained: Explained) -> Iterator[str]:
         yield f"last change: {span(explained.now - explained.changed)} ago"
     if explained.state is not None:
         yield f"zookeeper: {', '.join(_of_zookeeper(explained))}"
-    elif explained.stale or not explained.ready:
-        yield (
-            "the table has not been read yet"
-            if not explained.ready
-            else "the table is the last that was known"
-        )
+    elif not explained.ready:
+        yield "the table has not been read yet"
+    elif explained.stale:
+        yield "the table is the last that was known"
 
 
 def _manner(explained: Explained) -> str:

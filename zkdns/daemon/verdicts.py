@@ -52,10 +52,7 @@ class Verdicts:
                 seat = seats.get((owner.origin, name))
                 verdict, why = self._judge(member, seat, held.get(name), are_others=are_others)
                 if verdict == "answered" and (owner.origin, name) in is_beyond:
-                    verdict, why = (
-                        "beyond",
-                        "an answer has no room for it (max_answers), and the order is fixed",
-                    )
+                    verdict, why = "beyond", "answers are full before it (max_answers), in a fixed order"
                 row = self._row(owner, member, seat, held.get(name))
                 yield msgspec.structs.replace(row, verdict=verdict, why=why)
             yield from self._bad(owner)
