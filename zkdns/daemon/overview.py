@@ -65,6 +65,7 @@ class Overview:
     """The server, as its supervisor knows it; what may be another one after a while is asked for each time.
 
     Args:
+        started: when the server was, in Unix time.
         config: what is in force now.
         is_ready: whether every answerer has a table.
         listening: the addresses, as bound.
@@ -76,6 +77,7 @@ class Overview:
     def __init__(
         self,
         *,
+        started: float,
         config: Callable[[], Config],
         is_ready: Callable[[], bool],
         listening: Callable[[], Sequence[HostPort]],
@@ -89,7 +91,7 @@ class Overview:
         self._watcher = watcher
         self._answerers = answerers
         self._reloading = reloading
-        self._started = time.time()
+        self._started = started
 
     # -- what is known -------------------------------------------------------------------------------------
 

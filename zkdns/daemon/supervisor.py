@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -24,7 +25,6 @@ from zkdns.config import Config
 from zkdns.daemon.control import ControlServer, Refused, Reload, Request, Response, reload_socket
 from zkdns.daemon.crew import Crew
 from zkdns.daemon.listeners import Listeners
-from zkdns.daemon.overview import Overview
 from zkdns.daemon.plan import Plan
 from zkdns.daemon.reloading import Reloading
 from zkdns.daemon.service import ServiceTeller
@@ -33,6 +33,9 @@ from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
 from zkdns.observe.logs import configure_logs
 from zkdns.observe.notify import Notifier
+
+if TYPE_CHECKING:
+    from zkdns.daemon.overview import Overview
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -67,7 +70,7 @@ class Supervisor:
         self._on_ready = on_ready
         self._passed = passed
         self._notifier = notifier or Notifier(None)
-        self._begun = time.monotonic()
+        self._begun, self._started = time.monotonic(), time.time()
         self._running: Running | None = None
         self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -158,7 +161,15 @@ class Supervisor:
     def _start_admin(self) -> None:
         if self._admin is None:
             return
-        overview = Overview(
+        self._admin.start(self._overview, self._was_ready)
+        log.info("admin", address=str(self._admin.address))
+
+    def _overview(self) -> Overview:
+        """What the admin address is told of."""
+        from zkdns.daemon.overview import Overview  # noqa: PLC0415 - nobody waits for it at the start
+
+        return Overview(
+            started=self._started,
             config=lambda: self._config,
             is_ready=lambda: self.is_ready,
             listening=lambda: self._now.listeners.addresses,
@@ -166,8 +177,6 @@ class Supervisor:
             answerers=lambda: self._now.answerers,
             reloading=self._reloading,
         )
-        self._admin.start(overview, self._was_ready)
-        log.info("admin", address=str(self._admin.address))
 
     def _service_teller(self) -> ServiceTeller:
         return ServiceTeller(

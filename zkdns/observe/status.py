@@ -156,4 +156,8 @@ class Server(Protocol):
         """Forget what is cached of a name and what lies below it, or everything."""
 
     async def reload(self) -> object:
-        """Read the configuration again, and put it in force."""
+        """Read the configuration again, and put it in force.
+
+        Raises:
+            RequestError: it has mistakes, or cannot be put in force.
+        """
