@@ -98,7 +98,7 @@ _MACHINES: dict[str, tuple[dict[str, str], Wish, dict[str, str]]] = {
 
 
 # In the others resolv.conf is a link that would lead out of the tree, or nothing that zkdns reads.
-@pytest.mark.parametrize("keeper", _MACHINES.keys() - {"resolvconf", "macOS"})
+@pytest.mark.parametrize("keeper", sorted(_MACHINES.keys() - {"resolvconf", "macOS"}))
 def test_zkdns_finds_those_who_were_asked_before(keeper: str, tmp_path: Path) -> None:
     """No setup leaves a machine, or zkdns, with nobody to ask for everything else."""
     files, wish, _ = _MACHINES[keeper]
