@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
@@ -22,23 +23,47 @@ from zkdns.snapshot import SnapshotError, expected_by, read_header
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DONE = 0
+"""The exit status where what was asked for has been done, also where that was to run until a signal."""
 FAILED = 1
-"""The exit status where ZooKeeper cannot be reached, or refuses."""
+"""The exit status where it could not be done."""
 NOT_FOUND = 1
 """The exit status where the server answered, and there is nothing of what was asked for."""
-NO_ANSWER = 3
-"""The exit status where the server did not answer."""
 MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
+NO_ANSWER = 3
+"""The exit status where the server did not answer."""
+
+STATUSES = {
+    DONE: "done; of what runs until it is told to end: ended by SIGTERM or Ctrl-C",
+    FAILED: "it could not be done, or there is nothing of what was asked for",
+    MISTAKEN: "a mistake in what was typed, in a variable or in a file; nothing was done",
+    NO_ANSWER: "no server answers",
+    126: "the program that was to be run cannot be",  # as shells have it
+    127: "there is no such program",
+}
+"""What the exit statuses mean, whichever command it is.
+
+The help of each says which are its own, in a sentence that begins with `The exit status is`.
+"""
 
 _DUMB = frozenset({"dumb", "unknown"})  # as rich has it
 
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
+
+def complete_file(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Have the shell propose files."""
+    return [CompletionItem(incomplete, type="file")]
+
+
 config_option = click.option(
     "--config",
     "config_file",
     metavar="FILE",
+    shell_complete=complete_file,
     help="TOML file; variables (ZKDNS_…) go before it, flags before both.",
 )
 
@@ -48,7 +73,27 @@ def flag_option(setting: Setting) -> Callable[[F], F]:
     if setting.is_switch:
         return click.option(setting.flag, setting.key, is_flag=True, default=None, help=setting.meaning)
     meaning = setting.meaning + (" Repeatable." if setting.many else "")
-    return click.option(setting.flag, setting.key, metavar=setting.form, multiple=setting.many, help=meaning)
+    return click.option(
+        setting.flag,
+        setting.key,
+        metavar=setting.form,
+        multiple=setting.many,
+        help=meaning,
+        shell_complete=complete_file if setting.is_file else complete_words(*setting.words),
+    )
+
+
+def complete_words(
+    *words: str,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Have the shell propose these words, however far one is typed."""
+
+    def complete(
+        _context: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in words if word.lower().startswith(incomplete.lower())]
+
+    return complete
 
 
 def options_of(settings: Iterable[Setting]) -> Callable[[F], F]:
@@ -76,21 +121,31 @@ def load_or_exit(flags: Mapping[str, object], config_file: str | None, *, with_f
         with_fixed: whether the fixed file must be right too, and the snapshot where it is served alone.
     """
     try:
-        config = load_config(
-            flags=flags,
-            environment=os.environ,
-            file=config_file,
-            check_fixed=_check_fixed if with_fixed else None,
-            check_access=load_access,
-        )
-        if config.demo:
-            load_demo(config.namespaces)
-        if config.offline and config.snapshot and with_fixed:
-            read_header(Path(config.snapshot), expected_by(config, time.time()))
+        return load_checked(flags, config_file, with_fixed=with_fixed)
     except ConfigError as error:
         exit_mistaken(error.mistakes)
-    except SnapshotError as error:
-        exit_mistaken([str(error)])
+
+
+def load_checked(flags: Mapping[str, object], config_file: str | None, *, with_fixed: bool = True) -> Config:
+    """The configuration, with parameters as above.
+
+    Raises:
+        ConfigError: all its mistakes.
+    """
+    config = load_config(
+        flags=flags,
+        environment=os.environ,
+        file=config_file,
+        check_fixed=_check_fixed if with_fixed else None,
+        check_access=load_access,
+    )
+    if config.demo:
+        load_demo(config.namespaces)
+    if config.offline and config.snapshot and with_fixed:
+        try:
+            read_header(Path(config.snapshot), expected_by(config, time.time()))
+        except SnapshotError as error:
+            raise ConfigError([str(error)]) from None
     return config
 
 

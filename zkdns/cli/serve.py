@@ -10,7 +10,7 @@ from collections.abc import Callable
 import click
 
 from zkdns.address import HostPort
-from zkdns.cli.options import askable, config_option, load_or_exit, setting_options
+from zkdns.cli.options import FAILED, askable, config_option, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError
@@ -36,7 +36,10 @@ _EXAMPLES = (
 @config_option
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
-    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C."""
+    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C.
+
+    The exit status is 1 where an address cannot be listened at, 2 for mistakes.
+    """
     _open_standard_files()
     config = load_or_exit(flags, config_file)
     configure_logs(config.log_format, config.log_level, process="supervisor")
@@ -53,7 +56,7 @@ def serve(config_file: str | None, **flags: object) -> None:
         asyncio.run(_run(config, ready))
     except ListenError as error:
         click.echo(f"zkdns: {error}", err=True)
-        sys.exit(1)
+        sys.exit(FAILED)
 
 
 def _open_standard_files() -> None:

@@ -50,6 +50,15 @@ class Dump(msgspec.Struct, frozen=True, tag="dump"):
     """Hand out the table."""
 
 
+class ListNames(msgspec.Struct, frozen=True, tag="list-names"):
+    """Say which services there are, for shells that complete what is typed."""
+
+    beginning: str
+    """What their names begin with, in whatever case."""
+    only_held: bool
+    """Only those of which members are held."""
+
+
 class LetGo(msgspec.Struct, frozen=True):
     """A member that was held until now."""
 
@@ -89,6 +98,12 @@ class Contents(msgspec.Struct, frozen=True, tag="contents"):
     changes: tuple[Change, ...]
 
 
+class Names(msgspec.Struct, frozen=True, tag="names"):
+    """Services by their domain names, sorted; of very many only the first."""
+
+    names: tuple[str, ...]
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """Nothing was done; `sentence` says why."""
 
@@ -96,8 +111,8 @@ class Refused(msgspec.Struct, frozen=True, tag="refused"):
     sentence: str
 
 
-Request: TypeAlias = Accept | FlushCaches | Dump
-Response: TypeAlias = Accepted | Flushed | Dumped | Contents | Refused
+Request: TypeAlias = Accept | FlushCaches | Dump | ListNames
+Response: TypeAlias = Accepted | Flushed | Dumped | Contents | Names | Refused
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 
