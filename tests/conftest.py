@@ -34,6 +34,7 @@ _RUN_PROCESSES = (
     "robustness/test_mutations.py",
     "robustness/test_streams.py",
     "scenarios",
+    "test_image.py",
     "test_readme.py",
 )
 _PUNCTUAL = (
