@@ -45,7 +45,7 @@ ENV ZKDNS_CONFIG=/etc/zkdns/zkdns.toml \
 VOLUME /var/lib/zkdns
 EXPOSE 53/udp 53/tcp 9153/tcp
 # No name of /etc/passwd, so that Kubernetes sees that it is not root. In a container's own network docker and podman
-# let everybody have port 53 (net.ipv4.ip_unprivileged_port_start=0).
+# let every user have port 53 (net.ipv4.ip_unprivileged_port_start=0).
 USER 65532:65532
 STOPSIGNAL SIGTERM
 # Healthy is who answers at all, if only that ZooKeeper has not been read yet: a restart would not make that better.
