@@ -155,7 +155,7 @@ def proposed(typed: str, environment: dict[str, str]) -> list[str]:
         check=True,
         capture_output=True,
         text=True,
-        timeout=10,
+        timeout=30,
     )
     assert ended.stderr == ""
     return ended.stdout.split()
