@@ -36,9 +36,11 @@ _RUN_PROCESSES = (
     "robustness/test_streams.py",
     "scenarios",
     "systemd",
+    "test_image.py",
     "test_readme.py",
 )
 _PUNCTUAL = (
+    "cli/test_completion.py",
     "cli/test_wait.py",
     "clients",
     "daemon/test_activation.py",

@@ -49,7 +49,7 @@ ONLY = {"kazoo": "serverset"}
 NO_COMMANDS = frozenset(
     {
         *("cli.__init__", "cli.changes", "cli.columns", "cli.options", "cli.progress", "cli.running"),
-        *("cli.sets", "cli.top_view"),
+        *("cli.names", "cli.sets", "cli.top_view"),
     }
 )
 

@@ -20,6 +20,8 @@ from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
+SCRIPTS = Path(sys.executable).parent
+"""Where `zkdns` itself lies."""
 _OUTLIVED = 60  # seconds after which a program of a test ends in any case
 
 # Says each signal that it gets, and when, on the clock that all processes of the machine share.
@@ -142,6 +144,21 @@ def run(*arguments: str, environment: dict[str, str] | None = None, timeout: flo
     with Command(*arguments, environment=environment) as command:
         status = command.wait(timeout)
         return Ended(status, command.output, command.errors)
+
+
+def proposed(typed: str, environment: dict[str, str]) -> list[str]:
+    """What bash is told to propose: `plain,VALUE` or `file,VALUE`; nothing may be said beside that."""
+    asked = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    ended = subprocess.run(
+        [SCRIPTS / "zkdns"],
+        env={**os.environ, **environment, **asked},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert ended.stderr == ""
+    return ended.stdout.split()
 
 
 class Terminal:

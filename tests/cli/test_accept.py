@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 
-from tests.cli import Ended, run
+from tests.cli import Ended, proposed, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -88,6 +88,18 @@ def test_what_cannot_be_accepted_is_told(holding: tuple[ZkdnsServer, list[str]])
     mistaken = accept(server, "a..b")
     assert (mistaken.status, mistaken.output) == (2, "")
     assert "'a..b' is not a domain name" in mistaken.errors
+
+
+def test_a_shell_proposes_the_services_that_hold_members(holding: tuple[ZkdnsServer, list[str]]) -> None:
+    server, _ = holding
+    environment = {"ZKDNS_CONTROL": server.control}
+    held = ["plain,db.staging.discovery", "plain,web.staging.discovery"]
+    # Nothing is proposed where the server takes too long, as it may while other tests run.
+    eventually(lambda: proposed("zkdns accept ", environment) == held)
+    all_of_them = [held[0], "plain,empty.staging.discovery", held[1]]
+    eventually(lambda: proposed("zkdns lookup ", environment) == all_of_them)
+    assert accept(server, "web.staging.discovery").status == 0
+    eventually(lambda: proposed("zkdns accept ", environment) == held[:1])
 
 
 def test_a_server_without_zookeeper_holds_nothing() -> None:

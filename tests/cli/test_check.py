@@ -1,5 +1,6 @@
 """`zkdns check`, and what all commands share: flags, help, and how mistakes are told."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,22 @@ def test_flags_go_before_variables_and_variables_before_the_file(tmp_path: Path)
     assert run("check", ZKDNS_CONFIG=config).stdout.startswith("right: file from")
 
 
+def test_json_holds_what_the_configuration_says() -> None:
+    result = run("check", "--json", "--zookeeper", "a,b:2182/x", "--listen", "[::1]:0", "--snapshot", "/s")
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert json.loads(result.stdout) == {
+        "right": True,
+        "mistakes": [],
+        "zones": ["discovery"],
+        "zookeeper": "a:2181,b:2182/x",
+        "fixed": None,
+        "demo": False,
+        "offline": False,
+        "snapshot": "/s",
+        "listen": ["[::1]:0"],
+    }
+
+
 # -- mistaken -----------------------------------------------------------------------------------------------
 
 
@@ -137,6 +154,14 @@ def test_a_flag_that_there_is_not_is_a_mistake_too(command: str) -> None:
     assert result.exit_code == 2
     assert "No such option" in result.stderr
     assert "--zookeeper" in result.stderr
+
+
+def test_json_holds_every_mistake() -> None:
+    result = run("check", "--json", "--ttl", "soon", ZKDNS_WORKERS="0")
+    assert (result.exit_code, result.stderr) == (2, "")
+    told = json.loads(result.stdout)
+    assert (told["right"], told["zookeeper"]) == (False, None)
+    assert [mistake.partition(":")[0] for mistake in told["mistakes"]] == ["ZKDNS_WORKERS", "--ttl"]
 
 
 # -- help and the program itself ----------------------------------------------------------------------------

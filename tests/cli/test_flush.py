@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -28,6 +29,8 @@ def test_every_process_that_answers_is_told() -> None:
             "forgotten: www.example.com and what lies below, by 2 processes\n",
             "",
         )
+        told = flush(server, "www.example.com", "--json").output
+        assert json.loads(told) == {"name": "www.example.com", "answerers": 2, "workers": 2}
         mistaken = flush(server, "a..b")
         assert (mistaken.status, mistaken.output) == (2, "")
         assert "'a..b' is not a domain name" in mistaken.errors

@@ -17,6 +17,8 @@ from zkdns.daemon.control import (
     Dumped,
     FlushCaches,
     Flushed,
+    ListNames,
+    Names,
     Refused,
 )
 from zkdns.daemon.feed import Publisher
@@ -89,6 +91,27 @@ def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
 def test_losses_are_accepted_too() -> None:
     config = load_config(flags={}, environment={}, file=None)
     assert respond(Accept(None), known_of(config, Publisher())) == Refused("nothing", "nothing is held")
+
+
+def test_services_are_listed_by_how_their_names_begin(tmp_path: Path) -> None:
+    config = load_config(flags={}, environment={}, file=None)
+
+    async def scenario() -> None:
+        async with publishing(str(tmp_path / "feed")) as publisher:
+
+            def listed(beginning: str, *, only_held: bool = False) -> tuple[str, ...]:
+                response = respond(ListNames(beginning, only_held=only_held), known_of(config, publisher))
+                assert isinstance(response, Names)
+                return response.names
+
+            publisher.publish([put("web", member(1)), put("worker", member(1)), put("db", member(1))])
+            assert listed("W") == ("web.staging.discovery", "worker.staging.discovery")
+            assert listed("web.staging.d") == ("web.staging.discovery",)
+            assert listed("x") == listed("", only_held=True) == ()
+            publisher.publish([put(f"s{number:04}", member(1)) for number in range(1200)])
+            assert listed("s") == tuple(f"s{number:04}.staging.discovery" for number in range(1000))
+
+    asyncio.run(scenario())
 
 
 def test_a_table_that_has_not_been_read_is_not_handed_out() -> None:

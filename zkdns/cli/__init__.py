@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 import zkdns
 
@@ -15,7 +17,7 @@ import zkdns
 # libraries, which take longer to load than it takes to be ready.
 _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
-    *("accept", "flush", "dump", "top", "setup", "doctor"),
+    *("accept", "flush", "dump", "top", "setup", "doctor", "completion"),
 )
 
 
@@ -50,6 +52,25 @@ class _Commands(click.Group):
             command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - what such a module holds
         return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """`zkdns help lookup` is `zkdns lookup --help`, and `zkdns help` is `zkdns --help`."""
+        return super().parse_args(ctx, [*args[1:2], "--help"] if args[:1] == ["help"] else args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; where there is none, tell which one may have been meant."""
+        name = args[0]
+        if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            near = get_close_matches(name, _COMMANDS, n=1)
+            ctx.fail(f"There is no command {name!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """What a shell may propose; commands by their names alone, as loading all takes too long."""
+        names = [CompletionItem(name) for name in _COMMANDS if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
 
 @click.group(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 import msgspec
 
+from zkdns.cli.names import complete_held
 from zkdns.cli.options import config_option, exit_mistaken
 from zkdns.cli.running import ask_server, control_option
 from zkdns.daemon.control import Accept, Accepted, LetGo
 
 
 @click.command()
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=complete_held)
 @click.option("--all", "every", is_flag=True, help="Accept the losses of all services.")
 @control_option
 @config_option

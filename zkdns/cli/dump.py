@@ -48,7 +48,8 @@ def dump(zone: str | None, control: str | None, config_file: str | None, **flags
     """Write what a running server answers with to standard output.
 
     Where a source is named (--zookeeper, --fixed, --demo, --offline) it is read, and no server is asked. The
-    exit status is 1 where nothing has been read yet, 2 for mistakes, 3 where no server answers.
+    exit status is 1 where nothing has been read yet, or the source cannot be read, 2 for mistakes, 3 where no
+    server answers.
     """
     if zone is None:
         exit_mistaken(["--zone: is missing; write --zone for a zone file"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+import msgspec
 
 from zkdns.cli.options import FAILED, config_option, exit_failed
 from zkdns.cli.running import ask_server, control_option
@@ -10,11 +11,23 @@ from zkdns.daemon.control import FlushCaches, Flushed
 from zkdns.errors import ZkdnsError
 
 
+class Report(msgspec.Struct, frozen=True):
+    """What `--json` prints."""
+
+    name: str | None
+    """This name was forgotten, and what lies below it; None: everything was."""
+    answerers: int
+    """By so many processes,"""
+    workers: int
+    """of so many that answer."""
+
+
 @click.command()
 @click.argument("name", required=False)
 @control_option
 @config_option
-def flush(name: str | None, control: str | None, config_file: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def flush(name: str | None, control: str | None, config_file: str | None, as_json: bool) -> None:
     """Let a server ask its upstreams anew.
 
     What it has cached of NAME and of all that lies below it is forgotten; without NAME everything is. The
@@ -22,6 +35,8 @@ def flush(name: str | None, control: str | None, config_file: str | None) -> Non
     that answers could be told, 2 for mistakes, 3 where no server answers.
     """
     flushed = ask_server(FlushCaches(name), Flushed, control, config_file)
+    if as_json:
+        click.echo(msgspec.json.encode(Report(name, flushed.answerers, flushed.workers)))
     if flushed.answerers < flushed.workers:
         exit_failed(
             ZkdnsError(
@@ -29,5 +44,7 @@ def flush(name: str | None, control: str | None, config_file: str | None) -> Non
             ),
             FAILED,
         )
+    if as_json:
+        return
     what = f"{name} and what lies below" if name is not None else "everything"
     click.echo(f"forgotten: {what}, by {flushed.answerers} process{'es' if flushed.answerers > 1 else ''}")

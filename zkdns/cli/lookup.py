@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import re
 import socket
 import sys
@@ -17,7 +16,16 @@ from rich.console import Console
 from rich.text import Text
 
 from zkdns.address import HostPort, askable, parse_host_port
-from zkdns.cli.options import MISTAKEN, NO_ANSWER, NOT_FOUND, config_option, load_or_exit
+from zkdns.cli.names import complete_names
+from zkdns.cli.options import (
+    DONE,
+    MISTAKEN,
+    NO_ANSWER,
+    NOT_FOUND,
+    complete_words,
+    config_option,
+    load_or_exit,
+)
 from zkdns.dns.edns import Ede
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import parse_name, to_text
@@ -26,6 +34,7 @@ _UDP_SIZE = 1232
 _EDE_OPTION = 15
 _LARGEST = 65535
 _LONGEST_WAIT = 3600.0
+_USUAL_TYPES = ("A", "AAAA", "SRV", "TXT", "PTR", "CNAME", "MX", "NS", "SOA", "HTTPS", "ANY")
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -64,16 +73,22 @@ class _NoAnswerError(ZkdnsError):
 
 
 @click.command()
-@click.argument("name")
-@click.argument("qtype", metavar="[TYPE]", default="A")
-@click.option("--server", metavar="ADDR[:PORT]", help="Which server to ask (default: the configured one).")
+@click.argument("name", shell_complete=complete_names)
+@click.argument("qtype", metavar="[TYPE]", default="A", shell_complete=complete_words(*_USUAL_TYPES))
+@click.option(
+    "--server",
+    metavar="ADDR[:PORT]",
+    envvar="ZKDNS_SERVER",
+    help="Which server to ask (default: the configured one).",
+)
 @click.option(
     "--timeout",
+    metavar="SECONDS",
     type=click.FloatRange(0.01, _LONGEST_WAIT),
     callback=_seconds,
     default=3.0,
     show_default=True,
-    help="Seconds.",
+    help="How long to wait for an answer.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
@@ -82,11 +97,11 @@ def lookup(
 ) -> None:
     """Ask the running server for NAME, and print its answer.
 
-    TYPE is A, AAAA, SRV, TXT, … (default: A). The exit status is 0 where there are records, 1 where there are
-    none, 3 where the server does not answer.
+    TYPE is A, AAAA, SRV, TXT, … (default: A). The exit status is 1 where there are no records, 2 for
+    mistakes, 3 where the server does not answer.
     """
     try:
-        address = _server(server or os.environ.get("ZKDNS_SERVER"), config_file)
+        address = _server(server, config_file)
         query = _query(name, qtype)
     except BadValueError as error:
         click.echo(f"zkdns: {error}", err=True)
@@ -100,7 +115,7 @@ def lookup(
         click.echo(msgspec.json.encode(answer))
     else:
         _show(answer)
-    sys.exit(0 if answer.answers else NOT_FOUND)
+    sys.exit(DONE if answer.answers else NOT_FOUND)
 
 
 def _server(text: str | None, config_file: str | None) -> HostPort:

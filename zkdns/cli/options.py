@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
 import click
+from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
@@ -22,23 +23,48 @@ from zkdns.snapshot import SnapshotError, expected_by, read_header
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+DONE = 0
+"""The exit status where what was asked for has been done, also where that was to run until a signal."""
 FAILED = 1
-"""The exit status where ZooKeeper cannot be reached, or refuses."""
+"""The exit status where it could not be done."""
 NOT_FOUND = 1
 """The exit status where the server answered, and there is nothing of what was asked for."""
+MISTAKEN = 2
+"""The exit status for whatever somebody typed or wrote wrongly."""
 NO_ANSWER = 3
 """The exit status where the server did not answer."""
 INTERRUPTED = 130
-"""The exit status after Ctrl-C, as shells have it."""
-MISTAKEN = 2
-"""The exit status for whatever somebody typed or wrote wrongly."""
+"""The exit status after Ctrl-C of what was to end by itself, as shells have it."""
+
+STATUSES = {
+    DONE: "done; of what runs until it is told to end: ended by SIGTERM or Ctrl-C",
+    FAILED: "it could not be done, or there is nothing of what was asked for",
+    MISTAKEN: "a mistake in what was typed, in a variable or in a file; nothing was done",
+    NO_ANSWER: "no server answers",
+    126: "the program that was to be run cannot be",  # as shells have it
+    127: "there is no such program",
+    INTERRUPTED: "ended by Ctrl-C before it was done",
+}
+"""What the exit statuses mean, whichever command it is.
+
+The help of each says which are its own, in a sentence that begins with `The exit status is`.
+"""
 
 _DUMB = frozenset({"dumb", "unknown"})  # as rich has it
+
+
+def complete_file(
+    _context: click.Context, _parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """Have the shell propose files."""
+    return [CompletionItem(incomplete, type="file")]
+
 
 config_option = click.option(
     "--config",
     "config_file",
     metavar="FILE",
+    shell_complete=complete_file,
     help="TOML file; variables (ZKDNS_…) go before it, flags before both.",
 )
 
@@ -48,7 +74,27 @@ def flag_option(setting: Setting) -> Callable[[F], F]:
     if setting.is_switch:
         return click.option(setting.flag, setting.key, is_flag=True, default=None, help=setting.meaning)
     meaning = setting.meaning + (" Repeatable." if setting.many else "")
-    return click.option(setting.flag, setting.key, metavar=setting.form, multiple=setting.many, help=meaning)
+    return click.option(
+        setting.flag,
+        setting.key,
+        metavar=setting.form,
+        multiple=setting.many,
+        help=meaning,
+        shell_complete=complete_file if setting.is_file else complete_words(*setting.words),
+    )
+
+
+def complete_words(
+    *words: str,
+) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
+    """Have the shell propose these words, however far one is typed."""
+
+    def complete(
+        _context: click.Context, _parameter: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(word) for word in words if word.lower().startswith(incomplete.lower())]
+
+    return complete
 
 
 def options_of(settings: Iterable[Setting]) -> Callable[[F], F]:

@@ -98,6 +98,10 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
 
     With CMD: run it, register while it runs and the check passes, and exit with its status. Before SIGTERM or
     Ctrl-C reaches it, it is unregistered, and given the time to --drain.
+
+    The exit status is 1 where ZooKeeper cannot be reached, or refuses, 2 for mistakes, 126 where CMD cannot
+    be run, 127 where there is no such program. Else it is that of CMD: 128 and the number of the signal where
+    one ended it.
     """
     reading = Reading({**SERVICE, **{row.flag: row for row in _ROWS}}, flags, config_file)
     reading.need_set()

@@ -7,14 +7,24 @@ from typing import NoReturn, TypeVar
 
 import click
 
-from zkdns.cli.options import NO_ANSWER, NOT_FOUND, exit_failed, exit_mistaken, load_or_exit
+from zkdns.cli.options import (
+    NO_ANSWER,
+    NOT_FOUND,
+    complete_file,
+    exit_failed,
+    exit_mistaken,
+    load_or_exit,
+)
 from zkdns.daemon.control import ControlError, Refused, Request, Response, command
 from zkdns.errors import ZkdnsError
 
 T = TypeVar("T", bound=Response)
 
 control_option = click.option(
-    "--control", metavar="FILE", help="The server's control socket (default: the configured one)."
+    "--control",
+    metavar="FILE",
+    help="The server's control socket (default: the configured one).",
+    shell_complete=complete_file,
 )
 
 

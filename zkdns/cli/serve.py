@@ -40,7 +40,8 @@ _EXAMPLES = (
 def serve(config_file: str | None, **flags: object) -> None:
     """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C.
 
-    On SIGHUP, and when `zkdns reload` says so, the configuration is read again.
+    On SIGHUP, and when `zkdns reload` says so, the configuration is read again. The exit status is 1 where an
+    address cannot be listened at, 2 for mistakes.
     """
     _open_standard_files()
     notifier = Notifier.taken_from(os.environ)

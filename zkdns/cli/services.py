@@ -24,7 +24,8 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     """List environments, services and their numbers of members.
 
     A table in a terminal; otherwise a line for each service: environment, service and members, tabs between.
-    The exit status is 1 where there is nothing to list.
+
+    The exit status is 1 where there is nothing to list, or ZooKeeper cannot be reached, 2 for mistakes.
     """
     reading = Reading({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
     config = reading.finish("services")

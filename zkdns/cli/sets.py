@@ -74,6 +74,7 @@ ENVIRONMENT = Setting(
     text(_parse_znode, "an environment's name"),
     "NAME",
     "local, staging, prod, test, or any other.",
+    suggested=("local", "staging", "prod", "test"),
 )
 
 _CONFIGURED = tuple(

@@ -65,6 +65,8 @@ def watch(config_file: str | None, as_json: bool, command: str | None, **flags: 
     CMD runs for the first set too, never twice at once, and once more for what changed meanwhile. The
     variables ZKDNS_ENDPOINTS, ZKDNS_ADDED and ZKDNS_REMOVED hold endpoints with spaces between; one that
     would exceed what an environment holds (128 KiB on Linux) is not set.
+
+    The exit status is 1 where ZooKeeper cannot be reached at first, or refuses, 2 for mistakes.
     """
     reading = Reading({**SERVICE, ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
     reading.need_set()

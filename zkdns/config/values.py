@@ -98,6 +98,19 @@ class Setting:
     """Of many: makes one value of them all, or raises `BadValueError` where they do not go together."""
     in_environment: bool = True
     in_flags: bool = True
+    suggested: tuple[str, ...] = ()
+    """Values that a shell may propose, beside those that `words` finds by itself."""
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """What may stand there word by word: one of a few, or what `form` has in small letters."""
+        known = self.read.names if isinstance(self.read, OneOf) else ()
+        return (*known, *(word for word in self.form.split("|") if word.islower()), *self.suggested)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether its value is the path of a file."""
+        return self.form.split("|")[0] == "FILE"
 
     @property
     def variable(self) -> str:
@@ -225,17 +238,28 @@ def whole(lowest: int, highest: int) -> Reader[int]:
     return read
 
 
-def one_of(*names: str) -> Reader[str]:
-    """Make a reader of one of a few words."""
-    wanted = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+class OneOf:
+    """Reads one of a few words.
 
-    def read(value: object, _place: Place) -> str:
-        word = _string(value, wanted)
-        if word not in names:
-            raise BadValueError(f"is {shown(value)}; write {wanted}")
+    Args:
+        names: these words.
+    """
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self.names = names
+        self._wanted = f"one of {', '.join(names)}" if len(names) > 1 else names[0]
+
+    def __call__(self, value: object, _place: Place) -> str:
+        """The word, as a `Reader` returns it."""
+        word = _string(value, self._wanted)
+        if word not in self.names:
+            raise BadValueError(f"is {shown(value)}; write {self._wanted}")
         return word
 
-    return read
+
+def one_of(*names: str) -> Reader[str]:
+    """Make a reader of one of a few words."""
+    return OneOf(names)
 
 
 def text(parse: Callable[[str], _T], wanted: str) -> Reader[_T]:

@@ -12,6 +12,8 @@ from zkdns.daemon.control import (
     Dumped,
     FlushCaches,
     Flushed,
+    ListNames,
+    Names,
     Refused,
     Reload,
     Request,
@@ -19,15 +21,17 @@ from zkdns.daemon.control import (
 )
 from zkdns.daemon.counting import count_members, list_services, read_history
 from zkdns.daemon.feed import Publisher
-from zkdns.daemon.guarding import accept_losses
+from zkdns.daemon.guarding import Guarding, accept_losses
 from zkdns.daemon.inquiries import CountMembers, Explain, Explained, ListServices, ReadHistory
 from zkdns.daemon.known import Known
 from zkdns.errors import BadValueError
 from zkdns.names import lower, parse_name, to_text, to_wire
 from zkdns.serverset.changes import Change, SetPut
+from zkdns.table import Table
 
 # So many members are encoded before the event loop has its turn: 1 ms.
 _MEMBERS_IN_PART = 1000
+_MOST_NAMES = 1000  # more than anybody would read
 
 
 def respond(request: Request, known: Known) -> Response | Iterator[Response] | Awaitable[Response]:
@@ -57,6 +61,8 @@ def respond(request: Request, known: Known) -> Response | Iterator[Response] | A
         case Reload():
             sentence = "configurations are the supervisor's, which listens elsewhere"
             response = Refused("mistaken", sentence)
+        case ListNames():
+            response = _list_names(request, known.guarding, publisher.table)
     return response
 
 
@@ -92,6 +98,18 @@ def _dump(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
         return Refused("nothing", "the table has not been read yet; try again when it has")
     contents = publisher.copy()  # of one moment, and quickly: members never change, so they are not copied
     return _parts(Dumped(config, publisher.table.serial, publisher.health.stale), contents)
+
+
+def _list_names(request: ListNames, guarding: Guarding | None, table: Table) -> Names:
+    """Do what a shell asks for that completes a name."""
+    held = {one.origin for one in guarding.guard.held} if guarding else set()
+    beginning = request.beginning.lower()
+    names = (
+        to_text(service.key)
+        for service in table.services.values()
+        if not request.only_held or not held.isdisjoint(service.sets)
+    )
+    return Names(tuple(sorted(name for name in names if name.startswith(beginning))[:_MOST_NAMES]))
 
 
 def _parts(head: Dumped, contents: list[Change]) -> Iterator[Response]:

@@ -71,6 +71,15 @@ class Reload(msgspec.Struct, frozen=True, tag="reload"):
     """Whether processes for which nothing has changed are replaced too."""
 
 
+class ListNames(msgspec.Struct, frozen=True, tag="list-names"):
+    """Say which services there are, for shells that complete what is typed."""
+
+    beginning: str
+    """What their names begin with, in whatever case."""
+    only_held: bool
+    """Only those of which members are held."""
+
+
 class LetGo(msgspec.Struct, frozen=True):
     """A member that was held until now."""
 
@@ -110,6 +119,12 @@ class Contents(msgspec.Struct, frozen=True, tag="contents"):
     changes: tuple[Change, ...]
 
 
+class Names(msgspec.Struct, frozen=True, tag="names"):
+    """Services by their domain names, sorted; of very many only the first."""
+
+    names: tuple[str, ...]
+
+
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """Nothing was done; `sentence` says why."""
 
@@ -134,7 +149,7 @@ class NotReloaded(msgspec.Struct, frozen=True, tag="not reloaded"):
 
 
 Inquiry: TypeAlias = Explain | ReadHistory | ListServices | CountMembers
-Request: TypeAlias = Accept | FlushCaches | Dump | Reload | Inquiry
+Request: TypeAlias = Accept | FlushCaches | Dump | Reload | ListNames | Inquiry
 Response: TypeAlias = (
     Accepted
     | Flushed
@@ -144,6 +159,7 @@ Response: TypeAlias = (
     | HistoryRead
     | ServicesListed
     | MembersCounted
+    | Names
     | Reloaded
     | NotReloaded
     | Refused

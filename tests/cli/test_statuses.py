@@ -1,0 +1,57 @@
+"""The exit statuses of whole commands, one case for each that the README's table lists."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli import SERVED, Command, run
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from zkdns.cli.options import STATUSES
+
+TRIED = {
+    0: ["lookup web.staging.discovery", "check --demo", "completion bash", "dump --zone"],
+    1: ["lookup staging.discovery", "accept --all", "flush", "serve --listen 203.0.113.1:0 --admin none"],
+    2: ["check --ttl soon", "lookup a..b", "accept", "dump", "completion tcsh", "lokup", "lookup"],
+    3: ["lookup x --server 127.0.0.1:1", "accept --all --control {nowhere}", "flush --control none"],
+}
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[ZkdnsServer]:
+    """A server that holds nothing and forwards nothing."""
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        eventually(lambda: Path(server.control).exists())
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("status", "typed"), [(status, typed) for status in TRIED for typed in TRIED[status]]
+)
+def test_a_command_ends_with(status: int, typed: str, demo: ZkdnsServer, tmp_path: Path) -> None:
+    host, port = demo.addresses[0]
+    reached = {"ZKDNS_CONTROL": demo.control, "ZKDNS_SERVER": f"{host}:{port}"}
+    ended = run(*typed.format(nowhere=tmp_path / "control").split(), environment=reached)
+    assert ended.status == status, ended.errors
+    assert bool(ended.errors) == bool(status) or typed.startswith("lookup staging")
+
+
+def test_who_is_told_to_end_ends_with_0() -> None:
+    with Command("serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none") as command:
+        command.wait_logged("ready").signal(signal.SIGINT)
+        assert command.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ("status", "program"),
+    [(126, [str(Path(__file__).parent)]), (127, ["/nowhere/program"]), (7, ["sh", "-c", "exit 7"])],
+)
+def test_register_ends_as_a_shell_would(status: int, program: list[str], environment: dict[str, str]) -> None:
+    assert run("register", *SERVED, "--", *program, environment=environment).status == status
+
+
+def test_every_status_is_tried() -> None:
+    assert [*TRIED, 126, 127] == list(STATUSES)
