@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from tests.support.reference import README, commands, held, paragraphs, reference, statuses
 from zkdns.cli import main
-from zkdns.cli.options import DONE, FAILED, MISTAKEN, NO_ANSWER, NOT_FOUND, STATUSES
+from zkdns.cli.options import DONE, FAILED, INTERRUPTED, MISTAKEN, NO_ANSWER, NOT_FOUND, STATUSES
 from zkdns.daemon import runner
 
 # What these print is nothing to be read by a program as JSON.
@@ -15,6 +15,7 @@ WITHOUT_JSON = {
     "register": "it prints nothing but logs, as above",
     "dump": "a zone file is a format of its own",
     "completion": "a script of a shell",
+    "wait": "it prints nothing; its exit status says what came of it",
 }
 
 
@@ -43,7 +44,8 @@ def test_help_tells_the_exit_statuses_and_each_is_known(name: str) -> None:
 
 
 def test_the_statuses_are_those_that_the_commands_end_with() -> None:
-    assert list(STATUSES) == [DONE, FAILED, MISTAKEN, NO_ANSWER, runner.NOT_EXECUTABLE, runner.NOT_FOUND]
+    of_programs = [runner.NOT_EXECUTABLE, runner.NOT_FOUND, INTERRUPTED]
+    assert list(STATUSES) == [DONE, FAILED, MISTAKEN, NO_ANSWER, *of_programs]
     assert NOT_FOUND == FAILED
 
 

@@ -30,7 +30,7 @@ def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
     """Look for what is wrong with a server, its ZooKeeper and this machine's names.
 
     Run it with the server's own settings, on its machine; as root it sees more. It changes nothing. The exit
-    status is 1 where anything is wrong.
+    status is 1 where anything is wrong, 2 for mistakes in what was typed.
     """
     console = Console(highlight=False, soft_wrap=True)
     is_wrong = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import click
+import msgspec
 
 from zkdns.cli.options import NO_ANSWER, config_option, exit_failed, exit_mistaken
 from zkdns.cli.running import control_option, control_path
@@ -17,13 +18,14 @@ _SECONDS = 600.0  # each new process may take half a minute, and somebody else's
 @click.option("--all", "is_all", is_flag=True, help="Replace every process, also where nothing has changed.")
 @control_option
 @config_option
-def reload(is_all: bool, control: str | None, config_file: str | None) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def reload(is_all: bool, control: str | None, config_file: str | None, as_json: bool) -> None:
     """Let a server read its configuration again.
 
     It reads the same file with the same flags and variables that it was started with, and replaces those of
     its processes that know what has changed; no query is lost. This ends when the new configuration is in
-    force. Where that has mistakes or cannot be had, they are told, the old one stays in force, and the exit
-    status is 2; it is 3 where no server answers.
+    force. Where that has mistakes or cannot be had, they are told, and the old one stays in force. The exit
+    status is 2 for such mistakes, 3 where no server answers.
     """
     # With a socket named, a file that has mistakes is for the server alone to read.
     known = control if control not in {None, "none"} else None
@@ -36,9 +38,15 @@ def reload(is_all: bool, control: str | None, config_file: str | None) -> None:
         case NotReloaded(mistakes):
             exit_mistaken((*mistakes, "the old configuration stays in force"))
         case Reloaded():
-            click.echo(_told(response))
+            told = _as_json(response) if as_json else _told(response)
+            click.echo(told)
         case _:
             exit_failed(ControlError(f"the server at {path} is of another version of zkdns"), NO_ANSWER)
+
+
+def _as_json(reloaded: Reloaded) -> str:
+    told = {"changed": reloaded.changed, "replaced": reloaded.replaced, "seconds": reloaded.seconds}
+    return msgspec.json.encode(told).decode()
 
 
 def _told(reloaded: Reloaded) -> str:

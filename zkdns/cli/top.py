@@ -52,7 +52,8 @@ Wait = Callable[[float], bool]
 def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -> None:
     """Show what the running server does: queries, answers, latencies, members, upstreams.
 
-    Live in a terminal, until q or Ctrl-C; otherwise, and with --once, a table of one second.
+    Live in a terminal, until q or Ctrl-C; otherwise, and with --once, a table of one second. The exit status
+    is 1 where the server has no admin address, 2 for mistakes, 3 where no server answers to --once.
     """
     configured = load_or_exit({"admin": admin}, config_file, with_fixed=False).admin
     if configured is None:
