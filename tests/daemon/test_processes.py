@@ -316,6 +316,7 @@ def test_the_answerer_knows_of_no_zookeeper(tmp_path: Path) -> None:
     variables = {
         "ZKDNS_ZOOKEEPER": hosts,
         "ZKDNS_SNAPSHOT": "/nowhere/of-ours",
+        "ZKDNS_ADMIN_TOKEN": "/nowhere/of-ours",
         "ZKDNS_ZOOKEEPER_CREDENTIALS": str(credentials),
     }
     with ZkdnsServer(environment=variables) as server:

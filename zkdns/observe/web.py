@@ -58,7 +58,7 @@ _API = "/api/"
 async def serve(sock: socket.socket, server: Server) -> None:
     """Answer at a listening socket until cancelled."""
     loop = asyncio.get_running_loop()
-    events, hour = Events(server), LastHour(loop.time())
+    events, hour = Events(server), LastHour(loop.time(), server.answerers())
     runner = web.AppRunner(
         _application(server, Api(server, events, hour)),
         handler_cancellation=True,
@@ -93,7 +93,7 @@ def _warn_of_token(file: str | None) -> None:
 async def _take_points(server: Server, events: Events, hour: LastHour) -> None:
     clock = asyncio.get_running_loop().time
     while True:
-        await asyncio.sleep(STEP - clock() % STEP)
+        await asyncio.sleep(STEP)
         point = hour.take(clock(), server.answerers())
         events.tell_figures(time.time(), point)
 
