@@ -1,6 +1,7 @@
 """`zkdns explain` against running servers, over a real ZooKeeper: each verdict, and what ZooKeeper knows."""
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -227,8 +228,8 @@ def test_the_private_socket_answers_whatever_the_configuration_says(tmp_path: An
     environment = {"ZKDNS_CONTROL": "none", "TMPDIR": str(tmp_path)}
     with ZkdnsServer("--demo", environment=environment) as server:
         server.wait_ready()
-        (control,) = eventually(lambda: list(tmp_path.glob("*/control")))
+        (control,) = eventually(lambda: list(tmp_path.glob("*/*.control")))
         assert control.stat().st_mode & 0o777 == 0o600
         assert run("explain", "web.staging", "--control", str(control)).status == 0
         assert server.terminate() == 0
-        assert list(tmp_path.glob("*/control")) == []
+        assert list(tmp_path.glob("*/*.control")) == []
