@@ -22,6 +22,7 @@ from zkdns.observe.api import Api
 from zkdns.observe.connections import connection, cut_off
 from zkdns.observe.events import Events
 from zkdns.observe.health import Health
+from zkdns.observe.page import page
 from zkdns.observe.series import STEP, LastHour
 from zkdns.observe.status import RequestError, Server
 
@@ -96,6 +97,11 @@ async def _unbroken(work: Callable[[], Awaitable[None]]) -> None:
 def _application(server: Server, api: Api) -> web.Application:
     health = Health(server.silent)
 
+    async def status_page(_request: web.Request) -> web.StreamResponse:
+        found = await asyncio.to_thread(page)
+        headers = {"Content-Security-Policy": found.policy}
+        return web.Response(text=found.html, content_type="text/html", headers=headers)
+
     async def healthz(_request: web.Request) -> web.StreamResponse:
         illness = await health.illness()
         if illness is None:
@@ -115,6 +121,7 @@ def _application(server: Server, api: Api) -> web.Application:
         return web.Response(body=text.encode(), headers={"Content-Type": kind})
 
     routes = [
+        web.get("/", status_page),
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
         web.get("/metrics", metrics),
@@ -129,7 +136,7 @@ def _application(server: Server, api: Api) -> web.Application:
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
 
 
 def _around(server: Server, paths: Sequence[str]) -> Middleware:
