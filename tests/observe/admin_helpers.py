@@ -166,3 +166,40 @@ def raw(at: HostPort, request: bytes) -> bytes:
         while more := sock.recv(65536):
             answer += more
         return answer
+
+
+class Reader:
+    """One stream of events."""
+
+    def __init__(self, at: HostPort, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection(at.host, at.port, timeout=SECONDS)
+        self._connection.request(
+            "GET", "/api/events", headers={n.replace("_", "-"): v for n, v in headers.items()}
+        )
+        self.response = self._connection.getresponse()
+
+    def __iter__(self) -> Iterator[tuple[str, str, Any]]:
+        """Kind, id and data of each event; comments and what else there is are left out."""
+        fields: dict[str, str] = {}
+        while line := self.response.readline().decode():
+            if line == "\n":
+                if "data" in fields:
+                    yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
+                fields = {}
+            else:
+                name, _, value = line.rstrip("\n").partition(": ")
+                fields[name] = value
+
+    def next(self, kind: str) -> tuple[str, Any]:
+        """Id and data of the next event of this kind."""
+        return next((ident, data) for found, ident, data in self if found == kind)
+
+    def close(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def reading(at: HostPort, **headers: str) -> Iterator[Reader]:
+    with contextlib.closing(Reader(at, **headers)) as reader:
+        yield reader

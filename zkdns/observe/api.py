@@ -11,7 +11,7 @@ import msgspec
 from aiohttp import web
 
 from zkdns.observe.admin_token import check_token
-from zkdns.observe.connections import cut_off
+from zkdns.observe.connections import Connection, cut_off
 from zkdns.observe.events import Events
 from zkdns.observe.series import LastHour
 from zkdns.observe.status import RequestError, Server
@@ -93,6 +93,8 @@ class Api:
         if request.method == "HEAD":
             return response
         async with self._events.stream(known) as stream:
+            if isinstance(request.protocol, Connection):
+                request.protocol.is_stream = True
             await response.prepare(request)
             try:
                 async for piece in stream:
@@ -100,6 +102,8 @@ class Api:
                         await response.write(piece)
             except TimeoutError:
                 stream.is_dropped = True
+            except ConnectionError:  # its reader has gone
+                pass
         if stream.is_dropped:
             cut_off(request.transport)  # what it did not take until now, it never will
         return response

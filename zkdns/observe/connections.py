@@ -29,7 +29,7 @@ def connection(server: web.Server | None) -> asyncio.Protocol:
     """What speaks with a new connection."""
     if server is None or len(server.connections) >= MOST_CONNECTIONS:
         return _TurnedAway()
-    return _Connection(
+    return Connection(
         server,
         loop=asyncio.get_running_loop(),
         access_log=None,  # type: ignore[arg-type]  # which its documentation has for none
@@ -58,14 +58,23 @@ class _TurnedAway(asyncio.Protocol):
         transport.close()
 
 
-class _Connection(web.RequestHandler):
-    """A connection whose requests are answered also where the asker says at once that there are no more."""
+class Connection(web.RequestHandler):
+    """A connection whose requests are answered also where the asker says at once that there are no more.
 
-    __slots__ = ()
+    Attributes:
+        is_stream: whether it ends with the asker's half, since its response never does.
+    """
+
+    __slots__ = ("is_stream",)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to read requests."""
+        self.is_stream = False
+        super().connection_made(transport)
 
     def eof_received(self) -> bool:  # type: ignore[override]  # asyncio's own signature
         """Half of the connection is closed; say whether the other one stays, as `printf … | nc` needs it."""
-        if self._waiter is not None and not self._waiter.done():
+        if self.is_stream or (self._waiter is not None and not self._waiter.done()):
             return False  # nothing was asked that is not answered yet
         self.close()
         return True

@@ -47,6 +47,8 @@ class Stream:
 
     def tell(self, piece: bytes) -> None:
         """Queue a piece; who lags too far behind is dropped."""
+        if self.is_dropped:
+            return
         try:
             self._pieces.put_nowait(piece)
         except asyncio.QueueFull:
@@ -77,7 +79,7 @@ class Events:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._streams: set[Stream] = set()
-        self._catching_up: set[Stream] = set()
+        self._behind: set[Stream] = set()  # those of which _catch_up takes care
         self._wanted = asyncio.Event()
         self._after = 0  # the number of the last entry that was told
         self._is_closed = False
@@ -103,11 +105,14 @@ class Events:
         stream = Stream(self._after if known is None else min(known, now))
         stream.tell(_RETRY + _event("status", self._server.status()))
         self._streams.add(stream)
+        self._behind.add(stream)
         self._wanted.set()
+        catching_up = asyncio.create_task(self._catch_up(stream))
         try:
-            await self._catch_up(stream)
             yield stream
         finally:
+            catching_up.cancel()
+            self._behind.discard(stream)
             self._streams.discard(stream)
             if not self._streams:
                 self._wanted.clear()
@@ -122,11 +127,11 @@ class Events:
         """Tell the newest points of the last hour, and their Unix time."""
         self._tell(_event("figures", {"step": STEP, "until": until, "series": point}))
 
-    async def run(self) -> None:
-        """Look for ever."""
+    async def look_at_status(self) -> None:
+        """Tell the status, for ever."""
         clock = asyncio.get_running_loop().time
         told: Status | None = None
-        status_due = changes_due = comment_due = 0.0
+        status_due = comment_due = 0.0
         while True:
             await self._wanted.wait()
             now, status = clock(), self._server.status()
@@ -136,40 +141,33 @@ class Events:
             if now >= comment_due:
                 comment_due = now + _COMMENT_SECONDS
                 self._tell(_COMMENT)
-            if now >= changes_due:
-                changes_due = now + _CHANGES_SECONDS
-                await self._look_for_changes()
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def look_for_changes(self) -> None:
+        """Tell who comes and goes, for ever; asking for that may take seconds."""
+        while True:
+            await self._wanted.wait()
+            with contextlib.suppress(RequestError):  # the process that watches is away, as the status tells
+                history = await self._server.history(None, self._after, _MOST_ENTRIES)
+                self._after = max(self._after, history.last)
+                for stream in self._streams - self._behind:
+                    stream.tell_entries(history.entries)
+            await asyncio.sleep(_CHANGES_SECONDS)
 
     def _tell(self, piece: bytes) -> None:
         for stream in self._streams:
-            if not stream.is_dropped:
-                stream.tell(piece)
-
-    async def _look_for_changes(self) -> None:
-        try:
-            history = await self._server.history(None, self._after, _MOST_ENTRIES)
-        except RequestError:  # the process that watches is away, which the status tells
-            return
-        self._after = max(self._after, history.last)
-        for stream in self._streams - self._catching_up:
-            if not stream.is_dropped:
-                stream.tell_entries(history.entries)
+            stream.tell(piece)
 
     async def _catch_up(self, stream: Stream) -> None:
         """Tell a stream what its reader has missed, as far as that is known."""
-        self._catching_up.add(stream)
-        try:
+        with contextlib.suppress(RequestError):
             while stream.after < self._after:
                 history = await self._server.history(None, stream.after, _MOST_ENTRIES)
                 stream.tell_entries(history.entries)
                 if len(history.entries) < _MOST_ENTRIES:
                     stream.after = max(stream.after, history.last)
-                    return
-        except RequestError:
-            pass
-        finally:
-            self._catching_up.discard(stream)
+                    break
+        self._behind.discard(stream)
 
 
 def _lasting(status: Status) -> Status:

@@ -6,6 +6,7 @@ This module is loaded when the server is already answering, since aiohttp takes 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 import time
@@ -30,6 +31,7 @@ log = structlog.get_logger("zkdns.admin")
 
 _TAKE_SECONDS = 10.0  # for a response to be taken
 _STOP_SECONDS = 0.5
+_AGAIN_SECONDS = 2.0
 _MOST_BODY = 1 << 16  # bytes; no request needs any
 _BACKLOG = 128
 
@@ -65,8 +67,12 @@ async def serve(sock: socket.socket, server: Server) -> None:
     listener = await loop.create_server(partial(connection, runner.server), sock=sock, backlog=_BACKLOG)
     try:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_unbroken(events.run))
-            tasks.create_task(_unbroken(partial(_take_points, server, events, hour)))
+            for work in (
+                events.look_at_status,
+                events.look_for_changes,
+                partial(_take_points, server, events, hour),
+            ):
+                tasks.create_task(_unbroken(work))
     finally:
         events.close()
         listener.close()
@@ -87,8 +93,8 @@ async def _unbroken(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            log.exception("the admin address is not told what is new")
-            await asyncio.sleep(STEP)
+            log.exception("what is new cannot be told")
+            await asyncio.sleep(_AGAIN_SECONDS)
 
 
 # -- requests -----------------------------------------------------------------------------------------------
@@ -149,12 +155,13 @@ def _around(server: Server, paths: Sequence[str]) -> Middleware:
             # So that writing waits until the kernel has all, and not just until little is left.
             transport.set_write_buffer_limits(high=0)
         response = await _respond(request, handler, server, paths)
-        try:
-            async with asyncio.timeout(_TAKE_SECONDS):
-                await response.prepare(request)
-                await response.write_eof()
-        except TimeoutError:
-            cut_off(transport)
+        with contextlib.suppress(ConnectionError):  # who has hung up misses nothing
+            try:
+                async with asyncio.timeout(_TAKE_SECONDS):
+                    await response.prepare(request)
+                    await response.write_eof()
+            except TimeoutError:
+                cut_off(transport)
         return response
 
     return around
@@ -181,8 +188,6 @@ async def _respond(
         )
         response.headers["Allow"] = allowed
         return response
-    except ConnectionError:
-        raise
     except Exception:  # a mistake of ours must not cost the address
         log.exception("an admin request failed", path=request.path)
         return _error(

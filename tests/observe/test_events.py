@@ -1,0 +1,134 @@
+"""Events, read from the stream as a browser reads them."""
+
+import contextlib
+import socket
+import time
+from http import HTTPStatus
+
+import msgspec
+import pytest
+
+from tests.observe.admin_helpers import STATUS, Reader, Told, ask, entry, reading, serving
+from tests.support.waiting import eventually
+from zkdns.observe.events import MOST_STREAMS
+
+
+def number() -> int:
+    """What an entry of this moment has."""
+    return time.time_ns() // 1000
+
+
+def test_the_status_comes_at_once_again_in_time_and_when_it_changes() -> None:
+    told = Told()
+    with serving(told) as at, reading(at) as reader:
+        assert reader.response.getheader("Content-Type") == "text/event-stream"
+        assert reader.next("status")[1]["workers"] == [{"pid": 7, "ready": True}]
+        begun = time.monotonic()
+        told.current = msgspec.structs.replace(STATUS, ready=False)
+        while reader.next("status")[1]["ready"]:
+            pass
+        assert time.monotonic() - begun < 1.5
+        assert not reader.next("status")[1]["ready"]
+
+
+def test_each_change_comes_once_with_its_number() -> None:
+    told = Told(entries=[entry(1)])
+    with serving(told) as at, reading(at) as reader:
+        reader.next("status")
+        first, second = number(), number() + 1
+        told.entries += [entry(first), entry(second, "db.prod")]
+        ident, data = reader.next("change")
+        assert (ident, data["number"], data["service"]) == (str(first), first, "web.staging")
+        assert reader.next("change")[1]["service"] == "db.prod"
+        told.entries.append(entry(third := number()))
+        assert reader.next("change")[0] == str(third)
+
+
+def test_who_comes_again_is_told_what_was_missed_and_nothing_twice() -> None:
+    told = Told(entries=[entry(one) for one in range(1, 2501)])
+    with serving(told) as at, reading(at, Last_Event_ID="400") as reader:
+        assert [int(reader.next("change")[0]) for _ in range(2100)] == list(range(401, 2501))
+        told.entries.append(entry(new := number()))
+        assert reader.next("change")[0] == str(new)
+
+
+@pytest.mark.parametrize("known", ["x", "-1", "9" * 400, "", "99999999999999999"])
+def test_a_number_that_there_cannot_be_is_as_good_as_none(known: str) -> None:
+    told = Told(entries=[entry(1)])
+    with serving(told) as at, reading(at, Last_Event_ID=known) as reader:
+        reader.next("status")
+        told.entries.append(entry(new := number()))
+        assert reader.next("change")[0] == str(new)
+
+
+def test_while_the_watcher_is_away_the_status_goes_on_and_later_changes_come() -> None:
+    told = Told(is_away=True)
+    with serving(told) as at, reading(at, Last_Event_ID="0") as reader:
+        reader.next("status")
+        reader.next("status")
+        told.entries.append(entry(new := number()))
+        told.is_away = False
+        assert reader.next("change")[0] == str(new)
+
+
+def test_a_mistake_of_ours_is_no_end(capfd: pytest.CaptureFixture[str]) -> None:
+    told = Told()
+    with serving(told) as at, reading(at) as reader:
+        reader.next("status")
+        told.entries = None  # type: ignore[assignment]  # as no server is
+        eventually(lambda: "what is new cannot be told" in capfd.readouterr().out)
+        told.entries = [entry(new := number())]
+        assert reader.next("change")[0] == str(new)
+
+
+def test_there_are_only_so_many_streams_and_then_again_some(caplog: pytest.LogCaptureFixture) -> None:
+    with serving() as at:
+        with contextlib.ExitStack() as stack:
+            for _ in range(MOST_STREAMS):
+                stack.enter_context(reading(at)).next("status")
+            answer = ask(at, "/api/events")
+            assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            assert answer.error.startswith(f"{MOST_STREAMS} streams of events are open")
+            assert ask(at, "/healthz").status == HTTPStatus.OK
+
+        def again() -> bool:
+            with reading(at) as reader:
+                return reader.response.status == HTTPStatus.OK
+
+        eventually(again)
+    assert caplog.records == []
+
+
+def test_head_opens_no_stream() -> None:
+    with serving() as at:
+        for _ in range(2 * MOST_STREAMS):
+            assert ask(at, "/api/events", "HEAD").headers["Content-Type"] == "text/event-stream"
+
+
+def test_who_does_not_read_is_dropped_and_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    told = Told()
+    with serving(told) as at, reading(at) as reader:
+        reader.next("status")
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((at.host, at.port))
+            slow.sendall(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: 1\r\n\r\n")
+            told.entries = [entry(number(), "x" * 10_000) for _ in range(900)]
+            assert len([reader.next("change") for _ in range(900)]) == 900
+            # Whoever goes on reading is told more, until the other one is cut off and long after.
+            eventually(
+                lambda: reader.next("status") and slow.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), 20.0
+            )
+        told.entries.append(entry(new := number()))
+        assert reader.next("change")[0] == str(new)
+    assert caplog.records == []
+
+
+def test_stopping_ends_streams_at_once() -> None:
+    with serving() as at:
+        reader = Reader(at)
+        reader.next("status")
+        begun = time.monotonic()
+    with contextlib.closing(reader):
+        assert time.monotonic() - begun < 1.0
+        assert all(kind == "status" for kind, _, _ in reader)

@@ -1,0 +1,196 @@
+"""The admin address of whole servers, over a real ZooKeeper where members come and go."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kazoo.client import KazooClient
+
+from tests.observe.admin_helpers import Answer, Reader, ask, reading
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.address import HostPort, parse_host_port
+
+TOKEN = "0123456789abcdef0123"  # noqa: S105 - of these tests
+
+
+def admin_of(server: ZkdnsServer) -> HostPort:
+    return parse_host_port(server.admin.removeprefix("http://"))
+
+
+def call(server: ZkdnsServer, path: str, method: str = "GET", **headers: str) -> Answer:
+    return ask(admin_of(server), path, method, **headers)
+
+
+def change(server: ZkdnsServer, path: str) -> Answer:
+    return call(server, path, "POST", Authorization=f"Bearer {TOKEN}")
+
+
+@pytest.fixture
+def token_file(tmp_path: Path) -> str:
+    path = tmp_path / "token"
+    path.touch(0o600)
+    path.write_text(f"{TOKEN}\n")
+    return str(path)
+
+
+@pytest.fixture
+def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
+    found = KazooClient(hosts=own_zookeeper.address)
+    found.start()
+    yield found
+    found.stop()
+    found.close()
+
+
+def register(client: Any, host: str, service: str = "web") -> str:
+    data = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
+    path: str = client.create(f"/discovery/staging/{service}/member_", data, sequence=True, makepath=True)
+    return path
+
+
+def test_health_and_readiness_are_different_questions() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        assert (call(server, "/healthz").text, call(server, "/readyz").text) == ("ok\n", "ready\n")
+        answerer = server.pid_of("answerer")
+        os.kill(answerer, signal.SIGSTOP)
+        try:
+            eventually(lambda: call(server, "/healthz").status == HTTPStatus.SERVICE_UNAVAILABLE)
+            host, port = server.addresses[0]
+            assert call(server, "/healthz").text == f"not well: no answer over UDP at {host}:{port}\n"
+            assert call(server, "/readyz").status == HTTPStatus.OK
+        finally:
+            os.kill(answerer, signal.SIGCONT)
+        eventually(lambda: call(server, "/healthz").status == HTTPStatus.OK)
+
+
+def test_each_address_is_asked_and_each_of_several_workers_told_of() -> None:
+    environment = {"ZKDNS_LISTEN": "127.0.0.1:0,[::1]:0", "ZKDNS_ADMIN": "[::1]:0"}
+    with ZkdnsServer("--demo", "--workers", "2", environment=environment) as server:
+        server.wait_ready()
+        assert call(server, "/healthz").text == "ok\n"
+        status = call(server, "/api/status").json
+        assert status["listening"] == [
+            f"127.0.0.1:{server.addresses[0][1]}",
+            f"[::1]:{server.addresses[1][1]}",
+        ]
+        assert [worker["ready"] for worker in status["workers"]] == [True, True]
+        assert len({worker["pid"] for worker in status["workers"]}) == 2
+        assert (status["zones"], status["zookeeper"], status["upstreams"]) == (["discovery"], None, [])
+        assert status["started"] <= status["now"] <= time.time()
+
+
+def test_what_happens_in_zookeeper_is_told_in_every_way(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+    first = register(client, "10.0.0.1")
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        with reading(admin_of(server)) as reader:
+            reader.next("status")
+            second = register(client, "10.0.0.2")
+            ident, entry = reader.next("change")
+            assert (entry["kind"], entry["znode"], entry["endpoint"]) == ("joined", second, "10.0.0.2:80")
+            client.delete(first)
+            _, entry = reader.next("change")
+            assert (entry["kind"], entry["znode"]) == ("left", first)
+        with reading(admin_of(server), Last_Event_ID=ident) as again:
+            assert again.next("change")[1] == entry
+        history = call(server, f"/api/history?service=web.staging&after={ident}").json
+        assert (history["entries"], history["last"]) == ([entry], entry["number"])
+        (line,) = call(server, "/api/services").json["services"]
+        assert (line["name"], line["alive"], line["held"]) == ("web.staging", 1, 0)
+        explained = call(server, "/api/explain?name=web.staging").json
+        assert [one["endpoint"] for one in explained["members"]] == ["10.0.0.2:80"]
+        assert call(server, "/api/explain?name=nope.staging").status == HTTPStatus.NOT_FOUND
+        assert call(server, "/api/explain?name=a..b").status == HTTPStatus.BAD_REQUEST
+        zookeeper = call(server, "/api/status").json["zookeeper"]
+        assert zookeeper == {"hosts": own_zookeeper.address, "state": "live", "stale_seconds": 0.0}
+
+
+def held_of(server: ZkdnsServer) -> dict[str, int]:
+    return {line["name"]: line["held"] for line in call(server, "/api/services").json["services"]}
+
+
+def test_a_loss_is_accepted_by_who_has_the_token(
+    own_zookeeper: ZooKeeperServer, client: Any, token_file: str
+) -> None:
+    paths = [register(client, f"10.0.0.{number}") for number in range(1, 7)]
+    others = [register(client, f"10.0.1.{number}", "api") for number in range(1, 4)]
+    with ZkdnsServer(
+        "--zookeeper", own_zookeeper.address, environment={"ZKDNS_ADMIN_TOKEN": token_file}
+    ) as server:
+        server.wait_ready()
+        assert change(server, "/api/accept?all=1").error == "nothing is held"
+        transaction = client.transaction()
+        for path in (*paths, *others):
+            transaction.delete(path)
+        transaction.commit()
+        eventually(lambda: held_of(server) == {"api.staging": 3, "web.staging": 6})
+        assert call(server, "/api/accept?service=web.staging", "POST").status == HTTPStatus.UNAUTHORIZED
+        accepted = change(server, "/api/accept?service=web.staging").json["members"]
+        assert sorted(one["znode"] for one in accepted) == sorted(paths)
+        eventually(lambda: server.ask("web.staging.discovery") == set())
+        assert held_of(server) == {"api.staging": 3, "web.staging": 0}
+        nothing = change(server, "/api/accept?service=nope.staging")
+        assert (nothing.status, nothing.error) == (HTTPStatus.NOT_FOUND, "there is no service nope.staging")
+        assert change(server, "/api/accept?service=a..b").status == HTTPStatus.BAD_REQUEST
+        flushed = change(server, "/api/flush")
+        assert flushed.error == "this server forwards nothing, so nothing is cached"
+        Path(token_file).chmod(0o644)
+        assert "is open to every user" in change(server, "/api/accept?all=1").error
+
+
+def test_while_the_watcher_is_replaced_the_rest_is_told_and_streams_go_on() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        with reading(admin_of(server)) as reader:
+            reader.next("status")
+            watcher = server.pid_of("watcher")
+            os.kill(watcher, signal.SIGSTOP)  # it is there, and says nothing
+            answer = call(server, "/api/status")
+            assert answer.status == HTTPStatus.OK
+            os.kill(watcher, signal.SIGKILL)
+            eventually(lambda: call(server, "/api/services").json.get("services"))
+            reader.next("status")
+        assert call(server, "/healthz").status == HTTPStatus.OK
+
+
+def test_the_last_hour_has_what_was_asked_by_where_the_answers_came_from() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        with reading(admin_of(server)) as reader:
+            for _ in range(20):
+                server.ask("web.staging.discovery")
+            newest = eventually(lambda: _next_with_queries(reader), 25.0)
+        series = call(server, "/api/figures").json["series"]
+        assert sum(value * 10 for value in series["queries"] if value is not None) >= 19
+        assert newest["memo"] > newest["zone"] > 0
+        assert newest["upstream"] in (0, None)
+        assert 0 < newest["latency_p50"] <= newest["latency_p99"] < 1
+
+
+def _next_with_queries(reader: Reader) -> Any:
+    _, figures = reader.next("figures")
+    return figures["series"] if figures["series"]["memo"] else None
+
+
+def test_the_server_stops_in_time_whoever_listens() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        readers = [Reader(admin_of(server)) for _ in range(3)]
+        for reader in readers:
+            reader.next("status")
+        begun = time.monotonic()
+        assert server.terminate() == 0
+        assert time.monotonic() - begun < 3.0
+        for reader in readers:
+            assert all(kind == "status" for kind, _, _ in reader)
+            reader.close()
+        assert "Traceback" not in server.log
+        assert server.events("stopping")
