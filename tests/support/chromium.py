@@ -1,4 +1,4 @@
-"""A real Chromium without a window, led over the Chrome DevTools Protocol as its own developer tools do it."""
+"""A real Chromium without a window, led over the Chrome DevTools Protocol as by its own developer tools."""
 
 from __future__ import annotations
 
@@ -37,6 +37,14 @@ _FLAGS = (
     "--no-proxy-server",
     "--remote-debugging-port=0",
 )
+# SVG's elements have no text of their own; innerText is all of it also where nothing can be seen.
+_READ = "(e) => !e.checkVisibility() ? '' : e.innerText ?? e.textContent"
+# Where to point at an element, which comes into view; one of several lines has a box for each.
+_FIND = """(e) => {
+  e.scrollIntoView({ block: "center" });
+  const box = e.getClientRects()[0];
+  return [box.x + box.width / 2, box.y + box.height / 2];
+}"""
 _LOUD = ("error", "warning", "assert")
 
 
@@ -170,13 +178,11 @@ class Tab:
 
     def text(self, selector: str) -> str:
         """What can be read there; empty where it is hidden."""
-        return str(self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText"))
+        return str(self.evaluate(f"({_READ})(document.querySelector({json.dumps(selector)}))"))
 
     def texts(self, selector: str) -> list[str]:
         """What can be read in each of these elements."""
-        return list(
-            self.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map((e) => e.innerText)")
-        )
+        return list(self.evaluate(f"[...document.querySelectorAll({json.dumps(selector)})].map({_READ})"))
 
     def wait(self, condition: Callable[[Tab], Any], timeout: float = 15.0) -> Any:
         """Wait until a condition holds."""
@@ -193,11 +199,8 @@ class Tab:
             self.do("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=codes[key])
 
     def point(self, selector: str, *, click: bool = False) -> None:
-        """Move the mouse to the middle of an element, and perhaps click."""
-        x, y = self.evaluate(
-            f"(() => {{ const e = document.querySelector({json.dumps(selector)}); e.scrollIntoView({{block: 'center'}});"
-            " const r = e.getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
-        )
+        """Move the mouse to the middle of an element, or of its first line; and perhaps click."""
+        x, y = self.evaluate(f"({_FIND})(document.querySelector({json.dumps(selector)}))")
         for kind in ("mouseMoved", *(("mousePressed", "mouseReleased") if click else ())):
             self.do("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

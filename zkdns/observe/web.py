@@ -40,15 +40,13 @@ _OPENMETRICS = "application/openmetrics-text"
 _OPENMETRICS_1 = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
 _HEADERS = {
     "Server": "zkdns",
-    "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 # For machines, which call the server by whatever name leads to it, and learn nothing that is worth a secret.
 _FOR_MACHINES = ("/healthz", "/readyz", "/metrics")
 _API = "/api/"
@@ -127,11 +125,11 @@ def _application(server: Server, api: Api) -> web.Application:
         return web.Response(body=text.encode(), headers={"Content-Type": kind})
 
     routes = [
-        web.get("/", status_page),
         web.get("/healthz", healthz),
         web.get("/readyz", readyz),
         web.get("/metrics", metrics),
         *api.routes(),
+        web.get("/", status_page),
     ]
     paths = [route.path for route in routes]
     application = web.Application(middlewares=[_around(server, paths)], client_max_size=_MOST_BODY)
@@ -142,7 +140,8 @@ def _application(server: Server, api: Api) -> web.Application:
 
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
-        response.headers.setdefault(name, value)
+        response.headers[name] = value
+    response.headers.setdefault("Content-Security-Policy", _POLICY)  # the page has one of its own
 
 
 def _around(server: Server, paths: Sequence[str]) -> Middleware:

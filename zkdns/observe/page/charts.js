@@ -40,7 +40,7 @@ class Chart {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
       if (!step || !this.figures) return;
       event.preventDefault();
-      pointAt(Math.min(Math.max((pointed ?? this.length) + step, 0), this.length - 1));
+      pointAt(Math.min(Math.max((pointed ?? this.length - 1) + step, 0), this.length - 1));
     });
     new ResizeObserver(() => this.draw()).observe(this.svg);
   }

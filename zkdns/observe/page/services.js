@@ -5,7 +5,7 @@ const MEMBER_STEP = 100;
 const HISTORY_MOST = 50;
 const LIST_PAUSE = 1_000; // milliseconds between two readings of the list, at least
 const LIST_EVERY = 30_000; // what is bad changes without a word,
-const OPENED_PAUSE = 500;
+const OPENED_PAUSE = 200;
 const OPENED_EVERY = 10_000; // and so do sessions and what is held
 
 // Before what is well stands what is not, in this order.
@@ -266,7 +266,7 @@ const fact = (term, ...children) =>
 
 /** The members; where they are of several znodes, each with its own. */
 function memberTable(members, areOfSeveral) {
-  const columns = ["Verdict", "Endpoint", "Member", "Session", "Age"];
+  const columns = ["Verdict", "Endpoint", "Member", "Age, session"];
   return element("table", { class: "rows members" },
     element("thead", {}, element("tr", {}, ...columns.map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, ...members.map((member) => memberRow(member, areOfSeveral))));
@@ -274,9 +274,11 @@ function memberTable(members, areOfSeveral) {
 
 function memberRow(member, isOfSeveral) {
   const { verdict, session } = member;
-  const why = [member.why];
-  if (member.held_since) why.push(`left ${clock(member.held_since)}`);
-  if (member.held_until) why.push(`let go at ${clock(member.held_until)}`);
+  const held = [
+    member.held_since && `left ${clock(member.held_since)}`,
+    member.held_until && `let go at ${clock(member.held_until)}`,
+  ];
+  const why = [member.why, held.filter(Boolean).join(", ")];
   const about = [
     member.status,
     member.shard === null ? "" : `shard ${member.shard}`,
@@ -289,15 +291,15 @@ function memberRow(member, isOfSeveral) {
   const lasting = session && /^0x0*$/.test(session.owner);
   return element("tr", {},
     cell("verdict", chip(verdict, VERDICT_TONES[verdict]), ...why.filter(Boolean).map(small)),
-    cell("endpoint", member.endpoint ?? NONE, ...others.map(small)),
+    element("td", { "data-label": "endpoint", "data-zero": !member.endpoint },
+      member.endpoint ?? NONE, ...others.map(small)),
     element("td", { "data-label": "member", title: member.znode },
       member.member,
       ...[about.filter(Boolean).join(", "), isOfSeveral && member.znode].filter(Boolean).map(small)),
-    cell("session", !session ? NONE : lasting ? "none: it stays" : element("code", {}, session.owner)),
-    session
-      ? element("td", { class: "number", "data-label": "age", "data-since": session.created },
-        duration(now() - session.created))
-      : cell("age", NONE));
+    cell("age", ...(session
+      ? [element("span", { "data-since": session.created }, duration(now() - session.created)),
+        small(lasting ? "no session: it stays" : `session ${session.owner}`)]
+      : [NONE])));
 }
 
 /** An entry of the history; the service is left out where all are of one. */
