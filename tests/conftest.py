@@ -49,6 +49,8 @@ _PUNCTUAL = (
     "forward/test_faults_machine.py",
     "forward/test_forwarder_waiting.py",
     "forward/test_turns.py",
+    "observe/test_admin.py",
+    "observe/test_events.py",
     "scenarios",
     "serverset/test_faults.py",
 )

@@ -115,7 +115,7 @@ def serving(told: Told | None = None, address: HostPort = LOOPBACK) -> Iterator[
     async def run() -> None:
         ready, over = asyncio.Event(), asyncio.Event()
         ready.set()
-        server.start(told or Told(), ready)
+        server.start(lambda: told or Told(), ready)
         begun.put((asyncio.get_running_loop(), over))
         await over.wait()
         await server.stop()

@@ -1,8 +1,11 @@
 """Events, read from the stream as a browser reads them."""
 
+import asyncio
 import contextlib
+import re
 import socket
 import time
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 import msgspec
@@ -10,7 +13,8 @@ import pytest
 
 from tests.observe.admin_helpers import STATUS, Reader, Told, ask, entry, reading, serving
 from tests.support.waiting import eventually
-from zkdns.observe.events import MOST_STREAMS
+from zkdns.daemon.inquiries import HistoryRead
+from zkdns.observe.events import MOST_STREAMS, Events, Stream
 
 
 def number() -> int:
@@ -50,6 +54,55 @@ def test_who_comes_again_is_told_what_was_missed_and_nothing_twice() -> None:
         assert [int(reader.next("change")[0]) for _ in range(2100)] == list(range(401, 2501))
         told.entries.append(entry(new := number()))
         assert reader.next("change")[0] == str(new)
+
+
+@dataclass
+class Slow(Told):
+    """Tells who asks after entry 1 nothing until it is opened."""
+
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
+        if after == 1:
+            await self.opened.wait()
+        return await super().history(service, after, most)
+
+
+async def numbers_until(stream: Stream, last: int) -> list[int]:
+    """The numbers of all changes that a stream is told, up to this one."""
+    found: list[int] = []
+    async for piece in stream:
+        found += map(int, re.findall(rb"^id: (\d+)$", piece, re.MULTILINE))
+        if last in found:
+            return found
+    return found
+
+
+def test_who_catches_up_while_more_happens_is_told_all_in_order_and_once() -> None:
+    told = Slow()
+    events = Events(told)
+
+    async def scenario() -> None:
+        looking = asyncio.create_task(events.look_for_changes())
+        async with events.stream(None) as first, events.stream(1) as late:
+            told.entries = [entry(2), entry(new := number())]
+            assert await numbers_until(first, new) == [new]
+            told.opened.set()
+            assert await numbers_until(late, new) == [2, new]
+            told.entries.append(entry(newer := number()))  # which the next one learns while it catches up
+            async with events.stream(1) as last:
+                assert await numbers_until(last, newer) == [2, new, newer]
+                assert await numbers_until(first, newer) == [newer]
+                told.entries.append(entry(newest := number()))
+                assert await numbers_until(last, newest) == [newest]
+                assert await numbers_until(late, newest) == [newer, newest]
+        looking.cancel()
+
+    async def within(seconds: float) -> None:
+        async with asyncio.timeout(seconds):
+            await scenario()
+
+    asyncio.run(within(20.0))
 
 
 @pytest.mark.parametrize("known", ["x", "-1", "9" * 400, "", "99999999999999999"])

@@ -146,6 +146,16 @@ def test_a_loss_is_accepted_by_who_has_the_token(
         assert "is open to every user" in change(server, "/api/accept?all=1").error
 
 
+def test_a_token_that_cannot_be_used_is_told_at_the_start(token_file: str) -> None:
+    Path(token_file).chmod(0o644)
+    with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN_TOKEN": token_file}) as server:
+        (warning,) = eventually(lambda: server.events("nobody can change anything over HTTP"))
+        assert warning["admin_token"] == token_file
+        assert "chmod o-rwx" in warning["reason"]
+        assert change(server, "/api/reload").status == HTTPStatus.FORBIDDEN
+        assert TOKEN not in server.log
+
+
 def test_while_the_watcher_is_replaced_the_rest_is_told_and_streams_go_on() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()

@@ -64,6 +64,7 @@ class Overview:
     """The server, as its supervisor knows it; what may be another one after a while is asked for each time.
 
     Args:
+        started: when the server was, in Unix time.
         config: what is in force now.
         is_ready: whether every answerer has a table.
         listening: the addresses, as bound.
@@ -75,6 +76,7 @@ class Overview:
     def __init__(
         self,
         *,
+        started: float,
         config: Callable[[], Config],
         is_ready: Callable[[], bool],
         listening: Callable[[], Sequence[HostPort]],
@@ -88,7 +90,7 @@ class Overview:
         self._watcher = watcher
         self._answerers = answerers
         self._control = control
-        self._started = time.time()
+        self._started = started
 
     # -- what is known -------------------------------------------------------------------------------------
 
@@ -189,7 +191,11 @@ class Overview:
         return {"answerers": flushed.answerers, "workers": flushed.workers}
 
     def reload(self) -> None:
-        """Do what the signal does that means the same."""
+        """Do what SIGHUP does, unless that would end the server or do nothing."""
+        if signal.getsignal(signal.SIGHUP) in (signal.SIG_DFL, signal.SIG_IGN):
+            raise RequestError(
+                HTTPStatus.NOT_IMPLEMENTED, "this server does not read its configuration again; restart it"
+            )
         os.kill(os.getpid(), signal.SIGHUP)
 
     async def _ask(self, request: Request, wanted: type[T]) -> T:

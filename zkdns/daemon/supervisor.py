@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import structlog
@@ -23,11 +24,13 @@ from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.child import Task
 from zkdns.daemon.keeper import ChildKeeper
-from zkdns.daemon.overview import Overview
 from zkdns.names import to_text
 from zkdns.observe.admin import AdminServer
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair, bind, bound_address
+
+if TYPE_CHECKING:
+    from zkdns.daemon.overview import Overview
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -46,7 +49,7 @@ class Supervisor:
     def __init__(self, config: Config, on_ready: Callable[[list[HostPort]], None]) -> None:
         self._config = config
         self._on_ready = on_ready
-        self._begun = time.monotonic()
+        self._begun, self._started = time.monotonic(), time.time()
         self._addresses: list[HostPort] = []
         self._answerers: list[ChildKeeper] = []
         self._was_ready = asyncio.Event()
@@ -79,7 +82,7 @@ class Supervisor:
             children = (watcher, *self._answerers)
             running = [asyncio.create_task(child.run()) for child in children]
             if admin is not None:
-                admin.start(self._overview(watcher, directory), self._was_ready)
+                admin.start(lambda: self._overview(watcher, directory), self._was_ready)
             asked = asyncio.create_task(self._stopping.wait())
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
             await asyncio.wait([asked, *running], return_when=asyncio.FIRST_COMPLETED)
@@ -112,13 +115,17 @@ class Supervisor:
 
     def _overview(self, watcher: ChildKeeper, directory: Path) -> Overview:
         """What the admin address is told of."""
+        from zkdns.daemon.control import OWN_CONTROL  # noqa: PLC0415 - nobody waits for them at the start
+        from zkdns.daemon.overview import Overview  # noqa: PLC0415 - see above
+
         return Overview(
+            started=self._started,
             config=lambda: self._config,
             is_ready=lambda: self.is_ready,
             listening=lambda: self._addresses,
             watcher=lambda: watcher,
             answerers=lambda: self._answerers,
-            control=lambda: directory / "control",
+            control=lambda: directory / OWN_CONTROL,
         )
 
     def _answerer_task(self, feed: str, pairs: tuple[SocketPair, ...]) -> Task:

@@ -46,14 +46,14 @@ class AdminServer:
         """Where it really listens."""
         self._serving: asyncio.Task[None] | None = None
 
-    def start(self, server: Server, ready: asyncio.Event) -> None:
+    def start(self, find: Callable[[], Server], ready: asyncio.Event) -> None:
         """Begin to answer, in the event loop that runs.
 
         Args:
-            server: what is told of.
-            ready: set when the server is, after which there is time.
+            find: makes what is told of, in another thread, when there is time to load what that needs.
+            ready: set when the server is, after which there is.
         """
-        self._serving = asyncio.create_task(self._serve(server, ready))
+        self._serving = asyncio.create_task(self._serve(find, ready))
 
     async def stop(self) -> None:
         """Answer no more; whoever waits for something is not waited for."""
@@ -66,13 +66,13 @@ class AdminServer:
         """Listen no more, where it was not started, or is no more."""
         self._sock.close()
 
-    async def _serve(self, server: Server, ready: asyncio.Event) -> None:
+    async def _serve(self, find: Callable[[], Server], ready: asyncio.Event) -> None:
         """Answer until cancelled; what fails here costs the admin address alone."""
         try:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_PATIENCE):
                     await ready.wait()
-            serve = await asyncio.to_thread(_load)
+            serve, server = await asyncio.to_thread(lambda: (_load(), find()))
             await serve(self._sock, server)
         except Exception:
             log.exception("the admin address does not answer any more")

@@ -40,11 +40,12 @@ class LastHour:
 
     Args:
         now: the time by a monotonic clock, from which on is counted.
+        processes: what each process has counted by then, by its number.
     """
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, processes: Mapping[int, AnswererFigures]) -> None:
         self._points: deque[Point] = deque(maxlen=POINTS)
-        self._before: Mapping[int, AnswererFigures] = {}
+        self._before = processes
         self._at = now
 
     def take(self, now: float, processes: Mapping[int, AnswererFigures]) -> Point:

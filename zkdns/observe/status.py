@@ -156,4 +156,8 @@ class Server(Protocol):
         """Forget what is cached of a name and what lies below it, or everything."""
 
     def reload(self) -> None:
-        """Begin to read the configuration again."""
+        """Begin to read the configuration again.
+
+        Raises:
+            RequestError: that cannot be.
+        """
