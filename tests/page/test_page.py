@@ -29,7 +29,8 @@ FAINT = """(() => {
     return [...canvas.getImageData(0, 0, 1, 1).data];
   };
   const light = (colour) => {
-    const [r, g, b] = rgba(colour).map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    const [r, g, b] = rgba(colour).map((c) => c / 255).map((c) =>
+      c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
     return 0.2126 * r + 0.7152 * g + 0.0722 * b;
   };
   const behind = (e) => {
@@ -215,6 +216,7 @@ def test_the_state_stands_at_the_top_in_words(
     chromium: Chromium,
     told: Told,
     served: HostPort,
+    *,
     zookeeper: ZooKeeperStatus | None,
     ready: bool,
     words: str,

@@ -1,8 +1,8 @@
 """The status page: one document with its style and script within, which asks nobody but our own API.
 
 The browser is told by their hashes which style and which script they are (Content Security Policy Level 3,
-§8.4), so that nothing else runs or is drawn, whatever a service or a znode is called. Trusted Types forbid the
-script itself to make markup out of text.
+§8.4), so that nothing else runs or is drawn, whatever a service or a znode is called. Trusted Types forbid
+the script itself to make markup out of text.
 """
 
 from __future__ import annotations
