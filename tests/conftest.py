@@ -39,6 +39,7 @@ _RUN_PROCESSES = (
     "test_readme.py",
 )
 _PUNCTUAL = (
+    "cli/test_wait.py",
     "clients",
     "daemon/test_forwarding.py",
     "daemon/test_processes.py",

@@ -78,7 +78,11 @@ def test_there_are_examples() -> None:
 def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str, output: list[str]) -> None:
     if command.startswith("dig ") and shutil.which("dig") is None:
         pytest.skip("there is no dig here")
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "ZKDNS_CONTROL": demo.control,
+    }
     printed = subprocess.run(
         ["bash", "-c", command.replace(DEMO_PORT, str(demo.port))],
         check=True,

@@ -46,7 +46,10 @@ ONLY = {"kazoo": "serverset"}
 
 # What commands are made of; every other module of the room is one command.
 NO_COMMANDS = frozenset(
-    {"cli.__init__", "cli.changes", "cli.options", "cli.progress", "cli.running", "cli.sets"}
+    {
+        *("cli.__init__", "cli.changes", "cli.columns", "cli.options", "cli.progress", "cli.running"),
+        "cli.sets",
+    }
 )
 
 MAX_LINES = 450

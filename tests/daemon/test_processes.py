@@ -299,8 +299,8 @@ def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
         standard = sorted(["/dev/null", str(server._log_file), str(server._out_file)])
         for pid, role in children(server).items():
             # Two sockets of the event loop, one of the supervisor's. An answerer listens with UDP and TCP and
-            # follows the feed; the watcher listens for commands and for answerers, and has those.
-            sockets = 3 + (3 if role == "answerer" else 2 + int(workers))
+            # follows the feed; the watcher listens for commands, twice, and for answerers, and has those.
+            sockets = 3 + (3 if role == "answerer" else 3 + int(workers))
             # What the event loop waits with; an answerer's with two, and all TCP connections with another.
             selectors = 3 if role == "answerer" else 1
             expected = [*standard, *["anon_inode"] * selectors, *["socket"] * sockets]
@@ -316,6 +316,7 @@ def test_the_answerer_knows_of_no_zookeeper(tmp_path: Path) -> None:
     variables = {
         "ZKDNS_ZOOKEEPER": hosts,
         "ZKDNS_SNAPSHOT": "/nowhere/of-ours",
+        "ZKDNS_ADMIN_TOKEN": "/nowhere/of-ours",
         "ZKDNS_ZOOKEEPER_CREDENTIALS": str(credentials),
     }
     with ZkdnsServer(environment=variables) as server:

@@ -148,9 +148,9 @@ class Answer:
         return str(self.json["error"])
 
 
-def ask(at: HostPort, path: str, method: str = "GET", **headers: str) -> Answer:
+def ask(at: HostPort, path: str, method: str = "GET", *, seconds: float = SECONDS, **headers: str) -> Answer:
     """Send a request; an underscore in a header's name is a hyphen."""
-    connection = http.client.HTTPConnection(at.host, at.port, timeout=SECONDS)
+    connection = http.client.HTTPConnection(at.host, at.port, timeout=seconds)
     with contextlib.closing(connection):
         connection.request(method, path, headers={n.replace("_", "-"): v for n, v in headers.items()})
         response = connection.getresponse()

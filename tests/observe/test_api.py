@@ -79,6 +79,7 @@ def explained(kind: Kind) -> Explained:
         rule="it is so",
         is_answered=True,
         ready=True,
+        stale=False,
         now=1.0,
     )
 

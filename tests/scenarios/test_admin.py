@@ -25,7 +25,7 @@ def admin_of(server: ZkdnsServer) -> HostPort:
 
 
 def call(server: ZkdnsServer, path: str, method: str = "GET", **headers: str) -> Answer:
-    return ask(admin_of(server), path, method, **headers)
+    return ask(admin_of(server), path, method, seconds=10.0, **headers)
 
 
 def change(server: ZkdnsServer, path: str) -> Answer:
@@ -163,8 +163,11 @@ def test_while_the_watcher_is_replaced_the_rest_is_told_and_streams_go_on() -> N
             reader.next("status")
             watcher = server.pid_of("watcher")
             os.kill(watcher, signal.SIGSTOP)  # it is there, and says nothing
-            answer = call(server, "/api/status")
-            assert answer.status == HTTPStatus.OK
+            assert call(server, "/api/status").status == HTTPStatus.OK
+            away = call(server, "/api/services")
+            assert away.status == HTTPStatus.SERVICE_UNAVAILABLE
+            assert away.error.startswith("the process that watches does not answer now; ")
+            reader.next("status")
             os.kill(watcher, signal.SIGKILL)
             eventually(lambda: call(server, "/api/services").json.get("services"))
             reader.next("status")

@@ -13,7 +13,10 @@ import zkdns
 
 # In the order of the help. Each is imported when it is used: a server that starts needs no other command's
 # libraries, which take longer to load than it takes to be ready.
-_COMMANDS = ("serve", "check", "lookup", "register", "watch", "services", "accept", "flush", "dump")
+_COMMANDS = (
+    *("serve", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
+    *("accept", "flush", "dump"),
+)
 
 
 @contextlib.contextmanager

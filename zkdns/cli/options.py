@@ -27,6 +27,8 @@ NOT_FOUND = 1
 """The exit status where the server answered, and there is nothing of what was asked for."""
 NO_ANSWER = 3
 """The exit status where the server did not answer."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C, as shells have it."""
 MISTAKEN = 2
 """The exit status for whatever somebody typed or wrote wrongly."""
 

@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
+import click
+
 from zkdns.cli.options import config_option, exit_mistaken, options_of
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.values import Place, read_table, text
@@ -34,6 +36,21 @@ def duration(lowest: float, highest: float) -> Callable[[str], float]:
         return seconds
 
     return parse
+
+
+def duration_option(flag: str, lowest: float, highest: float, *, meaning: str) -> Callable[[F], F]:
+    """A flag of a command that has nothing else of these: a duration, in seconds; None: not given."""
+    parse = duration(lowest, highest)
+
+    def read(_context: click.Context, _parameter: click.Parameter, written: str | None) -> float | None:
+        if written is None:
+            return None
+        try:
+            return parse(written)
+        except BadValueError as error:
+            exit_mistaken([f"{flag}: {error}"])
+
+    return click.option(flag, callback=read, metavar="DURATION", help=meaning)
 
 
 def _parse_znode(written: str) -> str:

@@ -178,11 +178,12 @@ class ControlServer:
                 request = await REQUESTS.read(reader)
             if request is None:
                 return
-            async for response in self._answer(request):
-                writer.write(RESPONSES.encode(response))
-                async with asyncio.timeout(_SECONDS):
-                    await writer.drain()
-                await asyncio.sleep(0)  # draining alone lets nobody else have a turn
+            async with contextlib.aclosing(self._answer(request)) as all_of_them:
+                async for response in all_of_them:
+                    writer.write(RESPONSES.encode(response))
+                    async with asyncio.timeout(_SECONDS):
+                        await writer.drain()
+                    await asyncio.sleep(0)  # draining alone lets nobody else have a turn
         except msgspec.DecodeError:
             sentence = "the request is none that this version of zkdns understands"
             writer.write(RESPONSES.encode(Refused("mistaken", sentence)))

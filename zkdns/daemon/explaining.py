@@ -24,22 +24,23 @@ from zkdns.daemon.verdicts import Verdicts, is_answered, merged_origins, with_lo
 from zkdns.dns.identity import Identity
 from zkdns.dns.responder import Responder
 from zkdns.dns.reverse import Reverse
-from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, RD, Rcode, Type
+from zkdns.dns.wire import CLASS_IN, MAX_MESSAGE, RD, Rcode, Type, parse_query
 from zkdns.dns.zone import Zone
 from zkdns.errors import BadValueError
+from zkdns.forward.special import special_answer
 from zkdns.names import to_wire
 from zkdns.serverset.looking import Look
 from zkdns.table import DEPARTED_SECONDS, Service
 
 _LOOK_SECONDS = 1.0  # a person waits
 _HEADER = struct.Struct("!6H")
+_ID = 2
 _TYPES = (Type.A, Type.AAAA, Type.SRV)
 _OTHER_TYPES: dict[str, tuple[Type, ...]] = {
     "address": (Type.PTR,),
     "dns-sd": (Type.PTR, Type.SRV, Type.TXT),
     "apex": (Type.SOA, Type.NS, *_TYPES),
 }
-_OUTSIDE = ("forwarded", "special")
 
 
 async def explain(request: Explain, known: Known) -> Explained | Refused:
@@ -48,13 +49,19 @@ async def explain(request: Explain, known: Known) -> Explained | Refused:
         explained = _explain(request.name, known)
     except BadValueError as error:
         return Refused("mistaken", str(error))
-    looks: dict[str, Look] = {}
-    paths = [row.znode for row in explained.members if row.znode is not None]
-    for source in known.zookeeper:
-        looks |= await source.look((path for path in paths if source.holds(path)), _LOOK_SECONDS)
+    looks = await _looks_of([row.znode for row in explained.members if row.znode is not None], known)
     return msgspec.structs.replace(
         explained, members=tuple(with_looks(row, looks) for row in explained.members), now=time.time()
     )
+
+
+async def _looks_of(paths: Collection[str], known: Known) -> dict[str, Look]:
+    """What ZooKeeper tells of these znodes while a person waits."""
+    looks: dict[str, Look] = {}
+    asked = (source.look(filter(source.holds, paths), _LOOK_SECONDS) for source in known.zookeeper)
+    for found in await asyncio.gather(*asked):
+        looks |= found
+    return looks
 
 
 def _explain(asked: str, known: Known) -> Explained:
@@ -78,7 +85,7 @@ def _explain(asked: str, known: Known) -> Explained:
         notes=tuple(_notes(meaning, service, members, left, policy.max_answers if policy else None)),
         nearest=meaning.nearest,
         answers=answers,
-        is_answered=meaning.kind in _OUTSIDE or any(answer.records for answer in answers),
+        is_answered=meaning.kind == "forwarded" or any(answer.records for answer in answers),
         service=meanings.short(service.first.name.labels) if service is not None else None,
         origins=tuple(owner.origin for owner in service.by_precedence()) if service is not None else (),
         members=members,
@@ -87,6 +94,7 @@ def _explain(asked: str, known: Known) -> Explained:
         max_answers=policy.max_answers if policy is not None else None,
         state=state_of(known),
         ready=health.ready,
+        stale=health.stale,
         stale_seconds=known.stale_seconds,
         heard_seconds=heard,
         audited_seconds=audited,
@@ -141,9 +149,16 @@ def _answers(meaning: Meaning, zone: Zone, reverse: Reverse | None, known: Known
     responder.ready, responder.stale = known.publisher.health.ready, known.publisher.health.stale
     for qtype in _OTHER_TYPES.get(meaning.kind, _TYPES):
         question = to_wire(meaning.labels) + struct.pack("!2H", qtype, CLASS_IN)
-        query = _HEADER.pack(0, RD, 1, 0, 0, 0) + question
-        answer = responder.answer(query[2:], stream=True, wrap=lambda body, _: body)
-        _, flags, _, count, _, _ = _HEADER.unpack_from(b"\0\0" + next(answer.responses)[: HEADER_SIZE - 2])
+        message = _HEADER.pack(0, RD, 1, 0, 0, 0) + question
+        special = None
+        if meaning.kind == "special" and known.routes is not None:
+            special = special_answer(parse_query(message), known.routes.is_configured)
+        if special is not None:
+            response = special.pack(MAX_MESSAGE)
+        else:
+            answer = responder.answer(message[_ID:], stream=True, wrap=lambda body, _: body)
+            response = message[:_ID] + next(answer.responses)
+        _, flags, _, count, _, _ = _HEADER.unpack_from(response)
         yield TypeAnswer(qtype.name, Rcode(flags & 0xF).name, count)
 
 

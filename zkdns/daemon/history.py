@@ -7,9 +7,12 @@ anew with this process; numbers are times, so that they rise over that as well.
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from heapq import merge
 from itertools import islice
+from operator import attrgetter
 
 import msgspec
 import structlog
@@ -37,17 +40,19 @@ log = structlog.get_logger("zkdns.history")
 MOST_OF_SERVICE = 1_000
 """So many changes are kept of each service,"""
 MOST = 100_000
-"""and so many of all together; the oldest go first. They take 20 MB if all are of different members."""
+"""and so many of all together; the oldest go first. They take 30 MB at most."""
 
 _FORGOTTEN = 10  # one in so many goes at once when there are too many: 30 ms each ten thousand changes
 _PER_SECOND = 1_000_000
 _SHOWN = 300  # characters of changes that help to find a mistake
+_number_of = attrgetter("number")
 _LEAVES: tuple[HistoryKind, ...] = ("left", "let go")
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
     number: int
     kind: HistoryKind
+    name: ServiceName
     origin: str
     member: Member | None
     """None: it is about the set as a whole."""
@@ -56,10 +61,9 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
 class _Story:
     """What happened to one service."""
 
-    __slots__ = ("changed", "entries", "name")
+    __slots__ = ("changed", "entries")
 
-    def __init__(self, name: ServiceName, most: int) -> None:
-        self.name = name
+    def __init__(self, most: int) -> None:
         self.entries: deque[_Entry] = deque(maxlen=most)
         self.changed = 0
 
@@ -137,17 +141,17 @@ class History:
             after: only entries with a greater number.
             most: at most so many.
         """
-        found = [
-            (entry, story)
+        streams = [
+            _selected(story.entries, key, wanted, after)
             for key, story in (self._stories.items() if after < self.last else ())
-            for entry in islice(_newer(story.entries, after), None if after else most)
-            if wanted is None or wanted(key, entry.origin)
+            if story.changed > after
         ]
-        found.sort(key=lambda pair: pair[0].number)
-        part = found[:most] if after else found[-most:]
-        is_all = len(part) == len(found) or not after
-        entries = tuple(self._told(entry, story.name) for entry, story in part)
-        return entries, self.last if is_all else entries[-1].number
+        if after:
+            found = list(islice(merge(*streams, key=_number_of), most + 1))
+            is_all, found = len(found) <= most, found[:most]
+        else:
+            is_all, found = True, list(islice(merge(*streams, key=_number_of, reverse=True), most))[::-1]
+        return tuple(map(self._told, found)), self.last if is_all else found[-1].number
 
     def changed(self, key: Labels) -> float | None:
         """When the service with that key last changed (Unix time); None: never since the start."""
@@ -228,9 +232,9 @@ class History:
         self.last = max(self.last + 1, int(self._clock() * _PER_SECOND))
         story = self._stories.get(name.key)
         if story is None:
-            story = self._stories[name.key] = _Story(name, self._each)
+            story = self._stories[name.key] = _Story(self._each)
         self._count += len(story.entries) < self._each
-        story.entries.append(_Entry(self.last, kind, origin, member))
+        story.entries.append(_Entry(self.last, kind, name, origin, member))
         story.changed = self.last
         if self._count > self._most:
             self._forget()
@@ -246,13 +250,13 @@ class History:
             if not story.entries and key not in self._publisher.table.services:
                 del self._stories[key]
 
-    def _told(self, entry: _Entry, name: ServiceName) -> HistoryEntry:
+    def _told(self, entry: _Entry) -> HistoryEntry:
         member = entry.member
         at = member.service if member is not None else None
         return HistoryEntry(
             number=entry.number,
             at=entry.number / _PER_SECOND,
-            service=short_name(name, self._zone),
+            service=short_name(entry.name, self._zone),
             member=member.name if member is not None else "",
             kind=entry.kind,
             endpoint=str(HostPort(at.host, at.port)) if at is not None else None,
@@ -267,6 +271,17 @@ def short_name(name: ServiceName, zone: Labels) -> str:
 
 def _endpoints(members: Iterable[Member]) -> set[tuple[str, int]]:
     return {where for member in members if (where := endpoint_of(member)) is not None}
+
+
+def _selected(
+    entries: deque[_Entry], key: Labels, wanted: Callable[[Labels, str], bool] | None, after: int
+) -> Iterator[_Entry]:
+    """Those that are wanted: in order behind the number `after`; where that is 0 from the newest one back."""
+    if after:
+        found: Iterator[_Entry] = islice(entries, bisect_right(entries, after, key=_number_of), None)
+    else:
+        found = reversed(entries)
+    return found if wanted is None else (entry for entry in found if wanted(key, entry.origin))
 
 
 def _newer(entries: deque[_Entry], after: int) -> Iterator[_Entry]:

@@ -157,8 +157,10 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True, tag="explained"):
     state: str | None = None
     """ZooKeeper's: `reading`, `live`, `away` or `readonly`; None: nothing is read from ZooKeeper."""
     ready: bool
+    stale: bool
+    """Whether the source is out of reach, so that all of it is the last that was known."""
     stale_seconds: float | None = None
-    """For how long the source has been out of reach; None: it is not."""
+    """For how long; None: it is in reach, or a snapshot that nothing is told of."""
     heard_seconds: float | None = None
     """How long ago ZooKeeper last told anything of the tree; None: never."""
     audited_seconds: float | None = None

@@ -168,15 +168,15 @@ class Meanings:
         routes = self._routes
         if routes is None:
             rule = f'it is outside our zones ({zones}), and refused: nobody is asked (upstream = "none")'
-            return Meaning(name=name, kind="refused", rule=rule)
+            return Meaning(name=name, kind="refused", rule=rule, labels=labels)
         if special_answer(query, routes.is_configured) is not None:
             rule = "it is a special name that nobody out there knows: answered here, never forwarded"
-            return Meaning(name=name, kind="special", rule=rule)
+            return Meaning(name=name, kind="special", rule=rule, labels=labels)
         route = routes.find(labels)
         setting = f'[forward."{route.domain}"]' if route.domain is not None else "upstream"
         if not route.servers:
             rule = f"it is outside our zones ({zones}), and refused: {setting} names nobody to ask"
-            return Meaning(name=name, kind="refused", rule=rule)
+            return Meaning(name=name, kind="refused", rule=rule, labels=labels)
         whom = ", ".join(map(str, route.servers))
         rule = f"it is outside our zones ({zones}), and forwarded to {whom} ({setting})"
         return Meaning(name=name, kind="forwarded", rule=rule)

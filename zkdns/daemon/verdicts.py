@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from zkdns.address import HostPort
+from zkdns.daemon.history import short_name
 from zkdns.daemon.inquiries import ExplainedMember, Session, Verdict
 from zkdns.daemon.known import Known
 from zkdns.daemon.spans import span
@@ -19,6 +20,7 @@ from zkdns.guard import HeldMember
 from zkdns.names import Labels, to_text
 from zkdns.serverset.looking import Look
 from zkdns.serverset.member import Endpoint, Member, decode_member, is_ip
+from zkdns.serverset.weights import VECTOR_PREFIX, parse_vector
 from zkdns.table import ServerSet, Service
 
 _PERSISTENT = "its znode is persistent: it stays when its server is gone"
@@ -50,10 +52,7 @@ class Verdicts:
                 seat = seats.get((owner.origin, name))
                 verdict, why = self._judge(member, seat, held.get(name), are_others=are_others)
                 if verdict == "answered" and (owner.origin, name) in is_beyond:
-                    verdict, why = (
-                        "beyond",
-                        "an answer has no room for it (max_answers), and the order is fixed",
-                    )
+                    verdict, why = "beyond", "answers are full before it (max_answers), in a fixed order"
                 row = self._row(owner, member, seat, held.get(name))
                 yield msgspec.structs.replace(row, verdict=verdict, why=why)
             yield from self._bad(owner)
@@ -64,8 +63,7 @@ class Verdicts:
         if seat is None:
             return self._why_not(member)
         if seat.standing.held:
-            why = f"it has left ({held.why})" if held is not None and held.why else "it has left"
-            return "held", f"{why}; zkdns accept lets it go"
+            return "held", self._of_held(held)
         if seat.stand_in is not None:
             return "duplicate", f"{seat.stand_in.name} has the same endpoint"
         why = self._of_host(member.service)
@@ -75,6 +73,13 @@ class Verdicts:
             return "answered", why or ("" if member.service else "it has additional endpoints only (port 0)")
         drained = "its weight is 0, and there are others"
         return ("drained", drained) if are_others else ("answered", "its weight is 0, but there is no other")
+
+    def _of_held(self, held: HeldMember | None) -> str:
+        """Why a member is held; the guard may just be letting it go."""
+        if held is None:
+            return "it has left"
+        service = short_name(held.service, self._known.config.zone)
+        return f"it has left ({held.why}); zkdns accept {service} lets it go"
 
     def _why_not(self, member: Member) -> tuple[Verdict, str]:
         """Why a member is not answered with."""
@@ -155,7 +160,10 @@ def with_looks(row: ExplainedMember, looks: Mapping[str, Look]) -> ExplainedMemb
     why = row.why
     if row.verdict == "bad":
         try:
-            decode_member(row.member, look.data)
+            if row.member.startswith(VECTOR_PREFIX):
+                parse_vector(row.member, look.data)
+            else:
+                decode_member(row.member, look.data)
         except BadMemberError as error:
             why = f"{row.why}: {error}"
     if not look.session:

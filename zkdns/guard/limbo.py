@@ -20,7 +20,8 @@ class HeldMember(NamedTuple):
     member: Member
     since: float
     until: float
-    why: str = ""
+    why: str
+    """What ZooKeeper's failure was seen by."""
 
 
 class Hold:

@@ -1,0 +1,234 @@
+"""`zkdns explain` against running servers, over a real ZooKeeper: each verdict, and what ZooKeeper knows."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import dns.rcode
+import pytest
+from kazoo.client import KazooClient
+from kazoo.security import make_digest_acl
+
+from tests.cli import Ended, Terminal, run
+from tests.support.server import ZkdnsServer
+from tests.support.upstream import Resolver, says
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+HELD = "members held: they have left, and are answered all the same"
+
+
+def explain(server: ZkdnsServer, *arguments: str) -> Ended:
+    return run("explain", *arguments, environment={"ZKDNS_CONTROL": server.control})
+
+
+def explained(server: ZkdnsServer, name: str) -> dict[str, Any]:
+    """What `--json` says."""
+    found: dict[str, Any] = json.loads(explain(server, name, "--json").output)
+    return found
+
+
+def by_member(found: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {row["member"].removeprefix("member_").lstrip("0") or "0": row for row in found["members"]}
+
+
+def data(host: str, status: str = "ALIVE", **more: Any) -> bytes:
+    return json.dumps({"serviceEndpoint": {"host": host, "port": 80}, "status": status, **more}).encode()
+
+
+@pytest.fixture
+def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsServer]:
+    """A server of a service with a member for each verdict but those that take a disturbance."""
+    path = f"{zk_root}/staging/web/member_"
+    written = [
+        data("10.0.0.1", additionalEndpoints={"admin\x1b[2J": {"host": "10.0.0.1", "port": 81}}),
+        data("10.0.0.2", "STARTING"),
+        data("10.0.0.3"),
+        data("10.0.0.4"),
+        data("10.0.0.1"),
+        data("nowhere.example"),
+        b"{",
+        data("10.0.0.7").replace(b"80", b"0.5"),
+    ]
+    for at, member in enumerate(written):
+        zk.create(path, member, ephemeral=at != 0, sequence=True, makepath=True)
+    somebodys = make_digest_acl("somebody", "else", all=True)
+    denied = zk.create(path, data("10.0.0.8"), [somebodys], ephemeral=True, sequence=True)
+    vector = {"vector": [{"select": f"member=member_000000000{at}", "weight": at - 2} for at in (2, 3)]}
+    vector["vector"][1]["weight"] = -1
+    zk.create(f"{zk_root}/staging/web/vector_0000000001", json.dumps(vector).encode())
+    with (
+        Resolver(says(dns.rcode.SERVFAIL)) as upstream,
+        ZkdnsServer(
+            *("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}"),
+            environment={"ZKDNS_UPSTREAM": str(upstream.address)},
+        ) as server,
+    ):
+        server.wait_ready()
+        eventually(lambda: server.events("host name not resolved; keeping what is known"))
+        yield server
+    zk.delete(denied)  # whose children nobody may list, as a recursive deletion would
+
+
+def test_each_member_has_its_verdict_and_its_znode(judged: ZkdnsServer, zk: Any, zk_root: str) -> None:
+    before = time.time()
+    found = explained(judged, "web.staging")
+    rows = by_member(found)
+    assert {name: row["verdict"] for name, row in rows.items()} == {
+        "0": "duplicate",
+        "1": "hidden",
+        "2": "drained",
+        "3": "dropped",
+        "4": "answered",
+        "5": "unresolved",
+        "6": "bad",
+        "7": "bad",
+        "8": "unread",
+    }
+    assert (found["state"], found["origins"]) == ("live", [f"{zk_root}/staging/web"])
+    assert found["heard_seconds"] < 60
+    assert found["audited_seconds"] < 60
+    sessions = {name: row["session"] for name, row in rows.items()}
+    assert sessions.pop("8") is None
+    assert sessions["0"]["owner"] == "0x0"
+    assert {sessions[str(at)]["owner"] for at in range(1, 8)} == {hex(zk.client_id[0])}
+    assert all(abs(session["created"] - before) < 60 for session in sessions.values())
+    assert rows["0"]["why"].endswith("; its znode is persistent: it stays when its server is gone")
+    assert "SERVFAIL" in rows["5"]["why"]
+    assert rows["6"]["why"].startswith("json: its data is not JSON")
+    assert rows["7"]["why"].startswith("port: serviceEndpoint has the port 0.5")
+    assert {answer["type"]: answer["records"] for answer in found["answers"]}["A"] == len(
+        judged.ask("web.staging.discovery")
+    )
+
+
+def test_people_read_it_as_a_table(judged: ZkdnsServer) -> None:
+    ended = explain(judged, "web.staging")
+    assert (ended.status, ended.errors) == (0, "")
+    lines = ended.output.splitlines()
+    assert lines[0] == "web.staging.discovery: it is the service web.staging"
+    assert lines[1].startswith("answered now: A 1, AAAA 0, SRV ")
+    head = next(line for line in lines if line.startswith("verdict"))
+    rows = lines[lines.index(head) + 1 :]
+    assert len(rows) == 9
+    at = head.index("session")
+    assert rows[0][at:].split()[0] == "persistent"
+    assert "admin\\x1b[2J=10.0.0.1:81" in ended.output  # and not what would clear the terminal
+
+
+def test_one_members_name_tells_of_that_member(judged: ZkdnsServer) -> None:
+    ended = explain(judged, "m1.web.staging")
+    assert ended.status == 1
+    assert ended.output.startswith("m1.web.staging.discovery: web.staging is not answered with its member")
+    assert "its status is STARTING" in ended.output
+    assert len(by_member(explained(judged, "m4.web.staging"))) == 1
+
+
+def test_in_a_terminal_verdicts_have_colours() -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        with Terminal("explain", "web.staging", environment={"ZKDNS_CONTROL": server.control}) as terminal:
+            assert terminal.wait() == 0
+            assert terminal.written.count("\x1b[32manswered") == 3
+        assert "\x1b" not in explain(server, "web.staging").output
+
+
+def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> None:
+    client: Any = KazooClient(hosts=own_zookeeper.address)
+    client.start()
+    try:
+        paths = [
+            client.create(f"/discovery/staging/{service}/member_", data(host), sequence=True, makepath=True)
+            for service, host in (("db", "10.0.1.1"), *(("web", f"10.0.0.{at}") for at in range(1, 7)))
+        ]
+        with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+            server.wait_ready()
+            transaction = client.transaction()
+            for path in paths:
+                transaction.delete(path)
+            transaction.commit()
+            eventually(lambda: len(server.events(HELD)) == 2)
+            eventually(lambda: len(server.ask("web.staging.discovery")) == 6)
+            found = explained(server, "web.staging")
+            assert {row["verdict"] for row in found["members"]} == {"held"}
+            for row in found["members"]:
+                assert row["session"] is None
+                assert row["held_until"] - row["held_since"] == pytest.approx(600)
+                assert abs(row["held_since"] - time.time()) < 30
+                assert row["why"].startswith("it has left (")
+                assert row["why"].endswith("); zkdns accept web.staging lets it go")
+            assert ", for 9 m " in explain(server, "web.staging").output
+    finally:
+        client.stop()
+        client.close()
+
+
+def test_while_zookeeper_is_away_its_part_is_unknown_and_the_rest_is_told(
+    own_zookeeper: ZooKeeperServer,
+) -> None:
+    client: Any = KazooClient(hosts=own_zookeeper.address)
+    client.start()
+    client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
+    client.stop()
+    client.close()
+    with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
+        server.wait_ready()
+        assert explained(server, "web.staging")["members"][0]["session"]["owner"] == "0x0"
+        own_zookeeper.pause()  # connected still, and silent: longer than a command would wait for an answer
+        found = explained(server, "web.staging")
+        assert (found["members"][0]["verdict"], found["members"][0]["session"]) == ("answered", None)
+        own_zookeeper.kill()
+        eventually(lambda: explained(server, "web.staging")["state"] == "away", 20)
+        ended = explain(server, "web.staging")
+        assert ended.status == 0
+        assert "zookeeper: away, out of reach for " in ended.output
+
+
+def test_a_name_that_is_not_there_is_told_with_what_is(judged: ZkdnsServer) -> None:
+    ended = explain(judged, "web.stagin")
+    assert (ended.status, ended.errors) == (1, "")
+    assert ended.output.splitlines()[:3] == [
+        "web.stagin.discovery: there is no service web.stagin",
+        "answered now: A NXDOMAIN, AAAA NXDOMAIN, SRV NXDOMAIN",
+        "there is: web.staging",
+    ]
+
+
+def test_a_snapshot_by_itself_is_told_to_be_old(own_zookeeper: ZooKeeperServer, tmp_path: Any) -> None:
+    client: Any = KazooClient(hosts=own_zookeeper.address)
+    client.start()
+    client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
+    client.stop()
+    client.close()
+    snapshot = ("--snapshot", str(tmp_path / "table"))
+    with ZkdnsServer("--zookeeper", own_zookeeper.address, *snapshot) as server:
+        server.wait_ready()
+        assert server.terminate() == 0
+    with ZkdnsServer("--offline", *snapshot) as server:
+        server.wait_ready()
+        ended = explain(server, "web.staging")
+        assert ended.status == 0
+        assert "\nthe table is the last that was known\n" in ended.output
+        assert explained(server, "web.staging")["members"][0]["session"] is None
+
+
+def test_mistakes_and_absent_servers_have_their_status(tmp_path: Any) -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        mistaken = explain(server, "a..b")
+        assert (mistaken.status, mistaken.output) == (2, "")
+        assert mistaken.errors == "zkdns: 'a..b' is not a domain name: it has an empty label\n"
+    ended = run("explain", "web", "--control", str(tmp_path / "control"))
+    assert (ended.status, ended.output) == (3, "")
+
+
+def test_the_private_socket_answers_whatever_the_configuration_says(tmp_path: Any) -> None:
+    environment = {"ZKDNS_CONTROL": "none", "TMPDIR": str(tmp_path)}
+    with ZkdnsServer("--demo", environment=environment) as server:
+        server.wait_ready()
+        (control,) = eventually(lambda: list(tmp_path.glob("*/control")))
+        assert control.stat().st_mode & 0o777 == 0o600
+        assert run("explain", "web.staging", "--control", str(control)).status == 0
+        assert server.terminate() == 0
+        assert list(tmp_path.glob("*/control")) == []

@@ -1,0 +1,146 @@
+"""`zkdns history` against running servers: what has happened, and what happens."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.cli import Command, Ended, Terminal, run
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
+from tests.support.zookeeper import ZooKeeperServer
+
+
+def history(server: ZkdnsServer, *arguments: str) -> Ended:
+    return run("history", *arguments, environment={"ZKDNS_CONTROL": server.control})
+
+
+def following(server: ZkdnsServer, *arguments: str) -> Command:
+    return Command("history", "--follow", *arguments, environment={"ZKDNS_CONTROL": server.control})
+
+
+class Web:
+    """Members of a service in ZooKeeper."""
+
+    def __init__(self, client: Any, root: str) -> None:
+        self._client = client
+        self._path = f"{root}/staging/web"
+        client.ensure_path(self._path)
+
+    def join(self, number: int) -> str:
+        text = f'{{"serviceEndpoint":{{"host":"10.0.0.{number}","port":80}},"status":"ALIVE"}}'
+        path: str = self._client.create(f"{self._path}/member_", text.encode(), sequence=True)
+        return path
+
+    def leave(self, path: str) -> None:
+        self._client.delete(path)
+
+
+@pytest.fixture
+def web(zk: Any, zk_root: str) -> Web:
+    return Web(zk, zk_root)
+
+
+@pytest.fixture
+def server(zookeeper: ZooKeeperServer, web: Web, zk_root: str) -> Iterator[ZkdnsServer]:
+    """One that knows a member already."""
+    web.join(1)
+    namespace = f"{zk_root}/{{environment}}/{{service}}"
+    with ZkdnsServer("--zookeeper", zookeeper.address, "--namespace", namespace) as server:
+        yield server.wait_ready()
+
+
+def test_who_came_and_went_is_listed(server: ZkdnsServer, web: Web) -> None:
+    assert history(server)[::2] == (1, "zkdns: no change is known\n")
+    path = web.join(2)
+    eventually(lambda: "joined" in history(server).output)  # else nobody might ever have read it
+    web.leave(path)
+    eventually(lambda: len(history(server).output.splitlines()) == 2)
+    ended = history(server, "web.staging")
+    fields = [line.split("\t") for line in ended.output.splitlines()]
+    member = path.rpartition("/")[2]
+    assert [row[1:] for row in fields] == [
+        ["joined", "web.staging", member, "10.0.0.2:80"],
+        ["left", "web.staging", member, "10.0.0.2:80"],
+    ]
+    assert fields[0][0] <= fields[1][0]
+    assert history(server, "--last", "1").output.splitlines() == ended.output.splitlines()[1:]
+    assert history(server, "--since", "1h").output == ended.output
+    assert history(server, "--since", "0s")[::2] == (1, "zkdns: no change is known of that time\n")
+    assert history(server, "nix.staging")[::2] == (1, "zkdns: no change of nix.staging is known\n")
+    entries = [json.loads(line) for line in history(server, "--json").output.splitlines()]
+    assert [entry["znode"] for entry in entries] == [path, path]
+    assert abs(entries[0]["at"] - time.time()) < 60
+
+
+def test_what_happens_is_told_as_it_does_and_ctrl_c_ends_it(server: ZkdnsServer, web: Web) -> None:
+    with following(server, "--json") as command:
+        paths = [web.join(number) for number in range(2, 40)]
+        eventually(lambda: len(command.output.splitlines()) == 38)
+        for number in (40, 41):  # the second one shows whether the first is told again
+            paths.append(web.join(number))
+            eventually(lambda: paths[-1] in command.output)
+        entries = [json.loads(line) for line in command.output.splitlines()]
+        assert [entry["znode"] for entry in entries] == paths
+        numbers = [entry["number"] for entry in entries]
+        assert numbers == sorted(set(numbers))
+        command.signal(signal.SIGINT)
+        assert command.wait() == 130
+        assert "Traceback" not in command.errors
+
+
+def test_who_follows_goes_on_with_the_watcher_that_comes_next(server: ZkdnsServer, web: Web) -> None:
+    with following(server, "web.staging") as command:
+        web.join(2)
+        eventually(lambda: command.output.count("joined") == 1)
+        pid = server.pid_of("watcher")
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: server.pid_of("watcher") != pid)
+        eventually(lambda: history(server).errors == "zkdns: no change is known\n")
+        web.join(3)
+        eventually(lambda: command.output.count("joined") == 2)
+        assert command.errors.count("trying again until it can") <= 1
+
+
+def test_churn_leaves_the_newest_thousand_of_a_service(server: ZkdnsServer, web: Web) -> None:
+    paths = [web.join(number % 250) for number in range(600)]
+    name = "web.staging"
+    # Members who left while nobody had read them would be missing.
+    eventually(lambda: len(history(server, name).output.splitlines()) == 600)
+    for path in paths:
+        web.leave(path)
+    last = paths[-1].rpartition("/")[2]
+    # Those who leave last may wait a moment in the guard.
+    eventually(lambda: f"left\t{name}\t{last}" in history(server, name).output)
+    lines = history(server, name, "--last", "5000", "--since", "1h").output.splitlines()
+    assert lines == history(server).output.splitlines()
+    kinds = [line.split("\t")[1] for line in lines]
+    assert kinds == ["joined"] * 400 + ["left"] * 600
+
+
+def test_in_a_terminal_it_has_colours(server: ZkdnsServer, web: Web) -> None:
+    with Terminal("history", "--follow", environment={"ZKDNS_CONTROL": server.control}) as terminal:
+        web.join(2)
+        eventually(lambda: "\x1b[32mjoined" in terminal.written)
+        assert "10.0.0.2:80" in terminal.screen
+        terminal.type(b"\x03")
+        assert terminal.wait() == 130
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--since", "soon"), "zkdns: --since: is 'soon'; write a duration from 0s to "),
+        (("a..b",), "zkdns: 'a..b' is not a domain name: it has an empty label"),
+    ],
+)
+def test_mistakes_are_told(arguments: tuple[str, ...], sentence: str) -> None:
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        ended = history(server, *arguments)
+        assert (ended.status, ended.output) == (2, "")
+        assert ended.errors.startswith(sentence)

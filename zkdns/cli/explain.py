@@ -1,0 +1,139 @@
+"""`zkdns explain`: what a running server answers to a name, and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import click
+import msgspec
+from rich.console import Console
+from rich.text import Text
+
+from zkdns.cli.columns import printable, write_columns
+from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
+from zkdns.cli.running import ask_server, control_option
+from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember
+from zkdns.daemon.spans import span
+from zkdns.observe.logs import silence
+
+_STYLES = {
+    "answered": "green",
+    "drained": "cyan",
+    "dropped": "red",
+    "hidden": "yellow",
+    "held": "magenta",
+    "bad": "red",
+    "duplicate": "cyan",
+    "unresolved": "red",
+    "unread": "red",
+    "beyond": "yellow",
+}
+_PERSISTENT = "0x0"
+_COLUMNS = (
+    *("verdict", "member", "endpoint", "additional", "shard", "weight", "session", "created", "changed"),
+    "why",
+)
+
+
+@click.command()
+@click.argument("name")
+@control_option
+@config_option
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def explain(name: str, control: str | None, config_file: str | None, as_json: bool) -> None:
+    """Tell what NAME is, what it is answered with, and what becomes of each member.
+
+    NAME is a name with or without its zone (with a dot at its end it is taken as it stands), an address, or
+    the path of a service's or a member's znode. The exit status is 0 where there are records, or others are
+    asked for the name, 1 where there are none, 2 for mistakes, 3 where no server answers.
+    """
+    explained = ask_server(Explain(name), Explained, control, config_file)
+    try:
+        if as_json:
+            write_out(msgspec.json.encode(explained).decode() + "\n")
+        else:
+            _show(explained)
+    except BrokenPipeError:
+        silence(sys.stdout)
+    sys.exit(0 if explained.is_answered else NOT_FOUND)
+
+
+def _show(explained: Explained) -> None:
+    headline = printable(f"{explained.name}: {explained.rule}")
+    if is_terminal(sys.stdout):
+        Console(highlight=False).print(
+            Text(headline, style="bold green" if explained.is_answered else "bold red")
+        )
+    else:
+        write_out(headline + "\n")
+    for line in _lines(explained):
+        write_out(printable(line) + "\n")
+    if explained.members:
+        write_out("\n")
+        write_columns(_COLUMNS, [_row(row, explained) for row in explained.members], _STYLES)
+
+
+def _lines(explained: Explained) -> Iterator[str]:
+    """What stands between the headline and the members."""
+    if explained.answers:
+        answers = ", ".join(
+            f"{answer.type} {answer.records if answer.rcode == 'NOERROR' else answer.rcode}"
+            for answer in explained.answers
+        )
+        yield f"answered now: {answers}{_manner(explained)}"
+    if explained.nearest:
+        yield f"there is: {', '.join(explained.nearest)}"
+    yield from explained.notes
+    if znodes := [origin for origin in explained.origins if origin.startswith("/")]:
+        yield f"znode: {', '.join(znodes)}"
+    if explained.changed is not None:
+        yield f"last change: {span(explained.now - explained.changed)} ago"
+    if explained.state is not None:
+        yield f"zookeeper: {', '.join(_of_zookeeper(explained))}"
+    elif not explained.ready:
+        yield "the table has not been read yet"
+    elif explained.stale:
+        yield "the table is the last that was known"
+
+
+def _manner(explained: Explained) -> str:
+    if explained.ttl is None:
+        return ""
+    most = f", at most {explained.max_answers}" if explained.max_answers is not None else ""
+    return f" (TTL {explained.ttl}, {explained.order}{most})"
+
+
+def _of_zookeeper(explained: Explained) -> Iterator[str]:
+    yield str(explained.state)
+    if explained.stale_seconds is not None:
+        yield f"out of reach for {span(explained.stale_seconds)}"
+    if explained.heard_seconds is not None:
+        yield f"last heard of {span(explained.heard_seconds)} ago"
+    if explained.audited_seconds is not None:
+        yield f"all listed {span(explained.audited_seconds)} ago"
+
+
+def _row(member: ExplainedMember, explained: Explained) -> tuple[str, ...]:
+    now, session = explained.now, member.session
+    is_one_set = len(explained.origins) == 1
+    why = member.why
+    if member.held_since is not None and member.held_until is not None:
+        times = f"since {span(now - member.held_since)}, for {span(member.held_until - now)} more"
+        why = f"{why}: {times}"
+    is_changed = session is not None and session.modified - session.created > 1
+    endpoint = member.endpoint or ""
+    if member.addresses:
+        endpoint = f"{endpoint} ({', '.join(member.addresses)})"
+    return (
+        member.verdict,
+        member.member if is_one_set or member.znode is None else member.znode,
+        endpoint,
+        " ".join(f"{name}={where}" for name, where in member.additional.items()),
+        "" if member.shard is None else str(member.shard),
+        "" if member.weight == 1 else f"{member.weight:g}",
+        "" if session is None else "persistent" if session.owner == _PERSISTENT else session.owner,
+        "" if session is None else f"{span(now - session.created)} ago",
+        f"{span(now - session.modified)} ago" if session is not None and is_changed else "",
+        why,
+    )
