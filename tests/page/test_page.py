@@ -9,11 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.observe.admin_helpers import STATUS, Told, entry, serving
+from tests.observe.admin_helpers import STATUS, Reader, Told, entry, serving
 from tests.support.chromium import Chromium, Tab
 from zkdns.address import HostPort
 from zkdns.daemon.inquiries import Explained, ExplainedMember, ServiceLine, Session, TypeAnswer
 from zkdns.observe import series
+from zkdns.observe.events import MOST_STREAMS
 from zkdns.observe.figures import SOURCES
 from zkdns.observe.status import UpstreamStatus, ZooKeeperStatus
 
@@ -70,6 +71,7 @@ def explained(service: str, *members: ExplainedMember) -> Explained:
         ttl=5,
         order="round-robin",
         ready=True,
+        stale=True,
         now=time.time(),
     )
 
@@ -172,6 +174,7 @@ def test_a_click_opens_and_so_does_a_link_also_to_what_there_is_not(
         assert tab.evaluate("location.hash") == "#calm.prod"
         assert "a note of calm.prod" in tab.text("#opened-body")
         assert "A 2, AAAA 0" in tab.text("#opened-body")
+        assert "this is the last that was known" in tab.text("#opened-body")
         told.explanation = msgspec.structs.replace(
             explained("web.prod"),
             kind="absent",
@@ -295,6 +298,20 @@ def test_a_list_that_cannot_be_read_says_since_when_it_is_old(
         tab.wait(lambda tab: names(tab) == ["new.prod"] and not tab.text("#services-problem"))
 
 
+def test_who_is_one_too_many_is_told_so_and_let_in_when_another_one_goes(
+    chromium: Chromium, served: HostPort
+) -> None:
+    readers = [Reader(served) for _ in range(MOST_STREAMS)]
+    for reader in readers:
+        reader.next("status")
+    with chromium.page() as tab:
+        tab.open(f"http://{served}/")
+        tab.wait(lambda tab: f"turns this page away: {MOST_STREAMS} streams of events" in tab.text("#lost"))
+        for reader in readers:
+            reader.close()
+        tab.wait(lambda tab: not tab.text("#lost") and tab.texts("#service-rows tr"))
+
+
 def test_charts_have_gaps_and_tell_the_values_that_are_pointed_at(
     chromium: Chromium, served: HostPort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,7 +331,7 @@ def test_charts_have_gaps_and_tell_the_values_that_are_pointed_at(
         tab.evaluate("document.querySelector('#queries svg').focus()")
         tab.press("ArrowLeft")
         assert tab.texts("#queries .legend li") == ["all 358"]
-        assert tab.texts("#latency .legend li") == ["half within 3.6 ms", "99 % within 3.6 ms"]
+        assert tab.texts("#latency .legend li") == ["p50 3.6 ms", "p99 3.6 ms"]
         tab.point("#queries svg")
         tab.wait(lambda tab: tab.text("#queries .at") != "now")
         assert tab.texts("#queries .legend li") in ([f"all {UNKNOWN}"], ["all 200"], ["all 201"], ["all 202"])

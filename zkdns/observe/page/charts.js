@@ -34,7 +34,9 @@ class Chart {
     const point = (event) => pointAt(this.indexAt(event.offsetX));
     this.svg.addEventListener("pointermove", point);
     this.svg.addEventListener("pointerdown", point);
-    this.svg.addEventListener("pointerleave", () => pointAt(null));
+    this.svg.addEventListener("pointerleave", (event) => {
+      if (event.pointerType !== "touch") pointAt(null); // a finger that is lifted leaves too
+    });
     this.svg.addEventListener("blur", () => pointAt(null));
     this.svg.addEventListener("keydown", (event) => {
       const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -131,7 +133,7 @@ class Chart {
         upper.push(`${this.x(index).toFixed(1)} ${this.y(values[index]).toFixed(1)}`);
         lower.push(`${this.x(index).toFixed(1)} ${this.y(below ? below[index] : this.scale.low).toFixed(1)}`);
       }
-      line.push(`M${upper.join("L")}${first === last ? "h.1" : ""}`); // a point alone is a dot
+      line.push(`M${upper.join("L")}${first === last ? "h-3" : ""}`); // one alone is seen as well
       areas.push(`M${upper.join("L")}L${lower.reverse().join("L")}Z`);
     }
     const filled = this.stacked || this.lines.length === 1;
@@ -152,8 +154,9 @@ class Chart {
       return `${word} ${value}`;
     });
     const at = clock(this.figures.until - this.figures.step * (this.length - 1 - index));
-    setText(this.at, pointed === null ? "now" : at);
-    this.svg.setAttribute("aria-label", `${this.title}, ${pointed === null ? "now" : at}: ${words.join(", ")}`);
+    const when = pointed === null && !isLost ? "now" : at;
+    setText(this.at, when);
+    this.svg.setAttribute("aria-label", `${this.title}, ${when}: ${words.join(", ")}`);
     const x = this.x(index);
     this.cursor.setAttribute("d", pointed === null ? "" : `M${x} ${this.area.top}V${this.area.bottom}`);
   }

@@ -34,6 +34,16 @@ function setProblem(node, sentence) {
   node.hidden = !sentence;
 }
 
+const shown = new Map();
+
+/** Whether what is shown somewhere is another thing now; what stays may be read and marked in peace. */
+function isNews(place, value) {
+  const text = JSON.stringify(value);
+  if (shown.get(place) === text) return false;
+  shown.set(place, text);
+  return true;
+}
+
 // -- words for numbers ---------------------------------------------------------------------------------------
 
 const NONE = "–"; // what is not known

@@ -9,8 +9,8 @@ const queries = new Chart(byId("queries"), "Queries a second", [
   { name: "queries", word: "all", colour: 0 },
 ], { format: perSecond });
 const latencies = new Chart(byId("latency"), "Latency", [
-  { name: "latency_p50", word: "half within", colour: 1 },
-  { name: "latency_p99", word: "99 % within", colour: 3 },
+  { name: "latency_p50", word: "p50", colour: 1 },
+  { name: "latency_p99", word: "p99", colour: 3 },
 ], { format: latency, logarithmic: true });
 const sources = new Chart(byId("sources"), "Answers a second, by source", [
   { name: "memo", word: "memo", colour: 0 },
@@ -48,8 +48,6 @@ function stateOf({ zookeeper, ready, table }) {
   }
 }
 
-let lastTable = ""; // numbers of the table that the list was read for
-
 function showStatus(status) {
   ahead = status.now - Date.now() / 1000;
   const [word, detail, tone] = stateOf(status);
@@ -70,13 +68,12 @@ function showStatus(status) {
     ["Zones", status.zones.join(", ")],
     ["Listening", status.listening.join(", ")],
     ["ZooKeeper", zookeeper?.hosts.split(",").join(", ")],
-  ];
-  byId("facts").replaceChildren(...facts.filter(([, text]) => text).map(([term, text]) => fact(term, text)));
-  showUpstreams(status.upstreams);
-  const numbersNow = JSON.stringify([table, zookeeper?.state, status.ready]);
-  if (numbersNow !== lastTable) {
-    lastTable = numbersNow;
+  ].filter(([, text]) => text);
+  if (isNews("facts", facts)) byId("facts").replaceChildren(...facts.map(([term, text]) => fact(term, text)));
+  if (isNews("upstreams", status.upstreams)) showUpstreams(status.upstreams);
+  if (isNews("table", [table, zookeeper?.state, status.ready])) {
     readServices();
+    readOpened();
   }
 }
 
@@ -140,6 +137,7 @@ let stream = null;
 let heardAt = Date.now(); // by the reader's clock, like all that is about the connection
 let triedAt = 0;
 let isLost = false;
+let turnedAway = ""; // why, where the server says that it gives this page no events
 
 function connect() {
   triedAt = Date.now();
@@ -154,7 +152,22 @@ function connect() {
   on("status", showStatus);
   on("change", (entry) => showEntries([entry]));
   on("figures", addPoint);
-  stream.addEventListener("error", () => setLost(true));
+  stream.addEventListener("error", () => {
+    setLost(true);
+    if (stream.readyState === EventSource.CLOSED) askWhy();
+  });
+}
+
+/** Say why the server gives no events, if it does that much; browsers keep it from the script. */
+async function askWhy() {
+  try {
+    const response = await fetch("api/events", { signal: AbortSignal.timeout(CLOSED_MILLISECONDS) });
+    turnedAway = response.ok ? "" : (await response.json()).error;
+    if (response.ok) await response.body.cancel();
+  } catch {
+    turnedAway = "";
+  }
+  if (isLost) setLost(true);
 }
 
 function on(kind, show) {
@@ -175,19 +188,24 @@ async function retried(read) {
 
 function heard() {
   heardAt = Date.now();
+  turnedAway = "";
   setLost(false);
 }
 
 function setLost(lost) {
   isLost = lost;
   document.body.classList.toggle("lost", lost);
+  pointAt(pointed); // the newest values are those of now, or no more
   if (lost) {
     byId("state").dataset.tone = "bad";
-    setText(byId("state-word"), "unknown: the connection to the server is lost");
+    setText(byId("state-word"), "Unknown: the server says nothing");
     setText(byId("state-detail"), "");
     document.title = `lost – zkdns at ${location.hostname}`;
+    const what = turnedAway
+      ? `The server turns this page away: ${turnedAway}.`
+      : "The connection to the server is lost.";
     const since = clock(heardAt / 1000);
-    setText(byId("lost"), `The connection to the server has been lost since ${since}. All below is as it was then; this page goes on trying.`);
+    setText(byId("lost"), `${what} All below is as it was at ${since}; this page goes on trying.`);
   }
   byId("lost").hidden = !lost;
 }
@@ -196,7 +214,7 @@ function setLost(lost) {
 setInterval(() => {
   tellAges();
   const silent = Date.now() - heardAt;
-  if (silent > SILENT_MILLISECONDS) setLost(true);
+  if (silent > SILENT_MILLISECONDS && !isLost) setLost(true);
   const patience = stream.readyState === EventSource.CLOSED ? CLOSED_MILLISECONDS : HANGING_MILLISECONDS;
   if (Math.min(silent, Date.now() - triedAt) > patience) connect();
 }, 1_000);

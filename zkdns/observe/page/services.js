@@ -70,23 +70,23 @@ function findServices() {
 
 function showServices() {
   const { all, found, most } = services;
-  const shown = found.slice(0, most);
+  const visible = found.slice(0, most);
   const rows = byId("service-rows");
   const focused = document.activeElement?.closest("#service-rows a")?.getAttribute("href");
-  rows.replaceChildren(...shown.map(serviceRow));
+  rows.replaceChildren(...visible.map(serviceRow));
   if (focused) [...rows.querySelectorAll("a")].find((link) => link.getAttribute("href") === focused)?.focus();
   const urgent = all.filter((line) => urgency(line) < 3).length;
   const finds = found === all ? "" : ` found, ${count(all.length)} in all`;
   const attention = urgent ? `, ${count(urgent)} to look at` : "";
   setText(byId("services-count"), services.isRead
-    ? `${count(shown.length)} of ${count(found.length)}${finds}${attention}` : "");
-  byId("service-table").hidden = !shown.length;
+    ? `${count(visible.length)} of ${count(found.length)}${finds}${attention}` : "");
+  byId("service-table").hidden = !visible.length;
   const wanted = byId("filter").value.trim();
   setText(byId("services-empty"), !services.isRead ? "" : all.length && wanted
     ? `No service's name has “${wanted}” in it. Enter explains it as a name.` : "There are no services.");
-  byId("services-empty").hidden = Boolean(shown.length) || !services.isRead;
-  byId("services-more").hidden = shown.length === found.length;
-  setText(byId("services-more"), `Show ${count(Math.min(LIST_STEP, found.length - shown.length))} more`);
+  byId("services-empty").hidden = Boolean(visible.length) || !services.isRead;
+  byId("services-more").hidden = visible.length === found.length;
+  setText(byId("services-more"), `Show ${count(Math.min(LIST_STEP, found.length - visible.length))} more`);
 }
 
 function serviceRow(line) {
@@ -177,6 +177,7 @@ function openLinked() {
     setText(byId("opened-title"), name);
     setProblem(byId("opened-problem"), "");
     byId("opened-body").replaceChildren();
+    isNews("opened", null); // so that anything is
     readOpened();
     byId("opened").focus({ preventScroll: true });
     byId("opened").scrollIntoView({ block: "nearest" });
@@ -206,7 +207,8 @@ const readOpened = gathered(async () => {
     }
     Object.assign(opened, { explained, entries: past.entries ?? [], readAt: now() });
     setProblem(byId("opened-problem"), "");
-    showOpened();
+    const lasting = { ...explained, now: null, heard_seconds: null, audited_seconds: null, stale_seconds: null };
+    if (isNews("opened", [lasting, opened.entries])) showOpened();
   } catch (error) {
     const since = byId("opened-body").hasChildNodes() ? ` What is shown is of ${clock(opened.readAt)}.` : "";
     setProblem(byId("opened-problem"), `It cannot be explained now: ${error.message}.${since}`);
@@ -228,6 +230,7 @@ function showOpened() {
     (one, other) => VERDICTS.indexOf(one.verdict) - VERDICTS.indexOf(other.verdict));
   const parts = [
     element("p", {}, `${explained.name}: ${explained.rule}.`),
+    ...(explained.stale ? [element("p", {}, "Its source is out of reach: this is the last that was known.")] : []),
     ...explained.notes.map((note) => element("p", { class: "note" }, note)),
   ];
   if (explained.nearest.length) {
