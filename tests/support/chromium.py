@@ -66,9 +66,8 @@ class Chromium:
             home = begun.enter_context(
                 tempfile.TemporaryDirectory(prefix="zkdns-chromium-", ignore_cleanup_errors=True)
             )
-            begun.enter_context(
-                running([CHROMIUM, *_FLAGS, f"--user-data-dir={home}"], Path(home) / "zkdns-test.log")
-            )
+            command = [CHROMIUM, *_FLAGS, f"--user-data-dir={home}"]
+            begun.enter_context(running(command, Path(home) / "zkdns-test.log"))
             port_file = Path(home) / "DevToolsActivePort"
             port, path = eventually(lambda: port_file.read_text().split(), 30.0)
             self._socket = self._loop.run_until_complete(self._connect(f"ws://127.0.0.1:{port}{path}"))
