@@ -27,7 +27,6 @@ class Chart {
       element("ul", { class: "legend" }, ...legend),
     );
     this.listen();
-    charts.push(this);
   }
 
   listen() {

@@ -51,9 +51,6 @@ const numbers = new Intl.NumberFormat("en");
 
 const count = (number) => numbers.format(number);
 
-/** A number with its noun: 1 service, 2 services. */
-const counted = (number, noun) => `${count(number)} ${noun}${number === 1 ? "" : "s"}`;
-
 function perSecond(value) {
   if (value === null) return NONE;
   return value >= 100 ? count(Math.round(value)) : value.toLocaleString("en", { maximumSignificantDigits: 2 });

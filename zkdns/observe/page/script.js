@@ -5,21 +5,23 @@ const SILENT_MILLISECONDS = 7_000; // the status comes every two seconds
 const CLOSED_MILLISECONDS = 3_000; // until a connection that was turned away is tried again,
 const HANGING_MILLISECONDS = 15_000; // and one that says nothing
 
-const queries = new Chart(byId("queries"), "Queries a second", [
-  { name: "queries", word: "all", colour: 0 },
-], { format: perSecond });
-const latencies = new Chart(byId("latency"), "Latency", [
-  { name: "latency_p50", word: "p50", colour: 1 },
-  { name: "latency_p99", word: "p99", colour: 3 },
-], { format: latency, logarithmic: true });
-const sources = new Chart(byId("sources"), "Answers a second, by source", [
-  { name: "memo", word: "memo", colour: 0 },
-  { name: "zone", word: "table", colour: 1 },
-  { name: "cache", word: "cache", colour: 2 },
-  { name: "upstream", word: "upstream", colour: 3 },
-  { name: "stale", word: "stale cache", colour: 4 },
-  { name: "refused", word: "refused", colour: 5 },
-], { format: perSecond, stacked: true });
+charts.push(
+  new Chart(byId("queries"), "Queries a second", [
+    { name: "queries", word: "all", colour: 0 },
+  ], { format: perSecond }),
+  new Chart(byId("latency"), "Latency", [
+    { name: "latency_p50", word: "p50", colour: 1 },
+    { name: "latency_p99", word: "p99", colour: 3 },
+  ], { format: latency, logarithmic: true }),
+  new Chart(byId("sources"), "Answers a second, by source", [
+    { name: "memo", word: "memo", colour: 0 },
+    { name: "zone", word: "table", colour: 1 },
+    { name: "cache", word: "cache", colour: 2 },
+    { name: "upstream", word: "upstream", colour: 3 },
+    { name: "stale", word: "stale cache", colour: 4 },
+    { name: "refused", word: "refused", colour: 5 },
+  ], { format: perSecond, stacked: true }),
+);
 
 // -- the server's state --------------------------------------------------------------------------------------
 
