@@ -32,6 +32,8 @@ _RUN_PROCESSES = (
     "daemon/test_workers.py",
     "differential",
     "faults",
+    "page/test_live.py",
+    "page/test_page.py",
     "robustness/test_mutations.py",
     "robustness/test_streams.py",
     "scenarios",

@@ -25,6 +25,7 @@ from zkdns.observe.api import Api
 from zkdns.observe.connections import connection, cut_off
 from zkdns.observe.events import Events
 from zkdns.observe.health import Health
+from zkdns.observe.page import page
 from zkdns.observe.series import STEP, LastHour
 from zkdns.observe.status import RequestError, Server
 
@@ -41,15 +42,13 @@ _OPENMETRICS = "application/openmetrics-text"
 _OPENMETRICS_1 = f"{_OPENMETRICS}; version=1.0.0; charset=utf-8"
 _HEADERS = {
     "Server": "zkdns",
-    "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    ),
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_POLICY = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 # For machines, which call the server by whatever name leads to it, and learn nothing that is worth a secret.
 _FOR_MACHINES = ("/healthz", "/readyz", "/metrics")
 _API = "/api/"
@@ -114,6 +113,11 @@ async def _unbroken(work: Callable[[], Awaitable[None]]) -> None:
 def _application(server: Server, api: Api) -> web.Application:
     health = Health(server.silent)
 
+    async def status_page(_request: web.Request) -> web.StreamResponse:
+        found = await asyncio.to_thread(page)
+        headers = {"Content-Security-Policy": found.policy}
+        return web.Response(text=found.html, content_type="text/html", headers=headers)
+
     async def healthz(_request: web.Request) -> web.StreamResponse:
         illness = await health.illness()
         if illness is None:
@@ -137,6 +141,7 @@ def _application(server: Server, api: Api) -> web.Application:
         web.get("/readyz", readyz),
         web.get("/metrics", metrics),
         *api.routes(),
+        web.get("/", status_page),
     ]
     paths = [route.path for route in routes]
     application = web.Application(middlewares=[_around(server, paths)], client_max_size=_MOST_BODY)
@@ -148,6 +153,7 @@ def _application(server: Server, api: Api) -> web.Application:
 async def _add_headers(_request: web.Request, response: web.StreamResponse) -> None:
     for name, value in _HEADERS.items():
         response.headers[name] = value
+    response.headers.setdefault("Content-Security-Policy", _POLICY)  # the page has one of its own
 
 
 def _around(server: Server, paths: Sequence[str]) -> Middleware:
