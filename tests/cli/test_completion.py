@@ -66,7 +66,7 @@ def plain(*words: str) -> list[str]:
         ("zkdns accept web", []),  # where nothing is held
         ("zkdns serve --order ", ["round-robin", "random", "fixed"]),
         ("zkdns serve --upstream ", ["auto", "none"]),
-        ("zkdns check --log-format j", ["json"]),
+        ("zkdns check --log-format c", ["console"]),
         ("zkdns register web --environment ", ["local", "staging", "prod", "test"]),
         ("zkdns watch web --environment st", ["staging"]),
         ("zkdns completion ", ["bash", "zsh", "fish"]),
