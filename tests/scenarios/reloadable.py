@@ -82,7 +82,7 @@ def answer_of(message: dns.message.Message) -> tuple[int, tuple[str, ...]]:
 
 def is_one_of_both(load: SteadyLoad, ttls: set[int]) -> bool:
     """Whether everybody was answered, by a configuration that was in force."""
-    assert (load.lost, load.failures) == (0, [])
+    assert (load.lost, load.failures) == (0, []), (load.lost, load.failures)
     found = {answer_of(message) for message in load.messages}
     assert {ttl for ttl, _ in found} == ttls
     return all(sorted(addresses) == MEMBERS for _, addresses in found)
