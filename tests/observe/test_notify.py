@@ -37,12 +37,26 @@ def test_each_word_is_one_datagram(manager: tuple[socket.socket, str]) -> None:
 def test_reloading_tells_the_time_of_the_monotonic_clock(manager: tuple[socket.socket, str]) -> None:
     sock, where = manager
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    Notifier(where).reloading()
+    notifier = Notifier(where)
+    notifier.ready()
+    assert sock.recv(2000) == b"READY=1"
+    notifier.reloading()
     first, second = sock.recv(2000).decode().split("\n")
     assert first == "RELOADING=1"
     name, _, microseconds = second.partition("=")
     assert name == "MONOTONIC_USEC"
     assert before <= int(microseconds) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+
+
+def test_who_has_not_started_yet_has_not_by_reading_its_configuration_again(
+    manager: tuple[socket.socket, str],
+) -> None:
+    sock, where = manager
+    notifier = Notifier(where)
+    notifier.reloading()
+    notifier.reloaded()
+    notifier.stopping()
+    assert sock.recv(2000) == b"STOPPING=1"
 
 
 def test_a_status_is_one_line_and_told_where_it_is_new(manager: tuple[socket.socket, str]) -> None:

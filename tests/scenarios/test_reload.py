@@ -1,5 +1,6 @@
 """Reloading while others ask: each of them gets an answer, of the old configuration or of the new one."""
 
+import asyncio
 import json
 import os
 import signal
@@ -15,6 +16,8 @@ from tests.daemon.processes import open_files
 from tests.scenarios.reloadable import MEMBERS, WEB, Reloadable, is_one_of_both
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
+from zkdns.daemon.control import command
+from zkdns.daemon.inquiries import Explain, Explained
 
 QUERY = dns.message.make_query(WEB, "A").to_wire()
 RELOADS = int(os.environ.get("TEST_RELOADS", "12"))  # a hundred take half a minute
@@ -66,6 +69,20 @@ def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(serv
     # It is followed: what it reads is answered.
     server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
     eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
+
+
+def test_who_explains_knows_what_answerers_alone_were_replaced_for(server: Reloadable) -> None:
+    watchers = server.processes("watcher")
+    server.write(ttl=9, order="round-robin")
+    assert server.reload()["replaced"] == "answerer"
+    assert server.processes("watcher") == watchers
+
+    async def explained() -> tuple[int | None, str | None]:
+        told = await command(server.control, Explain("web.staging"))
+        assert isinstance(told, Explained)
+        return told.ttl, told.order
+
+    assert eventually(lambda: asyncio.run(explained()) == (9, "round-robin"))
 
 
 def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(

@@ -14,7 +14,7 @@ from tests.transport.test_later import framed, hear
 from tests.transport.udp_helpers import SECONDS, Serve, asker
 from zkdns.address import HostPort
 from zkdns.transport import Answers
-from zkdns.transport.door import PRIVATE, Allowed, Counts, Door
+from zkdns.transport.door import PRIVATE, Allowed, Counts, Door, _network_of
 
 
 class Saying:
@@ -104,6 +104,12 @@ def test_dns_25_of_ipv6_a_network_is_what_one_customer_has() -> None:
     made = door("2001:db8::/32", most=2)
     assert at(made, ["2001:db8:0:1::1", "2001:db8:0:ff::1", "2001:db8:0:100::1"]) is None
     assert at(made, ["2001:db8:0:2::1", "2001:db8:0:100::1"]) == [TRUNCATIONS, None]
+
+
+def test_dns_25_who_asks_over_ipv4_at_a_socket_of_both_families_is_of_its_own_network() -> None:
+    mapped = bytes(10) + b"\xff\xff"
+    assert _network_of(mapped + bytes((10, 0, 0, 1))) == _network_of(mapped + bytes((10, 0, 0, 9)))
+    assert _network_of(mapped + bytes((10, 0, 0, 1))) != _network_of(mapped + bytes((10, 0, 1, 1)))
 
 
 def test_who_is_refused_is_not_told_to_ask_over_tcp() -> None:

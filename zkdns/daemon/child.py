@@ -71,6 +71,12 @@ class Lead(msgspec.Struct, frozen=True, tag="lead"):
     """The process that had them, and is about to end; 0 where there is none."""
 
 
+class Configure(msgspec.Struct, frozen=True, tag="configure"):
+    """For a watcher: another configuration is in force, which differs in what only answerers do."""
+
+    config: Config
+
+
 class Report(msgspec.Struct, frozen=True):
     """What a child says of itself."""
 
@@ -79,7 +85,7 @@ class Report(msgspec.Struct, frozen=True):
     """What it counts."""
 
 
-Order: TypeAlias = Retire | Follow | Lead
+Order: TypeAlias = Retire | Follow | Lead | Configure
 
 TASKS = Frames(Task)
 ORDERS: Frames[Order] = Frames(Order)  # type: ignore[arg-type]  # a union is no type to mypy
@@ -100,8 +106,6 @@ def main(
     control = socket.socket(fileno=int(sys.argv[-1]))
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(_run(control, roles))
-    # Without waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
-    os._exit(0)  # what was logged is written already
 
 
 async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
@@ -125,6 +129,9 @@ async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
     if not work.cancelled() and (error := work.exception()):
         structlog.get_logger("zkdns").error("process failed", exc_info=error)
         os._exit(1)
+    # Before the loop is closed, which tells of a signal that comes meanwhile as of an error; and without
+    # waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
+    os._exit(0)  # what was logged is written already
 
 
 async def _take_orders(reader: asyncio.StreamReader, orders: Orders) -> None:

@@ -256,8 +256,6 @@ class ControlServer:
             if isinstance(response, Iterator):
                 for part in response:
                     yield part
-            elif isinstance(response, Awaitable):
-                yield await response
             else:
                 yield response
         except Exception:  # a mistake of ours must not cost the server

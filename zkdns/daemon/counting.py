@@ -43,6 +43,8 @@ def count_members(request: CountMembers, known: Known) -> MembersCounted | Refus
     service = next((table.services[key] for key in keys if key in table.services), None)
     if service is None:
         return MembersCounted(0, 0, exists=False, ready=ready)
+    if service.is_unread:  # nobody knows how many there are
+        return MembersCounted(0, 0, exists=True, ready=False)
     weighing: set[tuple[str, int]] = set()
     drained: set[tuple[str, int]] = set()
     held: set[tuple[str, int]] = set()

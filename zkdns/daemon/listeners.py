@@ -39,7 +39,6 @@ class Listener(msgspec.Struct, frozen=True):
         if workers <= before or self.is_passed:
             return self
         bound = bind_more(self.pairs, workers - before)
-        self.favour(before)
         return Listener(self.written, (*self.pairs, *bound))
 
     def with_most(self, workers: int) -> Listener:
@@ -101,7 +100,8 @@ class Listeners:
                     left.remove(here)
                     each.append(here.with_more(workers))
                 else:
-                    each.append(Listener(written, tuple(self._bind_beside(written, workers))))
+                    pairs = _bind_beside(written, workers, (*left, *each))
+                    each.append(Listener(written, tuple(pairs)))
                 undone.callback(close, Listeners(each[-1:]).without(self))
             # What is sent to a socket of 127.0.0.1 never reaches one of 0.0.0.0; when it is closed, something
             # may be on its way. So it is kept, as the part of the other that it is.
@@ -133,12 +133,20 @@ class Listeners:
         """Close all."""
         close(self.without(Listeners()))
 
-    def _bind_beside(self, address: HostPort, workers: int) -> list[SocketPair]:
-        """Bind at a new address, which may be part of one that is there (0.0.0.0), or hold it."""
-        neighbours = [one for one in self.each if address.port and one.address.port == address.port]
-        for neighbour in neighbours:
-            share(neighbour.pairs)
-        return bind(address, workers, shared=bool(neighbours))
+
+def _bind_beside(address: HostPort, workers: int, others: Iterable[Listener]) -> list[SocketPair]:
+    """Bind at a new address, which may be part of another (0.0.0.0), or hold it.
+
+    Sockets that were passed are let be: whoever has bound them has said who else may be there.
+    """
+    neighbours = [
+        one
+        for one in others
+        if not one.is_passed and (is_part(address, one.address) or is_part(one.address, address))
+    ]
+    for neighbour in neighbours:
+        share(neighbour.pairs)
+    return bind(address, workers, shared=bool(neighbours))
 
 
 def is_part(address: HostPort, of: HostPort) -> bool:

@@ -6,7 +6,6 @@ control socket in the server's private directory, whatever the one for commands 
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import time
@@ -43,7 +42,7 @@ from zkdns.daemon.inquiries import (
 )
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.reloading import Reloading
-from zkdns.daemon.self_asking import asks_itself
+from zkdns.daemon.self_asking import silent_addresses
 from zkdns.names import to_text
 from zkdns.observe.figures import AnswererFigures, ServerFigures, UpstreamFigures, WatcherFigures
 from zkdns.observe.status import (
@@ -152,12 +151,8 @@ class Overview:
 
     async def silent(self) -> Sequence[HostPort]:
         """At which addresses nobody answers within a second; any response is an answer."""
-        zone = self._config().zone
-        listening = tuple(self._listening())
-        answered = await asyncio.gather(
-            *(asks_itself(address, zone, _ANSWER_SECONDS) for address in listening)
-        )
-        return [address for address, well in zip(listening, answered, strict=True) if not well]
+        config = self._config()
+        return await silent_addresses(self._listening(), config.zones[0], config.workers, _ANSWER_SECONDS)
 
     # -- what is asked of the process that watches -----------------------------------------------------------
 

@@ -10,8 +10,10 @@ import contextlib
 import secrets
 import socket
 import struct
+from collections.abc import Sequence
 
 from zkdns.address import HostPort, askable
+from zkdns.forward.resolv import is_local
 from zkdns.names import Labels, to_wire
 from zkdns.transport.sockets import socket_address
 
@@ -21,6 +23,8 @@ _IS_RESPONSE = 0x80  # QR, in the header's third byte
 _LONGEST = 512  # bytes that are read of a response: its header is what counts
 # Under load a datagram may be dropped, which must not pass for silence.
 _AGAIN_SECONDS = 0.5
+_ASKED_PER_WORKER = 4  # one that hangs is missed by e^-4
+_MOST_ASKED = 64  # at a time of each address, since each takes a file
 ANSWER_SECONDS = 2.0
 """How long a server that is well may take, where the machine is busy too."""
 
@@ -46,6 +50,38 @@ async def asks_itself(address: HostPort, zone: Labels, seconds: float = ANSWER_S
                 return await _is_answered(asker, _query(zone))
     except OSError:  # TimeoutError is one; nobody listens there, or the way there is closed
         return False
+
+
+async def silent_addresses(
+    addresses: Sequence[HostPort], zone: Labels, workers: int, seconds: float = ANSWER_SECONDS
+) -> list[HostPort]:
+    """Those of the server's addresses where nobody answers.
+
+    One that the machine does not have (yet) is none. Of several workers with sockets of their own the kernel
+    chooses one by the asker's port, so it is asked from several.
+
+    Args:
+        addresses: as bound.
+        zone: one that the server answers for.
+        workers: how many answer.
+        seconds: how long an answer is waited for.
+    """
+    times = min(_MOST_ASKED, _ASKED_PER_WORKER * workers) if workers > 1 else 1
+    asked = [address for address in addresses if _is_here(askable(address))] * times
+    answers = await asyncio.gather(*(asks_itself(address, zone, seconds) for address in asked))
+    silent = (address for address, answer in zip(asked, answers, strict=True) if not answer)
+    return list(dict.fromkeys(silent))
+
+
+def _is_here(address: HostPort) -> bool:
+    """Whether the machine has the address now: sockets may be bound to one that it has not, or no more."""
+    try:
+        family, at = socket_address(address.host, address.port)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(at)  # sends nothing, and fails for ::1 too where IPv6 is switched off
+    except OSError:
+        return False
+    return is_local(address.host)
 
 
 async def _is_answered(asker: socket.socket, query: bytes) -> bool:

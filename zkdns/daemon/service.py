@@ -11,24 +11,19 @@ their own the kernel chooses one by the asker's port, so each round asks from se
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Sequence
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.self_asking import asks_itself
-from zkdns.forward.resolv import is_local
+from zkdns.daemon.self_asking import silent_addresses
 from zkdns.observe.figures import Figures, WatcherFigures
 from zkdns.observe.notify import Notifier
-from zkdns.transport.sockets import socket_address
 
 TABLE_SECONDS = 10.0
 """How long the table is waited for until a server that answers is ready without one."""
 _START_TICK, _TICK = 0.05, 1.0  # seconds
 _ROUNDS = 4  # of asking within the watchdog's time: one that fails is no death yet
-_ASKED_PER_WORKER = 4  # one that hangs is missed in a round by e^-4
-_MOST_ASKED = 64  # at a time, since each has a file
 _COARSE, _MINUTE, _HOUR = 10, 60, 3600  # seconds
 
 
@@ -55,6 +50,7 @@ class ServiceTeller:
         self._config = config
         self._addresses = addresses
         self._is_ready = is_ready
+        self._was_ready = False
         self._figures = figures
 
     async def run(self) -> None:
@@ -89,29 +85,17 @@ class ServiceTeller:
             await asyncio.sleep(_START_TICK)
 
     def _tell_status(self) -> None:
-        self._notifier.status(describe(self._figures(), is_ready=self._is_ready(), now=time.monotonic()))
+        self._was_ready |= self._is_ready()
+        figures = self._figures()
+        if figures is None and self._was_ready:
+            return  # the process that watches is being replaced, and answers stand meanwhile
+        self._notifier.status(describe(figures, is_ready=self._was_ready, now=time.monotonic()))
 
     async def _silent(self) -> HostPort | None:
-        """An address of ours where nobody answers; one that the machine does not have (yet) is none."""
+        """An address of ours where nobody answers."""
         config = self._config()
-        times = min(_MOST_ASKED, _ASKED_PER_WORKER * config.workers) if config.workers > 1 else 1
-        here = [address for address in self._addresses() if _is_here(askable(address))]
-        asked = here * times
-        answers = await asyncio.gather(*(asks_itself(address, config.zones[0]) for address in asked))
-        return next(
-            (address for address, has_answered in zip(asked, answers, strict=True) if not has_answered), None
-        )
-
-
-def _is_here(address: HostPort) -> bool:
-    """Whether the machine has the address now: sockets may be bound to one that it has not, or no more."""
-    try:
-        family, at = socket_address(address.host, address.port)
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(at)  # sends nothing, and fails for ::1 too where IPv6 is switched off
-    except OSError:
-        return False
-    return is_local(address.host)
+        silent = await silent_addresses(self._addresses(), config.zones[0], config.workers)
+        return silent[0] if silent else None
 
 
 def describe(figures: Figures | None, *, is_ready: bool, now: float) -> str:
@@ -119,7 +103,7 @@ def describe(figures: Figures | None, *, is_ready: bool, now: float) -> str:
 
     Args:
         figures: what its watcher counts; None: it has counted nothing yet.
-        is_ready: whether every answerer has a table.
+        is_ready: whether every answerer has a table, or had one.
         now: the time, by `time.monotonic`.
     """
     if not isinstance(figures, WatcherFigures) or not is_ready:

@@ -23,11 +23,11 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.child import Follow, Lead, Task
+from zkdns.daemon.child import Configure, Follow, Lead, Task
 from zkdns.daemon.crew import Crew
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.listeners import Listeners, close
-from zkdns.daemon.plan import Plan
+from zkdns.daemon.plan import SUPERVISORS, Plan
 from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair
@@ -148,6 +148,9 @@ class Succession:
                 keeper.tell(Follow(feed))
             new.watcher.tell(Lead(old.watcher.pid or 0))
             new.watcher.task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None)
+        elif new.config != old.config:  # it explains what answerers do
+            new.watcher.task = msgspec.structs.replace(new.watcher.task, config=new.config)
+            new.watcher.tell(Configure(new.config))
         for keeper in new.answerers:
             keeper.task = msgspec.structs.replace(keeper.task, waits=False)
         new.listeners.share_out()
@@ -194,7 +197,7 @@ def answerer_task(
 ) -> Task:
     """What an answerer is told: what it does not need to know, it is not."""
     nothing = Config(listen=(), namespaces=config.namespaces)
-    others = ("zookeeper", *ACCESS_KEYS, "snapshot", "control", "admin_token")
+    others = ("zookeeper", *ACCESS_KEYS, "snapshot", "control", *SUPERVISORS)
     untold = {key: getattr(nothing, key) for key in others}
     return Task("answerer", msgspec.structs.replace(config, **untold), feed, listening, sockets, secret)
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.supervisor")
 
 _SECRET_BYTES = 16
-_LONGEST_DIRECTORY = 95  # bytes; leaves room for a name in it
+_LONGEST_DIRECTORY = 80  # bytes; leaves room for a name in it
 
 
 class Supervisor:
@@ -75,12 +75,13 @@ class Supervisor:
         self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._admin: AdminServer | None = None
+        self._leaving: asyncio.Task[None] | None = None
         self._crew = Crew(self._heard, self._stopping.set)
         self._succession: Succession
         self._control: ControlServer | None = None
         self._had_terminal = _has_terminal()
         self._reloading = Reloading(read, lambda: self._config, self._change)
-        self._reloading.on_begun, self._reloading.on_ended = self._notifier.reloading, self._notifier.ready
+        self._reloading.on_begun, self._reloading.on_ended = self._notifier.reloading, self._notifier.reloaded
 
     @property
     def is_ready(self) -> bool:
@@ -128,7 +129,12 @@ class Supervisor:
             if self._control is not None:
                 self._control.close()
             await asyncio.gather(self._crew.end(), *([self._admin.stop()] if self._admin else []))
+            if self._leaving is not None:
+                await self._leaving
             self._now.listeners.close()
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                loop.remove_signal_handler(number)
+                signal.signal(number, signal.SIG_IGN)  # it ends already
 
     async def _change(self, config: Config, plan: Plan) -> tuple[str, ...]:
         """Put another configuration in force; return the roles of which processes were replaced.
@@ -150,8 +156,8 @@ class Supervisor:
         if "admin" in plan.changed:
             old_admin, self._admin = self._admin, new_admin
             self._start_admin()
-            if old_admin is not None:
-                await old_admin.stop()
+            if old_admin is not None:  # which may have to tell who asked for this what came of it
+                self._leaving = asyncio.create_task(old_admin.stop())
         if "control" in plan.changed:
             await self._listen_for_commands()
         stays = old.watcher, *old.answerers

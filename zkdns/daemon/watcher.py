@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from zkdns.config import Config
-from zkdns.daemon.child import Lead, Orders, Task, Tell
+from zkdns.daemon.child import Configure, Lead, Orders, Task, Tell
 from zkdns.daemon.commands import respond
 from zkdns.daemon.control import ControlServer, own_control
 from zkdns.daemon.feed import Publisher
@@ -85,7 +85,7 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
             await control.start(predecessor)
             if keeper:
                 await keeper.run(succeeds=predecessor is not None)
-            await asyncio.Event().wait()
+            await _obey(orders, known)
     finally:
         own.close()
         control.close()
@@ -146,6 +146,14 @@ async def _predecessor(orders: Orders) -> int:
         match await orders.get():
             case Lead(predecessor):
                 return predecessor
+
+
+async def _obey(orders: Orders, known: Known) -> None:
+    """Do what the supervisor says, for ever."""
+    while True:
+        match await orders.get():
+            case Configure(config):
+                known.config = config  # of which this process explains what answerers do
 
 
 async def _kept(task: Task, keeper: SnapshotKeeper | None, publisher: Publisher) -> list[Change]:

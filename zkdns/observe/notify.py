@@ -31,6 +31,7 @@ class Notifier:
         self.watchdog_seconds = watchdog_seconds if path else None
         self._at = "\0" + path[1:] if path and path.startswith("@") else path
         self._status = ""
+        self._is_ready = False
 
     @classmethod
     def taken_from(cls, environment: MutableMapping[str, str]) -> Self:
@@ -51,12 +52,19 @@ class Notifier:
         return self._at is not None
 
     def ready(self) -> None:
-        """The server has started, or has taken its new configuration."""
+        """The server has started."""
+        self._is_ready = True
         self._tell("READY=1")
 
     def reloading(self) -> None:
-        """It takes a new configuration; `ready` tells the end of that."""
-        self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+        """It takes a new configuration; `reloaded` tells the end of that."""
+        if self._is_ready:
+            self._tell(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def reloaded(self) -> None:
+        """It has taken it, or goes on with the old one; who has not started yet has not by that."""
+        if self._is_ready:
+            self._tell("READY=1")
 
     def stopping(self) -> None:
         """It is about to end."""

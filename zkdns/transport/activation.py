@@ -39,7 +39,11 @@ def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
         except OSError as error:
             raise ListenError(f"{_named(number)} is no socket ({error.strerror}); {_WANTED}") from None
         _check(sock)
-        prepare(sock)
+        try:
+            prepare(sock)
+            address_of(sock)
+        except OSError as error:
+            raise ListenError(f"{_named(number)} cannot be listened at ({error.strerror})") from None
         passed.append(sock)
     return passed
 

@@ -36,6 +36,7 @@ PRIVATE: Final = (
 _MOST_KNOWN = 1 << 16  # addresses; a network of IPv6 has no end of them
 _IPV4, _IPV6 = 4, 16
 _PREFIX = {_IPV4: 3, _IPV6: 7}  # bytes of what counts as one network: a /24, a /56
+_MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 §2.5.5.2
 
 
 class Allowed(dict[bytes, bool]):
@@ -144,4 +145,6 @@ class Counts:
 
 
 def _network_of(address: bytes) -> bytes:
+    if address.startswith(_MAPPED):  # who asks over IPv4 at a socket of both families
+        return address[: len(_MAPPED) + _PREFIX[_IPV4]]
     return address[: _PREFIX[len(address)]]

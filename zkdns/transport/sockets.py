@@ -104,10 +104,13 @@ def prepare(sock: socket.socket) -> None:
 def bind_more(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
     """Bind more where these are bound, in the order in which the kernel then has them all.
 
+    Nothing arrives at them until `favour` says so, lest it is lost where they are closed again.
+
     Raises:
         ListenError: saying why not; those that are there have not changed.
     """
     share(pairs)
+    favour(pairs, len(pairs))
     address = bound_address(pairs[0])
     try:
         return _bind_shared(address, count)
@@ -117,9 +120,13 @@ def bind_more(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
 
 def share(pairs: Iterable[SocketPair]) -> None:
     """Let others be bound at the same port by this user, who must bind theirs so as well."""
+    _share(pairs, is_shared=True)
+
+
+def _share(pairs: Iterable[SocketPair], *, is_shared: bool) -> None:
     for pair in pairs:
         for sock in (pair.udp, pair.tcp):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
 
 
 def favour(pairs: Sequence[SocketPair], count: int | None) -> None:
@@ -235,11 +242,16 @@ def send_one(udp: socket.socket, message: bytes, ancillary: Iterable[Ancillary],
 def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
     # The first try is without SO_REUSEPORT, which would let two servers share a port unnoticed.
     first = _bind_pair(address, shared=False)
-    if workers == 1:
+    if workers == 1 and sys.platform != "linux":
         return [first]
     found = bound_address(first)
     first.close()
-    return _bind_shared(found, workers)
+    pairs = _bind_shared(found, workers)
+    if workers == 1:
+        # Nobody else may be bound there; but the kernel knows it as the first of several that may come, and
+        # so can be told who gets what before there are others (`favour`).
+        _share(pairs, is_shared=False)
+    return pairs
 
 
 def _bind_shared(address: HostPort, count: int) -> list[SocketPair]:

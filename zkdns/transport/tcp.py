@@ -423,6 +423,8 @@ def _client_of(peer: object) -> str:
     host = str(peer[0]) if isinstance(peer, tuple) else ""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
-        if address.version == 6:  # noqa: PLR2004 - IP version 6
+        if isinstance(address, ipaddress.IPv6Address):
+            if address.ipv4_mapped is not None:  # over IPv4 at a socket of both families
+                return str(address.ipv4_mapped)
             return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
     return host
