@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from zkdns.cli.columns import printable
+from zkdns.cli.names import complete_names
 from zkdns.cli.options import (
     INTERRUPTED,
     NO_ANSWER,
@@ -49,7 +50,7 @@ _STYLES = {
 
 
 @click.command()
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=complete_names)
 @duration_option("--since", 0, _LONGEST, meaning="Only what happened in the last 10m, 2h, ….")
 @click.option(
     "--last", type=click.IntRange(1, _MOST), help="Only so many, the newest; else 1000 or all --since."

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from zkdns.cli.names import complete_names
 from zkdns.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -36,7 +37,7 @@ _count = click.IntRange(0, _MOST)
 
 
 @click.command()
-@click.argument("service")
+@click.argument("service", shell_complete=complete_names)
 @click.option("--min", "least", type=_count, metavar="N", help="So many members or more; else 1.")
 @click.option("--max", "most", type=_count, metavar="N", help="So many or fewer; without --min also none.")
 @click.option("--exactly", type=_count, metavar="N", help="So many.")
