@@ -60,7 +60,7 @@ def wait(
     SERVICE is a name as web.staging, or a znode's path. Members are counted as they are answered with, those
     that are held among them, however many an answer holds; equal endpoints are one. The exit status is 0 as
     soon as there are so many, 1 where there are not in time, 2 for mistakes, 3 where no server answers by
-    then: one that is just being started is waited for. Ctrl-C exits with 130.
+    then (one that is just being started is waited for), 130 for Ctrl-C.
     """
     bounds = _bounds(least, most, exactly, gone=gone)
     waiting = _Waiting(service, bounds, _TIMEOUT if timeout is None else timeout)
