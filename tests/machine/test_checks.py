@@ -44,6 +44,7 @@ def holders(host: str, name: str, *, is_zkdns: bool = False, pid: int | None = 7
         (holders("127.0.0.1", "zkdns", is_zkdns=True), ROOT, "ok", "zkdns has it (pid 7)"),
         ([], ROOT, "warning", "start it"),
         ([], USER, "warning", "may not bind ports below 1024"),
+        ([], USER, "warning", "let systemd bind it (zkdns.socket)"),  # whose unit takes the capability away
         ([], Rights(is_privileged=False, first_free_port=53), "warning", "is free: no zkdns listens there"),
     ],
 )
