@@ -60,7 +60,7 @@ def test_a_server_that_is_well_and_its_zookeeper(
         assert found[about] == ("ok", "answers")
     for path in ("healthz", "readyz"):
         assert found[f"http://{admin}/{path}"] == ("ok", "200")
-    assert found[f"control {server.control}"] == ("ok", "is there")
+    assert found[f"control {server.control}"] == ("ok", "answers")
     assert found["snapshot"][0] == "ok"
     assert found["end to end"][0] == "wrong"
     assert found["end to end"][1].startswith("web.staging.discovery: programs on this machine do not find it")
@@ -78,6 +78,24 @@ def test_one_server_of_zookeeper_that_is_away_is_told_from_those_that_are_well(
     assert found[f"ZooKeeper {zookeeper.address}"] == ("ok", f"grants a session; {zk_root} has 0 znodes")
     assert found[f"ZooKeeper {away}"][0] == "warning"
     assert "Connection refused" in found[f"ZooKeeper {away}"][1]
+
+
+def test_a_control_socket_that_nobody_answers_at_is_told_from_one_that_is_well(
+    tmp_path: Path, machine: Machine
+) -> None:
+    """As a server leaves it behind that was killed, one that hangs, and none at all."""
+    dead, strange, none = (str(tmp_path / name) for name in ("dead", "strange", "none"))
+    arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--control")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(dead)
+    for path in (dead, none):
+        found = findings(machine, *arguments, path)
+        assert found[f"control {path}"] == ("warning", f"no server listens at {path}")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(strange)
+        silent.listen()
+        level, sentence = findings(machine, *arguments, strange)[f"control {strange}"]
+    assert (level, "does not answer within" in sentence) == ("warning", True)
 
 
 def test_a_fixed_file_is_read_too(tmp_path: Path, machine: Machine) -> None:
