@@ -137,17 +137,17 @@ def _zookeeper(config: Config) -> Iterable[Finding]:
     if config.zookeeper is None:
         return ()
     hosts, _, chroot = config.zookeeper.partition("/")
-    namespace = config.namespace.root
-    root = f"/{chroot}{namespace}".rstrip("/") if chroot else namespace
+    namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
+    roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
     try:
         access = access_of(config)
     except ConfigError as error:
         return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
     servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _side_by_side(
-        servers, lambda server: probe(server, root, session_timeout=config.session_timeout, access=access)
+        servers, lambda server: probe(server, roots, session_timeout=config.session_timeout, access=access)
     )
-    return check_zookeeper(probes.values(), root)
+    return check_zookeeper(probes.values())
 
 
 def _snapshot(config: Config) -> Iterable[Finding]:
