@@ -43,6 +43,11 @@ def test_help_tells_the_exit_statuses_and_each_is_known(name: str) -> None:
     assert told <= STATUSES.keys()
 
 
+def test_each_status_is_told_by_some_command() -> None:
+    told = set().union(*(statuses(command) for command in commands().values()))
+    assert told | {DONE} == STATUSES.keys()
+
+
 def test_the_statuses_are_those_that_the_commands_end_with() -> None:
     of_programs = [runner.NOT_EXECUTABLE, runner.NOT_FOUND, INTERRUPTED]
     assert list(STATUSES) == [DONE, FAILED, MISTAKEN, NO_ANSWER, *of_programs]

@@ -63,6 +63,10 @@ def plain(*words: str) -> list[str]:
         ("zkdns lookup --ti", ["--timeout"]),
         ("zkdns lookup WEB", ["web.prod.discovery", "web.staging.discovery"]),
         ("zkdns lookup web.staging.discovery aa", ["AAAA"]),
+        *(
+            (f"zkdns {command} api.v", ["api.v2.staging.discovery"])
+            for command in ("explain", "history", "wait")
+        ),
         ("zkdns accept web", []),  # where nothing is held
         ("zkdns serve --order ", ["round-robin", "random", "fixed"]),
         ("zkdns serve --upstream ", ["auto", "none"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 from pathlib import Path
@@ -60,7 +61,7 @@ def test_a_server_that_is_well_and_its_zookeeper(
         assert found[about] == ("ok", "answers")
     for path in ("healthz", "readyz"):
         assert found[f"http://{admin}/{path}"] == ("ok", "200")
-    assert found[f"control {server.control}"] == ("ok", "is there")
+    assert found[f"control {server.control}"] == ("ok", "answers")
     assert found["snapshot"][0] == "ok"
     assert found["end to end"][0] == "wrong"
     assert found["end to end"][1].startswith("web.staging.discovery: programs on this machine do not find it")
@@ -78,6 +79,39 @@ def test_one_server_of_zookeeper_that_is_away_is_told_from_those_that_are_well(
     assert found[f"ZooKeeper {zookeeper.address}"] == ("ok", f"grants a session; {zk_root} has 0 znodes")
     assert found[f"ZooKeeper {away}"][0] == "warning"
     assert "Connection refused" in found[f"ZooKeeper {away}"][1]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the unit's snapshot is for root to read")
+def test_root_finds_the_snapshot_of_the_unit(
+    environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path
+) -> None:
+    zk.create(f"{zk_root}/staging/web/member_0000000000", _MEMBER, makepath=True)
+    kept = tmp_path / "lib" / "zkdns" / "table"  # /var/lib/zkdns is a link where the unit's user is its own
+    kept.parent.mkdir(parents=True)
+    with ZkdnsServer(environment={**environment, "ZKDNS_SNAPSHOT": str(kept)}) as server:
+        server.wait_ready()
+        eventually(kept.exists)
+    machine = Machine(tmp_path / "machine", "127.0.0.253", {"/var/lib": tmp_path / "lib"})
+    level, sentence = findings(machine, "--listen", "127.0.0.1:0", **environment)["snapshot"]
+    assert (level, sentence.endswith(" old")) == ("ok", True), sentence
+
+
+def test_a_control_socket_that_nobody_answers_at_is_told_from_one_that_is_well(
+    tmp_path: Path, machine: Machine
+) -> None:
+    """As a server leaves it behind that was killed, one that hangs, and none at all."""
+    dead, strange, none = (str(tmp_path / name) for name in ("dead", "strange", "none"))
+    arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--control")
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(dead)
+    for path in (dead, none):
+        found = findings(machine, *arguments, path)
+        assert found[f"control {path}"] == ("warning", f"no server listens at {path}")
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(strange)
+        silent.listen()
+        level, sentence = findings(machine, *arguments, strange)[f"control {strange}"]
+    assert (level, "does not answer within" in sentence) == ("warning", True)
 
 
 def test_a_fixed_file_is_read_too(tmp_path: Path, machine: Machine) -> None:

@@ -77,19 +77,22 @@ def test_who_came_and_went_is_listed(server: ZkdnsServer, web: Web) -> None:
     assert abs(entries[0]["at"] - time.time()) < 60
 
 
-def test_what_happens_is_told_as_it_does_and_ctrl_c_ends_it(server: ZkdnsServer, web: Web) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_happens_is_told_as_it_does_until_a_signal(
+    number: signal.Signals, server: ZkdnsServer, web: Web
+) -> None:
     with following(server, "--json") as command:
-        paths = [web.join(number) for number in range(2, 40)]
+        paths = [web.join(one) for one in range(2, 40)]
         eventually(lambda: len(command.output.splitlines()) == 38)
-        for number in (40, 41):  # the second one shows whether the first is told again
-            paths.append(web.join(number))
+        for one in (40, 41):  # the second one shows whether the first is told again
+            paths.append(web.join(one))
             eventually(lambda: paths[-1] in command.output)
         entries = [json.loads(line) for line in command.output.splitlines()]
         assert [entry["znode"] for entry in entries] == paths
         numbers = [entry["number"] for entry in entries]
         assert numbers == sorted(set(numbers))
-        command.signal(signal.SIGINT)
-        assert command.wait() == 130
+        command.signal(number)
+        assert command.wait() == 0
         assert "Traceback" not in command.errors
 
 
@@ -128,7 +131,7 @@ def test_in_a_terminal_it_has_colours(server: ZkdnsServer, web: Web) -> None:
         eventually(lambda: "\x1b[32mjoined" in terminal.written)
         assert "10.0.0.2:80" in terminal.screen
         terminal.type(b"\x03")
-        assert terminal.wait() == 130
+        assert terminal.wait() == 0
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,27 @@ def test_mistakes_are_sentences(root: Path, arguments: list[str], sentence: str)
     assert setup(root / "nowhere").status == 2
 
 
+def test_the_configuration_of_an_image_is_read_and_written_there(tmp_path: Path) -> None:
+    """It names a file that is in the image as well, and that its own system reads."""
+    text = 'zookeeper_credentials = "/nowhere/else.toml"\nlisten = ["127.0.0.1:5300"]\n'
+    root = tmp_path / "root"
+    files = {
+        "/etc/resolv.conf": "nameserver 127.0.0.53\n",
+        "/run/systemd/resolve/resolv.conf": "nameserver 192.168.1.1\n",
+        "/etc/systemd/resolved.conf": "[Resolve]\nDNS=9.9.9.9\n",
+        "/etc/zkdns.toml": "-> /usr/zkdns.toml",
+        "/usr/zkdns.toml": text,
+    }
+    make_tree(root, files)
+    ended = setup(root, "--config", "/etc/zkdns.toml", "--apply", "--yes")
+    assert ended.status == 0, ended.errors
+    drop_in = (root / "etc" / "systemd" / "resolved.conf.d" / "zkdns.conf").read_text()
+    assert "DNS=127.0.0.1:5300\n" in drop_in
+    assert 'upstream = ["9.9.9.9:53"]\n' in (root / "usr" / "zkdns.toml").read_text()
+    ended = setup(root, "--config", "/etc/none.toml")
+    assert (ended.status, f"{root}/etc/none.toml: cannot be read" in ended.errors) == (2, True)
+
+
 def test_a_read_only_file_system_is_a_sentence_and_nothing_is_left_half_done(root: Path) -> None:
     before = everything(root)
     etc = root / "etc"

@@ -12,7 +12,7 @@ from zkdns.machine.check_serving import check_answer, check_snapshot, check_zook
 from zkdns.machine.check_upstreams import check_answers, check_upstreams
 from zkdns.machine.processes import Holder, Rights
 from zkdns.machine.stub import read_hosts_line, read_resolv_conf
-from zkdns.serverset.probe import Probed
+from zkdns.serverset.probe import Probed, Root
 
 OWN = HostPort("127.0.0.1", 53)
 ROOT, USER = Rights(is_privileged=True), Rights(is_privileged=False)
@@ -44,6 +44,7 @@ def holders(host: str, name: str, *, is_zkdns: bool = False, pid: int | None = 7
         (holders("127.0.0.1", "zkdns", is_zkdns=True), ROOT, "ok", "zkdns has it (pid 7)"),
         ([], ROOT, "warning", "start it"),
         ([], USER, "warning", "may not bind ports below 1024"),
+        ([], USER, "warning", "let systemd bind it (zkdns.socket)"),  # whose unit takes the capability away
         ([], Rights(is_privileged=False, first_free_port=53), "warning", "is free: no zkdns listens there"),
     ],
 )
@@ -162,17 +163,20 @@ def test_silent_upstreams_are_wrong_only_where_all_of_them_are() -> None:
 
 
 def test_servers_of_zookeeper() -> None:
-    well = Probed(HostPort("zk01", 2181), children=2)
+    well = Probed(HostPort("zk01", 2181), roots=(Root("/discovery", 2), Root("/aurora", 1)))
     away = Probed(HostPort("zk02", 2181), "cannot be connected to: Connection refused")
-    found = list(check_zookeeper([well, away], "/discovery"))
+    found = list(check_zookeeper([well, away]))
     assert levels(found) == ["ok", "warning"]
-    assert "/discovery has 2 znodes" in told(found)
-    assert levels(check_zookeeper([away], "/discovery")) == ["wrong"]
-    lonely = Probed(HostPort("zk03", 2181), is_read_only=True, children=1)
-    assert levels(check_zookeeper([lonely], "/discovery")) == ["warning"]
-    missing = Probed(HostPort("zk04", 2181), refusal="does not exist")
-    denied = Probed(HostPort("zk05", 2181), refusal="may not be listed: its ACL denies it")
-    found = list(check_zookeeper([missing, denied], "/discovery"))
+    assert "/discovery has 2 znodes, /aurora has 1 znode;" in told(found)
+    assert levels(check_zookeeper([away])) == ["wrong"]
+    lonely = Probed(HostPort("zk03", 2181), is_read_only=True, roots=(Root("/discovery", 1),))
+    assert levels(check_zookeeper([lonely])) == ["warning"]
+    missing = Root("/aurora", refusal="does not exist")
+    denied = Root("/secret", refusal="may not be listed: its ACL denies it")
+    found = list(
+        check_zookeeper([Probed(HostPort("zk04", 2181), roots=(Root("/discovery", 1), missing, denied))])
+    )
+    assert [finding.found.partition(" ")[0] for finding in found] == ["/aurora", "/secret"]
     assert levels(found) == ["wrong", "wrong"]
     assert ["register" in finding.cure for finding in found] == [True, False]
     assert "zookeeper_credentials" in found[1].cure

@@ -135,3 +135,38 @@ def test_what_is_no_file_is_left_alone(tree: Tree) -> None:
     make_tree(tree.root, {"/etc/directory/": ""})
     with pytest.raises(MachineError, match="no regular file"):
         tree.state("/etc/directory")
+
+
+@pytest.mark.parametrize("leads_to", ["{outside}", "../../../../../..{outside}"])
+def test_links_to_directories_do_not_lead_out_of_an_image(tmp_path: Path, leads_to: str) -> None:
+    """As `/etc -> /config/etc`, which is in the image when that is the root."""
+    outside = tmp_path / "outside"
+    files = {"resolv.conf": "-> ../run/resolv.conf", "other.conf": "theirs"}
+    make_tree(outside, files)
+    before = everything(outside)
+    tree = make_tree(
+        tmp_path / "image",
+        {
+            "/etc": f"-> {leads_to.format(outside=outside)}",
+            **{f"{outside}/{name}": text for name, text in {**files, "inner.conf": ""}.items()},
+            f"{outside.parent}/run/resolv.conf": "nameserver 10.0.0.53\n",
+        },
+    )
+    old = everything(tree.root)
+    assert tree.text("/etc/resolv.conf") == "nameserver 10.0.0.53\n"
+    assert tree.names("/etc", ".conf") == ["inner.conf", "other.conf", "resolv.conf"]
+    changes = [
+        Change("/etc/other.conf", tree.state("/etc/other.conf"), File(b"ours")),
+        Change("/etc/new/zkdns.conf", Absent(), File(b"ours")),
+    ]
+    apply(tree, read_ledger(tree), changes)
+    assert everything(outside) == before
+    assert (tree.root / str(outside)[1:] / "new" / "zkdns.conf").read_text() == "ours"
+    undo(tree, read_ledger(tree))
+    assert everything(tree.root) == old
+
+
+def test_directories_whose_links_go_in_a_circle_are_a_sentence(tmp_path: Path) -> None:
+    tree = make_tree(tmp_path, {"/etc": "-> /a", "/a": "-> etc"})
+    with pytest.raises(MachineError, match="circle"):
+        tree.text("/etc/resolv.conf")

@@ -209,7 +209,17 @@ def test_servers_of_the_whole_machine_go_over_to_zkdns(tmp_path: Path) -> None:
     assert 'upstream = ["9.9.9.9:53"]' in told.obstacles[0]
     tree = make_tree(tmp_path / "b", files)
     before = everything(tmp_path / "b")
-    set_up(tree, msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml"))
+    wish = msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml")
+    (reload,) = (note for note in set_up(tree, wish).notes if "/etc/zkdns.toml" in note)
+    assert "SIGHUP" in reload
+    plan = set_up(tree, msgspec.structs.replace(wish, control="/run/zkdns/control"))
+    # It knows whom to ask before systemd-resolved asks it.
+    assert [command[:2] for command in plan.commands] == [
+        ("zkdns", "reload"),
+        ("systemctl", "reload-or-restart"),
+    ]
+    assert read_ledger(tree).commands == tuple(plan.commands)  # undone, both are read again as well
+    assert not [note for note in plan.notes if "/etc/zkdns.toml" in note]
     assert "DNS=\nDNS=127.0.0.1:5300\n" in (tree.text("/etc/systemd/resolved.conf.d/zkdns.conf") or "")
     configuration = tomllib.loads(tree.text("/etc/zkdns.toml") or "")
     assert configuration == {"upstream": ["9.9.9.9:53"], "ttl": 1, "guard": {"minimum": 3}}

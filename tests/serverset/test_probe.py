@@ -9,23 +9,25 @@ from kazoo.security import make_digest_acl
 
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import HostPort, parse_host_port
-from zkdns.serverset.probe import Probed, probe
+from zkdns.serverset.probe import Probed, Root, probe
 
 
-def probed(server: HostPort, root: str = "/", seconds: float = 5.0) -> Probed:
-    return probe(server, root, session_timeout=10.0, seconds=seconds)
+def probed(server: HostPort, *roots: str, seconds: float = 5.0) -> Probed:
+    return probe(server, roots, session_timeout=10.0, seconds=seconds)
 
 
-def test_a_server_that_is_well_grants_a_session_and_lists_the_root(
+def test_a_server_that_is_well_grants_a_session_and_lists_what_it_may(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     server = parse_host_port(zookeeper.address)
-    assert probed(server, zk_root).refusal == "does not exist"
+    assert probed(server, zk_root).roots == (Root(zk_root, refusal="does not exist"),)
     for environment in ("prod", "staging"):
         zk.create(f"{zk_root}/{environment}", makepath=True)
-    assert probed(server, zk_root) == Probed(server, children=2)
+    assert probed(server, zk_root) == Probed(server, roots=(Root(zk_root, 2),))
     zk.create(f"{zk_root}/secret", acl=[make_digest_acl("user", "password", all=True)])
-    assert "ACL denies" in str(probed(server, f"{zk_root}/secret").refusal)
+    secret, prod = probed(server, f"{zk_root}/secret", f"{zk_root}/prod").roots
+    assert "ACL denies" in str(secret.refusal)
+    assert prod.children == 0
     zk.delete(f"{zk_root}/secret")
 
 

@@ -3,6 +3,7 @@
 It is booted in namespaces of the test's own (tests/support/booted.py); where that cannot be, all is skipped.
 """
 
+import json
 import os
 import re
 import socket
@@ -50,6 +51,14 @@ def addresses(name: str) -> set[str]:
 def zkdns(machine: BootedSystemd, *arguments: str) -> str:
     """What a command prints that root types."""
     return machine.run("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "zkdns", *arguments)
+
+
+def findings(machine: BootedSystemd) -> dict[str, str]:
+    """What doctor finds for root, who tells it no more than the file; it fails, as no program uses zkdns."""
+    python = ("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "zkdns")
+    printed = machine.run(*python, "doctor", "--json", "--config", "/etc/zkdns/zkdns.toml", check=False)
+    rows = [json.loads(line) for line in printed.splitlines()]
+    return {row["about"]: row["found"] for row in rows}
 
 
 def wait_for_another(machine: BootedSystemd, pid: str) -> None:
@@ -185,6 +194,7 @@ def test_a_machines_service_with_credentials_a_snapshot_and_registrations() -> N
         client.ensure_path("/discovery/staging/web")
         closed = [make_digest_acl("user", "password", all=True)]
         client.create("/discovery/staging/web/member_0000000001", MEMBER, acl=closed)
+        client.set_acls("/discovery", closed)
         configuration = files(f'zookeeper = "{zookeeper.address}"\n')
         with BootedSystemd({**configuration, **credentials}) as machine:
             machine.run("systemctl", "start", "zkdns.socket", "zkdns.service", "zkdns-register@api.service")
@@ -192,6 +202,12 @@ def test_a_machines_service_with_credentials_a_snapshot_and_registrations() -> N
             eventually(lambda: addresses("s3.api.staging.discovery") == {"10.0.0.9"}, SECONDS)
             live = "live: 2 services, 2 members; ZooKeeper in reach"
             eventually(lambda: machine.show("zkdns.service", "StatusText") == live, SECONDS)
+            found = findings(machine)
+            assert found["control /run/zkdns/control"] == "answers"
+            assert found["snapshot"].endswith(" old")
+            assert found[f"ZooKeeper {zookeeper.address}"].startswith(
+                "grants a session; /discovery has 1 znode"
+            )
             machine.run("systemctl", "stop", "zkdns-register@api.service")
             eventually(lambda: addresses("api.staging.discovery") == set(), SECONDS)
             machine.run("systemctl", "stop", "zkdns.service")

@@ -16,6 +16,8 @@ from zkdns.config import load_config
 from zkdns.errors import ConfigError
 from zkdns.machine.doctor import examine
 from zkdns.machine.findings import Finding, ok, wrong
+from zkdns.machine.tree import Tree
+from zkdns.machine.unit import environment_of_unit
 from zkdns.observe.logs import configure_logs
 from zkdns.serverset.access import load_access
 
@@ -53,10 +55,11 @@ def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
 
 def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[Finding]:
     """Those of the configuration, and if there is a right one, all others."""
+    environment = environment_of_unit(os.environ, Tree()) if os.geteuid() == 0 else os.environ
     try:
         config = load_config(
             flags=flags,
-            environment=os.environ,
+            environment=environment,
             file=config_file,
             check_fixed=check_fixed,
             check_access=load_access,

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from zkdns.cli.columns import printable, write_columns
+from zkdns.cli.names import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
 from zkdns.cli.running import ask_server, control_option
 from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember
@@ -37,7 +38,7 @@ _COLUMNS = (
 
 
 @click.command()
-@click.argument("name")
+@click.argument("name", shell_complete=complete_names)
 @control_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 import time
 from collections import deque
@@ -15,7 +16,9 @@ from rich.console import Console
 from rich.text import Text
 
 from zkdns.cli.columns import printable
+from zkdns.cli.names import complete_names
 from zkdns.cli.options import (
+    DONE,
     INTERRUPTED,
     NO_ANSWER,
     NOT_FOUND,
@@ -49,7 +52,7 @@ _STYLES = {
 
 
 @click.command()
-@click.argument("service", required=False)
+@click.argument("service", required=False, shell_complete=complete_names)
 @duration_option("--since", 0, _LONGEST, meaning="Only what happened in the last 10m, 2h, ….")
 @click.option(
     "--last", type=click.IntRange(1, _MOST), help="Only so many, the newest; else 1000 or all --since."
@@ -71,7 +74,8 @@ def history(
 
     SERVICE is a name as web.staging, or a znode's path. A running server remembers the last 1000 changes of
     each service since its start: a line for each, with time, change, service, member and endpoint, tabs
-    between. The exit status is 1 where nothing is known, 2 for mistakes, 3 where no server answers.
+    between. The exit status is 1 where nothing is known, 2 for mistakes, 3 where no server answers, 130 for
+    Ctrl-C where it does not --follow.
     """
     after = int((time.time() - since) * 1_000_000) if since is not None else 0
     kept: deque[HistoryEntry] = deque(maxlen=last or _MOST)
@@ -86,11 +90,12 @@ def history(
                 break
         _write(kept, as_json=as_json)
         if follow:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
             asyncio.run(_follow(service, after, control_path(control, config_file), as_json=as_json))
     except BrokenPipeError:
         silence(sys.stdout)
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(DONE if follow else INTERRUPTED)
     if not kept:
         whose = f" of {service}" if service is not None else ""
         exit_failed(

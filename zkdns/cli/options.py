@@ -118,11 +118,12 @@ def load_or_exit(
     config_file: str | None,
     *,
     with_fixed: bool = True,
+    with_access: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
     """The configuration, as `load` reads it; where it has mistakes, tell all of them and exit."""
     try:
-        return load(flags, config_file, with_fixed=with_fixed, listen=listen)
+        return load(flags, config_file, with_fixed=with_fixed, with_access=with_access, listen=listen)
     except ConfigError as error:
         exit_mistaken(error.mistakes)
 
@@ -132,6 +133,7 @@ def load(
     config_file: str | None,
     *,
     with_fixed: bool = True,
+    with_access: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
     """The configuration.
@@ -140,6 +142,7 @@ def load(
         flags: by the setting's key, as click reads them.
         config_file: what `--config` says.
         with_fixed: whether the fixed file must be right too, and the snapshot where it is served alone.
+        with_access: whether the files that say how ZooKeeper is accessed must be right too.
         listen: where to answer unless told otherwise.
 
     Raises:
@@ -152,7 +155,7 @@ def load(
             file=config_file,
             listen=listen,
             check_fixed=check_fixed if with_fixed else None,
-            check_access=load_access,
+            check_access=load_access if with_access else None,
         )
         if config.demo:
             load_demo(config.namespaces)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 import click
 import msgspec
@@ -100,9 +100,9 @@ def setup(
         if is_to_undo:
             status = _undo(tree, ledger, telling)
         else:
-            config = load_or_exit(flags, config_file, with_fixed=False)
             file = config_file or os.environ.get(FILE_VARIABLE) or None
-            wish = wish_of(config, _domains(search), str(Path(file).absolute()) if file else None)
+            config, file = _configured(tree, flags, file)
+            wish = wish_of(config, _domains(search), file)
             plan = make_plan(Before(tree, ledger), wish)
             telling.plan(tree, ledger, plan)
             _tell_whether_it_runs(tree, wish, telling)
@@ -119,6 +119,17 @@ def setup(
         exit_failed(error)
     telling.finish()
     sys.exit(status)
+
+
+def _configured(tree: Tree, flags: Mapping[str, object], file: str | None) -> tuple[Config, str | None]:
+    """The configuration, and its file's path in that tree; where it has mistakes, tell them and exit."""
+    if tree.is_this_machine or file is None:
+        config = load_or_exit(flags, file, with_fixed=False)
+        return config, str(Path(file).absolute()) if file else None
+    # What an image's file names lies in the image too, and is nothing that this is about.
+    path = str(PurePosixPath("/") / file)
+    place = str(tree.at(tree.real(path)))
+    return load_or_exit(flags, place, with_fixed=False, with_access=False), path
 
 
 def _tell_whether_it_runs(tree: Tree, wish: Wish, telling: _Telling) -> None:

@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
+from zkdns.cli.names import complete_names
 from zkdns.cli.options import (
     FAILED,
     INTERRUPTED,
@@ -36,7 +37,7 @@ _count = click.IntRange(0, _MOST)
 
 
 @click.command()
-@click.argument("service")
+@click.argument("service", shell_complete=complete_names)
 @click.option("--min", "least", type=_count, metavar="N", help="So many members or more; else 1.")
 @click.option("--max", "most", type=_count, metavar="N", help="So many or fewer; without --min also none.")
 @click.option("--exactly", type=_count, metavar="N", help="So many.")
@@ -59,7 +60,7 @@ def wait(
     SERVICE is a name as web.staging, or a znode's path. Members are counted as they are answered with, those
     that are held among them, however many an answer holds; equal endpoints are one. The exit status is 0 as
     soon as there are so many, 1 where there are not in time, 2 for mistakes, 3 where no server answers by
-    then: one that is just being started is waited for. Ctrl-C exits with 130.
+    then (one that is just being started is waited for), 130 for Ctrl-C.
     """
     bounds = _bounds(least, most, exactly, gone=gone)
     waiting = _Waiting(service, bounds, _TIMEOUT if timeout is None else timeout)

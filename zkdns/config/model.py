@@ -134,7 +134,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     cache_prefetch: bool = True
     """Whether answers that are still asked for are asked anew before they are over."""
     admin: HostPort | None = None
-    """Where health is told over HTTP; None: nowhere."""
+    """Where status page, API, metrics and health are had over HTTP; None: nowhere."""
     admin_names: tuple[str, ...] = ()
     """What browsers may call that address, in lower case, beside addresses and this machine's own name."""
     admin_token: str | None = None

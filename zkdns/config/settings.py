@@ -346,7 +346,7 @@ SETTINGS = (
         "admin",
         text(_parse_admin, "ADDRESS:PORT or none"),
         "ADDRESS:PORT|none",
-        f"Where health is told over HTTP; else 127.0.0.1:{ADMIN_PORT}.",
+        f"Where status page, API, metrics and health are had over HTTP; else 127.0.0.1:{ADMIN_PORT}.",
     ),
     Setting(
         "admin_names",

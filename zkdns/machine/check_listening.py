@@ -46,7 +46,7 @@ def check_port(own: HostPort, holders: Iterable[Holder], rights: Rights) -> Iter
             yield warning(
                 about,
                 f"is free, but this user may not bind ports below {rights.first_free_port}",
-                "start zkdns from systemd with AmbientCapabilities=CAP_NET_BIND_SERVICE, as root, or lower "
+                "let systemd bind it (zkdns.socket), start zkdns as root, or lower "
                 "net.ipv4.ip_unprivileged_port_start",
             )
         else:

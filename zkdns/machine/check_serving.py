@@ -37,7 +37,7 @@ def check_answer(about: str, rcode: str, *, is_owner: bool) -> Finding:
     return ok(about, "answers")
 
 
-def check_zookeeper(probes: Iterable[Probed], root: str) -> Iterator[Finding]:
+def check_zookeeper(probes: Iterable[Probed]) -> Iterator[Finding]:
     """What each server of the connect string says."""
     probes = tuple(probes)
     failed = [probe for probe in probes if probe.failure is not None]
@@ -52,17 +52,19 @@ def check_zookeeper(probes: Iterable[Probed], root: str) -> Iterator[Finding]:
             yield warning(
                 about, "has no quorum, and serves readers alone", "start more servers of its ensemble"
             )
-        elif probe.refusal is not None:
-            cure = (
-                "register a member, or correct namespace"
-                if probe.children is None and "exist" in probe.refusal
-                else "name credentials that may (zookeeper_credentials)"
-            )
-            yield wrong(about, f"{root} {probe.refusal}", cure)
+        elif refusing := [root for root in probe.roots if root.refusal is not None]:
+            for root in refusing:
+                cure = (
+                    "register a member, or correct namespace"
+                    if "exist" in str(root.refusal)
+                    else "name credentials that may (zookeeper_credentials)"
+                )
+                yield wrong(about, f"{root.path} {root.refusal}", cure)
         else:
-            yield ok(
-                about, f"grants a session; {root} has {probe.children} znode{'s' * (probe.children != 1)}"
+            counted = (
+                f"{root.path} has {root.children} znode{'s' * (root.children != 1)}" for root in probe.roots
             )
+            yield ok(about, f"grants a session; {', '.join(counted)}")
 
 
 def check_snapshot(age: float | None, failure: str | None, *, is_wanted: bool) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ What takes its time goes on side by side. Nothing is changed, and nothing is ask
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import urllib.error
@@ -18,6 +19,7 @@ from typing import TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_host_port
 from zkdns.config import Config
+from zkdns.daemon.control import ControlError, ListNames, command
 from zkdns.errors import ConfigError
 from zkdns.forward.resolv import FILES, Upstreams, choose, is_own, parse_resolv_conf
 from zkdns.machine.asking import AskedError, ask
@@ -102,13 +104,18 @@ def _serving(config: Config, listening: Iterable[HostPort], zone: str) -> Iterat
         for path in ("healthz", "readyz"):
             yield _over_http(f"http://{askable(config.admin)}/{path}")
     if config.control is not None:
-        about = f"control {config.control}"
-        if not Path(config.control).exists():
-            yield warning(about, "there is no such socket, so commands reach no server", "start zkdns")
-        elif not os.access(config.control, os.W_OK):
-            yield warning(about, "is another user's", "give commands as the user that zkdns runs as")
-        else:
-            yield ok(about, "is there")
+        yield _over_control(config.control)
+
+
+def _over_control(path: str) -> Finding:
+    """Whether a server hears commands; nothing is changed by what it is asked."""
+    about = f"control {path}"
+    try:
+        asyncio.run(command(path, ListNames("", only_held=True)))
+    except ControlError as error:
+        found, _, cure = str(error).partition("; ")
+        return warning(about, found, cure or "see its log, and whether it runs")
+    return ok(about, "answers")
 
 
 def _over_http(url: str) -> Finding:
@@ -130,17 +137,17 @@ def _zookeeper(config: Config) -> Iterable[Finding]:
     if config.zookeeper is None:
         return ()
     hosts, _, chroot = config.zookeeper.partition("/")
-    namespace = config.namespace.root
-    root = f"/{chroot}{namespace}".rstrip("/") if chroot else namespace
+    namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
+    roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
     try:
         access = access_of(config)
     except ConfigError as error:
         return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
     servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _side_by_side(
-        servers, lambda server: probe(server, root, session_timeout=config.session_timeout, access=access)
+        servers, lambda server: probe(server, roots, session_timeout=config.session_timeout, access=access)
     )
-    return check_zookeeper(probes.values(), root)
+    return check_zookeeper(probes.values())
 
 
 def _snapshot(config: Config) -> Iterable[Finding]:

@@ -42,6 +42,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """Domains that programs are to try for names without a dot."""
     config_file: str | None = None
     """The server's file, which may be told whom to ask."""
+    control: str | None = None
+    """The socket at which the server can be told to read it again; None: there is none."""
     platform: str = "linux"
     """As `sys.platform`."""
 
@@ -87,6 +89,7 @@ def wish_of(config: Config, search: tuple[str, ...], config_file: str | None) ->
         upstream=config.upstream,
         search=search,
         config_file=config_file,
+        control=config.control,
         platform=sys.platform,
     )
 
@@ -362,7 +365,10 @@ def _name_upstreams(tree: Tree, wish: Wish, plan: Plan, servers: tuple[str, ...]
         )
         return
     plan.change(tree, path, edited)
-    plan.notes.append(f"zkdns must read {path} again: restart it")
+    if wish.control is None:
+        plan.notes.append(f"zkdns must read {path} again: send it SIGHUP, or restart it")
+    else:  # before others send it what it would not know whom to ask
+        plan.commands.insert(0, ("zkdns", "reload", "--control", wish.control))
 
 
 def _hosts(wish: Wish) -> set[str]:

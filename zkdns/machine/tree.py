@@ -65,8 +65,35 @@ class Tree:
         return self.root.resolve() == Path("/")
 
     def at(self, path: str) -> Path:
-        """Where that file really lies."""
-        return self.root / path.lstrip("/")
+        """Where that file really lies, which may be a link.
+
+        Raises:
+            MachineError: links to a directory above it go in a circle.
+        """
+        above, name = os.path.split(path)
+        return self._directory(above) / name
+
+    def _directory(self, path: str) -> Path:
+        """Where a directory really lies, and a part of it that is missing would.
+
+        Links are followed as by whoever has our root as its own: an absolute one leads to a place below it.
+        """
+        found, links = PurePosixPath(), 0
+        left = [*reversed(PurePosixPath(path).parts)]
+        while left:
+            part = left.pop()
+            if part == "/":
+                found = PurePosixPath()
+            elif part == "..":
+                found = found.parent
+            elif (target := _target(self.root / found / part)) is None:
+                found /= part
+            else:
+                left += reversed(PurePosixPath(target).parts)
+                links += 1
+            if links > _MOST_LINKS:
+                raise MachineError(f"{path}: has a link that leads in a circle")
+        return self.root / found
 
     def state(self, path: str) -> State:
         """What is there.
@@ -101,7 +128,8 @@ class Tree:
             state = self.state(path)
             if not isinstance(state, Link):
                 return path
-            path = os.path.normpath(PurePosixPath(path).parent / state.target)
+            above = self._directory(str(PurePosixPath(path).parent)).relative_to(self.root)
+            path = os.path.normpath(PurePosixPath("/") / above / state.target)
         raise MachineError(f"{path}: is a link that leads in a circle")
 
     def text(self, path: str) -> str | None:
@@ -117,7 +145,9 @@ class Tree:
     def names(self, directory: str, ending: str = "") -> list[str]:
         """The names in a directory, sorted; none where there is no such directory."""
         try:
-            return sorted(one.name for one in self.at(directory).iterdir() if one.name.endswith(ending))
+            return sorted(
+                one.name for one in self._directory(directory).iterdir() if one.name.endswith(ending)
+            )
         except OSError:
             return []
 
@@ -128,7 +158,7 @@ class Tree:
     def missing_directories(self, path: str) -> list[str]:
         """The directories above the path that are not there, the uppermost first."""
         parents = list(PurePosixPath(path).parents)
-        return [str(parent) for parent in reversed(parents) if not self.at(str(parent)).is_dir()]
+        return [str(parent) for parent in reversed(parents) if not self._directory(str(parent)).is_dir()]
 
     def put(self, path: str, state: State) -> None:
         """Let this be there, whatever was; missing directories are made.
@@ -162,7 +192,15 @@ class Tree:
         """Remove those of these directories that are empty, the last first."""
         for directory in reversed(directories):
             with contextlib.suppress(OSError):
-                self.at(directory).rmdir()
+                self._directory(directory).rmdir()
+
+
+def _target(place: Path) -> str | None:
+    """Where a link leads; None: it is none, or is not to be seen."""
+    try:
+        return os.readlink(place)  # noqa: PTH115 - a Path would spell it in another way
+    except OSError:
+        return None
 
 
 def _overwrite(place: Path, state: File) -> None:

@@ -6,8 +6,10 @@ The words of four letters (`ruok`, `srvr`) are forbidden by most servers' settin
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 import msgspec
+from kazoo.client import KazooClient
 from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 from kazoo.protocol.states import KeeperState
 
@@ -19,6 +21,16 @@ from zkdns.serverset.session import AWAY
 _DISCONNECT_SECONDS = 2.0
 
 
+class Root(msgspec.Struct, frozen=True):
+    """A znode below which services are looked for."""
+
+    path: str
+    children: int | None = None
+    """How many znodes are below it; None: it cannot be listed."""
+    refusal: str | None = None
+    """Why it cannot be listed."""
+
+
 class Probed(msgspec.Struct, frozen=True):
     """What came of it."""
 
@@ -27,25 +39,23 @@ class Probed(msgspec.Struct, frozen=True):
     """Why there is no session; None: there was one."""
     is_read_only: bool = False
     """Whether it has lost its quorum, and serves readers alone."""
-    children: int | None = None
-    """How many znodes are below the root; None: it cannot be listed."""
-    refusal: str | None = None
-    """Why the root cannot be listed."""
+    roots: tuple[Root, ...] = ()
+    """What was to be listed, in the order in which it was asked for."""
 
 
 def probe(
     server: HostPort,
-    root: str,
+    roots: Sequence[str],
     *,
     session_timeout: float,
     access: Access = ANYBODY,
     seconds: float = 5.0,
 ) -> Probed:
-    """Begin a session with one server, list the root, and end it.
+    """Begin a session with one server, list these znodes, and end it.
 
     Args:
         server: a host's name or address, and its port.
-        root: a znode's path, the chroot before it.
+        roots: znodes' paths, the chroot before each.
         session_timeout: seconds, to be asked for.
         access: who asks.
         seconds: to wait for the session.
@@ -62,17 +72,21 @@ def probe(
                 "no quorum, or expects TLS or credentials otherwise",
             )
         is_read_only = client.client_state == KeeperState.CONNECTED_RO
-        try:
-            children = client.get_children_async(root).get(timeout=seconds)
-        except NoNodeError:
-            return Probed(server, is_read_only=is_read_only, refusal="does not exist")
-        except NoAuthError:
-            return Probed(server, is_read_only=is_read_only, refusal="may not be listed: its ACL denies it")
-        return Probed(server, is_read_only=is_read_only, children=len(children))
+        listed = tuple(_list(client, root, seconds) for root in roots)
+        return Probed(server, is_read_only=is_read_only, roots=listed)
     except (KazooException, *AWAY) as error:
         return Probed(server, f"went away: {type(error).__name__} {error}".strip())
     finally:
         dispose(client).join(_DISCONNECT_SECONDS)
+
+
+def _list(client: KazooClient, root: str, seconds: float) -> Root:
+    try:
+        return Root(root, len(client.get_children_async(root).get(timeout=seconds)))
+    except NoNodeError:
+        return Root(root, refusal="does not exist")
+    except NoAuthError:
+        return Root(root, refusal="may not be listed: its ACL denies it")
 
 
 def _unreachable(server: HostPort, seconds: float) -> str | None:
