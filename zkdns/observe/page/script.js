@@ -63,6 +63,7 @@ function showStatus(status) {
   const facts = [
     ["Services", table && count(table.services)],
     ["Members alive", table && count(table.alive)],
+    ["Hidden", table?.hidden && count(table.hidden)],
     ["Held", table?.held && count(table.held)],
     ["Bad", table?.bad && count(table.bad)],
     ["Workers", `${count(ready)} of ${count(workers.length)} ready`],
