@@ -84,6 +84,7 @@ def test_each_address_is_asked_and_each_of_several_workers_told_of() -> None:
         assert [worker["ready"] for worker in status["workers"]] == [True, True]
         assert len({worker["pid"] for worker in status["workers"]}) == 2
         assert (status["zones"], status["zookeeper"], status["upstreams"]) == (["discovery"], None, [])
+        assert status["source"] == "demo"
         assert status["started"] <= status["now"] <= time.time()
 
 
