@@ -49,7 +49,8 @@ EXPOSE 53/udp 53/tcp 9153/tcp
 USER 65532:65532
 STOPSIGNAL SIGTERM
 # Healthy is who answers at all, if only that ZooKeeper has not been read yet: a restart would not make that better.
+# The server is named, so that no mistake in a file which it has refused to reload makes it ill.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
-    CMD zkdns lookup localhost --timeout 3 >/dev/null; test $? -le 1
+    CMD zkdns lookup localhost --timeout 3 ${ZKDNS_LISTEN:+--server "${ZKDNS_LISTEN%%,*}"} >/dev/null; test $? -le 1
 ENTRYPOINT ["zkdns"]
 CMD ["serve"]

@@ -19,9 +19,11 @@ import dns.query
 import pytest
 from click.testing import CliRunner
 
+from tests.observe.admin_helpers import ask
 from tests.support.guard import guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
+from zkdns.address import parse_host_port
 from zkdns.cli import main
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetPut
@@ -163,6 +165,8 @@ def test_a_snapshot_is_served_by_itself_and_stays_as_it_is(tmp_path: Path) -> No
         assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "answered from a snapshot")
         assert server.ask("api.staging.discovery") == {"10.0.0.2"}  # without a resolver
         assert server.rcode("nothing.staging.discovery") == "NXDOMAIN"
+        admin = parse_host_port(server.admin.removeprefix("http://"))
+        assert ask(admin, "/api/status").json["source"] == "snapshot"
         (entry,) = server.events("answering from the snapshot alone")
         assert entry["age_seconds"] >= 7 * 86_400
         os.kill(server.pid_of("watcher"), signal.SIGKILL)

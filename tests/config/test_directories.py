@@ -35,6 +35,12 @@ def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Pa
     config = load_config(flags={}, environment=environment, file=None, check_access=load_access)
     assert config.ttl == 7
     assert config.zookeeper_credentials == str(secrets)
+    assert config.admin_token is None
+    token = tmp_path / "CREDENTIALS/admin_token"
+    token.write_text("0123456789abcdef\n")
+    assert load_config(flags={}, environment=environment, file=None).admin_token == str(token)
+    named = {**environment, "ZKDNS_ADMIN_TOKEN": "/etc/token"}
+    assert load_config(flags={}, environment=named, file=None).admin_token == "/etc/token"  # noqa: S105 - a path
     secrets.write_text("digest = 1\n")
     with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: digest: is no secret"):
         load_config(flags={}, environment=environment, file=None, check_access=load_access)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from tests.daemon.feed_helpers import member, put
-from zkdns.daemon.figures import Movements
+from tests.daemon.feed_helpers import known_of, member, put
+from zkdns.config import load_config
+from zkdns.daemon.counting import list_services
+from zkdns.daemon.feed import Publisher
+from zkdns.daemon.figures import Census, Movements
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
 from zkdns.serverset.member import Member
 from zkdns.table import Table
@@ -72,3 +78,20 @@ def test_who_is_replaced_or_held_neither_comes_nor_goes(change: Change, came: in
     movements = Movements(table)
     movements.note(change)
     assert (movements.joined, movements.left) == (came, went)
+
+
+def test_members_are_counted_as_the_list_of_services_counts_them() -> None:
+    asyncio.run(count_both_ways())
+
+
+async def count_both_ways() -> None:
+    publisher, config = Publisher(), load_config(flags={}, environment={}, file=None)
+    table = publisher.table
+    census = Census(table, config.statuses)
+    weights = {1: 1.0, 2: 0.0, 3: -1.0}
+    table.apply(put("web", *(replace(member(number), weight=weight) for number, weight in weights.items())))
+    census.note(set(table.services))
+    census.take()
+    listed, _ = list_services(known_of(config, publisher))
+    assert [(line.alive, line.hidden) for line in listed.services] == [(2, 1)]
+    assert (census.alive, census.hidden) == (2, 1)

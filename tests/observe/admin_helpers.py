@@ -26,6 +26,7 @@ STATUS = Status(
     ready=True,
     zones=("discovery",),
     listening=("127.0.0.1:53",),
+    source="zookeeper",
     zookeeper=ZooKeeperStatus("zk:2181", "live", 0.0),
     table=TableStatus(1, 3, 0, 0, 0),
     workers=(WorkerStatus(7, True),),

@@ -45,6 +45,7 @@ def test_status_tells_the_server(at: HostPort) -> None:
         "ready": True,
         "zones": ["discovery"],
         "listening": ["127.0.0.1:53"],
+        "source": "zookeeper",
         "zookeeper": {"hosts": "zk:2181", "state": "live", "stale_seconds": 0.0},
         "table": {"services": 1, "alive": 3, "hidden": 0, "held": 0, "bad": 0},
         "workers": [{"pid": 7, "ready": True}],

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import re
 import socket
 import time
@@ -105,6 +106,38 @@ def test_who_catches_up_while_more_happens_is_told_all_in_order_and_once() -> No
     asyncio.run(within(20.0))
 
 
+@dataclass
+class Late(Told):
+    """Answers who asks after entry 1 with what was known then, when it is opened."""
+
+    is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
+        read = await super().history(service, after, most)
+        if after == 1:
+            self.is_asked.set()
+            await self.opened.wait()
+        return read
+
+
+def test_what_others_are_told_while_a_history_is_on_its_way_is_told_after_it() -> None:
+    told = Late(entries=[entry(2)])
+    events = Events(told)
+
+    async def scenario() -> None:
+        looking = asyncio.create_task(events.look_for_changes())
+        async with asyncio.timeout(20.0), events.stream(None) as first, events.stream(1) as late:
+            await told.is_asked.wait()
+            told.entries.append(entry(new := number()))
+            assert await numbers_until(first, new) == [new]
+            told.opened.set()
+            assert await numbers_until(late, new) == [2, new]
+        looking.cancel()
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("known", ["x", "-1", "9" * 400, "", "99999999999999999"])
 def test_a_number_that_there_cannot_be_is_as_good_as_none(known: str) -> None:
     told = Told(entries=[entry(1)])
@@ -122,6 +155,16 @@ def test_while_the_watcher_is_away_the_status_goes_on_and_later_changes_come() -
         told.entries.append(entry(new := number()))
         told.is_away = False
         assert reader.next("change")[0] == str(new)
+
+
+def test_what_was_missed_is_told_when_the_watcher_is_there_again() -> None:
+    told = Told(is_away=True, entries=[entry(1), entry(2)])
+    with serving(told) as at, reading(at, Last_Event_ID="1") as reader:
+        reader.next("status")
+        reader.next("status")
+        told.is_away = False
+        next_events = itertools.islice(reader, 5)  # a status comes each 2 s in any case
+        assert [ident for kind, ident, _ in next_events if kind == "change"] == ["2"]
 
 
 def test_a_mistake_of_ours_is_no_end(capfd: pytest.CaptureFixture[str]) -> None:

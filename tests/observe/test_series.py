@@ -3,7 +3,7 @@
 import pytest
 
 from zkdns.observe.figures import LATENCY_BUCKETS, SOURCES, AnswererFigures, LatencyFigures
-from zkdns.observe.series import NAMES, POINTS, STEP, LastHour, quantile
+from zkdns.observe.series import NAMES, POINTS, STEP, LastHour
 
 
 def counted(queries: int = 0, latency: dict[float, int] | None = None, **sources: int) -> AnswererFigures:
@@ -81,13 +81,3 @@ def test_latencies_are_those_of_the_time_since_the_last_point() -> None:
     assert point["latency_p50"] == pytest.approx(0.000_755, rel=0.01)
     assert point["latency_p99"] == pytest.approx(0.007_5)
     assert hour.take(30.0, {1: counted(200, {5.0: 100, 0.001: 98, 0.01: 2})})["latency_p50"] is None
-
-
-@pytest.mark.parametrize(
-    ("place", "share", "seconds"),
-    [(0, 0.5, 0.000_005), (0, 1.0, 0.000_01), (1, 1.0, 0.000_025), (len(LATENCY_BUCKETS), 0.5, 5.0)],
-)
-def test_a_quantile_lies_in_its_bucket(place: int, share: float, seconds: float) -> None:
-    counts = [0] * (len(LATENCY_BUCKETS) + 1)
-    counts[place] = 10
-    assert quantile(counts, share) == pytest.approx(seconds)

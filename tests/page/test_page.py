@@ -194,7 +194,7 @@ def test_a_click_opens_and_so_does_a_link_also_to_what_there_is_not(
 
 
 @pytest.mark.parametrize(
-    ("zookeeper", "ready", "words"),
+    ("source", "ready", "words"),
     [
         (ZooKeeperStatus("zk:2181", "live", 0.0), True, "ZooKeeper: live answers follow each change"),
         (
@@ -212,7 +212,9 @@ def test_a_click_opens_and_so_does_a_link_also_to_what_there_is_not(
             True,
             "ZooKeeper: unknown the process that watches ZooKeeper has not told yet",
         ),
-        (None, True, "Fixed file the services stand in a file, not in ZooKeeper"),
+        ("fixed", True, "Fixed file the services stand in a file, not in ZooKeeper"),
+        ("demo", True, "Example the services are made up, and not in ZooKeeper"),
+        ("snapshot", True, "Snapshot answers from a snapshot, without ZooKeeper"),
     ],
 )
 def test_the_state_stands_at_the_top_in_words(
@@ -220,15 +222,22 @@ def test_the_state_stands_at_the_top_in_words(
     told: Told,
     served: HostPort,
     *,
-    zookeeper: ZooKeeperStatus | None,
+    source: ZooKeeperStatus | str,
     ready: bool,
     words: str,
 ) -> None:
     table = told.current.table if ready else None
-    told.current = msgspec.structs.replace(told.current, zookeeper=zookeeper, ready=ready, table=table)
+    of_source = (
+        {"zookeeper": source}
+        if isinstance(source, ZooKeeperStatus)
+        else {"zookeeper": None, "source": source}
+    )
+    told.current = msgspec.structs.replace(told.current, ready=ready, table=table, **of_source)
     with chromium.page() as tab:
         opened(tab, served)
         tab.wait(lambda tab: tab.text("#state").replace("\n", " ") == words)
+        is_good = tab.evaluate("document.getElementById('state').dataset.tone") == "good"
+        assert is_good == (source in ("fixed", "demo") or "live" in words)
         assert "10.0.1.53:53" in tab.text("#upstream-rows")
         assert tab.texts("#upstream-rows .chip") == ["well", "does not answer"]
         facts = " ".join(tab.text("#facts").split())

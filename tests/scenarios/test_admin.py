@@ -84,6 +84,7 @@ def test_each_address_is_asked_and_each_of_several_workers_told_of() -> None:
         assert [worker["ready"] for worker in status["workers"]] == [True, True]
         assert len({worker["pid"] for worker in status["workers"]}) == 2
         assert (status["zones"], status["zookeeper"], status["upstreams"]) == (["discovery"], None, [])
+        assert status["source"] == "demo"
         assert status["started"] <= status["now"] <= time.time()
 
 
@@ -143,7 +144,9 @@ def test_a_loss_is_accepted_by_who_has_the_token(
         flushed = change(server, "/api/flush")
         assert flushed.error == "this server forwards nothing, so nothing is cached"
         Path(token_file).chmod(0o644)
-        assert "is open to every user" in change(server, "/api/accept?all=1").error
+        assert change(server, "/api/accept?all=1").error.endswith("the log says why")
+        (warning,) = eventually(lambda: server.events("nobody can change anything over HTTP"))
+        assert "is open to every user" in warning["reason"]
 
 
 def test_a_token_that_cannot_be_used_is_told_at_the_start(token_file: str) -> None:

@@ -204,6 +204,8 @@ def _add_defaults(
         values.setdefault("snapshot", kept)
     if secrets := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
         values.setdefault("zookeeper_credentials", secrets)
+    if token := _file_in("CREDENTIALS_DIRECTORY", "admin_token", environment):
+        values.setdefault("admin_token", token)
 
 
 def _control(environment: Mapping[str, str]) -> str | None:

@@ -59,7 +59,7 @@ class Census:
         sets = self._table.services[key].sets.values()
         held = sum(len(owner.held) for owner in sets)
         members = [m for owner in sets for name, m in owner.members.items() if name not in owner.held]
-        alive = sum(member.status in self._statuses for member in members)
+        alive = sum(member.is_served(self._statuses) for member in members)
         return alive, len(members) - alive, held
 
 

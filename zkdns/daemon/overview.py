@@ -47,6 +47,7 @@ from zkdns.names import to_text
 from zkdns.observe.figures import AnswererFigures, ServerFigures, UpstreamFigures, WatcherFigures
 from zkdns.observe.status import (
     RequestError,
+    Source,
     Status,
     TableStatus,
     UpstreamStatus,
@@ -127,6 +128,7 @@ class Overview:
             ready=self.is_ready,
             zones=tuple(map(to_text, config.zones)),
             listening=tuple(map(str, self._listening())),
+            source=_source(config),
             zookeeper=_zookeeper(config.zookeeper, figures) if config.zookeeper else None,
             table=_table(figures) if figures is not None else None,
             workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._answerers()),
@@ -242,6 +244,14 @@ def _checked_name(name: str) -> str:
             HTTPStatus.BAD_REQUEST, f"a name has 1 to {_LONGEST_NAME} characters, as web.staging"
         )
     return name
+
+
+def _source(config: Config) -> Source:
+    if config.zookeeper:
+        return "zookeeper"
+    if config.offline:
+        return "snapshot"
+    return "demo" if config.demo else "fixed"
 
 
 def _zookeeper(hosts: str, figures: WatcherFigures | None) -> ZooKeeperStatus:

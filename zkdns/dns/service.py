@@ -319,7 +319,7 @@ def _label_members(
                 if label in taken or is_anothers(label):
                     label += b"-" + _number(f"{owner.origin}/{member.name}")
                 taken.add(label)
-                if _is_served(member, statuses):
+                if member.is_served(statuses):
                     standing = Standing(member.weight, member.name in owner.held)
                     entries.append(_Entry(label, member, owner.origin, standing))
     return present, departed
@@ -328,11 +328,7 @@ def _label_members(
 def is_empty(service: Service, statuses: Collection[str]) -> bool:
     """Whether no member of the service is answered with."""
     members = (member for owner in service.sets.values() for member in owner.members.values())
-    return not any(_is_served(member, statuses) for member in members)
-
-
-def _is_served(member: Member, statuses: Collection[str]) -> bool:
-    return member.status in statuses and member.weight >= 0
+    return not any(member.is_served(statuses) for member in members)
 
 
 def _age(member: Member) -> int:

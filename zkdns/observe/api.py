@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 from aiohttp import web
 
-from zkdns.observe.admin_token import check_token
+from zkdns.observe.admin_token import Tokens
 from zkdns.observe.connections import Connection, cut_off
 from zkdns.observe.events import Events
 from zkdns.observe.series import LastHour
@@ -31,9 +31,11 @@ class Api:
         server: is asked, and told what to do.
         events: what streams are made of.
         hour: the last one, in figures.
+        tokens: says who may change something.
     """
 
-    def __init__(self, server: Server, events: Events, hour: LastHour) -> None:
+    def __init__(self, server: Server, events: Events, hour: LastHour, tokens: Tokens) -> None:
+        self._tokens = tokens
         self._server = server
         self._events = events
         self._hour = hour
@@ -134,7 +136,9 @@ class Api:
         if request.headers.get("Sec-Fetch-Site") not in _OWN_SITE:
             raise RequestError(HTTPStatus.FORBIDDEN, "a page of another site must not do that")
         # In a thread, since files may be anywhere.
-        await asyncio.to_thread(check_token, self._server.token_file, request.headers.get("Authorization"))
+        await asyncio.to_thread(
+            self._tokens.check, self._server.token_file, request.headers.get("Authorization")
+        )
 
 
 def _json(answer: object, *, status: HTTPStatus = HTTPStatus.OK) -> web.Response:

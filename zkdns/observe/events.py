@@ -160,13 +160,16 @@ class Events:
 
     async def _catch_up(self, stream: Stream) -> None:
         """Tell a stream what its reader has missed, as far as that is known."""
-        with contextlib.suppress(RequestError):
-            while stream.after < self._after:
+        while stream.after < self._after:
+            told = self._after  # which grows while this is waited for: others are told more meanwhile
+            try:
                 history = await self._server.history(None, stream.after, _MOST_ENTRIES)
-                stream.tell_entries(history.entries)
-                if len(history.entries) < _MOST_ENTRIES:
-                    stream.after = max(stream.after, history.last)
-                    break
+            except RequestError:  # the process that watches is away
+                await asyncio.sleep(_CHANGES_SECONDS)
+                continue
+            stream.tell_entries(history.entries)
+            if len(history.entries) < _MOST_ENTRIES:
+                stream.after = max(stream.after, history.last, told)
         self._behind.discard(stream)
 
 

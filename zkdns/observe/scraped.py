@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import http.client
-import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping
 from http import HTTPStatus
-from itertools import pairwise
 
 import msgspec
 from prometheus_client.parser import text_string_to_metric_families
 
 from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError
+from zkdns.observe.quantile import quantile
 
 _SECONDS = 5.0
 _QUERIES, _ANSWERS, _RESPONSES = "zkdns_queries_total", "zkdns_answers_total", "zkdns_responses_total"
@@ -55,7 +54,7 @@ class Upstream(msgspec.Struct, frozen=True):
     domain: str
     """Whose names it is asked for; empty: all that are no other's."""
     dead: bool
-    """Whether a worker asks others in its place."""
+    """Whether all workers ask others in its place."""
     rtt_seconds: float | None
     queries: float
     timeouts: float
@@ -160,25 +159,6 @@ def glance(before: Scrape, after: Scrape) -> Glance:
     )
 
 
-def quantile(waits: Mapping[float, float], share: float) -> float | None:
-    """So long this share of them took at most, as Prometheus' `histogram_quantile` has it.
-
-    Args:
-        waits: how many took at most so many seconds, cumulative, up to infinitely many.
-        share: from 0 to 1.
-
-    Returns:
-        Seconds; of what took longer than the last end that is none; None where there was nothing.
-    """
-    wanted = share * waits.get(math.inf, 0.0)
-    if not wanted:
-        return None
-    for (begin, below), (end, count) in pairwise([(0.0, 0.0), *sorted(waits.items())]):
-        if count >= wanted:
-            return begin if math.isinf(end) else begin + (end - begin) * (wanted - below) / (count - below)
-    return None
-
-
 def _upstreams(before: Scrape, after: Scrape) -> list[Upstream]:
     seconds = after.at - before.at
 
@@ -195,7 +175,7 @@ def _upstreams(before: Scrape, after: Scrape) -> list[Upstream]:
     timeouts = of_each(_growth(before, after, "zkdns_upstream_timeouts_total"))
     found = [
         Upstream(
-            *(address, domain, any(are_dead)),
+            *(address, domain, all(are_dead)),
             min(waits.get((address, domain), ()), default=None),
             sum(queries.get((address, domain), ())) / seconds,
             sum(timeouts.get((address, domain), ())) / seconds,

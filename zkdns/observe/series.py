@@ -5,14 +5,16 @@ Counters begin anew with their process, so each process is compared with itself 
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import accumulate
 from typing import Final, TypeAlias
 
 import msgspec
 
 from zkdns.observe.figures import LATENCY_BUCKETS, SOURCES, AnswererFigures
+from zkdns.observe.quantile import quantile
 
 STEP: Final = 10
 """Seconds from one point to the next."""
@@ -91,7 +93,8 @@ def _point(elapsed: float, processes: Sequence[tuple[AnswererFigures | None, Ans
         took = [
             sum_ + _growth(*one) for sum_, one in zip(took, zip(had, after.latency, strict=True), strict=True)
         ]
-    point["latency_p50"], point["latency_p99"] = quantile(took, _HALF), quantile(took, _NEARLY_ALL)
+    waits = dict(zip((*LATENCY_BUCKETS, math.inf), accumulate(took), strict=True))
+    point["latency_p50"], point["latency_p99"] = quantile(waits, _HALF), quantile(waits, _NEARLY_ALL)
     return point
 
 
@@ -105,23 +108,3 @@ def _count(name: str, figures: AnswererFigures | None) -> int | None:
 def _growth(before: int, after: int) -> int:
     """How much was counted; what is less than before has begun anew."""
     return after - before if after >= before else after
-
-
-def quantile(counts: Sequence[int], share: float) -> float | None:
-    """How many seconds that share of responses took at most, as exactly as `LATENCY_BUCKETS` tell.
-
-    Args:
-        counts: of responses in each of the buckets, and behind them.
-        share: of all, between 0 and 1.
-
-    Returns:
-        None where there are none; the end of the last bucket where it lies behind that.
-    """
-    wanted = sum(counts) * share
-    if not wanted:
-        return None
-    for count, (low, high) in zip(counts, pairwise((0.0, *LATENCY_BUCKETS)), strict=False):
-        if wanted <= count:
-            return low + (high - low) * wanted / count
-        wanted -= count
-    return LATENCY_BUCKETS[-1]

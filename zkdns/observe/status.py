@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 import msgspec
 
 from zkdns.address import HostPort
 from zkdns.errors import ZkdnsError
 from zkdns.observe.figures import AnswererFigures
+
+Source: TypeAlias = Literal["zookeeper", "snapshot", "fixed", "demo"]
+"""`snapshot`: from that alone, without ZooKeeper; `fixed`: a file; `demo`: the embedded example."""
 
 
 class RequestError(ZkdnsError):
@@ -71,6 +74,8 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """Whether every worker has a table."""
     zones: tuple[str, ...]
     listening: tuple[str, ...]
+    source: Source
+    """Where the services come from."""
     zookeeper: ZooKeeperStatus | None
     """None: nothing is read from ZooKeeper."""
     table: TableStatus | None

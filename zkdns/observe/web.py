@@ -19,8 +19,7 @@ import structlog
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
-from zkdns.errors import BadValueError
-from zkdns.observe.admin_token import read_token
+from zkdns.observe.admin_token import Tokens
 from zkdns.observe.api import Api
 from zkdns.observe.connections import connection, cut_off
 from zkdns.observe.events import Events
@@ -58,13 +57,15 @@ async def serve(sock: socket.socket, server: Server) -> None:
     """Answer at a listening socket until cancelled."""
     loop = asyncio.get_running_loop()
     events, hour = Events(server), LastHour(loop.time(), server.answerers())
+    tokens = Tokens()
     runner = web.AppRunner(
-        _application(server, Api(server, events, hour)),
+        _application(server, Api(server, events, hour, tokens)),
         handler_cancellation=True,
         shutdown_timeout=_STOP_SECONDS,
     )
     await runner.setup()
-    await asyncio.to_thread(_warn_of_token, server.token_file)
+    # So that it is said at once, and not just when it is needed, that nobody can use it.
+    await asyncio.to_thread(tokens.read, server.token_file)
     listener = await loop.create_server(partial(connection, runner.server), sock=sock, backlog=_BACKLOG)
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -78,15 +79,6 @@ async def serve(sock: socket.socket, server: Server) -> None:
         events.close()
         listener.close()
         await runner.cleanup()
-
-
-def _warn_of_token(file: str | None) -> None:
-    """Say at once what would otherwise be found out when it is needed."""
-    try:
-        if file is not None:
-            read_token(file)
-    except BadValueError as mistake:
-        log.warning("nobody can change anything over HTTP", admin_token=file, reason=str(mistake))
 
 
 async def _take_points(server: Server, events: Events, hour: LastHour) -> None:

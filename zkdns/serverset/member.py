@@ -16,7 +16,7 @@ import enum
 import ipaddress
 import re
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Final, Never, NoReturn, TypeAlias
 
 import msgspec
@@ -106,6 +106,10 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     0 drains the member: it is not answered with while there is another. Below 0 it is not answered with at
     all, as though it were not there.
     """
+
+    def is_served(self, statuses: Collection[str]) -> bool:
+        """Whether it is answered with where members with these statuses are."""
+        return self.status in statuses and self.weight >= 0
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:

@@ -26,11 +26,17 @@ charts.push(
 // -- the server's state --------------------------------------------------------------------------------------
 
 /** What is the matter with the table: a word, what follows from it, and its colour. */
-function stateOf({ zookeeper, ready, table }) {
+function stateOf({ source, zookeeper, ready, table }) {
   if (!zookeeper) {
-    return ready
-      ? ["fixed file", "the services stand in a file, not in ZooKeeper", "good"]
-      : ["not ready", "the file is being read", "warn"];
+    if (!ready) return ["not ready", "the file is being read", "warn"];
+    switch (source) {
+      case "snapshot":
+        return ["snapshot", "answers from a snapshot, without ZooKeeper", "warn"];
+      case "demo":
+        return ["example", "the services are made up, and not in ZooKeeper", "good"];
+      default:
+        return ["fixed file", "the services stand in a file, not in ZooKeeper", "good"];
+    }
   }
   const { state, stale_seconds: stale } = zookeeper;
   const since = stale ? `for ${duration(stale)}: ` : "";
@@ -63,6 +69,7 @@ function showStatus(status) {
   const facts = [
     ["Services", table && count(table.services)],
     ["Members alive", table && count(table.alive)],
+    ["Hidden", table?.hidden && count(table.hidden)],
     ["Held", table?.held && count(table.held)],
     ["Bad", table?.bad && count(table.bad)],
     ["Workers", `${count(ready)} of ${count(workers.length)} ready`],
