@@ -1,7 +1,7 @@
 """Answers to people who ask what a running server answers, and why (`inquiries`).
 
-Nothing is kept for them: zones are looked at anew each time, and ZooKeeper is asked for what it knows of
-members' znodes when somebody wants to know it.
+Zones are looked at anew each time. What ZooKeeper knows of members' znodes is asked when somebody wants to
+know it, and kept for a moment (`looks`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from zkdns.daemon.control import Refused
 from zkdns.daemon.counting import state_of
 from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember, TypeAnswer
 from zkdns.daemon.known import Known
+from zkdns.daemon.looks import MOST
 from zkdns.daemon.meaning import Meaning, Meanings
 from zkdns.daemon.spans import span
 from zkdns.daemon.verdicts import Verdicts, is_answered, merged_origins, with_looks
@@ -29,10 +30,8 @@ from zkdns.dns.zone import Zone
 from zkdns.errors import BadValueError
 from zkdns.forward.special import special_answer
 from zkdns.names import to_wire
-from zkdns.serverset.looking import Look
 from zkdns.table import DEPARTED_SECONDS, Service
 
-_LOOK_SECONDS = 1.0  # a person waits
 _HEADER = struct.Struct("!6H")
 _ID = 2
 _TYPES = (Type.A, Type.AAAA, Type.SRV)
@@ -49,19 +48,13 @@ async def explain(request: Explain, known: Known) -> Explained | Refused:
         explained = _explain(request.name, known)
     except BadValueError as error:
         return Refused("mistaken", str(error))
-    looks = await _looks_of([row.znode for row in explained.members if row.znode is not None], known)
-    return msgspec.structs.replace(
-        explained, members=tuple(with_looks(row, looks) for row in explained.members), now=time.time()
-    )
-
-
-async def _looks_of(paths: Collection[str], known: Known) -> dict[str, Look]:
-    """What ZooKeeper tells of these znodes while a person waits."""
-    looks: dict[str, Look] = {}
-    asked = (source.look(filter(source.holds, paths), _LOOK_SECONDS) for source in known.zookeeper)
-    for found in await asyncio.gather(*asked):
-        looks |= found
-    return looks
+    znodes = [row.znode for row in explained.members if row.znode is not None] if known.zookeeper else []
+    looks = await known.looks.of(znodes, known.zookeeper)
+    notes = explained.notes
+    if len(znodes) > MOST:
+        notes += (f"sessions are told of the first {MOST} members alone, of {len(znodes)}",)
+    members = tuple(with_looks(row, looks) for row in explained.members)
+    return msgspec.structs.replace(explained, members=members, notes=notes, now=time.time())
 
 
 def _explain(asked: str, known: Known) -> Explained:

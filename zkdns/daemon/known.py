@@ -14,6 +14,7 @@ from zkdns.daemon.figures import StaleClock
 from zkdns.daemon.guarding import Guarding
 from zkdns.daemon.history import History
 from zkdns.daemon.hosts import HostResolver
+from zkdns.daemon.looks import Looks
 from zkdns.guard import HeldMember
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ class Known(msgspec.Struct):
     """Who holds members; None: nobody."""
     zookeeper: Sequence[ZooKeeperSource] = ()
     """What follows ZooKeeper; none: nothing is read from there."""
+    looks: Looks = msgspec.field(default_factory=Looks)
+    """Asks ZooKeeper for those who ask here."""
 
     def held_of(self, origin: str) -> list[HeldMember]:
         """A set's members in limbo, in times of the event loop's clock."""
