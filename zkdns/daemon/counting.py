@@ -51,7 +51,7 @@ def count_members(request: CountMembers, known: Known) -> MembersCounted | Refus
     for owner in service.sets.values():
         for name, member in owner.members.items():
             at = member.service
-            if at is None or member.status not in statuses or member.weight < 0:
+            if at is None or not member.is_served(statuses):
                 continue
             kind = held if name in owner.held else weighing if member.weight > 0 else drained
             kind.add((at.host.lower(), at.port))  # equal endpoints are one to whoever connects
@@ -97,7 +97,7 @@ def _line(service: Service, bad: Mapping[str, int], known: Known) -> ServiceLine
         for name, member in owner.members.items():
             if name in owner.held:
                 continue
-            if member.status in statuses and member.weight >= 0:
+            if member.is_served(statuses):
                 alive += 1
                 drained += not member.weight
             else:
