@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.supervisor")
 
 _SECRET_BYTES = 16
-_LONGEST_DIRECTORY = 80  # bytes; leaves room for a name in it
+_LONGEST_DIRECTORY = 87  # bytes; leaves room for /feed999.control in a path of 103
 
 
 class Supervisor:
