@@ -55,12 +55,12 @@ _PUNCTUAL = (
     "forward/test_faults_machine.py",
     "forward/test_forwarder_waiting.py",
     "forward/test_turns.py",
-    "observe/test_admin.py",
-    "observe/test_events.py",
     "scenarios",
     "serverset/test_faults.py",
     "systemd",
 )
+# Of these: what waits nearly all of its time, so that others may run beside it.
+_PATIENT = ("scenarios/test_reload_zookeeper.py",)
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
@@ -71,7 +71,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.zookeeper)
         if any(item.path.is_relative_to(_HERE / place) for place in _RUN_PROCESSES):
             item.add_marker(pytest.mark.processes)
-        if any(item.path.is_relative_to(_HERE / place) for place in _PUNCTUAL):
+        is_patient = any(item.path.is_relative_to(_HERE / place) for place in _PATIENT)
+        if not is_patient and any(item.path.is_relative_to(_HERE / place) for place in _PUNCTUAL):
             item.add_marker(pytest.mark.punctual)
 
 
