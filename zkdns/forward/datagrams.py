@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
+from zkdns.transport.files import allow_files
 from zkdns.transport.sockets import socket_address
 
 AT_ONCE: Final = 4
@@ -176,14 +177,10 @@ def affordable_sockets(wanted: int) -> int:
     A soft limit is raised by that many, as far as the hard one allows; if that is not far enough, half of all
     files are left to others.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    granted = soft + wanted if hard == resource.RLIM_INFINITY else min(soft + wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
-    except (OSError, ValueError):
-        granted = soft
+    granted = allow_files(soft + wanted)
     return max(1, min(wanted, max(granted - soft, granted // 2)))
 
 

@@ -1,4 +1,4 @@
-"""How many connections a process can afford, by the files that it may open."""
+"""How many files a process may open, and how many connections it can afford by that."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ def affordable_connections(listeners: int) -> int:
     """
     others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
     wanted = others + MOST_CONNECTIONS * listeners
+    return max(1, (allow_files(wanted) - others) // listeners)
+
+
+def allow_files(wanted: int) -> int:
+    """How many of so many files this process may open, its limit being raised where that is allowed."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return MOST_CONNECTIONS
+        return wanted
     granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
     except (OSError, ValueError):
-        granted = soft
-    return max(1, (granted - others) // listeners)
+        return soft
+    return granted
