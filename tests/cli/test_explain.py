@@ -8,10 +8,10 @@ from typing import Any
 
 import dns.rcode
 import pytest
-from kazoo.client import KazooClient
 from kazoo.security import make_digest_acl
 
 from tests.cli import Ended, Terminal, run
+from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver, says
 from tests.support.waiting import eventually
@@ -136,9 +136,7 @@ def test_in_a_terminal_verdicts_have_colours() -> None:
 
 
 def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> None:
-    client: Any = KazooClient(hosts=own_zookeeper.address)
-    client.start()
-    try:
+    with client_of(own_zookeeper.address) as client:
         paths = [
             client.create(f"/discovery/staging/{service}/member_", data(host), sequence=True, makepath=True)
             for service, host in (("db", "10.0.1.1"), *(("web", f"10.0.0.{at}") for at in range(1, 7)))
@@ -160,19 +158,13 @@ def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> 
                 assert row["why"].startswith("it has left (")
                 assert row["why"].endswith("); zkdns accept web.staging lets it go")
             assert re.search(", for (10|9) m ", explain(server, "web.staging").output)
-    finally:
-        client.stop()
-        client.close()
 
 
 def test_while_zookeeper_is_away_its_part_is_unknown_and_the_rest_is_told(
     own_zookeeper: ZooKeeperServer,
 ) -> None:
-    client: Any = KazooClient(hosts=own_zookeeper.address)
-    client.start()
-    client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
-    client.stop()
-    client.close()
+    with client_of(own_zookeeper.address) as client:
+        client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
         assert explained(server, "web.staging")["members"][0]["session"]["owner"] == "0x0"
@@ -198,11 +190,8 @@ def test_a_name_that_is_not_there_is_told_with_what_is(judged: ZkdnsServer) -> N
 
 
 def test_a_snapshot_by_itself_is_told_to_be_old(own_zookeeper: ZooKeeperServer, tmp_path: Any) -> None:
-    client: Any = KazooClient(hosts=own_zookeeper.address)
-    client.start()
-    client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
-    client.stop()
-    client.close()
+    with client_of(own_zookeeper.address) as client:
+        client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
     snapshot = ("--snapshot", str(tmp_path / "table"))
     with ZkdnsServer("--zookeeper", own_zookeeper.address, *snapshot) as server:
         server.wait_ready()

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kazoo.client import KazooClient
 
 from tests.observe.admin_helpers import Answer, Reader, ask, reading
+from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -42,11 +42,8 @@ def token_file(tmp_path: Path) -> str:
 
 @pytest.fixture
 def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    found = KazooClient(hosts=own_zookeeper.address)
-    found.start()
-    yield found
-    found.stop()
-    found.close()
+    with client_of(own_zookeeper.address) as found:
+        yield found
 
 
 def register(client: Any, host: str, service: str = "web") -> str:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from kazoo.client import KazooClient
 from prometheus_client.parser import text_string_to_metric_families
 
+from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -42,11 +42,8 @@ def register(client: Any, service: str, host: str, status: str = "ALIVE") -> str
 
 @pytest.fixture
 def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    found = KazooClient(hosts=own_zookeeper.address)
-    found.start()
-    yield found
-    found.stop()
-    found.close()
+    with client_of(own_zookeeper.address) as found:
+        yield found
 
 
 def test_the_figures_follow_what_happens(own_zookeeper: ZooKeeperServer, client: Any) -> None:
