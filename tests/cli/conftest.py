@@ -1,8 +1,22 @@
-"""What the tests of all commands over server sets share."""
+"""What the tests of commands share."""
+
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.support.server import ZkdnsServer
+from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+
+
+@pytest.fixture(scope="module")
+def demo() -> Iterator[ZkdnsServer]:
+    """A server that commands can reach; it holds nothing and forwards nothing."""
+    with ZkdnsServer("--demo") as server:
+        server.wait_ready()
+        eventually(lambda: Path(server.control).exists())
+        yield server
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,14 +22,6 @@ from zkdns.config import SETTINGS
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 _QUICK = 0.3  # seconds of work from the key to what it brings; longer feels like a fault
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[ZkdnsServer]:
-    with ZkdnsServer("--demo") as server:
-        server.wait_ready()
-        eventually(lambda: Path(server.control).exists())
-        yield server
 
 
 @pytest.fixture

@@ -1,14 +1,12 @@
 """The exit statuses of whole commands, one case for each that the README's table lists."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.cli import SERVED, Command, run
 from tests.support.server import ZkdnsServer
-from tests.support.waiting import eventually
 from zkdns.cli.options import STATUSES
 
 TRIED = {
@@ -17,15 +15,6 @@ TRIED = {
     2: ["check --ttl soon", "lookup a..b", "accept", "dump", "completion tcsh", "lokup", "lookup"],
     3: ["lookup x --server 127.0.0.1:1", "accept --all --control {nowhere}", "flush --control none"],
 }
-
-
-@pytest.fixture(scope="module")
-def demo() -> Iterator[ZkdnsServer]:
-    """A server that holds nothing and forwards nothing."""
-    with ZkdnsServer("--demo") as server:
-        server.wait_ready()
-        eventually(lambda: Path(server.control).exists())
-        yield server
 
 
 @pytest.mark.parametrize(
