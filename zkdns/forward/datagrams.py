@@ -21,6 +21,7 @@ from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
 from zkdns.transport.files import allow_files
+from zkdns.transport.loop import PutOff
 from zkdns.transport.sockets import socket_address
 
 AT_ONCE: Final = 4
@@ -48,7 +49,7 @@ class Datagrams:
         put_off: does what can wait, as `zkdns.transport.loop.putting_off` has it.
     """
 
-    def __init__(self, most: int, put_off: Callable[[Callable[[], None]], object]) -> None:
+    def __init__(self, most: int, put_off: PutOff) -> None:
         self._most = most
         self._poll = _new_poll()
         self._put_off = put_off

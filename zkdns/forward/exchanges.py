@@ -34,7 +34,7 @@ from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.streams import Streams
 from zkdns.forward.upstreams import Upstream, Upstreams
-from zkdns.transport.loop import add_server, putting_off, remove_server
+from zkdns.transport.loop import PutOff, add_server, putting_off, remove_server
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
@@ -93,7 +93,7 @@ class Exchanges:
         self._outcomes: deque[tuple[Done, Reply | Failure]] = deque()  # that could not be told within ask
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
-        self._put_off: Callable[[Callable[[], None]], object]
+        self._put_off: PutOff
         self._datagrams: Datagrams | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # now, since that takes 20 ms

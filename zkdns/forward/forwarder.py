@@ -38,7 +38,7 @@ from zkdns.forward.routes import Route, Routes
 from zkdns.forward.special import special_answer
 from zkdns.names import Labels
 from zkdns.transport import Deliver, Later
-from zkdns.transport.loop import putting_off
+from zkdns.transport.loop import PutOff, putting_off
 from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
@@ -148,7 +148,7 @@ class Forwarder:
         self._config = config
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
-        self._put_off: Callable[[Callable[[], None]], object]
+        self._put_off: PutOff
         self._to_ask: deque[_Asked] = deque()
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()

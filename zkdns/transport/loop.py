@@ -23,7 +23,7 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVarTuple
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVarTuple
 
 import structlog
 
@@ -39,6 +39,10 @@ _Ts = TypeVarTuple("_Ts")
 
 Work = Callable[[], bool]
 """What a server does when its file is ready. It returns whether that is still so, as far as it has seen."""
+
+
+PutOff: TypeAlias = Callable[[Callable[[], None]], object]
+"""Puts off a piece of work."""
 
 
 class ServingLoop(asyncio.SelectorEventLoop):
@@ -87,7 +91,7 @@ def remove_server(file: int) -> None:
         loop.remove_reader(file)
 
 
-def putting_off() -> Callable[[Callable[[], None]], object]:
+def putting_off() -> PutOff:
     """What puts off pieces of work in the running loop until its servers have been served.
 
     Pieces are done in their order, soon, not now. They take half of the time where servers never rest, and no
