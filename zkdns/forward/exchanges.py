@@ -241,9 +241,9 @@ class Exchanges:
             heapq.heappop(self._due)
             if not is_over:
                 exchange.watched_at = 0.0
+                self._put_off(self._wake_one)  # whatever comes of this one, the others have their turn
                 self._go_on(exchange, exchange.woken(now), now)
                 self._tend(now)
-                self._put_off(self._wake_one)
                 return
         else:
             self._put_off(self._wake_one)
