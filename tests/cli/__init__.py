@@ -1,6 +1,7 @@
 """The real commands, run as their users would, and ended with the test."""
 
 import contextlib
+import ctypes
 import fcntl
 import json
 import os
@@ -122,6 +123,16 @@ class Command:
         """Wait until it has logged this, so many times."""
         eventually(lambda: len(self.events(event)) >= count or None, 20.0)
         return self
+
+    def signal_aside(self, number: signal.Signals) -> None:
+        """Signal a thread beside the main one, which goes on waiting for what it waits for.
+
+        So does one that was about to wait when the signal came, which a test cannot bring about at will.
+        """
+        pid = self.process.pid
+        threads = {int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()}
+        thread = min(threads - {pid})
+        assert ctypes.CDLL(None).tgkill(pid, thread, number) == 0
 
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)

@@ -77,6 +77,17 @@ def test_a_signal_unregisters_and_is_no_failure(
         assert command.events("member unregistered")
 
 
+def test_a_signal_that_wakes_nobody_is_noticed(
+    environment: dict[str, str], members: Callable[[], list[str]]
+) -> None:
+    with Command("register", *SERVED, environment=environment) as command:
+        command.wait_logged("member registered")
+        time.sleep(0.5)  # after which it waits for nothing but news
+        command.signal_aside(signal.SIGTERM)
+        assert command.wait(5.0) == 0
+        assert members() == []
+
+
 @pytest.mark.parametrize("more", [(), ("--host", "auto")])
 def test_the_host_is_the_address_that_reaches_zookeeper(
     environment: dict[str, str], zk: Any, more: tuple[str, ...]

@@ -156,6 +156,14 @@ def test_a_signal_ends_it_well(environment: dict[str, str], members: Members, nu
         assert command.errors == ""
 
 
+def test_a_signal_that_wakes_nobody_is_noticed(environment: dict[str, str], members: Members) -> None:
+    members.add("10.0.0.1")
+    with Command(*WATCHED, environment=environment) as command:
+        lines_of(command, 1)
+        command.signal_aside(signal.SIGTERM)
+        assert command.wait(5.0) == 0
+
+
 def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) -> None:
     own_zookeeper.pause()
     with Command(*WATCHED, "--zookeeper", own_zookeeper.address) as command:

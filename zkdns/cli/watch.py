@@ -19,6 +19,7 @@ from zkdns.cli.options import exit_failed
 from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
 from zkdns.config import Config
 from zkdns.daemon.hook import Hook
+from zkdns.daemon.signals import take_signals
 from zkdns.errors import ZkdnsError
 from zkdns.observe.logs import silence
 from zkdns.serverset.access import Access
@@ -179,13 +180,9 @@ def _notice_closed_pipe(news: queue.SimpleQueue[_Item]) -> None:
 
 def _take_signals(news: queue.SimpleQueue[_Item]) -> None:
     """Have Ctrl-C and SIGTERM end it; who does not want to wait for an orderly end sends a second."""
-    taken = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+    ending = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
 
-    def take(_number: int, _frame: object) -> None:
-        for number in taken:
-            signal.signal(number, signal.SIG_DFL)
-        news.put(_News.STOP)  # SimpleQueue may be used in a signal handler
+    def tell(number: signal.Signals) -> None:
+        news.put(_News.RESIZED if number == signal.SIGWINCH else _News.STOP)
 
-    for number in taken:
-        signal.signal(number, take)
-    signal.signal(signal.SIGWINCH, lambda *_: news.put(_News.RESIZED))
+    take_signals((*ending, signal.SIGWINCH), tell, once=ending)

@@ -3,8 +3,8 @@
     connect ──▶ start the program ──▶ register, when the check passes ──▶ a stop signal, or its end
                                          unregister ──▶ drain ──▶ send the signal on ──▶ its end
 
-One thread decides: the main one, which takes news from a queue. Signal handlers, kazoo's listener and the
-threads that wait for something only post to it.
+One thread decides: the main one, which takes news from a queue. Kazoo's listener, and the threads that wait
+for a signal or for something else, only post to it.
 
 Signals. SIGTERM and SIGINT unregister first, and then go on to the program; HUP, QUIT, USR1, USR2 and WINCH
 go on at once; what was ignored when this started (nohup) stays ignored, here and there. The program leads a
@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from zkdns.address import parse_host_port
+from zkdns.daemon.signals import take_signals
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.serverset.access import Access
 from zkdns.serverset.checks import Check, Health, describe_status
@@ -138,9 +139,8 @@ class Runner:
             UnreachableError: ZooKeeper cannot be reached; the program was not started.
             ZooKeeperError: ZooKeeper refuses; the program has been ended.
         """
-        for number in (*_STOPPING, *(_PASSED_ON if self._plan.command else (signal.SIGHUP,))):
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._take_signal)
+        wanted = (*_STOPPING, *(_PASSED_ON if self._plan.command else (signal.SIGHUP,)))
+        take_signals([n for n in wanted if signal.getsignal(n) is not signal.SIG_IGN], self._news.put)
         try:
             self._client.add_listener(self._hear)
             self._client.start_async()
@@ -154,9 +154,6 @@ class Runner:
         return self._status()
 
     # -- what happens --------------------------------------------------------------------------------------
-
-    def _take_signal(self, number: int, _frame: object) -> None:
-        self._news.put(signal.Signals(number))  # SimpleQueue may be used in a signal handler
 
     def _hear(self, state: str) -> None:
         """The listener of the connection, in a thread of kazoo's."""
