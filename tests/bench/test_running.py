@@ -21,8 +21,10 @@ WITHOUT = [name for name in ("cc", "taskset") if find_program(name) is None]
 
 needs_compiler = pytest.mark.skipif(bool(WITHOUT) or not CORES, reason=f"needs Linux, and {WITHOUT}")
 needs_peers = pytest.mark.skipif(
-    bool(WITHOUT) or len(CORES) < 2 or any(find_program(peer.program) is None for peer in PEERS),
-    reason="needs two cores, a C compiler, Knot, NSD and unbound",
+    bool(WITHOUT)
+    or len(CORES) < 2
+    or None in [find_program(name) for name in ("dnsperf", *(peer.program for peer in PEERS))],
+    reason="needs two cores, a C compiler, dnsperf, Knot, NSD and unbound",
 )
 
 
