@@ -21,12 +21,14 @@ from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
 _SYSTEMD = Path("/lib/systemd/systemd")
+_TREE = Path(__file__).parent.parent.parent
 _UNITS = "etc/systemd/system"
 _SECONDS = 30.0
 
 # Everything that is written stays in memory: the root is an overlay over the machine's, without other file
 # systems, and the machine's own root is out of reach before anything of systemd runs. Otherwise a boot would
-# do to the machine what boots do, and empty its /tmp for a start. $1 holds files that are laid over the root.
+# do to the machine what boots do, and empty its /tmp for a start. $1 holds files that are laid over the root;
+# $2 is this tree, which may lie in such a /tmp.
 _ENTER = """
 set -e
 mount --make-rprivate /
@@ -52,12 +54,16 @@ mount --bind proc/sys proc/sys
 mount -o remount,bind,ro proc/sys
 mount -t sysfs -o ro sysfs sys
 mount -t cgroup2 cgroup2 sys/fs/cgroup
+if ! [ -e ".$2" ]; then
+    mkdir -p ".$2" /mnt/tree /mnt/tree_work
+    mount -t overlay overlay -o "lowerdir=$2,upperdir=/mnt/tree,workdir=/mnt/tree_work" ".$2"
+fi
 mkdir -p mnt/machine
 pivot_root . mnt/machine
 umount -l /mnt/machine
 [ "$(stat -f -c %T /)" = overlayfs ]
 mount --make-rshared /  # as systemd finds it in containers, and needs it for credentials
-shift
+shift 2
 exec env -i PATH="$PATH" container=test setpriv --bounding-set \
     -sys_module,-sys_time,-sys_boot,-sys_rawio,-syslog,-mac_admin,-mac_override,-wake_alarm "$@"
 """
@@ -97,7 +103,8 @@ class BootedSystemd:
         self._group = _new_control_group()
         command = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self._group)]
         command += ["unshare", "--fork", "--kill-child", "--pid", "--mount-proc", "--mount", "--cgroup"]
-        command += ["--uts", "--ipc", "sh", "-c", _ENTER, "sh", str(self._root), *_SYSTEMD_COMMAND]
+        command += ["--uts", "--ipc", "sh", "-c", _ENTER, "sh", str(self._root), str(_TREE)]
+        command += _SYSTEMD_COMMAND
         with self._log.open("wb") as log:
             process = self._process = subprocess.Popen(
                 guarded(command), stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True
