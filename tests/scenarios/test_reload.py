@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ import dns.message
 import pytest
 
 from tests.daemon.processes import open_files
-from tests.scenarios.reloadable import MEMBERS, WEB, Reloadable, is_one_of_both
+from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable, is_one_of_both
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 from zkdns.daemon.control import command
@@ -47,13 +48,29 @@ def test_nobody_goes_without_an_answer_while_configurations_alternate(server: Re
             told = server.reload()
             assert told["changed"] == "ttl order"
             assert told["replaced"] == "answerer"
-            assert server.query(WEB).answer[0].ttl in {5, 7}
+            assert server.query(WEB).answer[0].ttl == ttl
     server.settle()
     assert is_one_of_both(load, {5, 7})
     assert load.slowest < 1.0
     assert server.query(WEB).answer[0].ttl == (5 if RELOADS % 2 == 0 else 7)
     eventually(lambda: len(open_files(server.process.pid)) <= files)
     assert "Traceback" not in server.log
+
+
+def test_it_is_in_force_when_the_old_one_answers_nobody_any_more(server: Reloadable) -> None:
+    (old,) = server.processes("answerer")
+    os.kill(old, signal.SIGSTOP)
+    try:
+        server.write(ttl=6)
+        server.hang_up()
+        eventually(lambda: len(server.processes("answerer")) == 2)
+        eventually(lambda: server.query(WEB).answer[0].ttl == 6)
+        time.sleep(0.5)  # it would have been said by then
+        assert not server.events(IN_FORCE)
+    finally:
+        os.kill(old, signal.SIGCONT)
+    eventually(lambda: server.events(IN_FORCE))
+    assert all(server.query(WEB).answer[0].ttl == 6 for _ in range(20))
 
 
 def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(server: Reloadable) -> None:

@@ -90,7 +90,7 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
         async with asyncio.TaskGroup() as tasks:
             ticking = tasks.create_task(_tick(table, authority, forwarder, teller))
             last = await _obey(orders, subscriber)
-            await retire(last.alone, udp, tcp, forwarder)
+            await retire(last.alone, udp, tcp, forwarder, teller.tell_left)
             ticking.cancel()
     finally:
         follower.cancel()

@@ -49,11 +49,17 @@ class FiguresTeller:
         self._tell = tell
         self._told = Report(ready=False)
         self._cut = self._from_memo = 0
+        self._has_left = False
+
+    def tell_left(self) -> None:
+        """Report that nothing more is taken where others do."""
+        self._has_left = True
+        self.tell()
 
     def tell(self) -> None:
         """Report what is new; what was cut over TCP is logged too, which asks for a service to be divided."""
         figures = self._figures()
-        report = Report(self._authority.responder.ready, figures)
+        report = Report(self._authority.responder.ready, figures, self._has_left)
         if report == self._told:
             return
         self._told = report

@@ -83,6 +83,8 @@ class Report(msgspec.Struct, frozen=True):
     ready: bool
     figures: Figures | None = None
     """What it counts."""
+    has_left: bool = False
+    """Whether an answerer that retires takes nothing more where others do."""
 
 
 Order: TypeAlias = Retire | Follow | Lead | Configure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterable
 
 from zkdns.daemon.child import Task
@@ -59,6 +60,18 @@ class Crew:
             raise NotReadyError(
                 f"the new {keeper.task.role} is not ready after {seconds:g} s{awaited}"
             ) from None
+
+    async def left(self, keepers: Iterable[ChildKeeper], seconds: float) -> None:
+        """Wait until these take no more queries where others do, but no longer than so many seconds.
+
+        They must have been asked to retire.
+        """
+        keepers = tuple(keepers)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not all(keeper.has_left for keeper in keepers if keeper in self._running):
+                    self._news.clear()
+                    await self._news.wait()
 
     async def gone(self, keepers: Iterable[ChildKeeper]) -> None:
         """Wait until these have ended, which must have been asked to."""

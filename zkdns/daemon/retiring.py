@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING
 
 from zkdns.daemon.child import RETIRE_SECONDS
@@ -25,7 +25,11 @@ _LOOK_SECONDS = 0.05
 
 
 async def retire(
-    alone: Collection[int], udp: Sequence[UdpServer], tcp: Sequence[TcpServer], forwarder: Forwarder | None
+    alone: Collection[int],
+    udp: Sequence[UdpServer],
+    tcp: Sequence[TcpServer],
+    forwarder: Forwarder | None,
+    left: Callable[[], None],
 ) -> None:
     """Take no more queries, and return when those that were taken are answered, or it takes too long.
 
@@ -34,12 +38,14 @@ async def retire(
         udp: what answers datagrams.
         tcp: what answers connections.
         forwarder: who knows which answers are awaited.
+        left: called when nothing more is taken where others do.
     """
     end = time.monotonic() + RETIRE_SECONDS
     servers: list[UdpServer | TcpServer] = [*udp, *tcp]
     for server in servers:
         if server.file not in alone:
             server.leave()
+    left()
     if alone:
         await asyncio.sleep(_ALONE_SECONDS)
         for server in servers:

@@ -23,7 +23,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.child import Configure, Follow, Lead, Task
+from zkdns.daemon.child import RETIRE_SECONDS, Configure, Follow, Lead, Task
 from zkdns.daemon.crew import Crew
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.listeners import Listeners, close
@@ -74,6 +74,7 @@ class Succession:
         self._directory = directory
         self._secret = secret
         self._feeds = 0
+        self._retiring: list[ChildKeeper] = []
         self._closing: asyncio.Task[None] | None = None
 
     def begin(self, config: Config, listeners: Listeners) -> Running:
@@ -87,7 +88,7 @@ class Succession:
         return Running(config, listeners, watcher, tuple(answerers))
 
     async def change(self, old: Running, config: Config, plan: Plan) -> Running:
-        """Put another configuration in force.
+        """Let processes of another configuration work, and those of the old one end.
 
         Raises:
             ListenError: an address cannot be bound.
@@ -113,6 +114,13 @@ class Succession:
         running = Running(config, listeners, watcher, answerers)
         self._hand_over(old, running, kept)
         return running
+
+    async def left(self) -> None:
+        """Wait until the new processes alone take queries: from then on the old configuration answers none.
+
+        An old one that does not say so in time answers nobody either, or nothing that comes.
+        """
+        await self._crew.left(self._retiring, RETIRE_SECONDS)
 
     async def _new_watcher(
         self, old: Running, config: Config, listeners: Listeners, plan: Plan, hired: list[ChildKeeper]
@@ -165,9 +173,9 @@ class Succession:
         """Let processes finish, and close the sockets that only they read when they have."""
         files = {sock.fileno() for pair in alone for sock in (pair.udp, pair.tcp)}
         then.leave_out(alone)
+        self._retiring = [keeper for keeper in keepers if _is_at_work(keeper)]
         for keeper in keepers:
-            is_at_work = keeper.task.role == "answerer" and (keeper.ready or not keeper.task.waits)
-            if is_at_work:
+            if keeper in self._retiring:
                 keeper.retire(tuple(file for file in keeper.task.sockets if file in files))
             else:
                 keeper.stop()
@@ -200,6 +208,11 @@ def answerer_task(
     others = ("zookeeper", *ACCESS_KEYS, "snapshot", "control", *SUPERVISORS)
     untold = {key: getattr(nothing, key) for key in others}
     return Task("answerer", msgspec.structs.replace(config, **untold), feed, listening, sockets, secret)
+
+
+def _is_at_work(keeper: ChildKeeper) -> bool:
+    """Whether it may have begun to answer somebody."""
+    return keeper.task.role == "answerer" and (keeper.ready or not keeper.task.waits)
 
 
 def _unlink(feed: str) -> None:

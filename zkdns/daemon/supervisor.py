@@ -153,16 +153,26 @@ class Supervisor:
         self._running, self._config = new, config
         if {"log_format", "log_level"}.intersection(plan.changed):
             configure_logs(config.log_format, config.log_level, process="supervisor")
+        old_admin = None
         if "admin" in plan.changed:
             old_admin, self._admin = self._admin, new_admin
             self._start_admin()
-            if old_admin is not None:  # which may have to tell who asked for this what came of it
-                self._leaving = asyncio.create_task(old_admin.stop())
         if "control" in plan.changed:
             await self._listen_for_commands()
+        await self._leave(old_admin)
         stays = old.watcher, *old.answerers
         now = new.watcher, *new.answerers
         return tuple(keeper.task.role for keeper in stays if keeper not in now)
+
+    async def _leave(self, old_admin: AdminServer | None) -> None:
+        """Wait until the old configuration answers nobody who asks from now on."""
+        try:
+            await self._succession.left()
+            if old_admin is not None:
+                await old_admin.leave()
+        finally:
+            if old_admin is not None:  # which may have to tell who asked for this what came of it
+                self._leaving = asyncio.create_task(old_admin.stop())
 
     def _start_admin(self) -> None:
         if self._admin is None:

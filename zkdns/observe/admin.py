@@ -45,6 +45,7 @@ class AdminServer:
         self.address = HostPort(address.host, self._sock.getsockname()[1])
         """Where it really listens."""
         self._serving: asyncio.Task[None] | None = None
+        self._left = asyncio.Event()
 
     def start(self, find: Callable[[], Server], ready: asyncio.Event) -> None:
         """Begin to answer, in the event loop that runs.
@@ -54,17 +55,27 @@ class AdminServer:
             ready: set when the server is, after which there is.
         """
         self._serving = asyncio.create_task(self._serve(find, ready))
+        self._serving.add_done_callback(lambda _: self.close())
+
+    async def leave(self) -> None:
+        """Listen no more; who has asked already is answered, where that takes but a moment."""
+        if self._serving is None:
+            self.close()
+            return
+        if not self._left.is_set():  # a second time would end what is still answered
+            self._serving.cancel()
+        await self._left.wait()
 
     async def stop(self) -> None:
-        """Answer no more; whoever waits for something is not waited for."""
+        """Listen no more, and wait until nobody is answered any more."""
+        await self.leave()
         if self._serving is not None:
-            self._serving.cancel()
             await asyncio.wait([self._serving])
-        self.close()
 
     def close(self) -> None:
         """Listen no more, where it was not started, or is no more."""
         self._sock.close()
+        self._left.set()
 
     async def _serve(self, find: Callable[[], Server], ready: asyncio.Event) -> None:
         """Answer until cancelled; what fails here costs the admin address alone."""
@@ -73,7 +84,7 @@ class AdminServer:
                 async with asyncio.timeout(_PATIENCE):
                     await ready.wait()
             serve, server = await asyncio.to_thread(lambda: (_load(), find()))
-            await serve(self._sock, server)
+            await serve(self._sock, server, self._left)
         except Exception:
             log.exception("the admin address does not answer any more")
 
@@ -92,7 +103,7 @@ def _listen(address: HostPort) -> socket.socket:
     return sock
 
 
-def _load() -> Callable[[socket.socket, Server], Awaitable[None]]:
+def _load() -> Callable[[socket.socket, Server, asyncio.Event], Awaitable[None]]:
     from zkdns.observe.web import serve  # noqa: PLC0415 - aiohttp takes as long to load as the server to start
 
     return serve

@@ -53,8 +53,14 @@ _FOR_MACHINES = ("/healthz", "/readyz", "/metrics")
 _API = "/api/"
 
 
-async def serve(sock: socket.socket, server: Server) -> None:
-    """Answer at a listening socket until cancelled."""
+async def serve(sock: socket.socket, server: Server, left: asyncio.Event) -> None:
+    """Answer at a listening socket until cancelled.
+
+    Args:
+        sock: the socket, which is closed then.
+        server: what is told of.
+        left: set when it is closed; who has asked by then may still be answered.
+    """
     loop = asyncio.get_running_loop()
     events, hour = Events(server), LastHour(loop.time(), server.answerers())
     tokens = Tokens()
@@ -78,6 +84,7 @@ async def serve(sock: socket.socket, server: Server) -> None:
     finally:
         events.close()
         listener.close()
+        left.set()
         await runner.cleanup()
 
 
