@@ -1,5 +1,8 @@
 """Reloading what is followed: nothing that is known of ZooKeeper gets lost with the process that knew it."""
 
+import json
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -88,16 +91,25 @@ def server_of(server: Reloadable) -> str:
     return server.file.read_text().partition('zookeeper = "')[2].partition('"')[0]
 
 
+def stale_seconds(server: Reloadable) -> float:
+    with urllib.request.urlopen(f"{server.admin}/api/status", timeout=5.0) as response:  # noqa: S310 - of our own
+        return float(json.load(response)["zookeeper"]["stale_seconds"])
+
+
 def test_settings_change_also_while_zookeeper_is_away(
     server: Reloadable, own_zookeeper: ZooKeeperServer
 ) -> None:
     own_zookeeper.kill()
     eventually(lambda: server.events("zookeeper is out of reach; answers stay as they are"))
+    eventually(lambda: stale_seconds(server) > 0)
+    away = time.monotonic()
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(fixed=None, zookeeper=own_zookeeper.address, session_timeout=12, ttl=6)
         server.reload()
         server.settle()
     assert addresses_of(load) == {frozenset(HOSTS)}
+    gone = time.monotonic() - away
+    assert eventually(lambda: stale_seconds(server)) > gone  # and not since the watcher was replaced
     assert server.query(WEB).answer[0].ttl == 6
     own_zookeeper.start()
     eventually(lambda: len(server.events("zookeeper has been read")) == 2, 30.0)

@@ -49,6 +49,8 @@ class Task(msgspec.Struct, frozen=True):
     """Whether a watcher has the control socket and the snapshot; else another one has, until it is told."""
     inherits: str | None = None
     """The feed of the watcher before, whose table it begins with."""
+    stale_since: float | None = None
+    """Since when that has been out of reach of ZooKeeper, on the monotonic clock; None: it is not."""
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):

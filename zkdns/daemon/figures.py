@@ -141,10 +141,14 @@ class FiguresTeller:
 
 
 class StaleClock:
-    """Since when a source is stale, by a clock of our own: kazoo tells of a lost session only afterwards."""
+    """Since when a source is stale, by a clock of our own: kazoo tells of a lost session only afterwards.
 
-    def __init__(self) -> None:
-        self.since: float | None = None
+    Args:
+        since: when that was where it began under another process; None: it did not.
+    """
+
+    def __init__(self, since: float | None = None) -> None:
+        self.since = since
 
     def before(self, on_health: Callable[[bool, bool], None]) -> Callable[[bool, bool], None]:
         """What a source may tell (ready, stale), which is passed on."""

@@ -125,9 +125,11 @@ class Succession:
     async def _new_watcher(
         self, old: Running, config: Config, listeners: Listeners, plan: Plan, hired: list[ChildKeeper]
     ) -> ChildKeeper:
-        inherits = old.watcher.task.feed if plan.inherits else None
         feed = self._next_feed()
-        task = Task("watcher", config, feed, listeners.addresses, leads=False, inherits=inherits)
+        task = Task("watcher", config, feed, listeners.addresses, leads=False)
+        if plan.inherits:
+            since = _stale_since(old.watcher)
+            task = msgspec.structs.replace(task, inherits=old.watcher.task.feed, stale_since=since)
         watcher = await self._hire(task, hired, must_be_ready=old.has_table)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
@@ -155,7 +157,8 @@ class Succession:
                 keeper.task = msgspec.structs.replace(keeper.task, feed=feed)
                 keeper.tell(Follow(feed))
             new.watcher.tell(Lead(old.watcher.pid or 0))
-            new.watcher.task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None)
+            task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None, stale_since=None)
+            new.watcher.task = task
         elif new.config != old.config:  # it explains what answerers do
             new.watcher.task = msgspec.structs.replace(new.watcher.task, config=new.config)
             new.watcher.tell(Configure(new.config))
@@ -230,5 +233,10 @@ def _tell_addresses(now: Listeners, before: Listeners) -> None:
 
 def _is_settled(watcher: ChildKeeper) -> bool:
     """Whether it says that its table is of now."""
+    return watcher.ready and watcher.figures is not None and _stale_since(watcher) is None
+
+
+def _stale_since(watcher: ChildKeeper) -> float | None:
+    """Since when it has told that its table is not of now."""
     figures = watcher.figures
-    return watcher.ready and isinstance(figures, WatcherFigures) and figures.stale_since is None
+    return figures.stale_since if isinstance(figures, WatcherFigures) else None

@@ -52,7 +52,7 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
     keeper = SnapshotKeeper(config, publisher) if config.snapshot and config.zookeeper else None
     publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher.set_health)
-    clock = StaleClock()
+    clock = StaleClock(task.stale_since)
     history = History(publisher, config.zone)
     known = Known(config, publisher, history, resolver, clock, routes)
     is_leading = False
