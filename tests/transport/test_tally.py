@@ -15,7 +15,7 @@ from tests.transport.helpers import FILLER, echo, serving
 from tests.transport.udp_helpers import asker
 from zkdns.transport import Later
 from zkdns.transport.forms import Datagrams
-from zkdns.transport.tally import LATENCY_BUCKETS, Latencies, Tally
+from zkdns.transport.tally import LATENCY_BUCKETS, UNMARKED, Tally
 
 MANY = 300
 
@@ -38,25 +38,26 @@ class Marked(dict[bytes, Iterator[bytes]]):
 def test_marks_are_counted_exactly_whatever_pieces_they_come_in(pieces: list[bytes]) -> None:
     tally = Tally()
     for piece in pieces:
-        tally.add(piece)
+        tally.add(piece, tally.made, 1.0)
     whole = b"".join(pieces)
     expected = {mark: whole.count(mark) for mark in set(whole) if mark}
     assert tally.counts() == expected
     assert tally.counts() == expected  # to look changes nothing
+    assert sum(tally.made.counts) == tally.made.seconds == sum(expected.values())
 
 
 @given(st.lists(st.tuples(st.floats(0.0, 10.0), st.integers(1, 64))))
 def test_latencies_are_sorted_into_the_bucket_that_holds_them(noted: list[tuple[float, int]]) -> None:
-    latencies = Latencies()
+    tally = Tally()
     for seconds, count in noted:
-        latencies.note(seconds, count)
+        tally.add(bytes((9,)) * count + bytes((UNMARKED,)), tally.remembered, seconds)
     ends = [0.0, *LATENCY_BUCKETS, float("inf")]
     expected = [
         sum(count for seconds, count in noted if begin < seconds <= end or (seconds == 0.0 and begin == 0.0))
         for begin, end in itertools.pairwise(ends)
     ]
-    assert latencies.counts == expected
-    assert latencies.seconds == pytest.approx(sum(seconds * count for seconds, count in noted))
+    assert tally.remembered.counts == expected
+    assert tally.remembered.seconds == pytest.approx(sum(seconds * count for seconds, count in noted))
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -24,6 +24,7 @@ import socket
 import struct
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar, Final, NamedTuple
 
 from zkdns.transport.sockets import (
@@ -58,6 +59,7 @@ _ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
 _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
 _CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
+_NOTHING = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _LINK_LOCAL = b"\xfe\x80"
 
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
@@ -151,11 +153,9 @@ class Batch:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        libc = ctypes.PyDLL(None, use_errno=True)  # which holds on to the interpreter: no call waits
-        self._recvmmsg, self._sendmmsg = libc.recvmmsg, libc.sendmmsg
         self._sock = sock  # while it is not closed, its number stays its own
-        self._fd, self._most = ctypes.c_int(sock.fileno()), ctypes.c_uint(MOST)
-        self._flags = ctypes.c_int(socket.MSG_DONTWAIT)
+        self._fd, self._flags = ctypes.c_int(sock.fileno()), ctypes.c_int(socket.MSG_DONTWAIT)
+        self._numbers = [ctypes.c_uint(count) for count in range(MOST + 1)]
         self.has_silence = False
         """Whether not everything that was to be sent at last was something."""
         self.marks = bytearray()
@@ -166,6 +166,10 @@ class Batch:
         self._overflow = mmap.mmap(-1, MOST * _OVERFLOW)  # takes no memory before it is needed
         self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
         self._received, self._sent = _Messages(2), _Messages(3)
+        libc = ctypes.PyDLL(None, use_errno=True)  # which holds on to the interpreter: no call waits
+        self._sendmmsg = libc.sendmmsg
+        first, most = self._received.starting_at[0], self._numbers[MOST]
+        self._receive = partial(libc.recvmmsg, self._fd, first, most, self._flags, None)
         self._lay_out(socket.AddressFamily(sock.family))
         self._note_columns()
         self._address_readers = [struct.Struct(_ADDRESS[self._family] * count) for count in range(MOST + 1)]
@@ -205,11 +209,13 @@ class Batch:
         used[:] = empty
         if self._sources is not None:
             self._sources.expect()
-        self._count = self._recvmmsg(self._fd, self._received.starting_at[0], self._most, self._flags, None)
+        self._count = self._receive()
         if self._count <= 0:
             self._count = 0
-            _raise_unless_waiting(ctypes.get_errno())
-            return ()
+            number = ctypes.get_errno()
+            if number in _NOTHING:
+                return ()
+            raise OSError(number, os.strerror(number))
         self._lengths.copy(self._count)
         return self._readers[self._count].unpack_from(self._slots)
 
@@ -272,8 +278,8 @@ class Batch:
     def _send_run(self, begun: int, end: int) -> int:
         lost = 0
         while begun < end:
-            rest = ctypes.c_uint(end - begun)
-            sent = self._sendmmsg(self._fd, self._sent.starting_at[begun], rest, self._flags)
+            first, rest = self._sent.starting_at[begun], self._numbers[end - begun]
+            sent = self._sendmmsg(self._fd, first, rest, self._flags)
             if sent <= 0:  # this one cannot be sent; the others perhaps can
                 sent, lost = 1, lost + (not self._is_sent_in_fragments(begun))
             begun += sent
@@ -284,7 +290,7 @@ class Batch:
         if ctypes.get_errno() != errno.EMSGSIZE:
             return False
         with fragments_allowed(self._sock):
-            sent = self._sendmmsg(self._fd, self._sent.starting_at[at], ctypes.c_uint(1), self._flags)
+            sent = self._sendmmsg(self._fd, self._sent.starting_at[at], self._numbers[1], self._flags)
         return bool(sent == 1)
 
 
@@ -357,9 +363,3 @@ def _half_of(offset: int, size: int) -> int:
 
 def _address_of(memory: bytearray | mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(memory))
-
-
-def _raise_unless_waiting(number: int) -> None:
-    error = OSError(number, os.strerror(number))
-    if not isinstance(error, BlockingIOError | InterruptedError):
-        raise error

@@ -144,13 +144,12 @@ class _ServingSelector(selectors.BaseSelector):
         self.is_wanted = False
         while True:
             is_busy = self._unwatched or self._pieces
-            ready = [file for file, _ in self._epoll.poll(0 if is_busy else timeout)]
+            ready = self._epoll.poll(0 if is_busy else timeout)
             begun = time.monotonic() if self._pieces else 0.0
-            for file in (*ready, *self._unwatched):
-                if file in self._servers:
-                    self._serve(file)
-                else:  # it is the others', or it was served for the last time a moment ago
-                    self.is_wanted = True
+            for file in tuple(self._unwatched):
+                self._serve(file)
+            for file, _ in ready:
+                self._serve(file)
             if self._pieces:
                 self._work_off(begun)
             elif not ready and not is_busy:
@@ -164,13 +163,16 @@ class _ServingSelector(selectors.BaseSelector):
 
     def _serve(self, file: int) -> None:
         """Let a server do its work, and watch its file unless there is more."""
-        has_more = self._try(self._servers[file])
-        if not has_more and file in self._unwatched:
+        work = self._servers.get(file)
+        if work is None:  # it is the others', or it was served for the last time a moment ago
+            self.is_wanted = True
+        elif self._try(work):
+            if file not in self._unwatched and file in self._servers:
+                self._epoll.unregister(file)
+                self._unwatched.add(file)
+        elif file in self._unwatched:
             self._unwatched.remove(file)
             self._epoll.register(file, select.EPOLLIN)
-        elif has_more and file not in self._unwatched and file in self._servers:
-            self._epoll.unregister(file)
-            self._unwatched.add(file)
 
     def _work_off(self, begun: float) -> None:
         """Do a piece of what was put off, and more until it has taken as long as the servers have.

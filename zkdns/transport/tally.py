@@ -41,11 +41,6 @@ class Latencies:
         self.counts = [0] * (len(LATENCY_BUCKETS) + 1)
         self.seconds = 0.0
 
-    def note(self, seconds: float, count: int = 1) -> None:
-        """So many took so long."""
-        self.counts[bisect_left(LATENCY_BUCKETS, seconds)] += count
-        self.seconds += seconds * count
-
 
 class Tally:
     """What one server has counted of its responses.
@@ -61,8 +56,11 @@ class Tally:
         self._counts: Counter[int] = Counter()
         self._put_aside = bytearray()
 
-    def add(self, marks: bytes | bytearray) -> None:
-        """Responses with these marks were given."""
+    def add(self, marks: bytes | bytearray, waited: Latencies, seconds: float) -> None:
+        """Responses with these marks were given, for which askers waited so long: one of the three above."""
+        count = len(marks) - marks.count(UNMARKED)
+        waited.counts[bisect_left(LATENCY_BUCKETS, seconds)] += count
+        waited.seconds += seconds * count
         self._put_aside += marks
         if len(self._put_aside) >= _ENOUGH:
             self._count()

@@ -361,8 +361,7 @@ class _Connection:
             if pieces:
                 self._send(b"".join(pieces))
             tally = self._server.tally
-            tally.add(marks)
-            tally.made.note(time.monotonic() - now, len(marks) - marks.count(UNMARKED))
+            tally.add(marks, tally.made, time.monotonic() - now)
         self._buffer = data[at:]
         if at:
             self.active_at = now
@@ -397,8 +396,7 @@ class _Connection:
         if isinstance(body, Personal):
             body = body.to(self._address)
         tally = self._server.tally
-        tally.add(bytes((self._mark_of(began, body),)))
-        tally.later.note(time.monotonic() - began)
+        tally.add(bytes((self._mark_of(began, body),)), tally.later, time.monotonic() - began)
         if body:
             self._late.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
         if self._unsent:
