@@ -152,7 +152,7 @@ def test_a_signal_ends_it_well(environment: dict[str, str], members: Members, nu
     with Command(*WATCHED, environment=environment) as command:
         lines_of(command, 1)
         command.signal(number)
-        assert command.wait(5.0) == 0
+        assert command.wait() == 0
         assert command.errors == ""
 
 
@@ -161,7 +161,7 @@ def test_a_signal_that_wakes_nobody_is_noticed(environment: dict[str, str], memb
     with Command(*WATCHED, environment=environment) as command:
         lines_of(command, 1)
         command.signal_aside(signal.SIGTERM)
-        assert command.wait(5.0) == 0
+        assert command.wait() == 0
 
 
 def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) -> None:
@@ -169,7 +169,7 @@ def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) ->
     with Command(*WATCHED, "--zookeeper", own_zookeeper.address) as command:
         eventually(lambda: catches(command.process.pid, signal.SIGTERM))
         command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 0
+        assert command.wait() == 0
 
 
 def catches(pid: int, number: signal.Signals) -> bool:
@@ -215,7 +215,7 @@ def test_a_closed_pipe_ends_it_quietly(
 ) -> None:
     members.add("10.0.0.1")
     process = unread()
-    assert process.wait(5.0) == 0
+    assert process.wait(15.0) == 0
     os.killpg(process.pid, signal.SIGKILL)  # the guard holds standard error too
     assert process.stderr is not None
     assert process.stderr.read() == b""
@@ -345,7 +345,7 @@ def test_a_command_that_runs_is_ended_with_the_watch(environment: dict[str, str]
     with Command(*WATCHED, "--exec", script, environment=environment) as command:
         assert [line.split()[0] for line in runs(file, 1)] == ["ready"]
         command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 0
+        assert command.wait() == 0
         assert [line.split()[0] for line in runs(file, 2)] == ["ready", "SIGTERM"]
 
 
