@@ -216,5 +216,5 @@ def test_a_machines_service_with_credentials_a_snapshot_and_registrations() -> N
             zookeeper.stop()
             machine.run("systemctl", "start", "zkdns.service")
             assert addresses("web.staging.discovery") == {"10.0.0.1"}
-            told = machine.show("zkdns.service", "StatusText")
-            assert told == "answers from the snapshot, until ZooKeeper has been read: 2 services, 1 member"
+            told = "answers from the snapshot, until ZooKeeper has been read: 2 services, 1 member"
+            eventually(lambda: machine.show("zkdns.service", "StatusText") == told, SECONDS)
