@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -319,6 +320,7 @@ def test_changes_while_the_command_runs_make_it_run_once_more(
             members.add(f"10.0.0.{number}")
             lines_of(command, 1 + number)
         assert len(runs(file, 1)) == 1
+        time.sleep(0.5)  # a line is printed before the command is told, which nothing shows
         go.touch()
         everything = "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80"
         assert runs(file, 2)[1:] == [f"{everything}|{everything}|"]

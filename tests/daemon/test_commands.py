@@ -211,7 +211,7 @@ def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
                 if how == "hangs":
                     monkeypatch.setattr(feed_module, "_DELIVERY_SECONDS", 0.05)
                 flushing = asyncio.create_task(respond_when_done(FlushCaches(None), known))
-                mark = await mark_in(reader)
+                mark = await asyncio.wait_for(mark_in(reader), 10.0)
                 await until(lambda: len(prompt.flushed) == turn)  # noqa: B023 - used at once
                 if how == "slow":
                     await asyncio.sleep(0.05)
