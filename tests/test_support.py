@@ -18,8 +18,8 @@ from kazoo.client import KazooClient, KazooState
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
 
-ELECTED = 30.0
-"""Seconds that an ensemble of a busy machine may take to find its leader, or that it has none."""
+_ELECTION = 30.0
+"""Seconds within which an ensemble has a leader again; some, and more of them on a busy machine."""
 
 _CHILD = """
 import sys, time
@@ -205,17 +205,17 @@ def test_a_server_dies_with_the_process_that_started_it(state: str) -> None:
 def test_an_ensemble_elects_another_leader(ensemble: Ensemble) -> None:
     assert re.fullmatch(r"(127\.0\.0\.1:\d+,){2}127\.0\.0\.1:\d+", ensemble.hosts)
     first = ensemble.leader()
-    eventually(lambda: len(ensemble.followers()) == 2)
+    eventually(lambda: len(ensemble.followers()) == 2, _ELECTION)
     with connected(ensemble.hosts) as client:
         client.create("/kept", b"value")
         first.kill()
         second = ensemble.leader()
         assert second is not first
-        eventually(lambda: len(ensemble.followers()) == 1, ELECTED)
-        assert client.retry(client.get, "/kept")[0] == b"value"
+        eventually(lambda: len(ensemble.followers()) == 1, _ELECTION)
+        assert eventually(lambda: client.get("/kept"), _ELECTION)[0] == b"value"
 
         first.start()
-        eventually(lambda: len(ensemble.followers()) == 2, ELECTED)
+        eventually(lambda: len(ensemble.followers()) == 2, _ELECTION)
     with connected(first.address) as client:
         client.sync("/kept")
         assert client.get("/kept")[0] == b"value"
@@ -226,7 +226,7 @@ def test_an_ensemble_goes_on_without_a_stalled_leader(ensemble: Ensemble) -> Non
     stalled.pause()
     assert ensemble.leader() is not stalled
     stalled.resume()
-    eventually(lambda: len(ensemble.followers()) == 2, ELECTED)
+    eventually(lambda: len(ensemble.followers()) == 2, _ELECTION)
 
 
 def test_an_ensemble_serves_nobody_without_a_majority(ensemble: Ensemble) -> None:
@@ -234,9 +234,9 @@ def test_an_ensemble_serves_nobody_without_a_majority(ensemble: Ensemble) -> Non
     for member in ensemble.members:
         if member is not last:
             member.kill()
-    eventually(lambda: not last.is_serving(), ELECTED)
+    eventually(lambda: not last.is_serving(), _ELECTION)
     ensemble.start()
-    eventually(lambda: len(ensemble.followers()) == 2, ELECTED)
+    eventually(lambda: len(ensemble.followers()) == 2, _ELECTION)
 
 
 def test_expire_session_ends_the_session_and_its_ephemeral_nodes(
@@ -260,7 +260,7 @@ def test_expire_session_reaches_a_client_of_an_ensemble(ensemble: Ensemble) -> N
         lost = threading.Event()
         client.add_listener(lambda state: lost.set() if state == KazooState.LOST else None)
         expire_session(client)
-        assert lost.wait(ELECTED)
+        assert lost.wait(10)
 
 
 def test_expire_session_needs_a_session() -> None:

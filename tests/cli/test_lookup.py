@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.loopback import deaf_port, paired_sockets
+from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
+from tests.support.web import deaf_port
 
 _MANY = 60
 

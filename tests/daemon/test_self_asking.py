@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.loopback import deaf_port
+from tests.support.web import deaf_port
 from zkdns.address import HostPort
 from zkdns.daemon.self_asking import asks_itself
 from zkdns.names import parse_name

@@ -1,10 +1,8 @@
-"""Ports of this machine for servers of tests, and one where there is none."""
+"""Ports of 127.0.0.1 for servers of tests."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Iterator
 
 _TRIES = 20
 
@@ -26,15 +24,3 @@ def paired_sockets(port: int = 0) -> tuple[socket.socket, socket.socket]:
         else:
             return udp, tcp
     raise AssertionError
-
-
-@contextlib.contextmanager
-def deaf_port(host: str = "127.0.0.1") -> Iterator[int]:
-    """A port where nobody takes datagrams, and that nobody else gets meanwhile.
-
-    A socket has it that is connected, and so takes those of its peer alone: the kernel refuses all others.
-    """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as held:
-        held.bind((host, 0))
-        held.connect((host, 9))
-        yield int(held.getsockname()[1])
