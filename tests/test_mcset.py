@@ -269,7 +269,7 @@ def test_keys_of_a_server_that_is_down_fail_and_do_not_move(servers: list[Memcac
 
 @needs_memcached
 def test_a_server_that_does_not_answer_is_given_up_by_the_time_out(servers: list[MemcachedServer]) -> None:
-    with MCSet(FixedSet([servers[0].endpoint])).client(timeout=0.5) as client:
+    with MCSet(FixedSet([servers[0].endpoint])).client(timeout=2.0) as client:
         client.set("key", b"value", noreply=False)
         servers[0].pause()
         with pytest.raises(TimeoutError):

@@ -112,7 +112,8 @@ class Command:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """What was logged under this event."""
-        lines = [line for line in self.errors.splitlines() if line.startswith("{") and line.endswith("}")]
+        whole, _, _ = self.errors.rpartition("\n")  # what is being written may be seen in part
+        lines = [line for line in whole.splitlines() if line.startswith("{") and line.endswith("}")]
         return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
     def said(self, word: str) -> float:

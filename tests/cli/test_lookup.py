@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
+from tests.support.web import deaf_port
 
 _MANY = 60
 
@@ -237,9 +239,8 @@ Reply = Callable[[bytes], bytes]
 @contextlib.contextmanager
 def odd_server(udp: Reply, tcp: Reply = lambda query: query) -> Iterator[str]:
     """A server that replies whatever it likes; over TCP it closes thereafter."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams, socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        datagrams.bind(listener.getsockname())
+    datagrams, listener = paired_sockets()
+    with datagrams, listener:
         listener.listen()
 
         def serve() -> None:
@@ -301,9 +302,8 @@ def test_a_server_that_says_nothing_is_given_up_after_the_timeout() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_a_port_where_nobody_listens_says_so_at_once(host: str) -> None:
-    with socket.socket() as holder:  # holds the number for TCP, while UDP's stays without a listener
-        holder.bind(("127.0.0.1", 0))
-        server = f"{host}:{holder.getsockname()[1]}"
+    with deaf_port(host.strip("[]")) as port:
+        server = f"{host}:{port}"
         ended = lookup("web", "--server", server, "--timeout", "20")
     assert ended.returncode == 3
     assert ended.stderr == f"zkdns: {server} cannot be asked: Connection refused; does zkdns run there?\n"

@@ -72,7 +72,7 @@ def test_a_signal_unregisters_and_is_no_failure(
     with Command("register", *SERVED, environment=environment) as command:
         eventually(members)
         command.signal(number)
-        assert command.wait(5.0) == 0
+        assert command.wait() == 0
         assert members() == []
         assert command.events("member unregistered")
 
@@ -84,7 +84,7 @@ def test_a_signal_that_wakes_nobody_is_noticed(
         command.wait_logged("member registered")
         time.sleep(0.5)  # after which it waits for nothing but news
         command.signal_aside(signal.SIGTERM)
-        assert command.wait(5.0) == 0
+        assert command.wait() == 0
         assert members() == []
 
 
@@ -124,7 +124,7 @@ def test_it_exits_as_the_program_does(
     with Command("register", *SERVED, "--", "sh", "-c", waiting, environment=environment) as command:
         eventually(members)
         go.touch()
-        assert command.wait(5.0) == status
+        assert command.wait() == status
         assert members() == []
 
 
@@ -164,7 +164,7 @@ def test_what_keys_send_reaches_the_programs_children_too(environment: dict[str,
         command.said("ready")
         command.signal(signal.SIGINT)
         command.said("SIGINT")
-        assert command.wait(5.0) in (7, 128 + signal.SIGINT)
+        assert command.wait() in (7, 128 + signal.SIGINT)
 
 
 def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -> None:
@@ -176,7 +176,7 @@ def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -
         command.wait_logged("member registered")
         command.signal(signal.SIGHUP)
         command.signal(signal.SIGUSR1)
-        assert command.wait(5.0) == 128 + signal.SIGUSR1
+        assert command.wait() == 128 + signal.SIGUSR1
         assert [entry["signal"] for entry in command.events("signal sent on")] == ["SIGUSR1"]
 
 
@@ -188,14 +188,14 @@ def test_it_is_unregistered_and_drained_before_the_program_hears_of_the_signal(
     members: Callable[[], list[str]],
     number: signal.Signals,
 ) -> None:
-    drained = ("--drain", "400ms", *AS_PROGRAM)
+    drained = ("--drain", "1500ms", *AS_PROGRAM)
     with Command("register", *SERVED, *drained, environment=environment) as command:
         command.said("ready")
         [name] = eventually(members)
         gone = gone_at(zk, f"{zk_root}/staging/web/{name}")
         command.signal(number)
-        assert command.wait(5.0) == 7
-        assert command.said(number.name) - gone[0] >= 0.35
+        assert command.wait() == 7
+        assert command.said(number.name) - gone[0] >= 1.0  # less what we may have heard late of the znode
         assert members() == []
 
 
@@ -211,7 +211,7 @@ def test_a_second_signal_ends_the_drain(
         assert members() == []
         assert "SIGTERM" not in command.output
         command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 7
+        assert command.wait() == 7
         assert "SIGTERM" in command.output
 
 
@@ -226,7 +226,7 @@ def test_the_programs_end_ends_the_drain(
         command.signal(signal.SIGTERM)
         command.wait_logged("draining")
         done.touch()
-        assert command.wait(5.0) == 3
+        assert command.wait() == 3
         assert not command.events("signal sent on")
 
 
@@ -235,7 +235,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_only_after_it_is_unregistered(
 ) -> None:
     where = (
         "--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}",
-        "--drain", "300ms",
+        "--drain", "1500ms",
     )  # fmt: skip
     with Terminal("register", *SERVED, *where, *AS_PROGRAM) as terminal:
         eventually(lambda: re.search(r"^ready [0-9.]+$", terminal.screen, re.MULTILINE))
@@ -245,7 +245,7 @@ def test_ctrl_c_in_a_terminal_reaches_the_program_only_after_it_is_unregistered(
         assert terminal.wait() == 7
         said = [line for line in terminal.screen.splitlines() if line.startswith("SIGINT ")]
         assert len(said) == 1
-        assert float(said[0].split()[1]) - gone[0] >= 0.25
+        assert float(said[0].split()[1]) - gone[0] >= 1.0  # as above
 
 
 # -- checks --------------------------------------------------------------------------------------------------
@@ -260,7 +260,7 @@ def test_it_is_registered_while_its_check_passes(
     environment: dict[str, str], members: Callable[[], list[str]], site: WebServer
 ) -> None:
     site.statuses["/health"] = 503
-    line = checked(site, "--check", "http:/health", *AS_PROGRAM)
+    line = checked(site, "--check", "http:/health", "--timeout", "10s", *AS_PROGRAM)
     with Command(*line, environment=environment) as command:
         command.wait_logged("check fails")
         command.said("ready")
@@ -307,11 +307,12 @@ def test_a_command_is_checked(
 
 
 def test_checks_are_the_interval_apart(environment: dict[str, str], tmp_path: Path) -> None:
-    times = tmp_path / "times"
-    check = f"exec:{shlex.join([sys.executable, '-c', 'import time; print(time.monotonic())'])} >> {times}"
+    check = (
+        f"exec:: > {tmp_path}/$$"  # a file for each; a shell alone is there at once, and the kernel's time
+    )
     with Command("register", *SERVED, "--check", check, "--interval", "700ms", environment=environment):
-        lines = eventually(lambda: read if len(read := times.read_text().splitlines()) >= 4 else None, 20.0)
-    begun = [float(line) for line in lines]
+        files = eventually(lambda: found if len(found := list(tmp_path.iterdir())) >= 4 else None, 20.0)
+    begun = sorted(file.stat().st_mtime for file in files)
     assert begun[3] - begun[0] > 1.4  # three intervals, less what the first may have been late
 
 
@@ -323,8 +324,10 @@ def test_a_check_that_hangs_fails(
         eventually(members)
         site.hanging.add("/health")
         eventually(lambda: not members())
-        [failure] = command.events("check fails")
-        assert "within 0.2 s" in failure["reason"]
+        # A machine that is busy may have let one of those before take too long.
+        failures = command.events("check fails")
+        assert failures
+        assert all("within 0.2 s" in failure["reason"] for failure in failures)
 
 
 def test_a_program_that_never_was_registered_gets_the_signal_at_once(
@@ -335,5 +338,5 @@ def test_a_program_that_never_was_registered_gets_the_signal_at_once(
         command.said("ready")
         command.wait_logged("check fails")
         command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 7
+        assert command.wait() == 7
         assert members() == []

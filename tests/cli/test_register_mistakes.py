@@ -88,7 +88,7 @@ def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) ->
     with Command(*line, *AS_PROGRAM) as command:
         command.said("ready")
         command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 7
+        assert command.wait() == 7
 
 
 def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperServer) -> None:
@@ -101,7 +101,7 @@ def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperSer
         command.signal(signal.SIGTERM)
         command.wait_logged("member unregistered")
         command.signal(signal.SIGTERM)
-        assert command.wait(5.0) == 7
+        assert command.wait() == 7
 
 
 def test_the_program_ends_in_time_where_zookeeper_does_not_answer(own_zookeeper: ZooKeeperServer) -> None:

@@ -25,6 +25,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import parse_host_port
 from zkdns.cli import main
+from zkdns.machine.processes import listeners
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetPut
 from zkdns.serverset.member import Endpoint, Member
@@ -238,24 +239,13 @@ def test_it_serves_with_closed_standard_files(closed: str) -> None:
 @contextlib.contextmanager
 def unheard(redirected: str, output: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """A server whose log nobody can read, and its port; it has been asked and has answered."""
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        port = int(holder.getsockname()[1])
-    serve = [
-        sys.executable,
-        "-m",
-        "zkdns",
-        "serve",
-        "--demo",
-        "--listen",
-        f"127.0.0.1:{port}",
-        "--admin",
-        "none",
-    ]
+    serve = [sys.executable, "-m", "zkdns", "serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none"]
     command = guarded(["sh", "-c", f'exec "$@" {redirected}', "sh", *serve])
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, start_new_session=True, stdout=output, stderr=output
     ) as process:
         try:
+            port = eventually(lambda: port_of(process.pid), 20.0)  # which it can tell nobody
             eventually(lambda: answers(port), 20.0)
             yield process, port
             process.terminate()
@@ -263,6 +253,14 @@ def unheard(redirected: str, output: int | None = None) -> Iterator[tuple[subpro
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
+
+
+def port_of(session: int) -> int | None:
+    """Where a process of this session listens, as the kernel has it."""
+    for one in listeners():
+        if one.protocol == "udp" and one.pid is not None and os.getsid(one.pid) == session:
+            return one.at.port
+    return None
 
 
 def answers(port: int) -> bool:

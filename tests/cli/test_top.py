@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from tests.cli import Command, Ended, Terminal, run
-from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
+from tests.support.web import refusing
 
 WEB = "web.staging.discovery"
 
@@ -74,7 +74,7 @@ def test_a_terminal_shows_it_live_until_a_key_and_is_left_as_it_was(server: Zkdn
             lambda: re.search(r"0 queries/s \(tcp 0, udp 0\)|0 queries/s \(udp 0, tcp 0\)", terminal.screen)
         )
         server.query(WEB, "TXT")
-        eventually(lambda: re.search(r"TXT +0\.3", terminal.screen))
+        eventually(lambda: re.search(r"TXT +0\.[2-5]", terminal.screen))
         assert "\x1b[?1049h" in terminal.written
         terminal.type(b"x" + key)
         assert terminal.wait() == 0
@@ -92,27 +92,27 @@ def test_sigterm_leaves_the_terminal_as_it_was_too(server: ZkdnsServer) -> None:
 
 
 def test_a_server_that_is_away_is_told_with_the_time_and_looked_for_again() -> None:
-    udp, tcp = paired_sockets()
-    address = f"127.0.0.1:{tcp.getsockname()[1]}"
-    udp.close()
-    tcp.close()
-    with Terminal("top", "--admin", address) as terminal:
-        told = rf"no server answers at {address}: Connection refused; trying again, since \d\d:\d\d:\d\d"
-        eventually(lambda: re.search(told, terminal.screen))
-        with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN": address}):
-            eventually(lambda: "6 services" in terminal.screen)
-        shown = len(terminal.screen)
-        eventually(lambda: re.search(told, terminal.screen[shown:]))
-        terminal.type(b"q")
-        assert terminal.wait() == 0
+    with socket.socket() as held:
+        # The number is ours as long as this is bound; with SO_REUSEADDR, the server gets it nevertheless.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{held.getsockname()[1]}"
+        with Terminal("top", "--admin", address) as terminal:
+            told = rf"no server answers at {address}: Connection refused; trying again, since \d\d:\d\d:\d\d"
+            eventually(lambda: re.search(told, terminal.screen))
+            with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN": address}):
+                eventually(lambda: "6 services" in terminal.screen)
+            shown = len(terminal.screen)
+            eventually(lambda: re.search(told, terminal.screen[shown:]))
+            terminal.type(b"q")
+            assert terminal.wait() == 0
 
 
 def test_without_a_server_once_is_a_sentence_and_status_3() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-    for arguments in ((), ("--json",)):
-        ended = run("top", "--once", "--admin", address, *arguments)
-        assert ended == Ended(3, "", f"zkdns: no server answers at {address}: Connection refused\n")
+    with refusing() as address:
+        for arguments in ((), ("--json",)):
+            ended = run("top", "--once", "--admin", address, *arguments)
+            assert ended == Ended(3, "", f"zkdns: no server answers at {address}: Connection refused\n")
 
 
 def test_the_address_is_the_configured_one_unless_there_is_none(server: ZkdnsServer) -> None:

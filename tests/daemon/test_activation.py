@@ -28,6 +28,8 @@ NAME = "m0.web.staging.discovery"
 QUERY = dns.message.make_query(NAME, "A").to_wire()
 SECONDS = 10.0
 RATE = 500
+MOST_WAITING = 250
+"""Queries, or answers, that the buffer of a socket holds wherever this runs."""
 
 
 @pytest.fixture
@@ -156,6 +158,9 @@ def test_no_query_is_lost_over_five_restarts(pair: SocketPair) -> None:
         def ask() -> None:
             begun, number = time.monotonic(), 0
             while not ended.is_set():
+                if number - len(heard) >= MOST_WAITING:  # a busy machine takes its time for a restart
+                    ended.wait(0.01)
+                    continue
                 sent[number] = time.monotonic()
                 asker.send(number.to_bytes(2) + QUERY[2:])
                 number += 1

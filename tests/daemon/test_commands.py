@@ -9,7 +9,8 @@ import pytest
 
 from tests.daemon.feed_helpers import answering, contents, known_of, member, publishing, put, until
 from zkdns.config import load_config
-from zkdns.daemon.commands import respond
+from zkdns.daemon import feed as feed_module
+from zkdns.daemon.commands import respond, respond_when_done
 from zkdns.daemon.control import (
     Accept,
     Contents,
@@ -21,7 +22,8 @@ from zkdns.daemon.control import (
     Names,
     Refused,
 )
-from zkdns.daemon.feed import Publisher
+from zkdns.daemon.feed import FRAMES, MARKS, Mark, Publisher
+from zkdns.daemon.inquiries import CountMembers, MembersCounted
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped
 from zkdns.table import Table
 
@@ -158,5 +160,67 @@ def test_a_copy_has_the_serial_of_its_last_change(tmp_path: Path) -> None:
             publisher.publish([put("web", member(2))])
             assert publisher.copy() == [put("web", member(2))]
             assert publisher.table.serial > first > 0
+
+    asyncio.run(scenario())
+
+
+# -- what is done when it is responded -----------------------------------------------------------------------
+
+
+async def mark_in(reader: asyncio.StreamReader) -> Mark:
+    """The next mark that a subscriber is sent."""
+    while (message := await FRAMES.read(reader)) is not None:
+        if isinstance(message, Mark):
+            return message
+    raise AssertionError
+
+
+def test_each_answerer_has_what_was_told_it_before_it_is_said_to_be_done(tmp_path: Path) -> None:
+    config = load_config(flags={}, environment={}, file=None)
+    feed = str(tmp_path / "feed")
+
+    async def scenario() -> None:
+        async with publishing(feed) as publisher, answering(feed) as answerer:
+            publisher.set_health(ready=True, stale=False)
+            await until(lambda: answerer.health.ready)
+            known = known_of(config, publisher)
+            for count in range(1, 100):
+                publisher.publish([put("web", *(member(n, f"10.0.0.{n}") for n in range(count)))])
+                counted = await respond_when_done(CountMembers("web.staging"), known)
+                assert counted == MembersCounted(count, 0, exists=True, ready=True)
+                assert contents(answerer.table) == contents(publisher.table)
+                await respond_when_done(FlushCaches(None), known)
+                assert len(answerer.flushed) == count
+
+    asyncio.run(scenario())
+
+
+def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load_config(flags={"workers": "2"}, environment={}, file=None)
+    feed = str(tmp_path / "feed")
+
+    async def scenario() -> None:
+        async with publishing(feed) as publisher, answering(feed) as prompt:
+            known = known_of(config, publisher)
+            monkeypatch.setattr(feed_module, "_DELIVERY_SECONDS", 20.0)
+            for turn, how in enumerate(("slow", "goes", "hangs"), 1):
+                reader, writer = await asyncio.open_unix_connection(feed)
+                await until(lambda: len(publisher._subscribers) == 2)
+                if how == "hangs":
+                    monkeypatch.setattr(feed_module, "_DELIVERY_SECONDS", 0.05)
+                flushing = asyncio.create_task(respond_when_done(FlushCaches(None), known))
+                mark = await asyncio.wait_for(mark_in(reader), 10.0)
+                await until(lambda: len(prompt.flushed) == turn)  # noqa: B023 - used at once
+                if how == "slow":
+                    await asyncio.sleep(0.05)
+                    assert not flushing.done()
+                    writer.write(MARKS.encode(mark))
+                elif how == "goes":
+                    writer.close()
+                assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)
+                writer.close()
+                await until(lambda: len(publisher._subscribers) == 1)
 
     asyncio.run(scenario())

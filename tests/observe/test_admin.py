@@ -197,11 +197,11 @@ def test_clients_that_say_nothing_or_hang_up_block_nobody(caplog: pytest.LogCapt
 
 
 def test_who_says_too_little_for_too_long_is_cut_off(ready_server: HostPort) -> None:
-    with socket.create_connection((ready_server.host, ready_server.port), timeout=10.0) as slow:
+    with socket.create_connection((ready_server.host, ready_server.port), timeout=20.0) as slow:
         slow.sendall(b"GET /healthz HTTP/1.1\r\nHost:")
         begun = time.monotonic()
         assert slow.recv(1000) == b""
-        assert time.monotonic() - begun < 7.0
+        assert time.monotonic() - begun < 12.0
 
 
 def test_who_does_not_take_a_response_is_cut_off(caplog: pytest.LogCaptureFixture) -> None:

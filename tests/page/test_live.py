@@ -47,9 +47,9 @@ def test_a_member_that_comes_appears_and_a_server_that_is_gone_is_told_of(
     fixed = fixed_file(tmp_path, "10.0.0.1")
     with ZkdnsServer("--fixed", str(fixed)) as server, chromium.page() as tab:
         opened(tab, server, "#web.staging")
-        assert state(tab).startswith("Fixed file ")
+        tab.wait(lambda tab: state(tab).startswith("Fixed file "))
         tab.wait(lambda tab: len(tab.texts(".members tbody tr")) == 1)
-        assert tab.text("#changes-empty")
+        tab.wait(lambda tab: tab.text("#changes-empty"))
         fixed_file(tmp_path, "10.0.0.1", "10.0.0.2")
         tab.wait(lambda tab: "10.0.0.2:80" in tab.text("#changes"))
         tab.wait(lambda tab: alive(tab) == "2" and len(tab.texts(".members tbody tr")) == 2)

@@ -129,8 +129,11 @@ class ZkdnsServer:
         return int(started[-1])
 
     def wait_ready(self, timeout: float = 20.0) -> Self:
-        """Wait until every answerer has its table."""
+        """Wait until every answerer has its table, and until commands reach it, or it says that none can."""
         eventually(lambda: self.events("ready"), timeout)
+        if self._environment["ZKDNS_CONTROL"] == self.control and "--control" not in self._command:
+            said = "commands cannot reach this server"
+            eventually(lambda: Path(self.control).exists() or self.events(said), timeout)
         return self
 
     def terminate(self) -> int:

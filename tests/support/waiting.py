@@ -7,7 +7,7 @@ from typing import TypeVar
 _T = TypeVar("_T")
 
 
-def eventually(condition: Callable[[], _T | None], timeout: float = 10.0, interval: float = 0.005) -> _T:
+def eventually(condition: Callable[[], _T | None], timeout: float = 20.0, interval: float = 0.005) -> _T:
     """Call `condition` until it returns something true, and return that.
 
     An exception counts as "not yet". At the deadline an AssertionError tells the last value or exception.

@@ -156,6 +156,18 @@ def refusing() -> Iterator[str]:
 
 
 @contextlib.contextmanager
+def deaf_port(host: str = "127.0.0.1") -> Iterator[int]:
+    """A port where nobody takes datagrams, and that nobody else gets meanwhile.
+
+    A socket has it that is connected, and so takes those of its peer alone: the kernel refuses all others.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as held:
+        held.bind((host, 0))
+        held.connect((host, 9))
+        yield int(held.getsockname()[1])
+
+
+@contextlib.contextmanager
 def silent() -> Iterator[str]:
     """An endpoint that lets connections time out: its queue is full, so that the kernel drops what comes."""
     with contextlib.ExitStack() as stack:

@@ -26,8 +26,11 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.systemd.service_files import ROOT, files
 
+SO_RCVBUFFORCE = 33  # socket(7), which Python does not name
 SECONDS = 20.0
 RATE = 500
+MOST_WAITING = 1200
+"""Queries that the socket of the unit holds for sure, by its ReceiveBuffer=."""
 NAME = "m0.web.staging.discovery"
 MEMBER = b'{"serviceEndpoint":{"host":"10.0.0.1","port":8080},"additionalEndpoints":{},"status":"ALIVE"}'
 
@@ -123,10 +126,14 @@ def test_no_query_is_lost_over_restarts() -> None:
         machine.run("systemctl", "start", "zkdns.socket", "zkdns.service")
         asker.connect(("127.0.0.1", 53))
         asker.settimeout(SECONDS)
+        asker.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 2 << 20)  # for all of their answers at once
 
         def load() -> None:
             begun = time.monotonic()
             while not ended.is_set():
+                if len(sent) - len(heard) >= MOST_WAITING:  # a busy machine takes its time for a restart
+                    ended.wait(0.01)
+                    continue
                 number = len(sent)
                 sent.add(number)
                 asker.send(number.to_bytes(2) + query[2:])
@@ -216,5 +223,5 @@ def test_a_machines_service_with_credentials_a_snapshot_and_registrations() -> N
             zookeeper.stop()
             machine.run("systemctl", "start", "zkdns.service")
             assert addresses("web.staging.discovery") == {"10.0.0.1"}
-            told = machine.show("zkdns.service", "StatusText")
-            assert told == "answers from the snapshot, until ZooKeeper has been read: 2 services, 1 member"
+            told = "answers from the snapshot, until ZooKeeper has been read: 2 services, 1 member"
+            eventually(lambda: machine.show("zkdns.service", "StatusText") == told, SECONDS)

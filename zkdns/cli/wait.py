@@ -29,7 +29,8 @@ from zkdns.errors import ZkdnsError
 
 _MOST = 1_000_000
 _PAUSE = 0.1  # seconds between two looks
-_LEAST_PATIENCE = 0.5  # seconds for an answer, even at the end of the time
+# Seconds for an answer, even at the end of the time: more than a server waits for an answerer that hangs.
+_LEAST_PATIENCE = 1.5
 _TIMEOUT = 60.0
 _LONGEST = 86_400.0
 

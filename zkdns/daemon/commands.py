@@ -66,6 +66,19 @@ def respond(request: Request, known: Known) -> Response | Iterator[Response] | A
     return response
 
 
+async def respond_when_done(request: Request, known: Known) -> Response | Iterator[Response]:
+    """Do what is asked for; what answerers have to do with it, they have done when it is responded.
+
+    Who reads here that members are gone, or a cache empty, would else be answered as before for a moment.
+    """
+    response = respond(request, known)
+    if isinstance(response, Awaitable):
+        return await response
+    if isinstance(request, Accept | FlushCaches | CountMembers):
+        await known.publisher.delivered()
+    return response
+
+
 async def _explain(request: Explain, known: Known) -> Explained | Refused:
     """Do what `zkdns explain` asks for."""
     from zkdns.daemon.explaining import explain  # noqa: PLC0415 - nobody else here needs all of DNS

@@ -164,7 +164,8 @@ Response: TypeAlias = (
     | NotReloaded
     | Refused
 )
-Respond: TypeAlias = Callable[[Request], Response | Iterator[Response] | Awaitable[Response]]
+Answer: TypeAlias = Response | Iterator[Response]
+Respond: TypeAlias = Callable[[Request], Answer | Awaitable[Answer]]
 REQUESTS: Frames[Request] = Frames(Request, most=_LARGEST_REQUEST)  # type: ignore[arg-type]  # as below
 RESPONSES: Frames[Response] = Frames(Response)  # type: ignore[arg-type]  # a union is no type to mypy
 

@@ -8,6 +8,9 @@ are ready with it. An answerer keeps what it has until a whole copy has arrived,
 seen in answers. A subscriber that does not keep up is cut off, and begins anew with a copy.
 
 What people ask of all answerers (`Flush`) goes the same way, to those who are there, and to nobody later.
+
+A subscriber says one thing, and only where it is asked to (`Mark`): that it has come so far. Who has been
+told that something is done can ask the answerers at once, and must not find them on their way to it.
 """
 
 from __future__ import annotations
@@ -35,6 +38,8 @@ _CHANGES_IN_FRAME = 200
 # How far a subscriber may fall behind, beside the copy that it was sent.
 _MOST_BACKLOG = 64 << 20
 _RECONNECT_SECONDS = 0.02  # at a start both ends begin at once, and one has to wait for the other
+# So long an answerer is waited for that has something to do. One that hangs gives no old answer either.
+_DELIVERY_SECONDS = 1.0
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -68,8 +73,16 @@ class Flush(msgspec.Struct, frozen=True, tag="flush"):
     """Of this name and what lies below it, in wire form and lower case; None: all of it."""
 
 
-FeedMessage: TypeAlias = Begin | Changes | End | Health | Flush
+class Mark(msgspec.Struct, frozen=True, tag="mark"):
+    """To be sent back by the subscriber, when what came before it is done."""
+
+    number: int
+
+
+FeedMessage: TypeAlias = Begin | Changes | End | Health | Flush | Mark
 FRAMES: Frames[FeedMessage] = Frames(FeedMessage)  # type: ignore[arg-type]  # a union is no type to mypy
+MARKS: Frames[Mark] = Frames(Mark)
+"""What subscribers say."""
 
 
 class Publisher:
@@ -91,6 +104,9 @@ class Publisher:
         """Called with the keys of the services that a change may have altered, at each change."""
         self._pending: list[Change] = []
         self._subscribers: dict[asyncio.StreamWriter, int] = {}  # with the backlog that each may have
+        self._mark = 0
+        self._reached: dict[asyncio.StreamWriter, int] = {}  # the last mark that each has sent back
+        self._has_moved = asyncio.Event()
         self._server: asyncio.Server | None = None
 
     async def serve(self, path: str) -> None:
@@ -128,6 +144,18 @@ class Publisher:
         self._broadcast(FRAMES.encode(Flush(name)))
         return len(self._subscribers)
 
+    async def delivered(self) -> None:
+        """Wait until all subscribers that are there have done what they were told; for a while at most."""
+        self._flush()
+        self._mark += 1
+        mark, told = self._mark, tuple(self._subscribers)
+        self._broadcast(FRAMES.encode(Mark(mark)))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DELIVERY_SECONDS):
+                while any(one in self._subscribers and self._reached.get(one, 0) < mark for one in told):
+                    self._has_moved.clear()
+                    await self._has_moved.wait()
+
     def copy(self) -> list[Change]:
         """The changes that make the table as it is now, under the serial that it has now."""
         self._flush()
@@ -155,9 +183,12 @@ class Publisher:
     async def _subscribed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._flush()
         self._send_copy(writer)
-        with contextlib.suppress(ConnectionError):
-            await reader.read()  # a subscriber says nothing until it goes
+        while (reached := await MARKS.read(reader)) is not None:
+            self._reached[writer] = reached.number
+            self._has_moved.set()
         self._subscribers.pop(writer, None)
+        self._reached.pop(writer, None)
+        self._has_moved.set()
         writer.close()
 
     def _send_copy(self, writer: asyncio.StreamWriter) -> None:
@@ -237,6 +268,9 @@ class Subscriber:
     async def _follow(self, reader: asyncio.StreamReader) -> None:
         while (message := await FRAMES.read(reader)) is not None:
             match message:
+                case Mark():
+                    if self._writer is not None:
+                        self._writer.write(MARKS.encode(message))
                 case Begin():
                     self._copied = set()
                     self._copying.close()

@@ -17,7 +17,7 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.child import Configure, Lead, Orders, Task, Tell
-from zkdns.daemon.commands import respond
+from zkdns.daemon.commands import respond_when_done
 from zkdns.daemon.control import ControlServer, own_control
 from zkdns.daemon.feed import Publisher
 from zkdns.daemon.figures import FiguresTeller, StaleClock
@@ -59,7 +59,7 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
 
     # The first is for the server's own processes, whatever the configuration says of that for commands.
     own, control = (
-        ControlServer(path, partial(respond, known=known))
+        ControlServer(path, partial(respond_when_done, known=known))
         for path in (own_control(task.feed), config.control)
     )
     teller = FiguresTeller(publisher, config.statuses, partial(_figures_of, known), tell)
