@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import struct
@@ -17,15 +18,20 @@ from tests.support.guard import guarded
 _TYPE_A = 1
 _EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
 _EDE = b"\x00\x0f"
+_PORTS = 10_000, 32_768  # Linux gives those above this to whoever asks for any
 
 
 def free_port() -> int:
-    """A port that nobody has, for both protocols."""
+    """A port that nobody has, for both protocols.
+
+    It is none of those that the kernel gives to whoever wants any: such a one may be another's, be it for a
+    moment, when the server that it is for binds it.
+    """
     while True:
+        port = random.randrange(*_PORTS)
         with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
             try:
+                tcp.bind(("127.0.0.1", port))
                 udp.bind(("127.0.0.1", port))
             except OSError:
                 continue
