@@ -25,7 +25,7 @@ def admin_of(server: ZkdnsServer) -> HostPort:
 
 
 def call(server: ZkdnsServer, path: str, method: str = "GET", **headers: str) -> Answer:
-    return ask(admin_of(server), path, method, seconds=10.0, **headers)
+    return ask(admin_of(server), path, method, seconds=20.0, **headers)
 
 
 def change(server: ZkdnsServer, path: str) -> Answer:
