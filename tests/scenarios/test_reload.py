@@ -118,7 +118,7 @@ def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_o
     server.settle()
     (pid,) = server.processes("answerer")
     os.kill(pid, signal.SIGKILL)
-    assert server.ask(WEB) == set(MEMBERS)
+    assert server.ask(WEB, timeout=20.0) == set(MEMBERS)
     (watcher,) = server.processes("watcher")
     os.kill(watcher, signal.SIGKILL)
     eventually(lambda: server.processes("watcher") - {watcher})

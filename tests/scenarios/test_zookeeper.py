@@ -169,7 +169,7 @@ def test_a_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeper
     client.close()
     own_zookeeper.kill()
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
-        response = server.query(NAME, use_edns=0)
+        response = server.query(NAME, use_edns=0, timeout=30.0)  # it may have just begun to start
         assert server.rcode(NAME) == "SERVFAIL"
         assert [option.code for option in response.options if isinstance(option, dns.edns.EDEOption)] == [
             dns.edns.EDECode.NOT_READY

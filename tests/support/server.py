@@ -170,9 +170,9 @@ class ZkdnsServer:
         return f"http://{first['address']}"
 
     def query(
-        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 10.0, **options: Any
+        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 5.0, **options: Any
     ) -> dns.message.Message:
-        """Ask, and return the whole response; where an answerer is just started, that takes its time."""
+        """Ask once, and return the whole response."""
         host, port = self.addresses[0]
         message = dns.message.make_query(name, qtype, **options)
         ask = dns.query.tcp if tcp else dns.query.udp
