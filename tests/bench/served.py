@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import socket
 import struct
@@ -14,28 +13,19 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.guard import guarded
+from tests.support.loopback import paired_sockets
 
 _TYPE_A = 1
 _EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
 _EDE = b"\x00\x0f"
-_PORTS = 10_000, 32_768  # Linux gives those above this to whoever asks for any
 
 
 def free_port() -> int:
-    """A port that nobody has, for both protocols.
-
-    It is none of those that the kernel gives to whoever wants any: such a one may be another's, be it for a
-    moment, when the server that it is for binds it.
-    """
-    while True:
-        port = random.randrange(*_PORTS)
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            try:
-                tcp.bind(("127.0.0.1", port))
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    """A port that nobody has, for both protocols."""
+    udp, tcp = paired_sockets()
+    with udp, tcp:
+        port: int = tcp.getsockname()[1]
+    return port
 
 
 def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:

@@ -108,7 +108,7 @@ def finds_ipv6(ask: Asking) -> None:
 def is_not_held_up_by_a_missing_aaaa(ask: Asking) -> None:
     """Not even by being told that the whole name is missing, which ends the search for an A with some."""
     assert ask("AAAA", OLD) == Found(failure=ask.client.nodata)
-    took = []
+    took: list[float] = []
     while len(took) < TRIES and min(took, default=AT_ONCE) >= AT_ONCE:
         began = time.monotonic()
         ask.finds("both" if ask.client.asks_both else "A", OLD, OLD_IPV4)
