@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.guard import guarded
+from tests.support.loopback import paired_sockets
 
 _TYPE_A = 1
 _EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
@@ -21,15 +22,10 @@ _EDE = b"\x00\x0f"
 
 def free_port() -> int:
     """A port that nobody has, for both protocols."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+    udp, tcp = paired_sockets()
+    with udp, tcp:
+        port: int = tcp.getsockname()[1]
+    return port
 
 
 def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:

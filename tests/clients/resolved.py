@@ -25,6 +25,7 @@ from tests.support.waiting import eventually
 
 STUB = "127.0.0.53"
 _UNPACKED = Path(__file__).parents[2] / ".tests" / "systemd-resolved"
+_START_SECONDS = 30.0
 _USER, _ID = "systemd-resolve", 61991
 _CONF = """\
 [Resolve]
@@ -107,10 +108,11 @@ def started(prefix: list[str], directory: Path) -> Iterator[None]:
         (run / "bus").unlink(missing_ok=True)  # of one that was started before
         bus_command = [*prefix, bus, "--nofork", f"--config-file={bus_conf}"]
         stack.enter_context(running(bus_command, directory / "bus.log"))
-        eventually((run / "bus").exists)
+        eventually((run / "bus").exists, _START_SECONDS)
         command = [*prefix, "env", *_environment(), program]
         stack.enter_context(running(command, directory / "log"))
-        eventually(lambda: dns.query.udp(dns.message.make_query("localhost", "A"), STUB, timeout=0.1))
+        asked = dns.message.make_query("localhost", "A")
+        eventually(lambda: dns.query.udp(asked, STUB, timeout=0.5), _START_SECONDS)
         yield
 
 

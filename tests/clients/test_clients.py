@@ -36,6 +36,7 @@ CLIENTS = (*LIBRARIES, *TOOLS, *RESOLVED)
 
 # Below what any of these waits before it asks again (musl 2.5 s, glibc 5 s), programs' start included.
 AT_ONCE = 2.0  # seconds
+TRIES = 3  # who is held up is each time; a program's start may be slow once, where the machine is busy
 
 
 class World:
@@ -107,9 +108,12 @@ def finds_ipv6(ask: Asking) -> None:
 def is_not_held_up_by_a_missing_aaaa(ask: Asking) -> None:
     """Not even by being told that the whole name is missing, which ends the search for an A with some."""
     assert ask("AAAA", OLD) == Found(failure=ask.client.nodata)
-    began = time.monotonic()
-    ask.finds("both" if ask.client.asks_both else "A", OLD, OLD_IPV4)
-    assert time.monotonic() - began < AT_ONCE
+    took: list[float] = []
+    while len(took) < TRIES and min(took, default=AT_ONCE) >= AT_ONCE:
+        began = time.monotonic()
+        ask.finds("both" if ask.client.asks_both else "A", OLD, OLD_IPV4)
+        took.append(time.monotonic() - began)
+    assert min(took) < AT_ONCE, took
 
 
 def finds_srv(ask: Asking) -> None:

@@ -138,12 +138,12 @@ class Scene:
 
 
 @contextlib.contextmanager
-def patient_client(hosts: str, *, timeout: float = 10.0) -> Iterator[Any]:
+def patient_client(hosts: str) -> Iterator[Any]:
     """A client that comes back soon, however often ZooKeeper goes."""
     retry = KazooRetry(max_tries=-1, delay=0.05, max_delay=0.2)
     quiet = logging.getLogger("tests.faults.kazoo")
     quiet.setLevel(logging.CRITICAL)
-    client = KazooClient(hosts=hosts, timeout=timeout, connection_retry=retry, logger=quiet)
+    client = KazooClient(hosts=hosts, connection_retry=retry, logger=quiet)
     try:
         client.start(_PATIENCE)
         yield client

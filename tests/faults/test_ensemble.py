@@ -60,7 +60,7 @@ def test_its_leader_is_killed(three: Ensemble, reach_three: Any) -> None:
 def test_its_quorum_is_lost_and_found(three: Ensemble, reach_three: Any) -> None:
     with playing(three.hosts, reach_three) as scene:
         leader = three.leader()
-        follower = three.followers()[0]
+        follower = eventually(three.followers, _ELECTION)[0]
         with scene.fault() as fault:
             leader.kill()
             follower.kill()

@@ -25,10 +25,10 @@ def kill(scene: Scene, role: str, pid: int | None = None) -> float:
     """Kill the process of a role, and see it replaced; when it was killed."""
     victim, before = pid or scene.server.pid_of(role), started(scene.server, role)
     killed = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
     if role == "answerer":
         # What it had read it cannot answer; what it had not waits for its successor.
-        scene.history.excused.append((killed - 0.1, killed))
-    os.kill(victim, signal.SIGKILL)
+        scene.history.excused.append((killed - 0.1, time.monotonic()))
     scene.ended += 1
     eventually(lambda: len(started(scene.server, role)) > len(before))
     return killed

@@ -66,7 +66,7 @@ def test_every_session_expires_while_zookeeper_sleeps(
     faulty: ZooKeeperServer, reach: Any, proxy: FaultProxy
 ) -> None:
     with contextlib.ExitStack() as stack:
-        owners = [stack.enter_context(patient_client(faulty.address, timeout=1.0)) for _ in range(_OWNERS)]
+        owners = [stack.enter_context(patient_client(faulty.address)) for _ in range(_OWNERS)]
         with playing(proxy.address, reach, history=owned(owners)) as scene:
             with scene.fault() as fault, scene.history.leaving(scene.history.entries, held=True):
                 proxy.stall()  # the server is away as well, and must not take the loss for the members' own

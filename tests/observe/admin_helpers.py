@@ -19,6 +19,7 @@ from zkdns.observe.figures import AnswererFigures
 from zkdns.observe.status import RequestError, Status, TableStatus, WorkerStatus, ZooKeeperStatus
 
 SECONDS = 4.0  # less than the server waits for who says nothing
+_STREAM_SECONDS = 20.0  # a whole server loads first what it answers with
 LOOPBACK = HostPort("127.0.0.1", 0)
 
 STATUS = Status(
@@ -174,7 +175,7 @@ class Reader:
     """One stream of events."""
 
     def __init__(self, at: HostPort, **headers: str) -> None:
-        self._connection = http.client.HTTPConnection(at.host, at.port, timeout=SECONDS)
+        self._connection = http.client.HTTPConnection(at.host, at.port, timeout=_STREAM_SECONDS)
         self._connection.request(
             "GET", "/api/events", headers={n.replace("_", "-"): v for n, v in headers.items()}
         )

@@ -57,7 +57,7 @@ class Reloadable(ZkdnsServer):
         """SIGHUP, and wait until the new configuration is in force; what was logged of that."""
         before = len(self.events(IN_FORCE))
         self.hang_up()
-        return eventually(lambda: self.events(IN_FORCE)[before:], timeout=20.0)[0]
+        return eventually(lambda: self.events(IN_FORCE)[before:], timeout=40.0)[0]
 
     def processes(self, role: str) -> set[int]:
         """The processes of a role that there are now."""
@@ -66,7 +66,7 @@ class Reloadable(ZkdnsServer):
     def settle(self, answerers: int = 1) -> None:
         """Wait until those that finish have."""
         wanted = ["answerer"] * answerers + ["watcher"]
-        eventually(lambda: sorted(children(self).values()) == wanted, timeout=15.0)
+        eventually(lambda: sorted(children(self).values()) == wanted, timeout=30.0)
 
 
 def _toml(value: object) -> str:

@@ -45,7 +45,7 @@ REPEATED = 5
 def scrape(server: ZkdnsServer, accept: str = "") -> tuple[str, str]:
     """The content type and the text."""
     asked = urllib.request.Request(f"{server.admin}/metrics", headers={"Accept": accept})  # noqa: S310 - of our own
-    with urllib.request.urlopen(asked, timeout=5.0) as response:  # noqa: S310 - as above
+    with urllib.request.urlopen(asked, timeout=20.0) as response:  # noqa: S310 - as above
         return response.headers["Content-Type"], response.read().decode()
 
 

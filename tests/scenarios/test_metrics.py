@@ -18,7 +18,7 @@ from tests.support.zookeeper import ZooKeeperServer
 
 def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:
     """The samples by name and labels' values."""
-    with urllib.request.urlopen(f"{server.admin}/metrics", timeout=5.0) as response:  # noqa: S310 - of our own
+    with urllib.request.urlopen(f"{server.admin}/metrics", timeout=20.0) as response:  # noqa: S310 - of our own
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = response.read().decode()
     return {

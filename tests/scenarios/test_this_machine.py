@@ -37,7 +37,7 @@ class Here(Machine):
         self.hosts = directory / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
         super().__init__(directory / "machine", nameserver, {"/var/lib": self.kept, "/etc/hosts": self.hosts})
-        self.configure("options timeout:1 attempts:1")
+        self.configure("options timeout:5 attempts:1")
         self.resolv_conf = directory / "machine" / "resolv.conf"
 
     def zkdns(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -110,7 +110,7 @@ def test_dig_sees_what_dnspython_sees(chrooted: tuple[str, Any]) -> None:
         command = ["dig", "@127.0.0.1", "-p", str(server.port), "+short", "+tries=1", NAME, "SRV"]
         # Truncated over UDP, so that dig asks again over TCP.
         assert server.query(NAME, "SRV").flags & dns.flags.TC
-        printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout
+        printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
         assert set(printed.splitlines()) == server.ask(NAME, "SRV", tcp=True)
         assert len(printed.splitlines()) == 50
 
@@ -158,7 +158,7 @@ def test_members_go_with_their_session(zookeeper: ZooKeeperServer, chrooted: tup
         eventually(lambda: server.ask(NAME) == {"10.0.0.1"})
     mortal.stop()
     mortal.close()
-    assert zookeeper.is_serving()
+    eventually(zookeeper.is_serving)
 
 
 def test_a_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeperServer) -> None:
@@ -169,7 +169,7 @@ def test_a_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeper
     client.close()
     own_zookeeper.kill()
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
-        response = server.query(NAME, use_edns=0)
+        response = server.query(NAME, use_edns=0, timeout=30.0)  # it may have just begun to start
         assert server.rcode(NAME) == "SERVFAIL"
         assert [option.code for option in response.options if isinstance(option, dns.edns.EDEOption)] == [
             dns.edns.EDECode.NOT_READY

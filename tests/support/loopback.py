@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import socket
 
 _TRIES = 20
+_PORTS = 10_000, 32_768  # Linux gives those above this to whoever asks for any
 
 
 def paired_sockets(port: int = 0) -> tuple[socket.socket, socket.socket]:
-    """Sockets for UDP and TCP on one port, bound and not listening; 0 means any that is free for both."""
+    """Sockets for UDP and TCP on one port, bound and not listening; 0 means any that is free for both.
+
+    That is none of those that the kernel gives to whoever wants any: when it is closed for a while, or until
+    a server binds it, such a one could be another's, be it for a moment.
+    """
     for last_try in (*[False] * (_TRIES - 1), True):
         udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tcp = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tcp.bind(("127.0.0.1", port))
+            tcp.bind(("127.0.0.1", port or random.randrange(*_PORTS)))
             udp.bind(("127.0.0.1", tcp.getsockname()[1]))
         except OSError:
             udp.close()

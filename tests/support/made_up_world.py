@@ -24,6 +24,7 @@ from tests.support.guard import running
 from tests.support.waiting import eventually
 
 ROOT, EXAMPLE, RESOLVER = "127.0.0.3", "127.0.0.4", "127.0.0.2"
+_START_SECONDS = 30.0
 _PROGRAMS = {"unbound": "unbound", "nsd": "nsd"}
 _SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # which is on nobody's PATH but root's
 
@@ -101,12 +102,12 @@ def made_up_world(directory: Path, records: str) -> Iterator[str]:
             address = ROOT if apex == "." else EXAMPLE
             conf = _NSD.format(address=address, directory=own, apex=apex)
             stack.enter_context(_running("nsd", own, conf))
-            eventually(lambda: _is_answering(address, apex))  # noqa: B023 - used at once
+            eventually(lambda: _is_answering(address, apex), _START_SECONDS)  # noqa: B023 - used at once
         own = directory / "resolver"
         own.mkdir()
         (own / "hints").write_text(f". 300 NS ns.root.\nns.root. 300 A {ROOT}\n")
         stack.enter_context(_running("unbound", own, _UNBOUND.format(address=RESOLVER, directory=own)))
-        eventually(lambda: _is_answering(RESOLVER, "example."))
+        eventually(lambda: _is_answering(RESOLVER, "example."), _START_SECONDS)
         yield RESOLVER
 
 

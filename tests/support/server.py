@@ -1,7 +1,9 @@
 """A real `zkdns serve` for tests: started as its user would, asked over real sockets, ended with the test."""
 
+import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -17,6 +19,9 @@ import dns.rcode
 
 from tests.support.guard import guarded
 from tests.support.waiting import eventually
+
+_START_SECONDS = 30.0  # of which a busy machine takes a few
+_END_SECONDS = 10.0
 
 # What sd_listen_fds(3) finds: the files from number 3 on, in the process that they are for.
 _HAND_OVER = """\
@@ -78,7 +83,7 @@ class ZkdnsServer:
                 start_new_session=True,
             )
         try:
-            eventually(lambda: self.ended or self.address)
+            eventually(lambda: self.ended or self.address, _START_SECONDS)
         except BaseException:
             self.__exit__()
             raise
@@ -87,11 +92,13 @@ class ZkdnsServer:
     def __exit__(self, *_: object) -> None:
         process = self._process
         if process is not None:
+            others = _children(process.pid)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if process.stdin is not None:
                 process.stdin.close()
+            _await_end(others)
         self._directory.cleanup()
 
     # -- the process ---------------------------------------------------------------------------------------
@@ -161,13 +168,14 @@ class ZkdnsServer:
 
     @property
     def admin(self) -> str:
-        """The URL of the admin address."""
-        return f"http://{self.events('admin')[0]['address']}"
+        """The URL of the admin address, which is told after those that are listened at."""
+        (first, *_) = eventually(lambda: self.events("admin"))
+        return f"http://{first['address']}"
 
     def query(
-        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 2.0, **options: Any
+        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 5.0, **options: Any
     ) -> dns.message.Message:
-        """Ask, and return the whole response."""
+        """Ask once, and return the whole response."""
         host, port = self.addresses[0]
         message = dns.message.make_query(name, qtype, **options)
         ask = dns.query.tcp if tcp else dns.query.udp
@@ -181,3 +189,23 @@ class ZkdnsServer:
     def rcode(self, name: str, qtype: str = "A", **options: Any) -> str:
         """The response code, by name."""
         return dns.rcode.to_text(self.query(name, qtype, **options).rcode())
+
+
+def _children(pid: int) -> list[int]:
+    """File descriptors of the processes that this one has started (pidfd_open(2)), where the kernel tells."""
+    found = []
+    with contextlib.suppress(OSError):
+        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+            with contextlib.suppress(ProcessLookupError):
+                found.append(os.pidfd_open(int(child)))
+    return found
+
+
+def _await_end(children: list[int]) -> None:
+    """Wait until these have ended, as they do without their supervisor: others may want what they hold."""
+    for child in children:
+        poll = select.poll()
+        poll.register(child, select.POLLIN)
+        if not poll.poll(_END_SECONDS * 1000):  # one that a failed test has stopped
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+        os.close(child)
