@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
@@ -20,6 +21,10 @@ from tests.support.zookeeper import Ensemble, ZooKeeperServer
 # Commands that a test runs leave the machine's own control socket and resolver alone; servers of tests have
 # their own.
 os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
+
+# An example that takes long says how busy the machine is, and nothing of what it is an example of.
+settings.register_profile("zkdns", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("zkdns")
 
 _HERE = Path(__file__).parent
 _RUN_PROCESSES = (
