@@ -43,7 +43,11 @@ class SetWatch(Watch):
         self._read = 0  # counts readings, so that of those that wait only the newest is made
         self._was_tried = False
         self._last_error: ZkdnsError | None = None
-        session.join(self)
+        try:
+            session.join(self)
+        except BaseException:  # Ctrl-C came, and nobody else could close it
+            self.close()
+            raise
 
     @property
     def last_error(self) -> ZkdnsError | None:
