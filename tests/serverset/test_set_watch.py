@@ -228,12 +228,12 @@ def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
     with web.watch() as watch:
         assert len(watch.endpoints) == 5000
         made += create(5001, 5500)
-        eventually(lambda: len(watch.endpoints) == 5500)
+        eventually(lambda: len(watch.endpoints) == 5500, 60.0)
         assert watch.event_count < 502
         assert watch.bad_members == {}
         for answer in [zk.delete_async(path) for path in made]:
             answer.get(timeout=30.0)
-        eventually(lambda: watch.endpoints == ())
+        eventually(lambda: watch.endpoints == (), 60.0)
 
 
 def test_a_burst_of_registrations_ends_as_it_is(server_set: Sets) -> None:
