@@ -89,7 +89,7 @@ def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str
         capture_output=True,
         text=True,
         env=environment,
-        timeout=10,
+        timeout=60,
     ).stdout
     assert comparable(printed.splitlines()) == comparable(output)
 

@@ -18,6 +18,11 @@ import dns.rcode
 from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
+_START_TIMEOUT = 30.0
+"""Seconds until it listens: half a one, and many times that where four others start beside it."""
+_PATIENCE = 5.0
+"""Seconds that an answer may take where a test says nothing of time, as a stub waits for one."""
+
 # What sd_listen_fds(3) finds: the files from number 3 on, in the process that they are for.
 _HAND_OVER = """\
 import fcntl, os, sys
@@ -78,7 +83,7 @@ class ZkdnsServer:
                 start_new_session=True,
             )
         try:
-            eventually(lambda: self.ended or self.address)
+            eventually(lambda: self.ended or self.address, _START_TIMEOUT)
         except BaseException:
             self.__exit__()
             raise
@@ -162,7 +167,7 @@ class ZkdnsServer:
         return f"http://{self.events('admin')[0]['address']}"
 
     def query(
-        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 2.0, **options: Any
+        self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = _PATIENCE, **options: Any
     ) -> dns.message.Message:
         """Ask, and return the whole response."""
         host, port = self.addresses[0]
