@@ -101,12 +101,12 @@ def made_up_world(directory: Path, records: str) -> Iterator[str]:
             address = ROOT if apex == "." else EXAMPLE
             conf = _NSD.format(address=address, directory=own, apex=apex)
             stack.enter_context(_running("nsd", own, conf))
-            eventually(lambda: _is_answering(address, apex))  # noqa: B023 - used at once
+            eventually(lambda: _is_answering(address, apex), 30.0)  # noqa: B023 - used at once
         own = directory / "resolver"
         own.mkdir()
         (own / "hints").write_text(f". 300 NS ns.root.\nns.root. 300 A {ROOT}\n")
         stack.enter_context(_running("unbound", own, _UNBOUND.format(address=RESOLVER, directory=own)))
-        eventually(lambda: _is_answering(RESOLVER, "example."))
+        eventually(lambda: _is_answering(RESOLVER, "example."), 30.0)
         yield RESOLVER
 
 
