@@ -34,9 +34,10 @@ class Forger:
     """
 
     def __init__(self, directory: Path, core: int, each: int) -> None:
-        self.port = free_port()
         self._log = directory / "forge.log"
-        self._command = [compile_program("forge", directory), str(self.port), str(each)]
+        program = compile_program("forge", directory)
+        self.port = free_port()  # only now: meanwhile somebody else could get it
+        self._command = [program, str(self.port), str(each)]
         self._core = core
 
     @contextlib.contextmanager

@@ -127,7 +127,9 @@ class Echo(Peer):
     is_dns = False
 
     def configure(self) -> list[str]:
-        return [compile_program("echo", self.directory), str(self.port)]
+        program = compile_program("echo", self.directory)
+        self.port = free_port()  # another one: meanwhile somebody else could get the first
+        return [program, str(self.port)]
 
     def _is_answering(self) -> bool:
         client = Client(self.port, timeout=0.2)

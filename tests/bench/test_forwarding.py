@@ -16,6 +16,7 @@ from tests.bench.processes import find_program
 from tests.bench.queries import names_of_nobody, ordinary
 from tests.bench.report import Report
 from tests.bench.zone import make_services, to_zone_file
+from tests.support.waiting import eventually
 
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
 WITHOUT = [name for name in ("cc", "taskset") if find_program(name) is None]
@@ -112,7 +113,7 @@ def test_the_forger_forges_and_says_what_is_right_at_last(tmp_path: Path) -> Non
         other = dns.query.udp(
             dns.message.make_query("x.elsewhere.example", "TXT"), "127.0.0.1", port=forger.port, timeout=5
         )
-        counts = forger.counts()
+        counts = eventually(lambda: forger.counts() if forger.counts()[1] else None)
     assert outcome.right == 1  # a client that looks at the id waits for the right one
     assert [str(record) for record in over_tcp.answer[0]] == [RIGHT]
     assert not other.answer
@@ -128,4 +129,5 @@ def test_nothing_that_is_forged_is_accepted(tmp_path: Path) -> None:
         forwarding_to(forger.port, tmp_path, CORES[0]) as zkdns,
     ):
         assert [ask_all(zkdns.port, names) for _ in range(2)] == 2 * [Outcome(3, 0, 0)]
-        assert forger.counts() == (3 * FEW, 3)
+        # It counts when it has answered, and more where it was asked again since it had its core too late.
+        eventually(lambda: forger.counts()[0] >= 3 * FEW and forger.counts()[1] >= 3)

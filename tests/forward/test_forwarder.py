@@ -345,7 +345,7 @@ def test_who_asks_while_it_is_prefetched_waits_only_when_it_is_over() -> None:
                 resolver.acts(Waits())
                 scene.pass_time(59)
                 assert await scene.ttl() == 1
-                await until(lambda: asked_of(resolver) == 2)
+                await until(lambda: asked_of(resolver) >= 2)  # again, where that takes its time
                 assert await scene.ttl() == 1
                 scene.pass_time(1)
                 waiting = scene.asking()

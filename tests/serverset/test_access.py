@@ -291,9 +291,9 @@ def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperSe
         assert isinstance(client._connection._socket, ssl.SSLSocket)
         client.create("/tls", b"x" * 100_000)
         requests = [client.get_async("/tls") for _ in range(50)]
-        assert {request.get(timeout=10)[0] for request in requests} == {b"x" * 100_000}
+        assert {request.get(timeout=20)[0] for request in requests} == {b"x" * 100_000}
         small = [client.exists_async("/tls") for _ in range(2000)]
-        assert all(request.get(timeout=5) for request in small)
+        assert all(request.get(timeout=20) for request in small)
         assert "Mode: standalone" in client.command(b"srvr")
     finally:
         client.stop()

@@ -126,6 +126,9 @@ assert os.waitpid(child, 0)[1] == 0
 print("child ended", flush=True)
 sys.stdin.read()
 assert registration.is_registered
+until = time.monotonic() + 10.0
+while watch.endpoints != ("a:1",) and time.monotonic() < until:  # the child's member may just have been seen
+    time.sleep(0.01)
 assert watch.endpoints == ("a:1",), watch.endpoints
 registration.close()
 watch.close()
@@ -152,10 +155,10 @@ def test_a_process_forked_off_has_a_session_of_its_own_and_takes_nothing_along(
 
 @contextlib.contextmanager
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """What stands here is interrupted by Ctrl-C as soon as it is so."""
+    """What stands here is interrupted by Ctrl-C as soon as it is so, and it waits."""
 
     def interrupt() -> None:
-        eventually(when)
+        eventually(lambda: when() and _is_waiting())
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
@@ -167,6 +170,31 @@ def interrupted(when: Callable[[], object]) -> Iterator[None]:
         interrupting.join()
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _is_waiting() -> bool:
+    """Whether the main thread waits for another one."""
+    frame = sys._current_frames()[threading.main_thread().ident or 0]
+    return frame.f_code is threading.Condition.wait.__code__
+
+
+@pytest.fixture
+def interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[ServerSet], None]:
+    """Has the main thread interrupted by Ctrl-C where it gives a set's session something to do, once."""
+
+    def prepare(web: ServerSet) -> None:
+        soon = web._session.soon
+
+        def interrupting(job: Callable[[], None]) -> None:
+            if threading.current_thread() is not threading.main_thread():
+                soon(job)
+                return
+            monkeypatch.undo()
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(web._session, "soon", interrupting)
+
+    return prepare
 
 
 def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Sets) -> None:
@@ -191,6 +219,30 @@ def test_waiting_for_a_zookeeper_that_is_away_can_be_interrupted(call: str) -> N
     with interrupted(lambda: web._session._users):
         web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
     assert web._session._worker is None
+
+
+@pytest.mark.parametrize("call", ["register", "watch"])
+def test_an_interrupt_that_comes_before_the_waiting_leaves_nothing(
+    interrupted_at_once: Callable[[ServerSet], None], call: str
+) -> None:
+    web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
+    interrupted_at_once(web)
+    with pytest.raises(KeyboardInterrupt):
+        web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
+    assert web._session._worker is None
+
+
+def test_closing_that_is_interrupted_before_it_waits_goes_on(
+    zk: Any, server_set: Sets, interrupted_at_once: Callable[[ServerSet], None]
+) -> None:
+    web = server_set()
+    with web.watch():
+        registration = web.register("a", 1)
+        interrupted_at_once(web)
+        with pytest.raises(KeyboardInterrupt):
+            registration.close()
+        eventually(lambda: zk.get_children(web.path) == [])
+        eventually(lambda: not web._session._leaving)
 
 
 def test_closing_that_is_interrupted_goes_on(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:

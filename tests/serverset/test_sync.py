@@ -209,12 +209,12 @@ def test_members_come_and_go_by_the_thousand(zk: Any, zk_root: str, follow: Foll
     with follow() as tree:
         tree.wait_live()
         first = join_many(zk, path, 1000)
-        eventually(lambda: len(tree.contents.get(path, ())) == 1000, 20)
+        eventually(lambda: len(tree.contents.get(path, ())) == 1000, 60)
         second = join_many(zk, path, 1000)
         leave_many(zk, first)
         tree.wait_equal(zk)
         leave_many(zk, second)
-        eventually(lambda: tree.contents == {path: {}}, 20)
+        eventually(lambda: tree.contents == {path: {}}, 60)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.serverset.sync_helpers import Chaos, FollowedTree, Locked, join
+from tests.serverset.sync_helpers import Chaos, FollowedTree, Locked, data, join
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.serverset.kazoo_private import CHANGED, MultiRead
@@ -107,9 +107,13 @@ def test_an_audit_repairs_and_counts_what_no_event_told(
     with capture_logs() as logs, follow(audit_seconds=0.2) as tree:
         tree.wait_live()
         monkeypatch.setattr(tree.sync, "_event", lambda *_: None)
-        zk.delete(members[0])
-        join(zk, web, "10.0.0.9")
-        join(zk, f"{zk_root}/prod/web")
+        change = zk.transaction()  # at once, so that no audit finds a part of it
+        change.delete(members[0])
+        change.create(f"{web}/member_", data("10.0.0.9"), sequence=True)
+        for path in (f"{zk_root}/prod", f"{zk_root}/prod/web"):
+            change.create(path)
+        change.create(f"{zk_root}/prod/web/member_", data(), sequence=True)
+        assert not [result for result in change.commit() if isinstance(result, Exception)]
         tree.wait_equal(zk)
         assert tree.sync.repairs == 3  # a member gone, one come, and an environment
     assert {entry["path"] for entry in logs if entry["log_level"] == "error"} == {zk_root, web}

@@ -44,7 +44,7 @@ class MemcachedServer:
         )
         try:
             # A line `TCP INET: 34071`. The file is complete as soon as it has this name.
-            self.port = eventually(lambda: int(self._port_file.read_text().split()[2]))
+            self.port = eventually(lambda: int(self._port_file.read_text().split()[2]), 30.0)
             self._own_connections = self._stat("curr_connections")
         except BaseException:
             self.__exit__()

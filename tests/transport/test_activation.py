@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
 from zkdns.transport.activation import addresses_of, pair_up, take_passed
@@ -36,11 +37,13 @@ def make() -> Iterator[Make]:
 
 
 def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP at one port that was free for both."""
-    (pair,) = bind(HostPort(host, 0), 1)
-    port = bound_address(pair).port
-    pair.close()
-    return make(socket.SOCK_DGRAM, host, port), make(socket.SOCK_STREAM, host, port)
+    """UDP and TCP at one port that is free for both."""
+
+    def made() -> tuple[socket.socket, socket.socket]:
+        udp = make(socket.SOCK_DGRAM, host)
+        return udp, make(socket.SOCK_STREAM, host, udp.getsockname()[1])
+
+    return eventually(made)
 
 
 def refusal(passed: list[socket.socket]) -> str:

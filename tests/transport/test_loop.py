@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 from structlog.testing import capture_logs
 
+from zkdns.transport import loop as loop_module
 from zkdns.transport.loop import ServingLoop, add_server, putting_off, remove_server
 
 
@@ -211,14 +212,29 @@ def test_in_another_loop_servers_are_served_too() -> None:
 # -- what is put off ---------------------------------------------------------------------------------------
 
 
-def spend(seconds: float) -> None:
-    """Be busy for so long."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        pass
+class Clock:
+    """What the servers' loop measures by: work takes as long as it says, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        """Be at work for so long."""
+        self.now += seconds
 
 
-def test_what_is_put_off_is_done_in_its_order_with_servers_in_between() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stands still unless something is at work."""
+    clock = Clock()
+    monkeypatch.setattr(loop_module, "time", clock)
+    return clock
+
+
+def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clock) -> None:
     done: list[str] = []
 
     async def main() -> None:
@@ -232,7 +248,7 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between() -> None:
             def piece(name: str) -> None:
                 done.append(name)
                 os.write(writer, b"q")  # something comes while it is at work
-                spend(0.001)  # which takes longer than the server will
+                clock.spend(0.001)  # which takes longer than the server will
 
             add_server(reader, work)
             for name in "abc":
@@ -246,11 +262,11 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between() -> None:
     assert "".join(done) == "aqbqcq"
 
 
-def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests() -> None:
+def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: Clock) -> None:
     spent = {"served": 0.0, "pieces": 0.0}
 
     def count(what: str, seconds: float) -> None:
-        spend(seconds)
+        clock.spend(seconds)
         spent[what] += seconds
 
     async def main() -> None:

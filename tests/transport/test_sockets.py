@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.loopback import paired_sockets
 from tests.support.network import ip, new_network, wait_until_up
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
@@ -35,13 +36,13 @@ def taken(kind: socket.SocketKind, host: str = "127.0.0.1") -> socket.socket:
 
     After many connections a port that is free for UDP may for a minute be one that TCP still remembers.
     """
-    with bound(HostPort(host, 0)) as pairs:
-        port = bound_address(pairs[0]).port
-    sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind)
-    sock.bind((host, port))
-    if kind == socket.SOCK_STREAM:
-        sock.listen()
-    return sock
+    udp, tcp = paired_sockets(host=host)
+    if kind == socket.SOCK_DGRAM:
+        tcp.close()
+        return udp
+    udp.close()
+    tcp.listen()
+    return tcp
 
 
 def refusal(address: HostPort, workers: int = 1) -> str:

@@ -87,7 +87,7 @@ def test_a_long_pipeline_gives_others_a_turn_after_each_burst() -> None:
     with serving(respond) as server, Asker(server) as asker:
         most = between_rounds(server, lambda: answered)
         asker.send(*[b"\0\0query"] * count)
-        eventually(lambda: answered == count)
+        eventually(lambda: answered == count, 60.0)
         assert 0 < most() <= 250  # new ones of 20 µs each would take 5 ms
 
 

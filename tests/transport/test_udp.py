@@ -214,12 +214,13 @@ def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_askers_that_closed_their_port_stop_nobody_else(serve: Serve, host: str) -> None:
     """Their answers come back as ICMP port unreachable."""
-    with serve(echo, HostPort(host, 0)) as server:
-        at = "127.0.0.1", server.address.port
+    with serve(echo, HostPort(host, 0)) as server, asker() as other:
+        other.connect(("127.0.0.1", server.address.port))  # all the time, or it could have a port of theirs
         for _ in range(200):
             with asker() as gone:
-                gone.sendto(b"goodbye", at)
-            assert ask(*at, b"question")[0] == b"question:udp"
+                gone.sendto(b"goodbye", other.getpeername())
+            other.send(b"question")
+            assert other.recv(100) == b"question:udp"
 
 
 def test_an_answer_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:

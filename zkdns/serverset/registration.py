@@ -59,13 +59,13 @@ class Registration:
         self._is_closing = False
         self._is_gone = False
         self._pinger = Pinger(self._heard_ping, ping, ping_interval, ping_timeout) if ping else None
-        session.join(self)
-        if self._pinger:
-            try:
+        try:
+            session.join(self)
+            if self._pinger:
                 self._pinger.start()
-            except BaseException:  # there are no threads left to start
-                self.close(0)
-                raise
+        except BaseException:  # there are no threads left to start, or Ctrl-C came
+            self.close(0)
+            raise
 
     # -- for everybody -------------------------------------------------------------------------------------
 
@@ -127,16 +127,22 @@ class Registration:
         Where ZooKeeper cannot be reached this returns after `timeout` seconds (the session's, unless given).
         The znode then goes with the session or, where others use that too, as soon as ZooKeeper is back.
         """
-        with self._state:
-            self._is_closing = True
-            self._state.notify_all()
-        if self._pinger:
-            self._pinger.stop()
-        self._session.soon(self._compare)
         limit = self._session.session_timeout if timeout is None else timeout
         try:
+            with self._state:
+                self._is_closing = True
+                self._state.notify_all()
+            if self._pinger:
+                self._pinger.stop()
+            self._session.soon(self._compare)
             self._session.wait_for(self._state, lambda: self._is_gone, limit)
-        finally:  # who interrupts the waiting has left as well
+        except BaseException:  # who interrupts this has left as well, wherever that finds us
+            self._is_closing = True
+            if self._pinger:
+                self._pinger.stop()
+            self._session.soon(self._compare)
+            raise
+        finally:
             self._session.leave(self, unfinished=not self._is_gone)
             if self._is_gone:
                 self._session.finished(self)  # it went between the two lines above

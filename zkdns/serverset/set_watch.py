@@ -43,7 +43,11 @@ class SetWatch(Watch):
         self._read = 0  # counts readings, so that of those that wait only the newest is made
         self._was_tried = False
         self._last_error: ZkdnsError | None = None
-        session.join(self)
+        try:
+            session.join(self)
+        except BaseException:  # Ctrl-C came, and nobody else could close it
+            self.close()
+            raise
 
     @property
     def last_error(self) -> ZkdnsError | None:
@@ -92,17 +96,18 @@ class SetWatch(Watch):
         if self.is_closed or not self._session.is_connected:
             return
         try:
-            self._read_set()
+            members = self._read_set()
         except Exception as error:  # noqa: BLE001 - whatever ZooKeeper refuses, it may not refuse for ever
             self._failed(error)
             number = self._read
             self._session.later(self._backoff.pause(), lambda: self._look() if number == self._read else None)
         else:
-            self._last_error = None
+            self._last_error = None  # before anybody hears of the members
             self._backoff.reset()
+            self._publish(members)
             self._tried()
 
-    def _read_set(self) -> None:
+    def _read_set(self) -> list[Member]:
         try:
             names, status = self._session.ask(
                 "get_children", self._directory, watch=self._fired, include_data=True
@@ -112,8 +117,7 @@ class SetWatch(Watch):
             # Before anybody hears of it: a subscriber that exits must not leave us without a watch.
             if self._session.ask("exists", self._directory, watch=self._fired) is not None:
                 self._session.soon(self._look)  # made between the two questions
-            self._publish(())
-            return
+            return []
         if status.czxid != self._czxid:  # another znode than before: equal names mean nothing
             self._czxid = status.czxid
             self._known.clear()
@@ -129,7 +133,7 @@ class SetWatch(Watch):
                 self._skip(name, "denied", "its ACL does not permit reading it")
         for name in self._known.keys() - set(present):
             del self._known[name]
-        self._publish([member for name in present if (member := self._known.get(name))])
+        return [member for name in present if (member := self._known.get(name))]
 
     def _learn(self, name: str, data: bytes) -> None:
         try:
