@@ -6,6 +6,7 @@ import random
 import socket
 
 _TRIES = 20
+_CHANCE = random.SystemRandom()  # an example of Hypothesis has the other one begin anew, in all processes
 _PORTS = 10_000, 32_768  # Linux gives those above this to whoever asks for any
 
 
@@ -21,7 +22,7 @@ def paired_sockets(port: int = 0, host: str = "127.0.0.1") -> tuple[socket.socke
         tcp = socket.socket(family, socket.SOCK_STREAM)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tcp.bind((host, port or random.randrange(*_PORTS)))
+            tcp.bind((host, port or _CHANCE.randrange(*_PORTS)))
             udp.bind((host, tcp.getsockname()[1]))
         except OSError:
             udp.close()
