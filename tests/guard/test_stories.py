@@ -447,6 +447,18 @@ def test_services_that_are_replaced_as_a_whole_do_not_look_like_a_collapse(story
     assert story.contents == story.zookeeper.sets
 
 
+def test_who_is_replaced_again_and_again_has_not_lost_all_of_them_when_the_others_fall(story: Story) -> None:
+    for number in range(1, 8):
+        story.join("db", member(100 + number))
+        story.leave("db", 1 if number == 1 else 99 + number)
+    story.leave("web", *range(1, 11))
+    story.leave("api", *range(1, 6))
+    assert (len(story.held("web")), len(story.held("api"))) == (10, 5)
+    story.join("db", member(108))
+    story.leave("db", 107)
+    assert (story.answered("db"), story.held("db")) == ([108], [])
+
+
 # -- settings, logs, and whatever else comes by -------------------------------------------------------------
 
 

@@ -250,7 +250,7 @@ class Guard:
         if step:
             self._losses.count(step, now)
         if ledger is not None:
-            ledger.remaining += step
+            ledger.count(step)
             for member in joined:
                 ledger.join(member)
             for member in lost:
@@ -336,7 +336,7 @@ class Guard:
         if served:
             self._losses.count(-served, now)
         if ledger := self._losses.ledgers.get(owner.origin):
-            ledger.remaining -= served
+            ledger.count(-served)
             ledger.baseline = max(ledger.baseline - served, 0)
         self._begin(owner, self._holds.get(owner.origin, Hold()), found, now, _BEFORE)
         return self._tell(owner, (), ())

@@ -26,11 +26,11 @@ class Ledger:
     that left, when, and have not been replaced. Of a set that is gone with them, `dropped` is the name.
     """
 
-    __slots__ = ("_joined", "_lost_at", "baseline", "dropped", "lost", "remaining")
+    __slots__ = ("_joined", "_lost_at", "_most", "baseline", "dropped", "lost", "remaining")
 
     def __init__(self, remaining: int, baseline: int) -> None:
         self.baseline = baseline
-        self.remaining = remaining
+        self.remaining = self._most = remaining
         self.dropped: ServiceName | None = None
         self.lost: dict[str, tuple[Member, float]] = {}
         self._lost_at: dict[tuple[str, int], set[str]] = {}
@@ -38,8 +38,16 @@ class Ledger:
 
     @property
     def recent(self) -> int:
-        """How many there were before the first of the lost left; those that joined since count as well."""
-        return self.remaining + len(self.lost)
+        """How many there were before the first of the lost left; those that joined since count as well.
+
+        But no more than there ever were at one time: who is replaced again and again is one member.
+        """
+        return min(self.remaining + len(self.lost), self._most)
+
+    def count(self, step: int) -> None:
+        """So many more, or fewer, are there now."""
+        self.remaining += step
+        self._most = max(self._most, self.remaining)
 
     def join(self, member: Member) -> None:
         """A member came; it replaces whoever was lost at its endpoint."""
@@ -78,7 +86,7 @@ class Ledger:
 
     def write_off(self) -> None:
         """What is lost is lost; what is lost from now on is another matter."""
-        self.baseline = self.remaining
+        self.baseline = self._most = self.remaining
         self.take_lost()
 
 
