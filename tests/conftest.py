@@ -1,13 +1,13 @@
 """Fixtures with real ZooKeeper servers, and the markers that tests get by themselves.
 
 `zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run,
-`punctual` by standing where it is claimed how long something takes at most.
+`punctual` or `alone` by standing where it is claimed how long something takes at most.
 """
 
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +47,13 @@ _RUN_PROCESSES = (
     "test_image.py",
     "test_readme.py",
 )
+_ALONE = ("clients", "faults")
 _PUNCTUAL = (
     "cli/test_completion.py",
     "cli/test_wait.py",
-    "clients",
     "daemon/test_activation.py",
     "daemon/test_forwarding.py",
     "daemon/test_processes.py",
-    "faults",
     "forward/test_exchanges.py",
     "forward/test_faults_answers.py",
     "forward/test_faults_connections.py",
@@ -75,11 +74,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.zookeeper)
-        if any(item.path.is_relative_to(_HERE / place) for place in _RUN_PROCESSES):
+        if _stands_in(item, _RUN_PROCESSES):
             item.add_marker(pytest.mark.processes)
-        is_patient = any(item.path.is_relative_to(_HERE / place) for place in _PATIENT)
-        if not is_patient and any(item.path.is_relative_to(_HERE / place) for place in _PUNCTUAL):
+        if _stands_in(item, _ALONE):
+            item.add_marker(pytest.mark.alone)
+        elif _stands_in(item, _PUNCTUAL) and not _stands_in(item, _PATIENT):
             item.add_marker(pytest.mark.punctual)
+
+
+def _stands_in(item: pytest.Item, places: Iterable[str]) -> bool:
+    return any(item.path.is_relative_to(_HERE / place) for place in places)
 
 
 @pytest.fixture(autouse=True)
