@@ -1,5 +1,6 @@
 """What the system knows of the processes of a server."""
 
+import contextlib
 from pathlib import Path
 
 from tests.support.server import ZkdnsServer
@@ -37,9 +38,16 @@ def command_line(pid: int) -> list[str]:
 
 def open_files(pid: int) -> list[str]:
     """What the process has open, as `socket`, `anon_inode`, `pipe`, or a path."""
-    directory = Path(f"/proc/{pid}/fd")
-    targets = (str(entry.readlink()) for entry in directory.iterdir())
-    return sorted(target if target.startswith("/") else target.partition(":")[0] for target in targets)
+    return sorted(link if link.startswith("/") else link.partition(":")[0] for link in links_to_files(pid))
+
+
+def links_to_files(pid: int) -> list[str]:
+    """What the process has open, as the kernel names it: `socket:[4711]`, or a path."""
+    links = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(str(entry.readlink()))
+    return links
 
 
 def _state_and_parent(pid: int) -> tuple[str, int]:

@@ -15,7 +15,7 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.daemon.processes import children
+from tests.daemon.processes import children, links_to_files
 from tests.support.guard import running
 from tests.support.loopback import paired_sockets
 from tests.support.network import ip, new_network
@@ -141,7 +141,7 @@ def test_children_have_what_is_theirs_alone(pair: SocketPair, manager: Manager) 
             names = {item.partition("=")[0] for item in Path(f"/proc/{pid}/environ").read_text().split("\0")}
             assert not [name for name in names if name.startswith(("LISTEN_", "NOTIFY_", "WATCHDOG_"))]
             inode = os.fstat(pair.udp.fileno()).st_ino
-            links = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir()]
+            links = links_to_files(pid)
             assert (f"socket:[{inode}]" in links) == (role == "answerer")
 
 

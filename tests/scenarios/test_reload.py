@@ -15,7 +15,7 @@ import dns.message
 import pytest
 
 from tests.bench.served import free_port
-from tests.daemon.processes import open_files
+from tests.daemon.processes import links_to_files, open_files
 from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable, is_one_of_both
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
@@ -35,7 +35,7 @@ def server(tmp_path: Path) -> Iterator[Reloadable]:
 
 def bound_by(server: Reloadable) -> set[tuple[str, int]]:
     """Where the supervisor has sockets of UDP over IPv4."""
-    own = {entry.readlink().name for entry in Path(f"/proc/{server.process.pid}/fd").iterdir()}
+    own = links_to_files(server.process.pid)
     lines = [line.split() for line in Path("/proc/net/udp").read_text().splitlines()[1:]]
     at = [line[1].split(":") for line in lines if f"socket:[{line[9]}]" in own]
     return {(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in at}
