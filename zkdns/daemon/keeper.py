@@ -44,7 +44,6 @@ class ChildKeeper:
         ready: what the child that runs now last reported.
         figures: what it counts, as of then; None where there is no report of it.
         pid: its process number; None between two of them.
-        has_left: whether one that retires takes no more queries where others do, or has ended.
 
     Args:
         task: what each child is told to do; its sockets are inherited.
@@ -60,7 +59,7 @@ class ChildKeeper:
         self._heard = heard
         self._writer: asyncio.StreamWriter | None = None
         self._is_retiring = False
-        self.has_left = False
+        self._has_left = False
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -88,6 +87,11 @@ class ChildKeeper:
         """Whether no other child is to follow."""
         return self._is_retiring or self._stopping.is_set()
 
+    @property
+    def has_left(self) -> bool:
+        """Whether one that retires takes no more queries where others do, or has ended."""
+        return self._has_left if self._writer is not None else self.is_ending
+
     def tell(self, order: Order) -> None:
         """Give an order to the child that runs now, if there is one."""
         if self._writer is not None:
@@ -101,7 +105,6 @@ class ChildKeeper:
         """
         self._is_retiring = True
         if self._writer is None:  # none runs that could have begun anything
-            self.has_left = True
             self.stop()
             return
         self.tell(Retire(alone))
@@ -125,13 +128,12 @@ class ChildKeeper:
         self._writer = writer
         log.debug("process started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
-            self.ready, self.figures, self.has_left = report.ready, report.figures, report.has_left
+            self.ready, self.figures, self._has_left = report.ready, report.figures, report.has_left
             self._heard()
         status = await process.wait()
         ender.cancel()
         writer.close()
         self.pid, self.ready, self.figures, self._writer = None, False, None, None
-        self.has_left = self.is_ending
         self._heard()
         return status
 
