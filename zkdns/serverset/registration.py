@@ -132,20 +132,22 @@ class Registration:
             with self._state:
                 self._is_closing = True
                 self._state.notify_all()
-            if self._pinger:
-                self._pinger.stop()
-            self._session.soon(self._compare)
+            self._undo()
             self._session.wait_for(self._state, lambda: self._is_gone, limit)
         except BaseException:  # who interrupts this has left as well, wherever that finds us
             self._is_closing = True
-            if self._pinger:
-                self._pinger.stop()
-            self._session.soon(self._compare)
+            self._undo()
             raise
         finally:
             self._session.leave(self, unfinished=not self._is_gone)
             if self._is_gone:
                 self._session.finished(self)  # it went between the two lines above
+
+    def _undo(self) -> None:
+        """Ping no more, and let the znode go: it is closing."""
+        if self._pinger:
+            self._pinger.stop()
+        self._session.soon(self._compare)
 
     async def close_async(self, timeout: float | None = None) -> None:
         """`close`, awaited."""
