@@ -11,8 +11,9 @@ from tests.bench.native import compile_program
 from tests.bench.peers import Zkdns
 from tests.bench.processes import running
 from tests.bench.rounds import Bench
-from tests.bench.served import Client, free_port
+from tests.bench.served import Client
 from tests.bench.zone import make_services, to_fixed_file
+from tests.support.loopback import free_port
 from tests.support.waiting import eventually
 
 FORGED = 1_000_000

@@ -16,7 +16,7 @@ from typing import ClassVar, Self
 
 from tests.bench.native import compile_program
 from tests.bench.processes import cpu_seconds, family, find_program, pin, running
-from tests.bench.served import Client, free_port
+from tests.bench.served import Client
 from tests.bench.zone import (
     TTL,
     ZONE,
@@ -26,6 +26,7 @@ from tests.bench.zone import (
     to_hosts_file,
     to_zone_file,
 )
+from tests.support.loopback import free_port
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 

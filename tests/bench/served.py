@@ -13,19 +13,11 @@ from pathlib import Path
 from typing import Self
 
 from tests.support.guard import guarded
-from tests.support.loopback import paired_sockets
+from tests.support.loopback import free_port
 
 _TYPE_A = 1
 _EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
 _EDE = b"\x00\x0f"
-
-
-def free_port() -> int:
-    """A port that nobody has, for both protocols."""
-    udp, tcp = paired_sockets()
-    with udp, tcp:
-        port: int = tcp.getsockname()[1]
-    return port
 
 
 def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:

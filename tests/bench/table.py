@@ -16,9 +16,10 @@ from pathlib import Path
 from kazoo.client import KazooClient
 
 from tests.bench.report import Report, percentile, progress, spread
-from tests.bench.served import Client, Served, free_port, started
+from tests.bench.served import Client, Served, started
 from tests.bench.storm import LAST
 from tests.serverset.sync_helpers import data
+from tests.support.loopback import free_port
 from tests.support.zookeeper import ZooKeeperServer
 
 ROOT = "/discovery"

@@ -14,9 +14,9 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.bench.served import free_port
 from tests.daemon.processes import links_to_files, open_files
 from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable, is_one_of_both
+from tests.support.loopback import free_port
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 from zkdns.daemon.control import command

@@ -32,3 +32,11 @@ def paired_sockets(port: int = 0, host: str = "127.0.0.1") -> tuple[socket.socke
         else:
             return udp, tcp
     raise AssertionError
+
+
+def free_port() -> int:
+    """A port that nobody has, for both protocols."""
+    udp, tcp = paired_sockets()
+    with udp, tcp:
+        port: int = tcp.getsockname()[1]
+    return port
