@@ -321,7 +321,7 @@ class ThriftSet(Generic[_C]):
             try:
                 self._close(connection)
             except Exception as error:  # noqa: BLE001 - nothing is left to be done with it
-                log.warning("a connection could not be closed", error=repr(error))
+                log.warning("connection_close_failed", reason=repr(error))
 
 
 class _Waiter(Generic[_C]):

@@ -89,7 +89,7 @@ class Command:
         process.wait()
         assert process.stdin is not None
         process.stdin.close()
-        started, ended = self.events("program started"), self.events("program ended")
+        started, ended = self.events("program_started"), self.events("program_exited")
         if started and not ended:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(started[0]["pid"], signal.SIGKILL)

@@ -16,7 +16,7 @@ from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import parse_host_port
 from zkdns.observe.scraped import scrape
 
-HELD = "members held: they have left, and are answered all the same"
+HELD = "members_held"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from tests.support.upstream import Resolver, says
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
-HELD = "members held: they have left, and are answered all the same"
+HELD = "members_held"
 
 
 def explain(server: ZkdnsServer, *arguments: str) -> Ended:
@@ -81,7 +81,7 @@ def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsS
         ) as server,
     ):
         server.wait_ready()
-        eventually(lambda: server.events("host name not resolved; keeping what is known"))
+        eventually(lambda: server.events("host_resolution_failed"))
         yield server
     zk.delete(denied)  # whose children nobody may list, as a recursive deletion would
 

@@ -54,7 +54,7 @@ def test_it_writes_what_was_asked_for(environment: dict[str, str], zk: Any, zk_r
         "zone=b=c",
     )
     with Command("register", *SERVED, *more, environment=environment) as command:
-        path = command.wait_logged("member registered").events("member registered")[0]["path"]
+        path = command.wait_logged("member_registered").events("member_registered")[0]["path"]
         assert path.startswith(f"{zk_root}/staging/web/member_")
         data, status = zk.get(path)
         assert status.ephemeralOwner
@@ -74,14 +74,14 @@ def test_a_signal_unregisters_and_is_no_failure(
         command.signal(number)
         assert command.wait() == 0
         assert members() == []
-        assert command.events("member unregistered")
+        assert command.events("member_unregistered")
 
 
 def test_a_signal_that_wakes_nobody_is_noticed(
     environment: dict[str, str], members: Callable[[], list[str]]
 ) -> None:
     with Command("register", *SERVED, environment=environment) as command:
-        command.wait_logged("member registered")
+        command.wait_logged("member_registered")
         time.sleep(0.5)  # after which it waits for nothing but news
         command.signal_aside(signal.SIGTERM)
         assert command.wait() == 0
@@ -94,11 +94,11 @@ def test_the_host_is_the_address_that_reaches_zookeeper(
 ) -> None:
     line = ("register", "web", "--environment", "e", "--port", "80", *more)
     with Command(*line, environment=environment) as command:
-        path = command.wait_logged("member registered").events("member registered")[0]["path"]
+        path = command.wait_logged("member_registered").events("member_registered")[0]["path"]
         assert b'"host":"127.0.0.1"' in zk.get(path)[0]
-        [chosen] = command.events("host chosen")
+        [chosen] = command.events("host_chosen")
         assert chosen["host"] == "127.0.0.1"
-        assert "loopback" in chosen["why"]
+        assert "loopback" in chosen["reason"]
 
 
 def test_a_member_that_somebody_deletes_comes_back(
@@ -109,7 +109,7 @@ def test_a_member_that_somebody_deletes_comes_back(
         zk.delete(f"{zk_root}/staging/web/{first}")
         [second] = eventually(lambda: [name for name in members() if name != first])
         assert second != first
-        command.wait_logged("member registered", 2)
+        command.wait_logged("member_registered", 2)
 
 
 # -- a program -----------------------------------------------------------------------------------------------
@@ -173,11 +173,11 @@ def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -
         # The test's own program takes hang-ups whatever it was handed; sleep does not.
         line = ("register", *SERVED, "--", "sleep", "60")
         command = stack.enter_context(Command(*line, environment=environment))
-        command.wait_logged("member registered")
+        command.wait_logged("member_registered")
         command.signal(signal.SIGHUP)
         command.signal(signal.SIGUSR1)
         assert command.wait() == 128 + signal.SIGUSR1
-        assert [entry["signal"] for entry in command.events("signal sent on")] == ["SIGUSR1"]
+        assert [entry["signal"] for entry in command.events("signal_forwarded")] == ["SIGUSR1"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -207,7 +207,7 @@ def test_a_second_signal_ends_the_drain(
         command.said("ready")
         eventually(members)
         command.signal(signal.SIGTERM)
-        command.wait_logged("draining")
+        command.wait_logged("drain_started")
         assert members() == []
         assert "SIGTERM" not in command.output
         command.signal(signal.SIGTERM)
@@ -224,10 +224,10 @@ def test_the_programs_end_ends_the_drain(
     with Command(*command_line, environment=environment) as command:
         eventually(members)
         command.signal(signal.SIGTERM)
-        command.wait_logged("draining")
+        command.wait_logged("drain_started")
         done.touch()
         assert command.wait() == 3
-        assert not command.events("signal sent on")
+        assert not command.events("signal_forwarded")
 
 
 def test_ctrl_c_in_a_terminal_reaches_the_program_only_after_it_is_unregistered(
@@ -262,7 +262,7 @@ def test_it_is_registered_while_its_check_passes(
     site.statuses["/health"] = 503
     line = checked(site, "--check", "http:/health", "--timeout", "10s", *AS_PROGRAM)
     with Command(*line, environment=environment) as command:
-        command.wait_logged("check fails")
+        command.wait_logged("check_failed")
         command.said("ready")
         assert members() == []
         site.statuses["/health"] = 302
@@ -271,7 +271,7 @@ def test_it_is_registered_while_its_check_passes(
         eventually(lambda: not members())
         site.statuses["/health"] = 200
         eventually(members)
-        assert [entry["reason"] for entry in command.events("check fails")] == [
+        assert [entry["reason"] for entry in command.events("check_failed")] == [
             f"127.0.0.1:{site.server_port} answered GET /health with {status}; 200 to 399 is accepted"
             for status in (503, 404)
         ]
@@ -286,7 +286,7 @@ def test_tcp_is_checked_where_it_is_registered(
         place = ("web", "--environment", "staging", "--host", "127.0.0.1", "--port", port)
         line = ("register", *place, *SESSION, "--check", "tcp", "--interval", "50ms")
         with Command(*line, environment=environment) as command:
-            command.wait_logged("check fails")
+            command.wait_logged("check_failed")
             assert members() == []
             served.listen()
             eventually(members)
@@ -298,7 +298,7 @@ def test_a_command_is_checked(
     good = tmp_path / "good"
     line = ("register", *SERVED, "--check", f"exec:test -e {good}", "--interval", "50ms")
     with Command(*line, environment=environment) as command:
-        command.wait_logged("check fails")
+        command.wait_logged("check_failed")
         assert members() == []
         good.touch()
         eventually(members)
@@ -325,7 +325,7 @@ def test_a_check_that_hangs_fails(
         site.hanging.add("/health")
         eventually(lambda: not members())
         # A machine that is busy may have let one of those before take too long.
-        failures = command.events("check fails")
+        failures = command.events("check_failed")
         assert failures
         assert all("within 0.2 s" in failure["reason"] for failure in failures)
 
@@ -336,7 +336,7 @@ def test_a_program_that_never_was_registered_gets_the_signal_at_once(
     line = checked(site, "--check", "exec:false", "--drain", "60s", *AS_PROGRAM)
     with Command(*line, environment=environment) as command:
         command.said("ready")
-        command.wait_logged("check fails")
+        command.wait_logged("check_failed")
         command.signal(signal.SIGTERM)
         assert command.wait() == 7
         assert members() == []

@@ -97,9 +97,9 @@ def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperSer
     with Command(*line, *AS_PROGRAM) as command:
         command.said("ready")
         own_zookeeper.start()
-        command.wait_logged("member registered")
+        command.wait_logged("member_registered")
         command.signal(signal.SIGTERM)
-        command.wait_logged("member unregistered")
+        command.wait_logged("member_unregistered")
         command.signal(signal.SIGTERM)
         assert command.wait() == 7
 
@@ -108,13 +108,13 @@ def test_the_program_ends_in_time_where_zookeeper_does_not_answer(own_zookeeper:
     line = ("register", *SERVED, "--zookeeper", own_zookeeper.address)
     with Command(*line, *AS_PROGRAM) as command:
         command.said("ready")
-        command.wait_logged("member registered")
+        command.wait_logged("member_registered")
         own_zookeeper.pause()
         command.signal(signal.SIGTERM)
-        command.wait_logged("unregistering")
+        command.wait_logged("unregistration_started")
         command.signal(signal.SIGTERM)
         assert command.wait(10.0) == 7
-        assert command.events("ZooKeeper does not answer; the member goes with its session")
+        assert command.events("unregistration_failed")
         own_zookeeper.resume()
 
 
@@ -128,5 +128,5 @@ def test_without_permission_the_program_is_ended_and_nothing_registered(
         assert command.wait() == 1
         assert f"cannot register in {zk_root}/staging/web: ZooKeeper denies it" in command.errors
         assert "zkdns: cannot register" in command.errors.splitlines()[-1]
-        assert command.events("program ended")
+        assert command.events("program_exited")
     assert zk.get_children(f"{zk_root}/staging/web") == []

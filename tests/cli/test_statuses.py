@@ -30,7 +30,7 @@ def test_a_command_ends_with(status: int, typed: str, demo: ZkdnsServer, tmp_pat
 
 def test_who_is_told_to_end_ends_with_0() -> None:
     with Command("serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none") as command:
-        command.wait_logged("ready").signal(signal.SIGINT)
+        command.wait_logged("server_ready").signal(signal.SIGINT)
         assert command.wait() == 0
 
 

@@ -143,7 +143,7 @@ def test_colours_are_left_to_those_who_want_them(environment: dict[str, str], me
         Terminal(*failing, environment={**environment, "NO_COLOR": "1"}) as plain,
     ):
         for terminal, has_colours in ((coloured, True), (plain, False)):
-            eventually(lambda terminal=terminal: "command failed" in terminal.screen)  # type: ignore[misc]
+            eventually(lambda terminal=terminal: "watch_command_failed" in terminal.screen)  # type: ignore[misc]
             assert bool(re.search(r"\x1b\[[0-9;]*33m", terminal.written)) is has_colours
 
 
@@ -335,8 +335,8 @@ def test_a_failing_command_is_told_and_watching_goes_on(
 ) -> None:
     file = tmp_path / "told"
     with Command(*WATCHED, "--exec", f"{TELL.format(file=file)}; exit 3", environment=environment) as command:
-        command.wait_logged("command failed")
-        assert command.events("command failed")[0]["how"] == "status 3"
+        command.wait_logged("watch_command_failed")
+        assert command.events("watch_command_failed")[0]["outcome"] == "status 3"
         members.add("10.0.0.1")
         assert runs(file, 2)[1] == "10.0.0.1:80|10.0.0.1:80|"
 

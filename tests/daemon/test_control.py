@@ -34,7 +34,7 @@ from zkdns.daemon.control import (
 )
 from zkdns.serverset.changes import SetDropped
 
-UNREACHABLE = "commands cannot reach this server"
+UNREACHABLE = "control_socket_failed"
 LET_GO = Accepted((LetGo("web.staging", "/discovery/staging/web/member_0000000001", "10.0.0.1:80", 1.5),))
 
 
@@ -143,7 +143,7 @@ def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
                 assert isinstance(await anext(stream), Refused)
                 with pytest.raises(ControlError, match="hung up"):
                     await anext(stream)
-        assert [entry["event"] for entry in logs] == ["a command failed"]
+        assert [entry["event"] for entry in logs] == ["control_request_failed"]
         server.close()
 
     asyncio.run(scenario())
@@ -245,7 +245,7 @@ def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path:
         with capture_logs() as logs:
             refused = await command(path, Accept("broken"))
         assert refused == Refused("mistaken", "the server could not do it; its log says why")
-        assert [entry["event"] for entry in logs] == ["a command failed"]
+        assert [entry["event"] for entry in logs] == ["control_request_failed"]
         assert await command(path, Accept(None)) == LET_GO
 
     serve(path, scenario)

@@ -210,7 +210,7 @@ def test_a_mistake_of_the_history_costs_no_change() -> None:
         kept.history._add = None  # type: ignore[assignment,method-assign]
         with capture_logs() as logs:
             kept.publisher.publish([changed([1])])
-        assert [entry["event"] for entry in logs] == ["changes are missing in the history"]
+        assert [entry["event"] for entry in logs] == ["history_update_failed"]
         assert kept.publisher.table.services[(b"web", b"staging", *ZONE)].first.members
 
     keep(scenario)

@@ -68,8 +68,8 @@ def test_more_endpoints_than_variables_hold_are_all_on_its_input(
         " 0  0 set 0 10000",
     ]
     [warning] = caplog.records
-    assert warning.getMessage().startswith("more endpoints than a variable holds; ")
-    assert f"not_set='{ADDED}, {ENDPOINTS}'" in warning.getMessage()
+    assert warning.getMessage().startswith("zkdns: watch_command_variables_unset ")
+    assert f"variables='{ADDED}, {ENDPOINTS}'" in warning.getMessage()
 
 
 def test_a_variable_that_came_with_the_environment_is_not_taken_for_ours(
@@ -102,7 +102,7 @@ def test_where_the_variables_are_too_much_together_none_is_set(
     start(f"{TELL} {file}").changed(MANY[:5000])
     assert told(file, 1) == [" 0  0  0 5000"]
     [warning] = caplog.records
-    assert f"not_set='{ADDED}, {ENDPOINTS}, {REMOVED}'" in warning.getMessage()
+    assert f"variables='{ADDED}, {ENDPOINTS}, {REMOVED}'" in warning.getMessage()
 
 
 def fill_environment(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -150,7 +150,7 @@ def test_what_cannot_be_run_is_told_and_the_next_change_is_another_try(
     fill_environment(monkeypatch, free=-200_000)
     hook.changed(("10.0.0.1:80",))
     eventually(lambda: caplog.records)
-    assert caplog.records[0].getMessage().startswith("command cannot be run ")
+    assert caplog.records[0].getMessage().startswith("zkdns: watch_command_start_failed ")
     assert "reason='Argument list too long'" in caplog.records[0].getMessage()
     monkeypatch.undo()
     hook.changed(("10.0.0.2:80",))

@@ -180,8 +180,8 @@ def test_a_failure_is_told_once_with_its_cure_and_tried_again(tmp_path: Path) ->
     with capture_logs() as logs:
         asyncio.run(scenario())
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [
-        ("snapshot not written; trying again", "error"),
-        ("snapshot written again", "info"),
+        ("snapshot_write_failed", "error"),
+        ("snapshot_write_recovered", "info"),
     ]
     assert logs[0]["reason"] == (
         f"{path}: cannot be written: No such file or directory; make the directory {path.parent}"
@@ -225,7 +225,7 @@ def test_what_cannot_be_used_is_ignored_with_one_warning(
     with capture_logs() as logs:
         assert asyncio.run(restored(path)) == []
     (entry,) = logs
-    assert (entry["event"], entry["log_level"]) == ("snapshot ignored", "warning")
+    assert (entry["event"], entry["log_level"]) == ("snapshot_ignored", "warning")
     assert told in entry["reason"]
 
 

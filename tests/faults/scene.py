@@ -114,7 +114,7 @@ class Scene:
         eventually(lambda: len(self.asker.answers) >= count + answers)
 
     def _readings(self) -> int:
-        return len(self.server.events("zookeeper has been read"))
+        return len(self.server.events("zookeeper_read"))
 
     def _is_stale(self) -> bool:
         name = f"{self.services[0]}.staging.discovery"
@@ -133,7 +133,7 @@ class Scene:
         assert asked >= 0.9 * RATE * (self.asker.ended - self.asker.begun)
         assert any(answer.via == "tcp" for answer in answers)
         assert not self.server.ended
-        assert len(self.server.events("process ended; starting another")) == self.ended
+        assert len(self.server.events("process_exited")) == self.ended
         assert "Traceback" not in self.server.log
 
 

@@ -24,8 +24,10 @@ def test_the_one_shot_way_is_taken_by_itself_and_said(reach: Any, proxy: FaultPr
         with scene.fault(rereads=True):
             proxy.reset()
         scene.changes_flow()
-        assert [entry["by"] for entry in scene.server.events("following zookeeper")] == ["one-shot watches"]
-        (refused,) = scene.server.events("no recursive watch; following by one-shot watches")
+        assert [entry["strategy"] for entry in scene.server.events("zookeeper_watch_started")] == [
+            "one-shot watches"
+        ]
+        (refused,) = scene.server.events("recursive_watch_refused")
         assert "UnimplementedError" in refused["reason"]
         # Refused once and not asked again: one connection that ended so, the next, the one after the reset.
         assert len(proxy.sessions) == 3
@@ -35,7 +37,9 @@ def test_the_one_shot_way_is_taken_by_itself_and_said(reach: Any, proxy: FaultPr
 def test_the_recursive_way_is_taken_where_it_can_be(reach: Any, proxy: FaultProxy) -> None:
     with playing(proxy.address, reach) as scene:
         scene.changes_flow()
-        assert [entry["by"] for entry in scene.server.events("following zookeeper")] == ["a recursive watch"]
+        assert [entry["strategy"] for entry in scene.server.events("zookeeper_watch_started")] == [
+            "a recursive watch"
+        ]
 
 
 @pytest.mark.parametrize("error", [_THROTTLED, _UNKNOWN], ids=["throttled", "unknown"])

@@ -36,7 +36,7 @@ def kill(scene: Scene, role: str, pid: int | None = None) -> float:
 
 def started(server: ZkdnsServer, role: str) -> list[int]:
     """All that ever had this role, in their order."""
-    return [entry["pid"] for entry in server.events("process started") if entry["role"] == role]
+    return [entry["pid"] for entry in server.events("process_started") if entry["role"] == role]
 
 
 def test_the_watcher(reach: Any, proxy: FaultProxy) -> None:
@@ -97,7 +97,7 @@ def test_one_of_two_answerers(faulty: ZooKeeperServer, reach: Any) -> None:
         first, second = started(scene.server, "answerer")
         killed = kill(scene, "answerer", first)
         assert scene.server.pid_of("answerer") not in {first, second}
-        eventually(lambda: len(scene.server.events("process ended; starting another")) == 1)
+        eventually(lambda: len(scene.server.events("process_exited")) == 1)
         scene.goes_on(400)
         scene.changes_flow()
     answers = scene.asker.answers

@@ -181,8 +181,7 @@ async def forwarding(
     assert [
         entry
         for entry in logs
-        if entry["log_level"] == "error"
-        and entry["event"] != "an upstream hands queries back; it is left alone"
+        if entry["log_level"] == "error" and entry["event"] != "upstream_loop_detected"
     ] == []
 
 

@@ -209,7 +209,9 @@ def test_who_fails_to_take_an_outcome_costs_the_others_nothing() -> None:
                 exchanges.ask(question("fails.example"), fails)
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 await until(lambda: exchanges.answered == 2)
-            assert [entry["log_level"] for entry in logs] == ["error"]
+            assert [(entry["event"], entry["log_level"]) for entry in logs] == [
+                ("upstream_result_failed", "error")
+            ]
 
     run(scenario)
 

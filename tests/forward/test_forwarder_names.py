@@ -311,11 +311,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
                 route = scene.forwarder.routes.all[-1]
                 with capture_logs() as logs:
                     await until(lambda: len(route.exchanges.upstreams.all) == 1)
-                (told,) = [
-                    entry["reason"]
-                    for entry in logs
-                    if entry["event"] == "an upstream hands queries back; it is left alone"
-                ]
+                (told,) = [entry["reason"] for entry in logs if entry["event"] == "upstream_loop_detected"]
                 assert told.startswith(f"{back.address}, which ")
                 assert (f'[forward."{domain}"]' in told) is (domain is not None)
                 assert await scene.data(f"www.{domain or 'example'}") == ["192.0.2.2"]

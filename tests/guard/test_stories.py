@@ -516,11 +516,11 @@ def test_a_hold_is_told_and_counted_once_for_each_service_with_its_beginning_and
         story.join("web", *range(1, 11))
         story.accept("db")
     told: list[dict[str, Any]] = [dict(entry) for entry in logs]
-    assert [(entry["service"], entry["log_level"], entry["reason"]) for entry in told] == [
-        ("web.staging", "warning", "zookeeper was out of reach"),
-        ("db.staging", "warning", "zookeeper was out of reach"),
-        ("web.staging", "info", "they are back"),
-        ("db.staging", "info", "accepted"),
+    assert [(entry["event"], entry["service"], entry["log_level"], entry["reason"]) for entry in told] == [
+        ("members_held", "web.staging", "warning", "zookeeper was out of reach"),
+        ("members_held", "db.staging", "warning", "zookeeper was out of reach"),
+        ("members_released", "web.staging", "info", "they are back"),
+        ("members_released", "db.staging", "info", "accepted"),
     ]
     assert story.guard.holds_total == 2
     assert (told[0]["members"], told[0]["seconds"]) == (6, LIMBO)

@@ -175,7 +175,7 @@ def test_a_mistake_of_ours_is_no_end(capfd: pytest.CaptureFixture[str]) -> None:
     with serving(told) as at, reading(at) as reader:
         reader.next("status")
         told.entries = None  # type: ignore[assignment]  # as no server is
-        eventually(lambda: "what is new cannot be told" in capfd.readouterr().out)
+        eventually(lambda: "event_stream_failed" in capfd.readouterr().out)
         told.entries = [entry(new := number())]
         assert reader.next("change")[0] == str(new)
 

@@ -16,8 +16,9 @@ mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal /run/log/journal || e
 {JOURNALD} 2>/dev/null &
 until [ -S /run/systemd/journal/socket ]; do sleep 0.02; done
 "$@" || exit 8
-until journalctl -D /run/log/journal -t zkdns 2>/dev/null | grep -q "the last"; do sleep 0.02; done
+until journalctl -D /run/log/journal -t zkdns 2>/dev/null | grep -q last_entry_written; do sleep 0.02; done
 journalctl -D /run/log/journal -o cat "SERVICE=web.staging"
+journalctl -D /run/log/journal -o cat --output-fields=REASON "SERVICE=web.staging"
 echo --
 journalctl -D /run/log/journal -o cat -t zkdns -p warning
 """
@@ -26,9 +27,9 @@ import structlog
 from zkdns.observe.logs import configure_logs
 configure_logs("journald", "info", process="watcher")
 log = structlog.get_logger("zkdns.test")
-log.info("members held no more", service="web.staging", reason="two\\nlines")
-log.warning("members held", service="db.prod")
-log.error("the last")
+log.info("members_released", service="web.staging", reason="two\\nlines")
+log.warning("members_held", service="db.prod")
+log.error("last_entry_written")
 """
 
 
@@ -57,8 +58,10 @@ def test_a_real_journal_finds_entries_by_their_fields_and_priorities() -> None:
     )
     assert ended.returncode == 0, ended.stderr
     by_field, _, by_priority = ended.stdout.partition("--\n")
-    assert by_field == "members held no more process=watcher service=web.staging reason=two\nlines\n"
+    assert (
+        by_field == "members_released process=watcher service=web.staging reason='two\\nlines'\ntwo\nlines\n"
+    )
     assert by_priority.splitlines() == [
-        "members held process=watcher service=db.prod",
-        "the last process=watcher",
+        "members_held process=watcher service=db.prod",
+        "last_entry_written process=watcher",
     ]

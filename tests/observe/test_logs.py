@@ -23,10 +23,10 @@ configure_logs(sys.argv[1], sys.argv[2], process="watcher")
 log = structlog.get_logger("zkdns.test")
 """
 _LEVELS = """
-log.debug("at debug")
-log.info("at info", path="/a/b", count=3)
-log.warning("at warning")
-log.error("at error")
+log.debug("debug_logged")
+log.info("info_logged", path="/a/b", count=3)
+log.warning("warning_logged")
+log.error("error_logged")
 """
 _FAIL = """
 def fail():
@@ -35,8 +35,8 @@ def fail():
 try:
     fail()
 except ValueError:
-    log.exception("failed", query="c0ffee")
-log.info("goes on")
+    log.exception("step_failed", query="c0ffee")
+log.info("work_continued")
 """
 _LIBRARY = """
 logging.getLogger("kazoo").warning("chatter")
@@ -74,7 +74,7 @@ def test_json_is_one_object_a_line_with_time_level_event_and_process() -> None:
     assert {entry["process"] for entry in logged} == {"watcher"}
     assert logged[1].pop("timestamp").endswith("Z")
     assert logged[1] == {
-        "event": "at info",
+        "event": "info_logged",
         "level": "info",
         "process": "watcher",
         "path": "/a/b",
@@ -100,18 +100,18 @@ def test_every_thread_says_which_process_speaks() -> None:
 def test_what_is_below_the_level_is_not_logged(log_format: str, level: str, shown: list[str]) -> None:
     lines = said(_LEVELS, log_format, level).splitlines()
     assert len(lines) == len(shown)
-    assert all(f"at {name}" in line for name, line in zip(shown, lines, strict=True))
+    assert all(f"{name}_logged" in line for name, line in zip(shown, lines, strict=True))
 
 
 def test_an_exception_is_one_json_object_too_and_tells_no_variables() -> None:
     failed, after = entries(_FAIL)
-    assert failed["event"] == "failed"
+    assert failed["event"] == "step_failed"
     assert failed["query"] == "c0ffee"
     assert failed["exception"][0]["exc_type"] == "ValueError"
     assert failed["exception"][0]["exc_value"] == "went wrong\nfor good"
     assert [frame["name"] for frame in failed["exception"][0]["frames"]] == ["<module>", "fail"]
     assert "hunter2" not in json.dumps(failed)
-    assert after["event"] == "goes on"
+    assert after["event"] == "work_continued"
 
 
 def test_the_console_tells_exceptions_without_variables_and_in_a_pipe_without_colours() -> None:
@@ -120,12 +120,26 @@ def test_the_console_tells_exceptions_without_variables_and_in_a_pipe_without_co
     assert "in fail" in written
     assert "hunter2" not in written
     assert "\x1b" not in written
-    assert "goes on" in written.splitlines()[-1]
+    assert "work_continued" in written.splitlines()[-1]
+
+
+def test_the_console_shows_fields_in_one_column_and_in_the_order_of_the_call() -> None:
+    script = """
+log.info("znode_missing", path="/a/b")
+log.warning("zookeeper_client_restart_failed", zookeeper="zk1:2181", reason="two words", count=3)
+"""
+    assert [line.split(" ", 1)[1] for line in said(script, "console").splitlines()] == [
+        "[info     ] znode_missing                    process=watcher path=/a/b",
+        (
+            "[warning  ] zookeeper_client_restart_failed  process=watcher zookeeper=zk1:2181 "
+            "reason='two words' count=3"
+        ),
+    ]
 
 
 def test_what_libraries_log_is_of_the_same_form_and_only_errors() -> None:
     (entry,) = entries(_LIBRARY)
-    assert entry["event"] == "in a library: details"
+    assert (entry["event"], entry["text"]) == ("library_message_logged", "in a library: details")
     assert entry["logger"] == "asyncio"
     assert entry["level"] == "error"
     assert entry["exception"][0]["exc_type"] == "KeyError"
@@ -190,7 +204,7 @@ configure_logs(sys.argv[1], "debug", process="watcher", journal=sys.argv[2])
 log = structlog.get_logger("zkdns.test")
 """
 _SERVICE = """
-log.warning("members held", service="web.staging", count=3, odd="two\\nlines", priority="mine", _PID=1)
+log.warning("members_held", service="web.staging", count=3, odd="two\\nlines", priority="mine", _PID=1)
 """
 NO_JOURNAL = "/nowhere"
 
@@ -242,13 +256,16 @@ def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(tmp_pa
         *of_levels, held = entries()
     assert [entry["PRIORITY"] for entry in of_levels] == ["7", "6", "4", "3"]
     assert of_levels[1] == {
-        "MESSAGE": "at info process=watcher path=/a/b count=3",
+        "MESSAGE": "info_logged process=watcher path=/a/b count=3",
         "PRIORITY": "6",
         "SYSLOG_IDENTIFIER": "zkdns",
         "PROCESS": "watcher",
         "PATH": "/a/b",
         "COUNT": "3",
     }
+    assert held["MESSAGE"].startswith(
+        "members_held process=watcher service=web.staging count=3 odd='two\\nlines' "
+    )
     assert held["SERVICE"] == "web.staging"
     assert held["ODD"] == "two\nlines"
     assert (held["PRIORITY"], held["PID"]) == (
@@ -261,7 +278,7 @@ def test_the_journal_gets_exceptions_whole(tmp_path: Path) -> None:
     with journald(tmp_path) as entries:
         to_journal(_FAIL, tmp_path / "journal")
         failed, _ = entries()
-    assert failed["MESSAGE"].startswith("failed process=watcher query=c0ffee\nTraceback")
+    assert failed["MESSAGE"].startswith("step_failed process=watcher query=c0ffee\nTraceback")
     assert failed["MESSAGE"].endswith("ValueError: went wrong\nfor good")
     assert failed["QUERY"] == "c0ffee"
     assert "hunter2" not in str(failed)
@@ -270,13 +287,13 @@ def test_the_journal_gets_exceptions_whole(tmp_path: Path) -> None:
 def test_without_a_journald_each_line_has_its_priority_in_front() -> None:
     lines = to_journal(_LEVELS + _FAIL, NO_JOURNAL).splitlines()
     assert lines[:4] == [
-        "<7>at debug process=watcher",
-        "<6>at info process=watcher path=/a/b count=3",
-        "<4>at warning process=watcher",
-        "<3>at error process=watcher",
+        "<7>debug_logged process=watcher",
+        "<6>info_logged process=watcher path=/a/b count=3",
+        "<4>warning_logged process=watcher",
+        "<3>error_logged process=watcher",
     ]
     assert all(line.startswith("<3>") for line in lines[4:-1])
-    assert lines[-1] == "<6>goes on process=watcher"
+    assert lines[-1] == "<6>work_continued process=watcher"
 
 
 def test_what_is_too_long_for_the_journal_goes_to_standard_error(tmp_path: Path) -> None:
@@ -289,11 +306,11 @@ def test_what_is_too_long_for_the_journal_goes_to_standard_error(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("stream", "begins"), [("{}:{}", "<6>at info"), ("{0}:1", ""), ("", ""), ("nonsense", "")]
+    ("stream", "begins"), [("{}:{}", "<6>info_logged"), ("{0}:1", ""), ("", ""), ("nonsense", "")]
 )
 def test_by_itself_it_is_for_the_journal_exactly_where_standard_error_is_that(
     stream: str, begins: str
 ) -> None:
-    line = to_journal('log.info("at info")', NO_JOURNAL, "auto", stream)
+    line = to_journal('log.info("info_logged")', NO_JOURNAL, "auto", stream)
     assert line.startswith(begins or tuple("0123456789"))  # a time
-    assert "at info" in line
+    assert "info_logged" in line

@@ -61,7 +61,7 @@ def serving(directory: Path, *arguments: str, upstream: Resolver | None = None) 
 def assert_unharmed(server: ZkdnsServer) -> None:
     """No process has ended, and nobody has a mistake to tell."""
     assert not server.ended
-    assert len(server.events("process started")) == len({e["role"] for e in server.events("process started")})
+    assert len(server.events("process_started")) == len({e["role"] for e in server.events("process_started")})
     assert [line for line in server.log.splitlines() if '"level":"error"' in line.replace(" ", "")] == []
 
 

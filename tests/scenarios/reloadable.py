@@ -13,8 +13,8 @@ from tests.support.waiting import eventually
 
 WEB = "web.staging.discovery"
 MEMBERS = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-IN_FORCE = "configuration read again, and in force"
-REFUSED = "reload refused; the old configuration stays in force"
+IN_FORCE = "configuration_reloaded"
+REFUSED = "reload_refused"
 
 
 class Reloadable(ZkdnsServer):

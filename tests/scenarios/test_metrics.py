@@ -98,7 +98,7 @@ def test_there_are_figures_again_after_the_watcher_was_killed() -> None:
         alive = eventually(lambda: members(server)[0])
         assert scrape(server)["zkdns_process_restarts_total", "watcher"] == 0
         os.kill(server.pid_of("watcher"), signal.SIGKILL)
-        eventually(lambda: len(server.events("process started")) == 3)
+        eventually(lambda: len(server.events("process_started")) == 3)
         eventually(lambda: members(server)[0] == alive)
         assert not any("zookeeper" in name for name, *_ in scrape(server))
         assert scrape(server)["zkdns_process_restarts_total", "watcher"] == 1

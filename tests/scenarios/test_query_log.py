@@ -29,11 +29,14 @@ def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
 
 def logged(server: ZkdnsServer, name: str, qtype: str, times: int = 1, **how: Any) -> list[dict[str, Any]]:
     """The lines of such queries, asked so often."""
-    before = len(server.events("query"))
+    before = len(server.events("query_answered"))
     for _ in range(times):
         server.query(name, qtype, **how)
     lines = eventually(
-        lambda: len(server.events("query")) == before + times and server.events("query")[before:]
+        lambda: (
+            len(server.events("query_answered")) == before + times
+            and server.events("query_answered")[before:]
+        )
     )
     assert isinstance(lines, list)
     return lines
@@ -45,7 +48,7 @@ def test_each_query_is_a_line_that_tells_all(server: ZkdnsServer, *, tcp: bool) 
     assert 0 < line.pop("microseconds") < 1e6
     line.pop("timestamp")
     assert line == {
-        "event": "query",
+        "event": "query_answered",
         "level": "info",
         "process": "answerer",
         "name": "Web.staging.discovery" if tcp else WEB,
@@ -53,7 +56,7 @@ def test_each_query_is_a_line_that_tells_all(server: ZkdnsServer, *, tcp: bool) 
         "rcode": "NOERROR",
         "answers": 3,
         "source": "zone",
-        "asker": "127.0.0.1",
+        "client": "127.0.0.1",
         "transport": "tcp" if tcp else "udp",
     }
 
@@ -99,5 +102,5 @@ def test_a_share_is_a_share_and_by_itself_nothing_is_logged() -> None:
             server.wait_ready()
             for _ in range(200):
                 server.query(WEB, "A")
-        assert 50 < len(sampling.events("query")) < 150  # by chance it is outside once in 10^12
-        assert silent.events("query") == []
+        assert 50 < len(sampling.events("query_answered")) < 150  # by chance it is outside once in 10^12
+        assert silent.events("query_answered") == []

@@ -54,8 +54,8 @@ def test_nobody_goes_without_an_answer_while_configurations_alternate(server: Re
             order, ttl = ("round-robin", 7) if number % 2 == 0 else ("fixed", 5)
             server.write(ttl=ttl, order=order)
             told = server.reload()
-            assert told["changed"] == "ttl order"
-            assert told["replaced"] == "answerer"
+            assert told["settings"] == "ttl order"
+            assert told["roles"] == "answerer"
             assert server.query(WEB).answer[0].ttl == ttl
     server.settle()
     assert is_one_of_both(load, {5, 7})
@@ -86,7 +86,7 @@ def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(serv
     with SteadyLoad(server.addresses[0], WEB) as load:
         for seconds in range(20, 25):
             server.write(ttl=5, session_timeout=seconds)
-            assert server.reload()["replaced"] == "watcher"
+            assert server.reload()["roles"] == "watcher"
             server.settle()
     assert is_one_of_both(load, {5})
     assert server.processes("answerer") == answerers
@@ -99,7 +99,7 @@ def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(serv
 def test_who_explains_knows_what_answerers_alone_were_replaced_for(server: Reloadable) -> None:
     watchers = server.processes("watcher")
     server.write(ttl=9, order="round-robin")
-    assert server.reload()["replaced"] == "answerer"
+    assert server.reload()["roles"] == "answerer"
     assert server.processes("watcher") == watchers
 
     async def explained() -> tuple[int | None, str | None]:
@@ -158,7 +158,7 @@ def test_workers_come_and_go_while_others_ask(server: Reloadable) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
         for workers in (3, 2, 4, 1, 3):
             server.write(ttl=5, workers=workers)
-            assert server.reload()["changed"] == "workers"
+            assert server.reload()["settings"] == "workers"
             server.settle(workers)
     assert is_one_of_both(load, {5})
     assert load.slowest < 1.0
@@ -201,20 +201,20 @@ def test_where_it_listens_moves_and_nobody_who_has_asked_there_is_forgotten(serv
         server.write(ttl=5, listen=["127.0.0.1:0", f"127.0.0.1:{port}"])
         server.reload()
     assert is_one_of_both(load, {5})
-    assert server.events("listening")[-1]["address"] == f"127.0.0.1:{port}"
+    assert server.events("listener_opened")[-1]["address"] == f"127.0.0.1:{port}"
     server.settle()
     server.write(ttl=5, listen=[f"127.0.0.1:{port}"])
     server.reload()
     server.settle()
     eventually(lambda: before not in bound_by(server))
-    assert server.events("listening no more")[-1]["address"] == f"127.0.0.1:{before[1]}"
+    assert server.events("listener_closed")[-1]["address"] == f"127.0.0.1:{before[1]}"
 
 
 def test_the_admin_address_moves(server: Reloadable) -> None:
-    before = server.events("admin")[0]["address"]
+    before = server.events("admin_server_started")[0]["address"]
     server.write(ttl=5, admin="127.0.0.2:0")
-    assert server.reload()["replaced"] is None
-    assert server.events("admin")[-1]["address"].startswith("127.0.0.2:")
+    assert server.reload()["roles"] is None
+    assert server.events("admin_server_started")[-1]["address"].startswith("127.0.0.2:")
     host, port = before.rsplit(":", 1)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((host, int(port)), 1.0)
@@ -225,7 +225,7 @@ def test_an_address_becomes_a_part_of_another_and_is_one_of_its_own_again(server
     with SteadyLoad((host, port), WEB) as load:
         for listen in (f"0.0.0.0:{port}", f"127.0.0.1:{port}", f"0.0.0.0:{port}"):
             server.write(ttl=5, listen=[listen], workers=2)
-            assert "listen" in str(server.reload()["changed"])
+            assert "listen" in str(server.reload()["settings"])
             server.settle(2)
         assert server.query(WEB).answer[0].ttl == 5
     assert is_one_of_both(load, {5})

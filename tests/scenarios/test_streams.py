@@ -18,7 +18,7 @@ from tests.support.waiting import eventually
 
 OWN, LATE = "web.staging.discovery", "www.example"
 SECONDS = 10.0
-CUT = "answers over 64 KiB were cut, even over TCP"
+CUT = "tcp_responses_truncated"
 FIGURE = 'zkdns_tcp_truncated_responses_total{worker="0"}'
 
 

@@ -98,7 +98,7 @@ def test_every_form_of_a_name_is_answered(chrooted: tuple[str, Any]) -> None:
         assert [server.rcode(name) for name in ("staging.discovery", f"_tcp.{NAME}")] == ["NOERROR"] * 2
         assert [server.rcode(name) for name in (f"x.{NAME}", "no.staging.discovery")] == ["NXDOMAIN"] * 2
         assert server.rcode("example.com") == "REFUSED"
-        assert [entry["reason"] for entry in server.events("member skipped")] == ["json"]
+        assert [entry["reason"] for entry in server.events("member_skipped")] == ["json"]
 
 
 def test_dig_sees_what_dnspython_sees(chrooted: tuple[str, Any]) -> None:
@@ -129,7 +129,7 @@ def test_answers_outlive_zookeeper_and_changes_flow_again_after_it(own_zookeeper
         server.wait_ready()
         assert server.ask(NAME) == {"10.0.0.1"}
         own_zookeeper.kill()
-        eventually(lambda: server.events("zookeeper is out of reach; answers stay as they are"))
+        eventually(lambda: server.events("zookeeper_disconnected"))
         eventually(lambda: is_stale(server.query(NAME, use_edns=0)))
         assert server.ask(NAME) == {"10.0.0.1"}
         own_zookeeper.start()

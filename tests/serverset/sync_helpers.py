@@ -296,7 +296,7 @@ class Locked:
 
 def complaints(logs: list[Any]) -> list[Any]:
     """What was logged of znodes that cannot be read."""
-    return [entry for entry in logs if entry["event"].startswith("cannot read znode")]
+    return [entry for entry in logs if entry["event"] == "znode_read_failed"]
 
 
 class Chaos:

@@ -168,9 +168,9 @@ def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture, tmp_path: 
         good.touch() if wanted else good.unlink(missing_ok=True)
         assert health() is wanted
     assert [record.getMessage().split(" reason=")[0] for record in caplog.records] == [
-        "check fails",
-        "check passes",
-        "check fails",
+        "zkdns: check_failed",
+        "zkdns: check_passed",
+        "zkdns: check_failed",
     ]
 
 

@@ -297,7 +297,7 @@ def test_a_subscriber_that_exits_when_the_set_goes_does_not_keep_the_next_from_b
         zk.delete(web.path, recursive=True)
         sees(watch)
         unsubscribe()
-        eventually(lambda: any("a job of a ZooKeeper session failed" in each for each in caplog.messages))
+        eventually(lambda: any("zookeeper_job_failed" in each for each in caplog.messages))
         add(zk, web, data_of("b"))
         sees(watch, "b:1")
     caplog.clear()  # it was logged as the mistake that it is

@@ -93,7 +93,7 @@ def test_one_that_raises_costs_the_others_nothing(caplog: pytest.LogCaptureFixtu
     watch.publish("a:1")
     assert heard == [1]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
-        (logging.ERROR, "a subscriber of a watch failed")
+        (logging.ERROR, "zkdns: subscriber_failed")
     ]
     assert caplog.records[0].exc_info
     caplog.clear()

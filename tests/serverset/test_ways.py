@@ -29,7 +29,7 @@ def follow(zookeeper: ZooKeeperServer, zk_root: str) -> Follow:
 
 def refusals(logs: list[Any]) -> list[str]:
     """Why the recursive watch was not taken."""
-    return [entry["reason"] for entry in logs if entry["event"].startswith("no recursive watch")]
+    return [entry["reason"] for entry in logs if entry["event"] == "recursive_watch_refused"]
 
 
 def test_a_recursive_watch_is_taken_where_it_can_be(follow: Follow) -> None:
@@ -38,7 +38,9 @@ def test_a_recursive_watch_is_taken_where_it_can_be(follow: Follow) -> None:
         assert isinstance(tree.sync._way, RecursiveWay)
         tree.restart()
         tree.wait_live()
-    assert [entry["by"] for entry in logs if entry["event"] == "following zookeeper"] == ["a recursive watch"]
+    assert [entry["strategy"] for entry in logs if entry["event"] == "zookeeper_watch_started"] == [
+        "a recursive watch"
+    ]
     assert refusals(logs) == []
 
 

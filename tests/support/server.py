@@ -132,14 +132,14 @@ class ZkdnsServer:
 
     def pid_of(self, role: str) -> int:
         """The process that has this role now: watcher or answerer."""
-        started = [entry["pid"] for entry in self.events("process started") if entry["role"] == role]
+        started = [entry["pid"] for entry in self.events("process_started") if entry["role"] == role]
         return int(started[-1])
 
     def wait_ready(self, timeout: float = 20.0) -> Self:
         """Wait until every answerer has its table, and until commands reach it, or it says that none can."""
-        eventually(lambda: self.events("ready"), timeout)
+        eventually(lambda: self.events("server_ready"), timeout)
         if self._environment["ZKDNS_CONTROL"] == self.control and "--control" not in self._command:
-            said = "commands cannot reach this server"
+            said = "control_socket_failed"
             eventually(lambda: Path(self.control).exists() or self.events(said), timeout)
         return self
 
@@ -153,7 +153,7 @@ class ZkdnsServer:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens: host and port."""
-        split = [entry["address"].rpartition(":") for entry in self.events("listening")]
+        split = [entry["address"].rpartition(":") for entry in self.events("listener_opened")]
         return [(host.strip("[]"), int(port)) for host, _, port in split]
 
     @property
@@ -169,7 +169,7 @@ class ZkdnsServer:
     @property
     def admin(self) -> str:
         """The URL of the admin address, which is told after those that are listened at."""
-        (first, *_) = eventually(lambda: self.events("admin"))
+        (first, *_) = eventually(lambda: self.events("admin_server_started"))
         return f"http://{first['address']}"
 
     def query(

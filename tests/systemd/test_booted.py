@@ -111,9 +111,9 @@ def test_nothing_that_it_needs_is_forbidden() -> None:
         machine.run("systemctl", "stop", "zkdns.service")
         assert machine.show("zkdns.service", "Result") == "success"
         log = machine.run("cat", "/etc/zkdns/log")
-        assert "ready" in log
+        assert "server_ready" in log
         told = [line for line in log.splitlines() if re.search(r"\[(warning|error)", line)]
-        assert [line for line in told if "host name not resolved" not in line] == []
+        assert [line for line in told if "host_resolution_failed" not in line] == []
 
 
 @pytest.mark.usefixtures("network")

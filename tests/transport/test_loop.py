@@ -202,7 +202,7 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
 
     with capture_logs() as logs, asyncio.Runner(loop_factory=ServingLoop) as runner:
         assert runner.run(main()) == 3
-    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("a server failed", "error")]
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("socket_handler_failed", "error")]
 
 
 def test_in_another_loop_servers_are_served_too() -> None:

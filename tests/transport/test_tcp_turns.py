@@ -166,7 +166,7 @@ def test_a_mistake_in_answering_costs_one_connection_and_is_told_once(mistake: E
         other.send(b"idright")
         assert other.answer() == b"idanswer"
         assert server.call(lambda: len(server.tcp._connections)) == 1
-    assert [entry["log_level"] for entry in told] == ["error"]
+    assert [(entry["event"], entry["log_level"]) for entry in told] == [("tcp_query_failed", "error")]
 
 
 def test_dns_30_the_longest_answer_that_there_can_be() -> None:

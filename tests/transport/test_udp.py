@@ -275,7 +275,7 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
         assert hears_nothing_more(sock)
         assert server.udp.received == 2 * len(pattern)
     (told,) = logs
-    assert (told["log_level"], told["event"]) == ("error", "a query could not be answered")
+    assert (told["log_level"], told["event"]) == ("error", "query_failed")
     expected_error = StopIteration if "iterator" in where else ValueError
     assert isinstance(told["exc_info"], expected_error)
 

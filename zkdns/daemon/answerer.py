@@ -52,7 +52,7 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
     """Answer until cancelled or retired; readiness is told to the supervisor."""
     collect_only_what_is_new()
     table = Table(with_addresses=task.config.reverse)
-    mistakes = Mistakes(log, "a query could not be answered")
+    mistakes = Mistakes(log, "query_failed")
     authority = Authority(
         table, task.config, lambda query, error: mistakes.tell(error, query=query[:512].hex())
     )

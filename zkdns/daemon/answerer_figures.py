@@ -65,7 +65,7 @@ class FiguresTeller:
         self._told = report
         self._tell(report)
         if figures.cut_over_tcp > self._cut:
-            log.warning("answers over 64 KiB were cut, even over TCP", count=figures.cut_over_tcp - self._cut)
+            log.warning("tcp_responses_truncated", count=figures.cut_over_tcp - self._cut)
             self._cut = figures.cut_over_tcp
 
     def _figures(self) -> AnswererFigures:

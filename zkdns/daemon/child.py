@@ -131,7 +131,7 @@ async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
     if orphaned.done():  # nobody else is left to tidy up
         shutil.rmtree(Path(task.feed).parent, ignore_errors=True)
     if not work.cancelled() and (error := work.exception()):
-        structlog.get_logger("zkdns").error("process failed", exc_info=error)
+        structlog.get_logger("zkdns").error("process_failed", exc_info=error)
         os._exit(1)
     # Before the loop is closed, which tells of a signal that comes meanwhile as of an error; and without
     # waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
@@ -148,5 +148,7 @@ def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> N
     """An exception that escaped into the event loop is a mistake of ours: say it, and go on."""
     error = context.get("exception")
     structlog.get_logger("zkdns").error(
-        str(context["message"]), exc_info=error if isinstance(error, BaseException) else None
+        "exception_unhandled",
+        reason=str(context["message"]),
+        exc_info=error if isinstance(error, BaseException) else None,
     )

@@ -212,7 +212,7 @@ class ControlServer:
         except (OSError, ControlError) as error:
             sock.close()
             reason = (isinstance(error, OSError) and error.strerror) or str(error)
-            log.warning("commands cannot reach this server", control=str(self._path), reason=reason)
+            log.warning("control_socket_failed", path=str(self._path), reason=reason)
             return
         self._inode = bound.stat().st_ino
         self._server = await asyncio.start_unix_server(self._connected, sock=sock)
@@ -260,7 +260,7 @@ class ControlServer:
             else:
                 yield response
         except Exception:  # a mistake of ours must not cost the server
-            log.exception("a command failed", request=repr(request))
+            log.exception("control_request_failed", request=repr(request))
             yield Refused("mistaken", "the server could not do it; its log says why")
 
 

@@ -207,7 +207,7 @@ class Publisher:
         for writer, most in list(self._subscribers.items()):
             writer.write(frame)
             if writer.transport.get_write_buffer_size() > most:
-                log.warning("an answerer does not keep up with the feed; it will begin anew")
+                log.warning("worker_feed_lagging", effect="worker reconnects and reads the table again")
                 del self._subscribers[writer]
                 writer.transport.abort()
 
@@ -306,7 +306,7 @@ class Subscriber:
         try:
             self._on_flush(name)
         except Exception:
-            log.exception("what is cached could not be flushed", name=name)
+            log.exception("cache_flush_failed", name=name)
 
     def _heard(self, health: Health) -> None:
         if health != self.health:

@@ -56,10 +56,10 @@ class FixedSource:
             sets = load_fixed(path, self._config.namespaces)
         except ConfigError as error:
             for mistake in error.mistakes:
-                log.error("fixed file has a mistake; what it said before stays in force", reason=mistake)
+                log.error("static_file_invalid", reason=mistake, effect="previous content stays in force")
             return
         self._take(sets)
-        log.info("fixed file has been read", path=str(path), services=len(sets))
+        log.info("static_file_loaded", path=str(path), services=len(sets))
 
     def _take(self, sets: FixedSets) -> None:
         puts = [SetPut(f"fixed:{name.absolute}", name, members) for name, members in sets.items()]

@@ -60,7 +60,7 @@ class Guarding:
                 passed = self.guard.admit(change, now)
             except Exception:  # a mistake of ours costs no change, and not the other changes either
                 log.exception(
-                    "the guard failed; a change is passed on unguarded", change=repr(change)[:_SHOWN]
+                    "guard_failed", change=repr(change)[:_SHOWN], effect="change passed on unguarded"
                 )
                 passed = [change]
             self._publisher.publish(passed)

@@ -106,7 +106,7 @@ class History:
         try:
             self._note(changes)
         except Exception:
-            log.exception("changes are missing in the history", changes=repr(changes)[:_SHOWN])
+            log.exception("history_update_failed", changes=repr(changes)[:_SHOWN])
 
     def _note(self, changes: Sequence[Change]) -> None:
         # Those that the table is given back, because it was not right to take them: they have not joined.

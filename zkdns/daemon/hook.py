@@ -87,13 +87,17 @@ class Hook:
                 told.seek(0)
                 process = self._start(told, variables)
         except OSError as error:  # for instance a full disk, or a user with too many processes
-            log.warning("command cannot be run", command=self._command, reason=error.strerror or str(error))
+            log.warning(
+                "watch_command_start_failed", command=self._command, reason=error.strerror or str(error)
+            )
             return
         if self._say is not None and process.stdout is not None:
             # What it leaves running may print for ever, so nobody waits for the end of that.
             threading.Thread(target=_pass_on, args=(process.stdout, self._say), daemon=True).start()
         if wait_for_command(process, self._ended, grace=_GRACE) and process.returncode:
-            log.warning("command failed", command=self._command, how=describe_status(process.returncode))
+            log.warning(
+                "watch_command_failed", command=self._command, outcome=describe_status(process.returncode)
+            )
 
     def _start(self, told: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         fitting = {name: value for name, value in variables.items() if _fits(name, value)}
@@ -127,9 +131,9 @@ class Hook:
         if left_out and not self._has_warned:
             self._has_warned = True
             log.warning(
-                "more endpoints than a variable holds; the command finds all of them on its standard input",
+                "watch_command_variables_unset",
                 command=self._command,
-                not_set=", ".join(sorted(left_out)),
+                variables=", ".join(sorted(left_out)),
             )
 
 

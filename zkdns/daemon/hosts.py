@@ -123,9 +123,7 @@ class HostResolver:
         before = self.failures.get(host)
         self.failures[host] = Failure(failed, before.since if before else time.time(), reason)
         if before is None or before.types != failed:
-            log.warning(
-                "host name not resolved; keeping what is known", host=host, types=failed, reason=reason
-            )
+            log.warning("host_resolution_failed", host=host, types=failed, reason=reason)
 
 
 async def _find_as_the_machine_does(host: str, known: Sequence[str]) -> Found:

@@ -40,7 +40,7 @@ async def inherited(feed: str, table: Table) -> list[Change]:
                             return list(filter(_is_of_zookeeper, copied))
                         case Health():  # before an end: it is still reading
                             return []
-    log.warning("the table could not be taken over; zookeeper is read anew")
+    log.warning("table_takeover_failed")
     return []
 
 

@@ -65,9 +65,9 @@ class SnapshotKeeper:
         except NoSnapshotError:
             return []
         except SnapshotError as error:
-            log.warning("snapshot ignored", reason=str(error))
+            log.warning("snapshot_ignored", reason=str(error))
             return []
-        _tell("answering from the snapshot until zookeeper has been read", self._path, snapshot)
+        log.info("snapshot_restored", **_fields_of(self._path, snapshot))
         self._publisher.table.serial = snapshot.header.serial
         return list(snapshot.changes)
 
@@ -164,12 +164,12 @@ class SnapshotKeeper:
         """Tell a failure, once; it is tried again all the same."""
         self._changed.set()
         if str(error) != self._complaint:
-            log.error("snapshot not written; trying again", reason=str(error))
+            log.error("snapshot_write_failed", reason=str(error))
         self._complaint = str(error)
 
     def _succeeded(self) -> None:
         if self._complaint:
-            log.info("snapshot written again", path=str(self._path))
+            log.info("snapshot_write_recovered", path=str(self._path))
         self._complaint = ""
 
 
@@ -191,7 +191,7 @@ class SnapshotSource:
                 self._read()
             except SnapshotError as error:
                 if str(error) != complaint:
-                    log.error("snapshot cannot be used; trying again", reason=str(error))
+                    log.error("snapshot_read_failed", reason=str(error))
                 complaint = str(error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
@@ -200,13 +200,14 @@ class SnapshotSource:
     def _read(self) -> None:
         with loading():
             snapshot = read_snapshot(self._path, expected_by(self._config, time.time()))
-            _tell("answering from the snapshot alone", self._path, snapshot)
+            log.info("snapshot_loaded", **_fields_of(self._path, snapshot))
             self._publisher.table.serial = snapshot.header.serial
             self._publisher.publish(snapshot.changes)
             self._on_health(True, True)
 
 
-def _tell(event: str, path: Path, snapshot: Snapshot) -> None:
+def _fields_of(path: Path, snapshot: Snapshot) -> dict[str, object]:
+    """The fields of a log event about a snapshot that is used."""
     header = snapshot.header
     age = round(time.time() - header.written)
-    log.info(event, path=str(path), age_seconds=age, zookeeper=header.zookeeper)
+    return {"path": str(path), "age_seconds": age, "zookeeper": header.zookeeper}

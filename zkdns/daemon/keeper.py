@@ -77,7 +77,7 @@ class ChildKeeper:
             pause = (
                 min(_MOST_PAUSE, _LEAST_PAUSE * 2 ** min(early_deaths - 2, 6)) if early_deaths > 1 else 0.0
             )
-            log.error("process ended; starting another", role=self.task.role, status=status, in_seconds=pause)
+            log.error("process_exited", role=self.task.role, status=status, restart_seconds=pause)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
                     await self._stopping.wait()
@@ -119,14 +119,14 @@ class ChildKeeper:
         try:
             process, control = await self._start()
         except OSError as error:  # no processes, no memory, no file descriptors: that may pass
-            log.error("process cannot be started", role=self.task.role, reason=str(error))
+            log.error("process_start_failed", role=self.task.role, reason=str(error))
             return None
         self.pid = process.pid
         ender = asyncio.create_task(self._end_when_asked(process))
         reader, writer = await asyncio.open_unix_connection(sock=control)
         writer.write(TASKS.encode(self.task))
         self._writer = writer
-        log.debug("process started", role=self.task.role, pid=process.pid)
+        log.debug("process_started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
             self.ready, self.figures, self._has_left = report.ready, report.figures, report.has_left
             self._heard()
@@ -160,7 +160,7 @@ class ChildKeeper:
             async with asyncio.timeout(STOP_SECONDS):
                 await process.wait()
         except TimeoutError:
-            log.warning("process does not end; killing it", role=self.task.role, pid=process.pid)
+            log.warning("process_killed", role=self.task.role, pid=process.pid)
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
 

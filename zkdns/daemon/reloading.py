@@ -19,6 +19,8 @@ from zkdns.errors import ConfigError, ZkdnsError
 
 log = structlog.get_logger("zkdns.supervisor")
 
+_EFFECT = "old configuration stays in force"
+
 
 class Reloading:
     """Takes requests, and carries them out.
@@ -87,17 +89,17 @@ class Reloading:
         except ZkdnsError as error:
             return _refused((str(error),))
         except Exception:  # a mistake of ours, or no memory: it must not cost the server
-            log.exception("reload failed; the old configuration stays in force")
+            log.exception("reload_failed", effect=_EFFECT)
             return NotReloaded(("the server could not do it; its log says why",))
         seconds = round(time.monotonic() - begun, 3)
         if plan.is_empty:
-            log.info("configuration read again: nothing has changed")
+            log.info("configuration_unchanged")
         else:
             # Values may be secrets; what is said is which they are.
             log.info(
-                "configuration read again, and in force",
-                changed=" ".join(plan.changed) or None,
-                replaced=" ".join(replaced) or None,
+                "configuration_reloaded",
+                settings=" ".join(plan.changed) or None,
+                roles=" ".join(replaced) or None,
                 seconds=seconds,
             )
         return Reloaded(plan.changed, replaced, seconds)
@@ -105,5 +107,5 @@ class Reloading:
 
 def _refused(mistakes: tuple[str, ...] | list[str]) -> NotReloaded:
     for mistake in mistakes:
-        log.error("reload refused; the old configuration stays in force", mistake=mistake)
+        log.error("reload_refused", reason=mistake, effect=_EFFECT)
     return NotReloaded(tuple(mistakes))

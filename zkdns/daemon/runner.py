@@ -171,7 +171,7 @@ class Runner:
             self._has_left = True
         elif news is _News.ENDED:
             assert self._program is not None  # noqa: S101 - it was started
-            log.info("program ended", how=describe_status(self._program.wait()))
+            log.info("program_exited", outcome=describe_status(self._program.wait()))
         else:
             self._connection_changed(news is _News.CONNECTED)
         return True
@@ -186,9 +186,9 @@ class Runner:
 
     def _connection_changed(self, is_there: bool) -> None:
         if is_there and not self._is_connected:
-            log.info("ZooKeeper connected", zookeeper=self._plan.zookeeper)
+            log.info("zookeeper_connected", zookeeper=self._plan.zookeeper)
         elif not is_there and self._is_connected:
-            log.warning("ZooKeeper is out of reach; trying to reconnect", zookeeper=self._plan.zookeeper)
+            log.warning("zookeeper_disconnected", zookeeper=self._plan.zookeeper)
         self._is_connected = is_there
 
     # -- the way -------------------------------------------------------------------------------------------
@@ -218,7 +218,7 @@ class Runner:
         except OSError as error:
             reason = error.strerror or str(error)
             raise ProgramError(NOT_EXECUTABLE, f"cannot run {command[0]!r}: {reason}") from None
-        log.info("program started", pid=self._program.pid, command=shlex.join(command))
+        log.info("program_started", pid=self._program.pid, command=shlex.join(command))
         threading.Thread(target=self._await_program, args=(self._program.pid,), daemon=True).start()
 
     def _await_program(self, pid: int) -> None:
@@ -242,7 +242,7 @@ class Runner:
         if plan.host is None:
             is_loopback = host.startswith("127.") or host == "::1"
             why = "loopback, as ZooKeeper; --host names another" if is_loopback else "it reaches ZooKeeper"
-            log.info("host chosen", host=host, why=why)
+            log.info("host_chosen", host=host, reason=why)
         if plan.check is not None:
             self._health = Health(plan.check, host, plan.port, plan.timeout)
         self._registration = self._set.register(
@@ -274,14 +274,14 @@ class Runner:
         # What is about to be registered may be known to others before it is to us.
         if registration.is_registered or self._health is None or self._health.passes:
             self._was_registered = True
-            log.info("unregistering", reason=self._stops[0].name if self._stops else "the end")
+            log.info("unregistration_started", reason=self._stops[0].name if self._stops else "the end")
         threading.Thread(target=self._close, args=(registration,), daemon=True).start()
         enough = max(len(self._stops), 1) + 1
         while not self._has_left and len(self._stops) < enough:
             self._next()
         if registration.is_registered:
             log.warning(
-                "ZooKeeper does not answer; the member goes with its session",
+                "unregistration_failed",
                 path=registration.path,
                 seconds=self._plan.session_timeout,
             )
@@ -297,7 +297,7 @@ class Runner:
     def _end(self) -> None:
         """Let the program finish what it serves, send the signal on, and wait for its end."""
         if self._was_registered and self._stops and self._is_running():
-            log.info("draining", seconds=self._plan.drain)
+            log.info("drain_started", seconds=self._plan.drain)
             deadline = time.monotonic() + self._plan.drain
             while len(self._stops) == 1 and self._is_running() and self._next(deadline):
                 pass
@@ -312,7 +312,7 @@ class Runner:
 
     def _send(self, number: signal.Signals) -> None:
         assert self._program is not None  # noqa: S101 - it is running
-        log.info("signal sent on", signal=number.name)
+        log.info("signal_forwarded", signal=number.name)
         (os.killpg if number in _FROM_KEYS else os.kill)(self._program.pid, number)
 
     def _status(self) -> int:

@@ -225,10 +225,10 @@ def _unlink(feed: str) -> None:
 def _tell_addresses(now: Listeners, before: Listeners) -> None:
     for listener in now.each:
         if listener.address not in before.addresses:
-            log.info("listening", address=str(listener.address), passed=listener.is_passed)
+            log.info("listener_opened", address=str(listener.address), socket_activated=listener.is_passed)
     for address in before.addresses:
         if address not in now.addresses:
-            log.info("listening no more", address=str(address))
+            log.info("listener_closed", address=str(address))
 
 
 def _is_settled(watcher: ChildKeeper) -> bool:

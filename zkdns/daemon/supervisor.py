@@ -122,7 +122,7 @@ class Supervisor:
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
             await self._stopping.wait()
             self._notifier.stopping()
-            log.info("stopping")
+            log.info("shutdown_started")
             for other in others:
                 other.cancel()
             await asyncio.wait(others)  # what a reload has begun is of the crew by now
@@ -178,7 +178,7 @@ class Supervisor:
         if self._admin is None:
             return
         self._admin.start(self._overview, self._was_ready)
-        log.info("admin", address=str(self._admin.address))
+        log.info("admin_server_started", address=str(self._admin.address))
 
     def _overview(self) -> Overview:
         """What the admin address is told of."""
@@ -227,7 +227,7 @@ class Supervisor:
         if self.is_ready and not self._was_ready.is_set():
             self._was_ready.set()
             zones = " ".join(map(to_text, self._config.zones))
-            log.info("ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
+            log.info("server_ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
             self._on_ready(list(self._now.listeners.addresses))
 
 

@@ -29,6 +29,7 @@ log = structlog.get_logger("zkdns.watcher")
 _UNREACHABLE_SECONDS = 3.0  # before this a connection that is not there yet is not worth a line
 _STOP_SECONDS = 2.0
 _LOOK_SECONDS = 2.0
+_REPLACED = "replaced"  # what was logged last of a client that had ended
 """How often a client is looked at, whether it has ended; an ended one is replaced then."""
 
 _READ = (SyncState.LIVE, SyncState.READ_ONLY)
@@ -113,9 +114,7 @@ class ZooKeeperSource:
 
     def _tell_unreachable(self) -> None:
         if self.sync.state is SyncState.READING and not self._client.connected:
-            log.warning(
-                "zookeeper cannot be reached; trying again until it can", hosts=self._config.zookeeper
-            )
+            log.warning("zookeeper_unreachable", zookeeper=self._config.zookeeper)
 
     def _look(self) -> None:
         """Put another client in the place of one that has ended, and see whether what was hidden is."""
@@ -131,18 +130,19 @@ class ZooKeeperSource:
         try:
             client = self._make_client()
         except ConfigError as error:  # a file of credentials that is being changed
-            self._complain(str(error))
+            if str(error) != self._complaint:
+                log.warning(
+                    "zookeeper_client_restart_failed", zookeeper=self._config.zookeeper, reason=str(error)
+                )
+            self._complaint = str(error)
             return
-        self._complain("the client has ended; another takes its place")
+        if self._complaint != _REPLACED:
+            log.warning("zookeeper_client_replaced", zookeeper=self._config.zookeeper)
+        self._complaint = _REPLACED
         ended, self._client = self._client, client
         self.sync.attach(client)
         dispose(ended)
         client.start_async()
-
-    def _complain(self, reason: str) -> None:
-        if reason != self._complaint:
-            log.warning("zookeeper is not followed", hosts=self._config.zookeeper, reason=reason)
-        self._complaint = reason
 
     def _state_changed(self, state: SyncState) -> None:
         if self._is_stopping:
@@ -151,7 +151,7 @@ class ZooKeeperSource:
             self._read(state)
         elif state is SyncState.AWAY:
             self._begun = time.monotonic()
-            log.warning("zookeeper is out of reach; answers stay as they are", hosts=self._config.zookeeper)
+            log.warning("zookeeper_disconnected", zookeeper=self._config.zookeeper)
         self._on_health(state is not SyncState.READING, state is not SyncState.LIVE)
 
     def _read(self, state: SyncState) -> None:
@@ -160,8 +160,8 @@ class ZooKeeperSource:
         self._pause = _LOOK_SECONDS / 2
         self._drop_absent()
         log.info(
-            "zookeeper has been read",
-            hosts=self._config.zookeeper,
+            "zookeeper_read",
+            zookeeper=self._config.zookeeper,
             namespace=self._namespace.template,
             services=len(self.sync.origins),
             seconds=round(time.monotonic() - self._begun, 3),

@@ -101,7 +101,7 @@ class Exchanges:
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_waking = False  # whether time-outs are being worked off
-        self._mistakes = Mistakes(log, "the outcome of a question could not be taken")
+        self._mistakes = Mistakes(log, "upstream_result_failed")
         self._dead: dict[Upstream, bool] = {}  # and whether that was told
         self._told_at: dict[Upstream, float] = {}
 
@@ -378,15 +378,13 @@ class Exchanges:
         address = str(upstream.address)
         if not upstream.is_dead:
             if self._dead.pop(upstream):
-                log.info("an upstream answers again", upstream=address)
+                log.info("upstream_recovered", upstream=address)
             return
         is_told = now >= self._told_at.get(upstream, now - _TELL_AGAIN_SECONDS) + _TELL_AGAIN_SECONDS
         self._dead[upstream] = is_told
         if is_told:
             self._told_at[upstream] = now
-            log.warning(
-                "an upstream does not answer; others are asked, and it is tried again", upstream=address
-            )
+            log.warning("upstream_failed", upstream=address)
 
 
 def _nobody(_: Reply | Failure) -> None:

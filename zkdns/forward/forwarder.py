@@ -153,7 +153,7 @@ class Forwarder:
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._mistakes = Mistakes(log, "an answer could not be handed out")
+        self._mistakes = Mistakes(log, "forwarded_response_failed")
 
     @property
     def waiting(self) -> int:

@@ -158,9 +158,7 @@ class SystemUpstreams:
             servers, mistakes = parse_resolv_conf(_text_of(file))
             named[str(file)] = servers
             for mistake in mistakes if not self._is_silent else ():
-                log.warning(
-                    "a name server is not understood; the others are taken", file=str(file), reason=mistake
-                )
+                log.warning("nameserver_skipped", path=str(file), reason=mistake)
         before, self.found = self.found, choose(named, lambda server: is_own(server, self._listening))
         if self.found == before and not is_first:
             return False
@@ -171,13 +169,15 @@ class SystemUpstreams:
     def _tell(self, named: Mapping[str, Sequence[UpstreamAddress]]) -> None:
         """Tell people who is asked now, of those that the files name."""
         if self.found.servers:
-            log.info("upstreams", servers=list(map(str, self.found.servers)), source=self.found.source)
+            log.info(
+                "upstreams_chosen", upstreams=list(map(str, self.found.servers)), source=self.found.source
+            )
         else:
             log.warning(
-                "nothing to forward to: names outside the zones are refused; name resolvers with upstream "
-                "(--upstream ADDRESS), or none to be silent about it",
-                looked_at=list(named),
-                own=sorted({str(one) for servers in named.values() for one in servers}),
+                "upstreams_missing",
+                paths=list(named),
+                own_addresses=sorted({str(one) for servers in named.values() for one in servers}),
+                effect="names outside the zones are refused",
             )
 
 
@@ -201,5 +201,5 @@ def _text_of(file: Path) -> str:
             return stream.read(_MAX_FILE).decode(errors="replace")
     except OSError as error:
         if not isinstance(error, FileNotFoundError):
-            log.warning("a file that names resolvers cannot be read", file=str(file), reason=error.strerror)
+            log.warning("resolv_conf_read_failed", path=str(file), reason=error.strerror)
         return ""

@@ -146,9 +146,7 @@ class Routes:
             if not self._is_shunned(route, server):
                 source = self._system.found.source if self._system and route.domain is None else None
                 reason = loop_told(server, source=source, domain=route.domain)
-                log.error(
-                    "an upstream hands queries back; it is left alone", upstream=str(server), reason=reason
-                )
+                log.error("upstream_loop_detected", upstream=str(server), reason=reason)
             self._shunned[route.domain, server] = now + SHUNNED_SECONDS
         if is_one:
             self._choose()
@@ -174,7 +172,7 @@ class Routes:
         others = []
         for server in servers:
             if is_own(server, self._listening):
-                log.warning("this server itself is no upstream; the others are asked", upstream=str(server))
+                log.warning("upstream_skipped", upstream=str(server), reason="address of this server")
             else:
                 others.append(server)
         return tuple(others)

@@ -75,7 +75,7 @@ class Streams:
         self._ids = Ids()
         self._current: dict[UpstreamAddress, _Stream] = {}
         self._all: set[_Stream] = set()
-        self._mistakes = Mistakes(log, "an answer over TCP could not be taken")
+        self._mistakes = Mistakes(log, "upstream_tcp_response_failed")
 
     def send(self, address: UpstreamAddress, query: bytes, owner: object) -> Asked:
         """Send a query, as soon as there is a connection; its id is replaced by a fresh one."""

@@ -145,7 +145,7 @@ class Guard:
             if hold is None or hold.due != due or not self._losses.is_settled:
                 continue
             over = [name for name, held in hold.members.items() if held.until <= now]
-            changes += self._release(origin, over, "limbo is over")
+            changes += self._release(origin, over, "hold expired")
             if origin in self._holds:
                 self._look_at(hold, origin, hold.first_until)
         return changes
@@ -292,7 +292,7 @@ class Guard:
         self._holds[owner.origin] = hold
         self.holds_total += 1
         log.warning(
-            "members held: they have left, and are answered all the same",
+            "members_held",
             service=str(owner.name),
             origin=owner.origin,
             members=len(hold.members),
@@ -380,7 +380,7 @@ class Guard:
             hold.discard(name)
         if not hold.members:
             del self._holds[owner.origin]
-            log.info("members held no more", service=str(owner.name), origin=owner.origin, reason=why)
+            log.info("members_released", service=str(owner.name), origin=owner.origin, reason=why)
 
     # -- the whole table -----------------------------------------------------------------------------------
 

@@ -86,7 +86,7 @@ class AdminServer:
             serve, server = await asyncio.to_thread(lambda: (_load(), find()))
             await serve(self._sock, server, self._left)
         except Exception:
-            log.exception("the admin address does not answer any more")
+            log.exception("admin_server_failed")
 
 
 def _listen(address: HostPort) -> socket.socket:

@@ -72,7 +72,12 @@ class Tokens:
         except BadValueError as mistake:
             if self._told != (file, str(mistake)):
                 self._told = (file, str(mistake))
-                log.warning("nobody can change anything over HTTP", admin_token=file, reason=str(mistake))
+                log.warning(
+                    "admin_token_refused",
+                    path=file,
+                    reason=str(mistake),
+                    effect="changes over HTTP are disabled",
+                )
             return None
         self._told = None
         return token

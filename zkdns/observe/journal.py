@@ -15,6 +15,8 @@ from typing import Final
 
 import structlog
 
+from zkdns.serverset.logs import line_of
+
 SOCKET: Final = "/run/systemd/journal/socket"
 """Where journald takes entries."""
 
@@ -52,7 +54,7 @@ class JournalRenderer:
         """The lines to be written; DropEvent where there is nothing left to be done."""
         priority = _PRIORITIES.get(event.pop("level", ""), _INFO)
         text, exception = str(event.pop("event", "")), event.pop("exception", None)
-        message = " ".join((text, *(f"{key}={_text_of(value)}" for key, value in event.items())))
+        message = line_of(text, event)
         if exception:
             message = f"{message}\n{exception}"
         fields = {_key_of(key): _text_of(value) for key, value in event.items()}

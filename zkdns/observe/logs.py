@@ -18,6 +18,9 @@ import structlog
 from zkdns.config import LogFormat, LogLevel
 from zkdns.observe.journal import SOCKET, JournalRenderer, is_journal
 
+# The longest identifiers of events fit, so that the fields of all lines begin in one column.
+_EVENT_WIDTH = 32
+
 _LEVELS: dict[LogLevel, int] = {
     "debug": logging.DEBUG,
     "info": logging.INFO,
@@ -56,8 +59,10 @@ def configure_logs(log_format: LogFormat, level: LogLevel, *, process: str, jour
         rest = [
             structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
             structlog.dev.ConsoleRenderer(
+                _EVENT_WIDTH,
                 colors=sys.stderr is not None and sys.stderr.isatty() and not os.environ.get("NO_COLOR"),
                 exception_formatter=structlog.dev.plain_traceback,
+                sort_keys=False,  # the process first, then the fields in the order of the call
             ),
         ]
     structlog.configure(
@@ -95,11 +100,15 @@ class _Output:
 
 
 class _ToStructlog(logging.Handler):
-    """Makes of a library's log record a line like ours."""
+    """Logs a library's record as an event of ours, with its text as a field."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().log(
-            record.levelno, record.getMessage(), logger=record.name, exc_info=record.exc_info
+            record.levelno,
+            "library_message_logged",
+            logger=record.name,
+            text=record.getMessage(),
+            exc_info=record.exc_info,
         )
 
 

@@ -43,13 +43,13 @@ class QueryLog(Observer):
         """Log a response."""
         summary = summary_of(message)
         log.info(
-            "query",
+            "query_answered",
             name=summary.name,
             type=summary.qtype,
             rcode=summary.rcode,
             answers=summary.answers,
             source=source,
-            asker=host,
+            client=host,
             transport=transport,
             microseconds=round(seconds * _MICROSECONDS, 1),
         )

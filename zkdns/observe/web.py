@@ -102,7 +102,7 @@ async def _unbroken(work: Callable[[], Awaitable[None]]) -> None:
         try:
             await work()
         except Exception:
-            log.exception("what is new cannot be told")
+            log.exception("event_stream_failed")
             await asyncio.sleep(_AGAIN_SECONDS)
 
 
@@ -199,7 +199,7 @@ async def _respond(
         response.headers["Allow"] = allowed
         return response
     except Exception:  # a mistake of ours must not cost the address
-        log.exception("an admin request failed", path=request.path)
+        log.exception("admin_request_failed", path=request.path)
         return _error(
             request, HTTPStatus.INTERNAL_SERVER_ERROR, "the server could not do it; its log says why"
         )

@@ -107,9 +107,9 @@ class Health:
                 reason = str(error)
         if reason != self._reason and not self._ended.is_set():
             if reason is None:
-                log.info("check passes")
+                log.info("check_passed")
             else:
-                log.warning("check fails", reason=reason)
+                log.warning("check_failed", reason=reason)
         self._reason = reason
         return reason is None
 

@@ -97,7 +97,7 @@ def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> t
 def _tell_refusal(client: KazooClient, hosts: str) -> None:
     """Say why a client has ended; servers only hang up on whom they refuse."""
     if client.client_state == KeeperState.AUTH_FAILED:
-        log.warning("zookeeper refuses the SASL credentials, or went away while they were given", hosts=hosts)
+        log.warning("zookeeper_authentication_failed", zookeeper=hosts)
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
@@ -126,7 +126,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             try:
                 func(*args, **kwargs)
             except Exception as error:  # noqa: BLE001 - whatever it is, nobody is there to catch it
-                log.warning("a thread of the zookeeper client has ended", reason=repr(error))
+                log.warning("zookeeper_thread_failed", reason=repr(error))
 
         return super().spawn(run)
 
@@ -174,14 +174,18 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         return secured
 
     def _complain(self, name: str, server: str, error: Exception) -> None:
-        event, reason = "no TLS can be spoken with a zookeeper server", str(error)
+        reason = str(error)
         if isinstance(error, ssl.SSLCertVerificationError):
-            event, reason = "the certificate of a zookeeper server is refused", error.verify_message
+            reason = error.verify_message
         elif isinstance(error, ssl.SSLError):
             reason = (error.reason or reason).replace("_", " ").lower()
-        if (server, reason) not in self._complaints:
-            self._complaints.add((server, reason))
-            log.warning(event, server=server, name=name, reason=reason)
+        if (server, reason) in self._complaints:
+            return
+        self._complaints.add((server, reason))
+        if isinstance(error, ssl.SSLCertVerificationError):
+            log.warning("zookeeper_certificate_refused", server=server, host=name, reason=reason)
+        else:
+            log.warning("zookeeper_tls_failed", server=server, host=name, reason=reason)
 
     def select(self, readable: list[Any], writable: list[Any], _others: list[Any], timeout: float) -> Any:  # noqa: ANN401 - kazoo's
         """Wait for sockets; kazoo waits for two of them (the other wakes it) as soon as it is connected."""

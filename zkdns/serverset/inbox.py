@@ -49,4 +49,4 @@ class Inbox:
         try:
             call(*arguments)
         except Exception:  # a mistake of ours must not take along what else has arrived
-            log.exception("what came from zookeeper could not be handled")
+            log.exception("zookeeper_event_failed")

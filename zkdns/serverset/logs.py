@@ -6,12 +6,16 @@ So a program that knows nothing of structlog finds warnings among all others, an
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Final
 
 import structlog
 
+_QUOTED: Final = frozenset(" ='\"\\")
+
 
 class Log:
-    """Says events with their values, as a structlog logger does."""
+    """Logs events, which are identifiers, with their fields, as a structlog logger does."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -33,5 +37,17 @@ class Log:
             structlog.get_logger(self._name).log(level, event, **values)
             return
         exc_info = bool(values.pop("exc_info", False))
-        text = " ".join((event, *(f"{key}={value!r}" for key, value in values.items())))
-        logging.getLogger(self._name).log(level, "%s", text, exc_info=exc_info)
+        text = line_of(event, values)
+        logging.getLogger(self._name).log(level, "zkdns: %s", text, exc_info=exc_info)
+
+
+def line_of(event: str, values: Mapping[str, object]) -> str:
+    """An event and its fields as one line: `member_skipped path=/a/b reason='two words'`."""
+    return " ".join((event, *(f"{key}={_text_of(value)}" for key, value in values.items())))
+
+
+def _text_of(value: object) -> str:
+    """The value; in quotes if it is empty or has characters that would make the line ambiguous."""
+    if isinstance(value, str) and value.isprintable() and not _QUOTED.intersection(value) and value:
+        return value
+    return repr(value)

@@ -219,7 +219,7 @@ class Registration:
 
     def _be_there(self) -> None:
         if self._path is not None and not self._is_ours(self._path):
-            log.info("member is gone; registering again", path=self._path)
+            log.info("registration_lost", path=self._path)
             self._forget(self._path)
         if self._path is None and self._is_uncertain:
             self._adopt()
@@ -235,7 +235,7 @@ class Registration:
                 with contextlib.suppress(NoNodeError):
                     self._session.ask("delete", path)
             self._forget(path)
-            log.info("member unregistered", path=path)
+            log.info("member_unregistered", path=path)
 
     def _is_ours(self, path: str) -> bool:
         """Whether the znode is there and our session's; from now on we hear when it goes."""
@@ -253,7 +253,7 @@ class Registration:
             self._session.ask("ensure_path", self._directory)
             path = self._ask_to_create()
         self._claim(path)
-        log.info("member registered", path=path)
+        log.info("member_registered", path=path)
 
     def _ask_to_create(self) -> str:
         # Without kazoo's makepath: that creates in several steps, of which the last may come long after we
@@ -290,7 +290,7 @@ class Registration:
                     ours = path
         self._is_uncertain = False
         if ours is not None:
-            log.info("member had been registered; only the answer was lost", path=ours)
+            log.info("registration_recovered", path=ours)
             self._claim(ours)
 
     def _claim(self, path: str) -> None:
@@ -319,7 +319,7 @@ class Registration:
                 self._was_tried, self._refusal = True, told
             self._state.notify_all()
         if is_news:
-            log.warning("registration failed; trying again", reason=str(told))
+            log.warning("registration_failed", reason=str(told))
 
     def _settled(self) -> None:
         with self._state:

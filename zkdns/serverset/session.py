@@ -197,9 +197,9 @@ class Session:
             client = self._make_client(self._identity)
             client.start_async()
         except Exception as error:  # noqa: BLE001 - no files left to open, say; that may pass
-            log.warning("a ZooKeeper client has ended, and another cannot begin yet", reason=repr(error))
+            log.warning("zookeeper_client_restart_failed", zookeeper=self.hosts, reason=repr(error))
             return
-        log.warning("a ZooKeeper client has ended; another takes its place", hosts=self.hosts)
+        log.warning("zookeeper_client_replaced", zookeeper=self.hosts)
         ended.remove_listener(self._heard)
         with self._lock:
             is_used = self._client is ended
@@ -231,7 +231,7 @@ class Session:
                 client.stop()
                 client.close()
             except Exception as error:  # noqa: BLE001 - kazoo gives up waiting for its own thread
-                log.warning("a ZooKeeper session has not ended in time", reason=repr(error))
+                log.warning("zookeeper_session_close_failed", reason=repr(error))
         if worker is not threading.current_thread():
             worker.join(self.session_timeout)  # longer only where a subscriber that it calls hangs
 
@@ -318,7 +318,7 @@ class Session:
         try:
             job()
         except BaseException:  # also a subscriber's sys.exit(): it must not end the work for all others
-            log.exception("a job of a ZooKeeper session failed")
+            log.exception("zookeeper_job_failed")
 
     # -- asking --------------------------------------------------------------------------------------------
 

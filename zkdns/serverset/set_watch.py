@@ -144,13 +144,13 @@ class SetWatch(Watch):
     def _skip(self, name: str, reason: str, detail: str) -> None:
         if self._known.get(name, _UNREAD) is not None:
             self.bad_members[reason] += 1
-            log.warning("member skipped", path=f"{self._directory}/{name}", reason=reason, detail=detail)
+            log.warning("member_skipped", path=f"{self._directory}/{name}", reason=reason, detail=detail)
         self._known[name] = None
 
     def _failed(self, error: Exception) -> None:
         told = explain(error, f"watch {self._directory}", self._session.hosts)
         if str(told) != str(self._last_error):
-            log.warning("server set cannot be read; keeping what is known of it", reason=str(told))
+            log.warning("server_set_read_failed", reason=str(told))
         self._last_error = told
         if not isinstance(error, AWAY):
             self._tried()

@@ -216,12 +216,12 @@ class TreeSync:
         assert self._way is not None  # noqa: S101 - it is what tells
         if self._way.name != self._way_name:
             self._way_name = self._way.name
-            log.info("following zookeeper", by=self._way_name, root=self._tree.root.path)
+            log.info("zookeeper_watch_started", strategy=self._way_name, path=self._tree.root.path)
         self._list(self._tree.root, is_walk=True)
 
     def refused(self, reason: str) -> None:
         """Take the other way."""
-        log.warning("no recursive watch; following by one-shot watches", reason=reason)
+        log.warning("recursive_watch_refused", reason=reason)
         self._refused_until = self._loop.time() + _REFUSAL_SECONDS
         self._end_way()
         self._tree.disconnected()
@@ -360,7 +360,7 @@ class TreeSync:
         """The znode is not there; an event tells when it comes back."""
         if node is self._tree.root and node.path not in self._complained:
             self._complained.add(node.path)
-            log.warning("znode does not exist yet; waiting for it", path=node.path)
+            log.warning("znode_missing", path=node.path)
         for lost in self._tree.below(node) if self._complained else ():
             if lost is not self._tree.root:
                 self._complained.difference_update((lost.path, f"{lost.path}/*"))
@@ -373,7 +373,7 @@ class TreeSync:
         if complaint not in self._complained:
             self._complained.add(complaint)
             why = "access denied" if isinstance(error, NoAuthError) else repr(error)
-            log.warning("cannot read znode; keeping what is known of it", path=path, reason=why)
+            log.warning("znode_read_failed", path=path, reason=why)
         if node.is_retried:
             return  # many members of one set may fail at once
         node.is_retried = True
@@ -408,4 +408,4 @@ class TreeSync:
         """A listing told what an event should have told before."""
         if self._way is not None and self._way.is_ordered:
             self.repairs += count
-            log.error("zookeeper has not told of changes; repaired", path=node.path, count=count)
+            log.error("missed_changes_repaired", path=node.path, count=count)

@@ -191,7 +191,7 @@ class Tree:
             if name not in parent.unnamed:
                 parent.unnamed.add(name)
                 self.bad_names += 1
-                log.warning("znode not served; DNS cannot carry its name", path=path, reason=str(error))
+                log.warning("znode_skipped", path=path, reason=str(error))
             return None
         parent.children[name] = node = SetNode(path, elements, parent, service)
         return node
@@ -284,7 +284,7 @@ class Tree:
             (node.members if name.startswith(MEMBER_PREFIX) else node.vectors)[name] = None
             self.bad[f"{node.path}/{name}"] = error.reason
             self.bad_members[error.reason] += 1
-            log.warning("member skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
+            log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
 
     def _joined(self, node: SetNode, member: Member) -> None:
         if node.vectors:

@@ -170,7 +170,7 @@ class Watch:
             try:
                 changed()
             except Exception:  # somebody else's mistake must not stop the others from hearing
-                log.exception("a subscriber of a watch failed")
+                log.exception("subscriber_failed")
 
 
 def text_of(member: Member) -> str:

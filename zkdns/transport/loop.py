@@ -118,7 +118,7 @@ class _ServingSelector(selectors.BaseSelector):
         self._epoll = select.epoll()
         self._others = selectors.DefaultSelector()
         self._epoll.register(self._others.fileno(), select.EPOLLIN)
-        self._mistakes = Mistakes(log, "a server failed")
+        self._mistakes = Mistakes(log, "socket_handler_failed")
 
     def add(self, file: int, work: Work) -> None:
         """Begin to serve a file."""

@@ -10,12 +10,12 @@ class Mistakes:
 
     Args:
         log: a structlog logger.
-        sentence: what a mistake has for a consequence.
+        event: the identifier of the log event.
     """
 
-    def __init__(self, log: Any, sentence: str) -> None:  # noqa: ANN401 - structlog has no type for them
+    def __init__(self, log: Any, event: str) -> None:  # noqa: ANN401 - structlog has no type for them
         self._log = log
-        self._sentence = sentence
+        self._event = event
         self._told: set[str] = set()
 
     def tell(self, error: Exception, **context: object) -> None:
@@ -23,4 +23,4 @@ class Mistakes:
         kind = repr(error)
         if kind not in self._told:
             self._told.add(kind)
-            self._log.error(self._sentence, exc_info=error, **context)
+            self._log.error(self._event, exc_info=error, **context)

@@ -101,7 +101,7 @@ class TcpServer:
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._is_leaving = self._is_stopped = False
-        self.mistakes = Mistakes(log, "a query over TCP could not be answered: its connection is closed")
+        self.mistakes = Mistakes(log, "tcp_query_failed")
 
     async def start(self) -> None:
         """Begin to accept connections in the running event loop."""

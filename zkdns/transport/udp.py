@@ -85,7 +85,7 @@ class UdpServer:
         self._sock = sock
         self._look_up, self._recall = answers.__getitem__, answers.get
         self._door = door
-        self._mistakes = Mistakes(log, "a query could not be answered")
+        self._mistakes = Mistakes(log, "query_failed")
         self._is_stopped = False
         self._ancillary = 0
         forbid_fragments(sock)
