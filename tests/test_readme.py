@@ -12,6 +12,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -27,6 +28,11 @@ from tests.support.zookeeper import ZooKeeperServer
 from zkdns.balance.ring import Ring
 from zkdns.cli.help import pages as topics
 from zkdns.config import load_config
+from zkdns.observe.admin_token import Tokens
+from zkdns.observe.api import Api
+from zkdns.observe.events import Events
+from zkdns.observe.series import LastHour
+from zkdns.observe.status import Server
 from zkdns.serverset.access import access_of
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
@@ -164,6 +170,14 @@ def test_typed_commands_and_their_options_exist(name: str) -> None:
             f"{command} {word}" for word in own if word.startswith("-") and word.split("=")[0] not in options
         ]
     assert unknown == []
+
+
+def test_the_http_page_has_every_path() -> None:
+    api = Api(*cast("tuple[Server, Events, LastHour, Tokens]", (None, None, None, None)))
+    page = PAGES["zkdns/docs/http-api.md"]
+    written = set(re.findall(r"^\| (POST )?`(/[a-z/]*)", page, re.MULTILINE))
+    served = {("POST " if route.method == "POST" else "", route.path) for route in api.routes()}
+    assert written == served | {("", path) for path in ("/", "/healthz", "/readyz", "/metrics")}
 
 
 def test_every_command_is_described() -> None:
