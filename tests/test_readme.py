@@ -120,13 +120,18 @@ def test_there_are_examples() -> None:
 
 @pytest.mark.parametrize("name", pages_with("console"))
 def test_console_examples(name: str) -> None:
+    has_dig = shutil.which("dig") is not None
+    skipped = []
     for served, examples in console_examples(PAGES[name]).items():
         with ZkdnsServer(*served.split()) as server:
             server.wait_ready()
             for command, output in examples:
-                if command.startswith("dig ") and shutil.which("dig") is None:
+                if command.startswith("dig ") and not has_dig:
+                    skipped.append(command)
                     continue
                 assert comparable(run_example(server, command)) == comparable(output), f"$ {command}"
+    if skipped:
+        pytest.skip(f"there is no dig here for {len(skipped)} of the examples; the others pass")
 
 
 # -- commands -----------------------------------------------------------------------------------------------
