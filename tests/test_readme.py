@@ -1,129 +1,298 @@
-"""The README is true: its commands do what it says, its files hold, its examples print what it shows."""
+"""The documentation is correct: its commands, files, examples and links, in the README and in every page."""
 
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
+import msgspec
 import pytest
 
 from tests.support.guard import guarded
 from tests.support.memcached import MemcachedServer, memcached_is_missing
-from tests.support.reference import commands, held
+from tests.support.reference import commands, pages
 from tests.support.server import ZkdnsServer
 from tests.support.thrift import IDL, EchoServer
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.balance.ring import Ring
+from zkdns.cli.help import pages as topics
 from zkdns.config import load_config
+from zkdns.observe.admin_token import Tokens
+from zkdns.observe.api import Api
+from zkdns.observe.events import Events
+from zkdns.observe.series import LastHour
+from zkdns.observe.status import Server
+from zkdns.serverset.access import access_of
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = ROOT / "zkdns" / "docs"
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (
+        *(ROOT / name for name in ("README.md", "systemd/README.md", "tests/README.md")),
+        *sorted(DOCS.glob("*.md")),
+    )
+}
+README = PAGES["README.md"]
+LIBRARY = PAGES["zkdns/docs/library.md"]
+CONFIGURATION = PAGES["zkdns/docs/configuration.md"]
 DEMO_PORT = "5300"
+# Pages that other branches add; a page that exists must be removed from this set.
+EXPECTED_LATER = {"architecture.md", "log-events.md"}
+
+_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
 
 
-def blocks(language: str) -> list[str]:
-    """The fenced blocks of a language, in the README's order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+def blocks(page: str, language: str) -> list[str]:
+    """The fenced blocks of a language, in the order of the page."""
+    return [text for found, text in _BLOCK.findall(page) if found == language]
 
 
-def console_examples() -> list[tuple[str, str, list[str]]]:
-    """Commands behind `$ `, each with how the server was started, and the lines of output that follow."""
-    examples: list[tuple[str, str, list[str]]] = []
+def pages_with(language: str) -> list[str]:
+    return [name for name, page in PAGES.items() if blocks(page, language)]
+
+
+# -- console examples ---------------------------------------------------------------------------------------
+
+
+def console_examples(page: str) -> dict[str, list[tuple[str, list[str]]]]:
+    """Commands behind `$ ` with the lines of output that follow, by the arguments of the server.
+
+    The server is that of the last `zkdns serve --demo …` in an `sh` block above.
+    """
+    examples: dict[str, list[tuple[str, list[str]]]] = {}
     served = ""
-    for language, block in re.findall(r"^```(sh|console)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    for language, block in _BLOCK.findall(page):
         if language == "sh":
             started = re.search(r"zkdns serve (--demo.*)", block)
             served = started[1] if started else served
+        if language != "console":
             continue
         for line in block.splitlines():
             if line.startswith("$ "):
-                examples.append((served, line[2:], []))
+                examples.setdefault(served, []).append((line[2:], []))
             else:
-                examples[-1][2].append(line)
+                examples[served][-1][1].append(line)
     return examples
 
 
 def comparable(lines: list[str]) -> list[str]:
-    """Lines without what differs from run to run: their order, the port, and how long it took."""
+    """Lines without the parts that differ from run to run: their order, the port, and the duration."""
     return sorted(re.sub(r"in [\d.]+ ms|127\.0\.0\.1:\d+", "", line).rstrip() for line in lines)
 
 
-@pytest.fixture(scope="module")
-def demo(request: pytest.FixtureRequest) -> Iterator[ZkdnsServer]:
-    with ZkdnsServer(*request.param.split()) as server:
-        yield server.wait_ready()
-
-
-def test_there_are_examples() -> None:
-    assert len(console_examples()) >= 5
-    assert len({served for served, _, _ in console_examples()}) == 2
-
-
-@pytest.mark.parametrize(
-    ("demo", "command", "output"),
-    console_examples(),
-    indirect=["demo"],
-    ids=[command for _, command, _ in console_examples()],
-)
-def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str, output: list[str]) -> None:
-    if command.startswith("dig ") and shutil.which("dig") is None:
-        pytest.skip("there is no dig here")
+def run_example(server: ZkdnsServer, command: str) -> list[str]:
+    """The lines that the command prints."""
     environment = {
         **os.environ,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "ZKDNS_CONTROL": demo.control,
+        "ZKDNS_CONTROL": server.control,
     }
-    printed = subprocess.run(
-        ["bash", "-c", command.replace(DEMO_PORT, str(demo.port))],
+    return subprocess.run(
+        ["bash", "-c", command.replace(DEMO_PORT, str(server.port))],
         check=True,
         capture_output=True,
         text=True,
         env=environment,
         timeout=60,
-    ).stdout
-    assert comparable(printed.splitlines()) == comparable(output)
+    ).stdout.splitlines()
 
 
-def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> None:
-    fixed, configuration = blocks("toml")
+def test_there_are_examples() -> None:
+    found = [console_examples(page) for page in PAGES.values()]
+    assert sum(len(examples) for by_server in found for examples in by_server.values()) >= 10
+    assert len({served for by_server in found for served in by_server}) == 2
+
+
+@pytest.mark.parametrize("name", pages_with("console"))
+def test_console_examples(name: str) -> None:
+    has_dig = shutil.which("dig") is not None
+    skipped = []
+    for served, examples in console_examples(PAGES[name]).items():
+        with ZkdnsServer(*served.split()) as server:
+            server.wait_ready()
+            for command, output in examples:
+                if command.startswith("dig ") and not has_dig:
+                    skipped.append(command)
+                    continue
+                assert comparable(run_example(server, command)) == comparable(output), f"$ {command}"
+    if skipped:
+        pytest.skip(f"there is no dig here for {len(skipped)} of the examples; the others pass")
+
+
+# -- commands -----------------------------------------------------------------------------------------------
+
+
+def typed_commands(page: str) -> list[list[str]]:
+    """The words of each `zkdns …` command in `sh` and `console` blocks, up to a shell operator or `--`."""
+    lines = [
+        line.removeprefix("$ ")
+        for language in ("sh", "console")
+        for block in blocks(page, language)
+        for line in block.splitlines()
+        if language == "sh" or line.startswith("$ ")
+    ]
+    found = []
+    for line in lines:
+        parser = shlex.shlex(line, posix=True, punctuation_chars=True)
+        parser.whitespace_split = True
+        words: list[str] = []
+        for word in [*parser, "&&"]:
+            if set(word) <= set("|&;<>()"):
+                if words and Path(words[0]).name == "zkdns":
+                    found.append(words[1:])
+                words = []
+            else:
+                words = [*words[1:], word] if words[:1] == ["sudo"] else [*words, word]
+    return found
+
+
+@pytest.mark.parametrize("name", [name for name, page in PAGES.items() if typed_commands(page)])
+def test_typed_commands_and_their_options_exist(name: str) -> None:
+    unknown = []
+    for command, *words in typed_commands(PAGES[name]):
+        options = {
+            option
+            for parameter in commands()[command].params
+            for option in (*parameter.opts, *parameter.secondary_opts)
+        }
+        own = words[: words.index("--")] if "--" in words else words
+        unknown += [
+            f"{command} {word}" for word in own if word.startswith("-") and word.split("=")[0] not in options
+        ]
+    assert unknown == []
+
+
+def test_the_http_page_has_every_path() -> None:
+    api = Api(*cast("tuple[Server, Events, LastHour, Tokens]", (None, None, None, None)))
+    page = PAGES["zkdns/docs/http-api.md"]
+    written = set(re.findall(r"^\| (POST )?`(/[a-z/]*)", page, re.MULTILINE))
+    served = {("POST " if route.method == "POST" else "", route.path) for route in api.routes()}
+    assert written == served | {("", path) for path in ("/", "/healthz", "/readyz", "/metrics")}
+
+
+def test_every_command_is_described() -> None:
+    written = "".join(page for name, page in PAGES.items() if Path(name).name not in pages())
+    assert [name for name in commands() if f"zkdns {name}" not in written] == []
+
+
+# -- files --------------------------------------------------------------------------------------------------
+
+
+def load_configuration(text: str, directory: Path) -> None:
+    (directory / "zkdns.toml").write_text(text, encoding="utf-8")
+    load_config(flags={}, environment={}, file=str(directory / "zkdns.toml"))
+
+
+def load_services(text: str, _directory: Path) -> None:
     namespaces = load_config(flags={}, environment={}, file=None).namespaces
-    assert parse_fixed(fixed, namespaces, origin="README.md")
-    (tmp_path / "zkdns.toml").write_text(configuration, encoding="utf-8")
+    assert parse_fixed(text, namespaces, origin="services.toml")
+
+
+def load_credentials(text: str, directory: Path) -> None:
+    file = directory / "zookeeper.toml"
+    file.write_text(text, encoding="utf-8")
+    file.chmod(0o600)
+    environment = {"ZKDNS_ZOOKEEPER": "127.0.0.1", "ZKDNS_ZOOKEEPER_CREDENTIALS": str(file)}
+    access = access_of(load_config(flags={}, environment=environment, file=None))
+    assert access.digests
+    assert access.sasl
+
+
+LOADERS: dict[str, Callable[[str, Path], None]] = {
+    "zkdns.toml": load_configuration,
+    "services.toml": load_services,
+    "zookeeper.toml": load_credentials,
+}
+"""How the file in the first line of a `toml` block is loaded."""
+
+
+@pytest.mark.parametrize("name", pages_with("toml"))
+def test_toml_files_are_accepted(name: str, tmp_path: Path) -> None:
+    for block in blocks(PAGES[name], "toml"):
+        file = block.partition("\n")[0].removeprefix("# ")
+        LOADERS[file](block, tmp_path)
+
+
+def differing(written: msgspec.Struct, default: msgspec.Struct, place: str = "") -> set[str]:
+    """The fields with different values, those of nested structs as `section.key`."""
+    found: set[str] = set()
+    for field in written.__struct_fields__:
+        ours, theirs = getattr(written, field), getattr(default, field)
+        if isinstance(ours, msgspec.Struct) and isinstance(theirs, msgspec.Struct):
+            found |= differing(ours, theirs, f"{place}{field}.")
+        elif ours != theirs:
+            found.add(f"{place}{field}")
+    return found
+
+
+def test_the_configuration_page_has_the_defaults(tmp_path: Path) -> None:
+    block = blocks(CONFIGURATION, "toml")[0]
+    (tmp_path / "zkdns.toml").write_text(block, encoding="utf-8")
     written = load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
-    default = load_config(flags={"zookeeper": written.zookeeper}, environment={}, file=None)
-    differing = {
-        field for field in written.__struct_fields__ if getattr(written, field) != getattr(default, field)
-    }
-    assert differing == {"service", "forward"}
-    (tmp_path / "zkdns.toml").write_text(
-        re.sub(r"^# (?=[a-z_]+ = )", "", configuration, flags=re.MULTILINE), encoding="utf-8"
+    hosts = tomllib.loads(block)["zookeeper"]["hosts"]
+    default = load_config(flags={}, environment={"ZKDNS_ZOOKEEPER": hosts}, file=None)
+    assert differing(written, default) == {"service", "forward.zone"}
+
+
+def test_the_commented_settings_of_the_configuration_page_are_accepted(tmp_path: Path) -> None:
+    block = re.sub(r"^# (?=[a-z_]+ = )", "", blocks(CONFIGURATION, "toml")[0], flags=re.MULTILINE)
+    load_configuration(block, tmp_path)
+
+
+@pytest.mark.parametrize("name", pages_with("json"))
+def test_json_members_are_read_and_written(name: str) -> None:
+    for data in blocks(PAGES[name], "json"):
+        member = decode_member("member_0000000318", data.encode())
+        assert encode_member(member) == data.strip().encode()
+
+
+# -- links --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_relative_links_lead_to_files(name: str) -> None:
+    directory = (ROOT / name).parent
+    links = {link for link in _LINK.findall(_BLOCK.sub("", PAGES[name])) if "://" not in link}
+    missing = {link for link in links if not (directory / link).exists()}
+    assert {link for link in missing if Path(link).name not in EXPECTED_LATER} == set()
+    if directory == DOCS:
+        assert {link for link in links if "/" in link} == set(), "the wheel has only the pages in zkdns/docs"
+
+
+def test_pages_that_are_expected_later_do_not_exist_yet() -> None:
+    assert {name for name in EXPECTED_LATER if (DOCS / name).exists()} == set(), (
+        "remove them from EXPECTED_LATER"
     )
-    load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
 
 
-def test_its_member_is_what_is_read_and_written() -> None:
-    (data,) = blocks("json")
-    member = decode_member("member_0000000318", data.encode())
-    assert encode_member(member) == data.strip().encode()
+def test_the_readme_is_short_and_links_to_every_page() -> None:
+    assert len(README.splitlines()) <= 200
+    linked = {Path(link).name for link in _LINK.findall(README)}
+    assert {page.name for page in topics().values()} <= linked
+    assert "LICENSE" in linked
 
 
-def test_every_command_is_named() -> None:
-    assert [name for name in commands() if f"zkdns {name}" not in README.replace(held(README), "")] == []
+# -- the first command --------------------------------------------------------------------------------------
 
 
 def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
-    """In an empty environment, with no other file than the project's own; only the ports are others."""
-    command = blocks("sh")[0].strip()
+    """In an empty environment, with only the project's files, at other ports; the package has its pages."""
+    command = blocks(README, "sh")[0].strip()
     assert command.endswith("zkdns serve --demo")
     directory = Path(tempfile.mkdtemp(prefix="zkdns-readme-"))
     for name in ("pyproject.toml", "README.md", "zkdns"):
@@ -152,12 +321,30 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
         eventually(lambda: "Ctrl-C ends it." in output.read_text() or process.poll() is not None, timeout=180)
         line = next(line for line in output.read_text().splitlines() if line.startswith("  dig @"))
         assert re.fullmatch(r"  dig @127\.0\.0\.1 -p \d+ web\.staging\.discovery A +# .*", line)
+        for page in topics().values():
+            shown = subprocess.run(
+                [".venv/bin/zkdns", "help", Path(page.name).stem],
+                check=True,
+                capture_output=True,
+                text=True,
+                cwd=directory,
+                env=environment,
+                timeout=30,
+            ).stdout
+            assert shown.strip() == page.read_text(encoding="utf-8").strip()
+        (metadata,) = directory.glob(".venv/lib/*/site-packages/zkdns-*.dist-info")
+        assert "License-Expression: MIT" in (metadata / "METADATA").read_text(encoding="utf-8")
+        licence = metadata / "licenses" / "zkdns" / "docs" / "LICENSE"
+        assert licence.read_bytes() == (DOCS / "LICENSE").read_bytes()
     finally:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         if process.stdin is not None:
             process.stdin.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+# -- Python -------------------------------------------------------------------------------------------------
 
 
 def run_python(program: str, directory: Path) -> list[str]:
@@ -173,16 +360,25 @@ def run_python(program: str, directory: Path) -> list[str]:
     ).stdout.splitlines()
 
 
-def test_its_python_runs_against_a_real_zookeeper(zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
-    program = "".join(blocks("python")[:2]).replace("zk01:2181,zk02:2181,zk03:2181", zookeeper.address)
+def test_python_of_the_readme(zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
+    (block,) = blocks(README, "python")
+    path, endpoints = run_python(block.replace("zk01:2181,zk02:2181,zk03:2181", zookeeper.address), tmp_path)
+    assert re.fullmatch(r"/discovery/prod/web/member_\d{10}", path)
+    assert endpoints == "('10.0.0.1:8080',)"
+
+
+def test_python_of_the_library_page(zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
+    program = "".join(blocks(LIBRARY, "python")[:2]).replace(
+        "zk01:2181,zk02:2181,zk03:2181", zookeeper.address
+    )
     path, endpoints = run_python(program, tmp_path)
     assert re.fullmatch(r"/discovery/prod/web/member_\d{10}", path)
     assert endpoints == "()"  # the registration is closed by then
 
 
 @pytest.mark.skipif(bool(memcached_is_missing()), reason=memcached_is_missing())
-def test_its_balancers_run_against_real_servers(tmp_path: Path) -> None:
-    program = "".join(blocks("python")[2:])
+def test_balancers_of_the_library_page(tmp_path: Path) -> None:
+    program = "".join(blocks(LIBRARY, "python")[2:])
     assert f'caches.pick("user:7"))  # {Ring(["10.0.0.1:11211", "10.0.0.2:11211"]).pick("user:7")}' in program
     (tmp_path / "echo.thrift").write_text(IDL)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Completion in real shells, as the README has them set up, and what is proposed where."""
+"""Completion in real shells, set up as on the page host-setup, and the proposals in each place."""
 
 import contextlib
 import os
@@ -163,7 +163,7 @@ def skip_without(shell: str) -> None:
 
 
 def set_up(shell: str, place: Path, environment: dict[str, str]) -> None:
-    """Put the script where the README says."""
+    """Write the script to the place that the page host-setup names."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("wb") as script:
         subprocess.run(["zkdns", "completion", shell], env=environment, stdout=script, check=True)

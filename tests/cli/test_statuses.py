@@ -1,4 +1,4 @@
-"""The exit statuses of whole commands, one case for each that the README's table lists."""
+"""The exit statuses of whole commands, one case for each that the table on the page cli lists."""
 
 import signal
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What a whole server tells Prometheus after traffic of all kinds: exactly, by the rules, as the README says.
+"""The metrics of a whole server after traffic of all kinds follow the rules and match the page metrics.md.
 
 The rules: https://prometheus.io/docs/practices/naming/ and …/practices/instrumentation/.
 """
@@ -25,7 +25,7 @@ from tests.support.upstream import Resolver, Sent, answers, is_silent, reply_to,
 from tests.support.waiting import eventually
 from zkdns.observe.figures import LATENCY_BUCKETS, SOURCES
 
-README = Path(__file__).parent.parent.parent / "README.md"
+PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "metrics.md"
 BASE_UNITS = ("seconds", "bytes")
 NO_BASE_UNITS = {
     "milliseconds",
@@ -216,25 +216,24 @@ def test_promtool_finds_nothing_to_complain_of(server: ZkdnsServer) -> None:
     assert (checked.stdout, checked.stderr, checked.returncode) == ("", "", 0)
 
 
-# -- the README ---------------------------------------------------------------------------------------------
+# -- the page of the metrics --------------------------------------------------------------------------------
 
 
-def in_readme() -> dict[str, set[str]]:
-    """The metrics of the README's table, with their labels."""
-    table = README.read_text(encoding="utf-8").partition("| metric | what it says |")[2].partition("\n\n")[0]
-    written = re.findall(r"`((?:zkdns|process)_[a-z_]+)(?:{([a-z,]+)})?`", table)
-    return {name: set(labels.split(",")) - {""} for name, labels in written}
+def in_page() -> dict[str, set[str]]:
+    """The metrics of the page's table, with their labels."""
+    rows = re.findall(r"^\| `(\w+)` \| \w+ \| ([^|]*)\|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 
 
-def test_the_readme_has_each_with_its_labels(server: ZkdnsServer) -> None:
-    """But for what only a server with ZooKeeper has."""
-    readme = in_readme()
+def test_the_page_has_each_with_its_labels(server: ZkdnsServer) -> None:
+    """Except for metrics that only a server with ZooKeeper has."""
+    page = in_page()
     told_of: dict[str, set[str]] = {}
     for family in families_of(server):
         for sample in family.samples:
             name = family.name if family.type == "histogram" else sample.name
             told_of.setdefault(name, set()).update(set(sample.labels) - {"le"})
-    assert told_of == {name: readme.get(name) for name in told_of}
+    assert told_of == {name: page.get(name) for name in told_of}
     only_with_zookeeper = {
         "zkdns_zookeeper_state",
         "zkdns_zookeeper_stale_seconds",
@@ -243,8 +242,8 @@ def test_the_readme_has_each_with_its_labels(server: ZkdnsServer) -> None:
         "zkdns_guard_holds_total",
         "zkdns_audit_repairs_total",
     }
-    assert readme.keys() - told_of.keys() == only_with_zookeeper
-    assert all(source in README.read_text(encoding="utf-8") for source in SOURCES)
+    assert page.keys() - told_of.keys() == only_with_zookeeper
+    assert all(source in PAGE.read_text(encoding="utf-8") for source in SOURCES)
 
 
 # -- what time brings ---------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ import zkdns
 # libraries, which take longer to load than it takes to be ready.
 _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
-    *("accept", "flush", "dump", "top", "setup", "doctor", "completion"),
+    *("accept", "flush", "dump", "top", "setup", "doctor", "completion", "help"),
 )
 
 
@@ -52,10 +52,6 @@ class _Commands(click.Group):
             command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)  # noqa: S101 - what such a module holds
         return command
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """`zkdns help lookup` is `zkdns lookup --help`, and `zkdns help` is `zkdns --help`."""
-        return super().parse_args(ctx, [*args[1:2], "--help"] if args[:1] == ["help"] else args)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -29,8 +29,8 @@ _SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": _ZshComp
 def completion(context: click.Context, shell: str) -> None:
     """Print the script that makes a shell complete what is typed of zkdns.
 
-    It completes commands, options, values, files, and the names of services that a running server knows. The
-    README says where each shell looks for such a script. The exit status is 2 for mistakes.
+    It completes commands, options, values, files, and the names of services that a running server knows.
+    `zkdns help host-setup` lists the place of the script for each shell. The exit status is 2 for mistakes.
     """
     program = context.find_root().command
     click.echo(_SHELLS[shell](program, {}, "zkdns", _VARIABLE).source(), nl=False)

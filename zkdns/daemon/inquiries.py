@@ -23,7 +23,7 @@ Kind: TypeAlias = Literal[
     "special",
     "refused",
 ]
-"""What a name is: which rule of the README's "Names" answers it.
+"""What a name is: which rule of the page names.md answers it.
 
 `environment` is any name that only exists because others lie below it; `host` that of an additional endpoint
 which lies elsewhere than its member; `address` the reverse name of a member's address. `absent` is a name of

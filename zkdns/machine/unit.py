@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from zkdns.machine.tree import Tree
 
-# As systemd/zkdns.service has it, and the README the credentials that it is handed.
+# As in systemd/zkdns.service; the credentials as on the page operations.md.
 _KNOWN = {
     "STATE_DIRECTORY": ("/var/lib/zkdns", "table"),
     "CREDENTIALS_DIRECTORY": ("/etc/zkdns", "zookeeper.toml"),

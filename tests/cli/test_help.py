@@ -1,0 +1,136 @@
+"""`zkdns help`: the list of topics, the pages, and the help of commands."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from tests.cli import SCRIPTS, Terminal, proposed
+from zkdns.cli import main
+from zkdns.cli.help import pages, summary
+from zkdns.cli.options import DONE, MISTAKEN
+
+DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
+COMMANDS = main.list_commands(main.make_context("zkdns", ["x"]))
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    return result.exit_code, result.stdout, result.stderr
+
+
+# -- topics -------------------------------------------------------------------------------------------------
+
+
+def test_every_page_is_listed_with_its_summary() -> None:
+    status, shown, _ = invoke("help")
+    assert status == DONE
+    listed = dict(re.findall(r"^  ([\w-]+) +(\S.*)$", shown, re.MULTILINE))
+    files = {path.stem.lower(): path.read_text(encoding="utf-8") for path in DOCS.glob("*.md")}
+    assert len(files) >= 15
+    assert listed == {topic: summary(page) for topic, page in files.items()}
+
+
+@pytest.mark.parametrize("topic", pages())
+def test_a_page_begins_with_its_name_and_a_summary(topic: str) -> None:
+    page = pages()[topic].read_text(encoding="utf-8")
+    assert page.partition("\n")[0].lower() == f"# {topic}"
+    assert re.fullmatch(r"[^\n|#]{10,100}\.", summary(page))
+
+
+def test_no_page_has_the_name_of_a_command() -> None:
+    assert set(pages()) & set(COMMANDS) == set()
+
+
+@pytest.mark.parametrize(
+    ("page", "sentence"),
+    [
+        ("# a\n\nOne. Two.\n", "One."),
+        ("# a\n\nOne\ntwo 1.2 three.\nFour.\n\nFive.\n", "One two 1.2 three."),
+        ("<!-- note -->\n\n# a\n\nWithout an end\n", "Without an end"),
+    ],
+)
+def test_a_summary_is_the_first_sentence_of_the_first_paragraph(page: str, sentence: str) -> None:
+    assert summary(page) == sentence
+
+
+# -- pages --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("topic", pages())
+def test_a_page_is_printed_as_written_without_a_terminal(topic: str) -> None:
+    page = pages()[topic].read_text(encoding="utf-8")
+    assert invoke("help", topic) == (DONE, page, "")
+    assert invoke("help", topic.upper())[1] == page
+
+
+def test_a_command_has_its_own_help() -> None:
+    assert invoke("help", "lookup") == invoke("lookup", "--help")
+    shown = [
+        subprocess.run(
+            [SCRIPTS / "zkdns", *typed], check=True, capture_output=True, text=True, timeout=30
+        ).stdout
+        for typed in (["help", "lookup"], ["lookup", "--help"])
+    ]
+    assert shown[0] == shown[1]
+    assert shown[0].startswith("Usage: zkdns lookup [OPTIONS] NAME [TYPE]\n")
+
+
+@pytest.mark.parametrize(
+    ("typed", "error"),
+    [
+        ("forwading", "There is no topic or command 'forwading'. Did you mean 'forwarding'?"),
+        ("regster", "There is no topic or command 'regster'. Did you mean 'register'?"),
+        ("qqq", "There is no topic or command 'qqq'. 'zkdns help' lists the topics."),
+    ],
+)
+def test_an_unknown_topic_is_a_usage_error_that_names_the_nearest(typed: str, error: str) -> None:
+    status, printed, errors = invoke("help", typed)
+    assert (status, printed) == (MISTAKEN, "")
+    assert f"Error: {error}" in errors
+
+
+def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text("#!/bin/sh\necho BEGIN; cat; echo END\n")
+    pager.chmod(0o755)
+    with Terminal("help", "names", environment={"PAGER": str(pager)}) as terminal:
+        assert terminal.wait() == DONE
+        text = terminal.screen
+    assert text.startswith("BEGIN\n")
+    assert text.endswith("END\n")
+    assert "Reverse lookup" in text
+    assert "## " not in text
+    assert "| name |" not in text
+    assert 80 < max(map(len, text.splitlines())) <= 100
+
+
+# -- the shell and other commands ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("zkdns help forw", ["forwarding"]),
+        ("zkdns help co", ["configuration", "containers", "contributing", "completion"]),
+        ("zkdns help look", ["lookup"]),
+    ],
+)
+def test_topics_and_commands_are_completed(typed: str, words: list[str]) -> None:
+    environment = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
+    assert proposed(typed, environment) == [f"plain,{word}" for word in words]
+
+
+def test_other_commands_do_not_load_it() -> None:
+    program = (
+        "import sys; from click.testing import CliRunner; from zkdns.cli import main; "
+        "CliRunner().invoke(main, ['check', '--demo']); print('zkdns.cli.help' in sys.modules)"
+    )
+    printed = subprocess.run(
+        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=30
+    ).stdout
+    assert printed == "False\n"
