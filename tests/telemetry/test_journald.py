@@ -1,0 +1,64 @@
+"""Logs in a real journal, found there as an operator looks for them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+JOURNALD = "/lib/systemd/systemd-journald"
+SECONDS = 30.0
+
+_STEPS = f"""
+mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal /run/log/journal || exit 9
+{JOURNALD} 2>/dev/null &
+until [ -S /run/systemd/journal/socket ]; do sleep 0.02; done
+"$@" || exit 8
+until journalctl -D /run/log/journal -t zkdns 2>/dev/null | grep -q "the last"; do sleep 0.02; done
+journalctl -D /run/log/journal -o cat "SERVICE=web.staging"
+echo --
+journalctl -D /run/log/journal -o cat -t zkdns -p warning
+"""
+_SAY = """
+import structlog
+from zkdns.telemetry.log_setup import configure_logging
+configure_logging("journald", "info", process="watcher")
+log = structlog.get_logger("zkdns.test")
+log.info("members held no more", service="web.staging", reason="two\\nlines")
+log.warning("members held", service="db.prod")
+log.error("the last")
+"""
+
+
+def namespaces_are_missing() -> bool:
+    made = subprocess.run(
+        ["unshare", "--mount", "--pid", "--fork", "mount", "-t", "tmpfs", "tmpfs", "/run"],
+        capture_output=True,
+        check=False,
+    )
+    return made.returncode != 0
+
+
+@pytest.mark.skipif(
+    not Path(JOURNALD).exists() or shutil.which("unshare") is None or namespaces_are_missing(),
+    reason="there is no journald here, or no place to run one apart",
+)
+def test_a_real_journal_finds_entries_by_their_fields_and_priorities() -> None:
+    command = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "bash", "-c", _STEPS]
+    ended = subprocess.run(
+        [*command, "bash", sys.executable, "-c", _SAY],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=SECONDS,
+        env={**os.environ, "SYSTEMD_COLORS": "0"},
+    )
+    assert ended.returncode == 0, ended.stderr
+    by_field, _, by_priority = ended.stdout.partition("--\n")
+    assert by_field == "members held no more process=watcher service=web.staging reason=two\nlines\n"
+    assert by_priority.splitlines() == [
+        "members held process=watcher service=db.prod",
+        "the last process=watcher",
+    ]
