@@ -27,7 +27,7 @@ _DEPENDING = {"zookeeper", "control"}  # their defaults: on other sources, and o
 _SETTINGS = {setting.key: setting for setting in SETTINGS}
 _DEFAULTS = load_config(flags={}, environment={}, file=None)
 _TOLD = re.compile(r"exit status is (.+?)\.(?: |$)")
-_STATUS = re.compile(r"\b(\d+) (?:where|for)\b")
+_STATUS = re.compile(r"\b(\d+) (?:where|if|for)\b")
 
 
 class Row(NamedTuple):

@@ -1,4 +1,4 @@
-"""Logs in a real journal, found there as an operator looks for them."""
+"""Log entries in a real journal, found with journalctl."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ journalctl -D /run/log/journal -o cat "SERVICE=web.staging"
 echo --
 journalctl -D /run/log/journal -o cat -t zkdns -p warning
 """
-_SAY = """
+_SCRIPT = """
 import structlog
 from zkdns.telemetry.log_setup import configure_logging
 configure_logging("journald", "info", process="watcher")
@@ -43,12 +43,12 @@ def namespaces_are_missing() -> bool:
 
 @pytest.mark.skipif(
     not Path(JOURNALD).exists() or shutil.which("unshare") is None or namespaces_are_missing(),
-    reason="there is no journald here, or no place to run one apart",
+    reason="needs journald and user namespaces",
 )
-def test_a_real_journal_finds_entries_by_their_fields_and_priorities() -> None:
+def test_journalctl_finds_entries_by_field_and_priority() -> None:
     command = ["unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child", "bash", "-c", _STEPS]
     ended = subprocess.run(
-        [*command, "bash", sys.executable, "-c", _SAY],
+        [*command, "bash", sys.executable, "-c", _SCRIPT],
         capture_output=True,
         text=True,
         check=False,

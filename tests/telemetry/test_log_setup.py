@@ -1,4 +1,4 @@
-"""Logs, as a process of its own writes them: what stands on standard error is all that counts."""
+"""Log output of a process on standard error and in the journal."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.waiting import eventually
 
-_SAY = """
+_SET_UP = """
 import logging, sys
 import structlog
 from zkdns.telemetry.log_setup import configure_logging
@@ -56,19 +56,19 @@ log.info("odd\nevent", surrogate="\udcff", raw=b"\x00\xff", number=float("inf"),
 """
 
 
-def said(script: str, log_format: str = "json", level: str = "debug") -> str:
-    """What a process writes to standard error; it must end well and write nothing else."""
-    command = [sys.executable, "-c", _SAY + script, log_format, level]
+def output_of(script: str, log_format: str = "json", level: str = "debug") -> str:
+    """Run a script, and return its standard error. It must succeed and write nothing else."""
+    command = [sys.executable, "-c", _SET_UP + script, log_format, level]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stdout) == (0, ""), ended.stderr
     return ended.stderr
 
 
 def entries(script: str, level: str = "debug") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in said(script, level=level).splitlines()]
+    return [json.loads(line) for line in output_of(script, level=level).splitlines()]
 
 
-def test_json_is_one_object_a_line_with_time_level_event_and_process() -> None:
+def test_json_lines_have_time_level_event_and_process() -> None:
     logged = entries(_LEVELS)
     assert [entry["level"] for entry in logged] == ["debug", "info", "warning", "error"]
     assert {entry["process"] for entry in logged} == {"watcher"}
@@ -82,7 +82,7 @@ def test_json_is_one_object_a_line_with_time_level_event_and_process() -> None:
     }
 
 
-def test_every_thread_says_which_process_speaks() -> None:
+def test_lines_of_other_threads_have_the_process_too() -> None:
     [entry] = entries(_THREAD)
     assert entry["process"] == "watcher"
 
@@ -97,13 +97,13 @@ def test_every_thread_says_which_process_speaks() -> None:
         ("error", ["error"]),
     ],
 )
-def test_what_is_below_the_level_is_not_logged(log_format: str, level: str, shown: list[str]) -> None:
-    lines = said(_LEVELS, log_format, level).splitlines()
+def test_lines_below_the_level_are_not_logged(log_format: str, level: str, shown: list[str]) -> None:
+    lines = output_of(_LEVELS, log_format, level).splitlines()
     assert len(lines) == len(shown)
     assert all(f"at {name}" in line for name, line in zip(shown, lines, strict=True))
 
 
-def test_an_exception_is_one_json_object_too_and_tells_no_variables() -> None:
+def test_an_exception_is_one_json_object_without_variables() -> None:
     failed, after = entries(_FAIL)
     assert failed["event"] == "failed"
     assert failed["query"] == "c0ffee"
@@ -114,8 +114,8 @@ def test_an_exception_is_one_json_object_too_and_tells_no_variables() -> None:
     assert after["event"] == "goes on"
 
 
-def test_the_console_tells_exceptions_without_variables_and_in_a_pipe_without_colours() -> None:
-    written = said(_FAIL, "console")
+def test_console_exceptions_have_no_variables_and_no_colours_in_a_pipe() -> None:
+    written = output_of(_FAIL, "console")
     assert "ValueError: went wrong" in written
     assert "in fail" in written
     assert "hunter2" not in written
@@ -123,7 +123,7 @@ def test_the_console_tells_exceptions_without_variables_and_in_a_pipe_without_co
     assert "goes on" in written.splitlines()[-1]
 
 
-def test_what_libraries_log_is_of_the_same_form_and_only_errors() -> None:
+def test_errors_of_libraries_have_the_same_format() -> None:
     (entry,) = entries(_LIBRARY)
     assert entry["event"] == "in a library: details"
     assert entry["logger"] == "asyncio"
@@ -131,16 +131,16 @@ def test_what_libraries_log_is_of_the_same_form_and_only_errors() -> None:
     assert entry["exception"][0]["exc_type"] == "KeyError"
 
 
-def test_what_json_does_not_know_is_still_one_line() -> None:
+def test_values_unknown_to_json_are_still_one_line() -> None:
     (entry,) = entries(_ODD)
     assert entry["event"] == "odd\nevent"
 
 
-def test_the_console_takes_odd_things_too() -> None:
-    assert "ü" in said(_ODD, "console")
+def test_the_console_accepts_unusual_values_too() -> None:
+    assert "ü" in output_of(_ODD, "console")
 
 
-# -- nobody listens -----------------------------------------------------------------------------------------
+# -- closed streams -----------------------------------------------------------------------------------------
 
 _MANY = """
 for number in range(2000):
@@ -151,7 +151,7 @@ print("done", flush=True)
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
 @pytest.mark.parametrize("closed", ["2>&-", "2>/dev/full", "<&- 2>&-"])
-def test_logs_that_cannot_be_written_stop_nothing(log_format: str, closed: str) -> None:
+def test_a_full_or_closed_stream_does_not_stop_the_process(log_format: str, closed: str) -> None:
     command = [
         "sh",
         "-c",
@@ -159,7 +159,7 @@ def test_logs_that_cannot_be_written_stop_nothing(log_format: str, closed: str) 
         "sh",
         sys.executable,
         "-c",
-        _SAY + _MANY,
+        _SET_UP + _MANY,
         log_format,
         "info",
     ]
@@ -168,8 +168,8 @@ def test_logs_that_cannot_be_written_stop_nothing(log_format: str, closed: str) 
 
 
 @pytest.mark.parametrize("log_format", ["json", "console"])
-def test_a_reader_that_goes_away_stops_nothing(log_format: str) -> None:
-    command = [sys.executable, "-c", _SAY + _MANY, log_format, "info"]
+def test_a_closed_pipe_does_not_stop_the_process(log_format: str) -> None:
+    command = [sys.executable, "-c", _SET_UP + _MANY, log_format, "info"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -197,7 +197,7 @@ NO_JOURNAL = "/nowhere"
 
 @contextlib.contextmanager
 def journald(directory: Path) -> Iterator[Callable[[], list[dict[str, str]]]]:
-    """A socket that takes entries as journald's does, and what reads those that there are."""
+    """Bind a socket like journald's, and yield a function that returns the entries received."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         sock.bind(str(directory / "journal"))
         sock.setblocking(False)
@@ -213,7 +213,7 @@ def journald(directory: Path) -> Iterator[Callable[[], list[dict[str, str]]]]:
 
 
 def fields_of(entry: bytes) -> dict[str, str]:
-    """An entry, read by the rules of the protocol."""
+    """Parse an entry of the native journal protocol."""
     fields = {}
     while entry:
         line, _, entry = entry.partition(b"\n")
@@ -226,17 +226,17 @@ def fields_of(entry: bytes) -> dict[str, str]:
 
 
 def to_journal(script: str, path: object, log_format: str = "journald", stream: str = "") -> str:
-    """What a process writes to standard error; it is told that this is the journal as `stream` says."""
+    """Run a script with `stream` as $JOURNAL_STREAM, and return its standard error."""
     with tempfile.TemporaryFile() as written:
         status = os.fstat(written.fileno())
-        told = {"JOURNAL_STREAM": stream.format(status.st_dev, status.st_ino)} if stream else {}
+        variables = {"JOURNAL_STREAM": stream.format(status.st_dev, status.st_ino)} if stream else {}
         command = [sys.executable, "-c", _TO_JOURNAL + script, log_format, str(path)]
-        subprocess.run(command, stderr=written, check=True, env={**os.environ, **told}, timeout=30)
+        subprocess.run(command, stderr=written, check=True, env={**os.environ, **variables}, timeout=30)
         written.seek(0)
         return written.read().decode()
 
 
-def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(tmp_path: Path) -> None:
+def test_journal_entries_have_priorities_and_fields_and_no_times(tmp_path: Path) -> None:
     with journald(tmp_path) as entries:
         assert to_journal(_LEVELS + _SERVICE, tmp_path / "journal") == ""
         *of_levels, held = entries()
@@ -254,10 +254,10 @@ def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(tmp_pa
     assert (held["PRIORITY"], held["PID"]) == (
         "4",
         "1",
-    )  # a name with an underscore in front is journald's own
+    )  # leading underscores are reserved for journald
 
 
-def test_the_journal_gets_exceptions_whole(tmp_path: Path) -> None:
+def test_journal_entries_have_complete_exceptions(tmp_path: Path) -> None:
     with journald(tmp_path) as entries:
         to_journal(_FAIL, tmp_path / "journal")
         failed, _ = entries()
@@ -267,7 +267,7 @@ def test_the_journal_gets_exceptions_whole(tmp_path: Path) -> None:
     assert "hunter2" not in str(failed)
 
 
-def test_without_a_journald_each_line_has_its_priority_in_front() -> None:
+def test_without_journald_each_line_has_a_priority_prefix() -> None:
     lines = to_journal(_LEVELS + _FAIL, NO_JOURNAL).splitlines()
     assert lines[:4] == [
         "<7>at debug process=watcher",
@@ -279,7 +279,7 @@ def test_without_a_journald_each_line_has_its_priority_in_front() -> None:
     assert lines[-1] == "<6>goes on process=watcher"
 
 
-def test_what_is_too_long_for_the_journal_goes_to_standard_error(tmp_path: Path) -> None:
+def test_entries_too_long_for_the_journal_go_to_standard_error(tmp_path: Path) -> None:
     with journald(tmp_path) as entries:
         written = to_journal(
             'log.info("long", text="x" * 10_000_000)\nlog.info("short")', tmp_path / "journal"
@@ -291,9 +291,7 @@ def test_what_is_too_long_for_the_journal_goes_to_standard_error(tmp_path: Path)
 @pytest.mark.parametrize(
     ("stream", "begins"), [("{}:{}", "<6>at info"), ("{0}:1", ""), ("", ""), ("nonsense", "")]
 )
-def test_by_itself_it_is_for_the_journal_exactly_where_standard_error_is_that(
-    stream: str, begins: str
-) -> None:
+def test_auto_selects_the_journal_if_standard_error_is_the_journal(stream: str, begins: str) -> None:
     line = to_journal('log.info("at info")', NO_JOURNAL, "auto", stream)
     assert line.startswith(begins or tuple("0123456789"))  # a time
     assert "at info" in line

@@ -1,6 +1,6 @@
 """Limits on connections to the admin address: their number and their idle time.
 
-They share the supervisor's event loop, whose other work must not wait for a client.
+They share the supervisor's event loop with other work, which must not wait for a client.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the HTTP API returns about the server, and the backend that the supervisor provides."""
+"""Types of `/api/status` and `/api/stats`, and the interface of the backend that the supervisor provides."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ class Explanation(Protocol):
 
     @property
     def rule(self) -> str:
-        """What the name is, in a sentence."""
+        """Meaning of the name, in a sentence."""
 
 
 class Backend(Protocol):

@@ -157,7 +157,7 @@ class AdminBackend:
 
     def metrics(self, openmetrics: bool) -> str:
         """Render all metrics for Prometheus, or as OpenMetrics. Other threads may call this."""
-        # Other requests need no prometheus-client, whose import takes long.
+        # Imported here because prometheus-client loads slowly and no other request needs it.
         from zkdns.telemetry.prometheus import render  # noqa: PLC0415
 
         watcher, workers = self._watcher(), self._workers()

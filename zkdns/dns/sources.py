@@ -1,7 +1,7 @@
 """Sources of responses, and counters for all of them except the response cache.
 
 The code that makes a response notes its source, once for each response that is sent. All other responses
-come from the response cache, whose hits are too frequent to be counted one by one.
+come from the response cache: its hits are too frequent to be counted one by one.
 """
 
 from __future__ import annotations

@@ -103,7 +103,7 @@ class _ToStructlog(logging.Handler):
 
 
 def silence(stream: TextIO) -> None:
-    """Discard further output of this stream, whose reader has closed it."""
+    """Discard further output of this stream after its reader has closed it."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -22,7 +22,7 @@ HOSTILE = "<img src=x onerror=window.hurt=1>"
 LONG = f"{'a' * 63}.{'b' * 63}"
 UNKNOWN = "\N{EN DASH}"
 
-# Texts whose contrast with their background is below 4.5 (WCAG 2.2, 1.4.3).
+# Texts with a contrast to their background below 4.5 (WCAG 2.2, 1.4.3).
 FAINT = """(() => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
   const rgba = (colour) => {
@@ -284,7 +284,7 @@ def test_untrusted_names_are_shown_as_text(
         assert tab.evaluate("document.querySelectorAll('img, [onerror]').length") == 0
         assert tab.evaluate("window.hurt") is None
         assert is_clean(tab, served)
-        # That it would be noticed: the browser itself forbids what the script never does.
+        # That it would be noticed: the browser forbids markup from text.
         with pytest.raises(RuntimeError, match="TrustedHTML"):
             tab.evaluate(f"document.body['inner' + 'HTML'] = {json.dumps(HOSTILE)}")
 

@@ -1,7 +1,8 @@
 """The status page: one document with inline style and script, which requests only this server's API.
 
 The policy allows exactly that style and script by their hashes (Content Security Policy Level 3, §8.4), so
-that names of services and znodes cannot inject others. Trusted Types forbid the script to turn text into markup.
+that names of services and znodes cannot inject others. Trusted Types forbid the script to turn text into
+markup.
 """
 
 from __future__ import annotations
