@@ -29,6 +29,8 @@ settings.load_profile("zkdns")
 
 _HERE = Path(__file__).parent
 _RUN_PROCESSES = (
+    "admin/page/test_live.py",
+    "admin/page/test_page.py",
     "cli",
     "clients",
     "daemon/test_activation.py",
@@ -38,8 +40,6 @@ _RUN_PROCESSES = (
     "daemon/test_workers.py",
     "differential",
     "faults",
-    "page/test_live.py",
-    "page/test_page.py",
     "robustness/test_mutations.py",
     "robustness/test_streams.py",
     "scenarios",

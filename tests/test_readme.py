@@ -25,17 +25,17 @@ from tests.support.thrift import IDL, EchoServer
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
+from zkdns.admin.api import Api
+from zkdns.admin.sse import Events
+from zkdns.admin.status import Backend
+from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
 from zkdns.cli.help import pages as topics
 from zkdns.config import load_config
-from zkdns.observe.admin_token import Tokens
-from zkdns.observe.api import Api
-from zkdns.observe.events import Events
-from zkdns.observe.series import LastHour
-from zkdns.observe.status import Server
 from zkdns.serverset.access import access_of
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
+from zkdns.telemetry.last_hour import LastHour
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "zkdns" / "docs"
@@ -51,7 +51,7 @@ LIBRARY = PAGES["zkdns/docs/library.md"]
 CONFIGURATION = PAGES["zkdns/docs/configuration.md"]
 DEMO_PORT = "5300"
 # Pages that other branches add; a page that exists must be removed from this set.
-EXPECTED_LATER = {"architecture.md", "log-events.md"}
+EXPECTED_LATER = {"architecture.md"}
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
@@ -178,7 +178,7 @@ def test_typed_commands_and_their_options_exist(name: str) -> None:
 
 
 def test_the_http_page_has_every_path() -> None:
-    api = Api(*cast("tuple[Server, Events, LastHour, Tokens]", (None, None, None, None)))
+    api = Api(*cast("tuple[Backend, Events, LastHour, Tokens]", (None, None, None, None)))
     page = PAGES["zkdns/docs/http-api.md"]
     written = set(re.findall(r"^\| (POST )?`(/[a-z/]*)", page, re.MULTILINE))
     served = {("POST " if route.method == "POST" else "", route.path) for route in api.routes()}

@@ -26,7 +26,8 @@ ROWS = (
     ("dns",),
     ("transport",),
     ("forward",),
-    ("observe",),
+    ("telemetry",),
+    ("admin",),
     ("daemon",),
     ("machine",),
     ("cli",),
@@ -49,7 +50,7 @@ ONLY = {"kazoo": "serverset"}
 NO_COMMANDS = frozenset(
     {
         *("cli.__init__", "cli.changes", "cli.columns", "cli.options", "cli.progress", "cli.running"),
-        *("cli.names", "cli.sets", "cli.top_view"),
+        *("cli.names", "cli.sets", "cli.top_rates", "cli.top_view"),
     }
 )
 
@@ -207,7 +208,9 @@ def test_no_command_imports_another(path: Path) -> None:
         ("config.load", "from zkdns.serverset.member import Status"),
         ("balance.robin", "from zkdns.dns.wire import Type"),
         ("balance.robin", "import kazoo.client"),
-        ("transport.udp", "from zkdns.observe.logs import configure_logs"),
+        ("transport.udp", "from zkdns.telemetry.log_setup import configure_logging"),
+        ("telemetry.stats", "from zkdns.admin.status import Status"),
+        ("admin.api", "from zkdns.daemon.control import Flushed"),
         ("cli.serve", "import zkdns.__main__"),
         ("__init__", "from zkdns.table import Table"),
         ("dns.wire", "import socket"),

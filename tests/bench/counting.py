@@ -81,7 +81,7 @@ def _asked_by_turns(size: int) -> Iterator[tuple[list[float], list[float]]]:
                 if turn >= 0:
                     times[at].append(spent)
         assert servers[0].received == servers[1].received == (_WARM + TURNS) * size
-        assert sum(servers[0].tally.counts().values()) == servers[0].received
+        assert sum(servers[0].counters.counts().values()) == servers[0].received
         yield times
 
 

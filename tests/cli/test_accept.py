@@ -14,7 +14,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import parse_host_port
-from zkdns.observe.scraped import scrape
+from zkdns.cli.top_rates import read_stats
 
 HELD = "members_held"
 
@@ -47,9 +47,9 @@ def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[
 
 
 def held_by(server: ZkdnsServer) -> int:
-    """How many members it holds."""
-    known = scrape(parse_host_port(server.admin.removeprefix("http://")))
-    return int(known.by("zkdns_members", "state")["held"])
+    """Return the number of held members."""
+    table = read_stats(parse_host_port(server.admin.removeprefix("http://"))).table
+    return table.held if table is not None else 0
 
 
 def accept(server: ZkdnsServer, *arguments: str) -> Ended:

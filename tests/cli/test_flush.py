@@ -30,7 +30,7 @@ def test_every_process_that_answers_is_told() -> None:
             "",
         )
         told = flush(server, "www.example.com", "--json").output
-        assert json.loads(told) == {"name": "www.example.com", "answerers": 2, "workers": 2}
+        assert json.loads(told) == {"name": "www.example.com", "flushed_workers": 2, "workers": 2}
         mistaken = flush(server, "a..b")
         assert (mistaken.status, mistaken.output) == (2, "")
         assert "'a..b' is not a domain name" in mistaken.errors

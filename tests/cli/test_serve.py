@@ -19,7 +19,7 @@ import dns.query
 import pytest
 from click.testing import CliRunner
 
-from tests.observe.admin_helpers import ask
+from tests.admin.helpers import ask
 from tests.support.guard import guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually

@@ -1,4 +1,4 @@
-"""`zkdns top` at real servers, in terminals and out of them."""
+"""`zkdns top` with real servers, in terminals and without one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def objects(command: Command) -> list[dict[str, Any]]:
     return [json.loads(line) for line in whole.splitlines()]
 
 
-def test_each_second_is_an_object_and_none_of_what_was_asked_gets_lost(server: ZkdnsServer) -> None:
+def test_json_prints_an_object_each_second_without_losing_queries(server: ZkdnsServer) -> None:
     with Command("top", "--admin", admin_of(server), "--json") as command:
         eventually(lambda: objects(command))
         for _ in range(30):
@@ -48,7 +48,7 @@ def test_each_second_is_an_object_and_none_of_what_was_asked_gets_lost(server: Z
 
         eventually(lambda: seen("rcodes", "NXDOMAIN") and seen("rcodes", "NOERROR") >= 30)
         assert (seen("types", "SRV"), seen("types", "AAAA")) == (30, 1)
-        assert (seen("sources", "memo"), seen("sources", "zone")) == (29, 2)
+        assert (seen("sources", "response_cache"), seen("sources", "zone")) == (29, 2)
         assert (seen("transports", "udp"), seen("transports", "tcp")) == (30, 1)
         last = objects(command)[-1]
         assert (last["services"], last["members"]["alive"], last["zookeeper"]) == (6, 13, None)
@@ -58,16 +58,20 @@ def test_each_second_is_an_object_and_none_of_what_was_asked_gets_lost(server: Z
 
 
 @pytest.mark.parametrize("arguments", [(), ("--once",)])
-def test_out_of_a_terminal_it_is_one_plain_table(server: ZkdnsServer, arguments: tuple[str, ...]) -> None:
+def test_without_a_terminal_it_prints_one_plain_table(
+    server: ZkdnsServer, arguments: tuple[str, ...]
+) -> None:
     ended = run("top", "--admin", admin_of(server), *arguments)
     assert (ended.status, ended.errors) == (0, "")
     assert re.match(rf"zkdns [\d.]+ at {admin_of(server)}, up .*\n[\d,.]+ queries/s \(", ended.output)
+    assert "\np50 " in ended.output
+    assert "; hits: response cache " in ended.output
     assert "6 services, members: 13 alive\n" in ended.output
     assert "\x1b" not in ended.output
 
 
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
-def test_a_terminal_shows_it_live_until_a_key_and_is_left_as_it_was(server: ZkdnsServer, key: bytes) -> None:
+def test_a_terminal_shows_it_live_until_a_key_and_is_restored(server: ZkdnsServer, key: bytes) -> None:
     with Terminal("top", "--admin", admin_of(server)) as terminal:
         before = termios.tcgetattr(terminal._master)
         eventually(
@@ -83,7 +87,7 @@ def test_a_terminal_shows_it_live_until_a_key_and_is_left_as_it_was(server: Zkdn
         assert "Traceback" not in terminal.screen
 
 
-def test_sigterm_leaves_the_terminal_as_it_was_too(server: ZkdnsServer) -> None:
+def test_sigterm_restores_the_terminal_too(server: ZkdnsServer) -> None:
     with Terminal("top", "--admin", admin_of(server)) as terminal:
         eventually(lambda: "queries/s" in terminal.screen)
         terminal.process.terminate()
@@ -91,35 +95,35 @@ def test_sigterm_leaves_the_terminal_as_it_was_too(server: ZkdnsServer) -> None:
         assert terminal.written.count("\x1b[?1049l") == 1
 
 
-def test_a_server_that_is_away_is_told_with_the_time_and_looked_for_again() -> None:
+def test_a_lost_server_is_shown_with_the_time_and_retried() -> None:
     with socket.socket() as held:
-        # The number is ours as long as this is bound; with SO_REUSEADDR, the server gets it nevertheless.
+        # Reserves the port; with SO_REUSEADDR the server can bind it all the same.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{held.getsockname()[1]}"
         with Terminal("top", "--admin", address) as terminal:
-            told = rf"no server answers at {address}: Connection refused; trying again, since \d\d:\d\d:\d\d"
-            eventually(lambda: re.search(told, terminal.screen))
+            lost = rf"no server answers at {address}: Connection refused; trying again, since \d\d:\d\d:\d\d"
+            eventually(lambda: re.search(lost, terminal.screen))
             with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN": address}):
                 eventually(lambda: "6 services" in terminal.screen)
             shown = len(terminal.screen)
-            eventually(lambda: re.search(told, terminal.screen[shown:]))
+            eventually(lambda: re.search(lost, terminal.screen[shown:]))
             terminal.type(b"q")
             assert terminal.wait() == 0
 
 
-def test_without_a_server_once_is_a_sentence_and_status_3() -> None:
+def test_once_without_a_server_is_an_error_with_status_3() -> None:
     with refusing() as address:
         for arguments in ((), ("--json",)):
             ended = run("top", "--once", "--admin", address, *arguments)
             assert ended == Ended(3, "", f"zkdns: no server answers at {address}: Connection refused\n")
 
 
-def test_the_address_is_the_configured_one_unless_there_is_none(server: ZkdnsServer) -> None:
+def test_the_default_address_is_the_configured_one(server: ZkdnsServer) -> None:
     environment = {"ZKDNS_ADMIN": admin_of(server)}
     assert run("top", "--once", environment=environment).output.startswith("zkdns ")
     missing = "zkdns: there is no admin address; name the server's with --admin ADDRESS:PORT\n"
     assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(1, "", missing)
-    mistaken = run("top", "--admin", "localhost")
-    assert mistaken.status == 2
-    assert mistaken.errors.startswith("zkdns: --admin: ")
+    invalid = run("top", "--admin", "localhost")
+    assert invalid.status == 2
+    assert invalid.errors.startswith("zkdns: --admin: ")

@@ -237,10 +237,7 @@ def test_a_start_without_zookeeper_is_one_too(pair: SocketPair, manager: Manager
         assert server.rcode(NAME) == "SERVFAIL"
         assert "READY=1" not in manager.heard
         eventually(lambda: "READY=1" in manager.heard, timeout=20.0)
-        assert (
-            manager.heard[0]
-            == "STATUS=waiting for the table; until it is there, names of the zones are SERVFAIL"
-        )
+        assert manager.heard[0] == "STATUS=loading the table; names in the zones get SERVFAIL until then"
 
 
 def test_who_hangs_does_not_feed_the_watchdog(pair: SocketPair, manager: Manager) -> None:
@@ -249,7 +246,7 @@ def test_who_hangs_does_not_feed_the_watchdog(pair: SocketPair, manager: Manager
         host, port = pair.udp.getsockname()
         answerer = server.pid_of("answerer")
         os.kill(answerer, signal.SIGSTOP)
-        eventually(lambda: f"STATUS=does not answer at {host}:{port}" in manager.heard)
+        eventually(lambda: f"STATUS=no answer at {host}:{port}" in manager.heard)
         manager.forget()
         pause = time.monotonic() + 3.0
         eventually(lambda: time.monotonic() > pause)
@@ -264,7 +261,7 @@ def test_a_worker_that_hangs_is_noticed_among_others(manager: Manager) -> None:
     with ZkdnsServer("--demo", "--workers", "2", environment=environment) as server:
         eventually(lambda: "WATCHDOG=1" in manager.heard)
         os.kill(server.pid_of("answerer"), signal.SIGSTOP)
-        eventually(lambda: any(told.startswith("STATUS=does not answer") for told in manager.heard))
+        eventually(lambda: any(told.startswith("STATUS=no answer") for told in manager.heard))
 
 
 def test_an_address_that_the_machine_does_not_have_is_not_asked(manager: Manager) -> None:

@@ -1,4 +1,4 @@
-"""Who comes and who goes, by the changes of a table."""
+"""Counts of members that join, leave and are in the table."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ WEB = put("web")
 
 
 def some_members() -> st.SearchStrategy[tuple[Member, ...]]:
-    """Members of a few numbers, each once, at one of two hosts."""
+    """Distinct members with one of two hosts each."""
     numbers = st.dictionaries(st.integers(0, 4), st.sampled_from(["10.0.0.1", "10.0.0.2"]))
     return numbers.map(lambda hosts: tuple(member(number, host) for number, host in hosts.items()))
 
@@ -48,7 +48,7 @@ def changes() -> st.SearchStrategy[Change]:
 
 
 @given(st.lists(changes(), max_size=12))
-def test_who_came_and_did_not_go_is_there(made: list[Change]) -> None:
+def test_joined_minus_left_is_the_number_of_members(made: list[Change]) -> None:
     table = Table(departed_seconds=0)
     movements = Movements(table)
     for change in made:
@@ -59,7 +59,7 @@ def test_who_came_and_did_not_go_is_there(made: list[Change]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "came", "went"),
+    ("change", "joined", "left"),
     [
         (put("web", member(1), member(2, "10.0.0.9"), member(3)), 1, 0),
         (put("web", member(2)), 0, 1),
@@ -70,17 +70,17 @@ def test_who_came_and_did_not_go_is_there(made: list[Change]) -> None:
         (SetDropped(WEB.origin), 0, 2),
         (MembersHeld(WEB.origin, (member(1).name,)), 0, 0),
     ],
-    ids=["put", "put fewer", "added", "replaced", "removed", "of no known set", "dropped", "held"],
+    ids=["put", "put fewer", "added", "replaced", "removed", "of an unknown set", "dropped", "held"],
 )
-def test_who_is_replaced_or_held_neither_comes_nor_goes(change: Change, came: int, went: int) -> None:
+def test_a_replaced_or_held_member_neither_joins_nor_leaves(change: Change, joined: int, left: int) -> None:
     table = Table(departed_seconds=0)
     table.apply(put("web", member(1), member(2)))
     movements = Movements(table)
     movements.note(change)
-    assert (movements.joined, movements.left) == (came, went)
+    assert (movements.joined, movements.left) == (joined, left)
 
 
-def test_members_are_counted_as_the_list_of_services_counts_them() -> None:
+def test_the_census_agrees_with_the_list_of_services() -> None:
     asyncio.run(count_both_ways())
 
 

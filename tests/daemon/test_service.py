@@ -1,52 +1,52 @@
-"""What the service manager is told of a server, in sentences."""
+"""Status lines for systemd."""
 
 import pytest
 
 from zkdns.daemon.service import describe
-from zkdns.observe.figures import AnswererFigures, WatcherFigures
+from zkdns.telemetry.stats import WatcherStats, WorkerStats
 
 NOW = 10_000.0
 TABLE = "212 services, 1,034 members"
-WAITING = "waiting for the table; until it is there, names of the zones are SERVFAIL"
+WAITING = "loading the table; names in the zones get SERVFAIL until then"
 
 
-def figures(state: str | None, stale: float | None = None, **others: int) -> WatcherFigures:
+def stats(state: str | None, stale: float | None = None, **others: int) -> WatcherStats:
     since = None if stale is None else NOW - stale
-    return WatcherFigures(state=state, stale_since=since, **{"services": 212, "alive": 1034, **others})  # type: ignore[arg-type]
+    return WatcherStats(state=state, stale_since=since, **{"services": 212, "alive": 1034, **others})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
-        (figures("live"), f"live: {TABLE}; ZooKeeper in reach"),
-        (figures("live", services=1, alive=1), "live: 1 service, 1 member; ZooKeeper in reach"),
-        (figures("live", held=7), f"live: {TABLE}, 7 held; ZooKeeper in reach"),
-        (figures("away", 4), f"ZooKeeper out of reach; answers stay: {TABLE}"),
-        (figures("away", 47), f"ZooKeeper out of reach for 40 s; answers stay: {TABLE}"),
+        (stats("live"), f"live: {TABLE}; ZooKeeper connected"),
+        (stats("live", services=1, alive=1), "live: 1 service, 1 member; ZooKeeper connected"),
+        (stats("live", held=7), f"live: {TABLE}, 7 held; ZooKeeper connected"),
+        (stats("away", 4), f"ZooKeeper disconnected; serving the last table: {TABLE}"),
+        (stats("away", 47), f"ZooKeeper disconnected for 40 s; serving the last table: {TABLE}"),
         (
-            figures("away", 119),
-            f"ZooKeeper out of reach for 1 minute; answers stay: {TABLE}",
+            stats("away", 119),
+            f"ZooKeeper disconnected for 1 minute; serving the last table: {TABLE}",
         ),
         (
-            figures("away", 7200),
-            f"ZooKeeper out of reach for 2 hours; answers stay: {TABLE}",
+            stats("away", 7200),
+            f"ZooKeeper disconnected for 2 hours; serving the last table: {TABLE}",
         ),
         (
-            figures("readonly", 60),
-            f"ZooKeeper without a quorum for 1 minute; answers as it tells readers: {TABLE}",
+            stats("readonly", 60),
+            f"ZooKeeper without a quorum for 1 minute; serving its read-only data: {TABLE}",
         ),
         (
-            figures("reading", 3),
-            f"answers from the snapshot, until ZooKeeper has been read: {TABLE}",
+            stats("reading", 3),
+            f"serving the snapshot until ZooKeeper has been read: {TABLE}",
         ),
-        (figures(None), f"live: {TABLE}"),
+        (stats(None), f"live: {TABLE}"),
         (None, WAITING),
-        (AnswererFigures(), WAITING),
+        (WorkerStats(), WAITING),
     ],
 )
-def test_the_state_is_a_sentence(known: WatcherFigures | AnswererFigures | None, sentence: str) -> None:
+def test_the_state_is_a_sentence(known: WatcherStats | WorkerStats | None, sentence: str) -> None:
     assert describe(known, is_ready=True, now=NOW) == sentence
 
 
-def test_until_every_answerer_has_its_table_it_is_waited_for() -> None:
-    assert describe(figures("live"), is_ready=False, now=NOW) == WAITING
+def test_the_table_is_loading_until_every_worker_has_it() -> None:
+    assert describe(stats("live"), is_ready=False, now=NOW) == WAITING

@@ -1,4 +1,4 @@
-"""The admin address of whole servers, over a real ZooKeeper where members come and go."""
+"""The admin address of real servers, with a real ZooKeeper."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.observe.admin_helpers import Answer, Reader, ask, reading
+from tests.admin.helpers import Answer, Reader, ask, reading
 from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -52,7 +52,7 @@ def register(client: Any, host: str, service: str = "web") -> str:
     return path
 
 
-def test_health_and_readiness_are_different_questions() -> None:
+def test_health_and_readiness_are_independent() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         assert (call(server, "/healthz").text, call(server, "/readyz").text) == ("ok\n", "ready\n")
@@ -61,14 +61,14 @@ def test_health_and_readiness_are_different_questions() -> None:
         try:
             eventually(lambda: call(server, "/healthz").status == HTTPStatus.SERVICE_UNAVAILABLE)
             host, port = server.addresses[0]
-            assert call(server, "/healthz").text == f"not well: no answer over UDP at {host}:{port}\n"
+            assert call(server, "/healthz").text == f"unhealthy: no answer over UDP at {host}:{port}\n"
             assert call(server, "/readyz").status == HTTPStatus.OK
         finally:
             os.kill(answerer, signal.SIGCONT)
         eventually(lambda: call(server, "/healthz").status == HTTPStatus.OK)
 
 
-def test_each_address_is_asked_and_each_of_several_workers_told_of() -> None:
+def test_health_covers_each_address_and_status_each_worker() -> None:
     environment = {"ZKDNS_LISTEN": "127.0.0.1:0,[::1]:0", "ZKDNS_ADMIN": "[::1]:0"}
     with ZkdnsServer("--demo", "--workers", "2", environment=environment) as server:
         server.wait_ready()
@@ -85,7 +85,7 @@ def test_each_address_is_asked_and_each_of_several_workers_told_of() -> None:
         assert status["started"] <= status["now"] <= time.time()
 
 
-def test_what_happens_in_zookeeper_is_told_in_every_way(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+def test_a_change_in_zookeeper_is_in_every_resource(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     first = register(client, "10.0.0.1")
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
@@ -115,7 +115,7 @@ def held_of(server: ZkdnsServer) -> dict[str, int]:
     return {line["name"]: line["held"] for line in call(server, "/api/services").json["services"]}
 
 
-def test_a_loss_is_accepted_by_who_has_the_token(
+def test_a_loss_is_accepted_with_the_token(
     own_zookeeper: ZooKeeperServer, client: Any, token_file: str
 ) -> None:
     paths = [register(client, f"10.0.0.{number}") for number in range(1, 7)]
@@ -141,12 +141,12 @@ def test_a_loss_is_accepted_by_who_has_the_token(
         flushed = change(server, "/api/flush")
         assert flushed.error == "this server forwards nothing, so nothing is cached"
         Path(token_file).chmod(0o644)
-        assert change(server, "/api/accept?all=1").error.endswith("the log says why")
+        assert change(server, "/api/accept?all=1").error.endswith("the log has the reason")
         (warning,) = eventually(lambda: server.events("admin_token_refused"))
         assert "is open to every user" in warning["reason"]
 
 
-def test_a_token_that_cannot_be_used_is_told_at_the_start(token_file: str) -> None:
+def test_an_unusable_token_file_is_logged_at_the_start(token_file: str) -> None:
     Path(token_file).chmod(0o644)
     with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN_TOKEN": token_file}) as server:
         (warning,) = eventually(lambda: server.events("admin_token_refused"))
@@ -156,17 +156,17 @@ def test_a_token_that_cannot_be_used_is_told_at_the_start(token_file: str) -> No
         assert TOKEN not in server.log
 
 
-def test_while_the_watcher_is_replaced_the_rest_is_told_and_streams_go_on() -> None:
+def test_without_the_watcher_status_and_streams_continue() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         with reading(admin_of(server)) as reader:
             reader.next("status")
             watcher = server.pid_of("watcher")
-            os.kill(watcher, signal.SIGSTOP)  # it is there, and says nothing
+            os.kill(watcher, signal.SIGSTOP)  # alive, but does not respond
             assert call(server, "/api/status").status == HTTPStatus.OK
             away = call(server, "/api/services")
             assert away.status == HTTPStatus.SERVICE_UNAVAILABLE
-            assert away.error.startswith("the process that watches does not answer now; ")
+            assert away.error.startswith("the watcher does not respond; ")
             reader.next("status")
             os.kill(watcher, signal.SIGKILL)
             eventually(lambda: call(server, "/api/services").json.get("services"))
@@ -174,7 +174,7 @@ def test_while_the_watcher_is_replaced_the_rest_is_told_and_streams_go_on() -> N
         assert call(server, "/healthz").status == HTTPStatus.OK
 
 
-def test_the_last_hour_has_what_was_asked_by_where_the_answers_came_from() -> None:
+def test_the_last_hour_has_the_queries_by_source() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         with reading(admin_of(server)) as reader:
@@ -183,23 +183,23 @@ def test_the_last_hour_has_what_was_asked_by_where_the_answers_came_from() -> No
             newest = eventually(lambda: _next_with_queries(reader), 25.0)
         assert newest["upstream"] in (0, None)
         assert 0 < newest["latency_p50"] <= newest["latency_p99"] < 1
-        # They may fall into two points, of which the second is there ten seconds later.
+        # They may be in two points, the second of which comes ten seconds later.
         eventually(lambda: _counted(server, "queries") >= 19, 25.0)
-        assert _counted(server, "memo") > _counted(server, "zone") > 0
+        assert _counted(server, "response_cache") > _counted(server, "zone") > 0
 
 
 def _next_with_queries(reader: Reader) -> Any:
-    _, figures = reader.next("figures")
-    return figures["series"] if figures["series"]["memo"] else None
+    _, point = reader.next("point")
+    return point["series"] if point["series"]["response_cache"] else None
 
 
 def _counted(server: ZkdnsServer, name: str) -> float:
-    """How many there were in the last hour, more or less."""
-    points: list[float | None] = call(server, "/api/figures").json["series"][name]
+    """Return the approximate number in the last hour."""
+    points: list[float | None] = call(server, "/api/last-hour").json["series"][name]
     return sum(value * 10 for value in points if value is not None)
 
 
-def test_the_server_stops_in_time_whoever_listens() -> None:
+def test_the_server_stops_in_time_with_open_streams() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         readers = [Reader(admin_of(server)) for _ in range(3)]

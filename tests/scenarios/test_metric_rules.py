@@ -1,4 +1,4 @@
-"""The metrics of a whole server after traffic of all kinds follow the rules and match the page metrics.md.
+"""Metrics of a real server after traffic of all kinds: exact values, naming rules, and the page metrics.md.
 
 The rules: https://prometheus.io/docs/practices/naming/ and …/practices/instrumentation/.
 """
@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver, Sent, answers, is_silent, reply_to, says
 from tests.support.waiting import eventually
-from zkdns.observe.figures import LATENCY_BUCKETS, SOURCES
+from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
 PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "metrics.md"
 BASE_UNITS = ("seconds", "bytes")
@@ -53,8 +53,8 @@ def families_of(server: ZkdnsServer) -> list[Metric]:
     return list(text_string_to_metric_families(scrape(server)[1]))
 
 
-def told(server: ZkdnsServer, name: str, *labels: str) -> Counter[tuple[str, ...]]:
-    """The samples of that name that are not 0, by the values of these labels."""
+def samples_of(server: ZkdnsServer, name: str, *labels: str) -> Counter[tuple[str, ...]]:
+    """Return the samples of that name that are not 0, by the values of these labels."""
     found: Counter[tuple[str, ...]] = Counter()
     for family in families_of(server):
         for sample in family.samples:
@@ -63,8 +63,8 @@ def told(server: ZkdnsServer, name: str, *labels: str) -> Counter[tuple[str, ...
     return +found
 
 
-def ask_for_nothing(server: ZkdnsServer) -> bytes:
-    """What comes back for a header that claims a question and has none."""
+def query_without_question(server: ZkdnsServer) -> bytes:
+    """Send a header that claims a question and has none, and return the response."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.settimeout(5.0)
         sock.sendto(b"id\1\0\0\1" + bytes(6), ("127.0.0.1", server.port))
@@ -80,7 +80,7 @@ def upstream() -> Iterator[Resolver]:
 
 @pytest.fixture(scope="module")
 def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
-    """One that was asked for everything there is."""
+    """A server after queries of all kinds."""
     with ZkdnsServer("--demo", "--upstream", str(upstream.address)) as running:
         running.wait_ready()
         for tcp in (False, True):
@@ -94,9 +94,12 @@ def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
         for _ in range(REPEATED):
             running.query(WWW, "A")
         running.query(FAILING, "MX")
-        assert ask_for_nothing(running)[3] & 15 == 1
+        assert query_without_question(running)[3] & 15 == 1
         eventually(
-            lambda: sum(told(running, "zkdns_responses_total").values()) == 2 * (REPEATED + 4) + REPEATED + 3
+            lambda: (
+                sum(samples_of(running, "zkdns_responses_total").values())
+                == 2 * (REPEATED + 4) + REPEATED + 3
+            )
         )
         yield running
 
@@ -109,7 +112,7 @@ def test_responses_are_counted_exactly_by_transport_type_and_code(server: ZkdnsS
         ("AAAA", "NXDOMAIN"): 1,
         ("TXT", "REFUSED"): 1,
     }
-    assert told(server, "zkdns_responses_total", "transport", "type", "rcode") == {
+    assert samples_of(server, "zkdns_responses_total", "transport", "type", "rcode") == {
         **{("tcp", *kind): count for kind, count in both.items()},
         **{("udp", *kind): count for kind, count in both.items()},
         ("udp", "A", "NOERROR"): 2 * REPEATED,
@@ -119,25 +122,25 @@ def test_responses_are_counted_exactly_by_transport_type_and_code(server: ZkdnsS
     }
 
 
-def test_they_are_counted_exactly_by_what_they_were_made_from(server: ZkdnsServer) -> None:
-    """What is asked twice comes from the memo; what upstreams said, when it has been asked for once more."""
-    assert told(server, "zkdns_answers_total", "source") == {
+def test_responses_are_counted_exactly_by_source(server: ZkdnsServer) -> None:
+    """A repeated query hits the response cache; for a forwarded name only from the third time on."""
+    assert samples_of(server, "zkdns_answers_total", "source") == {
         ("zone",): 2 * 4,
-        ("memo",): 2 * (REPEATED - 1) + REPEATED - 3,
+        ("response_cache",): 2 * (REPEATED - 1) + REPEATED - 3,
         ("refused",): 2 + 1 + 1,
         ("upstream",): 2,
-        ("cache",): 2,
+        ("forward_cache",): 2,
     }
 
 
-def test_each_response_took_its_time(server: ZkdnsServer) -> None:
-    assert told(server, "zkdns_response_duration_seconds_count", "kind") == {
-        ("remembered",): REPEATED - 1 + REPEATED - 3,
-        ("made",): 2 * (REPEATED + 4) + REPEATED + 3 - 2 - (REPEATED - 1 + REPEATED - 3),
-        ("later",): 2,
+def test_each_response_has_a_latency(server: ZkdnsServer) -> None:
+    assert samples_of(server, "zkdns_response_duration_seconds_count", "kind") == {
+        ("cached",): REPEATED - 1 + REPEATED - 3,
+        ("computed",): 2 * (REPEATED + 4) + REPEATED + 3 - 2 - (REPEATED - 1 + REPEATED - 3),
+        ("forwarded",): 2,
     }
     [histogram] = [each for each in families_of(server) if each.name == "zkdns_response_duration_seconds"]
-    for kind in ("remembered", "made", "later"):
+    for kind in ("cached", "computed", "forwarded"):
         own = [sample for sample in histogram.samples if sample.labels["kind"] == kind]
         ends = [(sample.labels["le"], sample.value) for sample in own if sample.name.endswith("_bucket")]
         assert [end for end, _ in ends] == [*map(str, LATENCY_BUCKETS), "+Inf"]
@@ -149,12 +152,12 @@ def test_each_response_took_its_time(server: ZkdnsServer) -> None:
 # -- rules --------------------------------------------------------------------------------------------------
 
 
-def test_names_have_a_prefix_base_units_and_a_suffix_that_says_what_they_are(server: ZkdnsServer) -> None:
+def test_names_have_a_prefix_base_units_and_the_right_suffix(server: ZkdnsServer) -> None:
     for family in families_of(server):
         assert re.fullmatch(r"(zkdns|process)(_[a-z]+)+", family.name), family.name
         assert NO_BASE_UNITS.isdisjoint(family.name.split("_")), family.name
         units = [unit for unit in BASE_UNITS if unit in family.name.split("_")]
-        assert not units or family.name.endswith(tuple(units)), f"{family.name}: its unit stands last"
+        assert not units or family.name.endswith(tuple(units)), f"{family.name}: its unit must be last"
         assert not family.name.endswith(("_count", "_sum", "_bucket", "_total")), family.name
         samples = {sample.name for sample in family.samples}
         if family.type == "counter":
@@ -163,13 +166,13 @@ def test_names_have_a_prefix_base_units_and_a_suffix_that_says_what_they_are(ser
             assert not any(name.endswith("_total") for name in samples), samples
 
 
-def test_each_has_a_help_that_is_a_sentence_and_a_type(server: ZkdnsServer) -> None:
+def test_each_has_a_type_and_a_sentence_as_help(server: ZkdnsServer) -> None:
     for family in families_of(server):
         assert family.type in {"counter", "gauge", "histogram"}, family.name
         assert re.fullmatch(r"[A-Z0-9].{10,}\.|[A-Z0-9].*; .*[a-z]\.?", family.documentation), family
 
 
-def test_labels_stand_in_no_name_and_have_few_values(server: ZkdnsServer) -> None:
+def test_labels_are_not_in_names_and_have_few_values(server: ZkdnsServer) -> None:
     for family in families_of(server):
         labels = {label for sample in family.samples for label in sample.labels} - {"le"}
         assert labels.isdisjoint(family.name.split("_")), (family.name, labels)
@@ -179,14 +182,14 @@ def test_labels_stand_in_no_name_and_have_few_values(server: ZkdnsServer) -> Non
             assert len(values) <= 20, (family.name, label, values)
 
 
-def test_no_series_is_told_twice_and_no_counter_is_below_zero(server: ZkdnsServer) -> None:
+def test_no_series_is_exported_twice_and_no_counter_is_negative(server: ZkdnsServer) -> None:
     samples = [sample for family in families_of(server) for sample in family.samples]
     series = Counter((sample.name, *sorted(sample.labels.items())) for sample in samples)
     assert [one for one, count in series.items() if count > 1] == []
     assert all(sample.value >= 0 for sample in samples)
 
 
-def test_openmetrics_says_the_same_to_who_asks_for_it(server: ZkdnsServer) -> None:
+def test_openmetrics_has_the_same_series(server: ZkdnsServer) -> None:
     accept = "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.5"
     content_type, text = scrape(server, accept)
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
@@ -204,7 +207,7 @@ def test_openmetrics_says_the_same_to_who_asks_for_it(server: ZkdnsServer) -> No
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool here")
-def test_promtool_finds_nothing_to_complain_of(server: ZkdnsServer) -> None:
+def test_promtool_accepts_the_metrics(server: ZkdnsServer) -> None:
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
         input=scrape(server)[1],
@@ -220,20 +223,20 @@ def test_promtool_finds_nothing_to_complain_of(server: ZkdnsServer) -> None:
 
 
 def in_page() -> dict[str, set[str]]:
-    """The metrics of the page's table, with their labels."""
+    """Return the metrics of the page's table with their labels."""
     rows = re.findall(r"^\| `(\w+)` \| \w+ \| ([^|]*)\|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     return {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
 
 
-def test_the_page_has_each_with_its_labels(server: ZkdnsServer) -> None:
-    """Except for metrics that only a server with ZooKeeper has."""
+def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None:
+    """Metrics that need ZooKeeper are listed below."""
     page = in_page()
-    told_of: dict[str, set[str]] = {}
+    exported: dict[str, set[str]] = {}
     for family in families_of(server):
         for sample in family.samples:
             name = family.name if family.type == "histogram" else sample.name
-            told_of.setdefault(name, set()).update(set(sample.labels) - {"le"})
-    assert told_of == {name: page.get(name) for name in told_of}
+            exported.setdefault(name, set()).update(set(sample.labels) - {"le"})
+    assert exported == {name: page.get(name) for name in exported}
     only_with_zookeeper = {
         "zkdns_zookeeper_state",
         "zkdns_zookeeper_stale_seconds",
@@ -242,14 +245,14 @@ def test_the_page_has_each_with_its_labels(server: ZkdnsServer) -> None:
         "zkdns_guard_holds_total",
         "zkdns_audit_repairs_total",
     }
-    assert page.keys() - told_of.keys() == only_with_zookeeper
+    assert page.keys() - exported.keys() == only_with_zookeeper
     assert all(source in PAGE.read_text(encoding="utf-8") for source in SOURCES)
 
 
-# -- what time brings ---------------------------------------------------------------------------------------
+# -- expired entries ----------------------------------------------------------------------------------------
 
 
-def test_what_upstreams_said_once_is_counted_as_stale() -> None:
+def test_responses_from_expired_entries_are_counted_as_stale() -> None:
     with (
         Resolver(lambda asked: [Sent(reply_to(asked, f"{asked.name} 1 A 192.0.2.1"))]) as resolver,
         ZkdnsServer("--demo", "--upstream", str(resolver.address)) as running,
@@ -258,7 +261,7 @@ def test_what_upstreams_said_once_is_counted_as_stale() -> None:
         running.query(WWW, "A", use_edns=0)
         resolver.acts(is_silent)
         eventually(lambda: is_stale(running.query(WWW, "A", timeout=8.0, use_edns=0)))
-        eventually(lambda: told(running, "zkdns_answers_total", "source")["stale",])
+        eventually(lambda: samples_of(running, "zkdns_answers_total", "source")["stale",])
 
 
 def is_stale(response: dns.message.Message) -> bool:

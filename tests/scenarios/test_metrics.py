@@ -1,4 +1,4 @@
-"""Figures of a whole server over a real ZooKeeper, scraped and parsed as Prometheus does it."""
+"""Metrics of a real server with a real ZooKeeper, scraped and parsed as Prometheus does."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.support.zookeeper import ZooKeeperServer
 
 
 def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:
-    """The samples by name and labels' values."""
+    """Return the samples by name and label values."""
     with urllib.request.urlopen(f"{server.admin}/metrics", timeout=20.0) as response:  # noqa: S310 - of our own
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = response.read().decode()
@@ -29,7 +29,7 @@ def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:
 
 
 def members(server: ZkdnsServer) -> tuple[float, ...]:
-    """How many are alive, hidden and held."""
+    """Return the numbers of alive, hidden and held members."""
     samples = scrape(server)
     return tuple(samples["zkdns_members", state] for state in ("alive", "hidden", "held"))
 
@@ -46,7 +46,7 @@ def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
         yield found
 
 
-def test_the_figures_follow_what_happens(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+def test_the_metrics_follow_the_table(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     web = [register(client, "web", f"10.0.0.{number}") for number in range(1, 7)]
     db = register(client, "db", "10.0.1.1")
     register(client, "db", "10.0.1.2", "STARTING")
@@ -68,14 +68,14 @@ def test_the_figures_follow_what_happens(own_zookeeper: ZooKeeperServer, client:
         assert scrape(server)["zkdns_guard_holds_total",] == 2
         own_zookeeper.kill()
         eventually(lambda: scrape(server)["zkdns_zookeeper_state", "away"] == 1)
-        samples = scrape(server)  # of those who are held some may have left, and come back so
+        samples = scrape(server)  # some held members may have been removed first, and joined again
         assert samples["zkdns_joined_members_total",] - samples["zkdns_left_members_total",] == 0 + 1 + 7
         before = scrape(server)["zkdns_zookeeper_stale_seconds",]
         assert scrape(server)["zkdns_zookeeper_stale_seconds",] > before > 0
         assert members(server) == (0, 1, 7)
 
 
-def test_who_comes_and_who_goes_is_counted(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+def test_joining_and_leaving_members_are_counted(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     for number in range(1, 7):
         register(client, "web", f"10.0.0.{number}")
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
@@ -92,7 +92,7 @@ def test_who_comes_and_who_goes_is_counted(own_zookeeper: ZooKeeperServer, clien
         assert samples["zkdns_table_changes_total",] == before["zkdns_table_changes_total",] + 2
 
 
-def test_there_are_figures_again_after_the_watcher_was_killed() -> None:
+def test_metrics_return_after_the_watcher_was_killed() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         alive = eventually(lambda: members(server)[0])
@@ -102,4 +102,4 @@ def test_there_are_figures_again_after_the_watcher_was_killed() -> None:
         eventually(lambda: members(server)[0] == alive)
         assert not any("zookeeper" in name for name, *_ in scrape(server))
         assert scrape(server)["zkdns_process_restarts_total", "watcher"] == 1
-        assert scrape(server)["zkdns_process_restarts_total", "answerer"] == 0
+        assert scrape(server)["zkdns_process_restarts_total", "worker"] == 0

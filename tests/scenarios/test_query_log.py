@@ -1,4 +1,4 @@
-"""The log of queries of a whole server: a line for each, with what operators ask for; none by itself."""
+"""The query log of a real server: a line for each query, and none by default."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
 
 
 def logged(server: ZkdnsServer, name: str, qtype: str, times: int = 1, **how: Any) -> list[dict[str, Any]]:
-    """The lines of such queries, asked so often."""
+    """Send a query some times, and return its lines."""
     before = len(server.events("query_answered"))
     for _ in range(times):
         server.query(name, qtype, **how)
@@ -43,7 +43,7 @@ def logged(server: ZkdnsServer, name: str, qtype: str, times: int = 1, **how: An
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_each_query_is_a_line_that_tells_all(server: ZkdnsServer, *, tcp: bool) -> None:
+def test_each_query_is_a_line_with_all_fields(server: ZkdnsServer, *, tcp: bool) -> None:
     line, _ = logged(server, "Web.staging.discovery" if tcp else WEB, "SRV", 2, tcp=tcp)
     assert 0 < line.pop("microseconds") < 1e6
     line.pop("timestamp")
@@ -62,12 +62,17 @@ def test_each_query_is_a_line_that_tells_all(server: ZkdnsServer, *, tcp: bool) 
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_the_source_is_told_of_each_also_of_what_was_remembered(server: ZkdnsServer, *, tcp: bool) -> None:
+def test_each_line_has_its_source(server: ZkdnsServer, *, tcp: bool) -> None:
     own = logged(server, WEB, "A", 3, tcp=tcp)
-    assert [line["source"] for line in own] == ["zone", "memo", "memo"]
+    assert [line["source"] for line in own] == ["zone", "response_cache", "response_cache"]
     name = f"{'t' if tcp else 'u'}.{WWW}"
     forwarded = logged(server, name, "A", 4, tcp=tcp)
-    assert [line["source"] for line in forwarded] == ["upstream", "cache", "cache", "memo"]
+    assert [line["source"] for line in forwarded] == [
+        "upstream",
+        "forward_cache",
+        "forward_cache",
+        "response_cache",
+    ]
     assert {line["answers"] for line in forwarded} == {1}
 
 
@@ -82,7 +87,7 @@ def test_the_source_is_told_of_each_also_of_what_was_remembered(server: ZkdnsSer
     ],
     ids=["denied", "rare type", "bad version", "class CH", "longer than a slot"],
 )
-def test_what_is_special_is_told_as_it_is(
+def test_special_queries_are_logged_too(
     server: ZkdnsServer, name: str, qtype: str, how: dict[str, Any], expected: tuple[str, str, str]
 ) -> None:
     (line,) = logged(server, name, qtype, **how)
@@ -90,17 +95,17 @@ def test_what_is_special_is_told_as_it_is(
     assert line["name"] == name
 
 
-def test_a_query_with_a_cookie_is_told_once_with_its_source(server: ZkdnsServer) -> None:
+def test_a_query_with_a_cookie_is_logged_once(server: ZkdnsServer) -> None:
     cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, bytes(8))
     lines = logged(server, WEB, "A", 2, use_edns=0, options=[cookie])
     assert [line["source"] for line in lines] == ["zone", "zone"]
 
 
-def test_a_share_is_a_share_and_by_itself_nothing_is_logged() -> None:
+def test_a_share_is_logged_and_by_default_nothing() -> None:
     with ZkdnsServer("--demo", "--query-log", "0.5") as sampling, ZkdnsServer("--demo") as silent:
         for server in (sampling, silent):
             server.wait_ready()
             for _ in range(200):
                 server.query(WEB, "A")
-        assert 50 < len(sampling.events("query_answered")) < 150  # by chance it is outside once in 10^12
+        assert 50 < len(sampling.events("query_answered")) < 150  # fails by chance once in 10^12 runs
         assert silent.events("query_answered") == []

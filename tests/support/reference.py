@@ -20,17 +20,17 @@ from zkdns.config.model import GuardSettings
 from zkdns.config.settings import FORWARD_SETTINGS, GUARD_SETTINGS, SERVICE_SETTINGS
 from zkdns.names import to_text
 from zkdns.namespace import Namespace
-from zkdns.observe.figures import (
+from zkdns.telemetry.prometheus import render
+from zkdns.telemetry.stats import (
     SOURCES,
-    AnswererFigures,
-    ForwardFigures,
-    LatencyFigures,
-    ResponseFigures,
-    ServerFigures,
-    UpstreamFigures,
-    WatcherFigures,
+    ForwardStats,
+    LatencyStats,
+    ResponseStats,
+    ServerStats,
+    UpstreamStats,
+    WatcherStats,
+    WorkerStats,
 )
-from zkdns.observe.metrics import render
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
 
@@ -41,7 +41,7 @@ _DEPENDING = {"zookeeper", "control"}  # their defaults: on other sources, and o
 _SETTINGS = {setting.key: setting for setting in SETTINGS}
 _DEFAULTS = load_config(flags={}, environment={}, file=None)
 _TOLD = re.compile(r"exit status is (.+?)\.(?: |$)")
-_STATUS = re.compile(r"\b(\d+) (?:where|for)\b")
+_STATUS = re.compile(r"\b(\d+) (?:where|if|for)\b")
 
 
 class Row(NamedTuple):
@@ -244,28 +244,28 @@ OpenMetrics format if the client accepts it. Counters start at 0 in a new proces
 """
 
 _EVERYTHING = (
-    WatcherFigures(state="live", bad=0, bad_members={"json": 0}),
+    WatcherStats(state="live", bad=0, bad_members={"json": 0}),
     (
-        AnswererFigures(
-            responses=(ResponseFigures(transport="udp", qtype="A", rcode="NOERROR", count=0),),
+        WorkerStats(
+            responses=(ResponseStats(transport="udp", qtype="A", rcode="NOERROR", count=0),),
             sources=dict.fromkeys(SOURCES, 0),
-            latencies=(LatencyFigures(kind="made"),),
-            forward=ForwardFigures(
+            latencies=(LatencyStats(kind="computed"),),
+            forward=ForwardStats(
                 upstreams=(
-                    UpstreamFigures(
+                    UpstreamStats(
                         address="192.0.2.1",
                         domain="",
                         is_dead=False,
-                        seconds=0.0,
+                        rtt_seconds=0.0,
                         queries=0,
                         timeouts=0,
-                        bad=0,
+                        bad_messages=0,
                     ),
                 )
             ),
         ),
     ),
-    ServerFigures(version="", started=0.0, restarts={"watcher": 0}, reloads={"done": 0}),
+    ServerStats(version="", started=0.0, restarts={"watcher": 0}, reloads={"done": 0}),
 )
 """Statistics of all processes in which every metric has a sample."""
 

@@ -182,7 +182,7 @@ def test_who_crashes_is_started_again_and_who_hangs_too() -> None:
 def test_a_start_without_zookeeper_is_one_too() -> None:
     with BootedSystemd(files('zookeeper = "127.0.0.1:9"\n')) as machine:
         machine.run("systemctl", "start", "zkdns.socket", "zkdns.service")
-        assert machine.show("zkdns.service", "StatusText").startswith("waiting for the table")
+        assert machine.show("zkdns.service", "StatusText").startswith("loading the table")
         assert dns.rcode.to_text(ask().rcode()) == "SERVFAIL"
 
 
@@ -207,7 +207,7 @@ def test_a_machines_service_with_credentials_a_snapshot_and_registrations() -> N
             machine.run("systemctl", "start", "zkdns.socket", "zkdns.service", "zkdns-register@api.service")
             assert addresses("web.staging.discovery") == {"10.0.0.1"}
             eventually(lambda: addresses("s3.api.staging.discovery") == {"10.0.0.9"}, SECONDS)
-            live = "live: 2 services, 2 members; ZooKeeper in reach"
+            live = "live: 2 services, 2 members; ZooKeeper connected"
             eventually(lambda: machine.show("zkdns.service", "StatusText") == live, SECONDS)
             found = findings(machine)
             assert found["control /run/zkdns/control"] == "answers"

@@ -20,9 +20,9 @@ from rich.text import Text
 from zkdns.address import HostPort
 from zkdns.cli.options import is_terminal, write_out
 from zkdns.config import Config
-from zkdns.observe.logs import configure_logs
 from zkdns.serverset.member import Member
 from zkdns.serverset.watch import text_of
+from zkdns.telemetry.log_setup import configure_logging
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -145,7 +145,7 @@ class _Table:
     def __enter__(self) -> Self:
         self._live.start()
         # Logs go through the table's own standard error, which prints them above it.
-        configure_logs(self._config.log_format, self._config.log_level, process="watch")
+        configure_logging(self._config.log_format, self._config.log_level, process="watch")
         return self
 
     def __exit__(self, *_: object) -> None:

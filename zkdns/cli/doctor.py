@@ -18,8 +18,8 @@ from zkdns.machine.doctor import examine
 from zkdns.machine.findings import Finding, ok, wrong
 from zkdns.machine.tree import Tree
 from zkdns.machine.unit import environment_of_unit
-from zkdns.observe.logs import configure_logs
 from zkdns.serverset.access import load_access
+from zkdns.telemetry.log_setup import configure_logging
 
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
@@ -69,5 +69,5 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             yield wrong("configuration", mistake, "correct it; nothing else was looked at")
         return
     yield ok("configuration", "has no mistakes")
-    configure_logs(config.log_format, "error", process="doctor")
+    configure_logging(config.log_format, "error", process="doctor")
     yield from examine(config)

@@ -26,8 +26,8 @@ from zkdns.dns.zone import Zone
 from zkdns.dns.zonefile import service_records, zone_head
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import Labels, lower, parse_name, to_text
-from zkdns.observe.logs import configure_logs, silence
 from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.telemetry.log_setup import configure_logging, silence
 
 _SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper", "fixed", "demo", "offline"})
 _OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot"})
@@ -80,7 +80,7 @@ def _ask_server(path: str) -> Copy:
 
 
 def _read_sources(config: Config) -> Copy:
-    configure_logs(config.log_format, "error", process="dump")
+    configure_logging(config.log_format, "error", process="dump")
     try:
         return asyncio.run(copy_of_sources(config))
     except ZkdnsError as error:

@@ -16,7 +16,7 @@ from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
 from zkdns.cli.running import ask_server, control_option
 from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember
 from zkdns.daemon.spans import span
-from zkdns.observe.logs import silence
+from zkdns.telemetry.log_setup import silence
 
 _STYLES = {
     "answered": "green",

@@ -16,7 +16,7 @@ class Report(msgspec.Struct, frozen=True):
 
     name: str | None
     """This name was forgotten, and what lies below it; None: everything was."""
-    answerers: int
+    flushed_workers: int
     """By so many processes,"""
     workers: int
     """of so many that answer."""
@@ -36,15 +36,13 @@ def flush(name: str | None, control: str | None, config_file: str | None, as_jso
     """
     flushed = ask_server(FlushCaches(name), Flushed, control, config_file)
     if as_json:
-        click.echo(msgspec.json.encode(Report(name, flushed.answerers, flushed.workers)))
-    if flushed.answerers < flushed.workers:
+        click.echo(msgspec.json.encode(Report(name, flushed.flushed_workers, flushed.workers)))
+    done = flushed.flushed_workers
+    if done < flushed.workers:
         exit_failed(
-            ZkdnsError(
-                f"of {flushed.workers} processes that answer {flushed.answerers} could be told; try again"
-            ),
-            FAILED,
+            ZkdnsError(f"of {flushed.workers} processes that answer {done} could be told; try again"), FAILED
         )
     if as_json:
         return
     what = f"{name} and what lies below" if name is not None else "everything"
-    click.echo(f"forgotten: {what}, by {flushed.answerers} process{'es' if flushed.answerers > 1 else ''}")
+    click.echo(f"forgotten: {what}, by {done} process{'es' if done > 1 else ''}")

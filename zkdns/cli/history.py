@@ -32,7 +32,7 @@ from zkdns.cli.sets import duration_option
 from zkdns.daemon.control import ControlError, Refused, command
 from zkdns.daemon.inquiries import HistoryEntry, HistoryRead, ReadHistory
 from zkdns.errors import ZkdnsError
-from zkdns.observe.logs import silence
+from zkdns.telemetry.log_setup import silence
 
 _PART = 1000
 _MOST = 100_000

@@ -16,10 +16,10 @@ from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
-from zkdns.observe.logs import silence
 from zkdns.serverset.access import load_access
 from zkdns.serverset.fixed import load_demo, load_fixed
 from zkdns.snapshot import SnapshotError, expected_by, read_header
+from zkdns.telemetry.log_setup import silence
 
 F = TypeVar("F", bound=Callable[..., Any])
 

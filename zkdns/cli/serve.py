@@ -15,8 +15,8 @@ from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
 from zkdns.errors import ListenError
 from zkdns.names import to_text
-from zkdns.observe.logs import configure_logs, silence
-from zkdns.observe.notify import Notifier
+from zkdns.telemetry.log_setup import configure_logging, silence
+from zkdns.telemetry.sd_notify import Notifier
 from zkdns.transport.activation import addresses_of, take_passed
 
 _STDERR = 2
@@ -52,7 +52,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     listen = addresses_of(passed)
     config = load_or_exit(flags, config_file, listen=listen)
     read = partial(load, flags, config_file, listen=listen)
-    configure_logs(config.log_format, config.log_level, process="supervisor")
+    configure_logging(config.log_format, config.log_level, process="supervisor")
 
     def ready(addresses: list[HostPort]) -> None:
         if not config.demo:

@@ -14,8 +14,8 @@ from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.values import Place, read_table, text
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
-from zkdns.observe.logs import configure_logs
 from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, access_of, load_access
+from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -149,7 +149,7 @@ class Reading:
         """The configuration, with logs set up by it; where there are mistakes, tell them and exit."""
         if self.mistakes or self._config is None:
             exit_mistaken(self.mistakes)
-        configure_logs(self._config.log_format, self._config.log_level, process=process)
+        configure_logging(self._config.log_format, self._config.log_level, process=process)
         return self._config
 
 

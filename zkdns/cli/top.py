@@ -1,4 +1,4 @@
-"""`zkdns top`: what a running server does, as it does it."""
+"""`zkdns top`: live rates, latencies and state of a running server."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from zkdns.address import HostPort, askable
+from zkdns.admin.status import StatsReading
 from zkdns.cli.options import (
     NO_ANSWER,
     config_option,
@@ -28,18 +29,18 @@ from zkdns.cli.options import (
     load_or_exit,
     write_out,
 )
+from zkdns.cli.top_rates import NoStatsError, Rates, is_comparable, rates_between, read_stats
 from zkdns.cli.top_view import view
 from zkdns.errors import ZkdnsError
-from zkdns.observe.logs import silence
-from zkdns.observe.scraped import Glance, NotToldError, Scrape, glance, scrape
+from zkdns.telemetry.log_setup import silence
 
 _SECONDS = 1.0
-# Workers tell their figures once a second too; over some seconds it does not matter when exactly they do.
+# Workers report once a second too. Over several seconds the phase of their reports does not matter.
 _WINDOW = 4
 _QUIT = frozenset(b"qQ")
 
 Wait = Callable[[float], bool]
-"""Waits so many seconds; whether somebody wants to leave meanwhile."""
+"""Waits for some seconds. Returns true as soon as the user wants to quit."""
 
 
 @click.command()
@@ -47,24 +48,25 @@ Wait = Callable[[float], bool]
 @click.option(
     "--admin", metavar="ADDRESS:PORT", help="The server's admin address (default: the configured one)."
 )
-@click.option("--once", is_flag=True, help="Look for one second, print that, and end.")
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object each second, a line each.")
+@click.option("--once", is_flag=True, help="Measure for one second, print the result, and exit.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object each second, one per line.")
 def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -> None:
-    """Show what the running server does: queries, answers, latencies, members, upstreams.
+    """Show the running server's queries, responses, latencies, members and upstreams.
 
-    Live in a terminal, until q or Ctrl-C; otherwise, and with --once, a table of one second. The exit status
-    is 1 where the server has no admin address, 2 for mistakes, 3 where no server answers to --once.
+    Updates live in a terminal, until q or Ctrl-C. Otherwise, and with --once, prints a table of one second.
+    The exit status is 1 if the server has no admin address, 2 for errors in options or configuration, 3 if no
+    server responds to --once.
     """
     configured = load_or_exit({"admin": admin}, config_file, with_fixed=False).admin
     if configured is None:
         exit_failed(ZkdnsError("there is no admin address; name the server's with --admin ADDRESS:PORT"))
     address = askable(configured)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it too leaves the terminal as it was
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it restores the terminal too
     try:
         if once or not (as_json or is_terminal(sys.stdout)):
-            _look_once(address, as_json=as_json)
+            _print_once(address, as_json=as_json)
         elif as_json:
-            _tell(address)
+            _print_lines(address)
         else:
             _live(address)
     except KeyboardInterrupt:
@@ -73,23 +75,26 @@ def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -
         silence(sys.stdout)
 
 
-def _look_once(address: HostPort, *, as_json: bool) -> None:
+def _print_once(address: HostPort, *, as_json: bool) -> None:
     try:
-        before = scrape(address)
+        before = read_stats(address)
         _wait(_SECONDS)
-        seen = glance(before, scrape(address))
-    except NotToldError as error:
+        after = read_stats(address)
+    except NoStatsError as error:
         exit_failed(error, NO_ANSWER)
+    if not is_comparable(before, after):
+        exit_failed(ZkdnsError(f"the server at {address} was restarted meanwhile; try again"), NO_ANSWER)
+    rates = rates_between(before, after)
     if as_json:
-        write_out(_line(seen))
+        write_out(_line(rates))
     else:
-        Console(highlight=False).print(view(seen, str(address)))
+        Console(highlight=False).print(view(rates, str(address)))
 
 
-def _tell(address: HostPort) -> None:
-    """Print an object a second; while the server is away, say so once."""
-    for seen in _looks(address, _wait, most=2):
-        if isinstance(seen, Glance):
+def _print_lines(address: HostPort) -> None:
+    """Print an object each second. While the server does not respond, report that once."""
+    for seen in _measurements(address, _wait, most=2):
+        if isinstance(seen, Rates):
             write_out(_line(seen))
         elif seen.is_new:
             click.echo(f"zkdns: {seen.sentence}", err=True)
@@ -97,36 +102,39 @@ def _tell(address: HostPort) -> None:
 
 def _live(address: HostPort) -> None:
     with _keys() as wait, Live(screen=True, auto_refresh=False, console=Console(highlight=False)) as live:
-        live.update(Text(f"looking at {address} …"), refresh=True)
-        for seen in _looks(address, wait, most=_WINDOW):
-            told = view(seen, str(address)) if isinstance(seen, Glance) else Text(seen.sentence, style="red")
-            live.update(told, refresh=True)
+        live.update(Text(f"connecting to {address} …"), refresh=True)
+        for seen in _measurements(address, wait, most=_WINDOW):
+            shown = view(seen, str(address)) if isinstance(seen, Rates) else Text(seen.sentence, style="red")
+            live.update(shown, refresh=True)
 
 
-class _Away(msgspec.Struct, frozen=True):
-    """The server cannot be looked at."""
+class _Unavailable(msgspec.Struct, frozen=True):
+    """The stats cannot be read now."""
 
     sentence: str
     is_new: bool
 
 
-def _looks(address: HostPort, wait: Wait, *, most: int) -> Iterator[Glance | _Away]:
-    """What is seen each second, over the last `most` looks, until somebody wants to leave."""
-    looks: deque[Scrape] = deque(maxlen=most)
+def _measurements(address: HostPort, wait: Wait, *, most: int) -> Iterator[Rates | _Unavailable]:
+    """Yield the rates over the last `most` readings each second, until the user quits."""
+    readings: deque[StatsReading] = deque(maxlen=most)
     since: str | None = None
     while True:
         begun = time.monotonic()
         try:
-            looks.append(scrape(address))
-        except NotToldError as error:
+            reading = read_stats(address)
+        except NoStatsError as error:
             is_new = since is None
             since = since or time.strftime("%H:%M:%S")
-            looks.clear()
-            yield _Away(f"{error}; trying again, since {since}", is_new)
+            readings.clear()
+            yield _Unavailable(f"{error}; trying again, since {since}", is_new)
         else:
             since = None
-            if len(looks) > 1:
-                yield glance(looks[0], looks[-1])
+            if readings and not is_comparable(readings[-1], reading):
+                readings.clear()
+            readings.append(reading)
+            if len(readings) > 1:
+                yield rates_between(readings[0], readings[-1])
         if wait(max(begun + _SECONDS - time.monotonic(), 0.0)):
             return
 
@@ -138,7 +146,7 @@ def _wait(seconds: float) -> bool:
 
 @contextlib.contextmanager
 def _keys() -> Iterator[Wait]:
-    """A way to wait that hears keys as they are typed, where they are."""
+    """Yield a wait function that reads keys, if standard input is a terminal."""
     if not is_terminal(sys.stdin):
         yield _wait
         return
@@ -150,7 +158,7 @@ def _keys() -> Iterator[Wait]:
         while (left := end - time.monotonic()) > 0:
             if select.select([keyboard], [], [], left)[0]:
                 typed = os.read(keyboard, 64)
-                if not typed or not _QUIT.isdisjoint(typed):  # nothing: the terminal has gone
+                if not typed or not _QUIT.isdisjoint(typed):  # empty: the terminal was closed
                     return True
         return False
 
@@ -161,5 +169,5 @@ def _keys() -> Iterator[Wait]:
         termios.tcsetattr(keyboard, termios.TCSADRAIN, before)
 
 
-def _line(seen: Glance) -> str:
-    return f"{msgspec.json.encode(seen).decode()}\n"
+def _line(rates: Rates) -> str:
+    return f"{msgspec.json.encode(rates).decode()}\n"

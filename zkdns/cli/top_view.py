@@ -1,4 +1,4 @@
-"""How `zkdns top` shows what it sees: the same tables for a terminal and for a file."""
+"""The tables of `zkdns top`, for a terminal or a file."""
 
 from __future__ import annotations
 
@@ -9,75 +9,76 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zkdns.observe.scraped import Glance
+from zkdns.cli.top_rates import Rates
 
-_MOST_ROWS = 8  # of a table; the rest of it is of no weight
+_MAX_ROWS = 8  # of a table
 _MICRO, _MILLI = 1e-6, 1e-3
 _KIBI = 1024
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STATES = {"live": "green", "reading": "yellow", "readonly": "yellow", "away": "red"}
 
 
-def view(seen: Glance, address: str) -> RenderableType:
-    """What was seen at that address."""
-    clock = time.strftime("%H:%M:%S", time.localtime(seen.time))
-    rates = Table.grid(padding=(0, 4))
-    rates.add_row(
-        _rates("source", seen.sources), _rates("type", seen.types), _rates("response code", seen.rcodes)
+def view(rates: Rates, address: str) -> RenderableType:
+    """Return the display of the rates of the server at this address."""
+    clock = time.strftime("%H:%M:%S", time.localtime(rates.time))
+    columns = Table.grid(padding=(0, 4))
+    columns.add_row(
+        _rates("source", rates.sources), _rates("type", rates.types), _rates("response code", rates.rcodes)
     )
     parts: list[RenderableType] = [
-        Text(f"zkdns {seen.version} at {address}, up {_long(seen.uptime_seconds)}, {clock}", style="bold"),
-        Text(f"{_rate(seen.queries)} queries/s{_transports(seen.transports)}"),
+        Text(f"zkdns {rates.version} at {address}, up {_long(rates.uptime_seconds)}, {clock}", style="bold"),
+        Text(f"{_rate(rates.queries)} queries/s{_transports(rates.transports)}"),
         Text(
-            f"half within {_short(seen.p50_seconds)}, 99 % within {_short(seen.p99_seconds)}; "
-            f"hits: memo {_percent(seen.memo_share)}, cache {_percent(seen.cache_share)}"
+            f"p50 {_short(rates.p50_seconds)}, p99 {_short(rates.p99_seconds)}; "
+            f"hits: response cache {_percent(rates.response_cache_share)}, "
+            f"forward cache {_percent(rates.forward_cache_share)}"
         ),
         Text(""),
-        rates,
+        columns,
         Text(""),
-        _table_line(seen),
+        _table_line(rates),
         Text(
-            f"remembered: {seen.memo_answers:,} answers, {_size(seen.memo_bytes)}; "
-            f"cached: {seen.cache_answers:,}, {_size(seen.cache_bytes)}"
+            f"response cache: {rates.response_cache_entries:,} entries, {_size(rates.response_cache_bytes)}; "
+            f"forward cache: {rates.forward_cache_entries:,}, {_size(rates.forward_cache_bytes)}"
         ),
     ]
-    if seen.upstreams:
-        parts += [Text(""), _upstreams(seen)]
+    if rates.upstreams:
+        parts += [Text(""), _upstreams(rates)]
     return Group(*parts)
 
 
 def _transports(rates: Mapping[str, float]) -> str:
-    told = ", ".join(f"{name} {_rate(rate)}" for name, rate in rates.items())
-    return f" ({told})" if told else ""
+    text = ", ".join(f"{name} {_rate(rate)}" for name, rate in rates.items())
+    return f" ({text})" if text else ""
 
 
-def _table_line(seen: Glance) -> Text:
-    members = ", ".join(f"{count:,} {state}" for state, count in seen.members.items() if count)
-    line = Text(f"{seen.services:,} services, members: {members or 'none'}")
-    if seen.zookeeper is not None:
+def _table_line(rates: Rates) -> Text:
+    members = ", ".join(f"{count:,} {state}" for state, count in rates.members.items() if count)
+    line = Text(f"{rates.services:,} services, members: {members or 'none'}")
+    if rates.zookeeper is not None:
         line.append("; ZooKeeper is ")
-        line.append(seen.zookeeper, style=_STATES.get(seen.zookeeper, ""))
-        if seen.zookeeper_stale_seconds:
-            line.append(f", out of reach for {_long(seen.zookeeper_stale_seconds)}")
+        line.append(rates.zookeeper, style=_STATES.get(rates.zookeeper, ""))
+        if rates.zookeeper_stale_seconds:
+            line.append(f" for {_long(rates.zookeeper_stale_seconds)}")
     return line
 
 
 def _rates(title: str, rates: Mapping[str, float]) -> Table:
     table = Table(title, box=None, pad_edge=False, header_style="bold")
     table.add_column("per second", justify="right")
-    for name, rate in list(rates.items())[:_MOST_ROWS]:
-        table.add_row(Text(name), Text(_rate(rate)), style="" if rate else "dim")
+    for name, rate in list(rates.items())[:_MAX_ROWS]:
+        table.add_row(Text(name.replace("_", " ")), Text(_rate(rate)), style="" if rate else "dim")
     return table
 
 
-def _upstreams(seen: Glance) -> Table:
-    with_domains = any(one.domain for one in seen.upstreams)
+def _upstreams(rates: Rates) -> Table:
+    with_domains = any(one.domain for one in rates.upstreams)
     titles: Sequence[str] = ("upstream", *(("for",) if with_domains else ()), "state")
     table = Table(*titles, box=None, pad_edge=False, header_style="bold")
-    for title in ("answers in", "queries/s", "timeouts/s"):
+    for title in ("rtt", "queries/s", "timeouts/s"):
         table.add_column(title, justify="right")
-    for one in seen.upstreams:
-        state = Text("silent", style="red") if one.dead else Text("well", style="green")
+    for one in rates.upstreams:
+        state = Text("down", style="red") if one.dead else Text("up", style="green")
         domain = (Text(one.domain or "all others"),) if with_domains else ()
         numbers = (_short(one.rtt_seconds), _rate(one.queries), _rate(one.timeouts))
         table.add_row(Text(one.address), *domain, state, *map(Text, numbers))
@@ -85,7 +86,7 @@ def _upstreams(seen: Glance) -> Table:
 
 
 def _rate(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}"  # noqa: PLR2004 - two digits tell enough
+    return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.1f}"  # noqa: PLR2004 - two digits are enough
 
 
 def _percent(share: float | None) -> str:
@@ -101,7 +102,7 @@ def _short(seconds: float | None) -> str:
 
 
 def _long(seconds: float) -> str:
-    """A time in its two largest units."""
+    """Format a duration in its two largest units."""
     for unit, smaller, name, smaller_name in (
         (_DAY, _HOUR, "d", "h"),
         (_HOUR, _MINUTE, "h", "min"),

@@ -21,13 +21,13 @@ from zkdns.config import Config
 from zkdns.daemon.hook import Hook
 from zkdns.daemon.signals import take_signals
 from zkdns.errors import ZkdnsError
-from zkdns.observe.logs import silence
 from zkdns.serverset.access import Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.member import Member
 from zkdns.serverset.server_set import ServerSet
 from zkdns.serverset.set_watch import SetWatch
+from zkdns.telemetry.log_setup import silence
 
 _SESSION_TIMEOUT = 10.0  # seconds; nothing of ours goes with the session
 

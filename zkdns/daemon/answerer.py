@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from zkdns.daemon.answerer_figures import FiguresTeller
+from zkdns.daemon.answerer_figures import WorkerStatsReporter
 from zkdns.daemon.child import Follow, Orders, Retire, Task, Tell
 from zkdns.daemon.doors import Doors
 from zkdns.daemon.feed import Health, Subscriber
@@ -23,9 +23,9 @@ from zkdns.daemon.retiring import retire
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
-from zkdns.dns.marks import mark_of
-from zkdns.observe.query_log import QueryLog
+from zkdns.dns.response_class import classify
 from zkdns.table import Table
+from zkdns.telemetry.query_log import QueryLog
 from zkdns.transport import Personal
 from zkdns.transport.files import affordable_connections
 from zkdns.transport.forms import Datagrams, Streams
@@ -67,12 +67,12 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
         if health.ready or not task.waits:
             may_begin.set()
-        teller.tell()
+        reporter.report()
 
     doors = Doors(task.config, authority.responder.extras, authority.sources)
     udp, tcp = _servers_of(task, authority, doors, opened)
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
-    teller = FiguresTeller(authority, forwarder, (udp, tcp), doors.counts, tell)
+    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), doors.counts, tell)
     flush = forwarder.flush if forwarder is not None else lambda _: None
     subscriber = Subscriber(task.feed, table, authority.refresh, heard, flush)
     follower = asyncio.create_task(subscriber.run())
@@ -88,9 +88,9 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
         for listener in tcp:
             await listener.start()
         async with asyncio.TaskGroup() as tasks:
-            ticking = tasks.create_task(_tick(table, authority, forwarder, teller))
+            ticking = tasks.create_task(_tick(table, authority, forwarder, reporter))
             last = await _obey(orders, subscriber)
-            await retire(last.alone, udp, tcp, forwarder, teller.tell_left)
+            await retire(last.alone, udp, tcp, forwarder, reporter.report_left)
             ticking.cancel()
     finally:
         follower.cancel()
@@ -122,7 +122,7 @@ def _servers_of(
             sock,
             streams,
             door=doors.of(sock),
-            mark_of=mark_of,
+            classify=classify,
             observer=query_log,
             most_connections=most,
         )
@@ -167,14 +167,14 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
 
 
 async def _tick(
-    table: Table, authority: Authority, forwarder: Forwarder | None, teller: FiguresTeller
+    table: Table, authority: Authority, forwarder: Forwarder | None, reporter: WorkerStatsReporter
 ) -> None:
     """What time brings: departed members' names end, and what was counted is told."""
     collected = 0
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         authority.refresh(table.expire(time.monotonic()))
-        teller.tell()
+        reporter.report()
         # asyncio's transports are cycles of some kilobytes, and live longer than what is collected by itself.
         if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS:
             collected = forwarder.connections

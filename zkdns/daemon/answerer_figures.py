@@ -1,4 +1,4 @@
-"""What an answerer counts, told to the supervisor."""
+"""Reports a worker's readiness and stats to the supervisor."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import structlog
 
 from zkdns.daemon.child import Report, Tell
 from zkdns.dns.authority import Authority
-from zkdns.dns.marks import meaning_of
-from zkdns.dns.sources import MEMO
-from zkdns.observe.figures import (
+from zkdns.dns.response_class import describe
+from zkdns.dns.sources import RESPONSE_CACHE
+from zkdns.telemetry.stats import (
     SOURCES,
-    AnswererFigures,
-    ForwardFigures,
-    LatencyFigures,
-    ResponseFigures,
-    UpstreamFigures,
+    ForwardStats,
+    LatencyKind,
+    LatencyStats,
+    ResponseStats,
+    UpstreamStats,
+    WorkerStats,
 )
+from zkdns.transport.counters import Counters, LatencyHistogram
 from zkdns.transport.door import Counts
-from zkdns.transport.tally import Latencies, Tally
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -31,125 +32,137 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.answerer")
 
 
-class FiguresTeller:
-    """Reports readiness and figures to the supervisor, where they are others than before."""
+class WorkerStatsReporter:
+    """Sends reports to the supervisor when they differ from the last one.
+
+    Args:
+        authority: for readiness, sources and the response caches.
+        forwarder: None: this server forwards nothing.
+        servers: UDP and TCP servers of this worker.
+        access: counters of refused and rate-limited queries.
+        send: sends a report.
+    """
 
     def __init__(
         self,
         authority: Authority,
         forwarder: Forwarder | None,
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
-        door: Counts,
-        tell: Tell,
+        access: Counts,
+        send: Tell,
     ) -> None:
-        self._door = door
+        self._access = access
         self._servers = servers
         self._authority = authority
         self._forwarder = forwarder
-        self._tell = tell
-        self._told = Report(ready=False)
-        self._cut = self._from_memo = 0
+        self._send = send
+        self._last = Report(ready=False)
+        self._truncated = self._from_response_cache = 0
         self._has_left = False
 
-    def tell_left(self) -> None:
-        """Report that nothing more is taken where others do."""
+    def report_left(self) -> None:
+        """Report that this worker takes no more queries from shared sockets."""
         self._has_left = True
-        self.tell()
+        self.report()
 
-    def tell(self) -> None:
-        """Report what is new; what was cut over TCP is logged too, which asks for a service to be divided."""
-        figures = self._figures()
-        report = Report(self._authority.responder.ready, figures, self._has_left)
-        if report == self._told:
+    def report(self) -> None:
+        """Report the current stats, and log new responses that were truncated over TCP.
+
+        Such a service has too many members for one response, and should be divided.
+        """
+        stats = self._stats()
+        report = Report(self._authority.responder.ready, stats, self._has_left)
+        if report == self._last:
             return
-        self._told = report
-        self._tell(report)
-        if figures.cut_over_tcp > self._cut:
-            log.warning("tcp_responses_truncated", count=figures.cut_over_tcp - self._cut)
-            self._cut = figures.cut_over_tcp
+        self._last = report
+        self._send(report)
+        if stats.truncated_over_tcp > self._truncated:
+            log.warning("tcp_responses_truncated", count=stats.truncated_over_tcp - self._truncated)
+            self._truncated = stats.truncated_over_tcp
 
-    def _figures(self) -> AnswererFigures:
+    def _stats(self) -> WorkerStats:
         udp, tcp = self._servers
-        memos = self._authority.memos
+        caches = self._authority.memos
         responses = (
-            *_response_figures("udp", [server.tally for server in udp]),
-            *_response_figures("tcp", [server.tally for server in tcp]),
+            *_response_stats("udp", [server.counters for server in udp]),
+            *_response_stats("tcp", [server.counters for server in tcp]),
         )
-        return AnswererFigures(
+        return WorkerStats(
             responses=responses,
-            sources=self._sources_of(sum(each.count for each in responses)),
-            latencies=_latency_figures([each.tally for each in udp] + [each.tally for each in tcp]),
+            sources=self._sources(sum(each.count for each in responses)),
+            latencies=_latency_stats([each.counters for each in udp] + [each.counters for each in tcp]),
             udp_queries=sum(server.received for server in udp),
             tcp_queries=sum(server.received for server in tcp),
-            misses=sum(memo.misses for memo in memos),
-            forgotten=sum(memo.forgotten for memo in memos),
-            remembered=sum(map(len, memos)),
-            remembered_bytes=sum(memo.size for memo in memos),
+            response_cache_misses=sum(cache.misses for cache in caches),
+            response_cache_evictions=sum(cache.forgotten for cache in caches),
+            response_cache_entries=sum(map(len, caches)),
+            response_cache_bytes=sum(cache.size for cache in caches),
             unsent=sum(server.lost for server in udp),
-            cut_over_tcp=self._authority.responder.cut_over_tcp,
-            refused=self._door.refused,
-            limited=self._door.truncated,
-            forward=_forward_figures(self._forwarder) if self._forwarder is not None else None,
+            truncated_over_tcp=self._authority.responder.cut_over_tcp,
+            refused=self._access.refused,
+            rate_limited=self._access.truncated,
+            forward=_forward_stats(self._forwarder) if self._forwarder is not None else None,
         )
 
-    def _sources_of(self, responses: int) -> dict[str, int]:
-        """What so many responses were made from: what has been noted, and the memo for all others.
+    def _sources(self, responses: int) -> dict[str, int]:
+        """Return the number of responses by source.
 
-        What was made for somebody who had gone by then is noted, and no response; a counter never falls.
+        The response cache is the source of all responses that are not noted. A noted response is not sent if
+        its client has disconnected, so the difference may shrink; the counter must not.
         """
         noted = self._authority.sources.counts
-        self._from_memo = max(self._from_memo, responses - noted.total())
-        return {source: noted[source] for source in SOURCES} | {MEMO: self._from_memo}
+        self._from_response_cache = max(self._from_response_cache, responses - noted.total())
+        return {source: noted[source] for source in SOURCES} | {RESPONSE_CACHE: self._from_response_cache}
 
 
-def _response_figures(
-    transport: Literal["udp", "tcp"], tallies: Sequence[Tally]
-) -> Iterator[ResponseFigures]:
+def _response_stats(
+    transport: Literal["udp", "tcp"], counters: Sequence[Counters]
+) -> Iterator[ResponseStats]:
     counts: Counter[int] = Counter()
-    for tally in tallies:
-        counts.update(tally.counts())
-    for mark, count in sorted(counts.items()):
-        qtype, rcode = meaning_of(mark)
-        yield ResponseFigures(transport=transport, qtype=qtype, rcode=rcode, count=count)
+    for each in counters:
+        counts.update(each.counts())
+    for response_class, count in sorted(counts.items()):
+        qtype, rcode = describe(response_class)
+        yield ResponseStats(transport=transport, qtype=qtype, rcode=rcode, count=count)
 
 
-def _latency_figures(tallies: Sequence[Tally]) -> tuple[LatencyFigures, ...]:
-    kinds: dict[Literal["remembered", "made", "later"], list[Latencies]] = {
-        "remembered": [tally.remembered for tally in tallies],
-        "made": [tally.made for tally in tallies],
-        "later": [tally.later for tally in tallies],
+def _latency_stats(counters: Sequence[Counters]) -> tuple[LatencyStats, ...]:
+    kinds: dict[LatencyKind, list[LatencyHistogram]] = {
+        "cached": [each.cached for each in counters],
+        "computed": [each.computed for each in counters],
+        "forwarded": [each.forwarded for each in counters],
     }
     return tuple(
-        LatencyFigures(
+        LatencyStats(
             kind=kind,
-            counts=tuple(map(sum, zip(*(each.counts for each in latencies), strict=True))),
-            seconds=sum(each.seconds for each in latencies),
+            counts=tuple(map(sum, zip(*(each.counts for each in histograms), strict=True))),
+            seconds=sum(each.seconds for each in histograms),
         )
-        for kind, latencies in kinds.items()
+        for kind, histograms in kinds.items()
     )
 
 
-def _forward_figures(forwarder: Forwarder) -> ForwardFigures:
+def _forward_stats(forwarder: Forwarder) -> ForwardStats:
     counts, cache = forwarder.counts, forwarder.cache
-    return ForwardFigures(
+    return ForwardStats(
         queries=counts.asked,
         waiting=forwarder.waiting,
         failed=counts.failed,
         stale=counts.stale,
         overloaded=counts.overloaded,
         prefetched=counts.prefetched,
-        cached=len(cache),
-        cached_bytes=cache.size,
-        evicted=cache.evicted,
+        cache_entries=len(cache),
+        cache_bytes=cache.size,
+        cache_evictions=cache.evicted,
         upstreams=tuple(
-            UpstreamFigures(
+            UpstreamStats(
                 address=str(upstream.address),
                 domain=route.domain or "",
                 is_dead=upstream.is_dead,
-                seconds=upstream.rtt,
+                rtt_seconds=upstream.rtt,
                 queries=upstream.sent,
                 timeouts=upstream.timed_out,
-                bad=upstream.bad,
+                bad_messages=upstream.bad,
             )
             for route in forwarder.routes.all
             for upstream in route.exchanges.upstreams.all

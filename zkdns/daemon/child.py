@@ -22,8 +22,8 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.frames import Frames
-from zkdns.observe.figures import Figures
-from zkdns.observe.logs import configure_logs
+from zkdns.telemetry.log_setup import configure_logging
+from zkdns.telemetry.stats import Stats
 
 RETIRE_SECONDS = 5.0
 """How long an answerer that retires may finish what it has begun: as long as askers wait for an answer."""
@@ -83,8 +83,8 @@ class Report(msgspec.Struct, frozen=True):
     """What a child says of itself."""
 
     ready: bool
-    figures: Figures | None = None
-    """What it counts."""
+    stats: Stats | None = None
+    """Counters and gauges of the process."""
     has_left: bool = False
     """Whether an answerer that retires takes nothing more where others do."""
 
@@ -117,7 +117,7 @@ async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
     task = await TASKS.read(reader)
     if task is None:
         return
-    configure_logs(task.config.log_format, task.config.log_level, process=task.role)
+    configure_logging(task.config.log_format, task.config.log_level, process=task.role)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_stray)
     orders: Orders = asyncio.Queue()

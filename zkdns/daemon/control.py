@@ -98,7 +98,7 @@ class Accepted(msgspec.Struct, frozen=True, tag="accepted"):
 class Flushed(msgspec.Struct, frozen=True, tag="flushed"):
     """The answerers were told to forget."""
 
-    answerers: int
+    flushed_workers: int
     """How many of them."""
     workers: int
     """How many there should be; one that is just being replaced caches nothing yet."""

@@ -1,4 +1,4 @@
-"""Counts what the watcher process knows, and reports it to the supervisor at most once a second."""
+"""Counts services and members in the watcher, and reports its stats at most once a second."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ import msgspec
 from zkdns.daemon.child import Report, Tell
 from zkdns.daemon.feed import Publisher
 from zkdns.names import Labels
-from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
 from zkdns.table import Table
+from zkdns.telemetry.stats import WatcherStats
 
 REPORT_SECONDS = 1.0
 
 
 class Census:
-    """How many members there are in a table; only services that changed are counted again.
+    """Number of members in a table by state. Counts only services that have changed since the last count.
 
-    `changes` is how often there was something to be counted again.
+    Attributes:
+        changes: changes of the table.
 
     Args:
-        table: what to count.
-        statuses: of members that are answered with.
+        table: the table.
+        statuses: statuses of members that belong in responses.
     """
 
     def __init__(self, table: Table, statuses: Iterable[str]) -> None:
@@ -37,12 +38,12 @@ class Census:
         self._counted: dict[Labels, tuple[int, int, int]] = {}
 
     def note(self, keys: set[Labels]) -> None:
-        """These services are others than before."""
+        """Note that these services have changed."""
         self.changes += 1
         self._changed |= keys
 
     def take(self) -> None:
-        """Bring the numbers up to date."""
+        """Count the services that have changed."""
         for key in self._changed:
             alive, hidden, held = self._counted.pop(key, (0, 0, 0))
             self.alive, self.hidden, self.held = self.alive - alive, self.hidden - hidden, self.held - held
@@ -64,10 +65,10 @@ class Census:
 
 
 class Movements:
-    """Counts the members that changes of a table bring and take.
+    """Counts members that changes add to a table and remove from it.
 
     Args:
-        table: as it is before each change.
+        table: in its state before each change.
     """
 
     def __init__(self, table: Table) -> None:
@@ -75,7 +76,7 @@ class Movements:
         self._table = table
 
     def note(self, change: Change) -> None:
-        """This change is about to be made; who is replaced neither comes nor goes."""
+        """Count a change before it is applied. A replaced member counts neither as joined nor as left."""
         if not isinstance(change, SetPut | SetChanged | SetDropped):
             return
         owner = self._table.set_of(change.origin)
@@ -93,40 +94,40 @@ class Movements:
                 self.left += len(there)
 
 
-class FiguresTeller:
-    """Reports figures while the process runs.
+class WatcherStatsReporter:
+    """Reports the watcher's stats while the process runs.
 
     Args:
-        publisher: whose table is counted.
-        statuses: of members that are answered with.
-        collect: figures of ZooKeeper, to be completed with those of the table.
-        tell: sends a report to the supervisor.
+        publisher: holds the table.
+        statuses: statuses of members that belong in responses.
+        collect: returns the stats about ZooKeeper, without those of the table.
+        send: sends a report to the supervisor.
     """
 
     def __init__(
-        self, publisher: Publisher, statuses: Iterable[str], collect: Callable[[], WatcherFigures], tell: Tell
+        self, publisher: Publisher, statuses: Iterable[str], collect: Callable[[], WatcherStats], send: Tell
     ) -> None:
         self._publisher = publisher
         self._collect = collect
-        self._tell = tell
+        self._send = send
         self._census = Census(publisher.table, statuses)
         self._movements = Movements(publisher.table)
         publisher.before_applied = self._movements.note
         publisher.on_applied = self._census.note
 
     async def run(self) -> None:
-        """Report for ever, whenever something has changed."""
+        """Report without end, whenever the stats have changed."""
         last: Report | None = None
         while True:
-            report = Report(self._publisher.health.ready, self._take())
+            report = Report(self._publisher.health.ready, self._stats())
             if report != last:
-                self._tell(report)
+                self._send(report)
             last = report
             await asyncio.sleep(REPORT_SECONDS)
 
-    def _take(self) -> WatcherFigures:
+    def _stats(self) -> WatcherStats:
         census = self._census
-        if self._publisher.health.ready:  # what is being read need not be counted meanwhile
+        if self._publisher.health.ready:  # not worth the time while the first read fills the table
             census.take()
         return msgspec.structs.replace(
             self._collect(),
@@ -141,23 +142,23 @@ class FiguresTeller:
 
 
 class StaleClock:
-    """Since when a source is stale, by a clock of our own: kazoo tells of a lost session only afterwards.
+    """Start time of the current loss of ZooKeeper. Own clock, because kazoo reports a lost session late.
 
     Args:
-        since: when that was where it began under another process; None: it did not.
+        since: start of a loss that began under the previous watcher. None: there was none.
     """
 
     def __init__(self, since: float | None = None) -> None:
         self.since = since
 
     def before(self, on_health: Callable[[bool, bool], None]) -> Callable[[bool, bool], None]:
-        """What a source may tell (ready, stale), which is passed on."""
+        """Return a health callback (ready, stale) that notes the time and calls the given one."""
 
-        def heard(ready: bool, stale: bool) -> None:
+        def note(ready: bool, stale: bool) -> None:
             if not stale:
                 self.since = None
             elif self.since is None:
                 self.since = time.monotonic()
             on_health(ready, stale)
 
-        return heard
+        return note

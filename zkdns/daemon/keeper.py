@@ -21,7 +21,7 @@ import structlog
 import zkdns
 from zkdns.config.values import PREFIX
 from zkdns.daemon.child import ORDERS, REPORTS, RETIRE_SECONDS, TASKS, Order, Retire, Task
-from zkdns.observe.figures import Figures
+from zkdns.telemetry.stats import Stats
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -42,7 +42,7 @@ class ChildKeeper:
         task: what each child is told to do from now on.
         deaths: how many children ended, or could not be started, that were to go on.
         ready: what the child that runs now last reported.
-        figures: what it counts, as of then; None where there is no report of it.
+        stats: of its last report; None: not reported.
         pid: its process number; None between two of them.
 
     Args:
@@ -52,7 +52,7 @@ class ChildKeeper:
 
     def __init__(self, task: Task, heard: Callable[[], None]) -> None:
         self.ready = False
-        self.figures: Figures | None = None
+        self.stats: Stats | None = None
         self.pid: int | None = None
         self.task = task
         self.deaths = 0
@@ -128,12 +128,12 @@ class ChildKeeper:
         self._writer = writer
         log.debug("process_started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
-            self.ready, self.figures, self._has_left = report.ready, report.figures, report.has_left
+            self.ready, self.stats, self._has_left = report.ready, report.stats, report.has_left
             self._heard()
         status = await process.wait()
         ender.cancel()
         writer.close()
-        self.pid, self.ready, self.figures, self._writer = None, False, None, None
+        self.pid, self.ready, self.stats, self._writer = None, False, None, None
         self._heard()
         return status
 

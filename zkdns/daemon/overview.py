@@ -1,7 +1,7 @@
-"""What the supervisor tells the admin address of the server, and does for it.
+"""The backend of the admin address in the supervisor.
 
-It knows its processes by their reports. What only the process that watches knows is asked of that one, over a
-control socket in the server's private directory, whatever the one for commands is.
+Status and stats come from the reports of the processes. Everything else comes from the watcher, by requests
+over a control socket in the server's private directory, which is independent of the one for commands.
 """
 
 from __future__ import annotations
@@ -9,13 +9,25 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
+import msgspec
+
 from zkdns import __version__
 from zkdns.address import HostPort
+from zkdns.admin.status import (
+    RequestError,
+    Source,
+    StatsReading,
+    Status,
+    TableStatus,
+    UpstreamStatus,
+    WorkerReading,
+    WorkerStatus,
+    ZooKeeperStatus,
+)
 from zkdns.config import Config
 from zkdns.daemon.control import (
     Accept,
@@ -44,34 +56,25 @@ from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.reloading import Reloading
 from zkdns.daemon.self_asking import silent_addresses
 from zkdns.names import to_text
-from zkdns.observe.figures import AnswererFigures, ServerFigures, UpstreamFigures, WatcherFigures
-from zkdns.observe.status import (
-    RequestError,
-    Source,
-    Status,
-    TableStatus,
-    UpstreamStatus,
-    WorkerStatus,
-    ZooKeeperStatus,
-)
+from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, UpstreamStats, WatcherStats, WorkerStats
 
 _ANSWER_SECONDS = 1.0
-_LONGEST_NAME = 4096  # characters: names are much shorter, and paths of znodes nearly always
+_MAX_NAME = 4096  # characters; more than any name and nearly any znode path
 
 T = TypeVar("T", bound=Response)
 
 
-class Overview:
-    """The server, as its supervisor knows it; what may be another one after a while is asked for each time.
+class AdminBackend:
+    """The server as the supervisor sees it. Values that may change on reload are read through callables.
 
     Args:
-        started: when the server was, in Unix time.
-        config: what is in force now.
-        is_ready: whether every answerer has a table.
-        listening: the addresses, as bound.
-        watcher: keeps the process that watches.
-        answerers: keep those that answer.
-        reloading: reads the configuration again.
+        started: Unix time of the start.
+        config: returns the configuration in force.
+        is_ready: returns whether every worker has a table.
+        listening: returns the bound DNS addresses.
+        watcher: returns the child process of the watcher.
+        workers: returns the child processes of the workers.
+        reloading: reloads the configuration.
     """
 
     def __init__(
@@ -82,86 +85,105 @@ class Overview:
         is_ready: Callable[[], bool],
         listening: Callable[[], Sequence[HostPort]],
         watcher: Callable[[], ChildKeeper],
-        answerers: Callable[[], Sequence[ChildKeeper]],
+        workers: Callable[[], Sequence[ChildKeeper]],
         reloading: Reloading,
     ) -> None:
         self._config = config
         self._is_ready = is_ready
         self._listening = listening
         self._watcher = watcher
-        self._answerers = answerers
+        self._workers = workers
         self._reloading = reloading
         self._started = started
 
-    # -- what is known -------------------------------------------------------------------------------------
+    # -- from the reports of the processes -------------------------------------------------------------------
 
     @property
     def is_ready(self) -> bool:
-        """Whether every answerer has a table."""
+        """True if every worker has a table."""
         return self._is_ready()
 
     @property
     def names(self) -> Sequence[str]:
-        """What this machine is called, and what the settings add."""
+        """The machine's host name, and the names of the setting `admin_names`."""
         return (os.uname().nodename.lower(), *self._config().admin_names)
 
     @property
     def token_file(self) -> str | None:
-        """Where the token stands."""
+        """Path of the token file."""
         return self._config().admin_token
 
-    def answerers(self) -> Mapping[int, AnswererFigures]:
-        """What each answerer counts, by its process number."""
+    def worker_stats(self) -> Mapping[int, WorkerStats]:
+        """Return the stats of each worker by process id."""
         return {
-            child.pid: child.figures
-            for child in self._answerers()
-            if child.pid is not None and isinstance(child.figures, AnswererFigures)
+            child.pid: child.stats
+            for child in self._workers()
+            if child.pid is not None and isinstance(child.stats, WorkerStats)
         }
 
     def status(self) -> Status:
-        """The server now."""
-        config = self._config()
-        told = self._watcher().figures
-        figures = told if isinstance(told, WatcherFigures) else None
+        """Return the current state."""
+        config, watcher = self._config(), self._watcher_stats()
         return Status(
             version=__version__,
             ready=self.is_ready,
             zones=tuple(map(to_text, config.zones)),
             listening=tuple(map(str, self._listening())),
             source=_source(config),
-            zookeeper=_zookeeper(config.zookeeper, figures) if config.zookeeper else None,
-            table=_table(figures) if figures is not None else None,
-            workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._answerers()),
-            upstreams=_upstreams(self.answerers().values()),
+            zookeeper=_zookeeper(config, watcher),
+            table=_table(watcher),
+            workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._workers()),
+            upstreams=_upstreams(self.worker_stats().values()),
             started=self._started,
             now=time.time(),
         )
 
-    def metrics(self, openmetrics: bool) -> str:
-        """All figures in Prometheus' words; may be called from another thread."""
-        # prometheus-client is for who scrapes; no command is to wait for its import.
-        from zkdns.observe.metrics import render  # noqa: PLC0415
-
-        watcher, answerers = self._watcher(), self._answerers()
-        restarts: Counter[str] = Counter()
-        for child in (watcher, *answerers):
-            restarts[child.task.role] += child.deaths
-        server = ServerFigures(
-            version=__version__, started=self._started, restarts=restarts, reloads=self._reloading.outcomes
+    def stats(self) -> StatsReading:
+        """Return the current counters and gauges."""
+        watcher = self._watcher_stats()
+        return StatsReading(
+            version=__version__,
+            started=self._started,
+            now=time.time(),
+            clock=time.monotonic(),
+            latency_buckets=LATENCY_BUCKETS,
+            zookeeper=_zookeeper(self._config(), watcher),
+            table=_table(watcher),
+            workers=tuple(
+                WorkerReading(pid=pid, **msgspec.structs.asdict(stats))
+                for pid, stats in self.worker_stats().items()
+            ),
         )
-        return render(watcher.figures, [one.figures for one in answerers], server, openmetrics=openmetrics)
 
-    async def silent(self) -> Sequence[HostPort]:
-        """At which addresses nobody answers within a second; any response is an answer."""
+    def metrics(self, openmetrics: bool) -> str:
+        """Render all metrics for Prometheus, or as OpenMetrics. Other threads may call this."""
+        # Imported here because prometheus-client loads slowly and no other request needs it.
+        from zkdns.telemetry.prometheus import render  # noqa: PLC0415
+
+        watcher, workers = self._watcher(), self._workers()
+        server = ServerStats(
+            version=__version__,
+            started=self._started,
+            restarts={"watcher": watcher.deaths, "worker": sum(child.deaths for child in workers)},
+            reloads=self._reloading.outcomes,
+        )
+        return render(watcher.stats, [child.stats for child in workers], server, openmetrics=openmetrics)
+
+    async def unresponsive_addresses(self) -> Sequence[HostPort]:
+        """Return the DNS addresses that do not respond within a second. Any response counts."""
         config = self._config()
         return await silent_addresses(self._listening(), config.zones[0], config.workers, _ANSWER_SECONDS)
 
-    # -- what is asked of the process that watches -----------------------------------------------------------
+    def _watcher_stats(self) -> WatcherStats | None:
+        stats = self._watcher().stats
+        return stats if isinstance(stats, WatcherStats) else None
+
+    # -- requests to the watcher -----------------------------------------------------------------------------
 
     async def services(self) -> Sequence[ServiceLine]:
-        """All services, whose lines come in parts."""
+        """Return a line for each service. The watcher sends them in parts."""
         lines: list[ServiceLine] = []
-        with _told_as_request_errors():
+        with _control_errors_as_request_errors():
             async with contextlib.aclosing(responses(self._control(), ListServices())) as parts:
                 async for part in parts:
                     listed = _checked(part, ServicesListed).services
@@ -171,77 +193,77 @@ class Overview:
         return lines
 
     async def explain(self, name: str) -> Explained:
-        """What a name is, and why it is answered as it is."""
-        return await self._ask(Explain(_checked_name(name)), Explained)
+        """Explain a name and its responses."""
+        return await self._request(Explain(_checked_name(name)), Explained)
 
     async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
-        """Who came and went."""
+        """Return members that joined and left."""
         wanted = None if service is None else _checked_name(service)
-        return await self._ask(ReadHistory(wanted, after, most), HistoryRead)
+        return await self._request(ReadHistory(wanted, after, most), HistoryRead)
 
     async def accept(self, service: str | None) -> Mapping[str, object]:
-        """Let go of members that are held."""
+        """Drop held members."""
         wanted = None if service is None else _checked_name(service)
-        return {"members": (await self._ask(Accept(wanted), Accepted)).members}
+        return {"members": (await self._request(Accept(wanted), Accepted)).members}
 
     async def flush(self, name: str | None) -> Mapping[str, object]:
-        """Let answerers forget what they have cached."""
+        """Flush the workers' forward caches."""
         wanted = None if name is None else _checked_name(name)
-        flushed = await self._ask(FlushCaches(wanted), Flushed)
-        return {"answerers": flushed.answerers, "workers": flushed.workers}
+        flushed = await self._request(FlushCaches(wanted), Flushed)
+        return {"flushed_workers": flushed.flushed_workers, "workers": flushed.workers}
 
     async def reload(self) -> Mapping[str, object]:
-        """Read the configuration again, and put it in force."""
-        told = await self._reloading.request()
-        if isinstance(told, NotReloaded):
-            why = "; ".join(told.mistakes)
-            raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {why}")
-        return {"changed": told.changed, "replaced": told.replaced, "seconds": told.seconds}
+        """Read the configuration again and apply it."""
+        result = await self._reloading.request()
+        if isinstance(result, NotReloaded):
+            errors = "; ".join(result.mistakes)
+            raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {errors}")
+        return {"changed": result.changed, "replaced": result.replaced, "seconds": result.seconds}
 
     def _control(self) -> str:
         return own_control(self._watcher().task.feed)
 
-    async def _ask(self, request: Request, wanted: type[T]) -> T:
-        with _told_as_request_errors():
+    async def _request(self, request: Request, wanted: type[T]) -> T:
+        with _control_errors_as_request_errors():
             return _checked(await command(self._control(), request), wanted)
 
 
 @contextlib.contextmanager
-def _told_as_request_errors() -> Iterator[None]:
-    """What goes wrong between the processes is no mistake of the asker's, and passes."""
+def _control_errors_as_request_errors() -> Iterator[None]:
+    """Turn failures between the processes into 503, because they are temporary and no fault of the client."""
     try:
         yield
     except ControlError:
         raise RequestError(
             HTTPStatus.SERVICE_UNAVAILABLE,
-            "the process that watches does not answer now; it is replaced where it has ended, so try again",
+            "the watcher does not respond; if it has ended, it is being replaced, so try again",
         ) from None
 
 
 def _checked(response: Response, wanted: type[T]) -> T:
-    """The response, where it is of the kind that was wanted.
+    """Return the response if it has the expected type.
 
     Raises:
-        RequestError: what was asked for is refused.
-        ControlError: it makes no sense.
+        RequestError: the watcher refused the request.
+        ControlError: it has another type.
     """
     if isinstance(response, Refused):
         is_mistaken = response.reason == "mistaken"
         raise RequestError(HTTPStatus.BAD_REQUEST if is_mistaken else HTTPStatus.NOT_FOUND, response.sentence)
     if not isinstance(response, wanted):
-        raise ControlError("another kind of response came than was asked for")
+        raise ControlError("unexpected type of response")
     return response
 
 
 def _checked_name(name: str) -> str:
-    """A name that may be sent on.
+    """Return a name that may be sent to the watcher.
 
     Raises:
-        RequestError: it is no name at all.
+        RequestError: it is empty or too long.
     """
-    if not name or len(name) > _LONGEST_NAME:
+    if not name or len(name) > _MAX_NAME:
         raise RequestError(
-            HTTPStatus.BAD_REQUEST, f"a name has 1 to {_LONGEST_NAME} characters, as web.staging"
+            HTTPStatus.BAD_REQUEST, f"a name has 1 to {_MAX_NAME} characters, such as web.staging"
         )
     return name
 
@@ -251,34 +273,37 @@ def _source(config: Config) -> Source:
         return "zookeeper"
     if config.offline:
         return "snapshot"
-    return "demo" if config.demo else "fixed"
+    return "demo" if config.demo else "static"
 
 
-def _zookeeper(hosts: str, figures: WatcherFigures | None) -> ZooKeeperStatus:
-    if figures is None:
-        return ZooKeeperStatus(hosts, None, 0.0)
-    since = figures.stale_since
-    return ZooKeeperStatus(
-        hosts, figures.state, 0.0 if since is None else round(max(0.0, time.monotonic() - since), 3)
-    )
+def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | None:
+    if not config.zookeeper:
+        return None
+    if stats is None:
+        return ZooKeeperStatus(config.zookeeper, None, 0.0)
+    since = stats.stale_since
+    stale = 0.0 if since is None else round(max(0.0, time.monotonic() - since), 3)
+    return ZooKeeperStatus(config.zookeeper, stats.state, stale)
 
 
-def _table(figures: WatcherFigures) -> TableStatus:
-    return TableStatus(figures.services, figures.alive, figures.hidden, figures.held, figures.bad)
+def _table(stats: WatcherStats | None) -> TableStatus | None:
+    if stats is None:
+        return None
+    return TableStatus(stats.services, stats.alive, stats.hidden, stats.held, stats.bad)
 
 
-def _upstreams(answerers: Iterable[AnswererFigures]) -> tuple[UpstreamStatus, ...]:
-    """Each upstream once, however many workers ask it; in the order in which they stand."""
-    seen: dict[tuple[str, str], list[UpstreamFigures]] = {}
-    for figures in answerers:
-        for one in figures.forward.upstreams if figures.forward is not None else ():
-            seen.setdefault((one.address, one.domain), []).append(one)
+def _upstreams(workers: Iterable[WorkerStats]) -> tuple[UpstreamStatus, ...]:
+    """Combine the stats of all workers for each upstream, in the configured order."""
+    found: dict[tuple[str, str], list[UpstreamStats]] = {}
+    for stats in workers:
+        for one in stats.forward.upstreams if stats.forward is not None else ():
+            found.setdefault((one.address, one.domain), []).append(one)
     return tuple(
         UpstreamStatus(
             address,
             domain,
             all(one.is_dead for one in views),
-            min((one.seconds for one in views if one.seconds is not None), default=None),
+            min((one.rtt_seconds for one in views if one.rtt_seconds is not None), default=None),
         )
-        for (address, domain), views in seen.items()
+        for (address, domain), views in found.items()
     )

@@ -1,11 +1,11 @@
-"""How the server is, told to the service manager while it runs: ready, alive, and in a sentence.
+"""Reports the state of the server to systemd: ready, alive, and a status line.
 
-Ready is who answers. The table is waited for a while, so that what starts after this finds its services; but
-where ZooKeeper stays away, a start that never ends would help nobody, least of all those whose other names
-are forwarded.
+The server is ready when it answers queries and has the table, so that units ordered after it find their
+services. Without ZooKeeper it becomes ready after a while without the table, because forwarded names already
+work.
 
-Alive is who has just answered a query of its own at each of its addresses. Of several workers with sockets of
-their own the kernel chooses one by the asker's port, so each round asks from several.
+The server is alive if it has just answered a query at each of its addresses. If workers have sockets of their
+own, the kernel selects one by the client's port, so each round queries from several ports.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from collections.abc import Callable, Sequence
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.self_asking import silent_addresses
-from zkdns.observe.figures import Figures, WatcherFigures
-from zkdns.observe.notify import Notifier
+from zkdns.telemetry.sd_notify import Notifier
+from zkdns.telemetry.stats import Stats, WatcherStats
 
 TABLE_SECONDS = 10.0
-"""How long the table is waited for until a server that answers is ready without one."""
+"""Maximum time that a server waits for the table before it is ready without one."""
 _START_TICK, _TICK = 0.05, 1.0  # seconds
-_ROUNDS = 4  # of asking within the watchdog's time: one that fails is no death yet
+_ROUNDS = 4  # of checks within the watchdog's time, so that one may fail
 _COARSE, _MINUTE, _HOUR = 10, 60, 3600  # seconds
 
 
-class ServiceTeller:
-    """Tells the service manager, until cancelled.
+class SystemdNotifier:
+    """Reports to systemd, until cancelled.
 
     Args:
-        notifier: reaches it.
-        config: the server's of now.
-        addresses: where it answers now, as bound.
-        is_ready: whether every answerer has a table.
-        figures: what the watcher counts.
+        notifier: sends to systemd.
+        config: returns the configuration in force.
+        addresses: returns the bound DNS addresses.
+        is_ready: returns whether every worker has a table.
+        stats: returns the watcher's stats.
     """
 
     def __init__(
@@ -44,18 +44,18 @@ class ServiceTeller:
         config: Callable[[], Config],
         addresses: Callable[[], Sequence[HostPort]],
         is_ready: Callable[[], bool],
-        figures: Callable[[], Figures | None],
+        stats: Callable[[], Stats | None],
     ) -> None:
         self._notifier = notifier
         self._config = config
         self._addresses = addresses
         self._is_ready = is_ready
         self._was_ready = False
-        self._figures = figures
+        self._stats = stats
 
     async def run(self) -> None:
-        """Tell for ever; at once done where nobody listens."""
-        if not self._notifier.is_heard:
+        """Report without end. Returns at once without a service manager."""
+        if not self._notifier.is_connected:
             return
         await self._start()
         watchdog = self._notifier.watchdog_seconds
@@ -65,62 +65,62 @@ class ServiceTeller:
         while True:
             if watchdog and time.monotonic() >= due:
                 due = time.monotonic() + watchdog / _ROUNDS
-                silent = await self._silent()
+                silent = await self._unresponsive()
                 if silent is None:
                     self._notifier.alive()
             if silent is None:
-                self._tell_status()
+                self._report_status()
             else:
-                self._notifier.status(f"does not answer at {silent}")
+                self._notifier.status(f"no answer at {silent}")
             await asyncio.sleep(pause)
 
     async def _start(self) -> None:
-        """Tell that the server is ready, when it is."""
-        patience = time.monotonic() + TABLE_SECONDS
+        """Wait until the server is ready, and report it."""
+        deadline = time.monotonic() + TABLE_SECONDS
         while True:
-            self._tell_status()
-            if (self._is_ready() or time.monotonic() >= patience) and not await self._silent():
+            self._report_status()
+            if (self._is_ready() or time.monotonic() >= deadline) and not await self._unresponsive():
                 self._notifier.ready()
                 return
             await asyncio.sleep(_START_TICK)
 
-    def _tell_status(self) -> None:
+    def _report_status(self) -> None:
         self._was_ready |= self._is_ready()
-        figures = self._figures()
-        if figures is None and self._was_ready:
-            return  # the process that watches is being replaced, and answers stand meanwhile
-        self._notifier.status(describe(figures, is_ready=self._was_ready, now=time.monotonic()))
+        stats = self._stats()
+        if stats is None and self._was_ready:
+            return  # the watcher is being replaced, which does not change the responses
+        self._notifier.status(describe(stats, is_ready=self._was_ready, now=time.monotonic()))
 
-    async def _silent(self) -> HostPort | None:
-        """An address of ours where nobody answers."""
+    async def _unresponsive(self) -> HostPort | None:
+        """Return an address that does not respond."""
         config = self._config()
         silent = await silent_addresses(self._addresses(), config.zones[0], config.workers)
         return silent[0] if silent else None
 
 
-def describe(figures: Figures | None, *, is_ready: bool, now: float) -> str:
-    """The state of a server in a sentence.
+def describe(stats: Stats | None, *, is_ready: bool, now: float) -> str:
+    """Return the state of the server in a sentence.
 
     Args:
-        figures: what its watcher counts; None: it has counted nothing yet.
-        is_ready: whether every answerer has a table, or had one.
-        now: the time, by `time.monotonic`.
+        stats: stats of the watcher. None: not reported yet.
+        is_ready: true if every worker has, or had, a table.
+        now: time by `time.monotonic`.
     """
-    if not isinstance(figures, WatcherFigures) or not is_ready:
-        return "waiting for the table; until it is there, names of the zones are SERVFAIL"
-    table = f"{_count(figures.services, 'service')}, {_count(figures.alive, 'member')}"
-    if figures.held:
-        table += f", {figures.held:,} held"
-    since = _since(now - figures.stale_since) if figures.stale_since is not None else ""
-    match figures.state:
+    if not isinstance(stats, WatcherStats) or not is_ready:
+        return "loading the table; names in the zones get SERVFAIL until then"
+    table = f"{_count(stats.services, 'service')}, {_count(stats.alive, 'member')}"
+    if stats.held:
+        table += f", {stats.held:,} held"
+    since = _since(now - stats.stale_since) if stats.stale_since is not None else ""
+    match stats.state:
         case "live":
-            return f"live: {table}; ZooKeeper in reach"
+            return f"live: {table}; ZooKeeper connected"
         case "away":
-            return f"ZooKeeper out of reach{since}; answers stay: {table}"
+            return f"ZooKeeper disconnected{since}; serving the last table: {table}"
         case "readonly":
-            return f"ZooKeeper without a quorum{since}; answers as it tells readers: {table}"
+            return f"ZooKeeper without a quorum{since}; serving its read-only data: {table}"
         case "reading":
-            return f"answers from the snapshot, until ZooKeeper has been read: {table}"
+            return f"serving the snapshot until ZooKeeper has been read: {table}"
         case _:
             return f"live: {table}"
 
@@ -130,7 +130,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _since(seconds: float) -> str:
-    """For how long, as coarse as the sentence need not change all the time."""
+    """Format a duration coarsely, so that the sentence changes seldom."""
     if seconds < _COARSE:
         return ""
     if seconds < _MINUTE:

@@ -28,8 +28,8 @@ from zkdns.daemon.crew import Crew
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.listeners import Listeners, close
 from zkdns.daemon.plan import SUPERVISORS, Plan
-from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.telemetry.stats import WatcherStats
 from zkdns.transport.sockets import SocketPair
 
 log = structlog.get_logger("zkdns.supervisor")
@@ -144,7 +144,7 @@ class Succession:
         await self._crew.ready(
             keeper,
             READY_SECONDS,
-            is_enough=lambda: keeper.ready or (not must_be_ready and keeper.figures is not None),
+            is_enough=lambda: keeper.ready or (not must_be_ready and keeper.stats is not None),
             awaited=f": ZooKeeper at {zookeeper} has not been read" if zookeeper else "",
         )
         return keeper
@@ -233,10 +233,10 @@ def _tell_addresses(now: Listeners, before: Listeners) -> None:
 
 def _is_settled(watcher: ChildKeeper) -> bool:
     """Whether it says that its table is of now."""
-    return watcher.ready and watcher.figures is not None and _stale_since(watcher) is None
+    return watcher.ready and watcher.stats is not None and _stale_since(watcher) is None
 
 
 def _stale_since(watcher: ChildKeeper) -> float | None:
     """Since when it has told that its table is not of now."""
-    figures = watcher.figures
-    return figures.stale_since if isinstance(figures, WatcherFigures) else None
+    stats = watcher.stats
+    return stats.stale_since if isinstance(stats, WatcherStats) else None

@@ -21,21 +21,21 @@ from typing import TYPE_CHECKING
 import structlog
 
 from zkdns.address import HostPort
+from zkdns.admin.server import AdminServer
 from zkdns.config import Config
 from zkdns.daemon.control import ControlServer, Refused, Reload, Request, Response, reload_socket
 from zkdns.daemon.crew import Crew
 from zkdns.daemon.listeners import Listeners
 from zkdns.daemon.plan import Plan
 from zkdns.daemon.reloading import Reloading
-from zkdns.daemon.service import ServiceTeller
+from zkdns.daemon.service import SystemdNotifier
 from zkdns.daemon.succession import Running, Succession
 from zkdns.names import to_text
-from zkdns.observe.admin import AdminServer
-from zkdns.observe.logs import configure_logs
-from zkdns.observe.notify import Notifier
+from zkdns.telemetry.log_setup import configure_logging
+from zkdns.telemetry.sd_notify import Notifier
 
 if TYPE_CHECKING:
-    from zkdns.daemon.overview import Overview
+    from zkdns.daemon.overview import AdminBackend
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -117,7 +117,11 @@ class Supervisor:
             self._start_admin()
             others = [
                 asyncio.create_task(work)
-                for work in (self._listen_for_commands(), self._reloading.run(), self._service_teller().run())
+                for work in (
+                    self._listen_for_commands(),
+                    self._reloading.run(),
+                    self._systemd_notifier().run(),
+                )
             ]
             # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
             await self._stopping.wait()
@@ -152,7 +156,7 @@ class Supervisor:
             raise
         self._running, self._config = new, config
         if {"log_format", "log_level"}.intersection(plan.changed):
-            configure_logs(config.log_format, config.log_level, process="supervisor")
+            configure_logging(config.log_format, config.log_level, process="supervisor")
         old_admin = None
         if "admin" in plan.changed:
             old_admin, self._admin = self._admin, new_admin
@@ -177,30 +181,30 @@ class Supervisor:
     def _start_admin(self) -> None:
         if self._admin is None:
             return
-        self._admin.start(self._overview, self._was_ready)
+        self._admin.start(self._admin_backend, self._was_ready)
         log.info("admin_server_started", address=str(self._admin.address))
 
-    def _overview(self) -> Overview:
-        """What the admin address is told of."""
-        from zkdns.daemon.overview import Overview  # noqa: PLC0415 - nobody waits for it at the start
+    def _admin_backend(self) -> AdminBackend:
+        """Create the backend of the admin address."""
+        from zkdns.daemon.overview import AdminBackend  # noqa: PLC0415 - nobody waits for it at the start
 
-        return Overview(
+        return AdminBackend(
             started=self._started,
             config=lambda: self._config,
             is_ready=lambda: self.is_ready,
             listening=lambda: self._now.listeners.addresses,
             watcher=lambda: self._now.watcher,
-            answerers=lambda: self._now.answerers,
+            workers=lambda: self._now.answerers,
             reloading=self._reloading,
         )
 
-    def _service_teller(self) -> ServiceTeller:
-        return ServiceTeller(
+    def _systemd_notifier(self) -> SystemdNotifier:
+        return SystemdNotifier(
             self._notifier,
             config=lambda: self._config,
             addresses=lambda: self._now.listeners.addresses,
             is_ready=lambda: self.is_ready,
-            figures=lambda: self._now.watcher.figures,
+            stats=lambda: self._now.watcher.stats,
         )
 
     async def _listen_for_commands(self) -> None:

@@ -20,7 +20,7 @@ from zkdns.daemon.child import Configure, Lead, Orders, Task, Tell
 from zkdns.daemon.commands import respond_when_done
 from zkdns.daemon.control import ControlServer, own_control
 from zkdns.daemon.feed import Publisher
-from zkdns.daemon.figures import FiguresTeller, StaleClock
+from zkdns.daemon.figures import StaleClock, WatcherStatsReporter
 from zkdns.daemon.fixed_source import FixedSource
 from zkdns.daemon.guarding import Guarding
 from zkdns.daemon.history import History
@@ -29,8 +29,8 @@ from zkdns.daemon.inheriting import inherited
 from zkdns.daemon.keep_snapshot import SnapshotKeeper, SnapshotSource
 from zkdns.daemon.known import Known
 from zkdns.daemon.loading import loading
-from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.changes import Change, SetPut, SetUnread
+from zkdns.telemetry.stats import WatcherStats
 
 if TYPE_CHECKING:
     from zkdns.daemon.zookeeper_source import ZooKeeperSource
@@ -62,7 +62,7 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
         ControlServer(path, partial(respond_when_done, known=known))
         for path in (own_control(task.feed), config.control)
     )
-    teller = FiguresTeller(publisher, config.statuses, partial(_figures_of, known), tell)
+    reporter = WatcherStatsReporter(publisher, config.statuses, partial(_stats_of, known), tell)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -79,7 +79,7 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
                 )
                 known.zookeeper = await _follow(config, known.guarding, await _kept(task, keeper, publisher))
             await own.start()
-            tasks.create_task(teller.run())
+            tasks.create_task(reporter.run())
             predecessor = None if task.leads else await _predecessor(orders)
             is_leading = True
             await control.start(predecessor)
@@ -97,15 +97,15 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
         await asyncio.gather(*(source.stop() for source in known.zookeeper))
 
 
-def _figures_of(known: Known) -> WatcherFigures:
-    """What is counted beside the table."""
+def _stats_of(known: Known) -> WatcherStats:
+    """Return the stats that are not counted in the table."""
     since = known.stale.since
     if known.guarding is None or not known.zookeeper:
-        return WatcherFigures(stale_since=since)
-    from zkdns.daemon.zookeeper_source import figures_of  # noqa: PLC0415 - it is loaded by now
+        return WatcherStats(stale_since=since)
+    from zkdns.daemon.zookeeper_source import stats_of  # noqa: PLC0415 - it is loaded by now
 
     holds = known.guarding.guard.holds_total
-    return msgspec.structs.replace(figures_of(known.zookeeper), stale_since=since, holds=holds)
+    return msgspec.structs.replace(stats_of(known.zookeeper), stale_since=since, holds=holds)
 
 
 def _routes_of(task: Task) -> Routes | None:

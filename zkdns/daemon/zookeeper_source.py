@@ -16,13 +16,13 @@ import structlog
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.namespace import Namespace
-from zkdns.observe.figures import WatcherFigures
 from zkdns.serverset.access import access_of
 from zkdns.serverset.changes import Change, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client
 from zkdns.serverset.kazoo_private import has_ended
 from zkdns.serverset.looking import Look, look
 from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.telemetry.stats import WatcherStats
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -175,11 +175,11 @@ class ZooKeeperSource:
         self._publish([SetDropped(origin) for origin in sorted(absent - self._restored)])
 
 
-def figures_of(sources: Sequence[ZooKeeperSource]) -> WatcherFigures:
-    """What is counted of all namespaces together, one at least; the worst state is that of all."""
+def stats_of(sources: Sequence[ZooKeeperSource]) -> WatcherStats:
+    """Return the sum of the stats of all namespaces, at least one. The worst state counts."""
     syncs = [source.sync for source in sources]
     reasons = {reason for sync in syncs for reason in sync.bad_members}
-    return WatcherFigures(
+    return WatcherStats(
         state=min((sync.state for sync in syncs), key=_WORST_FIRST.index).value,
         bad=sum(len(sync.bad) for sync in syncs),
         bad_members={reason: sum(sync.bad_members[reason] for sync in syncs) for reason in sorted(reasons)},

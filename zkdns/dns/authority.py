@@ -9,9 +9,9 @@ from functools import partial
 from zkdns import __version__
 from zkdns.config import Config
 from zkdns.dns.identity import Identity
-from zkdns.dns.marks import mark_of
 from zkdns.dns.memo import Form, Memo
 from zkdns.dns.responder import Responder
+from zkdns.dns.response_class import classify
 from zkdns.dns.reverse import Reverse
 from zkdns.dns.sources import Sources
 from zkdns.dns.zone import Zone
@@ -83,4 +83,4 @@ class Authority:
 
 
 def _marked(form: Form, body: bytes, question: int) -> bytes:
-    return form.response(body, question, mark_of(body))
+    return form.response(body, question, classify(body))

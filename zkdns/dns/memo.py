@@ -18,8 +18,8 @@ from typing import Protocol
 
 import msgspec
 
-from zkdns.dns.marks import mark_of
 from zkdns.dns.responder import Answer
+from zkdns.dns.response_class import classify
 from zkdns.dns.rotation import Budget, Rotation
 from zkdns.dns.sources import ZONE, Sources
 from zkdns.dns.wire import HEADER_SIZE, servfail
@@ -152,7 +152,7 @@ class Memo(dict[bytes, Iterator[bytes]]):
             self._on_error(query, error)
             self._sources.note(ZONE)
             failure = servfail(query)
-            return itertools.repeat(self._form.response(failure, 0, mark_of(failure)))
+            return itertools.repeat(self._form.response(failure, 0, classify(failure)))
 
     def _answer_anew(self, key: bytes) -> Iterator[bytes]:
         query = self._form.query(key)

@@ -1,6 +1,7 @@
-"""What answers are made from, counted where that costs little: all but those that were given before.
+"""Sources of responses, and counters for all of them except the response cache.
 
-Whoever makes an answer notes its source, once for each response that leaves; the others come from the memo.
+The code that makes a response notes its source, once for each response that is sent. All other responses
+come from the response cache: its hits are too frequent to be counted one by one.
 """
 
 from __future__ import annotations
@@ -8,35 +9,36 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-MEMO: Final = "memo"
-"""It was given before; nobody notes that."""
+RESPONSE_CACHE: Final = "response_cache"
+"""An earlier response to the same query. Not noted."""
 ZONE: Final = "zone"
-CACHE: Final = "cache"
-"""What upstreams have said before."""
+"""The table."""
+FORWARD_CACHE: Final = "forward_cache"
+"""An earlier response of an upstream."""
 UPSTREAM: Final = "upstream"
-"""What upstreams say, or that they say nothing."""
+"""A response of an upstream, or SERVFAIL because no upstream responded."""
 STALE: Final = "stale"
-"""What upstreams said once, and is over."""
+"""An expired entry of the forward cache, because no upstream responded."""
 REFUSED: Final = "refused"
-"""Nothing: the query is malformed or not supported, or who asks, or the name, is not answered."""
+"""An error: the query is malformed or not supported, or the client or the name is not allowed."""
 UNKNOWN: Final = ""
-"""There is no response yet, or none at all: whoever makes one notes its source."""
+"""There is no response yet. The code that makes one notes its source."""
 
 
 class Sources:
-    """Counts what answers are made from.
+    """Counts responses by source.
 
     Attributes:
-        counts: how many answers there were, by their source.
-        last: the source of the last one; whoever asks for one sets it to `MEMO` before.
+        counts: responses by source.
+        last: source of the last response. The caller sets it to `RESPONSE_CACHE` before each query.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
-        self.last = MEMO
+        self.last = RESPONSE_CACHE
 
     def note(self, source: str) -> None:
-        """An answer has that source."""
+        """Count a response from this source."""
         if source:
             self.counts[source] += 1
             self.last = source

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 from zkdns.dns.edns import Ede
 from zkdns.dns.extras import Extras
-from zkdns.dns.marks import mark_of
 from zkdns.dns.memo import Form
+from zkdns.dns.response_class import classify
 from zkdns.dns.sources import REFUSED, UNKNOWN, Sources
 from zkdns.dns.wire import BadQueryError, Query, Rcode, Response, parse_query
 
@@ -41,9 +41,9 @@ class TurnedAway:
         except BadQueryError as bad:
             body = (bad.response or b"")[_ID:]
             self._sources.note(REFUSED if body else UNKNOWN)
-            return itertools.repeat(self._form.response(body, 0, mark_of(body)))
+            return itertools.repeat(self._form.response(body, 0, classify(body)))
         body = self._respond(query)
-        response = self._form.response(body, len(query.question), mark_of(body))
+        response = self._form.response(body, len(query.question), classify(body))
         self._sources.note(REFUSED)
         return itertools.repeat(self._extras.sealed(query, response))
 

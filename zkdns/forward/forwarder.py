@@ -26,7 +26,7 @@ from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
 from zkdns.dns.edns import LEAST_UDP_SIZE, Ede, pack_ede
 from zkdns.dns.responder import Answer
-from zkdns.dns.sources import CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
+from zkdns.dns.sources import FORWARD_CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
 from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.datagrams import affordable_sockets
@@ -236,14 +236,14 @@ class Forwarder:
         """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
         edns = asked.query.edns
         if edns is not None and edns.options:
-            return _once(next(self._aging(entry, asked)), CACHE)
+            return _once(next(self._aging(entry, asked)), FORWARD_CACHE)
         return Answer(
             self._aging(entry, asked),
             group_of(asked.question),
             HEADER_SIZE - _ID + len(asked.query.question),
             size=_GENERATOR + min(asked.limit, len(entry.reply.records)),
             is_rare=True,
-            source=CACHE,
+            source=FORWARD_CACHE,
         )
 
     def _aging(self, entry: Entry, asked: _Asked) -> Iterator[bytes]:

@@ -7,7 +7,7 @@ call into C each, so that no line of Python runs for a single datagram:
     overflow    … the rest of a query that is longer than its slot
     body        lengths | id | head | rest …       a response, sent with the question from the slot
 
-The room for the id holds the response's mark until the id goes there (`zkdns.transport.tally`).
+The room for the id holds the response's mark until the id goes there (`zkdns.transport.counters`).
 
 A query is handed out as its slot holds it, padded with zeros: two queries are equal in that form exactly when
 they are equal, so who remembers by it needs no other check. A response is taken as its body will lie there,

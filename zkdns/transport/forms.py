@@ -6,7 +6,7 @@ import struct
 import sys
 
 from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, LONGEST, SLOT
-from zkdns.transport.tally import UNMARKED
+from zkdns.transport.counters import NOT_COUNTED
 
 _HELD = SLOT - ID - LENGTH  # bytes of a query after its id that a slot holds
 _LENGTHS = struct.Struct("=HHBx")  # of the rest, of the question; and the mark, in the room for the id
@@ -36,7 +36,7 @@ class Datagrams:
         return key[:end] if 0 <= end <= len(key) - LENGTH else b""
 
     @staticmethod
-    def response(body: bytes, question: int, mark: int = UNMARKED) -> bytes:
+    def response(body: bytes, question: int, mark: int = NOT_COUNTED) -> bytes:
         """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
 
         `mark` is what it is counted by.
@@ -87,7 +87,7 @@ class Streams:
         return key
 
     @staticmethod
-    def response(body: bytes, _question: int, _mark: int = UNMARKED) -> bytes:
+    def response(body: bytes, _question: int, _mark: int = NOT_COUNTED) -> bytes:
         """The response itself; who sends it looks into it to count it."""
         return body
 

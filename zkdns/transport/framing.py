@@ -24,7 +24,7 @@ def answer_some(
     at: int,
     answers: Answers,
     look_again: Callable[[bytes, bytes], bytes],
-    mark_of: Callable[[bytes], int],
+    classify: Callable[[bytes], int],
 ) -> tuple[list[bytes], int, bytearray]:
     """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
 
@@ -33,7 +33,7 @@ def answer_some(
         at: where the first one begins.
         answers: what answers them.
         look_again: given what is silence, and its query's id, returns what it is after all.
-        mark_of: the mark of an answer, of silence `UNMARKED`.
+        classify: the mark of an answer, of silence `NOT_COUNTED`.
 
     Returns:
         The framed answers in pieces, where the messages begin that were not answered, and the marks of those
@@ -55,6 +55,6 @@ def answer_some(
             length = query - begin_at + len(body)
             pieces += (LENGTH.pack(length), data[begin_at:query], body)
             room -= length
-        marks.append(mark_of(body))
+        marks.append(classify(body))
         at = end
     return pieces, at, marks

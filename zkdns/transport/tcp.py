@@ -24,13 +24,13 @@ from functools import partial
 import structlog
 
 from zkdns.transport import Answers, Later, Observer, Personal
+from zkdns.transport.counters import NOT_COUNTED, Counters
 from zkdns.transport.door import Door
 from zkdns.transport.files import MOST_CONNECTIONS
 from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_some
 from zkdns.transport.loop import add_server, remove_server
 from zkdns.transport.mistakes import Mistakes
 from zkdns.transport.sockets import packed_address
-from zkdns.transport.tally import UNMARKED, Tally
 
 log = structlog.get_logger("zkdns.transport")
 
@@ -58,7 +58,7 @@ class TcpServer:
 
     Attributes:
         received: queries so far.
-        tally: what was counted of responses.
+        counters: counters of responses.
         observer: as below; it may be set anew at any time.
         mistakes: told of what answering raised, which it never should.
 
@@ -66,7 +66,7 @@ class TcpServer:
         sock: it must listen, and stays its owner's.
         answers: what answers messages.
         door: who is answered; None: everybody.
-        mark_of: the mark of a response after its id.
+        classify: the mark of a response after its id.
         observer: is told of responses; None: nobody is.
         idle_seconds: how long a connection may bring no whole query before it is closed.
         most_connections: how many there may be in all.
@@ -79,15 +79,15 @@ class TcpServer:
         answers: Answers,
         *,
         door: Door | None = None,
-        mark_of: Callable[[bytes], int] = lambda _: UNMARKED,
+        classify: Callable[[bytes], int] = lambda _: NOT_COUNTED,
         observer: Observer | None = None,
         idle_seconds: float = IDLE_SECONDS,
         most_connections: int = MOST_CONNECTIONS,
         most_per_client: int = MOST_PER_CLIENT,
     ) -> None:
         self.received = 0
-        self.tally = Tally()
-        self.mark_of, self.observer = mark_of, observer
+        self.counters = Counters()
+        self.classify, self.observer = classify, observer
         self._sock = sock
         self._answers = answers
         self._door = door
@@ -349,8 +349,8 @@ class _Connection:
         at = queries = 0
         while at < len(data) and not self._unsent:
             try:
-                mark_of = partial(self._mark_of, now) if self._server.observer else self._server.mark_of
-                pieces, end, marks = answer_some(data, at, self._answers, self._look_again, mark_of)
+                classify = partial(self._classify, now) if self._server.observer else self._server.classify
+                pieces, end, marks = answer_some(data, at, self._answers, self._look_again, classify)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
                 self._server.mistakes.tell(error)
                 self.abort()
@@ -360,8 +360,8 @@ class _Connection:
             at, queries = end, queries + len(marks)
             if pieces:
                 self._send(b"".join(pieces))
-            tally = self._server.tally
-            tally.add(marks, tally.made, time.monotonic() - now)
+            counters = self._server.counters
+            counters.add(marks, counters.computed, time.monotonic() - now)
         self._buffer = data[at:]
         if at:
             self.active_at = now
@@ -378,7 +378,7 @@ class _Connection:
             silence.begin(partial(self._deliver, ident, time.monotonic()))
         return silence.to(self._address) if isinstance(silence, Personal) else b""
 
-    def _mark_of(self, began: float, body: bytes) -> int:
+    def _classify(self, began: float, body: bytes) -> int:
         """The mark of the response that was made just now; who observes is told of it."""
         server, observer = self._server, self._server.observer
         if observer is not None and body:
@@ -386,7 +386,7 @@ class _Connection:
             if observer.wants():
                 host = str(ipaddress.ip_address(self._address))
                 observer.tell("tcp", host, bytes(2) + body, source, time.monotonic() - began)
-        return server.mark_of(body)
+        return server.classify(body)
 
     def _deliver(self, ident: bytes, began: float, body: bytes) -> None:
         """Send an answer that there was not at once; `began`: when its query came."""
@@ -395,8 +395,8 @@ class _Connection:
             return
         if isinstance(body, Personal):
             body = body.to(self._address)
-        tally = self._server.tally
-        tally.add(bytes((self._mark_of(began, body),)), tally.later, time.monotonic() - began)
+        counters = self._server.counters
+        counters.add(bytes((self._classify(began, body),)), counters.forwarded, time.monotonic() - began)
         if body:
             self._late.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
         if self._unsent:

@@ -20,6 +20,7 @@ import structlog
 
 from zkdns.transport import Answers, Later, Observer, Personal, Remembered
 from zkdns.transport.batch import ID, MARK, MOST, Asker, Batch, is_available
+from zkdns.transport.counters import Counters, LatencyHistogram
 from zkdns.transport.door import Door
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.loop import add_server, remove_server
@@ -34,7 +35,6 @@ from zkdns.transport.sockets import (
     send_one,
     tell_where_asked,
 )
-from zkdns.transport.tally import Latencies, Tally
 
 log = structlog.get_logger("zkdns.udp")
 
@@ -58,7 +58,7 @@ class UdpServer:
     Attributes:
         received: queries so far.
         lost: responses that the kernel did not take.
-        tally: what was counted of responses.
+        counters: counters of responses.
         observer: as below; it may be set anew at any time.
 
     Args:
@@ -79,8 +79,8 @@ class UdpServer:
         batched: bool | None = None,
     ) -> None:
         self.received = self.lost = 0
-        self.tally = Tally()
-        self._waited = self.tally.made  # what counts how long the present batch takes
+        self.counters = Counters()
+        self._latency = self.counters.computed  # what counts how long the present batch takes
         self.observer = observer
         self._sock = sock
         self._look_up, self._recall = answers.__getitem__, answers.get
@@ -133,12 +133,12 @@ class UdpServer:
             if self.observer is not None:
                 responses = self._observed(self.observer, queries, batch.addresses(), others, began)
             elif others:
-                self._waited = self.tally.made
+                self._latency = self.counters.computed
                 responses = list(map(self._response_to, queries, others))
             else:
                 responses = self._responses_to(queries)
             self.lost += batch.send(responses)
-            self.tally.add(batch.marks, self._waited, time.monotonic() - began)
+            self.counters.add(batch.marks, self._latency, time.monotonic() - began)
             if batch.has_silence:
                 self._look_again(responses, batch, others, began)
             if len(queries) < _SEVERAL:
@@ -151,10 +151,10 @@ class UdpServer:
             # memory, which saves one part in thirty of what an answer costs (measured).
             known: list[Any] = list(map(self._recall, queries))
             if None not in known:
-                self._waited = self.tally.remembered
+                self._latency = self.counters.cached
                 responses = list(map(next, known))
             else:
-                self._waited = self.tally.made
+                self._latency = self.counters.computed
                 responses = list(map(next, map(self._look_up, queries)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
             self._mistakes.tell(error)
@@ -170,7 +170,7 @@ class UdpServer:
         began: float,
     ) -> list[bytes]:
         """The responses, made one by one, and told of as they are."""
-        self._waited = self.tally.made
+        self._latency = self.counters.computed
         responses = []
         for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
             response = self._response_to(query, other)
@@ -204,15 +204,15 @@ class UdpServer:
         if isinstance(response, Later):
             self._begin(response, asker, began)
         else:
-            self._deliver(asker, began, self.tally.made, response)
+            self._deliver(asker, began, self.counters.computed, response)
 
     def _begin(self, later: Later, asker: Asker, began: float) -> None:
         try:
-            later.begin(partial(self._deliver, asker, began, self.tally.later))
+            later.begin(partial(self._deliver, asker, began, self.counters.forwarded))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
 
-    def _deliver(self, asker: Asker, began: float, waited: Latencies, response: bytes) -> None:
+    def _deliver(self, asker: Asker, began: float, latency: LatencyHistogram, response: bytes) -> None:
         """Send a response that there was not at once; `began`: when its query came."""
         if isinstance(response, Personal):
             response = self._made(response, packed_address(asker.address[0]))
@@ -224,7 +224,7 @@ class UdpServer:
         except OSError:
             self.lost += 1
         took = time.monotonic() - began
-        self.tally.add(response[MARK : MARK + 1], waited, took)
+        self.counters.add(response[MARK : MARK + 1], latency, took)
         if self.observer is not None:
             source = self.observer.source()
             if self.observer.wants():

@@ -1,0 +1,233 @@
+"""An admin address for tests, served as in the supervisor with a fake backend."""
+
+import asyncio
+import contextlib
+import http.client
+import json
+import queue
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+
+from zkdns.address import HostPort
+from zkdns.admin.server import AdminServer
+from zkdns.admin.status import (
+    RequestError,
+    StatsReading,
+    Status,
+    TableStatus,
+    WorkerReading,
+    WorkerStatus,
+    ZooKeeperStatus,
+)
+from zkdns.daemon.inquiries import Explained, HistoryEntry, HistoryRead, ServiceLine
+from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
+
+SECONDS = 4.0  # less than the server's idle timeout
+_STREAM_SECONDS = 20.0  # a real server loads aiohttp first
+LOOPBACK = HostPort("127.0.0.1", 0)
+
+STATUS = Status(
+    version="1",
+    ready=True,
+    zones=("discovery",),
+    listening=("127.0.0.1:53",),
+    source="zookeeper",
+    zookeeper=ZooKeeperStatus("zk:2181", "live", 0.0),
+    table=TableStatus(1, 3, 0, 0, 0),
+    workers=(WorkerStatus(7, True),),
+    upstreams=(),
+    started=1.0,
+    now=2.0,
+)
+AWAY = RequestError(HTTPStatus.SERVICE_UNAVAILABLE, "it is away")
+
+
+def entry(number: int, service: str = "web.staging") -> HistoryEntry:
+    return HistoryEntry(number, number / 1e6, service, "member_1", "joined", "10.0.0.1:80", "/d/web/member_1")
+
+
+@dataclass
+class FakeBackend:
+    """A backend with values that a test sets. `done` lists the calls that change something."""
+
+    is_ready: bool = True
+    names: Sequence[str] = ("dns1.example.com",)
+    token_file: str | None = None
+    unresponsive: Sequence[HostPort] = ()
+    entries: list[HistoryEntry] = field(default_factory=list)
+    lines: Sequence[ServiceLine] = ()
+    current: Status = STATUS
+    workers: Mapping[int, WorkerStats] = field(default_factory=dict)
+    clock: float = 3.0
+    metrics_text: str = "zkdns_services 1\n"
+    explanation: Explained | None = None
+    is_away: bool = False
+    done: list[tuple[str, object]] = field(default_factory=list)
+    checks: int = 0
+
+    def status(self) -> Status:
+        return self.current
+
+    def stats(self) -> StatsReading:
+        return StatsReading(
+            version=self.current.version,
+            started=self.current.started,
+            now=self.current.now,
+            clock=self.clock,
+            latency_buckets=LATENCY_BUCKETS,
+            zookeeper=self.current.zookeeper,
+            table=self.current.table,
+            workers=tuple(
+                WorkerReading(pid=pid, **msgspec.structs.asdict(each)) for pid, each in self.workers.items()
+            ),
+        )
+
+    def worker_stats(self) -> Mapping[int, WorkerStats]:
+        return self.workers
+
+    def metrics(self, openmetrics: bool) -> str:
+        return "# EOF\n" if openmetrics else self.metrics_text
+
+    async def unresponsive_addresses(self) -> Sequence[HostPort]:
+        self.checks += 1
+        return self.unresponsive
+
+    async def services(self) -> Sequence[ServiceLine]:
+        self._check()
+        return self.lines
+
+    async def explain(self, name: str) -> Explained:
+        self._check()
+        self.done.append(("explain", name))
+        assert self.explanation is not None
+        return self.explanation
+
+    async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
+        self._check()
+        known = [one for one in self.entries if service in (None, one.service)]
+        found = [one for one in known if one.number > after][:most] if after else known[-most:]
+        last = (
+            found[-1].number if len(found) == most else max((one.number for one in self.entries), default=0)
+        )
+        return HistoryRead(tuple(found), last)
+
+    async def accept(self, service: str | None) -> object:
+        self.done.append(("accept", service))
+        return {"members": []}
+
+    async def flush(self, name: str | None) -> object:
+        self.done.append(("flush", name))
+        return {"flushed_workers": 1, "workers": 1}
+
+    async def reload(self) -> object:
+        self.done.append(("reload", None))
+        return {"changed": [], "replaced": [], "seconds": 0.1}
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise AWAY
+
+
+@contextlib.contextmanager
+def serving(backend: FakeBackend | None = None, address: HostPort = LOOPBACK) -> Iterator[HostPort]:
+    """Serve a backend at this address."""
+    server = AdminServer(address)
+    begun: queue.SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = queue.SimpleQueue()
+
+    async def run() -> None:
+        ready, over = asyncio.Event(), asyncio.Event()
+        ready.set()
+        server.start(lambda: backend or FakeBackend(), ready)
+        begun.put((asyncio.get_running_loop(), over))
+        await over.wait()
+        await server.stop()
+
+    thread = threading.Thread(target=lambda: asyncio.run(run()))
+    thread.start()
+    loop, over = begun.get()
+    try:
+        yield server.address
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+
+
+@dataclass
+class Answer:
+    """A response."""
+
+    status: int
+    headers: Mapping[str, str]
+    text: str
+
+    @property
+    def json(self) -> Any:
+        assert self.headers["Content-Type"] == "application/json"
+        return json.loads(self.text)
+
+    @property
+    def error(self) -> str:
+        return str(self.json["error"])
+
+
+def ask(at: HostPort, path: str, method: str = "GET", *, seconds: float = SECONDS, **headers: str) -> Answer:
+    """Send a request. An underscore in a header's name stands for a hyphen."""
+    connection = http.client.HTTPConnection(at.host, at.port, timeout=seconds)
+    with contextlib.closing(connection):
+        connection.request(method, path, headers={n.replace("_", "-"): v for n, v in headers.items()})
+        response = connection.getresponse()
+        return Answer(response.status, dict(response.getheaders()), response.read().decode())
+
+
+def raw(at: HostPort, request: bytes) -> bytes:
+    """Send bytes, and return all bytes that the server sends until it closes."""
+    with socket.create_connection((at.host, at.port), timeout=SECONDS) as sock:
+        sock.sendall(request)
+        sock.shutdown(socket.SHUT_WR)
+        answer = b""
+        while more := sock.recv(65536):
+            answer += more
+        return answer
+
+
+class Reader:
+    """A client of an event stream."""
+
+    def __init__(self, at: HostPort, **headers: str) -> None:
+        self._connection = http.client.HTTPConnection(at.host, at.port, timeout=_STREAM_SECONDS)
+        self._connection.request(
+            "GET", "/api/events", headers={n.replace("_", "-"): v for n, v in headers.items()}
+        )
+        self.response = self._connection.getresponse()
+
+    def __iter__(self) -> Iterator[tuple[str, str, Any]]:
+        """Yield kind, id and data of each event, without comments."""
+        fields: dict[str, str] = {}
+        while line := self.response.readline().decode():
+            if line == "\n":
+                if "data" in fields:
+                    yield fields["event"], fields.get("id", ""), json.loads(fields["data"])
+                fields = {}
+            else:
+                name, _, value = line.rstrip("\n").partition(": ")
+                fields[name] = value
+
+    def next(self, kind: str) -> tuple[str, Any]:
+        """Return id and data of the next event of this kind."""
+        return next((ident, data) for found, ident, data in self if found == kind)
+
+    def close(self) -> None:
+        self.response.close()
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def reading(at: HostPort, **headers: str) -> Iterator[Reader]:
+    with contextlib.closing(Reader(at, **headers)) as reader:
+        yield reader

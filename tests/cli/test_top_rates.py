@@ -1,0 +1,181 @@
+"""Rates between two readings of a server's stats, and errors of reading them."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import threading
+from collections.abc import Iterator
+
+import msgspec
+import pytest
+
+from zkdns.address import HostPort
+from zkdns.admin.status import StatsReading, TableStatus, WorkerReading, ZooKeeperStatus
+from zkdns.cli.top_rates import NoStatsError, is_comparable, rates_between, read_stats
+from zkdns.telemetry.stats import LATENCY_BUCKETS, ForwardStats, LatencyStats, ResponseStats, UpstreamStats
+
+
+def worker(pid: int, count: int, upstream: str = "192.0.2.1:53", *, is_dead: bool = False) -> WorkerReading:
+    """A worker with this count in all counters."""
+    return WorkerReading(
+        pid=pid,
+        udp_queries=count,
+        responses=(ResponseStats(transport="udp", qtype="A", rcode="NOERROR", count=count),),
+        sources={"response_cache": 3 * count, "forward_cache": count, "upstream": 3 * count},
+        latencies=(LatencyStats(kind="computed", counts=(count, *[0] * len(LATENCY_BUCKETS))),),
+        response_cache_entries=5,
+        forward=ForwardStats(
+            cache_entries=7,
+            upstreams=(
+                UpstreamStats(
+                    address=upstream,
+                    domain="",
+                    is_dead=is_dead,
+                    rtt_seconds=0.5,
+                    queries=count,
+                    timeouts=0,
+                    bad_messages=0,
+                ),
+            ),
+        ),
+    )
+
+
+def reading(
+    clock: float,
+    *workers: WorkerReading,
+    zookeeper: ZooKeeperStatus | None = None,
+    table: TableStatus | None = None,
+    started: float = 1.0,
+) -> StatsReading:
+    return StatsReading(
+        version="1.2.3",
+        started=started,
+        now=clock + 5.0,
+        clock=clock,
+        latency_buckets=LATENCY_BUCKETS,
+        zookeeper=zookeeper,
+        table=table,
+        workers=workers,
+    )
+
+
+def test_rates_are_the_growth_in_all_workers_by_the_servers_clock() -> None:
+    rates = rates_between(
+        reading(10.0, worker(1, 100), worker(2, 0)), reading(12.0, worker(1, 110), worker(2, 30))
+    )
+    assert (rates.seconds, rates.queries, rates.version) == (2.0, 20.0, "1.2.3")
+    assert (rates.time, rates.uptime_seconds) == (17.0, 16.0)
+    assert rates.transports == {"udp": 20.0, "tcp": 0.0}
+    assert rates.types == {"A": 20.0}
+    assert rates.rcodes == {"NOERROR": 20.0}
+    assert list(rates.sources.items()) == [
+        ("response_cache", 60.0),
+        ("upstream", 60.0),
+        ("forward_cache", 20.0),
+    ]
+    assert (rates.response_cache_share, rates.forward_cache_share) == (60 / 140, 0.25)
+    assert (rates.response_cache_entries, rates.forward_cache_entries) == (10, 14)
+    assert rates.p50_seconds == pytest.approx(0.000_005)
+    assert rates.p99_seconds == pytest.approx(0.000_009_9)
+
+
+@pytest.mark.parametrize("pid", [1, 2], ids=["same process id", "new process id"])
+def test_a_replaced_worker_counts_from_0(pid: int) -> None:
+    rates = rates_between(reading(0.0, worker(1, 1000)), reading(1.0, worker(pid, 8)))
+    assert rates.queries == 8.0
+    assert rates.upstreams[0].queries == 8.0
+
+
+def test_an_upstream_is_dead_if_all_workers_report_it_and_the_busiest_comes_first() -> None:
+    before = reading(0.0, worker(1, 0), worker(2, 0), worker(3, 0, "192.0.2.2:53"))
+    for others_too in (False, True):
+        workers = (
+            worker(1, 1, is_dead=others_too),
+            worker(2, 2, is_dead=True),
+            worker(3, 9, "192.0.2.2:53"),
+        )
+        upstreams = rates_between(before, reading(1.0, *workers)).upstreams
+        found = [(one.address, one.dead, one.rtt_seconds, one.queries) for one in upstreams]
+        assert found == [("192.0.2.2:53", False, 0.5, 9.0), ("192.0.2.1:53", others_too, 0.5, 3.0)]
+
+
+def test_table_and_zookeeper_are_those_of_the_second_reading() -> None:
+    after = reading(
+        1.0,
+        zookeeper=ZooKeeperStatus("zk:2181", "away", 3.5),
+        table=TableStatus(services=4, alive=3, hidden=0, held=2, bad=None),
+    )
+    rates = rates_between(reading(0.0), after)
+    assert (rates.services, rates.zookeeper, rates.zookeeper_stale_seconds) == (4, "away", 3.5)
+    assert rates.members == {"alive": 3, "hidden": 0, "held": 2}
+    assert rates_between(reading(0.0), reading(1.0)).zookeeper is None
+
+
+def test_without_traffic_there_are_no_shares_and_no_quantiles() -> None:
+    rates = rates_between(reading(0.0, worker(1, 5)), reading(1.0, worker(1, 5)))
+    assert (rates.queries, rates.p50_seconds, rates.p99_seconds) == (0.0, None, None)
+    assert (rates.response_cache_share, rates.forward_cache_share) == (None, None)
+
+
+def test_readings_of_two_runs_of_a_server_are_not_comparable() -> None:
+    assert is_comparable(reading(1.0), reading(2.0))
+    assert not is_comparable(reading(1.0), reading(2.0, started=1.5))
+    assert not is_comparable(reading(2.0), reading(2.0))
+
+
+# -- reading ------------------------------------------------------------------------------------------------
+
+STATS = msgspec.json.encode(reading(1.0, worker(1, 2))).decode()
+NOT_ZKDNS = "the server at {} is not a zkdns admin address"
+OTHER_VERSION = "the zkdns server at {} is of another version than this command"
+
+
+@contextlib.contextmanager
+def responding(status: int, text: str, server: str = "zkdns") -> Iterator[HostPort]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def version_string(self) -> str:
+            return server
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as listener:
+        thread = threading.Thread(target=listener.serve_forever)
+        thread.start()
+        try:
+            yield HostPort("127.0.0.1", listener.server_port)
+        finally:
+            listener.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "server", "error"),
+    [
+        (404, STATS, "nginx", NOT_ZKDNS),
+        (200, STATS, "nginx", NOT_ZKDNS),
+        (200, "", "", NOT_ZKDNS),
+        (404, "{}", "zkdns", "the zkdns server at {} is too old for this command: it has no /api/stats"),
+        (200, "{}", "zkdns", OTHER_VERSION),
+        (200, "{]", "zkdns", OTHER_VERSION),
+        (200, "", "zkdns", OTHER_VERSION),
+        (421, '{"error": "no name"}', "zkdns", "the server at {} does not return its stats: no name"),
+        (503, "too many\n", "zkdns", "the server at {} does not return its stats: too many"),
+    ],
+)
+def test_unusable_responses_are_errors(status: int, text: str, server: str, error: str) -> None:
+    with responding(status, text, server) as address, pytest.raises(NoStatsError) as caught:
+        read_stats(address)
+    assert str(caught.value) == error.format(address)
+
+
+def test_stats_are_read() -> None:
+    with responding(200, STATS) as address:
+        assert read_stats(address) == reading(1.0, worker(1, 2))

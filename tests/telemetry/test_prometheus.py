@@ -1,0 +1,188 @@
+"""Metrics in the Prometheus text format."""
+
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from zkdns.telemetry.prometheus import render
+from zkdns.telemetry.stats import ForwardStats, UpstreamStats, WatcherStats, WorkerStats
+
+FULL = WatcherStats(
+    state="away",
+    stale_since=0.0,  # when this machine was booted
+    services=3,
+    alive=10,
+    hidden=2,
+    held=4,
+    bad=1,
+    bad_members={"json": 5, "port": 1},
+    bad_names=2,
+    repairs=7,
+    holds=8,
+    changes=9,
+    joined=20,
+    left=4,
+)
+
+
+def scrape(stats: WatcherStats | None) -> dict[tuple[str, ...], float]:
+    """Return the samples by name and label values."""
+    text = render(stats)
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_each_watcher_stat_is_a_metric() -> None:
+    samples = scrape(FULL)
+    stale = samples.pop(("zkdns_zookeeper_stale_seconds",))
+    assert samples == {
+        ("zkdns_zookeeper_state", "reading"): 0,
+        ("zkdns_zookeeper_state", "live"): 0,
+        ("zkdns_zookeeper_state", "away"): 1,
+        ("zkdns_zookeeper_state", "readonly"): 0,
+        ("zkdns_services",): 3,
+        ("zkdns_members", "alive"): 10,
+        ("zkdns_members", "hidden"): 2,
+        ("zkdns_members", "held"): 4,
+        ("zkdns_members", "bad"): 1,
+        ("zkdns_bad_members_total", "json"): 5,
+        ("zkdns_bad_members_total", "port"): 1,
+        ("zkdns_bad_names_total",): 2,
+        ("zkdns_audit_repairs_total",): 7,
+        ("zkdns_guard_holds_total",): 8,
+        ("zkdns_table_changes_total",): 9,
+        ("zkdns_joined_members_total",): 20,
+        ("zkdns_left_members_total",): 4,
+    }
+    assert 0.0 < stale <= time.monotonic()
+
+
+def test_every_family_has_a_type_and_a_sentence_as_help() -> None:
+    families = list(text_string_to_metric_families(render(FULL)))
+    assert {family.name for family in families if family.type == "counter"} == {
+        "zkdns_bad_members",
+        "zkdns_bad_names",
+        "zkdns_audit_repairs",
+        "zkdns_guard_holds",
+        "zkdns_table_changes",
+        "zkdns_joined_members",
+        "zkdns_left_members",
+    }
+    assert all(family.type in {"counter", "gauge"} for family in families)
+    assert all(family.documentation.endswith(".") or "; " in family.documentation for family in families)
+
+
+def test_staleness_grows_and_is_0_while_connected() -> None:
+    key = ("zkdns_zookeeper_stale_seconds",)
+    assert scrape(FULL)[key] < scrape(FULL)[key]
+    assert scrape(WatcherStats(state="live"))[key] == 0.0
+
+
+@pytest.mark.parametrize("stats", [None, WatcherStats(services=1, alive=2)])
+def test_unknown_stats_are_not_exported(stats: WatcherStats | None) -> None:
+    samples = scrape(stats)
+    assert not any("zookeeper" in name for name, *_ in samples)
+    assert ("zkdns_members", "bad") not in samples
+    assert bool(samples) == (stats is not None)
+
+
+def test_each_worker_stat_is_a_metric() -> None:
+    stats = WorkerStats(
+        udp_queries=10,
+        tcp_queries=2,
+        response_cache_misses=3,
+        response_cache_evictions=4,
+        response_cache_entries=5,
+        response_cache_bytes=600,
+        unsent=7,
+        truncated_over_tcp=8,
+        refused=9,
+        rate_limited=10,
+    )
+    text = render(None, [stats, None, WorkerStats(udp_queries=1)])
+    samples = {
+        (sample.name, sample.labels["worker"], sample.labels.get("transport", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+    assert {name: value for (name, worker, _), value in samples.items() if worker == "0"} == {
+        "zkdns_queries_total": 2,  # the last sample, of TCP
+        "zkdns_response_cache_misses_total": 3,
+        "zkdns_response_cache_evictions_total": 4,
+        "zkdns_response_cache_entries": 5,
+        "zkdns_response_cache_bytes": 600,
+        "zkdns_unsent_responses_total": 7,
+        "zkdns_tcp_truncated_responses_total": 8,
+        "zkdns_refused_clients_total": 9,
+        "zkdns_rate_limited_queries_total": 10,
+    }
+    assert samples["zkdns_queries_total", "0", "udp"] == 10
+    assert samples["zkdns_queries_total", "2", "udp"] == 1
+    assert {worker for _, worker, _ in samples} == {"0", "2"}
+
+
+def test_each_forwarding_stat_is_a_metric() -> None:
+    lively = UpstreamStats(
+        address="192.0.2.1:53",
+        domain="",
+        is_dead=False,
+        rtt_seconds=0.25,
+        queries=8,
+        timeouts=0,
+        bad_messages=1,
+    )
+    dead = UpstreamStats(
+        address="192.0.2.2:53",
+        domain="corp.example",
+        is_dead=True,
+        rtt_seconds=None,
+        queries=5,
+        timeouts=4,
+        bad_messages=0,
+    )
+    forward = ForwardStats(
+        queries=1,
+        waiting=2,
+        failed=3,
+        stale=4,
+        overloaded=5,
+        prefetched=6,
+        cache_entries=7,
+        cache_bytes=800,
+        cache_evictions=9,
+        upstreams=(lively, dead),
+    )
+    text = render(None, [WorkerStats(), WorkerStats(forward=forward)])
+    samples = {
+        (sample.name, sample.labels.get("address", "")): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name.startswith(("zkdns_forward", "zkdns_upstream"))
+        and sample.labels["worker"] == "1"
+        and (sample.labels.get("domain") or "") in ("", "corp.example")
+    }
+    assert samples == {
+        ("zkdns_forwarded_queries_total", ""): 1,
+        ("zkdns_forward_waiting_queries", ""): 2,
+        ("zkdns_forward_failures_total", ""): 3,
+        ("zkdns_forward_stale_answers_total", ""): 4,
+        ("zkdns_forward_overloads_total", ""): 5,
+        ("zkdns_forward_prefetches_total", ""): 6,
+        ("zkdns_forward_cache_entries", ""): 7,
+        ("zkdns_forward_cache_bytes", ""): 800,
+        ("zkdns_forward_cache_evictions_total", ""): 9,
+        ("zkdns_upstream_dead", "192.0.2.1:53"): 0,
+        ("zkdns_upstream_dead", "192.0.2.2:53"): 1,
+        ("zkdns_upstream_rtt_seconds", "192.0.2.1:53"): 0.25,
+        ("zkdns_upstream_queries_total", "192.0.2.1:53"): 8,
+        ("zkdns_upstream_queries_total", "192.0.2.2:53"): 5,
+        ("zkdns_upstream_timeouts_total", "192.0.2.1:53"): 0,
+        ("zkdns_upstream_timeouts_total", "192.0.2.2:53"): 4,
+        ("zkdns_upstream_bad_messages_total", "192.0.2.1:53"): 1,
+        ("zkdns_upstream_bad_messages_total", "192.0.2.2:53"): 0,
+    }
+    assert "zkdns_forward_cache_entries" not in render(None, [WorkerStats()])

@@ -1,0 +1,208 @@
+"""Types of `/api/status` and `/api/stats`, and the interface of the backend that the supervisor provides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Literal, Protocol, TypeAlias
+
+import msgspec
+
+from zkdns.address import HostPort
+from zkdns.errors import ZkdnsError
+from zkdns.telemetry.stats import WorkerStats
+
+Source: TypeAlias = Literal["zookeeper", "snapshot", "static", "demo"]
+"""`snapshot`: a snapshot without ZooKeeper; `static`: a static file; `demo`: the embedded example."""
+
+
+class RequestError(ZkdnsError):
+    """A request failed. The text is a sentence for the client, `status` the HTTP status."""
+
+    def __init__(self, status: HTTPStatus, sentence: str) -> None:
+        self.status = status
+        super().__init__(sentence)
+
+
+# -- GET /api/status ----------------------------------------------------------------------------------------
+
+
+class ZooKeeperStatus(msgspec.Struct, frozen=True):
+    """State of the ZooKeeper connection."""
+
+    hosts: str
+    state: str | None
+    """One of `zkdns.telemetry.stats.STATES`. None: the watcher has not reported yet."""
+    stale_seconds: float
+    """Time since the last contact; 0 while connected."""
+
+
+class TableStatus(msgspec.Struct, frozen=True):
+    """Number of services and of members by state."""
+
+    services: int
+    alive: int
+    hidden: int
+    held: int
+    bad: int | None
+    """None: not counted, because nothing is read from ZooKeeper."""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True):
+    """State of a worker process."""
+
+    pid: int | None
+    """None: the process has ended and its replacement is starting."""
+    ready: bool
+    """True if it has a table."""
+
+
+class UpstreamStatus(msgspec.Struct, frozen=True):
+    """State of an upstream, combined from all workers."""
+
+    address: str
+    domain: str
+    """The forward zone it serves. Empty: all names outside of other forward zones."""
+    dead: bool
+    """True if all workers send its queries to other upstreams."""
+    rtt_seconds: float | None
+    """Shortest round-trip time of all workers. None: not measured yet."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """State of the server. Times are Unix times."""
+
+    version: str
+    ready: bool
+    """True if every worker has a table."""
+    zones: tuple[str, ...]
+    listening: tuple[str, ...]
+    source: Source
+    """Source of the services."""
+    zookeeper: ZooKeeperStatus | None
+    """None: nothing is read from ZooKeeper."""
+    table: TableStatus | None
+    """None: the watcher has not reported yet."""
+    workers: tuple[WorkerStatus, ...]
+    upstreams: tuple[UpstreamStatus, ...]
+    started: float
+    now: float
+
+
+# -- GET /api/stats -----------------------------------------------------------------------------------------
+
+
+class WorkerReading(WorkerStats, frozen=True, kw_only=True, tag=False):
+    """Counters and gauges of one worker. Counters never fall while the process id stays the same."""
+
+    pid: int
+
+
+class StatsReading(msgspec.Struct, frozen=True, kw_only=True):
+    """Counters and gauges of the server at one moment.
+
+    A client computes rates from two readings: the growth of each worker's counters, divided by the difference
+    of `clock`. A worker with a new process id started at 0.
+    """
+
+    version: str
+    started: float
+    """Unix time of the server's start. If it differs between two readings, the server was restarted."""
+    now: float
+    """Unix time."""
+    clock: float
+    """Seconds by the server's monotonic clock."""
+    latency_buckets: tuple[float, ...]
+    """Upper bounds in seconds of the buckets in the workers' `latencies`."""
+    zookeeper: ZooKeeperStatus | None
+    table: TableStatus | None
+    workers: tuple[WorkerReading, ...]
+    """Workers that have reported. They report at most once a second."""
+
+
+# -- the backend --------------------------------------------------------------------------------------------
+
+
+class Entry(Protocol):
+    """An entry of the history, which can be encoded as JSON."""
+
+    @property
+    def number(self) -> int:
+        """Greater than the number of every earlier entry."""
+
+
+class History(Protocol):
+    """Entries, oldest first."""
+
+    @property
+    def entries(self) -> Sequence[Entry]:
+        """The entries."""
+
+    @property
+    def last(self) -> int:
+        """Number after which the next request continues."""
+
+
+class Explanation(Protocol):
+    """Explanation of a name, which can be encoded as JSON."""
+
+    @property
+    def kind(self) -> str:
+        """`absent` if the name does not exist."""
+
+    @property
+    def rule(self) -> str:
+        """Meaning of the name, in a sentence."""
+
+
+class Backend(Protocol):
+    """The server behind the admin address. Methods that query its processes raise `RequestError`."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True if every worker has a table."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Host names that browsers may use besides addresses and localhost, in lower case."""
+
+    @property
+    def token_file(self) -> str | None:
+        """Path of the file with the token for requests that change something. None: these are disabled."""
+
+    def status(self) -> Status:
+        """Return the current state."""
+
+    def stats(self) -> StatsReading:
+        """Return the current counters and gauges."""
+
+    def worker_stats(self) -> Mapping[int, WorkerStats]:
+        """Return the stats of each worker by process id."""
+
+    def metrics(self, openmetrics: bool) -> str:
+        """Render all metrics for Prometheus, or as OpenMetrics. Other threads may call this."""
+
+    async def unresponsive_addresses(self) -> Sequence[HostPort]:
+        """Return the server's DNS addresses that do not respond within a second."""
+
+    async def services(self) -> Sequence[object]:
+        """Return a line of counts for each service."""
+
+    async def explain(self, name: str) -> Explanation:
+        """Explain a name and its responses."""
+
+    async def history(self, service: str | None, after: int, most: int) -> History:
+        """Return members that joined and left after entry `after`, of one service or of all."""
+
+    async def accept(self, service: str | None) -> object:
+        """Drop held members of one service or of all."""
+
+    async def flush(self, name: str | None) -> object:
+        """Flush the forward cache for a name and the names below it, or completely."""
+
+    async def reload(self) -> object:
+        """Read the configuration again and apply it.
+
+        Raises:
+            RequestError: it has errors or cannot be applied.
+        """

@@ -1,0 +1,90 @@
+"""The class of a response for counting: its query type and response code, encoded in one byte.
+
+One call into C can count the bytes of a whole batch. Class 0 is not counted.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from zkdns.dns.wire import HEADER_SIZE, Rcode, Type
+from zkdns.names import to_text
+
+OTHER: Final = "other"
+"""Name of all types and codes without a class of their own."""
+
+_ID = 2
+_HEADER = HEADER_SIZE - _ID
+_TYPES = {
+    **{kind.value: kind.name for kind in Type},
+    5: "CNAME",
+    15: "MX",
+    35: "NAPTR",
+    43: "DS",
+    48: "DNSKEY",
+    64: "SVCB",
+    65: "HTTPS",
+    257: "CAA",
+}
+_TYPE_NAMES = (*_TYPES.values(), OTHER)
+_RCODE_NAMES = (*(code.name for code in Rcode), OTHER)
+_TYPE_PLACES = {number.to_bytes(2): place for place, number in enumerate(_TYPES)}
+_RCODE_PLACES = {code.value: place for place, code in enumerate(Rcode)}
+# An OPT record: its owner and type, and the offset of the upper bits of the code.
+_CODE = 0xF
+_OPT, _UPPER_BITS = b"\0\0\x29", 5
+_LOWER_BITS = frozenset(code & _CODE for code in Rcode if code > _CODE)  # of the codes above 15
+
+
+def classify(body: bytes) -> int:
+    """Return the class of a response of this server, given without its id. 0 for silence."""
+    if not body:
+        return 0
+    at = _HEADER
+    if body[3]:  # there is a question; its name is never compressed
+        while length := body[at]:
+            at += length + 1
+        at += 1
+        kind = _TYPE_PLACES.get(body[at : at + 2], len(_TYPES))
+        at += 4
+    else:
+        kind = len(_TYPES)
+    code = body[1] & _CODE
+    # A code above 15 has its upper bits in the OPT record, the only record of the response (RFC 6891 §6.1.3).
+    if code in _LOWER_BITS and body[at : at + len(_OPT)] == _OPT:
+        code |= body[at + _UPPER_BITS] << 4
+    return 1 + kind * len(_RCODE_NAMES) + _RCODE_PLACES.get(code, len(_RCODE_PLACES))
+
+
+def describe(response_class: int) -> tuple[str, str]:
+    """Return the names of the query type and the response code of a class."""
+    kind, code = divmod(response_class - 1, len(_RCODE_NAMES))
+    return _TYPE_NAMES[kind], _RCODE_NAMES[code]
+
+
+class ResponseSummary(NamedTuple):
+    """Summary of a response."""
+
+    name: str
+    """The name in the question. Empty without a question."""
+    qtype: str
+    """`TYPE` and a number for a type without a name here (RFC 3597 §5)."""
+    rcode: str
+    answers: int
+    """Number of records in the answer section."""
+
+
+def summarize(message: bytes) -> ResponseSummary:
+    """Summarize a response of this server."""
+    body = message[_ID:]
+    qtype, rcode = describe(classify(body))
+    answers = int.from_bytes(body[4:6])
+    if not body[3]:
+        return ResponseSummary("", qtype, rcode, answers)
+    labels, at = [], _HEADER
+    while length := body[at]:
+        labels.append(body[at + 1 : at + 1 + length])
+        at += length + 1
+    if qtype == OTHER:
+        qtype = f"TYPE{int.from_bytes(body[at + 1 : at + 3])}"
+    return ResponseSummary(to_text(tuple(labels)), qtype, rcode, answers)

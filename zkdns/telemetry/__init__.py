@@ -1,0 +1,1 @@
+"""Stats, logs and notices for operators and their tools. Decisions belong to other packages."""

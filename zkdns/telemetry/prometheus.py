@@ -1,0 +1,351 @@
+"""Prometheus metrics of the server, rendered from the last stats of its processes.
+
+Counters restart at 0 with their process, which Prometheus handles as a counter reset.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+)
+from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics.exposition import generate_latest as generate_openmetrics
+from prometheus_client.registry import Collector
+
+from zkdns.telemetry.stats import (
+    LATENCY_BUCKETS,
+    STATES,
+    ForwardStats,
+    ServerStats,
+    Stats,
+    WatcherStats,
+    WorkerStats,
+)
+
+
+def render(
+    watcher: Stats | None,
+    workers: Sequence[Stats | None] = (),
+    server: ServerStats | None = None,
+    *,
+    openmetrics: bool = False,
+) -> str:
+    """Render the stats in the Prometheus text format.
+
+    Args:
+        watcher: stats of the watcher. None: not reported yet.
+        workers: stats of each worker. None: not reported yet.
+        server: stats of the supervisor.
+        openmetrics: render OpenMetrics 1.0 instead.
+    """
+    registry = CollectorRegistry()
+    if server is not None:
+        registry.register(_Server(server))
+    if isinstance(watcher, WatcherStats):
+        registry.register(_Watcher(watcher))
+    registry.register(_Workers(workers))
+    return (generate_openmetrics if openmetrics else generate_latest)(registry).decode()
+
+
+class _Server(Collector):
+    def __init__(self, stats: ServerStats) -> None:
+        self._stats = stats
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering collects no metrics."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the supervisor."""
+        stats = self._stats
+        yield InfoMetricFamily("zkdns_build", "Version of zkdns.", {"version": stats.version})
+        yield GaugeMetricFamily(
+            "process_start_time_seconds", "Start time of the server as a Unix time.", stats.started
+        )
+        yield _by_label(
+            "zkdns_process_restarts", "Processes replaced after they ended.", "role", stats.restarts
+        )
+        if stats.reloads is not None:
+            text = "Reloads of the configuration by result."
+            yield _by_label("zkdns_config_reloads", text, "result", stats.reloads)
+
+
+def _by_label(name: str, text: str, label: str, counts: Mapping[str, int]) -> CounterMetricFamily:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, count in sorted(counts.items()):
+        family.add_metric([value], count)
+    return family
+
+
+class _Workers(Collector):
+    def __init__(self, stats: Sequence[Stats | None]) -> None:
+        self._workers = [
+            (str(number), each) for number, each in enumerate(stats) if isinstance(each, WorkerStats)
+        ]
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering collects no metrics."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of all workers."""
+        if not self._workers:
+            return
+        queries = CounterMetricFamily(
+            "zkdns_queries", "Queries received, by transport.", labels=["worker", "transport"]
+        )
+        for worker, stats in self._workers:
+            queries.add_metric([worker, "udp"], stats.udp_queries)
+            queries.add_metric([worker, "tcp"], stats.tcp_queries)
+        yield queries
+        yield from _responses(self._workers)
+        for kind, name, text, field in _OF_WORKERS:
+            family = kind(name, text, labels=["worker"])
+            for worker, stats in self._workers:
+                family.add_metric([worker], getattr(stats, field))
+            yield family
+        forwarding = [(worker, each.forward) for worker, each in self._workers if each.forward is not None]
+        if forwarding:
+            yield from _forwarding(forwarding)
+
+
+def _responses(workers: Sequence[tuple[str, WorkerStats]]) -> Iterator[Metric]:
+    """Yield the metrics of responses: by type and code, by source, and their latencies."""
+    responses = CounterMetricFamily(
+        "zkdns_responses",
+        "Responses sent, by transport, query type and response code.",
+        labels=["worker", "transport", "type", "rcode"],
+    )
+    answers = CounterMetricFamily(
+        "zkdns_answers",
+        "The same responses by source: response_cache (an earlier response to the same query), zone (the "
+        "table), forward_cache (an earlier response of an upstream), upstream (a response of an upstream, or "
+        "SERVFAIL without one), stale (an expired entry of the forward cache), refused (malformed, not "
+        "supported or not allowed).",
+        labels=["worker", "source"],
+    )
+    seconds = HistogramMetricFamily(
+        "zkdns_response_duration_seconds",
+        "Time from reading a query to sending its response, by kind. Queries that are read in one batch "
+        "share its latency. Kinds: cached (UDP batches answered from the response cache alone), computed "
+        "(other UDP batches, and TCP), forwarded (upstreams were queried).",
+        labels=["worker", "kind"],
+    )
+    for worker, stats in workers:
+        for each in stats.responses:
+            responses.add_metric([worker, each.transport, each.qtype, each.rcode], each.count)
+        for source, count in stats.sources.items():
+            answers.add_metric([worker, source], count)
+        for latency in stats.latencies:
+            below = zip((*map(str, LATENCY_BUCKETS), "+Inf"), accumulate(latency.counts), strict=True)
+            seconds.add_metric(
+                [worker, latency.kind], [(end, float(count)) for end, count in below], latency.seconds
+            )
+    yield from (responses, answers, seconds)
+
+
+def _forwarding(workers: Sequence[tuple[str, ForwardStats]]) -> Iterator[Metric]:
+    """Yield the metrics of forwarding and of each upstream."""
+    for kind, name, text, field in _OF_FORWARDING:
+        family = kind(name, text, labels=["worker"])
+        for worker, stats in workers:
+            family.add_metric([worker], getattr(stats, field))
+        yield family
+    labels = ["worker", "address", "domain"]
+    for kind, name, text, field in _OF_UPSTREAMS:
+        family = kind(name, text, labels=labels)
+        for worker, stats in workers:
+            for upstream in stats.upstreams:
+                value = getattr(upstream, field)
+                if value is not None:
+                    family.add_metric([worker, upstream.address, upstream.domain], float(value))
+        yield family
+
+
+_OF_FORWARDING = (
+    (
+        CounterMetricFamily,
+        "zkdns_forwarded_queries",
+        "Queries outside of the zones that the forward cache could not answer.",
+        "queries",
+    ),
+    (GaugeMetricFamily, "zkdns_forward_waiting_queries", "Queries that wait for upstreams now.", "waiting"),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_failures",
+        "SERVFAIL responses because no upstream responded.",
+        "failed",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_stale_answers",
+        "Responses from expired cache entries because no upstream responded.",
+        "stale",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_overloads",
+        "Queries not forwarded because too many were waiting already.",
+        "overloaded",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_prefetches",
+        "Cache entries refreshed before they expired.",
+        "prefetched",
+    ),
+    (GaugeMetricFamily, "zkdns_forward_cache_entries", "Entries of the forward cache.", "cache_entries"),
+    (GaugeMetricFamily, "zkdns_forward_cache_bytes", "Approximate memory of these entries.", "cache_bytes"),
+    (
+        CounterMetricFamily,
+        "zkdns_forward_cache_evictions",
+        "Entries removed from the forward cache to make room.",
+        "cache_evictions",
+    ),
+)
+
+_OF_UPSTREAMS = (
+    (
+        GaugeMetricFamily,
+        "zkdns_upstream_dead",
+        "1 for an upstream that did not respond, so that its queries go to other upstreams.",
+        "is_dead",
+    ),
+    (GaugeMetricFamily, "zkdns_upstream_rtt_seconds", "Smoothed round-trip time.", "rtt_seconds"),
+    (CounterMetricFamily, "zkdns_upstream_queries", "Queries sent to the upstream.", "queries"),
+    (CounterMetricFamily, "zkdns_upstream_timeouts", "Queries without a response in time.", "timeouts"),
+    (
+        CounterMetricFamily,
+        "zkdns_upstream_bad_messages",
+        "Messages from the upstream that match no outstanding query: forged or malformed.",
+        "bad_messages",
+    ),
+)
+
+_OF_WORKERS = (
+    (
+        CounterMetricFamily,
+        "zkdns_response_cache_misses",
+        "Queries that the response cache could not answer.",
+        "response_cache_misses",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_response_cache_evictions",
+        "Entries removed from the response cache to make room.",
+        "response_cache_evictions",
+    ),
+    (
+        GaugeMetricFamily,
+        "zkdns_response_cache_entries",
+        "Entries of the response cache.",
+        "response_cache_entries",
+    ),
+    (
+        GaugeMetricFamily,
+        "zkdns_response_cache_bytes",
+        "Approximate memory of these entries.",
+        "response_cache_bytes",
+    ),
+    (CounterMetricFamily, "zkdns_unsent_responses", "Responses that the kernel did not accept.", "unsent"),
+    (
+        CounterMetricFamily,
+        "zkdns_tcp_truncated_responses",
+        "Responses over 64 KiB, which lack records although they were sent over TCP.",
+        "truncated_over_tcp",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_refused_clients",
+        "UDP queries and TCP connections from clients outside of the allowed networks.",
+        "refused",
+    ),
+    (
+        CounterMetricFamily,
+        "zkdns_rate_limited_queries",
+        "UDP queries over the rate limit of their network, answered with an empty truncated response.",
+        "rate_limited",
+    ),
+)
+
+
+class _Watcher(Collector):
+    def __init__(self, stats: WatcherStats) -> None:
+        self._stats = stats
+
+    def describe(self) -> list[Metric]:
+        """Return nothing, so that registering collects no metrics."""
+        return []
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics of the watcher."""
+        stats = self._stats
+        if stats.state is not None:
+            yield from _zookeeper(stats)
+        yield GaugeMetricFamily("zkdns_services", "Services in the table.", value=stats.services)
+        members = GaugeMetricFamily("zkdns_members", "Members in the table, by state.", labels=["state"])
+        for state, count in (("alive", stats.alive), ("hidden", stats.hidden), ("held", stats.held)):
+            members.add_metric([state], count)
+        if stats.bad is not None:
+            members.add_metric(["bad"], stats.bad)
+        yield members
+        for name, text, value in (
+            ("zkdns_table_changes", "Changes of the table.", stats.changes),
+            (
+                "zkdns_joined_members",
+                "Members added to the table, including those of the first read.",
+                stats.joined,
+            ),
+            (
+                "zkdns_left_members",
+                "Members removed from the table. A held member is not removed.",
+                stats.left,
+            ),
+        ):
+            yield CounterMetricFamily(name, text, value=value)
+
+
+def _zookeeper(stats: WatcherStats) -> Iterator[Metric]:
+    """Yield the metrics of a server that reads from ZooKeeper."""
+    states = GaugeMetricFamily(
+        "zkdns_zookeeper_state",
+        "1 for the current state of the ZooKeeper connection, 0 for the others.",
+        labels=["state"],
+    )
+    for state in STATES:
+        states.add_metric([state], float(state == stats.state))
+    yield states
+    stale = max(time.monotonic() - stats.stale_since, 0.0) if stats.stale_since is not None else 0.0
+    yield GaugeMetricFamily(
+        "zkdns_zookeeper_stale_seconds",
+        "Time since the last contact with ZooKeeper; 0 while it is connected.",
+        value=stale,
+    )
+    bad = CounterMetricFamily(
+        "zkdns_bad_members", "Members skipped because they could not be parsed.", labels=["reason"]
+    )
+    for reason, count in sorted(stats.bad_members.items()):
+        bad.add_metric([reason], count)
+    yield bad
+    for name, text, value in (
+        (
+            "zkdns_bad_names",
+            "Services skipped because their name is not a valid DNS name.",
+            stats.bad_names,
+        ),
+        (
+            "zkdns_audit_repairs",
+            "Differences between ZooKeeper and the table that audits corrected.",
+            stats.repairs,
+        ),
+        ("zkdns_guard_holds", "Times that members of a service became held.", stats.holds),
+    ):
+        yield CounterMetricFamily(name, text, value=value)

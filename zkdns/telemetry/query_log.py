@@ -1,0 +1,55 @@
+"""The query log: a line for each response, or for a share of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import structlog
+
+from zkdns.dns.response_class import summarize
+from zkdns.dns.sources import RESPONSE_CACHE, Sources
+from zkdns.transport import Observer
+
+log = structlog.get_logger("zkdns.query")
+
+_MICROSECONDS = 1e6
+
+
+class QueryLog(Observer):
+    """Logs responses.
+
+    Args:
+        share: share of the responses to log, above 0 and up to 1.
+        sources: holds the source of the last response.
+        draw: returns random numbers from 0 to below 1.
+    """
+
+    def __init__(self, share: float, sources: Sources, draw: Callable[[], float] = random.random) -> None:
+        self._share = share
+        self._sources = sources
+        self._draw = draw
+
+    def source(self) -> str:
+        """Return the source of the last response, and reset it to the response cache."""
+        source, self._sources.last = self._sources.last, RESPONSE_CACHE
+        return source
+
+    def wants(self) -> bool:
+        """Decide at random whether to log the next response."""
+        return self._draw() < self._share
+
+    def tell(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
+        """Log a response."""
+        summary = summarize(message)
+        log.info(
+            "query_answered",
+            name=summary.name,
+            type=summary.qtype,
+            rcode=summary.rcode,
+            answers=summary.answers,
+            source=source,
+            client=host,
+            transport=transport,
+            microseconds=round(seconds * _MICROSECONDS, 1),
+        )

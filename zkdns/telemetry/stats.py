@@ -1,0 +1,191 @@
+"""Stats that the watcher and the workers report to the supervisor, and how two readings compare.
+
+Counters count from the start of their process. Prometheus and the HTTP API are two views of these structs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from zkdns.dns.sources import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
+from zkdns.transport import counters
+
+LATENCY_BUCKETS: Final = counters.LATENCY_BUCKETS
+"""Upper bounds of the latency buckets in seconds. One more bucket holds all longer latencies."""
+
+SOURCES: Final = (RESPONSE_CACHE, ZONE, FORWARD_CACHE, UPSTREAM, STALE, REFUSED)
+"""Sources of responses (`zkdns.dns.sources`), in the order in which they are displayed."""
+
+STATES: Final = ("reading", "live", "away", "readonly")
+"""States of the ZooKeeper connection: first read in progress, in sync, lost, without a quorum."""
+
+LatencyKind: TypeAlias = Literal["cached", "computed", "forwarded"]
+"""As `zkdns.transport.counters.Counters` separates them."""
+
+
+class WatcherStats(msgspec.Struct, frozen=True, kw_only=True, tag="watcher"):
+    """Stats of the watcher process."""
+
+    state: str | None = None
+    """One of `STATES`. None: the configuration names no ZooKeeper."""
+    stale_since: float | None = None
+    """Time of the last contact with ZooKeeper by `time.monotonic`, a clock shared by all processes.
+    None: ZooKeeper is connected."""
+    services: int = 0
+    alive: int = 0
+    """Members in responses, without held members."""
+    hidden: int = 0
+    """Members that responses leave out because of their status or a negative weight."""
+    held: int = 0
+    bad: int | None = None
+    """Members that cannot be parsed. None: not counted."""
+    bad_members: dict[str, int] = {}
+    """Members skipped since the start because they could not be parsed, by reason."""
+    bad_names: int = 0
+    """Services skipped since the start because their name is not a valid DNS name."""
+    repairs: int = 0
+    """Differences that audits found and corrected."""
+    changes: int = 0
+    """Changes of the table."""
+    joined: int = 0
+    """Members added to the table, including those of the first read."""
+    left: int = 0
+    """Members removed from the table."""
+    holds: int = 0
+    """Times that members of a service became held."""
+
+
+class UpstreamStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Stats of a worker about one upstream."""
+
+    address: str
+    domain: str
+    """The forward zone it serves. Empty: all names outside of other forward zones."""
+    is_dead: bool
+    """True while the worker sends its queries to other upstreams."""
+    rtt_seconds: float | None
+    """Smoothed round-trip time. None: not measured yet."""
+    queries: int
+    timeouts: int
+    bad_messages: int
+    """Messages that match no outstanding query."""
+
+
+class ForwardStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Stats of a worker about forwarding."""
+
+    queries: int = 0
+    """Queries that the forward cache could not answer at once."""
+    waiting: int = 0
+    """Queries that wait for upstreams now."""
+    failed: int = 0
+    stale: int = 0
+    overloaded: int = 0
+    prefetched: int = 0
+    cache_entries: int = 0
+    cache_bytes: int = 0
+    cache_evictions: int = 0
+    upstreams: tuple[UpstreamStats, ...] = ()
+
+
+class ResponseStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Number of responses of one transport, query type and response code."""
+
+    transport: Literal["udp", "tcp"]
+    qtype: str
+    """Name of the query type, or `other`."""
+    rcode: str
+    count: int
+
+
+class LatencyStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Latencies of responses of one kind."""
+
+    kind: LatencyKind
+    counts: tuple[int, ...] = (0,) * (len(LATENCY_BUCKETS) + 1)
+    """Responses in each of `LATENCY_BUCKETS` and in the bucket after them. Not cumulative."""
+    seconds: float = 0.0
+    """Sum of all latencies."""
+
+
+class WorkerStats(msgspec.Struct, frozen=True, kw_only=True, tag="worker"):
+    """Stats of a worker process since its start."""
+
+    udp_queries: int = 0
+    tcp_queries: int = 0
+    responses: tuple[ResponseStats, ...] = ()
+    sources: dict[str, int] = {}
+    """The same responses by source, one of `SOURCES`."""
+    latencies: tuple[LatencyStats, ...] = ()
+    response_cache_misses: int = 0
+    response_cache_evictions: int = 0
+    response_cache_entries: int = 0
+    response_cache_bytes: int = 0
+    """Approximate memory of the entries."""
+    unsent: int = 0
+    """Responses that the kernel did not accept."""
+    truncated_over_tcp: int = 0
+    """Responses over 64 KiB, which lack records although they were sent over TCP."""
+    refused: int = 0
+    """UDP queries and TCP connections from clients outside of the allowed networks."""
+    rate_limited: int = 0
+    """UDP queries from networks over their rate limit."""
+    forward: ForwardStats | None = None
+    """None: this server forwards nothing."""
+
+    @property
+    def latency_counts(self) -> tuple[int, ...]:
+        """Responses of all kinds in each of `LATENCY_BUCKETS` and in the bucket after them."""
+        kinds = (LatencyStats(kind="computed").counts, *(each.counts for each in self.latencies))
+        return tuple(map(sum, zip(*kinds, strict=True)))
+
+
+Stats: TypeAlias = WatcherStats | WorkerStats
+
+
+class ServerStats(msgspec.Struct, frozen=True, kw_only=True):
+    """Stats of the supervisor."""
+
+    version: str
+    started: float
+    """Unix time."""
+    restarts: dict[str, int] = {}
+    """Processes replaced after they ended unexpectedly, by role."""
+    reloads: dict[str, int] | None = None
+    """Reloads of the configuration by result. None: there is no configuration file to reload."""
+
+
+# -- two readings -------------------------------------------------------------------------------------------
+
+
+def growth(before: int, after: int) -> int:
+    """Increase of a counter between two readings. A counter that fell was reset by a restart."""
+    return after - before if after >= before else after
+
+
+def quantile(bounds: Sequence[float], counts: Sequence[int], share: float) -> float | None:
+    """Latency in seconds that this share of the responses did not exceed.
+
+    Interpolates within a bucket, as `histogram_quantile` of Prometheus does.
+
+    Args:
+        bounds: upper bounds of the buckets, ascending.
+        counts: responses in each bucket, and in one more after the last bound.
+        share: from 0 to 1.
+
+    Returns:
+        The last bound if the quantile lies after it. None if there were no responses.
+    """
+    wanted = share * sum(counts)
+    if not wanted:
+        return None
+    for (low, high), below, count in zip(
+        pairwise((0.0, *bounds)), (0, *accumulate(counts)), counts, strict=False
+    ):
+        if below + count >= wanted:
+            return low + (high - low) * (wanted - below) / count
+    return bounds[-1]
