@@ -25,7 +25,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import parse_host_port
 from zkdns.cli import main
-from zkdns.machine.processes import listeners
+from zkdns.host.doctor.processes import listeners
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetPut
 from zkdns.serverset.member import Endpoint, Member
