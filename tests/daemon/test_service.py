@@ -22,18 +22,18 @@ def figures(state: str | None, stale: float | None = None, **others: int) -> Wat
         (figures("live", services=1, alive=1), "live: 1 service, 1 member; ZooKeeper in reach"),
         (figures("live", held=7), f"live: {TABLE}, 7 held; ZooKeeper in reach"),
         (figures("away", 4), f"ZooKeeper out of reach; answers stay: {TABLE}"),
-        (figures("away", 47), f"ZooKeeper out of reach for 40 s; answers stay: {TABLE}"),
+        (figures("away", 47), f"ZooKeeper out of reach for 40s; answers stay: {TABLE}"),
         (
             figures("away", 119),
-            f"ZooKeeper out of reach for 1 minute; answers stay: {TABLE}",
+            f"ZooKeeper out of reach for 1m; answers stay: {TABLE}",
         ),
         (
             figures("away", 7200),
-            f"ZooKeeper out of reach for 2 hours; answers stay: {TABLE}",
+            f"ZooKeeper out of reach for 2h; answers stay: {TABLE}",
         ),
         (
             figures("readonly", 60),
-            f"ZooKeeper without a quorum for 1 minute; answers as it tells readers: {TABLE}",
+            f"ZooKeeper without a quorum for 1m; answers as it tells readers: {TABLE}",
         ),
         (
             figures("reading", 3),
