@@ -17,7 +17,7 @@ import zkdns
 PACKAGE = Path(zkdns.__file__).parent
 
 ROWS = (
-    ("errors", "names", "address", "namespace", "config"),
+    ("errors", "names", "address", "namespace", "durations", "resolv_conf", "config"),
     ("serverset",),
     # The package itself is the library's front door; whoever imports it is handed what it asks for, no more.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
@@ -29,7 +29,7 @@ ROWS = (
     ("telemetry",),
     ("admin",),
     ("daemon",),
-    ("machine",),
+    ("host",),
     ("cli",),
     ("__main__",),
 )

@@ -271,15 +271,15 @@ def expecting(**others: Any) -> Expected:
         ),
         (
             expecting(now=NOW + 61, max_age=60),
-            "is 61 seconds old; at most 60 seconds is accepted (snapshot_max_age)",
+            "is 1m 1s old; at most 1m is accepted (snapshot_max_age)",
         ),
         (
             expecting(now=NOW + 3 * 86_400, max_age=86_400),
-            "is 3 days old; at most 24 hours is accepted (snapshot_max_age)",
+            "is 3d old; at most 1d is accepted (snapshot_max_age)",
         ),
         (
             expecting(now=NOW - 400, max_age=60),
-            "was written 7 minutes in the future; a clock is or was wrong",
+            "was written 6m 40s in the future; a clock is or was wrong",
         ),
     ],
 )

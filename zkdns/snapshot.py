@@ -28,6 +28,7 @@ from typing import Annotated, BinaryIO, Self
 import msgspec
 
 from zkdns.config import Config
+from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.changes import Change
 
@@ -320,20 +321,12 @@ def _unusable(header: Header, expected: Expected) -> str | None:
         return f"is of ZooKeeper at {header.zookeeper}, which has another root than {expected.zookeeper}"
     age = expected.now - header.written
     if expected.max_age and age > expected.max_age:
-        return (
-            f"is {_duration(age)} old; at most {_duration(expected.max_age)} is accepted (snapshot_max_age)"
-        )
+        most = format_duration(expected.max_age)
+        return f"is {format_duration(age)} old; at most {most} is accepted (snapshot_max_age)"
     if expected.max_age and not age >= -_AHEAD_SECONDS:  # so that "not a number" is caught too
-        return f"was written {_duration(-age)} in the future; a clock is or was wrong"
+        return f"was written {format_duration(-age)} in the future; a clock is or was wrong"
     return None
 
 
 def _chroot(zookeeper: str) -> str:
     return zookeeper.partition("/")[2].strip("/")
-
-
-def _duration(seconds: float) -> str:
-    for unit, size in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} seconds"

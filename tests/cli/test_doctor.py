@@ -1,4 +1,4 @@
-"""`zkdns doctor` about a server with a real ZooKeeper; `scenarios/test_this_machine.py` is about names."""
+"""`zkdns doctor` for a server with ZooKeeper; for name resolution, see `scenarios/test_this_machine.py`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MEMBER = b'{"serviceEndpoint":{"host":"192.0.2.1","port":80},"additionalEndpoin
 
 
 def findings(machine: Machine, *arguments: str, **variables: str) -> dict[str, tuple[str, str]]:
-    """Level and sentence by what they are about."""
+    """Run the doctor; return level and text of its findings by subject."""
     command = (
         "env",
         *(f"{name}={value}" for name, value in variables.items()),
@@ -38,11 +38,11 @@ def findings(machine: Machine, *arguments: str, **variables: str) -> dict[str, t
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """Where nobody is asked for names, as nobody listens where resolv.conf leads to."""
+    """A machine whose resolv.conf names an address without a resolver."""
     return Machine(tmp_path / "machine", "127.0.0.253")
 
 
-def test_a_server_that_is_well_and_its_zookeeper(
+def test_a_healthy_server_and_its_zookeeper(
     environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path, machine: Machine
 ) -> None:
     zk.create(f"{zk_root}/staging/web/member_0000000000", _MEMBER, makepath=True)
@@ -53,21 +53,21 @@ def test_a_server_that_is_well_and_its_zookeeper(
         arguments = ("--listen", f"127.0.0.1:{server.port}", "--control", server.control)
         admin = server.admin.removeprefix("http://")
         found = findings(machine, *arguments, "--admin", admin, **variables)
-        asked = [f"127.0.0.1:{server.port} over {transport}" for transport in ("UDP", "TCP")]
-    assert found["configuration"] == ("ok", "has no mistakes")
+        subjects = [f"127.0.0.1:{server.port} over {transport}" for transport in ("UDP", "TCP")]
+    assert found["configuration"] == ("ok", "has no errors")
     zookeeper = environment["ZKDNS_ZOOKEEPER"]
     assert found[f"ZooKeeper {zookeeper}"] == ("ok", f"grants a session; {zk_root} has 1 znode")
-    for about in asked:
-        assert found[about] == ("ok", "answers")
+    for about in subjects:
+        assert found[about] == ("ok", "responds")
     for path in ("healthz", "readyz"):
         assert found[f"http://{admin}/{path}"] == ("ok", "200")
-    assert found[f"control {server.control}"] == ("ok", "answers")
+    assert found[f"control {server.control}"] == ("ok", "responds")
     assert found["snapshot"][0] == "ok"
     assert found["end to end"][0] == "wrong"
     assert found["end to end"][1].startswith("web.staging.discovery: programs on this machine do not find it")
 
 
-def test_one_server_of_zookeeper_that_is_away_is_told_from_those_that_are_well(
+def test_an_unreachable_zookeeper_server_is_a_warning_if_others_work(
     environment: dict[str, str], zookeeper: ZooKeeperServer, zk: Any, zk_root: str, machine: Machine
 ) -> None:
     zk.create(zk_root, makepath=True)
@@ -81,25 +81,23 @@ def test_one_server_of_zookeeper_that_is_away_is_told_from_those_that_are_well(
     assert "Connection refused" in found[f"ZooKeeper {away}"][1]
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="the unit's snapshot is for root to read")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read the snapshot of the unit")
 def test_root_finds_the_snapshot_of_the_unit(
     environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path
 ) -> None:
     zk.create(f"{zk_root}/staging/web/member_0000000000", _MEMBER, makepath=True)
-    kept = tmp_path / "lib" / "zkdns" / "table"  # /var/lib/zkdns is a link where the unit's user is its own
-    kept.parent.mkdir(parents=True)
-    with ZkdnsServer(environment={**environment, "ZKDNS_SNAPSHOT": str(kept)}) as server:
+    snapshot = tmp_path / "lib" / "zkdns" / "table"  # /var/lib/zkdns is a link with DynamicUser=
+    snapshot.parent.mkdir(parents=True)
+    with ZkdnsServer(environment={**environment, "ZKDNS_SNAPSHOT": str(snapshot)}) as server:
         server.wait_ready()
-        eventually(kept.exists)
+        eventually(snapshot.exists)
     machine = Machine(tmp_path / "machine", "127.0.0.253", {"/var/lib": tmp_path / "lib"})
     level, sentence = findings(machine, "--listen", "127.0.0.1:0", **environment)["snapshot"]
     assert (level, sentence.endswith(" old")) == ("ok", True), sentence
 
 
-def test_a_control_socket_that_nobody_answers_at_is_told_from_one_that_is_well(
-    tmp_path: Path, machine: Machine
-) -> None:
-    """As a server leaves it behind that was killed, one that hangs, and none at all."""
+def test_control_sockets_without_a_responding_server(tmp_path: Path, machine: Machine) -> None:
+    """The socket of a killed server, that of a hanging one, and a missing one."""
     dead, strange, none = (str(tmp_path / name) for name in ("dead", "strange", "none"))
     arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--control")
     with socket.socket(socket.AF_UNIX) as left:
@@ -114,7 +112,7 @@ def test_a_control_socket_that_nobody_answers_at_is_told_from_one_that_is_well(
     assert (level, "does not answer within" in sentence) == ("warning", True)
 
 
-def test_a_fixed_file_is_read_too(tmp_path: Path, machine: Machine) -> None:
+def test_the_fixed_file_is_checked_too(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "services.toml").write_text('[services."web.staging"]\nmembers = ["10.0.0.1"]\n')
     found = findings(machine, "--fixed", str(tmp_path / "services.toml"))
     assert found.keys() == {"configuration"}
@@ -122,18 +120,18 @@ def test_a_fixed_file_is_read_too(tmp_path: Path, machine: Machine) -> None:
     assert "services.toml" in found["configuration"][1]
 
 
-def test_a_terminal_shows_a_coloured_line_for_each(tmp_path: Path) -> None:
+def test_a_terminal_shows_a_coloured_line_for_each_finding(tmp_path: Path) -> None:
     with Terminal(
         "doctor", "--demo", "--listen", "127.0.0.1:1", "--control", str(tmp_path / "no")
     ) as terminal:
         assert terminal.wait() == 1
         written, lines = terminal.written, terminal.screen.splitlines()
     assert "\x1b[1;31mwrong" in written
-    assert lines[0] == "ok       configuration: has no mistakes"
+    assert lines[0] == "ok       configuration: has no errors"
     (free,) = (line for line in lines if "port 127.0.0.1:1/tcp: " in line)
     assert free.startswith("warning  ")
     (refused,) = (line for line in lines if "127.0.0.1:1 over TCP: " in line)
     assert refused == (
-        "wrong    127.0.0.1:1 over TCP: cannot be asked: Connection refused; "
-        "start zkdns; its log says why it does not run"
+        "wrong    127.0.0.1:1 over TCP: cannot be reached: Connection refused; "
+        "start zkdns; if it does not start, see its log"
     )

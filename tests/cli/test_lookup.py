@@ -1,4 +1,4 @@
-"""`zkdns lookup`, run as people do, against a real server, and against ones that are none."""
+"""`zkdns lookup` with a zkdns server, and with servers that misbehave."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ def demo() -> Iterator[ZkdnsServer]:
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZkdnsServer]:
-    """One service with more members than UDP has room for."""
+    """One service with more members than fit into a UDP response."""
     fixed = tmp_path_factory.mktemp("fixed") / "services.toml"
     members = [f"a-host-name-of-some-length-{number:03d}.example.com:80" for number in range(_MANY)]
     fixed.write_text(f'[services."{"a" * 60}.staging"]\nmembers = {json.dumps(members)}\n')
@@ -62,10 +62,10 @@ def as_json(*arguments: str) -> dict[str, Any]:
     return found
 
 
-# -- answers ------------------------------------------------------------------------------------------------
+# -- responses ----------------------------------------------------------------------------------------------
 
 
-def test_an_answer_is_told_as_people_read_it(demo: ZkdnsServer) -> None:
+def test_the_response_is_printed_as_text(demo: ZkdnsServer) -> None:
     ended = lookup("api.v2.staging.discovery", "SRV", "--server", server_of(demo))
     assert (ended.returncode, ended.stderr) == (0, "")
     first, *lines = ended.stdout.splitlines()
@@ -83,7 +83,7 @@ def test_an_answer_is_told_as_people_read_it(demo: ZkdnsServer) -> None:
     ]
 
 
-def test_json_is_one_object_with_all_of_the_answer(demo: ZkdnsServer) -> None:
+def test_json_is_one_object_with_the_whole_response(demo: ZkdnsServer) -> None:
     found = as_json("--server", server_of(demo), "m0.web.staging.discovery", "a")
     assert found.pop("milliseconds") > 0
     assert found == {
@@ -113,7 +113,7 @@ def test_json_is_one_object_with_all_of_the_answer(demo: ZkdnsServer) -> None:
         (r"a\.b.staging.discovery", "A", 1, "NXDOMAIN"),
     ],
 )
-def test_the_exit_status_tells_whether_there_are_records(
+def test_the_exit_status_depends_on_the_records(
     demo: ZkdnsServer, name: str, qtype: str, status: int, rcode: str
 ) -> None:
     ended = lookup(name, qtype, "--server", server_of(demo))
@@ -122,26 +122,26 @@ def test_the_exit_status_tells_whether_there_are_records(
     assert (", no record, " in ended.stdout) == (status == 1)
 
 
-def test_what_stands_beside_an_answer_that_is_none_is_told(demo: ZkdnsServer) -> None:
-    told = lookup("nothing.staging.discovery", "--server", server_of(demo)).stdout
-    assert "\nauthority:\ndiscovery.  2  SOA  " in told
-    assert "the server says: 20: not authoritative\n" in lookup("x.org", "--server", server_of(demo)).stdout
+def test_the_soa_and_extended_errors_of_a_negative_response_are_printed(demo: ZkdnsServer) -> None:
+    output = lookup("nothing.staging.discovery", "--server", server_of(demo)).stdout
+    assert "\nauthority:\ndiscovery.  2  SOA  " in output
+    assert "server error 20: not authoritative\n" in lookup("x.org", "--server", server_of(demo)).stdout
 
 
-def test_an_answer_that_udp_has_no_room_for_is_asked_for_over_tcp(many: ZkdnsServer) -> None:
+def test_a_truncated_response_is_fetched_over_tcp(many: ZkdnsServer) -> None:
     found = as_json("--server", server_of(many), f"{'a' * 60}.staging.discovery", "SRV")
     assert len(found["answers"]) == _MANY
     assert "tc" not in found["flags"]
 
 
-def test_an_ipv6_server_can_be_asked(demo: ZkdnsServer) -> None:
+def test_an_ipv6_server(demo: ZkdnsServer) -> None:
     (_, port) = demo.addresses[1]
     ended = lookup("web.staging.discovery", "--server", f"[::1]:{port}")
     assert ended.returncode == 0
     assert f"from [::1]:{port} in" in ended.stdout
 
 
-# -- printed ------------------------------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
@@ -155,16 +155,16 @@ def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, 
     assert all(line.endswith(".example.com.") for line in lines[1:])
 
 
-def test_a_reader_that_goes_away_gets_no_traceback(demo: ZkdnsServer) -> None:
+def test_a_closed_pipe_causes_no_traceback(demo: ZkdnsServer) -> None:
     command = f"{sys.executable} -m zkdns lookup web.staging.discovery --server {server_of(demo)}"
     ended = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
     assert "Traceback" not in ended.stderr
 
 
-# -- which server -------------------------------------------------------------------------------------------
+# -- the server ---------------------------------------------------------------------------------------------
 
 
-def test_without_server_the_configured_one_is_asked(demo: ZkdnsServer, tmp_path: Path) -> None:
+def test_without_server_the_configured_one_is_queried(demo: ZkdnsServer, tmp_path: Path) -> None:
     config = tmp_path / "zkdns.toml"
     config.write_text(f'listen = ["{server_of(demo)}"]\n')
     assert lookup("web.staging.discovery", "--config", str(config)).returncode == 0
@@ -173,24 +173,24 @@ def test_without_server_the_configured_one_is_asked(demo: ZkdnsServer, tmp_path:
     assert lookup("web.staging.discovery", ZKDNS_SERVER=server_of(demo)).returncode == 0
 
 
-def test_an_ipv6_wildcard_is_asked_at_its_loopback(demo: ZkdnsServer) -> None:
+def test_an_ipv6_wildcard_is_queried_at_loopback(demo: ZkdnsServer) -> None:
     (_, port) = demo.addresses[1]
     assert f"from [::1]:{port} in" in lookup("web.staging.discovery", ZKDNS_LISTEN=f"[::]:{port}").stdout
 
 
-def test_a_fixed_file_that_is_broken_just_now_stops_no_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
-    """The server goes on with what it said before, and that is what somebody wants to look at."""
+def test_a_malformed_fixed_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
+    """The server keeps the previous services, and they are still to be looked up."""
     broken = tmp_path / "services.toml"
     broken.write_text("[services")
     ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_FIXED=str(broken))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------
+# -- usage errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (["web..discovery"], "'web..discovery' is not a domain name: it has an empty label"),
         (["a" * 64], "a label has 64 bytes, at most 63 are allowed"),
@@ -209,44 +209,44 @@ def test_a_fixed_file_that_is_broken_just_now_stops_no_lookup(demo: ZkdnsServer,
         ([], "Missing argument"),
     ],
 )
-def test_what_is_typed_wrongly_is_told_as_a_sentence(arguments: list[str], told: str) -> None:
+def test_usage_errors(arguments: list[str], error: str) -> None:
     ended = lookup("--server", "127.0.0.1:1", *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert told in ended.stderr
+    assert error in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
-def test_a_configuration_with_mistakes_is_told() -> None:
+def test_errors_of_the_configuration_are_printed() -> None:
     ended = lookup("web", ZKDNS_LISTEN="nowhere", ZKDNS_TTL="-1")
     assert ended.returncode == 2
     assert [line.split(":")[1] for line in ended.stderr.splitlines()] == [" ZKDNS_LISTEN", " ZKDNS_TTL"]
 
 
-def test_a_configured_port_0_tells_no_server() -> None:
+def test_a_configured_port_0_is_an_error() -> None:
     ended = lookup("web", ZKDNS_LISTEN="127.0.0.1:0")
     assert ended.returncode == 2
-    assert "127.0.0.1:0 does not tell the server's port; name it with --server" in ended.stderr
+    assert "127.0.0.1:0 does not contain the server's port; write --server" in ended.stderr
 
 
-# -- no answer ----------------------------------------------------------------------------------------------
+# -- no response --------------------------------------------------------------------------------------------
 
-UNREADABLE = "answered what cannot be read"
-CLOSED = "cannot be asked: it closed the connection amid its answer"
+UNREADABLE = "sent a malformed response"
+CLOSED = "closed the connection before the end of the response"
 
 Reply = Callable[[bytes], bytes]
 
 
 @contextlib.contextmanager
 def odd_server(udp: Reply, tcp: Reply = lambda query: query) -> Iterator[str]:
-    """A server that replies whatever it likes; over TCP it closes thereafter."""
+    """A server with these replies; over TCP it closes the connection after its reply."""
     datagrams, listener = paired_sockets()
     with datagrams, listener:
         listener.listen()
 
         def serve() -> None:
             with contextlib.suppress(OSError):
-                query, asker = datagrams.recvfrom(65535)
-                datagrams.sendto(udp(query), asker)
+                query, client = datagrams.recvfrom(65535)
+                datagrams.sendto(udp(query), client)
                 connection, _ = listener.accept()
                 with connection:
                     connection.sendall(tcp(connection.recv(65535)[2:]))
@@ -258,7 +258,7 @@ def odd_server(udp: Reply, tcp: Reply = lambda query: query) -> Iterator[str]:
         finally:
             for sock in (datagrams, listener):
                 with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)  # wakes who waits for it
+                    sock.shutdown(socket.SHUT_RDWR)  # wakes the thread
             thread.join()
 
 
@@ -271,45 +271,45 @@ def truncated(query: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("udp", "tcp", "told"),
+    ("udp", "tcp", "error"),
     [
         (always(b"garbage"), None, UNREADABLE),
         (always(b""), None, UNREADABLE),
-        (lambda query: b"\0\0" + truncated(query)[2:], None, "answered another question"),
-        (lambda query: query, None, "answered another question"),
+        (lambda query: b"\0\0" + truncated(query)[2:], None, "sent a response to another query"),
+        (lambda query: query, None, "sent a response to another query"),
         (truncated, always(b""), CLOSED),
         (truncated, always(b"\0"), CLOSED),
         (truncated, always(b"\xff\xff12345678901234567890"), CLOSED),
         (truncated, always(b"\0\x07garbage"), UNREADABLE),
     ],
 )
-def test_an_answer_that_is_none_is_told_as_a_sentence(udp: Reply, tcp: Reply | None, told: str) -> None:
+def test_malformed_responses(udp: Reply, tcp: Reply | None, error: str) -> None:
     with odd_server(udp, tcp or (lambda query: query)) as server:
         ended = lookup("web.staging.discovery", "--server", server)
     assert (ended.returncode, ended.stdout) == (3, "")
-    assert ended.stderr.startswith(f"zkdns: {server} {told}")
+    assert ended.stderr.startswith(f"zkdns: {server} {error}")
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_server_that_says_nothing_is_given_up_after_the_timeout() -> None:
+def test_a_silent_server_is_an_error_after_the_timeout() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
         server = f"127.0.0.1:{silent.getsockname()[1]}"
         ended = lookup("web", "--server", server, "--timeout", "0.2")
     assert ended.returncode == 3
-    assert ended.stderr == f"zkdns: {server} did not answer within 0.2 s\n"
+    assert ended.stderr == f"zkdns: {server} did not respond within 0.2 s; does zkdns run there?\n"
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
-def test_a_port_where_nobody_listens_says_so_at_once(host: str) -> None:
+def test_a_closed_port_is_an_error_at_once(host: str) -> None:
     with deaf_port(host.strip("[]")) as port:
         server = f"{host}:{port}"
         ended = lookup("web", "--server", server, "--timeout", "20")
     assert ended.returncode == 3
-    assert ended.stderr == f"zkdns: {server} cannot be asked: Connection refused; does zkdns run there?\n"
+    assert ended.stderr == f"zkdns: {server} cannot be reached: Connection refused; does zkdns run there?\n"
 
 
-def test_a_server_by_a_name_that_there_is_not_is_told() -> None:
+def test_an_unknown_host_name_of_a_server_is_an_error() -> None:
     ended = lookup("web", "--server", "nowhere.invalid:53")
     assert ended.returncode == 3
-    assert ended.stderr.startswith("zkdns: nowhere.invalid:53 cannot be asked: ")
+    assert ended.stderr.startswith("zkdns: nowhere.invalid:53 cannot be reached: ")

@@ -25,7 +25,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import parse_host_port
 from zkdns.cli import main
-from zkdns.machine.processes import listeners
+from zkdns.host.doctor.processes import listeners
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetPut
 from zkdns.serverset.member import Endpoint, Member
@@ -192,7 +192,7 @@ def test_a_snapshot_that_cannot_be_served_by_itself_is_a_mistake(tmp_path: Path,
     path.write_bytes(b"something else")
     assert told() == f"zkdns: {path}: is not a snapshot of this version of zkdns"
     snapshot(path)
-    assert told("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7 days old; at most 24 hours")
+    assert told("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7d old; at most 1d")
     assert told("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: is of the namespace /discovery/")
     path.write_bytes(path.read_bytes()[:-1])
     assert told() == f"zkdns: {path}: is damaged: its checksum is wrong"

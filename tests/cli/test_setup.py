@@ -1,4 +1,4 @@
-"""`zkdns setup` on other trees than this machine's: what it shows, asks, writes, and takes back."""
+"""`zkdns setup` with a system image: output, confirmation, changes and undo."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.cli import Ended, Terminal, run
-from tests.machine.trees import everything, make_tree
+from tests.host.trees import everything, make_tree
 from tests.support.network import seeing
 from tests.support.waiting import eventually
 
@@ -29,47 +29,47 @@ def setup(root: Path, *arguments: str) -> Ended:
     return run("setup", "--root", str(root), *arguments, environment={"ZKDNS_UPSTREAM": "auto"})
 
 
-def test_it_shows_a_diff_and_writes_nothing(root: Path) -> None:
+def test_without_apply_it_shows_a_diff_and_writes_nothing(root: Path) -> None:
     before = everything(root)
     ended = setup(root, "--search", "Staging.Discovery.")
     assert ended.status == 0, ended.errors
-    assert "resolv.conf is in charge" in ended.output
+    assert "name resolution is managed by resolv.conf" in ended.output
     for line in ("+nameserver 127.0.0.1", "-search corp.example", "+search staging.discovery corp.example"):
         assert f"\n{line}\n" in ended.output
-    assert "zkdns setup --apply does it" in ended.output
+    assert "run zkdns setup --apply" in ended.output
     assert everything(root) == before
 
 
-def test_it_writes_once_and_restores(root: Path) -> None:
+def test_apply_writes_once_and_undo_restores(root: Path) -> None:
     before = everything(root)
     first = setup(root, "--apply", "--yes")
     assert (first.status, "written;" in first.output) == (0, True)
     once = everything(root)
-    second = setup(root, "--apply")  # nothing is to be written, so nobody need be asked
-    assert (second.status, "all of this is so already" in second.output) == (0, True)
+    second = setup(root, "--apply")  # nothing to write, so no confirmation is needed
+    assert (second.status, "the files are already up to date" in second.output) == (0, True)
     assert everything(root) == once
     assert setup(root, "--undo").status == 2
     assert everything(root) == once
     undone = setup(root, "--undo", "--yes")
     assert (undone.status, "restored" in undone.output) == (0, True)
     assert everything(root) == before
-    assert "has changed nothing" in setup(root, "--undo").output
+    assert "nothing to undo" in setup(root, "--undo").output
 
 
-def test_without_a_terminal_it_wants_to_be_told_yes(root: Path) -> None:
+def test_without_a_terminal_yes_is_required(root: Path) -> None:
     before = everything(root)
     ended = setup(root, "--apply")
     assert (ended.status, "--yes: is missing" in ended.errors) == (2, True)
     assert everything(root) == before
 
 
-def test_in_a_terminal_it_asks_in_colours(root: Path) -> None:
+def test_in_a_terminal_it_asks_for_confirmation(root: Path) -> None:
     before = everything(root)
     arguments = ("setup", "--root", str(root), "--apply", "--upstream", "auto")
     for answer, status in ((b"n\n", 1), (b"y\n", 0)):
         assert everything(root) == before
         with Terminal(*arguments) as terminal:
-            eventually(lambda terminal=terminal: "Write this? [y/N]" in terminal.screen)  # type: ignore[misc]
+            eventually(lambda terminal=terminal: "Write these changes? [y/N]" in terminal.screen)  # type: ignore[misc]
             assert "\x1b[32m+nameserver 127.0.0.1" in terminal.written
             terminal.type(answer)
             assert terminal.wait() == status
@@ -77,52 +77,52 @@ def test_in_a_terminal_it_asks_in_colours(root: Path) -> None:
 
 
 def test_json_holds_the_whole_plan(root: Path) -> None:
-    told: dict[str, Any] = json.loads(setup(root, "--json").output)
-    assert told["keeper"] == "resolv.conf"
-    assert [change["path"] for change in told["changes"]] == ["/etc/resolv.conf"]
-    assert "+nameserver 127.0.0.1\n" in told["changes"][0]["diff"]
-    assert (told["obstacles"], told["commands"]) == ([], [])
+    report: dict[str, Any] = json.loads(setup(root, "--json").output)
+    assert report["manager"] == "resolv.conf"
+    assert [change["path"] for change in report["changes"]] == ["/etc/resolv.conf"]
+    assert "+nameserver 127.0.0.1\n" in report["changes"][0]["diff"]
+    assert (report["obstacles"], report["commands"]) == ([], [])
     assert setup(root, "--json", "--apply").status == 2
     applied = json.loads(setup(root, "--json", "--apply", "--yes").output)
-    assert "written" in applied["said"][0]
+    assert "written" in applied["messages"][0]
 
 
-def test_what_cannot_be_done_is_told_and_nothing_written(root: Path) -> None:
+def test_with_an_obstacle_nothing_is_written(root: Path) -> None:
     before = everything(root)
     ended = setup(root, "--listen", "127.0.0.1:5300", "--apply", "--yes")
     assert ended.status == 1
-    assert "this cannot be done: /etc/resolv.conf can name no port" in ended.output
+    assert "setup is not possible: /etc/resolv.conf has no syntax for a port" in ended.output
     assert everything(root) == before
 
 
-def test_a_file_that_others_changed_since_is_left_alone(root: Path) -> None:
+def test_a_file_that_another_program_changed_stays_unchanged(root: Path) -> None:
     setup(root, "--apply", "--yes")
     (root / "etc" / "resolv.conf").write_text("nameserver 10.0.0.99\n")
     changed = everything(root)
     for arguments in (["--undo", "--yes"], ["--apply", "--yes"], []):
         ended = setup(root, *arguments)
         assert ended.status == 1
-        assert "/etc/resolv.conf: was changed by somebody else" in ended.errors
+        assert "/etc/resolv.conf: another program has changed it" in ended.errors
         assert everything(root) == changed
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--apply", "--undo"], "--undo: is the opposite of --apply"),
+        (["--apply", "--undo"], "--undo: cannot be combined with --apply"),
         (["--search", "a..b"], "--search: 'a..b'"),
         (["--listen", "here"], "--listen: 'here'"),
     ],
 )
-def test_mistakes_are_sentences(root: Path, arguments: list[str], sentence: str) -> None:
+def test_usage_errors(root: Path, arguments: list[str], sentence: str) -> None:
     ended = setup(root, *arguments)
     assert ended.status == 2
     assert sentence in ended.errors
     assert setup(root / "nowhere").status == 2
 
 
-def test_the_configuration_of_an_image_is_read_and_written_there(tmp_path: Path) -> None:
-    """It names a file that is in the image as well, and that its own system reads."""
+def test_the_configuration_of_an_image_is_read_and_written_in_the_image(tmp_path: Path) -> None:
+    """Paths in it are paths of the image, and are not checked."""
     text = 'zookeeper_credentials = "/nowhere/else.toml"\nlisten = ["127.0.0.1:5300"]\n'
     root = tmp_path / "root"
     files = {
@@ -142,7 +142,7 @@ def test_the_configuration_of_an_image_is_read_and_written_there(tmp_path: Path)
     assert (ended.status, f"{root}/etc/none.toml: cannot be read" in ended.errors) == (2, True)
 
 
-def test_a_read_only_file_system_is_a_sentence_and_nothing_is_left_half_done(root: Path) -> None:
+def test_a_read_only_file_system_is_an_error_and_nothing_changes(root: Path) -> None:
     before = everything(root)
     etc = root / "etc"
     read_only = [*seeing({str(etc): etc}), "sh", "-c", f'mount -o remount,bind,ro {etc} && exec "$@"', "sh"]
@@ -155,11 +155,11 @@ def test_a_read_only_file_system_is_a_sentence_and_nothing_is_left_half_done(roo
     assert everything(root) == before
 
 
-def test_an_immutable_file_is_a_sentence(root: Path) -> None:
+def test_an_immutable_file_is_an_error(root: Path) -> None:
     place = root / "etc" / "resolv.conf"
     chattr = shutil.which("chattr")
     if chattr is None or subprocess.run([chattr, "+i", place], check=False, capture_output=True).returncode:
-        pytest.skip("no file can be made immutable here")
+        pytest.skip("files cannot be made immutable here")
     try:
         ended = setup(root, "--apply", "--yes")
     finally:

@@ -66,10 +66,10 @@ def test_where_there_are_enough_it_ends_at_once_and_says_nothing(
 @pytest.mark.parametrize(
     ("wanted", "told"),
     [
-        (("--min", "3"), "2 members are answered after 0.3 s; at least 3 wanted"),
-        (("--exactly", "1"), "2 members are answered after 0.3 s; exactly 1 wanted"),
-        (("--min", "3", "--max", "4"), "2 members are answered after 0.3 s; 3 to 4 wanted"),
-        (("--gone",), "2 members are answered after 0.3 s; none wanted"),
+        (("--min", "3"), "2 members are answered after 300ms; at least 3 wanted"),
+        (("--exactly", "1"), "2 members are answered after 300ms; exactly 1 wanted"),
+        (("--min", "3", "--max", "4"), "2 members are answered after 300ms; 3 to 4 wanted"),
+        (("--gone",), "2 members are answered after 300ms; none wanted"),
     ],
 )
 def test_at_the_end_of_the_time_it_says_how_many_there_are(
@@ -84,7 +84,7 @@ def test_at_the_end_of_the_time_it_says_how_many_there_are(
 def test_a_service_that_is_not_there_has_no_members(fixed: Fixed) -> None:
     assert fixed.wait("nix.staging", "--gone") == (0, "", "")
     ended = fixed.wait("nix.staging", "--timeout", "0")
-    assert ended == (1, "", "zkdns: nix.staging: there is no such service after 0.0 s; at least 1 wanted\n")
+    assert ended == (1, "", "zkdns: nix.staging: there is no such service after 0s; at least 1 wanted\n")
 
 
 def test_what_is_not_read_yet_is_neither_there_nor_gone() -> None:
@@ -92,7 +92,7 @@ def test_what_is_not_read_yet_is_neither_there_nor_gone() -> None:
         environment = {"ZKDNS_CONTROL": server.control}
         eventually(lambda: Path(server.control).exists())
         ended = run("wait", "web.staging", "--gone", "--timeout", "300ms", environment=environment)
-    told = "the server has not read its table yet after 0.3 s; none wanted"
+    told = "the server has not read its table yet after 300ms; none wanted"
     assert ended == (1, "", f"zkdns: web.staging: {told}\n")
 
 
@@ -160,7 +160,7 @@ def test_in_a_terminal_it_shows_how_far_it_is(fixed: Fixed) -> None:
         (("web", "--min", "3", "--max", "2"), "--min 3: is more than --max 2"),
         (
             ("web", "--timeout", "3x"),
-            "--timeout: is '3x'; write a duration from 0s to 86400s, as 500ms, 1.5s or 2m",
+            "--timeout: is '3x'; write a duration from 0s to 86400s, such as 500ms, 1.5s or 2m",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""`zkdns setup` on a machine whose names systemd-resolved keeps: its drop-in does what it is to do."""
+"""`zkdns setup` on a machine with systemd-resolved: the drop-in works."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.clients.client import MissingError
 from tests.clients.resolved import STUB, accounts, runtime_directory, started
 from tests.clients.scene import IPV4, LINK, WEB
-from tests.machine.trees import everything
+from tests.host.trees import everything
 from tests.support.network import ip, new_network, seeing, wait_until_up
 from tests.support.server import ZkdnsServer
 
@@ -41,17 +41,17 @@ def network() -> Iterator[None]:
         yield
 
 
-def test_a_drop_in_sends_the_zone_to_zkdns_and_goes_again(network: None, tmp_path: Path) -> None:
+def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path: Path) -> None:
     del network
-    etc, kept, run = tmp_path / "etc", tmp_path / "kept", runtime_directory(tmp_path, _QUIET)
+    etc, saved, run = tmp_path / "etc", tmp_path / "saved", runtime_directory(tmp_path, _QUIET)
     shutil.copytree("/etc", etc, symlinks=True)
-    kept.mkdir()
+    saved.mkdir()
     for place, file in accounts(tmp_path).items():
         shutil.copy(file, etc / Path(place).name)
     (etc / "nsswitch.conf").write_text("hosts: files dns\n")
     (etc / "resolv.conf").unlink()
     (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    prefix = seeing({"/etc": etc, "/var/lib": kept, "/run": run})
+    prefix = seeing({"/etc": etc, "/var/lib": saved, "/run": run})
 
     def on_machine(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*prefix, *command], check=False, capture_output=True, text=True, timeout=30)
@@ -67,17 +67,20 @@ def test_a_drop_in_sends_the_zone_to_zkdns_and_goes_again(network: None, tmp_pat
             server.wait_ready()
             with started(prefix, tmp_path):
                 assert finds(WEB) == set()
-                told = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
-                assert "systemd-resolved is in charge" in told.stdout
-                assert "DNS=127.0.0.1:5300\n" in told.stdout
-            with started(prefix, tmp_path):  # there is no systemd here that would restart it
+                applied = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
+                assert "name resolution is managed by systemd-resolved" in applied.stdout
+                assert "DNS=127.0.0.1:5300\n" in applied.stdout
+            with started(prefix, tmp_path):  # there is no systemd that would restart it
                 assert finds(WEB) == finds("web") == set(IPV4)
                 doctor = (sys.executable, "-m", "zkdns", "doctor", "--listen", "127.0.0.1:5300")
-                said = on_machine(*doctor, "--fixed", str(services), "--control", server.control)
-                assert f"names {STUB} first, which is systemd-resolved, which asks zkdns" in said.stdout
-                assert f"end to end: {WEB}: programs on this machine find" in said.stdout
+                diagnosed = on_machine(*doctor, "--fixed", str(services), "--control", server.control)
+                assert (
+                    f"names {STUB} first, which is systemd-resolved, which forwards discovery to zkdns"
+                    in diagnosed.stdout
+                )
+                assert f"end to end: {WEB}: programs on this machine find" in diagnosed.stdout
                 again = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
-                assert "all of this is so already" in again.stdout
+                assert "the files are already up to date" in again.stdout
                 assert (again.returncode, f"{WEB}: programs on this machine find" in again.stdout) == (
                     0,
                     True,
@@ -88,4 +91,4 @@ def test_a_drop_in_sends_the_zone_to_zkdns_and_goes_again(network: None, tmp_pat
     except MissingError as missing:
         pytest.skip(str(missing))
     assert everything(etc) == before
-    assert everything(kept) == {}
+    assert everything(saved) == {}

@@ -1,4 +1,4 @@
-"""A server asks itself: any response of its own counts, and nothing else does."""
+"""Self-checks: any response to the check's own query passes, and nothing else does."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ LONG = 10.0
 
 @contextlib.contextmanager
 def answering(respond: Callable[[bytes, int], bytes | None], host: str = "127.0.0.1") -> Iterator[HostPort]:
-    """Who answers each query as told, by its bytes and its number, at an address."""
+    """A server that responds with a function of each query's bytes and number."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind((host, 0))
         port = sock.getsockname()[1]
@@ -51,12 +51,12 @@ def asks(address: HostPort, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "0.0.0.0", "::"])
-def test_any_response_is_an_answer(host: str) -> None:
+def test_any_response_passes(host: str) -> None:
     with answering(servfail, host) as address:
         assert asks(address, LONG)
 
 
-def test_it_asks_for_the_zones_soa_once() -> None:
+def test_it_queries_the_soa_of_the_zone_once() -> None:
     queries = []
 
     def respond(query: bytes, _number: int) -> bytes:
@@ -76,20 +76,21 @@ def test_it_asks_for_the_zones_soa_once() -> None:
         lambda query, _number: query,
         lambda query, _number: bytes((query[0], query[1] ^ 1)) + servfail(query)[2:],
         lambda query, _number: query[:2],
+        lambda query, _number: servfail(query).replace(b"discovery", b"elsewhere"),
     ],
-    ids=["silence", "an echo", "another id", "an id alone"],
+    ids=["silence", "an echo", "another id", "an id alone", "another question"],
 )
-def test_what_is_no_response_of_its_own_is_none(respond: Callable[[bytes, int], bytes | None]) -> None:
+def test_other_messages_do_not_pass(respond: Callable[[bytes, int], bytes | None]) -> None:
     with answering(respond) as address:
         assert not asks(address, BRIEF)
 
 
-def test_a_lost_datagram_is_not_silence() -> None:
+def test_a_lost_datagram_is_sent_again() -> None:
     with answering(lambda query, number: servfail(query) if number else None) as address:
         assert asks(address, LONG)
 
 
-def test_where_nobody_listens_there_is_no_answer_at_once() -> None:
+def test_a_closed_port_fails_at_once() -> None:
     with deaf_port() as port:
         assert not asks(HostPort("127.0.0.1", port), LONG)
     assert not asks(HostPort("fe80::1%nowhere", 53), LONG)

@@ -22,18 +22,18 @@ def stats(state: str | None, stale: float | None = None, **others: int) -> Watch
         (stats("live", services=1, alive=1), "live: 1 service, 1 member; ZooKeeper connected"),
         (stats("live", held=7), f"live: {TABLE}, 7 held; ZooKeeper connected"),
         (stats("away", 4), f"ZooKeeper disconnected; serving the last table: {TABLE}"),
-        (stats("away", 47), f"ZooKeeper disconnected for 40 s; serving the last table: {TABLE}"),
+        (stats("away", 47), f"ZooKeeper disconnected for 40s; serving the last table: {TABLE}"),
         (
             stats("away", 119),
-            f"ZooKeeper disconnected for 1 minute; serving the last table: {TABLE}",
+            f"ZooKeeper disconnected for 1m; serving the last table: {TABLE}",
         ),
         (
             stats("away", 7200),
-            f"ZooKeeper disconnected for 2 hours; serving the last table: {TABLE}",
+            f"ZooKeeper disconnected for 2h; serving the last table: {TABLE}",
         ),
         (
             stats("readonly", 60),
-            f"ZooKeeper without a quorum for 1 minute; serving its read-only data: {TABLE}",
+            f"ZooKeeper without a quorum for 1m; serving its read-only data: {TABLE}",
         ),
         (
             stats("reading", 3),

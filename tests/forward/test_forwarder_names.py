@@ -26,7 +26,7 @@ from tests.support.upstream import Act, Asked, Resolver, Sent, says
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
 from zkdns.forward import routes as routes_module
-from zkdns.forward.resolv import SystemUpstreams
+from zkdns.forward.system_upstreams import SystemUpstreams
 
 NOT_AUTHORITATIVE = 20
 

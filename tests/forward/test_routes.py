@@ -17,8 +17,8 @@ from zkdns.config.model import ForwardSettings
 from zkdns.forward import routes as routes_module
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.question import Question
-from zkdns.forward.resolv import SystemUpstreams
 from zkdns.forward.routes import PROBE_SECONDS, SHUNNED_SECONDS, Route, Routes
+from zkdns.forward.system_upstreams import SystemUpstreams
 
 ONE, TWO, THREE = (UpstreamAddress(f"192.0.2.{number}", 53) for number in (1, 2, 3))
 LISTENING = [HostPort("127.0.0.1", 5300)]

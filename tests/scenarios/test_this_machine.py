@@ -1,6 +1,6 @@
-"""Setup and doctor on a machine of the test's own: a network of its own, and a resolv.conf that is a mount.
+"""Setup and doctor in a separate network, where resolv.conf is a mount point, as in containers.
 
-A mount as in containers, where it cannot be replaced by another file.
+A mount point cannot be replaced by another file.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.machine.trees import AT_5300, everything, make_tree, set_up
+from tests.host.trees import AT_5300, everything, make_tree, set_up
 from tests.support.guard import running
 from tests.support.machine import Machine
 from tests.support.network import ip, new_network
@@ -29,29 +29,31 @@ _SERVICES = f'[services."web.staging"]\nmembers = ["{ADDRESS}:80"]\n'
 
 
 class Here(Machine):
-    """The machine, with a directory for what zkdns keeps."""
+    """A machine with a directory for the journal of setup."""
 
     def __init__(self, directory: Path, nameserver: str) -> None:
-        self.kept = directory / "kept"
-        self.kept.mkdir(parents=True)
+        self.saved = directory / "saved"
+        self.saved.mkdir(parents=True)
         self.hosts = directory / "hosts"
         self.hosts.write_text("127.0.0.1 localhost\n")
-        super().__init__(directory / "machine", nameserver, {"/var/lib": self.kept, "/etc/hosts": self.hosts})
+        super().__init__(
+            directory / "machine", nameserver, {"/var/lib": self.saved, "/etc/hosts": self.hosts}
+        )
         self.configure("options timeout:5 attempts:1")
         self.resolv_conf = directory / "machine" / "resolv.conf"
 
     def zkdns(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a command of zkdns here."""
+        """Run a zkdns command on this machine."""
         return self.run(sys.executable, "-m", "zkdns", *arguments)
 
     def findings(self, *arguments: str) -> tuple[int, dict[str, tuple[str, str]]]:
-        """What the doctor says: the exit status, and level and sentence by what each is about."""
+        """Run the doctor; return its exit status, and level and text of its findings by subject."""
         ended = self.zkdns("doctor", "--json", *arguments)
         rows = map(json.loads, ended.stdout.splitlines())
         return ended.returncode, {row["about"]: (row["level"], row["found"]) for row in rows}
 
     def finds(self, name: str) -> set[str]:
-        """The addresses that programs find."""
+        """The addresses of a name for programs."""
         return {line.split()[0] for line in self.run("getent", "ahosts", name).stdout.splitlines()}
 
 
@@ -66,7 +68,7 @@ def network() -> Iterator[None]:
 
 @pytest.fixture
 def here(network: None, tmp_path: Path) -> Here:
-    """A machine whose resolver is not to be reached."""
+    """A machine with an unreachable resolver."""
     del network
     machine = Here(tmp_path / "here", "198.51.100.53")
     machine.resolv_conf.write_text(machine.resolv_conf.read_text().replace("search staging.discovery\n", ""))
@@ -82,7 +84,7 @@ def server(network: None, tmp_path: Path) -> Iterator[ZkdnsServer]:
 
 
 def settings(server: ZkdnsServer, directory: Path) -> tuple[str, ...]:
-    """What the doctor must be told to examine it."""
+    """The doctor's arguments for this server."""
     admin = server.admin.removeprefix("http://")
     return "--fixed", str(directory / "services.toml"), "--control", server.control, "--admin", admin
 
@@ -101,7 +103,7 @@ def test_programs_find_services_after_setup_and_undo_restores_every_byte(
     ended = here.zkdns(*apply)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{SERVICE}: programs on this machine find {ADDRESS}" in ended.stdout
-    assert "is a mount, as in containers" in ended.stdout
+    assert "is a mount point, as in containers" in ended.stdout
     assert here.finds(SERVICE) == here.finds("web") == {ADDRESS}
     assert b"nameserver 127.0.0.1\n" in here.resolv_conf.read_bytes()
 
@@ -109,32 +111,34 @@ def test_programs_find_services_after_setup_and_undo_restores_every_byte(
     assert status == 0, found
     assert {level for level, _ in found.values()} == {"ok"}
     assert found["end to end"] == ("ok", f"{SERVICE}: programs on this machine find {ADDRESS}")
-    assert found["short names"] == ("ok", "web is found as web.staging.discovery")
+    assert found["short names"] == ("ok", "web resolves as web.staging.discovery")
     for transport in ("udp", "tcp"):
         assert found[f"port 127.0.0.1:53/{transport}"][1].startswith("zkdns has it (pid ")
 
     here.hosts.write_text(f"203.0.113.7 {SERVICE}\n")
     status, found = here.findings(*settings(server, tmp_path))
     assert (status, found["end to end"][0]) == (1, "wrong")
-    assert "find 203.0.113.7, which zkdns does not answer" in found["end to end"][1]
+    assert "find 203.0.113.7, which zkdns does not serve" in found["end to end"][1]
     here.hosts.write_text("")
 
     ended = here.zkdns("setup", "--undo", "--yes")
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert here.resolv_conf.read_bytes() == before
-    assert everything(here.kept) == {}
+    assert everything(here.saved) == {}
     assert here.finds(SERVICE) == set()
 
 
 _TRY = """\
 import sys
 from zkdns.address import HostPort
-from zkdns.machine.reaching import try_name
-print(try_name([HostPort("127.0.0.1", 53)], "discovery", sys.argv[1], seconds=20.0).is_well)
+from zkdns.host.end_to_end import check_end_to_end
+print(check_end_to_end([HostPort("127.0.0.1", 53)], "discovery", sys.argv[1], seconds=20.0).is_ok)
 """
 
 
-def test_a_name_is_tried_again_while_files_are_read_anew(here: Here, server: ZkdnsServer) -> None:
+def test_the_end_to_end_check_is_retried_while_programs_read_their_files(
+    here: Here, server: ZkdnsServer
+) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.9", 53))
         silent.settimeout(10.0)
@@ -142,14 +146,14 @@ def test_a_name_is_tried_again_while_files_are_read_anew(here: Here, server: Zkd
         command = [*here.prefix, sys.executable, "-c", _TRY, server.control]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trying:
             try:
-                silent.recv(512)  # the first time it asks in vain
+                silent.recv(512)  # the first attempt gets no response
                 here.resolv_conf.write_text("nameserver 127.0.0.1\n")
                 assert trying.communicate(timeout=20)[0] == "True\n"
             finally:
                 trying.kill()
 
 
-def test_the_doctor_names_whoever_has_the_port(here: Here) -> None:
+def test_the_doctor_names_the_program_that_has_the_port(here: Here) -> None:
     with ExitStack() as stack:
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
@@ -160,10 +164,10 @@ def test_the_doctor_names_whoever_has_the_port(here: Here) -> None:
     assert status == 1
     for transport in ("udp", "tcp"):
         level, sentence = found[f"port 127.0.0.1:53/{transport}"]
-        assert (level, f"(pid {os.getpid()}), which listens at 127.0.0.1:53" in sentence) == ("wrong", True)
+        assert (level, f"(pid {os.getpid()}), which listens on 127.0.0.1:53" in sentence) == ("wrong", True)
 
 
-def test_the_doctor_knows_who_stands_before_zkdns_and_who_mixes_with_it(
+def test_the_doctor_reports_a_server_before_zkdns_and_rotate(
     here: Here, server: ZkdnsServer, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere.toml").write_text('[services."www.all"]\nmembers = ["198.51.100.1:80"]\n')
@@ -180,30 +184,33 @@ def test_the_doctor_knows_who_stands_before_zkdns_and_who_mixes_with_it(
         assert "options rotate" in found["/etc/resolv.conf"][1]
 
 
-def test_the_doctor_sees_that_zkdns_has_nobody_to_ask_but_itself(here: Here, server: ZkdnsServer) -> None:
+def test_the_doctor_reports_that_zkdns_has_no_upstream_but_itself(here: Here, server: ZkdnsServer) -> None:
     del server
     here.resolv_conf.write_text("nameserver 127.0.0.1\n")
     status, found = here.findings("--demo", "--listen", "127.0.0.1:53", "--upstream", "auto")
     assert status == 1
-    assert found["upstreams"] == ("wrong", "zkdns is all that this machine names, so it has nobody to ask")
+    assert found["upstreams"] == (
+        "wrong",
+        "zkdns is the only server in the files of this machine, so it has no upstream",
+    )
 
 
-def test_the_doctor_tells_all_mistakes_of_a_configuration(here: Here) -> None:
+def test_the_doctor_reports_all_errors_of_a_configuration(here: Here) -> None:
     ended = here.zkdns("doctor", "--json", "--zone", "a b", "--workers", "none")
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 1
     assert [(row["about"], row["level"]) for row in rows] == [("configuration", "wrong")] * 2
 
 
-def test_dnsmasq_sends_the_zone_on_after_setup(network: None, tmp_path: Path) -> None:
-    """It answers everything else itself, and keeps neither what is there nor what is not for long."""
+def test_dnsmasq_forwards_the_zone_after_setup(network: None, tmp_path: Path) -> None:
+    """It caches positive and negative responses only briefly."""
     del network
     dnsmasq = shutil.which("dnsmasq") or shutil.which("dnsmasq", path="/usr/sbin")
     if dnsmasq is None:
         pytest.skip("needs dnsmasq")
     files = {"/etc/resolv.conf": "nameserver 127.0.0.1\n", "/etc/dnsmasq.conf": "conf-dir=/etc/dnsmasq.d\n"}
     tree = make_tree(tmp_path / "root", files)
-    assert set_up(tree, AT_5300).keeper == "dnsmasq"
+    assert set_up(tree, AT_5300).manager == "dnsmasq"
     services = tmp_path / "services.toml"
     services.write_text(_SERVICES)
     command = [

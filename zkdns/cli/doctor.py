@@ -1,4 +1,4 @@
-"""`zkdns doctor`: what is wrong, and what to do about it."""
+"""`zkdns doctor`: report problems, and how to fix them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from rich.text import Text
 from zkdns.cli.options import FAILED, check_fixed, config_option, setting_options
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
-from zkdns.machine.doctor import examine
-from zkdns.machine.findings import Finding, ok, wrong
-from zkdns.machine.tree import Tree
-from zkdns.machine.unit import environment_of_unit
+from zkdns.host.doctor.checks import Finding, ok, wrong
+from zkdns.host.doctor.diagnose import diagnose, unit_environment
+from zkdns.host.files import FileTree
 from zkdns.serverset.access import load_access
 from zkdns.telemetry.log_setup import configure_logging
 
@@ -25,14 +24,14 @@ _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each finding, a line each.")
+@click.option("--json", "as_json", is_flag=True, help="Print each finding as a JSON object on a line.")
 @config_option
 @setting_options
 def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
-    """Look for what is wrong with a server, its ZooKeeper and this machine's names.
+    """Check a server, its ZooKeeper and the name resolution of this machine.
 
-    Run it with the server's own settings, on its machine; as root it sees more. It changes nothing. The exit
-    status is 1 where anything is wrong, 2 for mistakes in what was typed.
+    Run it with the server's own settings, on its machine; root gets more details. It changes nothing. The
+    exit status is 1 if something does not work, 2 for usage errors.
     """
     console = Console(highlight=False, soft_wrap=True)
     is_wrong = False
@@ -54,8 +53,8 @@ def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
 
 
 def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[Finding]:
-    """Those of the configuration, and if there is a right one, all others."""
-    environment = environment_of_unit(os.environ, Tree()) if os.geteuid() == 0 else os.environ
+    """The findings about the configuration and, if it is valid, all others."""
+    environment = unit_environment(os.environ, FileTree()) if os.geteuid() == 0 else os.environ
     try:
         config = load_config(
             flags=flags,
@@ -66,8 +65,8 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
         )
     except ConfigError as error:
         for mistake in error.mistakes:
-            yield wrong("configuration", mistake, "correct it; nothing else was looked at")
+            yield wrong("configuration", mistake, "correct it; all other checks were skipped")
         return
-    yield ok("configuration", "has no mistakes")
+    yield ok("configuration", "has no errors")
     configure_logging(config.log_format, "error", process="doctor")
-    yield from examine(config)
+    yield from diagnose(config)

@@ -15,7 +15,7 @@ from zkdns.cli.names import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
 from zkdns.cli.running import ask_server, control_option
 from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember
-from zkdns.daemon.spans import span
+from zkdns.durations import format_duration
 from zkdns.telemetry.log_setup import silence
 
 _STYLES = {
@@ -89,7 +89,7 @@ def _lines(explained: Explained) -> Iterator[str]:
     if znodes := [origin for origin in explained.origins if origin.startswith("/")]:
         yield f"znode: {', '.join(znodes)}"
     if explained.changed is not None:
-        yield f"last change: {span(explained.now - explained.changed)} ago"
+        yield f"last change: {format_duration(explained.now - explained.changed)} ago"
     if explained.state is not None:
         yield f"zookeeper: {', '.join(_of_zookeeper(explained))}"
     elif not explained.ready:
@@ -108,11 +108,11 @@ def _manner(explained: Explained) -> str:
 def _of_zookeeper(explained: Explained) -> Iterator[str]:
     yield str(explained.state)
     if explained.stale_seconds is not None:
-        yield f"out of reach for {span(explained.stale_seconds)}"
+        yield f"out of reach for {format_duration(explained.stale_seconds)}"
     if explained.heard_seconds is not None:
-        yield f"last heard of {span(explained.heard_seconds)} ago"
+        yield f"last heard of {format_duration(explained.heard_seconds)} ago"
     if explained.audited_seconds is not None:
-        yield f"all listed {span(explained.audited_seconds)} ago"
+        yield f"all listed {format_duration(explained.audited_seconds)} ago"
 
 
 def _row(member: ExplainedMember, explained: Explained) -> tuple[str, ...]:
@@ -120,8 +120,8 @@ def _row(member: ExplainedMember, explained: Explained) -> tuple[str, ...]:
     is_one_set = len(explained.origins) == 1
     why = member.why
     if member.held_since is not None and member.held_until is not None:
-        times = f"since {span(now - member.held_since)}, for {span(member.held_until - now)} more"
-        why = f"{why}: {times}"
+        held, left = format_duration(now - member.held_since), format_duration(member.held_until - now)
+        why = f"{why}: since {held}, for {left} more"
     is_changed = session is not None and session.modified - session.created > 1
     endpoint = member.endpoint or ""
     if member.addresses:
@@ -134,7 +134,7 @@ def _row(member: ExplainedMember, explained: Explained) -> tuple[str, ...]:
         "" if member.shard is None else str(member.shard),
         "" if member.weight == 1 else f"{member.weight:g}",
         "" if session is None else "persistent" if session.owner == _PERSISTENT else session.owner,
-        "" if session is None else f"{span(now - session.created)} ago",
-        f"{span(now - session.modified)} ago" if session is not None and is_changed else "",
+        "" if session is None else f"{format_duration(now - session.created)} ago",
+        f"{format_duration(now - session.modified)} ago" if session is not None and is_changed else "",
         why,
     )

@@ -1,13 +1,12 @@
-"""`zkdns lookup`: ask a running server, and show its answer as people read it."""
+"""`zkdns lookup`: query a running server, and print the response."""
 
 from __future__ import annotations
 
 import math
 import re
-import socket
+import secrets
 import sys
 import time
-from typing import Any
 
 import click
 import dnslib
@@ -26,19 +25,18 @@ from zkdns.cli.options import (
     config_option,
     load_or_exit,
 )
-from zkdns.dns.edns import Ede
-from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.dns.client_messages import BadResponseError, build_query
+from zkdns.dns.edns import Ede, OptionCode
+from zkdns.errors import BadValueError
 from zkdns.names import parse_name, to_text
+from zkdns.transport.dns_client import NoResponseError, exchange
 
-_UDP_SIZE = 1232
-_EDE_OPTION = 15
-_LARGEST = 65535
-_LONGEST_WAIT = 3600.0
+_MAX_TIMEOUT = 3600.0
 _USUAL_TYPES = ("A", "AAAA", "SRV", "TXT", "PTR", "CNAME", "MX", "NS", "SOA", "HTTPS", "ANY")
 
 
-class Row(msgspec.Struct, frozen=True):
-    """One record."""
+class Record(msgspec.Struct, frozen=True):
+    """A record of the response."""
 
     name: str
     ttl: int
@@ -46,8 +44,8 @@ class Row(msgspec.Struct, frozen=True):
     data: str
 
 
-class Answer(msgspec.Struct, frozen=True):
-    """What `--json` prints."""
+class LookupResult(msgspec.Struct, frozen=True):
+    """The response, as `--json` prints it."""
 
     name: str
     type: str
@@ -55,21 +53,17 @@ class Answer(msgspec.Struct, frozen=True):
     rcode: str
     flags: tuple[str, ...]
     milliseconds: float
-    answers: tuple[Row, ...]
-    authority: tuple[Row, ...]
-    additional: tuple[Row, ...]
+    answers: tuple[Record, ...]
+    authority: tuple[Record, ...]
+    additional: tuple[Record, ...]
     errors: tuple[str, ...]
-    """Extended DNS errors (RFC 8914), as `14: the table has not been read yet`."""
+    """Extended DNS errors (RFC 8914), such as `14: the table has not been read yet`."""
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
-    if math.isnan(value):  # which no range excludes
+    if math.isnan(value):  # not excluded by any range
         raise click.BadParameter("nan is not a number of seconds.")
     return value
-
-
-class _NoAnswerError(ZkdnsError):
-    """The server did not answer."""
 
 
 @click.command()
@@ -79,43 +73,46 @@ class _NoAnswerError(ZkdnsError):
     "--server",
     metavar="ADDR[:PORT]",
     envvar="ZKDNS_SERVER",
-    help="Which server to ask (default: the configured one).",
+    help="The server to query (default: the configured one).",
 )
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(0.01, _LONGEST_WAIT),
+    type=click.FloatRange(0.01, _MAX_TIMEOUT),
     callback=_seconds,
     default=3.0,
     show_default=True,
-    help="How long to wait for an answer.",
+    help="How long to wait for a response.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 def lookup(
     name: str, qtype: str, server: str | None, timeout: float, as_json: bool, config_file: str | None
 ) -> None:
-    """Ask the running server for NAME, and print its answer.
+    """Query the running server for NAME, and print its response.
 
-    TYPE is A, AAAA, SRV, TXT, … (default: A). The exit status is 1 where there are no records, 2 for
-    mistakes, 3 where the server does not answer.
+    TYPE is A, AAAA, SRV, TXT, … (default: A). The exit status is 1 if there are no records, 2 for usage
+    errors, 3 if the server does not respond.
     """
     try:
         address = _server(server, config_file)
-        query = _query(name, qtype)
+        query = build_query(
+            parse_name(name), _parse_type(qtype.upper()), ident=secrets.randbits(16), edns=True
+        )
     except BadValueError as error:
         click.echo(f"zkdns: {error}", err=True)
         sys.exit(MISTAKEN)
     try:
-        answer = _ask(query, address, timeout)
-    except _NoAnswerError as error:
-        click.echo(f"zkdns: {error}", err=True)
+        result = _exchange(query, address, timeout)
+    except BadResponseError as error:
+        hint = "; does zkdns run there?" if isinstance(error, NoResponseError) else ""
+        click.echo(f"zkdns: {address} {error}{hint}", err=True)
         sys.exit(NO_ANSWER)
     if as_json:
-        click.echo(msgspec.json.encode(answer))
+        click.echo(msgspec.json.encode(result))
     else:
-        _show(answer)
-    sys.exit(DONE if answer.answers else NOT_FOUND)
+        _print(result)
+    sys.exit(DONE if result.answers else NOT_FOUND)
 
 
 def _server(text: str | None, config_file: str | None) -> HostPort:
@@ -123,20 +120,12 @@ def _server(text: str | None, config_file: str | None) -> HostPort:
         return parse_host_port(text, default_port=53)
     address = load_or_exit({}, config_file, with_fixed=False).listen[0]
     if not address.port:
-        raise BadValueError(f"{address} does not tell the server's port; name it with --server ADDR:PORT")
+        raise BadValueError(f"{address} does not contain the server's port; write --server ADDR:PORT")
     return askable(address)
 
 
-def _query(name: str, qtype: str) -> dnslib.DNSRecord:
-    labels = parse_name(name)
-    number = _type_number(qtype.upper())
-    query = dnslib.DNSRecord(dnslib.DNSHeader(rd=1), q=dnslib.DNSQuestion(dnslib.DNSLabel(labels), number))
-    query.add_ar(dnslib.EDNS0(udp_len=_UDP_SIZE))
-    return query
-
-
-def _type_number(qtype: str) -> int:
-    """A record type by its name, or by its number as in RFC 3597 §5."""
+def _parse_type(qtype: str) -> int:
+    """Parse a record type: its name, or its number as in RFC 3597 §5."""
     number = dnslib.QTYPE.reverse.get(qtype)
     if number is None and re.fullmatch(r"TYPE[0-9]{1,5}", qtype):
         number = int(qtype.removeprefix("TYPE"))
@@ -145,89 +134,42 @@ def _type_number(qtype: str) -> int:
     return int(number)
 
 
-def _ask(query: dnslib.DNSRecord, server: HostPort, timeout: float) -> Answer:
+def _exchange(query: bytes, server: HostPort, timeout: float) -> LookupResult:
     begun = time.perf_counter()
-    message = query.pack()
-    try:
-        family, _, _, _, to = socket.getaddrinfo(server.host, server.port, type=socket.SOCK_DGRAM)[0]
-        response = _parse(_exchange_udp(message, family, to, timeout), query, server)
-        if response.header.tc:
-            response = _parse(_exchange_tcp(message, family, to, timeout), query, server)
-    except TimeoutError:
-        raise _NoAnswerError(f"{server} did not answer within {timeout:g} s") from None
-    except OSError as error:
-        raise _NoAnswerError(
-            f"{server} cannot be asked: {error.strerror or error}; does zkdns run there?"
-        ) from None
-    return _read(query, response, server, (time.perf_counter() - begun) * 1000)
-
-
-def _exchange_udp(message: bytes, family: int, to: tuple[Any, ...], timeout: float) -> bytes:
-    """One datagram there, and the answer; connected, so that a port where nobody listens says so at once."""
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.settimeout(timeout)
-        sock.connect(to)
-        sock.send(message)
-        return sock.recv(_LARGEST)
-
-
-def _exchange_tcp(message: bytes, family: int, to: tuple[Any, ...], timeout: float) -> bytes:
-    with socket.socket(family, socket.SOCK_STREAM) as sock:
-        sock.settimeout(timeout)
-        sock.connect(to)
-        sock.sendall(len(message).to_bytes(2) + message)
-        with sock.makefile("rb") as stream:
-            length = stream.read(2)
-            response = stream.read(int.from_bytes(length))
-    if len(length) + len(response) < 2 + int.from_bytes(length):
-        raise ConnectionAbortedError("it closed the connection amid its answer")
-    return response
-
-
-def _parse(response: bytes, query: dnslib.DNSRecord, server: HostPort) -> dnslib.DNSRecord:
-    try:
-        parsed = dnslib.DNSRecord.parse(response)
-    except (dnslib.DNSError, ValueError) as error:
-        raise _NoAnswerError(f"{server} answered what cannot be read: {error}") from None
-    if parsed.header.id != query.header.id or not parsed.header.qr:
-        raise _NoAnswerError(f"{server} answered another question")
-    return parsed
-
-
-def _read(query: dnslib.DNSRecord, response: dnslib.DNSRecord, server: HostPort, took: float) -> Answer:
+    response = exchange(server, query, timeout)
+    milliseconds = (time.perf_counter() - begun) * 1000
+    question = dnslib.DNSRecord.parse(query).q
     header = response.header
-    flags = tuple(flag for flag in ("aa", "tc", "rd", "ra", "ad", "cd") if getattr(header, flag))
     options = [
         option for record in response.ar if record.rtype == dnslib.QTYPE.OPT for option in record.rdata
     ]
-    errors = [
-        _error_text(int.from_bytes(option.data[:2]), option.data[2:].decode(errors="replace"))
-        for option in options
-        if option.code == _EDE_OPTION
-    ]
-    return Answer(
-        name=to_text(query.q.qname.label) + ".",
-        type=_type_name(query.q.qtype),
+    return LookupResult(
+        name=to_text(question.qname.label) + ".",
+        type=_type_name(question.qtype),
         server=str(server),
         rcode=str(dnslib.RCODE.get(header.rcode)),
-        flags=flags,
-        milliseconds=round(took, 3),
-        answers=_rows(response.rr),
-        authority=_rows(response.auth),
-        additional=_rows([record for record in response.ar if record.rtype != dnslib.QTYPE.OPT]),
-        errors=tuple(errors),
+        flags=tuple(flag for flag in ("aa", "tc", "rd", "ra", "ad", "cd") if getattr(header, flag)),
+        milliseconds=round(milliseconds, 3),
+        answers=_records(response.rr),
+        authority=_records(response.auth),
+        additional=_records([record for record in response.ar if record.rtype != dnslib.QTYPE.OPT]),
+        errors=tuple(
+            _error_text(int.from_bytes(option.data[:2]), option.data[2:].decode(errors="replace"))
+            for option in options
+            if option.code == OptionCode.EDE
+        ),
     )
 
 
 def _error_text(code: int, text: str) -> str:
-    """An extended DNS error; where the server adds no text, by the name that RFC 8914 gives it."""
+    """Format an extended DNS error; without a text from the server, use its name in RFC 8914."""
     known = Ede(code).name.replace("_", " ").lower() if code in Ede.__members__.values() else ""
     return f"{code}: {text or known}".removesuffix(": ")
 
 
-def _rows(records: list[dnslib.RR]) -> tuple[Row, ...]:
+def _records(records: list[dnslib.RR]) -> tuple[Record, ...]:
     return tuple(
-        Row(to_text(record.rname.label) + ".", record.ttl, _type_name(record.rtype), str(record.rdata))
+        Record(to_text(record.rname.label) + ".", record.ttl, _type_name(record.rtype), str(record.rdata))
         for record in records
     )
 
@@ -236,28 +178,28 @@ def _type_name(number: int) -> str:
     return str(dnslib.QTYPE.get(number))
 
 
-def _show(answer: Answer) -> None:
+def _print(result: LookupResult) -> None:
     console = Console(highlight=False, soft_wrap=True)
-    count = len(answer.answers)
+    count = len(result.answers)
     records = "no record" if not count else "1 record" if count == 1 else f"{count} records"
-    source = f"from {answer.server} in {answer.milliseconds:.1f} ms"
-    console.print(Text(f"{answer.name} {answer.type}: {answer.rcode}, {records}, {source}", style="bold"))
-    for error in answer.errors:
-        console.print(Text(f"the server says: {error}", style="yellow"))
-    for title, rows in (
-        ("", answer.answers),
-        ("additional", answer.additional),
-        ("authority", answer.authority),
+    source = f"from {result.server} in {result.milliseconds:.1f} ms"
+    console.print(Text(f"{result.name} {result.type}: {result.rcode}, {records}, {source}", style="bold"))
+    for error in result.errors:
+        console.print(Text(f"server error {error}", style="yellow"))
+    for title, section in (
+        ("", result.answers),
+        ("additional", result.additional),
+        ("authority", result.authority),
     ):
-        if not rows:
+        if not section:
             continue
         if title:
             console.print(Text(f"\n{title}:", style="dim"))
-        widest = [max(map(len, column)) for column in zip(*map(_cells, rows), strict=True)]
-        for row in rows:
-            cells = map(str.ljust, _cells(row), widest)
+        widest = [max(map(len, column)) for column in zip(*map(_cells, section), strict=True)]
+        for record in section:
+            cells = map(str.ljust, _cells(record), widest)
             console.print(Text("  ".join(cells).rstrip()))
 
 
-def _cells(row: Row) -> tuple[str, str, str, str]:
-    return row.name, str(row.ttl), row.type, row.data
+def _cells(record: Record) -> tuple[str, str, str, str]:
+    return record.name, str(record.ttl), record.type, record.data

@@ -8,10 +8,11 @@ import click
 
 from zkdns.address import MAX_PORT, parse_host_port
 from zkdns.cli.options import exit_failed, exit_mistaken
-from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, duration, set_options
+from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
 from zkdns.config import Setting
 from zkdns.config.values import switch, text, whole
 from zkdns.daemon.runner import Plan, ProgramError, Runner
+from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.serverset.checks import FORMS, parse_check
 from zkdns.serverset.member import canonical_host
@@ -66,22 +67,27 @@ _ROWS = (
     Setting("shard", whole(0, _MAX_SHARD), "NUMBER", "Which of the service's shards this is."),
     Setting("metadata", text(_parse_metadata, "KEY=VALUE"), "KEY=VALUE", "For whoever reads it.", many=True),
     Setting("check", text(parse_check, FORMS), "CHECK", f"Register only while it passes: {FORMS}."),
-    Setting("interval", text(duration(0.01, 3600), "a duration"), "DURATION", "Between two checks; else 1s."),
+    Setting(
+        "interval",
+        text(duration_parser(0.01, 3600), "a duration"),
+        "DURATION",
+        "Between two checks; else 1s.",
+    ),
     Setting(
         "timeout",
-        text(duration(0.01, 3600), "a duration"),
+        text(duration_parser(0.01, 3600), "a duration"),
         "DURATION",
         "How long a check may take; else the interval, at least 1s.",
     ),
     Setting(
         "session_timeout",
-        text(duration(0.1, 3600), "a duration"),
+        text(duration_parser(0.1, 3600), "a duration"),
         "DURATION",
         "How long ZooKeeper keeps the member when this is silent; else 5s.",
     ),
     Setting(
         "drain",
-        text(duration(0, 3600), "a duration"),
+        text(duration_parser(0, 3600), "a duration"),
         "DURATION",
         "How long the program may serve after it was unregistered; else 5s.",
     ),

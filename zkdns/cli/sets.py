@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ import click
 from zkdns.cli.options import config_option, exit_mistaken, options_of
 from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.values import Place, read_table, text
+from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
 from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, access_of, load_access
@@ -19,28 +19,10 @@ from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)(ms|s|m|h)?")
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
-
-
-def duration(lowest: float, highest: float) -> Callable[[str], float]:
-    """Make a parser of `500ms`, `1.5s`, `2m`, `1h`, or a number of seconds; returns seconds."""
-
-    def parse(written: str) -> float:
-        match = _DURATION.fullmatch(written)
-        seconds = float(match[1]) * _SECONDS[match[2]] if match else -1.0
-        if not lowest <= seconds <= highest:
-            raise BadValueError(
-                f"is {written!r}; write a duration from {lowest:g}s to {highest:g}s, as 500ms, 1.5s or 2m"
-            )
-        return seconds
-
-    return parse
-
 
 def duration_option(flag: str, lowest: float, highest: float, *, meaning: str) -> Callable[[F], F]:
-    """A flag of a command that has nothing else of these: a duration, in seconds; None: not given."""
-    parse = duration(lowest, highest)
+    """Make an option for a duration, which the command receives in seconds; None: not given."""
+    parse = duration_parser(lowest, highest)
 
     def read(_context: click.Context, _parameter: click.Parameter, written: str | None) -> float | None:
         if written is None:

@@ -1,4 +1,4 @@
-"""`zkdns setup`: let this machine use zkdns for its names, and take that back."""
+"""`zkdns setup`: make this machine resolve names through zkdns, and undo that."""
 
 from __future__ import annotations
 
@@ -25,50 +25,61 @@ from zkdns.cli.options import (
 from zkdns.config import SETTINGS, Config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.errors import BadValueError
-from zkdns.machine.commands import run_all
-from zkdns.machine.ledger import PLACE, Before, Change, Ledger, apply, read_ledger, undo
-from zkdns.machine.plan import Plan, Wish, make_plan, wish_of
-from zkdns.machine.reaching import answering, try_name
-from zkdns.machine.tree import File, Link, MachineError, State, Tree
+from zkdns.host.end_to_end import check_end_to_end, find_server
+from zkdns.host.files import File, FileState, FileTree, HostError, Link
+from zkdns.host.setup.journal import (
+    JOURNAL_FILE,
+    Change,
+    ChangeJournal,
+    OriginalTree,
+    apply,
+    read_journal,
+    run_commands,
+    undo,
+)
+from zkdns.host.setup.plan import SetupPlan, SetupRequest, make_plan
 from zkdns.names import parse_name, to_text
 
 _STYLES = {"+": "green", "-": "red", "@": "cyan"}
-_IS_SO = "all of this is so already"
-_APPLY = "nothing is written yet: zkdns setup --apply does it"
-_PATIENCE = 5.0  # seconds that resolvers may take to read their files
+_UP_TO_DATE = "the files are already up to date"
+_NOT_WRITTEN = "nothing has been written yet: run zkdns setup --apply"
+_RETRY_SECONDS = 5.0  # resolvers need time to read their files
 _CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "upstream", "control"})
 
 
-class _Shown(msgspec.Struct, frozen=True):
-    """What `--json` prints of a file."""
+class _FileDiff(msgspec.Struct, frozen=True):
+    """A changed file in the output of `--json`."""
 
     path: str
     diff: str
 
 
-class _Told(msgspec.Struct):
-    """What `--json` prints."""
+class _Report(msgspec.Struct):
+    """The output of `--json`."""
 
-    keeper: str | None = None
-    """Who is in charge of this machine's names; None: nobody was looked for."""
+    manager: str | None = None
+    """The program that manages name resolution; None with `--undo`, which does not detect it."""
     reasons: tuple[str, ...] = ()
-    changes: tuple[_Shown, ...] = ()
-    """From how the files are now."""
+    changes: tuple[_FileDiff, ...] = ()
+    """Relative to the current files."""
     commands: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     obstacles: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
-    """What was done, and what came of it."""
+    messages: tuple[str, ...] = ()
+    """Completed steps and their results."""
 
 
 @click.command()
-@click.option("--apply", "is_to_apply", is_flag=True, help="Write it, after asking.")
-@click.option("--undo", "is_to_undo", is_flag=True, help="Restore what was there before.")
-@click.option("--yes", "is_agreed", is_flag=True, help="Do not ask.")
+@click.option("--apply", "is_to_apply", is_flag=True, help="Write the changes, after confirmation.")
+@click.option("--undo", "is_to_undo", is_flag=True, help="Restore the previous files.")
+@click.option("--yes", "is_agreed", is_flag=True, help="Do not ask for confirmation.")
 @click.option(
-    "--search", metavar="DOMAIN", multiple=True, help="Let programs find web.DOMAIN as web. Repeatable."
+    "--search",
+    metavar="DOMAIN",
+    multiple=True,
+    help="Add a search domain, so that web finds web.DOMAIN. Repeatable.",
 )
-@click.option("--root", metavar="DIR", default="/", help="Work on a system's image that lies in DIR.")
+@click.option("--root", metavar="DIR", default="/", help="Change the system image in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @config_option
 @options_of(_CONFIGURED)
@@ -82,173 +93,170 @@ def setup(
     config_file: str | None,
     **flags: object,
 ) -> None:
-    """Let this machine use zkdns for its names.
+    """Make this machine resolve names through zkdns.
 
-    Without --apply it tells what it would change. What was there is kept, and --undo restores it. The exit
-    status is 1 where it cannot be done, 2 for mistakes.
+    Without --apply, show the changes as a diff. The previous files are saved, and --undo restores them. The
+    exit status is 1 if setup is not possible, 2 for usage errors.
     """
-    tree = Tree(Path(root))
+    tree = FileTree(Path(root))
     if not tree.root.is_dir():
-        exit_mistaken([f"--root: {root} is no directory"])
+        exit_mistaken([f"--root: {root} is not a directory"])
     if is_to_apply and is_to_undo:
-        exit_mistaken(["--undo: is the opposite of --apply; write one of the two"])
+        exit_mistaken(["--undo: cannot be combined with --apply"])
     if as_json and not is_agreed and (is_to_apply or is_to_undo):
-        exit_mistaken(["--yes: is missing, which --json needs, as nobody can be asked"])
-    telling = _Telling(as_json=as_json, is_agreed=is_agreed)
+        exit_mistaken(["--yes: is missing; --json needs it, because it does not ask for confirmation"])
+    output = _Output(as_json=as_json, is_agreed=is_agreed)
     try:
-        ledger = read_ledger(tree)
+        journal = read_journal(tree)
         if is_to_undo:
-            status = _undo(tree, ledger, telling)
+            status = _undo(tree, journal, output)
         else:
             file = config_file or os.environ.get(FILE_VARIABLE) or None
-            config, file = _configured(tree, flags, file)
-            wish = wish_of(config, _domains(search), file)
-            plan = make_plan(Before(tree, ledger), wish)
-            telling.plan(tree, ledger, plan)
-            _tell_whether_it_runs(tree, wish, telling)
+            config, file = _load_config(tree, flags, file)
+            request = SetupRequest.from_config(config, _parse_domains(search), file)
+            plan = make_plan(OriginalTree(tree, journal), request)
+            output.show_plan(tree, journal, plan)
+            _check_running(tree, request, output)
             if plan.obstacles:
                 status = FAILED
             elif not is_to_apply:
-                telling.say(_APPLY if telling.has_changes else _IS_SO)
+                output.message(_NOT_WRITTEN if output.has_changes else _UP_TO_DATE)
                 status = 0
             else:
-                status = _apply(tree, ledger, plan, telling)
+                status = _apply(tree, journal, plan, output)
                 if tree.is_this_machine and not status:
-                    status = _try(wish, config, telling)
-    except MachineError as error:
+                    status = _check_result(request, config, output)
+    except HostError as error:
         exit_failed(error)
-    telling.finish()
+    output.finish()
     sys.exit(status)
 
 
-def _configured(tree: Tree, flags: Mapping[str, object], file: str | None) -> tuple[Config, str | None]:
-    """The configuration, and its file's path in that tree; where it has mistakes, tell them and exit."""
+def _load_config(tree: FileTree, flags: Mapping[str, object], file: str | None) -> tuple[Config, str | None]:
+    """Return the configuration, and its file's path in the tree; print errors and exit if it is invalid."""
     if tree.is_this_machine or file is None:
         config = load_or_exit(flags, file, with_fixed=False)
         return config, str(Path(file).absolute()) if file else None
-    # What an image's file names lies in the image too, and is nothing that this is about.
+    # Paths in the file are paths in the image, so the files that they name are not checked.
     path = str(PurePosixPath("/") / file)
     place = str(tree.at(tree.real(path)))
     return load_or_exit(flags, place, with_fixed=False, with_access=False), path
 
 
-def _tell_whether_it_runs(tree: Tree, wish: Wish, telling: _Telling) -> None:
-    """Tell before anything is written that nobody would answer."""
-    if tree.is_this_machine and telling.has_changes:
-        server, why = answering(wish.listening, wish.zones[0])
+def _check_running(tree: FileTree, request: SetupRequest, output: _Output) -> None:
+    """Warn if no server runs yet, before anything is written."""
+    if tree.is_this_machine and output.has_changes:
+        server, reason = find_server(request.listening, request.zones[0])
         if server is None:
-            telling.say(f"no zkdns answers yet ({why}): start it before this is written", "yellow")
+            output.message(f"no zkdns is running yet ({reason}): start it before you apply this", "yellow")
 
 
-def _domains(search: tuple[str, ...]) -> tuple[str, ...]:
+def _parse_domains(search: tuple[str, ...]) -> tuple[str, ...]:
     try:
         return tuple(to_text(parse_name(domain)).lower() for domain in search)
     except BadValueError as error:
         exit_mistaken([f"--search: {error}"])
 
 
-def _apply(tree: Tree, ledger: Ledger, plan: Plan, telling: _Telling) -> int:
-    if telling.has_changes:
-        telling.ask("Write this?")
-    done = apply(tree, ledger, plan.changes, plan.commands)
-    if not done:
-        telling.say(_IS_SO)
+def _apply(tree: FileTree, journal: ChangeJournal, plan: SetupPlan, output: _Output) -> int:
+    if output.has_changes:
+        output.confirm("Write these changes?")
+    if not apply(tree, journal, plan.changes, plan.commands):
+        output.message(_UP_TO_DATE)
         return 0
-    telling.say(f"written; zkdns setup --undo restores what was there, which {PLACE} keeps")
-    return _run(plan.commands, telling) if tree.is_this_machine else 0
+    output.message(f"written; zkdns setup --undo restores the previous files, which are in {JOURNAL_FILE}")
+    return _run(plan.commands, output) if tree.is_this_machine else 0
 
 
-def _undo(tree: Tree, ledger: Ledger, telling: _Telling) -> int:
-    if not ledger.changes:
-        telling.say("zkdns setup has changed nothing here")
+def _undo(tree: FileTree, journal: ChangeJournal, output: _Output) -> int:
+    if not journal.changes:
+        output.message("nothing to undo: zkdns setup has changed no files")
         return 0
-    before = Before(tree, ledger)
-    paths = [change.path for change in ledger.changes]
-    telling.changes(Change(path, tree.state(path), before.state(path)) for path in paths)
-    for path in before.left:
-        telling.say(f"{path}: another program has written it since, and will again; it is left to that")
-    telling.ask("Restore this?")
-    undo(tree, ledger)
-    telling.say("restored; nothing of it is left")
-    return _run(ledger.commands, telling) if tree.is_this_machine else 0
+    before = OriginalTree(tree, journal)
+    paths = [change.path for change in journal.changes]
+    output.show_changes(Change(path, tree.state(path), before.state(path)) for path in paths)
+    output.confirm("Restore these files?")
+    undo(tree, journal)
+    output.message("restored the previous files")
+    return _run(journal.commands, output) if tree.is_this_machine else 0
 
 
-def _run(commands: Sequence[tuple[str, ...]], telling: _Telling) -> int:
-    """Let programs read their files; the exit status."""
-    failures = run_all(commands)
+def _run(commands: Sequence[tuple[str, ...]], output: _Output) -> int:
+    """Make programs read their files again; return the exit status."""
+    failures = run_commands(commands)
     for failure in failures:
-        telling.say(failure, "yellow")
+        output.message(failure, "yellow")
     return FAILED if failures else 0
 
 
-def _try(wish: Wish, config: Config, telling: _Telling) -> int:
-    """Try the way that programs on this machine go; the exit status."""
-    reached = try_name(wish.listening, wish.zones[0], config.control, seconds=_PATIENCE)
-    telling.say(reached.sentence, {True: "green", False: "red", None: "yellow"}[reached.is_well])
-    return FAILED if reached.is_well is False else 0
+def _check_result(request: SetupRequest, config: Config, output: _Output) -> int:
+    """Resolve a name as programs on this machine do; return the exit status."""
+    result = check_end_to_end(request.listening, request.zones[0], config.control, seconds=_RETRY_SECONDS)
+    output.message(result.message, {True: "green", False: "red", None: "yellow"}[result.is_ok])
+    return FAILED if result.is_ok is False else 0
 
 
-# -- telling ------------------------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------
 
 
-class _Telling:
-    """Tells people, or one JSON object at last."""
+class _Output:
+    """Prints lines as they come, or one JSON object at the end."""
 
     def __init__(self, *, as_json: bool, is_agreed: bool) -> None:
         self._as_json = as_json
         self._is_agreed = is_agreed
-        self._told = _Told()
+        self._report = _Report()
         self._console = Console(highlight=False, soft_wrap=True)
 
     @property
     def has_changes(self) -> bool:
-        """Whether any file is to be another one than it is."""
-        return bool(self._told.changes)
+        """Whether any file would change."""
+        return bool(self._report.changes)
 
-    def plan(self, tree: Tree, ledger: Ledger, plan: Plan) -> None:
-        """Tell what is to be done, and why."""
-        told = self._told
-        told.keeper, told.reasons = plan.keeper, plan.reasons
-        told.commands = tuple(map(" ".join, plan.commands))
-        told.notes, told.obstacles = tuple(plan.notes), tuple(plan.obstacles)
-        self._print(f"{plan.keeper} is in charge of this machine's names: {'; '.join(plan.reasons)}", "bold")
+    def show_plan(self, tree: FileTree, journal: ChangeJournal, plan: SetupPlan) -> None:
+        """Show the changes, and the reasons for them."""
+        report = self._report
+        report.manager, report.reasons = plan.manager, plan.reasons
+        report.commands = tuple(map(" ".join, plan.commands))
+        report.notes, report.obstacles = tuple(plan.notes), tuple(plan.obstacles)
+        self._print(f"name resolution is managed by {plan.manager}: {'; '.join(plan.reasons)}", "bold")
         for obstacle in plan.obstacles:
-            self._print(f"this cannot be done: {obstacle}", "red")
-        wanted = {change.path: change.before for change in ledger.changes}
+            self._print(f"setup is not possible: {obstacle}", "red")
+        wanted = {change.path: change.before for change in journal.changes}
         wanted |= {change.path: change.after for change in plan.changes}
         if not plan.obstacles:
-            self.changes(Change(path, tree.state(path), after) for path, after in wanted.items())
-            for command in told.commands if told.changes else ():
+            self.show_changes(Change(path, tree.state(path), after) for path, after in wanted.items())
+            for command in report.commands if report.changes else ():
                 self._print(f"then: {command}")
         for note in plan.notes:
             self._print(f"note: {note}", "yellow")
 
-    def changes(self, changes: Iterable[Change]) -> None:
-        """Show what becomes of files."""
-        real = [change for change in changes if change.before != change.after]
-        self._told.changes = tuple(_Shown(change.path, "".join(_diff(change))) for change in real)
-        for shown in self._told.changes:
-            for line in shown.diff.splitlines():
+    def show_changes(self, changes: Iterable[Change]) -> None:
+        """Show a diff of each file that would change."""
+        changed = [change for change in changes if change.before != change.after]
+        self._report.changes = tuple(_FileDiff(change.path, "".join(_diff(change))) for change in changed)
+        for file in self._report.changes:
+            for line in file.diff.splitlines():
                 self._print(line, _STYLES.get(line[:1], ""))
 
-    def ask(self, question: str) -> None:
-        """Ask whoever sits there; where nobody does, --yes must have been written."""
+    def confirm(self, question: str) -> None:
+        """Ask for confirmation; without a terminal, `--yes` is required."""
         if self._is_agreed:
             return
         if not is_terminal(sys.stdin):
-            exit_mistaken(["--yes: is missing, and nobody is there to be asked"])
+            exit_mistaken(["--yes: is missing, and there is no terminal to ask for confirmation"])
         if not click.confirm(question, err=True):
             sys.exit(FAILED)
 
-    def say(self, sentence: str, style: str = "") -> None:
-        """Tell what was done, or what came of it."""
-        self._told.said += (sentence,)
+    def message(self, sentence: str, style: str = "") -> None:
+        """Report a completed step, or its result."""
+        self._report.messages += (sentence,)
         self._print(sentence, style)
 
     def finish(self) -> None:
-        """Nothing more is to be told."""
+        """Print the JSON object, if that is wanted."""
         if self._as_json:
-            click.echo(msgspec.json.encode(self._told))
+            click.echo(msgspec.json.encode(self._report))
 
     def _print(self, line: str, style: str = "") -> None:
         if not self._as_json:
@@ -258,13 +266,13 @@ class _Telling:
 def _diff(change: Change) -> Iterator[str]:
     """A unified diff of one file."""
     before, after = _lines(change.before), _lines(change.after)
-    names = (f"{change.path} (now)", f"{change.path} (then)")
+    names = (f"{change.path} (current)", f"{change.path} (new)")
     for line in difflib.unified_diff(before, after, *names):
         yield line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n"
 
 
-def _lines(state: State) -> list[str]:
-    """What is there, as a diff shows it; a link as one line."""
+def _lines(state: FileState) -> list[str]:
+    """The lines of a file for a diff; a link is one line."""
     if isinstance(state, Link):
         return [f"a link to {state.target}\n"]
     return state.content.decode(errors="replace").splitlines(keepends=True) if isinstance(state, File) else []

@@ -24,7 +24,7 @@ from zkdns.cli.running import control_option, control_path, exit_refused
 from zkdns.cli.sets import duration_option
 from zkdns.daemon.control import ControlError, Refused, command
 from zkdns.daemon.inquiries import CountMembers, MembersCounted
-from zkdns.daemon.spans import span
+from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 
 _MOST = 1_000_000
@@ -110,7 +110,7 @@ class _Waiting:
                 counted = await self._ask(path)
                 if isinstance(counted, MembersCounted) and self._is_enough(counted):
                     break
-                for_now = f"{_told(self._service, counted)}; {self._wanted}; {span(self._elapsed)}"
+                for_now = f"{_told(self._service, counted)}; {self._wanted}; {format_duration(self._elapsed)}"
                 self._progress.update(self._task, description=for_now)
                 left = self._timeout - self._elapsed
                 if left <= 0:
@@ -118,7 +118,7 @@ class _Waiting:
                     self._give_up(counted)
                 await asyncio.sleep(min(_PAUSE, left))
         if is_terminal(sys.stderr):
-            click.echo(f"{_told(self._service, counted)}, after {span(self._elapsed)}", err=True)
+            click.echo(f"{_told(self._service, counted)}, after {format_duration(self._elapsed)}", err=True)
 
     @property
     def _elapsed(self) -> float:
@@ -158,7 +158,7 @@ class _Waiting:
         if isinstance(counted, ControlError):
             exit_failed(counted, NO_ANSWER)
         told = _told(self._service, counted)
-        exit_failed(ZkdnsError(f"{told} after {span(self._timeout)}; {self._wanted}"), FAILED)
+        exit_failed(ZkdnsError(f"{told} after {format_duration(self._timeout)}; {self._wanted}"), FAILED)
 
 
 def _told(service: str, counted: MembersCounted | ControlError) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import struct
 import time
 from collections.abc import Collection, Iterator
 
@@ -20,19 +19,18 @@ from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember, TypeAnsw
 from zkdns.daemon.known import Known
 from zkdns.daemon.looks import MOST
 from zkdns.daemon.meaning import Meaning, Meanings
-from zkdns.daemon.spans import span
 from zkdns.daemon.verdicts import Verdicts, is_answered, merged_origins, with_looks
+from zkdns.dns.client_messages import build_query
 from zkdns.dns.identity import Identity
 from zkdns.dns.responder import Responder
 from zkdns.dns.reverse import Reverse
-from zkdns.dns.wire import CLASS_IN, MAX_MESSAGE, RD, Rcode, Type, parse_query
+from zkdns.dns.wire import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
 from zkdns.dns.zone import Zone
+from zkdns.durations import format_duration
 from zkdns.errors import BadValueError
 from zkdns.forward.special import special_answer
-from zkdns.names import to_wire
 from zkdns.table import DEPARTED_SECONDS, Service
 
-_HEADER = struct.Struct("!6H")
 _ID = 2
 _TYPES = (Type.A, Type.AAAA, Type.SRV)
 _OTHER_TYPES: dict[str, tuple[Type, ...]] = {
@@ -141,8 +139,7 @@ def _answers(meaning: Meaning, zone: Zone, reverse: Reverse | None, known: Known
     responder = Responder(zone, Identity(), reverse)
     responder.ready, responder.stale = known.publisher.health.ready, known.publisher.health.stale
     for qtype in _OTHER_TYPES.get(meaning.kind, _TYPES):
-        question = to_wire(meaning.labels) + struct.pack("!2H", qtype, CLASS_IN)
-        message = _HEADER.pack(0, RD, 1, 0, 0, 0) + question
+        message = build_query(meaning.labels, qtype, ident=0)
         special = None
         if meaning.kind == "special" and known.routes is not None:
             special = special_answer(parse_query(message), known.routes.is_configured)
@@ -151,7 +148,7 @@ def _answers(meaning: Meaning, zone: Zone, reverse: Reverse | None, known: Known
         else:
             answer = responder.answer(message[_ID:], stream=True, wrap=lambda body, _: body)
             response = message[:_ID] + next(answer.responses)
-        _, flags, _, count, _, _ = _HEADER.unpack_from(response)
+        _, flags, _, count, _, _ = HEADER.unpack_from(response)
         yield TypeAnswer(qtype.name, Rcode(flags & 0xF).name, count)
 
 
@@ -165,7 +162,8 @@ def _notes(
     """What else is worth knowing."""
     if meaning.member in left:
         ago = left[meaning.member]
-        yield f"it left {span(ago)} ago; its own name is answered for {span(DEPARTED_SECONDS - ago)} more"
+        rest = format_duration(DEPARTED_SECONDS - ago)
+        yield f"it left {format_duration(ago)} ago; its own name is answered for {rest} more"
     if service is None:
         return
     if merged := merged_origins(service):

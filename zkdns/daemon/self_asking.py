@@ -1,6 +1,7 @@
-"""Whether the server answers: it is asked as any program would ask it, over its own UDP sockets.
+"""Self-checks: whether the server responds to a query at its own UDP sockets, as a client would send it.
 
-Any response counts, SERVFAIL too: whether it *can* answer is another question than whether it has a table.
+Any response passes, SERVFAIL too: whether the server responds is a different question from whether it has a
+table.
 """
 
 from __future__ import annotations
@@ -9,97 +10,88 @@ import asyncio
 import contextlib
 import secrets
 import socket
-import struct
 from collections.abc import Sequence
 
 from zkdns.address import HostPort, askable
-from zkdns.forward.resolv import is_local
-from zkdns.names import Labels, to_wire
+from zkdns.dns.client_messages import build_query, is_response_to
+from zkdns.dns.wire import Type
+from zkdns.forward.system_upstreams import is_local
+from zkdns.names import Labels
 from zkdns.transport.sockets import socket_address
 
-_SOA, _IN = 6, 1  # RFC 1035 §3.2.2, §3.2.4
-_HEADER = struct.Struct("!6H")
-_IS_RESPONSE = 0x80  # QR, in the header's third byte
-_LONGEST = 512  # bytes that are read of a response: its header is what counts
-# Under load a datagram may be dropped, which must not pass for silence.
-_AGAIN_SECONDS = 0.5
-_ASKED_PER_WORKER = 4  # one that hangs is missed by e^-4
-_MOST_ASKED = 64  # at a time of each address, since each takes a file
+_MAX_READ = 512  # bytes of a response; its header and question are enough
+# Datagrams may be dropped under load, so the query is sent again.
+_RESEND_SECONDS = 0.5
+_QUERIES_PER_WORKER = 4  # the chance to miss a hanging worker is e^-4
+_MAX_QUERIES = 64  # in parallel for each address; each needs a file descriptor
 ANSWER_SECONDS = 2.0
-"""How long a server that is well may take, where the machine is busy too."""
+"""The longest time in which a healthy server responds, also on a busy machine."""
 
 
 async def asks_itself(address: HostPort, zone: Labels, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether who listens at this address answers a query for the zone's SOA over UDP.
+    """Whether the server at this address responds to a query for the zone's SOA over UDP.
 
-    It is asked from a port of its own each time, and again every half second, since datagrams may be lost. Of
-    several workers with sockets of their own one is asked, which the kernel chooses by the asker's port.
+    Each check uses a new source port, and sends the query again every half second, because datagrams may be
+    lost. If several workers have sockets of their own, the kernel selects one by the source port.
 
     Args:
-        address: as bound; a wildcard is asked over loopback.
-        zone: one that the server answers for, so that nobody else is asked in turn.
-        seconds: how long an answer is waited for.
+        address: as bound; for a wildcard address the query goes to the loopback address.
+        zone: a zone of this server, so that the query is not forwarded.
+        seconds: the time-out.
     """
     try:
-        asked = askable(address)
-        family, at = socket_address(asked.host, asked.port)
-        with socket.socket(family, socket.SOCK_DGRAM) as asker:
-            asker.setblocking(False)
-            asker.connect(at)
+        target = askable(address)
+        family, at = socket_address(target.host, target.port)
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            sock.connect(at)
+            query = build_query(zone, Type.SOA, ident=secrets.randbits(16), rd=False)
             async with asyncio.timeout(seconds):
-                return await _is_answered(asker, _query(zone))
-    except OSError:  # TimeoutError is one; nobody listens there, or the way there is closed
+                await _receive_response(sock, query)
+    except OSError:  # a time-out, a closed port, or no route
         return False
+    return True
 
 
 async def silent_addresses(
     addresses: Sequence[HostPort], zone: Labels, workers: int, seconds: float = ANSWER_SECONDS
 ) -> list[HostPort]:
-    """Those of the server's addresses where nobody answers.
+    """Return those of the server's addresses at which it does not respond.
 
-    One that the machine does not have (yet) is none. Of several workers with sockets of their own the kernel
-    chooses one by the asker's port, so it is asked from several.
+    Addresses that the machine does not have at the moment are left out. With several workers, each address
+    is checked several times, because the kernel selects the worker by the source port.
 
     Args:
         addresses: as bound.
-        zone: one that the server answers for.
-        workers: how many answer.
-        seconds: how long an answer is waited for.
+        zone: a zone of this server.
+        workers: the number of workers.
+        seconds: the time-out.
     """
-    times = min(_MOST_ASKED, _ASKED_PER_WORKER * workers) if workers > 1 else 1
-    asked = [address for address in addresses if _is_here(askable(address))] * times
-    answers = await asyncio.gather(*(asks_itself(address, zone, seconds) for address in asked))
-    silent = (address for address, answer in zip(asked, answers, strict=True) if not answer)
+    count = min(_MAX_QUERIES, _QUERIES_PER_WORKER * workers) if workers > 1 else 1
+    targets = [address for address in addresses if _is_assigned(askable(address))] * count
+    results = await asyncio.gather(*(asks_itself(address, zone, seconds) for address in targets))
+    silent = (address for address, responds in zip(targets, results, strict=True) if not responds)
     return list(dict.fromkeys(silent))
 
 
-def _is_here(address: HostPort) -> bool:
-    """Whether the machine has the address now: sockets may be bound to one that it has not, or no more."""
+def _is_assigned(address: HostPort) -> bool:
+    """Whether the machine has the address now: sockets can stay bound to an address that was removed."""
     try:
         family, at = socket_address(address.host, address.port)
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect(at)  # sends nothing, and fails for ::1 too where IPv6 is switched off
+            probe.connect(at)  # sends nothing; fails for ::1 if IPv6 is disabled
     except OSError:
         return False
     return is_local(address.host)
 
 
-async def _is_answered(asker: socket.socket, query: bytes) -> bool:
+async def _receive_response(sock: socket.socket, query: bytes) -> None:
+    """Send the query until a response arrives."""
     loop = asyncio.get_running_loop()
     while True:
-        await loop.sock_sendall(asker, query)
+        await loop.sock_sendall(sock, query)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_AGAIN_SECONDS):
-                while True:
-                    response = await loop.sock_recv(asker, _LONGEST)
-                    if (
-                        response[:2] == query[:2]
-                        and len(response) >= _HEADER.size
-                        and response[2] & _IS_RESPONSE
-                    ):
-                        return True
-
-
-def _query(zone: Labels) -> bytes:
-    ident = secrets.randbits(16)
-    return _HEADER.pack(ident, 0, 1, 0, 0, 0) + to_wire(zone) + struct.pack("!2H", _SOA, _IN)
+            async with asyncio.timeout(_RESEND_SECONDS):
+                while not is_response_to(query, await loop.sock_recv(sock, _MAX_READ)):
+                    pass
+                return

@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.self_asking import silent_addresses
+from zkdns.durations import format_duration
 from zkdns.telemetry.sd_notify import Notifier
 from zkdns.telemetry.stats import Stats, WatcherStats
 
@@ -24,7 +25,7 @@ TABLE_SECONDS = 10.0
 """Maximum time that a server waits for the table before it is ready without one."""
 _START_TICK, _TICK = 0.05, 1.0  # seconds
 _ROUNDS = 4  # of checks within the watchdog's time, so that one may fail
-_COARSE, _MINUTE, _HOUR = 10, 60, 3600  # seconds
+_STEP = 10  # seconds
 
 
 class SystemdNotifier:
@@ -130,11 +131,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _since(seconds: float) -> str:
-    """Format a duration coarsely, so that the sentence changes seldom."""
-    if seconds < _COARSE:
+    """Format an outage in steps of 10 seconds, minutes or hours, so that the status changes rarely."""
+    if seconds < _STEP:
         return ""
-    if seconds < _MINUTE:
-        return f" for {int(seconds) // _COARSE * _COARSE} s"
-    if seconds < _HOUR:
-        return f" for {_count(int(seconds) // _MINUTE, 'minute')}"
-    return f" for {_count(int(seconds) // _HOUR, 'hour')}"
+    return f" for {format_duration(seconds // _STEP * _STEP, units=1)}"

@@ -12,9 +12,9 @@ from zkdns.address import HostPort
 from zkdns.daemon.history import short_name
 from zkdns.daemon.inquiries import ExplainedMember, Session, Verdict
 from zkdns.daemon.known import Known
-from zkdns.daemon.spans import span
 from zkdns.dns.service import Seat
 from zkdns.dns.zone import Policy, Zone
+from zkdns.durations import format_duration
 from zkdns.errors import BadMemberError
 from zkdns.guard import HeldMember
 from zkdns.names import Labels, to_text
@@ -105,8 +105,8 @@ class Verdicts:
         failure, found = self._known.resolver.failures.get(host), self._known.resolver.resolved.get(host)
         if failure is None:
             return "" if self._table.addresses_of(host) else f"{host} has no address"
-        why = f"no {failure.types} of {host} for {span(now - failure.since)} ({failure.reason})"
-        age = f"; what is known is {span(now - found)} old" if found is not None else ""
+        why = f"no {failure.types} of {host} for {format_duration(now - failure.since)} ({failure.reason})"
+        age = f"; what is known is {format_duration(now - found)} old" if found is not None else ""
         return why + age
 
     def _addresses(self, endpoint: Endpoint | None) -> tuple[str, ...]:

@@ -35,10 +35,12 @@ QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts behin
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 
-_HEADER = struct.Struct("!6H")
+HEADER: Final = struct.Struct("!6H")
+"""A message's header: id, flags, and the number of records in each section."""
 _HEADER_AFTER_ID = struct.Struct("!5H")
-_TYPE_CLASS = struct.Struct("!2H")
-_RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
+TYPE_CLASS: Final = struct.Struct("!2H")
+RECORD: Final = struct.Struct("!HHIH")
+"""A record after its owner name: type, class, TTL, length of the data."""
 
 
 class Type(enum.IntEnum):
@@ -118,7 +120,7 @@ class Query(msgspec.Struct, frozen=True, gc=False):
     def pointer_to(self, count: int) -> bytes:
         """A compression pointer to the last `count` labels of the question's name."""
         last = self.name[len(self.name) - count :]
-        size = sum(map(len, last)) + count + _TYPE_CLASS.size + 1
+        size = sum(map(len, last)) + count + TYPE_CLASS.size + 1
         return (0xC000 | (HEADER_SIZE + len(self.question) - size)).to_bytes(2)
 
 
@@ -130,11 +132,11 @@ def parse_query(message: bytes) -> Query:
     """
     if len(message) < HEADER_SIZE:
         raise BadQueryError(None)
-    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
+    ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
     if flags & QR:  # a response: answering it could loop for ever
         raise BadQueryError(None)
     if flags >> 11 & 0xF:  # RFC 8906 §3.1.4: no other flag
-        raise BadQueryError(_HEADER.pack(ident, QR | flags & 0x7800 | Rcode.NOTIMP, 0, 0, 0, 0))
+        raise BadQueryError(HEADER.pack(ident, QR | flags & 0x7800 | Rcode.NOTIMP, 0, 0, 0, 0))
     try:
         name, qtype, qclass, at = _read_question(message, questions)
         question = message[HEADER_SIZE:at]
@@ -143,10 +145,10 @@ def parse_query(message: bytes) -> Query:
         if not questions:
             _require_cookie(edns)
     except BadOptionError:  # RFC 6891 §7: the error says that EDNS as such is known
-        header = _HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, questions, 0, 0, 1)
+        header = HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, questions, 0, 0, 1)
         raise BadQueryError(header + question + pack_opt()) from None
     except (_MalformedError, struct.error):  # of which the second says that something ends too early
-        raise BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
+        raise BadQueryError(HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
     ad, cd = bool(flags & AD), bool(flags & CD)
     return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd)
 
@@ -158,8 +160,8 @@ def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
     if count > 1:  # RFC 9619 §4
         raise _MalformedError
     name, at = _read_name(message)
-    qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
-    return name, qtype, qclass, at + _TYPE_CLASS.size
+    qtype, qclass = TYPE_CLASS.unpack_from(message, at)
+    return name, qtype, qclass, at + TYPE_CLASS.size
 
 
 def _require_cookie(edns: Edns | None) -> None:
@@ -221,8 +223,8 @@ def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
 def _read_record(message: bytes, at: int) -> _Record:
     """The record that begins there."""
     at = _skip_name(message, at)
-    rtype, rclass, ttl, length = _RECORD.unpack_from(message, at)
-    at += _RECORD.size
+    rtype, rclass, ttl, length = RECORD.unpack_from(message, at)
+    at += RECORD.size
     if at + length > len(message):
         raise _MalformedError
     return _Record(rtype, rclass, ttl, at, at + length)
@@ -247,7 +249,7 @@ def _skip_name(message: bytes, at: int) -> int:
 
 def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes, rclass: int = CLASS_IN) -> bytes:
     """A resource record; `owner` is ready for the wire."""
-    return owner + _RECORD.pack(rtype, rclass, ttl, len(data)) + data
+    return owner + RECORD.pack(rtype, rclass, ttl, len(data)) + data
 
 
 class Envelope(msgspec.Struct, frozen=True):

@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import Final
 
 from zkdns.dns.turns import RRset
-from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, Query, Type
+from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, TYPE_CLASS, Query, Type
 from zkdns.dns.zone import Found, Zone
 from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
@@ -27,7 +27,6 @@ from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 _TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 _ASTERISK = b"*"
 _MOST_KNOWN = 1 << 14  # data of the records of one service, also of a large one
-_TYPE_CLASS = struct.Struct("!2H")
 _RECORD = struct.Struct("!2sHHIH")  # the owner's pointer, type, class, TTL, length of the data
 _SRV_DATA = struct.Struct("!3H")
 _SOA_NUMBERS = struct.Struct("!5I")
@@ -79,7 +78,7 @@ def _records_at(zone: Zone, service: Labels, name: Labels, found: Found) -> Iter
 
 
 def _query(name: Labels, qtype: int) -> Query:
-    question = to_wire(name) + _TYPE_CLASS.pack(qtype, CLASS_IN)
+    question = to_wire(name) + TYPE_CLASS.pack(qtype, CLASS_IN)
     return Query(0, False, name, qtype, CLASS_IN, question, None)
 
 

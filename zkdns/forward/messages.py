@@ -16,7 +16,20 @@ from bisect import bisect_left
 from typing import Final, NamedTuple
 
 from zkdns.dns.edns import OPT, BadOptionError, OptionCode, copied_ede, options_in, pack_opt
-from zkdns.dns.wire import AD, CD, CLASS_IN, HEADER_SIZE, QR, RD, TC, Rcode, Type
+from zkdns.dns.wire import (
+    AD,
+    CD,
+    CLASS_IN,
+    HEADER,
+    HEADER_SIZE,
+    QR,
+    RD,
+    RECORD,
+    TC,
+    TYPE_CLASS,
+    Rcode,
+    Type,
+)
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.names import MAX_LABEL, MAX_NAME
@@ -26,9 +39,6 @@ _MOST_SECONDS = 0x7FFFFFFF
 _ROOT_SIZE = 1
 _POINTER = 0xC0
 
-_HEADER = struct.Struct("!6H")
-_TYPE_CLASS = struct.Struct("!2H")
-_RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
 _LONG = struct.Struct("!I")
 
 # As plain numbers: an enumeration's members take several times as long to look up.
@@ -89,9 +99,9 @@ def query_of(question: Question, ident: int, *, edns: bool = True) -> bytes:
         edns: whether it has an OPT record. Without one DNSSEC's records cannot be asked for.
     """
     flags = RD | AD | (question.cd and CD)
-    header = _HEADER.pack(ident, flags, 1, 0, 0, edns)
+    header = HEADER.pack(ident, flags, 1, 0, 0, edns)
     opt = pack_opt(do=question.do) if edns else b""
-    return b"".join((header, question.name, _TYPE_CLASS.pack(question.qtype, CLASS_IN), opt))
+    return b"".join((header, question.name, TYPE_CLASS.pack(question.qtype, CLASS_IN), opt))
 
 
 class _Records(NamedTuple):
@@ -171,7 +181,7 @@ def _read_header(message: bytes) -> tuple[int, int, int, int]:
     """Flags, and how many records each section has."""
     if len(message) < HEADER_SIZE:
         raise BadReplyError(f"it has {len(message)} bytes, a header has {HEADER_SIZE}")
-    _, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
+    _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
     if not flags & QR:
         raise BadReplyError("it is a query")
     if flags & _OPCODE:
@@ -188,8 +198,8 @@ def _match_question(message: bytes, question: Question) -> int:
     # Lengths of labels are below the letters, so that lower() changes none of them.
     if message[HEADER_SIZE:name_end].lower() != question.name:
         raise BadReplyError("it is about another name")
-    start = name_end + _TYPE_CLASS.size
-    if message[name_end:start] != _TYPE_CLASS.pack(question.qtype, CLASS_IN):
+    start = name_end + TYPE_CLASS.size
+    if message[name_end:start] != TYPE_CLASS.pack(question.qtype, CLASS_IN):
         raise BadReplyError("it is about another type or class")
     return start
 
@@ -213,8 +223,8 @@ def _walk(message: bytes, start: int, name_size: int, count: int) -> _Records:
             at += _ROOT_SIZE
         else:
             at = _skip_name(message, at, names)
-        rtype, rclass, ttl, size = _RECORD.unpack_from(message, at)
-        data_at = at + _RECORD.size
+        rtype, rclass, ttl, size = RECORD.unpack_from(message, at)
+        data_at = at + RECORD.size
         types.append(rtype)
         ttls.append(ttl if ttl <= _MOST_SECONDS else 0)  # RFC 2181 §8
         ttls_at.append(at + 4 - start)

@@ -9,11 +9,10 @@ from typing import Final
 import msgspec
 
 from zkdns.dns.edns import pack_ede, response_opt
-from zkdns.dns.wire import AD, CD, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
+from zkdns.dns.wire import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
 
 MOST_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 
-_HEADER = struct.Struct("!6H")
 _TTL = struct.Struct("!I")
 
 
@@ -100,7 +99,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
             answers = min(answers, kept)
             authorities = min(authorities, kept - answers)
             additionals = kept - answers - authorities
-        header = _HEADER.pack(query.id, flags, 1, answers, authorities, additionals + bool(opt))
+        header = HEADER.pack(query.id, flags, 1, answers, authorities, additionals + bool(opt))
         return b"".join((header, query.question, records, opt))
 
     def _records_after(self, seconds: int, least_ttl: int, most_ttl: int) -> bytearray:

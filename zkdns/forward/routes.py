@@ -17,7 +17,7 @@ from zkdns.config import Config
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.loops import ELSEWHERE, LoopProbes, loop_told
 from zkdns.forward.question import Question
-from zkdns.forward.resolv import SystemUpstreams, is_own
+from zkdns.forward.system_upstreams import SystemUpstreams, is_own
 from zkdns.names import Labels, parse_name
 
 log = structlog.get_logger("zkdns.forward")

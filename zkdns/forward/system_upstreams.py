@@ -1,0 +1,203 @@
+"""The upstreams of `upstream = "auto"`: the resolvers in this machine's resolv.conf(5) files.
+
+    /etc/resolv.conf ─▶ systemd-resolved's list ─▶ NetworkManager's list ─▶ systemd-resolved itself
+
+The first of these with an address that is not zkdns itself is used. So the result is the same if
+/etc/resolv.conf names the upstreams, systemd-resolved's stub, or already zkdns.
+
+This module never sends queries.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import stat
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+
+from zkdns.address import HostPort, UpstreamAddress, parse_upstream
+from zkdns.errors import BadValueError
+from zkdns.resolv_conf import RESOLV_CONF, RESOLVED_LIST, RESOLVED_STUBS, parse_resolv_conf
+from zkdns.transport.sockets import socket_address
+
+log = structlog.get_logger("zkdns.forward")
+
+FILES = (
+    Path(RESOLV_CONF),
+    # Asking the upstreams of systemd-resolved instead of its stub saves a hop, and a loop if it asks zkdns.
+    Path(RESOLVED_LIST),
+    # NetworkManager writes its upstreams here if it runs a local resolver (NetworkManager.conf(5), "dns"),
+    Path("/run/NetworkManager/no-stub-resolv.conf"),
+    # and here if it does not manage /etc/resolv.conf ("rc-manager").
+    Path("/run/NetworkManager/resolv.conf"),
+)
+_MAX_SHOWN = 80  # characters of a wrong value; no address is longer
+_MAX_FILE = 1 << 16  # bytes; three lines are usual
+
+
+class Upstreams(msgspec.Struct, frozen=True):
+    """The upstreams, and the file that names them; None: no file does."""
+
+    servers: tuple[UpstreamAddress, ...] = ()
+    source: str | None = None
+
+
+def parse_upstreams(text: str) -> tuple[tuple[UpstreamAddress, ...], tuple[str, ...]]:
+    """Parse the name servers of a resolv.conf.
+
+    Name servers after the third, which glibc ignores, are used as well.
+
+    Returns:
+        The upstreams in order, without duplicates, and an error text for each malformed line.
+    """
+    servers: dict[UpstreamAddress, None] = {}
+    errors: list[str] = []
+    for line, address in parse_resolv_conf(text).nameserver_lines:
+        try:
+            servers[parse_upstream(address[:_MAX_SHOWN])] = None
+        except BadValueError as error:
+            errors.append(f"line {line}: {error}")
+    return tuple(servers), tuple(errors)
+
+
+def choose(
+    named: Mapping[str, Sequence[UpstreamAddress]], is_own: Callable[[UpstreamAddress], bool]
+) -> Upstreams:
+    """Choose the upstreams from the name servers in each file; earlier files have precedence."""
+    others = {file: [one for one in servers if not is_own(one)] for file, servers in named.items()}
+    for file, servers in others.items():
+        if better := tuple(one for one in servers if one.host not in RESOLVED_STUBS):
+            return Upstreams(better, file)
+    return next((Upstreams(tuple(servers), file) for file, servers in others.items() if servers), Upstreams())
+
+
+def is_own(server: UpstreamAddress, listening: Iterable[HostPort]) -> bool:
+    """Whether an upstream is this server.
+
+    Args:
+        server: an upstream.
+        listening: the addresses of this server, as bound: no port is 0.
+    """
+    address = ipaddress.ip_address(server.host)
+    for own in listening:
+        if own.port != server.port:
+            continue
+        listens_at = ipaddress.ip_address(own.host)
+        if listens_at == address:
+            return True
+        # [::] and 0.0.0.0 are each bound for their own family.
+        if listens_at.is_unspecified and listens_at.version == address.version and is_local(server.host):
+            return True
+    return False
+
+
+def is_local(host: str) -> bool:
+    """Whether an address belongs to this machine: then the kernel also uses it as the source address.
+
+    Sends nothing. Binding would be no test: with `net.ipv4.ip_nonlocal_bind`, any address can be bound.
+    """
+    address = ipaddress.ip_address(host)
+    if address.is_loopback:
+        return True
+    try:
+        family, at = socket_address(host, 53)
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect(at)
+            return bool(ipaddress.ip_address(probe.getsockname()[0]) == ipaddress.ip_address(at[0]))
+    except (OSError, ValueError):  # no route, or no such interface
+        return False
+
+
+class SystemUpstreams:
+    """The upstreams in this machine's files, updated when the files change.
+
+    Args:
+        listening: the addresses of this server, as bound; it is never an upstream of itself.
+        files: resolv.conf files in order of precedence.
+        is_silent: whether logging is off, because another process of this server logs the same.
+    """
+
+    def __init__(
+        self, listening: Iterable[HostPort], files: Sequence[Path] = FILES, *, is_silent: bool = False
+    ) -> None:
+        self._is_silent = is_silent
+        self._listening = tuple(listening)
+        self._files = tuple(files)
+        self._taken = self._seen = self._signatures()
+        self.found = Upstreams()
+        """The current upstreams."""
+        self._read(is_first=True)
+
+    def poll(self) -> bool:
+        """Check whether the files have changed; takes some microseconds, call it about every second.
+
+        A changed file is read once it is the same in two successive polls: many programs truncate a file
+        before they write it, and a truncated one has no name servers.
+
+        Returns:
+            Whether `found` has changed.
+        """
+        before, self._seen = self._seen, self._signatures()
+        if self._seen != before or self._seen == self._taken:
+            return False
+        self._taken = self._seen
+        return self._read()
+
+    def _signatures(self) -> tuple[tuple[int, ...] | None, ...]:
+        return tuple(map(_signature, self._files))
+
+    def _read(self, *, is_first: bool = False) -> bool:
+        named: dict[str, Sequence[UpstreamAddress]] = {}
+        for file in self._files:
+            servers, errors = parse_upstreams(_text_of(file))
+            named[str(file)] = servers
+            for error in errors if not self._is_silent else ():
+                log.warning("nameserver_skipped", path=str(file), reason=error)
+        before, self.found = self.found, choose(named, lambda server: is_own(server, self._listening))
+        if self.found == before and not is_first:
+            return False
+        if not self._is_silent:
+            self._log(named)
+        return True
+
+    def _log(self, named: Mapping[str, Sequence[UpstreamAddress]]) -> None:
+        """Log the current upstreams."""
+        if self.found.servers:
+            log.info(
+                "upstreams_chosen", upstreams=list(map(str, self.found.servers)), source=self.found.source
+            )
+        else:
+            log.warning(
+                "upstreams_missing",
+                paths=list(named),
+                own_addresses=sorted({str(one) for servers in named.values() for one in servers}),
+                effect="names outside the zones are refused",
+            )
+
+
+def _signature(file: Path) -> tuple[int, ...] | None:
+    """A value that changes if the file or a link to it is written or replaced; None: not a file."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):  # opening a pipe would block
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev
+
+
+def _text_of(file: Path) -> str:
+    """The content of a file; empty if it is missing or unreadable."""
+    if _signature(file) is None:
+        return ""
+    try:
+        with file.open("rb") as stream:
+            return stream.read(_MAX_FILE).decode(errors="replace")
+    except OSError as error:
+        if not isinstance(error, FileNotFoundError):
+            log.warning("resolv_conf_read_failed", path=str(file), reason=error.strerror)
+        return ""

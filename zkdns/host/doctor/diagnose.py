@@ -1,0 +1,285 @@
+"""Diagnose this machine and its server.
+
+    collect facts (files, sockets, queries) ─▶ checks, which are pure functions ─▶ findings
+
+Slow steps run in parallel threads. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_host_port
+from zkdns.config import Config
+from zkdns.daemon.control import ControlError, ListNames, command
+from zkdns.dns.client_messages import BadResponseError
+from zkdns.errors import ConfigError
+from zkdns.forward.system_upstreams import FILES, Upstreams, choose, is_own, parse_upstreams
+from zkdns.host.doctor.checks import (
+    UPSTREAMS,
+    Finding,
+    NameResolution,
+    check_hosts_line,
+    check_nscd,
+    check_open_files,
+    check_port,
+    check_receive_buffer,
+    check_resolv_conf,
+    check_response,
+    check_search,
+    check_snapshot,
+    check_upstream_responses,
+    check_upstreams,
+    check_zookeeper,
+    ok,
+    warning,
+    wrong,
+)
+from zkdns.host.doctor.processes import largest_receive_buffer, listeners, open_files_of, own_rights
+from zkdns.host.end_to_end import check_end_to_end, query_soa
+from zkdns.host.files import FileTree, HostError
+from zkdns.host.resolver_config import (
+    NSSWITCH_CONF,
+    RESOLVED_DROP_IN,
+    parse_hosts_line,
+    read_resolved_settings,
+)
+from zkdns.names import to_text
+from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_LIST, parse_resolv_conf
+from zkdns.serverset.access import access_of
+from zkdns.serverset.probe import probe
+from zkdns.snapshot import SnapshotError, expected_by, read_header
+
+_T = TypeVar("_T")
+_R = TypeVar("_R")
+
+_RESOLVED_STUB = "127.0.0.53"
+_NSCD_SOCKETS = ("/run/nscd/socket", "/var/run/nscd/socket")
+_HTTP_SECONDS = 3.0
+# Directories that systemd passes to zkdns.service, and a file in each that zkdns looks for.
+_UNIT_DIRECTORIES = {
+    "STATE_DIRECTORY": ("/var/lib/zkdns", "table"),
+    "CREDENTIALS_DIRECTORY": ("/etc/zkdns", "zookeeper.toml"),
+}
+
+
+def unit_environment(environment: Mapping[str, str], tree: FileTree) -> dict[str, str]:
+    """Add the variables of zkdns.service, so that root reads the configuration as the unit does.
+
+    Args:
+        environment: root's own; its variables have precedence.
+        tree: the machine's files; a directory without the file that zkdns looks for is left out.
+    """
+    found = {
+        variable: directory
+        for variable, (directory, name) in _UNIT_DIRECTORIES.items()
+        if tree.exists(f"{directory}/{name}")
+    }
+    return found | dict(environment)
+
+
+def diagnose(config: Config) -> Iterator[Finding]:
+    """Diagnose this machine and the server with this configuration; yields findings as they come."""
+    listening = tuple(map(askable, config.listen))
+    zones = tuple(map(to_text, config.zones))
+    steps: tuple[Callable[[], Iterable[Finding]], ...] = (
+        lambda: _diagnose_listening(config),
+        lambda: _diagnose_serving(config, listening, zones[0]),
+        lambda: _diagnose_zookeeper(config),
+        lambda: _diagnose_snapshot(config),
+        lambda: _diagnose_upstreams(config, listening),
+        lambda: _diagnose_names(listening, zones),
+    )
+    with ThreadPoolExecutor(len(steps)) as pool:
+        for findings in [pool.submit(_collect, step) for step in steps]:
+            try:
+                yield from findings.result()
+            except HostError as error:
+                yield warning("files", str(error))
+    result = check_end_to_end(listening, zones[0], config.control)
+    about = "end to end"
+    if result.is_ok:
+        yield ok(about, result.message)
+    elif result.is_ok is None:
+        yield warning(about, result.message)
+    else:
+        yield wrong(about, result.message, "see the findings above; zkdns setup shows what to change")
+
+
+def _collect(step: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    return list(step())
+
+
+def _diagnose_listening(config: Config) -> Iterator[Finding]:
+    found, rights = listeners(), own_rights()
+    for own in config.listen:
+        if own.port:
+            yield from check_port(own, found, rights)
+    servers = [one.pid for one in found if one.is_zkdns and one.at in config.listen and one.pid is not None]
+    yield from check_open_files(open_files_of(servers[0] if servers else "self"), config.max_forwarded)
+    yield from check_receive_buffer(largest_receive_buffer())
+
+
+def _diagnose_serving(config: Config, listening: Iterable[HostPort], zone: str) -> Iterator[Finding]:
+    for server in listening:
+        for transport in ("UDP", "TCP"):
+            about = f"{server} over {transport}"
+            try:
+                reply = query_soa(server, zone, tcp=transport == "TCP")
+            except BadResponseError as error:
+                yield wrong(about, str(error), "start zkdns; if it does not start, see its log")
+            else:
+                yield check_response(about, reply.rcode, is_authoritative=reply.is_authoritative)
+    if config.admin is not None and config.admin.port:
+        for path in ("healthz", "readyz"):
+            yield _diagnose_http(f"http://{askable(config.admin)}/{path}")
+    if config.control is not None:
+        yield _diagnose_control(config.control)
+
+
+def _diagnose_control(path: str) -> Finding:
+    """Check whether a server responds at the control socket, with a request that changes nothing."""
+    about = f"control {path}"
+    try:
+        asyncio.run(command(path, ListNames("", only_held=True)))
+    except ControlError as error:
+        found, _, cure = str(error).partition("; ")
+        return warning(about, found, cure or "see whether the server runs, and its log")
+    return ok(about, "responds")
+
+
+def _diagnose_http(url: str) -> Finding:
+    try:
+        # The environment may name a proxy, which is not for the machine's own addresses.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=_HTTP_SECONDS) as response:
+            return ok(url, str(response.status))
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read(200).decode(errors="replace").strip()
+        return warning(url, f"{error.code}: {body}", "see whether ZooKeeper can be reached, below")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        return warning(
+            url, f"cannot be reached: {getattr(reason, 'strerror', None) or reason}", "start zkdns"
+        )
+
+
+def _diagnose_zookeeper(config: Config) -> Iterable[Finding]:
+    if config.zookeeper is None:
+        return ()
+    hosts, _, chroot = config.zookeeper.partition("/")
+    namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
+    roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
+    try:
+        access = access_of(config)
+    except ConfigError as error:
+        return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
+    servers = [parse_host_port(host) for host in hosts.split(",")]
+    probes = _in_parallel(
+        servers, lambda server: probe(server, roots, session_timeout=config.session_timeout, access=access)
+    )
+    return check_zookeeper(probes.values())
+
+
+def _diagnose_snapshot(config: Config) -> Iterable[Finding]:
+    if config.zookeeper is None and not config.offline:
+        return ()
+    age, failure = None, None
+    if config.snapshot is not None:
+        now = time.time()
+        try:
+            age = now - read_header(Path(config.snapshot), expected_by(config, now)).written
+        except SnapshotError as error:
+            failure = str(error)
+        if not config.offline and not os.access(Path(config.snapshot).parent, os.W_OK):
+            directory = Path(config.snapshot).parent
+            return [
+                warning(
+                    "snapshot",
+                    f"this user may not write to {directory}",
+                    "give the user of zkdns write access",
+                )
+            ]
+    return check_snapshot(age, failure, is_configured=config.snapshot is not None)
+
+
+def _diagnose_upstreams(config: Config, listening: tuple[HostPort, ...]) -> Iterator[Finding]:
+    if not config.upstream:
+        yield ok(
+            UPSTREAMS,
+            "none: zkdns refuses names outside the zones, and programs query their next name server",
+        )
+        return
+    tree = FileTree()
+    own: list[UpstreamAddress] = []
+    if config.upstream == "auto":
+        named = {str(file): parse_upstreams(tree.text(str(file)) or "")[0] for file in FILES}
+        own = [one for servers in named.values() for one in servers if is_own(one, listening)]
+        chosen = choose(named, lambda server: is_own(server, listening))
+    else:
+        chosen = Upstreams(config.upstream)
+    listed = parse_resolv_conf(tree.text(RESOLVED_LIST) or "").nameservers
+    hosts = {one.host for one in listening}
+    asks_us = RESOLVED_DROP_IN in tree.names("/etc/systemd/resolved.conf.d") or not hosts.isdisjoint(
+        [*listed, *read_resolved_settings(tree).servers]
+    )
+    yield from check_upstreams(chosen, own, resolved_asks_us=asks_us)
+    without_tls = [server for server in chosen.servers if server.tls is None]
+    yield from check_upstream_responses(_in_parallel(without_tls, _upstream_error))
+
+
+def _upstream_error(server: UpstreamAddress) -> str | None:
+    """The error of a resolver that does not resolve the root's SOA; None: it does."""
+    try:
+        reply = query_soa(HostPort(server.host, server.port), ".")
+    except BadResponseError as error:
+        return str(error)
+    return f"responds with {reply.rcode}" if reply.rcode in {"REFUSED", "SERVFAIL", "NOTIMP"} else None
+
+
+def _diagnose_names(listening: tuple[HostPort, ...], zones: tuple[str, ...]) -> Iterator[Finding]:
+    tree = FileTree()
+    conf = parse_resolv_conf(tree.text(RESOLV_CONF) or "")
+    own = frozenset(one.host for one in listening if one.port == DNS_PORT)
+    sources = parse_hosts_line(tree.text(NSSWITCH_CONF) or "")
+    servers = [*conf.nameservers[: MAX_NAMESERVERS + 1], *([] if conf.nameservers else ["127.0.0.1"])]
+    if "resolve" in {source.name for source in sources} and tree.exists("/run/systemd/resolve"):
+        servers.append(_RESOLVED_STUB)
+    forwards = _forwarding(listening, zones[0], servers)
+    yield from check_resolv_conf(NameResolution(conf=conf, own=own, forwards=forwards, zones=zones))
+    yield from check_search(conf, zones)
+    resolved_leads = forwards.get(_RESOLVED_STUB) is not False
+    yield from check_hosts_line(sources, zones, resolved_leads=resolved_leads)
+    yield from check_nscd(any(map(tree.exists, _NSCD_SOCKETS)))
+
+
+def _forwarding(listening: Iterable[HostPort], zone: str, servers: Iterable[str]) -> dict[str, bool | None]:
+    """By server, whether it responds with the same SOA for the zone as zkdns itself."""
+    ours = next((soa for server in listening if (soa := _soa(server, zone))), None)
+    if ours is None:  # zkdns does not respond, so nothing is known
+        return {}
+    found = _in_parallel(dict.fromkeys(servers), lambda server: _soa(HostPort(server, DNS_PORT), zone))
+    return {server: soa == ours for server, soa in found.items()}
+
+
+def _soa(server: HostPort, zone: str) -> str | None:
+    try:
+        return query_soa(server, zone).soa
+    except (BadResponseError, ValueError):  # a host that is not a valid address or name
+        return None
+
+
+def _in_parallel(arguments: Iterable[_T], function: Callable[[_T], _R]) -> Mapping[_T, _R]:
+    """Call a function with each argument, in a thread each; return the results by argument, in order."""
+    listed = list(arguments)
+    with ThreadPoolExecutor(max(1, len(listed))) as pool:
+        return dict(zip(listed, pool.map(function, listed), strict=True))
