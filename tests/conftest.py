@@ -1,14 +1,13 @@
-"""Fixtures with real ZooKeeper servers, and the markers that tests get by themselves.
+"""Fixtures with real ZooKeeper servers, and what holds for every test.
 
-`zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run,
-`punctual` or `alone` by standing where it is claimed how long something takes at most.
+A test that uses one of these fixtures gets the marker `zookeeper` here. The other markers of pyproject.toml are
+set by each file, in its `pytestmark`.
 """
 
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -22,50 +21,12 @@ from tests.support.zookeeper import Ensemble, ZooKeeperServer
 # their own.
 os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 
+
 # An example takes as long as the machine lets it: by itself Hypothesis calls one of 0.2 s a failure, and also
 # where drawing the first ten takes a second.
 settings.register_profile("zkdns", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zkdns")
 
-_HERE = Path(__file__).parent
-_RUN_PROCESSES = (
-    "cli",
-    "clients",
-    "daemon/test_activation.py",
-    "daemon/test_forwarding.py",
-    "daemon/test_processes.py",
-    "daemon/test_unreachable.py",
-    "daemon/test_workers.py",
-    "differential",
-    "faults",
-    "page/test_live.py",
-    "page/test_page.py",
-    "robustness/test_mutations.py",
-    "robustness/test_streams.py",
-    "scenarios",
-    "systemd",
-    "test_image.py",
-    "test_readme.py",
-)
-_ALONE = ("clients", "faults")
-_PUNCTUAL = (
-    "cli/test_completion.py",
-    "cli/test_wait.py",
-    "daemon/test_activation.py",
-    "daemon/test_forwarding.py",
-    "daemon/test_processes.py",
-    "forward/test_exchanges.py",
-    "forward/test_faults_answers.py",
-    "forward/test_faults_connections.py",
-    "forward/test_faults_machine.py",
-    "forward/test_forwarder_waiting.py",
-    "forward/test_turns.py",
-    "scenarios",
-    "serverset/test_faults.py",
-    "systemd",
-)
-# Of these: what waits nearly all of its time, so that others may run beside it.
-_PATIENT = ("scenarios/test_reload_zookeeper.py",)
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
@@ -74,16 +35,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.zookeeper)
-        if _stands_in(item, _RUN_PROCESSES):
-            item.add_marker(pytest.mark.processes)
-        if _stands_in(item, _ALONE):
-            item.add_marker(pytest.mark.alone)
-        elif _stands_in(item, _PUNCTUAL) and not _stands_in(item, _PATIENT):
-            item.add_marker(pytest.mark.punctual)
-
-
-def _stands_in(item: pytest.Item, places: Iterable[str]) -> bool:
-    return any(item.path.is_relative_to(_HERE / place) for place in places)
 
 
 @pytest.fixture(autouse=True)

@@ -26,6 +26,8 @@ from zkdns.config import load_config
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DEMO_PORT = "5300"

@@ -16,6 +16,8 @@ from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import parse_host_port
 from zkdns.observe.scraped import scrape
 
+pytestmark = pytest.mark.processes
+
 HELD = "members held: they have left, and are answered all the same"
 
 

@@ -20,6 +20,8 @@ from tests.support.waiting import eventually
 from zkdns.cli import main
 from zkdns.config import SETTINGS
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
 _QUICK = 0.3  # seconds of work from the key to what it brings; longer feels like a fault
 

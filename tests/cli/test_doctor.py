@@ -17,6 +17,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 _MEMBER = b'{"serviceEndpoint":{"host":"192.0.2.1","port":80},"additionalEndpoints":{},"status":"ALIVE"}'
 
 

@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.daemon.control import Accepted, Refused, Response
 
+pytestmark = pytest.mark.processes
+
 TWO_ZONES = """
 demo = true
 [[namespace]]

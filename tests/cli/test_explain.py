@@ -17,6 +17,8 @@ from tests.support.upstream import Resolver, says
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 HELD = "members held: they have left, and are answered all the same"
 
 

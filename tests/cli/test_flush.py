@@ -14,6 +14,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.daemon.control import Accepted, ControlServer, Flushed, Response
 
+pytestmark = pytest.mark.processes
+
 
 def flush(server: ZkdnsServer, *arguments: str) -> Ended:
     return run("flush", *arguments, environment={"ZKDNS_CONTROL": server.control})

@@ -18,6 +18,8 @@ from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
 from tests.support.web import deaf_port
 
+pytestmark = pytest.mark.processes
+
 _MANY = 60
 
 

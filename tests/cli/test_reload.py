@@ -9,6 +9,8 @@ from tests.cli import Ended, run
 from tests.scenarios.reloadable import WEB, Reloadable
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 
 def reload(server: Reloadable, *arguments: str) -> Ended:
     return run("reload", *arguments, environment={"ZKDNS_CONTROL": server.control})

@@ -31,6 +31,8 @@ from zkdns.serverset.changes import HostResolved, SetPut
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.snapshot import Header, write_snapshot
 
+pytestmark = pytest.mark.processes
+
 _DIG = shutil.which("dig")
 _DIG_LINE = re.compile(r"^  (dig @\S+ -p \d+ \S+ \S+) +# .+$", re.MULTILINE)
 _SECONDS = 5.0

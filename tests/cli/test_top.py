@@ -17,6 +17,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.web import refusing
 
+pytestmark = pytest.mark.processes
+
 WEB = "web.staging.discovery"
 
 

@@ -12,6 +12,8 @@ from tests.cli import Command, Ended, Terminal, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SERVICES = """
 [services."web.staging"]
 members = [{members}]

@@ -2,6 +2,8 @@ import pytest
 
 from tests.clients.summary import Ran, summary
 
+pytestmark = [pytest.mark.processes, pytest.mark.alone]
+
 _NO_SRV = "asks for addresses only"
 
 

@@ -24,6 +24,8 @@ from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.transport.sockets import SocketPair, bind
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 NAME = "m0.web.staging.discovery"
 QUERY = dns.message.make_query(NAME, "A").to_wire()
 SECONDS = 10.0

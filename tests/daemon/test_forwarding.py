@@ -25,6 +25,8 @@ from tests.support.tls import Authority
 from tests.support.upstream import TLS, TLS_NAME, UDP, Act, Asked, Resolver, Sent, is_silent, reply_to
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 WEB, WWW = "m0.web.staging.discovery", "www.example"
 OURS, THEIRS = {"192.0.2.1"}, {"192.0.2.77"}
 _SECONDS = 10

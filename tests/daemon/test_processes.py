@@ -21,6 +21,8 @@ from zkdns.config import load_config
 from zkdns.daemon.child import TASKS
 from zkdns.daemon.succession import answerer_task
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 WEB = "m0.web.staging.discovery"
 WEB_ADDRESS = {"192.0.2.1"}
 SECONDS = 5.0

@@ -16,6 +16,8 @@ from zkdns.forward.datagrams import Datagrams
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.reply import Reply
 
+pytestmark = pytest.mark.punctual
+
 COUNT = 200  # as many datagrams as a socket holds whose owner is slow
 
 

@@ -18,6 +18,8 @@ from zkdns.observe.events import MOST_STREAMS
 from zkdns.observe.figures import SOURCES
 from zkdns.observe.status import UpstreamStatus, ZooKeeperStatus
 
+pytestmark = pytest.mark.processes
+
 HOSTILE = "<img src=x onerror=window.hurt=1>"
 LONG = f"{'a' * 63}.{'b' * 63}"
 UNKNOWN = "\N{EN DASH}"

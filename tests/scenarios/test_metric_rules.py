@@ -25,6 +25,8 @@ from tests.support.upstream import Resolver, Sent, answers, is_silent, reply_to,
 from tests.support.waiting import eventually
 from zkdns.observe.figures import LATENCY_BUCKETS, SOURCES
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 README = Path(__file__).parent.parent.parent / "README.md"
 BASE_UNITS = ("seconds", "bytes")
 NO_BASE_UNITS = {

@@ -15,6 +15,8 @@ from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable
 from tests.support.upstream import Resolver, is_slow
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SECONDS = 10.0
 _MOST_ASKERS = 64
 QUERY = dns.message.make_query(WEB, "A").to_wire()

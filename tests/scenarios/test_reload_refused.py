@@ -13,6 +13,8 @@ from tests.scenarios.reloadable import IN_FORCE, REFUSED, WEB, Reloadable, is_on
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Reloadable]:

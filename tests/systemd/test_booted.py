@@ -26,6 +26,8 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from tests.systemd.service_files import ROOT, files
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SO_RCVBUFFORCE = 33  # socket(7), which Python does not name
 SECONDS = 20.0
 RATE = 500
