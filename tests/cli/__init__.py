@@ -65,20 +65,15 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # A job of a script that runs in the background may hand down an ignored SIGINT.
-        kept = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            with self._out_file.open("wb") as out, self._err_file.open("wb") as err:
-                self._process = subprocess.Popen(
-                    guarded(self._command),
-                    stdin=subprocess.PIPE,
-                    stdout=out,
-                    stderr=err,
-                    env=self._environment,
-                    start_new_session=True,
-                )
-        finally:
-            signal.signal(signal.SIGINT, kept)
+        with self._out_file.open("wb") as out, self._err_file.open("wb") as err:
+            self._process = subprocess.Popen(
+                guarded(self._command),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                env=self._environment,
+                start_new_session=True,
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
