@@ -1,13 +1,14 @@
 """Fixtures with real ZooKeeper servers, and what holds for every test.
 
-A test that uses one of these fixtures gets the marker `zookeeper` here. The other markers of pyproject.toml are
-set by each file, in its `pytestmark`.
+A test that uses one of these fixtures gets the marker `zookeeper` here. Each file sets the other markers of
+pyproject.toml in its `pytestmark`.
 """
 
 import logging
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import structlog
 from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
+from tests.support.files import new_short_directory
 from tests.support.signals import stop_ignoring
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
@@ -51,6 +53,13 @@ def _logs_are_not_set_up() -> Iterator[None]:
     for handler in list(root.handlers):
         if type(handler).__module__.startswith("zkdns."):
             root.removeHandler(handler)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory for Unix sockets, whose paths are limited; that of `tmp_path` may be too long."""
+    with new_short_directory() as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

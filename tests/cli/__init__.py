@@ -155,8 +155,15 @@ def run(*arguments: str, environment: dict[str, str] | None = None, timeout: flo
 
 def proposed(typed: str, environment: dict[str, str]) -> list[str]:
     """What bash is told to propose: `plain,VALUE` or `file,VALUE`; nothing may be said beside that."""
+    ended = propose(typed, environment)
+    assert ended.stderr == ""
+    return ended.stdout.split()
+
+
+def propose(typed: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Complete what was typed as bash does."""
     asked = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    ended = subprocess.run(
+    return subprocess.run(
         [SCRIPTS / "zkdns"],
         env={**os.environ, **environment, **asked},
         check=True,
@@ -164,8 +171,6 @@ def proposed(typed: str, environment: dict[str, str]) -> list[str]:
         text=True,
         timeout=30,
     )
-    assert ended.stderr == ""
-    return ended.stdout.split()
 
 
 class Terminal:

@@ -99,10 +99,10 @@ def test_root_finds_the_snapshot_of_the_unit(
 
 
 def test_a_control_socket_that_nobody_answers_at_is_told_from_one_that_is_well(
-    tmp_path: Path, machine: Machine
+    short_path: Path, machine: Machine
 ) -> None:
     """As a server leaves it behind that was killed, one that hangs, and none at all."""
-    dead, strange, none = (str(tmp_path / name) for name in ("dead", "strange", "none"))
+    dead, strange, none = (str(short_path / name) for name in ("dead", "strange", "none"))
     arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--control")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(dead)

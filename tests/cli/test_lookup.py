@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -158,7 +159,9 @@ def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, 
 
 
 def test_a_reader_that_goes_away_gets_no_traceback(demo: ZkdnsServer) -> None:
-    command = f"{sys.executable} -m zkdns lookup web.staging.discovery --server {server_of(demo)}"
+    command = shlex.join(
+        [sys.executable, "-m", "zkdns", "lookup", "web.staging.discovery", "--server", server_of(demo)]
+    )
     ended = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
     assert "Traceback" not in ended.stderr
 

@@ -55,8 +55,8 @@ def test_every_mistake_is_told_and_the_status_is_2(server: Reloadable) -> None:
     assert server.query(WEB).answer[0].ttl == 5
 
 
-def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
-    control = str(tmp_path / "control")
+def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+    control = str(short_path / "control")
     ended = run("reload", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}.reload")

@@ -68,8 +68,8 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    hearing = Manager(tmp_path)
+def manager(short_path: Path) -> Iterator[Manager]:
+    hearing = Manager(short_path)
     yield hearing
     hearing.close()
 

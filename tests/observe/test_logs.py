@@ -236,9 +236,9 @@ def to_journal(script: str, path: object, log_format: str = "journald", stream: 
         return written.read().decode()
 
 
-def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(tmp_path: Path) -> None:
-    with journald(tmp_path) as entries:
-        assert to_journal(_LEVELS + _SERVICE, tmp_path / "journal") == ""
+def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(short_path: Path) -> None:
+    with journald(short_path) as entries:
+        assert to_journal(_LEVELS + _SERVICE, short_path / "journal") == ""
         *of_levels, held = entries()
     assert [entry["PRIORITY"] for entry in of_levels] == ["7", "6", "4", "3"]
     assert of_levels[1] == {
@@ -257,9 +257,9 @@ def test_the_journal_gets_entries_with_priorities_and_fields_and_no_times(tmp_pa
     )  # a name with an underscore in front is journald's own
 
 
-def test_the_journal_gets_exceptions_whole(tmp_path: Path) -> None:
-    with journald(tmp_path) as entries:
-        to_journal(_FAIL, tmp_path / "journal")
+def test_the_journal_gets_exceptions_whole(short_path: Path) -> None:
+    with journald(short_path) as entries:
+        to_journal(_FAIL, short_path / "journal")
         failed, _ = entries()
     assert failed["MESSAGE"].startswith("failed process=watcher query=c0ffee\nTraceback")
     assert failed["MESSAGE"].endswith("ValueError: went wrong\nfor good")
@@ -279,10 +279,10 @@ def test_without_a_journald_each_line_has_its_priority_in_front() -> None:
     assert lines[-1] == "<6>goes on process=watcher"
 
 
-def test_what_is_too_long_for_the_journal_goes_to_standard_error(tmp_path: Path) -> None:
-    with journald(tmp_path) as entries:
+def test_what_is_too_long_for_the_journal_goes_to_standard_error(short_path: Path) -> None:
+    with journald(short_path) as entries:
         written = to_journal(
-            'log.info("long", text="x" * 10_000_000)\nlog.info("short")', tmp_path / "journal"
+            'log.info("long", text="x" * 10_000_000)\nlog.info("short")', short_path / "journal"
         )
         assert [entry["MESSAGE"] for entry in entries()] == ["short process=watcher"]
     assert written.startswith("<6>long process=watcher text=xxx")

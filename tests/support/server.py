@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +16,7 @@ import dns.message
 import dns.query
 import dns.rcode
 
+from tests.support.files import new_short_directory
 from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
@@ -50,7 +50,7 @@ class ZkdnsServer:
         prefix: Sequence[str] = (),
         passed: Sequence[socket.socket] = (),
     ) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
+        self._directory = new_short_directory()
         self._log_file = Path(self._directory.name) / "log"
         self._out_file = Path(self._directory.name) / "out"
         self.control = str(Path(self._directory.name) / "control")

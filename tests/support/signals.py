@@ -15,7 +15,7 @@ def stop_ignoring() -> None:
     default by execve(2). So this process gets handlers that do nothing, and goes on in spite of the signals.
     """
     for number in signal.valid_signals() - _IGNORED_BY_PYTHON:
-        # A worker of pytest-xdist ends with the process that started it, which may be one that nohup protects.
+        # A worker of pytest-xdist ends with the process that started it, which nohup may protect.
         is_worker_hangup = number == signal.SIGHUP and "PYTEST_XDIST_WORKER" in os.environ
         if signal.getsignal(number) is signal.SIG_IGN or is_worker_hangup:
             signal.signal(number, _do_nothing)
