@@ -187,9 +187,9 @@ class Terminal:
         self._written = bytearray()
 
     def __enter__(self) -> Self:
-        self._master, slave = pty.openpty()
+        self.master, slave = pty.openpty()
         self.resize(40, 160)
-        os.set_blocking(self._master, False)
+        os.set_blocking(self.master, False)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-m", "zkdns", *self._arguments],
             stdin=slave,
@@ -204,19 +204,19 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        os.close(self.master)
 
     def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
+        os.write(self.master, keys)
 
     def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     @property
     def written(self) -> str:
         """Everything that was written to it so far."""
         with contextlib.suppress(BlockingIOError, OSError):  # nothing new, or nobody is left to write
-            while chunk := os.read(self._master, 65536):
+            while chunk := os.read(self.master, 65536):
                 self._written += chunk
         return self._written.decode(errors="replace")
 

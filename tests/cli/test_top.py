@@ -71,7 +71,7 @@ def test_out_of_a_terminal_it_is_one_plain_table(server: ZkdnsServer, arguments:
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
 def test_a_terminal_shows_it_live_until_a_key_and_is_left_as_it_was(server: ZkdnsServer, key: bytes) -> None:
     with Terminal("top", "--admin", admin_of(server)) as terminal:
-        before = termios.tcgetattr(terminal._master)
+        before = termios.tcgetattr(terminal.master)
         eventually(
             lambda: re.search(r"0 queries/s \(tcp 0, udp 0\)|0 queries/s \(udp 0, tcp 0\)", terminal.screen)
         )
@@ -81,7 +81,7 @@ def test_a_terminal_shows_it_live_until_a_key_and_is_left_as_it_was(server: Zkdn
         terminal.type(b"x" + key)
         assert terminal.wait() == 0
         assert terminal.written.count("\x1b[?1049l") == 1
-        assert termios.tcgetattr(terminal._master) == before
+        assert termios.tcgetattr(terminal.master) == before
         assert "Traceback" not in terminal.screen
 
 

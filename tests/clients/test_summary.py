@@ -2,8 +2,6 @@ import pytest
 
 from tests.clients.summary import Ran, summary
 
-pytestmark = [pytest.mark.processes, pytest.mark.alone]
-
 _NO_SRV = "asks for addresses only"
 
 

@@ -54,7 +54,7 @@ def serving(
     named = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
     server = ZkdnsServer(*arguments, *named, environment=environment)
     if resolv_conf is not None:
-        server._command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server._command]
+        server.command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server.command]
     with server:
         yield server
 

@@ -50,7 +50,7 @@ def wait_for_answer(server: ZkdnsServer, address: str, timeout: float) -> None:
 
 def within(server: ZkdnsServer, command: str) -> ZkdnsServer:
     """The same server, started by a shell that has said this before."""
-    server._command = ["sh", "-c", f'{command}; exec "$@"', "sh", *server._command]
+    server.command = ["sh", "-c", f'{command}; exec "$@"', "sh", *server.command]
     return server
 
 
@@ -290,7 +290,7 @@ def test_it_answers_at_every_address_that_it_was_told() -> None:
 def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
     with demo("--workers", workers) as server:
         server.wait_ready()
-        standard = sorted(["/dev/null", str(server._log_file), str(server._out_file)])
+        standard = sorted(["/dev/null", str(server.log_file), str(server.out_file)])
         for pid, role in children(server).items():
             # Two sockets of the event loop, one of the supervisor's. An answerer listens with UDP and TCP and
             # follows the feed; the watcher listens for commands, twice, and for answerers, and has those.
@@ -332,7 +332,7 @@ def test_what_lies_in_the_directory_of_the_user_is_not_imported(tmp_path: Path) 
     for name in ("struct.py", "zkdns.py", "asyncio.py", "dnslib.py", "kazoo.py", "msgspec.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
     server = ZkdnsServer("--demo", cwd=tmp_path)
-    server._command[:3] = [str(Path(sys.executable).with_name("zkdns"))]
+    server.command[:3] = [str(Path(sys.executable).with_name("zkdns"))]
     with server:
         assert server.wait_ready().ask(WEB) == WEB_ADDRESS
         assert "the wrong module" not in server.log

@@ -15,8 +15,6 @@ import pytest
 from tests.faults.checker import ANSWER_SECONDS, LAG, Answer, objections
 from tests.faults.history import Disturbance, Entry, History, Life
 
-pytestmark = [pytest.mark.processes, pytest.mark.alone]
-
 NAME = "web.staging.discovery."
 NOW = 1000.0  # when what is answered was asked, in most cases
 LONG_AGO, JUST_NOW = NOW - 10 * LAG, NOW - LAG / 2

@@ -399,13 +399,13 @@ def test_arbitrary_records_are_read_or_refused(
 
 
 @given(mutated_messages())
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_mutated_replies_are_read_or_refused(wire: bytes) -> None:
     check_any(wire)
 
 
 @given(messages())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_real_replies_are_read_and_refused_when_anything_is_missing(wire: bytes) -> None:
     found = read_reply(wire, A)
     parsed = read(wire)

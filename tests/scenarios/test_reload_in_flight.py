@@ -49,7 +49,7 @@ def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) ->
     with Resolver() as upstream:
         upstream.acts(is_slow(1.5))
         server = Reloadable(tmp_path, ttl=5, upstream=[str(upstream.address)])
-        del server._environment["ZKDNS_UPSTREAM"]
+        del server.environment["ZKDNS_UPSTREAM"]
         with server:
             server.wait_ready()
             old = server.processes("answerer")
