@@ -1,13 +1,13 @@
-"""Fixtures with real ZooKeeper servers, and the markers that tests get by themselves.
+"""Fixtures with real ZooKeeper servers, and what holds for every test.
 
-`zookeeper` by using one of these fixtures, `processes` by standing where whole servers and commands are run,
-`punctual` or `alone` by standing where it is claimed how long something takes at most.
+A test that uses one of these fixtures gets the marker `zookeeper` here. Each file sets the other markers of
+pyproject.toml in its `pytestmark`.
 """
 
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +16,22 @@ import structlog
 from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
+from tests.support.files import new_short_directory
+from tests.support.signals import stop_ignoring
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
 # Commands that a test runs leave the machine's own control socket and resolver alone; servers of tests have
 # their own.
 os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 
+# Before anything is started, and before pytest-xdist starts its workers.
+stop_ignoring()
+
 # An example takes as long as the machine lets it: by itself Hypothesis calls one of 0.2 s a failure, and also
 # where drawing the first ten takes a second.
 settings.register_profile("zkdns", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zkdns")
 
-_HERE = Path(__file__).parent
-_RUN_PROCESSES = (
-    "admin/page/test_live.py",
-    "admin/page/test_page.py",
-    "cli",
-    "clients",
-    "daemon/test_activation.py",
-    "daemon/test_forwarding.py",
-    "daemon/test_processes.py",
-    "daemon/test_unreachable.py",
-    "daemon/test_workers.py",
-    "differential",
-    "faults",
-    "robustness/test_mutations.py",
-    "robustness/test_streams.py",
-    "scenarios",
-    "systemd",
-    "test_image.py",
-    "test_readme.py",
-)
-_ALONE = ("clients", "faults")
-_PUNCTUAL = (
-    "cli/test_completion.py",
-    "cli/test_wait.py",
-    "daemon/test_activation.py",
-    "daemon/test_forwarding.py",
-    "daemon/test_processes.py",
-    "forward/test_exchanges.py",
-    "forward/test_faults_answers.py",
-    "forward/test_faults_connections.py",
-    "forward/test_faults_machine.py",
-    "forward/test_forwarder_waiting.py",
-    "forward/test_turns.py",
-    "scenarios",
-    "serverset/test_faults.py",
-    "systemd",
-)
-# Of these: what waits nearly all of its time, so that others may run beside it.
-_PATIENT = ("scenarios/test_reload_zookeeper.py",)
 _NEED_ZOOKEEPER = {"zookeeper", "zk_root", "zk", "own_zookeeper", "ensemble"}
 
 
@@ -74,16 +40,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _NEED_ZOOKEEPER.intersection(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.zookeeper)
-        if _stands_in(item, _RUN_PROCESSES):
-            item.add_marker(pytest.mark.processes)
-        if _stands_in(item, _ALONE):
-            item.add_marker(pytest.mark.alone)
-        elif _stands_in(item, _PUNCTUAL) and not _stands_in(item, _PATIENT):
-            item.add_marker(pytest.mark.punctual)
-
-
-def _stands_in(item: pytest.Item, places: Iterable[str]) -> bool:
-    return any(item.path.is_relative_to(_HERE / place) for place in places)
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +53,13 @@ def _logs_are_not_set_up() -> Iterator[None]:
     for handler in list(root.handlers):
         if type(handler).__module__.startswith("zkdns."):
             root.removeHandler(handler)
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory for Unix sockets, whose paths are limited; that of `tmp_path` may be too long."""
+    with new_short_directory() as directory:
+        yield Path(directory)
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,8 @@ from tests.support.network import Network, new_network
 from tests.support.waiting import eventually
 from zkdns.cli import main
 
+pytestmark = pytest.mark.processes
+
 _NOBODY = 65532
 _MOST = 40_000_000  # bytes that zkdns and its libraries add to the base
 _SERVICES = '[services."web.staging"]\nmembers = ["10.0.0.1:8080"]\n'

@@ -37,6 +37,8 @@ from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
 from zkdns.telemetry.last_hour import LastHour
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "zkdns" / "docs"
 PAGES = {

@@ -278,6 +278,29 @@ def test_a_root_is_not_created_and_is_gone_after_the_test(zk: Any, zk_root: str,
     _earlier_roots.append(zk_root)
 
 
+def test_a_program_ignores_no_signal() -> None:
+    status = subprocess.run(["cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
+    [mask] = re.findall(r"^SigIgn:\s+(\w+)", status, re.MULTILINE)
+    assert int(mask, 16) == 0
+
+
+@pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["by itself", "in a worker"])
+def test_a_program_ignores_no_signal_that_the_caller_of_the_tests_ignores(workers: list[str]) -> None:
+    tested = f"{Path(__file__)}::{test_a_program_ignores_no_signal.__name__}"
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, tested]
+    ended = subprocess.run(
+        ["sh", "-c", "trap '' HUP INT QUIT TERM USR1 && exec \"$@\"", "sh", *command],
+        check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
+
+
 def test_eventually_returns_the_first_true_value() -> None:
     values = iter([None, 0, "", "yes", "no"])
     assert eventually(lambda: next(values), interval=0) == "yes"

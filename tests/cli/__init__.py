@@ -65,20 +65,15 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        # A job of a script that runs in the background may hand down an ignored SIGINT.
-        kept = signal.signal(signal.SIGINT, signal.default_int_handler)
-        try:
-            with self._out_file.open("wb") as out, self._err_file.open("wb") as err:
-                self._process = subprocess.Popen(
-                    guarded(self._command),
-                    stdin=subprocess.PIPE,
-                    stdout=out,
-                    stderr=err,
-                    env=self._environment,
-                    start_new_session=True,
-                )
-        finally:
-            signal.signal(signal.SIGINT, kept)
+        with self._out_file.open("wb") as out, self._err_file.open("wb") as err:
+            self._process = subprocess.Popen(
+                guarded(self._command),
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                env=self._environment,
+                start_new_session=True,
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,8 +155,15 @@ def run(*arguments: str, environment: dict[str, str] | None = None, timeout: flo
 
 def proposed(typed: str, environment: dict[str, str]) -> list[str]:
     """What bash is told to propose: `plain,VALUE` or `file,VALUE`; nothing may be said beside that."""
+    ended = propose(typed, environment)
+    assert ended.stderr == ""
+    return ended.stdout.split()
+
+
+def propose(typed: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Complete what was typed as bash does."""
     asked = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
-    ended = subprocess.run(
+    return subprocess.run(
         [SCRIPTS / "zkdns"],
         env={**os.environ, **environment, **asked},
         check=True,
@@ -169,8 +171,6 @@ def proposed(typed: str, environment: dict[str, str]) -> list[str]:
         text=True,
         timeout=30,
     )
-    assert ended.stderr == ""
-    return ended.stdout.split()
 
 
 class Terminal:
@@ -187,9 +187,9 @@ class Terminal:
         self._written = bytearray()
 
     def __enter__(self) -> Self:
-        self._master, slave = pty.openpty()
+        self.master, slave = pty.openpty()
         self.resize(40, 160)
-        os.set_blocking(self._master, False)
+        os.set_blocking(self.master, False)
         self.process = subprocess.Popen(
             [sys.executable, "-c", _TAKE_TERMINAL, sys.executable, "-m", "zkdns", *self._arguments],
             stdin=slave,
@@ -204,19 +204,19 @@ class Terminal:
     def __exit__(self, *_: object) -> None:
         self.process.kill()
         self.process.wait()
-        os.close(self._master)
+        os.close(self.master)
 
     def type(self, keys: bytes) -> None:
-        os.write(self._master, keys)
+        os.write(self.master, keys)
 
     def resize(self, lines: int, columns: int) -> None:
-        fcntl.ioctl(self._master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+        fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
 
     @property
     def written(self) -> str:
         """Everything that was written to it so far."""
         with contextlib.suppress(BlockingIOError, OSError):  # nothing new, or nobody is left to write
-            while chunk := os.read(self._master, 65536):
+            while chunk := os.read(self.master, 65536):
                 self._written += chunk
         return self._written.decode(errors="replace")
 

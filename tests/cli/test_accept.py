@@ -16,6 +16,8 @@ from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import parse_host_port
 from zkdns.cli.top_rates import read_stats
 
+pytestmark = pytest.mark.processes
+
 HELD = "members_held"
 
 
@@ -136,8 +138,8 @@ def test_either_one_service_or_all_are_named(arguments: tuple[str, ...]) -> None
     assert ended.errors == "zkdns: name one service, or write --all for all of them\n"
 
 
-def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
-    control = str(tmp_path / "control")
+def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+    control = str(short_path / "control")
     ended = run("accept", "--all", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")

@@ -12,6 +12,8 @@ import zkdns
 from zkdns.cli import main
 from zkdns.config import SETTINGS
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture(autouse=True)
 def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:

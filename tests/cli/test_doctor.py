@@ -17,6 +17,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 _MEMBER = b'{"serviceEndpoint":{"host":"192.0.2.1","port":80},"additionalEndpoints":{},"status":"ALIVE"}'
 
 
@@ -96,9 +98,9 @@ def test_root_finds_the_snapshot_of_the_unit(
     assert (level, sentence.endswith(" old")) == ("ok", True), sentence
 
 
-def test_control_sockets_without_a_responding_server(tmp_path: Path, machine: Machine) -> None:
+def test_control_sockets_without_a_responding_server(short_path: Path, machine: Machine) -> None:
     """The socket of a killed server, that of a hanging one, and a missing one."""
-    dead, strange, none = (str(tmp_path / name) for name in ("dead", "strange", "none"))
+    dead, strange, none = (str(short_path / name) for name in ("dead", "strange", "none"))
     arguments = ("--demo", "--listen", "127.0.0.1:0", "--admin", "none", "--control")
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(dead)

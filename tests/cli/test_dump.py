@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.daemon.control import Accepted, Refused, Response
 
+pytestmark = pytest.mark.processes
+
 TWO_ZONES = """
 demo = true
 [[namespace]]
@@ -117,8 +119,8 @@ def test_a_snapshots_zone_file_says_that_it_is_old(own_zookeeper: ZooKeeperServe
     assert Path(snapshot).read_bytes() == before
 
 
-def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
-    control = str(tmp_path / "control")
+def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+    control = str(short_path / "control")
     ended = run("dump", "--zone", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
@@ -151,8 +153,8 @@ def test_what_was_meant_is_asked_for(arguments: tuple[str, ...], mistake: str) -
         (Refused("nothing", "it is not to be had"), "it is not to be had"),
     ],
 )
-def test_what_the_server_responds_is_told(tmp_path: Path, response: Response, told: str) -> None:
-    control = str(tmp_path / "control")
+def test_what_the_server_responds_is_told(short_path: Path, response: Response, told: str) -> None:
+    control = str(short_path / "control")
 
     async def scenario() -> Ended:
         async with responding(control, response):

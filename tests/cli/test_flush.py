@@ -14,6 +14,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.daemon.control import Accepted, ControlServer, Flushed, Response
 
+pytestmark = pytest.mark.processes
+
 
 def flush(server: ZkdnsServer, *arguments: str) -> Ended:
     return run("flush", *arguments, environment={"ZKDNS_CONTROL": server.control})
@@ -48,8 +50,8 @@ def test_a_server_that_forwards_nothing_says_so() -> None:
         assert flush(server) == (1, "", "zkdns: this server forwards nothing, so nothing is cached\n")
 
 
-def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
-    control = str(tmp_path / "control")
+def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+    control = str(short_path / "control")
     ended = run("flush", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
@@ -76,9 +78,9 @@ async def responding(path: str, response: Response) -> AsyncIterator[None]:
     ],
 )
 def test_what_the_server_responds_is_told(
-    tmp_path: Path, response: Response, ended: tuple[int, str, str]
+    short_path: Path, response: Response, ended: tuple[int, str, str]
 ) -> None:
-    control = str(tmp_path / "control")
+    control = str(short_path / "control")
 
     async def scenario() -> Ended:
         async with responding(control, response):

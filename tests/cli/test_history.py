@@ -14,6 +14,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 
 def history(server: ZkdnsServer, *arguments: str) -> Ended:
     return run("history", *arguments, environment={"ZKDNS_CONTROL": server.control})

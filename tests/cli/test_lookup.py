@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -17,6 +18,8 @@ import pytest
 from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
 from tests.support.web import deaf_port
+
+pytestmark = pytest.mark.processes
 
 _MANY = 60
 
@@ -156,7 +159,9 @@ def test_in_a_pipe_nothing_is_coloured_wrapped_cut_or_padded(many: ZkdnsServer, 
 
 
 def test_a_closed_pipe_causes_no_traceback(demo: ZkdnsServer) -> None:
-    command = f"{sys.executable} -m zkdns lookup web.staging.discovery --server {server_of(demo)}"
+    command = shlex.join(
+        [sys.executable, "-m", "zkdns", "lookup", "web.staging.discovery", "--server", server_of(demo)]
+    )
     ended = subprocess.run(["sh", "-c", f"{command} | true"], capture_output=True, text=True, check=False)
     assert "Traceback" not in ended.stderr
 

@@ -18,6 +18,8 @@ from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def site() -> Iterator[WebServer]:

@@ -9,6 +9,8 @@ from kazoo.security import make_acl
 from tests.cli import AS_PROGRAM, SERVED, Command, run
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 
 def test_every_mistake_is_told_at_once(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     ended = run(

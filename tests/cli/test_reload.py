@@ -9,6 +9,8 @@ from tests.cli import Ended, run
 from tests.scenarios.reloadable import WEB, Reloadable
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 
 def reload(server: Reloadable, *arguments: str) -> Ended:
     return run("reload", *arguments, environment={"ZKDNS_CONTROL": server.control})
@@ -53,8 +55,8 @@ def test_every_mistake_is_told_and_the_status_is_2(server: Reloadable) -> None:
     assert server.query(WEB).answer[0].ttl == 5
 
 
-def test_where_no_server_is_the_status_is_3(tmp_path: Path) -> None:
-    control = str(tmp_path / "control")
+def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+    control = str(short_path / "control")
     ended = run("reload", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}.reload")

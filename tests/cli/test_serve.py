@@ -31,6 +31,8 @@ from zkdns.serverset.changes import HostResolved, SetPut
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.snapshot import Header, write_snapshot
 
+pytestmark = pytest.mark.processes
+
 _DIG = shutil.which("dig")
 _DIG_LINE = re.compile(r"^  (dig @\S+ -p \d+ \S+ \S+) +# .+$", re.MULTILINE)
 _SECONDS = 5.0
@@ -228,7 +230,7 @@ def test_a_snapshot_is_answered_from_while_zookeeper_has_not_been_reached(tmp_pa
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
 def test_it_serves_with_closed_standard_files(closed: str) -> None:
     server = ZkdnsServer("--demo")
-    server._command = ["sh", "-c", f'exec "$@" {closed}', "sh", *server._command]
+    server.command = ["sh", "-c", f'exec "$@" {closed}', "sh", *server.command]
     with server:
         assert server.wait_ready().ask("m0.web.staging.discovery") == {"192.0.2.1"}
         assert server.ask("m0.web.staging.discovery", tcp=True) == {"192.0.2.1"}

@@ -10,6 +10,8 @@ from kazoo.security import make_acl
 from tests.cli import Terminal, run
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 
 @pytest.fixture
 def filled(zk: Any, zk_root: str) -> str:

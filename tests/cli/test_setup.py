@@ -16,6 +16,8 @@ from tests.host.trees import everything, make_tree
 from tests.support.network import seeing
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 OLD = "nameserver 10.0.0.53\nsearch corp.example\n"
 
 

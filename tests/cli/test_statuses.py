@@ -9,6 +9,8 @@ from tests.cli import SERVED, Command, run
 from tests.support.server import ZkdnsServer
 from zkdns.cli.options import STATUSES
 
+pytestmark = pytest.mark.processes
+
 TRIED = {
     0: ["lookup web.staging.discovery", "check --demo", "completion bash", "dump --zone"],
     1: ["lookup staging.discovery", "accept --all", "flush", "serve --listen 203.0.113.1:0 --admin none"],

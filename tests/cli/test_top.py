@@ -17,6 +17,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.web import refusing
 
+pytestmark = pytest.mark.processes
+
 WEB = "web.staging.discovery"
 
 
@@ -73,7 +75,7 @@ def test_without_a_terminal_it_prints_one_plain_table(
 @pytest.mark.parametrize("key", [b"q", b"\x03"], ids=["q", "Ctrl-C"])
 def test_a_terminal_shows_it_live_until_a_key_and_is_restored(server: ZkdnsServer, key: bytes) -> None:
     with Terminal("top", "--admin", admin_of(server)) as terminal:
-        before = termios.tcgetattr(terminal._master)
+        before = termios.tcgetattr(terminal.master)
         eventually(
             lambda: re.search(r"0 queries/s \(tcp 0, udp 0\)|0 queries/s \(udp 0, tcp 0\)", terminal.screen)
         )
@@ -83,7 +85,7 @@ def test_a_terminal_shows_it_live_until_a_key_and_is_restored(server: ZkdnsServe
         terminal.type(b"x" + key)
         assert terminal.wait() == 0
         assert terminal.written.count("\x1b[?1049l") == 1
-        assert termios.tcgetattr(terminal._master) == before
+        assert termios.tcgetattr(terminal.master) == before
         assert "Traceback" not in terminal.screen
 
 

@@ -12,6 +12,8 @@ from tests.cli import Command, Ended, Terminal, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SERVICES = """
 [services."web.staging"]
 members = [{members}]
@@ -115,8 +117,8 @@ def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:
             assert command.wait() == 0
 
 
-def test_where_no_server_comes_the_status_is_3(tmp_path: Path) -> None:
-    control = str(tmp_path / "control")
+def test_where_no_server_comes_the_status_is_3(short_path: Path) -> None:
+    control = str(short_path / "control")
     begun = time.monotonic()
     ended = run("wait", "web.staging", "--control", control, "--timeout", "500ms")
     assert time.monotonic() - begun >= 0.5

@@ -22,6 +22,8 @@ from tests.support.guard import guarded
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 WATCHED = ("watch", "web", "--environment", "staging")
 
 

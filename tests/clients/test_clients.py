@@ -32,6 +32,8 @@ from tests.clients.tools import TOOLS
 from tests.support.machine import Machine
 from tests.support.server import ZkdnsServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.alone]
+
 CLIENTS = (*LIBRARIES, *TOOLS, *RESOLVED)
 
 # Below what any of these waits before it asks again (musl 2.5 s, glibc 5 s), programs' start included.

@@ -17,6 +17,8 @@ from tests.host.trees import everything
 from tests.support.network import ip, new_network, seeing, wait_until_up
 from tests.support.server import ZkdnsServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.alone]
+
 _QUIET = "[Resolve]\nLLMNR=no\nMulticastDNS=no\n"
 _SETUP = (
     sys.executable,

@@ -24,6 +24,8 @@ from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.transport.sockets import SocketPair, bind
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 NAME = "m0.web.staging.discovery"
 QUERY = dns.message.make_query(NAME, "A").to_wire()
 SECONDS = 10.0
@@ -66,8 +68,8 @@ class Manager:
 
 
 @pytest.fixture
-def manager(tmp_path: Path) -> Iterator[Manager]:
-    hearing = Manager(tmp_path)
+def manager(short_path: Path) -> Iterator[Manager]:
+    hearing = Manager(short_path)
     yield hearing
     hearing.close()
 

@@ -47,10 +47,10 @@ def respond_to(name: str | None, **flags: Any) -> object:
     ],
 )
 def test_a_name_reaches_each_answerer_as_the_wire_has_it(
-    tmp_path: Path, name: str | None, wire: bytes | None
+    short_path: Path, name: str | None, wire: bytes | None
 ) -> None:
     config = load_config(flags={"workers": "3"}, environment={}, file=None)
-    feed = str(tmp_path / "feed")
+    feed = str(short_path / "feed")
 
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as one, answering(feed) as other:
@@ -95,11 +95,11 @@ def test_losses_are_accepted_too() -> None:
     assert respond(Accept(None), known_of(config, Publisher())) == Refused("nothing", "nothing is held")
 
 
-def test_services_are_listed_by_how_their_names_begin(tmp_path: Path) -> None:
+def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
     config = load_config(flags={}, environment={}, file=None)
 
     async def scenario() -> None:
-        async with publishing(str(tmp_path / "feed")) as publisher:
+        async with publishing(str(short_path / "feed")) as publisher:
 
             def listed(beginning: str, *, only_held: bool = False) -> tuple[str, ...]:
                 response = respond(ListNames(beginning, only_held=only_held), known_of(config, publisher))
@@ -122,11 +122,11 @@ def test_a_table_that_has_not_been_read_is_not_handed_out() -> None:
     assert respond(Dump(), known_of(config, Publisher())) == refused
 
 
-def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(tmp_path: Path) -> None:
+def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Path) -> None:
     config = load_config(flags={"ttl": "9"}, environment={}, file=None)
 
     async def scenario() -> None:
-        async with publishing(str(tmp_path / "feed")) as publisher:
+        async with publishing(str(short_path / "feed")) as publisher:
             publisher.publish([put("large", *map(member, range(2500))), put("web", member(1))])
             publisher.publish([MembersHeld("/discovery/staging/web", (member(1).name,))])
             publisher.publish([put("small"), put("last", member(1, "db.example"))])
@@ -151,9 +151,9 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(tmp_path: Path)
     asyncio.run(scenario())
 
 
-def test_a_copy_has_the_serial_of_its_last_change(tmp_path: Path) -> None:
+def test_a_copy_has_the_serial_of_its_last_change(short_path: Path) -> None:
     async def scenario() -> None:
-        async with publishing(str(tmp_path / "feed")) as publisher:
+        async with publishing(str(short_path / "feed")) as publisher:
             publisher.publish([put("web", member(1))])
             assert publisher.copy() == [put("web", member(1))]
             first = publisher.table.serial
@@ -175,9 +175,9 @@ async def mark_in(reader: asyncio.StreamReader) -> Mark:
     raise AssertionError
 
 
-def test_each_answerer_has_what_was_told_it_before_it_is_said_to_be_done(tmp_path: Path) -> None:
+def test_each_answerer_has_what_was_told_it_before_it_is_said_to_be_done(short_path: Path) -> None:
     config = load_config(flags={}, environment={}, file=None)
-    feed = str(tmp_path / "feed")
+    feed = str(short_path / "feed")
 
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as answerer:
@@ -196,10 +196,10 @@ def test_each_answerer_has_what_was_told_it_before_it_is_said_to_be_done(tmp_pat
 
 
 def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(flags={"workers": "2"}, environment={}, file=None)
-    feed = str(tmp_path / "feed")
+    feed = str(short_path / "feed")
 
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as prompt:

@@ -39,8 +39,8 @@ LET_GO = Accepted((LetGo("web.staging", "/discovery/staging/web/member_000000000
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "run" / "control")
+def path(short_path: Path) -> str:
+    return str(short_path / "run" / "control")
 
 
 def respond(request: Request) -> Response:
@@ -231,10 +231,10 @@ def test_where_it_cannot_listen_it_says_so_and_goes_on(
     assert not Path(path).is_file() or Path(path).read_text() == "precious"
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_told(tmp_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_told(short_path: Path) -> None:
     async def scenario() -> None:
         with capture_logs() as logs:
-            await ControlServer(str(tmp_path / ("x" * 120)), respond).start()
+            await ControlServer(str(short_path / ("x" * 120)), respond).start()
         assert [entry["reason"] for entry in logs] == ["AF_UNIX path too long"]
 
     asyncio.run(scenario())

@@ -26,8 +26,8 @@ API = put("api", member(1))
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "feed")
+def path(short_path: Path) -> str:
+    return str(short_path / "feed")
 
 
 @pytest.fixture(autouse=True)

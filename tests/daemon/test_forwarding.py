@@ -25,6 +25,8 @@ from tests.support.tls import Authority
 from tests.support.upstream import TLS, TLS_NAME, UDP, Act, Asked, Resolver, Sent, is_silent, reply_to
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 WEB, WWW = "m0.web.staging.discovery", "www.example"
 OURS, THEIRS = {"192.0.2.1"}, {"192.0.2.77"}
 _SECONDS = 10
@@ -52,7 +54,7 @@ def serving(
     named = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
     server = ZkdnsServer(*arguments, *named, environment=environment)
     if resolv_conf is not None:
-        server._command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server._command]
+        server.command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server.command]
     with server:
         yield server
 

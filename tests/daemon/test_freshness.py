@@ -75,9 +75,9 @@ def _has_told_more(askers: Askers, than: int) -> Callable[[], bool]:
 
 
 @pytest.mark.punctual
-def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(tmp_path: Path) -> None:
+def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(short_path: Path) -> None:
     async def main() -> Askers:
-        path = str(tmp_path / "feed")
+        path = str(short_path / "feed")
         table = Table()
         errors: list[Exception] = []
         authority = Authority(

@@ -67,7 +67,7 @@ def test_more_endpoints_than_variables_hold_are_all_on_its_input(
         f"set {few} set {len(MANY[0])}  0 2",
         " 0  0 set 0 10000",
     ]
-    [warning] = caplog.records
+    [warning] = eventually(lambda: caplog.records)
     assert warning.getMessage().startswith("zkdns: watch_command_variables_unset ")
     assert f"variables='{ADDED}, {ENDPOINTS}'" in warning.getMessage()
 
@@ -101,7 +101,7 @@ def test_where_the_variables_are_too_much_together_none_is_set(
     fill_environment(monkeypatch, free=120_000)
     start(f"{TELL} {file}").changed(MANY[:5000])
     assert told(file, 1) == [" 0  0  0 5000"]
-    [warning] = caplog.records
+    [warning] = eventually(lambda: caplog.records)
     assert f"variables='{ADDED}, {ENDPOINTS}, {REMOVED}'" in warning.getMessage()
 
 

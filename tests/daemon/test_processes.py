@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,16 +20,11 @@ from zkdns.config import load_config
 from zkdns.daemon.child import TASKS
 from zkdns.daemon.succession import answerer_task
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 WEB = "m0.web.staging.discovery"
 WEB_ADDRESS = {"192.0.2.1"}
 SECONDS = 5.0
-
-
-@pytest.fixture
-def temporary() -> Iterator[Path]:
-    """A directory for temporary files whose path is short enough for the name of a Unix socket."""
-    with tempfile.TemporaryDirectory(prefix="zkdns-t-") as directory:
-        yield Path(directory)
 
 
 def demo(*arguments: str, temporary: Path | None = None) -> ZkdnsServer:
@@ -56,7 +50,7 @@ def wait_for_answer(server: ZkdnsServer, address: str, timeout: float) -> None:
 
 def within(server: ZkdnsServer, command: str) -> ZkdnsServer:
     """The same server, started by a shell that has said this before."""
-    server._command = ["sh", "-c", f'{command}; exec "$@"', "sh", *server._command]
+    server.command = ["sh", "-c", f'{command}; exec "$@"', "sh", *server.command]
     return server
 
 
@@ -66,29 +60,29 @@ def within(server: ZkdnsServer, command: str) -> ZkdnsServer:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("workers", ["1", "3"])
 def test_a_signal_ends_everything_within_5_seconds(
-    number: signal.Signals, workers: str, temporary: Path
+    number: signal.Signals, workers: str, short_path: Path
 ) -> None:
-    with demo("--workers", workers, temporary=temporary) as server:
+    with demo("--workers", workers, temporary=short_path) as server:
         pids = children(server.wait_ready())
         assert sorted(pids.values()) == ["answerer"] * int(workers) + ["watcher"]
-        assert [path.name[:6] for path in temporary.iterdir()] == ["zkdns-"]
+        assert [path.name[:6] for path in short_path.iterdir()] == ["zkdns-"]
         os.kill(server.process.pid, number)
         assert server.process.wait(SECONDS) == 0
         assert not any(map(is_running, pids))
-        assert list(temporary.iterdir()) == []
+        assert list(short_path.iterdir()) == []
         assert "Traceback" not in server.log
         assert not any(entry["level"] == "error" for entry in server.events("process_exited"))
 
 
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
-def test_a_signal_amid_the_start_ends_everything_too(after: float, temporary: Path) -> None:
-    with demo(temporary=temporary) as server:  # it listens by now; the rest is about to start
+def test_a_signal_amid_the_start_ends_everything_too(after: float, short_path: Path) -> None:
+    with demo(temporary=short_path) as server:  # it listens by now; the rest is about to start
         due = time.monotonic() + after
         eventually(lambda: time.monotonic() >= due, interval=0.001)
         assert server.terminate() == 0
         started = [entry["pid"] for entry in server.events("process_started")]
         assert not any(map(is_running, started))
-        assert list(temporary.iterdir()) == []
+        assert list(short_path.iterdir()) == []
         assert "Traceback" not in server.log
 
 
@@ -101,24 +95,24 @@ def test_a_directory_for_temporary_files_may_have_a_long_path(tmp_path: Path) ->
         assert list(deep.iterdir()) == []
 
 
-def test_a_child_that_does_not_end_is_killed(temporary: Path) -> None:
-    with demo(temporary=temporary) as server:
+def test_a_child_that_does_not_end_is_killed(short_path: Path) -> None:
+    with demo(temporary=short_path) as server:
         pids = children(server.wait_ready())
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         assert server.terminate() == 0
         assert not any(map(is_running, pids))
-        assert list(temporary.iterdir()) == []
+        assert list(short_path.iterdir()) == []
         assert len(server.events("process_killed")) == 2
 
 
-def test_nothing_outlives_a_supervisor_that_was_killed(temporary: Path) -> None:
-    with demo("--workers", "2", temporary=temporary) as server:
+def test_nothing_outlives_a_supervisor_that_was_killed(short_path: Path) -> None:
+    with demo("--workers", "2", temporary=short_path) as server:
         pids = children(server.wait_ready())
         assert len(pids) == 3
         server.process.kill()
         eventually(lambda: not any(map(is_running, pids)), SECONDS)
-        assert list(temporary.iterdir()) == []
+        assert list(short_path.iterdir()) == []
 
 
 # -- one of them is lost ------------------------------------------------------------------------------------
@@ -163,8 +157,8 @@ def test_a_child_that_dies_again_and_again_is_replaced_a_little_later_each_time(
         assert server.terminate() == 0
 
 
-def test_a_signal_while_a_replacement_is_waited_for_ends_at_once(temporary: Path) -> None:
-    with demo(temporary=temporary) as server:
+def test_a_signal_while_a_replacement_is_waited_for_ends_at_once(short_path: Path) -> None:
+    with demo(temporary=short_path) as server:
         server.wait_ready()
         for count in range(1, 4):
             os.kill(server.pid_of("answerer"), signal.SIGKILL)
@@ -172,7 +166,7 @@ def test_a_signal_while_a_replacement_is_waited_for_ends_at_once(temporary: Path
             if count < 3:
                 wait_for_events(server, "process_started", count + 2)
         assert server.terminate() == 0
-        assert list(temporary.iterdir()) == []
+        assert list(short_path.iterdir()) == []
 
 
 # -- the fixed file -----------------------------------------------------------------------------------------
@@ -294,7 +288,7 @@ def test_it_answers_at_every_address_that_it_was_told() -> None:
 def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
     with demo("--workers", workers) as server:
         server.wait_ready()
-        standard = sorted(["/dev/null", str(server._log_file), str(server._out_file)])
+        standard = sorted(["/dev/null", str(server.log_file), str(server.out_file)])
         for pid, role in children(server).items():
             # Two sockets of the event loop, one of the supervisor's. An answerer listens with UDP and TCP and
             # follows the feed; the watcher listens for commands, twice, and for answerers, and has those.
@@ -336,7 +330,7 @@ def test_what_lies_in_the_directory_of_the_user_is_not_imported(tmp_path: Path) 
     for name in ("struct.py", "zkdns.py", "asyncio.py", "dnslib.py", "kazoo.py", "msgspec.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
     server = ZkdnsServer("--demo", cwd=tmp_path)
-    server._command[:3] = [str(Path(sys.executable).with_name("zkdns"))]
+    server.command[:3] = [str(Path(sys.executable).with_name("zkdns"))]
     with server:
         assert server.wait_ready().ask(WEB) == WEB_ADDRESS
         assert "the wrong module" not in server.log

@@ -16,6 +16,8 @@ from tests.daemon.processes import children, is_running
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
+pytestmark = pytest.mark.processes
+
 NAME = "web.staging.discovery"
 UNREACHABLE = "zookeeper_unreachable"
 

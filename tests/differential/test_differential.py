@@ -28,6 +28,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 COUNT, SEED = 10_000, 7
 
 OURS = "zkdns"

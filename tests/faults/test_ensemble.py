@@ -13,7 +13,7 @@ from tests.faults.scene import patient_client, playing
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble
 
-pytestmark = pytest.mark.zookeeper
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
 _ELECTION = 30.0  # seconds; nothing is claimed of ZooKeeper's own
 

@@ -12,7 +12,7 @@ from tests.faults.scene import SESSION, patient_client, playing
 from tests.support.network import new_network, nft, skip_without_nft
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = pytest.mark.zookeeper
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
 _SERVERS_WAY = "127.0.0.2"  # to ZooKeeper; the test's own is 127.0.0.1
 

@@ -11,7 +11,7 @@ from tests.faults.scene import playing
 from tests.support.fault_proxy import LIST, MULTI_READ, FaultProxy
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.zookeeper
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
 _THROTTLED = -127  # ThrottledOp: not now
 _UNKNOWN = -999  # no error of ZooKeeper's

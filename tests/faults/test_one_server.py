@@ -16,7 +16,7 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer, expire_session
 
-pytestmark = pytest.mark.zookeeper
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
 
 def _has_another_than(proxy: FaultProxy, known: int) -> bool:

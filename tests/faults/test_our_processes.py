@@ -18,7 +18,7 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
-pytestmark = pytest.mark.zookeeper
+pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
 
 def kill(scene: Scene, role: str, pid: int | None = None) -> float:

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import socket
 
+import pytest
 from structlog.testing import capture_logs
 
 from tests.forward.exchange_helpers import (
@@ -26,6 +27,8 @@ from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import MOST_FAILURES
 from zkdns.transport.loop import add_server, remove_server
+
+pytestmark = pytest.mark.punctual
 
 
 def answers_with_its_name(asked: Asked) -> list[Sent]:

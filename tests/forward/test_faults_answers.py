@@ -39,6 +39,8 @@ from zkdns.dns.wire import Type
 from zkdns.forward.exchange import MOST_WRONG, Kind
 from zkdns.forward.reply import Reply
 
+pytestmark = pytest.mark.punctual
+
 
 def now() -> float:
     return asyncio.get_running_loop().time()

@@ -34,6 +34,8 @@ from zkdns.forward import streams
 from zkdns.forward.exchange import Kind
 from zkdns.forward.reply import Reply
 
+pytestmark = pytest.mark.punctual
+
 
 class Secured:
     """What TLS needs on both sides."""

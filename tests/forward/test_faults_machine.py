@@ -18,6 +18,8 @@ from zkdns.forward.exchange import Failure, Kind
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.reply import Reply
 
+pytestmark = pytest.mark.punctual
+
 
 def now() -> float:
     return asyncio.get_running_loop().time()

@@ -26,6 +26,8 @@ from tests.support.upstream import Resolver, answers, is_silent, is_slow, says
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
 
+pytestmark = pytest.mark.punctual
+
 STALE, NO_REACHABLE_AUTHORITY, NETWORK_ERROR = 3, 22, 23
 
 

@@ -30,6 +30,8 @@ from tests.support.upstream import Resolver
 from zkdns.dns.edns import udp_limit
 from zkdns.dns.wire import BadQueryError, parse_query
 
+pytestmark = pytest.mark.processes
+
 COUNT = 20_000
 FORWARDED = 5000
 """Half of these go to an upstream, which takes its time."""

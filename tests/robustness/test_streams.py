@@ -27,6 +27,8 @@ from tests.support.waiting import eventually
 from zkdns.transport.files import MOST_CONNECTIONS
 from zkdns.transport.tcp import IDLE_SECONDS, MOST_PER_CLIENT
 
+pytestmark = pytest.mark.processes
+
 SECONDS = 10.0
 MISSING = "nothing.staging.discovery"
 CODES = {WEB: dns.rcode.NOERROR, MISSING: dns.rcode.NXDOMAIN, OUTSIDE[0]: 0, OUTSIDE[1]: 3, OUTSIDE[2]: 0}

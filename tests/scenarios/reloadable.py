@@ -28,7 +28,7 @@ class Reloadable(ZkdnsServer):
         super().__init__("--config", str(self.file), *arguments)
         # What a test changes is no variable, which would go before the file.
         for variable in ("ZKDNS_LISTEN", "ZKDNS_ADMIN", "ZKDNS_LOG_LEVEL"):
-            del self._environment[variable]
+            del self.environment[variable]
 
     def write(self, **settings: object) -> None:
         """Write the whole configuration; what is not named has its default, or what suits a test."""

@@ -19,6 +19,8 @@ from tests.support.sandbox import forbidding
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver, is_slow
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 IPV4 = ("192.0.0.1", "192.0.0.3", "192.0.1.1", "192.0.1.3")
 IPV6 = ("2001:db8::1", "2001:db8::3", "2001:db8:1::1", "2001:db8:1::3")
 OF_LINKS = ("fe80::1%here", "fe80::3%here", "fe80::1%back", "fe80::3%back")

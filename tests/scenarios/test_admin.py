@@ -17,6 +17,8 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import HostPort, parse_host_port
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 TOKEN = "0123456789abcdef0123"  # noqa: S105 - of these tests
 
 

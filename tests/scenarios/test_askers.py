@@ -16,6 +16,8 @@ import pytest
 from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 NEIGHBOUR, STRANGER = "10.1.0.1", "203.0.113.7"
 SECONDS = 5.0
 

@@ -16,6 +16,8 @@ from tests.support.upstream import Asked, Resolver, Sent, reply_to
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 CONFIG = """
 zookeeper = "{hosts}"
 dns_sd = true

@@ -19,6 +19,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver
 from zkdns.dns.cookies import Cookies
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 DIG = shutil.which("dig")
 CLIENT = "2464c4abcf10c957"
 NEIGHBOUR, LIAR = "10.1.0.1", "10.1.0.2"

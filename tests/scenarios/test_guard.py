@@ -11,6 +11,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SERVICES = {"web": 6, "api": 3, "db": 1}
 HELD = "members_held"
 

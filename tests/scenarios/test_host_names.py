@@ -18,6 +18,8 @@ from tests.support.network import new_network, seeing
 from tests.support.upstream import Act, Asked, Resolver, Sent, reply_to, says
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SECONDS = 30.0  # nothing is claimed of how long look-ups take that fail
 
 # Looks a name up again at once, as no server would, and prints what is known of it whenever that changes.

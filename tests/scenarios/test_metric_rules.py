@@ -25,6 +25,8 @@ from tests.support.upstream import Resolver, Sent, answers, is_silent, reply_to,
 from tests.support.waiting import eventually
 from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 PAGE = Path(__file__).parents[2] / "zkdns" / "docs" / "metrics.md"
 BASE_UNITS = ("seconds", "bytes")
 NO_BASE_UNITS = {

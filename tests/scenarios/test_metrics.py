@@ -15,6 +15,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 
 def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:
     """Return the samples by name and label values."""

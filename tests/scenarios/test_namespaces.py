@@ -12,6 +12,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 CONFIG = """
 zookeeper = "{hosts}"
 [[namespace]]

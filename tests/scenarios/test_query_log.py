@@ -12,6 +12,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver, answers
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 WEB, WWW, LONG = "web.staging.discovery", "www.example", "a" * 60 + "." + "b" * 60 + ".staging.discovery"
 
 

@@ -2,12 +2,15 @@
 
 import dns.edns
 import httpx2
+import pytest
 
 from tests.serverset.sync_helpers import join
 from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble
+
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 NAME = "web.staging.discovery"
 

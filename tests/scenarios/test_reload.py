@@ -22,6 +22,8 @@ from tests.support.waiting import eventually
 from zkdns.daemon.control import command
 from zkdns.daemon.inquiries import Explain, Explained
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 QUERY = dns.message.make_query(WEB, "A").to_wire()
 RELOADS = int(os.environ.get("TEST_RELOADS", "12"))  # a hundred take half a minute
 

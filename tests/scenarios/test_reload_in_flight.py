@@ -15,6 +15,8 @@ from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable
 from tests.support.upstream import Resolver, is_slow
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SECONDS = 10.0
 _MOST_ASKERS = 64
 QUERY = dns.message.make_query(WEB, "A").to_wire()
@@ -47,7 +49,7 @@ def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) ->
     with Resolver() as upstream:
         upstream.acts(is_slow(1.5))
         server = Reloadable(tmp_path, ttl=5, upstream=[str(upstream.address)])
-        del server._environment["ZKDNS_UPSTREAM"]
+        del server.environment["ZKDNS_UPSTREAM"]
         with server:
             server.wait_ready()
             old = server.processes("answerer")

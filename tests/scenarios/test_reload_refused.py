@@ -13,6 +13,8 @@ from tests.scenarios.reloadable import IN_FORCE, REFUSED, WEB, Reloadable, is_on
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Reloadable]:
@@ -107,7 +109,7 @@ def test_those_who_ask_meanwhile_have_the_next_reload_in_common(server: Reloadab
 def test_the_end_of_its_terminal_ends_a_server_as_before(tmp_path: Path) -> None:
     ours, its = os.openpty()
     server = Reloadable(tmp_path, ttl=5)
-    server._command = ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(its), *server._command]
+    server.command = ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(its), *server.command]
     with server:
         server.wait_ready()
         server.hang_up()

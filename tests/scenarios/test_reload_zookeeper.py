@@ -16,6 +16,8 @@ from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
+pytestmark = pytest.mark.processes
+
 WEB = "web.staging.discovery"
 HOSTS = {f"10.0.0.{number}" for number in range(1, 7)}
 OTHERS = {"10.1.0.1", "10.1.0.2"}

@@ -17,6 +17,8 @@ import pytest
 
 from tests.support.guard import guarded
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 _SCRIPT = """
 set -eu
 ip link set lo up

@@ -11,10 +11,13 @@ from pathlib import Path
 import dns.flags
 import dns.message
 import dns.query
+import pytest
 
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import Resolver, is_slow
 from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 OWN, LATE = "web.staging.discovery", "www.example"
 SECONDS = 10.0

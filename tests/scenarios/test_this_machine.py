@@ -24,6 +24,8 @@ from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SERVICE, ADDRESS = "web.staging.discovery", "192.0.2.1"
 _SERVICES = f'[services."web.staging"]\nmembers = ["{ADDRESS}:80"]\n'
 

@@ -19,6 +19,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SERVICE, SITE, ALIAS = "web.staging.discovery", "www.example", "files.example"
 # Ways in which glibc asks: resolv.conf(5).
 OPTIONS = ("", "options edns0 trust-ad", "options use-vc", "options single-request", "options rotate")

@@ -18,6 +18,8 @@ from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
 
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
 SET = "/discovery/staging/web"
 NAME = "web.staging.discovery"
 

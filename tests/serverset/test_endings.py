@@ -24,7 +24,6 @@ Sets = Callable[..., ServerSet]
 # The session would last for half a minute: what is gone before that did not wait for it.
 _BEGINNING = """
 import os, signal, sys, time
-signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
 from zkdns import ServerSet
 hosts, namespace = sys.argv[1:]
 web = ServerSet("test", "web", hosts, namespace=namespace, session_timeout=30.0)

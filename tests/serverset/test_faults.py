@@ -15,7 +15,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns import Registration, ServerSet
 
-pytestmark = pytest.mark.usefixtures("leaves_nothing")
+pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.punctual]
 
 SESSION = 2.0  # seconds
 BACK = SESSION + 2.0  # within these it is registered again, once ZooKeeper can be asked

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -71,7 +72,7 @@ def seeing(files: Mapping[str, Path]) -> list[str]:
     """What runs a command that finds these files at those places; a test is skipped where that cannot be."""
     if not all(map(shutil.which, ("unshare", "mount"))):
         pytest.skip("needs unshare and mount")
-    mounts = " && ".join(f"mount --bind {file} {place}" for place, file in files.items())
+    mounts = " && ".join(shlex.join(["mount", "--bind", str(file), place]) for place, file in files.items())
     prefix = ["unshare", "--mount", "sh", "-c", f'{mounts} && exec "$@"', "sh"]
     probe = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
     if probe.returncode:

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +16,7 @@ import dns.message
 import dns.query
 import dns.rcode
 
+from tests.support.files import new_short_directory
 from tests.support.guard import guarded
 from tests.support.waiting import eventually
 
@@ -40,6 +40,12 @@ class ZkdnsServer:
 
     As a context manager it is started, waited for until it listens, and ended. `prefix` is what runs it;
     `passed` are sockets that it is handed as systemd does, and that stay open here.
+
+    Attributes:
+        command: what is started; a test may change it before.
+        environment: the variables of that, all of them.
+        log_file: what it has logged.
+        out_file: what it has printed.
     """
 
     def __init__(
@@ -50,9 +56,9 @@ class ZkdnsServer:
         prefix: Sequence[str] = (),
         passed: Sequence[socket.socket] = (),
     ) -> None:
-        self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
-        self._log_file = Path(self._directory.name) / "log"
-        self._out_file = Path(self._directory.name) / "out"
+        self._directory = new_short_directory()
+        self.log_file = Path(self._directory.name) / "log"
+        self.out_file = Path(self._directory.name) / "out"
         self.control = str(Path(self._directory.name) / "control")
         defaults = {
             "ZKDNS_LISTEN": "127.0.0.1:0",
@@ -62,22 +68,22 @@ class ZkdnsServer:
             "ZKDNS_LOG_FORMAT": "json",
             "ZKDNS_LOG_LEVEL": "debug",
         }
-        self._environment = {**os.environ, **defaults, **(environment or {})}
+        self.environment = {**os.environ, **defaults, **(environment or {})}
         self._passed = [sock.fileno() for sock in passed]
         if passed:
             prefix = [*prefix, sys.executable, "-c", _HAND_OVER, ",".join(map(str, self._passed))]
-        self._command = [*prefix, sys.executable, "-m", "zkdns", "serve", *arguments]
+        self.command = [*prefix, sys.executable, "-m", "zkdns", "serve", *arguments]
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        with self._log_file.open("wb") as log, self._out_file.open("wb") as out:
+        with self.log_file.open("wb") as log, self.out_file.open("wb") as out:
             self._process = subprocess.Popen(
-                guarded(self._command),
+                guarded(self.command),
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=log,
-                env=self._environment,
+                env=self.environment,
                 cwd=self._cwd,
                 pass_fds=self._passed,
                 start_new_session=True,
@@ -117,12 +123,12 @@ class ZkdnsServer:
     @property
     def log(self) -> str:
         """Everything that was logged."""
-        return self._log_file.read_text(errors="replace")
+        return self.log_file.read_text(errors="replace")
 
     @property
     def output(self) -> str:
         """Everything that was printed."""
-        return self._out_file.read_text(errors="replace")
+        return self.out_file.read_text(errors="replace")
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """What was logged under this event."""
@@ -138,7 +144,7 @@ class ZkdnsServer:
     def wait_ready(self, timeout: float = 20.0) -> Self:
         """Wait until every answerer has its table, and until commands reach it, or it says that none can."""
         eventually(lambda: self.events("server_ready"), timeout)
-        if self._environment["ZKDNS_CONTROL"] == self.control and "--control" not in self._command:
+        if self.environment["ZKDNS_CONTROL"] == self.control and "--control" not in self.command:
             said = "control_socket_failed"
             eventually(lambda: Path(self.control).exists() or self.events(said), timeout)
         return self

@@ -13,10 +13,14 @@ from tests.systemd.service_files import INSTALLED, UNITS
 MOST_EXPOSED = 1.3
 SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("systemd-analyze") is None,
-    reason="needs systemd-analyze (Debian and Ubuntu: the package systemd)",
-)
+pytestmark = [
+    pytest.mark.skipif(
+        shutil.which("systemd-analyze") is None,
+        reason="needs systemd-analyze (Debian and Ubuntu: the package systemd)",
+    ),
+    pytest.mark.processes,
+    pytest.mark.punctual,
+]
 
 
 def analyze(*arguments: str) -> str:

@@ -250,9 +250,9 @@ def to_journal(script: str, path: object, log_format: str = "journald", stream: 
         return written.read().decode()
 
 
-def test_journal_entries_have_priorities_and_fields_and_no_times(tmp_path: Path) -> None:
-    with journald(tmp_path) as entries:
-        assert to_journal(_LEVELS + _SERVICE, tmp_path / "journal") == ""
+def test_journal_entries_have_priorities_and_fields_and_no_times(short_path: Path) -> None:
+    with journald(short_path) as entries:
+        assert to_journal(_LEVELS + _SERVICE, short_path / "journal") == ""
         *of_levels, held = entries()
     assert [entry["PRIORITY"] for entry in of_levels] == ["7", "6", "4", "3"]
     assert of_levels[1] == {
@@ -274,9 +274,9 @@ def test_journal_entries_have_priorities_and_fields_and_no_times(tmp_path: Path)
     )  # leading underscores are reserved for journald
 
 
-def test_journal_entries_have_complete_exceptions(tmp_path: Path) -> None:
-    with journald(tmp_path) as entries:
-        to_journal(_FAIL, tmp_path / "journal")
+def test_journal_entries_have_complete_exceptions(short_path: Path) -> None:
+    with journald(short_path) as entries:
+        to_journal(_FAIL, short_path / "journal")
         failed, _ = entries()
     assert failed["MESSAGE"].startswith("step_failed process=watcher query=c0ffee\nTraceback")
     assert failed["MESSAGE"].endswith("ValueError: went wrong\nfor good")
@@ -296,10 +296,10 @@ def test_without_journald_each_line_has_a_priority_prefix() -> None:
     assert lines[-1] == "<6>work_continued process=watcher"
 
 
-def test_entries_too_long_for_the_journal_go_to_standard_error(tmp_path: Path) -> None:
-    with journald(tmp_path) as entries:
+def test_entries_too_long_for_the_journal_go_to_standard_error(short_path: Path) -> None:
+    with journald(short_path) as entries:
         written = to_journal(
-            'log.info("long", text="x" * 10_000_000)\nlog.info("short")', tmp_path / "journal"
+            'log.info("long", text="x" * 10_000_000)\nlog.info("short")', short_path / "journal"
         )
         assert [entry["MESSAGE"] for entry in entries()] == ["short process=watcher"]
     assert written.startswith("<6>long process=watcher text=xxx")

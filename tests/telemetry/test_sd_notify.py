@@ -12,10 +12,10 @@ from zkdns.telemetry.sd_notify import Notifier
 
 
 @pytest.fixture(params=["path", "abstract"])
-def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[socket.socket, str]]:
+def manager(request: pytest.FixtureRequest, short_path: Path) -> Iterator[tuple[socket.socket, str]]:
     """The socket of a service manager, and the value of $NOTIFY_SOCKET."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-        where = str(tmp_path / "n") if request.param == "path" else f"@zkdns-test-{os.getpid()}"
+        where = str(short_path / "n") if request.param == "path" else f"@zkdns-test-{os.getpid()}"
         sock.bind(where.replace("@", "\0", 1) if request.param == "abstract" else where)
         sock.settimeout(5.0)
         yield sock, where

@@ -6,10 +6,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support.chromium import Chromium, Tab
 from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.zookeeper import ZooKeeperServer
+
+pytestmark = pytest.mark.processes
 
 HOSTILE = "<img src=x onerror=window.hurt=1>"
 CHANGED = "Number(document.querySelector('#service-rows [data-label=changed]').dataset.since)"

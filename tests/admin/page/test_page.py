@@ -18,6 +18,8 @@ from zkdns.daemon.inquiries import Explained, ExplainedMember, ServiceLine, Sess
 from zkdns.telemetry import last_hour
 from zkdns.telemetry.stats import SOURCES
 
+pytestmark = pytest.mark.processes
+
 HOSTILE = "<img src=x onerror=window.hurt=1>"
 LONG = f"{'a' * 63}.{'b' * 63}"
 UNKNOWN = "\N{EN DASH}"
