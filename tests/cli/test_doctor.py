@@ -116,7 +116,7 @@ def test_a_control_socket_that_nobody_answers_at_is_told_from_one_that_is_well(
 
 def test_a_fixed_file_is_read_too(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "services.toml").write_text('[services."web.staging"]\nmembers = ["10.0.0.1"]\n')
-    found = findings(machine, "--fixed", str(tmp_path / "services.toml"))
+    found = findings(machine, "--static", str(tmp_path / "services.toml"))
     assert found.keys() == {"configuration"}
     assert found["configuration"][0] == "wrong"
     assert "services.toml" in found["configuration"][1]

@@ -33,7 +33,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZkdnsServer]:
     fixed = tmp_path_factory.mktemp("fixed") / "services.toml"
     members = [f"a-host-name-of-some-length-{number:03d}.example.com:80" for number in range(_MANY)]
     fixed.write_text(f'[services."{"a" * 60}.staging"]\nmembers = {json.dumps(members)}\n')
-    with ZkdnsServer("--fixed", str(fixed)) as server:
+    with ZkdnsServer("--static", str(fixed)) as server:
         yield server.wait_ready()
 
 
@@ -182,7 +182,7 @@ def test_a_fixed_file_that_is_broken_just_now_stops_no_lookup(demo: ZkdnsServer,
     """The server goes on with what it said before, and that is what somebody wants to look at."""
     broken = tmp_path / "services.toml"
     broken.write_text("[services")
-    ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_FIXED=str(broken))
+    ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_STATIC=str(broken))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

@@ -123,7 +123,7 @@ def test_mistakes_are_sentences(root: Path, arguments: list[str], sentence: str)
 
 def test_the_configuration_of_an_image_is_read_and_written_there(tmp_path: Path) -> None:
     """It names a file that is in the image as well, and that its own system reads."""
-    text = 'zookeeper_credentials = "/nowhere/else.toml"\nlisten = ["127.0.0.1:5300"]\n'
+    text = 'listen = ["127.0.0.1:5300"]\n[zookeeper]\ncredentials = "/nowhere/else.toml"\n'
     root = tmp_path / "root"
     files = {
         "/etc/resolv.conf": "nameserver 127.0.0.53\n",
@@ -137,7 +137,7 @@ def test_the_configuration_of_an_image_is_read_and_written_there(tmp_path: Path)
     assert ended.status == 0, ended.errors
     drop_in = (root / "etc" / "systemd" / "resolved.conf.d" / "zkdns.conf").read_text()
     assert "DNS=127.0.0.1:5300\n" in drop_in
-    assert 'upstream = ["9.9.9.9:53"]\n' in (root / "usr" / "zkdns.toml").read_text()
+    assert '[forward]\nupstreams = ["9.9.9.9:53"]\n' in (root / "usr" / "zkdns.toml").read_text()
     ended = setup(root, "--config", "/etc/none.toml")
     assert (ended.status, f"{root}/etc/none.toml: cannot be read" in ended.errors) == (2, True)
 

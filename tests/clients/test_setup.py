@@ -63,7 +63,7 @@ def test_a_drop_in_sends_the_zone_to_zkdns_and_goes_again(network: None, tmp_pat
     services.write_text(f'[services."web.staging"]\nmembers = ["{IPV4[0]}:80", "{IPV4[1]}:80"]\n')
     before = everything(etc)
     try:
-        with ZkdnsServer("--fixed", str(services), "--listen", "127.0.0.1:5300") as server:
+        with ZkdnsServer("--static", str(services), "--listen", "127.0.0.1:5300") as server:
             server.wait_ready()
             with started(prefix, tmp_path):
                 assert finds(WEB) == set()
@@ -73,7 +73,7 @@ def test_a_drop_in_sends_the_zone_to_zkdns_and_goes_again(network: None, tmp_pat
             with started(prefix, tmp_path):  # there is no systemd here that would restart it
                 assert finds(WEB) == finds("web") == set(IPV4)
                 doctor = (sys.executable, "-m", "zkdns", "doctor", "--listen", "127.0.0.1:5300")
-                said = on_machine(*doctor, "--fixed", str(services), "--control", server.control)
+                said = on_machine(*doctor, "--static", str(services), "--control", server.control)
                 assert f"names {STUB} first, which is systemd-resolved, which asks zkdns" in said.stdout
                 assert f"end to end: {WEB}: programs on this machine find" in said.stdout
                 again = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")

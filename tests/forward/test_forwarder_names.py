@@ -317,7 +317,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
                     if entry["event"] == "an upstream hands queries back; it is left alone"
                 ]
                 assert told.startswith(f"{back.address}, which ")
-                assert (f'[forward."{domain}"]' in told) is (domain is not None)
+                assert (f'[forward.zone."{domain}"]' in told) is (domain is not None)
                 assert await scene.data(f"www.{domain or 'example'}") == ["192.0.2.2"]
                 asked = len(back.asked)
                 scene.pass_time(60)

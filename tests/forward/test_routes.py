@@ -12,8 +12,7 @@ from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import NAMESPACE, SECRET
 from tests.support.upstream import Resolver
 from zkdns.address import HostPort, UpstreamAddress
-from zkdns.config import Config
-from zkdns.config.model import ForwardSettings
+from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
 from zkdns.forward import routes as routes_module
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.question import Question
@@ -36,8 +35,10 @@ def routes_of(
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
-        upstream=upstream,  # type: ignore[arg-type]  # the one word is a literal
-        forward={name: ForwardSettings(tuple(each)) for name, each in (domains or {}).items()},
+        forward=ForwardSettings(
+            upstreams=upstream,  # type: ignore[arg-type]  # the one word is a literal
+            zones={name: ForwardZoneSettings(tuple(each)) for name, each in (domains or {}).items()},
+        ),
     )
     return Routes(config, list(listening), secret, Exchanges)
 
@@ -253,7 +254,7 @@ def test_dns_37_who_hands_back_one_domain_is_asked_for_all_others() -> None:
                 for entry in logs
                 if entry["event"] == "an upstream hands queries back; it is left alone"
             ]
-            assert '[forward."corp.example"]' in told["reason"]
+            assert '[forward.zone."corp.example"]' in told["reason"]
             (of_all,) = set(probes) - {of_corp}
             assert routes.has_returned(of_all, 1000.0)
             assert asked_by(routes.find(())) == []

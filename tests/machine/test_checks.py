@@ -179,7 +179,7 @@ def test_servers_of_zookeeper() -> None:
     assert [finding.found.partition(" ")[0] for finding in found] == ["/aurora", "/secret"]
     assert levels(found) == ["wrong", "wrong"]
     assert ["register" in finding.cure for finding in found] == [True, False]
-    assert "zookeeper_credentials" in found[1].cure
+    assert "zookeeper.credentials" in found[1].cure
 
 
 def test_answers_limits_and_what_is_kept() -> None:

@@ -12,7 +12,7 @@ from tests.machine.trees import AT_5300, ZKDNS, everything, make_tree, set_up
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.forward.resolv import FILES, SystemUpstreams
 from zkdns.machine.ledger import PLACE, Before, read_ledger, undo
-from zkdns.machine.plan import Plan, Wish, make_plan
+from zkdns.machine.plan import HEAD, Plan, Wish, make_plan
 from zkdns.machine.stub import read_resolv_conf
 
 _RESOLVED = {
@@ -206,7 +206,7 @@ def test_servers_of_the_whole_machine_go_over_to_zkdns(tmp_path: Path) -> None:
     }
     told = planned(tmp_path / "a", files, AT_5300)
     assert len(told.obstacles) == 1
-    assert 'upstream = ["9.9.9.9:53"]' in told.obstacles[0]
+    assert 'upstreams = ["9.9.9.9:53"]' in told.obstacles[0]
     tree = make_tree(tmp_path / "b", files)
     before = everything(tmp_path / "b")
     wish = msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml")
@@ -222,20 +222,41 @@ def test_servers_of_the_whole_machine_go_over_to_zkdns(tmp_path: Path) -> None:
     assert not [note for note in plan.notes if "/etc/zkdns.toml" in note]
     assert "DNS=\nDNS=127.0.0.1:5300\n" in (tree.text("/etc/systemd/resolved.conf.d/zkdns.conf") or "")
     configuration = tomllib.loads(tree.text("/etc/zkdns.toml") or "")
-    assert configuration == {"upstream": ["9.9.9.9:53"], "ttl": 1, "guard": {"minimum": 3}}
+    assert configuration == {"forward": {"upstreams": ["9.9.9.9:53"]}, "ttl": 1, "guard": {"minimum": 3}}
     undo(tree, read_ledger(tree))
     assert everything(tmp_path / "b") == before
 
 
-def test_a_setting_that_says_auto_is_rewritten_and_not_doubled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            'ttl = 1\n[forward]\nupstreams = "auto" # as before\ntrust_ad = true\n',
+            'ttl = 1\n[forward]\nupstreams = ["9.9.9.9:53"]\ntrust_ad = true\n',
+        ),
+        (
+            "[forward] # of ours\ntrust_ad = true\n\n[cache]\nstale = 0\n",
+            '[forward] # of ours\nupstreams = ["9.9.9.9:53"]\ntrust_ad = true\n\n[cache]\nstale = 0\n',
+        ),
+        (
+            '[forward]\n[forward.zone.lab]\nupstreams = "none"\n',
+            '[forward]\nupstreams = ["9.9.9.9:53"]\n[forward.zone.lab]\nupstreams = "none"\n',
+        ),
+        ("", f'{HEAD}[forward]\nupstreams = ["9.9.9.9:53"]\n'),
+        ("[forward]", '[forward]\nupstreams = ["9.9.9.9:53"]'),
+    ],
+)
+def test_upstreams_are_written_into_the_section_that_is_there(
+    tmp_path: Path, before: str, after: str
+) -> None:
     files = {
         **_RESOLVED,
         "/etc/systemd/resolved.conf.d/a.conf": "[Resolve]\nDNS=9.9.9.9\n",
-        "/etc/zkdns.toml": 'ttl = 1\nupstream = "auto" # as before\n',
+        "/etc/zkdns.toml": before,
     }
     tree = make_tree(tmp_path, files)
     set_up(tree, msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml"))
-    assert tree.text("/etc/zkdns.toml") == 'ttl = 1\nupstream = ["9.9.9.9:53"]\n'
+    assert tree.text("/etc/zkdns.toml") == after
 
 
 def test_old_name_servers_leave_where_zkdns_knows_whom_to_ask(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def test_a_page_that_has_its_own_name_lead_here_gets_nothing(ready_server: HostP
     assert answer.status == HTTPStatus.MISDIRECTED_REQUEST
     assert answer.error == (
         "'evil.example:9153' is no name of this server; ask it by its address or as localhost, "
-        "or name what it is called with admin_names"
+        "or name what it is called with admin.names"
     )
     assert ask(ready_server, "/api/status", Host="dns1.example.com:9153").status == HTTPStatus.OK
     assert ask(ready_server, "/", Host="evil.example").status == HTTPStatus.MISDIRECTED_REQUEST

@@ -58,7 +58,7 @@ def test_who_sends_another_one_may_not(file: Path, header: str | None) -> None:
 def test_without_a_file_nobody_may_and_the_sentence_says_what_to_do() -> None:
     status, sentence = refusal(None, f"Bearer {TOKEN}")
     assert status == HTTPStatus.FORBIDDEN
-    assert "name it with admin_token" in sentence
+    assert "name it with admin.token" in sentence
 
 
 def test_another_token_is_in_force_as_soon_as_it_is_written(file: Path) -> None:

@@ -199,7 +199,7 @@ def test_nobody_else_may(told: Told, at: HostPort, path: str) -> None:
     told.token_file = None
     nobody = ask(at, path, "POST", Authorization=BEARER)
     assert nobody.status == HTTPStatus.FORBIDDEN
-    assert "admin_token" in nobody.error
+    assert "admin.token" in nobody.error
     assert told.done == []
 
 

@@ -45,7 +45,7 @@ def test_a_member_that_comes_appears_and_a_server_that_is_gone_is_told_of(
     chromium: Chromium, tmp_path: Path
 ) -> None:
     fixed = fixed_file(tmp_path, "10.0.0.1")
-    with ZkdnsServer("--fixed", str(fixed)) as server, chromium.page() as tab:
+    with ZkdnsServer("--static", str(fixed)) as server, chromium.page() as tab:
         opened(tab, server, "#web.staging")
         tab.wait(lambda tab: state(tab).startswith("Fixed file "))
         tab.wait(lambda tab: len(tab.texts(".members tbody tr")) == 1)

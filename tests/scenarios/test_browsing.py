@@ -17,11 +17,11 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
 CONFIG = """
-zookeeper = "{hosts}"
+zookeeper.hosts = "{hosts}"
 dns_sd = true
 reverse = true
 workers = 2
-upstream = "{upstream}"
+forward.upstreams = "{upstream}"
 [[namespace]]
 path = "/discovery/{{environment}}/{{service}}"
 [[namespace]]

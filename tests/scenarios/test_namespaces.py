@@ -13,7 +13,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
 CONFIG = """
-zookeeper = "{hosts}"
+zookeeper.hosts = "{hosts}"
 [[namespace]]
 path = "/discovery/{{environment}}/{{service}}"
 [[namespace]]

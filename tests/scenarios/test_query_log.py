@@ -23,7 +23,7 @@ def upstream() -> Iterator[Resolver]:
 
 @pytest.fixture(scope="module")
 def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
-    with ZkdnsServer("--demo", "--upstream", str(upstream.address), "--query-log", "true") as running:
+    with ZkdnsServer("--demo", "--upstream", str(upstream.address), "--log-queries", "1") as running:
         yield running.wait_ready()
 
 
@@ -94,7 +94,7 @@ def test_a_query_with_a_cookie_is_told_once_with_its_source(server: ZkdnsServer)
 
 
 def test_a_share_is_a_share_and_by_itself_nothing_is_logged() -> None:
-    with ZkdnsServer("--demo", "--query-log", "0.5") as sampling, ZkdnsServer("--demo") as silent:
+    with ZkdnsServer("--demo", "--log-queries", "0.5") as sampling, ZkdnsServer("--demo") as silent:
         for server in (sampling, silent):
             server.wait_ready()
             for _ in range(200):

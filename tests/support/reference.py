@@ -6,6 +6,7 @@ and options there are is not known here: whatever `zkdns --help` lists gets its 
 
 import re
 import sys
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,15 +17,14 @@ from zkdns.cli.options import STATUSES
 from zkdns.config import SETTINGS, Setting, load_config
 from zkdns.config.load import FILE_VARIABLE
 from zkdns.names import to_text
-from zkdns.namespace import Namespace
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN = "<!-- The reference is written by `tests/run reference`. -->\n"
 END = "<!-- The end of the reference. -->\n"
 
 _MANY = 20  # options that are not told twice
-_DEPENDING = {"zookeeper", "control"}  # their defaults: on other sources, and on who runs it
-_SETTINGS = {setting.key: setting for setting in SETTINGS}
+_DEPENDING = {"zookeeper.hosts", "control"}  # their defaults: on other sources, and on who runs it
+_SETTINGS = {setting.name: setting for setting in SETTINGS}
 _DEFAULTS = load_config(flags={}, environment={}, file=None)
 _TOLD = re.compile(r"exit status is (.+?)\.(?: |$)")
 _STATUS = re.compile(r"\b(\d+) (?:where|for)\b")
@@ -70,7 +70,7 @@ def _row(option: click.Option, context: click.Context) -> Row:
     record = option.get_help_record(context)
     assert record is not None, f"{option.name} is hidden"
     setting = _SETTINGS.get(option.name or "")
-    if setting is not None and (option.help or "").startswith(setting.meaning):
+    if setting is not None and (option.help or "").startswith(setting.help):
         return Row(record[0], _default(setting), _variable(setting), option.help or "")
     default = str(option.default) if option.show_default else ""
     variable = FILE_VARIABLE if option.name == "config_file" else str(option.envvar or "")
@@ -83,17 +83,18 @@ def _variable(setting: Setting) -> str:
 
 def _default(setting: Setting) -> str:
     """What holds where nobody says anything; nothing where it depends, or is simply off."""
-    if setting.is_switch or setting.key in _DEPENDING:
+    if setting.is_boolean or setting.key in _DEPENDING:
         return ""
-    value = getattr(_DEFAULTS, setting.key)
+    if setting.key == "zone":
+        return to_text(_DEFAULTS.zone)
+    if setting.key == "namespace":
+        return _DEFAULTS.namespace.template
+    value = attrgetter(setting.field)(_DEFAULTS)
     if value is None:
         return ""
-    if isinstance(value, Namespace):
-        return value.template
-    if not isinstance(value, tuple):
-        return str(value)
-    is_name = bool(value) and all(isinstance(part, bytes) for part in value)
-    return to_text(value) if is_name else ", ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def reference() -> str:

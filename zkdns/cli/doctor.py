@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.options import FAILED, check_fixed, config_option, setting_options
+from zkdns.cli.options import FAILED, check_static, config_option, setting_options
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
 from zkdns.machine.doctor import examine
@@ -61,7 +61,7 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             flags=flags,
             environment=environment,
             file=config_file,
-            check_fixed=check_fixed,
+            check_static=check_static,
             check_access=load_access,
         )
     except ConfigError as error:
@@ -69,5 +69,5 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             yield wrong("configuration", mistake, "correct it; nothing else was looked at")
         return
     yield ok("configuration", "has no mistakes")
-    configure_logs(config.log_format, "error", process="doctor")
+    configure_logs(config.log.format, "error", process="doctor")
     yield from examine(config)

@@ -36,7 +36,7 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _IS_SO = "all of this is so already"
 _APPLY = "nothing is written yet: zkdns setup --apply does it"
 _PATIENCE = 5.0  # seconds that resolvers may take to read their files
-_CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "upstream", "control"})
+_CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "forward.upstreams", "control"})
 
 
 class _Shown(msgspec.Struct, frozen=True):
@@ -124,12 +124,12 @@ def setup(
 def _configured(tree: Tree, flags: Mapping[str, object], file: str | None) -> tuple[Config, str | None]:
     """The configuration, and its file's path in that tree; where it has mistakes, tell them and exit."""
     if tree.is_this_machine or file is None:
-        config = load_or_exit(flags, file, with_fixed=False)
+        config = load_or_exit(flags, file, with_static=False)
         return config, str(Path(file).absolute()) if file else None
     # What an image's file names lies in the image too, and is nothing that this is about.
     path = str(PurePosixPath("/") / file)
     place = str(tree.at(tree.real(path)))
-    return load_or_exit(flags, place, with_fixed=False, with_access=False), path
+    return load_or_exit(flags, place, with_static=False, with_access=False), path
 
 
 def _tell_whether_it_runs(tree: Tree, wish: Wish, telling: _Telling) -> None:

@@ -55,7 +55,7 @@ def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -
     Live in a terminal, until q or Ctrl-C; otherwise, and with --once, a table of one second. The exit status
     is 1 where the server has no admin address, 2 for mistakes, 3 where no server answers to --once.
     """
-    configured = load_or_exit({"admin": admin}, config_file, with_fixed=False).admin
+    configured = load_or_exit({"admin": admin}, config_file, with_static=False).admin.listen
     if configured is None:
         exit_failed(ZkdnsError("there is no admin address; name the server's with --admin ADDRESS:PORT"))
     address = askable(configured)

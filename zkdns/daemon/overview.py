@@ -103,12 +103,12 @@ class Overview:
     @property
     def names(self) -> Sequence[str]:
         """What this machine is called, and what the settings add."""
-        return (os.uname().nodename.lower(), *self._config().admin_names)
+        return (os.uname().nodename.lower(), *self._config().admin.names)
 
     @property
     def token_file(self) -> str | None:
         """Where the token stands."""
-        return self._config().admin_token
+        return self._config().admin.token
 
     def answerers(self) -> Mapping[int, AnswererFigures]:
         """What each answerer counts, by its process number."""
@@ -129,7 +129,7 @@ class Overview:
             zones=tuple(map(to_text, config.zones)),
             listening=tuple(map(str, self._listening())),
             source=_source(config),
-            zookeeper=_zookeeper(config.zookeeper, figures) if config.zookeeper else None,
+            zookeeper=_zookeeper(config.zookeeper.hosts, figures) if config.zookeeper.hosts else None,
             table=_table(figures) if figures is not None else None,
             workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._answerers()),
             upstreams=_upstreams(self.answerers().values()),
@@ -247,7 +247,7 @@ def _checked_name(name: str) -> str:
 
 
 def _source(config: Config) -> Source:
-    if config.zookeeper:
+    if config.zookeeper.hosts:
         return "zookeeper"
     if config.offline:
         return "snapshot"

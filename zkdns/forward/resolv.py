@@ -1,4 +1,4 @@
-"""Whom this machine would ask: the upstreams of `upstream = "auto"`, out of resolv.conf(5).
+"""Whom this machine would ask: the upstreams of `forward.upstreams = "auto"`, out of resolv.conf(5).
 
     /etc/resolv.conf ─▶ systemd-resolved's list ─▶ NetworkManager's list ─▶ systemd-resolved itself
 
@@ -174,8 +174,8 @@ class SystemUpstreams:
             log.info("upstreams", servers=list(map(str, self.found.servers)), source=self.found.source)
         else:
             log.warning(
-                "nothing to forward to: names outside the zones are refused; name resolvers with upstream "
-                "(--upstream ADDRESS), or none to be silent about it",
+                "nothing to forward to: names outside the zones are refused; name resolvers with "
+                "forward.upstreams (--upstream ADDRESS), or none to be silent about it",
                 looked_at=list(named),
                 own=sorted({str(one) for servers in named.values() for one in servers}),
             )

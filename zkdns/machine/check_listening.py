@@ -63,21 +63,21 @@ def _meet(own: HostPort, other: HostPort) -> bool:
     return mine == theirs or mine.is_unspecified or theirs.is_unspecified
 
 
-def check_open_files(limits: tuple[int, int] | None, max_forwarded: int) -> Iterator[Finding]:
+def check_open_files(limits: tuple[int, int] | None, max_waiting: int) -> Iterator[Finding]:
     """Whether enough files may be open; each worker has the limit for itself.
 
     Args:
         limits: soft and hard; zkdns raises the soft one as far as the hard one lets it.
-        max_forwarded: most queries that wait for upstreams, each of which may hold a socket.
+        max_waiting: most queries that wait for upstreams, each of which may hold a socket.
     """
     if limits is None:
         return
-    wanted = max_forwarded + _OTHER_FILES
+    wanted = max_waiting + _OTHER_FILES
     if limits[1] < wanted:
         yield warning(
             "open files",
             f"a process may have {limits[1]} open, and {wanted} may be wanted at a time",
-            f"say LimitNOFILE={wanted} in the unit, or lower max_forwarded",
+            f"say LimitNOFILE={wanted} in the unit",
         )
     else:
         yield ok("open files", f"a process may have {limits[1]} open")

@@ -57,7 +57,7 @@ def check_zookeeper(probes: Iterable[Probed]) -> Iterator[Finding]:
                 cure = (
                     "register a member, or correct namespace"
                     if "exist" in str(root.refusal)
-                    else "name credentials that may (zookeeper_credentials)"
+                    else "name credentials that may (zookeeper.credentials)"
                 )
                 yield wrong(about, f"{root.path} {root.refusal}", cure)
         else:
@@ -79,7 +79,7 @@ def check_snapshot(age: float | None, failure: str | None, *, is_wanted: bool) -
         yield warning(
             "snapshot",
             "none is kept, so that a start without ZooKeeper has nothing to answer from",
-            'write snapshot = "/var/lib/zkdns/table"',
+            'write path = "/var/lib/zkdns/table" in [snapshot]',
         )
     elif failure is not None:
         yield warning("snapshot", failure, "it is written when ZooKeeper has been read")

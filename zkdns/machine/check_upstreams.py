@@ -9,7 +9,7 @@ from zkdns.forward.resolv import Upstreams
 from zkdns.machine.findings import Finding, ok, warning, wrong
 from zkdns.machine.keepers import STUBS
 
-_NAME = 'name resolvers, as upstream = ["9.9.9.9"]'
+_NAME = 'name resolvers, as upstreams = ["9.9.9.9"] in [forward]'
 ABOUT = "upstreams"
 
 

@@ -21,6 +21,7 @@ from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_ho
 from zkdns.config import Config
 from zkdns.daemon.control import ControlError, ListNames, command
 from zkdns.errors import ConfigError
+from zkdns.forward.forwarder import MAX_WAITING
 from zkdns.forward.resolv import FILES, Upstreams, choose, is_own, parse_resolv_conf
 from zkdns.machine.asking import AskedError, ask
 from zkdns.machine.check_listening import check_open_files, check_port, check_receive_buffer
@@ -35,7 +36,7 @@ from zkdns.machine.reaching import try_name
 from zkdns.machine.resolved import OWN, read_resolved
 from zkdns.machine.stub import HEEDED, read_hosts_line, read_resolv_conf
 from zkdns.machine.tree import MachineError, Tree
-from zkdns.serverset.access import access_of
+from zkdns.serverset.access import load_access
 from zkdns.serverset.probe import probe
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -86,7 +87,7 @@ def _listening(config: Config) -> Iterator[Finding]:
     answering = [
         one.pid for one in holders if one.is_zkdns and one.at in config.listen and one.pid is not None
     ]
-    yield from check_open_files(open_files_of(answering[0] if answering else "self"), config.max_forwarded)
+    yield from check_open_files(open_files_of(answering[0] if answering else "self"), MAX_WAITING)
     yield from check_receive_buffer(largest_receive_buffer())
 
 
@@ -100,9 +101,9 @@ def _serving(config: Config, listening: Iterable[HostPort], zone: str) -> Iterat
                 yield wrong(about, str(error), "start zkdns; its log says why it does not run")
             else:
                 yield check_answer(about, answer.rcode, is_owner=answer.is_authoritative)
-    if config.admin is not None and config.admin.port:
+    if config.admin.listen is not None and config.admin.listen.port:
         for path in ("healthz", "readyz"):
-            yield _over_http(f"http://{askable(config.admin)}/{path}")
+            yield _over_http(f"http://{askable(config.admin.listen)}/{path}")
     if config.control is not None:
         yield _over_control(config.control)
 
@@ -134,51 +135,52 @@ def _over_http(url: str) -> Finding:
 
 
 def _zookeeper(config: Config) -> Iterable[Finding]:
-    if config.zookeeper is None:
+    if config.zookeeper.hosts is None:
         return ()
-    hosts, _, chroot = config.zookeeper.partition("/")
+    hosts, _, chroot = config.zookeeper.hosts.partition("/")
     namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
     roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
     try:
-        access = access_of(config)
+        access = load_access(config.zookeeper)
     except ConfigError as error:
         return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
     servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _side_by_side(
-        servers, lambda server: probe(server, roots, session_timeout=config.session_timeout, access=access)
+        servers,
+        lambda server: probe(server, roots, session_timeout=config.zookeeper.session_timeout, access=access),
     )
     return check_zookeeper(probes.values())
 
 
 def _snapshot(config: Config) -> Iterable[Finding]:
-    if config.zookeeper is None and not config.offline:
+    if config.zookeeper.hosts is None and not config.offline:
         return ()
     age, failure = None, None
-    if config.snapshot is not None:
+    if config.snapshot.path is not None:
         now = time.time()
         try:
-            age = now - read_header(Path(config.snapshot), expected_by(config, now)).written
+            age = now - read_header(Path(config.snapshot.path), expected_by(config, now)).written
         except SnapshotError as error:
             failure = str(error)
-        if not config.offline and not os.access(Path(config.snapshot).parent, os.W_OK):
-            directory = Path(config.snapshot).parent
+        if not config.offline and not os.access(Path(config.snapshot.path).parent, os.W_OK):
+            directory = Path(config.snapshot.path).parent
             return [
                 warning("snapshot", f"{directory} cannot be written to by this user", "let zkdns' user do so")
             ]
-    return check_snapshot(age, failure, is_wanted=config.snapshot is not None)
+    return check_snapshot(age, failure, is_wanted=config.snapshot.path is not None)
 
 
 def _upstreams(config: Config, listening: tuple[HostPort, ...]) -> Iterator[Finding]:
-    if not config.upstream:
+    if not config.forward.upstreams:
         yield ok(ABOUT, "none: names outside the zones are refused, so that programs ask their next server")
         return
     own: list[UpstreamAddress] = []
-    if config.upstream == "auto":
+    if config.forward.upstreams == "auto":
         named = {str(file): parse_resolv_conf(Tree().text(str(file)) or "")[0] for file in FILES}
         own = [one for servers in named.values() for one in servers if is_own(one, listening)]
         chosen = choose(named, lambda server: is_own(server, listening))
     else:
-        chosen = Upstreams(config.upstream)
+        chosen = Upstreams(config.forward.upstreams)
     listed = read_resolv_conf(Tree().text(RESOLVED_LIST) or "").nameservers
     hosts = {one.host for one in listening}
     asks_us = OWN in Tree().names("/etc/systemd/resolved.conf.d") or not hosts.isdisjoint(

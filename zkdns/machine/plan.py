@@ -17,7 +17,7 @@ import tomllib
 import msgspec
 
 from zkdns.address import DNS_PORT, HostPort, askable, parse_upstream
-from zkdns.config import Config, Upstream
+from zkdns.config import Config, UpstreamsSetting
 from zkdns.errors import BadValueError
 from zkdns.machine.keepers import RESOLV_CONF, RESOLVED_LIST, STUBS, find_keeper
 from zkdns.machine.ledger import Change
@@ -36,7 +36,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     listening: tuple[HostPort, ...]
     """Where zkdns answers, none of them a wildcard."""
     zones: tuple[str, ...]
-    upstream: Upstream = "auto"
+    upstream: UpstreamsSetting = "auto"
     """Whom zkdns asks for everything else."""
     search: tuple[str, ...] = ()
     """Domains that programs are to try for names without a dot."""
@@ -86,7 +86,7 @@ def wish_of(config: Config, search: tuple[str, ...], config_file: str | None) ->
     return Wish(
         listening=tuple(map(askable, config.listen)),
         zones=tuple(map(to_text, config.zones)),
-        upstream=config.upstream,
+        upstream=config.forward.upstreams,
         search=search,
         config_file=config_file,
         control=config.control,
@@ -152,7 +152,7 @@ def _keep_resolved_upstreams(tree: Tree, wish: Wish, plan: Plan, settings: Resol
         plan.obstacles.append(
             f"no link has a resolver ({RESOLVED_LIST} names none), so zkdns and systemd-resolved would ask "
             "each other for everything else; name resolvers in zkdns' configuration, as "
-            'upstream = ["9.9.9.9"]'
+            'upstreams = ["9.9.9.9"] in [forward]'
         )
 
 
@@ -241,7 +241,7 @@ def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str, *, is_sha
     if len(servers) == 1 and wish.upstream == "auto":
         plan.obstacles.append(
             f"{RESOLV_CONF} names nobody else, who could be asked for everything else; name resolvers in "
-            'zkdns\' configuration, as upstream = ["9.9.9.9"]'
+            'zkdns\' configuration, as upstreams = ["9.9.9.9"] in [forward]'
         )
     elif servers[1:] and not wish.upstream:
         plan.notes.append(f"programs ask {', '.join(servers[1:])} for everything else, which zkdns refuses")
@@ -249,7 +249,7 @@ def _edit_resolv_conf(tree: Tree, wish: Wish, plan: Plan, server: str, *, is_sha
         plan.notes.append(
             f"zkdns asks {', '.join(servers[1:])} for everything else, and so do programs while it is away; "
             "those on musl (Alpine) ask all at once and take the first answer: for them name whom zkdns asks "
-            "in its configuration (upstream = […]), and set up again"
+            "in its configuration (upstreams = […] in [forward]), and set up again"
         )
 
 
@@ -265,7 +265,8 @@ def _for_network_manager(tree: Tree, wish: Wish, plan: Plan) -> None:
         return
     if not wish.upstream:
         plan.obstacles.append(
-            "zkdns is to forward nothing (upstream = none) and would be the only name server; let it forward"
+            "zkdns is to forward nothing (forward.upstreams = 'none') and would be the only name server; "
+            "let it forward"
         )
     plan.change(tree, "/etc/NetworkManager/conf.d/zkdns.conf", f"{HEAD}[main]\nrc-manager=unmanaged\n")
     text = edit_resolv_conf(tree.source(RESOLV_CONF), server, keep_others=False, search=wish.search)
@@ -345,23 +346,21 @@ def _name_upstreams(tree: Tree, wish: Wish, plan: Plan, servers: tuple[str, ...]
     except BadValueError as mistake:
         plan.obstacles.append(f"{who} a resolver that cannot be understood: {mistake}")
         return
-    line = "upstream = [" + ", ".join(f'"{one}"' for one in upstreams) + "]"
+    line = "upstreams = [" + ", ".join(f'"{one}"' for one in upstreams) + "]"
     if wish.config_file is None:
         plan.obstacles.append(
             f"{who} {', '.join(servers)}, whom zkdns could not find out any more; start it with a file that "
-            f"says {line}, and name that file here with --config FILE"
+            f"says {line} in [forward], and name that file here with --config FILE"
         )
         return
     path = tree.real(wish.config_file)
     text = tree.source(path)
-    edited, count = re.subn(r"^upstream\s*=\s*\"auto\".*$", line, text, count=1, flags=re.MULTILINE)
-    if not count:
-        edited = f"{HEAD}{line}\n{text}"
+    edited = _with_upstreams(text, line)
     try:
         tomllib.loads(edited)
     except tomllib.TOMLDecodeError as error:
         plan.obstacles.append(
-            f"{path}: must say {line}, which cannot be written there ({error}); do it by hand"
+            f"{path}: must say {line} in [forward], which cannot be written there ({error}); do it by hand"
         )
         return
     plan.change(tree, path, edited)
@@ -369,6 +368,18 @@ def _name_upstreams(tree: Tree, wish: Wish, plan: Plan, servers: tuple[str, ...]
         plan.notes.append(f"zkdns must read {path} again: send it SIGHUP, or restart it")
     else:  # before others send it what it would not know whom to ask
         plan.commands.insert(0, ("zkdns", "reload", "--control", wish.control))
+
+
+def _with_upstreams(text: str, line: str) -> str:
+    """Return a configuration with this line in the section [forward], which is added if necessary."""
+    head = re.search(r"^\[forward\].*$", text, flags=re.MULTILINE)
+    if head is None:
+        return f"{text.rstrip()}\n\n{HEAD}[forward]\n{line}\n".lstrip()
+    before, section = text[: head.end()], text[head.end() :]
+    end = re.search(r"^\[", section, flags=re.MULTILINE)
+    section, others = (section[: end.start()], section[end.start() :]) if end else (section, "")
+    section, count = re.subn(r"^upstreams\s*=\s*\"auto\".*$", line, section, count=1, flags=re.MULTILINE)
+    return before + (section if count else f"\n{line}{section}") + others
 
 
 def _hosts(wish: Wish) -> set[str]:

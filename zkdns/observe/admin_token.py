@@ -24,11 +24,11 @@ LEAST: Final = 16
 _MOST = 4096
 
 _NOBODY = (
-    "nobody may do that over HTTP: admin_token names no file; write a token into a file that is closed to "
-    "others, and name it with admin_token"
+    "nobody may do that over HTTP: admin.token names no file; write a token into a file that is closed to "
+    "others, and name it with admin.token"
 )
 _NOBODY_NOW = (
-    "nobody may do that now: the file of admin_token holds no token that can be used; the log says why"
+    "nobody may do that now: the file of admin.token holds no token that can be used; the log says why"
 )
 
 

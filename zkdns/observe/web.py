@@ -216,7 +216,7 @@ def _check(request: web.Request, server: Server) -> None:
         raise RequestError(
             HTTPStatus.MISDIRECTED_REQUEST,
             f"{host[:100]!r} is no name of this server; ask it by its address or as localhost, "
-            "or name what it is called with admin_names",
+            "or name what it is called with admin.names",
         )
     if (request.content_length or 0) > _MOST_BODY:
         raise RequestError(
