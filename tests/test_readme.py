@@ -8,8 +8,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,8 @@ from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.balance.ring import Ring
-from zkdns.config import load_config
+from zkdns.config import SETTINGS, load_config
+from zkdns.daemon.plan import plan_of
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
 
@@ -100,15 +103,20 @@ def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> No
     assert parse_fixed(fixed, namespaces, origin="README.md")
     (tmp_path / "zkdns.toml").write_text(configuration, encoding="utf-8")
     written = load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
-    default = load_config(flags={"zookeeper": written.zookeeper}, environment={}, file=None)
-    differing = {
-        field for field in written.__struct_fields__ if getattr(written, field) != getattr(default, field)
-    }
-    assert differing == {"service", "forward"}
+    default = load_config(flags={"zookeeper": written.zookeeper.hosts}, environment={}, file=None)
+    assert plan_of(default, written).changed == ("forward.zones", "service")
     (tmp_path / "zkdns.toml").write_text(
         re.sub(r"^# (?=[a-z_]+ = )", "", configuration, flags=re.MULTILINE), encoding="utf-8"
     )
     load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
+    document = tomllib.loads((tmp_path / "zkdns.toml").read_text(encoding="utf-8"))
+    assert [row.key for row in SETTINGS if not stands_in(document, row.key)] == ["demo", "offline"]
+
+
+def stands_in(document: dict[str, Any], key: str) -> bool:
+    """Whether a TOML document has a setting."""
+    section, _, name = key.rpartition(".")
+    return name in (document.get(section, {}) if section else document)
 
 
 def test_its_member_is_what_is_read_and_written() -> None:

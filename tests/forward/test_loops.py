@@ -119,7 +119,7 @@ def test_a_domain_that_has_no_room_for_the_name_is_not_probed() -> None:
 @pytest.mark.parametrize(
     ("source", "domain", "where", "change"),
     [
-        (None, None, "upstream", "name others there (--upstream ADDRESS)"),
+        (None, None, "forward.upstreams", "name others there (--upstream ADDRESS)"),
         (
             "/etc/resolv.conf",
             None,

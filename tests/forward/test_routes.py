@@ -210,7 +210,9 @@ def test_dns_37_a_probe_that_comes_back_ends_the_asking_for_a_while() -> None:
                 for entry in logs
                 if entry["event"] == "an upstream hands queries back; it is left alone"
             ]
-            assert told["reason"].startswith(f"{resolver.address}, which upstream names, hands the queries")
+            assert told["reason"].startswith(
+                f"{resolver.address}, which forward.upstreams names, hands the queries"
+            )
             routes.tend(1001.0 + PROBE_SECONDS)
             routes.tend(1002.0 + SHUNNED_SECONDS - 0.1)
             assert asked_by(routes.find(())) == []

@@ -78,7 +78,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         ("digest = 4711", [f"digest: is no secret; write text in quotes {HIDDEN}"]),
         ('digest = "4711"', [f'digest: is no digest; write "USER:PASSWORD" or a list of such {HIDDEN}']),
         ('digest = ["a:b", "4711:"]', ["digest: is no digest; "]),
-        ('digset = "4711"', ["digset: is unknown; did you mean digest?"]),
+        ('digset = "4711"', ["unknown key 'digset'; accepted: digest, sasl, key_password"]),
         ("key_password = 4711", ["key_password: is no secret; "]),
         ('sasl = "4711"', ["sasl: is no table; "]),
         ("[sasl]", ["sasl: has no mechanism; write DIGEST-MD5 or GSSAPI", "sasl: is incomplete, "]),
@@ -86,7 +86,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         (
             '[sasl]\nmechanism = "DIGEST-MD5"\nuser = "4711"\nprincipal = "x"',
             [
-                "sasl.user: is unknown; did you mean username?",
+                "sasl: unknown key 'user'; accepted: mechanism, username, password, principal, service",
                 "sasl: has no password, which DIGEST-MD5 needs",
                 "sasl: has no username, which DIGEST-MD5 needs",
                 "sasl.principal: is nothing that DIGEST-MD5 takes",

@@ -53,8 +53,9 @@ def dump(zone: str | None, control: str | None, config_file: str | None, **flags
     """
     if zone is None:
         exit_mistaken(["--zone: is missing; write --zone for a zone file"])
-    given = [row for row in (*_SOURCES, *_OF_SOURCES) if flags[row.name] not in (None, ())]
-    if any(row in _SOURCES for row in given):
+    sources = [row for row in _SOURCES if flags[row.name] not in (None, False)]
+    given = sources or [row for row in _OF_SOURCES if flags[row.name] is not None]
+    if sources:
         if control is not None:
             exit_mistaken([f"--control: names a server, and {given[0].flag} a source; write one of the two"])
         copy = _read_sources(load_or_exit(flags, config_file))

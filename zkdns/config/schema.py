@@ -391,8 +391,15 @@ OPERATION = (
         "Control socket for commands, or none.",
         used_by=_WATCHER | _SUPERVISOR,
     ),
-    Setting("log.level", one_of(*get_args(LogLevel)), "LEVEL", f"{', '.join(get_args(LogLevel))}."),
-    Setting("log.format", one_of(*get_args(LogFormat)), "FORMAT", f"{', '.join(get_args(LogFormat))}."),
+    Setting(
+        "log.level",
+        one_of(*get_args(LogLevel)),
+        "LEVEL",
+        f"Lowest level that is logged: {', '.join(get_args(LogLevel))}.",
+    ),
+    Setting(
+        "log.format", one_of(*get_args(LogFormat)), "FORMAT", f"Log format: {', '.join(get_args(LogFormat))}."
+    ),
     Setting("log.queries", share, "SHARE", "Share of queries that are logged, 0 to 1.", used_by=_WORKER),
 )
 
