@@ -24,7 +24,7 @@ _SERVICES = '[services."web.staging"]\nmembers = ["10.0.0.1:8080"]\n'
 def image() -> Iterator[Image]:
     with built_image() as built:
         (built.files / "etc/zkdns/services.toml").write_text(_SERVICES)
-        (built.files / "etc/zkdns/zkdns.toml").write_text('fixed = "services.toml"\nlog_format = "json"\n')
+        (built.files / "etc/zkdns/zkdns.toml").write_text('static = "services.toml"\nlog.format = "json"\n')
         yield built
 
 

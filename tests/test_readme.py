@@ -12,7 +12,7 @@ import tempfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -31,8 +31,8 @@ from zkdns.admin.status import Backend
 from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
 from zkdns.cli.help import pages as topics
-from zkdns.config import load_config
-from zkdns.serverset.access import access_of
+from zkdns.config import SETTINGS, load_config
+from zkdns.serverset.access import load_access
 from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
 from zkdns.telemetry.last_hour import LastHour
@@ -210,7 +210,7 @@ def load_credentials(text: str, directory: Path) -> None:
     file.write_text(text, encoding="utf-8")
     file.chmod(0o600)
     environment = {"ZKDNS_ZOOKEEPER": "127.0.0.1", "ZKDNS_ZOOKEEPER_CREDENTIALS": str(file)}
-    access = access_of(load_config(flags={}, environment=environment, file=None))
+    access = load_access(load_config(flags={}, environment=environment, file=None).zookeeper)
     assert access.digests
     assert access.sasl
 
@@ -248,12 +248,20 @@ def test_the_configuration_page_has_the_defaults(tmp_path: Path) -> None:
     written = load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
     hosts = tomllib.loads(block)["zookeeper"]["hosts"]
     default = load_config(flags={}, environment={"ZKDNS_ZOOKEEPER": hosts}, file=None)
-    assert differing(written, default) == {"service", "forward.zone"}
+    assert differing(written, default) == {"service", "forward.zones"}
 
 
-def test_the_commented_settings_of_the_configuration_page_are_accepted(tmp_path: Path) -> None:
+def test_the_configuration_page_has_all_settings(tmp_path: Path) -> None:
     block = re.sub(r"^# (?=[a-z_]+ = )", "", blocks(CONFIGURATION, "toml")[0], flags=re.MULTILINE)
     load_configuration(block, tmp_path)
+    document = tomllib.loads(block)
+    assert [row.key for row in SETTINGS if not stands_in(document, row.key)] == ["demo", "offline"]
+
+
+def stands_in(document: dict[str, Any], key: str) -> bool:
+    """Whether a TOML document has a setting."""
+    section, _, name = key.rpartition(".")
+    return name in (document.get(section, {}) if section else document)
 
 
 @pytest.mark.parametrize("name", pages_with("json"))

@@ -104,9 +104,9 @@ def expected_by(config: Config, now: float) -> Expected:
     """Which snapshots a server of this configuration can use now (seconds since the epoch)."""
     return Expected(
         namespaces=namespaces_of(config),
-        zookeeper=config.zookeeper,
+        zookeeper=config.zookeeper.hosts,
         now=now,
-        max_age=config.snapshot_max_age,
+        max_age=config.snapshot.max_age,
     )
 
 
@@ -322,7 +322,7 @@ def _unusable(header: Header, expected: Expected) -> str | None:
     age = expected.now - header.written
     if expected.max_age and age > expected.max_age:
         most = format_duration(expected.max_age)
-        return f"is {format_duration(age)} old; at most {most} is accepted (snapshot_max_age)"
+        return f"is {format_duration(age)} old; at most {most} is accepted (snapshot.max_age)"
     if expected.max_age and not age >= -_AHEAD_SECONDS:  # so that "not a number" is caught too
         return f"was written {format_duration(-age)} in the future; a clock is or was wrong"
     return None

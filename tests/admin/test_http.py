@@ -151,7 +151,7 @@ def test_a_request_for_a_foreign_host_is_421(ready_server: HostPort) -> None:
     assert answer.status == HTTPStatus.MISDIRECTED_REQUEST
     assert answer.error == (
         "'evil.example:9153' is not a name of this server; use its address or localhost, "
-        "or add the name to admin_names"
+        "or add the name to admin.names"
     )
     assert ask(ready_server, "/api/status", Host="dns1.example.com:9153").status == HTTPStatus.OK
     assert ask(ready_server, "/", Host="evil.example").status == HTTPStatus.MISDIRECTED_REQUEST

@@ -58,7 +58,7 @@ def test_any_other_header_is_401(file: Path, header: str | None) -> None:
 def test_without_a_token_file_requests_are_403_with_advice() -> None:
     status, sentence = refusal(None, f"Bearer {TOKEN}")
     assert status == HTTPStatus.FORBIDDEN
-    assert "set admin_token to its path" in sentence
+    assert "set admin.token to its path" in sentence
 
 
 def test_a_new_token_takes_effect_at_once(file: Path) -> None:

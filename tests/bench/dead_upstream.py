@@ -98,7 +98,7 @@ def _scene(bench: Bench, title: str) -> Iterator[Scene]:
     with socket.socket(type=socket.SOCK_DGRAM) as dead:
         dead.bind(("127.0.0.1", 0))
         upstream = f"127.0.0.1:{dead.getsockname()[1]}"
-        arguments = ("--fixed", str(fixed), "--upstream", upstream)
+        arguments = ("--static", str(fixed), "--upstream", upstream)
         cores = bench.cores
         with Zkdns(services, directory, cores.server, arguments=arguments, rest_core=cores.rest) as zkdns:
             check_answers(zkdns.name, zkdns.port, services)

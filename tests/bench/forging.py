@@ -102,7 +102,7 @@ def forwarding_to(upstream: int, directory: Path, core: int) -> Iterator[Zkdns]:
     services = make_services(1, 1)
     fixed = directory / "services.toml"
     fixed.write_text(to_fixed_file(services))
-    arguments = ("--fixed", str(fixed), "--upstream", f"127.0.0.1:{upstream}")
+    arguments = ("--static", str(fixed), "--upstream", f"127.0.0.1:{upstream}")
     with Zkdns(services, directory, core, arguments=arguments) as zkdns:
         yield zkdns
 

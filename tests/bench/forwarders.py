@@ -98,6 +98,6 @@ class ForwardingZkdns(Zkdns):
     def __init__(self, services: Sequence[Service], directory: Path, core: int, upstream: int) -> None:
         own = directory / "own.toml"
         own.write_text(to_fixed_file(make_services(1, 1)))
-        arguments = ("--fixed", str(own), "--zone", OWN_ZONE)
+        arguments = ("--static", str(own), "--zone", OWN_ZONE)
         forwards = ("--upstream", f"127.0.0.1:{upstream}")
         super().__init__(services, directory, core, arguments=(*arguments, *forwards))

@@ -157,7 +157,7 @@ def run_mutations(bench: Bench) -> None:
         fixed.write_text(to_fixed_file(services))
         forwarding = directory / "forwarding"
         forwarding.mkdir()
-        arguments = ("--fixed", str(fixed), "--upstream", str(upstream.address))
+        arguments = ("--static", str(fixed), "--upstream", str(upstream.address))
         peer = Zkdns(services, forwarding, bench.cores.server, arguments=arguments)
         with peer, _sending(peer, valid, is_late=True) as sender:
             bench.tell(f"mutations: {FORWARDED:,} with forwarding on")

@@ -266,7 +266,7 @@ class Zkdns(Peer):
         services: what it knows.
         directory: where it has a directory of its own below.
         core: where its answerer runs.
-        arguments: of the command; `--fixed` with the services unless given.
+        arguments: of the command; `--static` with the services unless given.
         rest_core: where watcher and supervisor run; with the answerer unless given.
     """
 
@@ -289,7 +289,7 @@ class Zkdns(Peer):
 
     def __enter__(self) -> Self:
         self.directory.mkdir()
-        source = self._arguments or ("--fixed", self._write("services.toml", to_fixed_file(self.services)))
+        source = self._arguments or ("--static", self._write("services.toml", to_fixed_file(self.services)))
         # At level debug it tells which process is which, and nothing of queries.
         quiet = ("--log-level", "debug", "--admin", "none", "--listen", f"127.0.0.1:{self.port}")
         server = ZkdnsServer(*source, *quiet, environment={"TMPDIR": str(self.directory)})

@@ -43,7 +43,7 @@ def make_services(count: int, members: int, *, name: str = "service", first: int
 
 
 def to_fixed_file(services: Sequence[Service]) -> str:
-    """For `zkdns serve --fixed`."""
+    """For `zkdns serve --static`."""
     return "\n".join(_fixed_lines(services)) + "\n"
 
 

@@ -63,12 +63,12 @@ def test_what_is_right_is_summed_up(arguments: list[str], summary: str) -> None:
 
 def test_a_right_fixed_file_is_named(tmp_path: Path) -> None:
     fixed = written(tmp_path / "services.toml", '[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n')
-    assert run("check", "--fixed", fixed).stdout == f"right: discovery from {fixed}, at 127.0.0.1:53\n"
+    assert run("check", "--static", fixed).stdout == f"right: discovery from {fixed}, at 127.0.0.1:53\n"
 
 
 def test_flags_go_before_variables_and_variables_before_the_file(tmp_path: Path) -> None:
     config = written(
-        tmp_path / "zkdns.toml", 'zone = "file"\nlisten = ["127.0.0.3:3"]\nzookeeper = "file:1"\n'
+        tmp_path / "zkdns.toml", 'zone = "file"\nlisten = ["127.0.0.3:3"]\n[zookeeper]\nhosts = "file:1"\n'
     )
     variables = {"ZKDNS_LISTEN": "127.0.0.2:2", "ZKDNS_ZONE": "variable"}
     result = run("check", "--config", config, "--zone", "flag", **variables)
@@ -125,7 +125,7 @@ def test_every_mistake_of_the_fixed_file_is_told_at_once_with_its_key(tmp_path: 
         tmp_path / "services.toml",
         '[services."web.staging"]\nmembers = ["10.0.0.1", { host = "10.0.0.2", port = 0 }]\n[services.web]\n',
     )
-    told = mistakes(run("check", "--fixed", fixed))
+    told = mistakes(run("check", "--static", fixed))
     assert len(told) == 3
     for place in (
         'services."web.staging".members[0]',
@@ -139,7 +139,7 @@ def test_every_mistake_of_the_fixed_file_is_told_at_once_with_its_key(tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--fixed", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read: No such file"),
+        (["--static", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read: No such file"),
         (["--config", "/nowhere/zkdns.toml"], "/nowhere/zkdns.toml: cannot be read (No such file"),
         (["--demo", "--zookeeper", "x"], "--demo: the example stands alone; leave out this or --zookeeper"),
         (["--upstream", "dns.quad9.net"], "--upstream: 'dns.quad9.net' is no address to forward to; write"),
@@ -178,7 +178,7 @@ def test_help_shows_every_setting_that_has_a_flag(command: str, flag: str) -> No
     for setting in SETTINGS:
         if setting.in_flags:
             assert setting.flag in told
-            assert setting.meaning in told
+            assert setting.help in told
         else:
             assert setting.flag not in told
 
@@ -204,7 +204,7 @@ def test_it_is_a_module_and_a_script(program: list[str]) -> None:
 
 def test_mistakes_of_a_flag_and_of_the_fixed_file_are_told_together(tmp_path: Path) -> None:
     fixed = written(tmp_path / "services.toml", '[services."web.staging"]\nmembers = ["10.0.0.1:0"]\n')
-    told = mistakes(run("check", "--ttl", "soon", "--fixed", fixed))
+    told = mistakes(run("check", "--ttl", "soon", "--static", fixed))
     assert len(told) == 2
     assert told[0].startswith("--ttl: ")
     assert told[1].startswith(f'{fixed}: services."web.staging".members[0]: ')
@@ -214,7 +214,7 @@ def test_all_zones_are_told_and_a_fixed_file_may_have_services_of_each(tmp_path:
     written(tmp_path / "fixed.toml", '[services."web.staging"]\n[services."hello.prod.www.aurora"]\n')
     config = written(
         tmp_path / "zkdns.toml",
-        'fixed = "fixed.toml"\nlisten = ["127.0.0.1:5353"]\n'
+        'static = "fixed.toml"\nlisten = ["127.0.0.1:5353"]\n'
         '[[namespace]]\npath = "/discovery/{environment}/{service}"\n'
         '[[namespace]]\npath = "/aurora/{role}/{environment}/{job}"\nzone = "aurora"\n',
     )

@@ -92,7 +92,7 @@ def test_all_commands_are_proposed(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "option", ["--config", *(row.flag for row in SETTINGS if row.in_flags and "FILE" in row.form)]
+    "option", ["--config", *(row.flag for row in SETTINGS if row.in_flags and "FILE" in row.metavar)]
 )
 def test_files_are_left_to_the_shell(option: str, environment: dict[str, str]) -> None:
     assert proposed(f"zkdns serve {option} /etc/ho", environment) == ["file,/etc/ho"]
@@ -204,7 +204,7 @@ def use(shell: Shell) -> None:
     shell.type("ap\t", "i.v2.staging.discovery ")
     shell.type("AA\t", "AA ")
     shell.type("\n", "2001:db8::11")
-    shell.type("zkdns check --fixed serv\t", "ices.toml")
+    shell.type("zkdns check --static serv\t", "ices.toml")
     shell.type("\n", "right: discovery from")
 
 
@@ -234,7 +234,7 @@ def test_zsh(environment: dict[str, str], tmp_path: Path) -> None:
         ("zkdns loo", ["lookup"]),
         ("zkdns lookup ap", ["api.v2.staging.discovery"]),
         ("zkdns serve --order r", ["random", "round-robin"]),
-        ("zkdns check --fixed serv", ["services.toml"]),
+        ("zkdns check --static serv", ["services.toml"]),
     ],
 )
 def test_fish(typed: str, words: list[str], environment: dict[str, str], tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_control_sockets_without_a_responding_server(short_path: Path, machine: 
 
 def test_the_fixed_file_is_checked_too(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "services.toml").write_text('[services."web.staging"]\nmembers = ["10.0.0.1"]\n')
-    found = findings(machine, "--fixed", str(tmp_path / "services.toml"))
+    found = findings(machine, "--static", str(tmp_path / "services.toml"))
     assert found.keys() == {"configuration"}
     assert found["configuration"][0] == "wrong"
     assert "services.toml" in found["configuration"][1]

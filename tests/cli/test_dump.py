@@ -96,11 +96,11 @@ def test_a_zookeeper_can_be_read_without_a_server(environment: dict[str, str], z
 def test_a_fixed_file_can_be_read_without_a_server(tmp_path: Path) -> None:
     file = tmp_path / "services.toml"
     file.write_text(FIXED)
-    ended = run("dump", "--zone", "discovery", "--fixed", str(file))
+    ended = run("dump", "--zone", "discovery", "--static", str(file))
     assert (ended.status, ended.errors) == (0, "")
     assert "web.staging.discovery.\t5\tIN\tA\t10.0.0.1\n" in ended.output
     file.write_text("wrong = 1")
-    ended = run("dump", "--zone", "--fixed", str(file))
+    ended = run("dump", "--zone", "--static", str(file))
     assert (ended.status, ended.output) == (2, "")
     assert ended.errors.startswith(f"zkdns: {file}: wrong: is not known")
 
@@ -134,7 +134,7 @@ def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
         ((), "--zone: is missing; write --zone for a zone file"),
         (
             ("--zone", "--snapshot", "file"),
-            "--snapshot: belongs to a source; name that too (--zookeeper, --fixed, --demo, --offline)",
+            "--snapshot: belongs to a source; name that too (--zookeeper, --static, --demo, --offline)",
         ),
         (
             ("--zone", "--demo", "--control", "file"),
@@ -175,7 +175,7 @@ def test_who_stops_reading_ends_it_without_a_word(tmp_path: Path) -> None:
         (">/dev/full", "zkdns: cannot write to standard output: No space left on device\n"),
     ):
         ended = subprocess.run(
-            ["sh", "-c", f'"$0" -m zkdns dump --zone --fixed "$1" {target}', sys.executable, str(file)],
+            ["sh", "-c", f'"$0" -m zkdns dump --zone --static "$1" {target}', sys.executable, str(file)],
             capture_output=True,
             text=True,
             check=False,

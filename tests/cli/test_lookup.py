@@ -36,7 +36,7 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZkdnsServer]:
     fixed = tmp_path_factory.mktemp("fixed") / "services.toml"
     members = [f"a-host-name-of-some-length-{number:03d}.example.com:80" for number in range(_MANY)]
     fixed.write_text(f'[services."{"a" * 60}.staging"]\nmembers = {json.dumps(members)}\n')
-    with ZkdnsServer("--fixed", str(fixed)) as server:
+    with ZkdnsServer("--static", str(fixed)) as server:
         yield server.wait_ready()
 
 
@@ -187,7 +187,7 @@ def test_a_malformed_fixed_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp
     """The server keeps the previous services, and they are still to be looked up."""
     broken = tmp_path / "services.toml"
     broken.write_text("[services")
-    ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_FIXED=str(broken))
+    ended = lookup("web.staging.discovery", ZKDNS_LISTEN=server_of(demo), ZKDNS_STATIC=str(broken))
     assert (ended.returncode, ended.stderr) == (0, "")
 
 

@@ -26,11 +26,11 @@ def server(tmp_path: Path) -> Iterator[Reloadable]:
 
 def test_it_ends_when_the_new_configuration_is_in_force(server: Reloadable) -> None:
     assert reload(server) == (0, "nothing has changed\n", "")
-    server.write(ttl=6, session_timeout=20)
+    server.write(ttl=6, zookeeper={"session_timeout": 20})
     ended = reload(server)
     assert (ended.status, ended.errors) == (0, "")
     assert ended.output.startswith("in force after ")
-    assert ended.output.endswith(" s: session_timeout, ttl changed, 2 processes replaced\n")
+    assert ended.output.endswith(" s: zookeeper.session_timeout, ttl changed, 2 processes replaced\n")
     server.settle()
     assert server.query(WEB).answer[0].ttl == 6
 

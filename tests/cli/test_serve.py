@@ -82,7 +82,7 @@ def test_the_printed_commands_name_the_zone_that_was_asked_for() -> None:
 def test_without_the_example_nothing_is_printed(tmp_path: Path) -> None:
     fixed = tmp_path / "services.toml"
     fixed.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n')
-    with ZkdnsServer("--fixed", str(fixed)) as server:
+    with ZkdnsServer("--static", str(fixed)) as server:
         server.wait_ready()
         assert server.ask("web.staging.discovery") == {"10.0.0.1"}
         assert server.output == ""

@@ -125,7 +125,7 @@ def test_usage_errors(root: Path, arguments: list[str], sentence: str) -> None:
 
 def test_the_configuration_of_an_image_is_read_and_written_in_the_image(tmp_path: Path) -> None:
     """Paths in it are paths of the image, and are not checked."""
-    text = 'zookeeper_credentials = "/nowhere/else.toml"\nlisten = ["127.0.0.1:5300"]\n'
+    text = 'listen = ["127.0.0.1:5300"]\n[zookeeper]\ncredentials = "/nowhere/else.toml"\n'
     root = tmp_path / "root"
     files = {
         "/etc/resolv.conf": "nameserver 127.0.0.53\n",
@@ -139,7 +139,7 @@ def test_the_configuration_of_an_image_is_read_and_written_in_the_image(tmp_path
     assert ended.status == 0, ended.errors
     drop_in = (root / "etc" / "systemd" / "resolved.conf.d" / "zkdns.conf").read_text()
     assert "DNS=127.0.0.1:5300\n" in drop_in
-    assert 'upstream = ["9.9.9.9:53"]\n' in (root / "usr" / "zkdns.toml").read_text()
+    assert '[forward]\nupstreams = ["9.9.9.9:53"]\n' in (root / "usr" / "zkdns.toml").read_text()
     ended = setup(root, "--config", "/etc/none.toml")
     assert (ended.status, f"{root}/etc/none.toml: cannot be read" in ended.errors) == (2, True)
 

@@ -26,7 +26,7 @@ class Fixed:
     def __init__(self, path: Path, count: int) -> None:
         self._path = path
         self.hold(count)
-        self.server = ZkdnsServer("--fixed", str(path))
+        self.server = ZkdnsServer("--static", str(path))
 
     def hold(self, count: int) -> None:
         members = ", ".join(f'"10.0.0.{number}:80"' for number in range(1, count + 1))

@@ -57,7 +57,7 @@ def serving(directory: Path) -> Iterator[Served]:
         for members in ("192.0.2.0/24", "198.51.100.0/24", "2001:db8::/64"):
             ip(f"route add local {members} dev lo")
         wait_until_up(LINK)
-        arguments = ("--fixed", str(services), "--listen", "127.0.0.1:53")
+        arguments = ("--static", str(services), "--listen", "127.0.0.1:53")
         with WebServer("::") as web, ZkdnsServer(*arguments) as server:
             yield Served(server.wait_ready(), web.server_port)
 

@@ -170,7 +170,7 @@ def test_systemd_resolved_finds_our_zone_here_and_everything_else_elsewhere(
         machine = world.through_resolved()
     except MissingError as missing:
         pytest.skip(str(missing))
-    with ZkdnsServer("--fixed", str(others), "--zone", "example", "--listen", "127.0.0.2:53") as elsewhere:
+    with ZkdnsServer("--static", str(others), "--zone", "example", "--listen", "127.0.0.2:53") as elsewhere:
         elsewhere.wait_ready()
         machine.output(*resolvectl("dns", LINK, "127.0.0.2"))
         try:

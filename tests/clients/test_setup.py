@@ -65,7 +65,7 @@ def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path
     services.write_text(f'[services."web.staging"]\nmembers = ["{IPV4[0]}:80", "{IPV4[1]}:80"]\n')
     before = everything(etc)
     try:
-        with ZkdnsServer("--fixed", str(services), "--listen", "127.0.0.1:5300") as server:
+        with ZkdnsServer("--static", str(services), "--listen", "127.0.0.1:5300") as server:
             server.wait_ready()
             with started(prefix, tmp_path):
                 assert finds(WEB) == set()
@@ -75,7 +75,7 @@ def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path
             with started(prefix, tmp_path):  # there is no systemd that would restart it
                 assert finds(WEB) == finds("web") == set(IPV4)
                 doctor = (sys.executable, "-m", "zkdns", "doctor", "--listen", "127.0.0.1:5300")
-                diagnosed = on_machine(*doctor, "--fixed", str(services), "--control", server.control)
+                diagnosed = on_machine(*doctor, "--static", str(services), "--control", server.control)
                 assert (
                     f"names {STUB} first, which is systemd-resolved, which forwards discovery to zkdns"
                     in diagnosed.stdout

@@ -21,9 +21,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 def test_empty_directories_are_where_things_will_be(environment: dict[str, str], tmp_path: Path) -> None:
     config = load_config(flags={}, environment=environment, file=None)
-    assert config.snapshot == str(tmp_path / "STATE/table")
+    assert config.snapshot.path == str(tmp_path / "STATE/table")
     assert config.control == str(tmp_path / "RUNTIME/control")
-    assert config.zookeeper_credentials is None
+    assert config.zookeeper.credentials is None
     assert config.ttl == 5
 
 
@@ -34,13 +34,13 @@ def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Pa
     secrets.chmod(0o440)
     config = load_config(flags={}, environment=environment, file=None, check_access=load_access)
     assert config.ttl == 7
-    assert config.zookeeper_credentials == str(secrets)
-    assert config.admin_token is None
+    assert config.zookeeper.credentials == str(secrets)
+    assert config.admin.token is None
     token = tmp_path / "CREDENTIALS/admin_token"
     token.write_text("0123456789abcdef\n")
-    assert load_config(flags={}, environment=environment, file=None).admin_token == str(token)
+    assert load_config(flags={}, environment=environment, file=None).admin.token == str(token)
     named = {**environment, "ZKDNS_ADMIN_TOKEN": "/etc/token"}
-    assert load_config(flags={}, environment=named, file=None).admin_token == "/etc/token"  # noqa: S105 - a path
+    assert load_config(flags={}, environment=named, file=None).admin.token == "/etc/token"  # noqa: S105 - a path
     secrets.write_text("digest = 1\n")
     with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: digest: is no secret"):
         load_config(flags={}, environment=environment, file=None, check_access=load_access)
@@ -54,11 +54,11 @@ def test_a_file_that_may_not_be_read_is_told_of(environment: dict[str, str], tmp
 
 def test_whoever_says_otherwise_goes_before(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "CONFIGURATION/zkdns.toml").write_text(
-        'snapshot = "/var/t"\nzookeeper_credentials = "/etc/z"\n'
+        'snapshot.path = "/var/t"\nzookeeper.credentials = "/etc/z"\n'
     )
     (tmp_path / "CREDENTIALS/zookeeper.toml").write_text("")
     config = load_config(flags={}, environment=environment, file=None)
-    assert (config.snapshot, config.zookeeper_credentials) == ("/var/t", "/etc/z")
+    assert (config.snapshot.path, config.zookeeper.credentials) == ("/var/t", "/etc/z")
     other = tmp_path / "other.toml"
     other.write_text("ttl = 9\n")
     assert load_config(flags={}, environment=environment, file=str(other)).ttl == 9
@@ -67,11 +67,13 @@ def test_whoever_says_otherwise_goes_before(environment: dict[str, str], tmp_pat
 
 def test_the_first_of_several_is_taken(environment: dict[str, str], tmp_path: Path) -> None:
     several = {name: f"{path}:/nowhere" for name, path in environment.items()}
-    assert load_config(flags={}, environment=several, file=None).snapshot == str(tmp_path / "STATE/table")
+    assert load_config(flags={}, environment=several, file=None).snapshot.path == str(
+        tmp_path / "STATE/table"
+    )
 
 
 def test_without_zookeeper_no_table_is_kept_unless_asked_for(environment: dict[str, str]) -> None:
-    assert load_config(flags={"demo": True}, environment=environment, file=None).snapshot is None
+    assert load_config(flags={"demo": True}, environment=environment, file=None).snapshot.path is None
 
 
 def test_what_was_passed_is_listened_at_unless_somebody_says_otherwise() -> None:

@@ -6,68 +6,84 @@ import pytest
 
 from tests.config.helpers import FILE, load, mistakes
 from zkdns.address import UpstreamAddress
-from zkdns.config import ForwardSettings
+from zkdns.config import ForwardZoneSettings
 
 NO_UPSTREAM = (
     "is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, "
     "tls://9.9.9.9#dns.quad9.net"
 )
 FORMS = "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME"
-OWN = "is where this server itself listens; name another one, or none to refuse names"
-CASE = "is one domain with another table; names that differ only in case are equal (RFC 4343)"
-IN_ZONE = "lies in the zone discovery, whose names are never forwarded; leave this table out"
+OWN = "is an address of this server; write another one, or none to refuse names"
+CASE = "names the same domain as another table; names are case-insensitive (RFC 4343)"
+IN_ZONE = "is in the zone discovery, and names there are never forwarded; remove this table"
+
+AUTO = "is 'auto', which only forward.upstreams accepts; write addresses or none"
+NESTED = "is a table inside a table; put a name with dots in quotes"
 
 WRONG = [
     (
-        "upstream = 9",
-        f"upstream: is 9; write {FORMS}, auto or none in quotes",
-    ),
-    ("upstream = []", "upstream: is an empty list; write at least one ADDRESS[:PORT]|auto|none"),
-    ('upstream = ["auto", "9.9.9.9"]', "upstream: has auto beside others; it stands alone"),
-    ('upstream = ["9.9.9.9", "none"]', "upstream: has none beside others; it stands alone"),
-    ('upstream = ["9.9.9.9", "9.9.9.9:53"]', "upstream: 9.9.9.9:53 is given twice"),
-    ('listen = "::1"\nupstream = "[0::1]:53"', f"upstream: [::1]:53 {OWN}"),
-    ('listen = "0.0.0.0"\nupstream = "127.0.0.53"', f"upstream: 127.0.0.53:53 {OWN}"),
-    ('cache_stale = "1d"', "cache_stale: is '1d'; write a whole number from 0 to 259200"),
-    (
-        "cache_min_ttl = 61\ncache_max_ttl = 60",
-        f"cache_min_ttl: 61 is more than {FILE}: cache_max_ttl, which is 60",
-    ),
-    ("forward = 5", "forward: is 5; write a table"),
-    ("[forward]\nlab = 5", "forward.lab: is 5; write a table"),
-    (
-        "[forward.lab]",
-        'forward.lab: has no upstreams; write them as ["10.0.0.53"], or none to refuse the domain',
+        "[forward]\nupstreams = 9",
+        f"forward.upstreams: is 9; write {FORMS}, auto or none in quotes",
     ),
     (
-        "[forward.lab]\nupstream = 5",
-        "forward.lab.upstream: is unknown; did you mean upstreams?",
+        "[forward]\nupstreams = []",
+        "forward.upstreams: is an empty list; write at least one ADDRESS[:PORT]|auto|none",
     ),
     (
-        "[forward.lab]\nupstreams = []",
-        "forward.lab.upstreams: is an empty list; write at least one ADDRESS[:PORT]|none",
+        '[forward]\nupstreams = ["auto", "9.9.9.9"]',
+        "forward.upstreams: has auto together with other values; write auto alone",
     ),
     (
-        '[forward.lab]\nupstreams = "auto"',
-        "forward.lab.upstreams: is 'auto', which is for upstream alone; write addresses or none",
+        '[forward]\nupstreams = ["9.9.9.9", "none"]',
+        "forward.upstreams: has none together with other values; write none alone",
     ),
-    ('[forward.lab]\nupstreams = ["localhost"]', f"forward.lab.upstreams: 'localhost' {NO_UPSTREAM}"),
-    ('[forward.lab]\nupstreams = "127.0.0.1"', f"forward.lab.upstreams: 127.0.0.1:53 {OWN}"),
+    ('[forward]\nupstreams = ["9.9.9.9", "9.9.9.9:53"]', "forward.upstreams: 9.9.9.9:53 is given twice"),
+    ('listen = "::1"\n[forward]\nupstreams = "[0::1]:53"', f"forward.upstreams: [::1]:53 {OWN}"),
+    ('listen = "0.0.0.0"\n[forward]\nupstreams = "127.0.0.53"', f"forward.upstreams: 127.0.0.53:53 {OWN}"),
+    ('[cache]\nstale = "1d"', "cache.stale: is '1d'; write an integer from 0 to 259200"),
+    ("forward = 5", "forward: is 5; write a section, [forward] with upstreams, trust_ad, zone"),
     (
-        '[forward."."]\nupstreams = "none"',
-        'forward.".": is the root, and where all names go is what upstream says',
+        '[forward."corp.example"]\nupstreams = "10.0.0.53"',
+        "forward: unknown key 'corp.example'; accepted: upstreams, trust_ad, zone",
+    ),
+    ("[forward]\nzone = 5", "forward.zone: is 5; write a table"),
+    ("[forward.zone]\nlab = 5", "forward.zone.lab: is 5; write a table"),
+    (
+        "[forward.zone.lab]",
+        'forward.zone.lab: has no upstreams; write upstreams = ["10.0.0.53"], or "none" to refuse the domain',
     ),
     (
-        '[forward."a..b"]\nupstreams = "none"',
-        "forward.\"a..b\": 'a..b' is not a domain name: it has an empty label",
+        "[forward.zone.lab]\nupstream = 5",
+        "forward.zone.lab: unknown key 'upstream'; accepted: upstreams",
     ),
     (
-        '[forward."a.Discovery"]\nupstreams = "none"',
-        f'forward."a.Discovery": {IN_ZONE}',
+        "[forward.zone.lab]\nupstreams = []",
+        "forward.zone.lab.upstreams: is an empty list; write at least one ADDRESS[:PORT]|none",
     ),
     (
-        '[forward.lab]\nupstreams = "none"\n[forward."LAB."]\nupstreams = "none"',
-        f'forward."LAB.": {CASE}',
+        '[forward.zone.lab]\nupstreams = "auto"',
+        f"forward.zone.lab.upstreams: {AUTO}",
+    ),
+    (
+        '[forward.zone.lab]\nupstreams = ["localhost"]',
+        f"forward.zone.lab.upstreams: 'localhost' {NO_UPSTREAM}",
+    ),
+    ('[forward.zone.lab]\nupstreams = "127.0.0.1"', f"forward.zone.lab.upstreams: 127.0.0.1:53 {OWN}"),
+    (
+        '[forward.zone."."]\nupstreams = "none"',
+        'forward.zone.".": is the root; use forward.upstreams for all other names',
+    ),
+    (
+        '[forward.zone."a..b"]\nupstreams = "none"',
+        "forward.zone.\"a..b\": 'a..b' is not a domain name: it has an empty label",
+    ),
+    (
+        '[forward.zone."a.Discovery"]\nupstreams = "none"',
+        f'forward.zone."a.Discovery": {IN_ZONE}',
+    ),
+    (
+        '[forward.zone.lab]\nupstreams = "none"\n[forward.zone."LAB."]\nupstreams = "none"',
+        f'forward.zone."LAB.": {CASE}',
     ),
 ]
 
@@ -78,20 +94,26 @@ def test_what_is_wrong_in_the_file_is_told_in_one_sentence_with_its_key(toml: st
 
 
 def test_a_domain_with_dots_outside_quotes_is_explained() -> None:
-    told = mistakes('[forward.corp.example]\nupstreams = "10.0.0.53"')
-    assert (
-        f"{FILE}: forward.corp.example: is a table inside a table; a name that holds dots stands in quotes"
-        in told
-    )
+    told = mistakes('[forward.zone.corp.example]\nupstreams = "10.0.0.53"')
+    assert f"{FILE}: forward.zone.corp.example: {NESTED}" in told
 
 
 def test_upstreams_are_many_in_every_layer_and_what_is_written_takes_the_place_of_auto() -> None:
     wanted = (UpstreamAddress("9.9.9.9", 53), UpstreamAddress("1.1.1.1", 853, "one.one.one.one"))
-    assert load(environment={"ZKDNS_UPSTREAM": "9.9.9.9, tls://1.1.1.1#one.one.one.one"}).upstream == wanted
-    assert load(upstream=("9.9.9.9", "tls://1.1.1.1#one.one.one.one")).upstream == wanted
-    assert load('upstream = "9.9.9.9"').upstream == wanted[:1]
-    assert load('upstream = "9.9.9.9"', upstream=("none",)).upstream == ()
-    assert load().upstream == load(demo=True).upstream == load(upstream=("auto",)).upstream == "auto"
+    assert (
+        load(environment={"ZKDNS_UPSTREAM": "9.9.9.9, tls://1.1.1.1#one.one.one.one"}).forward.upstreams
+        == wanted
+    )
+    assert load(upstream=("9.9.9.9", "tls://1.1.1.1#one.one.one.one")).forward.upstreams == wanted
+    assert load('forward.upstreams = "9.9.9.9"').forward.upstreams == wanted[:1]
+    assert load('forward.upstreams = "9.9.9.9"', upstream=("none",)).forward.upstreams == ()
+    assert (
+        load().forward.upstreams
+        == load(demo=True).forward.upstreams
+        == load(upstream=("auto",)).forward.upstreams
+        == "auto"
+    )
+    assert load(upstream=("auto",)).forward.upstreams == "auto"
 
 
 @pytest.mark.parametrize(
@@ -108,15 +130,17 @@ def test_upstreams_are_many_in_every_layer_and_what_is_written_takes_the_place_o
 def test_a_resolver_at_another_port_or_address_of_this_machine_may_be_an_upstream(
     listen: str, upstream: str
 ) -> None:
-    assert load(listen=(listen,), upstream=(upstream,)).upstream != ()
+    assert load(listen=(listen,), upstream=(upstream,)).forward.upstreams != ()
 
 
 def test_what_is_wrong_with_listening_brings_no_mistakes_about_upstreams() -> None:
-    (mistake,) = mistakes("[forward.lab]\nupstreams = '127.0.0.1'", listen=("x",), upstream=("127.0.0.1",))
+    (mistake,) = mistakes(
+        "[forward.zone.lab]\nupstreams = '127.0.0.1'", listen=("x",), upstream=("127.0.0.1",)
+    )
     assert mistake.startswith("--listen: ")
 
 
 @pytest.mark.parametrize("domain", ["example", "a.example", "overy", "sub.cov.ery"])
 def test_a_domain_above_the_zone_or_beside_it_may_be_forwarded(domain: str) -> None:
-    config = load(f'[forward."{domain}"]\nupstreams = "10.0.0.53"', zone="z.example")
-    assert config.forward == {domain: ForwardSettings((UpstreamAddress("10.0.0.53", 53),))}
+    config = load(f'[forward.zone."{domain}"]\nupstreams = "10.0.0.53"', zone="z.example")
+    assert config.forward.zones == {domain: ForwardZoneSettings((UpstreamAddress("10.0.0.53", 53),))}

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +12,37 @@ from hypothesis import strategies as st
 
 from tests.config.helpers import FILE, load, mistakes, try_to_load
 from zkdns.address import HostPort, UpstreamAddress
-from zkdns.config import SETTINGS, Config, ForwardSettings, GuardSettings, ServiceOverride, load_config
+from zkdns.config import (
+    SETTINGS,
+    AccessSettings,
+    AdminSettings,
+    CacheSettings,
+    Config,
+    ForwardSettings,
+    ForwardZoneSettings,
+    GuardSettings,
+    LogSettings,
+    ServiceOverride,
+    SnapshotSettings,
+    ZooKeeperSettings,
+    load_config,
+)
 from zkdns.config.load import MAX_FILE
 from zkdns.errors import ConfigError
 from zkdns.namespace import parse_namespace
 from zkdns.snapshot import namespaces_of
 
 NO_ADDRESS = "is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
-BOTH = "cannot answer both DNS and HTTP; choose another port, or write none for admin"
-TWICE = "is one service with another table; names that differ only in case are equal (RFC 4343)"
+BOTH = "is the address for both DNS and HTTP; use another port, or none for admin.listen"
+TWICE = "names the same service as another table; names are case-insensitive (RFC 4343)"
 NO_UPSTREAM = "is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
 NO_SERVICE = "is not a service's name; write {service}.{environment}, without the zone"
 
 FULL = """
-zookeeper = "zk1, zk2:2182,[::1]/twitter"
-session_timeout = 4
-fixed = "fixed.toml"
+static = "fixed.toml"
+offline = false
 listen = ["127.0.0.1", "[::1]:5353", "0.0.0.0:0"]
+workers = 4
 zone = "Service.Example."
 namespace = "/{environment}/{service}"
 ttl = 0
@@ -36,36 +51,60 @@ order = "random"
 max_answers = 8
 statuses = ["ALIVE", "WARNING"]
 empty = "nxdomain"
-workers = 4
-upstream = ["9.9.9.9", "[2620:fe::fe]:5353", "tls://9.9.9.9#dns.quad9.net"]
-max_forwarded = 100
-trust_ad = true
-cache_entries = 500
-cache_min_ttl = 5
-cache_max_ttl = 600
-cache_negative_ttl = 60
-cache_stale = 0
-cache_prefetch = false
-admin = "127.0.0.1:0"
-admin_names = ["DNS1.example.com"]
-admin_token = "token"
-snapshot = "/var/lib/zkdns/table"
-snapshot_max_age = 3600
-offline = false
+dns_sd = true
+reverse = true
+identity = "ns1"
+show_version = true
 control = "control"
-log_format = "json"
-log_level = "debug"
-query_log = 0.25
+
+[zookeeper]
+hosts = "zk1, zk2:2182,[::1]/twitter"
+session_timeout = 4
+credentials = "zookeeper.toml"
+tls = true
+ca = "ca.pem"
+certificate = "own.pem"
+key = "own.key"
+verify_hostname = false
+
+[forward]
+upstreams = ["9.9.9.9", "[2620:fe::fe]:5353", "tls://9.9.9.9#dns.quad9.net"]
+trust_ad = true
+
+[forward.zone."Corp.example."]
+upstreams = ["10.0.0.53", "10.0.0.54:5353"]
+
+[forward.zone.lab]
+upstreams = "none"
+
+[cache]
+entries = 500
+max_ttl = 600
+stale = 0
+
+[admin]
+listen = "127.0.0.1:0"
+names = ["DNS1.example.com"]
+token = "token"
+
+[snapshot]
+path = "/var/lib/zkdns/table"
+max_age = 3600
+
+[log]
+level = "debug"
+format = "json"
+queries = 0.25
+
+[access]
+allow = "10.0.0.0/8"
+rate_limit = 7
+cookies = false
+cookie_secret = "00112233445566778899aabbccddeeff"
 
 [guard]
 share = 0.25
 seconds = 0
-
-[forward."Corp.example."]
-upstreams = ["10.0.0.53", "10.0.0.54:5353"]
-
-[forward.lab]
-upstreams = "none"
 
 [service."Web.staging"]
 ttl = 60
@@ -76,6 +115,12 @@ max_answers = 1
 """
 
 
+TOP_LEVEL = list(dict.fromkeys(row.key for row in SETTINGS if "." not in row.key)) + list(
+    dict.fromkeys(row.key.partition(".")[0] for row in SETTINGS if "." in row.key)
+)
+"""What a file may have at its top, in the order of errors."""
+
+
 def travel(config: Config | None) -> Config | None:
     """The configuration as a child process receives it."""
     return msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config | None)
@@ -83,10 +128,10 @@ def travel(config: Config | None) -> Config | None:
 
 def test_with_nothing_written_the_defaults_hold() -> None:
     assert load() == Config(
-        zookeeper="127.0.0.1:2181",
+        zookeeper=ZooKeeperSettings(hosts="127.0.0.1:2181"),
         listen=(HostPort("127.0.0.1", 53),),
         namespaces=(parse_namespace("/discovery/{environment}/{service}", (b"discovery",)),),
-        admin=HostPort("127.0.0.1", 9153),
+        admin=AdminSettings(listen=HostPort("127.0.0.1", 9153)),
         control="/run/zkdns/control" if os.geteuid() == 0 else None,
     )
 
@@ -113,11 +158,21 @@ def test_the_control_socket_lies_where_such_files_are_kept(
 
 def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
     assert load(FULL) == Config(
-        zookeeper="zk1:2181,zk2:2182,[::1]:2181/twitter",
-        session_timeout=4,
-        fixed=str(tmp_path / "fixed.toml"),
+        zookeeper=ZooKeeperSettings(
+            hosts="zk1:2181,zk2:2182,[::1]:2181/twitter",
+            session_timeout=4,
+            credentials=str(tmp_path / "zookeeper.toml"),
+            tls=True,
+            ca=str(tmp_path / "ca.pem"),
+            certificate=str(tmp_path / "own.pem"),
+            key=str(tmp_path / "own.key"),
+            verify_hostname=False,
+        ),
+        static=str(tmp_path / "fixed.toml"),
         demo=False,
+        offline=False,
         listen=(HostPort("127.0.0.1", 53), HostPort("::1", 5353), HostPort("0.0.0.0", 0)),
+        workers=4,
         namespaces=(parse_namespace("/{environment}/{service}", (b"service", b"example")),),
         ttl=0,
         negative_ttl=1,
@@ -125,37 +180,38 @@ def test_every_setting_can_be_written_in_the_file(tmp_path: Path) -> None:
         max_answers=8,
         statuses=("ALIVE", "WARNING"),
         empty="nxdomain",
-        workers=4,
-        upstream=(
-            UpstreamAddress("9.9.9.9", 53),
-            UpstreamAddress("2620:fe::fe", 5353),
-            UpstreamAddress("9.9.9.9", 853, "dns.quad9.net"),
-        ),
-        max_forwarded=100,
-        trust_ad=True,
-        cache_entries=500,
-        cache_min_ttl=5,
-        cache_max_ttl=600,
-        cache_negative_ttl=60,
-        cache_stale=0,
-        cache_prefetch=False,
-        forward={
-            "corp.example": ForwardSettings(
-                (UpstreamAddress("10.0.0.53", 53), UpstreamAddress("10.0.0.54", 5353))
+        dns_sd=True,
+        reverse=True,
+        identity="ns1",
+        show_version=True,
+        forward=ForwardSettings(
+            upstreams=(
+                UpstreamAddress("9.9.9.9", 53),
+                UpstreamAddress("2620:fe::fe", 5353),
+                UpstreamAddress("9.9.9.9", 853, "dns.quad9.net"),
             ),
-            "lab": ForwardSettings(()),
-        },
-        admin=HostPort("127.0.0.1", 0),
-        admin_names=("dns1.example.com",),
-        admin_token=str(tmp_path / "token"),
-        snapshot="/var/lib/zkdns/table",
-        snapshot_max_age=3600,
-        offline=False,
+            trust_ad=True,
+            zones={
+                "corp.example": ForwardZoneSettings(
+                    (UpstreamAddress("10.0.0.53", 53), UpstreamAddress("10.0.0.54", 5353))
+                ),
+                "lab": ForwardZoneSettings(()),
+            },
+        ),
+        cache=CacheSettings(entries=500, max_ttl=600, stale=0),
+        access=AccessSettings(
+            allow=("10.0.0.0/8",),
+            rate_limit=7,
+            cookies=False,
+            cookie_secret=bytes.fromhex("00112233445566778899aabbccddeeff"),
+        ),
+        admin=AdminSettings(
+            listen=HostPort("127.0.0.1", 0), names=("dns1.example.com",), token=str(tmp_path / "token")
+        ),
+        snapshot=SnapshotSettings(path="/var/lib/zkdns/table", max_age=3600),
         guard=GuardSettings(share=0.25, seconds=0),
         control=str(tmp_path / "control"),
-        log_format="json",
-        log_level="debug",
-        query_log=0.25,
+        log=LogSettings(level="debug", format="json", queries=0.25),
         service={
             "web.staging.service.example": ServiceOverride(ttl=60, order="fixed", max_answers=1),
             "api.v2.staging.service.example": ServiceOverride(),
@@ -168,29 +224,68 @@ def test_a_configuration_survives_the_way_to_another_process() -> None:
     assert travel(config) == config
 
 
-def test_the_table_of_settings_and_the_configuration_have_the_same_keys() -> None:
-    """But for those that are put together: a namespace has its zone with it."""
-    fields = {*Config.__struct_fields__} - {"namespaces"} | {"namespace", "zone"}
-    assert sorted(row.key for row in SETTINGS) == sorted(fields)
+def leaves(struct: type[msgspec.Struct], prefix: str = "") -> list[str]:
+    """The paths of all fields, those of sections included."""
+    found = []
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
+            found += leaves(field.type, f"{prefix}{field.name}.")
+        else:
+            found.append(prefix + field.name)
+    return found
+
+
+def test_every_field_has_a_row_and_every_row_has_a_field() -> None:
+    """A namespace has its zone with it, so that the two are one field; all others are alone."""
+    fields = [row.field for row in SETTINGS]
+    fields.remove("namespaces")
+    assert sorted(fields) == sorted(leaves(Config))
+
+
+def test_every_default_of_a_section_holds_where_nothing_is_written() -> None:
+    config = load(demo=True)
+    made = Config(listen=config.listen, namespaces=config.namespaces, demo=True, control=config.control)
+    assert msgspec.structs.replace(config, admin=AdminSettings()) == made
 
 
 def test_a_setting_knows_what_each_layer_calls_it() -> None:
-    row = next(row for row in SETTINGS if row.key == "negative_ttl")
-    assert (row.flag, row.variable) == ("--negative-ttl", "ZKDNS_NEGATIVE_TTL")
-    assert [row.key for row in SETTINGS if row.is_switch] == [
-        "zookeeper_tls",
-        "zookeeper_any_host",
+    rows = {row.key: row for row in SETTINGS}
+    assert {row.flag for row in SETTINGS} - {
+        f"--{key.replace('_', '-').replace('.', '-')}" for key in rows
+    } == {
+        "--zookeeper",
+        "--upstream",
+        "--allow",
+        "--admin",
+        "--snapshot",
+    }
+    assert (rows["cache.max_ttl"].flag, rows["cache.max_ttl"].variable) == (
+        "--cache-max-ttl",
+        "ZKDNS_CACHE_MAX_TTL",
+    )
+    assert (rows["zookeeper.hosts"].flag, rows["zookeeper.hosts"].variable) == (
+        "--zookeeper",
+        "ZKDNS_ZOOKEEPER",
+    )
+    assert [row.key for row in SETTINGS if row.is_boolean] == [
+        "zookeeper.tls",
+        "zookeeper.verify_hostname",
         "demo",
-        "cookies",
-        "tell_version",
+        "offline",
         "dns_sd",
         "reverse",
-        "trust_ad",
-        "cache_prefetch",
-        "offline",
+        "show_version",
+        "forward.trust_ad",
+        "access.cookies",
     ]
-    many = ["listen", "allow", "statuses", "upstream", "admin_names"]
+    many = ["listen", "statuses", "forward.upstreams", "access.allow", "admin.names"]
     assert [row.key for row in SETTINGS if row.many] == many
+
+
+@pytest.mark.parametrize("name", ["flag", "variable", "name"])
+def test_no_two_settings_share_a_name(name: str) -> None:
+    names = [getattr(row, name) for row in SETTINGS]
+    assert len(set(names)) == len(names)
 
 
 # What is written as text, in the environment or as a flag, and what it means.
@@ -209,7 +304,7 @@ TEXTS: list[tuple[str, str, object]] = [
     ("ttl", " 7 ", 7),
     ("ttl", "007", 7),
     ("negative_ttl", "3600", 3600),
-    ("session_timeout", "600", 600),
+    ("zookeeper_session_timeout", "600", 600),
     ("order", "fixed", "fixed"),
     ("max_answers", "1", 1),
     ("max_answers", "65535", 65535),
@@ -227,10 +322,12 @@ TEXTS: list[tuple[str, str, object]] = [
     ("control", "/run/zkdns/control", "/run/zkdns/control"),
     ("log_format", "json", "json"),
     ("log_level", "warning", "warning"),
-    ("query_log", "true", 1.0),
-    ("query_log", "off", 0.0),
-    ("query_log", "0.01", 0.01),
-    ("query_log", "1", 1.0),
+    ("log_queries", "0", 0.0),
+    ("log_queries", "0.01", 0.01),
+    ("log_queries", "1", 1.0),
+    ("access_rate_limit", "0", 0),
+    ("admin_names", "DNS1.example.com.,dns", ("dns1.example.com", "dns")),
+    ("cache_stale", "259200", 259_200),
 ]
 
 
@@ -238,8 +335,10 @@ TEXTS: list[tuple[str, str, object]] = [
 def test_flags_and_variables_hold_text_and_mean_the_same(key: str, text: str, meaning: object) -> None:
     flags: dict[str, Any] = {key: text}
     by_flag = load(**flags)
-    assert getattr(by_flag, key) == meaning
-    assert load(environment={f"ZKDNS_{key.upper()}": text}) == by_flag
+    (row,) = (row for row in SETTINGS if row.name == key)
+    field = key if row.field == "namespaces" else row.field  # of these the first has both
+    assert attrgetter(field)(by_flag) == meaning
+    assert load(environment={row.variable: text}) == by_flag
 
 
 # What is wrong as text, and why.
@@ -252,43 +351,43 @@ WRONG_TEXTS = [
     ("zookeeper", "zk1//a", "'//a' is not a path"),
     ("zookeeper", "zk1/a/../b", "which ZooKeeper refuses"),
     ("zookeeper", "zk1/\udcff", "not UTF-8"),
-    ("fixed", "a\0b", "is 'a\\x00b'; it holds a zero byte"),
+    ("static", "a\0b", "is 'a\\x00b'; it has a zero byte"),
     ("snapshot", "\udcff", "not UTF-8"),
     ("listen", "localhost", "no address to listen on; write an IP address and a port"),
     ("listen", "127.0.0.1:65536", "a port is 0 to 65535"),
-    ("zone", ".", "'.' is the root; a zone has a label at least"),
+    ("zone", ".", "'.' is the root; a zone has at least one label"),
     ("zone", "a..b", "an empty label"),
     ("zone", "a,b", "write letters, digits, hyphens"),
     ("zone", "dïscovery", "write letters, digits, hyphens"),
     ("zone", "a" * 64, "64 bytes, at most 63"),
     ("namespace", "/discovery", "does not end in a placeholder"),
     ("namespace", "discovery/{service}", "is not a path"),
-    ("ttl", "five", "is 'five'; write a whole number from 0 to 86400"),
-    ("ttl", "5s", "is '5s'; write a whole number from 0 to 86400"),
-    ("ttl", "-1", "is '-1'; write a whole number from 0 to 86400"),
-    ("ttl", "86401", "is '86401'; write a whole number from 0 to 86400"),
-    ("ttl", "1.5", "write a whole number"),
-    ("ttl", "\u0661", "write a whole number"),
-    ("ttl", "9" * 5000, "write a whole number"),
-    ("session_timeout", "0", "is '0'; write a whole number from 1 to 600"),
-    ("negative_ttl", "0", "is '0'; write a whole number from 1 to 3600"),
-    ("negative_ttl", "3601", "write a whole number from 1 to 3600"),
+    ("ttl", "five", "is 'five'; write an integer from 0 to 86400"),
+    ("ttl", "5s", "is '5s'; write an integer from 0 to 86400"),
+    ("ttl", "-1", "is '-1'; write an integer from 0 to 86400"),
+    ("ttl", "86401", "is '86401'; write an integer from 0 to 86400"),
+    ("ttl", "1.5", "write an integer"),
+    ("ttl", "\u0661", "write an integer"),
+    ("ttl", "9" * 5000, "write an integer"),
+    ("zookeeper_session_timeout", "0", "is '0'; write an integer from 1 to 600"),
+    ("negative_ttl", "0", "is '0'; write an integer from 1 to 3600"),
+    ("negative_ttl", "3601", "write an integer from 1 to 3600"),
     ("order", "roundrobin", "is 'roundrobin'; write one of round-robin, random, fixed"),
-    ("max_answers", "0", "write a whole number from 1 to 65535"),
-    ("workers", "257", "write a whole number from 1 to 256"),
+    ("max_answers", "0", "write an integer from 1 to 65535"),
+    ("workers", "257", "write an integer from 1 to 256"),
     ("upstream", "dns.quad9.net", "'dns.quad9.net' is no address to forward to"),
     ("upstream", "nobody", "'nobody' is no address to forward to"),
     ("upstream", "1.1.1.1:0", "a port is 1 to 65535"),
     ("upstream", "https://1.1.1.1", "begins with https://; write ADDRESS[:PORT], or tls://"),
-    ("upstream", "127.0.0.1", "127.0.0.1:53 is where this server itself listens; name another one"),
-    ("cache_entries", "0", "write a whole number from 1 to 1000000"),
+    ("upstream", "127.0.0.1", "127.0.0.1:53 is an address of this server; write another one"),
+    ("cache_entries", "0", "write an integer from 1 to 1000000"),
     ("admin", "localhost:80", "no address to listen on"),
     ("log_format", "xml", "is 'xml'; write one of auto, console, json, journald"),
     ("log_level", "\udcff", "not UTF-8"),
     ("demo", "perhaps", "is 'perhaps'; write true or false"),
-    ("query_log", "1.5", "is '1.5'; write true, false, or the share of them from 0 to 1"),
-    ("query_log", "nan", "is 'nan'; write true, false, or"),
-    ("query_log", "some", "is 'some'; write true, false, or"),
+    ("log_queries", "1.5", "is '1.5'; write a number from 0 to 1, such as 0.01"),
+    ("log_queries", "nan", "is 'nan'; write a number from 0 to 1"),
+    ("log_queries", "true", "is 'true'; write a number from 0 to 1"),
 ]
 
 
@@ -305,23 +404,23 @@ def test_wrong_text_is_a_mistake_of_its_flag_or_variable(key: str, text: str, wh
 # What is wrong in the file, and the whole sentence.
 WRONG_FILES = [
     ('ttl = "5"', "ttl: is the text '5'; write 5 without quotes"),
-    ('ttl = "5s"', "ttl: is '5s'; write a whole number from 0 to 86400"),
-    ("ttl = true", "ttl: is true; write a whole number from 0 to 86400"),
-    ("ttl = 5.0", "ttl: is 5.0; write a whole number from 0 to 86400"),
-    ("ttl = nan", "ttl: is nan; write a whole number from 0 to 86400"),
-    ("ttl = -1", "ttl: is -1; write a whole number from 0 to 86400"),
-    ("ttl = 2001-01-01", "ttl: is 2001-01-01; write a whole number from 0 to 86400"),
-    ("ttl = 0x" + "f" * 9000, "ttl: is an immense number; write a whole number from 0 to 86400"),
-    ("ttl = [5]", "ttl: is a list; write a whole number from 0 to 86400"),
-    ("ttl.web = 5", "ttl: is a table; write a whole number from 0 to 86400"),
+    ('ttl = "5s"', "ttl: is '5s'; write an integer from 0 to 86400"),
+    ("ttl = true", "ttl: is true; write an integer from 0 to 86400"),
+    ("ttl = 5.0", "ttl: is 5.0; write an integer from 0 to 86400"),
+    ("ttl = nan", "ttl: is nan; write an integer from 0 to 86400"),
+    ("ttl = -1", "ttl: is -1; write an integer from 0 to 86400"),
+    ("ttl = 2001-01-01", "ttl: is 2001-01-01; write an integer from 0 to 86400"),
+    ("ttl = 0x" + "f" * 9000, "ttl: is a very large number; write an integer from 0 to 86400"),
+    ("ttl = [5]", "ttl: is a list; write an integer from 0 to 86400"),
+    ("ttl.web = 5", "ttl: is a table; write an integer from 0 to 86400"),
     (f'order = "{"x" * 99}"', f"order: is '{'x' * 80}…'; write one of round-robin, random, fixed"),
     ("order = 1", "order: is 1; write one of round-robin, random, fixed in quotes"),
     ("demo = 1", "demo: is 1; write true or false, without quotes"),
     ('demo = "true"', "demo: is 'true'; write true or false, without quotes"),
     ("zone = 1", "zone: is 1; write a domain name in quotes"),
     ('zone = " "', "zone: is empty; write a domain name"),
-    ('fixed = ""', "fixed: is empty; write the path of a file"),
-    ("fixed = false", "fixed: is false; write the path of a file in quotes"),
+    ('static = ""', "static: is empty; write the path of a file"),
+    ("static = false", "static: is false; write the path of a file in quotes"),
     ("listen = []", "listen: is an empty list; write at least one ADDRESS[:PORT]"),
     ("listen = 53", "listen: is 53; write ADDRESS[:PORT] in quotes"),
     ("listen = [53]", "listen: is 53; write ADDRESS[:PORT] in quotes"),
@@ -332,21 +431,37 @@ WRONG_FILES = [
         "statuses: is 'alive'; write one of DEAD, STARTING, ALIVE, STOPPING, STOPPED, WARNING, UNKNOWN",
     ),
     ('empty = "none"', "empty: is 'none'; write one of nodata, nxdomain"),
-    ("negative-ttl = 5", "negative-ttl: is unknown; did you mean negative_ttl?"),
-    ("tll = 5", "tll: is unknown; did you mean ttl?"),
+    ("negative-ttl = 5", "unknown key 'negative-ttl'; did you mean negative_ttl?"),
+    ("tll = 5", "unknown key 'tll'; did you mean ttl?"),
     (
         '"\\u001b[31m" = 5',
-        f'"\\u001b[31m": is unknown; there are {", ".join(row.key for row in SETTINGS)}',
+        f"unknown key '\\x1b[31m'; accepted: {', '.join(TOP_LEVEL)}",
     ),
     ("service = 5", "service: is 5; write a table"),
-    ("guard = 5", "guard: is 5; write a table"),
-    ("[guard]\nshare = 1", "guard.share: is 1; write a number between 0 and 1, as 0.5"),
-    ("[guard]\nshare = 0", "guard.share: is 0; write a number between 0 and 1, as 0.5"),
-    ("[guard]\nshare = nan", "guard.share: is nan; write a number between 0 and 1, as 0.5"),
-    ("[guard]\nshare = true", "guard.share: is true; write a number between 0 and 1, as 0.5"),
-    ("[guard]\nminimum = 0", "guard.minimum: is 0; write a whole number from 1 to 65535"),
-    ("[guard]\nseconds = -1", "guard.seconds: is -1; write a whole number from 0 to 86400"),
-    ("[guard]\ntime = 5", "guard.time: is unknown; there are share, minimum, seconds"),
+    ("guard = 5", "guard: is 5; write a section, [guard] with share, minimum, seconds"),
+    ("cache = 5", "cache: is 5; write a section, [cache] with entries, max_ttl, stale"),
+    (
+        'snapshot = "/var/lib/zkdns/table"',
+        "snapshot: is '/var/lib/zkdns/table'; write a section, [snapshot] with path, max_age",
+    ),
+    ("[[log]]\nlevel = 5", "log: is a list; write a section, [log] with level, format, queries"),
+    ("[cache]\nentrys = 5", "cache: unknown key 'entrys'; accepted: entries, max_ttl, stale"),
+    ("[cache]\nttl = 5", "cache: unknown key 'ttl'; did you mean the top-level ttl (above all sections)?"),
+    ("[cache.entries]\nmost = 5", "cache.entries: is a table; write an integer from 1 to 1000000"),
+    ("cache_entries = 5", "unknown key 'cache_entries'; did you mean cache.entries?"),
+    ("cache_max_tll = 5", "unknown key 'cache_max_tll'; did you mean cache.max_ttl?"),
+    ('upstream = "none"', "unknown key 'upstream'; did you mean forward.upstreams?"),
+    ("session_timeout = 5", "unknown key 'session_timeout'; did you mean zookeeper.session_timeout?"),
+    ("cahce = {}", "unknown key 'cahce'; did you mean cache?"),
+    ("[log]\nqueries = true", "log.queries: is true; write a number from 0 to 1, such as 0.01"),
+    ('[log]\nqueries = "0.5"', "log.queries: is '0.5'; write a number from 0 to 1, such as 0.01"),
+    ("[guard]\nshare = 1", "guard.share: is 1; write a number between 0 and 1, such as 0.5"),
+    ("[guard]\nshare = 0", "guard.share: is 0; write a number between 0 and 1, such as 0.5"),
+    ("[guard]\nshare = nan", "guard.share: is nan; write a number between 0 and 1, such as 0.5"),
+    ("[guard]\nshare = true", "guard.share: is true; write a number between 0 and 1, such as 0.5"),
+    ("[guard]\nminimum = 0", "guard.minimum: is 0; write an integer from 1 to 65535"),
+    ("[guard]\nseconds = -1", "guard.seconds: is -1; write an integer from 0 to 86400"),
+    ("[guard]\ntime = 5", "guard: unknown key 'time'; accepted: share, minimum, seconds"),
     ('[[service]]\nname = "web"', "service: is a list; write a table"),
     ("[service]\nweb = 5", "service.web: is 5; write a table"),
     (
@@ -359,11 +474,11 @@ WRONG_FILES = [
     ),
     (
         '[service."web.staging"]\nmax_answer = 1',
-        'service."web.staging".max_answer: is unknown; did you mean max_answers?',
+        "service.\"web.staging\": unknown key 'max_answer'; accepted: ttl, order, max_answers",
     ),
     (
         '[service."web.staging"]\nlisten = "::1"',
-        'service."web.staging".listen: is unknown; there are ttl, order, max_answers',
+        "service.\"web.staging\": unknown key 'listen'; accepted: ttl, order, max_answers",
     ),
     (
         "[service.web]\nttl = 5",
@@ -388,7 +503,7 @@ def test_what_is_wrong_in_the_file_is_told_in_one_sentence_with_its_key(toml: st
 
 def test_a_service_table_with_the_dot_outside_quotes_is_explained() -> None:
     assert (
-        f"{FILE}: service.web.staging: is a table inside a table; a name that holds dots stands in quotes"
+        f"{FILE}: service.web.staging: is a table inside a table; put a name with dots in quotes"
         in mistakes("[service.web.staging]\nttl = 5")
     )
 
@@ -402,7 +517,7 @@ def test_a_service_table_with_the_dot_outside_quotes_is_explained() -> None:
             "is not TOML: Expected '=' after a key in a key/value pair (at line 2, column 6)",
         ),
         (b"ttl = 1\n# \xff", "is not UTF-8 (at line 2); TOML is always UTF-8"),
-        ("# " + "x" * MAX_FILE, f"is longer than {MAX_FILE} bytes, which no configuration is"),
+        ("# " + "x" * MAX_FILE, f"is longer than {MAX_FILE} bytes, the maximum for a configuration"),
         ("a = " + "[" * 100_000, "is nested too deeply to be read"),
     ],
 )
@@ -495,65 +610,65 @@ def test_a_switch_is_a_boolean_in_the_file_and_as_a_flag() -> None:
 
 def test_the_example_needs_no_source_and_no_privileged_port() -> None:
     config = load(demo=True)
-    assert (config.zookeeper, config.fixed) == (None, None)
+    assert (config.zookeeper.hosts, config.static) == (None, None)
     assert config.listen == (HostPort("127.0.0.1", 5300),)
     assert load(demo=True, listen=("127.0.0.1",)).listen == (HostPort("127.0.0.1", 53),)
 
 
 def test_a_fixed_file_alone_or_beside_zookeeper_is_a_source() -> None:
-    assert load(fixed="/f.toml").zookeeper is None
-    config = load("demo = false", fixed="/f.toml", zookeeper="zk1")
-    assert (config.zookeeper, config.fixed) == ("zk1:2181", "/f.toml")
+    assert load(static="/f.toml").zookeeper.hosts is None
+    config = load("demo = false", static="/f.toml", zookeeper="zk1")
+    assert (config.zookeeper.hosts, config.static) == ("zk1:2181", "/f.toml")
 
 
 def test_the_example_beside_another_source_is_a_mistake_that_names_each() -> None:
-    assert mistakes('zookeeper = "zk1"', {"ZKDNS_FIXED": "f.toml"}, demo=True) == (
-        f"--demo: the example stands alone; leave out this or {FILE}: zookeeper and ZKDNS_FIXED",
+    assert mistakes('zookeeper.hosts = "zk1"', {"ZKDNS_STATIC": "f.toml"}, demo=True) == (
+        f"--demo: excludes other sources; remove this or {FILE}: zookeeper.hosts and ZKDNS_STATIC",
     )
     assert not load("demo = true", demo="no", zookeeper="zk1").demo
 
 
 def test_a_snapshot_alone_needs_no_source_and_may_be_of_any_age() -> None:
     config = load(offline=True, snapshot="/t")
-    assert (config.zookeeper, config.snapshot, config.snapshot_max_age) == (None, "/t", 0)
-    assert load(offline=True, snapshot="/t", snapshot_max_age="60").snapshot_max_age == 60
-    assert load("offline = true", offline=False, snapshot="/t").zookeeper == "127.0.0.1:2181"
-    assert load(snapshot="/t").snapshot_max_age == 86_400
+    assert (config.zookeeper.hosts, config.snapshot.path, config.snapshot.max_age) == (None, "/t", 0)
+    assert load(offline=True, snapshot="/t", snapshot_max_age="60").snapshot.max_age == 60
+    assert load("offline = true", offline=False, snapshot="/t").zookeeper.hosts == "127.0.0.1:2181"
+    assert load(snapshot="/t").snapshot.max_age == 86_400
 
 
 def test_a_snapshot_alone_beside_another_source_or_without_a_file_is_a_mistake() -> None:
-    assert mistakes('zookeeper = "zk1"', {"ZKDNS_FIXED": "f.toml"}, offline=True, snapshot="/t") == (
-        f"--offline: a snapshot is served alone; leave out this or {FILE}: zookeeper and ZKDNS_FIXED",
+    assert mistakes('zookeeper.hosts = "zk1"', {"ZKDNS_STATIC": "f.toml"}, offline=True, snapshot="/t") == (
+        f"--offline: excludes other sources; remove this or {FILE}: zookeeper.hosts and ZKDNS_STATIC",
     )
     assert mistakes("offline = true\ndemo = true", snapshot="/t") == (
-        f"{FILE}: offline: a snapshot is served alone; leave out this or {FILE}: demo",
+        f"{FILE}: offline: excludes other sources; remove this or {FILE}: demo",
     )
-    assert mistakes(offline=True) == (
-        "--offline: names no file by itself; name one with snapshot (--snapshot FILE)",
-    )
+    assert mistakes(offline=True) == ("--offline: needs a snapshot; write snapshot.path (--snapshot FILE)",)
 
 
 def test_health_and_dns_may_both_take_any_free_port_but_not_the_same_one() -> None:
-    assert load(listen=("127.0.0.1:0",), admin="127.0.0.1:0").admin == HostPort("127.0.0.1", 0)
+    assert load(listen=("127.0.0.1:0",), admin="127.0.0.1:0").admin.listen == HostPort("127.0.0.1", 0)
     (mistake,) = mistakes(listen=("127.0.0.1:80",), admin="127.0.0.1:80")
-    assert mistake.startswith("--admin: 127.0.0.1:80 cannot answer both DNS and HTTP")
+    assert mistake.startswith("--admin: 127.0.0.1:80 is the address for both DNS and HTTP")
 
 
 def test_a_path_is_relative_to_the_file_it_is_written_in_or_to_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
-    (tmp_path / "etc" / FILE).write_text('fixed = "a/f.toml"\nsnapshot = "s"', encoding="utf-8")
+    (tmp_path / "etc" / FILE).write_text('static = "a/f.toml"\nsnapshot.path = "s"', encoding="utf-8")
     config = load_config(flags={"snapshot": "t"}, environment={}, file=f"etc/{FILE}")
-    assert config.fixed == str(tmp_path / "etc" / "a" / "f.toml")
-    assert config.snapshot == str(tmp_path / "t")
-    assert load(environment={"ZKDNS_FIXED": "f.toml"}).fixed == str(tmp_path / "f.toml")
+    assert config.static == str(tmp_path / "etc" / "a" / "f.toml")
+    assert config.snapshot.path == str(tmp_path / "t")
+    assert load(environment={"ZKDNS_STATIC": "f.toml"}).static == str(tmp_path / "f.toml")
 
 
 def test_a_relative_path_in_a_directory_that_is_gone_is_a_mistake(tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     os.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert mistakes(fixed="f.toml") == ("--fixed: 'f.toml' is relative to a working directory that is gone",)
-    assert load(fixed="/f.toml").fixed == "/f.toml"
+    assert mistakes(static="f.toml") == (
+        "--static: 'f.toml' is relative, and the working directory does not exist",
+    )
+    assert load(static="/f.toml").static == "/f.toml"
 
 
 def test_overrides_are_named_as_the_namespace_in_force_names_services() -> None:
@@ -564,35 +679,41 @@ def test_overrides_are_named_as_the_namespace_in_force_names_services() -> None:
     assert by_variable.service == {"web.discovery": ServiceOverride()}
 
 
-def test_nothing_is_told_of_a_tls_that_is_not_spoken() -> None:
-    keys = ("zookeeper_ca", "zookeeper_certificate", "zookeeper_key")
-    told = mistakes("".join(f'{key} = "x.pem"\n' for key in keys) + "zookeeper_any_host = true")
-    no_use = "is of no use without TLS; write zookeeper_tls as well"
-    assert told == tuple(f"{FILE}: {key}: {no_use}" for key in (*keys, "zookeeper_any_host"))
-    (mistake,) = mistakes('zookeeper_tls = true\nzookeeper_key = "x.pem"')
-    assert mistake.startswith(f"{FILE}: zookeeper_key: is of no use without its certificate; ")
-    config = load('zookeeper_tls = true\nzookeeper_ca = "ca.pem"', zookeeper_certificate="/own.pem")
-    assert (config.zookeeper_tls, config.zookeeper_any_host) == (True, False)
-    assert config.zookeeper_ca == str(Path("ca.pem").absolute())
-    assert config.zookeeper_certificate == "/own.pem"
+def test_settings_of_tls_need_tls() -> None:
+    keys = ("ca", "certificate", "key")
+    found = mistakes("[zookeeper]\nverify_hostname = false\n" + "".join(f'{key} = "x.pem"\n' for key in keys))
+    no_tls = "has no effect without TLS; write zookeeper.tls as well"
+    no_certificate = "has no effect without a certificate; write zookeeper.certificate as well"
+    assert found == tuple(f"{FILE}: zookeeper.{key}: {no_tls}" for key in (*keys, "verify_hostname"))
+    assert mistakes('[zookeeper]\ntls = true\nkey = "x.pem"') == (f"{FILE}: zookeeper.key: {no_certificate}",)
+    config = load('[zookeeper]\ntls = true\nca = "ca.pem"', zookeeper_certificate="/own.pem")
+    assert config.zookeeper == ZooKeeperSettings(
+        hosts="127.0.0.1:2181", tls=True, ca=str(Path("ca.pem").absolute()), certificate="/own.pem"
+    )
+    assert not load(zookeeper_tls=True, zookeeper_verify_hostname=False).zookeeper.verify_hostname
 
 
 def test_files_of_credentials_are_checked_with_everything_else() -> None:
-    given: list[dict[str, object]] = []
+    given: list[ZooKeeperSettings] = []
 
-    def check(**settings: object) -> None:
+    def check(settings: ZooKeeperSettings) -> None:
         given.append(settings)
         raise ConfigError(["credentials: wrong"])
 
     with pytest.raises(ConfigError) as caught:
         load_config(
-            flags={"zookeeper_credentials": "/c.toml", "zookeeper_tls": True, "ttl": "x"},
+            flags={
+                "zookeeper_credentials": "/c.toml",
+                "zookeeper_tls": True,
+                "zookeeper_session_timeout": "x",
+                "ttl": "x",
+            },
             environment={},
             file=None,
             check_access=check,
         )
-    assert given == [{"zookeeper_credentials": "/c.toml", "zookeeper_tls": True}]
-    assert len(caught.value.mistakes) == 2
+    assert given == [ZooKeeperSettings(hosts="127.0.0.1:2181", credentials="/c.toml", tls=True)]
+    assert len(caught.value.mistakes) == 3
     assert caught.value.mistakes[-1] == "credentials: wrong"
 
 
@@ -670,8 +791,8 @@ def test_no_znode_may_be_a_service_of_two_namespaces(others: list[str], *, is_fi
     before = others[-2] if len(others) > 1 else "/discovery/{environment}/{service}"
     (mistake,) = mistakes(toml)
     assert mistake == (
-        f"{FILE}: namespace[{len(others)}]: {others[-1]!r} finds the same znodes as {before!r}; "
-        "a set belongs to one namespace"
+        f"{FILE}: namespace[{len(others)}]: {others[-1]!r} matches the same znodes as {before!r}; "
+        "a service belongs to one namespace"
     )
 
 
@@ -684,15 +805,15 @@ def test_no_znode_may_be_a_service_of_two_namespaces(others: list[str], *, is_fi
         ("namespace = [[]]", "namespace[0]: is a list; write a table"),
         (
             '[[namespace]]\nzone = "a"',
-            "namespace[0]: has no path; write where its sets lie, as /discovery/{environment}/{service}",
+            "namespace[0]: has no path; write the path of services: /discovery/{environment}/{service}",
         ),
         (
             '[[namespace]]\npath = "/{a}"\nzon = "a"',
-            "namespace[0].zon: is unknown; did you mean zone?",
+            "namespace[0]: unknown key 'zon'; accepted: path, zone",
         ),
         (
             '[[namespace]]\npath = "/{a}"\n[[namespace]]\npath = "/b/{a}"\nzone = "."\n[service."a.b.c.d"]',
-            "namespace[1].zone: '.' is the root; a zone has a label at least, as discovery",
+            "namespace[1].zone: '.' is the root; a zone has at least one label, such as discovery",
         ),
         (
             '[[namespace]]\npath = "/a"\n[service."a.b.c.d"]',
@@ -717,8 +838,8 @@ def test_a_wrong_namespace_brings_no_mistakes_about_the_names_of_services() -> N
         ("ZKDNS_ttl", "did you mean ZKDNS_TTL?"),
         ("ZKDNS_CONFIGS", "is unknown; "),
         ("ZKDNS_SERVICE", "is unknown; "),
-        ("ZKDNS_COLOUR", "is unknown; there are ZKDNS_ZOOKEEPER, "),
-        ("ZKDNS_", "is unknown; there are ZKDNS_ZOOKEEPER, "),
+        ("ZKDNS_COLOUR", "is unknown; accepted: ZKDNS_ZOOKEEPER, "),
+        ("ZKDNS_", "is unknown; accepted: ZKDNS_ZOOKEEPER, "),
         ("ZKDNS_PORT", "is unknown; "),
     ],
 )
@@ -763,15 +884,15 @@ def test_every_mistake_of_every_layer_is_told_at_once_and_one_overridden_is_stil
         workers="0",
         admin="here",
     ) == (
-        f"{FILE}: ttl: is -1; write a whole number from 0 to 86400",
+        f"{FILE}: ttl: is -1; write an integer from 0 to 86400",
         f"{FILE}: listen: 'a' {NO_ADDRESS}",
         f"{FILE}: listen: 'b' {NO_ADDRESS}",
-        f"{FILE}: colour: is unknown; there are {', '.join(row.key for row in SETTINGS)}",
+        f"{FILE}: unknown key 'colour'; accepted: {', '.join(TOP_LEVEL)}",
         f"{FILE}: service.web.order: is 5; write one of round-robin, random, fixed in quotes",
-        "ZKDNS_TTL: is 'x'; write a whole number from 0 to 86400",
-        "ZKDNS_COLOUR: is unknown; there are "
+        "ZKDNS_TTL: is 'x'; write an integer from 0 to 86400",
+        "ZKDNS_COLOUR: is unknown; accepted: "
         + ", ".join(row.variable for row in SETTINGS if row.in_environment),
-        "--workers: is '0'; write a whole number from 1 to 256",
+        "--workers: is '0'; write an integer from 1 to 256",
         f"--admin: 'here' {NO_ADDRESS}",
         f"{FILE}: service.web: 'web' {NO_SERVICE}",
     )
@@ -779,7 +900,16 @@ def test_every_mistake_of_every_layer_is_told_at_once_and_one_overridden_is_stil
 
 KEYS = st.sampled_from(
     [row.key for row in SETTINGS]
-    + ["tll", 'service."a.b"', "service.a", "x.y", "forward.a.upstreams", 'forward."b.discovery".upstreams']
+    + [
+        "tll",
+        'service."a.b"',
+        "service.a",
+        "x.y",
+        "forward.zone.a.upstreams",
+        'forward.zone."b.discovery".upstreams',
+        "cache",
+        "cache.entrys",
+    ]
 )
 SCALARS = st.one_of(
     st.integers().map(str),
@@ -809,7 +939,7 @@ def test_any_file_makes_a_configuration_that_can_travel_or_a_list_of_mistakes(to
 
 
 FLAGS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
-    st.sampled_from([row.key for row in SETTINGS if row.in_flags]),
+    st.sampled_from([row.name for row in SETTINGS if row.in_flags]),
     st.one_of(
         st.none(),
         st.booleans(),
@@ -837,10 +967,16 @@ def test_any_flags_and_variables_make_a_configuration_that_can_travel_or_a_list_
     assert travel(config) == config
 
 
-def test_names_of_the_admin_address_are_host_names_in_lower_case() -> None:
-    variables = {"ZKDNS_ADMIN_NAMES": "DNS1.example.com.,dns", "ZKDNS_ADMIN_TOKEN": "/etc/zkdns/token"}
-    config = load(environment=variables)
-    assert config.admin_names == ("dns1.example.com", "dns")
-    assert config.admin_token == "/etc/zkdns/token"  # noqa: S105 - a path
-    (mistake,) = mistakes('admin_names = ["."]')
-    assert "admin_names: '.' is the root; write a host name, as dns1.example.com" in mistake
+def test_names_of_the_admin_address_are_host_names() -> None:
+    (mistake,) = mistakes('[admin]\nnames = ["."]')
+    assert mistake == f"{FILE}: admin.names: '.' is the root; write a host name, such as dns1.example.com"
+
+
+def test_a_section_may_be_written_in_any_form_of_toml() -> None:
+    wanted = CacheSettings(entries=5, stale=0)
+    assert load("[cache]\nentries = 5\nstale = 0").cache == wanted
+    assert load("cache = {entries = 5, stale = 0}").cache == wanted
+    assert load("cache.entries = 5\ncache.stale = 0").cache == wanted
+    assert load("[cache]\nentries = 5", {"ZKDNS_CACHE_ENTRIES": "7"}, cache_stale="0").cache == CacheSettings(
+        entries=7, stale=0
+    )

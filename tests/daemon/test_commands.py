@@ -85,7 +85,7 @@ def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
     assert respond_to(None, upstream=("none",)) == refused
     file = tmp_path / "zkdns.toml"
     for upstreams, response in (("none", refused), ("192.0.2.1", Flushed(0, 1))):
-        file.write_text(f'upstream = "none"\n[forward.example]\nupstreams = "{upstreams}"')
+        file.write_text(f'forward.upstreams = "none"\n[forward.zone.example]\nupstreams = "{upstreams}"')
         config = load_config(flags={}, environment={}, file=str(file))
         assert respond(FlushCaches(None), known_of(config, Publisher())) == response
 

@@ -139,9 +139,9 @@ def test_domains_of_a_configuration_file_have_upstreams_of_their_own(
     with Resolver(addresses(88)) as corps:
         config = tmp_path / "zkdns.toml"
         config.write_text(
-            f'demo = true\nupstream = ["{resolver.address}"]\n'
-            f'[forward."corp.example"]\nupstreams = ["{corps.address}"]\n'
-            '[forward."lab.corp.example"]\nupstreams = "none"\n'
+            f'demo = true\nforward.upstreams = ["{resolver.address}"]\n'
+            f'[forward.zone."corp.example"]\nupstreams = ["{corps.address}"]\n'
+            '[forward.zone."lab.corp.example"]\nupstreams = "none"\n'
         )
         with ready(arguments=("--config", str(config)), environment={"ZKDNS_UPSTREAM": ""}) as server:
             assert server.ask("db.corp.example") == {"192.0.2.88"}
@@ -260,7 +260,7 @@ def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
         '[services."web.staging"]\nmembers = ["quick.example:80"]\n'
         '[services."db.staging"]\nmembers = ["lasting.example:80"]\n'
     )
-    with serving(resolver.address, arguments=("--fixed", str(services))) as server:
+    with serving(resolver.address, arguments=("--static", str(services))) as server:
         assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
         assert eventually(lambda: server.ask("db.staging.discovery")) == {"192.0.2.6"}
         resolver.acts(addresses(7, ttl=5), "quick.example")
@@ -274,7 +274,7 @@ def test_while_upstreams_are_away_members_keep_the_addresses_that_they_had(
     resolver.acts(addresses(5, ttl=5), "quick.example")
     services = tmp_path / "services.toml"
     services.write_text('[services."web.staging"]\nmembers = ["quick.example:80"]\n')
-    with serving(resolver.address, arguments=("--fixed", str(services))) as server:
+    with serving(resolver.address, arguments=("--static", str(services))) as server:
         assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
         resolver.go_down()
         (told,) = eventually(lambda: server.events("host_resolution_failed"), timeout=20.0)

@@ -1,6 +1,7 @@
-"""What a change of the configuration asks for."""
+"""Which processes a reload replaces, and what a worker gets of the configuration."""
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,39 +10,72 @@ import pytest
 
 import zkdns
 from zkdns.address import HostPort
-from zkdns.config import Config, GuardSettings, ServiceOverride, load_config
-from zkdns.daemon.plan import ANSWERERS, SUPERVISORS, WATCHERS, plan_of
+from zkdns.config import (
+    SETTINGS,
+    AdminSettings,
+    Config,
+    GuardSettings,
+    LogSettings,
+    Process,
+    ServiceOverride,
+    SnapshotSettings,
+    ZooKeeperSettings,
+    load_config,
+)
+from zkdns.daemon.plan import config_for, plan_of
 
-CONFIG = load_config(flags={}, environment={"ZKDNS_FIXED": "services.toml"}, file=None)
+CONFIG = load_config(
+    flags={},
+    environment={
+        "ZKDNS_STATIC": "services.toml",
+        "ZKDNS_ADMIN_TOKEN": "/token",
+        "ZKDNS_CACHE_ENTRIES": "7",
+        "ZKDNS_ZOOKEEPER_CREDENTIALS": "/zookeeper.toml",
+    },
+    file=None,
+)
 
-ALL = {"watcher", "answerers"}
+_READ = re.compile(r".*config(?:\(\))?\.(\w+)(?:\.(\w+))?")
+ALL = {"watcher", "workers"}
 
 
 def changed(**settings: Any) -> Config:
-    return msgspec.structs.replace(CONFIG, **settings)
+    """The configuration with other settings; of a section only those that are named."""
+    given = {
+        key: msgspec.structs.replace(getattr(CONFIG, key), **value)
+        if isinstance(value, dict) and key != "service"
+        else value
+        for key, value in settings.items()
+    }
+    return msgspec.structs.replace(CONFIG, **given)
 
 
 @pytest.mark.parametrize(
-    ("settings", "replaced"),
+    ("settings", "fields", "replaced"),
     [
-        ({"ttl": 7}, {"answerers"}),
-        ({"order": "random", "max_answers": 3}, {"answerers"}),
-        ({"service": {"web.staging.discovery": ServiceOverride(ttl=1)}}, {"answerers"}),
-        ({"cookie_secret": bytes(16)}, {"answerers"}),
-        ({"zookeeper": "zk01:2181"}, {"watcher"}),
-        ({"guard": GuardSettings(seconds=0)}, {"watcher"}),
-        ({"snapshot": "/var/lib/zkdns/table"}, {"watcher"}),
-        ({"workers": 3}, {"watcher"}),
-        ({"ttl": 7, "session_timeout": 20}, ALL),
-        ({"statuses": ("ALIVE", "STARTING")}, ALL),
-        ({"listen": (HostPort("127.0.0.2", 53),)}, ALL),
-        ({"log_level": "debug"}, ALL),
-        ({"admin": None}, set()),
+        ({"ttl": 7}, ("ttl",), {"workers"}),
+        ({"order": "random", "max_answers": 3}, ("order", "max_answers"), {"workers"}),
+        ({"service": {"web.staging.discovery": ServiceOverride(ttl=1)}}, ("service",), {"workers"}),
+        ({"access": {"cookie_secret": bytes(16)}}, ("access.cookie_secret",), {"workers"}),
+        ({"cache": {"stale": 0}}, ("cache.stale",), {"workers"}),
+        ({"zookeeper": {"hosts": "zk01:2181"}}, ("zookeeper.hosts",), {"watcher"}),
+        ({"guard": {"seconds": 0}}, ("guard.seconds",), {"watcher"}),
+        ({"snapshot": {"path": "/var/lib/zkdns/table"}}, ("snapshot.path",), {"watcher"}),
+        ({"workers": 3}, ("workers",), {"watcher"}),
+        ({"ttl": 7, "zookeeper": {"session_timeout": 20}}, ("zookeeper.session_timeout", "ttl"), ALL),
+        ({"statuses": ("ALIVE", "STARTING")}, ("statuses",), ALL),
+        ({"listen": (HostPort("127.0.0.2", 53),)}, ("listen",), ALL),
+        ({"forward": {"upstreams": ()}}, ("forward.upstreams",), ALL),
+        ({"log": {"level": "debug"}}, ("log.level",), ALL),
+        ({"log": {"queries": 0.5}}, ("log.queries",), {"workers"}),
+        ({"admin": {"listen": None, "token": None}}, ("admin.listen", "admin.token"), set()),
     ],
 )
-def test_those_are_replaced_who_know_what_changed(settings: dict[str, Any], replaced: set[str]) -> None:
+def test_the_processes_that_use_a_changed_setting_are_replaced(
+    settings: dict[str, Any], fields: tuple[str, ...], replaced: set[str]
+) -> None:
     plan = plan_of(CONFIG, changed(**settings))
-    assert set(plan.changed) == settings.keys()
+    assert plan.changed == fields
     assert {role for role in ALL if getattr(plan, role)} == replaced
     assert not plan.is_empty
 
@@ -49,42 +83,89 @@ def test_those_are_replaced_who_know_what_changed(settings: dict[str, Any], repl
 def test_where_nothing_has_changed_nothing_is_done_unless_it_is_asked_for() -> None:
     assert plan_of(CONFIG, changed()).is_empty
     plan = plan_of(CONFIG, changed(), all_of_them=True)
-    assert (plan.changed, plan.watcher, plan.answerers, plan.is_empty) == ((), True, True, False)
+    assert (plan.changed, plan.watcher, plan.workers, plan.is_empty) == ((), True, True, False)
 
 
 def test_a_table_is_taken_over_where_it_is_of_the_same_znodes() -> None:
-    assert plan_of(CONFIG, changed(session_timeout=20, snapshot="/other")).inherits
-    assert not plan_of(CONFIG, changed(zookeeper="zk02:2181")).inherits
+    other_session = changed(zookeeper={"session_timeout": 20}, snapshot={"path": "/other"})
+    assert plan_of(CONFIG, other_session).inherits
+    assert not plan_of(CONFIG, changed(zookeeper={"hosts": "zk02:2181"})).inherits
     (namespace,) = CONFIG.namespaces
-    other = msgspec.structs.replace(namespace, zone=(b"other",))
-    assert not plan_of(CONFIG, changed(namespaces=(other,))).inherits
+    other = changed(namespaces=(msgspec.structs.replace(namespace, zone=(b"other",)),))
+    assert plan_of(CONFIG, other).changed == ("namespaces",)
+    assert not plan_of(CONFIG, other).inherits
 
 
-def test_each_setting_is_in_one_list_at_most_and_each_of_them_is_one() -> None:
-    assert len(SUPERVISORS | WATCHERS | ANSWERERS) == len(SUPERVISORS) + len(WATCHERS) + len(ANSWERERS)
-    assert set(Config.__struct_fields__) >= SUPERVISORS | WATCHERS | ANSWERERS
+def test_a_worker_gets_the_settings_that_it_uses_and_no_other() -> None:
+    config = config_for("worker", changed(ttl=9, log={"level": "debug"}, guard={"seconds": 1}))
+    assert (config.ttl, config.cache.entries, config.log) == (9, 7, LogSettings(level="debug"))
+    assert (config.namespaces, config.listen) == (CONFIG.namespaces, CONFIG.listen)
+    assert (config.zookeeper, config.static, config.admin) == (ZooKeeperSettings(), None, AdminSettings())
+    assert (config.guard, config.snapshot, config.control) == (GuardSettings(), SnapshotSettings(), None)
 
 
-def settings_read(modules: list[str]) -> set[str]:
-    """What these modules read of a configuration, by any name that ends in `config`."""
+def fields_read(modules: list[str]) -> set[str]:
+    """The fields of a configuration that these modules read, by any name that ends in `config`.
+
+    A section that is read as a whole stands for all of its fields.
+    """
     package = Path(zkdns.__file__).parent
     files = [file for module in modules for file in package.glob(module)]
     assert files
-    return {
-        node.attr
-        for file in files
-        for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("config")
-    }
+    every = {row.field for row in SETTINGS}
+    sections = {field.partition(".")[0] for field in every if "." in field}
+    read: set[str] = set()
+    for file in files:
+        tree = ast.parse(file.read_text())
+        inner = {node.value for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        for node in ast.walk(tree):
+            found = _READ.fullmatch(ast.unparse(node)) if isinstance(node, ast.Attribute) else None
+            if found is None:
+                continue
+            section, name = found.groups()
+            if section not in sections:
+                read.add(section)
+            elif name:
+                read.add(f"{section}.{name}")
+            elif node not in inner:
+                read |= {field for field in every if field.startswith(f"{section}.")}
+    return read & every
 
 
-def test_nobody_reads_a_setting_whose_change_would_not_replace_him() -> None:
-    both = ["forward/routes.py", "forward/exchange*.py", "forward/lookup.py"]
-    watcher = ["watcher", "commands", "fixed_source", "guarding", "keep_snapshot", "zookeeper_source"]
-    read = settings_read([*both, *(f"daemon/{module}.py" for module in watcher)])
-    assert {"guard", "control", "zookeeper", "upstream"} <= read
-    assert not read & (ANSWERERS | SUPERVISORS)
-    answerer = ["daemon/answerer.py", "daemon/doors.py", "dns/*.py", "transport/*.py", "forward/*.py"]
-    read = settings_read(answerer)
-    assert {"ttl", "cookies", "cache_entries", "allow"} <= read
-    assert not read & (WATCHERS | SUPERVISORS)
+def used_by(process: Process) -> set[str]:
+    return {row.field for row in SETTINGS if process in row.used_by}
+
+
+@pytest.mark.parametrize(
+    ("process", "modules", "some"),
+    [
+        (
+            "watcher",
+            [
+                *("forward/routes.py", "forward/exchange*.py", "forward/lookup.py", "serverset/*.py"),
+                *("daemon/watcher.py", "daemon/commands.py", "daemon/fixed_source.py", "snapshot.py"),
+                *("daemon/guarding.py", "daemon/keep_snapshot.py", "daemon/zookeeper_source.py"),
+            ],
+            {"guard.share", "control", "zookeeper.hosts", "zookeeper.tls", "forward.upstreams"},
+        ),
+        (
+            "worker",
+            ["daemon/answerer.py", "daemon/doors.py", "dns/*.py", "transport/*.py", "forward/*.py"],
+            {"ttl", "access.cookies", "cache.entries", "access.allow", "forward.trust_ad", "log.queries"},
+        ),
+        (
+            "supervisor",
+            [
+                *("daemon/supervisor.py", "daemon/overview.py", "daemon/succession.py"),
+                *("daemon/service.py", "daemon/reloading.py"),
+            ],
+            {"listen", "workers", "admin.listen", "admin.token", "log.level", "zookeeper.hosts"},
+        ),
+    ],
+)
+def test_a_process_reads_only_settings_whose_rows_name_it(
+    process: Process, modules: list[str], some: set[str]
+) -> None:
+    read = fields_read(modules)
+    assert some <= read
+    assert read <= used_by(process)

@@ -185,7 +185,7 @@ def write(fixed: Path, *addresses: str) -> None:
 def fixed_server(directory: Path, *addresses: str) -> Iterator[tuple[ZkdnsServer, Path]]:
     fixed = directory / "services.toml"
     write(fixed, *addresses)
-    with ZkdnsServer("--fixed", str(fixed)) as server:
+    with ZkdnsServer("--static", str(fixed)) as server:
         assert server.wait_ready().ask("web.staging.discovery") == set(addresses)
         yield server, fixed
 
@@ -321,7 +321,7 @@ def test_the_answerer_knows_of_no_zookeeper(tmp_path: Path) -> None:
     files = [f"ZKDNS_ZOOKEEPER_{what}" for what in ("CA", "CERTIFICATE", "KEY")]
     variables |= {"ZKDNS_ZOOKEEPER_TLS": "true", **dict.fromkeys(files, "/of-ours")}
     config = load_config(flags={}, environment=variables, file=None)
-    assert config.zookeeper_key == "/of-ours"
+    assert config.zookeeper.key == "/of-ours"
     task = answerer_task(config, "/feed", (), (), b"")
     assert b"of-ours" not in TASKS.encode(task)
 

@@ -42,7 +42,7 @@ def services(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(services: Path) -> Iterator[ZkdnsServer]:
-    with ZkdnsServer("--fixed", str(services), "--workers", str(WORKERS)) as running:
+    with ZkdnsServer("--static", str(services), "--workers", str(WORKERS)) as running:
         yield running.wait_ready()
 
 

@@ -10,7 +10,7 @@ from tests.daemon.feed_helpers import until
 from tests.serverset.sync_helpers import Locked, join
 from tests.support.fault_proxy import FaultProxy
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.config import Config
+from zkdns.config import Config, ZooKeeperSettings
 from zkdns.daemon import zookeeper_source
 from zkdns.daemon.zookeeper_source import ZooKeeperSource
 from zkdns.namespace import parse_namespace
@@ -28,7 +28,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def source_of(hosts: str, zk_root: str, changes: list[Change]) -> ZooKeeperSource:
     namespace = parse_namespace(f"{zk_root}/{{environment}}/{{service}}")
-    config = Config(listen=(), namespaces=(namespace,), zookeeper=hosts)
+    config = Config(listen=(), namespaces=(namespace,), zookeeper=ZooKeeperSettings(hosts=hosts))
     return ZooKeeperSource(config, namespace, changes.extend, lambda *_: None)
 
 

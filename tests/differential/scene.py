@@ -16,9 +16,9 @@ MOST_ANSWERS = 3
 """Of the service `few.special`."""
 
 CONFIGURATION = """
-zookeeper = "{zookeeper}"
-fixed = "{fixed}"
-upstream = "none"
+zookeeper.hosts = "{zookeeper}"
+static = "{fixed}"
+forward.upstreams = "none"
 negative_ttl = 3
 dns_sd = true
 [[namespace]]

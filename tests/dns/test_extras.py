@@ -11,6 +11,7 @@ import dns.rcode
 import pytest
 
 from tests.dns.helpers import Server, ask, data, ede, many, query, rcode, read
+from zkdns.config import AccessSettings
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
 from zkdns.dns.memo import Form
@@ -36,7 +37,7 @@ def cookie_for(address: bytes = HERE) -> bytes:
 
 @pytest.fixture
 def server() -> Server:
-    made = Server({"web.staging": many(3)}, rate_limit=1)
+    made = Server({"web.staging": many(3)}, access=AccessSettings(rate_limit=1))
     made.responder.extras = Extras(b"ns1.example", 12.5, COOKIES, Personal)
     return made
 
@@ -270,13 +271,13 @@ IDENTITY, VERSION = ("id.server", "hostname.bind", "ID.Server"), ("version.serve
 def test_dns_06_who_this_is_is_told_by_setting_alone(name: str, stream: bool) -> None:
     silent = ask(Server(), name, "TXT", qclass="CH", stream=stream)
     assert (rcode(silent), data(silent)) == ("REFUSED", [])
-    telling = Server(identity="ns1.exämple", tell_version=True)
+    telling = Server(identity="ns1.exämple", show_version=True)
     told_it = ask(telling, name, "TXT", qclass="CH", edns=0, stream=stream)
     text = '"zkdns 0.1.0"' if name in VERSION else '"ns1.ex\\195\\164mple"'
     assert (rcode(told_it), data(told_it), told_it.options) == ("NOERROR", [text], ())
     assert told_it.answer[0].ttl == 0
-    one = Server(identity="ns1") if name in IDENTITY else Server(tell_version=True)
-    other = Server(tell_version=True) if name in IDENTITY else Server(identity="ns1")
+    one = Server(identity="ns1") if name in IDENTITY else Server(show_version=True)
+    other = Server(show_version=True) if name in IDENTITY else Server(identity="ns1")
     assert rcode(ask(one, name, "ANY", qclass="CH")) == "NOERROR"
     assert rcode(ask(other, name, "TXT", qclass="CH")) == "REFUSED"
 
@@ -294,7 +295,7 @@ def test_dns_06_who_this_is_is_told_by_setting_alone(name: str, stream: bool) ->
     ],
 )
 def test_dns_06_everything_else_outside_class_in_stays_refused(name: str, qtype: str, qclass: str) -> None:
-    server = Server({"web.staging": many(3)}, identity="ns1", tell_version=True)
+    server = Server({"web.staging": many(3)}, identity="ns1", show_version=True)
     assert rcode(ask(server, name, qtype, qclass=qclass)) == "REFUSED"
 
 

@@ -182,7 +182,7 @@ def playing(
             history.make_service(zk, service)
             for _ in range(_MEMBERS):
                 history.register(zk, service)
-    arguments = ("--zookeeper", hosts, "--session-timeout", str(SESSION), "--workers", str(workers))
+    arguments = ("--zookeeper", hosts, "--zookeeper-session-timeout", str(SESSION), "--workers", str(workers))
     with ZkdnsServer(*arguments) as server:
         if is_away:
             eventually(lambda: server.rcode(f"{services[0]}.staging.discovery") == "SERVFAIL", _PATIENCE)

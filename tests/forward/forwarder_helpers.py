@@ -19,10 +19,9 @@ from structlog.testing import capture_logs
 from tests.support.upstream import UDP, Act, Asked, Resolver, Sent, reply_to, right
 from tests.support.waiting import eventually
 from zkdns.address import HostPort, UpstreamAddress
-from zkdns.config import Config
-from zkdns.config.model import ForwardSettings
+from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.authority import Authority
-from zkdns.forward.forwarder import Forwarder, group_of
+from zkdns.forward.forwarder import MAX_WAITING, Forwarder, group_of
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams, Streams
@@ -56,7 +55,7 @@ class Scene:
         strays: queries of which the answer was a mistake.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, max_waiting: int = MAX_WAITING) -> None:
         self.clock = Clock()
         self.strays: list[Exception] = []
         pair = bind(HostPort("127.0.0.1", 0), 1)[0]
@@ -64,7 +63,7 @@ class Scene:
         self._pair = pair
         self.authority = Authority(Table(), config, lambda _query, error: self.strays.append(error))
         self.authority.responder.ready = True
-        self.forwarder = Forwarder(config, [self.address], SECRET, self.clock)
+        self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, max_waiting=max_waiting)
         self.forwarder.cache.on_gone = lambda question: self.authority.forget_elsewhere(group_of(question))
         self.forwarder.on_change = self.authority.forget_all
         self.authority.responder.elsewhere = self.forwarder
@@ -159,18 +158,23 @@ async def forwarding(
     *upstreams: Resolver | UpstreamAddress,
     domains: Mapping[str, Iterable[Resolver | UpstreamAddress]] | None = None,
     is_auto: bool = False,
-    **settings: Any,
+    trust_ad: bool = False,
+    max_waiting: int = MAX_WAITING,
+    cache: CacheSettings = CacheSettings(),  # noqa: B008 - it is frozen
 ) -> AsyncIterator[Scene]:
     """A server that asks these, or as the machine is configured; nothing may be wrong with it afterwards."""
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
-        upstream="auto" if is_auto else _addresses(upstreams),
-        forward={name: ForwardSettings(_addresses(each)) for name, each in (domains or {}).items()},
-        **settings,
+        forward=ForwardSettings(
+            upstreams="auto" if is_auto else _addresses(upstreams),
+            trust_ad=trust_ad,
+            zones={name: ForwardZoneSettings(_addresses(each)) for name, each in (domains or {}).items()},
+        ),
+        cache=cache,
     )
     with capture_logs() as logs:
-        scene = Scene(config)
+        scene = Scene(config, max_waiting)
         await scene.start()
         try:
             yield scene

@@ -6,7 +6,7 @@ import secrets
 
 from tests.forward.helpers import query, question, reply, rrset
 from zkdns.address import UpstreamAddress
-from zkdns.config import Config
+from zkdns.config import CacheSettings, Config, ForwardSettings
 from zkdns.forward.forwarder import Forwarder
 from zkdns.forward.question import Question
 from zkdns.namespace import parse_namespace
@@ -17,7 +17,12 @@ POPULAR, RARE = "popular.example.com.", "rare{}.example.com."
 
 def test_what_is_asked_for_all_the_time_does_not_go_for_what_is_asked_for_once() -> None:
     upstream = (UpstreamAddress("127.0.0.1", 5300),)
-    config = Config(listen=(), namespaces=(NAMESPACE,), upstream=upstream, cache_entries=3)
+    config = Config(
+        listen=(),
+        namespaces=(NAMESPACE,),
+        forward=ForwardSettings(upstreams=upstream),
+        cache=CacheSettings(entries=3),
+    )
     forwarder = Forwarder(config, (), secrets.token_bytes(16))
     gone: list[Question] = []
     forwarder.cache.on_gone = gone.append

@@ -78,7 +78,7 @@ def test_dns_26_who_waits_at_the_end_is_told_that_it_is_the_end() -> None:
 def test_dns_26_when_too_many_wait_that_is_told() -> None:
     async def scenario() -> None:
         with Resolver(is_silent) as resolver:
-            async with forwarding(resolver, max_forwarded=1) as scene:
+            async with forwarding(resolver, max_waiting=1) as scene:
                 waiting = scene.asking("first.example")
                 await until(lambda: scene.forwarder.waiting == 1)
                 response = await scene.query("second.example", size=1232)

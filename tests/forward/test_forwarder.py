@@ -24,6 +24,7 @@ from tests.forward.forwarder_helpers import (
     release,
 )
 from tests.support.upstream import Asked, Resolver, Sent, is_long, reply_to, truncates
+from zkdns.config import CacheSettings
 
 COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"8 bytes!")
 
@@ -60,16 +61,16 @@ def test_dns_35_ttls_count_down_by_the_second_and_then_it_is_asked_anew(
 ) -> None:
     async def scenario() -> None:
         with Resolver(numbered(ttl=20)) as resolver:
-            async with forwarding(resolver, cache_prefetch=False) as scene:
+            async with forwarding(resolver) as scene:
                 assert await scene.ttl(tcp=tcp) == 20
                 if is_remembered:
                     await scene.remembered(tcp=tcp)
-                for passed in range(1, 20):
+                for passed in range(1, 18):  # who asks later has it prefetched
                     scene.pass_time(1)
                     assert await scene.ttl(tcp=tcp) == 20 - passed
                     assert await scene.ttl(tcp=tcp) == 20 - passed
                 assert asked_of(resolver) == 1
-                scene.pass_time(1)
+                scene.pass_time(3)
                 assert await scene.data(tcp=tcp) == ["198.51.100.2"]
                 assert await scene.ttl(tcp=tcp) == 20
                 assert asked_of(resolver) == 2
@@ -97,11 +98,13 @@ def test_dns_35_whoever_asks_when_no_answer_is_older_than_it_may_be(seed: int) -
 
     async def scenario() -> None:
         with Resolver(numbered(ttl)) as resolver:
-            async with forwarding(resolver, cache_prefetch=False) as scene:
-                came: dict[str, float] = {}  # when each answer was first given
+            async with forwarding(resolver) as scene:
+                came: dict[str, int] = {}  # when each answer was first given
                 for _ in range(150):
                     if dice.random() < 0.3:
                         scene.pass_time(dice.choice((0.3, 1, 1, 2, ttl, 50)))
+                    if came and ttl - (int(scene.clock()) - max(came.values())) == 1:
+                        scene.pass_time(1)  # who asks in the last second has it prefetched
                     spelled = "".join(dice.choice((letter, letter.upper())) for letter in WWW)
                     response = await scene.query(
                         dice.choice((WWW, WWW, spelled)),
@@ -121,12 +124,13 @@ def test_dns_35_whoever_asks_when_no_answer_is_older_than_it_may_be(seed: int) -
 def test_dns_35_a_denial_is_kept_as_long_as_its_soa_says() -> None:
     async def scenario() -> None:
         with Resolver(soa_reply) as resolver:
-            async with forwarding(resolver, cache_prefetch=False) as scene:
-                for passed in range(7):
+            async with forwarding(resolver) as scene:
+                for passed in range(6):  # who asks in the last second has it prefetched
                     response = await scene.query()
                     assert rcode_of(response) == "NXDOMAIN"
                     assert response.authority[0].ttl == 7 - passed
                     scene.pass_time(1)
+                scene.pass_time(1)
                 assert asked_of(resolver) == 1
                 assert await scene.rcode() == "NXDOMAIN"
                 assert asked_of(resolver) == 2
@@ -147,19 +151,15 @@ def test_what_must_not_be_kept_is_asked_each_time() -> None:
     run(scenario)
 
 
-def test_dns_35_floor_and_ceiling_are_the_settings() -> None:
+def test_dns_35_the_ceiling_is_the_setting() -> None:
     async def scenario() -> None:
         with Resolver() as resolver:
-            resolver.acts(has("1 A 192.0.2.1"), "short.example")
-            resolver.acts(has("900 A 192.0.2.1"), "long.example")
-            async with forwarding(
-                resolver, cache_min_ttl=10, cache_max_ttl=100, cache_prefetch=False
-            ) as scene:
-                for name, ttl in (("short.example", 10), ("long.example", 100)):
-                    assert await scene.ttl(name) == ttl
-                    scene.pass_time(9)
-                    assert await scene.ttl(name) == ttl - 9
-                    assert asked_of(resolver, name) == 1
+            resolver.acts(has("900 A 192.0.2.1"))
+            async with forwarding(resolver, cache=CacheSettings(max_ttl=100)) as scene:
+                assert await scene.ttl() == 100
+                scene.pass_time(9)
+                assert await scene.ttl() == 91
+                assert asked_of(resolver) == 1
 
     run(scenario)
 
@@ -256,7 +256,7 @@ def test_flushing_a_name_takes_what_lies_below_with_it() -> None:
 def test_an_answer_that_gives_way_in_the_cache_is_remembered_no_longer() -> None:
     async def scenario() -> None:
         with Resolver() as resolver:
-            async with forwarding(resolver, cache_entries=2) as scene:
+            async with forwarding(resolver, cache=CacheSettings(entries=2)) as scene:
                 await scene.remembered()
                 await scene.query("a.example")
                 await scene.query("b.example")
@@ -270,7 +270,7 @@ def test_an_answer_that_gives_way_in_the_cache_is_remembered_no_longer() -> None
 def test_what_is_asked_for_in_each_second_does_not_give_way_to_what_is_not() -> None:
     async def scenario() -> None:
         with Resolver() as resolver:
-            async with forwarding(resolver, cache_entries=3) as scene:
+            async with forwarding(resolver, cache=CacheSettings(entries=3)) as scene:
                 await scene.remembered()
                 for number in range(10):
                     scene.pass_time(1)
@@ -320,19 +320,6 @@ def test_what_is_asked_for_at_the_end_of_its_time_is_asked_anew_before(*, is_rem
                 response = await scene.query()
                 assert (data_of(response), response.answer[0].ttl) == (["198.51.100.2"], 60)
                 assert scene.forwarder.counts.asked == 1  # nobody had to wait for it
-
-    run(scenario)
-
-
-def test_prefetching_can_be_switched_off() -> None:
-    async def scenario() -> None:
-        with Resolver() as resolver:
-            async with forwarding(resolver, cache_prefetch=False) as scene:
-                await scene.query()
-                scene.pass_time(59)
-                assert await scene.ttl() == 1
-                assert scene.exchanges_asked == 1
-                assert scene.forwarder.counts.prefetched == 0
 
     run(scenario)
 

@@ -313,7 +313,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
                     await until(lambda: len(route.exchanges.upstreams.all) == 1)
                 (told,) = [entry["reason"] for entry in logs if entry["event"] == "upstream_loop_detected"]
                 assert told.startswith(f"{back.address}, which ")
-                assert (f'[forward."{domain}"]' in told) is (domain is not None)
+                assert (f'[forward.zone."{domain}"]' in told) is (domain is not None)
                 assert await scene.data(f"www.{domain or 'example'}") == ["192.0.2.2"]
                 asked = len(back.asked)
                 scene.pass_time(60)

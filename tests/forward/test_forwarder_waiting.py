@@ -23,6 +23,7 @@ from tests.forward.forwarder_helpers import (
     release,
 )
 from tests.support.upstream import Resolver, answers, is_silent, is_slow, says
+from zkdns.config import CacheSettings
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
 
@@ -283,7 +284,7 @@ def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, 
 def test_dns_35_what_is_stale_for_too_long_is_not_answered() -> None:
     async def scenario() -> None:
         with Resolver(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver, cache_stale=100) as scene:
+            async with forwarding(resolver, cache=CacheSettings(stale=100)) as scene:
                 await scene.remembered()
                 resolver.acts(says(dns.rcode.SERVFAIL))
                 scene.pass_time(104)
@@ -300,7 +301,7 @@ def test_dns_35_what_is_stale_for_too_long_is_not_answered() -> None:
 def test_answering_with_what_is_stale_can_be_switched_off() -> None:
     async def scenario() -> None:
         with Resolver(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver, cache_stale=0) as scene:
+            async with forwarding(resolver, cache=CacheSettings(stale=0)) as scene:
                 await scene.query()
                 resolver.acts(says(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
@@ -412,7 +413,7 @@ def test_beyond_the_most_that_may_wait_it_is_servfail_at_once_and_counted() -> N
     async def scenario() -> None:
         with Resolver(Waits()) as resolver:
             resolver.acts(numbered(), "known.example")
-            async with forwarding(resolver, max_forwarded=10) as scene:
+            async with forwarding(resolver, max_waiting=10) as scene:
                 await scene.query("known.example")
                 waiting = [scene.asking(f"n{number}.example") for number in range(10)]
                 await until(lambda: scene.forwarder.waiting == 10)
@@ -442,7 +443,7 @@ def test_a_flood_in_one_batch_is_bounded_and_every_asker_has_an_answer() -> None
 
     async def scenario() -> None:
         with Resolver(Waits()) as resolver:
-            async with forwarding(resolver, max_forwarded=10) as scene:
+            async with forwarding(resolver, max_waiting=10) as scene:
                 scene.udp.stop()
                 waiting = [scene.asking(f"n{number}.example") for number in range(count)]
                 await asyncio.sleep(0.05)  # what is sent meanwhile is there at once

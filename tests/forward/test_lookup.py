@@ -14,8 +14,7 @@ import pytest
 from tests.forward.exchange_helpers import run
 from tests.forward.forwarder_helpers import NAMESPACE
 from tests.support.upstream import Act, Asked, Resolver, Sent, is_silent, reply_to, says
-from zkdns.config import Config
-from zkdns.config.model import ForwardSettings
+from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.wire import Type
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.found import Found
@@ -56,11 +55,13 @@ async def looking_up(
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
-        upstream=tuple(resolver.address for resolver in upstreams),
-        forward={
-            name: ForwardSettings((resolver.address,) if resolver else ())
-            for name, resolver in (domains or {}).items()
-        },
+        forward=ForwardSettings(
+            upstreams=tuple(resolver.address for resolver in upstreams),
+            zones={
+                name: ForwardZoneSettings((resolver.address,) if resolver else ())
+                for name, resolver in (domains or {}).items()
+            },
+        ),
     )
     routes = Routes(config, [], None, Exchanges)
     routes.start()

@@ -119,14 +119,19 @@ def test_a_domain_that_has_no_room_for_the_name_is_not_probed() -> None:
 @pytest.mark.parametrize(
     ("source", "domain", "where", "change"),
     [
-        (None, None, "upstream", "name others there (--upstream ADDRESS)"),
+        (None, None, "forward.upstreams", "name others there (--upstream ADDRESS)"),
         (
             "/etc/resolv.conf",
             None,
             "/etc/resolv.conf",
-            "name others with upstream (--upstream ADDRESS)",
+            "name others with forward.upstreams (--upstream ADDRESS)",
         ),
-        (None, "corp.example", '[forward."corp.example"]', 'name others in [forward."corp.example"]'),
+        (
+            None,
+            "corp.example",
+            '[forward.zone."corp.example"]',
+            'name others in [forward.zone."corp.example"]',
+        ),
     ],
 )
 def test_people_are_told_which_upstream_it_is_and_what_to_change(

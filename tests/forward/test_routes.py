@@ -12,8 +12,7 @@ from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import NAMESPACE, SECRET
 from tests.support.upstream import Resolver
 from zkdns.address import HostPort, UpstreamAddress
-from zkdns.config import Config
-from zkdns.config.model import ForwardSettings
+from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
 from zkdns.forward import routes as routes_module
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.question import Question
@@ -36,8 +35,10 @@ def routes_of(
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
-        upstream=upstream,  # type: ignore[arg-type]  # the one word is a literal
-        forward={name: ForwardSettings(tuple(each)) for name, each in (domains or {}).items()},
+        forward=ForwardSettings(
+            upstreams=upstream,  # type: ignore[arg-type]  # the one word is a literal
+            zones={name: ForwardZoneSettings(tuple(each)) for name, each in (domains or {}).items()},
+        ),
     )
     return Routes(config, list(listening), secret, Exchanges)
 
@@ -207,7 +208,9 @@ def test_dns_37_a_probe_that_comes_back_ends_the_asking_for_a_while() -> None:
             assert routes.find(()).servers == (resolver.address,)  # so it is SERVFAIL, and not refused
             assert routes.has_returned(probe, 1002.0)
             (told,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
-            assert told["reason"].startswith(f"{resolver.address}, which upstream names, hands the queries")
+            assert told["reason"].startswith(
+                f"{resolver.address}, which forward.upstreams names, hands the queries"
+            )
             routes.tend(1001.0 + PROBE_SECONDS)
             routes.tend(1002.0 + SHUNNED_SECONDS - 0.1)
             assert asked_by(routes.find(())) == []
@@ -247,7 +250,7 @@ def test_dns_37_who_hands_back_one_domain_is_asked_for_all_others() -> None:
             assert asked_by(routes.find(labels("db.corp.example"))) == []
             assert asked_by(routes.find(())) == [resolver.address]
             (told,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
-            assert '[forward."corp.example"]' in told["reason"]
+            assert '[forward.zone."corp.example"]' in told["reason"]
             (of_all,) = set(probes) - {of_corp}
             assert routes.has_returned(of_all, 1000.0)
             assert asked_by(routes.find(())) == []

@@ -52,7 +52,7 @@ def serving(directory: Path, *arguments: str, upstream: Resolver | None = None) 
     lines = [f'[services."{name}.staging"]\nmembers = {many(count)}\n' for name, count in SIZES.items()]
     fixed.write_text("".join(lines))
     asks = str(upstream.address) if upstream is not None else "none"
-    with ZkdnsServer("--fixed", str(fixed), "--upstream", asks, *arguments) as server:
+    with ZkdnsServer("--static", str(fixed), "--upstream", asks, *arguments) as server:
         server.wait_ready()
         yield server
         assert_unharmed(server)

@@ -31,13 +31,16 @@ class Reloadable(ZkdnsServer):
             del self.environment[variable]
 
     def write(self, **settings: object) -> None:
-        """Write the whole configuration; what is not named has its default, or what suits a test."""
+        """Write the whole configuration; a section is a dictionary.
+
+        Settings that are not given have their defaults, or the values that suit a test.
+        """
         given = {
-            "fixed": str(self.services),
+            "static": str(self.services),
             "listen": ["127.0.0.1:0"],
-            "admin": "127.0.0.1:0",
+            "admin": {"listen": "127.0.0.1:0"},
             "order": "fixed",
-            "log_level": "debug",
+            "log": {"level": "debug"},
             **settings,
         }
         lines = [f"{key} = {_toml(value)}\n" for key, value in given.items() if value is not None]
@@ -70,6 +73,8 @@ class Reloadable(ZkdnsServer):
 
 
 def _toml(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
 

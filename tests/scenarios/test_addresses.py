@@ -101,7 +101,7 @@ def test_dns_24_each_address_answers_for_itself_over_udp_and_tcp(
     prefix = [] if is_batched else forbidding("recvmmsg", "sendmmsg")
     numbers = itertools.count()
     with machines.ours.entered(), Resolver(is_slow(LATE_SECONDS)) as upstream:
-        arguments = [f"--fixed={services}", f"--workers={workers}", f"--upstream={upstream.address}"]
+        arguments = [f"--static={services}", f"--workers={workers}", f"--upstream={upstream.address}"]
         arguments += [f"--listen={address}:53" for address in listen]
         arguments += [f"--allow={network}" for network in ("0.0.0.0/0", "::/0")]
         with ZkdnsServer(*arguments, prefix=prefix) as server:

@@ -65,7 +65,7 @@ def test_dns_25_others_than_the_allowed_are_refused(
 
 
 def test_dns_25_who_asks_too_often_is_told_to_ask_over_tcp_and_is_answered_there() -> None:
-    limit = {"ZKDNS_RATE_LIMIT": "5"}
+    limit = {"ZKDNS_ACCESS_RATE_LIMIT": "5"}
     with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", environment=limit) as server:
         port = server.wait_ready().port
         responses = [ask(port, NEIGHBOUR) for _ in range(60)]
@@ -85,7 +85,7 @@ def test_dns_25_it_listens_at_loopback_alone_unless_told_otherwise(
     """These ports are free here, where nobody else is."""
     services = tmp_path / "services.toml"
     services.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]\n')
-    arguments = ["--demo"] if source == "demo" else ["--fixed", str(services)]
+    arguments = ["--demo"] if source == "demo" else ["--static", str(services)]
     with ZkdnsServer(*arguments, environment={"ZKDNS_LISTEN": "", "ZKDNS_ADMIN": ""}) as server:
         assert server.wait_ready().addresses == [("127.0.0.1", port)]
         for tcp in (False, True):

@@ -19,11 +19,11 @@ from tests.support.zookeeper import ZooKeeperServer
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 CONFIG = """
-zookeeper = "{hosts}"
+zookeeper.hosts = "{hosts}"
 dns_sd = true
 reverse = true
 workers = 2
-upstream = "{upstream}"
+forward.upstreams = "{upstream}"
 [[namespace]]
 path = "/discovery/{{environment}}/{{service}}"
 [[namespace]]

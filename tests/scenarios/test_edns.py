@@ -42,7 +42,7 @@ def dig(server: ZkdnsServer, *how: str, host: str = "127.0.0.1") -> str:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ZkdnsServer]:
-    environment = {"ZKDNS_IDENTITY": "ns1.example", "ZKDNS_TELL_VERSION": "true"}
+    environment = {"ZKDNS_IDENTITY": "ns1.example", "ZKDNS_SHOW_VERSION": "true"}
     with Resolver() as resolver:
         arguments = (
             "--demo", "--workers", "3", "--upstream", str(resolver.address),
@@ -99,7 +99,7 @@ def test_dns_29_dig_is_told_for_how_long_a_connection_may_be_idle(server: ZkdnsS
 
 @needs_dig
 def test_nobody_is_told_who_answers_unless_that_is_set() -> None:
-    with ZkdnsServer("--demo", environment={"ZKDNS_COOKIES": "no"}) as server:
+    with ZkdnsServer("--demo", environment={"ZKDNS_ACCESS_COOKIES": "no"}) as server:
         server.wait_ready()
         answer = dig(server, "web.staging.discovery", "+nsid", "+cookie")
         assert "NSID" not in answer
@@ -129,7 +129,7 @@ def test_dns_23_each_worker_knows_the_cookies_of_all(server: ZkdnsServer) -> Non
 
 
 def test_dns_23_servers_with_one_secret_know_each_other_s_cookies() -> None:
-    shared = {"ZKDNS_COOKIE_SECRET": "e5e973e5a6b2a43f48e7dc849e37bfcf"}
+    shared = {"ZKDNS_ACCESS_COOKIE_SECRET": "e5e973e5a6b2a43f48e7dc849e37bfcf"}
     with (
         ZkdnsServer("--demo", environment=shared) as one,
         ZkdnsServer("--demo", environment=shared) as two,
@@ -139,18 +139,18 @@ def test_dns_23_servers_with_one_secret_know_each_other_s_cookies() -> None:
             each.wait_ready()
         _, cookie = cookie_of(one, bytes.fromhex(CLIENT))
         made = int.from_bytes(cookie[12:16])
-        anybody = Cookies(bytes.fromhex(shared["ZKDNS_COOKIE_SECRET"]), lambda: made, is_shared=True)
+        anybody = Cookies(bytes.fromhex(shared["ZKDNS_ACCESS_COOKIE_SECRET"]), lambda: made, is_shared=True)
         assert cookie == bytes.fromhex(CLIENT) + anybody.make(bytes.fromhex(CLIENT), b"\x7f\0\0\1")
         assert cookie_of(two, cookie)[0] == "NOERROR"
         assert cookie_of(stranger, cookie)[0] == "BADCOOKIE"
-        assert shared["ZKDNS_COOKIE_SECRET"] not in one.log
+        assert shared["ZKDNS_ACCESS_COOKIE_SECRET"] not in one.log
 
 
 def test_dns_23_who_shows_a_right_cookie_is_answered_over_udp_beyond_the_limit() -> None:
     with new_network() as network, network.entered():
         for address in (NEIGHBOUR, LIAR):
             ip(f"addr add {address}/32 dev lo")
-        limit = {"ZKDNS_RATE_LIMIT": "1"}
+        limit = {"ZKDNS_ACCESS_RATE_LIMIT": "1"}
         with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", environment=limit) as server:
             server.wait_ready()
 

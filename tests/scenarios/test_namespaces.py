@@ -15,7 +15,7 @@ from tests.support.zookeeper import ZooKeeperServer
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 CONFIG = """
-zookeeper = "{hosts}"
+zookeeper.hosts = "{hosts}"
 [[namespace]]
 path = "/discovery/{{environment}}/{{service}}"
 [[namespace]]

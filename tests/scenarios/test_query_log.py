@@ -25,7 +25,7 @@ def upstream() -> Iterator[Resolver]:
 
 @pytest.fixture(scope="module")
 def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
-    with ZkdnsServer("--demo", "--upstream", str(upstream.address), "--query-log", "true") as running:
+    with ZkdnsServer("--demo", "--upstream", str(upstream.address), "--log-queries", "1") as running:
         yield running.wait_ready()
 
 
@@ -104,7 +104,7 @@ def test_a_query_with_a_cookie_is_logged_once(server: ZkdnsServer) -> None:
 
 
 def test_a_share_is_logged_and_by_default_nothing() -> None:
-    with ZkdnsServer("--demo", "--query-log", "0.5") as sampling, ZkdnsServer("--demo") as silent:
+    with ZkdnsServer("--demo", "--log-queries", "0.5") as sampling, ZkdnsServer("--demo") as silent:
         for server in (sampling, silent):
             server.wait_ready()
             for _ in range(200):

@@ -33,7 +33,7 @@ def test_a_server_cut_off_from_the_others_is_read_and_its_answers_are_marked() -
             join(client, "/discovery/staging/web", "10.0.0.1")
         for member in lost:
             member.kill()
-        with ZkdnsServer("--zookeeper", ensemble.hosts, "--session-timeout", "4") as server:
+        with ZkdnsServer("--zookeeper", ensemble.hosts, "--zookeeper-session-timeout", "4") as server:
             server.wait_ready(60)  # it begins with a server that is alone
             assert server.ask(NAME) == {"10.0.0.1"}
             eventually(lambda: is_stale(server))  # which is told a moment after it is ready

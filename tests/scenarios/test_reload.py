@@ -87,7 +87,7 @@ def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(serv
     watchers, answerers = server.processes("watcher"), server.processes("answerer")
     with SteadyLoad(server.addresses[0], WEB) as load:
         for seconds in range(20, 25):
-            server.write(ttl=5, session_timeout=seconds)
+            server.write(ttl=5, zookeeper={"session_timeout": seconds})
             assert server.reload()["roles"] == "watcher"
             server.settle()
     assert is_one_of_both(load, {5})
@@ -115,7 +115,7 @@ def test_who_explains_knows_what_answerers_alone_were_replaced_for(server: Reloa
 def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(
     server: Reloadable,
 ) -> None:
-    server.write(ttl=5, session_timeout=20)
+    server.write(ttl=5, zookeeper={"session_timeout": 20})
     server.reload()
     server.settle()
     (pid,) = server.processes("answerer")
@@ -129,19 +129,19 @@ def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_o
 
 
 def test_all_processes_log_as_they_are_told(tmp_path: Path) -> None:
-    with Reloadable(tmp_path, log_level="debug") as server:
+    with Reloadable(tmp_path, log={"level": "debug"}) as server:
         server.wait_ready()
         before = server.processes("answerer") | server.processes("watcher")
-        server.write(log_level="error")
+        server.write(log={"level": "error"})
         server.hang_up()
         eventually(lambda: not before & (server.processes("answerer") | server.processes("watcher")))
         server.settle()
         told = len(server.log)
-        server.write(ttl=7, log_level="error")
+        server.write(ttl=7, log={"level": "error"})
         server.hang_up()
         eventually(lambda: server.query(WEB).answer[0].ttl == 7)
         server.settle()
-        server.write(ttl=-1, log_level="error")
+        server.write(ttl=-1, log={"level": "error"})
         server.hang_up()
         eventually(lambda: len(server.log) > told and server.log.endswith("\n"))
         (line,) = server.log[told:].splitlines()
@@ -214,7 +214,7 @@ def test_where_it_listens_moves_and_nobody_who_has_asked_there_is_forgotten(serv
 
 def test_the_admin_address_moves(server: Reloadable) -> None:
     before = server.events("admin_server_started")[0]["address"]
-    server.write(ttl=5, admin="127.0.0.2:0")
+    server.write(ttl=5, admin={"listen": "127.0.0.2:0"})
     assert server.reload()["roles"] is None
     assert server.events("admin_server_started")[-1]["address"].startswith("127.0.0.2:")
     host, port = before.rsplit(":", 1)

@@ -48,12 +48,12 @@ def answered(sock: socket.socket) -> int:
 def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) -> None:
     with Resolver() as upstream:
         upstream.acts(is_slow(1.5))
-        server = Reloadable(tmp_path, ttl=5, upstream=[str(upstream.address)])
+        server = Reloadable(tmp_path, ttl=5, forward={"upstreams": [str(upstream.address)]})
         del server.environment["ZKDNS_UPSTREAM"]
         with server:
             server.wait_ready()
             old = server.processes("answerer")
-            server.write(ttl=6, upstream=[str(upstream.address)])
+            server.write(ttl=6, forward={"upstreams": [str(upstream.address)]})
             server.hang_up()
             asked = []
             # However long the reload takes, some wait when it is in force.

@@ -58,7 +58,7 @@ def test_an_address_that_another_program_has_refuses_the_whole_configuration(ser
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server.write(ttl=6, admin=f"127.0.0.1:{taken.getsockname()[1]}")
+        server.write(ttl=6, admin={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
         server.hang_up()
         eventually(lambda: len(mistakes(server)) == 2)
     assert "for admin requests" in mistakes(server)[-1]
@@ -70,7 +70,7 @@ def test_an_address_that_another_program_has_refuses_the_whole_configuration(ser
 def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Reloadable, role: str) -> None:
     before = server.processes("answerer") | server.processes("watcher")
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(ttl=6, session_timeout=20, workers=2)
+        server.write(ttl=6, zookeeper={"session_timeout": 20}, workers=2)
         server.hang_up()
         new = eventually(lambda: server.processes(role) - before, interval=0.001)
         os.kill(max(new), signal.SIGKILL)  # the last, should there be another by now that works
@@ -78,7 +78,7 @@ def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Relo
         assert mistakes(server) == [f"the new {role} ended instead of being ready"]
         eventually(lambda: server.processes("answerer") | server.processes("watcher") == before)
     assert is_one_of_both(load, {5})
-    assert server.reload()["settings"] == "session_timeout ttl workers"
+    assert server.reload()["settings"] == "zookeeper.session_timeout workers ttl"
     server.settle(2)
     assert server.query(WEB).answer[0].ttl == 6
 
@@ -86,7 +86,7 @@ def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Relo
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
 def test_a_signal_amid_a_reload_ends_everything(server: Reloadable, count: int) -> None:
     before = len(server.events("process_started"))
-    server.write(ttl=6, session_timeout=20, workers=3)
+    server.write(ttl=6, zookeeper={"session_timeout": 20}, workers=3)
     server.hang_up()
     eventually(lambda: len(server.events("process_started")) - before >= count, interval=0.001)
     assert server.terminate() == 0

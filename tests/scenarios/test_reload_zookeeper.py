@@ -42,7 +42,7 @@ def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
 @pytest.fixture
 def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[Reloadable]:
     assert client.connected
-    with Reloadable(tmp_path, fixed=None, zookeeper=own_zookeeper.address) as running:
+    with Reloadable(tmp_path, static=None, zookeeper={"hosts": own_zookeeper.address}) as running:
         running.wait_ready()
         yield running
 
@@ -59,8 +59,8 @@ def test_another_zookeeper_is_read_before_it_is_answered_from(
     with ZooKeeperServer() as other, client_of(other.address) as client:
         register(client, OTHERS)
         with SteadyLoad(server.addresses[0], WEB) as load:
-            server.write(fixed=None, zookeeper=other.address)
-            assert server.reload()["settings"] == "zookeeper"
+            server.write(static=None, zookeeper={"hosts": other.address})
+            assert server.reload()["settings"] == "zookeeper.hosts"
             eventually(lambda: server.ask(WEB) == OTHERS)
             server.settle()
         assert addresses_of(load) == {frozenset(HOSTS), frozenset(OTHERS)}
@@ -80,7 +80,7 @@ def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> N
     # Of them some may have left before the others, and come back.
     eventually(lambda: server.ask(WEB) == HOSTS)
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(fixed=None, zookeeper=server_of(server), session_timeout=12, ttl=6)
+        server.write(static=None, zookeeper={"hosts": server_of(server), "session_timeout": 12}, ttl=6)
         server.reload()
         server.settle()
         eventually(lambda: len(server.events("zookeeper_read")) == 2)
@@ -92,7 +92,7 @@ def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> N
 
 
 def server_of(server: Reloadable) -> str:
-    return server.file.read_text().partition('zookeeper = "')[2].partition('"')[0]
+    return server.file.read_text().partition('hosts = "')[2].partition('"')[0]
 
 
 def stale_seconds(server: Reloadable) -> float:
@@ -108,7 +108,7 @@ def test_settings_change_also_while_zookeeper_is_away(
     eventually(lambda: stale_seconds(server) > 0)
     away = time.monotonic()
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(fixed=None, zookeeper=own_zookeeper.address, session_timeout=12, ttl=6)
+        server.write(static=None, zookeeper={"hosts": own_zookeeper.address, "session_timeout": 12}, ttl=6)
         server.reload()
         server.settle()
     assert addresses_of(load) == {frozenset(HOSTS)}
@@ -124,7 +124,7 @@ def test_a_zookeeper_that_cannot_be_read_does_not_take_the_place_of_one_that_was
     server: Reloadable,
 ) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(fixed=None, zookeeper="127.0.0.1:1", ttl=6)
+        server.write(static=None, zookeeper="127.0.0.1:1", ttl=6)
         server.hang_up()
         eventually(lambda: server.events(REFUSED), 45.0)
         server.settle()

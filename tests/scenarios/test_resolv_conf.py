@@ -25,9 +25,9 @@ ip link set lo up
 mount --bind "$1/resolv.conf" /etc/resolv.conf
 mount --bind "$1/nsswitch.conf" /etc/nsswitch.conf
 export ZKDNS_ADMIN=none ZKDNS_UPSTREAM=none
-"$2" -m zkdns serve --fixed "$1/here.toml" --listen 127.0.0.1:53 &
+"$2" -m zkdns serve --static "$1/here.toml" --listen 127.0.0.1:53 &
 first=$!
-"$2" -m zkdns serve --fixed "$1/elsewhere.toml" --zone example --listen 127.0.0.2:53 &
+"$2" -m zkdns serve --static "$1/elsewhere.toml" --zone example --listen 127.0.0.2:53 &
 second=$!
 for try in $(seq 300); do
     if getent ahosts web.staging.discovery >"$1/own" && getent ahosts www.all.example >"$1/other"; then

@@ -78,7 +78,7 @@ def test_dns_30_what_is_cut_over_tcp_is_counted_and_logged(tmp_path: Path) -> No
     members = ", ".join(f'"10.1.{number >> 8}.{number & 255}:80"' for number in range(5000))
     services = tmp_path / "services.toml"
     services.write_text(f'[services."web.staging"]\nmembers = [{members}]\n')
-    with ZkdnsServer("--fixed", str(services)) as server:
+    with ZkdnsServer("--static", str(services)) as server:
         server.wait_ready()
         assert server.query(OWN, "A").flags & dns.flags.TC  # which is no reason to tell anybody
         response = server.query(OWN, "A", tcp=True, timeout=SECONDS)

@@ -81,14 +81,14 @@ def here(network: None, tmp_path: Path) -> Here:
 def server(network: None, tmp_path: Path) -> Iterator[ZkdnsServer]:
     del network
     (tmp_path / "services.toml").write_text(_SERVICES)
-    with ZkdnsServer("--fixed", str(tmp_path / "services.toml"), "--listen", "127.0.0.1:53") as made:
+    with ZkdnsServer("--static", str(tmp_path / "services.toml"), "--listen", "127.0.0.1:53") as made:
         yield made.wait_ready()
 
 
 def settings(server: ZkdnsServer, directory: Path) -> tuple[str, ...]:
     """The doctor's arguments for this server."""
     admin = server.admin.removeprefix("http://")
-    return "--fixed", str(directory / "services.toml"), "--control", server.control, "--admin", admin
+    return "--static", str(directory / "services.toml"), "--control", server.control, "--admin", admin
 
 
 def test_programs_find_services_after_setup_and_undo_restores_every_byte(
@@ -173,7 +173,7 @@ def test_the_doctor_reports_a_server_before_zkdns_and_rotate(
     here: Here, server: ZkdnsServer, tmp_path: Path
 ) -> None:
     (tmp_path / "elsewhere.toml").write_text('[services."www.all"]\nmembers = ["198.51.100.1:80"]\n')
-    other = ("--fixed", str(tmp_path / "elsewhere.toml"), "--zone", "example", "--listen", "127.0.0.2:53")
+    other = ("--static", str(tmp_path / "elsewhere.toml"), "--zone", "example", "--listen", "127.0.0.2:53")
     with ZkdnsServer(*other) as stranger:
         stranger.wait_ready()
         here.resolv_conf.write_text("nameserver 127.0.0.2\nnameserver 127.0.0.1\n")
@@ -221,7 +221,7 @@ def test_dnsmasq_forwards_the_zone_after_setup(network: None, tmp_path: Path) ->
         "--pid-file=", f"--conf-dir={tree.at('/etc/dnsmasq.d')}",
     ]  # fmt: skip
     here = Here(tmp_path / "here", "127.0.0.1")
-    arguments = ("--fixed", str(services), "--listen", "127.0.0.1:5300", "--negative-ttl", "1")
+    arguments = ("--static", str(services), "--listen", "127.0.0.1:5300", "--negative-ttl", "1")
     with ZkdnsServer(*arguments) as server, running(command, tmp_path / "log"):
         server.wait_ready()
         eventually(lambda: here.finds(SERVICE) == {ADDRESS})

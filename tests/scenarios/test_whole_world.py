@@ -63,7 +63,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             f'[services."web.staging"]\nmembers = ["{service.endpoint}"]\n'
             '[services."named.staging"]\nmembers = ["backend.example:80"]\n'
         )
-        arguments = ("--fixed", str(services), "--listen", "127.0.0.1:53", "--upstream", upstream)
+        arguments = ("--static", str(services), "--listen", "127.0.0.1:53", "--upstream", upstream)
         with ZkdnsServer(*arguments) as server:
             server.wait_ready()
             # A member's host name is resolved a moment later.

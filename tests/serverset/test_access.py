@@ -18,6 +18,7 @@ from tests.support.tls import Authority
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 from zkdns import ServerSet
+from zkdns.config import ZooKeeperSettings
 from zkdns.errors import ConfigError, UnreachableError, ZooKeeperError
 from zkdns.serverset.access import ANYBODY, Access, Sasl, Secret, load_access
 from zkdns.serverset.client import make_client
@@ -35,9 +36,14 @@ def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
     return str(file)
 
 
+def load(**settings: Any) -> Access:
+    """What these settings of the section [zookeeper] mean."""
+    return load_access(ZooKeeperSettings(**settings))
+
+
 def mistakes(**settings: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
-        load_access(**settings)
+        load(**settings)
     return list(caught.value.mistakes)
 
 
@@ -46,16 +52,16 @@ def mistakes(**settings: Any) -> list[str]:
 
 def test_a_file_of_credentials_is_read(tmp_path: Path) -> None:
     file = credentials(tmp_path, f'digest = ["a:b", "c:d:e"]\n{DIGEST_MD5}')
-    assert load_access(zookeeper_credentials=file) == Access(
+    assert load(credentials=file) == Access(
         digests=(Secret("a:b"), Secret("c:d:e")), sasl=Sasl("DIGEST-MD5", "alice", Secret("wonderland"))
     )
     one = credentials(tmp_path, 'digest = "a:b"')
-    assert load_access(zookeeper_credentials=one) == Access(digests=(Secret("a:b"),))
-    assert load_access() == ANYBODY
+    assert load(credentials=one) == Access(digests=(Secret("a:b"),))
+    assert load() == ANYBODY
 
 
 def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
-    access = load_access(zookeeper_credentials=credentials(tmp_path, f'digest = "a:looking"\n{DIGEST_MD5}'))
+    access = load(credentials=credentials(tmp_path, f'digest = "a:looking"\n{DIGEST_MD5}'))
     client = make_client("127.0.0.1:1", access=access)
     assert access.sasl is not None
     for shown in (repr(access), str(access), str(access.sasl), str(list(access.__rich_repr__()))):
@@ -72,7 +78,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         ("digest = 4711", [f"digest: is no secret; write text in quotes {HIDDEN}"]),
         ('digest = "4711"', [f'digest: is no digest; write "USER:PASSWORD" or a list of such {HIDDEN}']),
         ('digest = ["a:b", "4711:"]', ["digest: is no digest; "]),
-        ('digset = "4711"', ["digset: is unknown; did you mean digest?"]),
+        ('digset = "4711"', ["unknown key 'digset'; accepted: digest, sasl, key_password"]),
         ("key_password = 4711", ["key_password: is no secret; "]),
         ('sasl = "4711"', ["sasl: is no table; "]),
         ("[sasl]", ["sasl: has no mechanism; write DIGEST-MD5 or GSSAPI", "sasl: is incomplete, "]),
@@ -80,7 +86,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         (
             '[sasl]\nmechanism = "DIGEST-MD5"\nuser = "4711"\nprincipal = "x"',
             [
-                "sasl.user: is unknown; did you mean username?",
+                "sasl: unknown key 'user'; accepted: mechanism, username, password, principal, service",
                 "sasl: has no password, which DIGEST-MD5 needs",
                 "sasl: has no username, which DIGEST-MD5 needs",
                 "sasl.principal: is nothing that DIGEST-MD5 takes",
@@ -95,7 +101,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
 )
 def test_every_mistake_is_told_and_no_value(tmp_path: Path, text: str, told: list[str]) -> None:
     file = credentials(tmp_path, text)
-    found = mistakes(zookeeper_credentials=file)
+    found = mistakes(credentials=file)
     assert len(found) == len(told)
     for mistake, expected in zip(found, told, strict=True):
         assert mistake.startswith(f"{file}: {expected}")
@@ -105,22 +111,22 @@ def test_every_mistake_is_told_and_no_value(tmp_path: Path, text: str, told: lis
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
 def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     file = credentials(tmp_path, 'digest = "a:b"', mode)
-    (mistake,) = mistakes(zookeeper_credentials=file)
+    (mistake,) = mistakes(credentials=file)
     assert mistake == (
         f"{file}: is open to every user of this machine (its mode is {mode:04o}), and holds secrets; "
         "take that away with chmod o-rwx"
     )
-    assert load_access(zookeeper_credentials=credentials(tmp_path, 'digest = "a:b"', 0o640)).digests
+    assert load(credentials=credentials(tmp_path, 'digest = "a:b"', 0o640)).digests
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    (mistake,) = mistakes(zookeeper_credentials=str(tmp_path / "none"))
+    (mistake,) = mistakes(credentials=str(tmp_path / "none"))
     assert mistake.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
 
 
 def test_without_its_package_sasl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "puresasl", None)
-    (mistake,) = mistakes(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    (mistake,) = mistakes(credentials=credentials(tmp_path, DIGEST_MD5))
     assert mistake.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
 
 
@@ -130,21 +136,18 @@ def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
     locked = authority.sign("c.example", password=b"4711")
     garbage = tmp_path / "garbage.pem"
     garbage.write_text("garbage")
-    tls = {"zookeeper_tls": True, "zookeeper_ca": str(authority.file)}
-    assert load_access(**tls).tls is not None  # type: ignore[arg-type]
-    assert (
-        "cannot be used as certificates of authorities"
-        in mistakes(**{**tls, "zookeeper_ca": str(garbage)})[0]
-    )
-    assert "(No such file" in mistakes(**{**tls, "zookeeper_ca": str(tmp_path / "x")})[0]
+    tls = {"tls": True, "ca": str(authority.file)}
+    assert load(**tls).tls is not None
+    assert "cannot be used as certificates of authorities" in mistakes(**{**tls, "ca": str(garbage)})[0]
+    assert "(No such file" in mistakes(**{**tls, "ca": str(tmp_path / "x")})[0]
     for certificate, key in ((own, other), (garbage, None), (locked, None)):
-        pair = {"zookeeper_certificate": str(certificate), "zookeeper_key": key and str(key)}
+        pair = {"certificate": str(certificate), "key": key and str(key)}
         (mistake,) = mistakes(**tls, **pair)
         assert "cannot be used as certificate and key (" in mistake
     file = credentials(tmp_path, 'key_password = "4711"')
-    assert load_access(**tls, zookeeper_certificate=str(locked), zookeeper_credentials=file).tls  # type: ignore[arg-type]
+    assert load(**tls, certificate=str(locked), credentials=file).tls
     own.chmod(0o644)
-    assert "is open to every user" in mistakes(**tls, zookeeper_certificate=str(own))[0]
+    assert "is open to every user" in mistakes(**tls, certificate=str(own))[0]
 
 
 # -- digest -----------------------------------------------------------------------------------------------
@@ -163,7 +166,7 @@ def test_a_digest_opens_what_its_acl_keeps_closed(
         zk.set_acls(path, acl)
     file = credentials(tmp_path, 'digest = ["other:x", "zkdns:open sesame"]')
     namespace = f"{zk_root}/{{environment}}/{{service}}"
-    opened = load_access(zookeeper_credentials=file)
+    opened = load(credentials=file)
 
     def server_set(access: Access) -> ServerSet:
         return ServerSet("test", "web", zookeeper.address, namespace=namespace, access=access)
@@ -196,7 +199,7 @@ def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperS
 
 @pytest.mark.zookeeper
 def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_path: Path) -> None:
-    access = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    access = load(credentials=credentials(tmp_path, DIGEST_MD5))
     alice, anybody = make_client(sasl_server.address, access=access), make_client(sasl_server.address)
     for client in (alice, anybody):
         client.start()
@@ -215,7 +218,7 @@ def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_
 def test_a_wrong_password_ends_the_client_and_another_may_try_again(
     sasl_server: ZooKeeperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    wrong = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5.replace("wonder", "Wonder")))
+    wrong = load(credentials=credentials(tmp_path, DIGEST_MD5.replace("wonder", "Wonder")))
     client = make_client(sasl_server.address, access=wrong)
     seen: list[KeeperState] = []
     client.add_listener(lambda _: seen.append(client.client_state))
@@ -229,7 +232,7 @@ def test_a_wrong_password_ends_the_client_and_another_may_try_again(
         client.close()
     assert caplog.messages == [f"zkdns: zookeeper_authentication_failed zookeeper={sasl_server.address}"]
     assert "onderland" not in caplog.text
-    right = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    right = load(credentials=credentials(tmp_path, DIGEST_MD5))
     again = make_client(sasl_server.address, access=right)
     again.start(timeout=10)
     again.stop()
@@ -254,9 +257,9 @@ def tls_server(authority: Authority) -> Iterator[ZooKeeperServer]:
 
 def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
     return {
-        "zookeeper_tls": True,
-        "zookeeper_ca": str(authority.file),
-        "zookeeper_certificate": str(authority.sign("client.example")),
+        "tls": True,
+        "ca": str(authority.file),
+        "certificate": str(authority.sign("client.example")),
         **settings,
     }
 
@@ -282,7 +285,7 @@ def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> No
 
 @pytest.mark.zookeeper
 def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperServer) -> None:
-    access = load_access(**tls_settings(authority))
+    access = load(**tls_settings(authority))
     client = make_client(f"localhost:{tls_server.secure_port}", access=access)
     client.start(timeout=15)
     try:
@@ -303,8 +306,8 @@ def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperSe
     ("host", "settings", "told"),
     [
         ("127.0.0.1", {}, "IP address mismatch, certificate is not valid for '127.0.0.1'."),
-        ("localhost", {"zookeeper_ca": None}, "unable to get local issuer certificate"),
-        ("127.0.0.1", {"zookeeper_any_host": True}, None),
+        ("localhost", {"ca": None}, "unable to get local issuer certificate"),
+        ("127.0.0.1", {"verify_hostname": False}, None),
     ],
 )
 def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
@@ -317,7 +320,7 @@ def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
     told: str | None,
 ) -> None:
     caplog.set_level(logging.WARNING)
-    access = load_access(**tls_settings(authority, **settings))
+    access = load(**tls_settings(authority, **settings))
     client = make_client(f"{host}:{tls_server.secure_port}", access=access)
     client.start_async()
     try:
@@ -338,7 +341,7 @@ def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
 def test_where_no_tls_is_spoken_that_is_told(
     authority: Authority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    access = load_access(**tls_settings(authority))
+    access = load(**tls_settings(authority))
     sets = ServerSet("test", "web", zookeeper.address, access=access)
     with pytest.raises(UnreachableError):
         sets.watch(timeout=3.0)

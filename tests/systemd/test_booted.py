@@ -183,7 +183,7 @@ def test_who_crashes_is_started_again_and_who_hangs_too() -> None:
 
 @pytest.mark.usefixtures("network")
 def test_a_start_without_zookeeper_is_one_too() -> None:
-    with BootedSystemd(files('zookeeper = "127.0.0.1:9"\n')) as machine:
+    with BootedSystemd(files('zookeeper.hosts = "127.0.0.1:9"\n')) as machine:
         machine.run("systemctl", "start", "zkdns.socket", "zkdns.service")
         assert machine.show("zkdns.service", "StatusText").startswith("loading the table")
         assert dns.rcode.to_text(ask().rcode()) == "SERVFAIL"
@@ -205,7 +205,7 @@ def test_a_machines_service_with_credentials_a_snapshot_and_registrations() -> N
         closed = [make_digest_acl("user", "password", all=True)]
         client.create("/discovery/staging/web/member_0000000001", MEMBER, acl=closed)
         client.set_acls("/discovery", closed)
-        configuration = files(f'zookeeper = "{zookeeper.address}"\n')
+        configuration = files(f'zookeeper.hosts = "{zookeeper.address}"\n')
         with BootedSystemd({**configuration, **credentials}) as machine:
             machine.run("systemctl", "start", "zkdns.socket", "zkdns.service", "zkdns-register@api.service")
             assert addresses("web.staging.discovery") == {"10.0.0.1"}

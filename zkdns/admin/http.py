@@ -247,7 +247,7 @@ def _check(request: web.Request, backend: Backend) -> None:
         raise RequestError(
             HTTPStatus.MISDIRECTED_REQUEST,
             f"{host[:100]!r} is not a name of this server; use its address or localhost, "
-            "or add the name to admin_names",
+            "or add the name to admin.names",
         )
     if (request.content_length or 0) > _MAX_BODY:
         raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request has a body; requests have none")

@@ -25,10 +25,10 @@ _MAX_LENGTH = 4096
 
 _NOT_CONFIGURED = (
     "requests that change something are disabled: write a token into a private file, "
-    "and set admin_token to its path"
+    "and set admin.token to its path"
 )
 _UNUSABLE = (
-    "requests that change something are disabled: the file of admin_token is unusable; the log has the reason"
+    "requests that change something are disabled: the file of admin.token is unusable; the log has the reason"
 )
 
 

@@ -145,7 +145,7 @@ class _Table:
     def __enter__(self) -> Self:
         self._live.start()
         # Logs go through the table's own standard error, which prints them above it.
-        configure_logging(self._config.log_format, self._config.log_level, process="watch")
+        configure_logging(self._config.log.format, self._config.log.level, process="watch")
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -21,7 +21,7 @@ class Report(msgspec.Struct, frozen=True):
     """Sentences; where there are any, the rest is not known."""
     zones: tuple[str, ...] = ()
     zookeeper: str | None = None
-    fixed: str | None = None
+    static: str | None = None
     demo: bool = False
     offline: bool = False
     snapshot: str | None = None
@@ -49,10 +49,10 @@ def check(config_file: str | None, as_json: bool, **flags: object) -> None:
 
 
 def _summary(config: Config) -> str:
-    zookeeper = f"ZooKeeper at {config.zookeeper}" if config.zookeeper else None
+    zookeeper = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else None
     demo = "the embedded example" if config.demo else None
-    alone = f"the snapshot {config.snapshot}" if config.offline else None
-    sources = " and ".join(source for source in (zookeeper, config.fixed, demo, alone) if source)
+    alone = f"the snapshot {config.snapshot.path}" if config.offline else None
+    sources = " and ".join(source for source in (zookeeper, config.static, demo, alone) if source)
     zones = " and ".join(map(to_text, config.zones))
     return f"right: {zones} from {sources}, at {', '.join(map(str, config.listen))}"
 
@@ -61,10 +61,10 @@ def _report(config: Config) -> Report:
     return Report(
         right=True,
         zones=tuple(map(to_text, config.zones)),
-        zookeeper=str(config.zookeeper) if config.zookeeper else None,
-        fixed=config.fixed,
+        zookeeper=str(config.zookeeper.hosts) if config.zookeeper.hosts else None,
+        static=config.static,
         demo=config.demo,
         offline=config.offline,
-        snapshot=config.snapshot,
+        snapshot=config.snapshot.path,
         listen=tuple(map(str, config.listen)),
     )

@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.options import FAILED, check_fixed, config_option, setting_options
+from zkdns.cli.options import FAILED, check_static, config_option, setting_options
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
 from zkdns.host.doctor.checks import Finding, ok, wrong
@@ -60,7 +60,7 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             flags=flags,
             environment=environment,
             file=config_file,
-            check_fixed=check_fixed,
+            check_static=check_static,
             check_access=load_access,
         )
     except ConfigError as error:
@@ -68,5 +68,5 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             yield wrong("configuration", mistake, "correct it; all other checks were skipped")
         return
     yield ok("configuration", "has no errors")
-    configure_logging(config.log_format, "error", process="doctor")
+    configure_logging(config.log.format, "error", process="doctor")
     yield from diagnose(config)

@@ -29,8 +29,8 @@ from zkdns.names import Labels, lower, parse_name, to_text
 from zkdns.serverset.access import ACCESS_KEYS
 from zkdns.telemetry.log_setup import configure_logging, silence
 
-_SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper", "fixed", "demo", "offline"})
-_OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot"})
+_SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper.hosts", "static", "demo", "offline"})
+_OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot.path"})
 
 
 @click.command()
@@ -47,14 +47,15 @@ _OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namesp
 def dump(zone: str | None, control: str | None, config_file: str | None, **flags: object) -> None:
     """Write what a running server answers with to standard output.
 
-    Where a source is named (--zookeeper, --fixed, --demo, --offline) it is read, and no server is asked. The
+    Where a source is named (--zookeeper, --static, --demo, --offline) it is read, and no server is asked. The
     exit status is 1 where nothing has been read yet, or the source cannot be read, 2 for mistakes, 3 where no
     server answers.
     """
     if zone is None:
         exit_mistaken(["--zone: is missing; write --zone for a zone file"])
-    given = [row for row in (*_SOURCES, *_OF_SOURCES) if flags[row.key] not in (None, ())]
-    if any(row in _SOURCES for row in given):
+    sources = [row for row in _SOURCES if flags[row.name] not in (None, False)]
+    given = sources or [row for row in _OF_SOURCES if flags[row.name] is not None]
+    if sources:
         if control is not None:
             exit_mistaken([f"--control: names a server, and {given[0].flag} a source; write one of the two"])
         copy = _read_sources(load_or_exit(flags, config_file))
@@ -80,7 +81,7 @@ def _ask_server(path: str) -> Copy:
 
 
 def _read_sources(config: Config) -> Copy:
-    configure_logging(config.log_format, "error", process="dump")
+    configure_logging(config.log.format, "error", process="dump")
     try:
         return asyncio.run(copy_of_sources(config))
     except ZkdnsError as error:

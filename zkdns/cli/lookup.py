@@ -118,7 +118,7 @@ def lookup(
 def _server(text: str | None, config_file: str | None) -> HostPort:
     if text:
         return parse_host_port(text, default_port=53)
-    address = load_or_exit({}, config_file, with_fixed=False).listen[0]
+    address = load_or_exit({}, config_file, with_static=False).listen[0]
     if not address.port:
         raise BadValueError(f"{address} does not contain the server's port; write --server ADDR:PORT")
     return askable(address)

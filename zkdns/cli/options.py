@@ -14,6 +14,7 @@ from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
+from zkdns.config.setting import flag_of
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
 from zkdns.serverset.access import load_access
@@ -71,13 +72,15 @@ config_option = click.option(
 
 def flag_option(setting: Setting) -> Callable[[F], F]:
     """The flag of a setting. It takes any text: what is wrong with it is told with all other mistakes."""
-    if setting.is_switch:
-        return click.option(setting.flag, setting.key, is_flag=True, default=None, help=setting.meaning)
-    meaning = setting.meaning + (" Repeatable." if setting.many else "")
+    if setting.is_boolean:
+        # What a file or a variable may switch on can be switched off again.
+        flags = f"{setting.flag}/{flag_of('no_' + setting.name)}" if setting.in_environment else setting.flag
+        return click.option(flags, setting.name, is_flag=True, default=None, help=setting.help)
+    meaning = setting.help + (" Repeatable." if setting.many else "")
     return click.option(
         setting.flag,
-        setting.key,
-        metavar=setting.form,
+        setting.name,
+        metavar=setting.metavar,
         multiple=setting.many,
         help=meaning,
         shell_complete=complete_file if setting.is_file else complete_words(*setting.words),
@@ -117,13 +120,13 @@ def load_or_exit(
     flags: Mapping[str, object],
     config_file: str | None,
     *,
-    with_fixed: bool = True,
+    with_static: bool = True,
     with_access: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
     """The configuration, as `load` reads it; where it has mistakes, tell all of them and exit."""
     try:
-        return load(flags, config_file, with_fixed=with_fixed, with_access=with_access, listen=listen)
+        return load(flags, config_file, with_static=with_static, with_access=with_access, listen=listen)
     except ConfigError as error:
         exit_mistaken(error.mistakes)
 
@@ -132,16 +135,16 @@ def load(
     flags: Mapping[str, object],
     config_file: str | None,
     *,
-    with_fixed: bool = True,
+    with_static: bool = True,
     with_access: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
     """The configuration.
 
     Args:
-        flags: by the setting's key, as click reads them.
+        flags: by `Setting.name`, as click reads them.
         config_file: what `--config` says.
-        with_fixed: whether the fixed file must be right too, and the snapshot where it is served alone.
+        with_static: whether the fixed file must be right too, and the snapshot where it is served alone.
         with_access: whether the files that say how ZooKeeper is accessed must be right too.
         listen: where to answer unless told otherwise.
 
@@ -154,19 +157,19 @@ def load(
             environment=os.environ,
             file=config_file,
             listen=listen,
-            check_fixed=check_fixed if with_fixed else None,
+            check_static=check_static if with_static else None,
             check_access=load_access if with_access else None,
         )
         if config.demo:
             load_demo(config.namespaces)
-        if config.offline and config.snapshot and with_fixed:
-            read_header(Path(config.snapshot), expected_by(config, time.time()))
+        if config.offline and config.snapshot.path and with_static:
+            read_header(Path(config.snapshot.path), expected_by(config, time.time()))
     except SnapshotError as error:
         raise ConfigError([str(error)]) from None
     return config
 
 
-def check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
+def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
     """Read the file of services; ConfigError tells its mistakes."""
     load_fixed(Path(path), namespaces)
 

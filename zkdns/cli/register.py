@@ -10,7 +10,7 @@ from zkdns.address import MAX_PORT, parse_host_port
 from zkdns.cli.options import exit_failed, exit_mistaken
 from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
 from zkdns.config import Setting
-from zkdns.config.values import switch, text, whole
+from zkdns.config.parsers import boolean, integer, text
 from zkdns.daemon.runner import Plan, ProgramError, Runner
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ZkdnsError
@@ -50,7 +50,7 @@ def _parse_metadata(written: str) -> tuple[str, str]:
 
 _ROWS = (
     ENVIRONMENT,
-    Setting("port", whole(0, MAX_PORT), "PORT", "Where it serves; 0: only at additional endpoints."),
+    Setting("port", integer(0, MAX_PORT), "PORT", "Where it serves; 0: only at additional endpoints."),
     Setting(
         "host",
         text(_parse_host, "an address, a host name or auto"),
@@ -64,7 +64,7 @@ _ROWS = (
         "An additional endpoint, as admin=9990.",
         many=True,
     ),
-    Setting("shard", whole(0, _MAX_SHARD), "NUMBER", "Which of the service's shards this is."),
+    Setting("shard", integer(0, _MAX_SHARD), "NUMBER", "Which of the service's shards this is."),
     Setting("metadata", text(_parse_metadata, "KEY=VALUE"), "KEY=VALUE", "For whoever reads it.", many=True),
     Setting("check", text(parse_check, FORMS), "CHECK", f"Register only while it passes: {FORMS}."),
     Setting(
@@ -91,7 +91,9 @@ _ROWS = (
         "DURATION",
         "How long the program may serve after it was unregistered; else 5s.",
     ),
-    Setting("wait", switch, "", "Go on while ZooKeeper cannot be reached, until it can."),
+    Setting(
+        "wait", boolean, "", "Go on while ZooKeeper cannot be reached, until it can.", in_environment=False
+    ),
 )
 
 
@@ -118,7 +120,7 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
     plan = Plan(
         environment=values["environment"],
         service=values["service"],
-        zookeeper=str(config.zookeeper),
+        zookeeper=str(config.zookeeper.hosts),
         access=reading.access,
         namespace=config.namespace.template,
         session_timeout=values.get("session_timeout", 5.0),
@@ -149,7 +151,7 @@ def _check_member(reading: Reading) -> None:
     """What no flag alone shows: whether they make a member together."""
     values, mistakes = reading.values, reading.mistakes
     if "port" not in values:
-        mistakes.append(f"--port: is missing; write a whole number from 0 to {MAX_PORT}")
+        mistakes.append(f"--port: is missing; write an integer from 0 to {MAX_PORT}")
     elif values["port"] == 0 and not values.get("endpoint"):
         mistakes.append("--port: is 0, so that only additional endpoints can be reached; add an --endpoint")
     for key in ("endpoint", "metadata"):

@@ -51,7 +51,7 @@ def ask_server(request: Request, wanted: type[T], control: str | None, config_fi
 
 def control_path(control: str | None, config_file: str | None) -> str:
     """Where the server's control socket is; where there is none, say so and exit."""
-    path = load_or_exit({"control": control}, config_file, with_fixed=False).control
+    path = load_or_exit({"control": control}, config_file, with_static=False).control
     if path is None:
         exit_failed(
             ZkdnsError("there is no control socket; name the server's with --control FILE"), NO_ANSWER

@@ -52,7 +52,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     listen = addresses_of(passed)
     config = load_or_exit(flags, config_file, listen=listen)
     read = partial(load, flags, config_file, listen=listen)
-    configure_logging(config.log_format, config.log_level, process="supervisor")
+    configure_logging(config.log.format, config.log.level, process="supervisor")
 
     def ready(addresses: list[HostPort]) -> None:
         if not config.demo:

@@ -34,7 +34,7 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
     try:
         with bar.progress:
             listing = list_services(
-                str(config.zookeeper),
+                str(config.zookeeper.hosts),
                 config.namespace,
                 environment=environment,
                 progress=bar.advance,
@@ -60,7 +60,7 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
         where = f"{environment!r} below {config.namespace.root}" if environment else config.namespace.root
         is_missing = not listing.exists or environment
         what = f"there is no {where}" if is_missing else f"there is nothing below {where}"
-        click.echo(f"zkdns: {what}, in ZooKeeper at {config.zookeeper}", err=True)
+        click.echo(f"zkdns: {what}, in ZooKeeper at {config.zookeeper.hosts}", err=True)
         sys.exit(FAILED)
 
 

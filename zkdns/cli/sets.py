@@ -10,11 +10,12 @@ import click
 
 from zkdns.cli.options import config_option, exit_mistaken, options_of
 from zkdns.config import SETTINGS, Config, Setting, load_config
-from zkdns.config.values import Place, read_table, text
+from zkdns.config.parsers import Location, text
+from zkdns.config.setting import parse_table
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
-from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, access_of, load_access
+from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, load_access
 from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,11 +57,13 @@ ENVIRONMENT = Setting(
     text(_parse_znode, "an environment's name"),
     "NAME",
     "local, staging, prod, test, or any other.",
-    suggested=("local", "staging", "prod", "test"),
+    suggestions=("local", "staging", "prod", "test"),
 )
 
 _CONFIGURED = tuple(
-    row for row in SETTINGS if row.key in {"zookeeper", *ACCESS_KEYS, "namespace", "log_format", "log_level"}
+    row
+    for row in SETTINGS
+    if row.key in {"zookeeper.hosts", *ACCESS_KEYS, "namespace", "log.level", "log.format"}
 )
 
 
@@ -80,7 +83,7 @@ class Reading:
 
     Args:
         rows: by what they are called on the command line.
-        flags: by `Setting.key`; None and () mean not given.
+        flags: by `Setting.name`; None and () mean not given.
         config_file: as in `load_config`.
     """
 
@@ -88,25 +91,25 @@ class Reading:
         self, rows: Mapping[str, Setting], flags: Mapping[str, object], config_file: str | None
     ) -> None:
         self.mistakes: list[str] = []
-        given = {name: flags[row.key] for name, row in rows.items() if flags[row.key] not in (None, ())}
-        place = Place("", typed=False, directory="", mistakes=self.mistakes)
-        self.values: dict[str, Any] = read_table(given, rows, place)
+        given = {name: flags[row.name] for name, row in rows.items() if flags[row.name] not in (None, ())}
+        location = Location("", typed=False, directory="", errors=self.mistakes)
+        self.values: dict[str, Any] = parse_table(given, rows, location)
         """By `Setting.key`, what was given; None where it was wrong."""
         self.access = ANYBODY
         """How the configuration says that ZooKeeper is to be accessed."""
         self._config: Config | None = None
         try:
             self._config = load_config(
-                flags={row.key: flags[row.key] for row in _CONFIGURED},
+                flags={row.name: flags[row.name] for row in _CONFIGURED},
                 environment=os.environ,
                 file=config_file,
                 check_access=load_access,
             )
-            self.access = access_of(self._config)
+            self.access = load_access(self._config.zookeeper)
         except ConfigError as error:
             self.mistakes += error.mistakes
         else:
-            if self._config.zookeeper is None:
+            if self._config.zookeeper.hosts is None:
                 self.mistakes.append(
                     "--zookeeper: is missing, and the configuration has none; write HOST:PORT"
                 )
@@ -131,7 +134,7 @@ class Reading:
         """The configuration, with logs set up by it; where there are mistakes, tell them and exit."""
         if self.mistakes or self._config is None:
             exit_mistaken(self.mistakes)
-        configure_logging(self._config.log_format, self._config.log_level, process=process)
+        configure_logging(self._config.log.format, self._config.log.level, process=process)
         return self._config
 
 

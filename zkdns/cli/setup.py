@@ -44,7 +44,7 @@ _STYLES = {"+": "green", "-": "red", "@": "cyan"}
 _UP_TO_DATE = "the files are already up to date"
 _NOT_WRITTEN = "nothing has been written yet: run zkdns setup --apply"
 _RETRY_SECONDS = 5.0  # resolvers need time to read their files
-_CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "upstream", "control"})
+_CONFIGURED = tuple(row for row in SETTINGS if row.key in {"listen", "zone", "forward.upstreams", "control"})
 
 
 class _FileDiff(msgspec.Struct, frozen=True):
@@ -135,12 +135,12 @@ def setup(
 def _load_config(tree: FileTree, flags: Mapping[str, object], file: str | None) -> tuple[Config, str | None]:
     """Return the configuration, and its file's path in the tree; print errors and exit if it is invalid."""
     if tree.is_this_machine or file is None:
-        config = load_or_exit(flags, file, with_fixed=False)
+        config = load_or_exit(flags, file, with_static=False)
         return config, str(Path(file).absolute()) if file else None
     # Paths in the file are paths in the image, so the files that they name are not checked.
     path = str(PurePosixPath("/") / file)
     place = str(tree.at(tree.real(path)))
-    return load_or_exit(flags, place, with_fixed=False, with_access=False), path
+    return load_or_exit(flags, place, with_static=False, with_access=False), path
 
 
 def _check_running(tree: FileTree, request: SetupRequest, output: _Output) -> None:

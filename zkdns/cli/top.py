@@ -57,7 +57,7 @@ def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -
     The exit status is 1 if the server has no admin address, 2 for errors in options or configuration, 3 if no
     server responds to --once.
     """
-    configured = load_or_exit({"admin": admin}, config_file, with_fixed=False).admin
+    configured = load_or_exit({"admin": admin}, config_file, with_static=False).admin.listen
     if configured is None:
         exit_failed(ZkdnsError("there is no admin address; name the server's with --admin ADDRESS:PORT"))
     address = askable(configured)

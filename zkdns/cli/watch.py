@@ -99,7 +99,9 @@ class _Following:
         hook: Hook | None,
     ) -> None:
         self._news: queue.SimpleQueue[_Item] = queue.SimpleQueue()
-        self._client = make_client(str(config.zookeeper), session_timeout=_SESSION_TIMEOUT, access=access)
+        self._client = make_client(
+            str(config.zookeeper.hosts), session_timeout=_SESSION_TIMEOUT, access=access
+        )
         self._set = ServerSet(environment, service, namespace=config.namespace.template, client=self._client)
         self._shower = shower
         self._hook = hook

@@ -1,34 +1,49 @@
-"""What a server is told: one frozen `Config` out of a TOML file, environment variables and flags.
+"""The server's configuration: one frozen `Config` in sections, read from a TOML file, variables and flags.
 
-Never here: I/O beyond reading that file.
+Every error in all of them is reported at once. The only I/O here is reading the file.
 """
 
 from zkdns.config.load import load_config
 from zkdns.config.model import (
+    AccessSettings,
+    AdminSettings,
+    CacheSettings,
     Config,
     Empty,
     ForwardSettings,
+    ForwardZoneSettings,
     GuardSettings,
     LogFormat,
     LogLevel,
+    LogSettings,
     Order,
     ServiceOverride,
-    Upstream,
+    SnapshotSettings,
+    UpstreamsSetting,
+    ZooKeeperSettings,
 )
-from zkdns.config.settings import SETTINGS
-from zkdns.config.values import Setting
+from zkdns.config.schema import SETTINGS
+from zkdns.config.setting import Process, Setting
 
 __all__ = [
     "SETTINGS",
+    "AccessSettings",
+    "AdminSettings",
+    "CacheSettings",
     "Config",
     "Empty",
     "ForwardSettings",
+    "ForwardZoneSettings",
     "GuardSettings",
     "LogFormat",
     "LogLevel",
+    "LogSettings",
     "Order",
+    "Process",
     "ServiceOverride",
     "Setting",
-    "Upstream",
+    "SnapshotSettings",
+    "UpstreamsSetting",
+    "ZooKeeperSettings",
     "load_config",
 ]

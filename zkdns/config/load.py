@@ -1,9 +1,7 @@
-"""Makes the one `Config` out of three layers: a TOML file, environment variables, flags.
+"""Builds the `Config` from three layers: a TOML file, environment variables and flags.
 
-A flag wins over a variable and a variable over the file, key by key. Every layer is read in full all the
-same: what is overridden today is in force tomorrow, so its mistakes are told together with all the others.
-
-Never here: I/O beyond reading the one file, and seeing whether others are there.
+A flag overrides a variable, and a variable overrides the file, key by key. Every layer is parsed completely,
+so that errors in overridden values are reported too: the override may be gone tomorrow.
 """
 
 from __future__ import annotations
@@ -13,35 +11,45 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
 
 from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, HostPort
-from zkdns.config.forwarding import by_domain, check_upstreams
-from zkdns.config.model import Config
-from zkdns.config.settings import ADMIN_PORT, DEMO_PORT, SETTINGS, GivenNamespace
-from zkdns.config.values import PREFIX, Place, Setting, flag_of, read_table
+from zkdns.config.forwarding import by_domain, check_not_own
+from zkdns.config.model import Config, ZooKeeperSettings, build_config
+from zkdns.config.parsers import ADMIN_PORT, DEMO_PORT, Location, shown
+from zkdns.config.schema import SETTINGS, GivenNamespace
+from zkdns.config.setting import PREFIX, add_unknown, flag_of, parse_table
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import DEFAULT_ZONE, Namespace, parse_namespace, split_name
 
 if TYPE_CHECKING:
     from zkdns.config.model import ServiceOverride
+    from zkdns.config.setting import Setting
     from zkdns.names import Labels
 
-MAX_FILE = 2**20  # bytes; thousands of overrides fit, and a log given by mistake does not
+MAX_FILE = 2**20  # bytes; enough for thousands of overrides, and small enough to reject a log file
 FILE_VARIABLE = "ZKDNS_CONFIG"
-# No settings: what `lookup` asks, and what `watch --exec` tells its command, which may be one of ours.
-_NO_SETTINGS = frozenset({FILE_VARIABLE, "ZKDNS_SERVER", "ZKDNS_ENDPOINTS", "ZKDNS_ADDED", "ZKDNS_REMOVED"})
-# A Kubernetes service called zkdns puts these into the environment of every pod beside it.
+# Not settings: the server for `lookup`, and the variables that `watch --exec` sets for its command.
+_NOT_SETTINGS = frozenset({FILE_VARIABLE, "ZKDNS_SERVER", "ZKDNS_ENDPOINTS", "ZKDNS_ADDED", "ZKDNS_REMOVED"})
+# A Kubernetes service called zkdns sets these variables in all pods of its namespace.
 _SERVICE_LINK = re.compile(
     r"ZKDNS_(?:.+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_.+)?)"
 )
 _SERVICE_URL = re.compile(r"(?:tcp|udp|sctp)://.+")
 
-_Layer: TypeAlias = tuple[Mapping[str, object], Mapping[str, Setting], Place]
-
 _NAMESPACE = "/discovery/{environment}/{service}"
+
+_TOP_LEVEL = {row.key: row for row in SETTINGS if "." not in row.key}
+_SECTIONS: dict[str, dict[str, Setting]] = {}
+_IN_SECTIONS: dict[str, str] = {}
+"""The full keys of settings in sections, by each spelling that a top-level key could have by mistake."""
+for _row in SETTINGS:
+    _section, _, _key = _row.key.rpartition(".")
+    if _section:
+        _SECTIONS.setdefault(_section, {})[_key] = _row
+        _IN_SECTIONS |= {_key: _row.key, _row.name: _row.key, f"{_section}_{_key}": _row.key}
 
 
 def load_config(
@@ -50,81 +58,132 @@ def load_config(
     environment: Mapping[str, str],
     file: str | None,
     listen: tuple[HostPort, ...] = (),
-    check_fixed: Callable[[str, Sequence[Namespace]], object] | None = None,
-    check_access: Callable[..., object] | None = None,
+    check_static: Callable[[str, Sequence[Namespace]], object] | None = None,
+    check_access: Callable[[ZooKeeperSettings], object] | None = None,
 ) -> Config:
-    """Read the three layers and check them as one.
+    """Read the three layers and check the result as a whole.
 
     Args:
-        flags: by `Setting.key`, as typed: text, a tuple of text where there may be many, a bool for a switch.
-            None and () mean not given.
+        flags: the values by `Setting.name`, as typed: text, a tuple of text for a repeatable flag, a bool for
+            a boolean. None and () mean that the flag is not given.
         environment: all variables of the process; an empty one counts as not set.
-        file: path of the TOML file; None: what ZKDNS_CONFIG or systemd says, or no file.
-        listen: where to answer unless told otherwise; (): on the usual port, for this machine alone.
-        check_fixed: reads the fixed file, and raises ConfigError with its mistakes; None: it is not read.
-        check_access: the same for the files that the settings `zookeeper_…` name; it gets those settings.
+        file: path of the TOML file; None: the one that ZKDNS_CONFIG or systemd names, or none at all.
+        listen: the default of `listen`; (): the DNS port of 127.0.0.1.
+        check_static: reads the static file, and raises ConfigError with its errors; None: it is not read.
+        check_access: the same for the files that the settings in `[zookeeper]` name.
 
     Raises:
-        ConfigError: holding every mistake of every layer, each with where it stands, what was found and what
-            would be accepted.
+        ConfigError: with every error of every layer: its place, the value found and the accepted values.
     """
-    mistakes: list[str] = []
+    errors: list[str] = []
     values: dict[str, Any] = {}
-    places: dict[str, Place] = {}
-    for given, rows, place in (
-        _from_file(file if file is not None else _usual_file(environment), mistakes),
-        _from_environment(environment, mistakes),
-        _from_flags(flags, mistakes),
+    locations: dict[str, Location] = {}
+    for layer in (
+        _read_file(file if file is not None else _default_file(environment), errors),
+        _read_environment(environment, errors),
+        _read_flags(flags, errors),
     ):
-        values |= read_table(given, rows, place)
-        places |= {row.key: place.inside(name) for name, row in rows.items() if name in given}
+        for key, (value, location) in layer.items():
+            values[key], locations[key] = value, location
     _add_defaults(values, environment, listen)
-    _check_sources(values, places)
-    _check_ports(values, places)
-    _check_tls(values, places)
-    check_upstreams(values, places)
+    _check_sources(values, locations)
+    _check_ports(values, locations)
+    _check_tls(values, locations)
+    if isinstance(upstreams := values.get("forward.upstreams"), tuple):
+        check_not_own(upstreams, values["listen"], locations["forward.upstreams"])
     namespaces = values["namespaces"] = _join_namespaces(values)
     if values.get("service") and namespaces:
-        values["service"] = _by_name(values["service"], namespaces, places["service"])
-    if values.get("forward"):
-        zones = [namespace.zone for namespace in namespaces]
-        values["forward"] = by_domain(values["forward"], zones, values["listen"], places["forward"])
-    if check_fixed and values.get("fixed") and namespaces:
-        try:
-            check_fixed(values["fixed"], namespaces)
-        except ConfigError as error:
-            mistakes += error.mistakes
-    if check_access:
-        try:
-            check_access(
-                **{key: value for key, value in values.items() if key.startswith("zookeeper_") and value}
-            )
-        except ConfigError as error:
-            mistakes += error.mistakes
-    if mistakes:
-        raise ConfigError(mistakes)
-    return Config(**values)
+        values["service"] = _by_name(values["service"], namespaces, locations["service"])
+    if forward_zones := values.pop("forward.zone", None):
+        values["forward.zones"] = by_domain(
+            forward_zones,
+            [namespace.zone for namespace in namespaces],
+            values["listen"],
+            locations["forward.zone"],
+        )
+    _check_files(values, errors, check_static, check_access)
+    if errors:
+        raise ConfigError(errors)
+    return build_config(values)
 
 
-def _from_file(file: str | None, mistakes: list[str]) -> _Layer:
-    """The file's table; an empty one where there is no file, or none that can be read."""
-    place = Place(f"{file}: ", typed=True, directory=str(Path(file or "").parent), mistakes=mistakes)
-    document: dict[str, object] = {}
-    if file is not None:
-        try:
-            document = read_toml(file)
-        except BadValueError as mistake:
-            mistakes.append(f"{file or repr(file)}: {mistake}")
-    return document, {row.key: row for row in SETTINGS}, place
+# -- layers -----------------------------------------------------------------------------------------------
 
 
-def _usual_file(environment: Mapping[str, str]) -> str | None:
-    """The file where the command line names none; systemd's need not be there."""
+def _read_file(file: str | None, errors: list[str]) -> dict[str, tuple[Any, Location]]:
+    """Read the file and return the values with their locations by key; {} if there is no readable file."""
+    if file is None:
+        return {}
+    location = Location(file, typed=True, directory=str(Path(file).parent), errors=errors)
+    try:
+        document = read_toml(file)
+    except BadValueError as error:
+        errors.append(f"{file or repr(file)}: {error}")
+        return {}
+    layer: dict[str, tuple[Any, Location]] = {}
+    for name, value in document.items():
+        here = location.child(name)
+        if name in _TOP_LEVEL:
+            layer[name] = here.parse(_TOP_LEVEL[name].parse_all, value), here
+        elif name in _SECTIONS:
+            layer |= _parse_section(name, value, here)
+        else:
+            add_unknown(name, [*_TOP_LEVEL, *_SECTIONS], location, _IN_SECTIONS)
+    return layer
+
+
+def _parse_section(section: str, value: object, location: Location) -> dict[str, tuple[Any, Location]]:
+    rows = _SECTIONS[section]
+    if not isinstance(value, dict):
+        location.add_error(f"is {shown(value)}; write a section, [{section}] with {', '.join(rows)}")
+        return {}
+    top_level = {
+        name: f"the top-level {name} (above all sections)" for name in value.keys() & _TOP_LEVEL.keys()
+    }
+    parsed = parse_table(value, rows, location, top_level)
+    return {key: (one, location.child(key.rpartition(".")[2])) for key, one in parsed.items()}
+
+
+def _read_environment(environment: Mapping[str, str], errors: list[str]) -> dict[str, tuple[Any, Location]]:
+    rows = {row.variable: row for row in SETTINGS if row.in_environment}
+    given = {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PREFIX) and name not in _NOT_SETTINGS and not _is_service_link(name, value)
+        if value.strip() or name not in rows
+    }
+    return _parse_untyped(given, rows, errors)
+
+
+def _read_flags(flags: Mapping[str, object], errors: list[str]) -> dict[str, tuple[Any, Location]]:
+    rows = {row.flag: row for row in SETTINGS if row.in_flags}
+    given = {flag_of(name): value for name, value in flags.items() if value is not None and value != ()}
+    return _parse_untyped(given, rows, errors)
+
+
+def _parse_untyped(
+    given: Mapping[str, object], rows: Mapping[str, Setting], errors: list[str]
+) -> dict[str, tuple[Any, Location]]:
+    location = Location("", typed=False, directory="", errors=errors)
+    parsed = parse_table(given, rows, location)
+    names = {row.key: name for name, row in rows.items()}
+    return {key: (value, location.child(names[key])) for key, value in parsed.items()}
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    return bool(_SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value)))
+
+
+# -- files ------------------------------------------------------------------------------------------------
+
+
+def _default_file(environment: Mapping[str, str]) -> str | None:
+    """The file if the command line names none. The one in systemd's directory is optional."""
     return environment.get(FILE_VARIABLE) or _file_in("CONFIGURATION_DIRECTORY", "zkdns.toml", environment)
 
 
 def _file_in(variable: str, name: str, environment: Mapping[str, str]) -> str | None:
-    """A file in a directory that systemd.exec(5) tells, where it is there."""
+    """Return a file's path in one of systemd's directories (systemd.exec(5)) if the file exists."""
     path = _path_in(variable, name, environment)
     if path is None:
         return None
@@ -132,42 +191,21 @@ def _file_in(variable: str, name: str, environment: Mapping[str, str]) -> str | 
         Path(path).stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):  # whoever reads it says why it cannot be
+    except (OSError, ValueError):  # the reader of the file reports the reason
         pass
     return path
 
 
 def _path_in(variable: str, name: str, environment: Mapping[str, str]) -> str | None:
-    directories = environment.get(variable)  # several have colons between
+    directories = environment.get(variable)  # a colon separates several
     return f"{directories.partition(':')[0]}/{name}" if directories else None
 
 
-def _from_environment(environment: Mapping[str, str], mistakes: list[str]) -> _Layer:
-    rows = {row.variable: row for row in SETTINGS if row.in_environment}
-    given = {
-        name: value
-        for name, value in environment.items()
-        if name.startswith(PREFIX) and name not in _NO_SETTINGS and not _is_service_link(name, value)
-        if value.strip() or name not in rows
-    }
-    return given, rows, Place("", typed=False, directory="", mistakes=mistakes)
-
-
-def _from_flags(flags: Mapping[str, object], mistakes: list[str]) -> _Layer:
-    rows = {row.flag: row for row in SETTINGS if row.in_flags}
-    given = {flag_of(key): value for key, value in flags.items() if value is not None and value != ()}
-    return given, rows, Place("", typed=False, directory="", mistakes=mistakes)
-
-
-def _is_service_link(name: str, value: str) -> bool:
-    return bool(_SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.fullmatch(value)))
-
-
 def read_toml(file: str) -> dict[str, object]:
-    """Read the file.
+    """Read a TOML file.
 
     Raises:
-        BadValueError: why not, without the file's name.
+        BadValueError: the file cannot be read, or is not TOML; without the file's name.
     """
     try:
         with Path(file).open("rb") as stream:
@@ -176,7 +214,7 @@ def read_toml(file: str) -> dict[str, object]:
         reason = error.strerror if isinstance(error, OSError) else error
         raise BadValueError(f"cannot be read ({reason}); name a TOML file that this user may read") from None
     if len(data) > MAX_FILE:
-        raise BadValueError(f"is longer than {MAX_FILE} bytes, which no configuration is")
+        raise BadValueError(f"is longer than {MAX_FILE} bytes, the maximum for a configuration")
     try:
         return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
@@ -188,28 +226,31 @@ def read_toml(file: str) -> dict[str, object]:
         raise BadValueError("is nested too deeply to be read") from None
 
 
+# -- defaults and checks ----------------------------------------------------------------------------------
+
+
 def _add_defaults(
     values: dict[str, Any], environment: Mapping[str, str], listen: tuple[HostPort, ...]
 ) -> None:
-    """Fill in what depends on other settings or would surprise whoever makes a `Config` by hand."""
-    values.setdefault("admin", HostPort("127.0.0.1", ADMIN_PORT))
+    """Add the defaults that depend on other settings, on the environment or on the user."""
+    values.setdefault("admin.listen", HostPort("127.0.0.1", ADMIN_PORT))
     usual = HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT)
     values.setdefault("listen", listen or (usual,))
     if values.get("offline"):
-        values.setdefault("snapshot_max_age", 0)  # who names a file to serve wants this one, however old
-    elif not values.get("demo") and not values.keys() & {"zookeeper", "fixed"}:
-        values["zookeeper"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
-    values.setdefault("control", _control(environment))
-    if "zookeeper" in values and (kept := _path_in("STATE_DIRECTORY", "table", environment)):
-        values.setdefault("snapshot", kept)
-    if secrets := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
-        values.setdefault("zookeeper_credentials", secrets)
+        values.setdefault("snapshot.max_age", 0)  # the user has chosen this snapshot
+    elif not values.get("demo") and not values.keys() & {"zookeeper.hosts", "static"}:
+        values["zookeeper.hosts"] = f"127.0.0.1:{ZOOKEEPER_PORT}"
+    values.setdefault("control", _default_control(environment))
+    if "zookeeper.hosts" in values and (snapshot := _path_in("STATE_DIRECTORY", "table", environment)):
+        values.setdefault("snapshot.path", snapshot)
+    if credentials := _file_in("CREDENTIALS_DIRECTORY", "zookeeper.toml", environment):
+        values.setdefault("zookeeper.credentials", credentials)
     if token := _file_in("CREDENTIALS_DIRECTORY", "admin_token", environment):
-        values.setdefault("admin_token", token)
+        values.setdefault("admin.token", token)
 
 
-def _control(environment: Mapping[str, str]) -> str | None:
-    """Where server and commands meet unless told otherwise: where systemd, root and users keep such files."""
+def _default_control(environment: Mapping[str, str]) -> str | None:
+    """The control socket in the runtime directory of systemd's service, of root, or of the user."""
     if path := _path_in("RUNTIME_DIRECTORY", "control", environment):
         return path
     if os.geteuid() == 0:
@@ -218,38 +259,71 @@ def _control(environment: Mapping[str, str]) -> str | None:
     return f"{own}/zkdns/control" if own else None
 
 
-def _check_sources(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:
-    others = [places[key].name for key in ("zookeeper", "fixed") if key in places]
+def _check_sources(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
+    others = [locations[key].name for key in ("zookeeper.hosts", "static") if key in locations]
     if values.get("demo") and others:
-        places["demo"].refuse(f"the example stands alone; leave out this or {' and '.join(others)}")
+        locations["demo"].add_error(f"excludes other sources; remove this or {' and '.join(others)}")
     if not values.get("offline"):
         return
-    if others := [places[key].name for key in ("zookeeper", "fixed", "demo") if values.get(key)]:
-        places["offline"].refuse(f"a snapshot is served alone; leave out this or {' and '.join(others)}")
-    if "snapshot" not in values:
-        places["offline"].refuse("names no file by itself; name one with snapshot (--snapshot FILE)")
+    if others := [
+        locations[key].name
+        for key in ("zookeeper.hosts", "static", "demo")
+        if key in locations and values.get(key)
+    ]:
+        locations["offline"].add_error(f"excludes other sources; remove this or {' and '.join(others)}")
+    if "snapshot.path" not in values:
+        locations["offline"].add_error("needs a snapshot; write snapshot.path (--snapshot FILE)")
 
 
-def _check_ports(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:
-    admin: HostPort | None = values["admin"]
+def _check_ports(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
+    admin: HostPort | None = values["admin.listen"]
     if admin and admin.port and values["listen"] and admin in values["listen"]:
-        place = places.get("admin") or places["listen"]
-        place.refuse(f"{admin} cannot answer both DNS and HTTP; choose another port, or write none for admin")
-
-
-def _check_tls(values: Mapping[str, Any], places: Mapping[str, Place]) -> None:
-    """Check that nothing is told of TLS that is not spoken, or of a key without its certificate."""
-    for key in ("zookeeper_ca", "zookeeper_certificate", "zookeeper_key", "zookeeper_any_host"):
-        if values.get(key) and "zookeeper_tls" not in values:
-            places[key].refuse("is of no use without TLS; write zookeeper_tls as well")
-    if values.get("zookeeper_key") and "zookeeper_certificate" not in values:
-        places["zookeeper_key"].refuse(
-            "is of no use without its certificate; write zookeeper_certificate as well"
+        location = locations.get("admin.listen") or locations["listen"]
+        location.add_error(
+            f"{admin} is the address for both DNS and HTTP; use another port, or none for admin.listen"
         )
 
 
+def _check_tls(values: Mapping[str, Any], locations: Mapping[str, Location]) -> None:
+    """Check that TLS settings have TLS, and that a key has its certificate."""
+    of_tls = [key for key in ("zookeeper.ca", "zookeeper.certificate", "zookeeper.key") if values.get(key)]
+    if values.get("zookeeper.verify_hostname") is False:
+        of_tls.append("zookeeper.verify_hostname")
+    if "zookeeper.tls" not in values:
+        for key in of_tls:
+            locations[key].add_error("has no effect without TLS; write zookeeper.tls as well")
+    if values.get("zookeeper.key") and "zookeeper.certificate" not in values:
+        locations["zookeeper.key"].add_error(
+            "has no effect without a certificate; write zookeeper.certificate as well"
+        )
+
+
+def _check_files(
+    values: Mapping[str, Any],
+    errors: list[str],
+    check_static: Callable[[str, Sequence[Namespace]], object] | None,
+    check_access: Callable[[ZooKeeperSettings], object] | None,
+) -> None:
+    """Add the errors in the files that the settings name."""
+    if check_static and values.get("static") and values["namespaces"]:
+        try:
+            check_static(values["static"], values["namespaces"])
+        except ConfigError as error:
+            errors += error.mistakes
+    if check_access:
+        zookeeper = {
+            key.removeprefix("zookeeper."): value
+            for key, value in values.items()
+            if key.startswith("zookeeper.") and value is not None
+        }
+        try:
+            check_access(ZooKeeperSettings(**zookeeper))
+        except ConfigError as error:
+            errors += error.mistakes
+
+
 def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
-    """Take the namespaces as written out of the values, and give each its zone; none where one is wrong."""
+    """Remove the namespaces and the zone from the values, and combine them; () if one has an error."""
     zone: Labels | None = values.pop("zone", DEFAULT_ZONE)
     if "namespace" not in values:
         return (parse_namespace(_NAMESPACE, zone),) if zone else ()
@@ -258,9 +332,9 @@ def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
     for one in filter(None, given):
         for before in namespaces:
             if one.namespace.meets(before):
-                one.place.refuse(
-                    f"{one.namespace.template!r} finds the same znodes as {before.template!r}; "
-                    "a set belongs to one namespace"
+                one.location.add_error(
+                    f"{one.namespace.template!r} matches the same znodes as {before.template!r}; "
+                    "a service belongs to one namespace"
                 )
                 break
         namespaces.append(replace(one.namespace, zone=one.zone or zone or DEFAULT_ZONE))
@@ -268,20 +342,18 @@ def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
 
 
 def _by_name(
-    overrides: Mapping[str, ServiceOverride], namespaces: Sequence[Namespace], place: Place
+    overrides: Mapping[str, ServiceOverride], namespaces: Sequence[Namespace], location: Location
 ) -> dict[str, ServiceOverride]:
-    """The overrides by the services' absolute names in lower case, each one that a namespace can make."""
+    """Return the overrides by the services' absolute names in lower case; report impossible names."""
     named: dict[str, ServiceOverride] = {}
     for key, override in overrides.items():
-        here = place.inside(key)
+        here = location.child(key)
         try:
             name = b".".join(split_name(namespaces, key).key).decode()
-        except BadValueError as mistake:
-            here.refuse(str(mistake))
+        except BadValueError as error:
+            here.add_error(str(error))
             continue
         if name in named:
-            here.refuse(
-                "is one service with another table; names that differ only in case are equal (RFC 4343)"
-            )
+            here.add_error("names the same service as another table; names are case-insensitive (RFC 4343)")
         named[name] = override
     return named

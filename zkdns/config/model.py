@@ -1,8 +1,12 @@
-"""What a server is told: one frozen `Config`, complete and checked, whatever its values came from."""
+"""The configuration as the program uses it: one frozen `Config` with a frozen struct for each section.
+
+The defaults of all settings are here. `schema.py` has one row for each field, and a test compares the two.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 
@@ -12,162 +16,190 @@ from zkdns.namespace import Namespace
 
 Order: TypeAlias = Literal["round-robin", "random", "fixed"]
 Empty: TypeAlias = Literal["nodata", "nxdomain"]
-Watches: TypeAlias = Literal["auto", "one-shot"]
 LogFormat: TypeAlias = Literal["auto", "console", "json", "journald"]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-Upstream: TypeAlias = tuple[UpstreamAddress, ...] | Literal["auto"]
+UpstreamsSetting: TypeAlias = tuple[UpstreamAddress, ...] | Literal["auto"]
 
 
 class ServiceOverride(msgspec.Struct, frozen=True):
-    """What one service does differently; None leaves the server's own value."""
+    """The settings of one service, `[service."…"]`; None means the server's own value."""
 
     ttl: int | None = None
     order: Order | None = None
     max_answers: int | None = None
 
 
-class GuardSettings(msgspec.Struct, frozen=True):
-    """When the removal of members is suspicious, and for how long they are answered all the same."""
+class ZooKeeperSettings(msgspec.Struct, frozen=True):
+    """`[zookeeper]`: the ensemble, and how to connect to it."""
 
-    share: float = 0.5
-    """A set that loses more of its members than this, 0 to 1, has a suspicious loss."""
-    minimum: int = 5
-    """That holds for sets of so many members; smaller ones may lose all but one."""
-    seconds: int = 600
-    """How long suspicious losses are held; 0: nothing is.
+    hosts: str | None = None
+    """`host:port,host:port/chroot`; None: no ZooKeeper."""
+    session_timeout: int = 10
+    """Requested session timeout in seconds; ZooKeeper may grant another one."""
+    credentials: str | None = None
+    """Path of the credentials file. Only the watcher reads it."""
+    tls: bool = False
+    ca: str | None = None
+    """Path of the trusted CA certificates; None: the system's."""
+    certificate: str | None = None
+    """Path of the client certificate; None: no client certificate."""
+    key: str | None = None
+    """Path of its private key; None: the key is in the certificate file."""
+    verify_hostname: bool = True
+    """Require that a server's certificate matches the host name of the connection."""
 
-    Who lost a session registers again within a minute (the longest back-off of go.serversets), once ZooKeeper
-    is well; ten leave an operator time to look, while addresses that are dead stand last in an answer.
-    """
+
+class ForwardZoneSettings(msgspec.Struct, frozen=True):
+    """`[forward.zone."…"]`: the upstreams of one forward zone."""
+
+    upstreams: tuple[UpstreamAddress, ...]
+    """Empty: queries for the zone are refused."""
 
 
 class ForwardSettings(msgspec.Struct, frozen=True):
-    """Where the names of one domain go."""
+    """`[forward]`: the upstreams for names outside the server's zones."""
 
-    upstreams: tuple[UpstreamAddress, ...]
-    """Those that are asked; none: the domain is refused."""
+    upstreams: UpstreamsSetting = "auto"
+    """`auto`: the resolvers that the machine is configured with; empty: queries are refused."""
+    trust_ad: bool = False
+    """Pass on the upstreams' AD bit.
+
+    Safe only if the upstreams and the path to them are trusted (RFC 4035 §4.9.3).
+    """
+    zones: dict[str, ForwardZoneSettings] = {}
+    """Forward zones by name in lower case; the longest matching zone is used."""
+
+
+class CacheSettings(msgspec.Struct, frozen=True):
+    """`[cache]`: the forward cache of each worker."""
+
+    entries: int = 10_000
+    """Maximum number of responses."""
+    max_ttl: int = 86_400
+    """Seconds; longer TTLs are lowered to this (RFC 8767 §4: a week at most)."""
+    stale: int = 86_400
+    """Seconds after expiry for which a response is used if no upstream answers (RFC 8767)."""
+
+
+class AdminSettings(msgspec.Struct, frozen=True):
+    """`[admin]`: the HTTP server for the status page, API, metrics and health checks."""
+
+    listen: HostPort | None = None
+    """None: no HTTP server."""
+    names: tuple[str, ...] = ()
+    """Host names in lower case that browsers may use; IP addresses and this machine's name always work."""
+    token: str | None = None
+    """Path of the file with the bearer token for changes; None: changes are disabled."""
+
+
+class SnapshotSettings(msgspec.Struct, frozen=True):
+    """`[snapshot]`: the file that keeps the table over restarts."""
+
+    path: str | None = None
+    max_age: int = 86_400
+    """Seconds; an older snapshot is ignored. 0: no limit.
+
+    A day covers an outage of a night and a morning, and is short enough that most addresses in the snapshot
+    still belong to the same hosts. `offline` changes the default to 0.
+    """
+
+
+class GuardSettings(msgspec.Struct, frozen=True):
+    """`[guard]`: when the removal of members is suspicious, and for how long they are held."""
+
+    share: float = 0.5
+    """A service that loses a larger share of its members than this has a suspicious loss; 0 to 1."""
+    minimum: int = 5
+    """Number of members from which that holds; for a smaller service only the loss of all is suspicious."""
+    seconds: int = 600
+    """How long members are held after a suspicious loss; 0: never.
+
+    After an outage of ZooKeeper a member registers again within a minute (the longest backoff of
+    go.serversets). Ten minutes leave an operator time to react, and held members are last in a response.
+    """
+
+
+class LogSettings(msgspec.Struct, frozen=True):
+    """`[log]`."""
+
+    level: LogLevel = "info"
+    format: LogFormat = "auto"
+    """`auto`: `journald` if the log goes to systemd's journal, otherwise `console`."""
+    queries: float = 0.0
+    """Share of queries that are logged, 0 to 1."""
+
+
+class AccessSettings(msgspec.Struct, frozen=True):
+    """`[access]`: which clients get responses, and how many."""
+
+    allow: tuple[str, ...] = ()
+    """Networks of permitted clients; this machine is always permitted. Empty: all private networks."""
+    rate_limit: int = 2_000
+    """Maximum UDP responses per second to one client network, this machine excepted; 0: no limit.
+
+    Responses above the limit are truncated: a real client retries over TCP, and a victim of address spoofing
+    gets no amplified traffic. One core gives a thousand times as many responses, and a host without a DNS
+    cache needs fewer.
+    """
+    cookies: bool = True
+    """Use DNS cookies (RFC 7873). A valid cookie over UDP exempts a client from `rate_limit`."""
+    cookie_secret: bytes | None = None
+    """16 bytes; servers that share an address need the same secret. None: random."""
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything that `zkdns serve` can be told."""
+    """All settings of `zkdns serve`."""
 
-    zookeeper: str | None = None
-    """`host:port,host:port/chroot`; None: no ZooKeeper."""
-    watches: Watches = "auto"
-    """How changes in ZooKeeper are heard of: by a recursive watch where possible, or by one-shot ones."""
-    zookeeper_credentials: str | None = None
-    """Path of a file with what ZooKeeper is to know us by; only the watcher reads it."""
-    zookeeper_tls: bool = False
-    zookeeper_ca: str | None = None
-    """Path of the authorities' certificates; None: the system's."""
-    zookeeper_certificate: str | None = None
-    """Path of the client's own certificate; None: it shows none."""
-    zookeeper_key: str | None = None
-    """Path of its private key; None: in the certificate's file."""
-    zookeeper_any_host: bool = False
-    """Whether a server's certificate may be for another host name than the one that was connected to."""
-    session_timeout: int = 10
-    """Seconds that a ZooKeeper may be silent before it counts as lost; the server may grant another time."""
-    fixed: str | None = None
-    """Path of a file of services that need no ZooKeeper."""
+    zookeeper: ZooKeeperSettings = ZooKeeperSettings()
+    static: str | None = None
+    """Path of the static file: services that are not in ZooKeeper."""
     demo: bool = False
-    """Serve the embedded example, and nothing else."""
+    """Serve only the built-in example."""
+    offline: bool = False
+    """Serve only the snapshot, and never write it."""
     listen: tuple[HostPort, ...]
-    allow: tuple[str, ...] = ()
-    """Networks whose askers are answered, beside this machine itself; none: those of private addresses."""
-    rate_limit: int = 2_000
-    """Answers a second to one network over UDP, except this machine itself; 0: as many as it likes.
-
-    More of them are truncated: who is real asks again over TCP, and who was named by somebody else is spared.
-    A thousandth of what one core answers; a host that has no cache asks less.
-    """
-    cookies: bool = True
-    """Whether askers who send a DNS cookie get one (RFC 7873); over UDP it exempts them from `rate_limit`."""
-    cookie_secret: bytes | None = None
-    """What server cookies are made of, in 16 bytes, where several servers share an address; None: random."""
-    identity: str = ""
-    """What NSID, `id.server` and `hostname.bind` tell (RFC 5001, RFC 4892); empty: nothing."""
-    tell_version: bool = False
-    """Whether `version.server` and `version.bind` tell which version this is."""
+    workers: int = 1
     namespaces: tuple[Namespace, ...]
-    """Where sets lie, and which zone each has its names in; there is one at least."""
+    """Where services are in ZooKeeper, with the zone of each namespace; at least one."""
     ttl: int = 5
-    """Seconds that an answer may be kept."""
+    """Seconds."""
     negative_ttl: int = 2
-    """Seconds that the absence of a name or of a type may be kept (RFC 2308)."""
+    """Seconds; the TTL of negative responses (RFC 2308)."""
     order: Order = "round-robin"
     max_answers: int | None = None
-    """Most members in one answer; None: all."""
+    """Maximum number of members in a response; None: no limit."""
     statuses: tuple[str, ...] = ("ALIVE",)
-    """Statuses of members that are answered with."""
+    """Members with one of these statuses are in responses."""
     empty: Empty = "nodata"
-    """What a service without members is: a name without records, or no name."""
+    """The response for a service without members."""
     dns_sd: bool = False
-    """Whether services and members can be found out by browsing (RFC 6763)."""
+    """Answer DNS-SD browsing queries (RFC 6763)."""
     reverse: bool = False
-    """Whether the names of members' addresses are answered, of which nobody else is asked then."""
-    workers: int = 1
-    upstream: Upstream = "auto"
-    """Where names outside the zones go: to these, or as the machine itself is configured; none: refused."""
-    forward: dict[str, ForwardSettings] = {}
-    """The same for single domains and what lies below, by their names in lower case; the longest wins."""
-    max_forwarded: int = 4_000
-    """Most queries that wait for upstreams at a time, in each worker; others are SERVFAIL at once.
-
-    Each may hold a socket: with those of TCP's clients it should fit the files that a process may open.
-    """
-    trust_ad: bool = False
-    """Whether the upstreams' word that an answer was checked (AD) is passed on.
-
-    Right only where they and the way to them can be trusted (RFC 4035 §4.9.3).
-    """
-    cache_entries: int = 10_000
-    """Most answers of upstreams that are kept, in each worker."""
-    cache_min_ttl: int = 0
-    """Seconds that they are kept at least, whatever their owners say."""
-    cache_max_ttl: int = 86_400
-    """Seconds that they are kept at most; RFC 8767 §4 has a week as the most that is sensible."""
-    cache_negative_ttl: int = 3_600
-    """Seconds that the absence of a name or of a type is kept at most (RFC 2308 §5)."""
-    cache_stale: int = 86_400
-    """Seconds that answers may be over, and are given all the same when no upstream answers (RFC 8767)."""
-    cache_prefetch: bool = True
-    """Whether answers that are still asked for are asked anew before they are over."""
-    admin: HostPort | None = None
-    """Where status page, API, metrics and health are had over HTTP; None: nowhere."""
-    admin_names: tuple[str, ...] = ()
-    """What browsers may call that address, in lower case, beside addresses and this machine's own name."""
-    admin_token: str | None = None
-    """Path of a file with the token of those who may change something there; None: nobody may."""
-    snapshot: str | None = None
-    """Path of the file that keeps the table over restarts."""
-    snapshot_max_age: int = 86_400
-    """Seconds after which what the snapshot holds is not answered with; 0: never.
-
-    A day: long enough for a night's and a morning's outage, short enough that most of what it names has not
-    become somebody else's address. With `offline` the age is no question unless it was set.
-    """
-    offline: bool = False
-    """Answer from the snapshot alone, and never write it."""
+    """Answer PTR queries for the addresses of members instead of forwarding them."""
+    identity: str = ""
+    """Server name for NSID, `id.server` and `hostname.bind` (RFC 5001, RFC 4892); empty: none."""
+    show_version: bool = False
+    """Answer `version.server` and `version.bind` with the version."""
+    forward: ForwardSettings = ForwardSettings()
+    cache: CacheSettings = CacheSettings()
+    access: AccessSettings = AccessSettings()
+    admin: AdminSettings = AdminSettings()
+    snapshot: SnapshotSettings = SnapshotSettings()
     guard: GuardSettings = GuardSettings()
     control: str | None = None
-    """Path of the socket at which commands reach the running server; None: they do not."""
-    log_format: LogFormat = "auto"
-    """For people, for machines or for systemd's journal; auto: for the journal where logs go there."""
-    log_level: LogLevel = "info"
-    query_log: float = 0.0
-    """The share of queries that are logged, from none (0) to all (1)."""
+    """Path of the control socket for commands; None: no socket."""
+    log: LogSettings = LogSettings()
     service: dict[str, ServiceOverride] = {}
-    """Overrides by the service's whole name, its zone included, in lower case."""
+    """Overrides by the service's absolute name (with its zone) in lower case."""
 
     @property
     def forwards(self) -> bool:
-        """Whether anything is said of where names outside the zones go, but that they are refused."""
-        return bool(self.upstream or self.forward)
+        """Whether any names are forwarded or are in a forward zone."""
+        return bool(self.forward.upstreams or self.forward.zones)
 
     @property
     def namespace(self) -> Namespace:
-        """The first namespace: the one of whoever names no zone, and of the library's commands."""
+        """The first namespace: the default for names without a zone, and for the library's commands."""
         return self.namespaces[0]
 
     @property
@@ -177,5 +209,22 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def zones(self) -> tuple[Labels, ...]:
-        """All zones, each once, in the order of their namespaces."""
+        """All zones without duplicates, in the order of their namespaces."""
         return tuple(dict.fromkeys(namespace.zone for namespace in self.namespaces))
+
+
+def build_config(values: Mapping[str, Any]) -> Config:
+    """Build a configuration.
+
+    Args:
+        values: by the path of the field, such as `ttl` and `cache.entries`; other fields get their defaults.
+    """
+    fields: dict[str, Any] = {}
+    sections: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        section, _, name = path.rpartition(".")
+        (sections.setdefault(section, {}) if section else fields)[name] = value
+    for field in msgspec.structs.fields(Config):
+        if field.name in sections:
+            fields[field.name] = field.type(**sections[field.name])
+    return Config(**fields)

@@ -107,7 +107,7 @@ def _servers_of(
     task: Task, authority: Authority, doors: Doors, opened: Sequence[socket.socket]
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """What answers at these sockets."""
-    query_log = QueryLog(task.config.query_log, authority.sources) if task.config.query_log else None
+    query_log = QueryLog(task.config.log.queries, authority.sources) if task.config.log.queries else None
     datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
     udp = [
         UdpServer(sock, datagrams, door=doors.of(sock), observer=query_log)
@@ -144,9 +144,9 @@ async def _obey(orders: Orders, subscriber: Subscriber) -> Retire:
 def _extras_of(task: Task) -> Extras:
     """What is said by EDNS options."""
     config, cookies = task.config, None
-    if config.cookies:
-        secret = config.cookie_secret or task.secret
-        cookies = Cookies(secret, time.time, is_shared=config.cookie_secret is not None)
+    if config.access.cookies:
+        secret = config.access.cookie_secret or task.secret
+        cookies = Cookies(secret, time.time, is_shared=config.access.cookie_secret is not None)
     return Extras(config.identity.encode(), IDLE_SECONDS, cookies, Personal)
 
 

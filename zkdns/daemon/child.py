@@ -117,7 +117,7 @@ async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
     task = await TASKS.read(reader)
     if task is None:
         return
-    configure_logging(task.config.log_format, task.config.log_level, process=task.role)
+    configure_logging(task.config.log.format, task.config.log.level, process=task.role)
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_log_stray)
     orders: Orders = asyncio.Queue()

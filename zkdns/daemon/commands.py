@@ -88,7 +88,7 @@ async def _explain(request: Explain, known: Known) -> Explained | Refused:
 
 def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
     """Do what `zkdns flush` asks for."""
-    if not config.upstream and not any(domain.upstreams for domain in config.forward.values()):
+    if not config.forward.upstreams and not any(domain.upstreams for domain in config.forward.zones.values()):
         return Refused("nothing", "this server forwards nothing, so nothing is cached")
     if request.name is None:
         return Flushed(publisher.flush_caches(None), config.workers)

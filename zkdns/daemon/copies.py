@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from zkdns.config import Config
+from zkdns.config import Config, SnapshotSettings
 from zkdns.daemon.child import Task
 from zkdns.daemon.control import Contents, ControlError, Dump, Dumped, Refused, own_control, responses
 from zkdns.errors import ZkdnsError
@@ -18,8 +18,6 @@ from zkdns.table import Table
 _READ_SECONDS = 30.0  # some ten times what 100,000 members in ZooKeeper take
 _RESOLVE_SECONDS = 3.0  # for host names: as long as somebody who looks at it waits
 _PAUSE = 0.02
-# What a watcher that only reads must not do: write a snapshot.
-_READING_ONLY = {"snapshot": None, "admin": None}
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -67,13 +65,14 @@ async def copy_of_sources(config: Config) -> Copy:
 
     with tempfile.TemporaryDirectory(prefix="zkdns-") as directory:
         feed = str(Path(directory, "feed"))
-        kept = {} if config.offline else _READING_ONLY
-        config = msgspec.structs.replace(config, control=None, **kept)
+        # A watcher that only reads must not write the snapshot.
+        snapshot = config.snapshot if config.offline else SnapshotSettings()
+        config = msgspec.structs.replace(config, control=None, snapshot=snapshot)
         watching = asyncio.create_task(watch(Task("watcher", config, feed), lambda _: None, asyncio.Queue()))
         try:
             return await _first_copy(own_control(feed), watching)
         except TimeoutError:
-            source = f"ZooKeeper at {config.zookeeper}" if config.zookeeper else "the source"
+            source = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else "the source"
             raise ZkdnsError(f"{source} could not be read within {_READ_SECONDS:g} s") from None
         finally:
             watching.cancel()

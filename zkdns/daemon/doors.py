@@ -30,7 +30,7 @@ class Doors:
     def __init__(self, config: Config, extras: Extras, sources: Sources) -> None:
         self.counts = Counts()
         self._config, self._extras, self._sources = config, extras, sources
-        self._allowed = Allowed(config.allow or PRIVATE)
+        self._allowed = Allowed(config.access.allow or PRIVATE)
 
     def of(self, sock: socket.socket) -> Door | None:
         """The door of a socket; none where only this machine can ask, and nobody can be named instead."""
@@ -41,5 +41,5 @@ class Doors:
         refusals: Answers = TurnedAway(form, refusal, self._extras, self._sources)
         truncations: Answers = TurnedAway(form, truncation, self._extras, self._sources)
         proof = partial(is_proven, form, self._extras)
-        most = self._config.rate_limit if is_udp else 0
+        most = self._config.access.rate_limit if is_udp else 0
         return Door(self._allowed, refusals, truncations, proof, most, self.counts)

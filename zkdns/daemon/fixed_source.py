@@ -27,7 +27,7 @@ class FixedSource:
 
     def __init__(self, config: Config, publish: Publish, on_health: OnHealth) -> None:
         self._config = config
-        self._path = Path(config.fixed) if config.fixed else None
+        self._path = Path(config.static) if config.static else None
         self._publish = publish
         self._on_health = on_health
         self._origins: set[str] = set()

@@ -47,14 +47,14 @@ class SnapshotKeeper:
     """Keeps what ZooKeeper told on disk; fixed files keep themselves."""
 
     def __init__(self, config: Config, publisher: Publisher) -> None:
-        assert config.snapshot  # noqa: S101 - whoever makes a keeper was told a file
-        self._path = Path(config.snapshot)
+        assert config.snapshot.path  # noqa: S101 - whoever makes a keeper was told a file
+        self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
         self._changed = asyncio.Event()
         self._complaint = ""
         self._is_stuck = False
-        age = config.snapshot_max_age
+        age = config.snapshot.max_age
         self._renew_seconds = min(_RENEW_SECONDS, age / _RENEWALS_IN_AGE) if age else _RENEW_SECONDS
 
     def restore(self) -> list[Change]:
@@ -119,7 +119,7 @@ class SnapshotKeeper:
     def _header(self) -> Header:
         config = self._config
         serial = self._publisher.table.serial
-        return Header(time.time(), serial, namespaces_of(config), config.zookeeper or "")
+        return Header(time.time(), serial, namespaces_of(config), config.zookeeper.hosts or "")
 
     def _parts(self) -> Iterator[bytes]:
         """The table as it is written. It may change between two parts; each set is whole in itself."""
@@ -177,8 +177,8 @@ class SnapshotSource:
     """A snapshot by itself, read once; nobody says that it is right still."""
 
     def __init__(self, config: Config, publisher: Publisher, on_health: Callable[[bool, bool], None]) -> None:
-        assert config.snapshot  # noqa: S101 - a configuration without it is refused
-        self._path = Path(config.snapshot)
+        assert config.snapshot.path  # noqa: S101 - a configuration without it is refused
+        self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
         self._on_health = on_health

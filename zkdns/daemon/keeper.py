@@ -19,7 +19,7 @@ from pathlib import Path
 import structlog
 
 import zkdns
-from zkdns.config.values import PREFIX
+from zkdns.config.setting import PREFIX
 from zkdns.daemon.child import ORDERS, REPORTS, RETIRE_SECONDS, TASKS, Order, Retire, Task
 from zkdns.telemetry.stats import Stats
 

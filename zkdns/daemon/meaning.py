@@ -167,13 +167,16 @@ class Meanings:
         zones = ", ".join(map(to_text, self._config.zones))
         routes = self._routes
         if routes is None:
-            rule = f'it is outside our zones ({zones}), and refused: nobody is asked (upstream = "none")'
+            rule = (
+                f"it is outside our zones ({zones}), and refused: "
+                'nobody is asked (forward.upstreams = "none")'
+            )
             return Meaning(name=name, kind="refused", rule=rule, labels=labels)
         if special_answer(query, routes.is_configured) is not None:
             rule = "it is a special name that nobody out there knows: answered here, never forwarded"
             return Meaning(name=name, kind="special", rule=rule, labels=labels)
         route = routes.find(labels)
-        setting = f'[forward."{route.domain}"]' if route.domain is not None else "upstream"
+        setting = f'[forward.zone."{route.domain}"]' if route.domain is not None else "forward.upstreams"
         if not route.servers:
             rule = f"it is outside our zones ({zones}), and refused: {setting} names nobody to ask"
             return Meaning(name=name, kind="refused", rule=rule, labels=labels)

@@ -105,13 +105,13 @@ class AdminBackend:
 
     @property
     def names(self) -> Sequence[str]:
-        """The machine's host name, and the names of the setting `admin_names`."""
-        return (os.uname().nodename.lower(), *self._config().admin_names)
+        """The machine's host name, and the names of the setting `admin.names`."""
+        return (os.uname().nodename.lower(), *self._config().admin.names)
 
     @property
     def token_file(self) -> str | None:
         """Path of the token file."""
-        return self._config().admin_token
+        return self._config().admin.token
 
     def worker_stats(self) -> Mapping[int, WorkerStats]:
         """Return the stats of each worker by process id."""
@@ -269,7 +269,7 @@ def _checked_name(name: str) -> str:
 
 
 def _source(config: Config) -> Source:
-    if config.zookeeper:
+    if config.zookeeper.hosts:
         return "zookeeper"
     if config.offline:
         return "snapshot"
@@ -277,13 +277,13 @@ def _source(config: Config) -> Source:
 
 
 def _zookeeper(config: Config, stats: WatcherStats | None) -> ZooKeeperStatus | None:
-    if not config.zookeeper:
+    if not config.zookeeper.hosts:
         return None
     if stats is None:
-        return ZooKeeperStatus(config.zookeeper, None, 0.0)
+        return ZooKeeperStatus(config.zookeeper.hosts, None, 0.0)
     since = stats.stale_since
     stale = 0.0 if since is None else round(max(0.0, time.monotonic() - since), 3)
-    return ZooKeeperStatus(config.zookeeper, stats.state, stale)
+    return ZooKeeperStatus(config.zookeeper.hosts, stats.state, stale)
 
 
 def _table(stats: WatcherStats | None) -> TableStatus | None:

@@ -1,98 +1,61 @@
-"""What a change of the configuration asks for: pure, and complete for settings that nobody thought of here.
+"""What a reload has to do: which processes use a changed setting, and must be replaced.
 
-Who does not know a setting need not be replaced for it. A setting that stands in none of the lists below is
-everybody's.
+Pure: everything follows from the two configurations and the schema's rows.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Final
 
 import msgspec
 
-from zkdns.config import Config
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.config import SETTINGS, Config, Process
+from zkdns.config.model import build_config
 
-# Known to the supervisor alone, which changes them itself.
-SUPERVISORS: Final = frozenset({"admin", "admin_names", "admin_token"})
-WATCHERS: Final = frozenset(
-    {
-        "zookeeper",
-        *ACCESS_KEYS,
-        "watches",
-        "session_timeout",
-        "fixed",
-        "demo",
-        "snapshot",
-        "snapshot_max_age",
-        "guard",
-        "control",
-        "workers",  # which it compares with the number of those it reaches
-    }
-)
-ANSWERERS: Final = frozenset(
-    {
-        "allow",
-        "rate_limit",
-        "cookies",
-        "cookie_secret",
-        "identity",
-        "tell_version",
-        "query_log",
-        "ttl",
-        "negative_ttl",
-        "order",
-        "max_answers",
-        "empty",
-        "dns_sd",
-        "reverse",
-        "max_forwarded",
-        "trust_ad",
-        "cache_entries",
-        "cache_min_ttl",
-        "cache_max_ttl",
-        "cache_negative_ttl",
-        "cache_stale",
-        "cache_prefetch",
-        "service",
-    }
-)
-# What a table can be taken over in spite of: it is of the same znodes.
-_SOURCE: Final = ("zookeeper", "namespaces")
+# The settings that say which znodes the table is of; a new watcher can take over the table if they are equal.
+_SOURCE: Final = frozenset({"zookeeper.hosts", "namespaces"})
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """What is to be done."""
+    """What a reload has to do."""
 
     changed: tuple[str, ...]
-    """The settings that are others than before, in the order of `Config`."""
+    """The changed fields of `Config` by their paths, such as `cache.entries`, in the order of the schema."""
     watcher: bool
-    """Whether the watcher is replaced."""
-    answerers: bool
-    """Whether all answerers are."""
+    """Whether to replace the watcher."""
+    workers: bool
+    """Whether to replace all workers."""
     inherits: bool
-    """Whether a new watcher begins with the table of the old one."""
+    """Whether a new watcher takes over the table of the old one."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is to be done."""
-        return not (self.changed or self.watcher or self.answerers)
+        """Whether there is nothing to do."""
+        return not (self.changed or self.watcher or self.workers)
 
 
 def plan_of(old: Config, new: Config, *, all_of_them: bool = False) -> Plan:
-    """What leads from one configuration to another.
+    """Return the plan for a change of the configuration.
 
     Args:
-        old: what is in force.
-        new: what is to be.
-        all_of_them: whether processes are replaced for which nothing has changed.
+        old: the configuration in force.
+        new: the next one.
+        all_of_them: replace processes that use no changed setting too.
     """
-    fields = Config.__struct_fields__
-    changed = tuple(key for key in fields if getattr(old, key) != getattr(new, key))
-    others = set(changed) - SUPERVISORS
+    rows = [row for row in SETTINGS if attrgetter(row.field)(old) != attrgetter(row.field)(new)]
+    changed = tuple(dict.fromkeys(row.field for row in rows))
     return Plan(
         changed,
-        watcher=all_of_them or bool(others - ANSWERERS),
-        answerers=all_of_them or bool(others - WATCHERS),
-        inherits=not any(key in _SOURCE for key in changed),
+        watcher=all_of_them or any("watcher" in row.used_by for row in rows),
+        workers=all_of_them or any("worker" in row.used_by for row in rows),
+        inherits=_SOURCE.isdisjoint(changed),
+    )
+
+
+def config_for(process: Process, config: Config) -> Config:
+    """Return the configuration with the defaults for all settings that the process does not use."""
+    defaults = Config(listen=(), namespaces=())
+    return build_config(
+        {row.field: attrgetter(row.field)(config if process in row.used_by else defaults) for row in SETTINGS}
     )

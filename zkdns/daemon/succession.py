@@ -27,8 +27,7 @@ from zkdns.daemon.child import RETIRE_SECONDS, Configure, Follow, Lead, Task
 from zkdns.daemon.crew import Crew
 from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.listeners import Listeners, close
-from zkdns.daemon.plan import SUPERVISORS, Plan
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.daemon.plan import Plan, config_for
 from zkdns.telemetry.stats import WatcherStats
 from zkdns.transport.sockets import SocketPair
 
@@ -102,7 +101,7 @@ class Succession:
             watcher = old.watcher
             if plan.watcher:
                 watcher = await self._new_watcher(old, config, listeners, plan, hired)
-            kept = () if plan.answerers else old.answerers[: config.workers]
+            kept = () if plan.workers else old.answerers[: config.workers]
             for number in range(len(kept), config.workers):
                 task = self._answerer_task(config, watcher, listeners, number)
                 task = msgspec.structs.replace(task, waits=old.has_table)
@@ -140,7 +139,7 @@ class Succession:
         """Start a process and wait until it works: where nobody has a table, it need not have one either."""
         keeper = self._crew.start(task)
         hired.append(keeper)
-        zookeeper = task.config.zookeeper  # which no answerer knows
+        zookeeper = task.config.zookeeper.hosts  # which no answerer knows
         await self._crew.ready(
             keeper,
             READY_SECONDS,
@@ -206,11 +205,8 @@ class Succession:
 def answerer_task(
     config: Config, feed: str, listening: tuple[HostPort, ...], sockets: tuple[int, ...], secret: bytes
 ) -> Task:
-    """What an answerer is told: what it does not need to know, it is not."""
-    nothing = Config(listen=(), namespaces=config.namespaces)
-    others = ("zookeeper", *ACCESS_KEYS, "snapshot", "control", *SUPERVISORS)
-    untold = {key: getattr(nothing, key) for key in others}
-    return Task("answerer", msgspec.structs.replace(config, **untold), feed, listening, sockets, secret)
+    """Return the task of a worker, with the settings that it uses."""
+    return Task("answerer", config_for("worker", config), feed, listening, sockets, secret)
 
 
 def _is_at_work(keeper: ChildKeeper) -> bool:

@@ -155,8 +155,8 @@ class Supervisor:
                 new_admin.close()
             raise
         self._running, self._config = new, config
-        if {"log_format", "log_level"}.intersection(plan.changed):
-            configure_logging(config.log_format, config.log_level, process="supervisor")
+        if {"log.format", "log.level"}.intersection(plan.changed):
+            configure_logging(config.log.format, config.log.level, process="supervisor")
         old_admin = None
         if "admin" in plan.changed:
             old_admin, self._admin = self._admin, new_admin
@@ -241,7 +241,7 @@ def _bind_admin(config: Config) -> AdminServer | None:
     Raises:
         ListenError: its address cannot be bound.
     """
-    return AdminServer(config.admin) if config.admin is not None else None
+    return AdminServer(config.admin.listen) if config.admin.listen is not None else None
 
 
 def _has_terminal() -> bool:

@@ -49,7 +49,7 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
     routes = _routes_of(task)
     find = _finder(routes, config) if routes is not None else None
     resolver = HostResolver(publisher.table, publisher.publish, find)
-    keeper = SnapshotKeeper(config, publisher) if config.snapshot and config.zookeeper else None
+    keeper = SnapshotKeeper(config, publisher) if config.snapshot.path and config.zookeeper.hosts else None
     publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher.set_health)
     clock = StaleClock(task.stale_since)
@@ -70,12 +70,12 @@ async def watch(task: Task, tell: Tell, orders: Orders) -> None:
                 tasks.create_task(_tend(routes))
             if config.offline:
                 tasks.create_task(SnapshotSource(config, publisher, health.of("snapshot")).run())
-            if config.fixed or config.demo:
+            if config.static or config.demo:
                 tasks.create_task(FixedSource(config, publisher.publish, health.of("fixed")).run())
-            if config.zookeeper:
+            if config.zookeeper.hosts:
                 on_health = clock.before(health.of("zookeeper"))
                 known.guarding = Guarding(
-                    config, publisher, on_health, session_timeout=config.session_timeout
+                    config, publisher, on_health, session_timeout=config.zookeeper.session_timeout
                 )
                 known.zookeeper = await _follow(config, known.guarding, await _kept(task, keeper, publisher))
             await own.start()

@@ -16,7 +16,7 @@ import structlog
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.namespace import Namespace
-from zkdns.serverset.access import access_of
+from zkdns.serverset.access import load_access
 from zkdns.serverset.changes import Change, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client
 from zkdns.serverset.kazoo_private import has_ended
@@ -66,9 +66,7 @@ class ZooKeeperSource:
         self._pause = _LOOK_SECONDS / 2
         self._next_client = 0.0
         self._client = self._make_client()
-        self.sync = TreeSync(
-            self._client, namespace, publish, self._state_changed, recursive=config.watches == "auto"
-        )
+        self.sync = TreeSync(self._client, namespace, publish, self._state_changed)
         """What follows the tree, with its state and its counters."""
 
     def restore(self, origins: Iterable[str]) -> None:
@@ -106,15 +104,15 @@ class ZooKeeperSource:
     def _make_client(self) -> Client:
         config = self._config
         return make_client(
-            str(config.zookeeper),
-            session_timeout=config.session_timeout,
-            access=access_of(config),
+            str(config.zookeeper.hosts),
+            session_timeout=config.zookeeper.session_timeout,
+            access=load_access(config.zookeeper),
             read_only=True,
         )
 
     def _tell_unreachable(self) -> None:
         if self.sync.state is SyncState.READING and not self._client.connected:
-            log.warning("zookeeper_unreachable", zookeeper=self._config.zookeeper)
+            log.warning("zookeeper_unreachable", zookeeper=self._config.zookeeper.hosts)
 
     def _look(self) -> None:
         """Put another client in the place of one that has ended, and see whether what was hidden is."""
@@ -151,7 +149,7 @@ class ZooKeeperSource:
             self._read(state)
         elif state is SyncState.AWAY:
             self._begun = time.monotonic()
-            log.warning("zookeeper_disconnected", zookeeper=self._config.zookeeper)
+            log.warning("zookeeper_disconnected", zookeeper=self._config.zookeeper.hosts)
         self._on_health(state is not SyncState.READING, state is not SyncState.LIVE)
 
     def _read(self, state: SyncState) -> None:
@@ -161,7 +159,7 @@ class ZooKeeperSource:
         self._drop_absent()
         log.info(
             "zookeeper_read",
-            zookeeper=self._config.zookeeper,
+            zookeeper=self._config.zookeeper.hosts,
             namespace=self._namespace.template,
             services=len(self.sync.origins),
             seconds=round(time.monotonic() - self._begun, 3),

@@ -43,7 +43,7 @@ class Authority:
     ) -> None:
         self.zone = Zone(table, config, rng)
         self._reverse = Reverse(self.zone, table.addresses) if table.addresses is not None else None
-        version = f"zkdns {__version__}" if config.tell_version else ""
+        version = f"zkdns {__version__}" if config.show_version else ""
         self.responder = Responder(self.zone, Identity(config.identity, version), self._reverse)
         self.memos: list[Memo] = []
         self.sources = Sources()

@@ -17,6 +17,7 @@ from zkdns.forward.question import Question
 from zkdns.forward.reply import MOST_TTL, Reply
 
 MOST_BYTES: Final = 64 << 20
+MOST_NEGATIVE_TTL: Final = 3_600  # RFC 2308 §5 suggests one to three hours
 LONGEST_STALE: Final = 86400  # a day (RFC 8767 §5 says one to three)
 LEAST_FAILURE: Final = 1  # RFC 9520 §3.2
 LONGEST_FAILURE: Final = 300  # RFC 9520 §3.2
@@ -36,8 +37,7 @@ class Entry(msgspec.Struct, gc=False):
         stored: the second in which it came.
         expires: the second from which on it is no longer fresh.
         hits: how often it was asked for while it was fresh.
-        least_ttl: what shorter TTLs in it count as, for `Reply.render`.
-        most_ttl: what longer ones count as.
+        most_ttl: what longer TTLs in it count as, for `Reply.render`.
         is_prefetched: whether it was said once that it wants to be.
     """
 
@@ -45,7 +45,6 @@ class Entry(msgspec.Struct, gc=False):
     reply: Reply
     stored: int
     expires: int
-    least_ttl: int = 0
     most_ttl: int = MOST_TTL
     hits: int = 0
     is_prefetched: bool = False
@@ -118,7 +117,6 @@ class Cache:
 
     Args:
         most_entries: how many replies are kept; and so many failures.
-        least_ttl: seconds that shorter TTLs count as, except those of denials and of what must not be kept.
         most_ttl: seconds that longer TTLs count as.
         most_negative_ttl: the same for denials.
         stale_seconds: how long entries may be used when they have expired; 0: not at all.
@@ -129,16 +127,14 @@ class Cache:
         self,
         *,
         most_entries: int,
-        least_ttl: int,
         most_ttl: int,
-        most_negative_ttl: int,
         stale_seconds: int,
+        most_negative_ttl: int = MOST_NEGATIVE_TTL,
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self.on_gone: Callable[[Question], None] = lambda _question: None
         self.size = self.evicted = 0
         self._most_entries, self._most_bytes = most_entries, most_bytes
-        self._least_ttl = min(least_ttl, most_ttl)
         self._most_ttl = most_ttl
         self._most_negative_ttl = min(most_negative_ttl, most_ttl)
         self._stale_seconds = min(stale_seconds, LONGEST_STALE)
@@ -191,17 +187,17 @@ class Cache:
             self.on_gone(question)
         return entry
 
-    def bounds(self, reply: Reply) -> tuple[int, int]:
-        """What shorter and longer TTLs of a reply count as, for `Reply.render`, if it may be kept."""
+    def max_ttl(self, reply: Reply) -> int:
+        """The TTL that longer ones of a reply count as, for `Reply.render`."""
         if not reply.ttl or not reply.is_conclusive:
-            return 0, MOST_TTL
-        return (0, self._most_negative_ttl) if reply.is_negative else (self._least_ttl, self._most_ttl)
+            return MOST_TTL
+        return self._most_negative_ttl if reply.is_negative else self._most_ttl
 
     def _entry(self, question: Question, reply: Reply, now: int) -> Entry | None:
         """The entry for a reply, where it may be kept and there can be room for it."""
-        least, most = self.bounds(reply)
-        lasts = min(max(reply.ttl, least), most) if reply.ttl else 0
-        entry = Entry(question, reply, now, now + lasts, least_ttl=least, most_ttl=most)
+        most = self.max_ttl(reply)
+        lasts = min(reply.ttl, most)
+        entry = Entry(question, reply, now, now + lasts, most_ttl=most)
         has_room = self._most_entries > 0 and entry.size <= self._most_bytes
         return entry if lasts and has_room else None
 

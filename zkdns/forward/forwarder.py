@@ -43,6 +43,8 @@ from zkdns.transport.mistakes import Mistakes
 
 log = structlog.get_logger("zkdns.forward")
 
+MAX_WAITING: Final = 4_000
+"""Maximum number of queries that wait for upstreams, in each worker; each of them may need a socket."""
 STALE_TTL: Final = 30  # RFC 8767 §4
 STALE_SECONDS: Final = 1.8
 """So long an asker waits for what is fresh, where something stale is there (RFC 8767 §5)."""
@@ -117,6 +119,7 @@ class Forwarder:
         listening: where this server answers, as bound.
         secret: 16 random bytes, the same in all its workers.
         clock: tells seconds, and never goes back.
+        max_waiting: maximum number of queries that wait for upstreams; further ones get SERVFAIL.
     """
 
     def __init__(
@@ -125,27 +128,28 @@ class Forwarder:
         listening: Sequence[HostPort],
         secret: bytes,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        max_waiting: int = MAX_WAITING,
     ) -> None:
         self.cache = Cache(
-            most_entries=config.cache_entries,
-            least_ttl=config.cache_min_ttl,
-            most_ttl=config.cache_max_ttl,
-            most_negative_ttl=config.cache_negative_ttl,
-            stale_seconds=config.cache_stale,
+            most_entries=config.cache.entries,
+            most_ttl=config.cache.max_ttl,
+            stale_seconds=config.cache.stale,
         )
         self.counts = Counts()
         self.sources = Sources()
         self.second = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         """Called when others are asked than before."""
-        groups = len(config.forward) + 1
-        sockets = max(1, affordable_sockets(2 * config.max_forwarded) // groups)
+        groups = len(config.forward.zones) + 1
+        sockets = max(1, affordable_sockets(2 * max_waiting) // groups)
 
         def make(servers: Iterable[UpstreamAddress]) -> Exchanges:
-            return Exchanges(servers, most_in_flight=config.max_forwarded, most_sockets=sockets)
+            return Exchanges(servers, most_in_flight=max_waiting, most_sockets=sockets)
 
         self.routes = Routes(config, listening, secret, make)
         self._config = config
+        self._max_waiting = max_waiting
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
         self._put_off: PutOff
@@ -250,10 +254,9 @@ class Forwarder:
         """Its responses for ever: the same while a second lasts, as long as it is fresh."""
         second = self.second
         while entry.is_fresh(second):
-            if self._config.cache_prefetch and asked.query.rd and entry.wants_prefetch(second):
+            if asked.query.rd and entry.wants_prefetch(second):
                 self.counts.prefetched += self._refresh(asked)
-            bounds = entry.least_ttl, entry.most_ttl
-            response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, bounds))
+            response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, entry.most_ttl))
             while second == self.second:
                 yield response
             second = self.second
@@ -274,7 +277,7 @@ class Forwarder:
             stale = self.cache.get_stale(asked.question, self.second)
             if stale is not None:  # and for its successor others have waited in vain
                 return self._stale(stale, asked)
-        if self._awaited >= self._config.max_forwarded:
+        if self._awaited >= self._max_waiting:
             self.counts.overloaded += 1
             text = f"{self._awaited} queries wait for upstreams already"
             return self._without(asked, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
@@ -299,7 +302,7 @@ class Forwarder:
 
     def _refresh(self, asked: _Asked) -> bool:
         """Ask for what is cached before it expires; whether that was not on its way already."""
-        if asked.question in self._sought or self._awaited >= self._config.max_forwarded:
+        if asked.question in self._sought or self._awaited >= self._max_waiting:
             return False
         self._seek(asked)
         return True
@@ -322,7 +325,7 @@ class Forwarder:
             sought.patience.cancel()
         self._awaited -= len(sought.askers)
         if isinstance(outcome, Reply):
-            self._hand(sought.askers, partial(self._replied, outcome, self.cache.bounds(outcome)))
+            self._hand(sought.askers, partial(self._replied, outcome, self.cache.max_ttl(outcome)))
             # Who waits has waited long enough, and does not need what only those do who will ask later.
             self.cache.put(question, outcome, self.second)
             return
@@ -365,17 +368,14 @@ class Forwarder:
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
 
-    def _render(self, reply: Reply, asked: _Asked, seconds: int, bounds: tuple[int, int]) -> bytes:
-        least, most = bounds
-        trust_ad = self._config.trust_ad
-        return reply.render(
-            asked.query, asked.limit, seconds, least_ttl=least, most_ttl=most, trust_ad=trust_ad
-        )
+    def _render(self, reply: Reply, asked: _Asked, seconds: int, most: int) -> bytes:
+        trust_ad = self._config.forward.trust_ad
+        return reply.render(asked.query, asked.limit, seconds, most_ttl=most, trust_ad=trust_ad)
 
-    def _replied(self, reply: Reply, bounds: tuple[int, int], asked: _Asked) -> bytes:
+    def _replied(self, reply: Reply, most: int, asked: _Asked) -> bytes:
         """The response with what an upstream has just said."""
         self.sources.note(UPSTREAM)
-        return asked.wrapped(self._render(reply, asked, 0, bounds))
+        return asked.wrapped(self._render(reply, asked, 0, most))
 
     def _after(self, failure: Failure, asked: _Asked) -> bytes:
         """The response when nobody could answer."""
@@ -408,7 +408,7 @@ class Forwarder:
                 most_ttl=STALE_TTL,
                 ede=Ede.STALE_ANSWER,
                 ede_text=text[:_MOST_TEXT],
-                trust_ad=self._config.trust_ad,
+                trust_ad=self._config.forward.trust_ad,
             )
         )
 

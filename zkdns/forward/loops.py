@@ -116,11 +116,11 @@ def loop_told(upstream: UpstreamAddress, *, source: str | None = None, domain: s
         domain: the one whose names it is asked for; None: all.
     """
     if domain is not None:
-        where, change = f'[forward."{domain}"]', f'name others in [forward."{domain}"]'
+        where, change = f'[forward.zone."{domain}"]', f'name others in [forward.zone."{domain}"]'
     elif source is not None:
-        where, change = source, "name others with upstream (--upstream ADDRESS)"
+        where, change = source, "name others with forward.upstreams (--upstream ADDRESS)"
     else:
-        where, change = "upstream", "name others there (--upstream ADDRESS)"
+        where, change = "forward.upstreams", "name others there (--upstream ADDRESS)"
     return (
         f"{upstream}, which {where} names, hands the queries that it is sent back to this server, so it is "
         f"asked no more; let it ask somebody else, or {change}"

@@ -63,14 +63,14 @@ class Routes:
     ) -> None:
         self._listening = listening
         self._system: SystemUpstreams | None = None
-        if config.upstream == "auto":
+        if config.forward.upstreams == "auto":
             self._system = SystemUpstreams(listening, is_silent=secret is not None)  # the watcher tells
             servers = self._system.found.servers
         else:
-            servers = self._others(config.upstream)
+            servers = self._others(config.forward.upstreams)
         self._default = Route(None, servers, make(servers))
         self._domains: dict[Labels, Route] = {}
-        for domain, settings in config.forward.items():
+        for domain, settings in config.forward.zones.items():
             servers = self._others(settings.upstreams)
             route = Route(domain, servers, make(servers), parse_name(domain))
             self._domains[route.labels] = route

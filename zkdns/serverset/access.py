@@ -14,20 +14,21 @@ from typing import Any
 
 import msgspec
 
-from zkdns.config import Config
+from zkdns.config import Setting, ZooKeeperSettings
 from zkdns.config.load import read_toml
-from zkdns.config.values import Place, Setting, one_of, read_table, text
+from zkdns.config.parsers import Location, one_of, text
+from zkdns.config.setting import parse_table
 from zkdns.errors import BadValueError, ConfigError, MissingExtraError
 
 ACCESS_KEYS = (
-    "zookeeper_credentials",
-    "zookeeper_tls",
-    "zookeeper_ca",
-    "zookeeper_certificate",
-    "zookeeper_key",
-    "zookeeper_any_host",
+    "zookeeper.credentials",
+    "zookeeper.tls",
+    "zookeeper.ca",
+    "zookeeper.certificate",
+    "zookeeper.key",
+    "zookeeper.verify_hostname",
 )
-"""The settings that `load_access` takes."""
+"""The settings that `load_access` uses."""
 
 # ZooKeeper's servers know these two (its SecurityUtils.createSaslServer).
 _DIGEST_MD5, _GSSAPI = "DIGEST-MD5", "GSSAPI"
@@ -87,51 +88,26 @@ class Access(msgspec.Struct, frozen=True, kw_only=True):
 ANYBODY = Access()
 
 
-def load_access(
-    *,
-    zookeeper_credentials: str | None = None,
-    zookeeper_tls: bool = False,
-    zookeeper_ca: str | None = None,
-    zookeeper_certificate: str | None = None,
-    zookeeper_key: str | None = None,
-    zookeeper_any_host: bool = False,
-) -> Access:
-    """Read the files that these settings name; later changes of them are for whoever reads them again.
-
-    Args:
-        zookeeper_credentials: a TOML file: `digest`, `[sasl]`, `key_password`.
-        zookeeper_tls: whether to speak TLS.
-        zookeeper_ca: PEM file of the authorities to trust, and no others; None: the system's.
-        zookeeper_certificate: PEM file with which the client shows who it is.
-        zookeeper_key: PEM file of its private key; None: it is in the certificate's file.
-        zookeeper_any_host: whether a server's certificate may be for another host name.
+def load_access(zookeeper: ZooKeeperSettings) -> Access:
+    """Read the files that these settings name.
 
     Raises:
-        ConfigError: with every mistake in them.
+        ConfigError: with every error in them.
     """
     mistakes: list[str] = []
     given: dict[str, Any] = {}
-    if zookeeper_credentials is not None:
-        given = _read_credentials(zookeeper_credentials, mistakes)
+    if zookeeper.credentials is not None:
+        given = _read_credentials(zookeeper.credentials, mistakes)
     tls = None
-    if zookeeper_tls:
-        tls = _context(zookeeper_ca, mistakes)
-        tls.check_hostname = not zookeeper_any_host
-        if zookeeper_certificate is not None:
-            key = zookeeper_key or zookeeper_certificate
-            _load_certificate(tls, zookeeper_certificate, key, given.get("key_password"), mistakes)
+    if zookeeper.tls:
+        tls = _context(zookeeper.ca, mistakes)
+        tls.check_hostname = zookeeper.verify_hostname
+        if zookeeper.certificate is not None:
+            key = zookeeper.key or zookeeper.certificate
+            _load_certificate(tls, zookeeper.certificate, key, given.get("key_password"), mistakes)
     if mistakes:
         raise ConfigError(mistakes)
     return Access(digests=given.get("digest", ()), sasl=given.get("sasl"), tls=tls)
-
-
-def access_of(config: Config) -> Access:
-    """Read the files that the configuration names.
-
-    Raises:
-        ConfigError: with every mistake in them.
-    """
-    return load_access(**{key: getattr(config, key) for key in ACCESS_KEYS})
 
 
 # -- credentials ------------------------------------------------------------------------------------------
@@ -145,8 +121,8 @@ def _read_credentials(file: str, mistakes: list[str]) -> dict[str, Any]:
     except BadValueError as mistake:
         mistakes.append(f"{file}: {mistake}")
         return {}
-    place = Place(f"{file}: ", typed=True, directory="", mistakes=mistakes)
-    given = read_table(document, _ROWS, place)
+    location = Location(file, typed=True, directory="", errors=mistakes)
+    given = parse_table(document, _ROWS, location)
     if not document:
         mistakes.append(f"{file}: holds no credentials; write digest, [sasl] or key_password")
     return given
@@ -162,15 +138,15 @@ def check_private(file: str) -> None:
         )
 
 
-def _read_secret(value: object, _place: Place) -> Secret:
+def _read_secret(value: object, _location: Location) -> Secret:
     if not isinstance(value, str) or not value or "\0" in value:
         raise BadValueError("is no secret; write text in quotes (what is written there is not shown)")
     return Secret(value)
 
 
-def _read_digests(value: object, place: Place) -> tuple[Secret, ...]:
+def _read_digests(value: object, location: Location) -> tuple[Secret, ...]:
     """Read one digest, or a list of some."""
-    digests = [_read_secret(one, place) for one in (value if isinstance(value, list) else [value])]
+    digests = [_read_secret(one, location) for one in (value if isinstance(value, list) else [value])]
     for digest in digests:
         user, colon, password = digest.reveal().partition(":")
         if not user or not colon or not password:
@@ -180,7 +156,7 @@ def _read_digests(value: object, place: Place) -> tuple[Secret, ...]:
     return tuple(digests)
 
 
-def _read_sasl(value: object, place: Place) -> Sasl:
+def _read_sasl(value: object, location: Location) -> Sasl:
     """Read the table, and check that its mechanism can be used here.
 
     Raises:
@@ -188,20 +164,20 @@ def _read_sasl(value: object, place: Place) -> Sasl:
     """
     if not isinstance(value, dict):
         raise BadValueError("is no table; write [sasl] (what is written there is not shown)")
-    before = len(place.mistakes)
-    given = read_table(value, _SASL_ROWS, place)
+    before = len(location.errors)
+    given = parse_table(value, _SASL_ROWS, location)
     mechanism = given.get("mechanism")
     if "mechanism" not in given:
-        place.refuse(f"has no mechanism; write {_DIGEST_MD5} or {_GSSAPI}")
+        location.add_error(f"has no mechanism; write {_DIGEST_MD5} or {_GSSAPI}")
     needed = {"username", "password"} if mechanism == _DIGEST_MD5 else set()
     useless = {"principal"} if mechanism == _DIGEST_MD5 else {"username", "password"}
     for key in sorted(needed - given.keys()) if mechanism else ():
-        place.refuse(f"has no {key}, which {mechanism} needs")
+        location.add_error(f"has no {key}, which {mechanism} needs")
     for key in sorted(useless & given.keys()) if mechanism else ():
-        place.inside(key).refuse(f"is nothing that {mechanism} takes")
+        location.child(key).add_error(f"is nothing that {mechanism} takes")
     if mechanism:
         _check_package(mechanism)
-    if len(place.mistakes) > before:
+    if len(location.errors) > before:
         raise BadValueError("is incomplete, so nothing of it is used")
     return Sasl(**given)
 

@@ -47,7 +47,7 @@ def alive(tab: Tab) -> str:
 
 def test_a_new_member_appears_and_so_does_the_loss_of_the_server(chromium: Chromium, tmp_path: Path) -> None:
     fixed = fixed_file(tmp_path, "10.0.0.1")
-    with ZkdnsServer("--fixed", str(fixed)) as server, chromium.page() as tab:
+    with ZkdnsServer("--static", str(fixed)) as server, chromium.page() as tab:
         opened(tab, server, "#web.staging")
         tab.wait(lambda tab: state(tab).startswith("Static file "))
         tab.wait(lambda tab: len(tab.texts(".members tbody tr")) == 1)

@@ -203,7 +203,7 @@ def test_zookeeper_servers() -> None:
     assert [finding.found.partition(" ")[0] for finding in found] == ["/aurora", "/secret"]
     assert levels(found) == ["wrong", "wrong"]
     assert ["register" in finding.cure for finding in found] == [True, False]
-    assert "zookeeper_credentials" in found[1].cure
+    assert "zookeeper.credentials" in found[1].cure
 
 
 def test_responses_limits_and_the_snapshot() -> None:

@@ -13,7 +13,7 @@ from tests.host.trees import AT_5300, ZKDNS, everything, make_tree, set_up
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.forward.system_upstreams import FILES, SystemUpstreams
 from zkdns.host.setup.journal import JOURNAL_FILE, read_journal, undo
-from zkdns.host.setup.plan import SetupPlan, SetupRequest, make_plan
+from zkdns.host.setup.plan import COMMENT, SetupPlan, SetupRequest, make_plan
 from zkdns.resolv_conf import parse_resolv_conf
 
 _RESOLVED = {
@@ -153,7 +153,7 @@ def test_global_servers_of_resolved_become_upstreams_of_zkdns(tmp_path: Path) ->
     }
     plan = planned(tmp_path / "a", files, AT_5300)
     assert len(plan.obstacles) == 1
-    assert 'upstream = ["9.9.9.9:53"]' in plan.obstacles[0]
+    assert 'upstreams = ["9.9.9.9:53"]' in plan.obstacles[0]
     tree = make_tree(tmp_path / "b", files)
     before = everything(tmp_path / "b")
     wanted = msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml")
@@ -169,20 +169,39 @@ def test_global_servers_of_resolved_become_upstreams_of_zkdns(tmp_path: Path) ->
     assert not [note for note in plan.notes if "/etc/zkdns.toml" in note]
     assert "DNS=\nDNS=127.0.0.1:5300\n" in (tree.text("/etc/systemd/resolved.conf.d/zkdns.conf") or "")
     configuration = tomllib.loads(tree.text("/etc/zkdns.toml") or "")
-    assert configuration == {"upstream": ["9.9.9.9:53"], "ttl": 1, "guard": {"minimum": 3}}
+    assert configuration == {"forward": {"upstreams": ["9.9.9.9:53"]}, "ttl": 1, "guard": {"minimum": 3}}
     undo(tree, read_journal(tree))
     assert everything(tmp_path / "b") == before
 
 
-def test_an_upstream_setting_of_auto_is_replaced(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            'ttl = 1\n[forward]\nupstreams = "auto" # as before\ntrust_ad = true\n',
+            'ttl = 1\n[forward]\nupstreams = ["9.9.9.9:53"]\ntrust_ad = true\n',
+        ),
+        (
+            "[forward] # ours\ntrust_ad = true\n\n[cache]\nstale = 0\n",
+            '[forward] # ours\nupstreams = ["9.9.9.9:53"]\ntrust_ad = true\n\n[cache]\nstale = 0\n',
+        ),
+        (
+            '[forward]\n[forward.zone.lab]\nupstreams = "none"\n',
+            '[forward]\nupstreams = ["9.9.9.9:53"]\n[forward.zone.lab]\nupstreams = "none"\n',
+        ),
+        ("", f'{COMMENT}[forward]\nupstreams = ["9.9.9.9:53"]\n'),
+        ("[forward]", '[forward]\nupstreams = ["9.9.9.9:53"]'),
+    ],
+)
+def test_upstreams_are_written_into_the_existing_section(tmp_path: Path, before: str, after: str) -> None:
     files = {
         **_RESOLVED,
         "/etc/systemd/resolved.conf.d/a.conf": "[Resolve]\nDNS=9.9.9.9\n",
-        "/etc/zkdns.toml": 'ttl = 1\nupstream = "auto" # as before\n',
+        "/etc/zkdns.toml": before,
     }
     tree = make_tree(tmp_path, files)
     set_up(tree, msgspec.structs.replace(AT_5300, config_file="/etc/zkdns.toml"))
-    assert tree.text("/etc/zkdns.toml") == 'ttl = 1\nupstream = ["9.9.9.9:53"]\n'
+    assert tree.text("/etc/zkdns.toml") == after
 
 
 def test_old_name_servers_are_removed_if_zkdns_has_upstreams_of_its_own(tmp_path: Path) -> None:

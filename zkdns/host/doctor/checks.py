@@ -28,7 +28,7 @@ UPSTREAMS = "upstreams"
 
 _OTHER_FILES = 1024  # file descriptors for client connections, listeners and feeds
 _SETUP = "zkdns setup shows what to change, and changes it with --apply"
-_NAME_UPSTREAMS = 'name resolvers, such as upstream = ["9.9.9.9"]'
+_NAME_UPSTREAMS = 'name resolvers, such as upstreams = ["9.9.9.9"] in [forward]'
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -109,21 +109,21 @@ def _conflicts(own: HostPort, other: HostPort) -> bool:
     return mine == theirs or mine.is_unspecified or theirs.is_unspecified
 
 
-def check_open_files(limits: tuple[int, int] | None, max_forwarded: int) -> Iterator[Finding]:
+def check_open_files(limits: tuple[int, int] | None, max_waiting: int) -> Iterator[Finding]:
     """Check the limit of open files, which applies to each worker separately.
 
     Args:
         limits: soft and hard; zkdns raises the soft limit to the hard one. None: unknown.
-        max_forwarded: the maximum number of forwarded queries at a time, each of which may have a socket.
+        max_waiting: the maximum number of forwarded queries at a time, each of which may have a socket.
     """
     if limits is None:
         return
-    wanted = max_forwarded + _OTHER_FILES
+    wanted = max_waiting + _OTHER_FILES
     if limits[1] < wanted:
         yield warning(
             "open files",
             f"a process may open {limits[1]}, and may need {wanted}",
-            f"set LimitNOFILE={wanted} in the unit, or lower max_forwarded",
+            f"set LimitNOFILE={wanted} in the unit",
         )
     else:
         yield ok("open files", f"a process may open {limits[1]}")
@@ -197,7 +197,7 @@ def check_zookeeper(probes: Iterable[Probed]) -> Iterator[Finding]:
                 cure = (
                     "register a member, or correct namespace"
                     if "exist" in str(root.refusal)
-                    else "name credentials with access (zookeeper_credentials)"
+                    else "name credentials with access (zookeeper.credentials)"
                 )
                 yield wrong(about, f"{root.path} {root.refusal}", cure)
         else:
@@ -219,7 +219,7 @@ def check_snapshot(age: float | None, failure: str | None, *, is_configured: boo
         yield warning(
             "snapshot",
             "is not configured, so without ZooKeeper the server starts with an empty table",
-            'write snapshot = "/var/lib/zkdns/table"',
+            'write path = "/var/lib/zkdns/table" in [snapshot]',
         )
     elif failure is not None:
         yield warning("snapshot", failure, "the server writes it after reading ZooKeeper")

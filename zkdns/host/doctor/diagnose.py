@@ -22,6 +22,7 @@ from zkdns.config import Config
 from zkdns.daemon.control import ControlError, ListNames, command
 from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError
+from zkdns.forward.forwarder import MAX_WAITING
 from zkdns.forward.system_upstreams import FILES, Upstreams, choose, is_own, parse_upstreams
 from zkdns.host.doctor.checks import (
     UPSTREAMS,
@@ -54,7 +55,7 @@ from zkdns.host.resolver_config import (
 )
 from zkdns.names import to_text
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_LIST, parse_resolv_conf
-from zkdns.serverset.access import access_of
+from zkdns.serverset.access import load_access
 from zkdns.serverset.probe import probe
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -124,7 +125,7 @@ def _diagnose_listening(config: Config) -> Iterator[Finding]:
         if own.port:
             yield from check_port(own, found, rights)
     servers = [one.pid for one in found if one.is_zkdns and one.at in config.listen and one.pid is not None]
-    yield from check_open_files(open_files_of(servers[0] if servers else "self"), config.max_forwarded)
+    yield from check_open_files(open_files_of(servers[0] if servers else "self"), MAX_WAITING)
     yield from check_receive_buffer(largest_receive_buffer())
 
 
@@ -138,9 +139,9 @@ def _diagnose_serving(config: Config, listening: Iterable[HostPort], zone: str) 
                 yield wrong(about, str(error), "start zkdns; if it does not start, see its log")
             else:
                 yield check_response(about, reply.rcode, is_authoritative=reply.is_authoritative)
-    if config.admin is not None and config.admin.port:
+    if config.admin.listen is not None and config.admin.listen.port:
         for path in ("healthz", "readyz"):
-            yield _diagnose_http(f"http://{askable(config.admin)}/{path}")
+            yield _diagnose_http(f"http://{askable(config.admin.listen)}/{path}")
     if config.control is not None:
         yield _diagnose_control(config.control)
 
@@ -174,34 +175,35 @@ def _diagnose_http(url: str) -> Finding:
 
 
 def _diagnose_zookeeper(config: Config) -> Iterable[Finding]:
-    if config.zookeeper is None:
+    if config.zookeeper.hosts is None:
         return ()
-    hosts, _, chroot = config.zookeeper.partition("/")
+    hosts, _, chroot = config.zookeeper.hosts.partition("/")
     namespaces = dict.fromkeys(namespace.root for namespace in config.namespaces)
     roots = [f"/{chroot}{root}".rstrip("/") if chroot else root for root in namespaces]
     try:
-        access = access_of(config)
+        access = load_access(config.zookeeper)
     except ConfigError as error:
         return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
     servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _in_parallel(
-        servers, lambda server: probe(server, roots, session_timeout=config.session_timeout, access=access)
+        servers,
+        lambda server: probe(server, roots, session_timeout=config.zookeeper.session_timeout, access=access),
     )
     return check_zookeeper(probes.values())
 
 
 def _diagnose_snapshot(config: Config) -> Iterable[Finding]:
-    if config.zookeeper is None and not config.offline:
+    if config.zookeeper.hosts is None and not config.offline:
         return ()
     age, failure = None, None
-    if config.snapshot is not None:
+    if config.snapshot.path is not None:
         now = time.time()
         try:
-            age = now - read_header(Path(config.snapshot), expected_by(config, now)).written
+            age = now - read_header(Path(config.snapshot.path), expected_by(config, now)).written
         except SnapshotError as error:
             failure = str(error)
-        if not config.offline and not os.access(Path(config.snapshot).parent, os.W_OK):
-            directory = Path(config.snapshot).parent
+        if not config.offline and not os.access(Path(config.snapshot.path).parent, os.W_OK):
+            directory = Path(config.snapshot.path).parent
             return [
                 warning(
                     "snapshot",
@@ -209,11 +211,11 @@ def _diagnose_snapshot(config: Config) -> Iterable[Finding]:
                     "give the user of zkdns write access",
                 )
             ]
-    return check_snapshot(age, failure, is_configured=config.snapshot is not None)
+    return check_snapshot(age, failure, is_configured=config.snapshot.path is not None)
 
 
 def _diagnose_upstreams(config: Config, listening: tuple[HostPort, ...]) -> Iterator[Finding]:
-    if not config.upstream:
+    if not config.forward.upstreams:
         yield ok(
             UPSTREAMS,
             "none: zkdns refuses names outside the zones, and programs query their next name server",
@@ -221,12 +223,12 @@ def _diagnose_upstreams(config: Config, listening: tuple[HostPort, ...]) -> Iter
         return
     tree = FileTree()
     own: list[UpstreamAddress] = []
-    if config.upstream == "auto":
+    if config.forward.upstreams == "auto":
         named = {str(file): parse_upstreams(tree.text(str(file)) or "")[0] for file in FILES}
         own = [one for servers in named.values() for one in servers if is_own(one, listening)]
         chosen = choose(named, lambda server: is_own(server, listening))
     else:
-        chosen = Upstreams(config.upstream)
+        chosen = Upstreams(config.forward.upstreams)
     listed = parse_resolv_conf(tree.text(RESOLVED_LIST) or "").nameservers
     hosts = {one.host for one in listening}
     asks_us = RESOLVED_DROP_IN in tree.names("/etc/systemd/resolved.conf.d") or not hosts.isdisjoint(

@@ -15,7 +15,7 @@ import tomllib
 import msgspec
 
 from zkdns.address import DNS_PORT, HostPort, askable, parse_upstream
-from zkdns.config import Config, Upstream
+from zkdns.config import Config, UpstreamsSetting
 from zkdns.errors import BadValueError
 from zkdns.host.files import File, FileState, FileTree
 from zkdns.host.resolver_config import RESOLVED_DROP_IN, ResolvedSettings, read_resolved_settings
@@ -41,7 +41,7 @@ class SetupRequest(msgspec.Struct, frozen=True, kw_only=True):
     listening: tuple[HostPort, ...]
     """The addresses of zkdns, without wildcards."""
     zones: tuple[str, ...]
-    upstream: Upstream = "auto"
+    upstream: UpstreamsSetting = "auto"
     """The upstreams of zkdns."""
     search: tuple[str, ...] = ()
     """Search domains for names without a dot."""
@@ -60,7 +60,7 @@ class SetupRequest(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             listening=tuple(map(askable, config.listen)),
             zones=tuple(map(to_text, config.zones)),
-            upstream=config.upstream,
+            upstream=config.forward.upstreams,
             search=search,
             config_file=config_file,
             control=config.control,
@@ -180,7 +180,7 @@ def _keep_resolved_upstreams(
         plan.obstacles.append(
             f"no link has a resolver ({RESOLVED_LIST} names none), so zkdns and systemd-resolved would "
             "forward all other names to each other; name resolvers in the configuration of zkdns, such as "
-            'upstream = ["9.9.9.9"]'
+            'upstreams = ["9.9.9.9"] in [forward]'
         )
 
 
@@ -256,7 +256,7 @@ def _plan_resolv_conf(tree: FileTree, request: SetupRequest, plan: SetupPlan) ->
     if not others and request.upstream == "auto":
         plan.obstacles.append(
             f"{RESOLV_CONF} names no other resolver, to which zkdns could forward all other names; name "
-            'resolvers in the configuration of zkdns, such as upstream = ["9.9.9.9"]'
+            'resolvers in the configuration of zkdns, such as upstreams = ["9.9.9.9"] in [forward]'
         )
     elif others and not request.upstream:
         plan.notes.append(
@@ -267,7 +267,7 @@ def _plan_resolv_conf(tree: FileTree, request: SetupRequest, plan: SetupPlan) ->
             f"zkdns forwards all other names to {', '.join(others)}; programs query these directly while "
             "zkdns does not respond. Programs with musl (Alpine) query all name servers in parallel and take "
             "the first response: for these, name the upstreams in the configuration of zkdns "
-            "(upstream = […]), and run setup again"
+            "(upstreams = […] in [forward]), and run setup again"
         )
 
 
@@ -283,8 +283,8 @@ def _plan_network_manager(tree: FileTree, request: SetupRequest, plan: SetupPlan
         return
     if not request.upstream:
         plan.obstacles.append(
-            "zkdns would be the only name server, and is configured to forward nothing (upstream = none); "
-            "set upstreams"
+            "zkdns would be the only name server, and is configured to forward nothing "
+            "(forward.upstreams = 'none'); set upstreams"
         )
     plan.change(tree, "/etc/NetworkManager/conf.d/zkdns.conf", f"{COMMENT}[main]\nrc-manager=unmanaged\n")
     text = edit_resolv_conf(tree.source(RESOLV_CONF), server, keep_others=False, search=request.search)
@@ -317,26 +317,38 @@ def _name_upstreams(tree: FileTree, request: SetupRequest, plan: SetupPlan, serv
     except BadValueError as error:
         plan.obstacles.append(f"the settings of systemd-resolved name a malformed resolver: {error}")
         return
-    line = "upstream = [" + ", ".join(f'"{one}"' for one in upstreams) + "]"
+    line = "upstreams = [" + ", ".join(f'"{one}"' for one in upstreams) + "]"
     if request.config_file is None:
         plan.obstacles.append(
             f"the settings of systemd-resolved name {', '.join(servers)}, which zkdns cannot find after "
-            f"setup; start zkdns with a configuration file that has {line}, and pass that file with "
-            "--config FILE"
+            f"setup; start zkdns with a configuration file that has {line} in [forward], and "
+            "pass that file with --config FILE"
         )
         return
     path = tree.real(request.config_file)
     text = tree.source(path)
-    edited, count = re.subn(r"^upstream\s*=\s*\"auto\".*$", line, text, count=1, flags=re.MULTILINE)
-    if not count:
-        edited = f"{COMMENT}{line}\n{text}"
+    edited = _with_upstreams(text, line)
     try:
         tomllib.loads(edited)
     except tomllib.TOMLDecodeError as error:
-        plan.obstacles.append(f"{path}: needs {line}, and setup cannot write it ({error}); write it yourself")
+        plan.obstacles.append(
+            f"{path}: needs {line} in [forward], and setup cannot write it ({error}); write it yourself"
+        )
         return
     plan.change(tree, path, edited)
     if request.control is None:
         plan.notes.append(f"zkdns must read {path} again: send it SIGHUP, or restart it")
     else:  # first, so that zkdns has upstreams before other resolvers forward queries to it
         plan.commands.insert(0, ("zkdns", "reload", "--control", request.control))
+
+
+def _with_upstreams(text: str, line: str) -> str:
+    """Return a configuration with this line in the section [forward], which is added if necessary."""
+    head = re.search(r"^\[forward\].*$", text, flags=re.MULTILINE)
+    if head is None:
+        return f"{text.rstrip()}\n\n{COMMENT}[forward]\n{line}\n".lstrip()
+    before, section = text[: head.end()], text[head.end() :]
+    end = re.search(r"^\[", section, flags=re.MULTILINE)
+    section, others = (section[: end.start()], section[end.start() :]) if end else (section, "")
+    section, count = re.subn(r"^upstreams\s*=\s*\"auto\".*$", line, section, count=1, flags=re.MULTILINE)
+    return before + (section if count else f"\n{line}{section}") + others

@@ -1,0 +1,440 @@
+"""The schema: one row for each setting, with its key, its parser, its help and the processes that use it.
+
+A new setting is one row here and one field with its default in `model.py`; flags, variables, the reference
+and the reload follow from the row.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+import msgspec
+
+from zkdns.address import DNS_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_network
+from zkdns.config.model import Empty, ForwardZoneSettings, LogFormat, LogLevel, Order, ServiceOverride
+from zkdns.config.parsers import (
+    ADMIN_PORT,
+    Location,
+    boolean,
+    check_table,
+    fraction,
+    integer,
+    join_upstreams,
+    one_of,
+    parse_admin_address,
+    parse_admin_name,
+    parse_cookie_secret,
+    parse_identity,
+    parse_listen_address,
+    parse_upstream_or_word,
+    parse_zone,
+    parse_zone_upstream,
+    path,
+    path_or_none,
+    share,
+    text,
+)
+from zkdns.config.setting import Process, Setting, list_of_tables, named_tables
+from zkdns.errors import BadValueError
+from zkdns.namespace import Namespace, parse_namespace
+
+if TYPE_CHECKING:
+    from zkdns.names import Labels
+
+MAX_TTL = 86_400  # a day; members come and go with processes
+MAX_NEGATIVE_TTL = 3_600  # RFC 2308 §5 suggests one to three hours; a new service must be visible soon
+MAX_SNAPSHOT_AGE = 366 * 86_400  # a year; 0 is for more
+MAX_RECORDS = 65_535  # ANCOUNT has 16 bits (RFC 1035 §4.1.1)
+MAX_WORKERS = 256
+MAX_HELD_SECONDS = 86_400  # a day; no failure of ZooKeeper stays unnoticed for longer
+MAX_CACHE_ENTRIES = 1_000_000
+MAX_CACHE_TTL = 7 * 86_400  # RFC 8767 §4
+MAX_CACHE_STALE = 3 * 86_400  # RFC 8767 §5: one to three days
+MAX_SESSION_TIMEOUT = 600  # ensembles grant 40 s by default (maxSessionTimeout)
+MAX_RATE = 1_000_000_000  # responses per second; more than any machine sends
+
+STATUSES = (
+    "DEAD",
+    "STARTING",
+    "ALIVE",
+    "STOPPING",
+    "STOPPED",
+    "WARNING",
+    "UNKNOWN",
+)  # Status in endpoint.thrift
+
+_SUPERVISOR = frozenset[Process]({"supervisor"})
+_WATCHER = frozenset[Process]({"watcher"})
+_WORKER = frozenset[Process]({"worker"})
+
+
+# -- tables -----------------------------------------------------------------------------------------------
+
+
+class GivenNamespace(msgspec.Struct, frozen=True):
+    """A namespace as written; without a zone it gets the top-level one."""
+
+    namespace: Namespace
+    zone: Labels | None
+    location: Location
+
+
+_ZONE = Setting("zone", text(parse_zone, "a domain name"), "NAME", "Zone of the names.", field="namespaces")
+_PATH = Setting("path", text(parse_namespace, "a path with placeholders"), "TEMPLATE", "Path of services.")
+
+
+def _make_namespace(given: dict[str, Any], location: Location) -> GivenNamespace | None:
+    """Return the namespace of one table; None if an error is reported already."""
+    if "path" not in given:
+        raise BadValueError("has no path; write the path of services: /discovery/{environment}/{service}")
+    namespace, zone = given["path"], given.get("zone")
+    if namespace is None or (zone is None and "zone" in given):
+        return None
+    return GivenNamespace(namespace, zone, location)
+
+
+_parse_namespace_tables = list_of_tables((_PATH, _ZONE), _make_namespace)
+
+
+def _parse_namespaces(value: object, location: Location) -> tuple[GivenNamespace | None, ...]:
+    """Parse one template, or in a file a list of tables."""
+    if location.typed and isinstance(value, list):
+        return tuple(_parse_namespace_tables(value, location))
+    namespace: Any = _PATH.parse(value, location)
+    return (GivenNamespace(namespace, None, location),)
+
+
+_TTL = Setting("ttl", integer(0, MAX_TTL), "SECONDS", f"TTL of responses, 0 to {MAX_TTL}.", used_by=_WORKER)
+_ORDER = Setting(
+    "order",
+    one_of(*get_args(Order)),
+    "ORDER",
+    f"Order of members in a response: {', '.join(get_args(Order))}.",
+    used_by=_WORKER,
+)
+_MAX_ANSWERS = Setting(
+    "max_answers",
+    integer(1, MAX_RECORDS),
+    "COUNT",
+    "Maximum number of members in a response. Default: no limit.",
+    used_by=_WORKER,
+)
+_ZONE_UPSTREAMS = Setting(
+    "upstreams",
+    text(parse_zone_upstream, "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME or none"),
+    "ADDRESS[:PORT]|none",
+    "Upstreams of the forward zone; none refuses its names.",
+    many=True,
+    join=join_upstreams,
+)
+
+ZONE_SETTINGS = (_ZONE_UPSTREAMS,)
+"""The keys of `[forward.zone."…"]`."""
+SERVICE_SETTINGS = (_TTL, _ORDER, _MAX_ANSWERS)
+"""The keys of `[service."…"]`."""
+
+_parse_zone_tables = named_tables(ZONE_SETTINGS, lambda upstreams=(): ForwardZoneSettings(upstreams))
+
+
+def _parse_forward_zones(value: object, location: Location) -> dict[str, ForwardZoneSettings]:
+    """Parse the tables of forward zones. A table with other keys only has an error already."""
+    for zone, table in check_table(value).items():
+        if table == {}:
+            location.child(zone).add_error(
+                'has no upstreams; write upstreams = ["10.0.0.53"], or "none" to refuse the domain'
+            )
+    return _parse_zone_tables(value, location)
+
+
+# -- the rows ---------------------------------------------------------------------------------------------
+
+SOURCES = (
+    Setting(
+        "zookeeper.hosts",
+        text(parse_connect_string, "HOST[:PORT],…[/CHROOT]"),
+        "HOSTS[/CHROOT]",
+        f"Servers of the ensemble; the default port is {ZOOKEEPER_PORT}.",
+        used_by=_WATCHER | _SUPERVISOR,
+        name="zookeeper",
+    ),
+    Setting(
+        "zookeeper.session_timeout",
+        integer(1, MAX_SESSION_TIMEOUT),
+        "SECONDS",
+        f"Session timeout, 1 to {MAX_SESSION_TIMEOUT}.",
+        used_by=_WATCHER,
+    ),
+    Setting(
+        "zookeeper.credentials",
+        path,
+        "FILE",
+        "Private file with digest or SASL credentials.",
+        used_by=_WATCHER,
+    ),
+    Setting("zookeeper.tls", boolean, "BOOL", "Connect to ZooKeeper with TLS.", used_by=_WATCHER),
+    Setting(
+        "zookeeper.ca",
+        path,
+        "FILE",
+        "Trusted CA certificates (PEM). Default: the system's.",
+        used_by=_WATCHER,
+    ),
+    Setting("zookeeper.certificate", path, "FILE", "Client certificate (PEM).", used_by=_WATCHER),
+    Setting(
+        "zookeeper.key",
+        path,
+        "FILE",
+        "Private key of the client certificate. Default: in the certificate file.",
+        used_by=_WATCHER,
+    ),
+    Setting(
+        "zookeeper.verify_hostname",
+        boolean,
+        "BOOL",
+        "Require that server certificates match the host name. Default: on.",
+        used_by=_WATCHER,
+    ),
+    Setting("static", path, "FILE", "Static file: services that are not in ZooKeeper.", used_by=_WATCHER),
+    Setting("demo", boolean, "BOOL", "Serve only the built-in example.", used_by=_WATCHER | _SUPERVISOR),
+    Setting("offline", boolean, "BOOL", "Serve only the snapshot, without ZooKeeper."),
+)
+
+NAMES = (
+    _ZONE,
+    Setting(
+        "namespace",
+        _parse_namespaces,
+        "TEMPLATE",
+        "Path of services in ZooKeeper, such as /discovery/{environment}/{service}.",
+        field="namespaces",
+    ),
+    _TTL,
+    Setting(
+        "negative_ttl",
+        integer(1, MAX_NEGATIVE_TTL),
+        "SECONDS",
+        f"TTL of negative responses, 1 to {MAX_NEGATIVE_TTL}.",
+        used_by=_WORKER,
+    ),
+    _ORDER,
+    _MAX_ANSWERS,
+    Setting(
+        "statuses",
+        one_of(*STATUSES),
+        "STATUS",
+        f"Members with these statuses are in responses: {', '.join(STATUSES)}.",
+        many=True,
+        in_flags=False,
+    ),
+    Setting(
+        "empty",
+        one_of(*get_args(Empty)),
+        "RESPONSE",
+        f"Response for a service without members: {' or '.join(get_args(Empty))}.",
+        used_by=_WORKER,
+        in_flags=False,
+    ),
+    Setting("dns_sd", boolean, "BOOL", "Answer DNS-SD browsing queries (RFC 6763).", used_by=_WORKER),
+    Setting("reverse", boolean, "BOOL", "Answer PTR queries for members' addresses.", used_by=_WORKER),
+    Setting(
+        "identity",
+        text(parse_identity, "a name for this server"),
+        "NAME",
+        "Server name for NSID, id.server and hostname.bind.",
+        used_by=_WORKER,
+    ),
+    Setting(
+        "show_version",
+        boolean,
+        "BOOL",
+        "Answer version.server and version.bind.",
+        used_by=_WORKER,
+    ),
+)
+
+FORWARDING = (
+    Setting(
+        "forward.upstreams",
+        text(parse_upstream_or_word, "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME, auto or none"),
+        "ADDRESS[:PORT]|auto|none",
+        "Upstreams for other names; auto uses this machine's resolvers, none refuses the names.",
+        many=True,
+        join=join_upstreams,
+        name="upstream",
+    ),
+    Setting("forward.trust_ad", boolean, "BOOL", "Pass on the upstreams' AD bit (DNSSEC).", used_by=_WORKER),
+    Setting(
+        "forward.zone",
+        _parse_forward_zones,
+        "TABLES",
+        'Forward zones, such as [forward.zone."corp.example"].',
+        field="forward.zones",
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "cache.entries",
+        integer(1, MAX_CACHE_ENTRIES),
+        "COUNT",
+        f"Maximum number of responses in each worker's forward cache, up to {MAX_CACHE_ENTRIES}.",
+        used_by=_WORKER,
+    ),
+    Setting(
+        "cache.max_ttl",
+        integer(1, MAX_CACHE_TTL),
+        "SECONDS",
+        f"Maximum TTL in the forward cache, up to {MAX_CACHE_TTL}.",
+        used_by=_WORKER,
+    ),
+    Setting(
+        "cache.stale",
+        integer(0, MAX_CACHE_STALE),
+        "SECONDS",
+        "How long to use expired cache entries if no upstream answers; 0: never.",
+        used_by=_WORKER,
+    ),
+)
+
+ACCESS = (
+    Setting(
+        "access.allow",
+        text(parse_network, "NETWORK"),
+        "NETWORK",
+        "Networks that may query this server. Default: private networks.",
+        many=True,
+        used_by=_WORKER,
+        name="allow",
+    ),
+    Setting(
+        "access.rate_limit",
+        integer(0, MAX_RATE),
+        "COUNT",
+        "Maximum UDP responses per second to one network (IPv4 /24, IPv6 /56); 0: no limit.",
+        used_by=_WORKER,
+    ),
+    Setting("access.cookies", boolean, "BOOL", "Use DNS cookies. Default: on.", used_by=_WORKER),
+    Setting(
+        "access.cookie_secret",
+        parse_cookie_secret,
+        "HEX",
+        "Secret for DNS cookies; the same for all servers behind one address.",
+        used_by=_WORKER,
+        in_flags=False,  # other users can read command lines
+    ),
+)
+
+OPERATION = (
+    Setting(
+        "admin.listen",
+        text(parse_admin_address, "ADDRESS:PORT or none"),
+        "ADDRESS:PORT|none",
+        f"HTTP address of status page, API, metrics and health checks. Default: 127.0.0.1:{ADMIN_PORT}.",
+        used_by=_SUPERVISOR,
+        name="admin",
+    ),
+    Setting(
+        "admin.names",
+        text(parse_admin_name, "a host name"),
+        "NAME",
+        "Host names that browsers may use for the admin address.",
+        many=True,
+        used_by=_SUPERVISOR,
+    ),
+    Setting(
+        "admin.token",
+        path,
+        "FILE",
+        "Private file with the bearer token for changes over HTTP.",
+        used_by=_SUPERVISOR,
+    ),
+    Setting(
+        "snapshot.path",
+        path,
+        "FILE",
+        "File that keeps the table over restarts.",
+        used_by=_WATCHER,
+        name="snapshot",
+    ),
+    Setting(
+        "snapshot.max_age",
+        integer(0, MAX_SNAPSHOT_AGE),
+        "SECONDS",
+        "Maximum age of the snapshot; 0: no limit.",
+        used_by=_WATCHER,
+    ),
+    Setting(
+        "guard.share",
+        fraction,
+        "FRACTION",
+        "The loss of a larger share of a service's members is suspicious.",
+        used_by=_WATCHER,
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "guard.minimum",
+        integer(1, MAX_RECORDS),
+        "COUNT",
+        "For services with fewer members only the loss of all is suspicious.",
+        used_by=_WATCHER,
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "guard.seconds",
+        integer(0, MAX_HELD_SECONDS),
+        "SECONDS",
+        "How long to hold members after a suspicious loss; 0: never.",
+        used_by=_WATCHER,
+        in_environment=False,
+        in_flags=False,
+    ),
+    Setting(
+        "control",
+        path_or_none,
+        "FILE|none",
+        "Control socket for commands, or none.",
+        used_by=_WATCHER | _SUPERVISOR,
+    ),
+    Setting(
+        "log.level",
+        one_of(*get_args(LogLevel)),
+        "LEVEL",
+        f"Lowest level that is logged: {', '.join(get_args(LogLevel))}.",
+    ),
+    Setting(
+        "log.format", one_of(*get_args(LogFormat)), "FORMAT", f"Log format: {', '.join(get_args(LogFormat))}."
+    ),
+    Setting("log.queries", share, "SHARE", "Share of queries that are logged, 0 to 1.", used_by=_WORKER),
+)
+
+SETTINGS = (
+    *SOURCES,
+    Setting(
+        "listen",
+        text(parse_listen_address, "ADDRESS[:PORT]"),
+        "ADDRESS[:PORT]",
+        f"DNS address; the default port is {DNS_PORT}, and 0 is any free port.",
+        many=True,
+    ),
+    Setting(
+        "workers",
+        integer(1, MAX_WORKERS),
+        "COUNT",
+        f"Number of worker processes, 1 to {MAX_WORKERS}.",
+        used_by=_WATCHER | _SUPERVISOR,
+    ),
+    *NAMES,
+    *FORWARDING,
+    *ACCESS,
+    *OPERATION,
+    Setting(
+        "service",
+        named_tables(SERVICE_SETTINGS, ServiceOverride),
+        "TABLES",
+        'Overrides for single services, such as [service."web.staging"].',
+        used_by=_WORKER,
+        in_environment=False,
+        in_flags=False,
+    ),
+)
