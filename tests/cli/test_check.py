@@ -84,7 +84,7 @@ def test_json_holds_what_the_configuration_says() -> None:
         "mistakes": [],
         "zones": ["discovery"],
         "zookeeper": "a:2181,b:2182/x",
-        "fixed": None,
+        "static": None,
         "demo": False,
         "offline": False,
         "snapshot": "/s",
@@ -109,7 +109,7 @@ def test_every_mistake_of_flags_variables_and_file_is_told_at_once(tmp_path: Pat
     assert [line.split(": is ")[0].split(": 'localhost")[0] for line in sorted(told)] == sorted(
         [
             f"{config}: ttl",
-            f"{config}: zon",
+            f"{config}: unknown key 'zon'; did you mean zone?",
             f'{config}: service."web.staging".order',
             "--workers",
             "--listen",
@@ -141,7 +141,7 @@ def test_every_mistake_of_the_fixed_file_is_told_at_once_with_its_key(tmp_path: 
     [
         (["--static", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read: No such file"),
         (["--config", "/nowhere/zkdns.toml"], "/nowhere/zkdns.toml: cannot be read (No such file"),
-        (["--demo", "--zookeeper", "x"], "--demo: the example stands alone; leave out this or --zookeeper"),
+        (["--demo", "--zookeeper", "x"], "--demo: excludes other sources; remove this or --zookeeper"),
         (["--upstream", "dns.quad9.net"], "--upstream: 'dns.quad9.net' is no address to forward to; write"),
     ],
 )

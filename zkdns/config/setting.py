@@ -140,7 +140,7 @@ def add_unknown(
         elsewhere: names that are accepted in another table, with a description of each.
     """
     names = list(accepted)
-    similar = {_normalized(one): one for one in names} | dict(elsewhere or {})
+    similar = {**(elsewhere or {}), **{_normalized(one): one for one in names}}
     near = [name] if elsewhere and name in elsewhere else get_close_matches(_normalized(name), similar, n=1)
     if near and (len(names) > _FEW or near == [name]):
         hint = f"did you mean {similar[near[0]]}?"
