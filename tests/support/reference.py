@@ -222,8 +222,7 @@ def _setting_cells(setting: Setting) -> list[str]:
         default = "on" if attrgetter(setting.field)(_DEFAULTS) else "off"
     place = setting.flag if setting.in_flags else _variable(setting)
     meaning = setting.help + (" Repeatable." if setting.many else "")
-    name = setting.key.rpartition(".")[2]
-    return [_code(name), _code(setting.metavar), default, _code(place), _escaped(meaning)]
+    return [_code(setting.key), _code(setting.metavar), default, _code(place), _escaped(meaning)]
 
 
 # -- metrics ------------------------------------------------------------------------------------------------
