@@ -8,7 +8,7 @@ from tests.support.reference import DOCS, commands, pages, paragraphs, statuses
 from zkdns.cli import main
 from zkdns.cli.options import DONE, FAILED, INTERRUPTED, MISTAKEN, NO_ANSWER, NOT_FOUND, STATUSES
 from zkdns.config import SETTINGS
-from zkdns.daemon import runner
+from zkdns.registrar import runner
 
 # What these print is nothing to be read by a program as JSON.
 WITHOUT_JSON = {

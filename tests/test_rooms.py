@@ -21,6 +21,7 @@ ROWS = (
     ("serverset",),
     # The package itself is the library's front door; whoever imports it is handed what it asks for, no more.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
+    ("registrar",),
     ("table",),
     ("guard", "snapshot"),
     ("dns",),
@@ -50,11 +51,11 @@ ONLY = {"kazoo": "serverset"}
 NO_COMMANDS = frozenset(
     {
         *("cli.__init__", "cli.changes", "cli.columns", "cli.options", "cli.progress", "cli.running"),
-        *("cli.names", "cli.sets", "cli.top_rates", "cli.top_view"),
+        *("cli.names", "cli.sets", "cli.table_copy", "cli.top_rates", "cli.top_view"),
     }
 )
 
-MAX_LINES = 450
+MAX_LINES = 700
 MAX_FUNCTION = 60
 
 
@@ -194,7 +195,7 @@ def test_no_command_imports_another(path: Path) -> None:
         ("table", "from . import dns"),
         ("table", "from .dns.wire import Type"),
         ("table", "def f():\n    from zkdns.transport import udp"),
-        ("table", "if TYPE_CHECKING:\n    from zkdns.daemon.feed import Publisher"),
+        ("table", "if TYPE_CHECKING:\n    from zkdns.daemon.ipc.feed import Publisher"),
         ("table", "try:\n    pass\nfinally:\n    import zkdns.cli"),
         ("table", "import importlib\nimportlib.import_module('zkdns.dns')"),
         ("table", "__import__('zkdns.dns')"),
@@ -210,7 +211,7 @@ def test_no_command_imports_another(path: Path) -> None:
         ("balance.robin", "import kazoo.client"),
         ("transport.udp", "from zkdns.telemetry.log_setup import configure_logging"),
         ("telemetry.stats", "from zkdns.admin.status import Status"),
-        ("admin.api", "from zkdns.daemon.control import Flushed"),
+        ("admin.api", "from zkdns.daemon.ipc.control import Flushed"),
         ("cli.serve", "import zkdns.__main__"),
         ("__init__", "from zkdns.table import Table"),
         ("dns.wire", "import socket"),
@@ -221,8 +222,8 @@ def test_no_command_imports_another(path: Path) -> None:
         ("table", "from asyncio import Queue"),
         ("guard", "import socket"),
         ("guard", "from time import monotonic"),
-        ("daemon.watcher", "from kazoo.client import KazooClient"),
-        ("daemon.watcher", "if TYPE_CHECKING:\n    from kazoo.client import KazooClient"),
+        ("daemon.watcher.watcher", "from kazoo.client import KazooClient"),
+        ("daemon.watcher.watcher", "if TYPE_CHECKING:\n    from kazoo.client import KazooClient"),
         ("cli.lookup", "import kazoo"),
         ("serverset.sync", "import dnslib"),
         ("snapshot", "from dnslib import DNSRecord"),
@@ -250,7 +251,10 @@ def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
         ("guard", "from zkdns.serverset.changes import Change"),
         ("dns.__init__", "from . import wire"),
         ("dns.responder", "from zkdns.table import Table\nimport dnslib"),
-        ("daemon.watcher", "import asyncio, socket, time\nfrom zkdns.serverset.client import make_client"),
+        (
+            "daemon.watcher.watcher",
+            "import asyncio, socket, time\nfrom zkdns.serverset.client import make_client",
+        ),
         ("cli.__init__", "import zkdns\nfrom zkdns import __version__\nfrom zkdns.daemon import supervisor"),
         ("__main__", "from zkdns.cli import main"),
     ],
@@ -271,5 +275,5 @@ def test_what_is_too_long_is_noticed() -> None:
     assert overgrown(f"def f():\n{body * 59}", "dns.wire") == []
     assert overgrown(f"def f():\n{body * 60}", "dns.wire") == ["dns.wire:1: f has 61 lines, at most 60"]
     assert overgrown(f"class C:\n    async def f():\n{('    ' + body) * 60}", "x") != []
-    assert overgrown("#\n" * 450, "dns.wire") == []
-    assert overgrown("#\n" * 451, "dns.wire") == ["dns.wire: 451 lines, at most 450"]
+    assert overgrown("#\n" * 700, "dns.wire") == []
+    assert overgrown("#\n" * 701, "dns.wire") == ["dns.wire: 701 lines, at most 700"]

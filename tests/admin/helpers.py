@@ -25,7 +25,7 @@ from zkdns.admin.status import (
     WorkerStatus,
     ZooKeeperStatus,
 )
-from zkdns.daemon.inquiries import Explained, HistoryEntry, HistoryRead, ServiceLine
+from zkdns.daemon.ipc.control_messages import Explanation, HistoryEntry, HistoryPage, ServiceLine
 from zkdns.telemetry.stats import LATENCY_BUCKETS, WorkerStats
 
 SECONDS = 4.0  # less than the server's idle timeout
@@ -66,7 +66,7 @@ class FakeBackend:
     workers: Mapping[int, WorkerStats] = field(default_factory=dict)
     clock: float = 3.0
     metrics_text: str = "zkdns_services 1\n"
-    explanation: Explained | None = None
+    explanation: Explanation | None = None
     is_away: bool = False
     done: list[tuple[str, object]] = field(default_factory=list)
     checks: int = 0
@@ -102,20 +102,20 @@ class FakeBackend:
         self._check()
         return self.lines
 
-    async def explain(self, name: str) -> Explained:
+    async def explain(self, name: str) -> Explanation:
         self._check()
         self.done.append(("explain", name))
         assert self.explanation is not None
         return self.explanation
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
+    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
         self._check()
         known = [one for one in self.entries if service in (None, one.service)]
         found = [one for one in known if one.number > after][:most] if after else known[-most:]
         last = (
             found[-1].number if len(found) == most else max((one.number for one in self.entries), default=0)
         )
-        return HistoryRead(tuple(found), last)
+        return HistoryPage(tuple(found), last)
 
     async def accept(self, service: str | None) -> object:
         self.done.append(("accept", service))

@@ -12,7 +12,7 @@ import pytest
 from tests.admin.helpers import STATUS, FakeBackend, ask, entry, serving
 from zkdns.address import HostPort
 from zkdns.admin.status import StatsReading
-from zkdns.daemon.inquiries import Explained, Kind, ServiceLine
+from zkdns.daemon.ipc.control_messages import Explanation, Kind, ServiceLine
 from zkdns.telemetry.last_hour import NAMES, POINTS
 from zkdns.telemetry.stats import (
     LATENCY_BUCKETS,
@@ -83,8 +83,8 @@ def test_services_are_lines_of_counts(backend: FakeBackend, at: HostPort) -> Non
     }
 
 
-def explained(kind: Kind) -> Explained:
-    return Explained(
+def explained(kind: Kind) -> Explanation:
+    return Explanation(
         asked="web",
         name="web.staging.discovery",
         kind=kind,

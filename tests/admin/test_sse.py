@@ -15,7 +15,7 @@ import pytest
 from tests.admin.helpers import STATUS, FakeBackend, Reader, ask, entry, reading, serving
 from tests.support.waiting import eventually
 from zkdns.admin.sse import MAX_STREAMS, Events, Stream
-from zkdns.daemon.inquiries import HistoryRead
+from zkdns.daemon.ipc.control_messages import HistoryPage
 
 
 def number() -> int:
@@ -66,7 +66,7 @@ class Slow(FakeBackend):
 
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
+    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
         if after == 1:
             await self.opened.wait()
         return await super().history(service, after, most)
@@ -118,7 +118,7 @@ class Late(FakeBackend):
     is_requested: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryRead:
+    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
         read = await super().history(service, after, most)
         if after == 1:
             self.is_requested.set()

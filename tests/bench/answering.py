@@ -134,10 +134,10 @@ def run_random_names(bench: Bench) -> None:
         zkdns = peers[-1]
         assert isinstance(zkdns, Zkdns)
         flooding(bench)(zkdns, usual, bench.seconds)
-        before = resident_megabytes(zkdns.answerer)
+        before = resident_megabytes(zkdns.worker)
         kinds = [fixed_kind(EDNS, usual), Kind(NOBODY, nobody, NXDOMAIN)]
         samples = measure(bench, title, peers, kinds, flooding(bench))
-        after = resident_megabytes(zkdns.answerer)
+        after = resident_megabytes(zkdns.worker)
     tell_all(bench.report, samples)
     told = f"names that exist {samples.cpu(ZKDNS, EDNS):.2f} µs/answer"
     ratio = samples.cpu_ratio((ZKDNS, NOBODY), (ZKDNS, EDNS))

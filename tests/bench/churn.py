@@ -1,6 +1,6 @@
 """Answers while the table changes: a real ZooKeeper, whose members come and go, beside the load.
 
-The answerer has its core to itself. ZooKeeper, who changes it, and zkdns' watcher are on the third core.
+The worker has its core to itself. ZooKeeper, who changes it, and zkdns' watcher are on the third core.
 Where there are only two they share the load's, which then asks less: there the cost tells more than the rate.
 """
 

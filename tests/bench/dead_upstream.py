@@ -34,7 +34,7 @@ class Phase:
 
     zone: Asked
     busy: float
-    """The share of its core that the answerer used."""
+    """The share of its core that the worker used."""
     waiting: float = 0.0
     """Questions that waited for the upstream."""
 

@@ -15,7 +15,7 @@ from tests.bench.rounds import Bench
 from tests.bench.served import encode_query
 from tests.bench.zone import make_services, to_fixed_file
 from tests.robustness.mutations import Mutator, is_answered, ordinary
-from tests.support.upstream import Resolver
+from tests.support.upstream import UpstreamServer
 
 COUNT = 200_000
 FORWARDED = 20_000
@@ -129,19 +129,19 @@ def run_mutations(bench: Bench) -> None:
         bench.tell("mutations: to the echo, for what the machine itself takes")
         noise = sender.send_all(messages[: COUNT // 4], b"")
     with Zkdns(services, directory, bench.cores.server) as zkdns, _sending(zkdns, valid) as sender:
-        before = resident_megabytes(zkdns.answerer)
+        before = resident_megabytes(zkdns.worker)
         bench.tell(f"mutations: {COUNT:,} to zkdns")
         first = sender.send_all(messages, _expected())
-        between = resident_megabytes(zkdns.answerer)
+        between = resident_megabytes(zkdns.worker)
         bench.tell("mutations: the same once more")
         second = sender.send_all(messages, _expected())
         bench.tell("mutations: some again and again")
         for _ in range(MEMBERS):
             sender.send_all(messages[:REPEATED], _expected())
-        settled = resident_megabytes(zkdns.answerer)
+        settled = resident_megabytes(zkdns.worker)
         for _ in range(TIMES):
             sender.send_all(messages[:REPEATED], _expected())
-        growth = resident_megabytes(zkdns.answerer) - settled
+        growth = resident_megabytes(zkdns.worker) - settled
         bench.tell(f"mutations: the same questions in {WAYS:,} ways")
         ways = [_asked_in_way(number, owners[number % SERVICES]) for number in range(WAYS)]
         other_ways = sender.send_all(ways, _expected())
@@ -152,7 +152,7 @@ def run_mutations(bench: Bench) -> None:
     bench.report.add("memory afterwards", between, "MB", yardstick=f"{before:.1f} MB before")
     grown = f"by {TIMES * REPEATED:,} messages whose responses are all remembered"
     bench.report.add("growth", growth, "MB", bound=GROWTH, yardstick=grown)
-    with Resolver() as upstream:
+    with UpstreamServer() as upstream:
         fixed = directory / "services.toml"
         fixed.write_text(to_fixed_file(services))
         forwarding = directory / "forwarding"

@@ -260,14 +260,14 @@ class Dnsmasq(Peer):
 
 
 class Zkdns(Peer):
-    """`zkdns serve` from a fixed file, or from where `arguments` say. Its answerer's cost counts.
+    """`zkdns serve` from a fixed file, or from where `arguments` say. Its worker's cost counts.
 
     Args:
         services: what it knows.
         directory: where it has a directory of its own below.
-        core: where its answerer runs.
+        core: where its worker runs.
         arguments: of the command; `--static` with the services unless given.
-        rest_core: where watcher and supervisor run; with the answerer unless given.
+        rest_core: where watcher and supervisor run; with the worker unless given.
     """
 
     name, program, package = "zkdns", "sh", ""
@@ -285,7 +285,7 @@ class Zkdns(Peer):
         self._arguments = arguments
         self._rest_core = core if rest_core is None else rest_core
         self._server: ZkdnsServer
-        self.answerer = 0
+        self.worker = 0
 
     def __enter__(self) -> Self:
         self.directory.mkdir()
@@ -298,7 +298,7 @@ class Zkdns(Peer):
         try:
             self._server.wait_ready(_START_SECONDS)
             eventually(self._is_answering, _START_SECONDS)
-            self.answerer = self._server.pid_of("answerer")
+            self.worker = self._server.pid_of("worker")
             pin(self.rest(), self._rest_core)
             pin(self.pids(), self.core)
         except BaseException:
@@ -318,7 +318,7 @@ class Zkdns(Peer):
                 os.kill(pid, signal.SIGKILL)
 
     def pids(self) -> list[int]:
-        return [self.answerer]
+        return [self.worker]
 
     def rest(self) -> list[int]:
-        return [pid for pid in family(self._server.process.pid) if pid != self.answerer]
+        return [pid for pid in family(self._server.process.pid) if pid != self.worker]

@@ -11,12 +11,12 @@ import pytest
 
 from tests.cli import Command, Ended, run
 from tests.cli.test_flush import responding
-from tests.daemon.feed_helpers import until
+from tests.daemon.ipc.feed_helpers import until
 from tests.serverset.sync_helpers import join
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.daemon.control import Accepted, Refused, Response
+from zkdns.daemon.ipc.control import LossesAccepted, Refused, Response
 
 pytestmark = pytest.mark.processes
 
@@ -149,7 +149,7 @@ def test_what_was_meant_is_asked_for(arguments: tuple[str, ...], mistake: str) -
 @pytest.mark.parametrize(
     ("response", "told"),
     [
-        (Accepted(()), "the server at {} is of another version of zkdns"),
+        (LossesAccepted(()), "the server at {} is of another version of zkdns"),
         (Refused("nothing", "it is not to be had"), "it is not to be had"),
     ],
 )

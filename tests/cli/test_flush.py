@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.cli import Command, Ended, run
-from tests.daemon.feed_helpers import until
+from tests.daemon.ipc.feed_helpers import until
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
-from zkdns.daemon.control import Accepted, ControlServer, Flushed, Response
+from zkdns.daemon.ipc.control import ControlServer, Flushed, LossesAccepted, Response
 
 pytestmark = pytest.mark.processes
 
@@ -74,7 +74,7 @@ async def responding(path: str, response: Response) -> AsyncIterator[None]:
     [
         (Flushed(1, 1), (0, "forgotten: everything, by 1 process\n", "")),
         (Flushed(1, 2), (1, "", "zkdns: of 2 processes that answer 1 could be told; try again\n")),
-        (Accepted(()), (3, "", "zkdns: the server at {} is of another version of zkdns\n")),
+        (LossesAccepted(()), (3, "", "zkdns: the server at {} is of another version of zkdns\n")),
     ],
 )
 def test_what_the_server_responds_is_told(

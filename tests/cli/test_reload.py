@@ -36,11 +36,11 @@ def test_it_ends_when_the_new_configuration_is_in_force(server: Reloadable) -> N
 
 
 def test_all_processes_are_replaced_where_that_is_asked_for(server: Reloadable) -> None:
-    before = server.processes("answerer") | server.processes("watcher")
+    before = server.processes("worker") | server.processes("watcher")
     ended = reload(server, "--all")
     assert ended.output.endswith(" s: nothing changed, 2 processes replaced\n")
     server.settle()
-    assert not (server.processes("answerer") | server.processes("watcher")) & before
+    assert not (server.processes("worker") | server.processes("watcher")) & before
     # What commands ask has been handed over.
     assert run("dump", "--zone", environment={"ZKDNS_CONTROL": server.control}).status == 0
 

@@ -26,7 +26,7 @@ def kill(scene: Scene, role: str, pid: int | None = None) -> float:
     victim, before = pid or scene.server.pid_of(role), started(scene.server, role)
     killed = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    if role == "answerer":
+    if role == "worker":
         # What it had read it cannot answer; what it had not waits for its successor.
         scene.history.excused.append((killed - 0.1, time.monotonic()))
     scene.ended += 1
@@ -61,32 +61,32 @@ def test_the_watcher_while_zookeeper_is_away(reach: Any, proxy: FaultProxy) -> N
         scene.changes_flow()
 
 
-def test_the_answerer(faulty: ZooKeeperServer, reach: Any) -> None:
+def test_the_worker(faulty: ZooKeeperServer, reach: Any) -> None:
     with playing(faulty.address, reach) as scene:
-        kill(scene, "answerer")
+        kill(scene, "worker")
         scene.history.register(reach, "web")
         scene.goes_on(200)
         scene.changes_flow()
 
 
-def test_the_answerer_while_zookeeper_is_away(reach: Any, proxy: FaultProxy) -> None:
+def test_the_worker_while_zookeeper_is_away(reach: Any, proxy: FaultProxy) -> None:
     with playing(proxy.address, reach) as scene:
         with scene.fault() as fault:
             proxy.go_down()
             scene.wait_stale(fault)
-            kill(scene, "answerer")
+            kill(scene, "worker")
             scene.goes_on(200)
             fault.repaired = time.monotonic()
             proxy.come_up()
         scene.changes_flow()
 
 
-def test_one_of_two_answerers(faulty: ZooKeeperServer, reach: Any) -> None:
+def test_one_of_two_workers(faulty: ZooKeeperServer, reach: Any) -> None:
     spared: set[str] = set()
 
     def find_spared(server: ZkdnsServer, asker: Asker) -> None:
         """Which of the asker's sockets the kernel leads to the second worker: not those of the first."""
-        first, _ = started(server, "answerer")
+        first, _ = started(server, "worker")
         os.kill(first, signal.SIGSTOP)
         eventually(lambda: _state(first) == "T")
         spared.update(asker.sockets_answered())
@@ -94,9 +94,9 @@ def test_one_of_two_answerers(faulty: ZooKeeperServer, reach: Any) -> None:
         asker.drain()
 
     with playing(faulty.address, reach, workers=2, before=find_spared) as scene:
-        first, second = started(scene.server, "answerer")
-        killed = kill(scene, "answerer", first)
-        assert scene.server.pid_of("answerer") not in {first, second}
+        first, second = started(scene.server, "worker")
+        killed = kill(scene, "worker", first)
+        assert scene.server.pid_of("worker") not in {first, second}
         eventually(lambda: len(scene.server.events("process_exited")) == 1)
         scene.goes_on(400)
         scene.changes_flow()

@@ -1,4 +1,4 @@
-"""A forwarder at work as answerers have it: with its memos, between sockets, in a serving loop of its own."""
+"""A forwarder at work as workers have it: with its memos, between sockets, in a serving loop of its own."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import dns.message
 import dns.rcode
 from structlog.testing import capture_logs
 
-from tests.support.upstream import UDP, Act, Asked, Resolver, Sent, reply_to, right
+from tests.support.upstream import UDP, Act, Asked, Sent, UpstreamServer, reply_to, right
 from tests.support.waiting import eventually
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.authority import Authority
-from zkdns.forward.forwarder import MAX_WAITING, Forwarder, group_of
+from zkdns.forward.forwarder import MAX_WAITING, Forwarder, group_of_question
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams, Streams
@@ -64,7 +64,9 @@ class Scene:
         self.authority = Authority(Table(), config, lambda _query, error: self.strays.append(error))
         self.authority.responder.ready = True
         self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, max_waiting=max_waiting)
-        self.forwarder.cache.on_gone = lambda question: self.authority.forget_elsewhere(group_of(question))
+        self.forwarder.cache.on_gone = lambda question: self.authority.forget_elsewhere(
+            group_of_question(question)
+        )
         self.forwarder.on_change = self.authority.forget_all
         self.authority.responder.elsewhere = self.forwarder
         answers = partial(self.authority.answers, most_bytes=_MEMO_BYTES)
@@ -155,8 +157,8 @@ class Scene:
 
 @asynccontextmanager
 async def forwarding(
-    *upstreams: Resolver | UpstreamAddress,
-    domains: Mapping[str, Iterable[Resolver | UpstreamAddress]] | None = None,
+    *upstreams: UpstreamServer | UpstreamAddress,
+    domains: Mapping[str, Iterable[UpstreamServer | UpstreamAddress]] | None = None,
     is_auto: bool = False,
     trust_ad: bool = False,
     max_waiting: int = MAX_WAITING,
@@ -189,8 +191,8 @@ async def forwarding(
     ] == []
 
 
-def _addresses(servers: Iterable[Resolver | UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
-    return tuple(one.address if isinstance(one, Resolver) else one for one in servers)
+def _addresses(servers: Iterable[UpstreamServer | UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
+    return tuple(one.address if isinstance(one, UpstreamServer) else one for one in servers)
 
 
 def data_of(response: dns.message.Message) -> list[str]:
@@ -207,7 +209,7 @@ def extended_errors(response: dns.message.Message) -> list[int]:
     return [int(option.code) for option in response.options if isinstance(option, dns.edns.EDEOption)]
 
 
-def asked_of(resolver: Resolver, name: str = WWW) -> int:
+def asked_of(resolver: UpstreamServer, name: str = WWW) -> int:
     """How often a resolver was asked for a name over UDP; it is asked for others too, to look for loops."""
     return len(resolver.asked_over(UDP, name))
 
@@ -240,7 +242,7 @@ class Waits:
         return []
 
 
-def release(resolver: Resolver, name: str = WWW) -> None:
+def release(resolver: UpstreamServer, name: str = WWW) -> None:
     """Let a resolver that waits with its answers give those that it was asked for a name, one at least."""
     act = resolver._acts.get(f"{name}.", resolver._act)
     assert isinstance(act, Waits)

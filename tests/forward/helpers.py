@@ -14,7 +14,7 @@ import dns.rdatatype
 import dns.rrset
 
 from zkdns.dns.wire import Query, parse_query
-from zkdns.forward.messages import read_reply
+from zkdns.forward.message import read_reply
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 

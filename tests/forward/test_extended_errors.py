@@ -10,7 +10,6 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import (
     Scene,
     data_of,
@@ -18,7 +17,8 @@ from tests.forward.forwarder_helpers import (
     forwarding,
     rcode_of,
 )
-from tests.support.upstream import Act, Asked, Resolver, Sent, is_silent, reply_to, says
+from tests.forward.resolution_helpers import run, until
+from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, reply_to, says
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
 from zkdns.transport import Personal
@@ -43,7 +43,7 @@ def fails_since(code: int, text: str) -> Act:
 
 def test_dns_26_what_an_upstream_tells_of_its_failure_is_passed_on() -> None:
     async def scenario() -> None:
-        with Resolver(fails_since(BOGUS, "no valid signature")) as resolver:
+        with UpstreamServer(fails_since(BOGUS, "no valid signature")) as resolver:
             async with forwarding(resolver) as scene:
                 for _ in range(3):  # the second time the failure is known
                     response = await scene.query(size=1232)
@@ -63,7 +63,7 @@ def test_dns_26_what_an_upstream_tells_of_its_failure_is_passed_on() -> None:
 
 def test_dns_26_who_waits_at_the_end_is_told_that_it_is_the_end() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with forwarding(resolver) as scene:
                 waiting = [scene.asking(size=size) for size in (None, 1232)]
                 await until(lambda: scene.forwarder.waiting == len(waiting))
@@ -77,7 +77,7 @@ def test_dns_26_who_waits_at_the_end_is_told_that_it_is_the_end() -> None:
 
 def test_dns_26_when_too_many_wait_that_is_told() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with forwarding(resolver, max_waiting=1) as scene:
                 waiting = scene.asking("first.example")
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -94,7 +94,7 @@ def test_dns_26_when_too_many_wait_that_is_told() -> None:
 
 def test_dns_26_who_wants_nobody_else_to_be_asked_is_told_why_there_is_no_answer() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query(flags=0, size=1232)
                 assert (rcode_of(response), extended_errors(response)) == ("REFUSED", [NOT_AUTHORITATIVE])
@@ -121,7 +121,7 @@ def test_dns_26_of_names_that_are_never_forwarded_that_is_told(
     name: str, code: str, errors: list[int]
 ) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query(name, size=1232)
                 assert (rcode_of(response), extended_errors(response)) == (code, errors)
@@ -144,7 +144,7 @@ def cookies_of(response: dns.message.Message) -> list[bytes]:
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
 def test_dns_23_forwarded_answers_have_cookies_whether_they_come_late_or_from_the_cache(tcp: bool) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 give_cookies(scene)
                 resolver.acts(says(dns.rcode.SERVFAIL), "fails.example")
@@ -169,7 +169,7 @@ def test_dns_21_forwarded_answers_with_cookies_are_no_longer_than_they_may_be(si
         return [Sent(reply_to(asked, *records))]
 
     async def scenario() -> None:
-        with Resolver(many) as resolver:
+        with UpstreamServer(many) as resolver:
             async with forwarding(resolver) as scene:
                 give_cookies(scene)
                 for _ in range(2):

@@ -11,14 +11,14 @@ import dns.message
 import dns.rcode
 import pytest
 
-from tests.forward.exchange_helpers import answer, asking, exchanging, failure, question, run, until
+from tests.forward.resolution_helpers import answer, asking, exchanging, failure, question, run, until
 from tests.support.upstream import (
     TCP,
     UDP,
     Act,
     Asked,
-    Resolver,
     Sent,
+    UpstreamServer,
     answers,
     answers_another_question,
     answers_from_elsewhere,
@@ -36,8 +36,8 @@ from tests.support.upstream import (
     truncates,
 )
 from zkdns.dns.wire import Type
-from zkdns.forward.exchange import MOST_WRONG, Kind
 from zkdns.forward.reply import Reply
+from zkdns.forward.resolution import MAX_BAD_REPLIES, Kind
 
 pytestmark = pytest.mark.punctual
 
@@ -51,7 +51,7 @@ def now() -> float:
 
 def test_dns_32_when_one_is_silent_the_next_has_answered_within_a_second() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent, mark=1) as silent, Resolver(mark=2) as good:
+        with UpstreamServer(is_silent, mark=1) as silent, UpstreamServer(mark=2) as good:
             async with exchanging(silent.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -62,7 +62,7 @@ def test_dns_32_when_one_is_silent_the_next_has_answered_within_a_second() -> No
 
 def test_a_silent_one_is_soon_asked_no_more_and_is_asked_again_when_it_answers() -> None:
     async def scenario() -> None:
-        with Resolver(mark=1) as first, Resolver(is_slow(0.05), mark=2) as second:
+        with UpstreamServer(mark=1) as first, UpstreamServer(is_slow(0.05), mark=2) as second:
             async with exchanging(first.address, second.address) as exchanges:
                 for number in range(3):
                     assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
@@ -85,7 +85,7 @@ def test_a_silent_one_is_soon_asked_no_more_and_is_asked_again_when_it_answers()
 
 def test_a_name_that_is_slow_to_find_is_waited_for() -> None:
     async def scenario() -> None:
-        with Resolver(is_slow(1.5)) as slow:
+        with UpstreamServer(is_slow(1.5)) as slow:
             async with exchanging(slow.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
@@ -96,7 +96,7 @@ def test_a_name_that_is_slow_to_find_is_waited_for() -> None:
 
 def test_dns_32_when_all_are_silent_it_fails_before_a_stub_gives_up() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as one, Resolver(is_silent) as other:
+        with UpstreamServer(is_silent) as one, UpstreamServer(is_silent) as other:
             async with exchanging(one.address, other.address) as exchanges:
                 begun = now()
                 outcome = await failure(exchanges, "www.example")
@@ -114,7 +114,7 @@ def test_dns_32_when_all_are_silent_it_fails_before_a_stub_gives_up() -> None:
 
 def test_dns_32_what_is_truncated_is_asked_over_tcp() -> None:
     async def scenario() -> None:
-        with Resolver(truncates) as resolver:
+        with UpstreamServer(truncates) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert [asked.way for asked in resolver.asked] == [UDP, TCP]
@@ -125,7 +125,7 @@ def test_dns_32_what_is_truncated_is_asked_over_tcp() -> None:
 
 def test_an_answer_of_64_kilobytes_comes_whole() -> None:
     async def scenario() -> None:
-        with Resolver(is_long) as resolver:
+        with UpstreamServer(is_long) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 what = question("www.example", Type.TXT)
                 data = await answer(exchanges, what)
@@ -140,10 +140,10 @@ def test_an_answer_of_64_kilobytes_comes_whole() -> None:
 # -- wrong --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, MOST_WRONG - 1])
+@pytest.mark.parametrize("count", [1, MAX_BAD_REPLIES - 1])
 def test_dns_31_answers_with_another_id_do_not_count(count: int) -> None:
     async def scenario() -> None:
-        with Resolver(forges_ids(count)) as resolver:
+        with UpstreamServer(forges_ids(count)) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert exchanges.bad == count
@@ -156,10 +156,10 @@ def test_dns_31_of_20000_forged_answers_none_is_taken() -> None:
     forged = 20_000
 
     async def scenario() -> None:
-        with Resolver(only_over_udp(forges_ids(forged))) as resolver:
+        with UpstreamServer(only_over_udp(forges_ids(forged))) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                assert exchanges.bad == MOST_WRONG
+                assert exchanges.bad == MAX_BAD_REPLIES
                 assert [asked.way for asked in resolver.asked] == [UDP, TCP]
 
     run(scenario)
@@ -169,7 +169,7 @@ def test_dns_31_forged_answers_from_elsewhere_do_not_even_arrive() -> None:
     """Who does not send from the upstream's address and port may guess as often as he likes."""
 
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 outcome = asking(exchanges, "www.example")
                 await until(lambda: resolver.asked)
@@ -210,7 +210,7 @@ class flooding:  # noqa: N801 - used as a function
 def test_dns_31_an_answer_to_another_question_does_not_count(does_tcp: bool) -> None:
     async def scenario() -> None:
         act: Act = only_over_udp(answers_another_question) if does_tcp else wrong_then_slowly_right
-        with Resolver(act) as resolver:
+        with UpstreamServer(act) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert exchanges.bad == 1
@@ -227,7 +227,7 @@ def wrong_then_slowly_right(asked: Asked) -> Iterator[Sent]:
 
 def test_dns_31_an_answer_from_another_port_does_not_count() -> None:
     async def scenario() -> None:
-        with Resolver(answers_from_elsewhere, mark=1) as wrong, Resolver(mark=2) as good:
+        with UpstreamServer(answers_from_elsewhere, mark=1) as wrong, UpstreamServer(mark=2) as good:
             async with exchanging(wrong.address, good.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
                 assert exchanges.bad == 0
@@ -237,7 +237,7 @@ def test_dns_31_an_answer_from_another_port_does_not_count() -> None:
 
 def test_garbage_is_taken_to_the_next() -> None:
     async def scenario() -> None:
-        with Resolver(sends_garbage, mark=1) as wrong, Resolver(mark=2) as good:
+        with UpstreamServer(sends_garbage, mark=1) as wrong, UpstreamServer(mark=2) as good:
             async with exchanging(wrong.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -254,7 +254,7 @@ def test_garbage_is_taken_to_the_next() -> None:
 @pytest.mark.parametrize("length", [1, 2, 11, 12, 40])
 def test_an_answer_that_is_cut_off_anywhere_does_no_harm(length: int) -> None:
     async def scenario() -> None:
-        with Resolver(only_over_udp(lambda asked: [Sent(right(asked)[:length])])) as resolver:
+        with UpstreamServer(only_over_udp(lambda asked: [Sent(right(asked)[:length])])) as resolver:
             resolver.acts(answers, "good.example")
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "good.example") == ["192.0.2.1"]
@@ -273,7 +273,7 @@ def test_an_answer_that_is_cut_off_anywhere_does_no_harm(length: int) -> None:
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED], ids=dns.rcode.to_text)
 def test_dns_32_an_error_of_one_is_taken_to_the_next_and_of_all_to_who_asked(rcode: dns.rcode.Rcode) -> None:
     async def scenario() -> None:
-        with Resolver(says(rcode), mark=1) as bad, Resolver(mark=2) as good:
+        with UpstreamServer(says(rcode), mark=1) as bad, UpstreamServer(mark=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -299,7 +299,7 @@ def test_one_that_knows_no_edns_is_asked_without(refuses: Act) -> None:
         return [Sent(reply.to_wire())]
 
     async def scenario() -> None:
-        with Resolver(knows_no_edns(without_opt)) as resolver:
+        with UpstreamServer(knows_no_edns(without_opt)) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 for number in range(3):
                     assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
@@ -311,7 +311,7 @@ def test_one_that_knows_no_edns_is_asked_without(refuses: Act) -> None:
 
 def test_one_that_is_not_there_is_left_at_once() -> None:
     async def scenario() -> None:
-        with Resolver(mark=1) as gone, Resolver(mark=2) as good:
+        with UpstreamServer(mark=1) as gone, UpstreamServer(mark=2) as good:
             gone.go_down()
             async with exchanging(gone.address, good.address) as exchanges:
                 begun = now()

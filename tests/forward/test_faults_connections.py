@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.forward.exchange_helpers import answer, asking, data_of, exchanging, failure, question, run, until
+from tests.forward.resolution_helpers import (
+    answer,
+    asking,
+    data_of,
+    exchanging,
+    failure,
+    question,
+    run,
+    until,
+)
 from tests.support.loopback import paired_sockets
 from tests.support.tls import Authority
 from tests.support.upstream import (
@@ -18,8 +27,8 @@ from tests.support.upstream import (
     TLS_NAME,
     UDP,
     Asked,
-    Resolver,
     Sent,
+    UpstreamServer,
     answers,
     hangs_up,
     is_silent,
@@ -30,9 +39,9 @@ from tests.support.upstream import (
 )
 from zkdns.address import UpstreamAddress
 from zkdns.dns.wire import Type
-from zkdns.forward import streams
-from zkdns.forward.exchange import Kind
+from zkdns.forward import tcp_client
 from zkdns.forward.reply import Reply
+from zkdns.forward.resolution import Kind
 
 pytestmark = pytest.mark.punctual
 
@@ -67,7 +76,7 @@ def now() -> float:
 
 def test_dns_32_one_that_hangs_up_is_left_for_the_next_over_tcp() -> None:
     async def scenario() -> None:
-        with Resolver(hangs_up, mark=1) as bad, Resolver(truncates, mark=2) as good:
+        with UpstreamServer(hangs_up, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -85,7 +94,7 @@ def test_one_that_has_no_tcp_is_left_for_the_next() -> None:
     async def scenario() -> None:
         udp, tcp = paired_sockets()
         tcp.close()
-        with Resolver(truncates, mark=2) as good, udp:
+        with UpstreamServer(truncates, mark=2) as good, udp:
             udp.setblocking(False)
             only_udp = UpstreamAddress(*udp.getsockname())
             async with exchanging(only_udp, good.address) as exchanges:
@@ -102,7 +111,7 @@ def test_one_that_has_no_tcp_is_left_for_the_next() -> None:
 
 def test_one_that_is_silent_over_tcp_is_left_for_the_next_in_time() -> None:
     async def scenario() -> None:
-        with Resolver(silent_over_tcp, mark=1) as bad, Resolver(truncates, mark=2) as good:
+        with UpstreamServer(silent_over_tcp, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -114,7 +123,7 @@ def test_one_that_is_silent_over_tcp_is_left_for_the_next_in_time() -> None:
 
 def test_a_connection_is_used_for_all_that_is_truncated() -> None:
     async def scenario() -> None:
-        with Resolver(truncates) as resolver:
+        with UpstreamServer(truncates) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(50)]
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
@@ -126,10 +135,10 @@ def test_a_connection_is_used_for_all_that_is_truncated() -> None:
 
 
 def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "IDLE_SECONDS", 0.05)
+    monkeypatch.setattr(tcp_client, "IDLE_SECONDS", 0.05)
 
     async def scenario() -> None:
-        with Resolver(truncates) as resolver:
+        with UpstreamServer(truncates) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 await until(lambda: not exchanges._streams._all)
@@ -152,7 +161,7 @@ def test_answers_in_another_order_find_their_questions() -> None:
                 for earlier in reversed(held):
                     yield Sent(reply_to(earlier, f"{earlier.name} 60 TXT {earlier.name}"))
 
-        with Resolver(reversed_in_tens) as resolver:
+        with UpstreamServer(reversed_in_tens) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 questions = [question(f"n{number}.example", Type.TXT) for number in range(10)]
                 outcomes = await asyncio.gather(*(asking(exchanges, what) for what in questions))
@@ -168,7 +177,7 @@ def test_garbage_over_tcp_is_no_answer() -> None:
         def act(asked: Asked) -> list[Sent]:
             return list(truncates(asked) if asked.way == UDP else sends_garbage(asked))
 
-        with Resolver(act, mark=1) as bad, Resolver(truncates, mark=2) as good:
+        with UpstreamServer(act, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
                 assert exchanges.bad == 1
@@ -182,7 +191,7 @@ def test_messages_without_an_id_on_a_stream_do_no_harm(prelude: bytes) -> None:
         def act(asked: Asked) -> list[Sent]:
             return list(truncates(asked)) if asked.way == UDP else [Sent(prelude), Sent(right(asked))]
 
-        with Resolver(act) as resolver:
+        with UpstreamServer(act) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
 
@@ -194,7 +203,7 @@ def test_messages_without_an_id_on_a_stream_do_no_harm(prelude: bytes) -> None:
 
 def test_over_tls_one_connection_is_used_again_and_again(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver(certificate=secured.certificate) as resolver:
+        with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(50)]
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
@@ -210,7 +219,7 @@ def test_over_tls_one_connection_is_used_again_and_again(secured: Secured) -> No
 
 def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver(certificate=secured.sign("other.example")) as resolver:
+        with UpstreamServer(certificate=secured.sign("other.example")) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 outcome = await failure(exchanges, "www.example")
                 assert f"{resolver.tls_address} has no certificate for {TLS_NAME}" in outcome.text
@@ -221,7 +230,7 @@ def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
 
 def test_a_certificate_of_nobody_that_is_trusted_is_refused(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver(certificate=secured.certificate) as resolver:
+        with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address) as exchanges:
                 outcome = await failure(exchanges, "www.example")
                 assert f"{resolver.tls_address} has no certificate" in outcome.text
@@ -232,7 +241,7 @@ def test_a_certificate_of_nobody_that_is_trusted_is_refused(secured: Secured) ->
 
 def test_one_that_speaks_no_tls_is_told_so(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             address = UpstreamAddress("127.0.0.1", resolver.address.port, TLS_NAME)
             async with exchanging(address, tls=secured.trust) as exchanges:
                 outcome = await failure(exchanges, "www.example")
@@ -244,7 +253,7 @@ def test_one_that_speaks_no_tls_is_told_so(secured: Secured) -> None:
 
 def test_a_connection_that_was_closed_meanwhile_costs_no_question(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver(certificate=secured.certificate) as resolver:
+        with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 for number in range(5):
@@ -257,7 +266,7 @@ def test_a_connection_that_was_closed_meanwhile_costs_no_question(secured: Secur
 
 def test_questions_on_a_connection_that_closes_are_asked_on_another(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver(certificate=secured.certificate) as resolver:
+        with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 resolver.acts(is_silent)
@@ -277,7 +286,7 @@ def test_a_connection_that_leads_nowhere_any_more_is_replaced(secured: Secured) 
     """As when a firewall on the way has forgotten it: nothing comes, and nothing is closed."""
 
     async def scenario() -> None:
-        with Resolver(certificate=secured.certificate) as resolver:
+        with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 lost = {asked.port for asked in resolver.asked}
@@ -298,7 +307,7 @@ def test_tls_that_cannot_be_begun_is_left_for_the_next(secured: Secured) -> None
         udp, tcp = paired_sockets()
         udp.close()
         tcp.listen()
-        with Resolver(mark=2, certificate=secured.certificate) as good, tcp:
+        with UpstreamServer(mark=2, certificate=secured.certificate) as good, tcp:
             stuck = UpstreamAddress("127.0.0.1", tcp.getsockname()[1], TLS_NAME)
             async with exchanging(stuck, good.tls_address, tls=secured.trust) as exchanges:
                 begun = now()
@@ -310,7 +319,7 @@ def test_tls_that_cannot_be_begun_is_left_for_the_next(secured: Secured) -> None
 
 def test_stopping_while_connections_are_made_leaves_nothing(secured: Secured) -> None:
     async def scenario() -> None:
-        with Resolver(certificate=secured.certificate) as resolver:
+        with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 outcome = asking(exchanges, "www.example")
                 await asyncio.sleep(0)

@@ -10,13 +10,13 @@ from unittest import mock
 import pytest
 from structlog.testing import capture_logs
 
-from tests.forward.exchange_helpers import answer, asking, exchanging, failure, run, until
+from tests.forward.resolution_helpers import answer, asking, exchanging, failure, run, until
 from tests.support.files import no_file_left
-from tests.support.upstream import Resolver, answers, is_silent, truncates
-from zkdns.forward.datagrams import affordable_sockets
-from zkdns.forward.exchange import Failure, Kind
-from zkdns.forward.exchanges import Exchanges
+from tests.support.upstream import UpstreamServer, answers, is_silent, truncates
 from zkdns.forward.reply import Reply
+from zkdns.forward.resolution import Failure, Kind
+from zkdns.forward.resolver import Resolver
+from zkdns.forward.udp_client import affordable_sockets
 
 pytestmark = pytest.mark.punctual
 
@@ -25,7 +25,7 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def sockets_of(exchanges: Exchanges) -> int:
+def sockets_of(exchanges: Resolver) -> int:
     assert exchanges._datagrams is not None
     return len(exchanges._datagrams)
 
@@ -35,7 +35,7 @@ def sockets_of(exchanges: Exchanges) -> int:
 
 def test_without_a_file_left_questions_wait_and_are_answered_when_there_is_one() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 with no_file_left():
@@ -52,7 +52,7 @@ def test_without_a_file_left_questions_wait_and_are_answered_when_there_is_one()
 
 def test_without_a_file_left_for_long_questions_fail_in_time_and_that_is_told() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with exchanging(resolver.address) as exchanges:
                 with no_file_left():
                     begun = now()
@@ -68,7 +68,7 @@ def test_without_a_file_left_for_long_questions_fail_in_time_and_that_is_told() 
 
 def test_without_a_file_left_a_connection_waits_too() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 outcome = asking(exchanges, "www.example")
                 await until(lambda: resolver.asked)
@@ -89,7 +89,7 @@ def test_without_a_file_left_a_connection_waits_too() -> None:
 
 def test_there_are_never_more_sockets_than_there_may_be() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address, most_sockets=10) as exchanges:
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(30)]
                 await until(lambda: len(resolver.asked) == 10)
@@ -131,7 +131,7 @@ def test_sockets_are_had_beside_all_other_files(
 
 def test_when_all_upstreams_are_gone_it_fails_at_once_and_when_one_is_back_it_answers_at_once() -> None:
     async def scenario() -> None:
-        with Resolver(mark=1) as one, Resolver(mark=2) as other, capture_logs() as logs:
+        with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other, capture_logs() as logs:
             async with exchanging(one.address, other.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 one.go_down()
@@ -158,7 +158,7 @@ def test_when_all_upstreams_are_gone_it_fails_at_once_and_when_one_is_back_it_an
 
 def test_when_all_upstreams_fall_silent_questions_fail_in_time_and_later_ones_are_answered() -> None:
     async def scenario() -> None:
-        with Resolver(mark=1) as one, Resolver(mark=2) as other:
+        with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other:
             async with exchanging(one.address, other.address) as exchanges:
                 one.acts(is_silent)
                 other.acts(is_silent)
@@ -183,7 +183,7 @@ def test_when_all_upstreams_fall_silent_questions_fail_in_time_and_later_ones_ar
 
 def test_many_questions_without_answers_hold_up_nothing_else_in_the_loop() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as one, Resolver(is_silent) as other:
+        with UpstreamServer(is_silent) as one, UpstreamServer(is_silent) as other:
             async with exchanging(one.address, other.address) as exchanges:
                 waiting: list[asyncio.Future[Reply | Failure]] = []
                 late: list[float] = []

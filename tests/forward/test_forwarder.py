@@ -11,7 +11,6 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import (
     WWW,
     Waits,
@@ -23,7 +22,8 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
     release,
 )
-from tests.support.upstream import Asked, Resolver, Sent, is_long, reply_to, truncates
+from tests.forward.resolution_helpers import run, until
+from tests.support.upstream import Asked, Sent, UpstreamServer, is_long, reply_to, truncates
 from zkdns.config import CacheSettings
 
 COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"8 bytes!")
@@ -43,7 +43,7 @@ def soa_reply(asked: Asked) -> list[Sent]:
 
 def test_a_name_outside_the_zones_is_answered_as_the_upstream_does() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query()
                 assert data_of(response) == ["192.0.2.1"]
@@ -60,7 +60,7 @@ def test_dns_35_ttls_count_down_by_the_second_and_then_it_is_asked_anew(
     *, tcp: bool, is_remembered: bool
 ) -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=20)) as resolver:
+        with UpstreamServer(numbered(ttl=20)) as resolver:
             async with forwarding(resolver) as scene:
                 assert await scene.ttl(tcp=tcp) == 20
                 if is_remembered:
@@ -80,7 +80,7 @@ def test_dns_35_ttls_count_down_by_the_second_and_then_it_is_asked_anew(
 
 def test_within_a_second_a_ttl_is_the_same() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered()
                 scene.pass_time(0.9)
@@ -97,7 +97,7 @@ def test_dns_35_whoever_asks_when_no_answer_is_older_than_it_may_be(seed: int) -
     ttl = 7
 
     async def scenario() -> None:
-        with Resolver(numbered(ttl)) as resolver:
+        with UpstreamServer(numbered(ttl)) as resolver:
             async with forwarding(resolver) as scene:
                 came: dict[str, int] = {}  # when each answer was first given
                 for _ in range(150):
@@ -123,7 +123,7 @@ def test_dns_35_whoever_asks_when_no_answer_is_older_than_it_may_be(seed: int) -
 
 def test_dns_35_a_denial_is_kept_as_long_as_its_soa_says() -> None:
     async def scenario() -> None:
-        with Resolver(soa_reply) as resolver:
+        with UpstreamServer(soa_reply) as resolver:
             async with forwarding(resolver) as scene:
                 for passed in range(6):  # who asks in the last second has it prefetched
                     response = await scene.query()
@@ -140,7 +140,7 @@ def test_dns_35_a_denial_is_kept_as_long_as_its_soa_says() -> None:
 
 def test_what_must_not_be_kept_is_asked_each_time() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=0)) as resolver:
+        with UpstreamServer(numbered(ttl=0)) as resolver:
             async with forwarding(resolver) as scene:
                 for number in range(1, 4):
                     response = await scene.query()
@@ -153,7 +153,7 @@ def test_what_must_not_be_kept_is_asked_each_time() -> None:
 
 def test_dns_35_the_ceiling_is_the_setting() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             resolver.acts(has("900 A 192.0.2.1"))
             async with forwarding(resolver, cache=CacheSettings(max_ttl=100)) as scene:
                 assert await scene.ttl() == 100
@@ -166,7 +166,7 @@ def test_dns_35_the_ceiling_is_the_setting() -> None:
 
 def test_questions_that_differ_in_what_changes_answers_are_others() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 await scene.query(size=1232, do=True)
@@ -186,7 +186,7 @@ def test_questions_that_differ_in_what_changes_answers_are_others() -> None:
 @pytest.mark.parametrize("tcp", [False, True])
 def test_an_answer_that_is_asked_for_again_is_remembered_whole(*, tcp: bool) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered(tcp=tcp, size=1232)
                 memo = scene.streams if tcp else scene.datagrams
@@ -204,7 +204,7 @@ def test_an_answer_that_is_asked_for_again_is_remembered_whole(*, tcp: bool) -> 
 @pytest.mark.parametrize("tcp", [False, True])
 def test_any_spelling_is_answered_as_it_was_asked_also_when_it_must_be_asked_anew(*, tcp: bool) -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered("www.example", tcp=tcp)
                 for name in ("wWw.ExAmPlE.", "WWW.EXAMPLE.", "wWw.ExAmPlE."):
@@ -223,7 +223,7 @@ def test_any_spelling_is_answered_as_it_was_asked_also_when_it_must_be_asked_ane
 
 def test_an_answer_is_forgotten_with_what_is_cached() -> None:
     async def scenario() -> None:
-        with Resolver(numbered()) as resolver:
+        with UpstreamServer(numbered()) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered()
                 await scene.remembered("mail.example")
@@ -240,7 +240,7 @@ def test_an_answer_is_forgotten_with_what_is_cached() -> None:
 
 def test_flushing_a_name_takes_what_lies_below_with_it() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 for name in ("example", "www.example", "www.another"):
                     await scene.query(name)
@@ -255,7 +255,7 @@ def test_flushing_a_name_takes_what_lies_below_with_it() -> None:
 
 def test_an_answer_that_gives_way_in_the_cache_is_remembered_no_longer() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver, cache=CacheSettings(entries=2)) as scene:
                 await scene.remembered()
                 await scene.query("a.example")
@@ -269,7 +269,7 @@ def test_an_answer_that_gives_way_in_the_cache_is_remembered_no_longer() -> None
 
 def test_what_is_asked_for_in_each_second_does_not_give_way_to_what_is_not() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver, cache=CacheSettings(entries=3)) as scene:
                 await scene.remembered()
                 for number in range(10):
@@ -283,7 +283,7 @@ def test_what_is_asked_for_in_each_second_does_not_give_way_to_what_is_not() -> 
 
 def test_queries_with_options_are_answered_from_the_cache_and_not_remembered() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 for _ in range(5):
                     response = await scene.query(size=1232, options=[COOKIE])
@@ -304,7 +304,7 @@ def test_queries_with_options_are_answered_from_the_cache_and_not_remembered() -
 @pytest.mark.parametrize("is_remembered", [False, True])
 def test_what_is_asked_for_at_the_end_of_its_time_is_asked_anew_before(*, is_remembered: bool) -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=60)) as resolver:
+        with UpstreamServer(numbered(ttl=60)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 if is_remembered:
@@ -326,7 +326,7 @@ def test_what_is_asked_for_at_the_end_of_its_time_is_asked_anew_before(*, is_rem
 
 def test_who_asks_while_it_is_prefetched_waits_only_when_it_is_over() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 resolver.acts(Waits())
@@ -347,7 +347,7 @@ def test_who_asks_while_it_is_prefetched_waits_only_when_it_is_over() -> None:
 
 def test_a_prefetch_that_fails_leaves_what_is_there() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 resolver.go_down()
@@ -367,7 +367,7 @@ def test_what_does_not_fit_is_cut_for_its_asker_alone() -> None:
     addresses = [f"60 A 10.0.0.{number}" for number in range(1, 61)]
 
     async def scenario() -> None:
-        with Resolver(has(*addresses)) as resolver:
+        with UpstreamServer(has(*addresses)) as resolver:
             async with forwarding(resolver) as scene:
                 small = await scene.query()
                 assert small.flags & dns.flags.TC
@@ -383,7 +383,7 @@ def test_what_does_not_fit_is_cut_for_its_asker_alone() -> None:
 
 def test_dns_32_what_is_truncated_for_us_is_had_over_tcp() -> None:
     async def scenario() -> None:
-        with Resolver(truncates) as resolver:
+        with UpstreamServer(truncates) as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query()
                 assert not response.flags & dns.flags.TC
@@ -394,7 +394,7 @@ def test_dns_32_what_is_truncated_for_us_is_had_over_tcp() -> None:
 
 def test_64_kib_pass_over_tcp_and_are_cut_over_udp() -> None:
     async def scenario() -> None:
-        with Resolver(is_long) as resolver:
+        with UpstreamServer(is_long) as resolver:
             async with forwarding(resolver) as scene:
                 assert len(await scene.data(qtype="TXT", tcp=True)) == 248
                 response = await scene.query(qtype="TXT", size=4096)
@@ -418,7 +418,7 @@ def test_dns_33_types_pass_intact_whether_or_not_anybody_knows_them(qtype: str) 
     record = f"60 {'HINFO' if qtype == 'ANY' else qtype} {data}"
 
     async def scenario() -> None:
-        with Resolver(has(record)) as resolver:
+        with UpstreamServer(has(record)) as resolver:
             async with forwarding(resolver) as scene:
                 for _ in range(3):
                     assert await scene.data(qtype=qtype) == [data]
@@ -432,7 +432,7 @@ def test_dns_33_ad_is_passed_on_only_where_the_setting_says_so() -> None:
         return [Sent(reply_to(asked, f"{asked.name} 60 A 192.0.2.1", flags=dns.flags.AD))]
 
     async def scenario() -> None:
-        with Resolver(authentic) as resolver:
+        with UpstreamServer(authentic) as resolver:
             for trust in (False, True):
                 async with forwarding(resolver, trust_ad=trust) as scene:
                     for _ in range(2):
@@ -445,7 +445,7 @@ def test_dns_33_ad_is_passed_on_only_where_the_setting_says_so() -> None:
 
 def test_a_transfer_is_refused_and_not_asked_for() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query(qtype="AXFR", tcp=True)
                 assert rcode_of(response) == "REFUSED"

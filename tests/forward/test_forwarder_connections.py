@@ -8,9 +8,9 @@ import struct
 
 import dns.message
 
-from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import Scene, Waits, asked_of, data_of, forwarding, rcode_of, release
-from tests.support.upstream import Resolver, answers, is_silent
+from tests.forward.resolution_helpers import run, until
+from tests.support.upstream import UpstreamServer, answers, is_silent
 
 
 def framed(*names: str, flags: int = 0x0100) -> bytes:
@@ -45,7 +45,7 @@ async def connected(scene: Scene) -> Asker:
 
 def test_pipelined_questions_are_answered_as_they_are_ready() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             resolver.acts(answers, "quick.example")
             async with forwarding(resolver) as scene:
                 asker = await connected(scene)
@@ -68,7 +68,7 @@ def test_pipelined_questions_are_answered_as_they_are_ready() -> None:
 
 def test_equal_questions_on_one_connection_are_asked_once_and_each_is_answered() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 asker = await connected(scene)
                 asker.ask(*["www.example"] * 20)
@@ -84,7 +84,7 @@ def test_equal_questions_on_one_connection_are_asked_once_and_each_is_answered()
 
 def test_who_says_no_more_has_all_answers_before_the_connection_is_closed() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 asker = await connected(scene)
                 asker.ask("one.example", "two.example")
@@ -102,7 +102,7 @@ def test_who_says_no_more_has_all_answers_before_the_connection_is_closed() -> N
 
 def test_who_has_gone_costs_nobody_anything() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 gone, stays = await connected(scene), await connected(scene)
                 for asker in (gone, stays):
@@ -121,7 +121,7 @@ def test_who_has_gone_costs_nobody_anything() -> None:
 
 def test_who_still_waits_at_the_end_is_answered_before_the_connection_is_closed() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with forwarding(resolver) as scene:
                 asker = await connected(scene)
                 asker.ask("one.example", "two.example")

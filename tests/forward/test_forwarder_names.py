@@ -11,7 +11,6 @@ import dns.rcode
 import pytest
 from structlog.testing import capture_logs
 
-from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import (
     Scene,
     asked_of,
@@ -22,10 +21,11 @@ from tests.forward.forwarder_helpers import (
     numbered,
     rcode_of,
 )
-from tests.support.upstream import Act, Asked, Resolver, Sent, says
+from tests.forward.resolution_helpers import run, until
+from tests.support.upstream import Act, Asked, Sent, UpstreamServer, says
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
-from zkdns.forward import routes as routes_module
+from zkdns.forward import forward_zones as routes_module
 from zkdns.forward.system_upstreams import SystemUpstreams
 
 NOT_AUTHORITATIVE = 20
@@ -52,7 +52,7 @@ def test_dns_38_without_upstreams_names_are_refused_and_no_recursion_is_offered(
 
 def test_dns_38_a_domain_without_upstreams_is_refused_and_everything_else_is_not() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver, domains={"corp.example": []}) as scene:
                 assert await scene.rcode("db.corp.example") == "REFUSED"
                 assert await scene.rcode("corp.example") == "REFUSED"
@@ -67,7 +67,7 @@ def test_dns_08_recursion_is_available_exactly_where_anything_is_forwarded(*, is
     """RFC 1035 §4.1.1: in what we answer ourselves too, or dnsmasq keeps none of it (consul#8752)."""
 
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(*[resolver] * is_forwarding) as scene:
                 for is_ready in (True, False):
                     scene.authority.set_health(ready=is_ready, stale=False)
@@ -95,7 +95,11 @@ def test_dns_08_recursion_is_available_exactly_where_anything_is_forwarded(*, is
 
 def test_the_longest_domain_with_upstreams_of_its_own_wins() -> None:
     async def scenario() -> None:
-        with Resolver(mark=1) as all_names, Resolver(mark=2) as corp, Resolver(mark=3) as lab:
+        with (
+            UpstreamServer(mark=1) as all_names,
+            UpstreamServer(mark=2) as corp,
+            UpstreamServer(mark=3) as lab,
+        ):
             domains = {"corp.example": [corp], "lab.corp.example": [lab]}
             async with forwarding(all_names, domains=domains) as scene:
                 for name, mark in (
@@ -116,7 +120,7 @@ def test_the_longest_domain_with_upstreams_of_its_own_wins() -> None:
 
 def test_a_domain_of_its_own_is_forwarded_where_nothing_else_is() -> None:
     async def scenario() -> None:
-        with Resolver() as corp:
+        with UpstreamServer() as corp:
             async with forwarding(domains={"corp.example": [corp]}) as scene:
                 response = await scene.query("db.corp.example")
                 assert data_of(response) == ["192.0.2.1"]
@@ -128,7 +132,7 @@ def test_a_domain_of_its_own_is_forwarded_where_nothing_else_is() -> None:
 
 def test_dns_36_our_own_zone_is_never_forwarded_in_any_state() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 for name in ("discovery", "none.staging.discovery", "a.b.c.staging.discovery"):
                     await scene.query(name)
@@ -146,7 +150,7 @@ def test_dns_36_our_own_zone_is_never_forwarded_in_any_state() -> None:
 @pytest.mark.parametrize("tcp", [False, True])
 def test_dns_36_special_names_are_answered_here_and_not_forwarded(*, tcp: bool) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 for name, qtype, rcode, data in (
                     ("localhost", "A", "NOERROR", ["127.0.0.1"]),
@@ -168,7 +172,7 @@ def test_dns_36_special_names_are_answered_here_and_not_forwarded(*, tcp: bool) 
 
 def test_dns_36_a_special_name_with_a_server_of_its_own_is_forwarded_there() -> None:
     async def scenario() -> None:
-        with Resolver(mark=1) as all_names, Resolver(mark=2) as home:
+        with UpstreamServer(mark=1) as all_names, UpstreamServer(mark=2) as home:
             domains = {"home.arpa": [home], "168.192.in-addr.arpa": [home]}
             async with forwarding(all_names, domains=domains) as scene:
                 assert await scene.data("nas.home.arpa") == ["192.0.2.2"]
@@ -184,7 +188,7 @@ def test_dns_36_a_special_name_with_a_server_of_its_own_is_forwarded_there() -> 
 @pytest.mark.parametrize("is_remembered", [False, True])
 def test_who_wants_no_recursion_is_told_what_is_known_and_nobody_is_asked(*, is_remembered: bool) -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=20)) as resolver:
+        with UpstreamServer(numbered(ttl=20)) as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query(flags=0)
                 assert rcode_of(response) == "REFUSED"
@@ -232,7 +236,7 @@ def test_where_others_are_asked_nothing_is_left_of_what_the_ones_before_said(res
     """At another place names are others, and what failed there need not fail here."""
 
     async def scenario() -> None:
-        with Resolver(mark=1) as old, Resolver(mark=2) as new:
+        with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
             old.acts(says(dns.rcode.SERVFAIL), "fails.example")
             async with forwarding(is_auto=True) as scene:
                 assert await scene.rcode() == "REFUSED"
@@ -255,7 +259,7 @@ def test_where_others_are_asked_nothing_is_left_of_what_the_ones_before_said(res
 
 def test_a_file_that_names_the_same_again_changes_nothing(resolv_conf: Path) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(is_auto=True) as scene:
                 name_resolver(scene, resolv_conf, resolver.address)
                 await scene.query()
@@ -268,7 +272,7 @@ def test_a_file_that_names_the_same_again_changes_nothing(resolv_conf: Path) -> 
 
 def test_dns_37_our_own_address_is_never_an_upstream(resolv_conf: Path) -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             async with forwarding(is_auto=True) as scene:
                 ourselves = UpstreamAddress(scene.address.host, scene.address.port)
                 name_resolver(scene, resolv_conf, ourselves)
@@ -303,7 +307,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
     scenes: list[Scene] = []
 
     async def scenario() -> None:
-        with Resolver(hands_back(scenes)) as back, Resolver(mark=2) as good:
+        with UpstreamServer(hands_back(scenes)) as back, UpstreamServer(mark=2) as good:
             upstreams = [back, good] if domain is None else [good]
             domains = {domain: [back, good]} if domain is not None else None
             async with forwarding(*upstreams, domains=domains) as scene:
@@ -319,7 +323,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
                 scene.pass_time(60)
                 assert await scene.data(f"mail.{domain or 'example'}") == ["192.0.2.2"]
                 assert len(back.asked) == asked
-                scene.pass_time(routes_module.SHUNNED_SECONDS)  # it may ask somebody else by now
+                scene.pass_time(routes_module.LOOP_AVOID_SECONDS)  # it may ask somebody else by now
                 await until(lambda: len(back.asked) > asked)
                 await until(lambda: len(route.exchanges.upstreams.all) == 1)
 
@@ -328,7 +332,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
 
 def test_a_probe_is_asked_as_every_name_where_it_is_not_ours() -> None:
     async def scenario() -> None:
-        with Resolver(has('60 TXT "as every name"')) as resolver:
+        with UpstreamServer(has('60 TXT "as every name"')) as resolver:
             async with forwarding(resolver) as scene:
                 name = "00" * 20 + ".loop.zkdns.example"
                 assert await scene.data(name, "TXT") == ['"as every name"']

@@ -10,7 +10,6 @@ import dns.flags
 import dns.rcode
 import pytest
 
-from tests.forward.exchange_helpers import run, until
 from tests.forward.forwarder_helpers import (
     WWW,
     Waits,
@@ -22,7 +21,8 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
     release,
 )
-from tests.support.upstream import Resolver, answers, is_silent, is_slow, says
+from tests.forward.resolution_helpers import run, until
+from tests.support.upstream import UpstreamServer, answers, is_silent, is_slow, says
 from zkdns.config import CacheSettings
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
@@ -47,7 +47,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_dns_34_equal_questions_in_flight_are_asked_once_whoever_asks_them() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 names = [WWW, "WWW.example", "wWw.eXample"]
                 waiting = [
@@ -72,7 +72,7 @@ def test_dns_34_equal_questions_in_flight_are_asked_once_whoever_asks_them() -> 
 
 def test_others_are_not_kept_waiting_by_those_who_wait() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             resolver.acts(answers, "quick.example")
             async with forwarding(resolver) as scene:
                 waiting = scene.asking()
@@ -91,7 +91,7 @@ def test_thousands_who_wait_for_the_same_are_answered_in_turns_that_have_an_end(
     count = 200
 
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 waiting = [scene.asking() for _ in range(count)]
                 await until(lambda: scene.forwarder.waiting == count)
@@ -128,7 +128,7 @@ def test_a_mistake_with_one_response_costs_the_others_nothing(monkeypatch: pytes
     handed = []
 
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver) as scene:
                 waiting = [scene.asking() for _ in range(3)]
                 await until(lambda: scene.forwarder.waiting == 3)
@@ -161,7 +161,7 @@ def test_a_mistake_with_one_response_costs_the_others_nothing(monkeypatch: pytes
 
 def test_dns_34_a_failure_is_remembered_and_the_question_asked_once() -> None:
     async def scenario() -> None:
-        with Resolver(says(dns.rcode.SERVFAIL)) as resolver:
+        with UpstreamServer(says(dns.rcode.SERVFAIL)) as resolver:
             async with forwarding(resolver) as scene:
                 for _ in range(4):
                     response = await scene.query(size=1232)
@@ -187,7 +187,7 @@ def test_dns_34_a_failure_is_remembered_and_the_question_asked_once() -> None:
 
 def test_dns_32_when_the_upstream_is_not_there_it_is_servfail_with_the_network_error() -> None:
     async def scenario() -> None:
-        with Resolver() as resolver:
+        with UpstreamServer() as resolver:
             resolver.go_down()
             async with forwarding(resolver) as scene:
                 for _ in range(2):
@@ -202,7 +202,7 @@ def test_dns_32_when_the_upstream_is_not_there_it_is_servfail_with_the_network_e
 
 def test_dns_32_when_the_upstream_is_silent_it_is_servfail_before_a_stub_gives_up() -> None:
     async def scenario() -> None:
-        with Resolver(is_silent) as resolver:
+        with UpstreamServer(is_silent) as resolver:
             async with forwarding(resolver) as scene:
                 begun = now()
                 response = await scene.query(size=1232)
@@ -220,14 +220,14 @@ def test_what_many_upstreams_say_fits_into_the_least_message() -> None:
 
     async def scenario() -> None:
         with (
-            Resolver(says(dns.rcode.REFUSED), mark=1) as one,
-            Resolver(says(dns.rcode.SERVFAIL), mark=2) as two,
-            Resolver(says(dns.rcode.SERVFAIL), mark=3) as three,
-            Resolver(says(dns.rcode.REFUSED), mark=4) as four,
-            Resolver(says(dns.rcode.SERVFAIL), mark=5) as five,
-            Resolver(says(dns.rcode.SERVFAIL), mark=6) as six,
-            Resolver(says(dns.rcode.REFUSED), mark=7) as seven,
-            Resolver(says(dns.rcode.SERVFAIL), mark=8) as eight,
+            UpstreamServer(says(dns.rcode.REFUSED), mark=1) as one,
+            UpstreamServer(says(dns.rcode.SERVFAIL), mark=2) as two,
+            UpstreamServer(says(dns.rcode.SERVFAIL), mark=3) as three,
+            UpstreamServer(says(dns.rcode.REFUSED), mark=4) as four,
+            UpstreamServer(says(dns.rcode.SERVFAIL), mark=5) as five,
+            UpstreamServer(says(dns.rcode.SERVFAIL), mark=6) as six,
+            UpstreamServer(says(dns.rcode.REFUSED), mark=7) as seven,
+            UpstreamServer(says(dns.rcode.SERVFAIL), mark=8) as eight,
         ):
             async with forwarding(one, two, three, four, five, six, seven, eight) as scene:
                 for _ in range(2):
@@ -242,7 +242,7 @@ def test_what_many_upstreams_say_fits_into_the_least_message() -> None:
 @pytest.mark.parametrize("rcode", [dns.rcode.NOTIMP, dns.rcode.FORMERR])
 def test_what_upstreams_do_not_know_to_do_is_told_as_they_tell_it(rcode: int) -> None:
     async def scenario() -> None:
-        with Resolver(says(rcode)) as resolver:
+        with UpstreamServer(says(rcode)) as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query(qtype="TYPE65280")
                 assert response.rcode() == rcode
@@ -256,7 +256,7 @@ def test_what_upstreams_do_not_know_to_do_is_told_as_they_tell_it(rcode: int) ->
 @pytest.mark.parametrize("is_remembered", [False, True])
 def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, is_remembered: bool) -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query(size=1232)
                 if is_remembered:
@@ -283,7 +283,7 @@ def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, 
 
 def test_dns_35_what_is_stale_for_too_long_is_not_answered() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver, cache=CacheSettings(stale=100)) as scene:
                 await scene.remembered()
                 resolver.acts(says(dns.rcode.SERVFAIL))
@@ -300,7 +300,7 @@ def test_dns_35_what_is_stale_for_too_long_is_not_answered() -> None:
 
 def test_answering_with_what_is_stale_can_be_switched_off() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver, cache=CacheSettings(stale=0)) as scene:
                 await scene.query()
                 resolver.acts(says(dns.rcode.SERVFAIL))
@@ -312,7 +312,7 @@ def test_answering_with_what_is_stale_can_be_switched_off() -> None:
 
 def test_dns_35_while_upstreams_are_slow_what_is_stale_is_answered_after_1_8_seconds() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query(size=1232)
                 resolver.acts(is_slow(2.5))
@@ -332,7 +332,7 @@ def test_dns_35_while_upstreams_are_slow_what_is_stale_is_answered_after_1_8_sec
 @pytest.mark.usefixtures("quick")
 def test_who_asks_when_others_have_waited_in_vain_is_answered_at_once() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered()
                 resolver.acts(Waits())
@@ -353,7 +353,7 @@ def test_who_asks_when_others_have_waited_in_vain_is_answered_at_once() -> None:
 @pytest.mark.usefixtures("quick")
 def test_who_waits_for_what_was_prefetched_in_vain_loses_patience_too() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 resolver.acts(Waits())
@@ -371,7 +371,7 @@ def test_who_waits_for_what_was_prefetched_in_vain_loses_patience_too() -> None:
 
 def test_patience_is_for_one_question_and_not_for_the_next_one_of_the_name() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 resolver.acts(Waits())
@@ -390,7 +390,7 @@ def test_patience_is_for_one_question_and_not_for_the_next_one_of_the_name() -> 
 @pytest.mark.usefixtures("quick")
 def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
                 resolver.acts(Waits())
@@ -411,7 +411,7 @@ def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
 
 def test_beyond_the_most_that_may_wait_it_is_servfail_at_once_and_counted() -> None:
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             resolver.acts(numbered(), "known.example")
             async with forwarding(resolver, max_waiting=10) as scene:
                 await scene.query("known.example")
@@ -442,7 +442,7 @@ def test_a_flood_in_one_batch_is_bounded_and_every_asker_has_an_answer() -> None
     count = 100
 
     async def scenario() -> None:
-        with Resolver(Waits()) as resolver:
+        with UpstreamServer(Waits()) as resolver:
             async with forwarding(resolver, max_waiting=10) as scene:
                 scene.udp.stop()
                 waiting = [scene.asking(f"n{number}.example") for number in range(count)]
@@ -471,7 +471,7 @@ def test_a_flood_in_one_batch_is_bounded_and_every_asker_has_an_answer() -> None
 @pytest.mark.parametrize("has_stale", [False, True])
 def test_who_waits_at_the_end_is_told_so(*, has_stale: bool) -> None:
     async def scenario() -> None:
-        with Resolver(numbered(ttl=5)) as resolver:
+        with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 if has_stale:
                     await scene.query(size=1232)

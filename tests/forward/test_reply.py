@@ -30,7 +30,7 @@ from tests.forward.helpers import (
     to_wire,
 )
 from zkdns.dns.wire import Query, parse_query
-from zkdns.forward.messages import read_reply
+from zkdns.forward.message import read_reply
 from zkdns.forward.reply import Reply
 
 LIMIT = 65535

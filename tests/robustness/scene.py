@@ -14,7 +14,7 @@ import dns.rcode
 from tests.dns.helpers import many, query
 from tests.robustness.mutations import is_answered, ordinary
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import UDP, Asked, Resolver, Sent, answers, reply_to, right, says, truncates
+from tests.support.upstream import UDP, Asked, Sent, UpstreamServer, answers, reply_to, right, says, truncates
 
 SECONDS = 10.0
 """Longer than any answer takes, also one that nobody upstream has."""
@@ -46,7 +46,9 @@ SEEDS = ordinary(NAMES)
 
 
 @contextlib.contextmanager
-def serving(directory: Path, *arguments: str, upstream: Resolver | None = None) -> Iterator[ZkdnsServer]:
+def serving(
+    directory: Path, *arguments: str, upstream: UpstreamServer | None = None
+) -> Iterator[ZkdnsServer]:
     """`zkdns serve` with the services; nothing may have gone wrong at the end."""
     fixed = directory / "services.toml"
     lines = [f'[services."{name}.staging"]\nmembers = {many(count)}\n' for name, count in SIZES.items()]

@@ -17,7 +17,7 @@ from tests.dns.helpers import LONGEST, Server, many, member, query
 from tests.forward.helpers import NAME, message, question, rrset, soa, to_wire
 from tests.forward.helpers import query as forwarded_query
 from tests.robustness.reading import read_twice
-from zkdns.forward.messages import read_reply
+from zkdns.forward.message import read_reply
 from zkdns.names import MAX_NAME
 
 MEMBERS = (1, 2, 5, 28, 29, 30, 75, 76)

@@ -26,7 +26,7 @@ from tests.robustness.scene import (
     hears_nothing_more,
     serving,
 )
-from tests.support.upstream import Resolver
+from tests.support.upstream import UpstreamServer
 from zkdns.dns.edns import udp_limit
 from zkdns.dns.wire import BadQueryError, parse_query
 
@@ -67,7 +67,7 @@ def test_whatever_comes_is_answered_or_not_as_it_should_be_and_leaves_nothing(
     messages = list(itertools.islice(Mutator(SEEDS, random.Random(1)), COUNT // 2))
     codes: Counter[int] = Counter()
     with serving(tmp_path) as server, asking(server) as sock:
-        answerer = server.pid_of("answerer")
+        worker = server.pid_of("worker")
         resident = []
         for is_checked in (True, False):
             for begun in range(0, len(messages), WINDOW):
@@ -76,7 +76,7 @@ def test_whatever_comes_is_answered_or_not_as_it_should_be_and_leaves_nothing(
                 check_valid(answers.pop(WINDOW))
                 if is_checked:
                     codes.update(check_answer(window[number], answer) for number, answer in answers.items())
-            resident.append(resident_megabytes(answerer) if sys.platform == "linux" else 0.0)
+            resident.append(resident_megabytes(worker) if sys.platform == "linux" else 0.0)
         assert hears_nothing_more(sock)
     assert resident[1] - resident[0] < MEGABYTES
     # Each way out of the rules was taken: NOERROR, FORMERR, NXDOMAIN, NOTIMP, REFUSED, BADVERS, silence.
@@ -89,7 +89,7 @@ def test_with_forwarding_on_the_same_holds(tmp_path: Path) -> None:
     messages = itertools.islice(Mutator(SEEDS, random.Random(2)), FORWARDED)
     codes: Counter[int] = Counter()
     with (
-        Resolver(answers_oddly) as upstream,
+        UpstreamServer(answers_oddly) as upstream,
         serving(tmp_path, upstream=upstream) as server,
         asking(server) as sock,
     ):

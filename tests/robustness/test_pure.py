@@ -20,7 +20,7 @@ from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, is_answered, ordinary
 from zkdns.dns.memo import Form, Memo
 from zkdns.dns.wire import BadQueryError, Query, parse_query
-from zkdns.forward.messages import BadReplyError, read_reply
+from zkdns.forward.message import BadReplyError, read_reply
 from zkdns.transport.forms import Datagrams, Streams
 
 WEB = "web.staging.discovery"

@@ -22,7 +22,7 @@ from tests.robustness.mutations import Mutator, is_answered
 from tests.robustness.reading import read_twice
 from tests.robustness.scene import HUGE, OUTSIDE, SEEDS, SIZES, WEB, answers_oddly, serving, with_id
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Resolver
+from tests.support.upstream import UpstreamServer
 from tests.support.waiting import eventually
 from zkdns.transport.files import MOST_CONNECTIONS
 from zkdns.transport.tcp import IDLE_SECONDS, MOST_PER_CLIENT
@@ -40,7 +40,7 @@ QUERIES = [(query(name, edns=0).to_wire(), code) for name, code in CODES.items()
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZkdnsServer]:
     """One that forwards."""
     with (
-        Resolver(answers_oddly) as upstream,
+        UpstreamServer(answers_oddly) as upstream,
         serving(tmp_path_factory.mktemp("server"), upstream=upstream) as running,
     ):
         yield running

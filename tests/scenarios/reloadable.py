@@ -66,9 +66,9 @@ class Reloadable(ZkdnsServer):
         """The processes of a role that there are now."""
         return {pid for pid, one in children(self).items() if one == role}
 
-    def settle(self, answerers: int = 1) -> None:
+    def settle(self, workers: int = 1) -> None:
         """Wait until those that finish have."""
-        wanted = ["answerer"] * answerers + ["watcher"]
+        wanted = ["worker"] * workers + ["watcher"]
         eventually(lambda: sorted(children(self).values()) == wanted, timeout=30.0)
 
 

@@ -53,7 +53,7 @@ def test_a_closed_tree_is_served_to_whom_the_credentials_let_in(
         (answer,) = server.query("web.test.discovery").answer
         assert [record.to_text() for record in answer] == ["10.0.0.1"]
         assert "sesame" not in server.log
-        pid = server.pid_of("answerer")
+        pid = server.pid_of("worker")
         assert b"sesame" not in Path(f"/proc/{pid}/cmdline").read_bytes()
         assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
 

@@ -17,7 +17,7 @@ import pytest
 from tests.support.network import Network, ip, link_twice, new_network
 from tests.support.sandbox import forbidding
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Resolver, is_slow
+from tests.support.upstream import UpstreamServer, is_slow
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
@@ -100,7 +100,7 @@ def test_dns_24_each_address_answers_for_itself_over_udp_and_tcp(
     services.write_text("".join(f'[services."{name}"]\nmembers = ["{MEMBER}:80"]\n' for name in names))
     prefix = [] if is_batched else forbidding("recvmmsg", "sendmmsg")
     numbers = itertools.count()
-    with machines.ours.entered(), Resolver(is_slow(LATE_SECONDS)) as upstream:
+    with machines.ours.entered(), UpstreamServer(is_slow(LATE_SECONDS)) as upstream:
         arguments = [f"--static={services}", f"--workers={workers}", f"--upstream={upstream.address}"]
         arguments += [f"--listen={address}:53" for address in listen]
         arguments += [f"--allow={network}" for network in ("0.0.0.0/0", "::/0")]

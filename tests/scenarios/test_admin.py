@@ -58,15 +58,15 @@ def test_health_and_readiness_are_independent() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         assert (call(server, "/healthz").text, call(server, "/readyz").text) == ("ok\n", "ready\n")
-        answerer = server.pid_of("answerer")
-        os.kill(answerer, signal.SIGSTOP)
+        worker = server.pid_of("worker")
+        os.kill(worker, signal.SIGSTOP)
         try:
             eventually(lambda: call(server, "/healthz").status == HTTPStatus.SERVICE_UNAVAILABLE)
             host, port = server.addresses[0]
             assert call(server, "/healthz").text == f"unhealthy: no answer over UDP at {host}:{port}\n"
             assert call(server, "/readyz").status == HTTPStatus.OK
         finally:
-            os.kill(answerer, signal.SIGCONT)
+            os.kill(worker, signal.SIGCONT)
         eventually(lambda: call(server, "/healthz").status == HTTPStatus.OK)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.serverset.sync_helpers import join
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Asked, Resolver, Sent, reply_to
+from tests.support.upstream import Asked, Sent, UpstreamServer, reply_to
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
@@ -63,14 +63,14 @@ def names_everything(asked: Asked) -> Iterable[Sent]:
 
 
 @pytest.fixture
-def resolver() -> Iterator[Resolver]:
-    with Resolver(names_everything) as running:
+def resolver() -> Iterator[UpstreamServer]:
+    with UpstreamServer(names_everything) as running:
         yield running
 
 
 @pytest.fixture
 def server(
-    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, resolver: Resolver, tmp_path: Path
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str, resolver: UpstreamServer, tmp_path: Path
 ) -> Iterator[ZkdnsServer]:
     """A server of two namespaces below the test's own root, with two workers that have a table each."""
     zk.ensure_path(zk_root)
@@ -114,7 +114,7 @@ def by_all_workers(is_answered: Callable[[], bool]) -> None:
 
 
 def test_an_address_leads_to_its_members_while_it_has_any(
-    server: ZkdnsServer, zk: Any, zk_root: str, resolver: Resolver
+    server: ZkdnsServer, zk: Any, zk_root: str, resolver: UpstreamServer
 ) -> None:
     """Before and after that, those answer who would without it: the zone of RFC 6303, or an upstream."""
     assert [server.rcode(PRIVATE, "PTR"), server.ask(PUBLIC, "PTR")] == ["NXDOMAIN", {"upstream.example."}]

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Resolver
+from tests.support.upstream import UpstreamServer
 from zkdns.dns.cookies import Cookies
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -43,7 +43,7 @@ def dig(server: ZkdnsServer, *how: str, host: str = "127.0.0.1") -> str:
 @pytest.fixture(scope="module")
 def server() -> Iterator[ZkdnsServer]:
     environment = {"ZKDNS_IDENTITY": "ns1.example", "ZKDNS_SHOW_VERSION": "true"}
-    with Resolver() as resolver:
+    with UpstreamServer() as resolver:
         arguments = (
             "--demo", "--workers", "3", "--upstream", str(resolver.address),
             "--listen", "127.0.0.1:0", "--listen", "[::1]:0",

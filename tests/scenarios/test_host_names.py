@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.guard import guarded
 from tests.support.network import new_network, seeing
-from tests.support.upstream import Act, Asked, Resolver, Sent, reply_to, says
+from tests.support.upstream import Act, Asked, Sent, UpstreamServer, reply_to, says
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -75,7 +75,7 @@ def test_while_look_ups_fail_for_one_family_what_is_known_of_it_stands(tmp_path:
     with (
         new_network() as network,
         network.entered(),
-        Resolver(knows(*both), port=53) as resolver,
+        UpstreamServer(knows(*both), port=53) as resolver,
         out.open("wb") as stdout,
     ):
         process = subprocess.Popen(

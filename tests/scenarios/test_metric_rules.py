@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Resolver, Sent, answers, is_silent, reply_to, says
+from tests.support.upstream import Sent, UpstreamServer, answers, is_silent, reply_to, says
 from tests.support.waiting import eventually
 from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
@@ -74,14 +74,14 @@ def query_without_question(server: ZkdnsServer) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Resolver]:
-    with Resolver(answers) as resolver:
+def upstream() -> Iterator[UpstreamServer]:
+    with UpstreamServer(answers) as resolver:
         resolver.acts(says(2), FAILING)
         yield resolver
 
 
 @pytest.fixture(scope="module")
-def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
+def server(upstream: UpstreamServer) -> Iterator[ZkdnsServer]:
     """A server after queries of all kinds."""
     with ZkdnsServer("--demo", "--upstream", str(upstream.address)) as running:
         running.wait_ready()
@@ -256,7 +256,7 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
 
 def test_responses_from_expired_entries_are_counted_as_stale() -> None:
     with (
-        Resolver(lambda asked: [Sent(reply_to(asked, f"{asked.name} 1 A 192.0.2.1"))]) as resolver,
+        UpstreamServer(lambda asked: [Sent(reply_to(asked, f"{asked.name} 1 A 192.0.2.1"))]) as resolver,
         ZkdnsServer("--demo", "--upstream", str(resolver.address)) as running,
     ):
         running.wait_ready()

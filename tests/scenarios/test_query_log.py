@@ -9,7 +9,7 @@ import dns.edns
 import pytest
 
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Resolver, answers
+from tests.support.upstream import UpstreamServer, answers
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -18,13 +18,13 @@ WEB, WWW, LONG = "web.staging.discovery", "www.example", "a" * 60 + "." + "b" * 
 
 
 @pytest.fixture(scope="module")
-def upstream() -> Iterator[Resolver]:
-    with Resolver(answers) as resolver:
+def upstream() -> Iterator[UpstreamServer]:
+    with UpstreamServer(answers) as resolver:
         yield resolver
 
 
 @pytest.fixture(scope="module")
-def server(upstream: Resolver) -> Iterator[ZkdnsServer]:
+def server(upstream: UpstreamServer) -> Iterator[ZkdnsServer]:
     with ZkdnsServer("--demo", "--upstream", str(upstream.address), "--log-queries", "1") as running:
         yield running.wait_ready()
 
@@ -52,7 +52,7 @@ def test_each_query_is_a_line_with_all_fields(server: ZkdnsServer, *, tcp: bool)
     assert line == {
         "event": "query_answered",
         "level": "info",
-        "process": "answerer",
+        "process": "worker",
         "name": "Web.staging.discovery" if tcp else WEB,
         "type": "SRV",
         "rcode": "NOERROR",

@@ -19,8 +19,8 @@ from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable, is_on
 from tests.support.loopback import free_port
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
-from zkdns.daemon.control import command
-from zkdns.daemon.inquiries import Explain, Explained
+from zkdns.daemon.ipc.control import command
+from zkdns.daemon.ipc.control_messages import Explain, Explanation
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
@@ -57,7 +57,7 @@ def test_nobody_goes_without_an_answer_while_configurations_alternate(server: Re
             server.write(ttl=ttl, order=order)
             told = server.reload()
             assert told["settings"] == "ttl order"
-            assert told["roles"] == "answerer"
+            assert told["roles"] == "worker"
             assert server.query(WEB).answer[0].ttl == ttl
     server.settle()
     assert is_one_of_both(load, {5, 7})
@@ -68,12 +68,12 @@ def test_nobody_goes_without_an_answer_while_configurations_alternate(server: Re
 
 
 def test_it_is_in_force_when_the_old_one_answers_nobody_any_more(server: Reloadable) -> None:
-    (old,) = server.processes("answerer")
+    (old,) = server.processes("worker")
     os.kill(old, signal.SIGSTOP)
     try:
         server.write(ttl=6)
         server.hang_up()
-        eventually(lambda: len(server.processes("answerer")) == 2)
+        eventually(lambda: len(server.processes("worker")) == 2)
         eventually(lambda: server.query(WEB).answer[0].ttl == 6)
         time.sleep(0.5)  # it would have been said by then
         assert not server.events(IN_FORCE)
@@ -83,42 +83,42 @@ def test_it_is_in_force_when_the_old_one_answers_nobody_any_more(server: Reloada
     assert all(server.query(WEB).answer[0].ttl == 6 for _ in range(20))
 
 
-def test_the_watcher_is_replaced_for_what_it_alone_knows_and_answerers_stay(server: Reloadable) -> None:
-    watchers, answerers = server.processes("watcher"), server.processes("answerer")
+def test_the_watcher_is_replaced_for_what_it_alone_knows_and_workers_stay(server: Reloadable) -> None:
+    watchers, workers = server.processes("watcher"), server.processes("worker")
     with SteadyLoad(server.addresses[0], WEB) as load:
         for seconds in range(20, 25):
             server.write(ttl=5, zookeeper={"session_timeout": seconds})
             assert server.reload()["roles"] == "watcher"
             server.settle()
     assert is_one_of_both(load, {5})
-    assert server.processes("answerer") == answerers
+    assert server.processes("worker") == workers
     assert not server.processes("watcher") & watchers
     # It is followed: what it reads is answered.
     server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
     eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
 
 
-def test_who_explains_knows_what_answerers_alone_were_replaced_for(server: Reloadable) -> None:
+def test_who_explains_knows_what_workers_alone_were_replaced_for(server: Reloadable) -> None:
     watchers = server.processes("watcher")
     server.write(ttl=9, order="round-robin")
-    assert server.reload()["roles"] == "answerer"
+    assert server.reload()["roles"] == "worker"
     assert server.processes("watcher") == watchers
 
     async def explained() -> tuple[int | None, str | None]:
         told = await command(server.control, Explain("web.staging"))
-        assert isinstance(told, Explained)
+        assert isinstance(told, Explanation)
         return told.ttl, told.order
 
     assert eventually(lambda: asyncio.run(explained()) == (9, "round-robin"))
 
 
-def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(
+def test_an_worker_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(
     server: Reloadable,
 ) -> None:
     server.write(ttl=5, zookeeper={"session_timeout": 20})
     server.reload()
     server.settle()
-    (pid,) = server.processes("answerer")
+    (pid,) = server.processes("worker")
     os.kill(pid, signal.SIGKILL)
     assert server.ask(WEB, timeout=20.0) == set(MEMBERS)
     (watcher,) = server.processes("watcher")
@@ -131,10 +131,10 @@ def test_an_answerer_that_is_lost_after_the_watcher_was_replaced_finds_the_new_o
 def test_all_processes_log_as_they_are_told(tmp_path: Path) -> None:
     with Reloadable(tmp_path, log={"level": "debug"}) as server:
         server.wait_ready()
-        before = server.processes("answerer") | server.processes("watcher")
+        before = server.processes("worker") | server.processes("watcher")
         server.write(log={"level": "error"})
         server.hang_up()
-        eventually(lambda: not before & (server.processes("answerer") | server.processes("watcher")))
+        eventually(lambda: not before & (server.processes("worker") | server.processes("watcher")))
         server.settle()
         told = len(server.log)
         server.write(ttl=7, log={"level": "error"})
@@ -149,11 +149,11 @@ def test_all_processes_log_as_they_are_told(tmp_path: Path) -> None:
 
 
 def test_one_whom_a_hang_up_reaches_by_mistake_goes_on(server: Reloadable) -> None:
-    pids = server.processes("answerer") | server.processes("watcher")
+    pids = server.processes("worker") | server.processes("watcher")
     for pid in pids:
         os.kill(pid, signal.SIGHUP)
     assert server.ask(WEB) == set(MEMBERS)
-    assert server.processes("answerer") | server.processes("watcher") == pids
+    assert server.processes("worker") | server.processes("watcher") == pids
 
 
 def test_workers_come_and_go_while_others_ask(server: Reloadable) -> None:
@@ -170,7 +170,7 @@ def test_what_waits_in_the_sockets_of_a_worker_that_is_removed_is_answered_first
     server.write(ttl=5, workers=2)
     server.reload()
     server.settle(2)
-    removed = server.pid_of("answerer")  # who was started last
+    removed = server.pid_of("worker")  # who was started last
     framed = len(QUERY).to_bytes(2) + QUERY
     with ExitStack() as stack:
         os.kill(removed, signal.SIGSTOP)

@@ -12,7 +12,7 @@ import dns.message
 import pytest
 
 from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable
-from tests.support.upstream import Resolver, is_slow
+from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -46,13 +46,13 @@ def answered(sock: socket.socket) -> int:
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
 def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) -> None:
-    with Resolver() as upstream:
+    with UpstreamServer() as upstream:
         upstream.acts(is_slow(1.5))
         server = Reloadable(tmp_path, ttl=5, forward={"upstreams": [str(upstream.address)]})
         del server.environment["ZKDNS_UPSTREAM"]
         with server:
             server.wait_ready()
-            old = server.processes("answerer")
+            old = server.processes("worker")
             server.write(ttl=6, forward={"upstreams": [str(upstream.address)]})
             server.hang_up()
             asked = []
@@ -64,7 +64,7 @@ def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) ->
                         break
                     time.sleep(0.1)
                 assert server.query(WEB).answer[0].ttl == 6
-                assert server.processes("answerer") > old
+                assert server.processes("worker") > old
             assert {one.result() for one in asked} == {"NOERROR"}
             server.settle()
 
@@ -99,7 +99,7 @@ def test_a_connection_that_has_just_been_made_or_has_asked_in_part_is_answered(s
 
 
 def test_who_never_falls_silent_holds_nobody_up_for_ever(server: Reloadable) -> None:
-    (old,) = server.processes("answerer")
+    (old,) = server.processes("worker")
     with connection(server) as busy:
         busy.sendall(FRAMED)
         assert answered(busy) == 5
@@ -111,4 +111,4 @@ def test_who_never_falls_silent_holds_nobody_up_for_ever(server: Reloadable) -> 
             while busy.recv(4096):
                 busy.sendall(FRAMED)
         assert time.monotonic() - begun < SECONDS
-    eventually(lambda: old not in server.processes("answerer"))
+    eventually(lambda: old not in server.processes("worker"))

@@ -28,13 +28,13 @@ def mistakes(server: Reloadable) -> list[str]:
 
 
 def test_every_mistake_is_told_and_the_old_configuration_stays(server: Reloadable) -> None:
-    before = server.processes("answerer") | server.processes("watcher")
+    before = server.processes("worker") | server.processes("watcher")
     server.write(ttl=-1, order="upwards", workers=0)
     server.hang_up()
     eventually(lambda: len(mistakes(server)) == 3)
     assert {mistake.split(": ")[1] for mistake in mistakes(server)} == {"ttl", "order", "workers"}
     assert server.query(WEB).answer[0].ttl == 5
-    assert server.processes("answerer") | server.processes("watcher") == before
+    assert server.processes("worker") | server.processes("watcher") == before
     server.file.unlink()
     server.hang_up()
     eventually(lambda: "cannot be read" in mistakes(server)[-1])
@@ -66,9 +66,9 @@ def test_an_address_that_another_program_has_refuses_the_whole_configuration(ser
     eventually(lambda: len(open_files(server.process.pid)) <= files)
 
 
-@pytest.mark.parametrize("role", ["watcher", "answerer"])
+@pytest.mark.parametrize("role", ["watcher", "worker"])
 def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Reloadable, role: str) -> None:
-    before = server.processes("answerer") | server.processes("watcher")
+    before = server.processes("worker") | server.processes("watcher")
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(ttl=6, zookeeper={"session_timeout": 20}, workers=2)
         server.hang_up()
@@ -76,7 +76,7 @@ def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Relo
         os.kill(max(new), signal.SIGKILL)  # the last, should there be another by now that works
         eventually(lambda: mistakes(server))
         assert mistakes(server) == [f"the new {role} ended instead of being ready"]
-        eventually(lambda: server.processes("answerer") | server.processes("watcher") == before)
+        eventually(lambda: server.processes("worker") | server.processes("watcher") == before)
     assert is_one_of_both(load, {5})
     assert server.reload()["settings"] == "zookeeper.session_timeout workers ttl"
     server.settle(2)

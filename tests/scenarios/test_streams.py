@@ -14,7 +14,7 @@ import dns.query
 import pytest
 
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Resolver, is_slow
+from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -34,7 +34,7 @@ def framed(*messages: dns.message.Message) -> bytes:
 def connected() -> Iterator[socket.socket]:
     """A connection to a server whose upstream takes its time."""
     with (
-        Resolver(is_slow(0.5)) as upstream,
+        UpstreamServer(is_slow(0.5)) as upstream,
         ZkdnsServer("--demo", f"--upstream={upstream.address}") as server,
         socket.create_connection(("127.0.0.1", server.wait_ready().port), SECONDS) as sock,
     ):

@@ -137,12 +137,12 @@ class ZkdnsServer:
         return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
     def pid_of(self, role: str) -> int:
-        """The process that has this role now: watcher or answerer."""
+        """The process that has this role now: watcher or worker."""
         started = [entry["pid"] for entry in self.events("process_started") if entry["role"] == role]
         return int(started[-1])
 
     def wait_ready(self, timeout: float = 20.0) -> Self:
-        """Wait until every answerer has its table, and until commands reach it, or it says that none can."""
+        """Wait until every worker has its table, and until commands reach it, or it says that none can."""
         eventually(lambda: self.events("server_ready"), timeout)
         if self.environment["ZKDNS_CONTROL"] == self.control and "--control" not in self.command:
             said = "control_socket_failed"

@@ -167,7 +167,7 @@ def knows_no_edns(refuses: Act) -> Act:
     return lambda asked: refuses(asked) if asked.has_edns else answers(asked)
 
 
-class Resolver:
+class UpstreamServer:
     """A resolver on a port of 127.0.0.1; as a context manager it is started, in its own thread, and ended.
 
     Attributes:
@@ -359,7 +359,7 @@ async def _some_rounds() -> None:
 
 
 class _Datagrams(asyncio.DatagramProtocol):
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: UpstreamServer) -> None:
         self._resolver = resolver
 
     def datagram_received(self, data: bytes, addr: tuple[str | Any, int]) -> None:

@@ -8,7 +8,7 @@ import msgspec
 from zkdns.cli.names import complete_held
 from zkdns.cli.options import config_option, exit_mistaken
 from zkdns.cli.running import ask_server, control_option
-from zkdns.daemon.control import Accept, Accepted, LetGo
+from zkdns.daemon.ipc.control import AcceptLosses, LossesAccepted, ReleasedMember
 
 
 @click.command()
@@ -28,9 +28,9 @@ def accept(
     """
     if every == (service is not None):
         exit_mistaken(["name one service, or write --all for all of them"])
-    for member in ask_server(Accept(service), Accepted, control, config_file).members:
+    for member in ask_server(AcceptLosses(service), LossesAccepted, control, config_file).members:
         click.echo(msgspec.json.encode(member) if as_json else _line(member))
 
 
-def _line(member: LetGo) -> str:
+def _line(member: ReleasedMember) -> str:
     return "\t".join((member.service, member.znode.rpartition("/")[2], member.endpoint or "-"))

@@ -19,9 +19,9 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.progress import Bar
 from zkdns.cli.running import control_option, control_path, exit_refused
+from zkdns.cli.table_copy import TableCopy, copy_from_server, copy_from_sources
 from zkdns.config import SETTINGS, Config
-from zkdns.daemon.control import ControlError, Refused
-from zkdns.daemon.copies import Copy, copy_of_server, copy_of_sources
+from zkdns.daemon.ipc.control import ControlError, Refused
 from zkdns.dns.zone import Zone
 from zkdns.dns.zonefile import service_records, zone_head
 from zkdns.errors import BadValueError, ZkdnsError
@@ -70,9 +70,9 @@ def dump(zone: str | None, control: str | None, config_file: str | None, **flags
         silence(sys.stdout)
 
 
-def _ask_server(path: str) -> Copy:
+def _ask_server(path: str) -> TableCopy:
     try:
-        copy = asyncio.run(copy_of_server(path))
+        copy = asyncio.run(copy_from_server(path))
     except ControlError as error:
         exit_failed(error, NO_ANSWER)
     if isinstance(copy, Refused):
@@ -80,10 +80,10 @@ def _ask_server(path: str) -> Copy:
     return copy
 
 
-def _read_sources(config: Config) -> Copy:
+def _read_sources(config: Config) -> TableCopy:
     configure_logging(config.log.format, "error", process="dump")
     try:
-        return asyncio.run(copy_of_sources(config))
+        return asyncio.run(copy_from_sources(config))
     except ZkdnsError as error:
         exit_failed(error)
 
@@ -107,7 +107,7 @@ def _exit_which(mistake: str, config: Config) -> NoReturn:
     exit_mistaken([f"{mistake}; write --zone {' or --zone '.join(map(to_text, config.zones))}"])
 
 
-def _write(copy: Copy, apex: Labels) -> None:
+def _write(copy: TableCopy, apex: Labels) -> None:
     zone = Zone(copy.table, copy.config)
     if copy.is_stale:
         write_out("; the source of these records is out of reach: they are the last that were known\n")

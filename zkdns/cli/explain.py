@@ -14,7 +14,7 @@ from zkdns.cli.columns import printable, write_columns
 from zkdns.cli.names import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
 from zkdns.cli.running import ask_server, control_option
-from zkdns.daemon.inquiries import Explain, Explained, ExplainedMember
+from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation
 from zkdns.durations import format_duration
 from zkdns.telemetry.log_setup import silence
 
@@ -49,7 +49,7 @@ def explain(name: str, control: str | None, config_file: str | None, as_json: bo
     the path of a service's or a member's znode. The exit status is 0 where there are records, or others are
     asked for the name, 1 where there are none, 2 for mistakes, 3 where no server answers.
     """
-    explained = ask_server(Explain(name), Explained, control, config_file)
+    explained = ask_server(Explain(name), Explanation, control, config_file)
     try:
         if as_json:
             write_out(msgspec.json.encode(explained).decode() + "\n")
@@ -60,7 +60,7 @@ def explain(name: str, control: str | None, config_file: str | None, as_json: bo
     sys.exit(0 if explained.is_answered else NOT_FOUND)
 
 
-def _show(explained: Explained) -> None:
+def _show(explained: Explanation) -> None:
     headline = printable(f"{explained.name}: {explained.rule}")
     if is_terminal(sys.stdout):
         Console(highlight=False).print(
@@ -75,7 +75,7 @@ def _show(explained: Explained) -> None:
         write_columns(_COLUMNS, [_row(row, explained) for row in explained.members], _STYLES)
 
 
-def _lines(explained: Explained) -> Iterator[str]:
+def _lines(explained: Explanation) -> Iterator[str]:
     """What stands between the headline and the members."""
     if explained.answers:
         answers = ", ".join(
@@ -98,14 +98,14 @@ def _lines(explained: Explained) -> Iterator[str]:
         yield "the table is the last that was known"
 
 
-def _manner(explained: Explained) -> str:
+def _manner(explained: Explanation) -> str:
     if explained.ttl is None:
         return ""
     most = f", at most {explained.max_answers}" if explained.max_answers is not None else ""
     return f" (TTL {explained.ttl}, {explained.order}{most})"
 
 
-def _of_zookeeper(explained: Explained) -> Iterator[str]:
+def _of_zookeeper(explained: Explanation) -> Iterator[str]:
     yield str(explained.state)
     if explained.stale_seconds is not None:
         yield f"out of reach for {format_duration(explained.stale_seconds)}"
@@ -115,7 +115,7 @@ def _of_zookeeper(explained: Explained) -> Iterator[str]:
         yield f"all listed {format_duration(explained.audited_seconds)} ago"
 
 
-def _row(member: ExplainedMember, explained: Explained) -> tuple[str, ...]:
+def _row(member: ExplainedMember, explained: Explanation) -> tuple[str, ...]:
     now, session = explained.now, member.session
     is_one_set = len(explained.origins) == 1
     why = member.why

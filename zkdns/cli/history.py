@@ -29,8 +29,8 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.running import ask_server, control_option, control_path, exit_refused
 from zkdns.cli.sets import duration_option
-from zkdns.daemon.control import ControlError, Refused, command
-from zkdns.daemon.inquiries import HistoryEntry, HistoryRead, ReadHistory
+from zkdns.daemon.ipc.control import ControlError, Refused, command
+from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.log_setup import silence
 
@@ -82,7 +82,7 @@ def history(
     try:
         while True:
             most = _PART if after else min(kept.maxlen or _PART, last or _PART)
-            read = ask_server(ReadHistory(service, after, most), HistoryRead, control, config_file)
+            read = ask_server(ReadHistory(service, after, most), HistoryPage, control, config_file)
             kept += read.entries
             is_all = not after or len(read.entries) < most
             after = read.last or after
@@ -118,7 +118,7 @@ async def _follow(service: str | None, after: int, path: str, *, as_json: bool) 
         is_there = True
         if isinstance(response, Refused):
             exit_refused(response)
-        if not isinstance(response, HistoryRead):
+        if not isinstance(response, HistoryPage):
             exit_failed(ControlError(f"the server at {path} is of another version of zkdns"), NO_ANSWER)
         _write(response.entries, as_json=as_json)
         after = max(after, response.last)

@@ -11,9 +11,9 @@ from zkdns.cli.options import exit_failed, exit_mistaken
 from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
 from zkdns.config import Setting
 from zkdns.config.parsers import boolean, integer, text
-from zkdns.daemon.runner import Plan, ProgramError, Runner
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ZkdnsError
+from zkdns.registrar.runner import ProgramError, RegisterOptions, Registrar
 from zkdns.serverset.checks import FORMS, parse_check
 from zkdns.serverset.member import canonical_host
 from zkdns.serverset.server_set import make_member
@@ -117,7 +117,7 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
     config = reading.finish("register")
     values = reading.values
     interval = values.get("interval", 1.0)
-    plan = Plan(
+    plan = RegisterOptions(
         environment=values["environment"],
         service=values["service"],
         zookeeper=str(config.zookeeper.hosts),
@@ -137,7 +137,7 @@ def register(config_file: str | None, command: tuple[str, ...], **flags: object)
         command=command,
     )
     try:
-        status = Runner(plan).run()
+        status = Registrar(plan).run()
     except BadValueError as error:
         exit_mistaken([str(error)])
     except ProgramError as error:

@@ -15,7 +15,7 @@ from zkdns.cli.options import (
     exit_mistaken,
     load_or_exit,
 )
-from zkdns.daemon.control import ControlError, Refused, Request, Response, command
+from zkdns.daemon.ipc.control import ControlError, Refused, Request, Response, command
 from zkdns.errors import ZkdnsError
 
 T = TypeVar("T", bound=Response)

@@ -12,7 +12,7 @@ import click
 from zkdns.address import HostPort, askable
 from zkdns.cli.options import config_option, exit_failed, load, load_or_exit, setting_options
 from zkdns.config import Config
-from zkdns.daemon.supervisor import Supervisor
+from zkdns.daemon.supervisor.supervisor import Supervisor
 from zkdns.errors import ListenError
 from zkdns.names import to_text
 from zkdns.telemetry.log_setup import configure_logging, silence

@@ -22,14 +22,14 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.running import control_option, control_path, exit_refused
 from zkdns.cli.sets import duration_option
-from zkdns.daemon.control import ControlError, Refused, command
-from zkdns.daemon.inquiries import CountMembers, MembersCounted
+from zkdns.daemon.ipc.control import ControlError, Refused, command
+from zkdns.daemon.ipc.control_messages import CountMembers, MemberCount
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 
 _MOST = 1_000_000
 _PAUSE = 0.1  # seconds between two looks
-# Seconds for an answer, even at the end of the time: more than a server waits for an answerer that hangs.
+# Seconds for an answer, even at the end of the time: more than a server waits for a worker that hangs.
 _LEAST_PATIENCE = 1.5
 _TIMEOUT = 60.0
 _LONGEST = 86_400.0
@@ -108,7 +108,7 @@ class _Waiting:
         with self._progress:
             while True:
                 counted = await self._ask(path)
-                if isinstance(counted, MembersCounted) and self._is_enough(counted):
+                if isinstance(counted, MemberCount) and self._is_enough(counted):
                     break
                 for_now = f"{_told(self._service, counted)}; {self._wanted}; {format_duration(self._elapsed)}"
                 self._progress.update(self._task, description=for_now)
@@ -124,7 +124,7 @@ class _Waiting:
     def _elapsed(self) -> float:
         return time.monotonic() - self._begun
 
-    async def _ask(self, path: str) -> MembersCounted | ControlError:
+    async def _ask(self, path: str) -> MemberCount | ControlError:
         """What the server says; or that it says nothing."""
         patience = max(self._timeout - self._elapsed, _LEAST_PATIENCE)
         try:
@@ -137,11 +137,11 @@ class _Waiting:
         if isinstance(response, Refused):
             self._progress.stop()
             exit_refused(response)
-        if not isinstance(response, MembersCounted):
+        if not isinstance(response, MemberCount):
             return ControlError(f"the server at {path} is of another version of zkdns")
         return response
 
-    def _is_enough(self, counted: MembersCounted) -> bool:
+    def _is_enough(self, counted: MemberCount) -> bool:
         least, most = self._bounds
         return counted.ready and least <= counted.answered <= most
 
@@ -154,14 +154,14 @@ class _Waiting:
             return f"at least {least} wanted"
         return f"{least} to {most} wanted"
 
-    def _give_up(self, counted: MembersCounted | ControlError) -> None:
+    def _give_up(self, counted: MemberCount | ControlError) -> None:
         if isinstance(counted, ControlError):
             exit_failed(counted, NO_ANSWER)
         told = _told(self._service, counted)
         exit_failed(ZkdnsError(f"{told} after {format_duration(self._timeout)}; {self._wanted}"), FAILED)
 
 
-def _told(service: str, counted: MembersCounted | ControlError) -> str:
+def _told(service: str, counted: MemberCount | ControlError) -> str:
     if isinstance(counted, ControlError):
         return str(counted)
     if not counted.ready:

@@ -18,9 +18,9 @@ from zkdns.cli.changes import Shower, difference, make_shower
 from zkdns.cli.options import exit_failed
 from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
 from zkdns.config import Config
-from zkdns.daemon.hook import Hook
-from zkdns.daemon.signals import take_signals
 from zkdns.errors import ZkdnsError
+from zkdns.registrar.hook import Hook
+from zkdns.registrar.signals import queue_signals
 from zkdns.serverset.access import Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
@@ -187,4 +187,4 @@ def _take_signals(news: queue.SimpleQueue[_Item]) -> None:
     def tell(number: signal.Signals) -> None:
         news.put(_News.RESIZED if number == signal.SIGWINCH else _News.STOP)
 
-    take_signals((*ending, signal.SIGWINCH), tell, once=ending)
+    queue_signals((*ending, signal.SIGWINCH), tell, once=ending)

@@ -3,7 +3,7 @@
     supervisor ──── starts, watches, replaces ────┐
        │ admin HTTP, sockets                      │
        ▼                                          ▼
-    watcher ── sync, fixed file, snapshot ══feed══▶ answerer (1..N) ── UDP, TCP
+    watcher ── sync, fixed file, snapshot ══feed══▶ worker (1..N) ── UDP, TCP
 
 Never here: policy.
 """

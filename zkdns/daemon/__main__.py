@@ -1,6 +1,6 @@
 """The entry of child processes: `python -m zkdns.daemon ROLE FD`, called by the supervisor alone.
 
-Each role's modules are its own: an answerer that replaces a lost one is back the sooner without kazoo.
+Each role's modules are its own: a worker that replaces a lost one is back the sooner without kazoo.
 """
 
 import sys
@@ -9,14 +9,14 @@ import sys
 # the time that all imports take, at each start of a process that others wait for.
 sys.modules["rich"] = None  # type: ignore[assignment]
 
-from zkdns.daemon.child import main  # noqa: E402
+from zkdns.daemon.ipc.child import main  # noqa: E402
 
 if sys.argv[1] == "watcher":
-    from zkdns.daemon.watcher import watch
+    from zkdns.daemon.watcher.watcher import run_watcher
 
-    main({"watcher": watch})
+    main({"watcher": run_watcher})
 else:
-    from zkdns.daemon.answerer import answer
+    from zkdns.daemon.worker.worker import run_worker
     from zkdns.transport.loop import ServingLoop
 
-    main({"answerer": answer}, ServingLoop)
+    main({"worker": run_worker}, ServingLoop)

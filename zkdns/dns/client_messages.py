@@ -1,7 +1,7 @@
 """Queries that zkdns itself sends as a client, and the check of their responses. Bytes only, no sockets.
 
 `zkdns lookup`, the doctor and the server's self-checks use these; queries to upstreams have a stricter and
-faster parser of their own (`zkdns.forward.messages`), because their responses go to other clients.
+faster parser of their own (`zkdns.forward.message`), because their responses go to other clients.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from cachetools import LRUCache
 from zkdns.forward.question import Question
 from zkdns.forward.reply import MOST_TTL, Reply
 
-MOST_BYTES: Final = 64 << 20
+MAX_BYTES: Final = 64 << 20
 MOST_NEGATIVE_TTL: Final = 3_600  # RFC 2308 §5 suggests one to three hours
 LONGEST_STALE: Final = 86400  # a day (RFC 8767 §5 says one to three)
 LEAST_FAILURE: Final = 1  # RFC 9520 §3.2
@@ -130,7 +130,7 @@ class Cache:
         most_ttl: int,
         stale_seconds: int,
         most_negative_ttl: int = MOST_NEGATIVE_TTL,
-        most_bytes: int = MOST_BYTES,
+        most_bytes: int = MAX_BYTES,
     ) -> None:
         self.on_gone: Callable[[Question], None] = lambda _question: None
         self.size = self.evicted = 0

@@ -29,13 +29,13 @@ from zkdns.dns.responder import Answer
 from zkdns.dns.sources import FORWARD_CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
 from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
 from zkdns.forward.cache import Cache, Entry
-from zkdns.forward.datagrams import affordable_sockets
-from zkdns.forward.exchange import STOPPED, Failure, Kind
-from zkdns.forward.exchanges import Exchanges
+from zkdns.forward.forward_zones import ForwardZone, ForwardZones
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
-from zkdns.forward.routes import Route, Routes
-from zkdns.forward.special import special_answer
+from zkdns.forward.resolution import STOPPED, Failure, Kind
+from zkdns.forward.resolver import Resolver
+from zkdns.forward.special_use import special_use_answer
+from zkdns.forward.udp_client import affordable_sockets
 from zkdns.names import Labels
 from zkdns.transport import Deliver, Later
 from zkdns.transport.loop import PutOff, putting_off
@@ -66,7 +66,7 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
     question: Question
     limit: int
     wrap: Callable[[bytes], bytes]
-    route: Route
+    route: ForwardZone
 
     def wrapped(self, message: bytes) -> bytes:
         """A whole message, ready to be handed out."""
@@ -144,10 +144,10 @@ class Forwarder:
         groups = len(config.forward.zones) + 1
         sockets = max(1, affordable_sockets(2 * max_waiting) // groups)
 
-        def make(servers: Iterable[UpstreamAddress]) -> Exchanges:
-            return Exchanges(servers, most_in_flight=max_waiting, most_sockets=sockets)
+        def make(servers: Iterable[UpstreamAddress]) -> Resolver:
+            return Resolver(servers, most_in_flight=max_waiting, most_sockets=sockets)
 
-        self.routes = Routes(config, listening, secret, make)
+        self.routes = ForwardZones(config, listening, secret, make)
         self._config = config
         self._max_waiting = max_waiting
         self._clock = clock
@@ -212,7 +212,7 @@ class Forwarder:
             limit: bytes of the longest message.
             wrap: makes of a response after its id what is handed out.
         """
-        special = special_answer(query, self.routes.is_configured)
+        special = special_use_answer(query, self.routes.is_configured)
         if special is not None:
             special.recursion_available = self.is_asking
             return _once(wrap(special.pack(limit)[_ID:]), ZONE)
@@ -243,7 +243,7 @@ class Forwarder:
             return _once(next(self._aging(entry, asked)), FORWARD_CACHE)
         return Answer(
             self._aging(entry, asked),
-            group_of(asked.question),
+            group_of_question(asked.question),
             HEADER_SIZE - _ID + len(asked.query.question),
             size=_GENERATOR + min(asked.limit, len(entry.reply.records)),
             is_rare=True,
@@ -413,7 +413,7 @@ class Forwarder:
         )
 
 
-def group_of(question: Question) -> Labels:
+def group_of_question(question: Question) -> Labels:
     """What answers to a question are remembered under: like a service's key, and never one."""
     return b"", question.name, question.qtype.to_bytes(2), bytes((question.do, question.cd))
 

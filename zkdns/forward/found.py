@@ -8,7 +8,7 @@ from typing import NamedTuple
 from zkdns.dns.wire import Type
 
 
-class Found(NamedTuple):
+class HostAddresses(NamedTuple):
     """What a host name stands for."""
 
     addresses: tuple[str, ...]

@@ -8,7 +8,7 @@ import os
 _AT_ONCE = 4096  # bytes that are had from the system by one call, instead of two bytes by each
 
 
-class Ids:
+class RandomIds:
     """Random numbers of 16 bits, from the system's source of secrets."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ from tests.support.chromium import Chromium, Tab
 from zkdns.address import HostPort
 from zkdns.admin.sse import MAX_STREAMS
 from zkdns.admin.status import UpstreamStatus, ZooKeeperStatus
-from zkdns.daemon.inquiries import Explained, ExplainedMember, ServiceLine, Session, TypeAnswer
+from zkdns.daemon.ipc.control_messages import ExplainedMember, Explanation, ServiceLine, Session, TypeAnswer
 from zkdns.telemetry import last_hour
 from zkdns.telemetry.stats import SOURCES
 
@@ -58,8 +58,8 @@ def line(name: str, alive: int = 3, **numbers: Any) -> ServiceLine:
     return ServiceLine(name, alive, **{**none, **numbers})
 
 
-def explained(service: str, *members: ExplainedMember) -> Explained:
-    return Explained(
+def explained(service: str, *members: ExplainedMember) -> Explanation:
+    return Explanation(
         asked=service,
         name=f"{service}.discovery",
         kind="service",

@@ -1,0 +1,54 @@
+"""Copies of a server's table: from sources that can be read, and from those that cannot."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zkdns.cli import table_copy
+from zkdns.cli.table_copy import copy_from_sources
+from zkdns.config import Config, load_config
+from zkdns.errors import ZkdnsError
+
+
+def configured(**flags: Any) -> Config:
+    return load_config(flags={"upstream": ("none",), **flags}, environment={}, file=None)
+
+
+def test_a_source_is_read_until_its_host_names_are_resolved(tmp_path: Path) -> None:
+    file = tmp_path / "services.toml"
+    file.write_text('[services."db.prod"]\nmembers = ["localhost:1", "10.0.0.1:2"]\n')
+    config = configured(fixed=str(file), ttl="9")
+    copy = asyncio.run(copy_from_sources(config))
+    assert copy.table.addresses_of("localhost")
+    assert (copy.config.ttl, copy.is_stale) == (9, False)
+    assert copy.table.serial > 0
+    assert list(copy.table.services) == [(b"db", b"prod", b"discovery")]
+
+
+def test_host_names_that_are_not_resolved_are_not_waited_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_copy, "_RESOLVE_SECONDS", 0.1)
+    file = tmp_path / "services.toml"
+    file.write_text('[services."db.prod"]\nmembers = ["nowhere.invalid:1"]\n')
+    copy = asyncio.run(copy_from_sources(configured(fixed=str(file))))
+    assert copy.table.hosts == {"nowhere.invalid"}
+    assert not copy.table.addresses_of("nowhere.invalid")
+
+
+def test_a_source_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_copy, "_READ_SECONDS", 0.3)
+    with pytest.raises(ZkdnsError, match=r"^ZooKeeper at 127\.0\.0\.1:1 could not be read within 0\.3 s$"):
+        asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1")))
+
+
+def test_a_snapshot_that_is_there_is_neither_read_nor_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_copy, "_READ_SECONDS", 0.3)
+    snapshot = tmp_path / "snapshot"
+    with pytest.raises(ZkdnsError):
+        asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1", snapshot=str(snapshot))))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,331 @@
+"""The control socket: one request, one response, for nobody but the server's own user."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.daemon.ipc.feed_helpers import until
+from zkdns.daemon.ipc import control
+from zkdns.daemon.ipc.control import (
+    REQUESTS,
+    AcceptLosses,
+    Contents,
+    ControlError,
+    ControlServer,
+    Dump,
+    FlushCaches,
+    Flushed,
+    LossesAccepted,
+    Refused,
+    ReleasedMember,
+    Reload,
+    Reloaded,
+    Request,
+    Response,
+    command,
+    responses,
+)
+from zkdns.serverset.changes import SetDropped
+
+UNREACHABLE = "control_socket_failed"
+LET_GO = LossesAccepted(
+    (ReleasedMember("web.staging", "/discovery/staging/web/member_0000000001", "10.0.0.1:80", 1.5),)
+)
+
+
+@pytest.fixture
+def path(short_path: Path) -> str:
+    return str(short_path / "run" / "control")
+
+
+def respond(request: Request) -> Response:
+    if isinstance(request, FlushCaches):
+        return Flushed(2, 3)
+    assert isinstance(request, AcceptLosses)
+    assert request.service != "broken"
+    return LET_GO if request.service is None else Refused("nothing", f"nothing is held of {request.service}")
+
+
+def serve(path: str, scenario: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        server = ControlServer(path, respond)
+        await server.start()
+        try:
+            await scenario()
+        finally:
+            server.close()
+
+    asyncio.run(run())
+
+
+def test_a_request_is_answered(path: str) -> None:
+    async def scenario() -> None:
+        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await command(path, AcceptLosses("web")) == Refused("nothing", "nothing is held of web")
+        assert await command(path, FlushCaches("example")) == Flushed(2, 3)
+
+    serve(path, scenario)
+
+
+def test_a_response_may_have_many_parts_and_others_are_answered_between_them(path: str) -> None:
+    """Each part is made when the one before it has gone; nobody waits for the last one."""
+    made: list[int] = []
+
+    def answer(request: Request) -> Response | Iterator[Response]:
+        return parts() if isinstance(request, Dump) else respond(request)
+
+    def parts() -> Iterator[Response]:
+        for number in range(100):
+            made.append(number)
+            yield Contents((SetDropped("x" * 100_000),))
+        yield Contents(())
+
+    async def scenario() -> None:
+        server = ControlServer(path, answer)
+        await server.start()
+        async with contextlib.aclosing(responses(path, Dump())) as stream:
+            first = await anext(stream)
+            assert await command(path, FlushCaches(None)) == Flushed(2, 3)
+            assert len(made) < 50
+            rest = [response async for response in limited(stream, 100)]
+        assert isinstance(first, Contents)
+        assert [len(part.changes) for part in rest if isinstance(part, Contents)] == [1] * 99 + [0]
+        server.close()
+
+    asyncio.run(scenario())
+
+
+async def limited(stream: AsyncIterator[Response], count: int) -> AsyncIterator[Response]:
+    """So many of them."""
+    for _ in range(count):
+        yield await anext(stream)
+
+
+def test_who_does_not_take_what_was_asked_for_is_let_go(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "_SECONDS", 0.2)
+    ended: list[bool] = []
+
+    def parts() -> Iterator[Response]:
+        try:
+            while True:
+                yield Contents((SetDropped("x" * 1_000_000),))
+        finally:
+            ended.append(True)
+
+    async def scenario() -> None:
+        server = ControlServer(path, lambda _: parts())
+        await server.start()
+        _, writer = await asyncio.open_unix_connection(path, limit=1)
+        writer.write(REQUESTS.encode(Dump()))
+        await until(lambda: ended)
+        writer.close()
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
+    def parts() -> Iterator[Response]:
+        yield Contents(())
+        raise LookupError
+
+    async def scenario() -> None:
+        server = ControlServer(path, lambda _: parts())
+        await server.start()
+        with capture_logs() as logs:
+            async with contextlib.aclosing(responses(path, Dump())) as stream:
+                assert await anext(stream) == Contents(())
+                assert isinstance(await anext(stream), Refused)
+                with pytest.raises(ControlError, match="hung up"):
+                    await anext(stream)
+        assert [entry["event"] for entry in logs] == ["control_request_failed"]
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_only_its_own_user_may_use_the_socket_and_nothing_is_left_of_it(path: str) -> None:
+    async def scenario() -> None:
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - a name in memory
+
+    before = os.umask(0o022)
+    try:
+        serve(path, scenario)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(before)
+    assert not Path(path).exists()
+
+
+def test_the_socket_of_a_dead_server_is_replaced(path: str) -> None:
+    Path(path).parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(path)
+
+    async def scenario() -> None:
+        assert await command(path, AcceptLosses(None)) == LET_GO
+
+    serve(path, scenario)
+
+
+def test_another_servers_socket_stays_its_own(path: str) -> None:
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            other = ControlServer(path, lambda _: Refused("mistaken", "the wrong one"))
+            await other.start()
+            other.close()
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [
+            (UNREACHABLE, "another server has it")
+        ]
+        assert await command(path, AcceptLosses(None)) == LET_GO
+
+    serve(path, scenario)
+
+
+def test_who_has_lost_its_socket_to_another_does_not_take_it_away(path: str) -> None:
+    async def scenario() -> None:
+        os.unlink(path)  # noqa: PTH108 - a name in memory, as it were
+        successor = ControlServer(path, respond)
+        await successor.start()
+        try:
+            first.close()
+            assert await command(path, AcceptLosses(None)) == LET_GO
+        finally:
+            successor.close()
+
+    async def run() -> None:
+        await first.start()
+        await scenario()
+
+    first = ControlServer(path, respond)
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_text("precious"), "there is a file of that name that is no socket"),
+        (lambda path: path.mkdir(), "there is a file of that name that is no socket"),
+        (lambda path: path.parent.rmdir() or path.parent.write_text(""), "File exists"),
+    ],
+)
+def test_where_it_cannot_listen_it_says_so_and_goes_on(
+    path: str, make: Callable[[Path], object], reason: str
+) -> None:
+    Path(path).parent.mkdir()
+    make(Path(path))
+
+    async def scenario() -> None:
+        server = ControlServer(path, respond)
+        with capture_logs() as logs:
+            await server.start()
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [(UNREACHABLE, reason)]
+        server.close()
+
+    asyncio.run(scenario())
+    assert not Path(path).is_file() or Path(path).read_text() == "precious"
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_told(short_path: Path) -> None:
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            await ControlServer(str(short_path / ("x" * 120)), respond).start()
+        assert [entry["reason"] for entry in logs] == ["AF_UNIX path too long"]
+
+    asyncio.run(scenario())
+
+
+def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path: str) -> None:
+    async def scenario() -> None:
+        with capture_logs() as logs:
+            refused = await command(path, AcceptLosses("broken"))
+        assert refused == Refused("mistaken", "the server could not do it; its log says why")
+        assert [entry["event"] for entry in logs] == ["control_request_failed"]
+        assert await command(path, AcceptLosses(None)) == LET_GO
+
+    serve(path, scenario)
+
+
+@pytest.mark.parametrize(
+    "sent", [b"\xff\xff\xff\xff", b"\0\0\0\x01\xc1", REQUESTS.encode(AcceptLosses(None))[:-1], b""]
+)
+def test_what_is_no_request_costs_nobody_anything(path: str, sent: bytes) -> None:
+    async def scenario() -> None:
+        _, writer = await asyncio.open_unix_connection(path)
+        writer.write(sent)
+        assert await command(path, AcceptLosses(None)) == LET_GO
+        writer.close()
+
+    serve(path, scenario)
+
+
+def test_an_unknown_request_is_refused_with_a_sentence(path: str) -> None:
+    async def scenario() -> None:
+        reader, writer = await asyncio.open_unix_connection(path)
+        writer.write(b"\0\0\0\x0d\x81\xa4type\xa6reload")
+        assert b"none that this version of zkdns understands" in await reader.read()
+        writer.close()
+
+    serve(path, scenario)
+
+
+def test_where_no_server_is_the_sentence_says_so(path: str) -> None:
+    with pytest.raises(ControlError, match=f"^no server listens at {path}; start one"):
+        asyncio.run(command(path, AcceptLosses(None)))
+
+
+def test_a_server_that_hangs_up_is_told(path: str) -> None:
+    async def scenario() -> None:
+        Path(path).parent.mkdir()
+        server = await asyncio.start_unix_server(lambda _, writer: writer.close(), path)
+        with pytest.raises(ControlError, match=r"hung up without an answer$|cannot be reached"):
+            await command(path, AcceptLosses(None))
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_socket_of_a_predecessor_is_taken_over_and_no_other_process_s(path: str) -> None:
+    async def scenario() -> None:
+        successor = ControlServer(path, lambda _: Refused("nothing", "the successor"))
+        with capture_logs() as logs:
+            await successor.start(predecessor=1)
+        assert [entry["reason"] for entry in logs] == ["another server has it"]
+        await successor.start(predecessor=os.getpid())
+        try:
+            assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")
+            first.close()
+            assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")
+        finally:
+            successor.close()
+        assert os.listdir(Path(path).parent) == []  # noqa: PTH208 - names alone
+
+    async def run() -> None:
+        await first.start()
+        await scenario()
+
+    first = ControlServer(path, respond)
+    asyncio.run(run())
+
+
+def test_an_answer_may_be_waited_for(path: str) -> None:
+    async def answer() -> Response:
+        await asyncio.sleep(0)
+        return Reloaded(("ttl",), ("worker",), 0.5)
+
+    async def scenario() -> None:
+        server = ControlServer(path, lambda _: answer())
+        await server.start()
+        try:
+            assert await command(path, Reload(all=False)) == Reloaded(("ttl",), ("worker",), 0.5)
+        finally:
+            server.close()
+
+    asyncio.run(scenario())

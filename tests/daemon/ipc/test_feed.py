@@ -1,0 +1,450 @@
+"""The feed over a real Unix socket: what the watcher has, each worker gets, and loses nothing meanwhile."""
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from tests.daemon.ipc.feed_helpers import Worker, answering, contents, member, publishing, put, until
+from zkdns.daemon.ipc import feed
+from zkdns.daemon.ipc.feed import FRAMES, Begin, Changes, End, FeedMessage, Publisher, SourceHealth
+from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped
+from zkdns.serverset.member import Endpoint, Member
+from zkdns.table import Table
+
+UNREADY = SourceHealth(ready=False, stale=True)
+READY = SourceHealth(ready=True, stale=False)
+STALE = SourceHealth(ready=True, stale=True)
+
+WEB = put("web", member(1), member(2, "web.example"))
+API = put("api", member(1))
+
+
+@pytest.fixture
+def path(short_path: Path) -> str:
+    return str(short_path / "feed")
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connect again soon."""
+    monkeypatch.setattr(feed, "_RECONNECT_SECONDS", 0.005)
+
+
+async def same(worker: Worker, publisher: Publisher) -> None:
+    """Wait until both have the same table, also of what is published just now."""
+    await until(lambda: not publisher._pending and worker.table.serial == publisher.table.serial)
+    assert contents(worker.table) == contents(publisher.table)
+
+
+# -- a copy, then differences ------------------------------------------------------------------------------
+
+
+def test_who_subscribes_gets_a_copy_and_then_each_difference(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as late:
+            publisher.publish([WEB, HostResolved("web.example", ("192.0.2.1",)), API])
+            publisher.set_health(ready=True, stale=False)
+            async with answering(path) as later:
+                for worker in (late, later):
+                    await same(worker, publisher)
+                    assert worker.table.addresses_of("web.example") == ("192.0.2.1",)
+                publisher.publish([SetChanged(WEB.origin, (member(3),), (member(1).name,))])
+                publisher.publish([SetDropped(API.origin)])
+                for worker in (late, later):
+                    await same(worker, publisher)
+                    assert worker.changed[-1] == {WEB.name.key, API.name.key}
+            assert publisher.table.origins == {WEB.origin}
+
+    asyncio.run(scenario())
+
+
+def test_a_copy_of_many_frames_keeps_the_order_of_members(path: str) -> None:
+    many = [put(f"s{n}", *(member(m) for m in range(n % 7, 0, -1))) for n in range(1000)]
+
+    async def scenario() -> None:
+        async with publishing(path) as publisher:
+            publisher.publish(many)
+            publisher.set_health(ready=True, stale=False)
+            async with answering(path) as worker:
+                await until(lambda: worker.health == READY)
+                assert contents(worker.table) == contents(publisher.table)
+
+    asyncio.run(scenario())
+
+
+def test_an_empty_copy_has_the_serial_too(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher:
+            publisher.publish([WEB])
+            publisher.set_health(ready=True, stale=False)
+            publisher.publish([SetDropped(WEB.origin)])
+            async with answering(path) as worker:
+                await until(lambda: worker.health == READY)
+                assert worker.table.serial == publisher.table.serial > 0
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_who_subscribes_while_changes_stream_gets_exactly_the_publishers_table(path: str, seed: int) -> None:
+    dice = random.Random(seed)
+
+    def change() -> Change:
+        some = put(f"s{dice.randrange(8)}", *(random_member(dice) for _ in range(dice.randrange(5))))
+        choices: list[Change] = [
+            some,
+            SetChanged(some.origin, some.members, tuple(f"m{dice.randrange(9)}" for _ in range(2))),
+            SetDropped(some.origin),
+            HostResolved(f"h{dice.randrange(3)}.example", (f"192.0.2.{dice.randrange(9)}",)),
+        ]
+        return dice.choice(choices)
+
+    async def scenario() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            publisher = await stack.enter_async_context(publishing(path))
+            workers: list[Worker] = []
+            for step in range(1000):
+                publisher.publish([change() for _ in range(dice.randrange(4))])
+                if step == 100:
+                    publisher.set_health(ready=True, stale=False)
+                if step % 150 == 50:
+                    workers.append(await stack.enter_async_context(answering(path)))
+                if dice.random() < 0.5:
+                    await asyncio.sleep(0)
+            for worker in workers:
+                await same(worker, publisher)
+                assert worker.health == READY
+                assert worker.table.hosts == publisher.table.hosts
+            assert len(workers) == 7
+
+    asyncio.run(scenario())
+
+
+def random_member(dice: random.Random) -> Member:
+    host = dice.choice(["10.0.0.1", "10.0.0.2", "h0.example", "h1.example", "h2.example"])
+    return Member(f"m{dice.randrange(9)}", Endpoint(host, 80))
+
+
+# -- publishers that go and come ---------------------------------------------------------------------------
+
+
+def test_a_publisher_that_restarts_wipes_nothing_until_its_own_table_is_ready(path: str) -> None:
+    async def scenario() -> None:
+        async with answering(path) as worker:
+            async with publishing(path) as publisher:
+                publisher.publish([WEB, API])
+                publisher.set_health(ready=True, stale=False)
+                await until(lambda: worker.health == READY)
+            await until(lambda: worker.health == STALE)
+            async with publishing(path) as publisher:
+                await until(lambda: publisher._subscribers)
+                publisher.publish([read := put("web", member(9))])
+                await until(lambda: next(iter(worker.table.contents())) == read)
+                assert worker.table.origins == {WEB.origin, API.origin}
+                publisher.set_health(ready=True, stale=False)
+                await until(lambda: worker.health == READY)
+                assert contents(worker.table) == contents(publisher.table)
+                assert worker.table.origins == {WEB.origin}
+            assert [health for health in worker.healths if health != UNREADY][:3] == [READY, STALE, READY]
+
+    asyncio.run(scenario())
+
+
+class Puppet:
+    """Says to the next subscribers what it is told to, frame by frame."""
+
+    def __init__(self) -> None:
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def accept(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.writers.append(writer)
+
+    def say(self, *messages: FeedMessage) -> None:
+        self.writers[-1].write(b"".join(map(FRAMES.encode, messages)))
+
+
+@contextlib.asynccontextmanager
+async def puppet(path: str) -> AsyncIterator[Puppet]:
+    made = Puppet()
+    server = await asyncio.start_unix_server(made.accept, path)
+    try:
+        yield made
+    finally:
+        server.close()
+        for writer in made.writers:
+            writer.close()
+
+
+def test_what_a_copy_lacks_is_dropped_at_its_end_and_only_then(path: str) -> None:
+    async def scenario() -> None:
+        async with puppet(path) as watcher, answering(path) as worker:
+            await until(lambda: watcher.writers)
+            watcher.say(Begin(), Changes(1, (WEB, API)), End(1), READY)
+            await until(lambda: worker.health == READY)
+            for rounds in (1, 2):  # copies that end in the middle
+                watcher.say(Begin(), Changes(rounds + 1, (put("new", member(rounds)),)))
+                await until(lambda: worker.table.serial == rounds + 1)  # noqa: B023 - used at once
+                assert worker.table.origins == {WEB.origin, API.origin, "/discovery/staging/new"}
+                watcher.writers[-1].close()
+                await until(lambda: len(watcher.writers) == rounds + 1)  # noqa: B023 - used at once
+                assert worker.health == STALE
+            watcher.say(Begin(), Changes(9, (API,)))
+            await until(lambda: worker.table.serial == 9)
+            assert WEB.origin in worker.table.origins
+            watcher.say(End(9))
+            await until(lambda: worker.table.origins == {API.origin})
+            assert worker.changed[-1] == {WEB.name.key, (b"new", b"staging", b"discovery")}
+            # What is dropped between two copies does not come back with the memory of the first.
+            watcher.say(Begin(), End(10))
+            await until(lambda: worker.table.serial == 10)
+            assert worker.table.origins == set()
+
+    asyncio.run(scenario())
+
+
+def test_a_socket_that_is_not_there_yet_is_waited_for(path: str) -> None:
+    async def scenario() -> None:
+        async with answering(path) as worker:
+            await asyncio.sleep(0.02)  # some tries
+            async with publishing(path) as publisher:
+                publisher.publish([WEB])
+                publisher.set_health(ready=True, stale=False)
+                await same(worker, publisher)
+
+    asyncio.run(scenario())
+
+
+# -- what people ask of all workers ----------------------------------------------------------------------
+
+
+def test_caches_are_flushed_at_all_who_are_there_and_at_nobody_later(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher:
+            assert publisher.flush_caches(None) == 0
+            async with answering(path) as one, answering(path) as other:
+                await until(lambda: len(publisher._subscribers) == 2)
+                publisher.publish([WEB])
+                publisher.set_health(ready=True, stale=False)
+                assert publisher.flush_caches(b"\x07example\0") == 2
+                assert publisher.flush_caches(None) == 2
+                for worker in (one, other):
+                    await until(lambda: len(worker.flushed) == 2)  # noqa: B023 - used at once
+                    assert worker.flushed == [b"\x07example\0", None]
+                    await same(worker, publisher)
+            async with answering(path) as later:
+                await until(lambda: later.health == READY)
+                assert later.flushed == []
+
+    asyncio.run(scenario())
+
+
+def test_a_cache_that_cannot_be_flushed_costs_no_change(path: str) -> None:
+    def refuse(_: bytes | None) -> None:
+        raise ValueError
+
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            worker.subscriber._on_flush = refuse
+            await until(lambda: publisher._subscribers)
+            with capture_logs() as logs:
+                assert publisher.flush_caches(None) == 1
+                publisher.publish([WEB])
+                publisher.set_health(ready=True, stale=False)
+                await same(worker, publisher)
+            assert [entry["event"] for entry in logs] == ["cache_flush_failed"]
+
+    asyncio.run(scenario())
+
+
+# -- health ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("told", "heard"),
+    [
+        ([(False, False), (True, False)], [UNREADY, READY]),
+        ([(True, True), (True, False)], [UNREADY, STALE, READY]),  # from a snapshot, then read
+        ([(True, False), (True, True), (True, False)], [UNREADY, READY, STALE, READY]),
+        ([(True, False), (True, False), (True, False)], [UNREADY, READY]),
+        # Not ready any more: what is known is only older than it seemed.
+        ([(True, False), (False, False), (True, False)], [UNREADY, READY, STALE, READY]),
+        ([(True, False), (False, True)], [UNREADY, READY, STALE]),
+    ],
+)
+def test_health_arrives_as_it_changes(
+    path: str, told: list[tuple[bool, bool]], heard: list[SourceHealth]
+) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            await until(lambda: publisher._subscribers)
+            await until(lambda: worker.healths)
+            for ready, stale in told:
+                publisher.set_health(ready=ready, stale=stale)
+            await until(lambda: worker.healths == heard)
+
+    asyncio.run(scenario())
+
+
+def test_what_was_published_before_readiness_arrives_before_it(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            await until(lambda: publisher._subscribers)
+            publisher.publish([WEB])
+            publisher.set_health(ready=True, stale=False)
+            publisher.publish([API])
+            publisher.set_health(ready=True, stale=True)
+            await until(lambda: worker.health == STALE)
+            assert dict(zip(worker.healths, worker.sizes, strict=True))[READY] == 1
+            assert worker.sizes[-1] == 2
+
+    asyncio.run(scenario())
+
+
+# -- serials and what is sent ------------------------------------------------------------------------------
+
+
+def test_dns_15_the_serial_rises_with_each_batch_and_is_near_the_time(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            begun = int(time.time())
+            publisher.set_health(ready=True, stale=False)
+            await until(lambda: worker.health == READY)
+            serials = []
+            for number in range(5):
+                publisher.publish([put("web", member(number))])
+                publisher.publish([put("api", member(number))])
+                await same(worker, publisher)
+                serials.append(worker.table.serial)
+            assert serials == sorted(set(serials))
+            assert begun <= serials[0] <= time.time()
+            assert [len(changed) for changed in worker.changed[-5:]] == [2] * 5
+
+    asyncio.run(scenario())
+
+
+def test_dns_15_a_serial_that_was_restored_is_gone_on_from() -> None:
+    async def scenario() -> list[int]:
+        publisher = Publisher()
+        serials = []
+        for serial in (0xF0000000, 0xFFFFFFFF):
+            publisher.table.serial = serial
+            publisher.publish([put("web", member(serial))])
+            await asyncio.sleep(0)
+            serials.append(publisher.table.serial)
+        return serials
+
+    assert asyncio.run(scenario()) == [0xF0000001, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        WEB,
+        SetDropped("/discovery/staging/unknown"),
+        SetChanged("/discovery/staging/unknown", (member(1),), ()),
+        SetChanged(WEB.origin, (), ("member_0000000099",)),
+        HostResolved("nobodys.example", ("192.0.2.1",)),
+        HostResolved("web.example", ("192.0.2.7",)),
+    ],
+)
+def test_a_change_without_effect_is_not_sent_and_raises_no_serial(path: str, change: Change) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher:
+            publisher.publish([WEB, HostResolved("web.example", ("192.0.2.7",))])
+            publisher.set_health(ready=True, stale=False)
+            reader, writer = await asyncio.open_unix_connection(path)
+            while await FRAMES.read(reader) != READY:
+                pass
+            serial = publisher.table.serial
+            told: list[None] = []
+            publisher.on_change = lambda: told.append(None)
+            publisher.publish([change])
+            publisher.set_health(ready=True, stale=True)
+            assert await FRAMES.read(reader) == STALE
+            assert publisher.table.serial == serial
+            assert not told
+            writer.close()
+
+    asyncio.run(scenario())
+
+
+# -- who does not keep up ----------------------------------------------------------------------------------
+
+
+def test_who_does_not_read_is_cut_off_and_the_others_go_on(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_MOST_BACKLOG", 20_000)
+
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            publisher.publish([put("big", *map(member, range(5_000)))])
+            publisher.set_health(ready=True, stale=False)
+            await same(worker, publisher)
+            reader, writer = await asyncio.open_unix_connection(path)  # which reads no more than its buffer
+            await until(lambda: len(publisher._subscribers) == 2)
+            count = 0
+            while len(publisher._subscribers) == 2:  # a copy alone, however long, cuts nobody off
+                count += 1
+                publisher.publish([put("web", *(member(n, f"h{count}.example") for n in range(100)))])
+                await same(worker, publisher)
+            assert 5 < count < 1000
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+            publisher.publish([API])
+            await same(worker, publisher)
+            assert STALE not in worker.healths
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    assert [entry["event"] for entry in logs] == ["worker_feed_lagging"]
+
+
+def test_who_was_cut_off_begins_anew_and_misses_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "_MOST_BACKLOG", 1000)
+
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            publisher.set_health(ready=True, stale=False)
+            await until(lambda: worker.health == READY)
+            publisher.publish([put("big", *map(member, range(20_000)))])  # more than a backlog in one frame
+            await until(lambda: STALE in worker.healths)
+            await same(worker, publisher)
+            await until(lambda: worker.health == READY)
+
+    with capture_logs() as logs:
+        asyncio.run(scenario())
+    assert len(logs) == 1
+
+
+def test_publishing_to_nobody_is_no_error() -> None:
+    async def scenario() -> Table:
+        publisher = Publisher()
+        publisher.publish([WEB])
+        publisher.set_health(ready=True, stale=False)
+        publisher.publish([API])
+        publisher.close()
+        return publisher.table
+
+    assert asyncio.run(scenario()).origins == {WEB.origin, API.origin}
+
+
+def test_who_is_told_again_of_readiness_keeps_its_table(path: str) -> None:
+    async def scenario() -> None:
+        async with publishing(path) as publisher, answering(path) as worker:
+            await until(lambda: publisher._subscribers)
+            publisher.publish([WEB])
+            for ready in (True, False, True):
+                publisher.set_health(ready=ready, stale=False)
+            publisher.publish([API])
+            await same(worker, publisher)
+            assert worker.table.origins == {WEB.origin, API.origin}
+
+    asyncio.run(scenario())

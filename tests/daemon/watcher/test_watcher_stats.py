@@ -1,0 +1,97 @@
+"""Counts of members that join, leave and are in the table."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tests.daemon.ipc.feed_helpers import known_of, member, put
+from zkdns.config import load_config
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.watcher.queries import list_services
+from zkdns.daemon.watcher.watcher_stats import MemberCounts, MemberMovements
+from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
+from zkdns.serverset.member import Member
+from zkdns.table import Table
+
+WEB = put("web")
+
+
+def some_members() -> st.SearchStrategy[tuple[Member, ...]]:
+    """Distinct members with one of two hosts each."""
+    numbers = st.dictionaries(st.integers(0, 4), st.sampled_from(["10.0.0.1", "10.0.0.2"]))
+    return numbers.map(lambda hosts: tuple(member(number, host) for number, host in hosts.items()))
+
+
+def some_names() -> st.SearchStrategy[tuple[str, ...]]:
+    return st.lists(st.integers(0, 4), unique=True).map(
+        lambda numbers: tuple(member(number).name for number in numbers)
+    )
+
+
+def changes() -> st.SearchStrategy[Change]:
+    origins = st.sampled_from(["web", "db"])
+    return st.one_of(
+        st.builds(lambda name, members: put(name, *members), origins, some_members()),
+        st.builds(
+            lambda name, added, removed: SetChanged(put(name).origin, added, removed),
+            *(origins, some_members(), some_names()),
+        ),
+        st.builds(lambda name: SetDropped(put(name).origin), origins),
+        st.builds(lambda name: SetUnread(put(name).origin, put(name).name), origins),
+        st.builds(lambda name, names: MembersHeld(put(name).origin, names), origins, some_names()),
+    )
+
+
+@given(st.lists(changes(), max_size=12))
+def test_joined_minus_left_is_the_number_of_members(made: list[Change]) -> None:
+    table = Table(departed_seconds=0)
+    movements = MemberMovements(table)
+    for change in made:
+        movements.note(change)
+        table.apply(change)
+        there = sum(len(owner.members) for one in table.services.values() for owner in one.sets.values())
+        assert movements.joined - movements.left == there
+
+
+@pytest.mark.parametrize(
+    ("change", "joined", "left"),
+    [
+        (put("web", member(1), member(2, "10.0.0.9"), member(3)), 1, 0),
+        (put("web", member(2)), 0, 1),
+        (SetChanged(WEB.origin, (member(2, "10.0.0.9"), member(3)), ()), 1, 0),
+        (SetChanged(WEB.origin, (member(2, "10.0.0.9"),), (member(2).name,)), 0, 0),
+        (SetChanged(WEB.origin, (), (member(1).name, member(7).name)), 0, 1),
+        (SetChanged("/unknown", (member(1),), ()), 0, 0),
+        (SetDropped(WEB.origin), 0, 2),
+        (MembersHeld(WEB.origin, (member(1).name,)), 0, 0),
+    ],
+    ids=["put", "put fewer", "added", "replaced", "removed", "of an unknown set", "dropped", "held"],
+)
+def test_a_replaced_or_held_member_neither_joins_nor_leaves(change: Change, joined: int, left: int) -> None:
+    table = Table(departed_seconds=0)
+    table.apply(put("web", member(1), member(2)))
+    movements = MemberMovements(table)
+    movements.note(change)
+    assert (movements.joined, movements.left) == (joined, left)
+
+
+def test_the_census_agrees_with_the_list_of_services() -> None:
+    asyncio.run(count_both_ways())
+
+
+async def count_both_ways() -> None:
+    publisher, config = Publisher(), load_config(flags={}, environment={}, file=None)
+    table = publisher.table
+    census = MemberCounts(table, config.statuses)
+    weights = {1: 1.0, 2: 0.0, 3: -1.0}
+    table.apply(put("web", *(replace(member(number), weight=weight) for number, weight in weights.items())))
+    census.note(set(table.services))
+    census.take()
+    listed, _ = list_services(known_of(config, publisher))
+    assert [(line.alive, line.hidden) for line in listed.services] == [(2, 1)]
+    assert (census.alive, census.hidden) == (2, 1)

@@ -1,0 +1,74 @@
+"""One namespace's source: what becomes of clients that end, and of what only a snapshot knew."""
+
+import asyncio
+import threading
+from typing import Any
+
+import pytest
+
+from tests.daemon.ipc.feed_helpers import until
+from tests.serverset.sync_helpers import Locked, join
+from tests.support.fault_proxy import FaultProxy
+from tests.support.zookeeper import ZooKeeperServer
+from zkdns.config import Config, ZooKeeperSettings
+from zkdns.daemon.watcher import zookeeper_source
+from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
+from zkdns.namespace import parse_namespace
+from zkdns.serverset.changes import Change, SetDropped
+from zkdns.serverset.sync import SyncState
+
+pytestmark = pytest.mark.zookeeper
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often."""
+    monkeypatch.setattr(zookeeper_source, "_LOOK_SECONDS", 0.02)
+
+
+def source_of(hosts: str, zk_root: str, changes: list[Change]) -> ZooKeeperSource:
+    namespace = parse_namespace(f"{zk_root}/{{environment}}/{{service}}")
+    config = Config(listen=(), namespaces=(namespace,), zookeeper=ZooKeeperSettings(hosts=hosts))
+    return ZooKeeperSource(config, namespace, changes.extend, lambda *_: None)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # which is how they end
+def test_clients_that_end_leave_no_threads(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+    join(zk, f"{zk_root}/staging/web")
+
+    async def scenario(proxy: FaultProxy) -> None:
+        source = source_of(proxy.address, zk_root, [])
+        source.start()
+        await until(lambda: source.sync.state is SyncState.LIVE)
+        threads = threading.active_count()
+        for _ in range(5):
+            client = source._client
+            proxy.send_reply(-4, -115)  # to what nobody has asked
+            await until(lambda: source._client is not client)  # noqa: B023 - used at once
+            await until(lambda: source.sync.state is SyncState.LIVE)
+        await until(lambda: threading.active_count() <= threads)
+        await source.stop()
+
+    with FaultProxy(zookeeper.port) as proxy:
+        asyncio.run(scenario(proxy))
+
+
+def test_what_only_a_snapshot_knew_goes_when_it_can_be_seen_that_it_is_no_more(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    there, gone = f"{zk_root}/staging/web", f"{zk_root}/staging/old"
+    join(zk, there)
+    changes: list[Change] = []
+
+    async def scenario() -> None:
+        source = source_of(zookeeper.address, zk_root, changes)
+        with Locked(zookeeper.address, f"{zk_root}/staging"):
+            source.restore([there, gone])
+            source.start()
+            await until(lambda: source.sync.state is SyncState.LIVE)
+            assert changes == []
+        await until(lambda: SetDropped(gone) in changes)
+        assert SetDropped(there) not in changes
+        await source.stop()
+
+    asyncio.run(scenario())

@@ -1,0 +1,137 @@
+"""Reports the state of the server to systemd: ready, alive, and a status line.
+
+The server is ready when it answers queries and has the table, so that units ordered after it find their
+services. Without ZooKeeper it becomes ready after a while without the table, because forwarded names already
+work.
+
+The server is alive if it has just answered a query at each of its addresses. If workers have sockets of their
+own, the kernel selects one by the client's port, so each round queries from several ports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from zkdns.address import HostPort
+from zkdns.config import Config
+from zkdns.daemon.supervisor.self_check import unresponsive_addresses
+from zkdns.durations import format_duration
+from zkdns.telemetry.sd_notify import Notifier
+from zkdns.telemetry.stats import Stats, WatcherStats
+
+TABLE_SECONDS = 10.0
+"""Maximum time that a server waits for the table before it is ready without one."""
+_START_TICK, _TICK = 0.05, 1.0  # seconds
+_ROUNDS = 4  # of checks within the watchdog's time, so that one may fail
+_STEP = 10  # seconds
+
+
+class SystemdNotifier:
+    """Reports to systemd, until cancelled.
+
+    Args:
+        notifier: sends to systemd.
+        config: returns the configuration in force.
+        addresses: returns the bound DNS addresses.
+        is_ready: returns whether every worker has a table.
+        stats: returns the watcher's stats.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        config: Callable[[], Config],
+        addresses: Callable[[], Sequence[HostPort]],
+        is_ready: Callable[[], bool],
+        stats: Callable[[], Stats | None],
+    ) -> None:
+        self._notifier = notifier
+        self._config = config
+        self._addresses = addresses
+        self._is_ready = is_ready
+        self._was_ready = False
+        self._stats = stats
+
+    async def run(self) -> None:
+        """Report without end. Returns at once without a service manager."""
+        if not self._notifier.is_connected:
+            return
+        await self._start()
+        watchdog = self._notifier.watchdog_seconds
+        pause = min(_TICK, watchdog / _ROUNDS) if watchdog else _TICK
+        due = time.monotonic()
+        silent: HostPort | None = None
+        while True:
+            if watchdog and time.monotonic() >= due:
+                due = time.monotonic() + watchdog / _ROUNDS
+                silent = await self._unresponsive()
+                if silent is None:
+                    self._notifier.alive()
+            if silent is None:
+                self._report_status()
+            else:
+                self._notifier.status(f"no answer at {silent}")
+            await asyncio.sleep(pause)
+
+    async def _start(self) -> None:
+        """Wait until the server is ready, and report it."""
+        deadline = time.monotonic() + TABLE_SECONDS
+        while True:
+            self._report_status()
+            if (self._is_ready() or time.monotonic() >= deadline) and not await self._unresponsive():
+                self._notifier.ready()
+                return
+            await asyncio.sleep(_START_TICK)
+
+    def _report_status(self) -> None:
+        self._was_ready |= self._is_ready()
+        stats = self._stats()
+        if stats is None and self._was_ready:
+            return  # the watcher is being replaced, which does not change the responses
+        self._notifier.status(describe(stats, is_ready=self._was_ready, now=time.monotonic()))
+
+    async def _unresponsive(self) -> HostPort | None:
+        """Return an address that does not respond."""
+        config = self._config()
+        silent = await unresponsive_addresses(self._addresses(), config.zones[0], config.workers)
+        return silent[0] if silent else None
+
+
+def describe(stats: Stats | None, *, is_ready: bool, now: float) -> str:
+    """Return the state of the server in a sentence.
+
+    Args:
+        stats: stats of the watcher. None: not reported yet.
+        is_ready: true if every worker has, or had, a table.
+        now: time by `time.monotonic`.
+    """
+    if not isinstance(stats, WatcherStats) or not is_ready:
+        return "loading the table; names in the zones get SERVFAIL until then"
+    table = f"{_count(stats.services, 'service')}, {_count(stats.alive, 'member')}"
+    if stats.held:
+        table += f", {stats.held:,} held"
+    since = _since(now - stats.stale_since) if stats.stale_since is not None else ""
+    match stats.state:
+        case "live":
+            return f"live: {table}; ZooKeeper connected"
+        case "away":
+            return f"ZooKeeper disconnected{since}; serving the last table: {table}"
+        case "readonly":
+            return f"ZooKeeper without a quorum{since}; serving its read-only data: {table}"
+        case "reading":
+            return f"serving the snapshot until ZooKeeper has been read: {table}"
+        case _:
+            return f"live: {table}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _since(seconds: float) -> str:
+    """Format an outage in steps of 10 seconds, minutes or hours, so that the status changes rarely."""
+    if seconds < _STEP:
+        return ""
+    return f" for {format_duration(seconds // _STEP * _STEP, units=1)}"

@@ -1,0 +1,168 @@
+"""Counts services and members in the watcher, and reports its stats at most once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from zkdns.daemon.ipc.child import Report, SendReport
+from zkdns.daemon.ipc.feed import Publisher
+from zkdns.names import Labels
+from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
+from zkdns.table import Table
+from zkdns.telemetry.stats import WatcherStats
+
+REPORT_SECONDS = 1.0
+
+
+class MemberCounts:
+    """Number of members in a table by state. Counts only services that have changed since the last count.
+
+    Attributes:
+        changes: changes of the table.
+
+    Args:
+        table: the table.
+        statuses: statuses of members that belong in responses.
+    """
+
+    def __init__(self, table: Table, statuses: Iterable[str]) -> None:
+        self.alive = self.hidden = self.held = 0
+        self.changes = 0
+        self._table = table
+        self._statuses = frozenset(statuses)
+        self._changed: set[Labels] = set()
+        self._counted: dict[Labels, tuple[int, int, int]] = {}
+
+    def note(self, keys: set[Labels]) -> None:
+        """Note that these services have changed."""
+        self.changes += 1
+        self._changed |= keys
+
+    def take(self) -> None:
+        """Count the services that have changed."""
+        for key in self._changed:
+            alive, hidden, held = self._counted.pop(key, (0, 0, 0))
+            self.alive, self.hidden, self.held = self.alive - alive, self.hidden - hidden, self.held - held
+            if key in self._table.services:
+                alive, hidden, held = self._counted[key] = self._count(key)
+                self.alive, self.hidden, self.held = (
+                    self.alive + alive,
+                    self.hidden + hidden,
+                    self.held + held,
+                )
+        self._changed.clear()
+
+    def _count(self, key: Labels) -> tuple[int, int, int]:
+        sets = self._table.services[key].sets.values()
+        held = sum(len(owner.held) for owner in sets)
+        members = [m for owner in sets for name, m in owner.members.items() if name not in owner.held]
+        alive = sum(member.is_served(self._statuses) for member in members)
+        return alive, len(members) - alive, held
+
+
+class MemberMovements:
+    """Counts members that changes add to a table and remove from it.
+
+    Args:
+        table: in its state before each change.
+    """
+
+    def __init__(self, table: Table) -> None:
+        self.joined = self.left = 0
+        self._table = table
+
+    def note(self, change: Change) -> None:
+        """Count a change before it is applied. A replaced member counts neither as joined nor as left."""
+        if not isinstance(change, SetPut | SetChanged | SetDropped):
+            return
+        owner = self._table.set_of(change.origin)
+        there = owner.members.keys() if owner is not None else set[str]()
+        match change:
+            case SetPut():
+                after = {member.name for member in change.members}
+                self.joined += len(after - there)
+                self.left += len(there - after)
+            case SetChanged() if owner is not None:
+                added = {member.name for member in change.added}
+                self.joined += len(added - there)
+                self.left += len(there & set(change.removed) - added)
+            case SetDropped():
+                self.left += len(there)
+
+
+class WatcherStatsReporter:
+    """Reports the watcher's stats while the process runs.
+
+    Args:
+        publisher: holds the table.
+        statuses: statuses of members that belong in responses.
+        collect: returns the stats about ZooKeeper, without those of the table.
+        send: sends a report to the supervisor.
+    """
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        statuses: Iterable[str],
+        collect: Callable[[], WatcherStats],
+        send: SendReport,
+    ) -> None:
+        self._publisher = publisher
+        self._collect = collect
+        self._send = send
+        self._census = MemberCounts(publisher.table, statuses)
+        self._movements = MemberMovements(publisher.table)
+        publisher.before_applied = self._movements.note
+        publisher.on_applied = self._census.note
+
+    async def run(self) -> None:
+        """Report without end, whenever the stats have changed."""
+        last: Report | None = None
+        while True:
+            report = Report(self._publisher.health.ready, self._stats())
+            if report != last:
+                self._send(report)
+            last = report
+            await asyncio.sleep(REPORT_SECONDS)
+
+    def _stats(self) -> WatcherStats:
+        census = self._census
+        if self._publisher.health.ready:  # not worth the time while the first read fills the table
+            census.take()
+        return msgspec.structs.replace(
+            self._collect(),
+            services=len(self._publisher.table.services),
+            alive=census.alive,
+            hidden=census.hidden,
+            held=census.held,
+            changes=census.changes,
+            joined=self._movements.joined,
+            left=self._movements.left,
+        )
+
+
+class StaleTimer:
+    """Start time of the current loss of ZooKeeper. Own clock, because kazoo reports a lost session late.
+
+    Args:
+        since: start of a loss that began under the previous watcher. None: there was none.
+    """
+
+    def __init__(self, since: float | None = None) -> None:
+        self.since = since
+
+    def before(self, on_health: Callable[[bool, bool], None]) -> Callable[[bool, bool], None]:
+        """Return a health callback (ready, stale) that notes the time and calls the given one."""
+
+        def note(ready: bool, stale: bool) -> None:
+            if not stale:
+                self.since = None
+            elif self.since is None:
+                self.since = time.monotonic()
+            on_health(ready, stale)
+
+        return note

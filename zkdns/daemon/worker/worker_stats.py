@@ -1,0 +1,170 @@
+"""Reports a worker's readiness and stats to the supervisor."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal
+
+import structlog
+
+from zkdns.daemon.ipc.child import Report, SendReport
+from zkdns.dns.authority import Authority
+from zkdns.dns.response_class import describe
+from zkdns.dns.sources import RESPONSE_CACHE
+from zkdns.telemetry.stats import (
+    SOURCES,
+    ForwardStats,
+    LatencyKind,
+    LatencyStats,
+    ResponseStats,
+    UpstreamStats,
+    WorkerStats,
+)
+from zkdns.transport.counters import Counters, LatencyHistogram
+from zkdns.transport.door import Counts
+from zkdns.transport.tcp import TcpServer
+from zkdns.transport.udp import UdpServer
+
+if TYPE_CHECKING:
+    from zkdns.forward.forwarder import Forwarder
+
+log = structlog.get_logger("zkdns.worker")
+
+
+class WorkerStatsReporter:
+    """Sends reports to the supervisor when they differ from the last one.
+
+    Args:
+        authority: for readiness, sources and the response caches.
+        forwarder: None: this server forwards nothing.
+        servers: UDP and TCP servers of this worker.
+        access: counters of refused and rate-limited queries.
+        send: sends a report.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        forwarder: Forwarder | None,
+        servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
+        access: Counts,
+        send: SendReport,
+    ) -> None:
+        self._access = access
+        self._servers = servers
+        self._authority = authority
+        self._forwarder = forwarder
+        self._send = send
+        self._last = Report(ready=False)
+        self._truncated = self._from_response_cache = 0
+        self._has_left = False
+
+    def report_left(self) -> None:
+        """Report that this worker takes no more queries from shared sockets."""
+        self._has_left = True
+        self.report()
+
+    def report(self) -> None:
+        """Report the current stats, and log new responses that were truncated over TCP.
+
+        Such a service has too many members for one response, and should be divided.
+        """
+        stats = self._stats()
+        report = Report(self._authority.responder.ready, stats, self._has_left)
+        if report == self._last:
+            return
+        self._last = report
+        self._send(report)
+        if stats.truncated_over_tcp > self._truncated:
+            log.warning("tcp_responses_truncated", count=stats.truncated_over_tcp - self._truncated)
+            self._truncated = stats.truncated_over_tcp
+
+    def _stats(self) -> WorkerStats:
+        udp, tcp = self._servers
+        caches = self._authority.memos
+        responses = (
+            *_response_stats("udp", [server.counters for server in udp]),
+            *_response_stats("tcp", [server.counters for server in tcp]),
+        )
+        return WorkerStats(
+            responses=responses,
+            sources=self._sources(sum(each.count for each in responses)),
+            latencies=_latency_stats([each.counters for each in udp] + [each.counters for each in tcp]),
+            udp_queries=sum(server.received for server in udp),
+            tcp_queries=sum(server.received for server in tcp),
+            response_cache_misses=sum(cache.misses for cache in caches),
+            response_cache_evictions=sum(cache.forgotten for cache in caches),
+            response_cache_entries=sum(map(len, caches)),
+            response_cache_bytes=sum(cache.size for cache in caches),
+            unsent=sum(server.lost for server in udp),
+            truncated_over_tcp=self._authority.responder.cut_over_tcp,
+            refused=self._access.refused,
+            rate_limited=self._access.truncated,
+            forward=_forward_stats(self._forwarder) if self._forwarder is not None else None,
+        )
+
+    def _sources(self, responses: int) -> dict[str, int]:
+        """Return the number of responses by source.
+
+        The response cache is the source of all responses that are not noted. A noted response is not sent if
+        its client has disconnected, so the difference may shrink; the counter must not.
+        """
+        noted = self._authority.sources.counts
+        self._from_response_cache = max(self._from_response_cache, responses - noted.total())
+        return {source: noted[source] for source in SOURCES} | {RESPONSE_CACHE: self._from_response_cache}
+
+
+def _response_stats(
+    transport: Literal["udp", "tcp"], counters: Sequence[Counters]
+) -> Iterator[ResponseStats]:
+    counts: Counter[int] = Counter()
+    for each in counters:
+        counts.update(each.counts())
+    for response_class, count in sorted(counts.items()):
+        qtype, rcode = describe(response_class)
+        yield ResponseStats(transport=transport, qtype=qtype, rcode=rcode, count=count)
+
+
+def _latency_stats(counters: Sequence[Counters]) -> tuple[LatencyStats, ...]:
+    kinds: dict[LatencyKind, list[LatencyHistogram]] = {
+        "cached": [each.cached for each in counters],
+        "computed": [each.computed for each in counters],
+        "forwarded": [each.forwarded for each in counters],
+    }
+    return tuple(
+        LatencyStats(
+            kind=kind,
+            counts=tuple(map(sum, zip(*(each.counts for each in histograms), strict=True))),
+            seconds=sum(each.seconds for each in histograms),
+        )
+        for kind, histograms in kinds.items()
+    )
+
+
+def _forward_stats(forwarder: Forwarder) -> ForwardStats:
+    counts, cache = forwarder.counts, forwarder.cache
+    return ForwardStats(
+        queries=counts.asked,
+        waiting=forwarder.waiting,
+        failed=counts.failed,
+        stale=counts.stale,
+        overloaded=counts.overloaded,
+        prefetched=counts.prefetched,
+        cache_entries=len(cache),
+        cache_bytes=cache.size,
+        cache_evictions=cache.evicted,
+        upstreams=tuple(
+            UpstreamStats(
+                address=str(upstream.address),
+                domain=route.domain or "",
+                is_dead=upstream.is_dead,
+                rtt_seconds=upstream.rtt,
+                queries=upstream.sent,
+                timeouts=upstream.timed_out,
+                bad_messages=upstream.bad,
+            )
+            for route in forwarder.routes.all
+            for upstream in route.exchanges.upstreams.all
+        ),
+    )
