@@ -287,7 +287,7 @@ def test_other_requests_that_change_something_are_rejected(
     backend.token_file = None
     disabled = ask(at, path, "POST", Authorization=BEARER)
     assert disabled.status == HTTPStatus.FORBIDDEN
-    assert "admin_token" in disabled.error
+    assert "admin.token" in disabled.error
     assert backend.done == []
 
 

@@ -112,7 +112,7 @@ def test_who_explains_knows_what_workers_alone_were_replaced_for(server: Reloada
     assert eventually(lambda: asyncio.run(explained()) == (9, "round-robin"))
 
 
-def test_an_worker_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(
+def test_a_worker_that_is_lost_after_the_watcher_was_replaced_finds_the_new_one(
     server: Reloadable,
 ) -> None:
     server.write(ttl=5, zookeeper={"session_timeout": 20})

@@ -186,7 +186,7 @@ def test_names_of_others_are_told_with_whom_is_asked() -> None:
 
     example, onion, local, root = asyncio.run(run())
     assert (example.kind, example.is_answered, example.answers) == ("forwarded", True, ())
-    assert example.rule.endswith("forwarded to 192.0.2.53:53, 192.0.2.54:5353 (upstream)")
+    assert example.rule.endswith("forwarded to 192.0.2.53:53, 192.0.2.54:5353 (forward.upstreams)")
     assert (onion.kind, answers_of(onion)) == ("special", "A:NXDOMAIN AAAA:NXDOMAIN SRV:NXDOMAIN")
     assert (local.kind, answers_of(local), local.is_answered) == ("special", "A:1 AAAA:1 SRV:0", True)
     assert (root.kind, root.name) == ("forwarded", ".")

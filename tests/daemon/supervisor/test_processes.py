@@ -64,7 +64,7 @@ def test_a_signal_ends_everything_within_5_seconds(
 ) -> None:
     with demo("--workers", workers, temporary=short_path) as server:
         pids = children(server.wait_ready())
-        assert sorted(pids.values()) == ["worker"] * int(workers) + ["watcher"]
+        assert sorted(pids.values()) == ["watcher"] + ["worker"] * int(workers)
         assert [path.name[:6] for path in short_path.iterdir()] == ["zkdns-"]
         os.kill(server.process.pid, number)
         assert server.process.wait(SECONDS) == 0
@@ -118,7 +118,7 @@ def test_nothing_outlives_a_supervisor_that_was_killed(short_path: Path) -> None
 # -- one of them is lost ------------------------------------------------------------------------------------
 
 
-def test_an_worker_that_was_killed_is_replaced_and_answers_go_on_within_a_second() -> None:
+def test_a_worker_that_was_killed_is_replaced_and_answers_go_on_within_a_second() -> None:
     with demo() as server:
         pid = server.wait_ready().pid_of("worker")
         os.kill(pid, signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_an_worker_that_was_killed_is_replaced_and_answers_go_on_within_a_second
         assert server.ask(WEB, timeout=1.0) == WEB_ADDRESS
         assert server.ask(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
         assert server.pid_of("worker") != pid
-        assert roles(server) == ["worker", "watcher"]  # and no zombie
+        assert roles(server) == ["watcher", "worker"]  # and no zombie
         (ended,) = server.events("process_exited")
         assert (ended["role"], ended["status"]) == ("worker", -signal.SIGKILL)
 
@@ -141,7 +141,7 @@ def test_answers_never_stop_while_the_watcher_is_replaced_and_changes_flow_again
             asked += 1
         write(fixed, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", SECONDS)
-        assert roles(server) == ["worker", "watcher"]
+        assert roles(server) == ["watcher", "worker"]
 
 
 def test_a_child_that_dies_again_and_again_is_replaced_a_little_later_each_time() -> None:
@@ -258,13 +258,13 @@ def test_a_file_that_an_editor_empties_before_it_writes_it_never_empties_the_ans
 def test_every_worker_answers_and_a_lost_one_is_replaced() -> None:
     with demo("--workers", "3") as server:
         server.wait_ready()
-        assert roles(server) == ["worker"] * 3 + ["watcher"]
+        assert roles(server) == ["watcher"] + ["worker"] * 3
         lost = server.pid_of("worker")
         os.kill(lost, signal.SIGKILL)
         # The kernel chooses a worker by the asker's port: some of these wait for the lost one's successor.
         for tcp in (False, True):
             assert all(server.ask(WEB, tcp=tcp, timeout=SECONDS) == WEB_ADDRESS for _ in range(50))
-        eventually(lambda: roles(server) == ["worker"] * 3 + ["watcher"])
+        eventually(lambda: roles(server) == ["watcher"] + ["worker"] * 3)
 
 
 def test_it_answers_at_every_address_that_it_was_told() -> None:
