@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zkdns.dns.client_messages import BadResponseError, build_query, is_response_to, parse_response
-from zkdns.dns.wire import QR, Type
+from zkdns.dns.message import QR, Type
 from zkdns.names import parse_name
 
 NAME = parse_name("Web.staging.discovery")

@@ -9,7 +9,7 @@ import pytest
 
 from tests.dns.helpers import query
 from zkdns.dns.response_class import OTHER, classify, describe, summarize
-from zkdns.dns.wire import Rcode, Type
+from zkdns.dns.message import Rcode, Type
 
 NAME = "web.staging.discovery."
 CODES = [code.value for code in Rcode] + [6, 9, 22]

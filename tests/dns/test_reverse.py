@@ -27,9 +27,9 @@ from tests.dns.helpers import (
     put,
     rcode,
 )
-from zkdns.dns.responder import Answer
+from zkdns.dns.responder import CacheableAnswer
 from zkdns.dns.reverse import address_of, name_of
-from zkdns.dns.wire import Query, Rcode, Response
+from zkdns.dns.message import Query, Rcode, Response
 from zkdns.names import Labels, parse_name
 from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import MembersHeld, SetPut
@@ -47,12 +47,12 @@ class Upstream:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> CacheableAnswer:
         """NXDOMAIN."""
         self.asked.append(b".".join(query.name).decode("latin-1"))
         response = wrap(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)[2:])
         group: Labels = (b"", *query.name)
-        return Answer(itertools.repeat(response), group, 10 + len(query.question))
+        return CacheableAnswer(itertools.repeat(response), group, 10 + len(query.question))
 
 
 def reversing(sets: Any = None, **settings: Any) -> Server:

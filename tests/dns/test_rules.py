@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dns.helpers import Server, ask, authoritative, data, glue, has_soa, ports, query, rcode
+from tests.dns.helpers import Server, ask, authoritative, data, additional_of, has_soa, ports, query, rcode
 from tests.support.work import at_most_lines
 from zkdns.names import parse_name, to_wire
 
@@ -84,7 +84,7 @@ def test_dns_13_a_target_is_a_name_whatever_the_members_host_is() -> None:
     response = ask(server, WEB, "SRV", edns=0)
     own = {f"m0.{WEB}.", f"m1.{WEB}.", f"m2.{WEB}."}
     assert {target for _, target in ports(response)} == {*own, "db.example."}
-    assert {text.split()[0] for text in glue(response)} == own
+    assert {text.split()[0] for text in additional_of(response)} == own
     assert not any(ask(server, target, "CNAME").answer for target in own)
 
 

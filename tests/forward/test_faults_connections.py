@@ -38,7 +38,7 @@ from tests.support.upstream import (
     truncates,
 )
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward import tcp_client
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Kind

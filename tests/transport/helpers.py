@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from zkdns.address import HostPort
-from zkdns.transport import Answers, Remembered
+from zkdns.transport import ResponseLookup, CachedResponseLookup
 from zkdns.transport.batch import LENGTH
-from zkdns.transport.door import Door
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.access_control import AccessControl
+from zkdns.transport.codecs import UdpCodec, TcpCodec
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -71,9 +71,9 @@ def serving(
     respond: Respond,
     address: HostPort | None = None,
     *,
-    datagrams: Remembered | None = None,
-    streams: Answers | None = None,
-    door: Door | None = None,
+    datagrams: CachedResponseLookup | None = None,
+    streams: ResponseLookup | None = None,
+    door: AccessControl | None = None,
     batched: bool | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
@@ -125,7 +125,7 @@ FILLER = b"ten bytes."
 
 def datagram(body: bytes) -> bytes:
     """A response after its id and the filler, as UDP sends it; nothing is silence."""
-    return Datagrams.response(FILLER + body, 0) if body else body
+    return UdpCodec.response(FILLER + body, 0) if body else body
 
 
 class StreamAnswers:
@@ -135,8 +135,8 @@ class StreamAnswers:
         self._respond = respond
 
     def __getitem__(self, key: bytes) -> Iterator[bytes]:
-        response = self._respond(bytes(2) + Streams.query(key), stream=True) or b""
-        return itertools.repeat(Streams.response(response[2:], 0))
+        response = self._respond(bytes(2) + TcpCodec.query(key), stream=True) or b""
+        return itertools.repeat(TcpCodec.response(response[2:], 0))
 
 
 class DatagramAnswers(dict[bytes, Iterator[bytes]]):
@@ -148,7 +148,7 @@ class DatagramAnswers(dict[bytes, Iterator[bytes]]):
     def __missing__(self, key: bytes) -> Iterator[bytes]:
         if is_begun(key):
             return itertools.repeat(b"")
-        response = self._respond(bytes(2) + Datagrams.query(key), stream=False) or b""
+        response = self._respond(bytes(2) + UdpCodec.query(key), stream=False) or b""
         return itertools.repeat(datagram(response[2:]))
 
 

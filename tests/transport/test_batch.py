@@ -15,17 +15,17 @@ import pytest
 from tests.support.sandbox import forbidding
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, datagram
-from tests.transport.udp_helpers import asker, hears_nothing_more
+from tests.transport.udp_client import asker, receives_nothing_more
 from zkdns.transport import batch as module
-from zkdns.transport.batch import HEAD, ID, LENGTH, LONGEST, MOST, SLOT, Batch, is_available
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.sockets import tell_where_asked
+from zkdns.transport.batch import HEAD, ID, LENGTH, MAX_RESPONSE, MAX_BATCH, SLOT, Batch, is_available
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.sockets import enable_packet_info
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no calls for batches")
 
 _HELD = SLOT - 2 - LENGTH
 """Bytes of a query after its id that a slot holds."""
-_LONGEST_REST = LONGEST - ID - HEAD
+_LONGEST_REST = MAX_RESPONSE - ID - HEAD
 
 
 @contextlib.contextmanager
@@ -36,7 +36,7 @@ def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
         sock.setblocking(False)
         sock.bind((host, 0))
         if host in {"0.0.0.0", "::"}:
-            tell_where_asked(sock)
+            enable_packet_info(sock)
         yield sock
 
 
@@ -86,11 +86,11 @@ def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> No
 
 def test_the_numbers_beside_the_headers_are_the_numbers_in_them() -> None:
     messages = module._Messages(3)
-    messages.control_lengths[:] = memoryview(struct.pack(f"{MOST}Q", *range(1000, 1000 + MOST))).cast("Q")
+    messages.control_lengths[:] = memoryview(struct.pack(f"{MAX_BATCH}Q", *range(1000, 1000 + MAX_BATCH))).cast("Q")
     for piece, first in enumerate((2000, 3000, 4000)):
-        numbers = struct.pack(f"{MOST}H", *range(first, first + MOST))
+        numbers = struct.pack(f"{MAX_BATCH}H", *range(first, first + MAX_BATCH))
         messages.piece_lengths[piece][:] = memoryview(numbers).cast("H")
-    for at in range(MOST):
+    for at in range(MAX_BATCH):
         messages._headers[at].length = 65_535 - at
         assert messages.lengths[at] == 65_535 - at
         assert messages._headers[at].header.control_length == 1000 + at
@@ -109,7 +109,7 @@ def test_nothing_has_arrived() -> None:
         assert batch.send([]) == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST - 1, MOST, MOST + 1, 3 * MOST + 5])
+@pytest.mark.parametrize("count", [1, 2, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH + 5])
 def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None:
     sent = [number.to_bytes(2) + b"query %d" % number for number in range(count)]
     with receiver() as sock, asker() as other:
@@ -118,7 +118,7 @@ def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None
             other.sendto(message, sock.getsockname())
         received: list[bytes] = []
         while queries := batch.receive():
-            assert len(queries) == min(MOST, count - len(received))
+            assert len(queries) == min(MAX_BATCH, count - len(received))
             received += queries
         assert received == [slotted(message[2:]) for message in sent]
 
@@ -191,28 +191,28 @@ def _error_of(batch: Batch) -> OSError | None:
 def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
-        askers = [stack.enter_context(asker(host)) for _ in range(MOST)]
+        askers = [stack.enter_context(asker(host)) for _ in range(MAX_BATCH)]
         for rounds in range(2):
             for at, other in enumerate(askers):
                 other.sendto(bytes((rounds, at)) + b"query", sock.getsockname())
-            assert len(batch.receive()) == MOST
-            assert batch.send([sendable(b"response %d" % at) for at in range(MOST)]) == 0
+            assert len(batch.receive()) == MAX_BATCH
+            assert batch.send([sendable(b"response %d" % at) for at in range(MAX_BATCH)]) == 0
             for at, other in enumerate(askers):
                 assert other.recv(100) == bytes((rounds, at)) + b"response %d" % at
-                assert hears_nothing_more(other)
+                assert receives_nothing_more(other)
                 other.settimeout(5.0)
 
 
 def test_a_response_has_the_question_as_it_arrived() -> None:
     """All of what the slot holds behind id and head can be one."""
-    questions = [os.urandom(_HELD - HEAD - size) for size in range(MOST)]
+    questions = [os.urandom(_HELD - HEAD - size) for size in range(MAX_BATCH)]
     with receiver() as sock, asker() as other:
         batch = Batch(sock)
         for number, question in enumerate(questions):
             other.sendto(bytes((0, number)) + bytes(HEAD) + question + b"more", sock.getsockname())
-        assert len(batch.receive()) == MOST
+        assert len(batch.receive()) == MAX_BATCH
         responses = [
-            Datagrams.response(FILLER + question.upper() + b"rest", len(question)) for question in questions
+            UdpCodec.response(FILLER + question.upper() + b"rest", len(question)) for question in questions
         ]
         assert batch.send(responses) == 0
         for number, question in enumerate(questions):
@@ -230,17 +230,17 @@ def test_an_empty_response_is_silence(silent: list[int]) -> None:
         for at in range(8):
             if at not in silent:
                 assert other.recv(100) == bytes((0, at)) + b"%d" % at
-        assert hears_nothing_more(other)
+        assert receives_nothing_more(other)
 
 
 def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -> None:
     with receiver() as sock, asker() as other:
         batch = Batch(sock)
-        for lengths in ([_LONGEST_REST] * MOST, [1] * MOST, [1, _LONGEST_REST] * (MOST // 2)):
+        for lengths in ([_LONGEST_REST] * MAX_BATCH, [1] * MAX_BATCH, [1, _LONGEST_REST] * (MAX_BATCH // 2)):
             responses = [os.urandom(length) for length in lengths]
             for _ in lengths:
                 other.sendto(b"id", sock.getsockname())
-            assert len(batch.receive()) == MOST
+            assert len(batch.receive()) == MAX_BATCH
             assert batch.send(list(map(sendable, responses))) == 0
             assert [other.recv(2000) for _ in responses] == [b"id" + response for response in responses]
 
@@ -263,12 +263,12 @@ def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyP
         batch = Batch(sock)
         few = FewAtATime(batch, most)
         monkeypatch.setattr(batch, "_sendmmsg", few)
-        for at in range(MOST):
+        for at in range(MAX_BATCH):
             other.sendto(bytes((0, at)), sock.getsockname())
-        assert len(batch.receive()) == MOST
-        assert batch.send([sendable(b"%d" % at) for at in range(MOST)]) == 0
-        assert [other.recv(100) for _ in range(MOST)] == [bytes((0, at)) + b"%d" % at for at in range(MOST)]
-        assert few.calls == [*range(MOST, 0, -most)]
+        assert len(batch.receive()) == MAX_BATCH
+        assert batch.send([sendable(b"%d" % at) for at in range(MAX_BATCH)]) == 0
+        assert [other.recv(100) for _ in range(MAX_BATCH)] == [bytes((0, at)) + b"%d" % at for at in range(MAX_BATCH)]
+        assert few.calls == [*range(MAX_BATCH, 0, -most)]
 
 
 def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> None:

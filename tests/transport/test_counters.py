@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, echo, serving
-from tests.transport.udp_helpers import asker
-from zkdns.transport import Later
+from tests.transport.udp_client import asker
+from zkdns.transport import DeferredResponse
 from zkdns.transport.counters import LATENCY_BUCKETS, NOT_COUNTED, Counters
-from zkdns.transport.forms import Datagrams
+from zkdns.transport.codecs import UdpCodec
 
 MANY = 300
 
@@ -24,12 +24,12 @@ class Classified(dict[bytes, Iterator[bytes]]):
     """Responds with the first byte of a query as the class. Queries may end in `later` or `silent`."""
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
-        query = Datagrams.query(key)
-        response = Datagrams.response(FILLER + query, 0, query[0])
+        query = UdpCodec.query(key)
+        response = UdpCodec.response(FILLER + query, 0, query[0])
         if query.endswith(b"silent"):
             return itertools.repeat(b"")
         if query.endswith(b"later"):
-            return itertools.repeat(Later(lambda deliver: deliver(response)))
+            return itertools.repeat(DeferredResponse(lambda deliver: deliver(response)))
         self[key] = itertools.repeat(response)
         return self[key]
 

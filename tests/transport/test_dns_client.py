@@ -13,7 +13,7 @@ from tests.support.loopback import paired_sockets
 from tests.support.web import deaf_port
 from zkdns.address import HostPort
 from zkdns.dns.client_messages import BadResponseError, build_query
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.names import parse_name
 from zkdns.transport.dns_client import NoResponseError, exchange, exchange_tcp, exchange_udp
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.waiting import eventually
-from tests.transport.asker import SECONDS, Asker, framed
+from tests.transport.tcp_client import SECONDS, TcpClient, framed
 from tests.transport.helpers import Running, echo, serving
 from zkdns.address import HostPort
 from zkdns.transport.tcp import _client_of
@@ -35,27 +35,27 @@ def server() -> Iterator[Running]:
 @pytest.mark.parametrize("size", [1, 12, 512, 40_000, 65_531], ids="{} bytes".format)
 def test_a_message_gets_its_answer_behind_its_length(server: Running, size: int) -> None:
     message = os.urandom(size)
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.send(message)
         assert asker.answer() == message + b":tcp"
 
 
 def test_ipv6_too() -> None:
-    with serving(echo, HostPort("::1", 0)) as server, Asker(server) as asker:
+    with serving(echo, HostPort("::1", 0)) as server, TcpClient(server) as asker:
         asker.send(b"question")
         assert asker.answer() == b"question:tcp"
 
 
 def test_dns_27_length_and_answer_leave_in_one_segment(server: Running) -> None:
     """RFC 7766 §8: some read no further than what comes with the length."""
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         for _ in range(20):
             asker.send(b"question")
             assert asker.socket.recv(100) == framed(b"question:tcp")
 
 
 def test_dns_28_a_message_may_arrive_byte_by_byte(server: Running) -> None:
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in framed(b"first") + framed(b"second"):
             asker.socket.send(bytes([byte]))
@@ -64,7 +64,7 @@ def test_dns_28_a_message_may_arrive_byte_by_byte(server: Running) -> None:
 
 def test_dns_27_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> None:
     messages = [b"question %d" % number for number in range(1000)]
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.send(*messages)
         assert [asker.answer() for _ in messages] == [message + b":tcp" for message in messages]
         asker.send(b"one more")
@@ -72,7 +72,7 @@ def test_dns_27_a_thousand_pipelined_queries_are_answered_in_order(server: Runni
 
 
 def test_dns_28_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.send(b"first", b"")
         assert asker.answer() == b"first:tcp"
         assert asker.answer() is None
@@ -80,7 +80,7 @@ def test_dns_28_a_length_of_zero_closes_once_what_was_asked_before_is_answered(s
 
 @pytest.mark.parametrize("count", [1, 100])
 def test_dns_28_after_a_half_close_the_answers_still_arrive(server: Running, count: int) -> None:
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.send(*[b"question"] * count)
         asker.socket.shutdown(socket.SHUT_WR)
         assert [asker.answer() for _ in range(count)] == [b"question:tcp"] * count
@@ -88,7 +88,7 @@ def test_dns_28_after_a_half_close_the_answers_still_arrive(server: Running, cou
 
 
 def test_dns_28_a_half_close_amid_a_message_closes(server: Running) -> None:
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.socket.sendall(framed(b"whole") + b"\0\x09half")
         asker.socket.shutdown(socket.SHUT_WR)
         assert asker.answer() == b"whole:tcp"
@@ -99,7 +99,7 @@ def test_none_is_silence_and_the_connection_goes_on() -> None:
     def respond(message: bytes, *, stream: bool) -> bytes | None:
         return None if message.endswith(b"sh") else echo(message, stream=stream)
 
-    with serving(respond) as server, Asker(server) as asker:
+    with serving(respond) as server, TcpClient(server) as asker:
         asker.send(b"hush", b"ask", b"hush")
         assert asker.answer() == b"ask:tcp"
         asker.socket.shutdown(socket.SHUT_WR)
@@ -107,9 +107,9 @@ def test_none_is_silence_and_the_connection_goes_on() -> None:
 
 
 def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
-    with Asker(server) as other:
+    with TcpClient(server) as other:
         for number in range(100):
-            asker = Asker(server)
+            asker = TcpClient(server)
             asker.socket.sendall((framed(b"question") * 50)[: 1 + 11 * number])
             asker.reset()
         other.send(b"question")
@@ -121,7 +121,7 @@ def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
 
 @pytest.mark.parametrize("sent", [b"", b"\0", b"\0\x0c", framed(b"question")[:-1]])
 def test_dns_29_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(sent: bytes) -> None:
-    with serving(echo, idle_seconds=0.2) as server, Asker(server) as asker:
+    with serving(echo, idle_seconds=0.2) as server, TcpClient(server) as asker:
         begun = time.monotonic()
         asker.socket.sendall(sent)
         assert asker.answer() is None
@@ -129,7 +129,7 @@ def test_dns_29_a_connection_that_brings_no_whole_query_is_closed_after_the_idle
 
 
 def test_dns_29_bytes_that_never_make_a_query_do_not_keep_a_connection_open() -> None:
-    with serving(echo, idle_seconds=0.3) as server, Asker(server) as asker:
+    with serving(echo, idle_seconds=0.3) as server, TcpClient(server) as asker:
         asker.socket.sendall(b"\xff\xff")
         with contextlib.suppress(ConnectionError):
             for _ in range(200):
@@ -141,7 +141,7 @@ def test_dns_29_bytes_that_never_make_a_query_do_not_keep_a_connection_open() ->
 
 
 def test_each_query_begins_the_idle_time_anew() -> None:
-    with serving(echo, idle_seconds=0.5) as server, Asker(server) as asker:
+    with serving(echo, idle_seconds=0.5) as server, TcpClient(server) as asker:
         begun = time.monotonic()
         while time.monotonic() < begun + 1.2:
             asker.send(b"question")
@@ -155,11 +155,11 @@ def test_each_query_begins_the_idle_time_anew() -> None:
 
 def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> None:
     numbers = [b"%d." % number for number in range(300)]
-    with serving(long_answers) as server, Asker(server, receive_buffer=4096) as slow:
+    with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as slow:
         sender = threading.Thread(target=slow.send, args=numbers)
         sender.start()
         for _ in range(50):
-            with Asker(server) as other:
+            with TcpClient(server) as other:
                 other.send(b"question")
                 assert len(other.answer() or b"") == LONG_ANSWER
         for number in numbers:
@@ -169,7 +169,7 @@ def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> No
 
 def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> None:
     numbers = [b"%d." % number for number in range(200)]
-    with serving(long_answers) as server, Asker(server, receive_buffer=4096) as slow:
+    with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as slow:
         slow.send(*numbers)
         slow.socket.shutdown(socket.SHUT_WR)
         for number in numbers:
@@ -178,7 +178,7 @@ def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> No
 
 
 def test_dns_29_who_never_reads_is_closed_after_the_idle_time() -> None:
-    with serving(long_answers, idle_seconds=0.2) as server, Asker(server, receive_buffer=4096) as asker:
+    with serving(long_answers, idle_seconds=0.2) as server, TcpClient(server, receive_buffer=4096) as asker:
         asker.send(*[b"question"] * 300)
         eventually(lambda: not server.tcp._connections, SECONDS)
 
@@ -193,7 +193,7 @@ def test_who_asks_without_a_pause_fills_no_memory() -> None:
         return None
 
     flood = framed(b"x" * 12) * 200_000
-    with serving(respond) as server, Asker(server) as asker:
+    with serving(respond) as server, TcpClient(server) as asker:
         asker.socket.settimeout(60.0)
         sender = threading.Thread(target=asker.socket.sendall, args=(flood,))
         sender.start()
@@ -214,8 +214,8 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
     pipeline = [b"one of many"] * 2000
     with (
         serving(respond) as server,
-        Asker(server) as greedy,
-        Asker(server) as other,
+        TcpClient(server) as greedy,
+        TcpClient(server) as other,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
     ):
         for asker in (greedy, other):
@@ -236,11 +236,11 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
 
 def test_dns_29_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
     with serving(echo, most_connections=3) as server, contextlib.ExitStack() as stack:
-        first, second, third = (stack.enter_context(Asker(server)) for _ in range(3))
+        first, second, third = (stack.enter_context(TcpClient(server)) for _ in range(3))
         for asker in (second, third, first):  # so that the second is the longest idle
             asker.send(b"question")
             assert asker.answer() == b"question:tcp"
-        newest = stack.enter_context(Asker(server))
+        newest = stack.enter_context(TcpClient(server))
         newest.send(b"question")
         assert newest.answer() == b"question:tcp"
         assert eventually(lambda: second.is_closed)
@@ -249,10 +249,10 @@ def test_dns_29_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
 
 def test_dns_29_a_client_with_too_many_connections_loses_its_own() -> None:
     with serving(echo, most_per_client=2) as server, contextlib.ExitStack() as stack:
-        other = stack.enter_context(Asker(server, source="127.0.0.2"))
+        other = stack.enter_context(TcpClient(server, source="127.0.0.2"))
         mine = []
         for _ in range(5):
-            mine.append(stack.enter_context(Asker(server)))
+            mine.append(stack.enter_context(TcpClient(server)))
             mine[-1].send(b"question")
             assert mine[-1].answer() == b"question:tcp"
         assert eventually(lambda: all(asker.is_closed for asker in mine[:3]))
@@ -260,14 +260,14 @@ def test_dns_29_a_client_with_too_many_connections_loses_its_own() -> None:
 
 
 def test_a_connection_that_has_gone_counts_no_more() -> None:
-    with serving(echo, most_per_client=2, most_connections=2) as server, Asker(server) as kept:
+    with serving(echo, most_per_client=2, most_connections=2) as server, TcpClient(server) as kept:
         for _ in range(20):
-            with Asker(server) as asker:
+            with TcpClient(server) as asker:
                 asker.send(b"question")
                 assert asker.answer() == b"question:tcp"
             eventually(lambda: len(server.tcp._connections) == 1)
         assert kept.is_open
-        with Asker(server, source="127.0.0.2") as asker:
+        with TcpClient(server, source="127.0.0.2") as asker:
             asker.send(b"question")
             assert asker.answer() == b"question:tcp"
         eventually(lambda: len(server.tcp._connections) == 1)
@@ -289,7 +289,7 @@ def test_dns_29_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: 
 
 
 def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
-    with serving(echo) as server, Asker(server) as asker:
+    with serving(echo) as server, TcpClient(server) as asker:
         asker.send(b"question")
         assert asker.answer() == b"question:tcp"
         server.call(server.tcp.stop)
@@ -300,11 +300,11 @@ def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
 
 
 def test_who_leaves_accepts_nobody_and_answers_those_who_are_there(server: Running) -> None:
-    with Asker(server) as asker:
+    with TcpClient(server) as asker:
         asker.send(b"first")
         assert asker.answer() == b"first:tcp"
         server.call(server.tcp.leave)
-        with Asker(server) as late:
+        with TcpClient(server) as late:
             late.send(b"late")
             for number in range(10):  # who is accepted would have his turn before them
                 asker.send(b"%d" % number)
@@ -317,7 +317,7 @@ def test_who_leaves_closes_those_who_are_silent_and_no_others(server: Running) -
     def close_quiet() -> bool:
         return server.call(lambda: server.tcp.close_quiet(time.monotonic() + SECONDS))
 
-    with Asker(server) as silent, Asker(server) as half:
+    with TcpClient(server) as silent, TcpClient(server) as half:
         for asker in (silent, half):
             asker.send(b"first")
             assert asker.answer() == b"first:tcp"

@@ -14,11 +14,11 @@ from structlog.testing import capture_logs
 
 from tests.support.waiting import eventually
 from tests.transport.helpers import datagram, echo, is_begun
-from tests.transport.udp_helpers import SECONDS, Serve, ask, asker, hears_nothing_more
+from tests.transport.udp_client import SECONDS, Serve, ask, asker, receives_nothing_more
 from zkdns.address import HostPort
-from zkdns.dns.edns import OWN_UDP_SIZE
-from zkdns.transport.batch import HEAD, ID, LONGEST, MOST
-from zkdns.transport.forms import Datagrams
+from zkdns.dns.edns import MAX_UDP_SIZE
+from zkdns.transport.batch import HEAD, ID, MAX_RESPONSE, MAX_BATCH
+from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.udp import _BATCHES
 
 # A slot holds an id and 92 bytes of a query.
@@ -82,7 +82,7 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
         def __missing__(self, key: bytes) -> Iterator[bytes]:
             if is_begun(key):
                 return itertools.repeat(b"")
-            response = respond(bytes(2) + Datagrams.query(key), stream=False)
+            response = respond(bytes(2) + UdpCodec.query(key), stream=False)
             self[key] = itertools.repeat(datagram(response[2:]))
             return self[key]
 
@@ -111,35 +111,35 @@ def test_what_is_handed_over_has_the_form_that_others_make_keys_in(serve: Serve)
         for message in sent:
             sock.sendto(message, server.at)
             assert sock.recv(100) == message[:2] + b"heard"
-    assert heard == [Datagrams.key(message[2:]) for message in sent]
+    assert heard == [UdpCodec.key(message[2:]) for message in sent]
 
 
 @given(st.binary(max_size=200), st.integers(0, 100))
 def test_a_key_stands_for_one_query_and_for_nothing_else(query: bytes, zeros: int) -> None:
-    key = Datagrams.key(query)
-    assert Datagrams.query(key) == query
-    assert (Datagrams.key(query + bytes(zeros)) == key) == (zeros == 0)
-    assert len(key) == max(len(query), Datagrams.most_kept) + 2
+    key = UdpCodec.key(query)
+    assert UdpCodec.query(key) == query
+    assert (UdpCodec.key(query + bytes(zeros)) == key) == (zeros == 0)
+    assert len(key) == max(len(query), UdpCodec.most_kept) + 2
 
 
-@given(st.integers(Datagrams.most_kept + 1, 65_505))
+@given(st.integers(UdpCodec.most_kept + 1, 65_505))
 def test_what_has_only_begun_is_no_query(size: int) -> None:
-    begun = bytes(Datagrams.most_kept) + (2 + size).to_bytes(2, sys.byteorder)
-    assert Datagrams.query(begun) == b""
+    begun = bytes(UdpCodec.most_kept) + (2 + size).to_bytes(2, sys.byteorder)
+    assert UdpCodec.query(begun) == b""
 
 
 # -- what is sent -------------------------------------------------------------------------------------------
 
 
 def test_responses_of_every_length_arrive_as_they_are(serve: Serve) -> None:
-    assert LONGEST == OWN_UDP_SIZE
-    whole = os.urandom(LONGEST - ID - HEAD)
+    assert MAX_RESPONSE == MAX_UDP_SIZE
+    whole = os.urandom(MAX_RESPONSE - ID - HEAD)
 
     def respond(message: bytes, *, stream: bool) -> bytes:
         assert not stream
         return b"id" + whole[: int.from_bytes(message[2:])]
 
-    lengths = range(1, (LONGEST - ID - HEAD) + 1)
+    lengths = range(1, (MAX_RESPONSE - ID - HEAD) + 1)
     with serve(respond) as server, asker() as sock:
         for first in range(0, len(lengths), 100):
             some = lengths[first : first + 100]
@@ -157,7 +157,7 @@ def test_none_is_silence(serve: Serve) -> None:
         for message in (b"", b"hush", b"ask"):
             sock.sendto(message, server.at)
         assert sock.recv(100) == b"ask:udp"  # the first that arrives, and loopback keeps the order
-        assert hears_nothing_more(sock)
+        assert receives_nothing_more(sock)
         assert (server.udp.received, server.udp.lost) == (3, 0)
 
 
@@ -193,11 +193,11 @@ def test_silence_amid_others_leaves_each_asker_its_own_responses_in_order(serve:
         for sock, messages in zip(socks, asked, strict=True):
             assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
         eventually(lambda: server.udp.received == len(pattern))
-        assert all(map(hears_nothing_more, socks))
+        assert all(map(receives_nothing_more, socks))
         assert server.udp.lost == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST - 1, MOST, MOST + 1, 2 * MOST, 200, 500])
+@pytest.mark.parametrize("count", [1, 2, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 2 * MAX_BATCH, 200, 500])
 def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -> None:
     burst = [b"%5d" % number for number in range(count)]
     with serve(echo) as server, asker() as sock:
@@ -257,7 +257,7 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
 
     class Failing(dict[bytes, Iterator[bytes]]):
         def __missing__(self, key: bytes) -> Iterator[bytes]:
-            query = Datagrams.query(key)
+            query = UdpCodec.query(key)
             if query != b"x":
                 return itertools.repeat(datagram(query + b":udp"))
             if where == "look-up":
@@ -272,7 +272,7 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
                     sock.sendto(at.to_bytes(2) + letter.encode(), server.at)
             expected = [at.to_bytes(2) + b".:udp" for at, letter in enumerate(pattern) if letter == "."]
             assert [sock.recv(100) for _ in expected] == expected
-        assert hears_nothing_more(sock)
+        assert receives_nothing_more(sock)
         assert server.udp.received == 2 * len(pattern)
     (told,) = logs
     assert (told["log_level"], told["event"]) == ("error", "query_failed")
@@ -309,7 +309,7 @@ def test_a_burst_of_datagrams_lets_tcp_have_its_turn(serve: Serve) -> None:
         assert connection.recv(100) == b"\0\x0cquestion:tcp"
         eventually(lambda: len(heard) == burst + 2)
     # Once round, in which the datagrams may have their turn first.
-    assert heard.index(True, 1) <= 1 + _BATCHES * MOST < burst
+    assert heard.index(True, 1) <= 1 + _BATCHES * MAX_BATCH < burst
 
 
 def test_a_burst_of_datagrams_holds_no_timer_up(serve: Serve) -> None:
@@ -331,7 +331,7 @@ def test_a_burst_of_datagrams_holds_no_timer_up(serve: Serve) -> None:
         server.call(begin)
         eventually(lambda: len(heard) == burst + 1)
     # Once round, in which the datagrams may have their turn first.
-    assert heard.index("timer") <= _BATCHES * MOST < burst
+    assert heard.index("timer") <= _BATCHES * MAX_BATCH < burst
 
 
 def test_a_stopped_server_answers_no_more_and_leaves_its_socket_open(serve: Serve) -> None:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.network import Network, ip, link_twice, new_network, nft, skip_without_nft, wait_until_up
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo
-from tests.transport.udp_helpers import SECONDS, Serve, ask, asker
+from tests.transport.udp_client import SECONDS, Serve, ask, asker
 from zkdns.address import HostPort
 
 IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)

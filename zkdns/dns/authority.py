@@ -8,12 +8,12 @@ from functools import partial
 
 from zkdns import __version__
 from zkdns.config import Config
-from zkdns.dns.identity import Identity
-from zkdns.dns.memo import Form, Memo
+from zkdns.dns.chaos import ServerIdentity
+from zkdns.dns.response_cache import QueryCodec, ResponseCache
 from zkdns.dns.responder import Responder
 from zkdns.dns.response_class import classify
-from zkdns.dns.reverse import Reverse
-from zkdns.dns.sources import Sources
+from zkdns.dns.reverse import ReverseZones
+from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
 from zkdns.table import Table
@@ -42,17 +42,17 @@ class Authority:
         rng: random.Random | None = None,
     ) -> None:
         self.zone = Zone(table, config, rng)
-        self._reverse = Reverse(self.zone, table.addresses) if table.addresses is not None else None
+        self._reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
         version = f"zkdns {__version__}" if config.show_version else ""
-        self.responder = Responder(self.zone, Identity(config.identity, version), self._reverse)
-        self.memos: list[Memo] = []
-        self.sources = Sources()
+        self.responder = Responder(self.zone, ServerIdentity(config.identity, version), self._reverse)
+        self.memos: list[ResponseCache] = []
+        self.sources = AnswerSources()
         self._on_error = on_error
 
-    def answers(self, form: Form, *, stream: bool, most_bytes: int) -> Memo:
+    def answers(self, form: QueryCodec, *, stream: bool, most_bytes: int) -> ResponseCache:
         """Answers for a transport, which has queries and responses in that form, up to date from now on."""
         answer = partial(self.responder.answer, stream=stream, wrap=partial(_marked, form))
-        memo = Memo(answer, form, self._on_error, sources=self.sources, most_bytes=most_bytes)
+        memo = ResponseCache(answer, form, self._on_error, sources=self.sources, most_bytes=most_bytes)
         self.memos.append(memo)
         return memo
 
@@ -82,5 +82,5 @@ class Authority:
             self.forget_all()
 
 
-def _marked(form: Form, body: bytes, question: int) -> bytes:
+def _marked(form: QueryCodec, body: bytes, question: int) -> bytes:
     return form.response(body, question, classify(body))

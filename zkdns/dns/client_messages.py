@@ -9,7 +9,7 @@ from __future__ import annotations
 import dnslib
 
 from zkdns.dns.edns import pack_opt
-from zkdns.dns.wire import CLASS_IN, HEADER, HEADER_SIZE, QR, RD, TYPE_CLASS
+from zkdns.dns.message import CLASS_IN, HEADER, HEADER_SIZE, QR, RD, TYPE_CLASS
 from zkdns.errors import ZkdnsError
 from zkdns.names import Labels, to_wire
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from zkdns.dns.turns import Record, RRset, Standing, arranged
-from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.rrset import Record, RRset, Weighting, arrange
+from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import Labels, to_wire
 
 _TYPES = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
@@ -31,14 +31,14 @@ class Target(msgspec.Struct, frozen=True):
     name: Labels
     label: bytes = b""
     addresses: tuple[str, ...] = ()
-    standing: Standing = Standing()
+    standing: Weighting = Weighting()
 
 
 class Text(msgspec.Struct, frozen=True):
     """What a TXT record tells of a member."""
 
     strings: tuple[str, ...]
-    standing: Standing = Standing()
+    standing: Weighting = Weighting()
 
 
 class Node(msgspec.Struct):
@@ -48,7 +48,7 @@ class Node(msgspec.Struct):
     the name itself.
     """
 
-    addresses: Mapping[str, Standing] = {}
+    addresses: Mapping[str, Weighting] = {}
     targets: tuple[Target, ...] = ()
     texts: Callable[[], Iterable[Text]] = tuple
     """What TXT tells, made when it is asked for."""
@@ -62,7 +62,7 @@ class Node(msgspec.Struct):
         """The RRset of that type, ready to send as the answer to this query and all others of the name."""
         found = self.rendered.get(qtype)
         if found is None:
-            found = arranged(self._render(query, qtype, ttl))
+            found = arrange(self._render(query, qtype, ttl))
             if found or qtype in _TYPES:  # of others there is no end
                 self.rendered[qtype] = found
         return found

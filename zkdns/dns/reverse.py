@@ -15,9 +15,9 @@ import ipaddress
 from collections.abc import Iterable
 
 from zkdns.dns.records import Node
-from zkdns.dns.turns import Record, Standing
-from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
-from zkdns.dns.zone import NAME_SERVER, Found, Zone
+from zkdns.dns.rrset import Record, Weighting
+from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.zone import NAME_SERVER, ZoneMatch, Zone
 from zkdns.names import Labels, to_wire
 from zkdns.table import Addresses
 
@@ -27,10 +27,10 @@ _NIBBLES = frozenset(b"%x" % nibble for nibble in range(0x10))
 _IPV4_LABELS, _IPV6_LABELS = 4, 32
 
 
-class NamedAddress(Node):
+class AddressNode(Node):
     """What stands at the name of an address: who has it."""
 
-    names: tuple[tuple[Labels, Standing], ...] = ()
+    names: tuple[tuple[Labels, Weighting], ...] = ()
 
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
         del query  # names in another zone than their own cannot be shortened by it
@@ -44,7 +44,7 @@ class NamedAddress(Node):
         )
 
 
-class Reverse:
+class ReverseZones:
     """Looks names of addresses up.
 
     Args:
@@ -58,7 +58,7 @@ class Reverse:
         # By service the addresses whose answers depend on it, and were given.
         self._given: dict[Labels, set[str]] = {}
 
-    def find(self, query: Query) -> Found | None:
+    def find(self, query: Query) -> ZoneMatch | None:
         """What stands at the name of a question; None: the name is not ours.
 
         What is found is told under the name itself, which is no service's.
@@ -72,7 +72,7 @@ class Reverse:
             return None
         for key in users:
             self._given.setdefault(key, set()).add(address)
-        return Found(query.name, NamedAddress(names=names))
+        return ZoneMatch(query.name, AddressNode(names=names))
 
     def refresh(self, others: Iterable[Labels]) -> set[Labels]:
         """Take notice that the answers of these services are others than before.

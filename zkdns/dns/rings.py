@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 
-class Ring:
+class PackedRecords:
     """Pieces of a message one behind the other, of which any stretch can be taken, past their end too.
 
     Attributes:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import msgspec
 
-from zkdns.dns.turning import Turns
-from zkdns.dns.turns import Rings
-from zkdns.dns.wire import Envelope
+from zkdns.dns.turning import RotationCounter
+from zkdns.dns.rrset import PackedRRset
+from zkdns.dns.message import ResponseTemplate
 
 # What one rotation keeps of its responses: as much as a set of some fifty members needs over UDP. Those of
 # larger sets are made anew each time (some microseconds), lest a few of them fill the memory.
@@ -18,7 +18,7 @@ _OVERHEAD = 50  # bytes beside each kept response
 _FEW = 16
 
 
-class Budget:
+class MemoryBudget:
     """How many bytes may be taken in all, and how many are."""
 
     def __init__(self, most: int) -> None:
@@ -49,10 +49,10 @@ class Rotation(dict[int, bytes]):
 
     __slots__ = ("_budget", "kept", "turns")
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: RotationCounter) -> None:
         self.kept = 0
         self.turns = turns
-        self._budget: Budget | None = None
+        self._budget: MemoryBudget | None = None
 
     @property
     def size(self) -> int:
@@ -63,7 +63,7 @@ class Rotation(dict[int, bytes]):
         """The response of the turn with that number."""
         raise NotImplementedError
 
-    def keep_in(self, budget: Budget) -> None:
+    def keep_in(self, budget: MemoryBudget) -> None:
         """Keep responses from now on, as far as this has room."""
         self._budget = budget
 
@@ -91,7 +91,7 @@ class Rotation(dict[int, bytes]):
         return response
 
 
-class WholeRotation(Rotation):
+class FullRotation(Rotation):
     """Where every response holds all records and all glue, between the same two ends.
 
     Args:
@@ -103,7 +103,7 @@ class WholeRotation(Rotation):
 
     __slots__ = ("_before", "_behind", "_rings")
 
-    def __init__(self, rings: Rings, turns: Turns, before: bytes, behind: bytes) -> None:
+    def __init__(self, rings: PackedRRset, turns: RotationCounter, before: bytes, behind: bytes) -> None:
         super().__init__(turns)
         # The glue stands in what is behind; its own rings may go.
         self._rings = msgspec.structs.replace(rings, leading_glue=None)
@@ -120,7 +120,7 @@ class WholeRotation(Rotation):
         return b"".join((self._before, *stretch, self._behind))
 
 
-class PartRotation(Rotation):
+class PartialRotation(Rotation):
     """Where responses hold as many records as they may, and what there is room for.
 
     Args:
@@ -137,9 +137,9 @@ class PartRotation(Rotation):
 
     def __init__(
         self,
-        rings: Rings,
-        turns: Turns,
-        envelope: Envelope,
+        rings: PackedRRset,
+        turns: RotationCounter,
+        envelope: ResponseTemplate,
         *,
         room: int,
         most: int,
@@ -188,10 +188,10 @@ class PartRotation(Rotation):
         return glue, glued
 
 
-def rotation_of(
-    rings: Rings,
-    turns: Turns,
-    envelope: Envelope,
+def make_rotation(
+    rings: PackedRRset,
+    turns: RotationCounter,
+    envelope: ResponseTemplate,
     *,
     limit: int,
     most: int | None,
@@ -215,6 +215,6 @@ def rotation_of(
     if rings.held is None and (most is None or most >= count) and len(answers) + len(glue) <= room:
         response = wrap(envelope.around(answers + glue, count, 0, glued))
         end = len(response) - len(glue) - len(envelope.opt)
-        return WholeRotation(rings, turns, response[: end - len(answers)], response[end:])
+        return FullRotation(rings, turns, response[: end - len(answers)], response[end:])
     most = rings.count if most is None else min(most, rings.count)
-    return PartRotation(rings, turns, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)
+    return PartialRotation(rings, turns, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)

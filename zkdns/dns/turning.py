@@ -38,7 +38,7 @@ class _Alone(msgspec.Struct):
         return self.responses.index(next(self.circle))
 
 
-class Turns:
+class RotationCounter:
     """The turns of a question, from 0 to below the period, for ever.
 
     Attributes:

@@ -16,12 +16,12 @@ import msgspec
 from cachetools import LRUCache
 
 from zkdns.config import Config, Order
-from zkdns.dns.browsing import BrowsedView, Browsing
+from zkdns.dns.dns_sd import DnsSdServiceView, DnsSdDomains
 from zkdns.dns.records import Node
-from zkdns.dns.service import PROTOCOLS, ServiceView, is_empty
-from zkdns.dns.turning import Turns
-from zkdns.dns.turns import Record, RRset, Standing, arranged
-from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.service_names import PROTOCOLS, ServiceView, has_no_served_member
+from zkdns.dns.turning import RotationCounter
+from zkdns.dns.rrset import Record, RRset, Weighting, arrange
+from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 from zkdns.namespace import ServiceName
 from zkdns.table import Table
@@ -30,7 +30,7 @@ NAME_SERVER = to_wire((b"localhost",))
 """This machine's own name for itself, which needs no address in the zone."""
 _RESPONSIBLE = b"\x0ahostmaster"  # before the zone's name
 _SOA_TIMES = struct.Struct("!4I")
-AFTER_SERIAL = _SOA_TIMES.size
+SOA_BYTES_AFTER_SERIAL = _SOA_TIMES.size
 """How many bytes an SOA record has behind its serial."""
 _REFRESH, _RETRY, _EXPIRE = 60, 10, 86400  # seconds; only secondaries would look at them
 
@@ -46,15 +46,15 @@ class Policy(msgspec.Struct, frozen=True):
     max_answers: int | None
 
 
-ABOVE: Labels = ()
+ANY_SERVICE: Labels = ()
 """What stands for all services where an answer depends on which of them there are, and on none by itself."""
 
 
-class Found(msgspec.Struct, frozen=True):
+class ZoneMatch(msgspec.Struct, frozen=True):
     """What stands at a name; `node` is None where there is no such name.
 
     `service` is the key of the service that the name belongs to, whose changes may bring it another node;
-    `ABOVE` where it belongs to none.
+    `ANY_SERVICE` where it belongs to none.
     """
 
     service: Labels
@@ -74,7 +74,7 @@ _NO_RECORDS = RRset()
 # made again. What has been answered is remembered elsewhere.
 _MOST_VIEWED = 10_000
 
-_NOWHERE = Found(ABOVE, None)
+_NOWHERE = ZoneMatch(ANY_SERVICE, None)
 
 
 class Zone:
@@ -96,13 +96,13 @@ class Zone:
         self._always = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
         # What is of no service has no members, which are what is limited.
-        self._policies = {ABOVE: Policy(config.ttl, config.order, None), **dict(_overridden(config))}
+        self._policies = {ANY_SERVICE: Policy(config.ttl, config.order, None), **dict(_overridden(config))}
         self._views: LRUCache[Labels, ServiceView] = LRUCache(_MOST_VIEWED, getsizeof=_size_of)
         self._places: dict[Labels, _Place] = {}
         self._dwellers: Counter[_Place] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
-        self._turns: dict[Labels, dict[tuple[Labels, int], Turns]] = {}
-        self._browsing = Browsing(lambda key: not self._is_hidden(key)) if config.dns_sd else None
+        self._turns: dict[Labels, dict[tuple[Labels, int], RotationCounter]] = {}
+        self._browsing = DnsSdDomains(lambda key: not self._is_hidden(key)) if config.dns_sd else None
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
@@ -135,7 +135,7 @@ class Zone:
                 return above
         return self.apex_of(query.name)
 
-    def find(self, name: Labels) -> Found:
+    def find(self, name: Labels) -> ZoneMatch:
         """What stands at a name of a zone.
 
         A service's name may hold dots, so of several services that a name could belong to the longest wins.
@@ -147,11 +147,11 @@ class Zone:
             if (service := services.get(key)) is not None:
                 key = service.key
                 if service.is_unread:
-                    return Found(key, Node(), is_unread=True)
+                    return ZoneMatch(key, Node(), is_unread=True)
                 node = self.view(key).find(name[:start])
                 if node is not None and not (start == 0 and self._is_hidden(key)):
-                    return Found(key, node)
-                absent = Found(key, None)
+                    return ZoneMatch(key, node)
+                absent = ZoneMatch(key, None)
                 break
         found = self._find_rfc2782(name) if name[0].startswith(b"_") else None
         if found is None and self._browsing is not None:
@@ -160,7 +160,7 @@ class Zone:
             return found if absent is _NOWHERE else msgspec.structs.replace(found, depends_on_more=True)
         absent = found or absent
         if name in self._always or name in self._nonterminals:
-            return Found(absent.service, Node(), depends_on_more=absent is not _NOWHERE)
+            return ZoneMatch(absent.service, Node(), depends_on_more=absent is not _NOWHERE)
         return absent
 
     def names_of(self, key: Labels) -> Iterator[Labels]:
@@ -181,18 +181,18 @@ class Zone:
         view = self.view(key)
         names = ((*prefix, *key) for prefix in view.prefixes())
         yield from (name for name in (*names, *more) if wire_length(name) <= MAX_NAME)
-        if isinstance(view, BrowsedView):
+        if isinstance(view, DnsSdServiceView):
             yield from view.instance_names()
 
     def names_of_domains(self) -> Iterator[Labels]:
         """The names that have records and are no service's, but for the zones' own; some may be one's."""
         return self._browsing.names() if self._browsing is not None else iter(())
 
-    def at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Standing]]:
+    def at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Weighting]]:
         """The names of the members of a service that have that address, without being resolved."""
         return self.view(key).by_address.get(address, ())
 
-    def _find_rfc2782(self, name: Labels) -> Found | None:
+    def _find_rfc2782(self, name: Labels) -> ZoneMatch | None:
         """The service of `_web._tcp.staging.discovery`, if it is one's name."""
         for before, label in enumerate(name):
             if label not in PROTOCOLS:
@@ -201,31 +201,31 @@ class Zone:
             service = self._table.services.get(key)
             if service is not None and not self._is_hidden(key):
                 if service.is_unread:
-                    return Found(key, Node(), is_unread=True)
+                    return ZoneMatch(key, Node(), is_unread=True)
                 node = self.view(key).rfc2782(before, label)
                 if node is not None:
-                    return Found(key, node)
+                    return ZoneMatch(key, node)
         return None
 
-    def _find_browsed(self, name: Labels, browsing: Browsing) -> Found | None:
+    def _find_browsed(self, name: Labels, browsing: DnsSdDomains) -> ZoneMatch | None:
         """What stands at a name by which services and their members are found out, if it is one."""
         node = browsing.find(name)
         if node is not None:
-            return Found(ABOVE, node)
+            return ZoneMatch(ANY_SERVICE, node)
         key = browsing.service_of(name)
         if key is None:
             return None
         if self._table.services[key].is_unread:
-            return Found(key, Node(), is_unread=True)
+            return ZoneMatch(key, Node(), is_unread=True)
         view = self.view(key)
-        return Found(key, view.instance(name[0]) if isinstance(view, BrowsedView) else None)
+        return ZoneMatch(key, view.instance(name[0]) if isinstance(view, DnsSdServiceView) else None)
 
     def view(self, key: Labels) -> ServiceView:
         """The names of the service with that key, which there must be, as they are now."""
         view: ServiceView | None = self._views.get(key)
         if view is None:
             is_crowded = key in self._nonterminals
-            kind = BrowsedView if self._config.dns_sd else ServiceView
+            kind = DnsSdServiceView if self._config.dns_sd else ServiceView
             view = self._views[key] = kind(
                 self._table.services[key], self._table, self._config, is_crowded=is_crowded
             )
@@ -236,7 +236,7 @@ class Zone:
         if self._config.empty != "nxdomain":
             return False
         service = self._table.services[key]
-        return not service.is_unread and is_empty(service, self._config.statuses)
+        return not service.is_unread and has_no_served_member(service, self._config.statuses)
 
     # -- records -------------------------------------------------------------------------------------------
 
@@ -244,10 +244,10 @@ class Zone:
         """How the service with that key is answered."""
         return self._policies.get(service, self._default)
 
-    def records(self, found: Found, query: Query) -> RRset:
+    def records(self, found: ZoneMatch, query: Query) -> RRset:
         """The records at a node that answer the query, but for a zone's SOA (`soa`); none: NODATA."""
         if query.qtype == Type.NS and query.name in self._zones:
-            return arranged((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, NAME_SERVER)),))
+            return arrange((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, NAME_SERVER)),))
         if found.node is not None:
             for qtype in _TYPES_FOR_ANY if query.qtype == Type.ANY else (query.qtype,):
                 records = found.node.records(query, qtype, self.policy_of(found.service).ttl)
@@ -266,7 +266,7 @@ class Zone:
 
     # -- turns ---------------------------------------------------------------------------------------------
 
-    def turns(self, service: Labels, query: Query, period: int) -> Turns:
+    def turns(self, service: Labels, query: Query, period: int) -> RotationCounter:
         """The turns of this question, for all who ask it in whatever way.
 
         They go on where they are when the records become others, and begin anywhere, lest a whole fleet asks
@@ -279,7 +279,7 @@ class Zone:
         known = turns.get(question)
         if known is None or known.period != period:
             first = self._rng.randrange(period) if known is None else next(known) % period
-            known = turns[question] = Turns(first, period)
+            known = turns[question] = RotationCounter(first, period)
         return known
 
     def shuffled(self, records: RRset) -> Iterator[Sequence[Record]]:
@@ -297,7 +297,7 @@ class Zone:
         """Take notice that the services of these keys are others than before; turns go on where they are.
 
         Returns:
-            the services (and `ABOVE`) whose answers may be others than before.
+            the services (and `ANY_SERVICE`) whose answers may be others than before.
         """
         services = self._table.services
         others: set[Labels] = set()
@@ -319,14 +319,14 @@ class Zone:
             else:
                 self.forget_turns(key)
         if others and self._config.empty == "nxdomain":  # then it takes no more than a member to be a name
-            others.add(ABOVE)
+            others.add(ANY_SERVICE)
         return others
 
     def _concerned(self, key: Labels) -> set[Labels]:
         """Whose names may find another owner when this service comes or goes."""
         if any(label.startswith(b"_") for label in key):  # it may look like another's name by RFC 2782
-            return {ABOVE, *self._places}
-        return {ABOVE, *(above for start in range(1, len(key)) if (above := key[start:]) in self._places)}
+            return {ANY_SERVICE, *self._places}
+        return {ANY_SERVICE, *(above for start in range(1, len(key)) if (above := key[start:]) in self._places)}
 
     def _enter(self, key: Labels, place: _Place) -> None:
         self._places[key] = place
@@ -338,7 +338,7 @@ class Zone:
         del self._places[key]
         self._count(place, -1)
         if self._browsing is not None and self._browsing.leave(key):
-            self.forget_turns(ABOVE)  # of domains that come and go there is no end
+            self.forget_turns(ANY_SERVICE)  # of domains that come and go there is no end
 
     def forget_turns(self, key: Labels) -> None:
         """Begin the turns of what is answered under this key anew, when it is asked for again."""

@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from zkdns.dns.turns import RRset
-from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, TYPE_CLASS, Query, Type
-from zkdns.dns.zone import Found, Zone
+from zkdns.dns.rrset import RRset
+from zkdns.dns.message import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, TYPE_CLASS, Query, Type
+from zkdns.dns.zone import ZoneMatch, Zone
 from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
 # In the order in which they are written.
@@ -32,7 +32,7 @@ _SRV_DATA = struct.Struct("!3H")
 _SOA_NUMBERS = struct.Struct("!5I")
 
 
-def zone_head(zone: Zone, apex: Labels) -> str:
+def zone_header(zone: Zone, apex: Labels) -> str:
     """What is of no single service: SOA and NS at the zone's own name, and where services are found out.
 
     Zones that lie in this one are cut off by NS records of their own.
@@ -58,7 +58,7 @@ def service_records(zone: Zone, apex: Labels, service: Labels) -> str:
     )
 
 
-def _records_at(zone: Zone, service: Labels, name: Labels, found: Found) -> Iterator[str]:
+def _records_at(zone: Zone, service: Labels, name: Labels, found: ZoneMatch) -> Iterator[str]:
     """The lines of one name of the service with that key."""
     owner = to_text(name)
     if found.is_unread:

@@ -13,13 +13,13 @@ from collections.abc import Iterable, MutableMapping
 
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
-from zkdns.transport.sockets import SocketPair, address_of, bind_half, prepare
+from zkdns.transport.sockets import SocketPair, address_of, bind_one, configure_inherited
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
-def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
+def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
     """The sockets that were passed to this process; the variables that told of them are gone afterwards.
 
     No program that is started inherits one by accident.
@@ -40,7 +40,7 @@ def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
             raise ListenError(f"{_named(number)} is no socket ({error.strerror}); {_WANTED}") from None
         _check(sock)
         try:
-            prepare(sock)
+            configure_inherited(sock)
             address_of(sock)
         except OSError as error:
             raise ListenError(f"{_named(number)} cannot be listened at ({error.strerror})") from None
@@ -53,7 +53,7 @@ def addresses_of(passed: Iterable[socket.socket]) -> tuple[HostPort, ...]:
     return tuple(dict.fromkeys(map(address_of, passed)))
 
 
-def pair_up(passed: Iterable[socket.socket]) -> list[SocketPair]:
+def pair_sockets(passed: Iterable[socket.socket]) -> list[SocketPair]:
     """Put UDP and TCP of each address together; a half that was not passed is bound.
 
     Several sockets of one kind at one address (ReusePort=) make several pairs.
@@ -72,7 +72,7 @@ def pair_up(passed: Iterable[socket.socket]) -> list[SocketPair]:
             tcp = [sock for sock in here if sock.type == socket.SOCK_STREAM]
             for halves, other, kind in ((udp, tcp, socket.SOCK_DGRAM), (tcp, udp, socket.SOCK_STREAM)):
                 while len(halves) < len(other):
-                    halves.append(bind_half(address, kind))
+                    halves.append(bind_one(address, kind))
                     closed_on_error.callback(halves[-1].close)
             pairs += map(SocketPair, udp, tcp)
         closed_on_error.pop_all()

@@ -11,7 +11,7 @@ The room for the id holds the response's mark until the id goes there (`zkdns.tr
 
 A query is handed out as its slot holds it, padded with zeros: two queries are equal in that form exactly when
 they are equal, so who remembers by it needs no other check. A response is taken as its body will lie there,
-without the question, which goes back as it came. `zkdns.transport.forms.Datagrams` has both forms.
+without the question, which goes back as it came. `zkdns.transport.codecs.Datagrams` has both forms.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ from zkdns.transport.sockets import (
     IPV6_PKTINFO,
     Address,
     Ancillary,
-    fragments_allowed,
+    fragmentation_allowed,
     is_wildcard,
 )
 
-MOST: Final = 64
+MAX_BATCH: Final = 64
 """Datagrams in a batch; with more of them the calls cost no less for each (measured: 32 to 64 are enough)."""
 
 ID: Final = 2
 LENGTH: Final = 2
 SLOT: Final = 96
 """Bytes of a slot: most queries are shorter (one with EDNS and a name of 63 bytes is as long)."""
-LONGEST: Final = 1232
+MAX_RESPONSE: Final = 1232
 """Bytes of the longest response."""
 MARK: Final = 4
 """Where a body has its mark."""
@@ -54,7 +54,7 @@ HEAD: Final = 10
 
 _HELD = SLOT - LENGTH
 _OVERFLOW = 65536
-_BODY = LEAD - ID + LONGEST
+_BODY = LEAD - ID + MAX_RESPONSE
 _ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
 _SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
@@ -66,7 +66,7 @@ _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
 _SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address, scope
 
 
-class Asker(NamedTuple):
+class Client(NamedTuple):
     """Whom a response goes to that there is only later."""
 
     query: bytes
@@ -100,8 +100,8 @@ class _Messages:
     """The array that one of the calls is given: for each datagram a header and some pieces of memory."""
 
     def __init__(self, pieces: int) -> None:
-        self._headers = (_MmsgHdr * MOST)()
-        self._pieces = (_IoVec * (pieces * MOST))()
+        self._headers = (_MmsgHdr * MAX_BATCH)()
+        self._pieces = (_IoVec * (pieces * MAX_BATCH))()
         self._count = pieces
         # From each datagram on, since what could not be sent is skipped.
         self.starting_at = [ctypes.c_void_p(ctypes.addressof(entry)) for entry in self._headers]
@@ -134,7 +134,7 @@ class _Columns:
     """Pairs of columns, of which the second is copied into the first: as far down as there are datagrams."""
 
     def __init__(self, pairs: Sequence[tuple[memoryview, memoryview]]) -> None:
-        self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MOST + 1)]
+        self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MAX_BATCH + 1)]
 
     def copy(self, count: int) -> None:
         """Copy the numbers of so many datagrams."""
@@ -155,32 +155,32 @@ class Batch:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock  # while it is not closed, its number stays its own
         self._fd, self._flags = ctypes.c_int(sock.fileno()), ctypes.c_int(socket.MSG_DONTWAIT)
-        self._numbers = [ctypes.c_uint(count) for count in range(MOST + 1)]
+        self._numbers = [ctypes.c_uint(count) for count in range(MAX_BATCH + 1)]
         self.has_silence = False
         """Whether not everything that was to be sent at last was something."""
         self.marks = bytearray()
         """The marks of what was sent at last, 0 for silence."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
-        self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
-        self._overflow = mmap.mmap(-1, MOST * _OVERFLOW)  # takes no memory before it is needed
-        self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
+        self._slots, self._bodies = bytearray(MAX_BATCH * SLOT), bytearray(MAX_BATCH * _BODY)
+        self._overflow = mmap.mmap(-1, MAX_BATCH * _OVERFLOW)  # takes no memory before it is needed
+        self._askers = bytearray(MAX_BATCH * _ASKER[socket.AddressFamily(sock.family)])
         self._received, self._sent = _Messages(2), _Messages(3)
         libc = ctypes.PyDLL(None, use_errno=True)  # which holds on to the interpreter: no call waits
         self._sendmmsg = libc.sendmmsg
-        first, most = self._received.starting_at[0], self._numbers[MOST]
+        first, most = self._received.starting_at[0], self._numbers[MAX_BATCH]
         self._receive = partial(libc.recvmmsg, self._fd, first, most, self._flags, None)
         self._lay_out(socket.AddressFamily(sock.family))
         self._note_columns()
-        self._address_readers = [struct.Struct(_ADDRESS[self._family] * count) for count in range(MOST + 1)]
-        self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MOST + 1)]
-        self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MOST + 1)]
+        self._address_readers = [struct.Struct(_ADDRESS[self._family] * count) for count in range(MAX_BATCH + 1)]
+        self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MAX_BATCH + 1)]
+        self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MAX_BATCH + 1)]
         self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
 
     def _lay_out(self, family: socket.AddressFamily) -> None:
         slots, bodies = _address_of(self._slots), _address_of(self._bodies)
         overflow, askers = _address_of(self._overflow), _address_of(self._askers)
-        for at in range(MOST):
+        for at in range(MAX_BATCH):
             asker = askers + at * _ASKER[family], _ASKER[family]
             slot, body = slots + at * SLOT, bodies + at * _BODY + LEAD
             self._received.place(at, asker, (slot, _HELD), (overflow + at * _OVERFLOW, _OVERFLOW))
@@ -197,10 +197,10 @@ class Batch:
             ((ids, slots[:: SLOT // 2]), (questions, question_lengths), (rests, rest_lengths))
         )
         used, empty = memoryview(self._slots), memoryview(bytes(len(self._slots)))
-        self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MOST + 1)]
+        self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MAX_BATCH + 1)]
 
     def receive(self) -> Sequence[bytes]:
-        """The queries that have arrived, without their ids: at most `MOST`, none where there are none.
+        """The queries that have arrived, without their ids: at most `MAX_BATCH`, none where there are none.
 
         Raises:
             OSError: the socket tells of an earlier failure; there may be queries all the same.
@@ -260,7 +260,7 @@ class Batch:
                 begun = at + 1
         return lost
 
-    def asker(self, at: int) -> Asker:
+    def asker(self, at: int) -> Client:
         """Who sent the query in that place; to be asked for after `send`, and before the next `receive`."""
         slot, begun = at * SLOT, at * _ASKER[self._family]
         sockaddr = self._askers[begun : begun + _ASKER[self._family]]
@@ -273,7 +273,7 @@ class Batch:
             numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
             address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
         ancillary = [self._sources.source(at)] if self._sources is not None else []
-        return Asker(bytes(self._slots[slot : slot + _HELD]), address, ancillary)
+        return Client(bytes(self._slots[slot : slot + _HELD]), address, ancillary)
 
     def _send_run(self, begun: int, end: int) -> int:
         lost = 0
@@ -289,7 +289,7 @@ class Batch:
         """Whether that response could be sent after all, where it only was too long for the network."""
         if ctypes.get_errno() != errno.EMSGSIZE:
             return False
-        with fragments_allowed(self._sock):
+        with fragmentation_allowed(self._sock):
             sent = self._sendmmsg(self._fd, self._sent.starting_at[at], self._numbers[1], self._flags)
         return bool(sent == 1)
 
@@ -301,12 +301,12 @@ class _Sources:
         self._is_ipv6 = family == socket.AF_INET6
         self._received, self._sent = received.control_lengths, sent.control_lengths
         self._size = _SOURCE[socket.AddressFamily(family)]
-        self._memory = bytearray(MOST * self._size)
-        self._room = memoryview(struct.pack("Q", self._size) * MOST).cast("Q")
+        self._memory = bytearray(MAX_BATCH * self._size)
+        self._room = memoryview(struct.pack("Q", self._size) * MAX_BATCH).cast("Q")
         words = memoryview(self._memory).cast("I")
         self._interfaces = words[8::10] if self._is_ipv6 else words[4::8]
-        self._no_interfaces = memoryview(bytes(4 * MOST)).cast("I")
-        for at in range(MOST):
+        self._no_interfaces = memoryview(bytes(4 * MAX_BATCH)).cast("I")
+        for at in range(MAX_BATCH):
             for messages in (received, sent):
                 messages.place_control(at, _address_of(self._memory) + at * self._size)
 

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from zkdns.transport import Answers
+from zkdns.transport import ResponseLookup
 
 LENGTH: Final = struct.Struct(">H")
 """What stands before each message."""
@@ -19,10 +19,10 @@ _WRITE_BYTES = 65536
 """So many bytes of answers go into one write; what one connection has waiting is hardly more."""
 
 
-def answer_some(
+def answer_messages(
     data: bytes,
     at: int,
-    answers: Answers,
+    answers: ResponseLookup,
     look_again: Callable[[bytes, bytes], bytes],
     classify: Callable[[bytes], int],
 ) -> tuple[list[bytes], int, bytearray]:

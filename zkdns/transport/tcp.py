@@ -23,19 +23,19 @@ from functools import partial
 
 import structlog
 
-from zkdns.transport import Answers, Later, Observer, Personal
+from zkdns.transport import ResponseLookup, DeferredResponse, ResponseObserver, PerClientResponse
 from zkdns.transport.counters import NOT_COUNTED, Counters
-from zkdns.transport.door import Door
-from zkdns.transport.files import MOST_CONNECTIONS
-from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_some
-from zkdns.transport.loop import add_server, remove_server
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.access_control import AccessControl
+from zkdns.transport.files import MAX_CONNECTIONS
+from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_messages
+from zkdns.transport.event_loop import add_server, remove_server
+from zkdns.transport.log_once import LogOnce
 from zkdns.transport.sockets import packed_address
 
 log = structlog.get_logger("zkdns.transport")
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the last whole query
-MOST_PER_CLIENT = 128
+MAX_PER_CLIENT = 128
 
 # What is read of one connection before others get their turn: some 50 queries. Were each of them new, and so
 # rendered in 20 µs, it would take 1 ms.
@@ -76,14 +76,14 @@ class TcpServer:
     def __init__(
         self,
         sock: socket.socket,
-        answers: Answers,
+        answers: ResponseLookup,
         *,
-        door: Door | None = None,
+        door: AccessControl | None = None,
         classify: Callable[[bytes], int] = lambda _: NOT_COUNTED,
-        observer: Observer | None = None,
+        observer: ResponseObserver | None = None,
         idle_seconds: float = IDLE_SECONDS,
-        most_connections: int = MOST_CONNECTIONS,
-        most_per_client: int = MOST_PER_CLIENT,
+        most_connections: int = MAX_CONNECTIONS,
+        most_per_client: int = MAX_PER_CLIENT,
     ) -> None:
         self.received = 0
         self.counters = Counters()
@@ -101,7 +101,7 @@ class TcpServer:
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
         self._is_leaving = self._is_stopped = False
-        self.mistakes = Mistakes(log, "tcp_query_failed")
+        self.mistakes = LogOnce(log, "tcp_query_failed")
 
     async def start(self) -> None:
         """Begin to accept connections in the running event loop."""
@@ -263,7 +263,7 @@ class _Connection:
     """
 
     def __init__(
-        self, server: TcpServer, sock: socket.socket, answers: Answers, address: bytes, now: float
+        self, server: TcpServer, sock: socket.socket, answers: ResponseLookup, address: bytes, now: float
     ) -> None:
         self.sock = sock
         self.active_at = now
@@ -350,7 +350,7 @@ class _Connection:
         while at < len(data) and not self._unsent:
             try:
                 classify = partial(self._classify, now) if self._server.observer else self._server.classify
-                pieces, end, marks = answer_some(data, at, self._answers, self._look_again, classify)
+                pieces, end, marks = answer_messages(data, at, self._answers, self._look_again, classify)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
                 self._server.mistakes.tell(error)
                 self.abort()
@@ -373,10 +373,10 @@ class _Connection:
 
     def _look_again(self, silence: bytes, ident: bytes) -> bytes:
         """The answer to what got silence: it may be for this asker alone, or come later."""
-        if isinstance(silence, Later):
+        if isinstance(silence, DeferredResponse):
             self._awaited += 1
             silence.begin(partial(self._deliver, ident, time.monotonic()))
-        return silence.to(self._address) if isinstance(silence, Personal) else b""
+        return silence.to(self._address) if isinstance(silence, PerClientResponse) else b""
 
     def _classify(self, began: float, body: bytes) -> int:
         """The mark of the response that was made just now; who observes is told of it."""
@@ -393,7 +393,7 @@ class _Connection:
         self._awaited -= 1
         if self._is_closed or self._is_closing:
             return
-        if isinstance(body, Personal):
+        if isinstance(body, PerClientResponse):
             body = body.to(self._address)
         counters = self._server.counters
         counters.add(bytes((self._classify(began, body),)), counters.forwarded, time.monotonic() - began)

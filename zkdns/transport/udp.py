@@ -18,22 +18,22 @@ from typing import Any
 
 import structlog
 
-from zkdns.transport import Answers, Later, Observer, Personal, Remembered
-from zkdns.transport.batch import ID, MARK, MOST, Asker, Batch, is_available
+from zkdns.transport import ResponseLookup, DeferredResponse, ResponseObserver, PerClientResponse, CachedResponseLookup
+from zkdns.transport.batch import ID, MARK, MAX_BATCH, Client, Batch, is_available
 from zkdns.transport.counters import Counters, LatencyHistogram
-from zkdns.transport.door import Door
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import add_server, remove_server
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.access_control import AccessControl
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.event_loop import add_server, remove_server
+from zkdns.transport.log_once import LogOnce
 from zkdns.transport.sockets import (
     IP_PKTINFO,
     IPV6_PKTINFO,
     Ancillary,
-    forbid_fragments,
+    disable_fragmentation,
     is_wildcard,
     packed_address,
-    send_one,
-    tell_where_asked,
+    send_datagram,
+    enable_packet_info,
 )
 
 log = structlog.get_logger("zkdns.udp")
@@ -63,7 +63,7 @@ class UdpServer:
 
     Args:
         sock: it stays its owner's.
-        answers: what answers, for queries and responses in the form of `Datagrams`.
+        answers: what answers, for queries and responses in the form of `UdpCodec`.
         door: who is answered, and how; None: everybody.
         observer: is told of responses; None: nobody is.
         batched: whether to use the calls for batches; None: where the system has them.
@@ -72,10 +72,10 @@ class UdpServer:
     def __init__(
         self,
         sock: socket.socket,
-        answers: Remembered,
+        answers: CachedResponseLookup,
         *,
-        door: Door | None = None,
-        observer: Observer | None = None,
+        door: AccessControl | None = None,
+        observer: ResponseObserver | None = None,
         batched: bool | None = None,
     ) -> None:
         self.received = self.lost = 0
@@ -85,12 +85,12 @@ class UdpServer:
         self._sock = sock
         self._look_up, self._recall = answers.__getitem__, answers.get
         self._door = door
-        self._mistakes = Mistakes(log, "query_failed")
+        self._mistakes = LogOnce(log, "query_failed")
         self._is_stopped = False
         self._ancillary = 0
-        forbid_fragments(sock)
+        disable_fragmentation(sock)
         if is_wildcard(sock):
-            tell_where_asked(sock)
+            enable_packet_info(sock)
             self._ancillary = _ANCILLARY
         self._batch = Batch(sock) if (is_available() if batched is None else batched) else None
 
@@ -163,10 +163,10 @@ class UdpServer:
 
     def _observed(
         self,
-        observer: Observer,
+        observer: ResponseObserver,
         queries: Sequence[bytes],
         addresses: Sequence[bytes],
-        others: Sequence[Answers | None] | None,
+        others: Sequence[ResponseLookup | None] | None,
         began: float,
     ) -> list[bytes]:
         """The responses, made one by one, and told of as they are."""
@@ -175,11 +175,11 @@ class UdpServer:
         for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
             response = self._response_to(query, other)
             source = observer.source()
-            if isinstance(response, Personal):
+            if isinstance(response, PerClientResponse):
                 response = self._made(response, address)
             responses.append(response)
             if response and observer.wants():
-                message = Datagrams.message(bytes(ID) + Datagrams.query(query), response)
+                message = UdpCodec.message(bytes(ID) + UdpCodec.query(query), response)
                 host = str(ipaddress.ip_address(address))
                 observer.tell("udp", host, message, source, time.monotonic() - began)
         return responses
@@ -188,7 +188,7 @@ class UdpServer:
         self,
         responses: Sequence[bytes],
         batch: Batch,
-        others: Sequence[Answers | None] | None,
+        others: Sequence[ResponseLookup | None] | None,
         began: float,
     ) -> None:
         """Answer what got silence: what is longer than its slot, comes later, or depends on the asker."""
@@ -197,30 +197,30 @@ class UdpServer:
             if query is not None:
                 found = self._response_to(query, others[at] if others else None)
                 self._answer_to(batch.asker(at), found, began)
-            elif isinstance(response, Later | Personal):
+            elif isinstance(response, DeferredResponse | PerClientResponse):
                 self._answer_to(batch.asker(at), response, began)
 
-    def _answer_to(self, asker: Asker, response: bytes, began: float) -> None:
-        if isinstance(response, Later):
+    def _answer_to(self, asker: Client, response: bytes, began: float) -> None:
+        if isinstance(response, DeferredResponse):
             self._begin(response, asker, began)
         else:
             self._deliver(asker, began, self.counters.computed, response)
 
-    def _begin(self, later: Later, asker: Asker, began: float) -> None:
+    def _begin(self, later: DeferredResponse, asker: Client, began: float) -> None:
         try:
             later.begin(partial(self._deliver, asker, began, self.counters.forwarded))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
 
-    def _deliver(self, asker: Asker, began: float, latency: LatencyHistogram, response: bytes) -> None:
+    def _deliver(self, asker: Client, began: float, latency: LatencyHistogram, response: bytes) -> None:
         """Send a response that there was not at once; `began`: when its query came."""
-        if isinstance(response, Personal):
+        if isinstance(response, PerClientResponse):
             response = self._made(response, packed_address(asker.address[0]))
         if not response or self._is_stopped:
             return
-        message = Datagrams.message(asker.query, response)
+        message = UdpCodec.message(asker.query, response)
         try:
-            send_one(self._sock, message, asker.ancillary, asker.address)
+            send_datagram(self._sock, message, asker.ancillary, asker.address)
         except OSError:
             self.lost += 1
         took = time.monotonic() - began
@@ -230,14 +230,14 @@ class UdpServer:
             if self.observer.wants():
                 self.observer.tell("udp", asker.address[0], message, source, took)
 
-    def _made(self, personal: Personal, address: bytes) -> bytes:
+    def _made(self, personal: PerClientResponse, address: bytes) -> bytes:
         try:
             return personal.to(address)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
             self._mistakes.tell(error)
             return _SILENCE
 
-    def _response_to(self, query: bytes, other: Answers | None = None) -> bytes:
+    def _response_to(self, query: bytes, other: ResponseLookup | None = None) -> bytes:
         """The response to one query; `other`: what answers it, where that is not the usual."""
         try:
             return next(self._look_up(query) if other is None else other[query])
@@ -248,7 +248,7 @@ class UdpServer:
     # -- one by one ----------------------------------------------------------------------------------------
 
     def _answer_singly(self) -> bool:
-        for _ in range(_BATCHES * MOST):
+        for _ in range(_BATCHES * MAX_BATCH):
             try:
                 message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, self._ancillary)
             except BlockingIOError:
@@ -257,13 +257,13 @@ class UdpServer:
                 continue  # an earlier response came back undeliverable
             began = time.monotonic()
             self.received += 1
-            key, others = Datagrams.key(message[ID:]), None
+            key, others = UdpCodec.key(message[ID:]), None
             if self._door is not None:
                 addresses = (packed_address(asker[0]),)
                 others = self._door.at_datagrams(addresses, (key,).__getitem__, began)
             response = self._response_to(key, others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
-            self._answer_to(Asker(message, asker, source), response, began)
+            self._answer_to(Client(message, asker, source), response, began)
         return True
 
 

@@ -12,7 +12,7 @@ from zkdns.address import HostPort
 from zkdns.daemon.ipc.control_messages import ExplainedMember, Session, Verdict
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
-from zkdns.dns.service import Seat
+from zkdns.dns.service_names import ServedMember
 from zkdns.dns.zone import Policy, Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadMemberError
@@ -58,7 +58,7 @@ class MemberVerdicts:
             yield from self._bad(owner)
 
     def _judge(
-        self, member: Member, seat: Seat | None, held: HeldMember | None, *, are_others: bool
+        self, member: Member, seat: ServedMember | None, held: HeldMember | None, *, are_others: bool
     ) -> tuple[Verdict, str]:
         if seat is None:
             return self._why_not(member)
@@ -88,7 +88,7 @@ class MemberVerdicts:
         statuses = ", ".join(self._known.config.statuses)
         return "hidden", f"its status is {member.status.value}; answered are {statuses}"
 
-    def _those_beyond(self, seats: list[Seat], policy: Policy, *, are_others: bool) -> set[tuple[str, str]]:
+    def _those_beyond(self, seats: list[ServedMember], policy: Policy, *, are_others: bool) -> set[tuple[str, str]]:
         """Whom the answers never get to, since they are limited and always in one order."""
         if policy.max_answers is None or policy.order != "fixed":
             return set()
@@ -115,7 +115,7 @@ class MemberVerdicts:
         return endpoint.addresses or self._table.addresses_of(endpoint.host)
 
     def _row(
-        self, owner: ServerSet, member: Member, seat: Seat | None, held: HeldMember | None
+        self, owner: ServerSet, member: Member, seat: ServedMember | None, held: HeldMember | None
     ) -> ExplainedMember:
         """What a member is, before it is judged."""
         own = member.service

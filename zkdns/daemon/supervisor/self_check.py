@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from zkdns.address import HostPort, askable
 from zkdns.dns.client_messages import build_query, is_response_to
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.system_upstreams import is_local
 from zkdns.names import Labels
 from zkdns.transport.sockets import socket_address
