@@ -15,8 +15,8 @@ from zkdns.daemon.feed import Health, Subscriber
 from zkdns.dns.authority import Authority
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import ServingLoop
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.event_loop import ServingLoop
 from zkdns.transport.udp import UdpServer
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
@@ -32,7 +32,7 @@ class Askers:
 
     def __init__(self, port: int, count: int) -> None:
         self.delivered = 0
-        self.answers = 0
+        self.make_cache = 0
         self.stale: list[tuple[int, int]] = []
         """Versions that had been delivered when the question was sent, and older ones that were answered."""
         self.seen: set[int] = set()
@@ -54,7 +54,7 @@ class Askers:
                 sock.send(query)
                 (rrset,) = dns.message.from_wire(sock.recv(2000)).answer
                 told = int.from_bytes(socket.inet_aton(str(rrset[0]))[1:])
-                self.answers += 1
+                self.make_cache += 1
                 self.seen.add(told)
                 if told < before:
                     self.stale.append((before, told))
@@ -71,7 +71,7 @@ def _is_another(table: Table, serial: int) -> Callable[[], bool]:
 
 
 def _has_told_more(askers: Askers, than: int) -> Callable[[], bool]:
-    return lambda: askers.answers > than
+    return lambda: askers.make_cache > than
 
 
 @pytest.mark.punctual
@@ -83,7 +83,7 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(tmp_
         authority = Authority(
             table, Config(listen=(), namespaces=(NAMESPACE,)), lambda _, error: errors.append(error)
         )
-        datagrams = authority.answers(Datagrams, stream=False, most_bytes=1 << 20)
+        datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 20)
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))
@@ -104,7 +104,7 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(tmp_
                     publisher.publish([put("web", member(version, f"10.0.{version >> 8}.{version & 255}"))])
                     await until(_is_another(table, serial))
                     askers.delivered = version
-                    told = askers.answers
+                    told = askers.make_cache
                     await until(_has_told_more(askers, told + 2))
                 await asyncio.to_thread(askers.stop)
                 server.stop()
@@ -117,4 +117,4 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(tmp_
         askers = runner.run(main())
     assert askers.stale == []
     assert len(askers.seen) > VERSIONS * 0.9
-    assert askers.answers > len(askers.seen)
+    assert askers.make_cache > len(askers.seen)

@@ -22,7 +22,7 @@ from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 from zkdns.table import Table
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 OPT_SIZE = 1232
@@ -96,8 +96,8 @@ class Server:
         self.authority = Authority(self.table, self.config, _raise, random.Random(seed))
         self.zone, self.responder = self.authority.zone, self.authority.responder
         self.responder.ready = True
-        self.datagrams = self.authority.answers(Datagrams, stream=False, most_bytes=1 << 24)
-        self.streams = self.authority.answers(Streams, stream=True, most_bytes=1 << 24)
+        self.datagrams = self.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 24)
+        self.streams = self.authority.make_cache(TcpCodec, stream=True, max_bytes=1 << 24)
         for name, members in (sets or {}).items():
             self.apply(put(name, members, namespaces=namespaces))
 
@@ -106,8 +106,8 @@ class Server:
         if stream:
             response = next(self.streams[message[2:]])
         else:
-            response = next(self.datagrams[Datagrams.key(message[2:])])
-            return Datagrams.message(message, response) or None
+            response = next(self.datagrams[UdpCodec.key(message[2:])])
+            return UdpCodec.message(message, response) or None
         return message[:2] + response if response else None
 
     def apply(self, change: Change, now: float = 0.0) -> None:
@@ -202,7 +202,7 @@ def data(response: Any) -> list[str]:
     return [record[0].to_text() for record in response.answer]
 
 
-def glue(response: Any) -> list[str]:
+def additional_of(response: Any) -> list[str]:
     """Owner and data of the additional section's records, OPT left out."""
     return [f"{record.name} {record[0].to_text()}" for record in response.additional]
 

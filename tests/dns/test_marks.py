@@ -9,7 +9,7 @@ import pytest
 
 from tests.dns.helpers import query
 from zkdns.dns.marks import OTHER, mark_of, meaning_of, summary_of
-from zkdns.dns.wire import Rcode, Type
+from zkdns.dns.message import Rcode, Type
 
 NAME = "web.staging.discovery."
 CODES = [code.value for code in Rcode] + [6, 9, 22]

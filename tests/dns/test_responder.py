@@ -15,11 +15,11 @@ import pytest
 from tests.dns.helpers import (
     NAMESPACE,
     Server,
+    additional_of,
     ask,
     authoritative,
     data,
     ede,
-    glue,
     has_soa,
     many,
     member,
@@ -335,7 +335,7 @@ def test_dns_13_srv_targets_own_addresses_and_their_glue_says_the_same() -> None
                 for text in (f"{target} {found}" for found in data(ask(server, target, qtype)))
             }
             assert own
-            assert own == {text for text in glue(response) if text.startswith(f"{target} ")}
+            assert own == {text for text in additional_of(response) if text.startswith(f"{target} ")}
             assert not ask(server, target, "CNAME").answer
 
 

@@ -27,9 +27,9 @@ from tests.dns.helpers import (
     put,
     rcode,
 )
-from zkdns.dns.responder import Answer
+from zkdns.dns.message import Query, Rcode, Response
+from zkdns.dns.responder import CacheableAnswer
 from zkdns.dns.reverse import address_of, name_of
-from zkdns.dns.wire import Query, Rcode, Response
 from zkdns.names import Labels, parse_name
 from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import MembersHeld, SetPut
@@ -42,22 +42,22 @@ SIX = dns.reversename.from_address("2001:db8::1").to_text()
 class Upstream:
     """What answers for all other names: with NXDOMAIN, remembered as long as nobody says otherwise."""
 
-    is_asking = True
+    recursion_available = True
 
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
         """NXDOMAIN."""
         self.asked.append(b".".join(query.name).decode("latin-1"))
-        response = wrap(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)[2:])
+        response = encode(Response(query, Rcode.NXDOMAIN, recursion_available=True).pack(limit)[2:])
         group: Labels = (b"", *query.name)
-        return Answer(itertools.repeat(response), group, 10 + len(query.question))
+        return CacheableAnswer(itertools.repeat(response), group, 10 + len(query.question))
 
 
 def reversing(sets: Any = None, **settings: Any) -> Server:
     server = Server(sets, reverse=True, **settings)
-    server.responder.elsewhere = Upstream()
+    server.responder.fallback = Upstream()
     return server
 
 
@@ -130,7 +130,7 @@ def test_host_names_have_the_addresses_that_stand_beside_them_and_no_resolved_on
 
 def test_without_the_setting_nobody_looks() -> None:
     server = Server({"web.staging": [_m(1)]})
-    server.responder.elsewhere = Upstream()
+    server.responder.fallback = Upstream()
     assert server.table.addresses is None
     assert passes_on(server, ONE)
 
@@ -277,7 +277,7 @@ def test_a_change_forgets_what_depends_on_its_service_and_nothing_else() -> None
 
 def test_other_names_outside_the_zones_are_remembered_as_before() -> None:
     server = reversing({"web.staging": [_m(1)]})
-    upstream = server.responder.elsewhere
+    upstream = server.responder.fallback
     assert isinstance(upstream, Upstream)
     for name in ("www.example", "0.0.10.in-addr.arpa", TWO):
         for _ in range(3):
@@ -327,5 +327,5 @@ def test_addresses_that_come_and_go_leave_nothing_behind() -> None:
     server.expire(1000.0)
     assert len(server.table.addresses._users) == 1
     assert server.authority._reverse is not None
-    assert server.authority._reverse._given == {}
-    assert len(server.zone._turns) <= 1
+    assert server.authority._reverse._served == {}
+    assert len(server.zone._counters) <= 1

@@ -9,9 +9,9 @@ import pytest
 from tests.dns.helpers import (
     NAMESPACE,
     Server,
+    additional_of,
     ask,
     data,
-    glue,
     has_soa,
     many,
     member,
@@ -146,7 +146,7 @@ def test_a_name_answers_what_the_design_says(
 def test_glue_of_srv_is_what_the_targets_answer(server: Server) -> None:
     expected = [f"{_M1} 10.0.0.1", f"{_M2} 2001:db8::1"]
     for name in (WEB, f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery", "_WEB._udp.STAGING.discovery"):
-        assert [text.lower() for text in glue(ask(server, name, "SRV", edns=0))] == expected
+        assert [text.lower() for text in additional_of(ask(server, name, "SRV", edns=0))] == expected
 
 
 def test_a_service_above_another_is_not_hidden_by_it() -> None:
@@ -252,7 +252,7 @@ def test_each_zone_has_names_and_an_apex_of_its_own(
 
 
 def test_glue_and_overrides_keep_to_the_zone(two_zones: Server) -> None:
-    assert glue(ask(two_zones, "hello.devel.www.aurora", "SRV", edns=0)) == [
+    assert additional_of(ask(two_zones, "hello.devel.www.aurora", "SRV", edns=0)) == [
         "m1.hello.devel.www.aurora. 10.1.0.1"
     ]
     overrides = {"web.staging.www.aurora": ServiceOverride(ttl=77)}

@@ -12,7 +12,7 @@ import pytest
 
 from tests.dns.helpers import NAMESPACE, Server, ask, data, endpoint, member, origin_of, put
 from zkdns.config import ServiceOverride
-from zkdns.dns.zonefile import service_records, zone_head
+from zkdns.dns.zonefile import service_records, zone_header
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName, parse_namespace
 from zkdns.serverset.changes import MembersHeld, SetPut, SetUnread
@@ -26,7 +26,7 @@ TYPES = ("A", "AAAA", "SRV", "TXT", "PTR")
 def written(server: Server, apex: Labels = ZONE) -> str:
     """The whole file."""
     services = sorted(server.zone.services)
-    return zone_head(server.zone, apex) + "".join(
+    return zone_header(server.zone, apex) + "".join(
         service_records(server.zone, apex, service) for service in services
     )
 

@@ -10,13 +10,13 @@ from typing import Any
 import dns.message
 
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type, parse_query
+from zkdns.dns.message import Type, parse_query
 from zkdns.forward.exchange import Failure
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.messages import query_of
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
-from zkdns.transport.loop import ServingLoop
+from zkdns.transport.event_loop import ServingLoop
 
 _LIMIT = 20.0
 

@@ -25,7 +25,7 @@ from zkdns.dns.authority import Authority
 from zkdns.forward.forwarder import Forwarder, group_of
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -65,11 +65,11 @@ class Scene:
         self.authority = Authority(Table(), config, lambda _query, error: self.strays.append(error))
         self.authority.responder.ready = True
         self.forwarder = Forwarder(config, [self.address], SECRET, self.clock)
-        self.forwarder.cache.on_gone = lambda question: self.authority.forget_elsewhere(group_of(question))
+        self.forwarder.cache.on_gone = lambda question: self.authority.forget_forwarded(group_of(question))
         self.forwarder.on_change = self.authority.forget_all
-        self.authority.responder.elsewhere = self.forwarder
-        answers = partial(self.authority.answers, most_bytes=_MEMO_BYTES)
-        self.datagrams, self.streams = answers(Datagrams, stream=False), answers(Streams, stream=True)
+        self.authority.responder.fallback = self.forwarder
+        answers = partial(self.authority.make_cache, max_bytes=_MEMO_BYTES)
+        self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
         self.udp = UdpServer(pair.udp, self.datagrams)
         self.tcp = TcpServer(pair.tcp, self.streams)
 

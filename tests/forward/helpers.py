@@ -13,7 +13,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 
-from zkdns.dns.wire import Query, parse_query
+from zkdns.dns.message import Query, parse_query
 from zkdns.forward.messages import read_reply
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply

@@ -20,12 +20,12 @@ from tests.forward.exchange_helpers import (
     until,
 )
 from tests.support.upstream import UDP, Asked, Resolver, Sent, answers, is_silent, is_slow, reply_to
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.exchange import Failure, Kind
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import MOST_FAILURES
-from zkdns.transport.loop import add_server, remove_server
+from zkdns.transport.event_loop import add_server, remove_server
 
 
 def answers_with_its_name(asked: Asked) -> list[Sent]:

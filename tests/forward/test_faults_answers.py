@@ -35,7 +35,7 @@ from tests.support.upstream import (
     sends_garbage,
     truncates,
 )
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.exchange import MOST_WRONG, Kind
 from zkdns.forward.reply import Reply
 

@@ -29,7 +29,7 @@ from tests.support.upstream import (
     truncates,
 )
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward import streams
 from zkdns.forward.exchange import Kind
 from zkdns.forward.reply import Reply

@@ -16,7 +16,7 @@ from tests.forward.forwarder_helpers import NAMESPACE
 from tests.support.upstream import Act, Asked, Resolver, Sent, is_silent, reply_to, says
 from zkdns.config import Config
 from zkdns.config.model import ForwardSettings
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.exchanges import Exchanges
 from zkdns.forward.found import Found
 from zkdns.forward.lookup import LEAST_SECONDS, MOST_SECONDS, HostLookup, addresses_in

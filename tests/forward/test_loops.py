@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.loops import ELSEWHERE, LoopProbes, loop_told
 from zkdns.forward.question import Question
 from zkdns.names import to_wire

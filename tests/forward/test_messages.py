@@ -24,7 +24,7 @@ from tests.forward.helpers import (
     rrset,
     soa,
 )
-from zkdns.dns.wire import parse_query
+from zkdns.dns.message import parse_query
 from zkdns.forward.messages import BadReplyError, query_of, read_reply
 from zkdns.forward.reply import Reply
 

@@ -29,7 +29,7 @@ from tests.forward.helpers import (
     soa,
     to_wire,
 )
-from zkdns.dns.wire import Query, parse_query
+from zkdns.dns.message import Query, parse_query
 from zkdns.forward.messages import read_reply
 from zkdns.forward.reply import Reply
 

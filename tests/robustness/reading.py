@@ -9,7 +9,7 @@ import dns.message
 import dnslib
 
 from tests.dns.helpers import assert_records_once
-from zkdns.dns.wire import HEADER_SIZE
+from zkdns.dns.message import HEADER_SIZE
 
 Labels = tuple[bytes, ...]
 Record = tuple[Labels, int, int, int, object]

@@ -28,7 +28,7 @@ from tests.robustness.scene import (
 )
 from tests.support.upstream import Resolver
 from zkdns.dns.edns import udp_limit
-from zkdns.dns.wire import BadQueryError, parse_query
+from zkdns.dns.message import BadQueryError, parse_query
 
 COUNT = 20_000
 FORWARDED = 5000

@@ -14,14 +14,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.dns.helpers import Server, many, read
-from tests.dns.memo_helpers import assert_account_is_right
+from tests.dns.response_cache_helpers import assert_accounting_is_consistent
 from tests.forward.helpers import DATA, NAME, message, question, rrset, soa, to_wire
 from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, is_answered, ordinary
-from zkdns.dns.memo import Form, Memo
-from zkdns.dns.wire import BadQueryError, Query, parse_query
+from zkdns.dns.message import BadQueryError, Query, parse_query
+from zkdns.dns.response_cache import QueryCodec, ResponseCache
 from zkdns.forward.messages import BadReplyError, read_reply
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB = "web.staging.discovery"
 SEEDS = ordinary(
@@ -81,47 +81,47 @@ def sorted_records(wire: bytes) -> list[list[str]]:
     return [sorted(record.to_text() for record in section) for section in sections]
 
 
-@pytest.mark.parametrize("form", [Datagrams, Streams], ids=["UDP", "TCP"])
+@pytest.mark.parametrize("form", [UdpCodec, TcpCodec], ids=["UDP", "TCP"])
 @pytest.mark.parametrize("most_bytes", [40_000, 1 << 22])
-def test_what_is_remembered_is_what_would_be_answered_anew(form: Form, most_bytes: int) -> None:
+def test_what_is_remembered_is_what_would_be_answered_anew(codec: QueryCodec, max_bytes: int) -> None:
     server = Server({"web.staging": many(12), "api.staging": many(2)})
     anew = Server({"web.staging": many(12), "api.staging": many(2)}).responder
-    is_stream = form is Streams
-    memo = server.authority.answers(form, stream=is_stream, most_bytes=most_bytes)
-    dice = random.Random(most_bytes)
+    is_stream = codec is TcpCodec
+    cache = server.authority.make_cache(codec, stream=is_stream, max_bytes=max_bytes)
+    dice = random.Random(max_bytes)
     asked = list(mutated(2, 1000))
     for number, wire in enumerate((*asked, *dice.sample(asked, 1000))):
-        body = next(memo[form.key(wire[_ID:])])
-        told = Datagrams.message(wire, body) if form is Datagrams else wire[:_ID] + body if body else b""
-        expected = next(anew.answer(wire[_ID:], stream=is_stream, wrap=lambda body, _: body).responses)
+        body = next(cache[codec.key(wire[_ID:])])
+        told = UdpCodec.message(wire, body) if codec is UdpCodec else wire[:_ID] + body if body else b""
+        expected = next(anew.answer(wire[_ID:], stream=is_stream, encode=lambda body, _: body).responses)
         assert bool(told) == bool(expected) == is_answered(wire)
         if told:
             end = 12 + (len(parse_query(wire).question) if told[5] and read_query(wire) else 0)
             assert told[_ID:end] == expected[: end - _ID]
             assert sorted_records(told) == sorted_records(wire[:_ID] + expected)
-        assert memo.size <= most_bytes
+        assert cache.size <= max_bytes
         if number % 500 == 0:
-            assert_account_is_right(memo)
-    assert_account_is_right(memo)
-    assert len(memo) > 10
+            assert_accounting_is_consistent(cache)
+    assert_accounting_is_consistent(cache)
+    assert len(cache) > 10
 
 
-MEMOS: dict[str, tuple[Form, Memo]] = {}
-for _form in (Datagrams, Streams):
+CACHES: dict[str, tuple[QueryCodec, ResponseCache]] = {}
+for _codec in (UdpCodec, TcpCodec):
     _server = Server({"web.staging": many(12)})
-    MEMOS[_form.__name__] = _form, _server.datagrams if _form is Datagrams else _server.streams
+    CACHES[_codec.__name__] = _codec, _server.datagrams if _codec is UdpCodec else _server.streams
 
 
-@given(st.binary(max_size=300), st.sampled_from(sorted(MEMOS)))
+@given(st.binary(max_size=300), st.sampled_from(sorted(CACHES)))
 @example(b"", "Datagrams")
 @example(b"", "Streams")
 @example(b"\0", "Datagrams")
 @settings(max_examples=500, deadline=None, derandomize=True)
 def test_a_memo_answers_any_bytes_as_often_as_they_come(wire: bytes, name: str) -> None:
     """What a mistake of ours would raise here, where it is not told of as one."""
-    form, memo = MEMOS[name]
-    key = form.key(wire)
-    assert len({bool(next(memo[key])) for _ in range(3)}) == 1
+    codec, cache = CACHES[name]
+    key = codec.key(wire)
+    assert len({bool(next(cache[key])) for _ in range(3)}) == 1
 
 
 # -- replies ------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.network import Network, new_network
 from tests.transport.helpers import serving
-from tests.transport.udp_helpers import Serve
+from tests.transport.udp_client import Serve
 from zkdns.transport.batch import is_available
 
 

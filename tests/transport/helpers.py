@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from zkdns.address import HostPort
-from zkdns.transport import Answers, Remembered
+from zkdns.transport.access_control import AccessControl
 from zkdns.transport.batch import LENGTH
-from zkdns.transport.door import Door
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import CachedResponseLookup, ResponseLookup
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -71,9 +71,9 @@ def serving(
     respond: Respond,
     address: HostPort | None = None,
     *,
-    datagrams: Remembered | None = None,
-    streams: Answers | None = None,
-    door: Door | None = None,
+    datagrams: CachedResponseLookup | None = None,
+    streams: ResponseLookup | None = None,
+    access: AccessControl | None = None,
     batched: bool | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
@@ -84,15 +84,15 @@ def serving(
         address: where; a free port of 127.0.0.1 by default.
         datagrams: what answers UDP, if not `respond`.
         streams: what answers TCP, if not `respond`.
-        door: who is answered.
+        access: which clients are answered.
         batched: whether UDP goes by batches.
         limits: of `TcpServer`.
     """
     pair = bind(address or HostPort("127.0.0.1", 0), 1)[0]
     udp = UdpServer(
-        pair.udp, DatagramAnswers(respond) if datagrams is None else datagrams, door=door, batched=batched
+        pair.udp, DatagramAnswers(respond) if datagrams is None else datagrams, access=access, batched=batched
     )
-    tcp = TcpServer(pair.tcp, StreamAnswers(respond) if streams is None else streams, door=door, **limits)
+    tcp = TcpServer(pair.tcp, StreamAnswers(respond) if streams is None else streams, access=access, **limits)
     loop = asyncio.new_event_loop()
     running = Running(loop, bound_address(pair), udp, tcp)
     loop.set_exception_handler(lambda _, context: running.strays.append(context))
@@ -125,7 +125,7 @@ FILLER = b"ten bytes."
 
 def datagram(body: bytes) -> bytes:
     """A response after its id and the filler, as UDP sends it; nothing is silence."""
-    return Datagrams.response(FILLER + body, 0) if body else body
+    return UdpCodec.response(FILLER + body, 0) if body else body
 
 
 class StreamAnswers:
@@ -135,8 +135,8 @@ class StreamAnswers:
         self._respond = respond
 
     def __getitem__(self, key: bytes) -> Iterator[bytes]:
-        response = self._respond(bytes(2) + Streams.query(key), stream=True) or b""
-        return itertools.repeat(Streams.response(response[2:], 0))
+        response = self._respond(bytes(2) + TcpCodec.query(key), stream=True) or b""
+        return itertools.repeat(TcpCodec.response(response[2:], 0))
 
 
 class DatagramAnswers(dict[bytes, Iterator[bytes]]):
@@ -146,13 +146,13 @@ class DatagramAnswers(dict[bytes, Iterator[bytes]]):
         self._respond = respond
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
-        if is_begun(key):
+        if is_cut_off(key):
             return itertools.repeat(b"")
-        response = self._respond(bytes(2) + Datagrams.query(key), stream=False) or b""
+        response = self._respond(bytes(2) + UdpCodec.query(key), stream=False) or b""
         return itertools.repeat(datagram(response[2:]))
 
 
-def is_begun(key: bytes) -> bool:
+def is_cut_off(key: bytes) -> bool:
     """Whether a query is longer than what a slot holds of it; silence has it handed over whole."""
     return int.from_bytes(key[-LENGTH:], sys.byteorder) > len(key)
 

@@ -12,8 +12,8 @@ import pytest
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
-from zkdns.transport.activation import addresses_of, pair_up, take_passed
-from zkdns.transport.sockets import bind, bound_address, prepare
+from zkdns.transport.activation import addresses_of, pair_sockets, take_inherited_sockets
+from zkdns.transport.sockets import bind, bound_address, configure_inherited
 
 Make = Callable[..., socket.socket]
 
@@ -46,7 +46,7 @@ def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.soc
     return eventually(made)
 
 
-def refusal(passed: list[socket.socket]) -> str:
+def refusal(inherited: list[socket.socket]) -> str:
     """What is said by a process that is passed these."""
     program = (
         "import fcntl, os, sys\n"
@@ -54,14 +54,14 @@ def refusal(passed: list[socket.socket]) -> str:
         "[os.dup2(n, 3 + at) for at, n in enumerate(numbers)]\n"
         "os.environ.update(LISTEN_FDS=str(len(numbers)), LISTEN_PID=str(os.getpid()))\n"
         "from zkdns.errors import ListenError\n"
-        "from zkdns.transport.activation import addresses_of, take_passed\n"
+        "from zkdns.transport.activation import addresses_of, take_inherited_sockets\n"
         "try:\n"
-        "    passed = take_passed(os.environ)\n"
+        "    passed = take_inherited_sockets(os.environ)\n"
         "    print(*addresses_of(passed), os.get_inheritable(3), 'LISTEN_FDS' in os.environ)\n"
         "except ListenError as error:\n"
         "    print(error)\n"
     )
-    numbers = [sock.fileno() for sock in passed]
+    numbers = [sock.fileno() for sock in inherited]
     command = [sys.executable, "-c", program, *map(str, numbers)]
     return subprocess.run(
         command, pass_fds=numbers, check=True, capture_output=True, text=True
@@ -85,7 +85,7 @@ def test_what_is_passed_is_taken_and_neither_told_nor_handed_on(make: Make) -> N
 )
 def test_what_is_not_for_this_process_is_left_alone(variables: dict[str, str]) -> None:
     environment = {**variables, "LISTEN_FDNAMES": "a", "PATH": "/bin"}
-    assert take_passed(environment) == []
+    assert take_inherited_sockets(environment) == []
     assert environment == {"PATH": "/bin"}
 
 
@@ -102,17 +102,17 @@ def test_what_cannot_be_served_is_named(make: Make) -> None:
 
 def test_pairs_are_made_of_each_address_in_whatever_order(make: Make) -> None:
     first, second = both(make), both(make, "127.0.0.2")
-    passed = [second[1], first[0], first[1], second[0]]
-    pairs = pair_up(passed)
+    inherited = [second[1], first[0], first[1], second[0]]
+    pairs = pair_sockets(inherited)
     assert [(pair.udp, pair.tcp) for pair in pairs] == [second, first]
-    assert addresses_of(passed) == tuple(map(bound_address, pairs))
+    assert addresses_of(inherited) == tuple(map(bound_address, pairs))
 
 
 @pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
     other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
     lone = make(there, "127.0.0.9")  # where hardly anybody has the other half
-    (pair,) = pair_up([lone])
+    (pair,) = pair_sockets([lone])
     assert lone in {pair.udp, pair.tcp}
     assert pair.udp.getsockname() == pair.tcp.getsockname()
     assert {pair.udp.type, pair.tcp.type} == {there, other}
@@ -124,7 +124,7 @@ def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKin
 def test_a_half_that_cannot_be_bound_is_told_and_all_is_let_go(make: Make) -> None:
     udp, tcp = both(make)
     with pytest.raises(ListenError, match="another program listens there"):
-        pair_up([udp])
+        pair_sockets([udp])
     assert udp.fileno() == -1
     assert tcp.fileno() != -1
 
@@ -132,7 +132,7 @@ def test_a_half_that_cannot_be_bound_is_told_and_all_is_let_go(make: Make) -> No
 def test_several_sockets_at_one_address_are_several_pairs(make: Make) -> None:
     udp, tcp = both(make)
     with udp.dup() as udp2, tcp.dup() as tcp2:
-        assert [(pair.udp, pair.tcp) for pair in pair_up([udp, udp2, tcp, tcp2])] == [
+        assert [(pair.udp, pair.tcp) for pair in pair_sockets([udp, udp2, tcp, tcp2])] == [
             (udp, tcp),
             (udp2, tcp2),
         ]
@@ -144,7 +144,7 @@ def test_a_passed_socket_gets_what_ours_have(make: Make) -> None:
     size = (socket.SOL_SOCKET, socket.SO_RCVBUF)
     udp.setsockopt(*size, 4096)
     for sock in (udp, tcp):
-        prepare(sock)
+        configure_inherited(sock)
         assert not sock.getblocking()
     assert udp.getsockopt(*size) == own.udp.getsockopt(*size)
     own.close()
@@ -157,5 +157,5 @@ def test_a_larger_buffer_than_we_could_ask_for_is_left(make: Make) -> None:
         udp.setsockopt(socket.SOL_SOCKET, forced, 4 << 20)
     except PermissionError:
         pytest.skip("needs root")
-    prepare(udp)
+    configure_inherited(udp)
     assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20  # the kernel tells twice of it

@@ -15,17 +15,17 @@ import pytest
 from tests.support.sandbox import forbidding
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, datagram
-from tests.transport.udp_helpers import asker, hears_nothing_more
+from tests.transport.udp_client import receives_nothing_more, udp_client
 from zkdns.transport import batch as module
-from zkdns.transport.batch import HEAD, ID, LENGTH, LONGEST, MOST, SLOT, Batch, is_available
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.sockets import tell_where_asked
+from zkdns.transport.batch import HEAD, ID, LENGTH, MAX_BATCH, MAX_RESPONSE, SLOT, Batch, is_available
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.sockets import enable_packet_info
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no calls for batches")
 
-_HELD = SLOT - 2 - LENGTH
+_SLOT_CAPACITY = SLOT - 2 - LENGTH
 """Bytes of a query after its id that a slot holds."""
-_LONGEST_REST = LONGEST - ID - HEAD
+_LONGEST_REST = MAX_RESPONSE - ID - HEAD
 
 
 @contextlib.contextmanager
@@ -36,13 +36,15 @@ def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
         sock.setblocking(False)
         sock.bind((host, 0))
         if host in {"0.0.0.0", "::"}:
-            tell_where_asked(sock)
+            enable_packet_info(sock)
         yield sock
 
 
 def slotted(query: bytes) -> bytes:
     """A query after its id as its slot holds it."""
-    return query[:_HELD].ljust(_HELD, b"\0") + (2 + len(query)).to_bytes(LENGTH, sys.byteorder)
+    return query[:_SLOT_CAPACITY].ljust(_SLOT_CAPACITY, b"\0") + (2 + len(query)).to_bytes(
+        LENGTH, sys.byteorder
+    )
 
 
 def sendable(response: bytes) -> bytes:
@@ -78,19 +80,21 @@ def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
 def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> None:
     """<netinet/in.h>: sockaddr_in, sockaddr_in6, and the ancillary data with in_pktinfo or in6_pktinfo."""
     is_ipv6 = family == socket.AF_INET6
-    assert module._ASKER[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
+    assert module._SOCKADDR_SIZE[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
     header = struct.calcsize("@Nii0N")
-    assert module._SOURCE[family] == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
-    assert module._SOURCE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
+    assert module._CONTROL_SIZE[family] == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
+    assert module._CONTROL_SIZE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
 
 
 def test_the_numbers_beside_the_headers_are_the_numbers_in_them() -> None:
     messages = module._Messages(3)
-    messages.control_lengths[:] = memoryview(struct.pack(f"{MOST}Q", *range(1000, 1000 + MOST))).cast("Q")
+    messages.control_lengths[:] = memoryview(
+        struct.pack(f"{MAX_BATCH}Q", *range(1000, 1000 + MAX_BATCH))
+    ).cast("Q")
     for piece, first in enumerate((2000, 3000, 4000)):
-        numbers = struct.pack(f"{MOST}H", *range(first, first + MOST))
+        numbers = struct.pack(f"{MAX_BATCH}H", *range(first, first + MAX_BATCH))
         messages.piece_lengths[piece][:] = memoryview(numbers).cast("H")
-    for at in range(MOST):
+    for at in range(MAX_BATCH):
         messages._headers[at].length = 65_535 - at
         assert messages.lengths[at] == 65_535 - at
         assert messages._headers[at].header.control_length == 1000 + at
@@ -109,24 +113,24 @@ def test_nothing_has_arrived() -> None:
         assert batch.send([]) == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST - 1, MOST, MOST + 1, 3 * MOST + 5])
+@pytest.mark.parametrize("count", [1, 2, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH + 5])
 def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None:
     sent = [number.to_bytes(2) + b"query %d" % number for number in range(count)]
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for message in sent:
             other.sendto(message, sock.getsockname())
         received: list[bytes] = []
         while queries := batch.receive():
-            assert len(queries) == min(MOST, count - len(received))
+            assert len(queries) == min(MAX_BATCH, count - len(received))
             received += queries
         assert received == [slotted(message[2:]) for message in sent]
 
 
 def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
-        for size in (500, _HELD, 50, 1, 0, 200, 0):
+        for size in (500, _SLOT_CAPACITY, 50, 1, 0, 200, 0):
             message = b"id" + os.urandom(size)
             other.sendto(message, sock.getsockname())
             assert list(batch.receive()) == [slotted(message[2:])]
@@ -137,20 +141,20 @@ def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
 )
 def test_what_is_longer_than_its_slot_can_be_had_whole(size: int) -> None:
     message = os.urandom(size)
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for around in (b"id before", message, b"id behind"):
             other.sendto(around, sock.getsockname())
         queries = batch.receive()
         whole = message[2:] + size.to_bytes(LENGTH, sys.byteorder)
         assert queries[1][-LENGTH:] == whole[-LENGTH:]
-        assert batch.whole(1) == (whole if size > 2 + _HELD else None)
+        assert batch.whole(1) == (whole if size > 2 + _SLOT_CAPACITY else None)
         assert (batch.whole(0), batch.whole(2)) == (None, None)
 
 
 def test_the_longest_ones_in_all_places_do_not_get_into_each_others_way() -> None:
     sent = [os.urandom(20_000) for _ in range(8)]
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for message in sent:
             other.sendto(message, sock.getsockname())
@@ -160,11 +164,11 @@ def test_the_longest_ones_in_all_places_do_not_get_into_each_others_way() -> Non
 
 
 def test_a_socket_that_fails_is_told_of() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, asker() as other:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, udp_client() as other:
         sock.setblocking(False)
         sock.bind(("127.0.0.1", 0))
         batch = Batch(sock)
-        with asker() as gone:
+        with udp_client() as gone:
             gone.bind(("127.0.0.1", 0))
             sock.connect(gone.getsockname())
         sock.send(b"to nobody")  # comes back as ICMP port unreachable
@@ -191,28 +195,28 @@ def _error_of(batch: Batch) -> OSError | None:
 def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
-        askers = [stack.enter_context(asker(host)) for _ in range(MOST)]
+        clients = [stack.enter_context(udp_client(host)) for _ in range(MAX_BATCH)]
         for rounds in range(2):
-            for at, other in enumerate(askers):
+            for at, other in enumerate(clients):
                 other.sendto(bytes((rounds, at)) + b"query", sock.getsockname())
-            assert len(batch.receive()) == MOST
-            assert batch.send([sendable(b"response %d" % at) for at in range(MOST)]) == 0
-            for at, other in enumerate(askers):
+            assert len(batch.receive()) == MAX_BATCH
+            assert batch.send([sendable(b"response %d" % at) for at in range(MAX_BATCH)]) == 0
+            for at, other in enumerate(clients):
                 assert other.recv(100) == bytes((rounds, at)) + b"response %d" % at
-                assert hears_nothing_more(other)
+                assert receives_nothing_more(other)
                 other.settimeout(5.0)
 
 
 def test_a_response_has_the_question_as_it_arrived() -> None:
     """All of what the slot holds behind id and head can be one."""
-    questions = [os.urandom(_HELD - HEAD - size) for size in range(MOST)]
-    with receiver() as sock, asker() as other:
+    questions = [os.urandom(_SLOT_CAPACITY - HEAD - size) for size in range(MAX_BATCH)]
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for number, question in enumerate(questions):
             other.sendto(bytes((0, number)) + bytes(HEAD) + question + b"more", sock.getsockname())
-        assert len(batch.receive()) == MOST
+        assert len(batch.receive()) == MAX_BATCH
         responses = [
-            Datagrams.response(FILLER + question.upper() + b"rest", len(question)) for question in questions
+            UdpCodec.response(FILLER + question.upper() + b"rest", len(question)) for question in questions
         ]
         assert batch.send(responses) == 0
         for number, question in enumerate(questions):
@@ -221,7 +225,7 @@ def test_a_response_has_the_question_as_it_arrived() -> None:
 
 @pytest.mark.parametrize("silent", [[0], [1], [7], [0, 7], [2, 3, 4], [*range(8)], [0, 2, 4, 6], []], ids=str)
 def test_an_empty_response_is_silence(silent: list[int]) -> None:
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for at in range(8):
             other.sendto(bytes((0, at)), sock.getsockname())
@@ -230,17 +234,17 @@ def test_an_empty_response_is_silence(silent: list[int]) -> None:
         for at in range(8):
             if at not in silent:
                 assert other.recv(100) == bytes((0, at)) + b"%d" % at
-        assert hears_nothing_more(other)
+        assert receives_nothing_more(other)
 
 
 def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -> None:
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
-        for lengths in ([_LONGEST_REST] * MOST, [1] * MOST, [1, _LONGEST_REST] * (MOST // 2)):
+        for lengths in ([_LONGEST_REST] * MAX_BATCH, [1] * MAX_BATCH, [1, _LONGEST_REST] * (MAX_BATCH // 2)):
             responses = [os.urandom(length) for length in lengths]
             for _ in lengths:
                 other.sendto(b"id", sock.getsockname())
-            assert len(batch.receive()) == MOST
+            assert len(batch.receive()) == MAX_BATCH
             assert batch.send(list(map(sendable, responses))) == 0
             assert [other.recv(2000) for _ in responses] == [b"id" + response for response in responses]
 
@@ -259,22 +263,24 @@ class FewAtATime:
 
 @pytest.mark.parametrize("most", [1, 7, 63])
 def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         few = FewAtATime(batch, most)
         monkeypatch.setattr(batch, "_sendmmsg", few)
-        for at in range(MOST):
+        for at in range(MAX_BATCH):
             other.sendto(bytes((0, at)), sock.getsockname())
-        assert len(batch.receive()) == MOST
-        assert batch.send([sendable(b"%d" % at) for at in range(MOST)]) == 0
-        assert [other.recv(100) for _ in range(MOST)] == [bytes((0, at)) + b"%d" % at for at in range(MOST)]
-        assert few.calls == [*range(MOST, 0, -most)]
+        assert len(batch.receive()) == MAX_BATCH
+        assert batch.send([sendable(b"%d" % at) for at in range(MAX_BATCH)]) == 0
+        assert [other.recv(100) for _ in range(MAX_BATCH)] == [
+            bytes((0, at)) + b"%d" % at for at in range(MAX_BATCH)
+        ]
+        assert few.calls == [*range(MAX_BATCH, 0, -most)]
 
 
 def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> None:
     """A queue of the network that is full, as Unix sockets show it by themselves: EAGAIN, and no waiting."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs, receiver() as sock, asker() as other:
+    with ours, theirs, receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for at in range(8):
             other.sendto(bytes((0, at)), sock.getsockname())
@@ -299,13 +305,13 @@ def test_dns_24_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: s
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
         port = sock.getsockname()[1]
-        askers = [(stack.enter_context(asker(host)), address) for address in addresses * 10]
+        clients = [(stack.enter_context(udp_client(host)), address) for address in addresses * 10]
         for _ in range(2):
-            for other, address in askers:
+            for other, address in clients:
                 other.sendto(b"id", (address, port))
-            assert len(batch.receive()) == len(askers)
-            assert batch.send([sendable(b"response")] * len(askers)) == 0
-            for other, address in askers:
+            assert len(batch.receive()) == len(clients)
+            assert batch.send([sendable(b"response")] * len(clients)) == 0
+            for other, address in clients:
                 response, source = other.recvfrom(100)
                 assert (response, source[0]) == (b"idresponse", address)
 

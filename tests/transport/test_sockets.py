@@ -16,7 +16,15 @@ from tests.support.network import ip, new_network, wait_until_up
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
-from zkdns.transport.sockets import SocketPair, bind, bind_more, bound_address, favour, is_wildcard, share
+from zkdns.transport.sockets import (
+    SocketPair,
+    allow_sharing,
+    bind,
+    bind_additional,
+    bound_address,
+    direct_traffic,
+    is_wildcard,
+)
 
 LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -92,11 +100,11 @@ def test_a_port_is_free_again_once_it_is_closed_even_with_a_connection_that_ling
     with bound(LOOPBACK) as pairs:
         address = bound_address(pairs[0])
         pairs[0].tcp.setblocking(True)
-        asker = socket.create_connection((address.host, address.port))
+        client = socket.create_connection((address.host, address.port))
         accepted, _ = pairs[0].tcp.accept()
         accepted.close()  # who closes first has the port in TIME_WAIT
-        assert asker.recv(1) == b""
-        asker.close()
+        assert client.recv(1) == b""
+        client.close()
     eventually(lambda: can_be_bound(address))
 
 
@@ -202,8 +210,8 @@ def arrivals(pairs: list[SocketPair], count: int = 60) -> list[int]:
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(socket.create_connection(address))
-            asker = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-            asker.sendto(b"?", address)
+            client = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            client.sendto(b"?", address)
         return [_taken(pair.udp.recv, 1) + _taken(pair.tcp.accept) for pair in pairs]
 
 
@@ -227,11 +235,11 @@ def one() -> Iterator[list[SocketPair]]:
 
 
 def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -> None:
-    one += bind_more(one, 2)
+    one += bind_additional(one, 2)
     assert len({bound_address(pair) for pair in one}) == 1
     if sys.platform == "linux":
         assert arrivals(one) == [120, 0, 0]  # who has not begun to read must not lose anything
-    favour(one, None)
+    direct_traffic(one, None)
     assert all(arrivals(one))
 
 
@@ -239,16 +247,16 @@ def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -
 def test_those_that_are_to_be_closed_get_nothing_more_and_the_others_all(
     one: list[SocketPair],
 ) -> None:
-    one += bind_more(one, 2)
-    favour(one[:2], 2)
+    one += bind_additional(one, 2)
+    direct_traffic(one[:2], 2)
     first, second, left_out = arrivals(one)
     assert first
     assert second
     assert (first + second, left_out) == (120, 0)
     one.pop().close()
     assert sum(arrivals(one)) == 120
-    one += bind_more(one, 1)
-    favour(one, None)
+    one += bind_additional(one, 1)
+    direct_traffic(one, None)
     assert all(arrivals(one))
 
 
@@ -258,6 +266,6 @@ def test_a_part_of_an_address_is_bound_beside_it_only_by_those_who_share(one: li
         bind(HostPort("0.0.0.0", port), 1)
     with pytest.raises(ListenError, match="another program listens there"):
         bind(HostPort("0.0.0.0", port), 1, shared=True)
-    share(one)
+    allow_sharing(one)
     one += bind(HostPort("0.0.0.0", port), 2, shared=True)
     assert arrivals(one) == [120, 0, 0]

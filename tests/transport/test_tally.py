@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, echo, serving
-from tests.transport.udp_helpers import asker
-from zkdns.transport import Later
-from zkdns.transport.forms import Datagrams
+from tests.transport.udp_client import udp_client
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.contract import DeferredResponse
 from zkdns.transport.tally import LATENCY_BUCKETS, UNMARKED, Tally
 
 MANY = 300
@@ -24,12 +24,12 @@ class Marked(dict[bytes, Iterator[bytes]]):
     """Answers with the first byte of a query as its mark; `later` and `silent` queries so."""
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
-        query = Datagrams.query(key)
-        response = Datagrams.response(FILLER + query, 0, query[0])
+        query = UdpCodec.query(key)
+        response = UdpCodec.response(FILLER + query, 0, query[0])
         if query.endswith(b"silent"):
             return itertools.repeat(b"")
         if query.endswith(b"later"):
-            return itertools.repeat(Later(lambda deliver: deliver(response)))
+            return itertools.repeat(DeferredResponse(lambda deliver: deliver(response)))
         self[key] = itertools.repeat(response)
         return self[key]
 
@@ -62,7 +62,7 @@ def test_latencies_are_sorted_into_the_bucket_that_holds_them(noted: list[tuple[
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_over_udp_each_response_is_counted_once_with_its_mark_and_its_wait(*, batched: bool) -> None:
-    with serving(echo, datagrams=Marked(), batched=batched) as running, asker() as sock:
+    with serving(echo, datagrams=Marked(), batched=batched) as running, udp_client() as sock:
         tally = running.udp.tally
         with running.udp_stopped():
             for number in range(MANY // 3):

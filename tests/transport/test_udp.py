@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
 from tests.support.waiting import eventually
-from tests.transport.helpers import datagram, echo, is_begun
-from tests.transport.udp_helpers import SECONDS, Serve, ask, asker, hears_nothing_more
+from tests.transport.helpers import datagram, echo, is_cut_off
+from tests.transport.udp_client import SECONDS, Serve, ask, receives_nothing_more, udp_client
 from zkdns.address import HostPort
-from zkdns.dns.edns import OWN_UDP_SIZE
-from zkdns.transport.batch import HEAD, ID, LONGEST, MOST
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.udp import _BATCHES
+from zkdns.dns.edns import MAX_UDP_SIZE
+from zkdns.transport.batch import HEAD, ID, MAX_BATCH, MAX_RESPONSE
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.udp import _MAX_BATCHES
 
 # A slot holds an id and 92 bytes of a query.
 SIZES = [0, 1, 2, 3, 11, 12, 93, 94, 95, 96, 97, 512, 1_500, 9_000, 65_507]
@@ -59,7 +59,7 @@ def test_datagrams_of_all_sizes_at_once_are_handed_over_whole(serve: Serve) -> N
         heard.append(message[2:])
         return echo(message[:20], stream=stream)
 
-    with serve(respond) as server, asker() as sock:
+    with serve(respond) as server, udp_client() as sock:
         with server.udp_stopped():
             for message in sent:
                 sock.sendto(message, server.at)
@@ -80,14 +80,14 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
 
     class Remembering(dict[bytes, Iterator[bytes]]):
         def __missing__(self, key: bytes) -> Iterator[bytes]:
-            if is_begun(key):
+            if is_cut_off(key):
                 return itertools.repeat(b"")
-            response = respond(bytes(2) + Datagrams.query(key), stream=False)
+            response = respond(bytes(2) + UdpCodec.query(key), stream=False)
             self[key] = itertools.repeat(datagram(response[2:]))
             return self[key]
 
     remembered = Remembering()
-    with serve(respond, datagrams=remembered) as server, asker() as sock:
+    with serve(respond, datagrams=remembered) as server, udp_client() as sock:
         for _ in range(2):
             with server.udp_stopped():
                 for message in sent:
@@ -102,45 +102,45 @@ def test_what_is_handed_over_has_the_form_that_others_make_keys_in(serve: Serve)
 
     class Listening(dict[bytes, Iterator[bytes]]):
         def __missing__(self, key: bytes) -> Iterator[bytes]:
-            if not is_begun(key):
+            if not is_cut_off(key):
                 heard.append(key)
-            return itertools.repeat(b"" if is_begun(key) else datagram(b"heard"))
+            return itertools.repeat(b"" if is_cut_off(key) else datagram(b"heard"))
 
     sent = [os.urandom(size) for size in (*range(2, 200), *range(199, 1, -1))]
-    with serve(echo, datagrams=Listening()) as server, asker() as sock:
+    with serve(echo, datagrams=Listening()) as server, udp_client() as sock:
         for message in sent:
             sock.sendto(message, server.at)
             assert sock.recv(100) == message[:2] + b"heard"
-    assert heard == [Datagrams.key(message[2:]) for message in sent]
+    assert heard == [UdpCodec.key(message[2:]) for message in sent]
 
 
 @given(st.binary(max_size=200), st.integers(0, 100))
 def test_a_key_stands_for_one_query_and_for_nothing_else(query: bytes, zeros: int) -> None:
-    key = Datagrams.key(query)
-    assert Datagrams.query(key) == query
-    assert (Datagrams.key(query + bytes(zeros)) == key) == (zeros == 0)
-    assert len(key) == max(len(query), Datagrams.most_kept) + 2
+    key = UdpCodec.key(query)
+    assert UdpCodec.query(key) == query
+    assert (UdpCodec.key(query + bytes(zeros)) == key) == (zeros == 0)
+    assert len(key) == max(len(query), UdpCodec.max_cached_query) + 2
 
 
-@given(st.integers(Datagrams.most_kept + 1, 65_505))
+@given(st.integers(UdpCodec.max_cached_query + 1, 65_505))
 def test_what_has_only_begun_is_no_query(size: int) -> None:
-    begun = bytes(Datagrams.most_kept) + (2 + size).to_bytes(2, sys.byteorder)
-    assert Datagrams.query(begun) == b""
+    started = bytes(UdpCodec.max_cached_query) + (2 + size).to_bytes(2, sys.byteorder)
+    assert UdpCodec.query(started) == b""
 
 
 # -- what is sent -------------------------------------------------------------------------------------------
 
 
 def test_responses_of_every_length_arrive_as_they_are(serve: Serve) -> None:
-    assert LONGEST == OWN_UDP_SIZE
-    whole = os.urandom(LONGEST - ID - HEAD)
+    assert MAX_RESPONSE == MAX_UDP_SIZE
+    whole = os.urandom(MAX_RESPONSE - ID - HEAD)
 
     def respond(message: bytes, *, stream: bool) -> bytes:
         assert not stream
         return b"id" + whole[: int.from_bytes(message[2:])]
 
-    lengths = range(1, (LONGEST - ID - HEAD) + 1)
-    with serve(respond) as server, asker() as sock:
+    lengths = range(1, (MAX_RESPONSE - ID - HEAD) + 1)
+    with serve(respond) as server, udp_client() as sock:
         for first in range(0, len(lengths), 100):
             some = lengths[first : first + 100]
             with server.udp_stopped():
@@ -153,11 +153,11 @@ def test_none_is_silence(serve: Serve) -> None:
     def respond(message: bytes, *, stream: bool) -> bytes | None:
         return echo(message, stream=stream) if message.endswith(b"k") else None
 
-    with serve(respond) as server, asker() as sock:
+    with serve(respond) as server, udp_client() as sock:
         for message in (b"", b"hush", b"ask"):
             sock.sendto(message, server.at)
         assert sock.recv(100) == b"ask:udp"  # the first that arrives, and loopback keeps the order
-        assert hears_nothing_more(sock)
+        assert receives_nothing_more(sock)
         assert (server.udp.received, server.udp.lost) == (3, 0)
 
 
@@ -183,7 +183,7 @@ def test_silence_amid_others_leaves_each_asker_its_own_responses_in_order(serve:
         return None if message[2:3] == b"x" else echo(message, stream=stream)
 
     with serve(respond) as server, contextlib.ExitStack() as stack:
-        socks = [stack.enter_context(asker()) for _ in range(3)]
+        socks = [stack.enter_context(udp_client()) for _ in range(3)]
         asked: list[list[bytes]] = [[] for _ in socks]
         with server.udp_stopped():
             for at, letter in enumerate(pattern):
@@ -193,14 +193,14 @@ def test_silence_amid_others_leaves_each_asker_its_own_responses_in_order(serve:
         for sock, messages in zip(socks, asked, strict=True):
             assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
         eventually(lambda: server.udp.received == len(pattern))
-        assert all(map(hears_nothing_more, socks))
+        assert all(map(receives_nothing_more, socks))
         assert server.udp.lost == 0
 
 
-@pytest.mark.parametrize("count", [1, 2, MOST - 1, MOST, MOST + 1, 2 * MOST, 200, 500])
+@pytest.mark.parametrize("count", [1, 2, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 2 * MAX_BATCH, 200, 500])
 def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -> None:
     burst = [b"%5d" % number for number in range(count)]
-    with serve(echo) as server, asker() as sock:
+    with serve(echo) as server, udp_client() as sock:
         with server.udp_stopped():
             for message in burst:
                 sock.sendto(message, server.at)
@@ -214,10 +214,10 @@ def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_askers_that_closed_their_port_stop_nobody_else(serve: Serve, host: str) -> None:
     """Their answers come back as ICMP port unreachable."""
-    with serve(echo, HostPort(host, 0)) as server, asker() as other:
+    with serve(echo, HostPort(host, 0)) as server, udp_client() as other:
         other.connect(("127.0.0.1", server.address.port))  # all the time, or it could have a port of theirs
         for _ in range(200):
-            with asker() as gone:
+            with udp_client() as gone:
                 gone.sendto(b"goodbye", other.getpeername())
             other.send(b"question")
             assert other.recv(100) == b"question:udp"
@@ -230,7 +230,7 @@ def test_an_answer_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:
     except PermissionError:
         pytest.skip("a raw socket needs CAP_NET_RAW")
     pattern = "xx.x..x" + "." * 60 + "xxx.x"
-    with raw, serve(echo) as server, asker() as sock:
+    with raw, serve(echo) as server, udp_client() as sock:
         expected = []
         with server.udp_stopped():
             for at, letter in enumerate(pattern):
@@ -257,7 +257,7 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
 
     class Failing(dict[bytes, Iterator[bytes]]):
         def __missing__(self, key: bytes) -> Iterator[bytes]:
-            query = Datagrams.query(key)
+            query = UdpCodec.query(key)
             if query != b"x":
                 return itertools.repeat(datagram(query + b":udp"))
             if where == "look-up":
@@ -265,14 +265,14 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
             return fail()
 
     pattern = ".x..xx" + "." * 60 + "xx" + "." * 10
-    with capture_logs() as logs, serve(echo, datagrams=Failing()) as server, asker() as sock:
+    with capture_logs() as logs, serve(echo, datagrams=Failing()) as server, udp_client() as sock:
         for _ in range(2):
             with server.udp_stopped():
                 for at, letter in enumerate(pattern):
                     sock.sendto(at.to_bytes(2) + letter.encode(), server.at)
             expected = [at.to_bytes(2) + b".:udp" for at, letter in enumerate(pattern) if letter == "."]
             assert [sock.recv(100) for _ in expected] == expected
-        assert hears_nothing_more(sock)
+        assert receives_nothing_more(sock)
         assert server.udp.received == 2 * len(pattern)
     (told,) = logs
     assert (told["log_level"], told["event"]) == ("error", "a query could not be answered")
@@ -298,7 +298,7 @@ def test_a_burst_of_datagrams_lets_tcp_have_its_turn(serve: Serve) -> None:
     with (
         serve(respond) as server,
         socket.create_connection(server.at, timeout=SECONDS) as connection,
-        asker() as sock,
+        udp_client() as sock,
     ):
         connection.sendall(b"\0\x08question")
         assert connection.recv(100) == b"\0\x0cquestion:tcp"  # so it is accepted
@@ -309,7 +309,7 @@ def test_a_burst_of_datagrams_lets_tcp_have_its_turn(serve: Serve) -> None:
         assert connection.recv(100) == b"\0\x0cquestion:tcp"
         eventually(lambda: len(heard) == burst + 2)
     # Once round, in which the datagrams may have their turn first.
-    assert heard.index(True, 1) <= 1 + _BATCHES * MOST < burst
+    assert heard.index(True, 1) <= 1 + _MAX_BATCHES * MAX_BATCH < burst
 
 
 def test_a_burst_of_datagrams_holds_no_timer_up(serve: Serve) -> None:
@@ -324,18 +324,18 @@ def test_a_burst_of_datagrams_holds_no_timer_up(serve: Serve) -> None:
         server.loop.call_later(0, heard.append, "timer")
 
     burst = 500
-    with serve(respond) as server, asker() as sock:
+    with serve(respond) as server, udp_client() as sock:
         server.call(server.udp.stop)
         for _ in range(burst):
             sock.sendto(b"burst", server.at)
         server.call(begin)
         eventually(lambda: len(heard) == burst + 1)
     # Once round, in which the datagrams may have their turn first.
-    assert heard.index("timer") <= _BATCHES * MOST < burst
+    assert heard.index("timer") <= _MAX_BATCHES * MAX_BATCH < burst
 
 
 def test_a_stopped_server_answers_no_more_and_leaves_its_socket_open(serve: Serve) -> None:
-    with serve(echo) as server, asker() as sock:
+    with serve(echo) as server, udp_client() as sock:
         with server.udp_stopped():
             sock.sendto(b"question", server.at)
             sock.settimeout(0.2)

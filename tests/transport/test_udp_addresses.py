@@ -9,29 +9,29 @@ import pytest
 from tests.support.network import Network, ip, link_twice, new_network, nft, skip_without_nft, wait_until_up
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo
-from tests.transport.udp_helpers import SECONDS, Serve, ask, asker
+from tests.transport.udp_client import SECONDS, Serve, ask, udp_client
 from zkdns.address import HostPort
 
 IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
 
 
-def each_hears_whom_it_asked(server: Running, askers: Sequence[tuple[socket.socket, str]]) -> None:
+def each_hears_whom_it_asked(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
     """Each asks its address several times, in turn with the others and all at once.
 
     A connected socket drops what comes from anywhere else.
     """
-    for sock, asked in askers:
+    for sock, asked in clients:
         scope = asked.partition("%")[2]
         address = (asked, server.address.port)
         sock.connect((*address, 0, socket.if_nametoindex(scope)) if scope else address)
-    messages = [b"%3d" % number for number in range(200 // len(askers))]
+    messages = [b"%3d" % number for number in range(200 // len(clients))]
     with server.udp_stopped():
         for message in messages:
-            for sock, _ in askers:
+            for sock, _ in clients:
                 sock.send(message)
-    for sock, _ in askers:
+    for sock, _ in clients:
         assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
-    assert (server.udp.received, server.udp.lost) == (len(messages) * len(askers), 0)
+    assert (server.udp.received, server.udp.lost) == (len(messages) * len(clients), 0)
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
@@ -59,7 +59,7 @@ def _ipv6_addresses() -> list[str]:
 def test_dns_24_several_addresses_are_asked_in_one_batch(serve: Serve) -> None:
     with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
         asked = [f"127.0.0.{number}" for number in range(1, 10)]
-        each_hears_whom_it_asked(server, [(stack.enter_context(asker()), address) for address in asked])
+        each_hears_whom_it_asked(server, [(stack.enter_context(udp_client()), address) for address in asked])
 
 
 def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
@@ -95,7 +95,7 @@ def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_netwo
     for wildcard, asked in own.items():
         with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
             each_hears_whom_it_asked(
-                server, [(stack.enter_context(asker(wildcard.host)), address) for address in asked]
+                server, [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
             )
 
 
@@ -113,15 +113,15 @@ def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to
             (IPV6, "2001:db8::2", ["fe80::1%here"]),
         ):
             with serve(echo, wildcard) as server, contextlib.ExitStack() as stack, theirs.entered():
-                askers = [(stack.enter_context(asker(wildcard.host)), address) for address in asked]
-                for sock, _ in askers:
+                clients = [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
+                for sock, _ in clients:
                     if source:
                         sock.bind((source, 0))
-                each_hears_whom_it_asked(server, askers)
+                each_hears_whom_it_asked(server, clients)
 
 
 def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
-    with serve(echo, IPV4) as server, asker() as sock:
+    with serve(echo, IPV4) as server, udp_client() as sock:
         sock.connect(("127.0.0.9", server.address.port))  # drops what comes from anywhere else
         sock.send(b"question")
         assert sock.recv(100) == b"question:udp"
@@ -137,7 +137,7 @@ def test_an_asker_that_cannot_be_reached_costs_nobody_else_a_response(
     ip("address add 192.0.2.1/32 dev lo")
     ip("address add 192.0.2.2/32 dev lo")
     with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
-        socks = {name: stack.enter_context(asker()) for name in ("", "192.0.2.1", "192.0.2.2")}
+        socks = {name: stack.enter_context(udp_client()) for name in ("", "192.0.2.1", "192.0.2.2")}
         for source, sock in socks.items():
             sock.bind((source, 0))
             sock.connect(("127.0.0.1", server.address.port))

@@ -8,9 +8,9 @@ import pytest
 from tests.support.network import ip
 from tests.support.waiting import eventually
 from tests.transport.helpers import datagram
-from tests.transport.udp_helpers import SECONDS, Serve, ask
-from zkdns.transport import Deliver, Later
-from zkdns.transport.batch import LONGEST
+from tests.transport.udp_client import SECONDS, Serve, ask
+from zkdns.transport.batch import MAX_RESPONSE
+from zkdns.transport.contract import DeferredResponse, Deliver
 
 _DO_NOT_FRAGMENT = 0x40
 _LONG = b"x" * 1000
@@ -30,7 +30,7 @@ class Waiting(dict[bytes, Iterator[bytes]]):
         self.deliver: list[Deliver] = []
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
-        return iter((Later(self.deliver.append),))
+        return iter((DeferredResponse(self.deliver.append),))
 
 
 def sniffed(act: Callable[[], object], port: int) -> list[int]:
@@ -69,10 +69,10 @@ def test_where_a_network_is_narrow_responses_arrive_all_the_same(serve: Serve) -
 def test_so_do_those_that_come_later(serve: Serve) -> None:
     ip("link set lo mtu 600")
     answers = Waiting()
-    with serve(long, datagrams=answers) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        asker.settimeout(SECONDS)
-        asker.sendto(b"id", server.at)
+    with serve(long, datagrams=answers) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(SECONDS)
+        client.sendto(b"id", server.at)
         eventually(lambda: answers.deliver)
         server.call(lambda: answers.deliver[0](datagram(_LONG)))
-        assert asker.recv(LONGEST).endswith(_LONG)
+        assert client.recv(MAX_RESPONSE).endswith(_LONG)
         assert server.udp.lost == 0

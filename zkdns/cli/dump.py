@@ -23,7 +23,7 @@ from zkdns.config import SETTINGS, Config
 from zkdns.daemon.control import ControlError, Refused
 from zkdns.daemon.copies import Copy, copy_of_server, copy_of_sources
 from zkdns.dns.zone import Zone
-from zkdns.dns.zonefile import service_records, zone_head
+from zkdns.dns.zonefile import service_records, zone_header
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import Labels, lower, parse_name, to_text
 from zkdns.observe.logs import configure_logs, silence
@@ -110,7 +110,7 @@ def _write(copy: Copy, apex: Labels) -> None:
     zone = Zone(copy.table, copy.config)
     if copy.is_stale:
         write_out("; the source of these records is out of reach: they are the last that were known\n")
-    write_out(zone_head(zone, apex))
+    write_out(zone_header(zone, apex))
     services = sorted(zone.services, key=lambda key: key[::-1])
     bar = Bar("writing services")
     with bar.progress:

@@ -17,7 +17,7 @@ from zkdns.errors import ListenError
 from zkdns.names import to_text
 from zkdns.observe.logs import configure_logs, silence
 from zkdns.observe.notify import Notifier
-from zkdns.transport.activation import addresses_of, take_passed
+from zkdns.transport.activation import addresses_of, take_inherited_sockets
 
 _STDERR = 2
 
@@ -46,7 +46,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     _open_standard_files()
     notifier = Notifier.taken_from(os.environ)
     try:
-        passed = take_passed(os.environ)
+        passed = take_inherited_sockets(os.environ)
     except ListenError as error:
         exit_failed(error)
     listen = addresses_of(passed)

@@ -17,6 +17,6 @@ if sys.argv[1] == "watcher":
     main({"watcher": watch})
 else:
     from zkdns.daemon.answerer import answer
-    from zkdns.transport.loop import ServingLoop
+    from zkdns.transport.event_loop import ServingLoop
 
     main({"answerer": answer}, ServingLoop)

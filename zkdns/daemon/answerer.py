@@ -22,14 +22,14 @@ from zkdns.daemon.loading import collect_all, collect_only_what_is_new
 from zkdns.daemon.retiring import retire
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
-from zkdns.dns.extras import Extras
+from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.marks import mark_of
 from zkdns.observe.query_log import QueryLog
 from zkdns.table import Table
-from zkdns.transport import Personal
-from zkdns.transport.files import affordable_connections
-from zkdns.transport.forms import Datagrams, Streams
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import PerClientResponse
+from zkdns.transport.log_once import LogOnce
+from zkdns.transport.sockets import connections_per_listener
 from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -52,13 +52,13 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
     """Answer until cancelled or retired; readiness is told to the supervisor."""
     collect_only_what_is_new()
     table = Table(with_addresses=task.config.reverse)
-    mistakes = Mistakes(log, "a query could not be answered")
+    log_once = LogOnce(log, "a query could not be answered")
     authority = Authority(
-        table, task.config, lambda query, error: mistakes.tell(error, query=query[:512].hex())
+        table, task.config, lambda query, error: log_once.error(error, query=query[:512].hex())
     )
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
-    authority.responder.extras = _extras_of(task)
+    authority.responder.edns_options = _edns_options_of(task)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
     may_begin = asyncio.Event()
@@ -69,7 +69,7 @@ async def answer(task: Task, tell: Tell, orders: Orders) -> None:
             may_begin.set()
         teller.tell()
 
-    doors = Doors(task.config, authority.responder.extras, authority.sources)
+    doors = Doors(task.config, authority.responder.edns_options, authority.sources)
     udp, tcp = _servers_of(task, authority, doors, opened)
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
     teller = FiguresTeller(authority, forwarder, (udp, tcp), doors.counts, tell)
@@ -108,23 +108,23 @@ def _servers_of(
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """What answers at these sockets."""
     query_log = QueryLog(task.config.query_log, authority.sources) if task.config.query_log else None
-    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
+    datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=_MOST_UDP_BYTES)
     udp = [
-        UdpServer(sock, datagrams, door=doors.of(sock), observer=query_log)
+        UdpServer(sock, datagrams, access=doors.of(sock), observer=query_log)
         for sock in opened
         if sock.type == socket.SOCK_DGRAM
     ]
-    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
+    streams = authority.make_cache(TcpCodec, stream=True, max_bytes=_MOST_TCP_BYTES)
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
-    most = affordable_connections(len(listening))
+    most = connections_per_listener(len(listening))
     tcp = [
         TcpServer(
             sock,
             streams,
-            door=doors.of(sock),
+            access=doors.of(sock),
             mark_of=mark_of,
             observer=query_log,
-            most_connections=most,
+            max_connections=most,
         )
         for sock in listening
     ]
@@ -141,13 +141,13 @@ async def _obey(orders: Orders, subscriber: Subscriber) -> Retire:
                 subscriber.follow(feed)
 
 
-def _extras_of(task: Task) -> Extras:
+def _edns_options_of(task: Task) -> EdnsOptions:
     """What is said by EDNS options."""
     config, cookies = task.config, None
     if config.cookies:
         secret = config.cookie_secret or task.secret
         cookies = Cookies(secret, time.time, is_shared=config.cookie_secret is not None)
-    return Extras(config.identity.encode(), IDLE_SECONDS, cookies, Personal)
+    return EdnsOptions(config.identity.encode(), IDLE_SECONDS, cookies, PerClientResponse)
 
 
 def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
@@ -160,9 +160,9 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
 
     forwarder = Forwarder(config, task.listening, task.secret)
     forwarder.sources = authority.sources
-    forwarder.cache.on_gone = lambda question: authority.forget_elsewhere(group_of(question))
+    forwarder.cache.on_gone = lambda question: authority.forget_forwarded(group_of(question))
     forwarder.on_change = authority.forget_all
-    authority.responder.elsewhere = forwarder
+    authority.responder.fallback = forwarder
     return forwarder
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 from zkdns.daemon.child import Report, Tell
+from zkdns.dns.answer_source import RESPONSE_CACHE
 from zkdns.dns.authority import Authority
 from zkdns.dns.marks import meaning_of
-from zkdns.dns.sources import MEMO
 from zkdns.observe.figures import (
     SOURCES,
     AnswererFigures,
@@ -20,7 +20,7 @@ from zkdns.observe.figures import (
     ResponseFigures,
     UpstreamFigures,
 )
-from zkdns.transport.door import Counts
+from zkdns.transport.access_control import AccessCounters
 from zkdns.transport.tally import Latencies, Tally
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -39,7 +39,7 @@ class FiguresTeller:
         authority: Authority,
         forwarder: Forwarder | None,
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
-        door: Counts,
+        door: AccessCounters,
         tell: Tell,
     ) -> None:
         self._door = door
@@ -70,7 +70,7 @@ class FiguresTeller:
 
     def _figures(self) -> AnswererFigures:
         udp, tcp = self._servers
-        memos = self._authority.memos
+        caches = self._authority.caches
         responses = (
             *_response_figures("udp", [server.tally for server in udp]),
             *_response_figures("tcp", [server.tally for server in tcp]),
@@ -81,10 +81,10 @@ class FiguresTeller:
             latencies=_latency_figures([each.tally for each in udp] + [each.tally for each in tcp]),
             udp_queries=sum(server.received for server in udp),
             tcp_queries=sum(server.received for server in tcp),
-            misses=sum(memo.misses for memo in memos),
-            forgotten=sum(memo.forgotten for memo in memos),
-            remembered=sum(map(len, memos)),
-            remembered_bytes=sum(memo.size for memo in memos),
+            misses=sum(memo.misses for memo in caches),
+            forgotten=sum(memo.evicted for memo in caches),
+            remembered=sum(map(len, caches)),
+            remembered_bytes=sum(memo.size for memo in caches),
             unsent=sum(server.lost for server in udp),
             cut_over_tcp=self._authority.responder.cut_over_tcp,
             refused=self._door.refused,
@@ -99,7 +99,7 @@ class FiguresTeller:
         """
         noted = self._authority.sources.counts
         self._from_memo = max(self._from_memo, responses - noted.total())
-        return {source: noted[source] for source in SOURCES} | {MEMO: self._from_memo}
+        return {source: noted[source] for source in SOURCES} | {RESPONSE_CACHE: self._from_memo}
 
 
 def _response_figures(

@@ -7,12 +7,12 @@ import socket
 from functools import partial
 
 from zkdns.config import Config
-from zkdns.dns.extras import Extras
-from zkdns.dns.sources import Sources
-from zkdns.dns.turned_away import TurnedAway, is_proven, refusal, truncation
-from zkdns.transport import Answers
-from zkdns.transport.door import PRIVATE, Allowed, Counts, Door
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.dns.answer_source import AnswerSources
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.refusals import ErrorResponder, has_valid_cookie, refused_response, truncated_response
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import ResponseLookup
 
 
 class Doors:
@@ -23,23 +23,25 @@ class Doors:
 
     Args:
         config: the networks that are allowed, and how often they may ask.
-        extras: what is said by EDNS options, and who is known by them.
+        edns_options: what is said by EDNS options, and who is known by them.
         sources: is told of each answer to who is turned away.
     """
 
-    def __init__(self, config: Config, extras: Extras, sources: Sources) -> None:
-        self.counts = Counts()
-        self._config, self._extras, self._sources = config, extras, sources
-        self._allowed = Allowed(config.allow or PRIVATE)
+    def __init__(self, config: Config, edns_options: EdnsOptions, sources: AnswerSources) -> None:
+        self.counts = AccessCounters()
+        self._config, self._edns_options, self._sources = config, edns_options, sources
+        self._allowed = Allowlist(config.allow or PRIVATE)
 
-    def of(self, sock: socket.socket) -> Door | None:
+    def of(self, sock: socket.socket) -> AccessControl | None:
         """The door of a socket; none where only this machine can ask, and nobody can be named instead."""
         if ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
             return None
         is_udp = sock.type == socket.SOCK_DGRAM
-        form = Datagrams if is_udp else Streams
-        refusals: Answers = TurnedAway(form, refusal, self._extras, self._sources)
-        truncations: Answers = TurnedAway(form, truncation, self._extras, self._sources)
-        proof = partial(is_proven, form, self._extras)
+        codec = UdpCodec if is_udp else TcpCodec
+        refused: ResponseLookup = ErrorResponder(codec, refused_response, self._edns_options, self._sources)
+        rate_limited: ResponseLookup = ErrorResponder(
+            codec, truncated_response, self._edns_options, self._sources
+        )
+        proof = partial(has_valid_cookie, codec, self._edns_options)
         most = self._config.rate_limit if is_udp else 0
-        return Door(self._allowed, refusals, truncations, proof, most, self.counts)
+        return AccessControl(self._allowed, refused, rate_limited, proof, most, self.counts)

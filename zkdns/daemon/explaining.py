@@ -22,10 +22,10 @@ from zkdns.daemon.looks import MOST
 from zkdns.daemon.meaning import Meaning, Meanings
 from zkdns.daemon.spans import span
 from zkdns.daemon.verdicts import Verdicts, is_answered, merged_origins, with_looks
-from zkdns.dns.identity import Identity
+from zkdns.dns.chaos import ServerIdentity
+from zkdns.dns.message import CLASS_IN, MAX_MESSAGE, RD, Rcode, Type, parse_query
 from zkdns.dns.responder import Responder
-from zkdns.dns.reverse import Reverse
-from zkdns.dns.wire import CLASS_IN, MAX_MESSAGE, RD, Rcode, Type, parse_query
+from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.errors import BadValueError
 from zkdns.forward.special import special_answer
@@ -134,11 +134,13 @@ def _departed(known: Known) -> Iterator[dict[tuple[str, str], float]]:
             del service.departed[who]
 
 
-def _answers(meaning: Meaning, zone: Zone, reverse: Reverse | None, known: Known) -> Iterator[TypeAnswer]:
+def _answers(
+    meaning: Meaning, zone: Zone, reverse: ReverseZones | None, known: Known
+) -> Iterator[TypeAnswer]:
     """What the name is answered with, by the same rules as in the answerers."""
     if meaning.labels is None:
         return
-    responder = Responder(zone, Identity(), reverse)
+    responder = Responder(zone, ServerIdentity(), reverse)
     responder.ready, responder.stale = known.publisher.health.ready, known.publisher.health.stale
     for qtype in _OTHER_TYPES.get(meaning.kind, _TYPES):
         question = to_wire(meaning.labels) + struct.pack("!2H", qtype, CLASS_IN)
@@ -149,7 +151,7 @@ def _answers(meaning: Meaning, zone: Zone, reverse: Reverse | None, known: Known
         if special is not None:
             response = special.pack(MAX_MESSAGE)
         else:
-            answer = responder.answer(message[_ID:], stream=True, wrap=lambda body, _: body)
+            answer = responder.answer(message[_ID:], stream=True, encode=lambda body, _: body)
             response = message[:_ID] + next(answer.responses)
         _, flags, _, count, _, _ = _HEADER.unpack_from(response)
         yield TypeAnswer(qtype.name, Rcode(flags & 0xF).name, count)

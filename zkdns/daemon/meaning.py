@@ -19,10 +19,10 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.inquiries import Kind
-from zkdns.dns.reverse import Reverse, address_of, name_of
-from zkdns.dns.service import PROTOCOLS
-from zkdns.dns.wire import CLASS_IN, Query, Type
-from zkdns.dns.zone import ABOVE, Found, Zone
+from zkdns.dns.message import CLASS_IN, Query, Type
+from zkdns.dns.reverse import ReverseZones, address_of, name_of
+from zkdns.dns.service_names import PROTOCOLS
+from zkdns.dns.zone import ANY_SERVICE, Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.routes import Routes
 from zkdns.forward.special import special_answer
@@ -65,7 +65,7 @@ class Meanings:
     def __init__(
         self, zone: Zone, table: Table, config: Config, routes: Routes | None, *, ready: bool
     ) -> None:
-        self.reverse: Reverse | None = None
+        self.reverse: ReverseZones | None = None
         """What stands at the name of the address that was asked for, if that is one of ours."""
         self._zone = zone
         self._table = table
@@ -102,7 +102,7 @@ class Meanings:
             for name in fitting:
                 if (
                     not self._ready
-                    or self._zone.find(name).service != ABOVE
+                    or self._zone.find(name).service != ANY_SERVICE
                     or self._above(name)
                     or self._nearest(name)
                 ):
@@ -142,9 +142,9 @@ class Meanings:
 
     def _of_member(self, key: Labels, origin: str, name: str) -> Meaning:
         """A member's znode: its own name, if it is answered with."""
-        for seat in self._zone.view(key).seats():
-            if (seat.origin, seat.member.name) == (origin, name):
-                return self._of_name((seat.label, *key))
+        for served in self._zone.view(key).served_members():
+            if (served.origin, served.member.name) == (origin, name):
+                return self._of_name((served.label, *key))
         service = to_text(key)
         return Meaning(
             name=f"{origin}/{name}",
@@ -160,7 +160,7 @@ class Meanings:
         name, query = to_text(labels) or ".", _query(labels)
         address = address_of(labels)
         if address is not None and self._config.reverse and self._ready:
-            self.reverse = Reverse(self._zone, _users_of(address, self._table))
+            self.reverse = ReverseZones(self._zone, _users_of(address, self._table))
             if self.reverse.find(query) is not None:
                 rule = f"the name of the address {address}, which members have (reverse)"
                 return Meaning(name=name, kind="address", rule=rule, labels=labels)
@@ -185,7 +185,7 @@ class Meanings:
 
     def _of_name(self, labels: Labels) -> Meaning:
         name, found = to_text(labels), self._zone.find(labels)
-        key = found.service if found.service != ABOVE else None
+        key = found.service if found.service != ANY_SERVICE else None
         if not self._ready:
             rule = "the table has not been read yet, so every name of our zones is SERVFAIL"
             return Meaning(name=name, kind="unread", rule=rule, labels=labels)
@@ -216,7 +216,7 @@ class Meanings:
         if labels[-len(key) :] != key:
             if labels[0].startswith(b"_"):
                 return "rfc2782", f"it is the service {service} as RFC 2782 names it: SRV", None
-            owner = self._zone.view(key).whose(labels[0])
+            owner = self._zone.view(key).member_at(labels[0])
             member = (owner[1], owner[2].name) if owner else None
             return "dns-sd", f"it is a member of {service}, to be found out (DNS-SD)", member
         if not prefix:
@@ -226,7 +226,7 @@ class Meanings:
                 return "environment", f"the names of additional endpoints of {service} lie below it", None
             endpoint = to_text(prefix[:-1]).removeprefix("_")
             return "endpoint", f"it is the additional endpoint {endpoint} of {service}: SRV", None
-        owner = self._zone.view(key).whose(prefix[0])
+        owner = self._zone.view(key).member_at(prefix[0])
         assert owner is not None  # noqa: S101 - nothing else has a node there
         kind, origin, member_found = owner
         name = member_found.name
@@ -239,9 +239,9 @@ class Meanings:
 
     # -- names that there are not --------------------------------------------------------------------------
 
-    def _absent(self, labels: Labels, found: Found) -> Meaning:
+    def _absent(self, labels: Labels, found: ZoneMatch) -> Meaning:
         name, key = to_text(labels), found.service
-        if key == ABOVE:
+        if key == ANY_SERVICE:
             rule = f"there is no service {self.short(labels)}"
             above, nearest = self._above(labels), self._nearest(labels)
             if above is not None and not nearest:

@@ -13,7 +13,7 @@ from zkdns.daemon.history import short_name
 from zkdns.daemon.inquiries import ExplainedMember, Session, Verdict
 from zkdns.daemon.known import Known
 from zkdns.daemon.spans import span
-from zkdns.dns.service import Seat
+from zkdns.dns.service_names import ServedMember
 from zkdns.dns.zone import Policy, Zone
 from zkdns.errors import BadMemberError
 from zkdns.guard import HeldMember
@@ -43,33 +43,39 @@ class Verdicts:
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """All members of the service with that key, those that cannot be understood among them."""
         service = self._table.services[key]
-        seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).seats()}
-        are_others = any(seat.standing.weight > 0 and not seat.standing.held for seat in seats.values())
-        is_beyond = self._those_beyond(list(seats.values()), self._zone.policy_of(key), are_others=are_others)
+        served_members = {
+            (served.origin, served.member.name): served for served in self._zone.view(key).served_members()
+        }
+        are_others = any(
+            served.weighting.weight > 0 and not served.weighting.held for served in served_members.values()
+        )
+        is_beyond = self._those_beyond(
+            list(served_members.values()), self._zone.policy_of(key), are_others=are_others
+        )
         for owner in service.by_precedence():
             held = {one.member.name: one for one in self._known.held_of(owner.origin)}
             for name, member in sorted(owner.members.items()):
-                seat = seats.get((owner.origin, name))
-                verdict, why = self._judge(member, seat, held.get(name), are_others=are_others)
+                served = served_members.get((owner.origin, name))
+                verdict, why = self._judge(member, served, held.get(name), are_others=are_others)
                 if verdict == "answered" and (owner.origin, name) in is_beyond:
                     verdict, why = "beyond", "answers are full before it (max_answers), in a fixed order"
-                row = self._row(owner, member, seat, held.get(name))
+                row = self._row(owner, member, served, held.get(name))
                 yield msgspec.structs.replace(row, verdict=verdict, why=why)
             yield from self._bad(owner)
 
     def _judge(
-        self, member: Member, seat: Seat | None, held: HeldMember | None, *, are_others: bool
+        self, member: Member, served: ServedMember | None, held: HeldMember | None, *, are_others: bool
     ) -> tuple[Verdict, str]:
-        if seat is None:
+        if served is None:
             return self._why_not(member)
-        if seat.standing.held:
+        if served.weighting.held:
             return "held", self._of_held(held)
-        if seat.stand_in is not None:
-            return "duplicate", f"{seat.stand_in.name} has the same endpoint"
+        if served.represented_by is not None:
+            return "duplicate", f"{served.represented_by.name} has the same endpoint"
         why = self._of_host(member.service)
         if why and not self._addresses(member.service):
             return "unresolved", why
-        if seat.standing.weight > 0:
+        if served.weighting.weight > 0:
             return "answered", why or ("" if member.service else "it has additional endpoints only (port 0)")
         drained = "its weight is 0, and there are others"
         return ("drained", drained) if are_others else ("answered", "its weight is 0, but there is no other")
@@ -88,14 +94,20 @@ class Verdicts:
         statuses = ", ".join(self._known.config.statuses)
         return "hidden", f"its status is {member.status.value}; answered are {statuses}"
 
-    def _those_beyond(self, seats: list[Seat], policy: Policy, *, are_others: bool) -> set[tuple[str, str]]:
+    def _those_beyond(
+        self, served_members: list[ServedMember], policy: Policy, *, are_others: bool
+    ) -> set[tuple[str, str]]:
         """Whom the answers never get to, since they are limited and always in one order."""
         if policy.max_answers is None or policy.order != "fixed":
             return set()
-        standing = [seat for seat in seats if seat.stand_in is None and seat.member.service is not None]
+        weighting = [
+            served
+            for served in served_members
+            if served.represented_by is None and served.member.service is not None
+        ]
         if are_others:
-            standing = [seat for seat in standing if seat.standing.weight > 0]
-        return {(seat.origin, seat.member.name) for seat in standing[policy.max_answers :]}
+            weighting = [served for served in weighting if served.weighting.weight > 0]
+        return {(served.origin, served.member.name) for served in weighting[policy.max_answers :]}
 
     def _of_host(self, endpoint: Endpoint | None) -> str:
         """What is wrong with a host name's addresses; empty: nothing."""
@@ -115,7 +127,7 @@ class Verdicts:
         return endpoint.addresses or self._table.addresses_of(endpoint.host)
 
     def _row(
-        self, owner: ServerSet, member: Member, seat: Seat | None, held: HeldMember | None
+        self, owner: ServerSet, member: Member, served: ServedMember | None, held: HeldMember | None
     ) -> ExplainedMember:
         """What a member is, before it is judged."""
         own = member.service
@@ -123,7 +135,7 @@ class Verdicts:
         return ExplainedMember(
             member=member.name,
             znode=f"{owner.origin}/{member.name}" if owner.origin.startswith("/") else None,
-            name=to_text((seat.label, *owner.name.key)) if seat is not None else None,
+            name=to_text((served.label, *owner.name.key)) if served is not None else None,
             verdict="answered",
             why="",
             endpoint=_text(own) if own is not None else None,

@@ -8,12 +8,12 @@ from functools import partial
 
 from zkdns import __version__
 from zkdns.config import Config
-from zkdns.dns.identity import Identity
+from zkdns.dns.answer_source import AnswerSources
+from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.marks import mark_of
-from zkdns.dns.memo import Form, Memo
 from zkdns.dns.responder import Responder
-from zkdns.dns.reverse import Reverse
-from zkdns.dns.sources import Sources
+from zkdns.dns.response_cache import QueryCodec, ResponseCache
+from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
 from zkdns.table import Table
@@ -42,37 +42,37 @@ class Authority:
         rng: random.Random | None = None,
     ) -> None:
         self.zone = Zone(table, config, rng)
-        self._reverse = Reverse(self.zone, table.addresses) if table.addresses is not None else None
+        self._reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
         version = f"zkdns {__version__}" if config.tell_version else ""
-        self.responder = Responder(self.zone, Identity(config.identity, version), self._reverse)
-        self.memos: list[Memo] = []
-        self.sources = Sources()
+        self.responder = Responder(self.zone, ServerIdentity(config.identity, version), self._reverse)
+        self.caches: list[ResponseCache] = []
+        self.sources = AnswerSources()
         self._on_error = on_error
 
-    def answers(self, form: Form, *, stream: bool, most_bytes: int) -> Memo:
+    def make_cache(self, codec: QueryCodec, *, stream: bool, max_bytes: int) -> ResponseCache:
         """Answers for a transport, which has queries and responses in that form, up to date from now on."""
-        answer = partial(self.responder.answer, stream=stream, wrap=partial(_marked, form))
-        memo = Memo(answer, form, self._on_error, sources=self.sources, most_bytes=most_bytes)
-        self.memos.append(memo)
-        return memo
+        answer = partial(self.responder.answer, stream=stream, encode=partial(_marked, codec))
+        cache = ResponseCache(answer, codec, self._on_error, sources=self.sources, max_bytes=max_bytes)
+        self.caches.append(cache)
+        return cache
 
     def refresh(self, keys: Iterable[Labels]) -> None:
         """Take notice that the services of these keys are others than before."""
         others = self.zone.refresh(keys)
         if self._reverse is not None:
             others |= self._reverse.refresh(others)
-        for memo in self.memos:
-            memo.forget(others)
+        for cache in self.caches:
+            cache.forget(others)
 
-    def forget_elsewhere(self, group: Labels) -> None:
+    def forget_forwarded(self, group: Labels) -> None:
         """Forget the answers to a question outside the zones, remembered as one of that group."""
-        for memo in self.memos:
-            memo.forget((group,))
+        for cache in self.caches:
+            cache.forget((group,))
 
     def forget_all(self) -> None:
         """Forget everything, as when others are asked than before."""
-        for memo in self.memos:
-            memo.clear()
+        for cache in self.caches:
+            cache.clear()
 
     def set_health(self, *, ready: bool, stale: bool) -> None:
         """Say whether the table has been read, and whether its source is out of reach."""
@@ -82,5 +82,5 @@ class Authority:
             self.forget_all()
 
 
-def _marked(form: Form, body: bytes, question: int) -> bytes:
-    return form.response(body, question, mark_of(body))
+def _marked(codec: QueryCodec, body: bytes, question: int) -> bytes:
+    return codec.response(body, question, mark_of(body))

@@ -23,7 +23,7 @@ SERVER_COOKIE: Final = 16
 _VERSION = b"\1"
 _RESERVED = bytes(3)
 _HASH = 8
-_LONGEST_SECONDS, _AHEAD_SECONDS = 3600, 300  # RFC 9018 §4.3
+_MAX_AGE_SECONDS, _MAX_AHEAD_SECONDS = 3600, 300  # RFC 9018 §4.3
 _SERIAL_BITS = 32
 _DAY_SECONDS = 86_400
 _MASK = (1 << 64) - 1
@@ -50,7 +50,7 @@ class Cookies:
         head = _VERSION + _RESERVED + seconds.to_bytes(4)
         return head + self._hash(client + head, address)
 
-    def is_ours(self, cookie: bytes, address: bytes) -> bool:
+    def is_valid(self, cookie: bytes, address: bytes) -> bool:
         """Whether an option's data hold a server cookie that was made for that address within the last hour.
 
         Its reserved bytes count as they are (RFC 9018 §4.2).
@@ -60,19 +60,19 @@ class Cookies:
         half = 1 << (_SERIAL_BITS - 1)
         # The sign of a difference is as RFC 1982 has it.
         age = (int(self._clock()) - _made_at(cookie) + half) % (1 << _SERIAL_BITS) - half
-        if not -_AHEAD_SECONDS <= age <= _LONGEST_SECONDS:
+        if not -_MAX_AHEAD_SECONDS <= age <= _MAX_AGE_SECONDS:
             return False
         return hmac.compare_digest(self._hash(cookie[:-_HASH], address), cookie[-_HASH:])
 
-    def _hash(self, begun: bytes, address: bytes) -> bytes:
+    def _hash(self, started: bytes, address: bytes) -> bytes:
         """The end of a cookie that begins like that."""
         secret = self._secret
         if not self._is_shared:
-            day = _made_at(begun) // _DAY_SECONDS
+            day = _made_at(started) // _DAY_SECONDS
             secret = hashlib.blake2b(
                 day.to_bytes(4), digest_size=SECRET_SIZE, key=secret, person=b"cookies"
             ).digest()
-        return siphash(secret, begun + address)
+        return siphash(secret, started + address)
 
 
 def _made_at(cookie: bytes) -> int:
@@ -92,23 +92,23 @@ def siphash(key: bytes, data: bytes) -> bytes:
     padded = data + bytes(7 - len(data) % 8) + bytes((len(data) & 0xFF,))
     for (word,) in struct.iter_unpack("<Q", padded):
         a, b, c, d = state
-        a, b, c, d = _mixed(*_mixed(a, b, c, d ^ word))
+        a, b, c, d = _sip_round(*_sip_round(a, b, c, d ^ word))
         state = a ^ word, b, c, d
     a, b, c, d = state
-    a, b, c, d = _mixed(*_mixed(*_mixed(*_mixed(a, b, c ^ 0xFF, d))))
+    a, b, c, d = _sip_round(*_sip_round(*_sip_round(*_sip_round(a, b, c ^ 0xFF, d))))
     return (a ^ b ^ c ^ d).to_bytes(8, "little")
 
 
-def _mixed(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
+def _sip_round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
     """The state after one round."""
     a, c = (a + b) & _MASK, (c + d) & _MASK
-    b, d = _turned(b, 13) ^ a, _turned(d, 16) ^ c
-    a = _turned(a, 32)
+    b, d = _rotate_left(b, 13) ^ a, _rotate_left(d, 16) ^ c
+    a = _rotate_left(a, 32)
     c, a = (c + b) & _MASK, (a + d) & _MASK
-    b, d = _turned(b, 17) ^ c, _turned(d, 21) ^ a
-    return a, b, _turned(c, 32), d
+    b, d = _rotate_left(b, 17) ^ c, _rotate_left(d, 21) ^ a
+    return a, b, _rotate_left(c, 32), d
 
 
-def _turned(word: int, bits: int) -> int:
+def _rotate_left(word: int, bits: int) -> int:
     """A word of 64 bits, turned to the left."""
     return (word << bits | word >> (64 - bits)) & _MASK

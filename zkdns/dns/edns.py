@@ -1,7 +1,7 @@
 """EDNS (RFC 6891): what the OPT record of a query says, and the OPT record of its response.
 
 Options are read and written here whoever sends them, askers and upstreams. What a server has to say by them
-stands elsewhere (`zkdns.dns.extras`).
+stands elsewhere (`zkdns.dns.edns_options`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Final
 
 import msgspec
 
-LEAST_UDP_SIZE: Final = 512  # RFC 1035 §2.3.4; smaller sizes in an OPT count as this (RFC 6891 §6.2.3)
-OWN_UDP_SIZE: Final = 1232  # fits an IPv6 packet of the least MTU, so that nothing is fragmented
+MIN_UDP_SIZE: Final = 512  # RFC 1035 §2.3.4; smaller sizes in an OPT count as this (RFC 6891 §6.2.3)
+MAX_UDP_SIZE: Final = 1232  # fits an IPv6 packet of the least MTU, so that nothing is fragmented
 OPT: Final = struct.Struct("!BHHBBHH")
 """An OPT record without options: root, type, size, extended RCODE, version, flags, length of the options."""
 DO: Final = 0x8000
@@ -25,7 +25,7 @@ _INFO_CODE_SIZE = 2
 
 CLIENT_COOKIE: Final = 8
 """Bytes of a client's part of a cookie (RFC 7873 §4)."""
-_LEAST_COOKIE, _MOST_COOKIE = 16, 40  # with the server's part
+_MIN_COOKIE, _MAX_COOKIE = 16, 40  # with the server's part
 
 
 class OptionCode(enum.IntEnum):
@@ -77,10 +77,10 @@ class Edns(msgspec.Struct, frozen=True, gc=False):
     version: int
     do: bool
     options: dict[int, bytes] = {}
-    returned: bytes = b""
+    response_options: bytes = b""
 
 
-def options_in(options: bytes) -> Iterator[tuple[int, bytes]]:
+def iter_options(options: bytes) -> Iterator[tuple[int, bytes]]:
     """Code and data of each option in an OPT record's data.
 
     Raises:
@@ -104,12 +104,12 @@ def read_options(options: bytes) -> dict[int, bytes]:
         BadOptionError: what is wrong.
     """
     found: dict[int, bytes] = {}
-    for code, data in options_in(options):
+    for code, data in iter_options(options):
         found.setdefault(code, data)
     size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE)))
-    if size != CLIENT_COOKIE and not _LEAST_COOKIE <= size <= _MOST_COOKIE:  # RFC 7873 §5.2.2
+    if size != CLIENT_COOKIE and not _MIN_COOKIE <= size <= _MAX_COOKIE:  # RFC 7873 §5.2.2
         raise BadOptionError(
-            f"a cookie has {size} bytes, not {CLIENT_COOKIE} or {_LEAST_COOKIE} to {_MOST_COOKIE}"
+            f"a cookie has {size} bytes, not {CLIENT_COOKIE} or {_MIN_COOKIE} to {_MAX_COOKIE}"
         )
     return found
 
@@ -124,7 +124,7 @@ def pack_ede(code: int, text: str = "") -> bytes:
     return pack_option(OptionCode.EDE, code.to_bytes(_INFO_CODE_SIZE) + text.encode())
 
 
-def copied_ede(data: bytes) -> bytes:
+def sanitize_ede(data: bytes) -> bytes:
     """The option with somebody else's extended error, its text only if it is text; empty: it is no error."""
     if len(data) < _INFO_CODE_SIZE:
         return b""
@@ -138,7 +138,7 @@ def copied_ede(data: bytes) -> bytes:
 def pack_opt(rcode: int = 0, *, do: bool = False, options: bytes = b"") -> bytes:
     """An OPT record of ours; of the RCODE it holds the upper bits."""
     flags = DO if do else 0
-    return OPT.pack(0, _OPT_TYPE, OWN_UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
+    return OPT.pack(0, _OPT_TYPE, MAX_UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
 
 
 def response_opt(edns: Edns | None, rcode: int, errors: bytes, room: int) -> bytes:
@@ -152,13 +152,13 @@ def response_opt(edns: Edns | None, rcode: int, errors: bytes, room: int) -> byt
     """
     if edns is None:
         return b""
-    if OPT.size + len(errors) + len(edns.returned) > room:
+    if OPT.size + len(errors) + len(edns.response_options) > room:
         errors = b""
-    return pack_opt(rcode, do=edns.do, options=errors + edns.returned)
+    return pack_opt(rcode, do=edns.do, options=errors + edns.response_options)
 
 
 def udp_limit(edns: Edns | None) -> int:
     """The longest response that may go to this asker over UDP (RFC 6891 §6.2.3, §6.2.5)."""
     if edns is None:
-        return LEAST_UDP_SIZE
-    return min(max(edns.size, LEAST_UDP_SIZE), OWN_UDP_SIZE)
+        return MIN_UDP_SIZE
+    return min(max(edns.size, MIN_UDP_SIZE), MAX_UDP_SIZE)

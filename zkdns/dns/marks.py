@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from zkdns.dns.wire import HEADER_SIZE, Rcode, Type
+from zkdns.dns.message import HEADER_SIZE, Rcode, Type
 from zkdns.names import to_text
 
 OTHER: Final = "other"

@@ -13,15 +13,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import msgspec
 
-from zkdns.dns.turns import Record, RRset, Standing, arranged
-from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.rrset import Record, RRset, Weighting, arrange
 from zkdns.names import Labels, to_wire
 
 _TYPES = frozenset({Type.A, Type.AAAA, Type.SRV, Type.TXT})
 """Those of which there may be records; that there are none is found by looking at all members."""
 _PRIORITY = 0  # one for all SRV records: members differ in weight (RFC 2782)
 _SRV_DATA = struct.Struct("!3H")
-_LONGEST_STRING = 255  # RFC 1035 §3.3
+_MAX_STRING = 255  # RFC 1035 §3.3
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -31,14 +31,14 @@ class Target(msgspec.Struct, frozen=True):
     name: Labels
     label: bytes = b""
     addresses: tuple[str, ...] = ()
-    standing: Standing = Standing()
+    weighting: Weighting = Weighting()
 
 
 class Text(msgspec.Struct, frozen=True):
     """What a TXT record tells of a member."""
 
     strings: tuple[str, ...]
-    standing: Standing = Standing()
+    weighting: Weighting = Weighting()
 
 
 class Node(msgspec.Struct):
@@ -48,7 +48,7 @@ class Node(msgspec.Struct):
     the name itself.
     """
 
-    addresses: Mapping[str, Standing] = {}
+    addresses: Mapping[str, Weighting] = {}
     targets: tuple[Target, ...] = ()
     texts: Callable[[], Iterable[Text]] = tuple
     """What TXT tells, made when it is asked for."""
@@ -62,7 +62,7 @@ class Node(msgspec.Struct):
         """The RRset of that type, ready to send as the answer to this query and all others of the name."""
         found = self.rendered.get(qtype)
         if found is None:
-            found = arranged(self._render(query, qtype, ttl))
+            found = arrange(self._render(query, qtype, ttl))
             if found or qtype in _TYPES:  # of others there is no end
                 self.rendered[qtype] = found
         return found
@@ -70,39 +70,41 @@ class Node(msgspec.Struct):
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
         if qtype in (Type.A, Type.AAAA):
             return (
-                Record(record, standing=standing)
-                for address, standing in self.addresses.items()
+                Record(record, weighting=weighting)
+                for address, weighting in self.addresses.items()
                 for record in _address_records(QUESTION_POINTER, [address], ttl, qtype)
             )
         if qtype == Type.SRV:
             return self.services(query, ttl)
         if qtype == Type.TXT:
-            return self.descriptions(ttl)
+            return self.txt_records(ttl)
         return ()
 
-    def descriptions(self, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
+    def txt_records(self, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
         """TXT records of that owner, which is ready for the wire."""
         for text in self.texts():
-            yield Record(pack_record(owner, Type.TXT, ttl, _text_data(text.strings)), standing=text.standing)
+            yield Record(
+                pack_record(owner, Type.TXT, ttl, _text_data(text.strings)), weighting=text.weighting
+            )
 
     def services(self, query: Query, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
         """SRV records of that owner, each with the addresses of its target where that is a name of ours."""
         behind_owner = to_wire(self.between)[:-1] + query.pointer_to(self.shared)
         own = b""  # what all targets of ours have behind their labels
         for target in self.targets:
-            glue: list[bytes] = []
+            additional: list[bytes] = []
             if target.label:
                 own = own or to_wire(target.name[1:])
                 label = bytes((len(target.label),)) + target.label
                 name = label + own
                 for qtype in (Type.A, Type.AAAA):
-                    glue += _address_records(label + behind_owner, target.addresses, ttl, qtype)
+                    additional += _address_records(label + behind_owner, target.addresses, ttl, qtype)
             else:
                 name = to_wire(target.name)
             # RFC 2782: the target is not compressed.
-            data = _SRV_DATA.pack(_PRIORITY, target.standing.srv_weight, target.port) + name
+            data = _SRV_DATA.pack(_PRIORITY, target.weighting.srv_weight, target.port) + name
             answer = pack_record(owner, Type.SRV, ttl, data)
-            yield Record(answer, tuple(glue), target.standing)
+            yield Record(answer, tuple(additional), target.weighting)
 
 
 def _address_records(owner: bytes, addresses: Sequence[str], ttl: int, qtype: int) -> list[bytes]:
@@ -125,5 +127,5 @@ def _packed_ipv6(address: str) -> bytes:
 
 def _text_data(strings: Sequence[str]) -> bytes:
     """TXT data: strings of at most 255 bytes each, what is longer cut (RFC 1035 §3.3.14)."""
-    parts = (string.encode()[:_LONGEST_STRING] for string in strings)
+    parts = (string.encode()[:_MAX_STRING] for string in strings)
     return b"".join(bytes((len(part),)) + part for part in parts)

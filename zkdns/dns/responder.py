@@ -26,14 +26,11 @@ from typing import Protocol
 
 import msgspec
 
+from zkdns.dns.answer_source import PENDING, REFUSED, ZONE
+from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.edns import Ede, udp_limit
-from zkdns.dns.extras import Extras
-from zkdns.dns.identity import Identity
-from zkdns.dns.reverse import Reverse, address_of
-from zkdns.dns.rotation import Rotation, rotation_of
-from zkdns.dns.sources import REFUSED, UNKNOWN, ZONE
-from zkdns.dns.turns import RRset
-from zkdns.dns.wire import (
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.message import (
     CLASS_IN,
     HEADER_SIZE,
     MAX_MESSAGE,
@@ -44,19 +41,22 @@ from zkdns.dns.wire import (
     Type,
     parse_query,
 )
-from zkdns.dns.zone import ABOVE, AFTER_SERIAL, Found, Zone
+from zkdns.dns.reverse import ReverseZones, address_of
+from zkdns.dns.rotation import Rotation, make_rotation
+from zkdns.dns.rrset import RRset
+from zkdns.dns.zone import ANY_SERVICE, SOA_BYTES_AFTER_SERIAL, Zone, ZoneMatch
 from zkdns.names import Labels
 
 _ID = 2
 _NO_ID = bytes(_ID)
 _SERIAL = 4
 
-Wrap = Callable[[bytes, int], bytes]
+EncodeResponse = Callable[[bytes, int], bytes]
 """What is done to each response after its id before it is kept and handed out; the number is how many bytes
 of it are the question's."""
 
 
-class Answer(msgspec.Struct, frozen=True, gc=False):
+class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
     """What a query is answered with.
 
     `responses` are without their ids, for ever, each time the one whose turn it is; an empty one is silence.
@@ -75,14 +75,14 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     source: str = ZONE
 
 
-class Elsewhere(Protocol):
+class Fallback(Protocol):
     """What answers for names outside the zones."""
 
     @property
-    def is_asking(self) -> bool:
+    def recursion_available(self) -> bool:
         """Whether it asks anybody: then recursion is available (RFC 1035 §4.1.1)."""
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
         """The answer to a query of class IN; `wrap` makes of a response after its id what is handed out."""
 
 
@@ -92,24 +92,24 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
     query: Query
     limit: int
     stream: bool
-    wrap: Wrap
+    encode: EncodeResponse
 
     @property
     def has_options(self) -> bool:
         """Whether it came with EDNS options."""
         return self.query.edns is not None and bool(self.query.edns.options)
 
-    def wrapped(self, body: bytes) -> bytes:
+    def encoded(self, body: bytes) -> bytes:
         """A response after its id, ready to be handed out."""
-        return self.wrap(body, len(self.query.question))
+        return self.encode(body, len(self.query.question))
 
     def ready(self, response: Response) -> bytes:
         """The response, ready to be handed out."""
-        return self.wrapped(response.pack(self.limit)[_ID:])
+        return self.encoded(response.pack(self.limit)[_ID:])
 
-    def once(self, response: Response, source: str = ZONE) -> Answer:
+    def once(self, response: Response, source: str = ZONE) -> CacheableAnswer:
         """The answer that is this response, and no longer."""
-        return Answer(itertools.repeat(self.ready(response)), source=source)
+        return CacheableAnswer(itertools.repeat(self.ready(response)), source=source)
 
 
 class Responder:
@@ -129,25 +129,25 @@ class Responder:
         reverse: what stands at names of addresses; None: they are as others outside the zones.
     """
 
-    def __init__(self, zone: Zone, identity: Identity, reverse: Reverse | None = None) -> None:
+    def __init__(self, zone: Zone, identity: ServerIdentity, reverse: ReverseZones | None = None) -> None:
         self.ready = False
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
         self.cut_over_tcp = 0
-        self.elsewhere: Elsewhere | None = None
-        self.extras = Extras()
+        self.fallback: Fallback | None = None
+        self.edns_options = EdnsOptions()
         self._identity = identity
         self._zone = zone
         self._reverse = reverse
 
-    def answer(self, query: bytes, *, stream: bool, wrap: Wrap) -> Answer:
+    def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
         """The answer to a query without its id; `stream`: it came over TCP, where responses may be long."""
         try:
-            parsed = self.extras.prepared(parse_query(_NO_ID + query), stream=stream)
+            parsed = self.edns_options.negotiate(parse_query(_NO_ID + query), stream=stream)
         except BadQueryError as bad:
             body = (bad.response or b"")[_ID:]
-            return Answer(itertools.repeat(wrap(body, 0)), source=REFUSED if body else UNKNOWN)
-        asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
+            return CacheableAnswer(itertools.repeat(encode(body, 0)), source=REFUSED if body else PENDING)
+        asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, encode)
         apex, found = self._zone.apex_for(parsed), None
         if apex is None and self._reverse is not None and self.ready:
             found = self._reverse.find(parsed)
@@ -162,31 +162,35 @@ class Responder:
             return self._from_elsewhere(asked)
         return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
 
-    def _from_elsewhere(self, asked: _Asked) -> Answer:
+    def _from_elsewhere(self, asked: _Asked) -> CacheableAnswer:
         """The answer to who asks for a name that is none of ours, at least not now."""
-        assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
+        assert self.fallback is not None  # noqa: S101 - or it would have been refused
         query = asked.query
         if asked.has_options:
-            seal = partial(self.extras.sealed, query)
-            return self.elsewhere.answer(query, asked.limit, lambda body: seal(asked.wrapped(body)))
-        answer = self.elsewhere.answer(query, asked.limit, asked.wrapped)
+            seal = partial(self.edns_options.finish, query)
+            return self.fallback.answer(query, asked.limit, lambda body: seal(asked.encoded(body)))
+        answer = self.fallback.answer(query, asked.limit, asked.encoded)
         if self._reverse is not None and address_of(query.name) is not None:  # it may become ours
             return msgspec.structs.replace(answer, service=None)
         return answer
 
-    def _sealed(self, asked: _Asked, answer: Answer) -> Answer:
+    def _sealed(self, asked: _Asked, answer: CacheableAnswer) -> CacheableAnswer:
         """The answer, where it holds what is only known when its asker is; such a one is given this once."""
         if not asked.has_options:
             return answer
-        return Answer(map(partial(self.extras.sealed, asked.query), answer.responses), source=answer.source)
+        return CacheableAnswer(
+            map(partial(self.edns_options.finish, asked.query), answer.responses), source=answer.source
+        )
 
-    def _confirm(self, asked: _Asked) -> Answer:
+    def _confirm(self, asked: _Asked) -> CacheableAnswer:
         """The answer to who wants nothing but a cookie, or to know whether one is right (RFC 7873 §5.4)."""
         right, wrong = (
             asked.ready(self._marked(Response(asked.query, rcode)))
             for rcode in (Rcode.NOERROR, Rcode.BADCOOKIE)
         )
-        return Answer(itertools.repeat(self.extras.sealed(asked.query, right, if_unknown=wrong)))
+        return CacheableAnswer(
+            itertools.repeat(self.edns_options.finish(asked.query, right, if_unknown=wrong))
+        )
 
     def _refusal_of(self, query: Query, apex: Labels | None) -> Response | None:
         """What is answered to a query for which no name is looked up."""
@@ -196,13 +200,13 @@ class Responder:
             return None
         if query.qclass != CLASS_IN:
             return self._identity.answer(query) or Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
-        if apex is None and self.elsewhere is None:  # RFC 8914 §4.21
+        if apex is None and self.fallback is None:  # RFC 8914 §4.21
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
         return None
 
-    def _look_up(self, asked: _Asked, apex: Labels, found: Found) -> Answer:
+    def _look_up(self, asked: _Asked, apex: Labels, found: ZoneMatch) -> CacheableAnswer:
         query = asked.query
         failure = _failure_of(query, found) if self.ready else _not_ready(query)
         if failure is not None:
@@ -212,17 +216,17 @@ class Responder:
         if query.qtype in (Type.SOA, Type.ANY) and query.name == apex:  # of ANY it is enough (RFC 8482 §4.1)
             responses = self._with_soa(asked, response, apex, is_asked_for=True)
         elif records := self._zone.records(found, query):
-            responses, rotation = self._in_order(asked, response, found.service, records)
+            responses, rotation = self._in_rotation(asked, response, found.service, records)
         else:  # RFC 2308 §2.1, §2.2
             response.rcode = Rcode.NXDOMAIN if found.node is None else Rcode.NOERROR
             responses = self._with_soa(asked, response, apex, is_asked_for=False)
         service = found.service if _is_lasting(query, found) else None
         end = HEADER_SIZE - _ID + len(query.question)
-        return Answer(responses, service, end, rotation, is_rare=service == ABOVE)
+        return CacheableAnswer(responses, service, end, rotation, is_rare=service == ANY_SERVICE)
 
     def _marked(self, response: Response) -> Response:
         """The response with what all of them tell: whether others are asked too, and how old the table is."""
-        response.recursion_available = self.elsewhere is not None and self.elsewhere.is_asking
+        response.recursion_available = self.fallback is not None and self.fallback.recursion_available
         if self.stale and response.authoritative and response.ede is None:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
@@ -234,41 +238,45 @@ class Responder:
 
         It fits into the least message with the longest name.
         """
-        envelope = response.envelope()
+        template = response.template()
         soa = self._zone.soa(asked.query, apex)
-        whole = asked.wrapped(envelope.around(soa, is_asked_for, not is_asked_for, 0))
-        at = len(whole) - len(envelope.opt) - AFTER_SERIAL - _SERIAL
+        whole = asked.encoded(template.build(soa, is_asked_for, not is_asked_for, 0))
+        at = len(whole) - len(template.opt) - SOA_BYTES_AFTER_SERIAL - _SERIAL
         return self._with_serial(whole[:at], whole[at + _SERIAL :])
 
     def _with_serial(self, before: bytes, behind: bytes) -> Iterator[bytes]:
         while True:
             yield before + self._zone.serial() + behind
 
-    def _in_order(
+    def _in_rotation(
         self, asked: _Asked, response: Response, service: Labels, records: RRset
     ) -> tuple[Iterator[bytes], Rotation | None]:
         """Responses with these records in the service's order, and no more of them than it allows."""
         policy = self._zone.policy_of(service)
         if policy.order == "random":
-            return self._by_lot(asked, response, records, policy.max_answers), None
+            return self._in_random_order(asked, response, records, policy.max_answers), None
         takes_turns = policy.order == "round-robin"
-        turns = self._zone.turns(service, asked.query, records.period if takes_turns else 1)
-        rotation = rotation_of(
-            records.rings if takes_turns else msgspec.structs.replace(records.rings, leaders=()),
+        turns = self._zone.counter(service, asked.query, records.period if takes_turns else 1)
+        rotation = make_rotation(
+            records.packed if takes_turns else msgspec.structs.replace(records.packed, leaders=()),
             turns,
-            response.envelope(),
+            response.template(),
             limit=asked.limit,
             most=policy.max_answers,
-            wrap=asked.wrapped,
+            encode=asked.encoded,
             on_cut=self._cut_over_tcp if asked.stream else _cut_over_udp,
         )
         return map(rotation.__getitem__, turns), rotation
 
-    def _by_lot(self, asked: _Asked, response: Response, records: RRset, most: int | None) -> Iterator[bytes]:
+    def _in_random_order(
+        self, asked: _Asked, response: Response, records: RRset, most: int | None
+    ) -> Iterator[bytes]:
         for drawn in self._zone.shuffled(records):
             response.answers = [record.answer for record in drawn[:most]]
-            response.glue = list({glue: None for record in drawn[:most] for glue in record.glue})
-            yield asked.wrapped(response.pack(asked.limit)[_ID:])
+            response.additional = list(
+                {additional: None for record in drawn[:most] for additional in record.additional}
+            )
+            yield asked.encoded(response.pack(asked.limit)[_ID:])
             if response.truncated and asked.stream:
                 self._cut_over_tcp()
 
@@ -285,7 +293,7 @@ def _not_ready(query: Query) -> Response:
     return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet")
 
 
-def _failure_of(query: Query, found: Found) -> Response | None:
+def _failure_of(query: Query, found: ZoneMatch) -> Response | None:
     """SERVFAIL where something is there, and nobody knows what: to deny it would be wrong."""
     if found.is_unread:
         text = "the service cannot be read from ZooKeeper"
@@ -298,11 +306,11 @@ def _failure_of(query: Query, found: Found) -> Response | None:
     return None
 
 
-def _is_lasting(query: Query, found: Found) -> bool:
+def _is_lasting(query: Query, found: ZoneMatch) -> bool:
     """Whether the answer may be given again.
 
     Options make queries of one question differ without end, and so do names that a service does not have.
     """
-    if found.depends_on_more or (query.edns is not None and bool(query.edns.options)):
+    if found.depends_on_others or (query.edns is not None and bool(query.edns.options)):
         return False
-    return found.node is not None or found.service == ABOVE
+    return found.node is not None or found.service == ANY_SERVICE

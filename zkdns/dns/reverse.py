@@ -14,10 +14,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.dns.records import Node
-from zkdns.dns.turns import Record, Standing
-from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
-from zkdns.dns.zone import NAME_SERVER, Found, Zone
+from zkdns.dns.rrset import Record, Weighting
+from zkdns.dns.zone import NAME_SERVER, Zone, ZoneMatch
 from zkdns.names import Labels, to_wire
 from zkdns.table import Addresses
 
@@ -27,10 +27,10 @@ _NIBBLES = frozenset(b"%x" % nibble for nibble in range(0x10))
 _IPV4_LABELS, _IPV6_LABELS = 4, 32
 
 
-class NamedAddress(Node):
+class AddressNode(Node):
     """What stands at the name of an address: who has it."""
 
-    names: tuple[tuple[Labels, Standing], ...] = ()
+    names: tuple[tuple[Labels, Weighting], ...] = ()
 
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
         del query  # names in another zone than their own cannot be shortened by it
@@ -39,12 +39,12 @@ class NamedAddress(Node):
         if qtype != Type.PTR:
             return ()
         return (
-            Record(pack_record(QUESTION_POINTER, qtype, ttl, to_wire(name)), standing=standing)
-            for name, standing in self.names
+            Record(pack_record(QUESTION_POINTER, qtype, ttl, to_wire(name)), weighting=weighting)
+            for name, weighting in self.names
         )
 
 
-class Reverse:
+class ReverseZones:
     """Looks names of addresses up.
 
     Args:
@@ -56,9 +56,9 @@ class Reverse:
         self._zone = zone
         self._addresses = addresses
         # By service the addresses whose answers depend on it, and were given.
-        self._given: dict[Labels, set[str]] = {}
+        self._served: dict[Labels, set[str]] = {}
 
-    def find(self, query: Query) -> Found | None:
+    def find(self, query: Query) -> ZoneMatch | None:
         """What stands at the name of a question; None: the name is not ours.
 
         What is found is told under the name itself, which is no service's.
@@ -67,12 +67,12 @@ class Reverse:
         if address is None or address not in self._addresses or query.qtype == Type.DS:
             return None
         users = sorted(self._addresses.users(address))
-        names = tuple(name for key in users for name in self._zone.at_address(key, address))
+        names = tuple(name for key in users for name in self._zone.members_at_address(key, address))
         if not names:
             return None
         for key in users:
-            self._given.setdefault(key, set()).add(address)
-        return Found(query.name, NamedAddress(names=names))
+            self._served.setdefault(key, set()).add(address)
+        return ZoneMatch(query.name, AddressNode(names=names))
 
     def refresh(self, others: Iterable[Labels]) -> set[Labels]:
         """Take notice that the answers of these services are others than before.
@@ -82,10 +82,10 @@ class Reverse:
         """
         addresses = self._addresses.take_new()
         for key in others:
-            addresses |= self._given.pop(key, set())
+            addresses |= self._served.pop(key, set())
         names = set(map(name_of, addresses))
         for name in names:
-            self._zone.forget_turns(name)
+            self._zone.reset_rotation(name)
         return names
 
 

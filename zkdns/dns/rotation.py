@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Self
 
 import msgspec
 
-from zkdns.dns.turning import Turns
-from zkdns.dns.turns import Rings
-from zkdns.dns.wire import Envelope
+from zkdns.dns.message import ResponseTemplate
+from zkdns.dns.rrset import PackedRRset
 
 # What one rotation keeps of its responses: as much as a set of some fifty members needs over UDP. Those of
 # larger sets are made anew each time (some microseconds), lest a few of them fill the memory.
@@ -18,7 +20,7 @@ _OVERHEAD = 50  # bytes beside each kept response
 _FEW = 16
 
 
-class Budget:
+class MemoryBudget:
     """How many bytes may be taken in all, and how many are."""
 
     def __init__(self, most: int) -> None:
@@ -47,174 +49,258 @@ class Rotation(dict[int, bytes]):
         turns: whose turn it is.
     """
 
-    __slots__ = ("_budget", "kept", "turns")
+    __slots__ = ("_budget", "kept_bytes", "turns")
 
-    def __init__(self, turns: Turns) -> None:
-        self.kept = 0
+    def __init__(self, turns: RotationCounter) -> None:
+        self.kept_bytes = 0
         self.turns = turns
-        self._budget: Budget | None = None
+        self._budget: MemoryBudget | None = None
 
     @property
     def size(self) -> int:
         """Bytes that it takes, more or less, beside the responses that it keeps."""
         raise NotImplementedError
 
-    def make(self, turn: int) -> bytes:
+    def make(self, index: int) -> bytes:
         """The response of the turn with that number."""
         raise NotImplementedError
 
-    def keep_in(self, budget: Budget) -> None:
+    def keep_within(self, budget: MemoryBudget) -> None:
         """Keep responses from now on, as far as this has room."""
         self._budget = budget
 
-    def all_kept(self, period: int) -> tuple[bytes, ...]:
+    def keep_all(self, period: int) -> tuple[bytes, ...]:
         """The responses of all turns, if there are few, no two are equal, and there is room; else none."""
         if self._budget is None or period > _FEW:
             return ()
         first = self.make(0)
         expected = period * (len(first) + _OVERHEAD)
-        if self.kept + expected > _MOST_KEPT or not self._budget.has_room(expected):
+        if self.kept_bytes + expected > _MOST_KEPT or not self._budget.has_room(expected):
             return ()
         responses = (first, *map(self.make, range(1, period)))
         size = sum(map(len, responses)) + period * _OVERHEAD
         if len(set(responses)) < period or not self._budget.take(size):
             return ()
-        self.kept += size
+        self.kept_bytes += size
         return responses
 
-    def __missing__(self, turn: int) -> bytes:
-        response = self.make(turn)
+    def __missing__(self, index: int) -> bytes:
+        response = self.make(index)
         size = len(response) + _OVERHEAD
-        if self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.take(size):
-            self.kept += size
-            self[turn] = response
+        if self._budget is not None and self.kept_bytes + size <= _MOST_KEPT and self._budget.take(size):
+            self.kept_bytes += size
+            self[index] = response
         return response
 
 
-class WholeRotation(Rotation):
+class FullRotation(Rotation):
     """Where every response holds all records and all glue, between the same two ends.
 
     Args:
-        rings: the records; none is held.
+        packed: the records; none is held.
         turns: whose turn it is.
         before: what stands before the records.
         behind: what stands behind them.
     """
 
-    __slots__ = ("_before", "_behind", "_rings")
+    __slots__ = ("_before", "_behind", "_packed")
 
-    def __init__(self, rings: Rings, turns: Turns, before: bytes, behind: bytes) -> None:
+    def __init__(self, packed: PackedRRset, turns: RotationCounter, before: bytes, held_count: bytes) -> None:
         super().__init__(turns)
         # The glue stands in what is behind; its own rings may go.
-        self._rings = msgspec.structs.replace(rings, leading_glue=None)
-        self._before, self._behind = before, behind
+        self._packed = msgspec.structs.replace(packed, leading_additional=None)
+        self._before, self._behind = before, held_count
 
     @property
     def size(self) -> int:
         """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._rings.size + len(self._before) + len(self._behind)
+        return self._packed.size + len(self._before) + len(self._behind)
 
-    def make(self, turn: int) -> bytes:
+    def make(self, index: int) -> bytes:
         """All records, from the one whose turn it is."""
-        stretch = self._rings.leading.going_round(self._rings.leader(turn))
+        stretch = self._packed.leading.rotated(self._packed.leader(index))
         return b"".join((self._before, *stretch, self._behind))
 
 
-class PartRotation(Rotation):
+class PartialRotation(Rotation):
     """Where responses hold as many records as they may, and what there is room for.
 
     Args:
-        rings: the records.
+        packed: the records.
         turns: whose turn it is.
-        envelope: what is around them.
+        template: what is around them.
         room: how many bytes of records there may be.
         most: how many records there may be; no more than there are.
-        wrap: makes of a response after its id what is to be handed out.
+        encode: makes of a response after its id what is to be handed out.
         on_cut: called for each response made that lacks records of the answer.
     """
 
-    __slots__ = ("_envelope", "_most", "_on_cut", "_rings", "_room", "_wrap")
+    __slots__ = ("_encode", "_most", "_on_cut", "_packed", "_room", "_template")
 
     def __init__(
         self,
-        rings: Rings,
-        turns: Turns,
-        envelope: Envelope,
+        packed: PackedRRset,
+        turns: RotationCounter,
+        template: ResponseTemplate,
         *,
         room: int,
         most: int,
-        wrap: Callable[[bytes], bytes],
+        encode: Callable[[bytes], bytes],
         on_cut: Callable[[], None],
     ) -> None:
         super().__init__(turns)
-        self._rings, self._envelope, self._wrap, self._on_cut = rings, envelope, wrap, on_cut
+        self._packed, self._template, self._encode, self._on_cut = packed, template, encode, on_cut
         self._room, self._most = room, most
 
     @property
     def size(self) -> int:
         """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._rings.size + len(self._envelope.question) + len(self._envelope.opt)
+        return self._packed.size + len(self._template.question) + len(self._template.opt)
 
-    def make(self, turn: int) -> bytes:
+    def make(self, index: int) -> bytes:
         """As many records as fit (RFC 2181 §9), and glue where they all do."""
-        rings, most, room = self._rings, self._most, self._room
-        first = rings.leader(turn)
-        answers, leading, _ = rings.leading.take(first, min(most, rings.leading.count), room)
+        packed, most, room = self._packed, self._most, self._room
+        first = packed.leader(index)
+        answers, leading, _ = packed.leading.take(first, min(most, packed.leading.count), room)
         room -= len(answers)
-        behind = 0
-        if rings.held is not None and leading == rings.leading.count:
-            wanted = min(most - leading, rings.held.count)
-            more, behind, _ = rings.held.take(turn % rings.held.count, wanted, room)
+        held_count = 0
+        if packed.held is not None and leading == packed.leading.count:
+            wanted = min(most - leading, packed.held.count)
+            more, held_count, _ = packed.held.take(index % packed.held.count, wanted, room)
             answers, room = answers + more, room - len(more)
-        count = leading + behind
+        count = leading + held_count
         if count < most:
             self._on_cut()
-            return self._wrap(self._envelope.around(answers, count, 0, 0, truncated=True))
-        glue, glued = self._glue(turn, leading, behind, room)
-        return self._wrap(self._envelope.around(answers + glue, count, 0, glued))
+            return self._encode(self._template.build(answers, count, 0, 0, truncated=True))
+        additional, additional_count = self._additional(index, leading, held_count, room)
+        return self._encode(self._template.build(answers + additional, count, 0, additional_count))
 
-    def _glue(self, turn: int, leading: int, behind: int, room: int) -> tuple[bytes, int]:
+    def _additional(self, index: int, leading: int, held_count: int, room: int) -> tuple[bytes, int]:
         """The glue of so many records that lead and stand behind, as far as there is room, and its number."""
-        rings = self._rings
-        glue, glued = b"", 0
-        if rings.leading_glue is not None:
-            glue, pieces, glued = rings.leading_glue.take(rings.leader(turn), leading, room)
+        packed = self._packed
+        additional, additional_count = b"", 0
+        if packed.leading_additional is not None:
+            additional, pieces, additional_count = packed.leading_additional.take(
+                packed.leader(index), leading, room
+            )
             if pieces < leading:
-                return glue, glued
-        if behind and rings.held_glue is not None:
-            first = turn % rings.held_glue.count
-            more, _, records = rings.held_glue.take(first, behind, room - len(glue))
-            glue, glued = glue + more, glued + records
-        return glue, glued
+                return additional, additional_count
+        if held_count and packed.held_additional is not None:
+            first = index % packed.held_additional.count
+            more, _, records = packed.held_additional.take(first, held_count, room - len(additional))
+            additional, additional_count = additional + more, additional_count + records
+        return additional, additional_count
 
 
-def rotation_of(
-    rings: Rings,
-    turns: Turns,
-    envelope: Envelope,
+def make_rotation(
+    packed: PackedRRset,
+    turns: RotationCounter,
+    template: ResponseTemplate,
     *,
     limit: int,
     most: int | None,
-    wrap: Callable[[bytes], bytes],
+    encode: Callable[[bytes], bytes],
     on_cut: Callable[[], None],
 ) -> Rotation:
     """The responses with these records.
 
     Args:
-        rings: the records.
+        packed: the records.
         turns: whose turn it is.
-        envelope: what is around them.
+        template: what is around them.
         limit: bytes of the longest message.
         most: of how many records a response may consist; None: of all.
-        wrap: makes of a response after its id what is to be handed out.
+        encode: makes of a response after its id what is to be handed out.
         on_cut: called for each response made that lacks records of the answer.
     """
-    room = envelope.room_within(limit)
-    answers, count = rings.leading.whole
-    glue, glued = rings.leading_glue.whole if rings.leading_glue is not None else (b"", 0)
-    if rings.held is None and (most is None or most >= count) and len(answers) + len(glue) <= room:
-        response = wrap(envelope.around(answers + glue, count, 0, glued))
-        end = len(response) - len(glue) - len(envelope.opt)
-        return WholeRotation(rings, turns, response[: end - len(answers)], response[end:])
-    most = rings.count if most is None else min(most, rings.count)
-    return PartRotation(rings, turns, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)
+    room = template.room_for_records(limit)
+    answers, count = packed.leading.whole
+    additional, additional_count = (
+        packed.leading_additional.whole if packed.leading_additional is not None else (b"", 0)
+    )
+    if packed.held is None and (most is None or most >= count) and len(answers) + len(additional) <= room:
+        response = encode(template.build(answers + additional, count, 0, additional_count))
+        end = len(response) - len(additional) - len(template.opt)
+        return FullRotation(packed, turns, response[: end - len(answers)], response[end:])
+    most = packed.count if most is None else min(most, packed.count)
+    return PartialRotation(packed, turns, template, room=room, most=most, encode=encode, on_cut=on_cut)
+
+
+# Of more turns than that the numbers would take more memory than counting takes time.
+_LONGEST_CYCLE = 256
+
+
+class _Alone(msgspec.Struct):
+    """The only answer to a question that is remembered: where, and its responses by turn."""
+
+    answers: dict[bytes, Iterator[bytes]]
+    key: bytes
+    rotation: Rotation
+    circle: Iterator[bytes]
+    responses: tuple[bytes, ...]
+
+    def index(self) -> int:
+        """Take the next turn."""
+        return self.responses.index(next(self.circle))
+
+
+class RotationCounter:
+    """The turns of a question, from 0 to below the period, for ever.
+
+    Attributes:
+        period: after how many turns the order of its records is the same again.
+
+    Args:
+        first: the turn to begin with.
+        period: as above.
+    """
+
+    __slots__ = ("_alone", "_counted", "_kept", "period")
+
+    def __init__(self, first: int, period: int) -> None:
+        self.period = period
+        self._counted = _counted(first, period)
+        self._kept = 0
+        self._alone: _Alone | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> int:
+        return self._alone.index() if self._alone is not None else next(self._counted)
+
+    def answer(self, answers: dict[bytes, Iterator[bytes]], key: bytes, rotation: Rotation) -> None:
+        """Put the responses of that rotation there, each time the one whose turn it is; until `leave`."""
+        self._kept += 1
+        if self._kept == 1 and (responses := rotation.keep_all(self.period)):
+            first = next(self._counted)
+            circle = itertools.cycle(responses[first:] + responses[:first])
+            self._alone = _Alone(answers, key, rotation, circle, responses)
+            answers[key] = circle
+            return
+        if self._alone is not None:
+            before = self._alone
+            self._count()
+            before.rotation.update(enumerate(before.responses))
+            before.answers[before.key] = map(before.rotation.__getitem__, self._counted)
+        answers[key] = map(rotation.__getitem__, self._counted)
+
+    def leave(self) -> None:
+        """Take notice that one of the answers is not there any more."""
+        self._kept -= 1
+        self._count()
+
+    def _count(self) -> None:
+        """Go on by numbers where the circle is."""
+        if self._alone is not None:
+            self._counted = _counted(self._alone.index(), self.period)
+            self._alone = None
+
+
+def _counted(first: int, period: int) -> Iterator[int]:
+    """Turns from there on, for ever."""
+    if period == 1:
+        return itertools.repeat(0)
+    if period > _LONGEST_CYCLE:
+        return map(operator.mod, itertools.count(first), itertools.repeat(period))
+    return itertools.cycle([*range(first, period), *range(first)])

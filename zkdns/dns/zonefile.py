@@ -18,9 +18,9 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from zkdns.dns.turns import RRset
-from zkdns.dns.wire import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, Query, Type
-from zkdns.dns.zone import Found, Zone
+from zkdns.dns.message import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, Query, Type
+from zkdns.dns.rrset import RRset
+from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
 # In the order in which they are written.
@@ -33,7 +33,7 @@ _SRV_DATA = struct.Struct("!3H")
 _SOA_NUMBERS = struct.Struct("!5I")
 
 
-def zone_head(zone: Zone, apex: Labels) -> str:
+def zone_header(zone: Zone, apex: Labels) -> str:
     """What is of no single service: SOA and NS at the zone's own name, and where services are found out.
 
     Zones that lie in this one are cut off by NS records of their own.
@@ -43,7 +43,7 @@ def zone_head(zone: Zone, apex: Labels) -> str:
     inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
     for name in (apex, *inner):
         lines += _lines(name, zone.records(zone.find(name), _query(name, Type.NS)))
-    for name in zone.names_of_domains():
+    for name in zone.dns_sd_names():
         if zone.apex_of(name) == apex:
             lines += _lines(name, zone.records(zone.find(name), _query(name, Type.PTR)))
     return "".join(lines)
@@ -53,13 +53,13 @@ def service_records(zone: Zone, apex: Labels, service: Labels) -> str:
     """The records of all names of that zone that the service with that key brings."""
     return "".join(
         line
-        for name in zone.names_of(service)
+        for name in zone.names_of_service(service)
         if zone.apex_of(name) == apex and (found := zone.find(name)).service == service
         for line in _records_at(zone, service, name, found)
     )
 
 
-def _records_at(zone: Zone, service: Labels, name: Labels, found: Found) -> Iterator[str]:
+def _records_at(zone: Zone, service: Labels, name: Labels, found: ZoneMatch) -> Iterator[str]:
     """The lines of one name of the service with that key."""
     owner = to_text(name)
     if found.is_unread:

@@ -25,7 +25,7 @@ import structlog
 
 from zkdns.address import UpstreamAddress
 from zkdns.dns.edns import Ede
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.datagrams import Datagrams, is_shortage
 from zkdns.forward.exchange import STOPPED, Exchange, Failure, Kind, Step, Try
 from zkdns.forward.ids import Ids
@@ -34,8 +34,8 @@ from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.streams import Streams
 from zkdns.forward.upstreams import Upstream, Upstreams
-from zkdns.transport.loop import PutOff, add_server, putting_off, remove_server
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.event_loop import Defer, add_server, deferrer, remove_server
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -93,7 +93,7 @@ class Exchanges:
         self._outcomes: deque[tuple[Done, Reply | Failure]] = deque()  # that could not be told within ask
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
-        self._put_off: PutOff
+        self._defer: Defer
         self._datagrams: Datagrams | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # now, since that takes 20 ms
@@ -101,7 +101,7 @@ class Exchanges:
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_waking = False  # whether time-outs are being worked off
-        self._mistakes = Mistakes(log, "the outcome of a question could not be taken")
+        self._log_once = LogOnce(log, "the outcome of a question could not be taken")
         self._dead: dict[Upstream, bool] = {}  # and whether that was told
         self._told_at: dict[Upstream, float] = {}
 
@@ -118,8 +118,8 @@ class Exchanges:
     def start(self) -> None:
         """Begin to ask, in the running event loop, whose clock is `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
-        self._put_off = putting_off()
-        self._datagrams = Datagrams(self._most_sockets, self._put_off)
+        self._defer = deferrer()
+        self._datagrams = Datagrams(self._most_sockets, self._defer)
         add_server(self._datagrams.fileno(), self._turn)
 
     def stop(self) -> None:
@@ -223,7 +223,7 @@ class Exchanges:
         self._timer = None
         if not self._is_waking:
             self._is_waking = True
-            self._put_off(self._wake_one)
+            self._defer(self._wake_one)
 
     def _wake_one(self) -> None:
         """Work off one of those that are due; the others wait for their turn.
@@ -241,12 +241,12 @@ class Exchanges:
             heapq.heappop(self._due)
             if not is_over:
                 exchange.watched_at = 0.0
-                self._put_off(self._wake_one)  # whatever comes of this one, the others have their turn
+                self._defer(self._wake_one)  # whatever comes of this one, the others have their turn
                 self._go_on(exchange, exchange.woken(now), now)
                 self._tend(now)
                 return
         else:
-            self._put_off(self._wake_one)
+            self._defer(self._wake_one)
             return
         self._is_waking = False
         if self._due and self._datagrams is not None:
@@ -325,11 +325,11 @@ class Exchanges:
         try:
             done(outcome)
         except Exception as error:  # noqa: BLE001 - a mistake of one must not cost the others their answers
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
     def _tell_later(self, done: Done, outcome: Reply | Failure) -> None:
         self._outcomes.append((done, outcome))
-        self._put_off(self._tell_one)
+        self._defer(self._tell_one)
 
     def _tell_one(self) -> None:
         if self._outcomes:  # or this has been stopped meanwhile

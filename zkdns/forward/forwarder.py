@@ -24,10 +24,10 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
-from zkdns.dns.edns import LEAST_UDP_SIZE, Ede, pack_ede
-from zkdns.dns.responder import Answer
-from zkdns.dns.sources import CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
-from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
+from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
+from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
+from zkdns.dns.message import HEADER_SIZE, Query, Rcode, Response
+from zkdns.dns.responder import CacheableAnswer
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.datagrams import affordable_sockets
 from zkdns.forward.exchange import STOPPED, Failure, Kind
@@ -37,9 +37,9 @@ from zkdns.forward.reply import Reply
 from zkdns.forward.routes import Route, Routes
 from zkdns.forward.special import special_answer
 from zkdns.names import Labels
-from zkdns.transport import Deliver, Later
-from zkdns.transport.loop import PutOff, putting_off
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.contract import DeferredResponse, Deliver
+from zkdns.transport.event_loop import Defer, deferrer
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -63,12 +63,12 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
     query: Query
     question: Question
     limit: int
-    wrap: Callable[[bytes], bytes]
+    encode: Callable[[bytes], bytes]
     route: Route
 
-    def wrapped(self, message: bytes) -> bytes:
+    def encoded(self, message: bytes) -> bytes:
         """A whole message, ready to be handed out."""
-        return self.wrap(message[_ID:])
+        return self.encode(message[_ID:])
 
 
 class _Sought(msgspec.Struct, gc=False):
@@ -134,7 +134,7 @@ class Forwarder:
             stale_seconds=config.cache_stale,
         )
         self.counts = Counts()
-        self.sources = Sources()
+        self.sources = AnswerSources()
         self.second = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         """Called when others are asked than before."""
@@ -148,12 +148,12 @@ class Forwarder:
         self._config = config
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
-        self._put_off: PutOff
+        self._defer: Defer
         self._to_ask: deque[_Asked] = deque()
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._mistakes = Mistakes(log, "an answer could not be handed out")
+        self._log_once = LogOnce(log, "an answer could not be handed out")
 
     @property
     def waiting(self) -> int:
@@ -166,13 +166,13 @@ class Forwarder:
         return sum(route.exchanges.connections for route in self.routes.all)
 
     @property
-    def is_asking(self) -> bool:
+    def recursion_available(self) -> bool:
         """Whether there is anybody to ask."""
         return self.routes.are_any
 
     def start(self) -> None:
         """Begin, in the running event loop."""
-        self._put_off = putting_off()
+        self._defer = deferrer()
         self.routes.start()
         self._tick()
 
@@ -200,50 +200,50 @@ class Forwarder:
 
     # -- answering -----------------------------------------------------------------------------------------
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
         """The answer to a query of class IN.
 
         Args:
             query: for a name outside our zones.
             limit: bytes of the longest message.
-            wrap: makes of a response after its id what is handed out.
+            encode: makes of a response after its id what is handed out.
         """
         special = special_answer(query, self.routes.is_configured)
         if special is not None:
-            special.recursion_available = self.is_asking
-            return _once(wrap(special.pack(limit)[_ID:]), ZONE)
+            special.recursion_available = self.recursion_available
+            return _once(encode(special.pack(limit)[_ID:]), ZONE)
         route = self.routes.find(query.name)
         if not route.servers:
-            return _once(wrap(self._refusal(query).pack(limit)[_ID:]), REFUSED)
+            return _once(encode(self._refusal(query).pack(limit)[_ID:]), REFUSED)
         # Lengths of labels are below the letters, so that lower() changes none of them.
         name = query.question[:-_TYPE_AND_CLASS].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
-        asked = _Asked(query, question, limit, wrap, route)
+        asked = _Asked(query, question, limit, encode, route)
         entry = self.cache.get(question, self.second)
         if entry is not None:
             return self._from(entry, asked)
         if self.routes.has_returned(question, self._clock()):
             denial = Response(query, Rcode.NXDOMAIN, recursion_available=True)
-            return _once(asked.wrapped(denial.pack(limit)), REFUSED)
-        return _once(self._unknown(asked), UNKNOWN)
+            return _once(asked.encoded(denial.pack(limit)), REFUSED)
+        return _once(self._unknown(asked), PENDING)
 
     def _refusal(self, query: Query) -> Response:
         """REFUSED, since nobody else is asked for this (RFC 8914 §4.21)."""
         ede = Ede.NOT_AUTHORITATIVE
-        return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.is_asking)
+        return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.recursion_available)
 
-    def _from(self, entry: Entry, asked: _Asked) -> Answer:
+    def _from(self, entry: Entry, asked: _Asked) -> CacheableAnswer:
         """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
         edns = asked.query.edns
         if edns is not None and edns.options:
-            return _once(next(self._aging(entry, asked)), CACHE)
-        return Answer(
+            return _once(next(self._aging(entry, asked)), FORWARD_CACHE)
+        return CacheableAnswer(
             self._aging(entry, asked),
             group_of(asked.question),
             HEADER_SIZE - _ID + len(asked.query.question),
             size=_GENERATOR + min(asked.limit, len(entry.reply.records)),
             is_rare=True,
-            source=CACHE,
+            source=FORWARD_CACHE,
         )
 
     def _aging(self, entry: Entry, asked: _Asked) -> Iterator[bytes]:
@@ -253,7 +253,7 @@ class Forwarder:
             if self._config.cache_prefetch and asked.query.rd and entry.wants_prefetch(second):
                 self.counts.prefetched += self._refresh(asked)
             bounds = entry.least_ttl, entry.most_ttl
-            response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, bounds))
+            response = asked.encoded(self._render(entry.reply, asked, second - entry.stored, bounds))
             while second == self.second:
                 yield response
             second = self.second
@@ -264,8 +264,8 @@ class Forwarder:
     def _unknown(self, asked: _Asked) -> bytes:
         """The response to what is not in the cache, or not fresh: later, where it can be asked for."""
         if not asked.query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
-            self.sources.note(REFUSED)
-            return asked.wrapped(self._refusal(asked.query).pack(asked.limit))
+            self.sources.record(REFUSED)
+            return asked.encoded(self._refusal(asked.query).pack(asked.limit))
         failure = self.cache.failure(asked.question, self.second)
         if failure is not None:
             return self._without(asked, failure.errors, failure.text)
@@ -278,7 +278,7 @@ class Forwarder:
             self.counts.overloaded += 1
             text = f"{self._awaited} queries wait for upstreams already"
             return self._without(asked, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
-        return Later(partial(self._begin, asked))
+        return DeferredResponse(partial(self._begin, asked))
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -308,7 +308,7 @@ class Forwarder:
         """Ask upstreams, soon; nobody waits yet."""
         sought = self._sought[asked.question] = _Sought([])
         self._to_ask.append(asked)
-        self._put_off(self._ask_one)
+        self._defer(self._ask_one)
         return sought
 
     def _ask_one(self) -> None:
@@ -355,7 +355,7 @@ class Forwarder:
         if self._ready:  # or this has been stopped meanwhile
             self._hand_out_one()
         if self._ready:
-            self._put_off(self._hand_out)
+            self._defer(self._hand_out)
 
     def _hand_out_one(self) -> None:
         """Make a response and hand it out."""
@@ -363,7 +363,7 @@ class Forwarder:
         try:
             deliver(response(asked))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
     def _render(self, reply: Reply, asked: _Asked, seconds: int, bounds: tuple[int, int]) -> bytes:
         least, most = bounds
@@ -374,15 +374,15 @@ class Forwarder:
 
     def _replied(self, reply: Reply, bounds: tuple[int, int], asked: _Asked) -> bytes:
         """The response with what an upstream has just said."""
-        self.sources.note(UPSTREAM)
-        return asked.wrapped(self._render(reply, asked, 0, bounds))
+        self.sources.record(UPSTREAM)
+        return asked.encoded(self._render(reply, asked, 0, bounds))
 
     def _after(self, failure: Failure, asked: _Asked) -> bytes:
         """The response when nobody could answer."""
         reply = failure.reply
         if reply is not None and reply.rcode in _ABOUT_QUERY:
-            self.sources.note(UPSTREAM)
-            return asked.wrapped(reply.render(asked.query, asked.limit, 0))
+            self.sources.record(UPSTREAM)
+            return asked.encoded(reply.render(asked.query, asked.limit, 0))
         return self._without(asked, _errors_of(failure), failure.text)
 
     def _without(self, asked: _Asked, errors: bytes, text: str) -> bytes:
@@ -391,15 +391,15 @@ class Forwarder:
         if entry is not None:
             return self._stale(entry, asked, text)
         self.counts.failed += 1
-        self.sources.note(UPSTREAM)
+        self.sources.record(UPSTREAM)
         failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
-        return asked.wrapped(failure.pack(asked.limit))
+        return asked.encoded(failure.pack(asked.limit))
 
     def _stale(self, entry: Entry, asked: _Asked, text: str = "") -> bytes:
         """The response with what has expired (RFC 8767 §4)."""
         self.counts.stale += 1
-        self.sources.note(STALE)
-        return asked.wrapped(
+        self.sources.record(STALE)
+        return asked.encoded(
             entry.reply.render(
                 asked.query,
                 asked.limit,
@@ -421,10 +421,10 @@ def group_of(question: Question) -> Labels:
 def _errors_of(failure: Failure) -> bytes:
     """The extended errors of a failure: those of the upstream, which knows more, or else our own."""
     # What is long may not fit beside the question, and is not worth remembering.
-    if failure.reply is not None and 0 < len(failure.reply.ede) < LEAST_UDP_SIZE // 2:
+    if failure.reply is not None and 0 < len(failure.reply.ede) < MIN_UDP_SIZE // 2:
         return failure.reply.ede
     return pack_ede(failure.ede, failure.text[:_MOST_TEXT])
 
 
-def _once(response: bytes, source: str) -> Answer:
-    return Answer(itertools.repeat(response), source=source)
+def _once(response: bytes, source: str) -> CacheableAnswer:
+    return CacheableAnswer(itertools.repeat(response), source=source)

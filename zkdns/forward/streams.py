@@ -19,7 +19,7 @@ import structlog
 
 from zkdns.address import UpstreamAddress
 from zkdns.forward.ids import Ids
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -75,7 +75,7 @@ class Streams:
         self._ids = Ids()
         self._current: dict[UpstreamAddress, _Stream] = {}
         self._all: set[_Stream] = set()
-        self._mistakes = Mistakes(log, "an answer over TCP could not be taken")
+        self._log_once = LogOnce(log, "an answer over TCP could not be taken")
 
     def send(self, address: UpstreamAddress, query: bytes, owner: object) -> Asked:
         """Send a query, as soon as there is a connection; its id is replaced by a fresh one."""
@@ -115,7 +115,7 @@ class Streams:
         try:
             self._arrived(asked.owner, message, asked.sent_at)
         except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
     def retire(self, stream: _Stream) -> None:
         """Send no more questions there."""

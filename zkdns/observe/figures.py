@@ -6,13 +6,13 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from zkdns.dns.sources import CACHE, MEMO, REFUSED, STALE, UPSTREAM, ZONE
+from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
 from zkdns.transport import tally
 
 LATENCY_BUCKETS: Final = tally.LATENCY_BUCKETS
 """Seconds: the upper ends of what latencies are sorted into; what took longer is counted behind them."""
 
-SOURCES: Final = (MEMO, ZONE, CACHE, UPSTREAM, STALE, REFUSED)
+SOURCES: Final = (RESPONSE_CACHE, ZONE, FORWARD_CACHE, UPSTREAM, STALE, REFUSED)
 """What answers are made from. In this order: an answer that was given before; the table; what upstreams said
 before; what they say now, or that they say nothing; what they said once, and is over; nothing, since the
 query is malformed or not supported, or who asks, or the name, is not answered."""

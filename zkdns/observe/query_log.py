@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import structlog
 
+from zkdns.dns.answer_source import RESPONSE_CACHE, AnswerSources
 from zkdns.dns.marks import summary_of
-from zkdns.dns.sources import MEMO, Sources
-from zkdns.transport import Observer
+from zkdns.transport.contract import ResponseObserver
 
 log = structlog.get_logger("zkdns.query")
 
 _MICROSECONDS = 1e6
 
 
-class QueryLog(Observer):
+class QueryLog(ResponseObserver):
     """Logs responses.
 
     Args:
@@ -25,21 +25,25 @@ class QueryLog(Observer):
         draw: by what lot it is decided, from 0 to below 1.
     """
 
-    def __init__(self, share: float, sources: Sources, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, share: float, sources: AnswerSources, draw: Callable[[], float] = random.random
+    ) -> None:
         self._share = share
         self._sources = sources
         self._draw = draw
 
-    def source(self) -> str:
+    def take_source(self) -> str:
         """What the last response was made from: the memo, where nobody has said anything else since."""
-        source, self._sources.last = self._sources.last, MEMO
-        return source
+        take_source, self._sources.last = self._sources.last, RESPONSE_CACHE
+        return take_source
 
-    def wants(self) -> bool:
+    def is_sampled(self) -> bool:
         """Whether this one is to be logged."""
         return self._draw() < self._share
 
-    def tell(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
+    def on_response(
+        self, transport: str, host: str, message: bytes, take_source: str, seconds: float, /
+    ) -> None:
         """Log a response."""
         summary = summary_of(message)
         log.info(
@@ -48,7 +52,7 @@ class QueryLog(Observer):
             type=summary.qtype,
             rcode=summary.rcode,
             answers=summary.answers,
-            source=source,
+            take_source=take_source,
             asker=host,
             transport=transport,
             microseconds=round(seconds * _MICROSECONDS, 1),

@@ -13,13 +13,13 @@ from collections.abc import Iterable, MutableMapping
 
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
-from zkdns.transport.sockets import SocketPair, address_of, bind_half, prepare
+from zkdns.transport.sockets import SocketPair, address_of, bind_one, configure_inherited
 
 _FIRST = 3  # SD_LISTEN_FDS_START
 _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
-def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
+def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
     """The sockets that were passed to this process; the variables that told of them are gone afterwards.
 
     No program that is started inherits one by accident.
@@ -27,11 +27,11 @@ def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
     Raises:
         ListenError: naming what was passed and is of no use.
     """
-    told = {name: environment.pop(name, "") for name in _VARIABLES}
-    count = told["LISTEN_FDS"]
-    if not count.isdecimal() or told["LISTEN_PID"] != str(os.getpid()):
+    values = {name: environment.pop(name, "") for name in _VARIABLES}
+    count = values["LISTEN_FDS"]
+    if not count.isdecimal() or values["LISTEN_PID"] != str(os.getpid()):
         return []
-    passed = []
+    inherited = []
     for number in range(_FIRST, _FIRST + int(count)):
         try:
             os.set_inheritable(number, False)
@@ -40,20 +40,20 @@ def take_passed(environment: MutableMapping[str, str]) -> list[socket.socket]:
             raise ListenError(f"{_named(number)} is no socket ({error.strerror}); {_WANTED}") from None
         _check(sock)
         try:
-            prepare(sock)
+            configure_inherited(sock)
             address_of(sock)
         except OSError as error:
             raise ListenError(f"{_named(number)} cannot be listened at ({error.strerror})") from None
-        passed.append(sock)
-    return passed
+        inherited.append(sock)
+    return inherited
 
 
-def addresses_of(passed: Iterable[socket.socket]) -> tuple[HostPort, ...]:
+def addresses_of(inherited: Iterable[socket.socket]) -> tuple[HostPort, ...]:
     """Where these listen, each address once, in their order."""
-    return tuple(dict.fromkeys(map(address_of, passed)))
+    return tuple(dict.fromkeys(map(address_of, inherited)))
 
 
-def pair_up(passed: Iterable[socket.socket]) -> list[SocketPair]:
+def pair_sockets(inherited: Iterable[socket.socket]) -> list[SocketPair]:
     """Put UDP and TCP of each address together; a half that was not passed is bound.
 
     Several sockets of one kind at one address (ReusePort=) make several pairs.
@@ -61,18 +61,18 @@ def pair_up(passed: Iterable[socket.socket]) -> list[SocketPair]:
     Raises:
         ListenError: a half cannot be bound.
     """
-    passed = list(passed)
+    inherited = list(inherited)
     pairs: list[SocketPair] = []
     with contextlib.ExitStack() as closed_on_error:
-        for sock in passed:
+        for sock in inherited:
             closed_on_error.callback(sock.close)
-        for address in addresses_of(passed):
-            here = [sock for sock in passed if address_of(sock) == address]
+        for address in addresses_of(inherited):
+            here = [sock for sock in inherited if address_of(sock) == address]
             udp = [sock for sock in here if sock.type == socket.SOCK_DGRAM]
             tcp = [sock for sock in here if sock.type == socket.SOCK_STREAM]
             for halves, other, kind in ((udp, tcp, socket.SOCK_DGRAM), (tcp, udp, socket.SOCK_STREAM)):
                 while len(halves) < len(other):
-                    halves.append(bind_half(address, kind))
+                    halves.append(bind_one(address, kind))
                     closed_on_error.callback(halves[-1].close)
             pairs += map(SocketPair, udp, tcp)
         closed_on_error.pop_all()

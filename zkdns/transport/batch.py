@@ -32,18 +32,18 @@ from zkdns.transport.sockets import (
     IPV6_PKTINFO,
     Address,
     Ancillary,
-    fragments_allowed,
+    fragmentation_allowed,
     is_wildcard,
 )
 
-MOST: Final = 64
+MAX_BATCH: Final = 64
 """Datagrams in a batch; with more of them the calls cost no less for each (measured: 32 to 64 are enough)."""
 
 ID: Final = 2
 LENGTH: Final = 2
 SLOT: Final = 96
 """Bytes of a slot: most queries are shorter (one with EDNS and a name of 63 bytes is as long)."""
-LONGEST: Final = 1232
+MAX_RESPONSE: Final = 1232
 """Bytes of the longest response."""
 MARK: Final = 4
 """Where a body has its mark."""
@@ -52,21 +52,21 @@ LEAD: Final = 6
 HEAD: Final = 10
 """Bytes between id and question."""
 
-_HELD = SLOT - LENGTH
+_SLOT_CAPACITY = SLOT - LENGTH
 _OVERFLOW = 65536
-_BODY = LEAD - ID + LONGEST
-_ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
+_BODY = LEAD - ID + MAX_RESPONSE
+_SOCKADDR_SIZE = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
-_SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
+_CONTROL_SIZE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
 _CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
-_NOTHING = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+_NO_DATAGRAMS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _LINK_LOCAL = b"\xfe\x80"
 
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
 _SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address, scope
 
 
-class Asker(NamedTuple):
+class Client(NamedTuple):
     """Whom a response goes to that there is only later."""
 
     query: bytes
@@ -100,8 +100,8 @@ class _Messages:
     """The array that one of the calls is given: for each datagram a header and some pieces of memory."""
 
     def __init__(self, pieces: int) -> None:
-        self._headers = (_MmsgHdr * MOST)()
-        self._pieces = (_IoVec * (pieces * MOST))()
+        self._headers = (_MmsgHdr * MAX_BATCH)()
+        self._pieces = (_IoVec * (pieces * MAX_BATCH))()
         self._count = pieces
         # From each datagram on, since what could not be sent is skipped.
         self.starting_at = [ctypes.c_void_p(ctypes.addressof(entry)) for entry in self._headers]
@@ -117,10 +117,10 @@ class _Messages:
             for at in range(pieces)
         ]
 
-    def place(self, at: int, asker: tuple[int, int], *pieces: tuple[int, int]) -> None:
+    def place(self, at: int, client: tuple[int, int], *pieces: tuple[int, int]) -> None:
         """Say where everything of a datagram lies: addresses and sizes."""
         header = self._headers[at].header
-        header.name, header.name_length = asker
+        header.name, header.name_length = client
         header.iov, header.iov_count = ctypes.addressof(self._pieces[self._count * at]), self._count
         for number, (base, length) in enumerate(pieces):
             self._pieces[self._count * at + number] = _IoVec(base, length)
@@ -134,7 +134,7 @@ class _Columns:
     """Pairs of columns, of which the second is copied into the first: as far down as there are datagrams."""
 
     def __init__(self, pairs: Sequence[tuple[memoryview, memoryview]]) -> None:
-        self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MOST + 1)]
+        self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MAX_BATCH + 1)]
 
     def copy(self, count: int) -> None:
         """Copy the numbers of so many datagrams."""
@@ -155,41 +155,45 @@ class Batch:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock  # while it is not closed, its number stays its own
         self._fd, self._flags = ctypes.c_int(sock.fileno()), ctypes.c_int(socket.MSG_DONTWAIT)
-        self._numbers = [ctypes.c_uint(count) for count in range(MOST + 1)]
+        self._numbers = [ctypes.c_uint(count) for count in range(MAX_BATCH + 1)]
         self.has_silence = False
         """Whether not everything that was to be sent at last was something."""
         self.marks = bytearray()
         """The marks of what was sent at last, 0 for silence."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
-        self._slots, self._bodies = bytearray(MOST * SLOT), bytearray(MOST * _BODY)
-        self._overflow = mmap.mmap(-1, MOST * _OVERFLOW)  # takes no memory before it is needed
-        self._askers = bytearray(MOST * _ASKER[socket.AddressFamily(sock.family)])
+        self._slots, self._bodies = bytearray(MAX_BATCH * SLOT), bytearray(MAX_BATCH * _BODY)
+        self._overflow = mmap.mmap(-1, MAX_BATCH * _OVERFLOW)  # takes no memory before it is needed
+        self._clients = bytearray(MAX_BATCH * _SOCKADDR_SIZE[socket.AddressFamily(sock.family)])
         self._received, self._sent = _Messages(2), _Messages(3)
         libc = ctypes.PyDLL(None, use_errno=True)  # which holds on to the interpreter: no call waits
         self._sendmmsg = libc.sendmmsg
-        first, most = self._received.starting_at[0], self._numbers[MOST]
+        first, most = self._received.starting_at[0], self._numbers[MAX_BATCH]
         self._receive = partial(libc.recvmmsg, self._fd, first, most, self._flags, None)
         self._lay_out(socket.AddressFamily(sock.family))
-        self._note_columns()
-        self._address_readers = [struct.Struct(_ADDRESS[self._family] * count) for count in range(MOST + 1)]
-        self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MOST + 1)]
-        self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MOST + 1)]
-        self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
+        self._map_columns()
+        self._address_readers = [
+            struct.Struct(_ADDRESS[self._family] * count) for count in range(MAX_BATCH + 1)
+        ]
+        self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MAX_BATCH + 1)]
+        self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MAX_BATCH + 1)]
+        self._sources = (
+            _LocalAddresses(sock.family, self._received, self._sent) if is_wildcard(sock) else None
+        )
 
     def _lay_out(self, family: socket.AddressFamily) -> None:
         slots, bodies = _address_of(self._slots), _address_of(self._bodies)
-        overflow, askers = _address_of(self._overflow), _address_of(self._askers)
-        for at in range(MOST):
-            asker = askers + at * _ASKER[family], _ASKER[family]
+        overflow, clients = _address_of(self._overflow), _address_of(self._clients)
+        for at in range(MAX_BATCH):
+            client = clients + at * _SOCKADDR_SIZE[family], _SOCKADDR_SIZE[family]
             slot, body = slots + at * SLOT, bodies + at * _BODY + LEAD
-            self._received.place(at, asker, (slot, _HELD), (overflow + at * _OVERFLOW, _OVERFLOW))
-            self._sent.place(at, asker, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
+            self._received.place(at, client, (slot, _SLOT_CAPACITY), (overflow + at * _OVERFLOW, _OVERFLOW))
+            self._sent.place(at, client, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
 
-    def _note_columns(self) -> None:
+    def _map_columns(self) -> None:
         """Note for each number of datagrams what is copied where, by which columns of numbers."""
         slots, bodies = memoryview(self._slots).cast("H"), memoryview(self._bodies).cast("H")
-        self._slot_lengths = slots[_HELD // 2 :: SLOT // 2]
+        self._slot_lengths = slots[_SLOT_CAPACITY // 2 :: SLOT // 2]
         self._lengths = _Columns(((self._slot_lengths, self._received.lengths),))
         rest_lengths, question_lengths, ids = (bodies[at :: _BODY // 2] for at in range(3))
         _, questions, rests = self._sent.piece_lengths
@@ -197,7 +201,7 @@ class Batch:
             ((ids, slots[:: SLOT // 2]), (questions, question_lengths), (rests, rest_lengths))
         )
         used, empty = memoryview(self._slots), memoryview(bytes(len(self._slots)))
-        self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MOST + 1)]
+        self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MAX_BATCH + 1)]
 
     def receive(self) -> Sequence[bytes]:
         """The queries that have arrived, without their ids: at most `MOST`, none where there are none.
@@ -213,7 +217,7 @@ class Batch:
         if self._count <= 0:
             self._count = 0
             number = ctypes.get_errno()
-            if number in _NOTHING:
+            if number in _NO_DATAGRAMS:
                 return ()
             raise OSError(number, os.strerror(number))
         self._lengths.copy(self._count)
@@ -221,15 +225,18 @@ class Batch:
 
     def addresses(self) -> Sequence[bytes]:
         """The addresses of those who sent the queries, in 4 or in 16 bytes each."""
-        return self._address_readers[self._count].unpack_from(self._askers)
+        return self._address_readers[self._count].unpack_from(self._clients)
 
     def whole(self, at: int) -> bytes | None:
         """The query in that place where it is longer than its slot, in the same form; else None."""
         length = self._slot_lengths[at]
-        if length <= _HELD:
+        if length <= _SLOT_CAPACITY:
             return None
-        begun, rest = at * SLOT + ID, at * _OVERFLOW
-        query = self._slots[begun : at * SLOT + _HELD] + self._overflow[rest : rest + length - _HELD]
+        started, rest = at * SLOT + ID, at * _OVERFLOW
+        query = (
+            self._slots[started : at * SLOT + _SLOT_CAPACITY]
+            + self._overflow[rest : rest + length - _SLOT_CAPACITY]
+        )
         return bytes(query) + length.to_bytes(LENGTH, sys.byteorder)
 
     def query(self, at: int) -> bytes:
@@ -244,7 +251,7 @@ class Batch:
         """
         self.has_silence = not all(responses)
         if self._sources is not None:
-            self._sources.answer_from_asked(self._count)
+            self._sources.reply_from_local_address(self._count)
         if self.has_silence and not any(responses):
             self.marks = bytearray()
             return 0
@@ -253,17 +260,17 @@ class Batch:
         self._responses.copy(self._count)
         if not self.has_silence:
             return self._send_run(0, self._count)
-        lost, begun = 0, 0
+        lost, started = 0, 0
         for at, response in enumerate((*responses, b"")):
             if not response:
-                lost += self._send_run(begun, at)
-                begun = at + 1
+                lost += self._send_run(started, at)
+                started = at + 1
         return lost
 
-    def asker(self, at: int) -> Asker:
+    def client(self, at: int) -> Client:
         """Who sent the query in that place; to be asked for after `send`, and before the next `receive`."""
-        slot, begun = at * SLOT, at * _ASKER[self._family]
-        sockaddr = self._askers[begun : begun + _ASKER[self._family]]
+        slot, started = at * SLOT, at * _SOCKADDR_SIZE[self._family]
+        sockaddr = self._clients[started : started + _SOCKADDR_SIZE[self._family]]
         address: Address
         if self._family == socket.AF_INET:
             port, ip = _SOCKADDR_IN.unpack(sockaddr)
@@ -273,40 +280,40 @@ class Batch:
             numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
             address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
         ancillary = [self._sources.source(at)] if self._sources is not None else []
-        return Asker(bytes(self._slots[slot : slot + _HELD]), address, ancillary)
+        return Client(bytes(self._slots[slot : slot + _SLOT_CAPACITY]), address, ancillary)
 
-    def _send_run(self, begun: int, end: int) -> int:
+    def _send_run(self, started: int, end: int) -> int:
         lost = 0
-        while begun < end:
-            first, rest = self._sent.starting_at[begun], self._numbers[end - begun]
+        while started < end:
+            first, rest = self._sent.starting_at[started], self._numbers[end - started]
             sent = self._sendmmsg(self._fd, first, rest, self._flags)
             if sent <= 0:  # this one cannot be sent; the others perhaps can
-                sent, lost = 1, lost + (not self._is_sent_in_fragments(begun))
-            begun += sent
+                sent, lost = 1, lost + (not self._is_sent_in_fragments(started))
+            started += sent
         return lost
 
     def _is_sent_in_fragments(self, at: int) -> bool:
         """Whether that response could be sent after all, where it only was too long for the network."""
         if ctypes.get_errno() != errno.EMSGSIZE:
             return False
-        with fragments_allowed(self._sock):
+        with fragmentation_allowed(self._sock):
             sent = self._sendmmsg(self._fd, self._sent.starting_at[at], self._numbers[1], self._flags)
         return bool(sent == 1)
 
 
-class _Sources:
+class _LocalAddresses:
     """Where each datagram was sent to, in the form in which both calls tell it."""
 
     def __init__(self, family: int, received: _Messages, sent: _Messages) -> None:
         self._is_ipv6 = family == socket.AF_INET6
         self._received, self._sent = received.control_lengths, sent.control_lengths
-        self._size = _SOURCE[socket.AddressFamily(family)]
-        self._memory = bytearray(MOST * self._size)
-        self._room = memoryview(struct.pack("Q", self._size) * MOST).cast("Q")
+        self._size = _CONTROL_SIZE[socket.AddressFamily(family)]
+        self._memory = bytearray(MAX_BATCH * self._size)
+        self._room = memoryview(struct.pack("Q", self._size) * MAX_BATCH).cast("Q")
         words = memoryview(self._memory).cast("I")
         self._interfaces = words[8::10] if self._is_ipv6 else words[4::8]
-        self._no_interfaces = memoryview(bytes(4 * MOST)).cast("I")
-        for at in range(MOST):
+        self._no_interfaces = memoryview(bytes(4 * MAX_BATCH)).cast("I")
+        for at in range(MAX_BATCH):
             for messages in (received, sent):
                 messages.place_control(at, _address_of(self._memory) + at * self._size)
 
@@ -314,7 +321,7 @@ class _Sources:
         """Make room for what the next call tells."""
         self._received[:] = self._room
 
-    def answer_from_asked(self, count: int) -> None:
+    def reply_from_local_address(self, count: int) -> None:
         """Let so many responses leave from where their queries arrived.
 
         The interface is left to the route, or answers to other networks would not find their way; but a
@@ -331,10 +338,10 @@ class _Sources:
 
     def source(self, at: int) -> Ancillary:
         """Where a response leaves from, as the last answers did."""
-        begun = at * self._size + _CMSG_HEADER
+        started = at * self._size + _CMSG_HEADER
         if self._is_ipv6:
-            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[begun : begun + _IN6_PKTINFO])
-        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[begun : begun + _IN_PKTINFO])
+            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[started : started + _IN6_PKTINFO])
+        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[started : started + _IN_PKTINFO])
 
 
 def is_available() -> bool:

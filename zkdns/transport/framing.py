@@ -9,21 +9,21 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from zkdns.transport import Answers
+from zkdns.transport.contract import ResponseLookup
 
 LENGTH: Final = struct.Struct(">H")
 """What stands before each message."""
 NO_MESSAGE: Final = LENGTH.pack(0)
 
-_WRITE_BYTES = 65536
+_MAX_WRITE_BYTES = 65536
 """So many bytes of answers go into one write; what one connection has waiting is hardly more."""
 
 
-def answer_some(
+def answer_messages(
     data: bytes,
     at: int,
-    answers: Answers,
-    look_again: Callable[[bytes, bytes], bytes],
+    answers: ResponseLookup,
+    resolve_empty: Callable[[bytes, bytes], bytes],
     mark_of: Callable[[bytes], int],
 ) -> tuple[list[bytes], int, bytearray]:
     """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
@@ -32,7 +32,7 @@ def answer_some(
         data: framed messages; the last may be cut off.
         at: where the first one begins.
         answers: what answers them.
-        look_again: given what is silence, and its query's id, returns what it is after all.
+        resolve_empty: given what is silence, and its query's id, returns what it is after all.
         mark_of: the mark of an answer, of silence `UNMARKED`.
 
     Returns:
@@ -41,7 +41,7 @@ def answer_some(
     """
     pieces: list[bytes] = []
     size, marks = len(data), bytearray()
-    room = _WRITE_BYTES
+    room = _MAX_WRITE_BYTES
     while at + 2 <= size and room > 0:
         begin_at = at + 2
         end = begin_at + (data[at] << 8 | data[at + 1])
@@ -50,7 +50,7 @@ def answer_some(
         query = min(begin_at + 2, end)
         body = next(answers[data[query:end]])
         if not body:
-            body = look_again(body, data[begin_at:query])
+            body = resolve_empty(body, data[begin_at:query])
         if body:
             length = query - begin_at + len(body)
             pieces += (LENGTH.pack(length), data[begin_at:query], body)

@@ -7,16 +7,24 @@ import contextlib
 import errno
 import ipaddress
 import os
+import resource
 import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
+
+MAX_CONNECTIONS: Final = 1024
+"""Connections that a listener has at most."""
+
+# What a process has open beside connections: standard files, event loop, feed, and some to spare.
+_OTHER_FILES = 64
+_FILES_OF_LISTENER = 3  # its TCP socket, its selector, and the UDP socket beside it
 
 _TCP_BACKLOG = 1024
 # Room for a burst that arrives while the process is busy with something else; the kernel may give less.
@@ -77,7 +85,7 @@ def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[Socke
     raise AssertionError
 
 
-def bind_half(address: HostPort, kind: socket.SocketKind) -> socket.socket:
+def bind_one(address: HostPort, kind: socket.SocketKind) -> socket.socket:
     """Bind UDP or TCP alone at an address whose other half somebody else has bound.
 
     Raises:
@@ -85,13 +93,13 @@ def bind_half(address: HostPort, kind: socket.SocketKind) -> socket.socket:
     """
     try:
         sock = _bind_one(address, kind, shared=False)
-        prepare(sock)
+        configure_inherited(sock)
     except OSError as error:
         raise ListenError(_explain(address, error)) from None
     return sock
 
 
-def prepare(sock: socket.socket) -> None:
+def configure_inherited(sock: socket.socket) -> None:
     """Give a socket that somebody else has bound what ours have."""
     sock.setblocking(False)
     if sock.type == socket.SOCK_STREAM:
@@ -101,7 +109,7 @@ def prepare(sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
-def bind_more(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
+def bind_additional(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
     """Bind more where these are bound, in the order in which the kernel then has them all.
 
     Nothing arrives at them until `favour` says so, lest it is lost where they are closed again.
@@ -109,8 +117,8 @@ def bind_more(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
     Raises:
         ListenError: saying why not; those that are there have not changed.
     """
-    share(pairs)
-    favour(pairs, len(pairs))
+    allow_sharing(pairs)
+    direct_traffic(pairs, len(pairs))
     address = bound_address(pairs[0])
     try:
         return _bind_shared(address, count)
@@ -118,7 +126,7 @@ def bind_more(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
         raise ListenError(_explain(address, error)) from None
 
 
-def share(pairs: Iterable[SocketPair]) -> None:
+def allow_sharing(pairs: Iterable[SocketPair]) -> None:
     """Let others be bound at the same port by this user, who must bind theirs so as well."""
     _share(pairs, is_shared=True)
 
@@ -129,7 +137,7 @@ def _share(pairs: Iterable[SocketPair], *, is_shared: bool) -> None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, is_shared)
 
 
-def favour(pairs: Sequence[SocketPair], count: int | None) -> None:
+def direct_traffic(pairs: Sequence[SocketPair], count: int | None) -> None:
     """Let what arrives go to the first so many sockets of an address alone; None: to all as before.
 
     What is on its way to one that is closed would be lost, so one that is to be closed is left out before.
@@ -149,8 +157,8 @@ def favour(pairs: Sequence[SocketPair], count: int | None) -> None:
 def _attach(sock: socket.socket, program: bytes) -> None:
     """Let a program choose among the sockets that share a port."""
     memory = array.array("B", program)
-    told = _SOCK_FPROG.pack(len(program) // _INSTRUCTION, memory.buffer_info()[0])
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, told)
+    values = _SOCK_FPROG.pack(len(program) // _INSTRUCTION, memory.buffer_info()[0])
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, values)
 
 
 def bound_address(pair: SocketPair) -> HostPort:
@@ -194,7 +202,7 @@ def packed_address(host: str) -> bytes:
     return socket.inet_pton(family, host.partition("%")[0])
 
 
-def tell_where_asked(udp: socket.socket) -> None:
+def enable_packet_info(udp: socket.socket) -> None:
     """Let the socket tell at which address each datagram arrived."""
     if udp.family == socket.AF_INET6:
         udp.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
@@ -202,7 +210,7 @@ def tell_where_asked(udp: socket.socket) -> None:
         udp.setsockopt(socket.IPPROTO_IP, IP_PKTINFO, 1)
 
 
-def forbid_fragments(udp: socket.socket) -> None:
+def disable_fragmentation(udp: socket.socket) -> None:
     """Let no datagram be taken apart on its way, where there is IPv4 (RFC 9715 §3.1).
 
     Fragments can be forged, and who forges news of a narrow path would bring them about. Besides, a datagram
@@ -214,17 +222,19 @@ def forbid_fragments(udp: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def fragments_allowed(udp: socket.socket) -> Iterator[None]:
+def fragmentation_allowed(udp: socket.socket) -> Iterator[None]:
     """For what does not fit into the network that it leaves by: better in fragments than not at all."""
     if udp.family == socket.AF_INET and sys.platform == "linux":
         udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     try:
         yield
     finally:
-        forbid_fragments(udp)
+        disable_fragmentation(udp)
 
 
-def send_one(udp: socket.socket, message: bytes, ancillary: Iterable[Ancillary], address: Address) -> None:
+def send_datagram(
+    udp: socket.socket, message: bytes, ancillary: Iterable[Ancillary], address: Address
+) -> None:
     """Send a datagram, in fragments if it must be.
 
     Raises:
@@ -235,7 +245,7 @@ def send_one(udp: socket.socket, message: bytes, ancillary: Iterable[Ancillary],
     except OSError as error:
         if error.errno != errno.EMSGSIZE:
             raise
-        with fragments_allowed(udp):
+        with fragmentation_allowed(udp):
             udp.sendmsg((message,), ancillary, 0, address)
 
 
@@ -316,3 +326,27 @@ def _explain(address: HostPort, error: OSError) -> str:
         case _:
             why = error.strerror or str(error)
     return f"cannot listen on {address}: {why}"
+
+
+def connections_per_listener(listeners: int) -> int:
+    """How many connections each of so many listeners of this process may have.
+
+    It takes the files that the system grants (a soft limit of 1,024 is common, the hard one far above it):
+    without a file left no connection is accepted, and so none makes room for another.
+    """
+    others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
+    wanted = others + MAX_CONNECTIONS * listeners
+    return max(1, (raise_open_file_limit(wanted) - others) // listeners)
+
+
+def raise_open_file_limit(wanted: int) -> int:
+    """How many of so many files this process may open, its limit being raised where that is allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    except (OSError, ValueError):
+        return soft
+    return granted

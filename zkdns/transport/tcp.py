@@ -23,31 +23,30 @@ from functools import partial
 
 import structlog
 
-from zkdns.transport import Answers, Later, Observer, Personal
-from zkdns.transport.door import Door
-from zkdns.transport.files import MOST_CONNECTIONS
-from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_some
-from zkdns.transport.loop import add_server, remove_server
-from zkdns.transport.mistakes import Mistakes
-from zkdns.transport.sockets import packed_address
+from zkdns.transport.access_control import AccessControl
+from zkdns.transport.contract import DeferredResponse, PerClientResponse, ResponseLookup, ResponseObserver
+from zkdns.transport.event_loop import add_server, remove_server
+from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_messages
+from zkdns.transport.log_once import LogOnce
+from zkdns.transport.sockets import MAX_CONNECTIONS, packed_address
 from zkdns.transport.tally import UNMARKED, Tally
 
 log = structlog.get_logger("zkdns.transport")
 
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the last whole query
-MOST_PER_CLIENT = 128
+MAX_PER_CLIENT = 128
 
 # What is read of one connection before others get their turn: some 50 queries. Were each of them new, and so
 # rendered in 20 µs, it would take 1 ms.
 _BURST_BYTES = 2048
 # So long are connections served one after another before UDP, the feed and timers get their turn.
-_TURN_SECONDS = 0.001
-_MOST_ACCEPTED = 16  # in one turn
+_MAX_TURN_SECONDS = 0.001
+_MAX_ACCEPTED = 16  # in one turn
 # A server that leaves closes connections that have brought nothing for so long: hardly any asker who has just
 # connected, or has just been answered, is about to ask then (RFC 7766 §6.2.4 has him ask again if he is).
-_QUIET_SECONDS = 1.0
+_INACTIVE_SECONDS = 1.0
 # Without a file left and without a connection that could give way: so long nothing is accepted.
-_ACCEPT_AGAIN_SECONDS = 1.0
+_ACCEPT_RETRY_SECONDS = 1.0
 
 
 class TcpServer:
@@ -76,32 +75,32 @@ class TcpServer:
     def __init__(
         self,
         sock: socket.socket,
-        answers: Answers,
+        answers: ResponseLookup,
         *,
-        door: Door | None = None,
+        access: AccessControl | None = None,
         mark_of: Callable[[bytes], int] = lambda _: UNMARKED,
-        observer: Observer | None = None,
+        observer: ResponseObserver | None = None,
         idle_seconds: float = IDLE_SECONDS,
-        most_connections: int = MOST_CONNECTIONS,
-        most_per_client: int = MOST_PER_CLIENT,
+        max_connections: int = MAX_CONNECTIONS,
+        max_per_client: int = MAX_PER_CLIENT,
     ) -> None:
         self.received = 0
         self.tally = Tally()
         self.mark_of, self.observer = mark_of, observer
         self._sock = sock
         self._answers = answers
-        self._door = door
+        self._access = access
         self._idle_seconds = idle_seconds
-        self._most_connections = most_connections
-        self._most_per_client = most_per_client
+        self._max_connections = max_connections
+        self._max_per_client = max_per_client
         self._loop: asyncio.AbstractEventLoop
         self._selector: selectors.DefaultSelector | None = None
         self._ready: deque[Callable[[float], None]] = deque()  # whose turn it is
         self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._is_leaving = self._is_stopped = False
-        self.mistakes = Mistakes(log, "a query over TCP could not be answered: its connection is closed")
+        self._has_stopped_accepting = self._is_stopped = False
+        self.log_once = LogOnce(log, "a query over TCP could not be answered: its connection is closed")
 
     async def start(self) -> None:
         """Begin to accept connections in the running event loop."""
@@ -109,23 +108,23 @@ class TcpServer:
         self._selector = selectors.DefaultSelector()
         self._sock.setblocking(False)
         self._listen()
-        add_server(self._selector.fileno(), self._turn)
+        add_server(self._selector.fileno(), self._serve_ready)
 
     @property
     def file(self) -> int:
         """The number of its socket."""
         return self._sock.fileno()
 
-    def leave(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept no more; connections live on until they are quiet, or this stops."""
-        self._is_leaving = True
+        self._has_stopped_accepting = True
         if self._selector is not None and self._sock in self._selector.get_map():
             self._selector.unregister(self._sock)
 
-    def close_quiet(self, now: float) -> bool:
+    def close_inactive(self, now: float) -> bool:
         """Close the connections that wait for nothing and bring nothing; whether that was all of them."""
         for connection in list(self._connections):
-            if connection.is_quiet(now):
+            if connection.is_inactive(now):
                 connection.close(now)
         return not self._connections
 
@@ -140,7 +139,7 @@ class TcpServer:
             connection.close(time.monotonic())
         self._end_when_empty()
 
-    def watch(self, connection: _Connection, events: int) -> None:
+    def set_events(self, connection: _Connection, events: int) -> None:
         """Change what a connection waits for: to read, to write, or (0) for neither."""
         assert self._selector is not None  # noqa: S101 - there are connections
         if connection.sock not in self._selector.get_map():
@@ -151,24 +150,24 @@ class TcpServer:
         else:
             self._selector.unregister(connection.sock)
 
-    def active(self, connection: _Connection, queries: int = 0) -> None:
+    def on_active(self, connection: _Connection, queries: int = 0) -> None:
         """A connection brought queries, or begins to close: it is the least idle one now."""
         self.received += queries
         if connection in self._connections:
             self._connections.move_to_end(connection)
 
-    def closed(self, connection: _Connection) -> None:
+    def on_closed(self, connection: _Connection) -> None:
         """A connection is about to be gone."""
         client = self._connections.pop(connection, None)
         if client is None:
             return
-        self.watch(connection, 0)
+        self.set_events(connection, 0)
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
         self._end_when_empty()
 
-    def _turn(self) -> bool:
+    def _serve_ready(self) -> bool:
         """Serve those that are ready, until all had their burst or the turn is over.
 
         Who is left comes first in the next turn, before anybody has a second burst.
@@ -177,18 +176,18 @@ class TcpServer:
         if not self._ready:
             self._ready.extend(key.data for key, _ in self._selector.select(0))
         now = time.monotonic()
-        end = now + _TURN_SECONDS
+        end = now + _MAX_TURN_SECONDS
         while self._ready and now < end:
             self._ready.popleft()(now)
             now = time.monotonic()
         return False
 
     def _listen(self) -> None:
-        if self._selector is not None and not self._is_leaving and not self._is_stopped:
+        if self._selector is not None and not self._has_stopped_accepting and not self._is_stopped:
             self._selector.register(self._sock, selectors.EVENT_READ, self._accept)
 
     def _accept(self, now: float) -> None:
-        for number in range(_MOST_ACCEPTED):
+        for number in range(_MAX_ACCEPTED):
             if self._is_stopped:
                 return
             try:
@@ -197,25 +196,25 @@ class TcpServer:
                 return
             except OSError:  # no file or no memory is left, which Linux tells even when nobody waits
                 if not number:
-                    self._make_do()
+                    self._free_a_file()
                 return
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                other = self._door.at_stream(peer[0]) if self._door else None
+                other = self._access.check_stream(peer[0]) if self._access else None
                 answers = self._answers if other is None else other
                 connection = _Connection(self, sock, answers, packed_address(peer[0]), now)
                 self._open(connection, _client_of(peer))
             except OSError:  # it is gone again, or cannot be watched
                 sock.close()
 
-    def _make_do(self) -> None:
+    def _free_a_file(self) -> None:
         """Let the longest idle connection give way; with none, wait, for now it would fail again."""
         if self._connections:
             next(iter(self._connections)).abort()
         elif self._selector is not None:
             self._selector.unregister(self._sock)
-            self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._listen)
+            self._loop.call_later(_ACCEPT_RETRY_SECONDS, self._listen)
 
     def _open(self, connection: _Connection, client: str) -> None:
         """Keep a new connection; make room for it where there are too many."""
@@ -223,9 +222,9 @@ class TcpServer:
         self._selector.register(connection.sock, selectors.EVENT_READ, connection.ready)
         self._connections[connection] = client
         self._per_client[client] += 1
-        if self._per_client[client] > self._most_per_client:
+        if self._per_client[client] > self._max_per_client:
             next(other for other, owner in self._connections.items() if owner == client).abort()
-        elif len(self._connections) > self._most_connections:
+        elif len(self._connections) > self._max_connections:
             next(iter(self._connections)).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
@@ -263,7 +262,7 @@ class _Connection:
     """
 
     def __init__(
-        self, server: TcpServer, sock: socket.socket, answers: Answers, address: bytes, now: float
+        self, server: TcpServer, sock: socket.socket, answers: ResponseLookup, address: bytes, now: float
     ) -> None:
         self.sock = sock
         self.active_at = now
@@ -272,9 +271,9 @@ class _Connection:
         self._address = address
         self._buffer = b""  # what has been read and not been answered
         self._unsent: bytes | memoryview = b""
-        self._late: list[bytes] = []  # what came while others waited to be sent
-        self._awaited = 0  # answers that there will be
-        self._is_closing = self._is_closed = self._has_ended = False
+        self._deferred: list[bytes] = []  # what came while others waited to be sent
+        self._pending = 0  # answers that there will be
+        self._is_closing = self._is_closed = self._client_finished = False
 
     def ready(self, now: float) -> None:
         """Read a burst and answer it, or send more of what waits; a failing connection is closed."""
@@ -282,7 +281,7 @@ class _Connection:
             if self._unsent:
                 self._send(self._unsent)
                 if not self._unsent:
-                    self._all_sent(now)
+                    self._on_all_sent(now)
             elif more := self.sock.recv(_BURST_BYTES):
                 self._buffer = self._buffer + more if self._buffer else more
                 self._answer(now)
@@ -301,11 +300,11 @@ class _Connection:
         self._is_closing = True
         self._buffer = b""
         self.active_at = now
-        self._server.active(self)
+        self._server.on_active(self)
 
-    def is_quiet(self, now: float) -> bool:
+    def is_inactive(self, now: float) -> bool:
         """Whether no query is on its way here, and no answer on its way back, as far as can be seen."""
-        if self._buffer or self._unsent or self._awaited or now - self.active_at < _QUIET_SECONDS:
+        if self._buffer or self._unsent or self._pending or now - self.active_at < _INACTIVE_SECONDS:
             return False
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
@@ -316,31 +315,31 @@ class _Connection:
 
     def _end(self) -> None:
         """The asker says no more: close when all that it asked is answered."""
-        self._has_ended = True
-        if self._awaited:
-            self._server.watch(self, 0)
+        self._client_finished = True
+        if self._pending:
+            self._server.set_events(self, 0)
         else:
             self.abort()
 
     def abort(self) -> None:
         """Close at once."""
         self._is_closed = True
-        self._server.closed(self)
+        self._server.on_closed(self)
         self.sock.close()
 
-    def _all_sent(self, now: float) -> None:
+    def _on_all_sent(self, now: float) -> None:
         """Nothing waits any more: answer what was asked meanwhile, or close as was put off till now."""
-        if self._late:
-            late, self._late = self._late, []
+        if self._deferred:
+            late, self._deferred = self._deferred, []
             self._send(b"".join(late))
             if self._unsent:
                 return
         if self._is_closing:
             self.abort()
-        elif self._has_ended:
+        elif self._client_finished:
             self._end()
         else:
-            self._server.watch(self, selectors.EVENT_READ)
+            self._server.set_events(self, selectors.EVENT_READ)
             self._answer(now)
 
     def _answer(self, now: float) -> None:
@@ -350,9 +349,9 @@ class _Connection:
         while at < len(data) and not self._unsent:
             try:
                 mark_of = partial(self._mark_of, now) if self._server.observer else self._server.mark_of
-                pieces, end, marks = answer_some(data, at, self._answers, self._look_again, mark_of)
+                pieces, end, marks = answer_messages(data, at, self._answers, self._resolve_empty, mark_of)
             except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
-                self._server.mistakes.tell(error)
+                self._server.log_once.error(error)
                 self.abort()
                 return
             if end == at:
@@ -365,46 +364,46 @@ class _Connection:
         self._buffer = data[at:]
         if at:
             self.active_at = now
-            self._server.active(self, queries)
+            self._server.on_active(self, queries)
         if self._unsent:
-            self._server.watch(self, selectors.EVENT_WRITE)
+            self._server.set_events(self, selectors.EVENT_WRITE)
         elif self._buffer[:2] == NO_MESSAGE:  # nothing that could be answered will follow
             self.close(now)
 
-    def _look_again(self, silence: bytes, ident: bytes) -> bytes:
+    def _resolve_empty(self, silence: bytes, ident: bytes) -> bytes:
         """The answer to what got silence: it may be for this asker alone, or come later."""
-        if isinstance(silence, Later):
-            self._awaited += 1
+        if isinstance(silence, DeferredResponse):
+            self._pending += 1
             silence.begin(partial(self._deliver, ident, time.monotonic()))
-        return silence.to(self._address) if isinstance(silence, Personal) else b""
+        return silence.to(self._address) if isinstance(silence, PerClientResponse) else b""
 
-    def _mark_of(self, began: float, body: bytes) -> int:
+    def _mark_of(self, started: float, body: bytes) -> int:
         """The mark of the response that was made just now; who observes is told of it."""
         server, observer = self._server, self._server.observer
         if observer is not None and body:
-            source = observer.source()
-            if observer.wants():
+            source = observer.take_source()
+            if observer.is_sampled():
                 host = str(ipaddress.ip_address(self._address))
-                observer.tell("tcp", host, bytes(2) + body, source, time.monotonic() - began)
+                observer.on_response("tcp", host, bytes(2) + body, source, time.monotonic() - started)
         return server.mark_of(body)
 
-    def _deliver(self, ident: bytes, began: float, body: bytes) -> None:
+    def _deliver(self, ident: bytes, started: float, body: bytes) -> None:
         """Send an answer that there was not at once; `began`: when its query came."""
-        self._awaited -= 1
+        self._pending -= 1
         if self._is_closed or self._is_closing:
             return
-        if isinstance(body, Personal):
+        if isinstance(body, PerClientResponse):
             body = body.to(self._address)
         tally = self._server.tally
-        tally.add(bytes((self._mark_of(began, body),)), tally.later, time.monotonic() - began)
+        tally.add(bytes((self._mark_of(started, body),)), tally.later, time.monotonic() - started)
         if body:
-            self._late.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
+            self._deferred.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
         if self._unsent:
             return
         try:
-            self._all_sent(time.monotonic())
+            self._on_all_sent(time.monotonic())
             if self._unsent:
-                self._server.watch(self, selectors.EVENT_WRITE)
+                self._server.set_events(self, selectors.EVENT_WRITE)
         except OSError:
             self.abort()
 

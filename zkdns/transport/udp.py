@@ -18,32 +18,38 @@ from typing import Any
 
 import structlog
 
-from zkdns.transport import Answers, Later, Observer, Personal, Remembered
-from zkdns.transport.batch import ID, MARK, MOST, Asker, Batch, is_available
-from zkdns.transport.door import Door
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import add_server, remove_server
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.access_control import AccessControl
+from zkdns.transport.batch import ID, MARK, MAX_BATCH, Batch, Client, is_available
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.contract import (
+    CachedResponseLookup,
+    DeferredResponse,
+    PerClientResponse,
+    ResponseLookup,
+    ResponseObserver,
+)
+from zkdns.transport.event_loop import add_server, remove_server
+from zkdns.transport.log_once import LogOnce
 from zkdns.transport.sockets import (
     IP_PKTINFO,
     IPV6_PKTINFO,
     Ancillary,
-    forbid_fragments,
+    disable_fragmentation,
+    enable_packet_info,
     is_wildcard,
     packed_address,
-    send_one,
-    tell_where_asked,
+    send_datagram,
 )
 from zkdns.transport.tally import Latencies, Tally
 
 log = structlog.get_logger("zkdns.udp")
 
 # So many batches are answered before TCP, the feed and timers get their turn.
-_BATCHES = 4
+_MAX_BATCHES = 4
 # Behind so many queries that came together there are others, more often than not. To look costs less than to
 # be told (measured: a twentieth of an answer at 180,000 a second).
-_SEVERAL = 2
-_LARGEST = 65535
+_LIKELY_MORE = 2
+_MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # address, interface
@@ -72,25 +78,25 @@ class UdpServer:
     def __init__(
         self,
         sock: socket.socket,
-        answers: Remembered,
+        answers: CachedResponseLookup,
         *,
-        door: Door | None = None,
-        observer: Observer | None = None,
+        access: AccessControl | None = None,
+        observer: ResponseObserver | None = None,
         batched: bool | None = None,
     ) -> None:
         self.received = self.lost = 0
         self.tally = Tally()
-        self._waited = self.tally.made  # what counts how long the present batch takes
+        self._latency = self.tally.made  # what counts how long the present batch takes
         self.observer = observer
         self._sock = sock
-        self._look_up, self._recall = answers.__getitem__, answers.get
-        self._door = door
-        self._mistakes = Mistakes(log, "a query could not be answered")
+        self._look_up, self._get_cached = answers.__getitem__, answers.get
+        self._access = access
+        self._log_once = LogOnce(log, "a query could not be answered")
         self._is_stopped = False
         self._ancillary = 0
-        forbid_fragments(sock)
+        disable_fragmentation(sock)
         if is_wildcard(sock):
-            tell_where_asked(sock)
+            enable_packet_info(sock)
             self._ancillary = _ANCILLARY
         self._batch = Batch(sock) if (is_available() if batched is None else batched) else None
 
@@ -104,7 +110,7 @@ class UdpServer:
         """The number of its socket."""
         return self._sock.fileno()
 
-    def leave(self) -> None:
+    def stop_accepting(self) -> None:
         """Take no more queries; late answers to those that were taken are sent still."""
         remove_server(self._sock.fileno())
 
@@ -118,30 +124,30 @@ class UdpServer:
     def _answer_batches(self) -> bool:
         batch = self._batch
         assert batch is not None  # noqa: S101 - who calls has looked
-        for _ in range(_BATCHES):
+        for _ in range(_MAX_BATCHES):
             try:
                 queries = batch.receive()
             except OSError:
                 continue  # an earlier response came back undeliverable
             if not queries:
                 return False
-            began = time.monotonic()
+            started = time.monotonic()
             self.received += len(queries)
             others = None
-            if self._door is not None:
-                others = self._door.at_datagrams(batch.addresses(), batch.query, began)
+            if self._access is not None:
+                others = self._access.check_datagrams(batch.addresses(), batch.query, started)
             if self.observer is not None:
-                responses = self._observed(self.observer, queries, batch.addresses(), others, began)
+                responses = self._observe(self.observer, queries, batch.addresses(), others, started)
             elif others:
-                self._waited = self.tally.made
+                self._latency = self.tally.made
                 responses = list(map(self._response_to, queries, others))
             else:
                 responses = self._responses_to(queries)
             self.lost += batch.send(responses)
-            self.tally.add(batch.marks, self._waited, time.monotonic() - began)
+            self.tally.add(batch.marks, self._latency, time.monotonic() - started)
             if batch.has_silence:
-                self._look_again(responses, batch, others, began)
-            if len(queries) < _SEVERAL:
+                self._resolve_empty(responses, batch, others, started)
+            if len(queries) < _LIKELY_MORE:
                 return False
         return True
 
@@ -149,121 +155,121 @@ class UdpServer:
         try:
             # First where they all are, then what is there: so the processor fetches several at once from
             # memory, which saves one part in thirty of what an answer costs (measured).
-            known: list[Any] = list(map(self._recall, queries))
+            known: list[Any] = list(map(self._get_cached, queries))
             if None not in known:
-                self._waited = self.tally.remembered
+                self._latency = self.tally.remembered
                 responses = list(map(next, known))
             else:
-                self._waited = self.tally.made
+                self._latency = self.tally.made
                 responses = list(map(next, map(self._look_up, queries)))
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
-            self._mistakes.tell(error)
+            self._log_once.error(error)
             responses = []
         return responses if len(responses) == len(queries) else list(map(self._response_to, queries))
 
-    def _observed(
+    def _observe(
         self,
-        observer: Observer,
+        observer: ResponseObserver,
         queries: Sequence[bytes],
         addresses: Sequence[bytes],
-        others: Sequence[Answers | None] | None,
-        began: float,
+        others: Sequence[ResponseLookup | None] | None,
+        started: float,
     ) -> list[bytes]:
         """The responses, made one by one, and told of as they are."""
-        self._waited = self.tally.made
+        self._latency = self.tally.made
         responses = []
         for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
             response = self._response_to(query, other)
-            source = observer.source()
-            if isinstance(response, Personal):
-                response = self._made(response, address)
+            source = observer.take_source()
+            if isinstance(response, PerClientResponse):
+                response = self._for_client(response, address)
             responses.append(response)
-            if response and observer.wants():
-                message = Datagrams.message(bytes(ID) + Datagrams.query(query), response)
+            if response and observer.is_sampled():
+                message = UdpCodec.message(bytes(ID) + UdpCodec.query(query), response)
                 host = str(ipaddress.ip_address(address))
-                observer.tell("udp", host, message, source, time.monotonic() - began)
+                observer.on_response("udp", host, message, source, time.monotonic() - started)
         return responses
 
-    def _look_again(
+    def _resolve_empty(
         self,
         responses: Sequence[bytes],
         batch: Batch,
-        others: Sequence[Answers | None] | None,
-        began: float,
+        others: Sequence[ResponseLookup | None] | None,
+        started: float,
     ) -> None:
         """Answer what got silence: what is longer than its slot, comes later, or depends on the asker."""
         for at, response in enumerate(responses):
             query = batch.whole(at) if not response else None
             if query is not None:
                 found = self._response_to(query, others[at] if others else None)
-                self._answer_to(batch.asker(at), found, began)
-            elif isinstance(response, Later | Personal):
-                self._answer_to(batch.asker(at), response, began)
+                self._answer_one(batch.client(at), found, started)
+            elif isinstance(response, DeferredResponse | PerClientResponse):
+                self._answer_one(batch.client(at), response, started)
 
-    def _answer_to(self, asker: Asker, response: bytes, began: float) -> None:
-        if isinstance(response, Later):
-            self._begin(response, asker, began)
+    def _answer_one(self, client: Client, response: bytes, started: float) -> None:
+        if isinstance(response, DeferredResponse):
+            self._start_deferred(response, client, started)
         else:
-            self._deliver(asker, began, self.tally.made, response)
+            self._deliver(client, started, self.tally.made, response)
 
-    def _begin(self, later: Later, asker: Asker, began: float) -> None:
+    def _start_deferred(self, later: DeferredResponse, client: Client, started: float) -> None:
         try:
-            later.begin(partial(self._deliver, asker, began, self.tally.later))
+            later.begin(partial(self._deliver, client, started, self.tally.later))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
-    def _deliver(self, asker: Asker, began: float, waited: Latencies, response: bytes) -> None:
+    def _deliver(self, client: Client, started: float, waited: Latencies, response: bytes) -> None:
         """Send a response that there was not at once; `began`: when its query came."""
-        if isinstance(response, Personal):
-            response = self._made(response, packed_address(asker.address[0]))
+        if isinstance(response, PerClientResponse):
+            response = self._for_client(response, packed_address(client.address[0]))
         if not response or self._is_stopped:
             return
-        message = Datagrams.message(asker.query, response)
+        message = UdpCodec.message(client.query, response)
         try:
-            send_one(self._sock, message, asker.ancillary, asker.address)
+            send_datagram(self._sock, message, client.ancillary, client.address)
         except OSError:
             self.lost += 1
-        took = time.monotonic() - began
+        took = time.monotonic() - started
         self.tally.add(response[MARK : MARK + 1], waited, took)
         if self.observer is not None:
-            source = self.observer.source()
-            if self.observer.wants():
-                self.observer.tell("udp", asker.address[0], message, source, took)
+            source = self.observer.take_source()
+            if self.observer.is_sampled():
+                self.observer.on_response("udp", client.address[0], message, source, took)
 
-    def _made(self, personal: Personal, address: bytes) -> bytes:
+    def _for_client(self, personal: PerClientResponse, address: bytes) -> bytes:
         try:
             return personal.to(address)
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
+            self._log_once.error(error)
             return _SILENCE
 
-    def _response_to(self, query: bytes, other: Answers | None = None) -> bytes:
+    def _response_to(self, query: bytes, other: ResponseLookup | None = None) -> bytes:
         """The response to one query; `other`: what answers it, where that is not the usual."""
         try:
             return next(self._look_up(query) if other is None else other[query])
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
+            self._log_once.error(error)
             return _SILENCE
 
     # -- one by one ----------------------------------------------------------------------------------------
 
     def _answer_singly(self) -> bool:
-        for _ in range(_BATCHES * MOST):
+        for _ in range(_MAX_BATCHES * MAX_BATCH):
             try:
-                message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, self._ancillary)
+                message, ancillary, _, client = self._sock.recvmsg(_MAX_DATAGRAM, self._ancillary)
             except BlockingIOError:
                 return False
             except OSError:
                 continue  # an earlier response came back undeliverable
-            began = time.monotonic()
+            started = time.monotonic()
             self.received += 1
-            key, others = Datagrams.key(message[ID:]), None
-            if self._door is not None:
-                addresses = (packed_address(asker[0]),)
-                others = self._door.at_datagrams(addresses, (key,).__getitem__, began)
+            key, others = UdpCodec.key(message[ID:]), None
+            if self._access is not None:
+                addresses = (packed_address(client[0]),)
+                others = self._access.check_datagrams(addresses, (key,).__getitem__, started)
             response = self._response_to(key, others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
-            self._answer_to(Asker(message, asker, source), response, began)
+            self._answer_one(Client(message, client, source), response, started)
         return True
 
 

@@ -1,0 +1,18 @@
+"""What holds of a memo at any time."""
+
+from __future__ import annotations
+
+import itertools
+
+from zkdns.dns.response_cache import ResponseCache
+
+
+def assert_accounting_is_consistent(cache: ResponseCache) -> None:
+    """All that is written down of what is remembered fits together."""
+    listed = list(itertools.chain.from_iterable(cache._keys.values()))
+    assert sorted(listed) == sorted(cache) == sorted(cache._entries)
+    assert cache._answers.used == sum(entry.size for entry in cache._entries.values())
+    rotations = [entry.rotation for entry in cache._entries.values() if entry.rotation is not None]
+    assert cache._responses.used == sum(rotation.kept_bytes for rotation in rotations)
+    folded = {entry.folded for entry in cache._entries.values() if entry.folded is not None}
+    assert folded == set(cache._folded)

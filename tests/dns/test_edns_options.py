@@ -1,0 +1,320 @@
+"""EDNS options of askers, and what they are answered with."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import dns.edns
+import dns.message
+import dns.rcode
+import pytest
+
+from tests.dns.helpers import Server, ask, data, ede, many, query, rcode, read
+from zkdns.dns.answer_source import AnswerSources
+from zkdns.dns.cookies import Cookies
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.refusals import ErrorResponder, has_valid_cookie, refused_response, truncated_response
+from zkdns.dns.response_cache import QueryCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import PerClientResponse
+
+WEB = "web.staging.discovery"
+CLIENT = bytes.fromhex("2464c4abcf10c957")
+COOKIES = Cookies(bytes(range(16)), lambda: 1_559_731_985.0, is_shared=True)
+HERE, THERE = b"\xc6\x33\x64\x64", bytes.fromhex("20010db8") + bytes(12)
+NSID, COOKIE, KEEPALIVE = 3, 10, 11
+
+
+def option(code: int, content: bytes = b"") -> dns.edns.Option:
+    return dns.edns.GenericOption(dns.edns.OptionType.make(code), content)
+
+
+def cookie_for(address: bytes = HERE) -> bytes:
+    return CLIENT + COOKIES.make(CLIENT, address)
+
+
+@pytest.fixture
+def server() -> Server:
+    made = Server({"web.staging": many(3)}, rate_limit=1)
+    made.responder.edns_options = EdnsOptions(b"ns1.example", 12.5, COOKIES, PerClientResponse)
+    return made
+
+
+def told(
+    server: Server, message: bytes, *, stream: bool = False, address: bytes = HERE
+) -> dns.message.Message:
+    """The response to a message from that address."""
+    codec: QueryCodec = TcpCodec if stream else UdpCodec
+    answers = server.streams if stream else server.datagrams
+    return finished(codec, message, next(answers[codec.key(message[2:])]), address)
+
+
+def finished(codec: QueryCodec, message: bytes, response: bytes, address: bytes) -> dns.message.Message:
+    if isinstance(response, PerClientResponse):
+        assert not response  # so that no transport takes it for a response
+        response = response.to(address)
+    return read(UdpCodec.message(message, response) if codec is UdpCodec else message[:2] + response)
+
+
+def asked(*options: dns.edns.Option, name: str = WEB, **how: Any) -> bytes:
+    return query(name, how.pop("qtype", "A"), edns=how.pop("edns", 0), options=options, **how).to_wire()
+
+
+def options_of(response: dns.message.Message) -> dict[int, bytes]:
+    return {int(option.otype): option.to_wire() or b"" for option in response.options}
+
+
+@pytest.fixture(params=[False, True], ids=["udp", "tcp"])
+def stream(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param)
+
+
+# -- cookies ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "code"),
+    [
+        (WEB, "A", "NOERROR"),
+        (WEB, "SRV", "NOERROR"),
+        (WEB, "MX", "NOERROR"),
+        ("discovery", "SOA", "NOERROR"),
+        ("no.staging.discovery", "A", "NXDOMAIN"),
+        ("www.example", "A", "REFUSED"),
+        (WEB, "AXFR", "REFUSED"),
+    ],
+)
+def test_dns_23_who_sends_a_cookie_gets_the_server_s_with_every_response(
+    server: Server, name: str, qtype: str, code: str, stream: bool
+) -> None:
+    for address, shown in itertools.product((HERE, THERE), (CLIENT, cookie_for(), CLIENT + bytes(32))):
+        message = asked(option(COOKIE, shown), name=name, qtype=qtype)
+        response = told(server, message, stream=stream, address=address)
+        assert rcode(response) == code
+        assert options_of(response)[COOKIE] == cookie_for(address)
+        plain = told(server, asked(name=name, qtype=qtype), stream=stream)
+        assert [len(section) for section in response.sections[1:3]] == [
+            len(section) for section in plain.sections[1:3]
+        ]
+        assert COOKIE not in options_of(plain)
+
+
+def test_dns_23_each_asker_gets_its_own_cookie_and_nothing_is_remembered_of_it(
+    server: Server, stream: bool
+) -> None:
+    cache = server.streams if stream else server.datagrams
+    message = asked(option(COOKIE, CLIENT))
+    for address in (HERE, THERE, HERE):
+        assert options_of(told(server, message, stream=stream, address=address))[COOKIE] == cookie_for(
+            address
+        )
+    assert len(cache) == 0
+
+
+def test_dns_23_members_take_their_turns_whether_they_are_asked_with_cookies_or_without(
+    server: Server,
+) -> None:
+    leaders = []
+    for number in range(6):
+        options = [option(COOKIE, CLIENT)] if number % 2 else []
+        leaders.append(data(told(server, asked(*options)))[0])
+    assert sorted(leaders[:3]) == sorted(leaders[3:]) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
+
+
+@pytest.mark.parametrize("size", [0, 7, 9, 15, 41, 200])
+def test_dns_23_a_malformed_cookie_is_formerr(server: Server, size: int, stream: bool) -> None:
+    response = told(server, asked(option(COOKIE, bytes(size))), stream=stream)
+    assert (rcode(response), response.edns, response.options) == ("FORMERR", 0, ())
+    assert len(response.question) == 1
+
+
+@pytest.mark.parametrize("size", [8, 16, 24, 40])
+def test_dns_23_a_cookie_of_every_legal_length_is_answered(server: Server, size: int) -> None:
+    assert rcode(told(server, asked(option(COOKIE, bytes(size))))) == "NOERROR"
+
+
+def test_dns_23_of_several_cookies_the_first_counts(server: Server) -> None:
+    response = told(server, asked(option(COOKIE, CLIENT), option(COOKIE, bytes(3))))
+    assert options_of(response) == {COOKIE: cookie_for()}
+    assert rcode(told(server, asked(option(COOKIE, bytes(3)), option(COOKIE, CLIENT)))) == "FORMERR"
+
+
+def test_dns_23_without_cookies_they_are_as_any_unknown_option(server: Server, stream: bool) -> None:
+    server.responder.edns_options = EdnsOptions()
+    response = told(server, asked(option(COOKIE, CLIENT)), stream=stream)
+    assert (len(data(response)), response.edns, response.options) == (3, 0, ())
+    assert rcode(told(server, lone(CLIENT), stream=stream)) == "FORMERR"
+
+
+def lone(*cookies: bytes, edns: int = 0) -> bytes:
+    """A query without a question."""
+    message = dns.message.Message(id=4711)
+    message.use_edns(edns, 0, 1232, options=[option(COOKIE, cookie) for cookie in cookies])
+    return message.to_wire()
+
+
+@pytest.mark.parametrize(
+    ("cookie", "code"),
+    [
+        (CLIENT, "NOERROR"),
+        (cookie_for(), "NOERROR"),
+        (cookie_for(THERE), "BADCOOKIE"),
+        (CLIENT + bytes(8), "BADCOOKIE"),
+    ],
+)
+def test_dns_23_a_cookie_may_be_asked_for_without_a_question(
+    server: Server, cookie: bytes, code: str, stream: bool
+) -> None:
+    response = told(server, lone(cookie), stream=stream)
+    assert (rcode(response), response.question) == (code, [])
+    assert options_of(response) == {COOKIE: cookie_for()}
+    assert not any(response.sections)
+
+
+def test_dns_04_without_a_question_and_a_cookie_it_is_formerr(server: Server, stream: bool) -> None:
+    assert rcode(told(server, lone(), stream=stream)) == "FORMERR"
+    assert rcode(told(server, bytes(12), stream=stream)) == "FORMERR"
+    assert rcode(told(server, lone(bytes(9)), stream=stream)) == "FORMERR"
+
+
+def test_dns_18_another_version_of_edns_is_told_so_to_who_wants_a_cookie(server: Server) -> None:
+    assert rcode(told(server, lone(CLIENT, edns=1))) == "BADVERS"
+
+
+@pytest.mark.parametrize("codec", [UdpCodec, TcpCodec], ids=["udp", "tcp"])
+@pytest.mark.parametrize("what", [refused_response, truncated_response], ids=["refusal", "truncation"])
+def test_dns_23_who_is_turned_away_gets_a_cookie_too(server: Server, codec: QueryCodec, what: Any) -> None:
+    """Or who has had one would drop the response (RFC 7873 §5.3)."""
+    turned_away = ErrorResponder(codec, what, server.responder.edns_options, AnswerSources())
+    message = asked(option(COOKIE, CLIENT))
+    response = finished(codec, message, next(turned_away[codec.key(message[2:])]), HERE)
+    assert options_of(response)[COOKIE] == cookie_for()
+    assert len(response.to_wire()) <= len(message) + 16 + 6
+
+
+def test_dns_23_a_right_cookie_proves_the_address_that_it_is_for(server: Server) -> None:
+    edns_options = server.responder.edns_options
+    for codec in (UdpCodec, TcpCodec):
+        key = codec.key(asked(option(COOKIE, cookie_for()))[2:])
+        assert has_valid_cookie(codec, edns_options, key, HERE)
+        assert not has_valid_cookie(codec, edns_options, key, THERE)
+        assert not has_valid_cookie(codec, EdnsOptions(), key, HERE)
+        for message in (asked(), asked(option(COOKIE, CLIENT)), query(WEB).to_wire(), b"", b"\xff" * 40):
+            assert not has_valid_cookie(codec, edns_options, codec.key(message[2:]), HERE)
+
+
+# -- NSID and keepalive -------------------------------------------------------------------------------------
+
+
+def test_nsid_is_told_to_who_asks_for_it(server: Server, stream: bool) -> None:
+    for content in (b"", b"whatever"):  # RFC 5001 §2.1: what is in it does not matter
+        response = told(server, asked(option(NSID, content)), stream=stream)
+        assert options_of(response) == {NSID: b"ns1.example"}
+    assert told(server, asked(), stream=stream).options == ()
+    assert told(server, query(WEB).to_wire(), stream=stream).edns == -1
+    server.responder.edns_options = EdnsOptions()
+    assert told(server, asked(option(NSID)), stream=stream).options == ()
+
+
+def test_dns_29_keepalive_tells_the_idle_time_over_tcp_alone(server: Server) -> None:
+    response = told(server, asked(option(KEEPALIVE)), stream=True)
+    assert options_of(response) == {KEEPALIVE: b"\0\x7d"}  # in tenths of a second (RFC 7828 §3.1)
+    assert told(server, asked(option(KEEPALIVE)), stream=False).options == ()
+    assert told(server, asked(), stream=True).options == ()
+
+
+def test_dns_29_keepalive_with_a_time_is_formerr_over_tcp_and_ignored_over_udp(server: Server) -> None:
+    response = told(server, asked(option(KEEPALIVE, b"\0\1")), stream=True)
+    assert (rcode(response), response.edns) == ("FORMERR", 0)
+    assert rcode(told(server, asked(option(KEEPALIVE, b"\0\1")), stream=False)) == "NOERROR"
+
+
+def test_dns_19_unknown_options_are_neither_answered_nor_in_the_way(server: Server, stream: bool) -> None:
+    unknown = [option(65001, b"x" * 9), option(NSID), option(65002), option(COOKIE, CLIENT), option(8, b"")]
+    response = told(server, asked(*unknown), stream=stream)
+    assert options_of(response) == {NSID: b"ns1.example", COOKIE: cookie_for()}
+
+
+@pytest.mark.parametrize("size", [0, 512, 600, 1232])
+@pytest.mark.parametrize("labels", [1, 27])
+def test_dns_21_with_all_options_no_response_is_too_long(size: int, labels: int) -> None:
+    name = ".".join(["longestname"[:7]] * labels + [WEB])
+    server = Server({"web.staging": many(100), name.removesuffix(".discovery"): many(100)})
+    server.responder.edns_options = EdnsOptions(b"n" * 64, 10.0, COOKIES, PerClientResponse)
+    server.responder.stale = True
+    for qtype in ("A", "SRV", "MX", "TXT"):
+        for denied in ("", "x"):
+            message = asked(option(NSID), option(COOKIE, CLIENT), name=denied + name, qtype=qtype, size=size)
+            response = told(server, message)
+            assert len(response.to_wire()) <= max(size, 512)
+            found = options_of(response)
+            assert (found[NSID], found[COOKIE]) == (b"n" * 64, cookie_for())
+
+
+def test_dns_26_an_error_is_told_beside_other_options(server: Server) -> None:
+    server.responder.stale = True
+    response = told(server, asked(option(COOKIE, CLIENT)))
+    assert ede(response) == [3]
+    assert options_of(response)[COOKIE] == cookie_for()
+    # The cookie is at the end, where it is filled in.
+    assert [int(each.otype) for each in response.options] == [15, COOKIE]
+
+
+# -- who this is --------------------------------------------------------------------------------------------
+
+IDENTITY, VERSION = ("id.server", "hostname.bind", "ID.Server"), ("version.server", "version.bind")
+
+
+@pytest.mark.parametrize("name", [*IDENTITY, *VERSION])
+def test_dns_06_who_this_is_is_told_by_setting_alone(name: str, stream: bool) -> None:
+    silent = ask(Server(), name, "TXT", qclass="CH", stream=stream)
+    assert (rcode(silent), data(silent)) == ("REFUSED", [])
+    telling = Server(identity="ns1.exämple", tell_version=True)
+    told_it = ask(telling, name, "TXT", qclass="CH", edns=0, stream=stream)
+    text = '"zkdns 0.1.0"' if name in VERSION else '"ns1.ex\\195\\164mple"'
+    assert (rcode(told_it), data(told_it), told_it.options) == ("NOERROR", [text], ())
+    assert told_it.answer[0].ttl == 0
+    one = Server(identity="ns1") if name in IDENTITY else Server(tell_version=True)
+    other = Server(tell_version=True) if name in IDENTITY else Server(identity="ns1")
+    assert rcode(ask(one, name, "ANY", qclass="CH")) == "NOERROR"
+    assert rcode(ask(other, name, "TXT", qclass="CH")) == "REFUSED"
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "qclass"),
+    [
+        ("authors.bind", "TXT", "CH"),
+        ("version.bind", "A", "CH"),
+        ("x.version.bind", "TXT", "CH"),
+        ("bind", "TXT", "CH"),
+        (WEB, "A", "CH"),
+        ("version.bind", "TXT", "HS"),
+        ("id.server", "TXT", "IN"),
+    ],
+)
+def test_dns_06_everything_else_outside_class_in_stays_refused(name: str, qtype: str, qclass: str) -> None:
+    server = Server({"web.staging": many(3)}, identity="ns1", tell_version=True)
+    assert rcode(ask(server, name, qtype, qclass=qclass)) == "REFUSED"
+
+
+# -- extended errors ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "qtype", "qclass", "codes"),
+    [
+        (WEB, "AXFR", "IN", [21]),
+        (WEB, "IXFR", "IN", [21]),
+        (WEB, "A", "CH", [21]),
+        ("www.example", "A", "IN", [20]),
+        ("no.staging.discovery", "A", "IN", []),
+        (WEB, "A", "IN", []),
+    ],
+)
+def test_dns_26_a_refusal_says_why_to_who_speaks_edns(
+    name: str, qtype: str, qclass: str, codes: list[int]
+) -> None:
+    server = Server({"web.staging": many(3)})
+    assert ede(ask(server, name, qtype, qclass=qclass, edns=0)) == codes
+    assert ask(server, name, qtype, qclass=qclass).edns == -1

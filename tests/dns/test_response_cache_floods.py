@@ -1,0 +1,199 @@
+"""Floods of questions: however they differ, what is remembered of them is accounted for, and is bounded."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import random
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.dns.helpers import Server, ask, data, many, member, query
+from tests.dns.response_cache_helpers import assert_accounting_is_consistent
+from zkdns.dns.response_cache import _MAX_ANY_SERVICE, ResponseCache
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+
+WEB = "web.staging.discovery"
+LARGE = 5000
+
+
+def bounded(server: Server, max_bytes: int, max_entries: int = 1 << 16) -> list[ResponseCache]:
+    """Let the server remember no more than that, for UDP and for TCP each."""
+    server.datagrams = server.authority.make_cache(UdpCodec, stream=False, max_bytes=max_bytes)
+    server.streams = server.authority.make_cache(TcpCodec, stream=True, max_bytes=max_bytes)
+    caches = [server.datagrams, server.streams]
+    for cache in caches:
+        cache._max_entries = max_entries
+    return caches
+
+
+def spelled(dice: random.Random, name: str) -> str:
+    return "".join(dice.choice((letter.upper(), letter)) for letter in name)
+
+
+# -- what comes in without end ------------------------------------------------------------------------------
+
+
+def random_names(dice: random.Random) -> bytes:
+    where = dice.choice(("staging.discovery", "discovery", WEB, f"_tcp.{WEB}"))
+    return query(f"x{dice.getrandbits(60)}.{where}", "A").to_wire()
+
+
+def random_case(dice: random.Random) -> bytes:
+    return query(spelled(dice, f"m{dice.randrange(50)}.{WEB}"), dice.choice(("A", "SRV"))).to_wire()
+
+
+def random_sizes(dice: random.Random) -> bytes:
+    return query(WEB, "SRV", edns=0, size=dice.getrandbits(16), do=dice.random() < 0.5).to_wire()
+
+
+def random_flags(dice: random.Random) -> bytes:
+    wire = query(spelled(dice, WEB), "A", edns=0, size=512 + dice.getrandbits(4)).to_wire()
+    return wire[:2] + bytes((dice.getrandbits(3), dice.getrandbits(8))) + wire[4:]
+
+
+def random_types(dice: random.Random) -> bytes:
+    return query(WEB, f"TYPE{dice.getrandbits(16)}", edns=0).to_wire()
+
+
+def random_bytes(dice: random.Random) -> bytes:
+    return b"id\1\0\0\1" + dice.randbytes(dice.randrange(120))
+
+
+_FLOODS = [random_names, random_case, random_sizes, random_flags, random_types, random_bytes]
+
+
+@pytest.mark.parametrize("flood", _FLOODS, ids=lambda flood: flood.__name__)
+@pytest.mark.parametrize(("max_bytes", "max_entries"), [(100_000, 1 << 16), (1 << 24, 40)])
+def test_no_flood_takes_more_than_it_may(
+    flood: Callable[[random.Random], bytes], max_bytes: int, max_entries: int
+) -> None:
+    server = Server({"web.staging": many(60), "api.staging": ["10.0.0.1:80"]})
+    caches = bounded(server, max_bytes, max_entries)
+    dice = random.Random(1)
+    for _ in range(400):
+        wire = flood(dice)
+        for stream in (False, True):
+            server.respond(wire, stream=stream)
+        for cache in caches:
+            assert cache.size <= max_bytes
+            assert len(cache) <= max_entries
+            assert len(cache._folded) <= len(cache)
+    for cache in caches:
+        assert_accounting_is_consistent(cache)
+        cache.clear()
+        assert (cache.size, len(cache._entries), len(cache._folded), len(cache._keys)) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("flood", [random_names, random_case, random_sizes, random_types])
+def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Random], bytes]) -> None:
+    server = Server({"web.staging": many(10)})
+    server.respond(query(WEB, "SRV").to_wire())
+    most = 1 << 19
+    dice = random.Random(1)
+    asked = [flood(dice) for _ in range(1200)]
+    caches = bounded(server, most)
+    for wire in asked[:50]:  # what the zone keeps by itself
+        for stream in (False, True):
+            server.respond(wire, stream=stream)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for wire in asked:
+            for stream in (False, True) * 2:  # or nothing is remembered of names that nobody has
+                server.respond(wire, stream=stream)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    told = sum(cache.size for cache in caches)
+    assert told > 50_000
+    assert taken <= 1.15 * told + 50_000
+
+
+def test_names_that_are_asked_once_leave_next_to_nothing() -> None:
+    server = Server({"web.staging": many(3)})
+    for number in range(2 * _MAX_ANY_SERVICE + 1):
+        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
+        assert len(server.datagrams._seen_once) <= _MAX_ANY_SERVICE
+    assert not server.datagrams
+
+
+def test_large_services_are_answered_within_the_bounds_too() -> None:
+    server = Server({"large.staging": many(LARGE), "web.staging": many(3)})
+    caches = bounded(server, 1 << 20)
+    for name, qtype in (*itertools.product(("large.staging.discovery", WEB), ("A", "SRV", "TXT")),) * 3:
+        for stream in (False, True):
+            response = ask(server, name, qtype, stream=stream, edns=0)
+            assert data(response)
+    for number in range(0, LARGE, 6):
+        name = f"m{number}.large.staging.discovery"
+        assert data(ask(server, name)) == [many(number + 1)[-1].removesuffix(":8080")]
+        assert len(data(ask(server, name, "SRV", stream=True))) == 1
+    for cache in caches:
+        assert 0 < cache.size <= 1 << 20
+        assert cache.evicted > 0
+        assert_accounting_is_consistent(cache)
+
+
+def test_one_answer_that_is_larger_than_all_room_is_not_remembered_and_costs_no_other_its_place() -> None:
+    server = Server({"large.staging": many(LARGE), "web.staging": many(3)})
+    (_, streams) = bounded(server, 200_000)
+    for _ in range(2):
+        assert len(data(ask(server, "large.staging.discovery", "A", stream=True))) > 1000
+        assert_accounting_is_consistent(streams)
+        assert streams.size <= 200_000
+
+
+def test_names_that_do_not_exist_drive_out_no_answer_of_a_service() -> None:
+    server = Server({"web.staging": many(3)})
+    for qtype in ("A", "SRV"):
+        ask(server, WEB, qtype)
+    for number in range(3 * _MAX_ANY_SERVICE):
+        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
+        assert server.respond(query(f"x{number}.staging.discovery").to_wire())
+    assert 0 < len(server.datagrams) <= _MAX_ANY_SERVICE + 2
+    before = server.datagrams.misses
+    assert len(data(ask(server, WEB))) == len(data(ask(server, WEB, "SRV"))) == 3
+    assert server.datagrams.misses == before
+
+
+# -- whose turn it is ---------------------------------------------------------------------------------------
+
+
+def ways(dice: random.Random, name: str, qtype: str) -> Iterator[tuple[bytes, bool]]:
+    """One question in whatever form: queries, and whether they come over TCP."""
+    while True:
+        asked = spelled(dice, name) if dice.random() < 0.5 else name
+        edns = dice.choice((None, 0))
+        wire = query(
+            asked,
+            qtype,
+            edns=edns,
+            size=dice.choice((512, 700, 1232, 0x4141)),
+            flags=dice.choice((0, 0x0100)),
+        ).to_wire()
+        yield wire, dice.random() < 0.5
+
+
+def first_data(response: bytes | None, question: int) -> bytes:
+    """The data of the first record of an answer, whose owner is a pointer."""
+    assert response is not None
+    at = 12 + question + 4 + 2 + 2 + 2 + 4
+    length = int.from_bytes(response[at : at + 2])
+    return response[at + 2 : at + 2 + length]
+
+
+def test_weights_are_kept_exactly_in_whatever_way_one_question_is_asked() -> None:
+    weights = (3.0, 1.0, 1.0, 2.0)
+    server = Server(
+        {"web.staging": [member(at, f"10.0.0.{at}:80", weight=weight) for at, weight in enumerate(weights)]}
+    )
+    leaders: Counter[bytes] = Counter()
+    for wire, stream in itertools.islice(ways(random.Random(5), WEB, "A"), 7 * 10):
+        leaders[first_data(server.respond(wire, stream=stream), len(WEB) + 2)] += 1
+    assert leaders == {bytes((10, 0, 0, at)): int(10 * weight) for at, weight in enumerate(weights)}

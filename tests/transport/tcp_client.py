@@ -1,0 +1,62 @@
+"""A client's TCP connection to a server under test."""
+
+import select
+import socket
+import struct
+from typing import Self
+
+from tests.transport.helpers import Running
+
+SECONDS = 5.0
+
+
+def framed(message: bytes) -> bytes:
+    return len(message).to_bytes(2) + message
+
+
+class TcpClient:
+    """A client's connection."""
+
+    def __init__(self, server: Running, source: str | None = None, receive_buffer: int = 0) -> None:
+        self.socket = socket.socket(socket.AF_INET6 if ":" in server.address.host else socket.AF_INET)
+        self.socket.settimeout(SECONDS)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source:
+            self.socket.bind((source, 0))
+        self.socket.connect(server.at)
+
+    def send(self, *messages: bytes) -> None:
+        self.socket.sendall(b"".join(map(framed, messages)))
+
+    def read(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count and (more := self.socket.recv(min(count - len(data), 65536))):
+            data += more
+        return data
+
+    def answer(self) -> bytes | None:
+        """The next answer; None where the server has closed."""
+        length = self.read(2)
+        return self.read(int.from_bytes(length)) if length else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server has not closed it; no answer may be under way."""
+        readable, _, _ = select.select([self.socket], [], [], 0)
+        return not readable
+
+    @property
+    def is_closed(self) -> bool:
+        return not self.is_open
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.socket.close()
+
+    def reset(self) -> None:
+        """Close as a crash does: with RST."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.socket.close()

@@ -1,0 +1,319 @@
+"""The loop that serves while it waits: servers get their turns, and so does everybody else."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from structlog.testing import capture_logs
+
+from zkdns.transport import event_loop as loop_module
+from zkdns.transport.event_loop import ServingLoop, add_server, deferrer, remove_server
+
+
+@contextlib.contextmanager
+def pipe() -> Iterator[tuple[int, int]]:
+    """A pipe whose ends do not block."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    try:
+        yield ends
+    finally:
+        for end in ends:
+            os.close(end)
+
+
+async def heard_by_a_server(*words: bytes) -> list[bytes]:
+    """What a server reads of words that it is given one by one, and of another when it is none any more."""
+    heard: list[bytes] = []
+    with pipe() as (reader, writer):
+        done = asyncio.Event()
+
+        def work() -> bool:
+            heard.append(os.read(reader, 10))
+            done.set()
+            return False
+
+        add_server(reader, work)
+        for word in words:
+            done.clear()
+            os.write(writer, word)
+            await asyncio.wait_for(done.wait(), 5)
+        remove_server(reader)
+        os.write(writer, b"too late")
+        await asyncio.sleep(0.02)
+        remove_server(reader)  # once more is no mistake
+    return heard
+
+
+def test_a_server_works_when_there_is_something_for_it_and_no_longer_than_it_is_one() -> None:
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        assert runner.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+
+
+def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
+    async def main() -> float:
+        with pipe() as (reader, writer):
+            loop, done = asyncio.get_running_loop(), asyncio.Event()
+
+            def work() -> bool:
+                os.read(reader, 10)
+                loop.call_later(0.01, done.set)
+                return False
+
+            add_server(reader, work)
+            os.write(writer, b"x")
+            started = time.monotonic()
+            await asyncio.wait_for(done.wait(), 5)
+            remove_server(reader)
+            return time.monotonic() - started
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        assert 0.01 <= runner.run(main()) < 4
+
+
+@pytest.mark.parametrize("has_more", [False, True])
+def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has_more: bool) -> None:
+    """Its file is always ready, and it has nothing for the loop, saying or not that there is more."""
+    counts = {"served": 0, "others": 0}
+
+    async def main() -> None:
+        with pipe() as (busy, writer), pipe() as (other, other_writer):
+            os.write(writer, b"never read")
+            os.write(other_writer, b"x")
+            loop = asyncio.get_running_loop()
+
+            def work() -> bool:
+                counts["served"] += 1
+                return has_more
+
+            def read() -> None:
+                counts["others"] += 1
+                os.read(other, 1)
+
+            add_server(busy, work)
+            loop.add_reader(other, read)
+            await asyncio.sleep(0.05)  # the timer
+            os.write(other_writer, b"y")
+            await asyncio.to_thread(time.sleep, 0.01)  # what another thread tells the loop
+            loop.remove_reader(other)
+            remove_server(busy)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert counts["others"] == 2
+    assert counts["served"] > 10
+
+
+def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_something_new() -> None:
+    """It need not have seen that its file is empty; and the loop wakes for nothing once it has."""
+    counts = {"served": 0}
+
+    async def main() -> tuple[int, int]:
+        with pipe() as (reader, writer):
+            loop, heard = asyncio.get_running_loop(), asyncio.Event()
+            left = [True, True, False, True, False]
+
+            def work() -> bool:
+                counts["served"] += 1
+                if counts["served"] in (1, 4):
+                    os.read(reader, 10)
+                if counts["served"] in (3, 5):
+                    loop.call_soon_threadsafe(heard.set)
+                return left.pop(0)
+
+            add_server(reader, work)
+            told = []
+            for _ in range(2):
+                os.write(writer, b"x")
+                await asyncio.wait_for(heard.wait(), 5)
+                heard.clear()
+                await asyncio.sleep(0.02)
+                told.append(counts["served"])
+            remove_server(reader)
+            return told[0], told[1]
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        assert runner.run(main()) == (3, 5)
+
+
+def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
+    served: list[bytes] = []
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            done = asyncio.Event()
+
+            def first() -> bool:
+                served.append(os.read(reader, 1))
+                remove_server(reader)
+                asyncio.get_running_loop().call_soon_threadsafe(done.set)
+                return True
+
+            def second() -> bool:
+                served.append(os.read(reader, 1))
+                done.set()
+                return False
+
+            add_server(reader, first)
+            os.write(writer, b"ab")
+            await asyncio.wait_for(done.wait(), 5)
+            done.clear()
+            add_server(reader, second)
+            await asyncio.wait_for(done.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert served == [b"a", b"b"]
+
+
+def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
+    async def main() -> int:
+        with pipe() as (reader, writer), pipe() as (good, good_writer):
+            done, failed, failures = asyncio.Event(), asyncio.Event(), 0
+
+            def fail() -> bool:
+                nonlocal failures
+                failures += 1
+                if failures == 3:
+                    os.read(reader, 10)
+                    failed.set()
+                raise ValueError("a mistake")
+
+            def work() -> bool:
+                os.read(good, 10)
+                done.set()
+                return False
+
+            add_server(reader, fail)
+            add_server(good, work)
+            os.write(writer, b"x")
+            os.write(good_writer, b"x")
+            await asyncio.wait_for(done.wait(), 5)
+            await asyncio.wait_for(failed.wait(), 5)
+            remove_server(reader)
+            remove_server(good)
+            return failures
+
+    with capture_logs() as logs, asyncio.Runner(loop_factory=ServingLoop) as runner:
+        assert runner.run(main()) == 3
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("a server failed", "error")]
+
+
+def test_in_another_loop_servers_are_served_too() -> None:
+    assert asyncio.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+
+
+# -- what is put off ---------------------------------------------------------------------------------------
+
+
+class Clock:
+    """What the servers' loop measures by: work takes as long as it says, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def spend(self, seconds: float) -> None:
+        """Be at work for so long."""
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stands still unless something is at work."""
+    clock = Clock()
+    monkeypatch.setattr(loop_module, "time", clock)
+    return clock
+
+
+def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clock) -> None:
+    done: list[str] = []
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            ended, defer = asyncio.Event(), deferrer()
+
+            def work() -> bool:
+                done.append(os.read(reader, 1).decode())
+                return False
+
+            def piece(name: str) -> None:
+                done.append(name)
+                os.write(writer, b"q")  # something comes while it is at work
+                clock.spend(0.001)  # which takes longer than the server will
+
+            add_server(reader, work)
+            for name in "abc":
+                defer(partial(piece, name))
+            defer(ended.set)
+            await asyncio.wait_for(ended.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert "".join(done) == "aqbqcq"
+
+
+def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: Clock) -> None:
+    spent = {"served": 0.0, "pieces": 0.0}
+
+    def count(what: str, seconds: float) -> None:
+        clock.spend(seconds)
+        spent[what] += seconds
+
+    async def main() -> None:
+        with pipe() as (reader, writer):
+            ended, defer = asyncio.Event(), deferrer()
+
+            def work() -> bool:
+                count("served", 0.01)
+                return True
+
+            add_server(reader, work)
+            os.write(writer, b"x")
+            for _ in range(100):
+                defer(partial(count, "pieces", 0.0005))
+            defer(ended.set)
+            await asyncio.wait_for(ended.wait(), 5)
+            remove_server(reader)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+    assert spent["pieces"] == pytest.approx(0.05)
+    assert 0.02 < spent["served"] < 0.15  # one piece for each time would be ten times as much
+
+
+def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done() -> None:
+    async def main() -> None:
+        ended, defer = asyncio.Event(), deferrer()
+        loop = asyncio.get_running_loop()
+
+        def fail() -> None:
+            raise ValueError("a mistake")
+
+        def give() -> None:
+            loop.call_later(0.001, ended.set)
+
+        defer(fail)
+        defer(give)
+        await asyncio.wait_for(ended.wait(), 5)
+
+    with asyncio.Runner(loop_factory=ServingLoop) as runner:
+        runner.run(main())
+
+
+def test_without_servers_it_is_done_by_the_loop() -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+        deferrer()(ended.set)
+        await asyncio.wait_for(ended.wait(), 5)
+
+    asyncio.run(main())

@@ -1,0 +1,335 @@
+"""DNS messages as bytes: a strict reader of queries and a writer of responses.
+
+The reader takes a header, one question and perhaps an OPT record, and refuses everything else that it can
+name; it never raises anything but `BadQueryError` and works in time linear in the message (at most 64 KiB).
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+
+from zkdns.dns.edns import (
+    DO,
+    MIN_UDP_SIZE,
+    OPT,
+    BadOptionError,
+    Ede,
+    Edns,
+    OptionCode,
+    pack_ede,
+    pack_opt,
+    read_options,
+    response_opt,
+)
+from zkdns.names import MAX_LABEL, MAX_NAME, Labels
+
+HEADER_SIZE: Final = 12
+MAX_MESSAGE: Final = 65535  # the length field of TCP (RFC 1035 §4.2.2)
+
+QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts behind the header
+
+QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
+
+_HEADER = struct.Struct("!6H")
+_HEADER_AFTER_ID = struct.Struct("!5H")
+_TYPE_CLASS = struct.Struct("!2H")
+_RECORD = struct.Struct("!HHIH")  # type, class, TTL, length of the data
+
+
+class Type(enum.IntEnum):
+    """The RR types that are treated by name; every other number is a type too."""
+
+    A = 1
+    NS = 2
+    SOA = 6
+    PTR = 12
+    TXT = 16
+    AAAA = 28
+    SRV = 33
+    OPT = 41
+    DS = 43
+    IXFR = 251
+    AXFR = 252
+    ANY = 255
+
+
+CLASS_IN: Final = 1
+CLASS_CH: Final = 3
+
+
+class Rcode(enum.IntEnum):
+    """Response codes; those above 15 need an OPT record to be told."""
+
+    NOERROR = 0
+    FORMERR = 1
+    SERVFAIL = 2
+    NXDOMAIN = 3
+    NOTIMP = 4
+    REFUSED = 5
+    BADVERS = 16
+    BADCOOKIE = 23
+
+
+class BadQueryError(Exception):
+    """A message that gets an error for an answer, or none; `response` is that answer."""
+
+    def __init__(self, response: bytes | None) -> None:
+        self.response = response
+        super().__init__(response)
+
+
+class _MalformedError(Exception):
+    """The message cannot be read."""
+
+
+class _Record(NamedTuple):
+    """A query's record, taken apart; its data lies between `data_at` and `end` of the message."""
+
+    rtype: int
+    rclass: int
+    ttl: int
+    data_at: int
+    end: int
+
+
+class Query(msgspec.Struct, frozen=True, gc=False):
+    """One question and what came with it.
+
+    `name` is in lower case for look-ups; `question` holds the bytes as they came, to be sent back unchanged.
+    It is empty in a query for nothing but a cookie (RFC 7873 §5.4).
+    `ad` and `cd` matter only for what is forwarded (RFC 6840 §5.7, RFC 4035 §3.2.2).
+    """
+
+    id: int
+    rd: bool
+    name: Labels
+    qtype: int
+    qclass: int
+    question: bytes
+    edns: Edns | None
+    ad: bool = False
+    cd: bool = False
+
+    def pointer_to(self, count: int) -> bytes:
+        """A compression pointer to the last `count` labels of the question's name."""
+        last = self.name[len(self.name) - count :]
+        size = sum(map(len, last)) + count + _TYPE_CLASS.size + 1
+        return (0xC000 | (HEADER_SIZE + len(self.question) - size)).to_bytes(2)
+
+
+def parse_query(message: bytes) -> Query:
+    """Read a query.
+
+    Raises:
+        BadQueryError: with the error to answer, or None where silence is the answer.
+    """
+    if len(message) < HEADER_SIZE:
+        raise BadQueryError(None)
+    ident, flags, questions, answers, authorities, additionals = _HEADER.unpack_from(message)
+    if flags & QR:  # a response: answering it could loop for ever
+        raise BadQueryError(None)
+    if flags >> 11 & 0xF:  # RFC 8906 §3.1.4: no other flag
+        raise BadQueryError(_HEADER.pack(ident, QR | flags & 0x7800 | Rcode.NOTIMP, 0, 0, 0, 0))
+    try:
+        name, qtype, qclass, at = _read_question(message, questions)
+        question = message[HEADER_SIZE:at]
+        at = _skip_records(message, at, answers, authorities, qtype)
+        edns = _read_additional(message, at, additionals)
+        if not questions:
+            _require_cookie(edns)
+    except BadOptionError:  # RFC 6891 §7: the error says that EDNS as such is known
+        header = _HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, questions, 0, 0, 1)
+        raise BadQueryError(header + question + pack_opt()) from None
+    except (_MalformedError, struct.error):  # of which the second says that something ends too early
+        raise BadQueryError(_HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
+    ad, cd = bool(flags & AD), bool(flags & CD)
+    return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd)
+
+
+def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
+    """Name, type and class of the question, and where it ends; without one those of nothing."""
+    if not count:
+        return (), 0, CLASS_IN, HEADER_SIZE
+    if count > 1:  # RFC 9619 §4
+        raise _MalformedError
+    name, at = _read_name(message)
+    qtype, qclass = _TYPE_CLASS.unpack_from(message, at)
+    return name, qtype, qclass, at + _TYPE_CLASS.size
+
+
+def _require_cookie(edns: Edns | None) -> None:
+    """Refuse a query that asks for nothing, not for a cookie either (RFC 7873 §5.4)."""
+    if edns is None or OptionCode.COOKIE not in edns.options:
+        raise _MalformedError
+
+
+def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype: int) -> int:
+    """Where the additional section begins; before it there is at most the SOA of an IXFR (RFC 1995 §3)."""
+    if answers or (authorities and qtype != Type.IXFR):
+        raise _MalformedError
+    for _ in range(authorities):
+        at = _read_record(message, at).end
+    return at
+
+
+def _read_name(message: bytes) -> tuple[Labels, int]:
+    """The question's name in lower case, and where its type begins. There is nothing yet to point to."""
+    labels: list[bytes] = []
+    lowered = message.lower()
+    at, end = HEADER_SIZE, min(len(message), HEADER_SIZE + MAX_NAME)
+    while at < end:
+        length = message[at]
+        at += 1
+        if not length:
+            return tuple(labels), at
+        if length > MAX_LABEL:
+            break
+        labels.append(lowered[at : at + length])
+        at += length
+    raise _MalformedError
+
+
+def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
+    """Walk the additional section for its OPT record; it must end where the message does."""
+    if count == 1 and len(message) == at + OPT.size:  # nearly always
+        root, rtype, size, _, version, flags, length = OPT.unpack_from(message, at)
+        if not root and rtype == Type.OPT and not length:
+            return Edns(size, version, bool(flags & DO))
+    edns = None
+    for _ in range(count):
+        record = _read_record(message, at)
+        if record.rtype == Type.OPT:
+            if edns is not None or message[at]:  # RFC 6891 §6.1.1: one, and owned by the root
+                raise BadOptionError("there are two OPT records, or one has a name")
+            edns = Edns(
+                size=record.rclass,
+                version=record.ttl >> 16 & 0xFF,
+                do=bool(record.ttl & DO),
+                options=read_options(message[record.data_at : record.end]),
+            )
+        at = record.end
+    if at != len(message):
+        raise _MalformedError
+    return edns
+
+
+def _read_record(message: bytes, at: int) -> _Record:
+    """The record that begins there."""
+    at = _skip_name(message, at)
+    rtype, rclass, ttl, length = _RECORD.unpack_from(message, at)
+    at += _RECORD.size
+    if at + length > len(message):
+        raise _MalformedError
+    return _Record(rtype, rclass, ttl, at, at + length)
+
+
+def _skip_name(message: bytes, at: int) -> int:
+    """Where a record's name ends: behind its root or behind its first pointer, which must point back."""
+    start = at
+    while at < len(message) and at - start < MAX_NAME:
+        length = message[at]
+        if length > MAX_LABEL:
+            if length < 0xC0 or at + 2 > len(message):  # noqa: PLR2004 - the two bits of a pointer
+                raise _MalformedError
+            if struct.unpack_from("!H", message, at)[0] & 0x3FFF >= start:
+                raise _MalformedError
+            return at + 2
+        at += 1 + length
+        if not length:
+            return at
+    raise _MalformedError
+
+
+def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes, rclass: int = CLASS_IN) -> bytes:
+    """A resource record; `owner` is ready for the wire."""
+    return owner + _RECORD.pack(rtype, rclass, ttl, len(data)) + data
+
+
+class ResponseTemplate(msgspec.Struct, frozen=True):
+    """A response but for its id and its records."""
+
+    flags: int
+    question: bytes
+    opt: bytes
+
+    def room_for_records(self, limit: int) -> int:
+        """How many bytes of records a message of at most `limit` bytes can have."""
+        return limit - HEADER_SIZE - len(self.question) - len(self.opt)
+
+    def build(
+        self, records: bytes, answers: int, authority: int, additional: int, *, truncated: bool = False
+    ) -> bytes:
+        """The response after its id; of each section's records it is told the number."""
+        flags = self.flags | TC if truncated else self.flags
+        counts = bool(self.question), answers, authority, additional + bool(self.opt)
+        return b"".join((_HEADER_AFTER_ID.pack(flags, *counts), self.question, records, self.opt))
+
+
+class Response(msgspec.Struct):
+    """What to answer; `pack` makes it fit.
+
+    `glue` goes first when there is not room for everything (it holds records that help, no more); a missing
+    answer or authority record sets TC (RFC 2181 §9).
+    """
+
+    query: Query
+    rcode: Rcode = Rcode.NOERROR
+    authoritative: bool = False
+    recursion_available: bool = False
+    answers: Sequence[bytes] = ()
+    authority: Sequence[bytes] = ()
+    additional: Sequence[bytes] = ()
+    ede: Ede | None = None
+    ede_text: str = ""
+    errors: bytes = b""
+    """Extended errors that somebody else has told, as options."""
+    truncated: bool = False
+    """Set by `pack`: whether records that belong to the answer had to be left out."""
+
+    def pack(self, limit: int) -> bytes:
+        """The message, at most `limit` bytes long."""
+        template = self.template()
+        room = template.room_for_records(limit)
+        answers, room = _fit(self.answers, room)
+        authority, room = _fit(self.authority, room)
+        self.truncated = len(answers) < len(self.answers) or len(authority) < len(self.authority)
+        additional = () if self.truncated else _fit(self.additional, room)[0]
+        counts = len(answers), len(authority), len(additional)
+        records = b"".join((*answers, *authority, *additional))
+        return self.query.id.to_bytes(2) + template.build(records, *counts, truncated=self.truncated)
+
+    def template(self) -> ResponseTemplate:
+        """What is around the records."""
+        flags = QR | (self.query.rd and RD) | (self.authoritative and AA) | self.rcode & 0xF
+        flags |= self.recursion_available and RA
+        return ResponseTemplate(flags, self.query.question, self._opt())
+
+    def _opt(self) -> bytes:
+        """The OPT record, which leaves room for nothing but itself in the least message at most."""
+        edns = self.query.edns
+        if edns is None:
+            return b""
+        errors = self.errors
+        if self.ede is not None:
+            errors = pack_ede(self.ede, self.ede_text) + errors
+        return response_opt(edns, self.rcode, errors, MIN_UDP_SIZE - HEADER_SIZE - len(self.query.question))
+
+
+def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
+    """The records from the first on for which there is room, and the room that they leave."""
+    for count, record in enumerate(records):
+        if len(record) > room:
+            return records[:count], 0
+        room -= len(record)
+    return records, room
+
+
+def servfail(query: bytes) -> bytes:
+    """SERVFAIL after its id, to a query that could not be answered: a header, and nothing else."""
+    flags = int.from_bytes(query[:2].ljust(2, b"\0"))
+    return _HEADER_AFTER_ID.pack(QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)

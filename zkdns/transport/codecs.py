@@ -1,0 +1,99 @@
+"""The forms in which transports look answers up, and are handed responses: ready to be sent as they are."""
+
+from __future__ import annotations
+
+import struct
+import sys
+
+from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, MAX_RESPONSE, SLOT
+from zkdns.transport.tally import UNMARKED
+
+_SLOT_CAPACITY = SLOT - ID - LENGTH  # bytes of a query after its id that a slot holds
+_LENGTHS = struct.Struct("=HHBx")  # of the rest, of the question; and the mark, in the room for the id
+_MAX_CACHED_TCP_QUERY = 512
+
+
+class UdpCodec:
+    """The form in which queries come from a batch, and in which responses go into it."""
+
+    max_cached_query = _SLOT_CAPACITY
+    """Bytes of the longest query that fits into a slot."""
+    echoes_question = True
+    """A response goes out with its slot's question, however that is spelled."""
+
+    @staticmethod
+    def key(query: bytes) -> bytes:
+        """The key of a query after its id."""
+        return query.ljust(_SLOT_CAPACITY, b"\0") + (ID + len(query)).to_bytes(LENGTH, sys.byteorder)
+
+    @staticmethod
+    def query(key: bytes) -> bytes:
+        """The query after its id; empty where it is longer than the slot.
+
+        Who answers that with silence is asked for the whole query.
+        """
+        end = int.from_bytes(key[-LENGTH:], sys.byteorder) - ID
+        return key[:end] if 0 <= end <= len(key) - LENGTH else b""
+
+    @staticmethod
+    def response(body: bytes, question: int, mark: int = UNMARKED) -> bytes:
+        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
+
+        `mark` is what it is counted by.
+
+        Raises:
+            ValueError: it is longer than its place in a batch.
+        """
+        if not body:
+            return body
+        if len(body) > MAX_RESPONSE - ID:
+            raise ValueError(
+                f"a response has {ID + len(body)} bytes, at most {MAX_RESPONSE} fit into a datagram"
+            )
+        if question > _SLOT_CAPACITY - HEAD:  # the slot does not hold all of it
+            question = 0
+        rest = body[HEAD + question :]
+        return _LENGTHS.pack(len(rest), question, mark) + body[:HEAD] + rest
+
+    @staticmethod
+    def copy_case(response: bytes, _key: bytes, _name_end: int) -> bytes:
+        """The response as it is."""
+        return response
+
+    @staticmethod
+    def message(query: bytes, response: bytes) -> bytes:
+        """The whole message that answers a query (with its id)."""
+        if not response:
+            return response
+        _, question, _ = _LENGTHS.unpack_from(response)
+        head, asked = response[LEAD : LEAD + HEAD], query[ID + HEAD : ID + HEAD + question]
+        return b"".join((query[:ID].ljust(ID, b"\0"), head, asked, response[LEAD + HEAD :]))
+
+
+class TcpCodec:
+    """The form of messages on a stream: as they are, without their lengths and ids."""
+
+    max_cached_query = _MAX_CACHED_TCP_QUERY
+    """Bytes of the longest query that is worth remembering."""
+    echoes_question = False
+    """A response has the question as it is in there."""
+
+    @staticmethod
+    def key(query: bytes) -> bytes:
+        """The query itself."""
+        return query
+
+    @staticmethod
+    def query(key: bytes) -> bytes:
+        """The key itself."""
+        return key
+
+    @staticmethod
+    def response(body: bytes, _question: int, _mark: int = UNMARKED) -> bytes:
+        """The response itself; who sends it looks into it to count it."""
+        return body
+
+    @staticmethod
+    def copy_case(response: bytes, key: bytes, name_end: int) -> bytes:
+        """The response with the name of the key, which ends there."""
+        return response[:HEAD] + key[HEAD:name_end] + response[name_end:]
