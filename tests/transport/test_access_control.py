@@ -88,7 +88,7 @@ def test_dns_25_who_is_not_allowed_is_refused_and_the_rest_of_its_batch_is_answe
     made = access("203.0.113.0/24")
     assert at(made, ["203.0.113.9", "127.0.0.1"]) is None
     assert at(made, ["203.0.113.9", "203.0.114.1", "127.0.0.1"]) == [None, REFUSALS, None]
-    assert made.counts.refused == 1
+    assert made.counters.refused == 1
 
 
 def test_dns_25_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_second_is_over() -> None:
@@ -97,7 +97,7 @@ def test_dns_25_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_
     assert at(made, ["203.0.113.3", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.1", "198.51.100.1"]) == [TRUNCATIONS, None]
     assert at(made, ["203.0.113.200"], now=1.1) is None
-    assert made.counts.truncated == 1
+    assert made.counters.rate_limited == 1
 
 
 def test_dns_25_of_ipv6_a_network_is_what_one_customer_has() -> None:
@@ -143,7 +143,7 @@ def test_over_udp_each_asker_gets_what_is_its_own(serve: Serve, address: str) ->
 
 def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve: Serve) -> None:
     made = access(most=5)
-    made.counts.second = -1
+    made.counters.second = -1
     with serve(echo, access=made) as server, udp_client() as sock:
         sock.connect(server.at)
         with server.udp_stopped():
@@ -152,7 +152,7 @@ def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve:
         heard = [sock.recv(100)[2:] for _ in range(60)]
     # By batches all of one are counted before any is answered; one by one the first five are let through.
     assert heard.count(b"truncated") >= 50
-    assert made.counts.truncated == heard.count(b"truncated")
+    assert made.counters.rate_limited == heard.count(b"truncated")
 
 
 def test_dns_25_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
@@ -163,14 +163,14 @@ def test_dns_25_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
             with socket.create_connection(server.at, SECONDS, source_address=(source, 0)) as sock:
                 sock.sendall(framed(b"a1q", b"b2q"))
                 assert hear(sock, 2) == [b"a1" + word, b"b2" + word]
-    assert made.counts.refused == 1
+    assert made.counters.refused == 1
 
 
 def test_many_networks_are_forgotten_with_their_second() -> None:
     made = access("0.0.0.0/0", most=10)
     for second, third in itertools.product(range(3), range(200)):
         at(made, [f"203.0.{third}.1"], now=second)
-        assert len(made.counts.asked) == third + 1
+        assert len(made.counters.queries) == third + 1
 
 
 def test_dns_23_who_proves_its_address_is_answered_however_often_its_network_asks() -> None:
@@ -178,12 +178,12 @@ def test_dns_23_who_proves_its_address_is_answered_however_often_its_network_ask
     hosts = ["203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.114.1"]
     queries = [packed("203.0.113.1"), packed("203.0.113.1"), b"", packed("203.0.114.1")]
     assert at(made, hosts, queries=queries) == [None, TRUNCATIONS, TRUNCATIONS, REFUSALS]
-    assert (made.counts.truncated, made.counts.refused) == (2, 1)
+    assert (made.counters.rate_limited, made.counters.refused) == (2, 1)
 
 
 def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serve) -> None:
     made = access(most=1)
-    made.counts.second = -1
+    made.counters.second = -1
     proof = packed("127.0.0.1")
     with serve(echo, access=made) as server, udp_client() as sock:
         sock.connect(server.at)
@@ -194,4 +194,4 @@ def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serv
             heard = sock.recv(1000)
             if int(heard[:2]) % 2:
                 assert heard == heard[:2] + b"!" * 8 * int(heard[:2]) + proof + b":udp"
-    assert 14 <= made.counts.truncated <= 15
+    assert 14 <= made.counters.rate_limited <= 15

@@ -88,7 +88,7 @@ class FiguresTeller:
             unsent=sum(server.lost for server in udp),
             cut_over_tcp=self._authority.responder.cut_over_tcp,
             refused=self._door.refused,
-            limited=self._door.truncated,
+            limited=self._door.rate_limited,
             forward=_forward_figures(self._forwarder) if self._forwarder is not None else None,
         )
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from functools import partial
 
 from zkdns.config import Config
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.edns_options import EdnsOptions
-from zkdns.dns.refusals import ErrorResponder, has_valid_cookie, refused_response, truncated_response
+from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
 from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.contract import ResponseLookup
@@ -39,9 +38,8 @@ class Doors:
         is_udp = sock.type == socket.SOCK_DGRAM
         codec = UdpCodec if is_udp else TcpCodec
         refused: ResponseLookup = ErrorResponder(codec, refused_response, self._edns_options, self._sources)
-        rate_limited: ResponseLookup = ErrorResponder(
-            codec, truncated_response, self._edns_options, self._sources
-        )
-        proof = partial(has_valid_cookie, codec, self._edns_options)
+        rate_limited = ErrorResponder(codec, truncated_response, self._edns_options, self._sources)
         most = self._config.rate_limit if is_udp else 0
-        return AccessControl(self._allowed, refused, rate_limited, proof, most, self.counts)
+        return AccessControl(
+            self._allowed, refused, rate_limited, rate_limited.has_valid_cookie, most, self.counts
+        )

@@ -1,6 +1,7 @@
-"""What answers are made from, counted where that costs little: all but those that were given before.
+"""The sources of responses, counted for metrics and the query log.
 
-Whoever makes an answer notes its source, once for each response that leaves; the others come from the memo.
+The component that computes a response records its source, once for each response that is sent. Responses from
+the response cache are not recorded, because counting each of them would slow the hot path.
 """
 
 from __future__ import annotations
@@ -9,26 +10,27 @@ from collections import Counter
 from typing import Final
 
 RESPONSE_CACHE: Final = "memo"
-"""It was given before; nobody notes that."""
+"""The response cache; never recorded."""
 ZONE: Final = "zone"
+"""The table of services."""
 FORWARD_CACHE: Final = "cache"
-"""What upstreams have said before."""
+"""Cached responses of upstreams."""
 UPSTREAM: Final = "upstream"
-"""What upstreams say, or that they say nothing."""
+"""A response of an upstream, or the failure of all of them."""
 STALE: Final = "stale"
-"""What upstreams said once, and is over."""
+"""An expired response of an upstream (RFC 8767)."""
 REFUSED: Final = "refused"
-"""Nothing: the query is malformed or not supported, or who asks, or the name, is not answered."""
+"""An error: the query is malformed or not supported, or the client or the name is not allowed."""
 PENDING: Final = ""
-"""There is no response yet, or none at all: whoever makes one notes its source."""
+"""No response yet, or none at all; whatever makes a deferred response records its source."""
 
 
 class AnswerSources:
-    """Counts what answers are made from.
+    """Counts responses by source.
 
     Attributes:
-        counts: how many answers there were, by their source.
-        last: the source of the last one; whoever asks for one sets it to `MEMO` before.
+        counts: number of responses by source.
+        last: source of the last response; the query log resets it to `RESPONSE_CACHE` after each one.
     """
 
     def __init__(self) -> None:
@@ -36,7 +38,7 @@ class AnswerSources:
         self.last = RESPONSE_CACHE
 
     def record(self, source: str) -> None:
-        """An answer has that source."""
+        """Count a response of this source."""
         if source:
             self.counts[source] += 1
             self.last = source

@@ -1,17 +1,18 @@
-"""A table's zones as a server answers with them: what they hold and what is remembered."""
+"""The zones of a table: responder, response caches, and the updates of both when the table changes."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from functools import partial
+
+import msgspec
 
 from zkdns import __version__
 from zkdns.config import Config
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.marks import mark_of
-from zkdns.dns.responder import Responder
+from zkdns.dns.responder import CacheableAnswer, Responder
 from zkdns.dns.response_cache import QueryCodec, ResponseCache
 from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
@@ -23,15 +24,17 @@ class Authority:
     """Answers from a table.
 
     Attributes:
-        memos: what is remembered.
-        sources: what answers were made from that were not.
+        zone: names and records.
+        responder: answers queries that are not cached.
+        caches: the response caches, one for each transport.
+        sources: counts the sources of responses that were not cached.
 
     Args:
-        table: services and members; after each change of it `refresh` must be called. Where it keeps account
-            of addresses, their names are answered too.
-        config: the zones' names, and how they are answered.
-        on_error: told of a query and the exception that it raised, which is a mistake of ours.
-        rng: where turns begin, and what the order `random` is drawn from.
+        table: services and members; `refresh` must be called after each change. If it indexes addresses,
+            reverse zones are served too.
+        config: the zones' names and answer policies.
+        on_error: called with a query and the exception that it raised (an internal error).
+        rng: starting point of rotations, and the order `random`.
     """
 
     def __init__(
@@ -50,37 +53,55 @@ class Authority:
         self._on_error = on_error
 
     def make_cache(self, codec: QueryCodec, *, stream: bool, max_bytes: int) -> ResponseCache:
-        """Answers for a transport, which has queries and responses in that form, up to date from now on."""
-        answer = partial(self.responder.answer, stream=stream, encode=partial(_marked, codec))
+        """A response cache for a transport, which is updated on each `refresh`.
+
+        Args:
+            codec: the form of the transport's queries and responses.
+            stream: whether the transport is TCP.
+            max_bytes: approximate memory limit.
+        """
+        answer = _TransportResponder(self.responder, codec, stream).answer
         cache = ResponseCache(answer, codec, self._on_error, sources=self.sources, max_bytes=max_bytes)
         self.caches.append(cache)
         return cache
 
     def refresh(self, keys: Iterable[Labels]) -> None:
-        """Take notice that the services of these keys are others than before."""
-        others = self.zone.refresh(keys)
+        """Update the zones and drop cached responses after the services with these keys have changed."""
+        changed = self.zone.refresh(keys)
         if self._reverse is not None:
-            others |= self._reverse.refresh(others)
+            changed |= self._reverse.refresh(changed)
         for cache in self.caches:
-            cache.forget(others)
+            cache.forget(changed)
 
     def forget_forwarded(self, group: Labels) -> None:
-        """Forget the answers to a question outside the zones, remembered as one of that group."""
+        """Drop the cached responses to a forwarded question."""
         for cache in self.caches:
             cache.forget((group,))
 
     def forget_all(self) -> None:
-        """Forget everything, as when others are asked than before."""
+        """Drop all cached responses, for example after the upstreams have changed."""
         for cache in self.caches:
             cache.clear()
 
     def set_health(self, *, ready: bool, stale: bool) -> None:
-        """Say whether the table has been read, and whether its source is out of reach."""
+        """Set whether the table has been read, and whether ZooKeeper is out of reach."""
         responder = self.responder
         if (responder.ready, responder.stale) != (ready, stale):
             responder.ready, responder.stale = ready, stale
             self.forget_all()
 
 
-def _marked(codec: QueryCodec, body: bytes, question: int) -> bytes:
-    return codec.response(body, question, mark_of(body))
+class _TransportResponder(msgspec.Struct, frozen=True):
+    """The responder in the form of one transport."""
+
+    responder: Responder
+    codec: QueryCodec
+    stream: bool
+
+    def answer(self, query: bytes) -> CacheableAnswer:
+        """Answer a query without its id."""
+        return self.responder.answer(query, stream=self.stream, encode=self.encode)
+
+    def encode(self, body: bytes, question: int) -> bytes:
+        """A response after its id, ready to send; `question` is the length of its question."""
+        return self.codec.response(body, question, mark_of(body))

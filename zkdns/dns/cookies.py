@@ -1,8 +1,9 @@
-"""DNS cookies (RFC 7873) that every server with the same secret makes and knows (RFC 9018).
+"""DNS cookies (RFC 7873) in the interoperable format of RFC 9018.
 
-    server cookie = version · reserved · when it was made · SipHash-2-4(client cookie · those · address)
+    server cookie = version · reserved · time · SipHash-2-4(client cookie · these · address)
 
-Nobody is made to show one. Whoever shows one that is right has heard from here at that address.
+All servers with the same secret accept each other's cookies. Cookies are optional. A valid server cookie
+proves the client's source address.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zkdns.dns.edns import CLIENT_COOKIE
 SECRET_SIZE: Final = 16
 """Bytes of a secret (RFC 9018 §4.4)."""
 SERVER_COOKIE: Final = 16
-"""Bytes of a server's part of a cookie (RFC 9018 §4)."""
+"""Bytes of a server cookie (RFC 9018 §4)."""
 
 _VERSION = b"\1"
 _RESERVED = bytes(3)
@@ -30,13 +31,13 @@ _MASK = (1 << 64) - 1
 
 
 class Cookies:
-    """Makes and knows server cookies.
+    """Makes and verifies server cookies.
 
     Args:
         secret: 16 bytes.
-        clock: tells seconds since 1970.
-        is_shared: whether other servers have the secret too, so that it is used as it is. Otherwise each
-            day has its own, as none should be used for much longer (RFC 7873 §7.1).
+        clock: returns seconds since 1970.
+        is_shared: whether other servers have the same secret, which is then used as it is. Otherwise a new
+            secret is derived from it each day (RFC 7873 §7.1).
     """
 
     def __init__(self, secret: bytes, clock: Callable[[], float], *, is_shared: bool) -> None:
@@ -45,27 +46,27 @@ class Cookies:
         self._is_shared = is_shared
 
     def make(self, client: bytes, address: bytes) -> bytes:
-        """The server cookie for a client cookie and an address in 4 or 16 bytes, as of now."""
+        """The server cookie for a client cookie and an address of 4 or 16 bytes, with the present time."""
         seconds = int(self._clock()) % (1 << _SERIAL_BITS)
         head = _VERSION + _RESERVED + seconds.to_bytes(4)
         return head + self._hash(client + head, address)
 
     def is_valid(self, cookie: bytes, address: bytes) -> bool:
-        """Whether an option's data hold a server cookie that was made for that address within the last hour.
+        """Whether an option's data holds a server cookie that was made for this address within the last hour.
 
-        Its reserved bytes count as they are (RFC 9018 §4.2).
+        The reserved bytes are part of the hash, whatever their value (RFC 9018 §4.2).
         """
         if len(cookie) != CLIENT_COOKIE + SERVER_COOKIE or not cookie.startswith(_VERSION, CLIENT_COOKIE):
             return False
         half = 1 << (_SERIAL_BITS - 1)
-        # The sign of a difference is as RFC 1982 has it.
+        # RFC 1982: the sign of a difference of serial numbers.
         age = (int(self._clock()) - _made_at(cookie) + half) % (1 << _SERIAL_BITS) - half
         if not -_MAX_AHEAD_SECONDS <= age <= _MAX_AGE_SECONDS:
             return False
         return hmac.compare_digest(self._hash(cookie[:-_HASH], address), cookie[-_HASH:])
 
     def _hash(self, started: bytes, address: bytes) -> bytes:
-        """The end of a cookie that begins like that."""
+        """The hash at the end of a cookie that starts with these bytes."""
         secret = self._secret
         if not self._is_shared:
             day = _made_at(started) // _DAY_SECONDS
@@ -76,12 +77,12 @@ class Cookies:
 
 
 def _made_at(cookie: bytes) -> int:
-    """The seconds since 1970, in 32 bits, that a cookie holds."""
+    """The time in a cookie: seconds since 1970 in 32 bits."""
     return int.from_bytes(cookie[12:16])
 
 
 def siphash(key: bytes, data: bytes) -> bytes:
-    """SipHash-2-4 of some bytes with a key of 16 bytes (Aumasson and Bernstein, 2012), in 8 bytes."""
+    """SipHash-2-4 of `data` with a key of 16 bytes (Aumasson and Bernstein, 2012), in 8 bytes."""
     first, second = struct.unpack("<2Q", key)
     state = (
         first ^ 0x736F6D6570736575,
@@ -110,5 +111,5 @@ def _sip_round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
 
 
 def _rotate_left(word: int, bits: int) -> int:
-    """A word of 64 bits, turned to the left."""
+    """A word of 64 bits, rotated to the left."""
     return (word << bits | word >> (64 - bits)) & _MASK

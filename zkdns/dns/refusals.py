@@ -1,4 +1,4 @@
-"""Answers for those who are not answered: a bare refusal, or the hint to ask over TCP."""
+"""Responses for clients that access control rejects: REFUSED, or an empty response with TC."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NO_ID = bytes(_ID)
 
 
 class ErrorResponder:
-    """Answers every query alike, by its bytes, as the memo answers others; never raises.
+    """Gives every query the same kind of response; a lookup like the response cache; never raises.
 
     Args:
-        form: of keys and responses.
+        codec: the form of keys and responses.
         respond: makes the response after its id.
-        sources: is told of each answer.
-        extras: what is said by EDNS options. Who has been given a cookie drops what comes without one (RFC
-            7873 §5.3), and would never learn what a bare response says.
+        sources: counts each response.
+        edns_options: the EDNS options of responses. A client that has received a cookie ignores responses
+            without one (RFC 7873 §5.3).
     """
 
     def __init__(
@@ -51,21 +51,20 @@ class ErrorResponder:
         self._sources.record(REFUSED)
         return itertools.repeat(self._edns_options.finish(query, response))
 
+    def has_valid_cookie(self, key: bytes, address: bytes) -> bool:
+        """Whether the query with this key has a server cookie that was sent to this address."""
+        try:
+            query = parse_query(_NO_ID + self._codec.query(key))
+        except BadQueryError:
+            return False
+        return self._edns_options.has_valid_cookie(query, address)
+
 
 def refused_response(query: Query) -> bytes:
-    """REFUSED, since who asks is not allowed to (RFC 8914 §4.19)."""
+    """REFUSED: the client's network is not allowed (RFC 8914 §4.19)."""
     return Response(query, Rcode.REFUSED, ede=Ede.PROHIBITED).template().build(b"", 0, 0, 0)
 
 
 def truncated_response(query: Query) -> bytes:
-    """Nothing but TC, which asks to ask over TCP."""
+    """An empty response with TC, so that the client repeats the query over TCP."""
     return Response(query).template().build(b"", 0, 0, 0, truncated=True)
-
-
-def has_valid_cookie(codec: QueryCodec, edns_options: EdnsOptions, key: bytes, address: bytes) -> bool:
-    """Whether a query, by its key, shows by its cookie that it was asked from that address."""
-    try:
-        query = parse_query(_NO_ID + codec.query(key))
-    except BadQueryError:
-        return False
-    return edns_options.has_valid_cookie(query, address)

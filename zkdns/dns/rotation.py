@@ -1,189 +1,324 @@
-"""The responses to one query, turn by turn: each is a stretch of the RRset's ring in the query's envelope."""
+"""Rotation: the responses to a query, one for each starting member, and the counter that picks the next one.
+
+All query forms of one question (UDP and TCP, with and without EDNS) share a `RotationCounter`, so that they
+walk through the members together. Most questions arrive in one form only. The cache entry of such a question
+is a plain cycle over its responses, without any counter (which would cost a twentieth of a response;
+measured). When a second form of the question is cached, both entries count on:
+
+    one cache entry        next(cycle)   ──▶ response
+    several entries        next(indexes) ──▶ index ──▶ rotation[index] ──▶ response
+
+The cache owns its entries: `Rotation.join` returns the iterator for a new entry, and calls `on_shared` when
+the cache must replace an earlier one.
+"""
 
 from __future__ import annotations
 
 import itertools
 import operator
 from collections.abc import Callable, Iterator
-from typing import Self
+from typing import Self, TypeAlias
 
 import msgspec
 
 from zkdns.dns.message import ResponseTemplate
 from zkdns.dns.rrset import PackedRRset
 
-# What one rotation keeps of its responses: as much as a set of some fifty members needs over UDP. Those of
-# larger sets are made anew each time (some microseconds), lest a few of them fill the memory.
-_MOST_KEPT = 1 << 16
-_OVERHEAD = 50  # bytes beside each kept response
-# So many responses at most are made as soon as one is asked for: those of most sets.
-_FEW = 16
+OnShared: TypeAlias = Callable[[bytes, Iterator[bytes]], None]
+"""Called with the key of a cache entry and the iterator that replaces the entry's present one."""
+
+# Bytes of responses that one rotation keeps: enough for a service of some fifty members over UDP. Responses
+# of larger services are built each time (some microseconds), so that a few of them cannot fill the memory.
+_MAX_KEPT_BYTES = 1 << 16
+_OVERHEAD = 50  # bytes for each kept response, in addition to its own
+# Up to this many responses are built together at the first query, which covers most services.
+_MAX_CYCLE = 16
+# Longer lists of indexes take more memory than computing each index takes time.
+_MAX_LISTED_PERIOD = 256
 
 
 class MemoryBudget:
-    """How many bytes may be taken in all, and how many are."""
+    """A limit on memory, and how much of it is reserved.
 
-    def __init__(self, most: int) -> None:
+    Attributes:
+        used: bytes that are reserved.
+
+    Args:
+        limit: bytes that can be reserved.
+    """
+
+    def __init__(self, limit: int) -> None:
         self.used = 0
-        self._most = most
+        self._limit = limit
 
     def has_room(self, size: int) -> bool:
-        """Whether there is room for so many bytes more."""
-        return self.used + size <= self._most
+        """Whether this many bytes can be reserved."""
+        return self.used + size <= self._limit
 
-    def take(self, size: int) -> bool:
-        """Take so many bytes, if there is room for them."""
+    def reserve(self, size: int) -> bool:
+        """Reserve bytes; return False if the limit would be exceeded."""
         if not self.has_room(size):
             return False
         self.used += size
         return True
 
+    def release(self, size: int) -> None:
+        """Give reserved bytes back."""
+        self.used -= size
 
-class Rotation(dict[int, bytes]):
-    """The responses by turn, each made when its turn first comes.
 
-    They are kept only after `keep_in` has said where, and while there is room.
+class _SoleEntry(msgspec.Struct):
+    """The only cache entry of a question, and the cycle that the cache reads for it."""
+
+    key: bytes
+    on_shared: OnShared
+    rotation: Rotation
+    responses: tuple[bytes, ...]
+    cycle: Iterator[bytes]
+
+    def next_index(self) -> int:
+        """Take the next response and return its index. All responses differ (`Rotation.join`)."""
+        return self.responses.index(next(self.cycle))
+
+
+class RotationCounter:
+    """The rotation index of a question: from 0 to below the period, in a circle, without end.
 
     Attributes:
-        kept: bytes of the responses that are kept.
-        turns: whose turn it is.
+        period: number of indexes after which the order of the records repeats.
+
+    Args:
+        first: the index to start with.
+        period: as above.
     """
 
-    __slots__ = ("_budget", "kept_bytes", "turns")
+    __slots__ = ("_entries", "_indexes", "_sole", "period")
 
-    def __init__(self, turns: RotationCounter) -> None:
+    def __init__(self, first: int, period: int) -> None:
+        self.period = period
+        self._indexes = _indexes_from(first, period)
+        self._entries = 0
+        self._sole: _SoleEntry | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> int:
+        return self._sole.next_index() if self._sole is not None else next(self._indexes)
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether a cache entry uses this counter."""
+        return self._entries > 0
+
+    def lend_cycle(
+        self, key: bytes, rotation: Rotation, responses: tuple[bytes, ...], on_shared: OnShared
+    ) -> Iterator[bytes]:
+        """A cycle over all responses for the first entry, until a second one joins or the entry leaves."""
+        self._entries += 1
+        first = next(self._indexes)
+        cycle = itertools.cycle(responses[first:] + responses[:first])
+        self._sole = _SoleEntry(key, on_shared, rotation, responses, cycle)
+        return cycle
+
+    def join(self, rotation: Rotation) -> Iterator[bytes]:
+        """The responses of an entry that shares this counter; the owner of a lent cycle is notified."""
+        self._entries += 1
+        sole = self._sole
+        if sole is not None:
+            self._end_cycle()
+            sole.rotation.update(enumerate(sole.responses))
+            sole.on_shared(sole.key, map(sole.rotation.__getitem__, self._indexes))
+        # Neither Python code nor a frame per response: `map`, `__getitem__` and the iterator are all in C.
+        return map(rotation.__getitem__, self._indexes)
+
+    def leave(self) -> None:
+        """An entry was removed from its cache."""
+        self._entries -= 1
+        self._end_cycle()
+
+    def _end_cycle(self) -> None:
+        """Continue by counting, from the response that the cycle would return next."""
+        if self._sole is not None:
+            self._indexes = _indexes_from(self._sole.next_index(), self.period)
+            self._sole = None
+
+
+def _indexes_from(first: int, period: int) -> Iterator[int]:
+    """Endless indexes below the period, starting with `first`."""
+    if period == 1:
+        return itertools.repeat(0)
+    if period > _MAX_LISTED_PERIOD:
+        return map(operator.mod, itertools.count(first), itertools.repeat(period))
+    return itertools.cycle([*range(first, period), *range(first)])
+
+
+class Rotation(dict[int, bytes]):
+    """The responses to one query by rotation index, each built when it is first needed.
+
+    Responses are kept only after `join`, and while its budget has room.
+
+    Attributes:
+        counter: the rotation index, shared by all query forms of the question.
+        kept_bytes: bytes of kept responses.
+    """
+
+    __slots__ = ("_budget", "counter", "kept_bytes")
+
+    def __init__(self, counter: RotationCounter) -> None:
         self.kept_bytes = 0
-        self.turns = turns
+        self.counter = counter
         self._budget: MemoryBudget | None = None
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less, beside the responses that it keeps."""
+        """Approximate bytes in addition to those of kept responses."""
         raise NotImplementedError
 
-    def make(self, index: int) -> bytes:
-        """The response of the turn with that number."""
+    def build(self, index: int) -> bytes:
+        """Build the response for a rotation index."""
         raise NotImplementedError
 
-    def keep_within(self, budget: MemoryBudget) -> None:
-        """Keep responses from now on, as far as this has room."""
+    def join(self, key: bytes, budget: MemoryBudget, on_shared: OnShared) -> Iterator[bytes]:
+        """The responses for a new cache entry, in the order of the rotation.
+
+        Args:
+            key: the entry's key.
+            budget: memory for kept responses.
+            on_shared: called if another entry joins the counter and this one needs another iterator.
+        """
         self._budget = budget
+        responses = () if self.counter.has_entries else self._keep_all()
+        if responses:
+            return self.counter.lend_cycle(key, self, responses, on_shared)
+        return self.counter.join(self)
 
-    def keep_all(self, period: int) -> tuple[bytes, ...]:
-        """The responses of all turns, if there are few, no two are equal, and there is room; else none."""
-        if self._budget is None or period > _FEW:
+    def leave(self) -> None:
+        """The cache entry was removed: release the memory of its responses."""
+        self.counter.leave()
+        if self._budget is not None:
+            self._budget.release(self.kept_bytes)
+
+    def _keep_all(self) -> tuple[bytes, ...]:
+        """All responses, if they are few, all different, and fit into the budget; otherwise none."""
+        period = self.counter.period
+        if self._budget is None or period > _MAX_CYCLE:
             return ()
-        first = self.make(0)
+        first = self.build(0)
         expected = period * (len(first) + _OVERHEAD)
-        if self.kept_bytes + expected > _MOST_KEPT or not self._budget.has_room(expected):
+        if self.kept_bytes + expected > _MAX_KEPT_BYTES or not self._budget.has_room(expected):
             return ()
-        responses = (first, *map(self.make, range(1, period)))
+        responses = (first, *map(self.build, range(1, period)))
         size = sum(map(len, responses)) + period * _OVERHEAD
-        if len(set(responses)) < period or not self._budget.take(size):
+        if len(set(responses)) < period or not self._budget.reserve(size):
             return ()
         self.kept_bytes += size
         return responses
 
     def __missing__(self, index: int) -> bytes:
-        response = self.make(index)
+        response = self.build(index)
         size = len(response) + _OVERHEAD
-        if self._budget is not None and self.kept_bytes + size <= _MOST_KEPT and self._budget.take(size):
+        if (
+            self._budget is not None
+            and self.kept_bytes + size <= _MAX_KEPT_BYTES
+            and self._budget.reserve(size)
+        ):
             self.kept_bytes += size
             self[index] = response
         return response
 
 
 class FullRotation(Rotation):
-    """Where every response holds all records and all glue, between the same two ends.
+    """Responses that all hold every record and all additional records, between the same bytes.
 
     Args:
-        packed: the records; none is held.
-        turns: whose turn it is.
-        before: what stands before the records.
-        behind: what stands behind them.
+        packed: the records, none of which is of a held member.
+        counter: the rotation index.
+        before: bytes of the response before the records.
+        after: bytes of the response after the records.
     """
 
-    __slots__ = ("_before", "_behind", "_packed")
+    __slots__ = ("_after", "_before", "_packed")
 
-    def __init__(self, packed: PackedRRset, turns: RotationCounter, before: bytes, held_count: bytes) -> None:
-        super().__init__(turns)
-        # The glue stands in what is behind; its own rings may go.
+    def __init__(self, packed: PackedRRset, counter: RotationCounter, before: bytes, after: bytes) -> None:
+        super().__init__(counter)
+        # `after` holds the additional records, so that their packed form can be freed.
         self._packed = msgspec.structs.replace(packed, leading_additional=None)
-        self._before, self._behind = before, held_count
+        self._before, self._after = before, after
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._packed.size + len(self._before) + len(self._behind)
+        """Approximate bytes in addition to those of kept responses."""
+        return self._packed.size + len(self._before) + len(self._after)
 
-    def make(self, index: int) -> bytes:
-        """All records, from the one whose turn it is."""
+    def build(self, index: int) -> bytes:
+        """All records, starting with the one that leads at this index."""
         stretch = self._packed.leading.rotated(self._packed.leader(index))
-        return b"".join((self._before, *stretch, self._behind))
+        return b"".join((self._before, *stretch, self._after))
 
 
 class PartialRotation(Rotation):
-    """Where responses hold as many records as they may, and what there is room for.
+    """Responses with as many records as are allowed and fit.
 
     Args:
         packed: the records.
-        turns: whose turn it is.
-        template: what is around them.
-        room: how many bytes of records there may be.
-        most: how many records there may be; no more than there are.
-        encode: makes of a response after its id what is to be handed out.
-        on_cut: called for each response made that lacks records of the answer.
+        counter: the rotation index.
+        template: header, question and OPT record of the response.
+        room: bytes for records.
+        limit: maximum number of answer records; at most the number of all records.
+        encode: makes a response after its id ready to send.
+        on_truncated: called for each response that lacks records of the answer.
     """
 
-    __slots__ = ("_encode", "_most", "_on_cut", "_packed", "_room", "_template")
+    __slots__ = ("_encode", "_limit", "_on_truncated", "_packed", "_room", "_template")
 
     def __init__(
         self,
         packed: PackedRRset,
-        turns: RotationCounter,
+        counter: RotationCounter,
         template: ResponseTemplate,
         *,
         room: int,
-        most: int,
+        limit: int,
         encode: Callable[[bytes], bytes],
-        on_cut: Callable[[], None],
+        on_truncated: Callable[[], None],
     ) -> None:
-        super().__init__(turns)
-        self._packed, self._template, self._encode, self._on_cut = packed, template, encode, on_cut
-        self._room, self._most = room, most
+        super().__init__(counter)
+        self._packed, self._template = packed, template
+        self._encode, self._on_truncated = encode, on_truncated
+        self._room, self._limit = room, limit
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less, beside the responses that it keeps."""
+        """Approximate bytes in addition to those of kept responses."""
         return self._packed.size + len(self._template.question) + len(self._template.opt)
 
-    def make(self, index: int) -> bytes:
-        """As many records as fit (RFC 2181 §9), and glue where they all do."""
-        packed, most, room = self._packed, self._most, self._room
+    def build(self, index: int) -> bytes:
+        """As many records as fit (RFC 2181 §9), and additional records only if all answers fit."""
+        packed, limit, room = self._packed, self._limit, self._room
         first = packed.leader(index)
-        answers, leading, _ = packed.leading.take(first, min(most, packed.leading.count), room)
+        answers, leading_count, _ = packed.leading.take(first, min(limit, packed.leading.count), room)
         room -= len(answers)
         held_count = 0
-        if packed.held is not None and leading == packed.leading.count:
-            wanted = min(most - leading, packed.held.count)
+        if packed.held is not None and leading_count == packed.leading.count:
+            wanted = min(limit - leading_count, packed.held.count)
             more, held_count, _ = packed.held.take(index % packed.held.count, wanted, room)
             answers, room = answers + more, room - len(more)
-        count = leading + held_count
-        if count < most:
-            self._on_cut()
+        count = leading_count + held_count
+        if count < limit:
+            self._on_truncated()
             return self._encode(self._template.build(answers, count, 0, 0, truncated=True))
-        additional, additional_count = self._additional(index, leading, held_count, room)
+        additional, additional_count = self._additional(index, leading_count, held_count, room)
         return self._encode(self._template.build(answers + additional, count, 0, additional_count))
 
-    def _additional(self, index: int, leading: int, held_count: int, room: int) -> tuple[bytes, int]:
-        """The glue of so many records that lead and stand behind, as far as there is room, and its number."""
+    def _additional(self, index: int, leading_count: int, held_count: int, room: int) -> tuple[bytes, int]:
+        """The additional records of these leading and held records that fit, and their number."""
         packed = self._packed
         additional, additional_count = b"", 0
         if packed.leading_additional is not None:
-            additional, pieces, additional_count = packed.leading_additional.take(
-                packed.leader(index), leading, room
-            )
-            if pieces < leading:
+            first = packed.leader(index)
+            additional, pieces, additional_count = packed.leading_additional.take(first, leading_count, room)
+            if pieces < leading_count:
                 return additional, additional_count
         if held_count and packed.held_additional is not None:
             first = index % packed.held_additional.count
@@ -194,113 +329,36 @@ class PartialRotation(Rotation):
 
 def make_rotation(
     packed: PackedRRset,
-    turns: RotationCounter,
+    counter: RotationCounter,
     template: ResponseTemplate,
     *,
-    limit: int,
-    most: int | None,
+    max_message: int,
+    limit: int | None,
     encode: Callable[[bytes], bytes],
-    on_cut: Callable[[], None],
+    on_truncated: Callable[[], None],
 ) -> Rotation:
     """The responses with these records.
 
     Args:
         packed: the records.
-        turns: whose turn it is.
-        template: what is around them.
-        limit: bytes of the longest message.
-        most: of how many records a response may consist; None: of all.
-        encode: makes of a response after its id what is to be handed out.
-        on_cut: called for each response made that lacks records of the answer.
+        counter: the rotation index.
+        template: header, question and OPT record of the responses.
+        max_message: maximum bytes of a message.
+        limit: maximum number of answer records; None means no limit.
+        encode: makes a response after its id ready to send.
+        on_truncated: called for each response that lacks records of the answer.
     """
-    room = template.room_for_records(limit)
+    room = template.room_for_records(max_message)
     answers, count = packed.leading.whole
-    additional, additional_count = (
-        packed.leading_additional.whole if packed.leading_additional is not None else (b"", 0)
-    )
-    if packed.held is None and (most is None or most >= count) and len(answers) + len(additional) <= room:
+    additional, additional_count = b"", 0
+    if packed.leading_additional is not None:
+        additional, additional_count = packed.leading_additional.whole
+    fits = len(answers) + len(additional) <= room
+    if packed.held is None and (limit is None or limit >= count) and fits:
         response = encode(template.build(answers + additional, count, 0, additional_count))
         end = len(response) - len(additional) - len(template.opt)
-        return FullRotation(packed, turns, response[: end - len(answers)], response[end:])
-    most = packed.count if most is None else min(most, packed.count)
-    return PartialRotation(packed, turns, template, room=room, most=most, encode=encode, on_cut=on_cut)
-
-
-# Of more turns than that the numbers would take more memory than counting takes time.
-_LONGEST_CYCLE = 256
-
-
-class _Alone(msgspec.Struct):
-    """The only answer to a question that is remembered: where, and its responses by turn."""
-
-    answers: dict[bytes, Iterator[bytes]]
-    key: bytes
-    rotation: Rotation
-    circle: Iterator[bytes]
-    responses: tuple[bytes, ...]
-
-    def index(self) -> int:
-        """Take the next turn."""
-        return self.responses.index(next(self.circle))
-
-
-class RotationCounter:
-    """The turns of a question, from 0 to below the period, for ever.
-
-    Attributes:
-        period: after how many turns the order of its records is the same again.
-
-    Args:
-        first: the turn to begin with.
-        period: as above.
-    """
-
-    __slots__ = ("_alone", "_counted", "_kept", "period")
-
-    def __init__(self, first: int, period: int) -> None:
-        self.period = period
-        self._counted = _counted(first, period)
-        self._kept = 0
-        self._alone: _Alone | None = None
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> int:
-        return self._alone.index() if self._alone is not None else next(self._counted)
-
-    def answer(self, answers: dict[bytes, Iterator[bytes]], key: bytes, rotation: Rotation) -> None:
-        """Put the responses of that rotation there, each time the one whose turn it is; until `leave`."""
-        self._kept += 1
-        if self._kept == 1 and (responses := rotation.keep_all(self.period)):
-            first = next(self._counted)
-            circle = itertools.cycle(responses[first:] + responses[:first])
-            self._alone = _Alone(answers, key, rotation, circle, responses)
-            answers[key] = circle
-            return
-        if self._alone is not None:
-            before = self._alone
-            self._count()
-            before.rotation.update(enumerate(before.responses))
-            before.answers[before.key] = map(before.rotation.__getitem__, self._counted)
-        answers[key] = map(rotation.__getitem__, self._counted)
-
-    def leave(self) -> None:
-        """Take notice that one of the answers is not there any more."""
-        self._kept -= 1
-        self._count()
-
-    def _count(self) -> None:
-        """Go on by numbers where the circle is."""
-        if self._alone is not None:
-            self._counted = _counted(self._alone.index(), self.period)
-            self._alone = None
-
-
-def _counted(first: int, period: int) -> Iterator[int]:
-    """Turns from there on, for ever."""
-    if period == 1:
-        return itertools.repeat(0)
-    if period > _LONGEST_CYCLE:
-        return map(operator.mod, itertools.count(first), itertools.repeat(period))
-    return itertools.cycle([*range(first, period), *range(first)])
+        return FullRotation(packed, counter, response[: end - len(answers)], response[end:])
+    limit = packed.count if limit is None else min(limit, packed.count)
+    return PartialRotation(
+        packed, counter, template, room=room, limit=limit, encode=encode, on_truncated=on_truncated
+    )

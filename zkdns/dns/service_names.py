@@ -1,13 +1,13 @@
-"""The names that one service brings, and what stands at each of them.
+"""The names of one service, and the records at each of them.
 
-    web.staging                 addresses and SRV of all its members
-    m318.web.staging            one member; `member_0000000318` is accepted too
-    m318-admin.web.staging      the host of an additional endpoint that lies elsewhere than the member's own
+    web.staging                 addresses and SRV of all members
+    m318.web.staging            one member; `member_0000000318` too
+    m318-admin.web.staging      the host of an additional endpoint, if it is not the member's own host
     s3.web.staging              the newest member of shard 3
     _admin._tcp.web.staging     SRV of the additional endpoints called admin (`_udp` too)
     _web._tcp.staging           SRV in the form of RFC 2782
 
-A view is made when its service is first asked for, and thrown away when the service changes.
+A view is created when its service is first queried, and discarded when the service changes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from zkdns.table import Service, Table
 
 PROTOCOLS = (b"_tcp", b"_udp")
 
-# Parts of a label, short enough for two of them and a mark between (RFC 1035 §2.3.4: 63 bytes). A member's
-# has no hyphen, so that what stands behind the first one is never taken for a part of it.
+# Parts of a label, short enough for two of them and a hyphen (RFC 1035 §2.3.4: 63 bytes). A member's part has
+# no hyphen, so that the text after the first hyphen is never part of it.
 _PLAIN_MEMBER = re.compile(r"[a-z0-9]{1,25}")
 _PLAIN_ENDPOINT = re.compile(r"[a-z0-9-]{0,24}[a-z0-9]")
 _NUMBER = re.compile(r"[0-9]{1,10}")  # ZooKeeper writes %010d
@@ -38,7 +38,7 @@ _SHARD_LABEL = re.compile(rb"s(-?[0-9]+)")
 
 
 class _Entry(msgspec.Struct, frozen=True):
-    """A member that is answered with, under its label."""
+    """A served member and its label."""
 
     label: bytes
     member: Member
@@ -47,7 +47,7 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class ServedMember(NamedTuple):
-    """A member that is answered with: under which label, how it stands, and who else stands for it."""
+    """A served member: its label, weighting, and the member that represents its endpoint."""
 
     label: bytes
     origin: str
@@ -57,13 +57,14 @@ class ServedMember(NamedTuple):
 
 
 class ServiceView:
-    """A service's names, as one state of the table has them.
+    """The names of a service in one state of the table.
 
     Args:
-        service: the service as it is now.
-        table: tells the addresses of host names.
-        config: tells which statuses are answered with.
-        is_crowded: whether other services may have names right below this one's, which go before its own.
+        service: the service in its present state.
+        table: addresses of host names.
+        config: statuses of served members.
+        may_be_shadowed: whether other services may have names directly below this one's, which have
+            precedence.
     """
 
     def __init__(
@@ -82,26 +83,26 @@ class ServiceView:
         self._nodes: dict[Labels, Node] = {}
 
     def _is_other_service(self, label: bytes) -> bool:
-        """Whether another service has the name of that label before this one's."""
+        """Whether this label below the service's name is another service."""
         return self._may_be_shadowed and (label, *self._key) in self._table.services
 
     @property
     def size(self) -> int:
-        """How many members it knows, at least 1."""
+        """Number of members, at least 1."""
         return 1 + len(self._entries) + len(self._departed)
 
     def find(self, prefix: Labels) -> Node | None:
-        """What stands at these labels (in lower case) before the service's own; None: no such name."""
+        """The node at these labels (in lower case) before the service's own name; None: no such name."""
         node = self._nodes.get(prefix)
         if node is None:
             node = self._make(prefix)
-            # There is no end of names that do not exist, and thousands may be one member's.
+            # Absent names are unlimited in number, and thousands may belong to one member.
             if node is not None and (not prefix or prefix[-1] in PROTOCOLS):
                 self._nodes[prefix] = node
         return node
 
     def prefixes(self) -> Iterator[Labels]:
-        """All labels at which `find` has something of its own, and not only what lies below."""
+        """All labels at which `find` returns a node with records."""
         yield ()
         shards = (b"s" + shard for shard in self._by_shard)
         for label in dict.fromkeys((*reversed(self._by_name), *shards, *self._by_host)):
@@ -112,7 +113,7 @@ class ServiceView:
                 yield (*path, protocol)
 
     def served_members(self) -> Iterator[ServedMember]:
-        """Those of the service's own name; of equal endpoints one stands for all."""
+        """The members at the service's own name; one represents all members with an equal endpoint."""
         pairs = [(entry, entry.member.service) for entry in self._entries if entry.member.service]
         chosen = {where: entry for where, (entry, _, _) in self._newest(pairs).items()}
         for entry in self._entries:
@@ -121,7 +122,7 @@ class ServiceView:
             yield ServedMember(entry.label, entry.origin, entry.member, entry.weighting, represented_by)
 
     def member_at(self, label: bytes) -> tuple[Literal["member", "shard", "host"], str, Member] | None:
-        """Whose name that label (in lower case) before the service's own is, and in which way."""
+        """The member with this label (in lower case) before the service's own name, and the kind of label."""
         if entry := self._by_name.get(label):
             return "member", entry.origin, entry.member
         if (match := _SHARD_LABEL.fullmatch(label)) and (entry := self._by_shard.get(match[1])):
@@ -130,12 +131,12 @@ class ServiceView:
             return "host", found[0].origin, found[0].member
         return None
 
-    def rfc2782(self, before: int, protocol: bytes) -> Node | None:
-        """What stands at `_service._tcp.environment`; `before` is how many labels the protocol has before it.
+    def rfc2782_node(self, before: int, protocol: bytes) -> Node | None:
+        """The node at `_service._tcp.environment`; `before` is the number of labels before the protocol.
 
-        The name may be written so in one way: with all labels of the service's own name there.
+        The only accepted spelling has all labels of the service's own name there.
         """
-        del protocol  # one service's records are the same for all of them
+        del protocol  # the records are the same for both protocols
         return self._rfc2782 if before == len(self._between) else None
 
     @functools.cached_property
@@ -148,7 +149,7 @@ class ServiceView:
 
     @functools.cached_property
     def names_by_address(self) -> Mapping[str, Sequence[tuple[Labels, Weighting]]]:
-        """The members' own names by the addresses that they have without being resolved."""
+        """The members' own names by the addresses that they have without name resolution."""
         found: dict[str, list[tuple[Labels, Weighting]]] = {}
         for entry in self._entries:
             name = entry.label, *self._own
@@ -180,7 +181,7 @@ class ServiceView:
         )
 
     def _member_node(self, label: bytes) -> Node | None:
-        """A member by its label, by its znode's name or by its shard."""
+        """A member by its label, its znode's name or its shard."""
         entry = self._by_name.get(label)
         if entry is None and (match := _SHARD_LABEL.fullmatch(label)):
             entry = self._by_shard.get(match[1])
@@ -198,14 +199,14 @@ class ServiceView:
 
     @functools.cached_property
     def _by_name(self) -> dict[bytes, _Entry]:
-        """Members by label, and by the names of their znodes; those that have left come last."""
+        """Members by label and by the names of their znodes; present members before departed ones."""
         others_first = (*self._entries, *self._departed)[::-1]
         by_znode = {entry.member.name.encode().lower(): entry for entry in others_first}
         return by_znode | {entry.label: entry for entry in others_first}
 
     @functools.cached_property
     def _by_shard(self) -> dict[bytes, _Entry]:
-        """Of each shard the newest of those that are answered with gladly."""
+        """The newest member of each shard; members of weight 0 and held members only if there is no other."""
         found: dict[bytes, _Entry] = {}
         for entry in self._entries:
             if entry.member.shard is not None:
@@ -215,7 +216,7 @@ class ServiceView:
         return found
 
     def _host_node(self, label: bytes) -> Node | None:
-        """The host of an additional endpoint that lies elsewhere than its member."""
+        """The host of an additional endpoint that is not the member's own host."""
         found = self._by_host.get(label)
         if found is None:
             return None
@@ -229,7 +230,7 @@ class ServiceView:
 
     @functools.cached_property
     def _by_host(self) -> dict[bytes, tuple[_Entry, Endpoint]]:
-        """Such endpoints by label; of a host with several, and of several such hosts, the first."""
+        """Such endpoints by label; the first one if several have the same label."""
         found: dict[bytes, tuple[_Entry, Endpoint]] = {}
         for entry in (*self._entries, *self._departed):
             for endpoint in entry.member.additional.values():
@@ -239,7 +240,10 @@ class ServiceView:
         return found
 
     def _endpoint_node(self, labels: Labels) -> Node | None:
-        """What stands before `_tcp`: an endpoint's name may hold dots; its end alone is a non-terminal."""
+        """The node before `_tcp`.
+
+        An endpoint's name may have dots. Its last labels alone are empty non-terminals.
+        """
         found: list[tuple[_Entry, Endpoint]] = []
         above: set[Labels] = set()
         for entry in self._entries:
@@ -258,7 +262,7 @@ class ServiceView:
         return self._targets((entry, entry.member.service) for entry in entries if entry.member.service)
 
     def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
-        """Targets for endpoints; of those with one host and port the newest stands for all."""
+        """The SRV targets of endpoints; the newest member represents all with the same host and port."""
         targets = (self._target(*each) for each in self._newest(pairs).values())
         return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
 
@@ -266,7 +270,7 @@ class ServiceView:
     def _newest(
         pairs: Iterable[tuple[_Entry, Endpoint]],
     ) -> dict[tuple[str, int], tuple[_Entry, Endpoint, Weighting]]:
-        """Who stands for all with one host and port, and how they stand together."""
+        """By host and port, the member that represents all others, and the merged weighting."""
         newest: dict[tuple[str, int], tuple[_Entry, Endpoint, Weighting]] = {}
         for entry, endpoint in pairs:
             key = _endpoint_key(endpoint)
@@ -277,16 +281,21 @@ class ServiceView:
         return newest
 
     def _target(self, entry: _Entry, endpoint: Endpoint, weighting: Weighting) -> Target:
-        """A host name of several labels stands for itself; any other host has the name of its member."""
+        """The SRV target of an endpoint.
+
+        A host name of several labels is the target itself. Any other host has a name of the member as its
+        target.
+        """
         if "." in endpoint.host and not is_ip(endpoint.host):
             return Target(endpoint.port, parse_name(endpoint.host), weighting=weighting)
         label, host = self._host(entry, endpoint)
         return Target(endpoint.port, (label, *self._own), label, self._addresses(host), weighting)
 
     def _host(self, entry: _Entry, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
-        """One label for one host: the member's own, and another for each endpoint that lies elsewhere.
+        """One label for each host: the member's own, and one more for each other host of an endpoint.
 
-        The endpoint is the one whose addresses the label has; others on that host may know others.
+        The endpoint is the first one on that host. It has the label's addresses, although other endpoints on
+        the host may list other addresses.
         """
         first = entry.member.endpoints[0]
         if endpoint.host == first.host:
@@ -302,14 +311,14 @@ class ServiceView:
         return tuple(dict.fromkeys(known))
 
     def _unweighted_addresses(self, endpoint: Endpoint) -> dict[str, Weighting]:
-        """The addresses of what stands at a name of its own, where all are of one member."""
+        """The addresses of a name of one member; weights do not apply."""
         return dict.fromkeys(self._addresses(endpoint), Weighting())
 
 
 def _label_members(
     service: Service, statuses: frozenset[str], is_other_service: Callable[[bytes], bool]
 ) -> tuple[list[_Entry], list[_Entry]]:
-    """Label present and departed members, in an order that does not depend on who came first."""
+    """Label present and departed members. The order does not depend on the order of registration."""
     taken: set[bytes] = set()
     present: list[_Entry] = []
     departed: list[_Entry] = []
@@ -319,7 +328,7 @@ def _label_members(
         for entries, members in ((present, stayed), (departed, left)):
             for member in members:
                 label = _member_label(member.name)
-                # Two znodes of one name, each with a member of this number; or a service that is called so.
+                # Another znode has a member of this number, or another service has this name.
                 if label in taken or is_other_service(label):
                     label += b"-" + _hash_label(f"{owner.origin}/{member.name}")
                 taken.add(label)
@@ -330,18 +339,18 @@ def _label_members(
 
 
 def has_no_served_member(service: Service, statuses: Collection[str]) -> bool:
-    """Whether no member of the service is answered with."""
+    """Whether no member of the service is served."""
     members = (member for owner in service.sets.values() for member in owner.members.values())
     return not any(member.is_served(statuses) for member in members)
 
 
 def _age(member: Member) -> int:
-    """What sorts older members before newer ones; without a number they stay as they are."""
+    """A sort key: older members first; members without a number keep their order."""
     return member.sequence or 0
 
 
 def _member_label(name: str) -> bytes:
-    """A short legal host name for a member: `m318`; a fixed member's name is one already."""
+    """A short host name for a member: `m318`. The name of a member of a static file is used as it is."""
     if not name.startswith(MEMBER_PREFIX):
         return name.encode()
     suffix = name.removeprefix(MEMBER_PREFIX)
@@ -351,33 +360,33 @@ def _member_label(name: str) -> bytes:
 
 
 def _label_part(plain: re.Pattern[str], name: str) -> bytes:
-    """Part of a label that stands for the name: itself where it can, else a number made from it."""
+    """A part of a label for this name: the name itself if it is allowed, otherwise a hash."""
     return name.encode() if plain.fullmatch(name) else _hash_label(name)
 
 
 def _hash_label(name: str) -> bytes:
-    """A number made from a name."""
+    """A hash of a name in 8 hexadecimal digits."""
     return b"%08x" % zlib.crc32(name.encode())
 
 
 def _endpoint_labels(name: str) -> Labels:
-    """The labels that ask for an endpoint of this name: `_admin`."""
-    first, *rest = name.encode().lower().split(b".")  # as bytes: only ASCII is folded (RFC 4343)
+    """The labels of an endpoint's name: `_admin`."""
+    first, *rest = name.encode().lower().split(b".")  # as bytes: only ASCII letters are folded (RFC 4343)
     return (b"_" + first, *rest)
 
 
 def _endpoint_key(endpoint: Endpoint) -> tuple[str, int]:
-    """What equal endpoints have in common; names are equal in any case (RFC 4343), so would records be."""
+    """The key by which endpoints are equal; host names are case-insensitive (RFC 4343)."""
     return endpoint.host.lower(), endpoint.port
 
 
 def _last_resort(entry: _Entry) -> tuple[bool, bool]:
-    """What sorts those that are answered with gladly before those that are in need only."""
+    """A sort key: members to prefer come before members of weight 0 and held members."""
     return entry.weighting.weight <= 0, entry.weighting.held
 
 
 def _text_of(entry: _Entry) -> Text:
-    """What TXT tells of a member, as RFC 6763 §6.3 writes attributes."""
+    """The TXT strings of a member, as RFC 6763 §6.3 writes attributes."""
     member = entry.member
     texts = [f"member={member.name}", f"status={member.status.value}"]
     if member.shard is not None:

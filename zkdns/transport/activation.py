@@ -1,7 +1,7 @@
-"""Sockets that a service manager has bound, and passes to who serves there (sd_listen_fds(3)).
+"""Socket activation: sockets that a service manager has bound and passes to the server (sd_listen_fds(3)).
 
-It keeps them while the server restarts, so what is asked meanwhile waits in the kernel. Nothing is ever done
-to them that would end them for the next server: they are closed here, but never shut down.
+The service manager keeps the sockets open while the server restarts, so that queries wait in the kernel. The
+server therefore closes its copies but never shuts them down, which would affect the next server too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that were passed to this process; the variables that told of them are gone afterwards.
+    """The sockets that were passed to this process.
 
-    No program that is started inherits one by accident.
+    The variables are removed, and the sockets are not inherited by child processes.
 
     Raises:
-        ListenError: naming what was passed and is of no use.
+        ListenError: a passed file cannot be served, with the reason.
     """
     values = {name: environment.pop(name, "") for name in _VARIABLES}
     count = values["LISTEN_FDS"]
@@ -49,17 +49,17 @@ def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket
 
 
 def addresses_of(inherited: Iterable[socket.socket]) -> tuple[HostPort, ...]:
-    """Where these listen, each address once, in their order."""
+    """The addresses of these sockets, each once, in their order."""
     return tuple(dict.fromkeys(map(address_of, inherited)))
 
 
 def pair_sockets(inherited: Iterable[socket.socket]) -> list[SocketPair]:
-    """Put UDP and TCP of each address together; a half that was not passed is bound.
+    """Pair the UDP and TCP sockets of each address; a socket that was not passed is bound.
 
     Several sockets of one kind at one address (ReusePort=) make several pairs.
 
     Raises:
-        ListenError: a half cannot be bound.
+        ListenError: a socket cannot be bound.
     """
     inherited = list(inherited)
     pairs: list[SocketPair] = []
@@ -87,10 +87,10 @@ def _named(number: int) -> str:
 
 
 def _check(sock: socket.socket) -> None:
-    """Check that it is one to serve at.
+    """Check that a socket can be served.
 
     Raises:
-        ListenError: why not.
+        ListenError: with the reason.
     """
     family, kind = socket.AddressFamily(sock.family).name, socket.SocketKind(sock.type).name
     if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type not in {

@@ -1,6 +1,6 @@
-"""Messages on a stream, each behind its length (RFC 1035 §4.2.2): many are answered at a time.
+"""Messages on a stream, each preceded by its length (RFC 1035 §4.2.2); many are answered at a time.
 
-data ──▶ messages ──▶ answers ──▶ lengths, ids and answers, for one write
+data ──▶ messages ──▶ responses ──▶ lengths, ids and responses, for one write
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from typing import Final
 from zkdns.transport.contract import ResponseLookup
 
 LENGTH: Final = struct.Struct(">H")
-"""What stands before each message."""
+"""The length before each message."""
 NO_MESSAGE: Final = LENGTH.pack(0)
 
 _MAX_WRITE_BYTES = 65536
-"""So many bytes of answers go into one write; what one connection has waiting is hardly more."""
+"""Bytes of responses in one write; a connection has hardly more waiting."""
 
 
 def answer_messages(
@@ -26,18 +26,19 @@ def answer_messages(
     resolve_empty: Callable[[bytes, bytes], bytes],
     mark_of: Callable[[bytes], int],
 ) -> tuple[list[bytes], int, bytearray]:
-    """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
+    """Answer messages until one is incomplete or has length 0, or the responses fill a write.
 
     Args:
-        data: framed messages; the last may be cut off.
-        at: where the first one begins.
-        answers: what answers them.
-        resolve_empty: given what is silence, and its query's id, returns what it is after all.
-        mark_of: the mark of an answer, of silence `UNMARKED`.
+        data: framed messages; the last one may be incomplete.
+        at: offset of the first one.
+        answers: the responses.
+        resolve_empty: called with an empty response and the query's id; returns a per-client response, or
+            empty bytes.
+        mark_of: the class of a response; `UNMARKED` if it is empty.
 
     Returns:
-        The framed answers in pieces, where the messages begin that were not answered, and the marks of those
-        that were.
+        the framed responses in pieces, the offset of the first message that was not answered, and the classes
+        of the responses.
     """
     pieces: list[bytes] = []
     size, marks = len(data), bytearray()

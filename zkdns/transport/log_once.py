@@ -1,4 +1,4 @@
-"""Exceptions that are mistakes of ours: told once for each kind, lest a flood of queries floods the log."""
+"""Log each kind of internal error once, so that a flood of queries cannot flood the log."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 
 class LogOnce:
-    """Tells of mistakes.
+    """Logs internal errors.
 
     Args:
         log: a structlog logger.
-        sentence: what a mistake has for a consequence.
+        event: the log event.
     """
 
-    def __init__(self, log: Any, sentence: str) -> None:  # noqa: ANN401 - structlog has no type for them
+    def __init__(self, log: Any, event: str) -> None:  # noqa: ANN401 - structlog has no type for loggers
         self._log = log
-        self._sentence = sentence
+        self._event = event
         self._logged: set[str] = set()
 
     def error(self, error: Exception, **context: object) -> None:
-        """Log an exception, unless one that reads the same was logged before."""
+        """Log an exception, unless one with the same `repr` has been logged."""
         kind = repr(error)
         if kind not in self._logged:
             self._logged.add(kind)
-            self._log.error(self._sentence, exc_info=error, **context)
+            self._log.error(self._event, exc_info=error, **context)

@@ -1,8 +1,8 @@
-"""UDP: datagrams in, datagrams out, from the event loop.
+"""DNS over UDP: datagrams in, datagrams out.
 
-    readable ──▶ a batch of queries ──▶ answers[query], next() ──▶ a batch of responses
+    readable ──▶ a batch of queries ──▶ lookup[query], next() ──▶ a batch of responses
 
-Where the system has no calls for batches (`zkdns.transport.batch`) one datagram is taken at a time.
+On systems without batch calls (`zkdns.transport.batch`), datagrams are handled one at a time.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from zkdns.transport.tally import Latencies, Tally
 
 log = structlog.get_logger("zkdns.udp")
 
-# So many batches are answered before TCP, the feed and timers get their turn.
+# Batches that are answered before TCP, the feed and timers get their turn.
 _MAX_BATCHES = 4
-# Behind so many queries that came together there are others, more often than not. To look costs less than to
-# be told (measured: a twentieth of an answer at 180,000 a second).
+# After this many queries in a batch, more have usually arrived. Checking costs less than returning to epoll
+# (measured: a twentieth of a response at 180,000 a second).
 _LIKELY_MORE = 2
 _MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
@@ -57,22 +57,22 @@ _SILENCE = b""
 
 
 class UdpServer:
-    """Answers what arrives at one socket.
+    """Answers queries on one UDP socket.
 
-    On a wildcard socket a response leaves from the address that was asked.
+    On a wildcard socket, a response leaves from the address at which the query arrived.
 
     Attributes:
-        received: queries so far.
-        lost: responses that the kernel did not take.
-        tally: what was counted of responses.
-        observer: as below; it may be set anew at any time.
+        received: number of queries.
+        lost: number of responses that the kernel did not accept.
+        tally: counts responses.
+        observer: as below; it may be replaced at any time.
 
     Args:
-        sock: it stays its owner's.
-        answers: what answers, for queries and responses in the form of `Datagrams`.
-        door: who is answered, and how; None: everybody.
-        observer: is told of responses; None: nobody is.
-        batched: whether to use the calls for batches; None: where the system has them.
+        sock: the socket, which the caller owns.
+        answers: the responses, in the form of `UdpCodec`.
+        access: which clients are answered, and how; None: all.
+        observer: receives each response; None: no observer.
+        batched: whether to use batch calls; None: if the system has them.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class UdpServer:
     ) -> None:
         self.received = self.lost = 0
         self.tally = Tally()
-        self._latency = self.tally.made  # what counts how long the present batch takes
+        self._latency = self.tally.made  # the histogram of the present batch
         self.observer = observer
         self._sock = sock
         self._look_up, self._get_cached = answers.__getitem__, answers.get
@@ -101,7 +101,7 @@ class UdpServer:
         self._batch = Batch(sock) if (is_available() if batched is None else batched) else None
 
     def start(self) -> None:
-        """Begin to answer in the running event loop."""
+        """Start to answer in the running event loop."""
         self._is_stopped = False
         add_server(self._sock.fileno(), self._answer_batches if self._batch else self._answer_singly)
 
@@ -111,11 +111,11 @@ class UdpServer:
         return self._sock.fileno()
 
     def stop_accepting(self) -> None:
-        """Take no more queries; late answers to those that were taken are sent still."""
+        """Receive no more queries; deferred responses to earlier ones are still sent."""
         remove_server(self._sock.fileno())
 
     def stop(self) -> None:
-        """Answer no more, late answers neither; the socket stays open, since others may hold it too."""
+        """Send no more responses. The socket stays open, as other processes may use it too."""
         self._is_stopped = True
         remove_server(self._sock.fileno())
 
@@ -123,12 +123,12 @@ class UdpServer:
 
     def _answer_batches(self) -> bool:
         batch = self._batch
-        assert batch is not None  # noqa: S101 - who calls has looked
+        assert batch is not None  # noqa: S101 - set if this method is used
         for _ in range(_MAX_BATCHES):
             try:
                 queries = batch.receive()
             except OSError:
-                continue  # an earlier response came back undeliverable
+                continue  # the kernel reports that an earlier response was undeliverable
             if not queries:
                 return False
             started = time.monotonic()
@@ -145,7 +145,7 @@ class UdpServer:
                 responses = self._responses_to(queries)
             self.lost += batch.send(responses)
             self.tally.add(batch.marks, self._latency, time.monotonic() - started)
-            if batch.has_silence:
+            if batch.has_empty:
                 self._resolve_empty(responses, batch, others, started)
             if len(queries) < _LIKELY_MORE:
                 return False
@@ -153,8 +153,8 @@ class UdpServer:
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
-            # First where they all are, then what is there: so the processor fetches several at once from
-            # memory, which saves one part in thirty of what an answer costs (measured).
+            # First all look-ups, then all responses: the processor then loads several entries from memory in
+            # parallel, which saves one part in thirty of a response (measured).
             known: list[Any] = list(map(self._get_cached, queries))
             if None not in known:
                 self._latency = self.tally.remembered
@@ -162,7 +162,7 @@ class UdpServer:
             else:
                 self._latency = self.tally.made
                 responses = list(map(next, map(self._look_up, queries)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
+        except Exception as error:  # noqa: BLE001 - an error must not cost the other responses
             self._log_once.error(error)
             responses = []
         return responses if len(responses) == len(queries) else list(map(self._response_to, queries))
@@ -175,7 +175,7 @@ class UdpServer:
         others: Sequence[ResponseLookup | None] | None,
         started: float,
     ) -> list[bytes]:
-        """The responses, made one by one, and told of as they are."""
+        """The responses, made one by one, each reported to the observer."""
         self._latency = self.tally.made
         responses = []
         for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
@@ -197,7 +197,7 @@ class UdpServer:
         others: Sequence[ResponseLookup | None] | None,
         started: float,
     ) -> None:
-        """Answer what got silence: what is longer than its slot, comes later, or depends on the asker."""
+        """Handle empty responses: long queries, deferred responses and per-client responses."""
         for at, response in enumerate(responses):
             query = batch.whole(at) if not response else None
             if query is not None:
@@ -214,12 +214,12 @@ class UdpServer:
 
     def _start_deferred(self, later: DeferredResponse, client: Client, started: float) -> None:
         try:
-            later.begin(partial(self._deliver, client, started, self.tally.later))
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            later.start(partial(self._deliver, client, started, self.tally.later))
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
 
     def _deliver(self, client: Client, started: float, waited: Latencies, response: bytes) -> None:
-        """Send a response that there was not at once; `began`: when its query came."""
+        """Send a response outside of a batch; `started`: when its query arrived."""
         if isinstance(response, PerClientResponse):
             response = self._for_client(response, packed_address(client.address[0]))
         if not response or self._is_stopped:
@@ -238,16 +238,16 @@ class UdpServer:
 
     def _for_client(self, personal: PerClientResponse, address: bytes) -> bytes:
         try:
-            return personal.to(address)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            return personal.for_address(address)
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
             return _SILENCE
 
     def _response_to(self, query: bytes, other: ResponseLookup | None = None) -> bytes:
-        """The response to one query; `other`: what answers it, where that is not the usual."""
+        """The response to one query; `other` replaces the usual lookup."""
         try:
             return next(self._look_up(query) if other is None else other[query])
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
             return _SILENCE
 
@@ -274,14 +274,17 @@ class UdpServer:
 
 
 def _source_of(item: Ancillary) -> Ancillary | None:
-    """What tells the kernel to send from where a datagram arrived; None: it says nothing of that."""
+    """The ancillary data that sets a response's source address to the address that the query was sent to.
+
+    None for other ancillary data.
+    """
     level, kind, data = item
     if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
         _, local, _ = _IN_PKTINFO.unpack(data)
-        # No interface: the route decides about that, or answers to other networks would not find their way.
+        # No interface: the routing table decides, since the route back may use another one.
         return level, kind, _IN_PKTINFO.pack(0, local, bytes(4))
     if (level, kind) == (socket.IPPROTO_IPV6, IPV6_PKTINFO):
         address, interface = _IN6_PKTINFO.unpack(data)
-        is_link_local = address[:2] == b"\xfe\x80"  # such an address means nothing without its interface
+        is_link_local = address[:2] == b"\xfe\x80"  # a link-local address is valid on one interface only
         return level, kind, _IN6_PKTINFO.pack(address, interface if is_link_local else 0)
     return None
