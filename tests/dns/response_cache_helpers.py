@@ -1,4 +1,4 @@
-"""What holds of a memo at any time."""
+"""Invariants of the response cache."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zkdns.dns.response_cache import ResponseCache
 
 
 def assert_accounting_is_consistent(cache: ResponseCache) -> None:
-    """All that is written down of what is remembered fits together."""
+    """All bookkeeping of the cache is consistent."""
     listed = list(itertools.chain.from_iterable(cache._keys.values()))
     assert sorted(listed) == sorted(cache) == sorted(cache._entries)
     assert cache._answers.used == sum(entry.size for entry in cache._entries.values())

@@ -1,4 +1,4 @@
-"""DNS cookies by themselves: the same as those of every server that has the secret (RFC 9018)."""
+"""DNS cookies: the same as those of every server with the same secret (RFC 9018)."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def shared(secret: str = KEY, now: float = NOW) -> Cookies:
     ("size", "digest"), [(0, "310e0edd47db6f72"), (1, "fd67dc93c539f874"), (15, "e545be4961ca29a1")]
 )
 def test_siphash_is_that_of_its_authors(size: int, digest: str) -> None:
-    """The first ones of the vectors that come with the reference implementation, and the paper's own."""
+    """The first vectors of the reference implementation, and the vector of the paper."""
     assert siphash(bytes(range(16)), bytes(range(size))).hex() == digest
 
 
-# RFC 9018, appendix A: a new cookie, a renewed one, another client's, and one after the secret had changed.
+# RFC 9018, appendix A: a new cookie, a renewed one, another client's, and one after a change of the secret.
 @pytest.mark.parametrize(
     ("secret", "address", "now", "cookie"),
     [
@@ -63,7 +63,7 @@ def test_dns_23_cookies_are_those_of_rfc_9018(secret: str, address: str, now: in
 
 
 def test_dns_23_reserved_bytes_of_a_cookie_count_as_they_are() -> None:
-    """RFC 9018, appendix A.3: a query's cookie of another implementation."""
+    """RFC 9018, appendix A.3: a cookie of another implementation."""
     cookie = bytes.fromhex("fc93fc62807ddb8601abcdef5cf78f71a314227b6679ebf5")
     address = packed("203.0.113.203")
     assert shared(now=0x5CF78F71 + 60).is_valid(cookie, address)
@@ -117,4 +117,4 @@ def test_dns_23_a_secret_of_our_own_is_another_one_each_day() -> None:
         assert cookie[16:] == siphash(key, cookie[:16] + packed(V4))
         made.append(cookie)
         clock.now = begins + 60
-    assert all(cookies.is_valid(cookie, packed(V4)) for cookie in made)  # yesterday's too
+    assert all(cookies.is_valid(cookie, packed(V4)) for cookie in made)  # yesterday's cookie too

@@ -1,4 +1,4 @@
-"""DNS-SD: types of services, their members, and what is remembered of both."""
+"""DNS-SD: service types, their members, and the caching of both."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def browsed(sets: Any = None, **settings: Any) -> Server:
 
 
 def browse(server: Server, name: str = TYPE) -> list[str]:
-    """Where it leads, in no order."""
+    """The targets of the PTR records, sorted."""
     return sorted(data(ask(server, name, "PTR", stream=True)))
 
 
@@ -101,7 +101,7 @@ def browse(server: Server, name: str = TYPE) -> list[str]:
 def test_what_stands_where(name: str, qtype: str, code: str, expected: list[str]) -> None:
     response = ask(browsed(SETS), name, qtype)
     found = sorted(data(response))
-    if name != name.lower():  # what is told of a name has it as it was spelled
+    if name != name.lower():  # a name in the data is compressed with the question and has its spelling
         found, expected = [each.lower() for each in found], [each.lower() for each in expected]
     assert (rcode(response), found) == (code, expected)
     assert has_soa(response) == (not expected)
@@ -207,7 +207,7 @@ def test_other_namespaces_are_browsed_below_what_stands_behind_their_services() 
 
 def test_types_come_and_go_with_their_services() -> None:
     server = browsed({"web.staging": []})
-    for _ in range(2):  # what is of no service is remembered when it is asked again
+    for _ in range(2):  # answers of no service are cached from the second query on
         assert browse(server, TYPES) == [TYPE]
     server.apply(put("db.staging", []))
     assert browse(server, TYPES) == [f"_db._tcp.{STAGING}", TYPE]
@@ -230,7 +230,9 @@ def test_members_come_and_go() -> None:
     assert data(ask(server, f"m2.{TYPE}", "SRV")) == [f"0 100 80 m2.web.{STAGING}"]
     server.change("web.staging", removed=["member_0000000001"], now=1.0)
     assert browse(server) == [f"m2.{TYPE}"]
-    assert data(ask(server, f"m1.{TYPE}", "SRV")) == [f"0 100 80 m1.web.{STAGING}"]  # who was just told of it
+    assert data(ask(server, f"m1.{TYPE}", "SRV")) == [
+        f"0 100 80 m1.web.{STAGING}"
+    ]  # the members that were just listed
     server.expire(62.0)
     assert rcode(ask(server, f"m1.{TYPE}", "SRV")) == "NXDOMAIN"
 
@@ -304,7 +306,7 @@ def test_names_of_services_go_before() -> None:
 
 
 def test_a_service_whose_name_is_cut_elsewhere_is_a_type_no_more() -> None:
-    """Two namespaces of one zone may have one name for a service, and not the same part of it for its own."""
+    """Two namespaces of one zone may have the same service name, but split it at different labels."""
     flat = parse_namespace("/flat/{service}")
     server = browsed(namespaces=(NAMESPACE, flat))
     server.apply(SetPut("/flat/web.staging", ServiceName("web.staging"), (_plain(1),)))
@@ -321,7 +323,12 @@ def test_what_is_too_long_for_a_type_is_none() -> None:
     server = browsed({f"{longest}.staging": [_plain(1)], f"{too_long}.staging": [_plain(1)]})
     assert browse(server, TYPES) == [f"_{longest}._tcp.{STAGING}"]
     scope = ".".join(("e" * 60, "f" * 60, "g" * 60))
-    for count in (20, 48, 53, 56):  # from the third on members' names would be too long, then the type's own
+    for count in (
+        20,
+        48,
+        53,
+        56,
+    ):  # from the third one on, the members' names would be too long; then the type's own
         name = ServiceName("s" * count, scope)
         server.apply(SetPut(f"/x/{count}", name, (_plain(1), member("member_y" + "z" * 22, "10.0.0.9:1"))))
     types = browse(server, f"_services._dns-sd._udp.{scope}.discovery")

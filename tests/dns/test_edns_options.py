@@ -1,4 +1,4 @@
-"""EDNS options of askers, and what they are answered with."""
+"""EDNS options of clients, and the options of the responses."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server() -> Server:
 def told(
     server: Server, message: bytes, *, stream: bool = False, address: bytes = HERE
 ) -> dns.message.Message:
-    """The response to a message from that address."""
+    """The response to a message from this address."""
     codec: QueryCodec = TcpCodec if stream else UdpCodec
     answers = server.streams if stream else server.datagrams
     return finished(codec, message, next(answers[codec.key(message[2:])]), address)
@@ -52,7 +52,7 @@ def told(
 
 def finished(codec: QueryCodec, message: bytes, response: bytes, address: bytes) -> dns.message.Message:
     if isinstance(response, PerClientResponse):
-        assert not response  # so that no transport takes it for a response
+        assert not response  # so that no transport sends it as a response
         response = response.for_address(address)
     return read(UdpCodec.message(message, response) if codec is UdpCodec else message[:2] + response)
 
@@ -185,7 +185,7 @@ def test_dns_18_another_version_of_edns_is_told_so_to_who_wants_a_cookie(server:
 @pytest.mark.parametrize("codec", [UdpCodec, TcpCodec], ids=["udp", "tcp"])
 @pytest.mark.parametrize("what", [refused_response, truncated_response], ids=["refusal", "truncation"])
 def test_dns_23_who_is_turned_away_gets_a_cookie_too(server: Server, codec: QueryCodec, what: Any) -> None:
-    """Or who has had one would drop the response (RFC 7873 §5.3)."""
+    """A client that has received a cookie drops responses without one (RFC 7873 §5.3)."""
     turned_away = ErrorResponder(codec, what, server.responder.edns_options, AnswerSources())
     message = asked(option(COOKIE, CLIENT))
     response = finished(codec, message, next(turned_away[codec.key(message[2:])]), HERE)
@@ -211,7 +211,7 @@ def test_dns_23_a_valid_cookie_proves_the_clients_address(server: Server) -> Non
 
 
 def test_nsid_is_told_to_who_asks_for_it(server: Server, stream: bool) -> None:
-    for content in (b"", b"whatever"):  # RFC 5001 §2.1: what is in it does not matter
+    for content in (b"", b"whatever"):  # RFC 5001 §2.1: its data is ignored
         response = told(server, asked(option(NSID, content)), stream=stream)
         assert options_of(response) == {NSID: b"ns1.example"}
     assert told(server, asked(), stream=stream).options == ()
@@ -260,7 +260,7 @@ def test_dns_26_an_error_is_told_beside_other_options(server: Server) -> None:
     response = told(server, asked(option(COOKIE, CLIENT)))
     assert ede(response) == [3]
     assert options_of(response)[COOKIE] == cookie_for()
-    # The cookie is at the end, where it is filled in.
+    # The cookie is at the end, where the transport fills it in.
     assert [int(each.otype) for each in response.options] == [15, COOKIE]
 
 

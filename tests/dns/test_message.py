@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: whatever comes, and whatever has to fit."""
+"""The message codec: any bytes in, and responses that must fit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ LABELS = [
 
 
 def check_any(message: bytes, *, stream: bool) -> bytes | None:
-    """What holds of the answer to any bytes whatever."""
+    """Check the rules that hold for the response to any bytes."""
     response = SERVER.respond(message, stream=stream)
     if len(message) < 12 or message[2] & 0x80:
         assert response is None
@@ -66,7 +66,7 @@ def check_any(message: bytes, *, stream: bool) -> bytes | None:
 
 
 def parsed_size(message: bytes) -> int:
-    """The UDP payload size of a query, 0 where it has none or cannot be read."""
+    """The UDP payload size of a query; 0 if it has none or cannot be parsed."""
     try:
         edns = parse_query(message).edns
     except BadQueryError:
@@ -76,7 +76,7 @@ def parsed_size(message: bytes) -> int:
 
 @st.composite
 def valid_queries(draw: st.DrawFn) -> bytes:
-    """Queries about names inside and around the zone, with and without EDNS."""
+    """Queries for names inside and outside the zone, with and without EDNS."""
     labels = draw(st.lists(st.sampled_from(LABELS) | st.binary(min_size=1, max_size=63), max_size=5))
     labels = labels if wire_length(tuple(labels)) <= MAX_NAME else labels[:1]
     whole = [*labels, b"staging", b"discovery"] if draw(st.booleans()) else labels
@@ -89,7 +89,7 @@ def valid_queries(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def mutated_queries(draw: st.DrawFn) -> bytes:
-    """Valid queries with bytes replaced, cut out, put in, or with another header."""
+    """Valid queries with bytes replaced, removed or inserted, or with another header."""
     message = bytearray(draw(valid_queries()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(message)))
@@ -141,7 +141,7 @@ def test_a_query_cut_short_anywhere_is_formerr_or_silence(message: bytes) -> Non
 @given(valid_queries())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_response_is_a_function_of_the_query_but_for_its_id(message: bytes) -> None:
-    """With members in a fixed order nothing else can differ."""
+    """With members in a fixed order, nothing else can differ."""
     server = Server({"web.staging": many(5)}, order="fixed")
     first = server.respond(message, stream=False)
     other = server.respond(b"\xab\xcd" + message[2:], stream=False)
@@ -220,7 +220,7 @@ def respond(records: Sequence[bytes], extra: Sequence[bytes], size: int, *, name
 
 @pytest.mark.parametrize("members", [1, 5, 8, 12, 18, 25, 60])
 def test_dns_22_at_every_size_the_answer_fits_and_goes_in_the_right_order(members: int) -> None:
-    """Glue goes first, then whole records from the end; TC is set exactly when an answer is missing."""
+    """Additional records are left out first, then whole answer records from the end, which sets TC."""
     server = Server({"web.staging": many(members)}, order="fixed")
     whole = server.respond(query(WEB, "SRV", edns=0).to_wire(), stream=True)
     assert whole is not None
@@ -240,7 +240,7 @@ def test_dns_22_at_every_size_the_answer_fits_and_goes_in_the_right_order(member
         assert (len(answers), len(extra)) >= shown
         shown = len(answers), len(extra)
         if len(answers) < members or len(extra) < members:
-            assert len(response) > size - 60  # no room is given away
+            assert len(response) > size - 60  # no room is wasted
 
 
 @given(

@@ -1,4 +1,4 @@
-"""What those get who are not answered: short, and else as the rules say."""
+"""Responses for clients that access control rejects: short, and otherwise as the rules require."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def answer(codec: QueryCodec, what: str, wire: bytes) -> bytes:
     return wire[:2] + response if response else b""
 
 
-# A slot holds no query as long as the last one.
+# The last query does not fit into a slot.
 @pytest.mark.parametrize(("codec", "name"), [(UdpCodec, NAME), (TcpCodec, NAME), (TcpCodec, LONG)])
 @pytest.mark.parametrize("edns", [None, 0])
 @pytest.mark.parametrize("what", ["refusal", "truncation"])
@@ -39,7 +39,7 @@ def test_who_is_turned_away_is_told_so_in_a_short_message(
     wire = message.to_wire()
     response = dns.message.from_wire(answer(codec, what, wire))
     assert message.is_response(response)
-    assert response.question[0].name.to_text() == name + "."  # spelled as it was asked
+    assert response.question[0].name.to_text() == name + "."  # in the spelling of the query
     assert response.answer == response.authority == response.additional == []
     assert response.rcode() == (dns.rcode.REFUSED if what == "refusal" else dns.rcode.NOERROR)
     assert bool(response.flags & dns.flags.TC) == (what == "truncation")

@@ -1,4 +1,4 @@
-"""The rules of a DNS server, each by its number in the list of what askers are owed."""
+"""The rules of a DNS server, each with its number in the list of rules."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def question(name: str = WEB, qtype: int = 1, qclass: int = 1) -> bytes:
 
 
 def refused_as_malformed(server: Server, message: bytes) -> None:
-    """FORMERR with nothing but the header: id and RD as they came, every other flag clear."""
+    """FORMERR with only a header: id and RD of the query, all other flags clear."""
     expected = message[:2] + (0x8001 | message[2] << 8 & 0x0100).to_bytes(2) + bytes(8)
     assert server.respond(message, stream=False) == expected
 
@@ -105,7 +105,7 @@ def test_dns_02_answer_or_authority_records_in_a_query_are_formerr(server: Serve
 def test_dns_03_another_opcode_gets_notimp_and_no_other_flag(
     server: Server, opcode: int, body: bytes
 ) -> None:
-    """RFC 8906 §3.1.4, §8.1.4: the opcode comes back, whatever the message holds."""
+    """RFC 8906 §3.1.4, §8.1.4: the opcode is copied, whatever the message contains."""
     message = header(opcode << 11 | 0x07B0, 1, 0, 0, 0) + body
     expected = header(0x8000 | opcode << 11 | 4, 0, 0, 0, 0)
     assert server.respond(message, stream=False) == expected
@@ -160,7 +160,7 @@ def test_dns_05_an_owner_that_points_to_itself_or_forward_is_formerr(server: Ser
 
 
 def test_dns_05_64_kib_of_records_take_bounded_time(server: Server) -> None:
-    """Linear in the message: 5,000 records of one pointer each, and 65,535 promised."""
+    """Linear in the size: 5,000 records with one pointer each, and a count of 65,535."""
     record = b"\xc0\x0c" + b"\0\1\0\1" + bytes(4) + b"\0\0"
     message = header(0x0100, 1, 0, 0, 65535) + question() + record * 5000
     refused_as_malformed(server, message)
@@ -178,7 +178,7 @@ def test_dns_06_another_class_is_refused(server: Server, qclass: str, name: str)
     ["WEB.staging.discovery", "wEb.StAgInG.dIsCoVeRy", "web.staging.DISCOVERY", "NOPE.Discovery", "EXAMPLE"],
 )
 def test_dns_07_the_question_comes_back_byte_for_byte(server: Server, name: str) -> None:
-    """What 0x20 relies on; look-up ignores ASCII case (RFC 4343)."""
+    """Required by 0x20; the look-up ignores ASCII case (RFC 4343)."""
     asked = query(name).to_wire()
     response = server.respond(asked, stream=False)
     assert response is not None
@@ -200,7 +200,7 @@ def test_dns_07_the_question_comes_back_byte_for_byte(server: Server, name: str)
 def test_dns_07_labels_are_bytes_and_a_strange_one_is_nxdomain(
     server: Server, labels: tuple[bytes, ...]
 ) -> None:
-    """RFC 2181 §11; a dot inside a label separates nothing."""
+    """RFC 2181 §11; a dot inside a label is no separator."""
     response = ask(server, dns.name.Name((*labels, b"")))
     assert rcode(response) == "NXDOMAIN"
     assert has_soa(response)
@@ -216,7 +216,7 @@ def test_dns_07_only_ascii_is_folded() -> None:
 
 @pytest.mark.parametrize("name", [WEB, "idle.staging.discovery", "nope.staging.discovery", "example.com"])
 def test_dns_08_flags_of_the_query_are_not_echoed_but_rd_is(server: Server, name: str) -> None:
-    """AA, TC, RA, Z, AD and CD in the query mean nothing; nothing is forwarded, so RA is 0."""
+    """AA, TC, RA, Z, AD and CD of the query are ignored; without forwarding, RA is 0."""
     question_alone = query(name).to_wire()[12:]
     for rd in (0, 0x0100):
         response = server.respond(header(0x06F0 | rd, 1, 0, 0, 0) + question_alone, stream=False)
@@ -270,7 +270,7 @@ def test_dns_10_a_service_that_cannot_be_read_is_neither_denied_nor_empty(name: 
     "name", [WEB, f"m0.{WEB}", f"s3.{WEB}", f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery", "discovery"]
 )
 def test_dns_10_a_name_that_exists_is_noerror_for_every_type(server: Server, name: str, qtype: str) -> None:
-    """RFC 2308 §2.2: musl, .NET and busybox fail where AAAA of a name with an A is denied."""
+    """RFC 2308 §2.2: musl, .NET and busybox fail if AAAA of a name with an A gets NXDOMAIN."""
     response = ask(server, name, qtype)
     assert (rcode(response), authoritative(response)) == ("NOERROR", True)
     assert bool(response.answer) != has_soa(response)
@@ -278,7 +278,7 @@ def test_dns_10_a_name_that_exists_is_noerror_for_every_type(server: Server, nam
 
 @pytest.mark.parametrize("seconds", [1, 2, 5])
 def test_dns_10_absence_is_kept_for_the_configured_time(seconds: int) -> None:
-    """RFC 2308 §4: the SOA's TTL and its MINIMUM are the same."""
+    """RFC 2308 §4: the SOA's TTL equals its MINIMUM."""
     (record,) = ask(Server(negative_ttl=seconds), "nope.discovery").authority
     assert (record.ttl, record[0].minimum) == (seconds, seconds)
 
@@ -313,7 +313,9 @@ def test_dns_12_a_setting_makes_a_service_without_members_nxdomain() -> None:
 
 
 def test_dns_13_srv_targets_own_addresses_and_their_glue_says_the_same() -> None:
-    """RFC 2782: no IP literal, no CNAME, not compressed; consul#832: the glue is what the name answers."""
+    """RFC 2782: no IP literal, no CNAME, not compressed; consul#832: the additional records are the target's
+    own.
+    """
     server = Server(
         {
             "web.staging": [
@@ -340,7 +342,7 @@ def test_dns_13_srv_targets_own_addresses_and_their_glue_says_the_same() -> None
 
 
 def test_dns_13_targets_are_not_compressed(server: Server) -> None:
-    """RFC 2782: the target's name stands in full in each record."""
+    """RFC 2782: each record has the full name of the target."""
     response = server.respond(query(WEB, "SRV").to_wire(), stream=False)
     assert response is not None
     assert response.count(to_wire(parse_name(f"m0.{WEB}"))) == 1
@@ -355,7 +357,7 @@ def test_dns_14_one_ttl_and_equal_records_once() -> None:
 
 
 def test_dns_15_the_soa_serial_is_the_tables(server: Server) -> None:
-    """RFC 1982: it wraps at 32 bits; who publishes changes counts them."""
+    """RFC 1982: it wraps at 32 bits; the publisher of changes counts it."""
     for serial in (0, 1, 2**31, 2**32 - 1):
         server.table.serial = serial
         assert ask(server, "discovery", "SOA").answer[0][0].serial == serial
@@ -383,7 +385,9 @@ def test_dns_16_transfers_are_refused(server: Server, qtype: str, name: str, str
 
 
 def test_dns_16_an_ixfr_with_its_soa_is_refused_and_keeps_its_opt(server: Server) -> None:
-    """RFC 1995 §3: the query carries an SOA in its authority section. RFC 6891 §6.1.1: OPT in, OPT out."""
+    """RFC 1995 §3: the query has an SOA in its authority section. RFC 6891 §6.1.1: the response has an OPT
+    record.
+    """
     message = query("discovery", "IXFR", edns=0)
     message.authority.append(
         dns.message.from_text(";QUESTION\n;AUTHORITY\ndiscovery. 0 IN SOA a. b. 1 2 3 4 5\n").authority[0]
@@ -466,7 +470,7 @@ def test_dns_19_do_is_copied(server: Server, do: bool, name: str) -> None:
 def test_dns_20_an_opt_that_cannot_be_is_formerr_with_an_opt(
     server: Server, records: tuple[bytes, ...]
 ) -> None:
-    """RFC 6891 §6.1.1 and §7: header, question and OPT, to tell this from a server without EDNS."""
+    """RFC 6891 §6.1.1 and §7: header, question and OPT, which shows that EDNS is supported."""
     message = header(0x0100, 1, 0, 0, len(records)) + question() + b"".join(records)
     response = server.respond(message, stream=False)
     assert response is not None
@@ -499,7 +503,7 @@ def test_dns_20_records_beside_the_opt_are_ignored(server: Server) -> None:
     ("size", "limit"), [(None, 512), (0, 512), (511, 512), (512, 512), (700, 700), (1232, 1232), (4096, 1232)]
 )
 def test_dns_21_the_limit_is_what_client_and_server_both_take(size: int | None, limit: int) -> None:
-    """RFC 6891 §6.2.3: less than 512 counts as 512; what is longer than 1,232 could be fragmented."""
+    """RFC 6891 §6.2.3: less than 512 counts as 512; more than 1,232 could be fragmented."""
     server = Server({"web.staging": many(200)})
     how = {} if size is None else {"edns": 0, "size": size}
     response = server.respond(query(WEB, **how).to_wire(), stream=False)  # type: ignore[arg-type]
@@ -524,7 +528,7 @@ def test_dns_22_tc_is_set_when_an_answer_is_missing_and_the_opt_stays() -> None:
 
 
 def test_dns_22_what_is_left_of_a_cut_answer_rotates() -> None:
-    """Who cannot ask over TCP still meets every member in turn."""
+    """A client without TCP still reaches every member in turn."""
     server = Server({"web.staging": many(60)})
     heads = Counter(data(ask(server, WEB))[0] for _ in range(120))
     assert set(heads.values()) == {2}
@@ -536,7 +540,7 @@ def test_dns_22_what_is_left_of_a_cut_answer_rotates() -> None:
 
 @pytest.mark.parametrize("name", [WEB, "nope.staging.discovery", "staging.discovery", "discovery"])
 def test_dns_26_before_the_table_is_read_the_zone_is_servfail_not_ready(server: Server, name: str) -> None:
-    """RFC 8914 §4.15; NXDOMAIN would be kept by those who asked."""
+    """RFC 8914 §4.15; NXDOMAIN would be cached by clients."""
     server.authority.set_health(ready=False, stale=False)
     response = ask(server, name, edns=0)
     assert (rcode(response), ede(response), response.answer, response.authority) == ("SERVFAIL", [14], [], [])
@@ -566,7 +570,7 @@ def test_dns_26_without_zookeeper_answers_stand_and_say_that_they_are_stale(
     ["example.com", ".", "discovery.example", "xdiscovery", "web.staging", "com", "4.3.2.1.in-addr.arpa"],
 )
 def test_names_outside_the_zone_are_refused(server: Server, name: str) -> None:
-    """RFC 8914 §4.21 for those who sent EDNS."""
+    """RFC 8914 §4.21 for queries with EDNS."""
     response = ask(server, name, edns=0)
     assert (rcode(response), authoritative(response), ede(response)) == ("REFUSED", False, [20])
     assert (response.answer, response.authority, response.additional) == ([], [], [])
@@ -578,7 +582,7 @@ def test_names_outside_the_zone_are_refused(server: Server, name: str) -> None:
 @pytest.mark.parametrize("count", [1, 2, 50, 500, 1000, 5000])
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
 def test_dns_30_an_answer_over_a_stream_is_whole_or_cut_at_a_record(count: int, qtype: str) -> None:
-    """RFC 7766 §8: two bytes of length; consul#3850: what is longer must not be sent malformed."""
+    """RFC 7766 §8: two bytes of length; consul#3850: a longer message must not be sent malformed."""
     dnslib = pytest.importorskip("dnslib")
     server = Server({"web.staging": many(count)})
     wire = server.respond(query(WEB, qtype, edns=0).to_wire(), stream=True)

@@ -1,4 +1,4 @@
-"""What is remembered: found again without DNS work, and forgotten when it has become another answer."""
+"""The response cache: hits without DNS work, and entries dropped when their answer changes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COOKIE = dns.edns.CookieOption(b"12345678", b"")
 
 
 def server(**settings: Any) -> Server:
-    """Two services that have everything, and one that has nothing."""
+    """Two services with every kind of endpoint, and one without members."""
     return Server(
         {
             "web.staging": [
@@ -49,13 +49,13 @@ def server(**settings: Any) -> Server:
 
 
 def remembered(of: Server) -> set[str]:
-    """Names and types of all queries that are remembered for UDP."""
+    """Names and types of all queries that are cached for UDP."""
     parsed = (parse_query(bytes(2) + UdpCodec.query(key)) for key in of.datagrams)
     return {f"{b'.'.join(query.name).decode()} {query.qtype}" for query in parsed}
 
 
 def ask_all(of: Server, names: Iterable[str], qtypes: Iterable[str] = ("A", "AAAA", "SRV", "TXT")) -> None:
-    """Twice, since of names that belong to no service only those are remembered that are asked again."""
+    """Send each query twice, since answers of no service are cached from the second query on."""
     for name in names:
         for qtype in qtypes:
             ask(of, name, qtype)
@@ -68,14 +68,14 @@ ABSENT = ("nope.staging.discovery", "staging.discovery", "_nope._tcp.staging.dis
 
 
 def asked(**settings: Any) -> tuple[Server, set[str], set[str], set[str]]:
-    """A server that remembers everything, and what that is: of web, of others, and of none."""
+    """A server with all answers cached, and their names: of web, of other services, and of none."""
     made = server(**settings)
     ask_all(made, (*OWN, *OTHERS, *ABSENT))
     whole = remembered(made)
     own, others, absent = (
         {f"{n} {t}" for n in names for t in (1, 28, 33, 16)} for names in (OWN, OTHERS, ABSENT)
     )
-    # Addresses that could not be resolved are neither remembered.
+    # SERVFAIL for unresolved addresses is not cached.
     assert whole <= own | others | absent
     return made, whole & own, whole & others, whole & absent
 
@@ -218,7 +218,7 @@ def test_a_service_within_anothers_names_forgets_that_ones_too() -> None:
     assert remembered(made) == others
     assert data(ask(made, f"m1.{WEB}")) == ["10.2.0.1"]
     ask_all(made, (*OWN, *ABSENT))
-    made.change("m1.web.staging", [member(5, "10.2.0.5:80")])  # it is there already
+    made.change("m1.web.staging", [member(5, "10.2.0.5:80")])  # it exists already
     assert remembered(made) == (own | others | absent) - {f"m1.{WEB} {qtype}" for qtype in (1, 28, 33, 16)}
     made.drop("m1.web.staging")
     assert remembered(made) == others
@@ -299,7 +299,7 @@ def test_the_serial_of_what_is_remembered_is_the_tables_present_one(stream: bool
                 assert has_soa(response)
                 assert response.authority[0][0].serial == serial
         assert ask(made, "discovery", "SOA", stream=stream).answer[0][0].serial == serial
-    # Each once, but for those that belong to no service: once more.
+    # Each once; queries of no service twice.
     assert (made.streams if stream else made.datagrams).misses == 4 * 3 + 1 + 2 * 3 + 1
 
 
@@ -331,7 +331,7 @@ def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:
     made = server()
     ask(made, WEB)
     ask(made, WEB.upper())
-    assert made.datagrams.misses == 2  # the second one only to learn where the name ends
+    assert made.datagrams.misses == 2  # the second one only finds the end of the name
     for at in range(len(WEB)):
         assert data(ask(made, WEB[:at] + WEB[at:].upper()))
     assert (made.datagrams.misses, len(made.datagrams)) == (2, 1)
@@ -343,7 +343,7 @@ def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("name", [WEB, WEB.upper(), "WeB.staging.Discovery"])
 def test_what_differs_in_anything_but_its_names_letters_shares_no_answer(name: str, stream: bool) -> None:
-    """65 and 97 are A and a: lower case must fold neither types, nor sizes, nor flags, nor lengths."""
+    """65 and 97 are A and a: types, sizes, flags and lengths must not be folded to lower case."""
     whole = query(name, "SRV", edns=0, size=0x4141).to_wire()
     end = 12 + len(name) + 2
     variants = {

@@ -1,4 +1,4 @@
-"""What is remembered: exactly what still holds, in turns that go on, and no more than there is room for."""
+"""The response cache: valid entries only, rotations that continue, and limits on memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PREFIX = 2  # an id
 
 
 def key_of(name: str, qtype: str = "A", **how: object) -> bytes:
-    """What a query is remembered by."""
+    """The cache key of a query."""
     return UdpCodec.key(query(name, qtype, **how).to_wire()[_PREFIX:])  # type: ignore[arg-type]
 
 
@@ -33,14 +33,14 @@ def asked(server: Server, name: str, qtype: str = "A", *, stream: bool = False, 
 
 
 def ask_over(cache: ResponseCache, message: dns.message.Message) -> bytes:
-    """Ask this very memo; the response in its form."""
+    """Query this cache; the response in the form of its codec."""
     return next(cache[UdpCodec.key(message.to_wire()[_PREFIX:])])
 
 
 def leader_of(response: bytes | None) -> bytes:
-    """The data of the first record, without reading thousands of others."""
+    """The data of the first record, without parsing thousands of others."""
     assert response is not None
-    record = response.index(b"\0", 12) + 5  # behind the question, whose name has no zeros
+    record = response.index(b"\0", 12) + 5  # after the question; its name has no zeros
     started = record + 12
     return response[started : started + int.from_bytes(response[started - 2 : started])]
 
@@ -84,7 +84,7 @@ def test_of_what_is_not_there_the_serial_is_told_as_it_is_now() -> None:
             response = read(server.respond(query(name, qtype).to_wire()) or b"")
             (rrset,) = response.answer or response.authority
             assert rrset[0].serial == serial
-    assert server.datagrams.misses == 5  # the two that belong to no service are remembered at the second time
+    assert server.datagrams.misses == 5  # the two of no service are cached from the second query on
 
 
 def test_staleness_is_told_from_the_moment_on_that_it_begins_and_ends() -> None:
@@ -100,7 +100,7 @@ def test_staleness_is_told_from_the_moment_on_that_it_begins_and_ends() -> None:
 
 
 def ways_to_ask(name: str, qtype: str, dice: random.Random) -> Iterator[tuple[bytes, bool]]:
-    """One question in all the ways that there are, for ever."""
+    """All forms of one query, endlessly."""
     while True:
         spelled = in_any_case(name, dice) if dice.random() < 0.3 else name
         edns = dice.choice((None, 0))
@@ -116,7 +116,7 @@ def test_each_leads_as_often_as_any_other_in_whatever_way_it_is_asked_for(qtype:
     rounds = 6 if members < 100 else 2
     leaders: list[bytes] = []
     for message, stream in (next(ways) for _ in range(rounds * members)):
-        if not len(leaders) % 5:  # answers may be forgotten at any time: turns are not
+        if not len(leaders) % 5:  # entries may be dropped at any time, but rotations continue
             server.datagrams.clear()
         leaders.append(leader_of(server.respond(message, stream=stream)))
     for start in range(len(leaders) - members + 1):
@@ -151,7 +151,7 @@ def test_whoever_asks_gets_his_own_spelling_and_nobody_asks_the_responder_twice(
 
 
 def test_what_differs_as_letters_do_elsewhere_than_in_the_name_is_another_query() -> None:
-    """Types 65 and 97, EDNS sizes 0x4141 and 0x6161, flags and lengths: capital letters and small ones."""
+    """Types 65 and 97, EDNS sizes 0x4141 and 0x6161, flags and lengths: upper and lower case letters."""
     server = Server({"web.staging": many(3)})
     dice = random.Random(1)
     for _ in range(3):
@@ -162,7 +162,9 @@ def test_what_differs_as_letters_do_elsewhere_than_in_the_name_is_another_query(
                 assert response.question == message.question
                 assert response.authority
     whole = query(in_any_case(WEB, dice)).to_wire()
-    assert server.respond(whole) != server.respond(whole + bytes(32))  # which is as long as a letter is small
+    assert server.respond(whole) != server.respond(
+        whole + bytes(32)
+    )  # as long as one letter is in lower case
 
 
 # -- bounds -------------------------------------------------------------------------------------------------
@@ -222,7 +224,7 @@ def test_entries_have_their_bound_too_and_what_had_to_go_is_answered_right_again
 
 
 def test_large_sets_take_no_more_than_their_records_do() -> None:
-    """Turn by turn, since all 5,000 turns of 64 KiB would be 320 MB."""
+    """One response at a time, since all 5,000 responses of 64 KiB would take 320 MB."""
     server = Server({"web.staging": many(5000)})
     message = query(WEB, edns=0).to_wire()
     leaders = {leader_of(server.respond(message, stream=True)) for _ in range(300)}
@@ -232,7 +234,7 @@ def test_large_sets_take_no_more_than_their_records_do() -> None:
 
 @pytest.mark.parametrize("spelled", [WEB, WEB.upper()])
 def test_however_differently_a_service_is_asked_never_is_much_forgotten_at_once(spelled: str) -> None:
-    """Forgetting 30,000 answers took 50 ms (measured), in which nobody was answered."""
+    """Dropping 30,000 entries took 50 ms (measured), during which no query was answered."""
     server = Server({"web.staging": many(5), "db.staging": many(2)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
     ask_over(cache, query(DB, edns=0))

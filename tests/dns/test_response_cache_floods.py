@@ -1,4 +1,4 @@
-"""Floods of questions: however they differ, what is remembered of them is accounted for, and is bounded."""
+"""Floods of different queries: the memory of the response cache is accounted for and limited."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LARGE = 5000
 
 
 def bounded(server: Server, max_bytes: int, max_entries: int = 1 << 16) -> list[ResponseCache]:
-    """Let the server remember no more than that, for UDP and for TCP each."""
+    """Limit the memory of the server's caches, for UDP and TCP each."""
     server.datagrams = server.authority.make_cache(UdpCodec, stream=False, max_bytes=max_bytes)
     server.streams = server.authority.make_cache(TcpCodec, stream=True, max_bytes=max_bytes)
     caches = [server.datagrams, server.streams]
@@ -96,7 +96,7 @@ def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Ran
     dice = random.Random(1)
     asked = [flood(dice) for _ in range(1200)]
     caches = bounded(server, most)
-    for wire in asked[:50]:  # what the zone keeps by itself
+    for wire in asked[:50]:  # memory of the zone
         for stream in (False, True):
             server.respond(wire, stream=stream)
     gc.collect()
@@ -104,7 +104,7 @@ def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Ran
     try:
         before = tracemalloc.get_traced_memory()[0]
         for wire in asked:
-            for stream in (False, True) * 2:  # or nothing is remembered of names that nobody has
+            for stream in (False, True) * 2:  # otherwise absent names are not cached
                 server.respond(wire, stream=stream)
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
@@ -166,7 +166,7 @@ def test_names_that_do_not_exist_drive_out_no_answer_of_a_service() -> None:
 
 
 def ways(dice: random.Random, name: str, qtype: str) -> Iterator[tuple[bytes, bool]]:
-    """One question in whatever form: queries, and whether they come over TCP."""
+    """All forms of one query, and whether each arrives over TCP."""
     while True:
         asked = spelled(dice, name) if dice.random() < 0.5 else name
         edns = dice.choice((None, 0))
@@ -181,7 +181,7 @@ def ways(dice: random.Random, name: str, qtype: str) -> Iterator[tuple[bytes, bo
 
 
 def first_data(response: bytes | None, question: int) -> bytes:
-    """The data of the first record of an answer, whose owner is a pointer."""
+    """The data of the first record; its owner is a pointer."""
     assert response is not None
     at = 12 + question + 4 + 2 + 2 + 2 + 4
     length = int.from_bytes(response[at : at + 2])

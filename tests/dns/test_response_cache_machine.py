@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, what is remembered is what would be answered anew."""
+"""A state machine: after any changes in any order, cached responses equal newly computed ones."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 SUB = parse_namespace("/sub/{environment}/{service}", (b"sub", b"discovery"))
 
-# Services that hide in one another, and look like members, shards or endpoints of others, or like RFC 2782.
+# Services with names below each other, or that look like members, shards, endpoints or RFC 2782 names.
 SERVICES = (
     "web.staging",
     "Web.staging",
@@ -62,15 +62,15 @@ NAMES = (
 ADDRESSES = ("1.0.0.10.in-addr.arpa", "2.0.0.10.in-addr.arpa", f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa")
 _TYPES = (1, 1, 28, 33, 33, 16, 12, 12, 255, 2, 6, 5, 65, 97, 252, 0x4161)
 _HOSTS = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:81", "[2001:db8::1]:80", "host-a:80", "db.example.com:80")
-# Those of header and OPT whose bytes are letters, so that they differ as capital letters from small ones do.
+# Bytes of header and OPT that are letters, so that they differ like upper and lower case.
 _LOW_FLAGS = (0, 0, 0, 0x10, 0x40, 0x60, 0x41, 0x61)
 _SIZES = (0, 512, 600, 0x4141, 0x6161)
 _COOKIE = b"\0\x0a\0\x08" + b"12345678"
-_MOST_TURNS = 150  # more than any cycle here is long
+_MOST_TURNS = 150  # longer than any cycle here
 
 
 class Question(NamedTuple):
-    """What is asked, whatever its spelling."""
+    """A question, whatever its spelling."""
 
     name: str
     qtype: int
@@ -80,7 +80,7 @@ class Question(NamedTuple):
     stream: bool
 
     def message(self, spelling: int) -> bytes:
-        """The query; each bit of `spelling` makes a letter large."""
+        """The query; each bit of `spelling` puts a letter into upper case."""
         text = "".join(
             letter.upper() if spelling >> at % 24 & 1 else letter for at, letter in enumerate(self.name)
         )
@@ -108,12 +108,12 @@ def some_question(dice: random.Random) -> Question:
 
 
 def twin(question: Question) -> Question:
-    """Another one that differs from it as capital letters from small ones, but not in its name."""
+    """A question that differs outside of its name as upper case differs from lower case."""
     return question._replace(qtype=question.qtype ^ 0x20, flags=question.flags ^ 0x20)
 
 
 def some_members(dice: random.Random) -> list[Member]:
-    """Up to five, most of them plain."""
+    """Up to five members, most of them plain."""
     return [
         member(
             number,
@@ -136,12 +136,12 @@ def name_of(service: str) -> ServiceName:
 
 
 def origin(service: str) -> str:
-    """A path that no other one of these has."""
+    """A path that differs from all others."""
     return f"/discovery/{service}"
 
 
 def canonical(body: bytes) -> list[Any]:
-    """A response with its records in no order."""
+    """A response with sorted records."""
     message = read(bytes(2) + body)
     sections = [
         Counter((record.name.to_text(), record.rdtype, record.ttl, record[0]) for record in records)
@@ -157,13 +157,13 @@ def canonical(body: bytes) -> list[Any]:
     ]
 
 
-# The walk is random, and hypothesis leaves out those of its steps that are not needed to go wrong. It likes
-# to draw the same numbers again, so a number means something else each time.
+# The walk is random, and hypothesis removes steps that are not needed for a failure. It tends to draw the
+# same numbers again, so a number has another meaning in each step.
 _number = st.integers(0, (1 << 64) - 1)
 
 
 class MemoMachine(RuleBasedStateMachine):
-    """Changes of the table, between which the same is asked again, of it and of who has no memory."""
+    """Changes of the table; between them, repeated queries to a server with and without a cache."""
 
     @initialize(number=_number)
     def begin(self, number: int) -> None:
@@ -171,7 +171,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.started, self.drawn = number, Counter[int]()
         order = dice.choice(("round-robin", "round-robin", "fixed", "random"))
         most_answers = dice.choice((None, None, 1, 2))
-        # What is drawn by lot, and not all of it, could not be compared.
+        # A random subset cannot be compared.
         own = ServiceOverride(ttl=9, max_answers=most_answers if order == "random" else 1)
         self.server = Server(
             namespaces=(NAMESPACE, SUB),
@@ -262,7 +262,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.apply(SetPut(origin(service), name_of(service), tuple(entries)))
 
     def apply(self, change: Change) -> None:
-        """As the feed does it: the serial is there before the change is told of."""
+        """As the feed does it: the serial is set before the change is applied."""
         self.fresh = None
         keys = self.server.table.apply(change, self.now)
         self.server.table.serial = (self.server.table.serial + bool(keys)) & 0xFFFFFFFF
@@ -273,7 +273,7 @@ class MemoMachine(RuleBasedStateMachine):
     @invariant()
     def all_is_answered_as_it_would_be_anew(self) -> None:
         if not hasattr(self, "asked"):
-            return  # this is before the beginning
+            return  # before initialization
         spelling = next(self.spellings)
         for question in self.asked:
             self.check(question.message(spelling), stream=question.stream)
@@ -283,7 +283,7 @@ class MemoMachine(RuleBasedStateMachine):
         body = (self.server.respond(message, stream=stream) or b"")[2:]
         if self.server.config.order == "random" and not self.server.config.max_answers:
             found, other = canonical(body), canonical(next(expected))
-            # What has no room is left out, and another order may leave room for other records.
+            # Records that do not fit are left out, and another order may leave room for others.
             assert found == other or len(body) > 400
         elif self.server.config.order != "random":
             assert body in itertools.islice(expected, _MOST_TURNS)

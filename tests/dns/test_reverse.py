@@ -1,4 +1,4 @@
-"""The names of members' addresses, which are answered for exactly as long as somebody has them."""
+"""PTR records of members' addresses, served exactly as long as a member has the address."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SIX = dns.reversename.from_address("2001:db8::1").to_text()
 
 
 class Upstream:
-    """What answers for all other names: with NXDOMAIN, remembered as long as nobody says otherwise."""
+    """A fallback that answers NXDOMAIN, cached until it is dropped."""
 
     recursion_available = True
 
@@ -62,14 +62,14 @@ def reversing(sets: Any = None, **settings: Any) -> Server:
 
 
 def lead(server: Server, name: str = ONE, qtype: str = "PTR") -> list[str]:
-    """Where it leads, in no order; nobody else being asked."""
+    """The targets of the PTR records, sorted; nothing is forwarded."""
     answered = _ask(server, name, qtype)
     assert authoritative(answered)
     return sorted(data(answered))
 
 
 def passes_on(server: Server, name: str, qtype: str = "PTR") -> bool:
-    """Whether somebody else is asked, and nobody here knows the name."""
+    """Whether the query is forwarded, since the name is out of zone."""
     response = _ask(server, name, qtype)
     return rcode(response) == "NXDOMAIN" and not authoritative(response) and not response.authority
 
@@ -112,7 +112,7 @@ def test_each_name_is_one_that_has_the_address() -> None:
     assert lead(server) == ["m1.web.staging.discovery.", "m2.web.staging.discovery."]
     for name in lead(server):
         assert data(_ask(server, name, "A")) == ["10.0.0.1"]
-    assert passes_on(server, TWO)  # an endpoint that lies elsewhere is not its member's own address
+    assert passes_on(server, TWO)  # an endpoint on another host is not its member's address
 
 
 def test_a_member_that_has_additional_endpoints_alone_has_the_address_of_the_first() -> None:

@@ -1,4 +1,4 @@
-"""How often each leads, who stands behind whom, and who is left out: by weight, and by being held."""
+"""RRsets: how often each record leads, the place of held members, and members of weight 0."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _ORDERS = ["round-robin", "random", "fixed"]
 
 
 def rrset(*weights: float, held: tuple[int, ...] = ()) -> RRset:
-    """Records called by their places."""
+    """Records named by their position."""
     return arrange(
         Record(str(at).encode(), weighting=Weighting(weight, at in held)) for at, weight in enumerate(weights)
     )
 
 
 def heads(records: RRset, count: int, start: int = 0) -> Counter[int]:
-    """How often each leads in so many turns."""
+    """How often each record leads in `count` responses."""
     packed = records.packed
     turns = range(start, start + count)
     return Counter(int(packed.leading.take(packed.leader(turn), 1, LONGEST)[0]) for turn in turns)
@@ -39,7 +39,7 @@ def weighted(*weights: float) -> list[Member]:
 
 
 def hold(server: Server, *numbers: int) -> None:
-    """Hold these members of web.staging as well."""
+    """Hold these members of web.staging in addition."""
     server.apply(MembersHeld(origin_of("web.staging"), tuple(f"member_{at:010d}" for at in numbers)))
 
 
@@ -83,7 +83,7 @@ def test_cycles_are_bounded_and_near_the_weights(weights: list[float], start: in
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_leaders_are_spread_over_the_cycle(weights: list[int]) -> None:
-    """In any part of it each has its share, give or take as many as there are members."""
+    """In every part of the cycle, each position has its share, within the number of positions."""
     records = rrset(*weights)
     for length in range(1, 2 * sum(weights)):
         found = heads(records, length, length // 3)
@@ -224,7 +224,7 @@ def test_whoever_is_held_no_more_takes_turns_again() -> None:
 
 
 def test_an_endpoint_that_one_of_two_members_has_lost_is_not_held() -> None:
-    """A process that comes back on its old port has a new member there before the old one is gone."""
+    """A process that restarts on its port registers a new member before the old one is removed."""
     members = [member(1, "10.0.0.1:80"), member(2, "10.0.0.1:80"), member(3, "10.0.0.3:80")]
     for held, target in ((1, "m2"), (2, "m1")):
         server = Server({"web.staging": members}, order="fixed")

@@ -1,4 +1,4 @@
-"""Labels, targets, shards and host names: what stands for a member, and never for two."""
+"""Labels, targets, shards and host names: each belongs to exactly one member."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ WEB = "web.staging.discovery"
 
 
 def targets_and_addresses(server: Server, name: str) -> dict[str, set[tuple[str, int]]]:
-    """For each target of an SRV answer address and port; the glue must be what the target answers."""
+    """Address and port for each target of an SRV answer; checks that additional records equal the targets'
+    answers.
+    """
     response = ask(server, name, "SRV", edns=0, stream=True)
     found: dict[str, set[tuple[str, int]]] = {}
     for port, target in ports(response):
@@ -97,7 +99,7 @@ def test_a_member_without_any_endpoint_has_a_name_and_nothing_at_it() -> None:
 
 
 def test_an_additional_endpoint_on_another_host_has_a_target_of_its_own() -> None:
-    """mesos-dns#126: one target for two hosts sends half of the clients astray."""
+    """mesos-dns#126: one target for two hosts would mislead half of the clients."""
     server = Server(
         {
             "web.staging": [
@@ -124,7 +126,7 @@ def test_an_additional_endpoint_on_another_host_has_a_target_of_its_own() -> Non
 
 
 def test_one_label_means_one_host_though_two_endpoints_know_it_by_different_addresses() -> None:
-    """consul#832: what stands beside an SRV record is what its target answers when asked."""
+    """consul#832: the additional records of an SRV answer equal the answer of its target."""
     own = Endpoint("myhost", 80, inet="10.0.0.1")
     admin = Endpoint("myhost", 9990, inet6="2001:db8::1")
     server = Server({"web.staging": [member(1, own, additional={"admin": admin})]})
@@ -134,7 +136,7 @@ def test_one_label_means_one_host_though_two_endpoints_know_it_by_different_addr
 
 
 def test_an_endpoints_name_folds_ascii_alone() -> None:
-    """RFC 4343 §3: bytes beyond ASCII are compared as they are."""
+    """RFC 4343 §3: other bytes are compared unchanged."""
     server = Server({"web.staging": [member(1, "10.0.0.1:80", additional={"GRÜN": "10.0.0.1:81"})]})
     for label in ("_GRÜN", "_grÜn"):
         name = "".join(chr(byte) if byte < 128 else f"\\{byte:03d}" for byte in label.encode())
@@ -232,7 +234,7 @@ def test_host_and_port_that_are_registered_twice_are_one_record_of_the_newer_mem
 
 
 def test_host_names_that_differ_in_case_only_are_one_host() -> None:
-    """RFC 4343: the records would be equal, and an RRset holds no record twice (RFC 2181 §5)."""
+    """RFC 4343: the records would be equal, and an RRset has no duplicates (RFC 2181 §5)."""
     server = Server({"web.staging": [member(1, "DB.example.com:80"), member(2, "db.Example.com:80")]})
     assert len(ports(ask(server, WEB, "SRV"))) == 1
 
@@ -272,7 +274,7 @@ def test_of_sets_that_differ_in_case_only_one_may_go_without_the_other() -> None
 
 
 def test_a_label_belongs_to_one_member_even_where_a_file_and_zookeeper_name_one_service() -> None:
-    """A fixed m1 must not take the name of ZooKeeper's member_0000000001, not even when that left."""
+    """m1 of a static file must not take the name of ZooKeeper's member_0000000001, even after that departed."""
     server = Server()
     fixed = (Member("m0", endpoint("10.1.0.0:80")), Member("m1", endpoint("10.1.0.1:80")))
     server.apply(SetPut("fixed:WEB.staging", ServiceName("WEB", "staging"), fixed))
@@ -303,7 +305,7 @@ def test_a_label_belongs_to_one_member_even_where_a_file_and_zookeeper_name_one_
     ],
 )
 def test_a_member_of_any_name_has_a_label_that_can_be_asked_for(suffix: str) -> None:
-    """The suffix means nothing, and whoever can write to ZooKeeper can write any."""
+    """The suffix has no meaning, and every ZooKeeper client can write any suffix."""
     far = "10.0.0.2:81"
     additional = {"x" * 30: far, "y" * 200: "10.0.0.3:82"}
     odd = member(f"member_{suffix}", "10.0.0.1:80", additional=additional)
@@ -349,7 +351,7 @@ def test_znodes_that_write_one_number_in_two_ways_have_two_labels() -> None:
 
 
 def test_a_departed_members_own_name_is_answered_for_a_minute() -> None:
-    """So that the chain of SRV then A never dangles."""
+    """So that an SRV target can still be resolved after the SRV answer."""
     server = Server(
         {
             "web.staging": [
@@ -406,7 +408,7 @@ def test_a_departed_members_number_is_not_given_to_a_set_of_another_case() -> No
 
 
 def test_a_service_whose_name_is_nearly_255_bytes_long_still_answers() -> None:
-    """A target that DNS could not carry is left out; the addresses do not need it."""
+    """A target that is too long is left out; the addresses do not need it."""
     for length in range(40, 52):
         labels = ["a" * 63, "b" * 63, "c" * 63, "d" * length]
         name = ".".join((*labels, "e"))
@@ -442,7 +444,7 @@ def test_a_responder_keeps_to_the_zone_that_it_was_given() -> None:
 
 
 def test_that_there_are_no_records_of_a_type_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among 5,000 members it takes 4 ms (measured), however the question differs."""
+    """With 5,000 members this takes 4 ms (measured), for every form of the query."""
     looked_up: list[int] = []
     render = Node._render
 

@@ -1,4 +1,4 @@
-"""Which names there are, what they answer, and in whose turn's order."""
+"""The names of a zone, their records and their order."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _M1, _M2, _M3 = (f"m{number}.web.staging.discovery." for number in (318, 319, 32
 
 
 def _txt(number: int, shard: int) -> str:
-    """What TXT says of a member of web.staging."""
+    """The TXT strings of a member of web.staging."""
     name = f"member_{number:010d}"
     return f'"member={name}" "status=ALIVE" "shard={shard}" "znode=/discovery/staging/web/{name}"'
 
@@ -50,7 +50,7 @@ SETS = {
 }
 
 CASES = [
-    # what stands at a service's own name
+    # a service's own name
     ("web.staging", "A", "NOERROR", ["10.0.0.1"]),
     ("web.staging", "AAAA", "NOERROR", ["2001:db8::1"]),
     ("web.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}", f"0 100 8081 {_M2}"]),
@@ -118,7 +118,7 @@ CASES = [
     ("staging", "AAAA", "NOERROR", []),
     ("_tcp.prod", "SRV", "NOERROR", []),
     ("r.than.that.prod", "A", "NXDOMAIN", []),
-    # nothing
+    # absent names
     ("idle.prod", "A", "NOERROR", []),
     ("nope.prod", "A", "NXDOMAIN", []),
     ("web.prod", "A", "NXDOMAIN", []),
@@ -150,7 +150,7 @@ def test_glue_of_srv_is_what_the_targets_answer(server: Server) -> None:
 
 
 def test_a_service_above_another_is_not_hidden_by_it() -> None:
-    """`x.web.staging` may be a service of its own although `web.staging` has a say about names below it."""
+    """`x.web.staging` may be a service although `web.staging` has names below its own."""
     server = Server({"web.staging": ["10.0.0.1:80"], "m0.web.staging": ["10.0.0.2:80"]})
     assert data(ask(server, f"m0.{WEB}")) == ["10.0.0.2"]
     server.drop("m0.web.staging")
@@ -176,7 +176,7 @@ def test_a_name_goes_with_its_service_and_its_non_terminals_with_the_last() -> N
 
 
 def test_what_lies_above_one_service_and_below_another_goes_with_the_first() -> None:
-    """That is no change of the other, whose answers are remembered on."""
+    """The other service does not change, and its answers stay cached."""
     for below, above, name in (
         ("_tcp.staging", "v2.web.staging", "web._tcp.staging.discovery"),
         ("web.staging", "x.y.web.staging", "y.web.staging.discovery"),
@@ -210,7 +210,7 @@ def test_a_namespace_with_more_levels_has_longer_names() -> None:
 
 @pytest.fixture
 def two_zones() -> Server:
-    """Services of two zones, two of them with one name but for the zone."""
+    """Services of two zones; two of their names differ only in the zone."""
     sets = {
         "web.staging": [member(1, "10.0.0.1:80", additional={"admin": "10.0.0.1:81"})],
         "hello.devel.www.aurora": [member(1, "10.1.0.1:80")],
@@ -272,7 +272,7 @@ def test_of_zones_inside_one_another_the_longest_has_the_apex_and_nothing_is_hid
     inner = parse_namespace("/inner/{service}", (b"a", b"staging", b"discovery"))
     server = Server(
         {
-            "web.a.staging.discovery": [member(1, "10.0.0.1:80")],  # by its length, of the inner zone
+            "web.a.staging.discovery": [member(1, "10.0.0.1:80")],  # by its length, in the inner zone
             "api.staging": [member(1, "10.0.0.2:80")],
         },
         namespaces=(NAMESPACE, inner),
@@ -310,7 +310,7 @@ def test_sets_of_two_namespaces_with_one_name_are_one_service() -> None:
 
 
 def test_where_the_split_of_one_name_changes_its_form_by_rfc_2782_does_too() -> None:
-    """`b` in `c.d` and `b.c` in `d` are one name; as long as both are there the first origin's counts."""
+    """`b` in `c.d` and `b.c` in `d` are the same name; while both exist, the first origin's split counts."""
     server = Server()
     for origin, name in (("/1", ServiceName("b.c", "d")), ("/2", ServiceName("b", "c.d"))):
         server.apply(SetPut(origin, name, (member(1, "10.0.0.1:80"),)))
@@ -368,7 +368,7 @@ def test_round_robin_only_turns_and_never_shuffles() -> None:
 
 
 def test_in_round_robin_each_question_has_turns_of_its_own() -> None:
-    """Who asks A and AAAA or A and SRV in pairs meets all members all the same."""
+    """A client that sends A and AAAA, or A and SRV, in pairs still reaches all members."""
     server = Server({"web.staging": many(4)})
     pairs = [(data(ask(server, WEB))[0], data(ask(server, WEB, "SRV"))[0]) for _ in range(8)]
     assert set(Counter(address for address, _ in pairs).values()) == {2}
@@ -387,7 +387,7 @@ def test_round_robin_is_blind_to_case_and_to_what_else_the_query_says() -> None:
 
 
 def test_turns_go_on_over_changes_of_the_table() -> None:
-    """A service that changes before every answer must not answer with one and the same member first."""
+    """A service that changes before every query must not always have the same leading member."""
     server = Server({"web.staging": many(4), "other.staging": many(1)})
     heads: Counter[str] = Counter()
     for turn in range(12):

@@ -1,4 +1,4 @@
-"""A zone as a master file: every record that is answered, and nothing else."""
+"""A zone as a master file: every record that would be answered, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lines_of(text: str, owner: str, qtype: str) -> list[str]:
 
 
 def assert_is_answered(server: Server, text: str, origin: str = "discovery.") -> None:
-    """What dnspython reads of the file is what is answered, name by name and type by type."""
+    """The file as dnspython parses it equals the server's answers, for every name and type."""
     zone = dns.zone.from_text(text, origin, relativize=False)
     for name, node in zone.nodes.items():
         if name == zone.origin:
@@ -129,7 +129,7 @@ def test_all_records_stand_there_whoever_is_held_and_whatever_an_answers_limit_i
     text = written(server)
     assert lines_of(text, "web.staging.discovery.", "A") == ["5 10.0.0.1", "5 10.0.0.3", "5 10.0.0.2"]
     targets = [line.split()[2] for line in lines_of(text, "web.staging.discovery.", "SRV")]
-    assert targets == ["100", "300", "200"]  # weights; who weighs nothing is drained
+    assert targets == ["100", "300", "200"]  # weights; a member of weight 0 is drained
     assert lines_of(text, "m0.web.staging.discovery.", "A") == ["5 10.0.0.0"]
 
 
@@ -177,7 +177,9 @@ def test_what_is_too_long_for_a_name_is_not_one() -> None:
     name = ServiceName(service, scope)
     assert len(name.absolute) == 242
     server.apply(SetPut("/x", name, (member(1, "10.0.0.1:80", additional={"z" * 30: "10.0.0.1:81"}),)))
-    server.apply(put(f"{'x' * 63}.prod", ["10.0.0.2:80"]))  # an underscore before it is one byte too much
+    server.apply(
+        put(f"{'x' * 63}.prod", ["10.0.0.2:80"])
+    )  # with an underscore before it, the label is one byte too long
     text = written(server)
     assert_is_answered(server, text)
     assert f"m1.{name.absolute}." in owners(text)

@@ -1,4 +1,4 @@
-"""Who is answered at a socket, and how: by the asker's address, and by how often its network asks."""
+"""Access control: by the client's address, and by the query rate of its network."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def packed(host: str) -> bytes:
 
 
 def names_its_asker(query: bytes, address: bytes) -> bool:
-    """The proof of these tests: a query that holds its asker's address."""
+    """A stand-in for a cookie: a query that contains the client's address."""
     return address in query
 
 
@@ -73,7 +73,7 @@ def at(
 def test_dns_25_private_networks_and_this_machine_are_answered_by_default(
     host: str, is_private: bool
 ) -> None:
-    for _ in range(2):  # the second time it is known
+    for _ in range(2):  # the second time it is cached
         assert Allowlist(PRIVATE)[packed(host)] is is_private
 
 
@@ -150,7 +150,7 @@ def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve:
             for number in range(60):
                 sock.send(b"%2dq" % number)
         heard = [sock.recv(100)[2:] for _ in range(60)]
-    # By batches all of one are counted before any is answered; one by one the first five are let through.
+    # All queries of a batch are counted before any is answered; with single datagrams, the first five pass.
     assert heard.count(b"truncated") >= 50
     assert made.counters.rate_limited == heard.count(b"truncated")
 

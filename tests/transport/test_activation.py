@@ -1,4 +1,4 @@
-"""Sockets that others have bound: which are taken, how they make pairs, and what is said of the rest."""
+"""Inherited sockets: which ones are taken, how they are paired, and the errors for others."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ Make = Callable[..., socket.socket]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Binds sockets that are closed with the test."""
+    """Binds sockets that are closed at the end of the test."""
     with ExitStack() as stack:
 
         def bound(
@@ -37,7 +37,7 @@ def make() -> Iterator[Make]:
 
 
 def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP at one port that is free for both."""
+    """UDP and TCP sockets at a port that is free for both."""
 
     def made() -> tuple[socket.socket, socket.socket]:
         udp = make(socket.SOCK_DGRAM, host)
@@ -47,7 +47,7 @@ def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.soc
 
 
 def refusal(inherited: list[socket.socket]) -> str:
-    """What is said by a process that is passed these."""
+    """The error of a process that inherits these."""
     program = (
         "import fcntl, os, sys\n"
         "numbers = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 100) for n in sys.argv[1:]]\n"
@@ -111,7 +111,7 @@ def test_pairs_are_made_of_each_address_in_whatever_order(make: Make) -> None:
 @pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
     other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
-    lone = make(there, "127.0.0.9")  # where hardly anybody has the other half
+    lone = make(there, "127.0.0.9")  # the other socket is most likely free
     (pair,) = pair_sockets([lone])
     assert lone in {pair.udp, pair.tcp}
     assert pair.udp.getsockname() == pair.tcp.getsockname()
@@ -158,4 +158,4 @@ def test_a_larger_buffer_than_we_could_ask_for_is_left(make: Make) -> None:
     except PermissionError:
         pytest.skip("needs root")
     configure_inherited(udp)
-    assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20  # the kernel tells twice of it
+    assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20  # the kernel reports twice of it

@@ -1,4 +1,4 @@
-"""The calls for batches by themselves: where everything lies, and what becomes of what cannot be sent."""
+"""The batch calls: memory layout, and datagrams that cannot be sent."""
 
 import contextlib
 import ctypes
@@ -30,7 +30,7 @@ _LONGEST_REST = MAX_RESPONSE - ID - HEAD
 
 @contextlib.contextmanager
 def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
-    """A socket that is asked, and does not block."""
+    """A bound socket that does not block."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.setblocking(False)
@@ -41,14 +41,14 @@ def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
 
 
 def slotted(query: bytes) -> bytes:
-    """A query after its id as its slot holds it."""
+    """A query after its id, as its slot holds it."""
     return query[:_SLOT_CAPACITY].ljust(_SLOT_CAPACITY, b"\0") + (2 + len(query)).to_bytes(
         LENGTH, sys.byteorder
     )
 
 
 def sendable(response: bytes) -> bytes:
-    """A response after its id and the filler as it is taken."""
+    """A response after its id and the filler, ready to send."""
     return datagram(response)
 
 
@@ -56,7 +56,7 @@ def sendable(response: bytes) -> bytes:
 
 
 def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
-    """<bits/types/struct_iovec.h>, <bits/socket.h>, on systems whose addresses have 8 bytes."""
+    """<bits/types/struct_iovec.h>, <bits/socket.h>, on 64-bit systems."""
     places = {
         module._IoVec: ("PN", ["base", "length"]),
         module._MsgHdr: (
@@ -67,7 +67,7 @@ def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
     for structure, (layout, names) in places.items():
         assert ctypes.sizeof(structure) == struct.calcsize(layout + "0P")
         for number, name in enumerate(names):
-            # Where the next one begins that needs no more room than itself.
+            # The start of the next one, if it needs only its own size.
             place = struct.calcsize(layout[: number + 1]) - struct.calcsize(layout[number])
             assert getattr(structure, name).offset == place, name
             assert getattr(structure, name).size == struct.calcsize(layout[number])
@@ -208,7 +208,7 @@ def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
 
 
 def test_a_response_has_the_question_as_it_arrived() -> None:
-    """All of what the slot holds behind id and head can be one."""
+    """The question may fill the slot after id and head."""
     questions = [os.urandom(_SLOT_CAPACITY - HEAD - size) for size in range(MAX_BATCH)]
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
@@ -250,7 +250,7 @@ def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -
 
 
 class FewAtATime:
-    """`sendmmsg` that takes no more than so many of what it is given, as the system may."""
+    """A `sendmmsg` that sends only some of the datagrams, as the system may."""
 
     def __init__(self, batch: Batch, most: int) -> None:
         self.calls: list[int] = []
@@ -278,7 +278,7 @@ def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyP
 
 
 def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> None:
-    """A queue of the network that is full, as Unix sockets show it by themselves: EAGAIN, and no waiting."""
+    """A full queue, which Unix sockets can show: EAGAIN without waiting."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs, receiver() as sock, udp_client() as other:
         batch = Batch(sock)

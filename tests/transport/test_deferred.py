@@ -1,4 +1,4 @@
-"""Answers that there are only later: they find their askers, and keep nobody waiting."""
+"""Deferred responses: they reach their clients, and delay no others."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zkdns.transport.contract import DeferredResponse, Deliver, ResponseLookup
 
 
 class Desk(dict[bytes, Iterator[bytes]]):
-    """Answers what begins with "later" when it is told to, and everything else at once."""
+    """Defers the responses to queries that start with "later", and answers all others at once."""
 
     def __init__(self, at_once: ResponseLookup) -> None:
         self.waiting: dict[bytes, Deliver] = {}
@@ -36,7 +36,7 @@ class Desk(dict[bytes, Iterator[bytes]]):
         return itertools.repeat(DeferredResponse(begin))
 
     def deliver(self, server: Running, name: bytes, body: bytes) -> None:
-        """When the query has come, answer it."""
+        """Answer the query once it has arrived."""
         eventually(lambda: name in self.waiting)
         server.call(lambda: self.waiting.pop(name)(body))
 
@@ -58,7 +58,7 @@ def test_dns_24_a_late_datagram_finds_its_asker_and_leaves_from_where_it_was_ask
     ):
         at = (asked, server.address.port)
         for sock in (one, two):
-            sock.connect(at)  # so that it hears nobody else
+            sock.connect(at)  # so that it receives from the server only
         with server.udp_stopped():
             one.send(b"a1later1")
             two.send(b"b2later2")
@@ -103,7 +103,7 @@ def framed(*messages: bytes) -> bytes:
 
 
 def hear(sock: socket.socket, count: int) -> list[bytes]:
-    """So many messages."""
+    """The next messages."""
     with sock.makefile("rb") as file:
         heard = []
         for _ in range(count):
@@ -147,7 +147,7 @@ def test_dns_28_over_tcp_answers_still_come_to_who_says_no_more(
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2"))
     sock.shutdown(socket.SHUT_WR)
-    desk.deliver(server, b"later2", b"")  # there will be none
+    desk.deliver(server, b"later2", b"")  # there will be no response
     desk.deliver(server, b"later1", b"one")
     assert hear(sock, 1) == [b"a1one"]
     assert sock.recv(100) == b""

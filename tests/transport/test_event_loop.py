@@ -1,4 +1,4 @@
-"""The loop that serves while it waits: servers get their turns, and so does everybody else."""
+"""The event loop with servers: servers, timers and other files all get their turns."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from zkdns.transport.event_loop import ServingLoop, add_server, deferrer, remove
 
 @contextlib.contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe whose ends do not block."""
+    """A pipe with non-blocking ends."""
     ends = os.pipe()
     for end in ends:
         os.set_blocking(end, False)
@@ -28,7 +28,7 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 
 async def heard_by_a_server(*words: bytes) -> list[bytes]:
-    """What a server reads of words that it is given one by one, and of another when it is none any more."""
+    """The words that a server reads one by one, and a last one after its removal."""
     heard: list[bytes] = []
     with pipe() as (reader, writer):
         done = asyncio.Event()
@@ -46,7 +46,7 @@ async def heard_by_a_server(*words: bytes) -> list[bytes]:
         remove_server(reader)
         os.write(writer, b"too late")
         await asyncio.sleep(0.02)
-        remove_server(reader)  # once more is no mistake
+        remove_server(reader)  # a second time is no error
     return heard
 
 
@@ -78,7 +78,7 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
 
 @pytest.mark.parametrize("has_more", [False, True])
 def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has_more: bool) -> None:
-    """Its file is always ready, and it has nothing for the loop, saying or not that there is more."""
+    """Its file is always ready, whether or not it reports more work."""
     counts = {"served": 0, "others": 0}
 
     async def main() -> None:
@@ -99,7 +99,7 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has
             loop.add_reader(other, read)
             await asyncio.sleep(0.05)  # the timer
             os.write(other_writer, b"y")
-            await asyncio.to_thread(time.sleep, 0.01)  # what another thread tells the loop
+            await asyncio.to_thread(time.sleep, 0.01)  # a callback from another thread
             loop.remove_reader(other)
             remove_server(busy)
 
@@ -110,7 +110,7 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has
 
 
 def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_something_new() -> None:
-    """It need not have seen that its file is empty; and the loop wakes for nothing once it has."""
+    """It need not have seen that its file is empty; afterwards the loop does not wake up for nothing."""
     counts = {"served": 0}
 
     async def main() -> tuple[int, int]:
@@ -213,7 +213,7 @@ def test_in_another_loop_servers_are_served_too() -> None:
 
 
 class Clock:
-    """What the servers' loop measures by: work takes as long as it says, however busy the machine is."""
+    """The clock of the servers' loop: work takes a set time, however busy the machine is."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -222,13 +222,13 @@ class Clock:
         return self.now
 
     def spend(self, seconds: float) -> None:
-        """Be at work for so long."""
+        """Work for this long."""
         self.now += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Stands still unless something is at work."""
+    """Stands still except during work."""
     clock = Clock()
     monkeypatch.setattr(loop_module, "time", clock)
     return clock
@@ -247,8 +247,8 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clo
 
             def piece(name: str) -> None:
                 done.append(name)
-                os.write(writer, b"q")  # something comes while it is at work
-                clock.spend(0.001)  # which takes longer than the server will
+                os.write(writer, b"q")  # data arrives during the work
+                clock.spend(0.001)  # it takes longer than the server will
 
             add_server(reader, work)
             for name in "abc":
@@ -288,7 +288,7 @@ def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         runner.run(main())
     assert spent["pieces"] == pytest.approx(0.05)
-    assert 0.02 < spent["served"] < 0.15  # one piece for each time would be ten times as much
+    assert 0.02 < spent["served"] < 0.15  # one piece per call would be ten times as much
 
 
 def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done() -> None:

@@ -1,4 +1,4 @@
-"""Responses that depend on who gets them: each asker has its own, and nobody else waits for that."""
+"""Per-client responses: each client gets its own, and no other client waits for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zkdns.transport.contract import DeferredResponse, Deliver, PerClientRespons
 
 
 class Teller(dict[bytes, Iterator[bytes]]):
-    """Tells who asks "whoami" what its address is, later where it asks "later…"; echoes everything else."""
+    """Answers "whoami" with the client's address, "later…" with the same but deferred; echoes all others."""
 
     def __init__(self, others: ResponseLookup, form: Callable[[bytes], bytes]) -> None:
         super().__init__()

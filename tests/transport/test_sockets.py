@@ -1,4 +1,4 @@
-"""Binding: which sockets there are afterwards, and what people are told where there are none."""
+"""Binding sockets, and the error messages if that fails."""
 
 import contextlib
 import errno
@@ -40,9 +40,9 @@ def bound(address: HostPort, workers: int = 1) -> Iterator[list[SocketPair]]:
 
 
 def taken(kind: socket.SocketKind, host: str = "127.0.0.1") -> socket.socket:
-    """A socket of somebody else's that has a port, which for the other protocol is free.
+    """A foreign socket with a port that is free for the other protocol.
 
-    After many connections a port that is free for UDP may for a minute be one that TCP still remembers.
+    After many connections, a port that is free for UDP may be in TIME_WAIT for TCP.
     """
     udp, tcp = paired_sockets(host=host)
     if kind == socket.SOCK_DGRAM:
@@ -60,7 +60,7 @@ def refusal(address: HostPort, workers: int = 1) -> str:
 
 
 def can_be_bound(address: HostPort, workers: int = 1) -> bool:
-    """Whether it can; to be asked more than once, since any program may have a port for a moment."""
+    """Whether an address can be bound; retry, since any program may use a port for a moment."""
     with bound(address, workers) as pairs:
         return bound_address(pairs[0]) == address
 
@@ -102,7 +102,7 @@ def test_a_port_is_free_again_once_it_is_closed_even_with_a_connection_that_ling
         pairs[0].tcp.setblocking(True)
         client = socket.create_connection((address.host, address.port))
         accepted, _ = pairs[0].tcp.accept()
-        accepted.close()  # who closes first has the port in TIME_WAIT
+        accepted.close()  # the side that closes first has the port in TIME_WAIT
         assert client.recv(1) == b""
         client.close()
     eventually(lambda: can_be_bound(address))
@@ -141,7 +141,7 @@ def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> N
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_an_address_of_a_link_is_bound_at_that_link(workers: int) -> None:
-    """Two links have it, and each is told of with its interface, however that was written."""
+    """Two links have the address; each is reported with its interface, however that was written."""
     with new_network() as network, network.entered():
         ip("link add here type veth peer name there")
         for link in ("here", "there"):
@@ -173,7 +173,7 @@ def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence(host: 
     )
 
 
-# As another user only once everything is imported, since that user may not be able to read this tree.
+# Change the user only after all imports, since that user may not be able to read this tree.
 _BIND_AS_ANOTHER = """
 import os, pwd, sys
 from zkdns.address import HostPort
@@ -200,12 +200,14 @@ def test_a_privileged_port_is_told_with_what_would_help() -> None:
 
 
 def test_other_errors_are_told_in_the_systems_words() -> None:
-    told = refusal(HostPort("::ffff:127.0.0.1", 0))  # IPv4 within IPv6, which our IPv6 sockets leave out
+    told = refusal(
+        HostPort("::ffff:127.0.0.1", 0)
+    )  # IPv4-mapped addresses, which the server's IPv6 sockets exclude
     assert told == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
 
 
 def arrivals(pairs: list[SocketPair], count: int = 60) -> list[int]:
-    """How many of so many datagrams arrived at each of these, and each connection too."""
+    """The number of datagrams and connections that arrived at each pair."""
     address = pairs[0].udp.getsockname()
     with contextlib.ExitStack() as stack:
         for _ in range(count):
@@ -227,7 +229,7 @@ def _taken(take: Callable[..., object], *arguments: int) -> int:
 
 @pytest.fixture
 def one() -> Iterator[list[SocketPair]]:
-    """A pair that was bound alone, and what is bound where it is."""
+    """A pair that was bound alone, and pairs that are bound later."""
     pairs = bind(HostPort("127.0.0.1", 0), 1)
     yield pairs
     for pair in pairs:
@@ -238,7 +240,7 @@ def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -
     one += bind_additional(one, 2)
     assert len({bound_address(pair) for pair in one}) == 1
     if sys.platform == "linux":
-        assert arrivals(one) == [120, 0, 0]  # who has not begun to read must not lose anything
+        assert arrivals(one) == [120, 0, 0]  # a worker that has not started to read must not lose anything
     direct_traffic(one, None)
     assert all(arrivals(one))
 

@@ -1,4 +1,4 @@
-"""TCP as RFC 7766 and RFC 9210 want it, asked over real connections."""
+"""TCP as RFC 7766 and RFC 9210 require it, over real connections."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ def test_ipv6_too() -> None:
 
 
 def test_dns_27_length_and_answer_leave_in_one_segment(server: Running) -> None:
-    """RFC 7766 §8: some read no further than what comes with the length."""
+    """RFC 7766 §8: some clients read only the segment with the length."""
     with TcpClient(server) as client:
         for _ in range(20):
             client.send(b"question")
@@ -184,7 +184,7 @@ def test_dns_29_who_never_reads_is_closed_after_the_idle_time() -> None:
 
 
 def test_who_asks_without_a_pause_fills_no_memory() -> None:
-    """What has been read and not been answered stays bounded: the rest waits at the asker."""
+    """Unanswered data in memory is limited; the rest waits at the client."""
     answered = 0
 
     def respond(message: bytes, *, stream: bool) -> bytes | None:  # noqa: ARG001 - the protocol's signature
@@ -220,7 +220,7 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
     ):
         for client in (greedy, other):
             client.send(b"first")
-            assert client.answer() == b"first:tcp"  # so they are accepted
+            assert client.answer() == b"first:tcp"  # wait until they are accepted
         held = threading.Event()
         server.loop.call_soon_threadsafe(held.wait, SECONDS)
         greedy.send(*pipeline)
@@ -281,7 +281,7 @@ def test_a_connection_that_has_gone_counts_no_more() -> None:
         (("2001:db8:1:2:3:4:5:6", 4711, 0, 0), "2001:db8:1:2::/64"),
         (("2001:db8:1:2:ffff::1", 4712, 0, 0), "2001:db8:1:2::/64"),
         (("fe80::1%eth0", 4711, 0, 2), "fe80::/64"),
-        (None, ""),  # it was gone before it was asked for its name
+        (None, ""),  # it was closed before its address could be read
     ],
 )
 def test_dns_29_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object, client: str) -> None:
@@ -306,10 +306,10 @@ def test_who_leaves_accepts_nobody_and_answers_those_who_are_there(server: Runni
         server.call(server.tcp.stop_accepting)
         with TcpClient(server) as late:
             late.send(b"late")
-            for number in range(10):  # who is accepted would have his turn before them
+            for number in range(10):  # an accepted connection would be served first
                 client.send(b"%d" % number)
                 assert client.answer() == b"%d:tcp" % number
-            eventually(lambda: server.tcp.received >= 11)  # it is counted when it has been answered
+            eventually(lambda: server.tcp.received >= 11)  # counted after it was answered
             assert server.tcp.received == 11
 
 

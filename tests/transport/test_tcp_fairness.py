@@ -1,4 +1,4 @@
-"""TCP between many who want much: whose turn it is, what waits for whom, and what a mistake costs."""
+"""TCP with many greedy clients: turns, slow readers, and the cost of an internal error."""
 
 import contextlib
 import itertools
@@ -24,7 +24,7 @@ def long_answers(message: bytes, *, stream: bool) -> bytes:  # noqa: ARG001 - th
 
 @contextlib.contextmanager
 def answering(answers: ResponseLookup) -> Iterator[Running]:
-    """Serve these over TCP, to all who connect from now on."""
+    """Serve these responses over TCP, to all connections from now on."""
     with serving(echo) as server:
         server.tcp._answers = answers
         yield server
@@ -32,7 +32,7 @@ def answering(answers: ResponseLookup) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def held(server: Running) -> Iterator[None]:
-    """Keep the loop from working, so that what is sent meanwhile has arrived when it goes on."""
+    """Block the loop, so that everything sent within the block has arrived when it continues."""
     release = threading.Event()
     server.loop.call_soon_threadsafe(release.wait, SECONDS)
     try:
@@ -42,7 +42,7 @@ def held(server: Running) -> Iterator[None]:
 
 
 def between_rounds(server: Running, count: Callable[[], int]) -> Callable[[], int]:
-    """How far `count` has risen at most between two rounds of the loop."""
+    """The largest increase of `count` between two rounds of the loop."""
     most = before = 0
 
     def look() -> None:
@@ -92,7 +92,7 @@ def test_a_long_pipeline_gives_others_a_turn_after_each_burst() -> None:
 
 
 def test_many_who_ask_do_not_make_a_turn_longer_and_nobody_is_left_out() -> None:
-    """Each burst here takes longer than a turn may, so that none has two of them."""
+    """Each burst takes longer than a turn may, so that no turn has two of them."""
     heard: list[bytes] = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
@@ -204,6 +204,6 @@ def test_without_a_file_left_and_without_a_connection_it_tries_again_later() -> 
 
 
 def selected(server: Running) -> list[object]:
-    """What the server waits for."""
+    """The events that the server waits for."""
     assert server.tcp._selector is not None
     return [key.fileobj for key in server.tcp._selector.get_map().values()]

@@ -1,4 +1,4 @@
-"""UDP: every datagram its answer, whatever other askers do, in batches and one by one."""
+"""UDP: every datagram gets its response, whatever other clients do, in batches and one by one."""
 
 import contextlib
 import itertools
@@ -45,7 +45,7 @@ def test_a_datagram_of_whatever_size_is_handed_over_whole(serve: Serve, size: in
         return b"idheard"
 
     with serve(respond) as server:
-        ident = sent[:2].ljust(2, b"\0")  # what is too short for one is silence for whoever knows DNS
+        ident = sent[:2].ljust(2, b"\0")  # a query without a header gets no response
         assert ask("127.0.0.1", server.address.port, sent)[0] == ident + b"heard"
         assert server.udp.received == 1
     assert heard == [(bytes(2) + sent[2:], False)]
@@ -63,13 +63,13 @@ def test_datagrams_of_all_sizes_at_once_are_handed_over_whole(serve: Serve) -> N
         with server.udp_stopped():
             for message in sent:
                 sock.sendto(message, server.at)
-        # What is longer than its slot comes after its batch.
+        # Long queries are answered after their batch.
         assert sorted(sock.recv(100) for _ in sent) == sorted(message[:20] + b":udp" for message in sent)
     assert sorted(heard) == sorted(message[2:] for message in sent)
 
 
 def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that(serve: Serve) -> None:
-    """Whoever remembers answers by what was handed over tells them apart."""
+    """A cache that uses these bytes as keys can tell both apart."""
     queries = [b"query".ljust(size, b"\0") for size in range(5, 120)]
     queries += [b"query"[:size] for size in range(1, 5)]
     sent = [number.to_bytes(2) + query for number, query in enumerate(queries)]
@@ -92,7 +92,7 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
             with server.udp_stopped():
                 for message in sent:
                     sock.sendto(message, server.at)
-            told = {sock.recv(100) for _ in sent}  # what is longer than its slot comes after its batch
+            told = {sock.recv(100) for _ in sent}  # long queries are answered after their batch
             assert told == {message[:2] + str(len(message)).encode() for message in sent}
     assert len(remembered) == len(sent)
 
@@ -156,7 +156,7 @@ def test_none_is_silence(serve: Serve) -> None:
     with serve(respond) as server, udp_client() as sock:
         for message in (b"", b"hush", b"ask"):
             sock.sendto(message, server.at)
-        assert sock.recv(100) == b"ask:udp"  # the first that arrives, and loopback keeps the order
+        assert sock.recv(100) == b"ask:udp"  # the first one to arrive, and loopback keeps the order
         assert receives_nothing_more(sock)
         assert (server.udp.received, server.udp.lost) == (3, 0)
 
@@ -177,7 +177,7 @@ _PATTERNS = [
 
 @pytest.mark.parametrize("pattern", _PATTERNS, ids=lambda pattern: f"{len(pattern)} {pattern[:5]}")
 def test_silence_amid_others_leaves_each_asker_its_own_responses_in_order(serve: Serve, pattern: str) -> None:
-    """`x` in the pattern is silence."""
+    """`x` in the pattern means no response."""
 
     def respond(message: bytes, *, stream: bool) -> bytes | None:
         return None if message[2:3] == b"x" else echo(message, stream=stream)
@@ -213,9 +213,11 @@ def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_askers_that_closed_their_port_stop_nobody_else(serve: Serve, host: str) -> None:
-    """Their answers come back as ICMP port unreachable."""
+    """Their responses return as ICMP port unreachable."""
     with serve(echo, HostPort(host, 0)) as server, udp_client() as other:
-        other.connect(("127.0.0.1", server.address.port))  # all the time, or it could have a port of theirs
+        other.connect(
+            ("127.0.0.1", server.address.port)
+        )  # all the time, since otherwise it could get one of their ports
         for _ in range(200):
             with udp_client() as gone:
                 gone.sendto(b"goodbye", other.getpeername())
@@ -224,7 +226,7 @@ def test_askers_that_closed_their_port_stop_nobody_else(serve: Serve, host: str)
 
 
 def test_an_answer_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:
-    """To port 0, from which nothing but a raw socket asks."""
+    """To port 0, which only a raw socket can use."""
     try:
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
     except PermissionError:
@@ -301,14 +303,14 @@ def test_a_burst_of_datagrams_lets_tcp_have_its_turn(serve: Serve) -> None:
         udp_client() as sock,
     ):
         connection.sendall(b"\0\x08question")
-        assert connection.recv(100) == b"\0\x0cquestion:tcp"  # so it is accepted
+        assert connection.recv(100) == b"\0\x0cquestion:tcp"  # wait until it is accepted
         server.call(server.udp.stop)
         for _ in range(burst):
             sock.sendto(b"burst", server.at)
         server.call(begin)
         assert connection.recv(100) == b"\0\x0cquestion:tcp"
         eventually(lambda: len(heard) == burst + 2)
-    # Once round, in which the datagrams may have their turn first.
+    # One round of the loop, in which the datagrams may come first.
     assert heard.index(True, 1) <= 1 + _MAX_BATCHES * MAX_BATCH < burst
 
 
@@ -330,7 +332,7 @@ def test_a_burst_of_datagrams_holds_no_timer_up(serve: Serve) -> None:
             sock.sendto(b"burst", server.at)
         server.call(begin)
         eventually(lambda: len(heard) == burst + 1)
-    # Once round, in which the datagrams may have their turn first.
+    # One round of the loop, in which the datagrams may come first.
     assert heard.index("timer") <= _MAX_BATCHES * MAX_BATCH < burst
 
 
@@ -341,6 +343,6 @@ def test_a_stopped_server_answers_no_more_and_leaves_its_socket_open(serve: Serv
             sock.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 sock.recv(100)
-        # Who comes next finds what has arrived meanwhile.
+        # The next round sees everything that has arrived meanwhile.
         sock.settimeout(SECONDS)
         assert sock.recv(100) == b"question:udp"

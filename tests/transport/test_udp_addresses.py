@@ -1,4 +1,4 @@
-"""UDP at wildcards: a response leaves from the address that was asked, or its asker drops it."""
+"""UDP on wildcard addresses: a response leaves from the address of the query, or the client drops it."""
 
 import contextlib
 import socket
@@ -16,9 +16,9 @@ IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
 
 
 def each_hears_whom_it_asked(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
-    """Each asks its address several times, in turn with the others and all at once.
+    """Each client sends queries several times, in turn with the others and all at once.
 
-    A connected socket drops what comes from anywhere else.
+    A connected socket drops datagrams from other addresses.
     """
     for sock, asked in clients:
         scope = asked.partition("%")[2]
@@ -49,7 +49,7 @@ def test_dns_24_on_the_ipv6_wildcard_the_answer_leaves_from_the_address_that_was
 
 
 def _ipv6_addresses() -> list[str]:
-    """This machine's other IPv6 addresses that mean something without an interface, if there are any."""
+    """Other IPv6 addresses of this machine, without link-local ones."""
     with open("/proc/net/if_inet6") as lines:  # noqa: PTH123 - proc is no file tree
         packed = [bytes.fromhex(line.split()[0]) for line in lines]
     found = [socket.inet_ntop(socket.AF_INET6, address) for address in packed]
@@ -102,7 +102,7 @@ def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_netwo
 def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
     serve: Serve, own_network: Network
 ) -> None:
-    """Even if that is another link than the one by which they ask; a link-local address keeps its link."""
+    """Even if that is another interface than the query's; a link-local address keeps its interface."""
     del own_network
     with new_network() as theirs:
         link_twice(theirs)
@@ -122,7 +122,7 @@ def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to
 
 def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
     with serve(echo, IPV4) as server, udp_client() as sock:
-        sock.connect(("127.0.0.9", server.address.port))  # drops what comes from anywhere else
+        sock.connect(("127.0.0.9", server.address.port))  # drops datagrams from other addresses
         sock.send(b"question")
         assert sock.recv(100) == b"question:udp"
 
@@ -131,7 +131,7 @@ def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> No
 def test_an_asker_that_cannot_be_reached_costs_nobody_else_a_response(
     serve: Serve, own_network: Network, wildcard: HostPort
 ) -> None:
-    """One whom a rule forbids to answer, and one to whom no route leads any more."""
+    """One that a firewall rule blocks, and one without a route."""
     del own_network
     skip_without_nft()
     ip("address add 192.0.2.1/32 dev lo")

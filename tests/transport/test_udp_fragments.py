@@ -1,4 +1,4 @@
-"""UDP over IPv4: a response stays whole, unless the network that it leaves by is too narrow for it."""
+"""UDP over IPv4: a response is not fragmented, unless it exceeds the interface's MTU."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ def long(message: bytes, *, stream: bool) -> bytes:
 
 
 class Waiting(dict[bytes, Iterator[bytes]]):
-    """Answers when it is told to."""
+    """Delivers its responses on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Waiting(dict[bytes, Iterator[bytes]]):
 
 
 def sniffed(act: Callable[[], object], port: int) -> list[int]:
-    """The flags of the IPv4 headers of what leaves that port meanwhile."""
+    """The flags of the IPv4 headers of datagrams from this port."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sniffer:
         sniffer.settimeout(SECONDS)
         act()
@@ -52,7 +52,7 @@ def test_no_router_may_take_a_response_apart(serve: Serve) -> None:
         for _ in range(2):
             assert sniffed(lambda: ask(*server.at, b"id"), server.address.port) == [_DO_NOT_FRAGMENT]
             ip("link set lo mtu 600")
-            ask(*server.at, b"id")  # and the next one may be taken apart no more than the first
+            ask(*server.at, b"id")  # and the next one must not be fragmented either
             ip("link set lo mtu 65536")
 
 

@@ -269,7 +269,7 @@ class Zone:
         data = b"".join((NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
 
-    # -- turns ---------------------------------------------------------------------------------------------
+    # -- rotation ------------------------------------------------------------------------------------------
 
     def rotation_counter(self, service: Labels, query: Query, period: int) -> RotationCounter:
         """The rotation counter of this question, shared by all forms of the query.

@@ -69,7 +69,7 @@ class AccessControl(msgspec.Struct, frozen=True):
         has_valid_cookie: whether a query (by its key) has a valid server cookie for an address; called only
             above the rate limit.
         rate_limit: queries a second for one network (a /24, or a /56 of IPv6); 0: no limit.
-        counters: what was refused or rate-limited.
+        counters: numbers of refused and rate-limited queries.
     """
 
     allowed: Allowlist

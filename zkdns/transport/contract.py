@@ -5,7 +5,7 @@ A transport looks responses up by the bytes of a query without its id and takes 
     responses = lookup[query]       an endless iterator; `get(query)` returns only cached ones
     response = next(responses)      bytes without the id, in the form of the transport's codec
 
-    response          meaning                                what the transport does
+    response          meaning                                action of the transport
     non-empty bytes   the response                           sends it
     b""               no response                            sends nothing
     DeferredResponse  an upstream must be asked first        calls `start`, and sends the response when it is
