@@ -85,7 +85,7 @@ def stream(request: pytest.FixtureRequest) -> bool:
         (WEB, "AXFR", "REFUSED"),
     ],
 )
-def test_dns_23_who_sends_a_cookie_gets_the_server_s_with_every_response(
+def test_dns_23_every_response_to_a_client_cookie_has_a_server_cookie(
     server: Server, name: str, qtype: str, code: str, stream: bool
 ) -> None:
     for address, shown in itertools.product((HERE, THERE), (CLIENT, cookie_for(), CLIENT + bytes(32))):
@@ -100,9 +100,7 @@ def test_dns_23_who_sends_a_cookie_gets_the_server_s_with_every_response(
         assert COOKIE not in options_of(plain)
 
 
-def test_dns_23_each_asker_gets_its_own_cookie_and_nothing_is_remembered_of_it(
-    server: Server, stream: bool
-) -> None:
+def test_dns_23_each_client_gets_its_own_cookie_and_none_is_cached(server: Server, stream: bool) -> None:
     cache = server.streams if stream else server.datagrams
     message = asked(option(COOKIE, CLIENT))
     for address in (HERE, THERE, HERE):
@@ -112,7 +110,7 @@ def test_dns_23_each_asker_gets_its_own_cookie_and_nothing_is_remembered_of_it(
     assert len(cache) == 0
 
 
-def test_dns_23_members_take_their_turns_whether_they_are_asked_with_cookies_or_without(
+def test_dns_23_members_rotate_with_and_without_cookies(
     server: Server,
 ) -> None:
     leaders = []
@@ -140,7 +138,7 @@ def test_dns_23_of_several_cookies_the_first_counts(server: Server) -> None:
     assert rcode(told(server, asked(option(COOKIE, bytes(3)), option(COOKIE, CLIENT)))) == "FORMERR"
 
 
-def test_dns_23_without_cookies_they_are_as_any_unknown_option(server: Server, stream: bool) -> None:
+def test_dns_23_with_cookies_off_the_option_is_ignored(server: Server, stream: bool) -> None:
     server.responder.edns_options = EdnsOptions()
     response = told(server, asked(option(COOKIE, CLIENT)), stream=stream)
     assert (len(data(response)), response.edns, response.options) == (3, 0, ())
@@ -163,7 +161,7 @@ def lone(*cookies: bytes, edns: int = 0) -> bytes:
         (CLIENT + bytes(8), "BADCOOKIE"),
     ],
 )
-def test_dns_23_a_cookie_may_be_asked_for_without_a_question(
+def test_dns_23_a_cookie_can_be_requested_without_a_question(
     server: Server, cookie: bytes, code: str, stream: bool
 ) -> None:
     response = told(server, lone(cookie), stream=stream)
@@ -172,19 +170,19 @@ def test_dns_23_a_cookie_may_be_asked_for_without_a_question(
     assert not any(response.sections)
 
 
-def test_dns_04_without_a_question_and_a_cookie_it_is_formerr(server: Server, stream: bool) -> None:
+def test_dns_04_neither_question_nor_cookie_is_formerr(server: Server, stream: bool) -> None:
     assert rcode(told(server, lone(), stream=stream)) == "FORMERR"
     assert rcode(told(server, bytes(12), stream=stream)) == "FORMERR"
     assert rcode(told(server, lone(bytes(9)), stream=stream)) == "FORMERR"
 
 
-def test_dns_18_another_version_of_edns_is_told_so_to_who_wants_a_cookie(server: Server) -> None:
+def test_dns_18_another_edns_version_with_a_cookie_is_badvers(server: Server) -> None:
     assert rcode(told(server, lone(CLIENT, edns=1))) == "BADVERS"
 
 
 @pytest.mark.parametrize("codec", [UdpCodec, TcpCodec], ids=["udp", "tcp"])
 @pytest.mark.parametrize("what", [refused_response, truncated_response], ids=["refusal", "truncation"])
-def test_dns_23_who_is_turned_away_gets_a_cookie_too(server: Server, codec: QueryCodec, what: Any) -> None:
+def test_dns_23_rejected_clients_get_a_cookie_too(server: Server, codec: QueryCodec, what: Any) -> None:
     """A client that has received a cookie drops responses without one (RFC 7873 §5.3)."""
     turned_away = ErrorResponder(codec, what, server.responder.edns_options, AnswerSources())
     message = asked(option(COOKIE, CLIENT))
@@ -210,7 +208,7 @@ def test_dns_23_a_valid_cookie_proves_the_clients_address(server: Server) -> Non
 # -- NSID and keepalive -------------------------------------------------------------------------------------
 
 
-def test_nsid_is_told_to_who_asks_for_it(server: Server, stream: bool) -> None:
+def test_nsid_is_returned_on_request(server: Server, stream: bool) -> None:
     for content in (b"", b"whatever"):  # RFC 5001 §2.1: its data is ignored
         response = told(server, asked(option(NSID, content)), stream=stream)
         assert options_of(response) == {NSID: b"ns1.example"}
@@ -220,7 +218,7 @@ def test_nsid_is_told_to_who_asks_for_it(server: Server, stream: bool) -> None:
     assert told(server, asked(option(NSID)), stream=stream).options == ()
 
 
-def test_dns_29_keepalive_tells_the_idle_time_over_tcp_alone(server: Server) -> None:
+def test_dns_29_keepalive_returns_the_idle_time_over_tcp_only(server: Server) -> None:
     response = told(server, asked(option(KEEPALIVE)), stream=True)
     assert options_of(response) == {KEEPALIVE: b"\0\x7d"}  # in tenths of a second (RFC 7828 §3.1)
     assert told(server, asked(option(KEEPALIVE)), stream=False).options == ()
@@ -233,7 +231,7 @@ def test_dns_29_keepalive_with_a_time_is_formerr_over_tcp_and_ignored_over_udp(s
     assert rcode(told(server, asked(option(KEEPALIVE, b"\0\1")), stream=False)) == "NOERROR"
 
 
-def test_dns_19_unknown_options_are_neither_answered_nor_in_the_way(server: Server, stream: bool) -> None:
+def test_dns_19_unknown_options_are_ignored(server: Server, stream: bool) -> None:
     unknown = [option(65001, b"x" * 9), option(NSID), option(65002), option(COOKIE, CLIENT), option(8, b"")]
     response = told(server, asked(*unknown), stream=stream)
     assert options_of(response) == {NSID: b"ns1.example", COOKIE: cookie_for()}
@@ -241,7 +239,7 @@ def test_dns_19_unknown_options_are_neither_answered_nor_in_the_way(server: Serv
 
 @pytest.mark.parametrize("size", [0, 512, 600, 1232])
 @pytest.mark.parametrize("labels", [1, 27])
-def test_dns_21_with_all_options_no_response_is_too_long(size: int, labels: int) -> None:
+def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int) -> None:
     name = ".".join(["longestname"[:7]] * labels + [WEB])
     server = Server({"web.staging": many(100), name.removesuffix(".discovery"): many(100)})
     server.responder.edns_options = EdnsOptions(b"n" * 64, 10.0, COOKIES, PerClientResponse)
@@ -255,7 +253,7 @@ def test_dns_21_with_all_options_no_response_is_too_long(size: int, labels: int)
             assert (found[NSID], found[COOKIE]) == (b"n" * 64, cookie_for())
 
 
-def test_dns_26_an_error_is_told_beside_other_options(server: Server) -> None:
+def test_dns_26_an_extended_error_comes_with_other_options(server: Server) -> None:
     server.responder.stale = True
     response = told(server, asked(option(COOKIE, CLIENT)))
     assert ede(response) == [3]
@@ -264,13 +262,13 @@ def test_dns_26_an_error_is_told_beside_other_options(server: Server) -> None:
     assert [int(each.otype) for each in response.options] == [15, COOKIE]
 
 
-# -- who this is --------------------------------------------------------------------------------------------
+# -- the server's identity ----------------------------------------------------------------------------------
 
 IDENTITY, VERSION = ("id.server", "hostname.bind", "ID.Server"), ("version.server", "version.bind")
 
 
 @pytest.mark.parametrize("name", [*IDENTITY, *VERSION])
-def test_dns_06_who_this_is_is_told_by_setting_alone(name: str, stream: bool) -> None:
+def test_dns_06_the_identity_is_disclosed_by_setting_only(name: str, stream: bool) -> None:
     silent = ask(Server(), name, "TXT", qclass="CH", stream=stream)
     assert (rcode(silent), data(silent)) == ("REFUSED", [])
     telling = Server(identity="ns1.exämple", tell_version=True)
@@ -296,7 +294,7 @@ def test_dns_06_who_this_is_is_told_by_setting_alone(name: str, stream: bool) ->
         ("id.server", "TXT", "IN"),
     ],
 )
-def test_dns_06_everything_else_outside_class_in_stays_refused(name: str, qtype: str, qclass: str) -> None:
+def test_dns_06_all_else_outside_class_in_is_refused(name: str, qtype: str, qclass: str) -> None:
     server = Server({"web.staging": many(3)}, identity="ns1", tell_version=True)
     assert rcode(ask(server, name, qtype, qclass=qclass)) == "REFUSED"
 
@@ -315,7 +313,7 @@ def test_dns_06_everything_else_outside_class_in_stays_refused(name: str, qtype:
         (WEB, "A", "IN", []),
     ],
 )
-def test_dns_26_a_refusal_says_why_to_who_speaks_edns(
+def test_dns_26_a_refusal_has_an_extended_error_with_edns(
     name: str, qtype: str, qclass: str, codes: list[int]
 ) -> None:
     server = Server({"web.staging": many(3)})

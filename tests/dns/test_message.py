@@ -103,17 +103,13 @@ def mutated_queries(draw: st.DrawFn) -> bytes:
 @example(b"\xff" * 12, False)
 @example(bytes(4) + b"\0\1" + bytes(6) + b"\0\0\xff\0\1", False)
 @settings(max_examples=400, deadline=None)
-def test_arbitrary_bytes_never_raise_and_get_a_response_that_can_be_read(
-    message: bytes, stream: bool
-) -> None:
+def test_arbitrary_bytes_never_raise_and_get_a_parsable_response(message: bytes, stream: bool) -> None:
     check_any(message, stream=stream)
 
 
 @given(mutated_queries(), st.booleans())
 @settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_mutated_queries_never_raise_and_get_a_response_that_can_be_read(
-    message: bytes, stream: bool
-) -> None:
+def test_mutated_queries_never_raise_and_get_a_parsable_response(message: bytes, stream: bool) -> None:
     check_any(message, stream=stream)
 
 
@@ -130,7 +126,7 @@ def test_valid_queries_get_their_question_back_and_an_opt_for_an_opt(message: by
 
 @given(valid_queries())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_query_cut_short_anywhere_is_formerr_or_silence(message: bytes) -> None:
+def test_a_truncated_query_is_formerr_or_gets_no_response(message: bytes) -> None:
     for size in range(len(message)):
         response = SERVER.respond(message[:size], stream=False)
         assert (response is None) == (size < 12)
@@ -150,7 +146,7 @@ def test_a_response_is_a_function_of_the_query_but_for_its_id(message: bytes) ->
     assert (other[:2], other[2:]) == (b"\xab\xcd", first[2:])
 
 
-# -- what a query says ------------------------------------------------------------------------------------
+# -- parsing ------------------------------------------------------------------------------------------------
 
 
 def test_a_query_is_read_into_its_parts() -> None:
@@ -162,7 +158,7 @@ def test_a_query_is_read_into_its_parts() -> None:
 
 
 @pytest.mark.parametrize("flags", [0, dns.flags.AD, dns.flags.CD, dns.flags.AD | dns.flags.CD])
-def test_dns_08_ad_and_cd_are_read_and_clear_in_our_own_answers(flags: int) -> None:
+def test_dns_08_ad_and_cd_are_parsed_and_clear_in_own_responses(flags: int) -> None:
     asked = query(WEB, flags=flags).to_wire()
     parsed = parse_query(asked)
     assert (parsed.rd, parsed.ad, parsed.cd) == (
@@ -184,7 +180,7 @@ def test_the_root_is_a_name_too() -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_any_legal_name_is_read_as_dnspython_wrote_it(labels: list[bytes]) -> None:
+def test_any_legal_name_of_dnspython_is_parsed(labels: list[bytes]) -> None:
     name = dns.name.Name((*labels, b""))
     assert parse_query(query(name).to_wire()).name == tuple(label.lower() for label in labels)
 
@@ -210,7 +206,7 @@ def test_servfail_is_a_header_that_keeps_rd() -> None:
         assert wire == (0x8002 | rd).to_bytes(2) + bytes(8)
 
 
-# -- what fits --------------------------------------------------------------------------------------------
+# -- sizes --------------------------------------------------------------------------------------------------
 
 
 def respond(records: Sequence[bytes], extra: Sequence[bytes], size: int, *, name: str = WEB) -> Response:
@@ -219,7 +215,7 @@ def respond(records: Sequence[bytes], extra: Sequence[bytes], size: int, *, name
 
 
 @pytest.mark.parametrize("members", [1, 5, 8, 12, 18, 25, 60])
-def test_dns_22_at_every_size_the_answer_fits_and_goes_in_the_right_order(members: int) -> None:
+def test_dns_22_every_size_fits_and_is_cut_in_the_right_order(members: int) -> None:
     """Additional records are left out first, then whole answer records from the end, which sets TC."""
     server = Server({"web.staging": many(members)}, order="fixed")
     whole = server.respond(query(WEB, "SRV", edns=0).to_wire(), stream=True)
@@ -271,7 +267,7 @@ def test_dns_22_records_of_any_size_fit_at_every_size(
         assert len(wire) + len(more[len(parsed.additional)]) > size
 
 
-def test_dns_22_what_fits_to_the_byte_is_not_cut() -> None:
+def test_dns_22_a_response_that_fits_exactly_is_not_cut() -> None:
     records = [pack_record(b"\xc0\x0c", Type.A, 5, bytes((at, 0, 0, 0))) for at in range(10)]
     size = len(respond(records, records[:0], 1232).pack(1232))
     exact, short = respond(records, [], 1232), respond(records, [], 1232)
@@ -281,7 +277,7 @@ def test_dns_22_what_fits_to_the_byte_is_not_cut() -> None:
     assert short.truncated
 
 
-def test_dns_22_an_extended_error_and_a_very_long_question_leave_the_limit_alone() -> None:
+def test_dns_22_an_extended_error_and_a_long_question_stay_within_the_limit() -> None:
     name = ".".join(("a" * 63, "b" * 63, "c" * 63, "d" * 51, "discovery"))
     parsed = parse_query(query(name, edns=0, size=512).to_wire())
     assert len(parsed.question) == 259

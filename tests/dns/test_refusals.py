@@ -32,7 +32,7 @@ def answer(codec: QueryCodec, what: str, wire: bytes) -> bytes:
 @pytest.mark.parametrize(("codec", "name"), [(UdpCodec, NAME), (TcpCodec, NAME), (TcpCodec, LONG)])
 @pytest.mark.parametrize("edns", [None, 0])
 @pytest.mark.parametrize("what", ["refusal", "truncation"])
-def test_who_is_turned_away_is_told_so_in_a_short_message(
+def test_rejected_clients_get_a_short_response(
     codec: QueryCodec, edns: int | None, name: str, what: str
 ) -> None:
     message = query(name, "SRV", edns=edns)
@@ -51,7 +51,7 @@ def test_who_is_turned_away_is_told_so_in_a_short_message(
 
 
 @pytest.mark.parametrize("codec", [UdpCodec, TcpCodec])
-def test_each_is_counted_but_for_who_hears_nothing(codec: QueryCodec) -> None:
+def test_each_response_is_counted(codec: QueryCodec) -> None:
     sources = AnswerSources()
     turned_away = ErrorResponder(codec, refused_response, EdnsOptions(), sources)
     for wire in (query(NAME, "A").to_wire(), b"id\1\0\0\2" + bytes(6), b"id\x80\0" + bytes(8)):
@@ -70,8 +70,6 @@ def test_each_is_counted_but_for_who_hears_nothing(codec: QueryCodec) -> None:
     ],
     ids=["a response", "no header", "two questions", "an update"],
 )
-def test_what_is_no_query_gets_what_everybody_gets_for_it(
-    codec: QueryCodec, wire: bytes, response: bytes
-) -> None:
+def test_malformed_queries_get_the_usual_error(codec: QueryCodec, wire: bytes, response: bytes) -> None:
     for what in ("refusal", "truncation"):
         assert answer(codec, what, wire) == response

@@ -80,12 +80,12 @@ def asked(**settings: Any) -> tuple[Server, set[str], set[str], set[str]]:
     return made, whole & own, whole & others, whole & absent
 
 
-# -- found again --------------------------------------------------------------------------------------------
+# -- hits ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("how", [{}, {"edns": 0}, {"edns": 0, "do": True}, {"flags": 0}], ids=str)
-def test_what_is_asked_again_costs_no_dns_work(stream: bool, how: dict[str, Any]) -> None:
+def test_a_repeated_query_needs_no_dns_work(stream: bool, how: dict[str, Any]) -> None:
     made = server()
     cache = made.streams if stream else made.datagrams
     for name in (*OWN, *OTHERS, *ABSENT):
@@ -111,7 +111,7 @@ def test_what_is_asked_again_costs_no_dns_work(stream: bool, how: dict[str, Any]
         ("unread.staging.discovery", {}, "SERVFAIL"),
     ],
 )
-def test_what_nobody_will_ask_again_is_not_remembered(name: str, how: dict[str, Any], why: str) -> None:
+def test_queries_that_will_not_repeat_are_not_cached(name: str, how: dict[str, Any], why: str) -> None:
     del why
     made = server()
     made.apply(SetUnread(origin_of("unread.staging"), put("unread.staging", ()).name))
@@ -123,7 +123,7 @@ def test_what_nobody_will_ask_again_is_not_remembered(name: str, how: dict[str, 
     assert (len(made.datagrams), len(made.streams)) == (0, 0)
 
 
-def test_before_the_table_has_been_read_nothing_is_remembered() -> None:
+def test_nothing_is_cached_before_the_table_has_been_read() -> None:
     made = server()
     made.authority.set_health(ready=False, stale=False)
     ask_all(made, (*OWN, *ABSENT))
@@ -132,7 +132,7 @@ def test_before_the_table_has_been_read_nothing_is_remembered() -> None:
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_query_that_is_longer_than_a_slot_is_answered_and_not_remembered() -> None:
+def test_a_query_longer_than_a_slot_is_answered_and_not_cached() -> None:
     name = "a" * 60 + "." + "b" * 60 + ".discovery"
     made = server()
     for stream in (False, True) * 2:
@@ -141,7 +141,7 @@ def test_a_query_that_is_longer_than_a_slot_is_answered_and_not_remembered() -> 
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
-def test_a_name_that_nobody_has_is_remembered_when_it_is_asked_again(stream: bool) -> None:
+def test_an_absent_name_is_cached_at_its_second_query(stream: bool) -> None:
     made = server()
     cache = made.streams if stream else made.datagrams
     for asked_before, name in enumerate(("nope", "nada", "nope", "nada", "nope")):
@@ -150,7 +150,7 @@ def test_a_name_that_nobody_has_is_remembered_when_it_is_asked_again(stream: boo
     assert cache.misses == 4
 
 
-def test_a_mistake_of_ours_is_servfail_and_is_told_with_its_query() -> None:
+def test_an_internal_error_is_servfail_and_reported_with_its_query() -> None:
     told: list[tuple[bytes, Exception]] = []
 
     def fail(query: bytes) -> Any:
@@ -169,7 +169,7 @@ def test_a_mistake_of_ours_is_servfail_and_is_told_with_its_query() -> None:
     assert {type(error) for _, error in told} == {ZeroDivisionError}
 
 
-# -- forgotten ----------------------------------------------------------------------------------------------
+# -- dropped entries ----------------------------------------------------------------------------------------
 
 
 _CHANGES: dict[str, Callable[[Server], None]] = {
@@ -183,14 +183,14 @@ _CHANGES: dict[str, Callable[[Server], None]] = {
 
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
-def test_a_change_of_one_service_forgets_its_answers_and_no_others(change: Callable[[Server], None]) -> None:
+def test_a_change_drops_the_answers_of_its_service_only(change: Callable[[Server], None]) -> None:
     made, own, others, absent = asked()
     assert len(own) > 10
     change(made)
     assert remembered(made) == others | absent
 
 
-def test_a_change_that_changes_nothing_forgets_nothing() -> None:
+def test_a_change_without_effect_drops_nothing() -> None:
     made, own, others, absent = asked()
     made.change("web.staging", removed=["member_0000000009"])
     made.drop("nope.staging")
@@ -201,7 +201,7 @@ def test_a_change_that_changes_nothing_forgets_nothing() -> None:
 
 
 @pytest.mark.parametrize("name", ["new.staging", "new.prod", "a.b.prod"])
-def test_a_service_that_comes_or_goes_forgets_what_did_not_exist_and_nothing_else(name: str) -> None:
+def test_adding_or_removing_a_service_drops_negative_answers_only(name: str) -> None:
     made, own, others, absent = asked()
     assert {"nope.staging.discovery 1", "staging.discovery 1", "discovery 1"} <= absent
     made.apply(put(name, ["10.2.0.1:80"]))
@@ -211,7 +211,7 @@ def test_a_service_that_comes_or_goes_forgets_what_did_not_exist_and_nothing_els
     assert remembered(made) == own | others
 
 
-def test_a_service_within_anothers_names_forgets_that_ones_too() -> None:
+def test_a_service_below_another_drops_the_others_answers_too() -> None:
     made, own, others, absent = asked()
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
     made.apply(put("m1.web.staging", ["10.2.0.1:80"]))
@@ -225,7 +225,7 @@ def test_a_service_within_anothers_names_forgets_that_ones_too() -> None:
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_service_that_looks_like_anothers_name_by_rfc_2782_forgets_all() -> None:
+def test_a_service_that_looks_like_an_rfc_2782_name_drops_all() -> None:
     made, *_ = asked()
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
     made.apply(put("_web._tcp.staging", ["10.2.0.1:99"]))
@@ -238,7 +238,7 @@ def test_a_service_that_looks_like_anothers_name_by_rfc_2782_forgets_all() -> No
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
 
 
-def test_where_members_make_a_name_each_change_forgets_what_did_not_exist() -> None:
+def test_if_members_make_a_name_each_change_drops_negative_answers() -> None:
     made, own, others, _ = asked(empty="nxdomain")
     assert rcode(ask(made, "_idle._tcp.staging.discovery", "SRV")) == "NXDOMAIN"
     made.change("idle.staging", [member(1, "10.2.0.1:80")])
@@ -248,7 +248,7 @@ def test_where_members_make_a_name_each_change_forgets_what_did_not_exist() -> N
     assert own | others <= remembered(made)
 
 
-def test_how_the_source_is_makes_all_answers_others() -> None:
+def test_a_change_of_health_drops_all_answers() -> None:
     made, *_ = asked()
     assert ede(ask(made, WEB, edns=0)) == []
     made.authority.set_health(ready=True, stale=True)
@@ -262,7 +262,7 @@ def test_how_the_source_is_makes_all_answers_others() -> None:
         assert ede(ask(made, WEB, "SRV", edns=0, stream=stream)) == []
 
 
-def test_a_departed_members_name_is_forgotten_when_its_time_is_over() -> None:
+def test_a_departed_members_name_is_dropped_when_its_time_is_over() -> None:
     made, _, others, absent = asked()
     made.change("web.staging", removed=["member_0000000001"], now=10.0)
     for now in (10.0, 69.0):
@@ -273,7 +273,7 @@ def test_a_departed_members_name_is_forgotten_when_its_time_is_over() -> None:
     assert rcode(ask(made, f"m1.{WEB}")) == "NXDOMAIN"
 
 
-def test_addresses_that_could_not_be_resolved_are_asked_for_anew() -> None:
+def test_unresolved_addresses_are_not_cached() -> None:
     made = server()
     assert rcode(ask(made, f"m2.{WEB}")) == "SERVFAIL"
     made.resolve("web.example.com", "192.0.2.1")
@@ -284,7 +284,7 @@ def test_addresses_that_could_not_be_resolved_are_asked_for_anew() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
-def test_the_serial_of_what_is_remembered_is_the_tables_present_one(stream: bool) -> None:
+def test_cached_responses_have_the_present_serial(stream: bool) -> None:
     made = server()
     for serial in (1, 2, 0xFFFFFFFF, 0):
         made.table.serial = serial
@@ -303,13 +303,13 @@ def test_the_serial_of_what_is_remembered_is_the_tables_present_one(stream: bool
     assert (made.streams if stream else made.datagrams).misses == 4 * 3 + 1 + 2 * 3 + 1
 
 
-# -- spelled as it was asked --------------------------------------------------------------------------------
+# -- the spelling of the query ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT", "MX", "ANY"])
 @pytest.mark.parametrize("name", [WEB, f"m1.{WEB}", "nope.staging.discovery", "_web._tcp.staging.discovery"])
-def test_a_response_has_the_askers_spelling_and_is_else_the_same(name: str, qtype: str, stream: bool) -> None:
+def test_only_the_spelling_of_a_response_depends_on_the_query(name: str, qtype: str, stream: bool) -> None:
     made, other = server(order="fixed"), server(order="fixed")
     dice = random.Random(7)
     for edns in (None, 0) * 10:
@@ -327,7 +327,7 @@ def test_a_response_has_the_askers_spelling_and_is_else_the_same(name: str, qtyp
     assert cache.misses == (4 if name.startswith("nope") else 2)
 
 
-def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:
+def test_upper_case_needs_no_more_dns_work_than_lower_case() -> None:
     made = server()
     ask(made, WEB)
     ask(made, WEB.upper())
@@ -342,7 +342,7 @@ def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("name", [WEB, WEB.upper(), "WeB.staging.Discovery"])
-def test_what_differs_in_anything_but_its_names_letters_shares_no_answer(name: str, stream: bool) -> None:
+def test_queries_share_answers_only_if_they_differ_in_case_only(name: str, stream: bool) -> None:
     """65 and 97 are A and a: types, sizes, flags and lengths must not be folded to lower case."""
     whole = query(name, "SRV", edns=0, size=0x4141).to_wire()
     end = 12 + len(name) + 2
@@ -371,7 +371,7 @@ def test_what_differs_in_anything_but_its_names_letters_shares_no_answer(name: s
         assert made.respond(message, stream=stream) == anew.respond(message, stream=stream), variant
 
 
-def test_glue_is_the_same_in_whatever_spelling() -> None:
+def test_additional_records_do_not_depend_on_the_spelling() -> None:
     made = server(order="fixed")
     first, second = ask(made, WEB, "SRV"), ask(made, WEB.upper(), "SRV")
     assert sorted(map(str.lower, additional_of(first))) == sorted(map(str.lower, additional_of(second)))

@@ -49,10 +49,10 @@ def in_any_case(name: str, dice: random.Random) -> str:
     return "".join(dice.choice((letter.lower(), letter.upper())) for letter in name)
 
 
-# -- forgetting ---------------------------------------------------------------------------------------------
+# -- dropped entries ----------------------------------------------------------------------------------------
 
 
-def test_a_change_forgets_the_answers_of_its_service_and_no_others() -> None:
+def test_a_change_drops_the_answers_of_its_service_and_no_others() -> None:
     server = Server({"web.staging": many(3), "db.staging": many(2)})
     webs = [key_of(WEB), key_of(WEB, "SRV"), key_of(f"m1.{WEB}"), key_of(WEB, "AAAA"), key_of(WEB, edns=0)]
     others = [key_of(DB), key_of(DB, "AAAA"), key_of("nobody.staging.discovery"), key_of("discovery", "SOA")]
@@ -66,7 +66,7 @@ def test_a_change_forgets_the_answers_of_its_service_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_comes_and_goes_is_a_name_and_is_none_any_more(stream: bool) -> None:
+def test_an_added_service_is_a_name_until_it_is_removed(stream: bool) -> None:
     server = Server({"web.staging": many(1)})
     for _ in range(3):
         assert asked(server, DB, stream=stream) == []
@@ -76,7 +76,7 @@ def test_who_comes_and_goes_is_a_name_and_is_none_any_more(stream: bool) -> None
     assert asked(server, DB, stream=stream) == []
 
 
-def test_of_what_is_not_there_the_serial_is_told_as_it_is_now() -> None:
+def test_negative_responses_have_the_present_serial() -> None:
     server = Server({"web.staging": many(1)})
     for name, qtype in ((WEB, "AAAA"), ("nobody.staging.discovery", "A"), ("discovery", "SOA")):
         for serial in (7, 8, 0xFFFFFFFF):
@@ -87,7 +87,7 @@ def test_of_what_is_not_there_the_serial_is_told_as_it_is_now() -> None:
     assert server.datagrams.misses == 5  # the two of no service are cached from the second query on
 
 
-def test_staleness_is_told_from_the_moment_on_that_it_begins_and_ends() -> None:
+def test_staleness_starts_and_ends_at_once() -> None:
     server = Server({"web.staging": many(2)})
     message = query(WEB, edns=0).to_wire()
     for stale in (True, False, True):
@@ -96,7 +96,7 @@ def test_staleness_is_told_from_the_moment_on_that_it_begins_and_ends() -> None:
             assert bool(read(server.respond(message) or b"").options) == stale
 
 
-# -- turns --------------------------------------------------------------------------------------------------
+# -- rotation -----------------------------------------------------------------------------------------------
 
 
 def ways_to_ask(name: str, qtype: str, dice: random.Random) -> Iterator[tuple[bytes, bool]]:
@@ -110,7 +110,7 @@ def ways_to_ask(name: str, qtype: str, dice: random.Random) -> Iterator[tuple[by
 
 @pytest.mark.parametrize("qtype", ["A", "SRV"])
 @pytest.mark.parametrize("members", [2, 3, 5, 7, 300])
-def test_each_leads_as_often_as_any_other_in_whatever_way_it_is_asked_for(qtype: str, members: int) -> None:
+def test_all_members_lead_equally_often_in_all_query_forms(qtype: str, members: int) -> None:
     server = Server({"web.staging": many(members)})
     ways = ways_to_ask(WEB, qtype, random.Random(members))
     rounds = 6 if members < 100 else 2
@@ -123,7 +123,7 @@ def test_each_leads_as_often_as_any_other_in_whatever_way_it_is_asked_for(qtype:
         assert len(set(leaders[start : start + members])) == members
 
 
-def test_turns_of_different_questions_are_their_own() -> None:
+def test_each_question_has_its_own_rotation() -> None:
     server = Server({"web.staging": many(4)})
     first = asked(server, WEB)[0]
     for _ in range(3):
@@ -136,7 +136,7 @@ def test_turns_of_different_questions_are_their_own() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_whoever_asks_gets_his_own_spelling_and_nobody_asks_the_responder_twice(stream: bool) -> None:
+def test_each_query_keeps_its_spelling_and_the_responder_is_called_once(stream: bool) -> None:
     server = Server({"web.staging": many(3)})
     cache = server.streams if stream else server.datagrams
     dice = random.Random(1)
@@ -150,7 +150,7 @@ def test_whoever_asks_gets_his_own_spelling_and_nobody_asks_the_responder_twice(
     assert len(cache) == 1
 
 
-def test_what_differs_as_letters_do_elsewhere_than_in_the_name_is_another_query() -> None:
+def test_case_differences_outside_the_name_are_different_queries() -> None:
     """Types 65 and 97, EDNS sizes 0x4141 and 0x6161, flags and lengths: upper and lower case letters."""
     server = Server({"web.staging": many(3)})
     dice = random.Random(1)
@@ -167,10 +167,10 @@ def test_what_differs_as_letters_do_elsewhere_than_in_the_name_is_another_query(
     )  # as long as one letter is in lower case
 
 
-# -- bounds -------------------------------------------------------------------------------------------------
+# -- limits -------------------------------------------------------------------------------------------------
 
 
-def test_options_are_remembered_by_nobody() -> None:
+def test_queries_with_options_are_not_cached() -> None:
     server = Server({"web.staging": many(3)})
     for number in range(20):
         cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, number.to_bytes(8))
@@ -180,7 +180,7 @@ def test_options_are_remembered_by_nobody() -> None:
 
 
 @pytest.mark.parametrize("what", ["names", "below a service", "types", "sizes", "cases", "members"])
-def test_whatever_is_asked_the_memory_has_its_bound(what: str) -> None:
+def test_memory_is_limited_for_any_queries(what: str) -> None:
     most = 1 << 20
     server = Server({"web.staging": many(2000 if what == "members" else 5), "db.staging": many(2)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=most)
@@ -207,7 +207,7 @@ def test_whatever_is_asked_the_memory_has_its_bound(what: str) -> None:
     assert (len(cache), cache.size) == (0, 0)
 
 
-def test_entries_have_their_bound_too_and_what_had_to_go_is_answered_right_again() -> None:
+def test_entries_are_limited_and_evicted_queries_are_answered_again() -> None:
     services = {f"s{number}.staging": [f"10.0.{number >> 8}.{number & 255}:80"] for number in range(400)}
     server = Server(services)
     cache = ResponseCache(
@@ -223,7 +223,7 @@ def test_entries_have_their_bound_too_and_what_had_to_go_is_answered_right_again
     assert MAX_ENTRIES > 100
 
 
-def test_large_sets_take_no_more_than_their_records_do() -> None:
+def test_large_services_take_no_more_memory_than_their_records() -> None:
     """One response at a time, since all 5,000 responses of 64 KiB would take 320 MB."""
     server = Server({"web.staging": many(5000)})
     message = query(WEB, edns=0).to_wire()
@@ -233,7 +233,7 @@ def test_large_sets_take_no_more_than_their_records_do() -> None:
 
 
 @pytest.mark.parametrize("spelled", [WEB, WEB.upper()])
-def test_however_differently_a_service_is_asked_never_is_much_forgotten_at_once(spelled: str) -> None:
+def test_the_number_of_entries_of_one_service_is_limited(spelled: str) -> None:
     """Dropping 30,000 entries took 50 ms (measured), during which no query was answered."""
     server = Server({"web.staging": many(5), "db.staging": many(2)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
@@ -249,7 +249,7 @@ def test_however_differently_a_service_is_asked_never_is_much_forgotten_at_once(
     assert_accounting_is_consistent(cache)
 
 
-def test_room_for_others_is_made_bit_by_bit() -> None:
+def test_room_is_made_in_small_steps() -> None:
     server = Server({"web.staging": many(5), "db.staging": many(2)})
     cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
     cache._max_entries = 800
@@ -263,10 +263,10 @@ def test_room_for_others_is_made_bit_by_bit() -> None:
     assert_accounting_is_consistent(cache)
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------
+# -- internal errors ----------------------------------------------------------------------------------------
 
 
-def test_a_mistake_of_ours_is_servfail_once_and_is_told() -> None:
+def test_an_internal_error_is_servfail_once_and_reported() -> None:
     told: list[tuple[bytes, Exception]] = []
 
     def fail(_query: bytes) -> object:

@@ -34,7 +34,7 @@ def spelled(dice: random.Random, name: str) -> str:
     return "".join(dice.choice((letter.upper(), letter)) for letter in name)
 
 
-# -- what comes in without end ------------------------------------------------------------------------------
+# -- endless queries ----------------------------------------------------------------------------------------
 
 
 def random_names(dice: random.Random) -> bytes:
@@ -68,7 +68,7 @@ _FLOODS = [random_names, random_case, random_sizes, random_flags, random_types, 
 
 @pytest.mark.parametrize("flood", _FLOODS, ids=lambda flood: flood.__name__)
 @pytest.mark.parametrize(("max_bytes", "max_entries"), [(100_000, 1 << 16), (1 << 24, 40)])
-def test_no_flood_takes_more_than_it_may(
+def test_no_flood_exceeds_the_memory_limit(
     flood: Callable[[random.Random], bytes], max_bytes: int, max_entries: int
 ) -> None:
     server = Server({"web.staging": many(60), "api.staging": ["10.0.0.1:80"]})
@@ -89,7 +89,7 @@ def test_no_flood_takes_more_than_it_may(
 
 
 @pytest.mark.parametrize("flood", [random_names, random_case, random_sizes, random_types])
-def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Random], bytes]) -> None:
+def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random], bytes]) -> None:
     server = Server({"web.staging": many(10)})
     server.respond(query(WEB, "SRV").to_wire())
     most = 1 << 19
@@ -115,7 +115,7 @@ def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Ran
     assert taken <= 1.15 * told + 50_000
 
 
-def test_names_that_are_asked_once_leave_next_to_nothing() -> None:
+def test_names_that_are_queried_once_take_hardly_any_memory() -> None:
     server = Server({"web.staging": many(3)})
     for number in range(2 * _MAX_ANY_SERVICE + 1):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
@@ -123,7 +123,7 @@ def test_names_that_are_asked_once_leave_next_to_nothing() -> None:
     assert not server.datagrams
 
 
-def test_large_services_are_answered_within_the_bounds_too() -> None:
+def test_large_services_stay_within_the_limits_too() -> None:
     server = Server({"large.staging": many(LARGE), "web.staging": many(3)})
     caches = bounded(server, 1 << 20)
     for name, qtype in (*itertools.product(("large.staging.discovery", WEB), ("A", "SRV", "TXT")),) * 3:
@@ -140,7 +140,7 @@ def test_large_services_are_answered_within_the_bounds_too() -> None:
         assert_accounting_is_consistent(cache)
 
 
-def test_one_answer_that_is_larger_than_all_room_is_not_remembered_and_costs_no_other_its_place() -> None:
+def test_an_answer_larger_than_the_limit_is_not_cached_and_evicts_none() -> None:
     server = Server({"large.staging": many(LARGE), "web.staging": many(3)})
     (_, streams) = bounded(server, 200_000)
     for _ in range(2):
@@ -149,7 +149,7 @@ def test_one_answer_that_is_larger_than_all_room_is_not_remembered_and_costs_no_
         assert streams.size <= 200_000
 
 
-def test_names_that_do_not_exist_drive_out_no_answer_of_a_service() -> None:
+def test_absent_names_evict_no_answer_of_a_service() -> None:
     server = Server({"web.staging": many(3)})
     for qtype in ("A", "SRV"):
         ask(server, WEB, qtype)
@@ -162,7 +162,7 @@ def test_names_that_do_not_exist_drive_out_no_answer_of_a_service() -> None:
     assert server.datagrams.misses == before
 
 
-# -- whose turn it is ---------------------------------------------------------------------------------------
+# -- rotation -----------------------------------------------------------------------------------------------
 
 
 def ways(dice: random.Random, name: str, qtype: str) -> Iterator[tuple[bytes, bool]]:
@@ -188,7 +188,7 @@ def first_data(response: bytes | None, question: int) -> bytes:
     return response[at + 2 : at + 2 + length]
 
 
-def test_weights_are_kept_exactly_in_whatever_way_one_question_is_asked() -> None:
+def test_weights_are_exact_over_all_query_forms() -> None:
     weights = (3.0, 1.0, 1.0, 2.0)
     server = Server(
         {"web.staging": [member(at, f"10.0.0.{at}:80", weight=weight) for at, weight in enumerate(weights)]}

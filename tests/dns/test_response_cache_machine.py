@@ -200,7 +200,7 @@ class MemoMachine(RuleBasedStateMachine):
             if dice.random() < 0.3:
                 self.put(service, some_members(dice))
 
-    # -- what happens --------------------------------------------------------------------------------------
+    # -- changes --------------------------------------------------------------------------------------------
 
     @rule(number=_number)
     def something_happens(self, number: int) -> None:
@@ -268,7 +268,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.server.table.serial = (self.server.table.serial + bool(keys)) & 0xFFFFFFFF
         self.server.authority.refresh(keys)
 
-    # -- what is asked ---------------------------------------------------------------------------------------
+    # -- queries --------------------------------------------------------------------------------------------
 
     @invariant()
     def all_is_answered_as_it_would_be_anew(self) -> None:
@@ -296,7 +296,7 @@ class MemoMachine(RuleBasedStateMachine):
             self.fresh.responder.stale = server.responder.stale
         return self.fresh
 
-    # -- what is kept ----------------------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------------------
 
     @invariant()
     def the_account_of_what_is_kept_is_right(self) -> None:

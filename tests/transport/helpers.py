@@ -153,7 +153,7 @@ class DatagramAnswers(dict[bytes, Iterator[bytes]]):
 
 
 def is_cut_off(key: bytes) -> bool:
-    """Whether a query is longer than its slot; after an empty response, the transport looks it up as a whole."""
+    """Whether a query is longer than its slot; after an empty response, it is looked up as a whole."""
     return int.from_bytes(key[-LENGTH:], sys.byteorder) > len(key)
 
 

@@ -70,28 +70,26 @@ def at(
         ("::ffff:203.0.113.1", False),
     ],
 )
-def test_dns_25_private_networks_and_this_machine_are_answered_by_default(
-    host: str, is_private: bool
-) -> None:
+def test_dns_25_private_networks_and_loopback_are_allowed_by_default(host: str, is_private: bool) -> None:
     for _ in range(2):  # the second time it is cached
         assert Allowlist(PRIVATE)[packed(host)] is is_private
 
 
-def test_addresses_without_end_are_not_all_remembered() -> None:
+def test_the_number_of_cached_addresses_is_limited() -> None:
     allowed = Allowlist(("2001:db8::/32",))
     for number in range(70_000):
         assert allowed[packed("2001:db8::")[:12] + number.to_bytes(4)]
     assert len(allowed) < 70_000
 
 
-def test_dns_25_who_is_not_allowed_is_refused_and_the_rest_of_its_batch_is_answered() -> None:
+def test_dns_25_a_refused_client_does_not_affect_its_batch() -> None:
     made = access("203.0.113.0/24")
     assert at(made, ["203.0.113.9", "127.0.0.1"]) is None
     assert at(made, ["203.0.113.9", "203.0.114.1", "127.0.0.1"]) == [None, REFUSALS, None]
     assert made.counters.refused == 1
 
 
-def test_dns_25_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_second_is_over() -> None:
+def test_dns_25_a_network_over_the_limit_is_truncated_until_the_next_second() -> None:
     made = access("203.0.113.0/24", "198.51.100.0/24", most=3)
     assert at(made, ["203.0.113.1", "203.0.113.2", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.3", "198.51.100.1"]) is None
@@ -100,25 +98,25 @@ def test_dns_25_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_
     assert made.counters.rate_limited == 1
 
 
-def test_dns_25_of_ipv6_a_network_is_what_one_customer_has() -> None:
+def test_dns_25_an_ipv6_network_is_a_customers_prefix() -> None:
     made = access("2001:db8::/32", most=2)
     assert at(made, ["2001:db8:0:1::1", "2001:db8:0:ff::1", "2001:db8:0:100::1"]) is None
     assert at(made, ["2001:db8:0:2::1", "2001:db8:0:100::1"]) == [TRUNCATIONS, None]
 
 
-def test_dns_25_who_asks_over_ipv4_at_a_socket_of_both_families_is_of_its_own_network() -> None:
+def test_dns_25_an_ipv4_mapped_client_has_its_ipv4_network() -> None:
     mapped = bytes(10) + b"\xff\xff"
     assert _network_of(mapped + bytes((10, 0, 0, 1))) == _network_of(mapped + bytes((10, 0, 0, 9)))
     assert _network_of(mapped + bytes((10, 0, 0, 1))) != _network_of(mapped + bytes((10, 0, 1, 1)))
 
 
-def test_who_is_refused_is_not_told_to_ask_over_tcp() -> None:
+def test_a_refused_client_is_not_truncated() -> None:
     made = access(most=1)
     assert at(made, ["203.0.113.1", "203.0.113.1"]) == [REFUSALS, REFUSALS]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1"])
-def test_over_udp_each_asker_gets_what_is_its_own(serve: Serve, address: str) -> None:
+def test_over_udp_each_client_gets_its_own_response(serve: Serve, address: str) -> None:
     made = access("::/0")
     host = "127.0.0.1" if "." in address else "::1"
     with (
@@ -141,7 +139,7 @@ def test_over_udp_each_asker_gets_what_is_its_own(serve: Serve, address: str) ->
         assert other.recv(1000) == b"xx" + (b"refused" if "." in address else b"long" * 100 + b":udp")
 
 
-def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve: Serve) -> None:
+def test_dns_25_over_udp_a_network_over_the_limit_gets_short_responses(serve: Serve) -> None:
     made = access(most=5)
     made.counters.second = -1
     with serve(echo, access=made) as server, udp_client() as sock:
@@ -155,7 +153,7 @@ def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve:
     assert made.counters.rate_limited == heard.count(b"truncated")
 
 
-def test_dns_25_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
+def test_dns_25_over_tcp_a_refused_client_is_refused_each_query() -> None:
     made = access(refused=Saying(b"refused", StreamAnswers))
     made.allowed[packed("127.0.0.7")] = False
     with serving(echo, access=made) as server:
@@ -166,14 +164,14 @@ def test_dns_25_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
     assert made.counters.refused == 1
 
 
-def test_many_networks_are_forgotten_with_their_second() -> None:
+def test_counters_of_networks_are_cleared_each_second() -> None:
     made = access("0.0.0.0/0", most=10)
     for second, third in itertools.product(range(3), range(200)):
         at(made, [f"203.0.{third}.1"], now=second)
         assert len(made.counters.queries) == third + 1
 
 
-def test_dns_23_who_proves_its_address_is_answered_however_often_its_network_asks() -> None:
+def test_dns_23_a_valid_cookie_bypasses_the_rate_limit() -> None:
     made = access("203.0.113.0/24", most=1)
     hosts = ["203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.114.1"]
     queries = [packed("203.0.113.1"), packed("203.0.113.1"), b"", packed("203.0.114.1")]
@@ -181,7 +179,7 @@ def test_dns_23_who_proves_its_address_is_answered_however_often_its_network_ask
     assert (made.counters.rate_limited, made.counters.refused) == (2, 1)
 
 
-def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serve) -> None:
+def test_dns_23_over_udp_a_cookie_is_found_in_queries_of_any_length(serve: Serve) -> None:
     made = access(most=1)
     made.counters.second = -1
     proof = packed("127.0.0.1")

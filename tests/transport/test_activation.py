@@ -68,7 +68,7 @@ def refusal(inherited: list[socket.socket]) -> str:
     ).stdout.strip()
 
 
-def test_what_is_passed_is_taken_and_neither_told_nor_handed_on(make: Make) -> None:
+def test_passed_sockets_are_taken_and_not_inherited_further(make: Make) -> None:
     udp, tcp = both(make)
     assert refusal([udp, tcp]) == f"127.0.0.1:{udp.getsockname()[1]} False False"
 
@@ -83,13 +83,13 @@ def test_what_is_passed_is_taken_and_neither_told_nor_handed_on(make: Make) -> N
         {"LISTEN_FDS": "0", "LISTEN_PID": str(os.getpid())},
     ],
 )
-def test_what_is_not_for_this_process_is_left_alone(variables: dict[str, str]) -> None:
+def test_variables_for_another_process_are_ignored(variables: dict[str, str]) -> None:
     environment = {**variables, "LISTEN_FDNAMES": "a", "PATH": "/bin"}
     assert take_inherited_sockets(environment) == []
     assert environment == {"PATH": "/bin"}
 
 
-def test_what_cannot_be_served_is_named(make: Make) -> None:
+def test_an_unusable_file_is_named(make: Make) -> None:
     unix, other = socket.socketpair()
     with unix, other:
         assert "file 3 is a socket of AF_UNIX, SOCK_STREAM; pass UDP and TCP sockets" in refusal([unix])
@@ -100,7 +100,7 @@ def test_what_cannot_be_served_is_named(make: Make) -> None:
         assert "file 3 is no socket" in refusal([file])  # type: ignore[list-item]
 
 
-def test_pairs_are_made_of_each_address_in_whatever_order(make: Make) -> None:
+def test_sockets_are_paired_by_address_in_any_order(make: Make) -> None:
     first, second = both(make), both(make, "127.0.0.2")
     inherited = [second[1], first[0], first[1], second[0]]
     pairs = pair_sockets(inherited)
@@ -109,7 +109,7 @@ def test_pairs_are_made_of_each_address_in_whatever_order(make: Make) -> None:
 
 
 @pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
+def test_a_socket_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
     other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
     lone = make(there, "127.0.0.9")  # the other socket is most likely free
     (pair,) = pair_sockets([lone])
@@ -121,7 +121,7 @@ def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKin
     pair.close()
 
 
-def test_a_half_that_cannot_be_bound_is_told_and_all_is_let_go(make: Make) -> None:
+def test_a_socket_that_cannot_be_bound_is_an_error_and_all_are_closed(make: Make) -> None:
     udp, tcp = both(make)
     with pytest.raises(ListenError, match="another program listens there"):
         pair_sockets([udp])
@@ -138,7 +138,7 @@ def test_several_sockets_at_one_address_are_several_pairs(make: Make) -> None:
         ]
 
 
-def test_a_passed_socket_gets_what_ours_have(make: Make) -> None:
+def test_a_passed_socket_gets_the_usual_options(make: Make) -> None:
     (own,) = bind(HostPort("127.0.0.1", 0), 1)
     udp, tcp = both(make)
     size = (socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -150,7 +150,7 @@ def test_a_passed_socket_gets_what_ours_have(make: Make) -> None:
     own.close()
 
 
-def test_a_larger_buffer_than_we_could_ask_for_is_left(make: Make) -> None:
+def test_a_larger_buffer_is_left_unchanged(make: Make) -> None:
     udp, _ = both(make)
     forced = 33  # SO_RCVBUFFORCE
     try:

@@ -52,10 +52,10 @@ def sendable(response: bytes) -> bytes:
     return datagram(response)
 
 
-# -- where everything lies ----------------------------------------------------------------------------------
+# -- memory layout ------------------------------------------------------------------------------------------
 
 
-def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
+def test_the_headers_have_the_layout_of_the_system() -> None:
     """<bits/types/struct_iovec.h>, <bits/socket.h>, on 64-bit systems."""
     places = {
         module._IoVec: ("PN", ["base", "length"]),
@@ -77,7 +77,7 @@ def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> None:
+def test_there_is_room_for_addresses_and_ancillary_data(family: socket.AddressFamily) -> None:
     """<netinet/in.h>: sockaddr_in, sockaddr_in6, and the ancillary data with in_pktinfo or in6_pktinfo."""
     is_ipv6 = family == socket.AF_INET6
     assert module._SOCKADDR_SIZE[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
@@ -86,7 +86,7 @@ def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> No
     assert module._CONTROL_SIZE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
 
 
-def test_the_numbers_beside_the_headers_are_the_numbers_in_them() -> None:
+def test_the_columns_are_the_numbers_in_the_headers() -> None:
     messages = module._Messages(3)
     messages.control_lengths[:] = memoryview(
         struct.pack(f"{MAX_BATCH}Q", *range(1000, 1000 + MAX_BATCH))
@@ -114,7 +114,7 @@ def test_nothing_has_arrived() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH + 5])
-def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None:
+def test_queries_are_received_in_order_up_to_a_full_batch(count: int) -> None:
     sent = [number.to_bytes(2) + b"query %d" % number for number in range(count)]
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
@@ -127,7 +127,7 @@ def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None
         assert received == [slotted(message[2:]) for message in sent]
 
 
-def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
+def test_a_slot_is_cleared_before_each_batch() -> None:
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for size in (500, _SLOT_CAPACITY, 50, 1, 0, 200, 0):
@@ -139,7 +139,7 @@ def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
 @pytest.mark.parametrize(
     "size", [0, 1, 2, 3, *range(93, 100), 512, 4096, 9_000, 32_768, 65_507], ids="{} bytes".format
 )
-def test_what_is_longer_than_its_slot_can_be_had_whole(size: int) -> None:
+def test_a_query_longer_than_its_slot_is_available_as_a_whole(size: int) -> None:
     message = os.urandom(size)
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
@@ -152,7 +152,7 @@ def test_what_is_longer_than_its_slot_can_be_had_whole(size: int) -> None:
         assert (batch.whole(0), batch.whole(2)) == (None, None)
 
 
-def test_the_longest_ones_in_all_places_do_not_get_into_each_others_way() -> None:
+def test_a_batch_of_the_longest_queries_does_not_overlap() -> None:
     sent = [os.urandom(20_000) for _ in range(8)]
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
@@ -163,7 +163,7 @@ def test_the_longest_ones_in_all_places_do_not_get_into_each_others_way() -> Non
         assert wholes == [message[2:] + (20_000).to_bytes(LENGTH, sys.byteorder) for message in sent]
 
 
-def test_a_socket_that_fails_is_told_of() -> None:
+def test_a_socket_error_is_raised() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, udp_client() as other:
         sock.setblocking(False)
         sock.bind(("127.0.0.1", 0))
@@ -192,7 +192,7 @@ def _error_of(batch: Batch) -> OSError | None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
+def test_each_client_gets_its_response_with_its_id(host: str) -> None:
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
         clients = [stack.enter_context(udp_client(host)) for _ in range(MAX_BATCH)]
@@ -207,7 +207,7 @@ def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
                 other.settimeout(5.0)
 
 
-def test_a_response_has_the_question_as_it_arrived() -> None:
+def test_a_response_has_the_question_as_received() -> None:
     """The question may fill the slot after id and head."""
     questions = [os.urandom(_SLOT_CAPACITY - HEAD - size) for size in range(MAX_BATCH)]
     with receiver() as sock, udp_client() as other:
@@ -224,7 +224,7 @@ def test_a_response_has_the_question_as_it_arrived() -> None:
 
 
 @pytest.mark.parametrize("silent", [[0], [1], [7], [0, 7], [2, 3, 4], [*range(8)], [0, 2, 4, 6], []], ids=str)
-def test_an_empty_response_is_silence(silent: list[int]) -> None:
+def test_an_empty_response_is_not_sent(silent: list[int]) -> None:
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for at in range(8):
@@ -237,7 +237,7 @@ def test_an_empty_response_is_silence(silent: list[int]) -> None:
         assert receives_nothing_more(other)
 
 
-def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -> None:
+def test_long_and_short_responses_do_not_mix() -> None:
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for lengths in ([_LONGEST_REST] * MAX_BATCH, [1] * MAX_BATCH, [1, _LONGEST_REST] * (MAX_BATCH // 2)):
@@ -262,7 +262,7 @@ class FewAtATime:
 
 
 @pytest.mark.parametrize("most", [1, 7, 63])
-def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partly_sent_batch_is_continued(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         few = FewAtATime(batch, most)
@@ -277,7 +277,7 @@ def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyP
         assert few.calls == [*range(MAX_BATCH, 0, -most)]
 
 
-def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> None:
+def test_responses_without_room_in_the_kernel_are_counted_as_lost() -> None:
     """A full queue, which Unix sockets can show: EAGAIN without waiting."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with ours, theirs, receiver() as sock, udp_client() as other:
@@ -300,7 +300,7 @@ def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> No
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_dns_24_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: str) -> None:
+def test_dns_24_a_wildcard_responds_from_the_address_of_the_query(host: str) -> None:
     addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if host == "0.0.0.0" else ["::1"]
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
@@ -316,10 +316,10 @@ def test_dns_24_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: s
                 assert (response, source[0]) == (b"idresponse", address)
 
 
-# -- where there are no such calls --------------------------------------------------------------------------
+# -- systems without these calls ----------------------------------------------------------------------------
 
 
-def test_where_the_calls_are_missing_or_of_another_form_they_are_not_used(
+def test_missing_or_different_calls_are_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert is_available()
@@ -337,7 +337,7 @@ def test_where_the_calls_are_missing_or_of_another_form_they_are_not_used(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
-def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forbidden_call_is_not_used(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a filter of system calls (seccomp) forbids it."""
     probed = []
 
@@ -350,7 +350,7 @@ def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: py
     assert probed
 
 
-def test_in_a_sandbox_that_forbids_it_it_is_not_used() -> None:
+def test_a_call_that_a_sandbox_forbids_is_not_used() -> None:
     program = "from zkdns.transport.batch import is_available; print(is_available())"
     command = [*forbidding("recvmmsg"), sys.executable, "-c", program]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"

@@ -46,9 +46,7 @@ def _fail(_: Deliver) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_dns_24_a_late_datagram_finds_its_asker_and_leaves_from_where_it_was_asked(
-    serve: Serve, address: str
-) -> None:
+def test_dns_24_a_deferred_datagram_leaves_from_the_address_of_the_query(serve: Serve, address: str) -> None:
     asked = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "127.0.0.5"}.get(address, "::1")
     desk = Desk(DatagramAnswers(echo))
     with (
@@ -71,7 +69,7 @@ def test_dns_24_a_late_datagram_finds_its_asker_and_leaves_from_where_it_was_ask
         assert server.udp.lost == 0
 
 
-def test_a_late_datagram_may_be_silence_and_a_mistake_costs_nobody_else_anything(serve: Serve) -> None:
+def test_a_deferred_datagram_may_be_empty_and_an_error_costs_only_one(serve: Serve) -> None:
     desk = Desk(DatagramAnswers(echo))
     with serve(echo, datagrams=desk) as server, udp_client() as sock:
         sock.connect(server.at)
@@ -85,7 +83,7 @@ def test_a_late_datagram_may_be_silence_and_a_mistake_costs_nobody_else_anything
         assert receives_nothing_more(sock)
 
 
-def test_nothing_leaves_after_the_end(serve: Serve) -> None:
+def test_nothing_is_sent_after_the_end(serve: Serve) -> None:
     desk = Desk(DatagramAnswers(echo))
     with serve(echo, datagrams=desk) as server, udp_client() as sock:
         sock.sendto(b"a1later1", server.at)
@@ -129,7 +127,7 @@ def sock(server: Running) -> Iterator[socket.socket]:
         yield connected
 
 
-def test_dns_27_over_tcp_answers_come_as_they_are_ready(
+def test_dns_27_over_tcp_deferred_responses_come_in_any_order(
     desk: Desk, server: Running, sock: socket.socket
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2", b"c3"))
@@ -142,7 +140,7 @@ def test_dns_27_over_tcp_answers_come_as_they_are_ready(
     assert hear(sock, 1) == [b"a1one"]
 
 
-def test_dns_28_over_tcp_answers_still_come_to_who_says_no_more(
+def test_dns_28_over_tcp_deferred_responses_follow_a_half_close(
     desk: Desk, server: Running, sock: socket.socket
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2"))
@@ -153,7 +151,7 @@ def test_dns_28_over_tcp_answers_still_come_to_who_says_no_more(
     assert sock.recv(100) == b""
 
 
-def test_over_tcp_late_answers_wait_until_the_asker_reads(
+def test_over_tcp_deferred_responses_wait_until_the_client_reads(
     desk: Desk, server: Running, sock: socket.socket
 ) -> None:
     much = bytes(60_000)
@@ -167,7 +165,7 @@ def test_over_tcp_late_answers_wait_until_the_asker_reads(
 
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
-def test_over_tcp_an_answer_to_who_has_gone_is_dropped(desk: Desk, server: Running, how: str) -> None:
+def test_over_tcp_a_response_to_a_closed_connection_is_dropped(desk: Desk, server: Running, how: str) -> None:
     with socket.create_connection(server.at, SECONDS) as gone:
         gone.sendall(framed(b"a1later1"))
         eventually(lambda: b"later1" in desk.waiting)
@@ -180,7 +178,7 @@ def test_over_tcp_an_answer_to_who_has_gone_is_dropped(desk: Desk, server: Runni
             assert hear(other, 1) == [b"b2:tcp"]
 
 
-def test_over_tcp_a_mistake_closes_its_connection_alone(server: Running, sock: socket.socket) -> None:
+def test_over_tcp_an_internal_error_closes_only_its_connection(server: Running, sock: socket.socket) -> None:
     with socket.create_connection(server.at, SECONDS) as other:
         other.sendall(framed(b"a1laterX"))
         assert other.recv(100) == b""

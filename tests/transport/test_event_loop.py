@@ -50,12 +50,12 @@ async def heard_by_a_server(*words: bytes) -> list[bytes]:
     return heard
 
 
-def test_a_server_works_when_there_is_something_for_it_and_no_longer_than_it_is_one() -> None:
+def test_a_server_works_when_its_file_is_ready_until_it_is_removed() -> None:
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         assert runner.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
-def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
+def test_callbacks_that_a_server_schedules_run_at_once() -> None:
     async def main() -> float:
         with pipe() as (reader, writer):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
@@ -77,7 +77,7 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
 
 
 @pytest.mark.parametrize("has_more", [False, True])
-def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has_more: bool) -> None:
+def test_a_server_that_is_always_busy_delays_no_timers_and_files(has_more: bool) -> None:
     """Its file is always ready, whether or not it reports more work."""
     counts = {"served": 0, "others": 0}
 
@@ -109,7 +109,7 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has
     assert counts["served"] > 10
 
 
-def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_something_new() -> None:
+def test_a_busy_server_continues_and_is_then_called_for_new_data() -> None:
     """It need not have seen that its file is empty; afterwards the loop does not wake up for nothing."""
     counts = {"served": 0}
 
@@ -141,7 +141,7 @@ def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_some
         assert runner.run(main()) == (3, 5)
 
 
-def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
+def test_a_busy_server_may_be_removed_and_added_again() -> None:
     served: list[bytes] = []
 
     async def main() -> None:
@@ -172,7 +172,7 @@ def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
     assert served == [b"a", b"b"]
 
 
-def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
+def test_a_failing_server_is_logged_once_and_stops_nothing() -> None:
     async def main() -> int:
         with pipe() as (reader, writer), pipe() as (good, good_writer):
             done, failed, failures = asyncio.Event(), asyncio.Event(), 0
@@ -205,11 +205,11 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("a server failed", "error")]
 
 
-def test_in_another_loop_servers_are_served_too() -> None:
+def test_servers_work_in_other_event_loops_too() -> None:
     assert asyncio.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
-# -- what is put off ---------------------------------------------------------------------------------------
+# -- deferred work ------------------------------------------------------------------------------------------
 
 
 class Clock:
@@ -234,7 +234,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clock) -> None:
+def test_deferred_work_runs_in_order_with_servers_in_between(clock: Clock) -> None:
     done: list[str] = []
 
     async def main() -> None:
@@ -262,7 +262,7 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clo
     assert "".join(done) == "aqbqcq"
 
 
-def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: Clock) -> None:
+def test_deferred_work_gets_half_of_the_time_of_busy_servers(clock: Clock) -> None:
     spent = {"served": 0.0, "pieces": 0.0}
 
     def count(what: str, seconds: float) -> None:
@@ -291,7 +291,7 @@ def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: 
     assert 0.02 < spent["served"] < 0.15  # one piece per call would be ten times as much
 
 
-def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done() -> None:
+def test_failing_deferred_work_stops_nothing_and_its_callbacks_run() -> None:
     async def main() -> None:
         ended, defer = asyncio.Event(), deferrer()
         loop = asyncio.get_running_loop()
@@ -310,7 +310,7 @@ def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done
         runner.run(main())
 
 
-def test_without_servers_it_is_done_by_the_loop() -> None:
+def test_without_servers_deferred_work_runs_in_the_loop() -> None:
     async def main() -> None:
         ended = asyncio.Event()
         deferrer()(ended.set)

@@ -46,7 +46,7 @@ def packed(host: str) -> bytes:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_over_udp_each_asker_is_told_its_own_address(serve: Serve, address: str) -> None:
+def test_over_udp_each_client_gets_its_own_address(serve: Serve, address: str) -> None:
     host = "127.0.0.5" if "." in address and address != "127.0.0.1" else address.replace("::", "::1")
     host = "::1" if ":" in address else host
     with (
@@ -68,13 +68,13 @@ def test_over_udp_each_asker_is_told_its_own_address(serve: Serve, address: str)
         assert server.udp.lost == 0
 
 
-def test_over_udp_a_long_query_is_told_it_too(serve: Serve) -> None:
+def test_over_udp_a_long_query_gets_its_address_too(serve: Serve) -> None:
     with serve(echo, datagrams=Teller(DatagramAnswers(echo), datagram)) as server:
         long = b"idwhoami" + b"!" * 200
         assert ask("127.0.0.1", server.address.port, long)[0] == b"id" + packed("127.0.0.1")
 
 
-def test_over_udp_a_mistake_costs_one_response(serve: Serve) -> None:
+def test_over_udp_an_internal_error_costs_one_response(serve: Serve) -> None:
     with serve(echo, datagrams=Teller(DatagramAnswers(echo), datagram)) as server, udp_client() as sock:
         sock.connect(server.at)
         with server.udp_stopped():
@@ -85,7 +85,7 @@ def test_over_udp_a_mistake_costs_one_response(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_over_tcp_it_stands_in_its_place_among_the_answers(host: str) -> None:
+def test_over_tcp_per_client_responses_keep_their_order(host: str) -> None:
     streams = Teller(StreamAnswers(echo), bytes)
     with serving(echo, HostPort(host, 0), streams=streams, idle_seconds=SECONDS) as server:
         for source in ("127.0.0.1", "127.0.0.9") if "." in host else ("::1",):
@@ -98,7 +98,7 @@ def test_over_tcp_it_stands_in_its_place_among_the_answers(host: str) -> None:
                 assert hear(sock, 1) == [b"e5late " + packed(source)]
 
 
-def test_over_tcp_a_mistake_closes_its_connection_alone() -> None:
+def test_over_tcp_an_internal_error_closes_only_its_connection() -> None:
     with serving(echo, streams=Teller(StreamAnswers(echo), bytes)) as server:
         with socket.create_connection(server.at, SECONDS) as sock:
             sock.sendall(framed(b"a1wrong"))

@@ -88,7 +88,7 @@ def test_each_worker_has_sockets_of_its_own_that_do_not_block() -> None:
         assert not any(os.get_inheritable(sock.fileno()) for sock in sockets)
 
 
-def test_ipv4_and_ipv6_wildcards_stand_side_by_side_on_one_port() -> None:
+def test_ipv4_and_ipv6_wildcards_can_share_a_port() -> None:
     def both() -> bool:
         with bound(HostPort("0.0.0.0", 0)) as ipv4:
             return can_be_bound(HostPort("::", bound_address(ipv4[0]).port))
@@ -96,7 +96,7 @@ def test_ipv4_and_ipv6_wildcards_stand_side_by_side_on_one_port() -> None:
     eventually(both)
 
 
-def test_a_port_is_free_again_once_it_is_closed_even_with_a_connection_that_lingers() -> None:
+def test_a_closed_port_is_free_despite_a_lingering_connection() -> None:
     with bound(LOOPBACK) as pairs:
         address = bound_address(pairs[0])
         pairs[0].tcp.setblocking(True)
@@ -108,15 +108,13 @@ def test_a_port_is_free_again_once_it_is_closed_even_with_a_connection_that_ling
     eventually(lambda: can_be_bound(address))
 
 
-# -- refused ------------------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_that_another_program_has_is_told_as_a_sentence(
-    host: str, kind: socket.SocketKind, workers: int
-) -> None:
+def test_a_port_in_use_is_a_clear_error(host: str, kind: socket.SocketKind, workers: int) -> None:
     with taken(kind, host) as other:
         address = HostPort(host, other.getsockname()[1])
         told = refusal(address, workers)
@@ -126,13 +124,13 @@ def test_a_port_that_another_program_has_is_told_as_a_sentence(
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 3), (3, 1), (3, 3)])
-def test_a_second_server_on_the_same_port_is_refused_whatever_their_workers(first: int, second: int) -> None:
+def test_a_second_server_on_the_same_port_is_refused(first: int, second: int) -> None:
     with bound(LOOPBACK, first) as pairs:
         assert "another program listens there" in refusal(bound_address(pairs[0]), second)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> None:
+def test_sockets_bound_before_an_error_are_closed(kind: socket.SocketKind) -> None:
     with taken(kind) as other:
         address = HostPort("127.0.0.1", other.getsockname()[1])
         refusal(address, 2)
@@ -140,7 +138,7 @@ def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> N
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_address_of_a_link_is_bound_at_that_link(workers: int) -> None:
+def test_a_link_local_address_is_bound_at_its_interface(workers: int) -> None:
     """Two links have the address; each is reported with its interface, however that was written."""
     with new_network() as network, network.entered():
         ip("link add here type veth peer name there")
@@ -157,7 +155,7 @@ def test_an_address_of_a_link_is_bound_at_that_link(workers: int) -> None:
                             assert sock.getsockname()[3] == socket.if_nametoindex(link)
 
 
-def test_an_interface_that_this_machine_does_not_have_is_told_as_a_sentence() -> None:
+def test_a_missing_interface_is_a_clear_error() -> None:
     assert refusal(HostPort("fe80::1%nowhere", 53)) == (
         "cannot listen on [fe80::1%nowhere]:53: this machine does not have that interface "
         "(ip link lists those that it has)"
@@ -165,7 +163,7 @@ def test_an_interface_that_this_machine_does_not_have_is_told_as_a_sentence() ->
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])
-def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence(host: str) -> None:
+def test_a_missing_address_is_a_clear_error(host: str) -> None:
     address = HostPort(host, 0)
     assert refusal(address) == (
         f"cannot listen on {address}: this machine does not have that address "
@@ -188,7 +186,7 @@ except ListenError as error:
 """
 
 
-def test_a_privileged_port_is_told_with_what_would_help() -> None:
+def test_a_privileged_port_is_an_error_with_remedies() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if lowest <= 1:
         pytest.skip("every port is free for every user here")
@@ -199,7 +197,7 @@ def test_a_privileged_port_is_told_with_what_would_help() -> None:
     assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in ended.stdout
 
 
-def test_other_errors_are_told_in_the_systems_words() -> None:
+def test_other_errors_have_the_systems_message() -> None:
     told = refusal(
         HostPort("::ffff:127.0.0.1", 0)
     )  # IPv4-mapped addresses, which the server's IPv6 sockets exclude
@@ -236,7 +234,7 @@ def one() -> Iterator[list[SocketPair]]:
         pair.close()
 
 
-def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -> None:
+def test_more_pairs_can_be_bound_later(one: list[SocketPair]) -> None:
     one += bind_additional(one, 2)
     assert len({bound_address(pair) for pair in one}) == 1
     if sys.platform == "linux":
@@ -246,7 +244,7 @@ def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
-def test_those_that_are_to_be_closed_get_nothing_more_and_the_others_all(
+def test_excluded_sockets_receive_nothing_and_the_others_everything(
     one: list[SocketPair],
 ) -> None:
     one += bind_additional(one, 2)
@@ -262,7 +260,7 @@ def test_those_that_are_to_be_closed_get_nothing_more_and_the_others_all(
     assert all(arrivals(one))
 
 
-def test_a_part_of_an_address_is_bound_beside_it_only_by_those_who_share(one: list[SocketPair]) -> None:
+def test_an_overlapping_address_is_bound_only_with_sharing(one: list[SocketPair]) -> None:
     _, port = one[0].udp.getsockname()
     with pytest.raises(ListenError, match="another program listens there"):
         bind(HostPort("0.0.0.0", port), 1)

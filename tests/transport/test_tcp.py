@@ -33,7 +33,7 @@ def server() -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("size", [1, 12, 512, 40_000, 65_531], ids="{} bytes".format)
-def test_a_message_gets_its_answer_behind_its_length(server: Running, size: int) -> None:
+def test_a_message_gets_a_response_with_its_length(server: Running, size: int) -> None:
     message = os.urandom(size)
     with TcpClient(server) as client:
         client.send(message)
@@ -46,7 +46,7 @@ def test_ipv6_too() -> None:
         assert client.answer() == b"question:tcp"
 
 
-def test_dns_27_length_and_answer_leave_in_one_segment(server: Running) -> None:
+def test_dns_27_length_and_response_leave_in_one_segment(server: Running) -> None:
     """RFC 7766 §8: some clients read only the segment with the length."""
     with TcpClient(server) as client:
         for _ in range(20):
@@ -71,7 +71,7 @@ def test_dns_27_a_thousand_pipelined_queries_are_answered_in_order(server: Runni
         assert client.answer() == b"one more:tcp"
 
 
-def test_dns_28_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
+def test_dns_28_a_length_of_zero_closes_after_earlier_responses(server: Running) -> None:
     with TcpClient(server) as client:
         client.send(b"first", b"")
         assert client.answer() == b"first:tcp"
@@ -79,7 +79,7 @@ def test_dns_28_a_length_of_zero_closes_once_what_was_asked_before_is_answered(s
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_dns_28_after_a_half_close_the_answers_still_arrive(server: Running, count: int) -> None:
+def test_dns_28_responses_arrive_after_a_half_close(server: Running, count: int) -> None:
     with TcpClient(server) as client:
         client.send(*[b"question"] * count)
         client.socket.shutdown(socket.SHUT_WR)
@@ -95,7 +95,7 @@ def test_dns_28_a_half_close_amid_a_message_closes(server: Running) -> None:
         assert client.answer() is None
 
 
-def test_none_is_silence_and_the_connection_goes_on() -> None:
+def test_an_empty_response_keeps_the_connection_open() -> None:
     def respond(message: bytes, *, stream: bool) -> bytes | None:
         return None if message.endswith(b"sh") else echo(message, stream=stream)
 
@@ -106,7 +106,7 @@ def test_none_is_silence_and_the_connection_goes_on() -> None:
         assert client.answer() is None
 
 
-def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
+def test_abrupt_resets_affect_no_other_connection(server: Running) -> None:
     with TcpClient(server) as other:
         for number in range(100):
             client = TcpClient(server)
@@ -120,7 +120,7 @@ def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0", b"\0\x0c", framed(b"question")[:-1]])
-def test_dns_29_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(sent: bytes) -> None:
+def test_dns_29_a_connection_without_a_complete_query_is_closed(sent: bytes) -> None:
     with serving(echo, idle_seconds=0.2) as server, TcpClient(server) as client:
         started = time.monotonic()
         client.socket.sendall(sent)
@@ -128,7 +128,7 @@ def test_dns_29_a_connection_that_brings_no_whole_query_is_closed_after_the_idle
         assert 0.15 < time.monotonic() - started < SECONDS
 
 
-def test_dns_29_bytes_that_never_make_a_query_do_not_keep_a_connection_open() -> None:
+def test_dns_29_incomplete_queries_do_not_keep_a_connection_open() -> None:
     with serving(echo, idle_seconds=0.3) as server, TcpClient(server) as client:
         client.socket.sendall(b"\xff\xff")
         with contextlib.suppress(ConnectionError):
@@ -140,7 +140,7 @@ def test_dns_29_bytes_that_never_make_a_query_do_not_keep_a_connection_open() ->
         assert client.is_closed
 
 
-def test_each_query_begins_the_idle_time_anew() -> None:
+def test_each_query_restarts_the_idle_time() -> None:
     with serving(echo, idle_seconds=0.5) as server, TcpClient(server) as client:
         started = time.monotonic()
         while time.monotonic() < started + 1.2:
@@ -150,10 +150,10 @@ def test_each_query_begins_the_idle_time_anew() -> None:
         assert client.is_open
 
 
-# -- slow and greedy askers ---------------------------------------------------------------------------------
+# -- slow and greedy clients --------------------------------------------------------------------------------
 
 
-def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> None:
+def test_a_slow_reader_delays_no_client_and_gets_every_response() -> None:
     numbers = [b"%d." % number for number in range(300)]
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as slow:
         sender = threading.Thread(target=slow.send, args=numbers)
@@ -167,7 +167,7 @@ def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> No
         sender.join()
 
 
-def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> None:
+def test_a_slow_reader_gets_every_response_after_a_half_close() -> None:
     numbers = [b"%d." % number for number in range(200)]
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as slow:
         slow.send(*numbers)
@@ -177,13 +177,13 @@ def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> No
         assert slow.answer() is None
 
 
-def test_dns_29_who_never_reads_is_closed_after_the_idle_time() -> None:
+def test_dns_29_a_client_that_never_reads_is_closed() -> None:
     with serving(long_answers, idle_seconds=0.2) as server, TcpClient(server, receive_buffer=4096) as client:
         client.send(*[b"question"] * 300)
         eventually(lambda: not server.tcp._connections, SECONDS)
 
 
-def test_who_asks_without_a_pause_fills_no_memory() -> None:
+def test_a_client_without_pauses_fills_no_memory() -> None:
     """Unanswered data in memory is limited; the rest waits at the client."""
     answered = 0
 
@@ -204,7 +204,7 @@ def test_who_asks_without_a_pause_fills_no_memory() -> None:
     assert 0 < most <= 1 << 20
 
 
-def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
+def test_a_pipeline_delays_neither_udp_nor_other_connections() -> None:
     heard = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
@@ -234,7 +234,7 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
 # -- limits -------------------------------------------------------------------------------------------------
 
 
-def test_dns_29_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
+def test_dns_29_the_longest_idle_connection_is_closed_for_a_new_one() -> None:
     with serving(echo, max_connections=3) as server, contextlib.ExitStack() as stack:
         first, second, third = (stack.enter_context(TcpClient(server)) for _ in range(3))
         for client in (second, third, first):  # so that the second is the longest idle
@@ -247,7 +247,7 @@ def test_dns_29_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
         assert [client.is_open for client in (first, third, newest)] == [True] * 3
 
 
-def test_dns_29_a_client_with_too_many_connections_loses_its_own() -> None:
+def test_dns_29_a_client_with_too_many_connections_loses_one() -> None:
     with serving(echo, max_per_client=2) as server, contextlib.ExitStack() as stack:
         other = stack.enter_context(TcpClient(server, source="127.0.0.2"))
         mine = []
@@ -259,7 +259,7 @@ def test_dns_29_a_client_with_too_many_connections_loses_its_own() -> None:
         assert [client.is_open for client in (*mine[3:], other)] == [True] * 3
 
 
-def test_a_connection_that_has_gone_counts_no_more() -> None:
+def test_a_closed_connection_is_not_counted() -> None:
     with serving(echo, max_per_client=2, max_connections=2) as server, TcpClient(server) as kept:
         for _ in range(20):
             with TcpClient(server) as client:
@@ -284,7 +284,7 @@ def test_a_connection_that_has_gone_counts_no_more() -> None:
         (None, ""),  # it was closed before its address could be read
     ],
 )
-def test_dns_29_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object, client: str) -> None:
+def test_dns_29_a_client_is_an_ipv4_address_or_a_64_bit_ipv6_network(peer: object, client: str) -> None:
     assert _client_of(peer) == client
 
 
@@ -296,10 +296,10 @@ def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
         assert client.answer() is None
 
 
-# -- leaving ------------------------------------------------------------------------------------------------
+# -- stopping -----------------------------------------------------------------------------------------------
 
 
-def test_who_leaves_accepts_nobody_and_answers_those_who_are_there(server: Running) -> None:
+def test_after_stop_accepting_existing_connections_are_answered(server: Running) -> None:
     with TcpClient(server) as client:
         client.send(b"first")
         assert client.answer() == b"first:tcp"
@@ -313,7 +313,7 @@ def test_who_leaves_accepts_nobody_and_answers_those_who_are_there(server: Runni
             assert server.tcp.received == 11
 
 
-def test_who_leaves_closes_those_who_are_silent_and_no_others(server: Running) -> None:
+def test_close_inactive_closes_inactive_connections_only(server: Running) -> None:
     def close_inactive() -> bool:
         return server.call(lambda: server.tcp.close_inactive(time.monotonic() + SECONDS))
 

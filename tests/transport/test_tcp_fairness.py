@@ -58,14 +58,14 @@ def between_rounds(server: Running, count: Callable[[], int]) -> Callable[[], in
 # -- bursts and turns ---------------------------------------------------------------------------------------
 
 
-def test_dns_27_the_answers_of_a_burst_leave_in_one_write() -> None:
+def test_dns_27_the_responses_to_a_burst_leave_in_one_write() -> None:
     with serving(echo) as server, TcpClient(server) as client:
         for _ in range(20):
             client.send(*[b"question"] * 20)
             assert client.socket.recv(65536) == framed(b"question:tcp") * 20
 
 
-def test_each_answer_is_the_next_one_of_its_query() -> None:
+def test_each_response_is_the_next_one_of_its_query() -> None:
     turns = [itertools.cycle([b":1", b":2", b":3"]), itertools.cycle([b":a", b""])]
     by_query = {b"numbers": turns[0], b"letters": turns[1]}
     with answering(by_query) as server, TcpClient(server) as client:
@@ -75,7 +75,7 @@ def test_each_answer_is_the_next_one_of_its_query() -> None:
     assert answers == [b"id:1", b"no:a", b"ID:2", b"xx:3", b"yy:a", b"zz:1"]
 
 
-def test_a_long_pipeline_gives_others_a_turn_after_each_burst() -> None:
+def test_a_long_pipeline_yields_after_each_burst() -> None:
     answered = 0
 
     def respond(message: bytes, *, stream: bool) -> bytes | None:  # noqa: ARG001 - the protocol's signature
@@ -91,7 +91,7 @@ def test_a_long_pipeline_gives_others_a_turn_after_each_burst() -> None:
         assert 0 < most() <= 250  # new ones of 20 µs each would take 5 ms
 
 
-def test_many_who_ask_do_not_make_a_turn_longer_and_nobody_is_left_out() -> None:
+def test_many_clients_do_not_make_a_turn_longer_and_all_are_served() -> None:
     """Each burst takes longer than a turn may, so that no turn has two of them."""
     heard: list[bytes] = []
 
@@ -116,10 +116,10 @@ def test_many_who_ask_do_not_make_a_turn_longer_and_nobody_is_left_out() -> None
         assert bursts() <= 2
 
 
-# -- who does not read --------------------------------------------------------------------------------------
+# -- slow readers -------------------------------------------------------------------------------------------
 
 
-def test_what_waits_for_a_slow_reader_is_bounded() -> None:
+def test_data_that_waits_for_a_slow_reader_is_limited() -> None:
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as client:
         client.send(*[b"question"] * 200)
         connection = eventually(lambda: server.call(lambda: next(iter(server.tcp._connections))))
@@ -130,7 +130,7 @@ def test_what_waits_for_a_slow_reader_is_bounded() -> None:
             assert client.answer() == b"question".ljust(LONG_ANSWER, b".")
 
 
-def test_a_stopped_server_still_sends_what_it_had_answered() -> None:
+def test_a_stopped_server_still_sends_pending_responses() -> None:
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as client:
         client.send(*[b"question"] * 100)
         eventually(lambda: any(connection._unsent for connection in server.tcp._connections))
@@ -143,11 +143,11 @@ def test_a_stopped_server_still_sends_what_it_had_answered() -> None:
         eventually(lambda: server.tcp._selector is None)
 
 
-# -- mistakes, and a full machine ---------------------------------------------------------------------------
+# -- internal errors and exhausted resources ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mistake", [ZeroDivisionError(), BlockingIOError(), "over", "too long"], ids=repr)
-def test_a_mistake_in_answering_costs_one_connection_and_is_told_once(mistake: Exception | str) -> None:
+def test_an_internal_error_costs_one_connection_and_is_logged_once(mistake: Exception | str) -> None:
     class Mistaken(dict[bytes, Iterator[bytes]]):
         def __missing__(self, query: bytes) -> Iterator[bytes]:
             if query == b"right":
@@ -169,13 +169,13 @@ def test_a_mistake_in_answering_costs_one_connection_and_is_told_once(mistake: E
     assert [entry["log_level"] for entry in told] == ["error"]
 
 
-def test_dns_30_the_longest_answer_that_there_can_be() -> None:
+def test_dns_30_a_response_of_the_maximum_length() -> None:
     with answering({b"query": itertools.repeat(bytes(65_533))}) as server, TcpClient(server) as client:
         client.send(b"idquery")
         assert client.answer() == b"id" + bytes(65_533)
 
 
-def test_without_a_file_left_the_longest_idle_connection_gives_way() -> None:
+def test_without_free_files_the_longest_idle_connection_is_closed() -> None:
     with serving(echo) as server, contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(TcpClient(server)) for _ in range(2))
         for client in (first, second):
@@ -190,7 +190,7 @@ def test_without_a_file_left_the_longest_idle_connection_gives_way() -> None:
         assert second.is_open
 
 
-def test_without_a_file_left_and_without_a_connection_it_tries_again_later() -> None:
+def test_without_free_files_and_connections_it_retries_later() -> None:
     with serving(echo) as server:
         full = contextlib.ExitStack()
         with held(server):

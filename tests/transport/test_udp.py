@@ -26,17 +26,17 @@ SIZES = [0, 1, 2, 3, 11, 12, 93, 94, 95, 96, 97, 512, 1_500, 9_000, 65_507]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.5", "::1"])
-def test_a_datagram_gets_its_answer(serve: Serve, host: str) -> None:
+def test_a_datagram_gets_its_response(serve: Serve, host: str) -> None:
     with serve(echo, HostPort(host, 0)) as server:
         assert ask(host, server.address.port, b"question") == (b"question:udp", host)
 
 
-# -- what is handed over ------------------------------------------------------------------------------------
+# -- keys ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", SIZES, ids="{} bytes".format)
 @pytest.mark.parametrize("filler", ["zeros", "noise"])
-def test_a_datagram_of_whatever_size_is_handed_over_whole(serve: Serve, size: int, filler: str) -> None:
+def test_a_datagram_of_any_size_is_looked_up_as_a_whole(serve: Serve, size: int, filler: str) -> None:
     sent = bytes(size) if filler == "zeros" else os.urandom(size)
     heard = []
 
@@ -51,7 +51,7 @@ def test_a_datagram_of_whatever_size_is_handed_over_whole(serve: Serve, size: in
     assert heard == [(bytes(2) + sent[2:], False)]
 
 
-def test_datagrams_of_all_sizes_at_once_are_handed_over_whole(serve: Serve) -> None:
+def test_a_batch_of_all_sizes_is_looked_up_as_a_whole(serve: Serve) -> None:
     sent = [os.urandom(size) for size in (*SIZES[2:], *reversed(SIZES[2:-1]))]
     heard = []
 
@@ -68,7 +68,7 @@ def test_datagrams_of_all_sizes_at_once_are_handed_over_whole(serve: Serve) -> N
     assert sorted(heard) == sorted(message[2:] for message in sent)
 
 
-def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that(serve: Serve) -> None:
+def test_a_truncated_message_and_one_with_trailing_zeros_differ(serve: Serve) -> None:
     """A cache that uses these bytes as keys can tell both apart."""
     queries = [b"query".ljust(size, b"\0") for size in range(5, 120)]
     queries += [b"query"[:size] for size in range(1, 5)]
@@ -97,7 +97,7 @@ def test_a_cut_message_never_passes_for_one_that_ends_in_zeros_nor_this_for_that
     assert len(remembered) == len(sent)
 
 
-def test_what_is_handed_over_has_the_form_that_others_make_keys_in(serve: Serve) -> None:
+def test_looked_up_keys_equal_the_codecs_keys(serve: Serve) -> None:
     heard: list[bytes] = []
 
     class Listening(dict[bytes, Iterator[bytes]]):
@@ -115,7 +115,7 @@ def test_what_is_handed_over_has_the_form_that_others_make_keys_in(serve: Serve)
 
 
 @given(st.binary(max_size=200), st.integers(0, 100))
-def test_a_key_stands_for_one_query_and_for_nothing_else(query: bytes, zeros: int) -> None:
+def test_each_key_belongs_to_exactly_one_query(query: bytes, zeros: int) -> None:
     key = UdpCodec.key(query)
     assert UdpCodec.query(key) == query
     assert (UdpCodec.key(query + bytes(zeros)) == key) == (zeros == 0)
@@ -123,15 +123,15 @@ def test_a_key_stands_for_one_query_and_for_nothing_else(query: bytes, zeros: in
 
 
 @given(st.integers(UdpCodec.max_cached_query + 1, 65_505))
-def test_what_has_only_begun_is_no_query(size: int) -> None:
+def test_a_key_longer_than_its_slot_has_no_query(size: int) -> None:
     started = bytes(UdpCodec.max_cached_query) + (2 + size).to_bytes(2, sys.byteorder)
     assert UdpCodec.query(started) == b""
 
 
-# -- what is sent -------------------------------------------------------------------------------------------
+# -- responses ----------------------------------------------------------------------------------------------
 
 
-def test_responses_of_every_length_arrive_as_they_are(serve: Serve) -> None:
+def test_responses_of_every_length_arrive_unchanged(serve: Serve) -> None:
     assert MAX_RESPONSE == MAX_UDP_SIZE
     whole = os.urandom(MAX_RESPONSE - ID - HEAD)
 
@@ -149,7 +149,7 @@ def test_responses_of_every_length_arrive_as_they_are(serve: Serve) -> None:
             assert [sock.recv(2000) for _ in some] == [b"ab" + whole[:length] for length in some]
 
 
-def test_none_is_silence(serve: Serve) -> None:
+def test_an_empty_response_is_not_sent(serve: Serve) -> None:
     def respond(message: bytes, *, stream: bool) -> bytes | None:
         return echo(message, stream=stream) if message.endswith(b"k") else None
 
@@ -176,7 +176,7 @@ _PATTERNS = [
 
 
 @pytest.mark.parametrize("pattern", _PATTERNS, ids=lambda pattern: f"{len(pattern)} {pattern[:5]}")
-def test_silence_amid_others_leaves_each_asker_its_own_responses_in_order(serve: Serve, pattern: str) -> None:
+def test_empty_responses_do_not_shift_the_others(serve: Serve, pattern: str) -> None:
     """`x` in the pattern means no response."""
 
     def respond(message: bytes, *, stream: bool) -> bytes | None:
@@ -208,11 +208,11 @@ def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -
         assert (server.udp.received, server.udp.lost) == (count, 0)
 
 
-# -- what goes wrong ----------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_askers_that_closed_their_port_stop_nobody_else(serve: Serve, host: str) -> None:
+def test_clients_with_closed_ports_affect_no_others(serve: Serve, host: str) -> None:
     """Their responses return as ICMP port unreachable."""
     with serve(echo, HostPort(host, 0)) as server, udp_client() as other:
         other.connect(
@@ -225,7 +225,7 @@ def test_askers_that_closed_their_port_stop_nobody_else(serve: Serve, host: str)
             assert other.recv(100) == b"question:udp"
 
 
-def test_an_answer_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:
+def test_a_response_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:
     """To port 0, which only a raw socket can use."""
     try:
         raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP)
@@ -251,7 +251,7 @@ def test_an_answer_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("where", ["look-up", "next", "the end of an iterator"])
-def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, where: str) -> None:
+def test_an_internal_error_costs_one_response_and_is_logged_once(serve: Serve, where: str) -> None:
     def fail() -> Iterator[bytes]:
         if where == "next":
             raise ValueError("a mistake")
@@ -285,7 +285,7 @@ def test_a_mistake_costs_one_response_each_time_and_is_told_once(serve: Serve, w
 # -- others in the same loop --------------------------------------------------------------------------------
 
 
-def test_a_burst_of_datagrams_lets_tcp_have_its_turn(serve: Serve) -> None:
+def test_a_burst_of_datagrams_does_not_delay_tcp(serve: Serve) -> None:
     heard = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
@@ -314,7 +314,7 @@ def test_a_burst_of_datagrams_lets_tcp_have_its_turn(serve: Serve) -> None:
     assert heard.index(True, 1) <= 1 + _MAX_BATCHES * MAX_BATCH < burst
 
 
-def test_a_burst_of_datagrams_holds_no_timer_up(serve: Serve) -> None:
+def test_a_burst_of_datagrams_does_not_delay_timers(serve: Serve) -> None:
     heard: list[str] = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:

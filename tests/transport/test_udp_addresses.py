@@ -35,14 +35,12 @@ def each_hears_whom_it_asked(server: Running, clients: Sequence[tuple[socket.soc
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
-def test_dns_24_on_the_ipv4_wildcard_the_answer_leaves_from_the_address_that_was_asked(
-    serve: Serve, asked: str
-) -> None:
+def test_dns_24_on_the_ipv4_wildcard_responses_leave_from_the_right_address(serve: Serve, asked: str) -> None:
     with serve(echo, IPV4) as server:
         assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
 
 
-def test_dns_24_on_the_ipv6_wildcard_the_answer_leaves_from_the_address_that_was_asked(serve: Serve) -> None:
+def test_dns_24_on_the_ipv6_wildcard_responses_leave_from_the_right_address(serve: Serve) -> None:
     with serve(echo, IPV6) as server:
         for asked in ("::1", *_ipv6_addresses()):
             assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
@@ -56,13 +54,13 @@ def _ipv6_addresses() -> list[str]:
     return [address for address in found if address != "::1" and not address.startswith("fe80")]
 
 
-def test_dns_24_several_addresses_are_asked_in_one_batch(serve: Serve) -> None:
+def test_dns_24_one_batch_may_have_several_local_addresses(serve: Serve) -> None:
     with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
         asked = [f"127.0.0.{number}" for number in range(1, 10)]
         each_hears_whom_it_asked(server, [(stack.enter_context(udp_client()), address) for address in asked])
 
 
-def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
+def test_dns_24_a_machine_with_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
     del own_network
     ip("link add v0 type veth peer name v1")
     for link, addresses in {
@@ -99,9 +97,7 @@ def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_netwo
             )
 
 
-def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
-    serve: Serve, own_network: Network
-) -> None:
+def test_dns_24_responses_to_other_networks_follow_the_route(serve: Serve, own_network: Network) -> None:
     """Even if that is another interface than the query's; a link-local address keeps its interface."""
     del own_network
     with new_network() as theirs:
@@ -120,7 +116,7 @@ def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to
                 each_hears_whom_it_asked(server, clients)
 
 
-def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
+def test_dns_24_a_connected_client_gets_the_wildcards_response(serve: Serve) -> None:
     with serve(echo, IPV4) as server, udp_client() as sock:
         sock.connect(("127.0.0.9", server.address.port))  # drops datagrams from other addresses
         sock.send(b"question")
@@ -128,7 +124,7 @@ def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> No
 
 
 @pytest.mark.parametrize("wildcard", [IPV4, HostPort("127.0.0.1", 0)], ids=str)
-def test_an_asker_that_cannot_be_reached_costs_nobody_else_a_response(
+def test_an_unreachable_client_costs_no_other_a_response(
     serve: Serve, own_network: Network, wildcard: HostPort
 ) -> None:
     """One that a firewall rule blocks, and one without a route."""

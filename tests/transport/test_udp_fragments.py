@@ -47,7 +47,7 @@ def sniffed(act: Callable[[], object], port: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("own_network")
-def test_no_router_may_take_a_response_apart(serve: Serve) -> None:
+def test_responses_must_not_be_fragmented_by_routers(serve: Serve) -> None:
     with serve(long) as server:
         for _ in range(2):
             assert sniffed(lambda: ask(*server.at, b"id"), server.address.port) == [_DO_NOT_FRAGMENT]
@@ -57,7 +57,7 @@ def test_no_router_may_take_a_response_apart(serve: Serve) -> None:
 
 
 @pytest.mark.usefixtures("own_network")
-def test_where_a_network_is_narrow_responses_arrive_all_the_same(serve: Serve) -> None:
+def test_responses_larger_than_the_mtu_arrive(serve: Serve) -> None:
     ip("link set lo mtu 600")
     with serve(long) as server:
         for _ in range(3):
@@ -66,7 +66,7 @@ def test_where_a_network_is_narrow_responses_arrive_all_the_same(serve: Serve) -
 
 
 @pytest.mark.usefixtures("own_network")
-def test_so_do_those_that_come_later(serve: Serve) -> None:
+def test_deferred_responses_larger_than_the_mtu_arrive(serve: Serve) -> None:
     ip("link set lo mtu 600")
     answers = Waiting()
     with serve(long, datagrams=answers) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
