@@ -41,7 +41,7 @@ def server() -> Server:
     return made
 
 
-def told(
+def response_to(
     server: Server, message: bytes, *, stream: bool = False, address: bytes = HERE
 ) -> dns.message.Message:
     """The response to a message from this address."""
@@ -90,10 +90,10 @@ def test_dns_23_every_response_to_a_client_cookie_has_a_server_cookie(
 ) -> None:
     for address, shown in itertools.product((HERE, THERE), (CLIENT, cookie_for(), CLIENT + bytes(32))):
         message = asked(option(COOKIE, shown), name=name, qtype=qtype)
-        response = told(server, message, stream=stream, address=address)
+        response = response_to(server, message, stream=stream, address=address)
         assert rcode(response) == code
         assert options_of(response)[COOKIE] == cookie_for(address)
-        plain = told(server, asked(name=name, qtype=qtype), stream=stream)
+        plain = response_to(server, asked(name=name, qtype=qtype), stream=stream)
         assert [len(section) for section in response.sections[1:3]] == [
             len(section) for section in plain.sections[1:3]
         ]
@@ -104,7 +104,7 @@ def test_dns_23_each_client_gets_its_own_cookie_and_none_is_cached(server: Serve
     cache = server.streams if stream else server.datagrams
     message = asked(option(COOKIE, CLIENT))
     for address in (HERE, THERE, HERE):
-        assert options_of(told(server, message, stream=stream, address=address))[COOKIE] == cookie_for(
+        assert options_of(response_to(server, message, stream=stream, address=address))[COOKIE] == cookie_for(
             address
         )
     assert len(cache) == 0
@@ -116,33 +116,33 @@ def test_dns_23_members_rotate_with_and_without_cookies(
     leaders = []
     for number in range(6):
         options = [option(COOKIE, CLIENT)] if number % 2 else []
-        leaders.append(data(told(server, asked(*options)))[0])
+        leaders.append(data(response_to(server, asked(*options)))[0])
     assert sorted(leaders[:3]) == sorted(leaders[3:]) == ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
 
 
 @pytest.mark.parametrize("size", [0, 7, 9, 15, 41, 200])
 def test_dns_23_a_malformed_cookie_is_formerr(server: Server, size: int, stream: bool) -> None:
-    response = told(server, asked(option(COOKIE, bytes(size))), stream=stream)
+    response = response_to(server, asked(option(COOKIE, bytes(size))), stream=stream)
     assert (rcode(response), response.edns, response.options) == ("FORMERR", 0, ())
     assert len(response.question) == 1
 
 
 @pytest.mark.parametrize("size", [8, 16, 24, 40])
 def test_dns_23_a_cookie_of_every_legal_length_is_answered(server: Server, size: int) -> None:
-    assert rcode(told(server, asked(option(COOKIE, bytes(size))))) == "NOERROR"
+    assert rcode(response_to(server, asked(option(COOKIE, bytes(size))))) == "NOERROR"
 
 
 def test_dns_23_of_several_cookies_the_first_counts(server: Server) -> None:
-    response = told(server, asked(option(COOKIE, CLIENT), option(COOKIE, bytes(3))))
+    response = response_to(server, asked(option(COOKIE, CLIENT), option(COOKIE, bytes(3))))
     assert options_of(response) == {COOKIE: cookie_for()}
-    assert rcode(told(server, asked(option(COOKIE, bytes(3)), option(COOKIE, CLIENT)))) == "FORMERR"
+    assert rcode(response_to(server, asked(option(COOKIE, bytes(3)), option(COOKIE, CLIENT)))) == "FORMERR"
 
 
 def test_dns_23_with_cookies_off_the_option_is_ignored(server: Server, stream: bool) -> None:
     server.responder.edns_options = EdnsOptions()
-    response = told(server, asked(option(COOKIE, CLIENT)), stream=stream)
+    response = response_to(server, asked(option(COOKIE, CLIENT)), stream=stream)
     assert (len(data(response)), response.edns, response.options) == (3, 0, ())
-    assert rcode(told(server, lone(CLIENT), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, lone(CLIENT), stream=stream)) == "FORMERR"
 
 
 def lone(*cookies: bytes, edns: int = 0) -> bytes:
@@ -164,20 +164,20 @@ def lone(*cookies: bytes, edns: int = 0) -> bytes:
 def test_dns_23_a_cookie_can_be_requested_without_a_question(
     server: Server, cookie: bytes, code: str, stream: bool
 ) -> None:
-    response = told(server, lone(cookie), stream=stream)
+    response = response_to(server, lone(cookie), stream=stream)
     assert (rcode(response), response.question) == (code, [])
     assert options_of(response) == {COOKIE: cookie_for()}
     assert not any(response.sections)
 
 
 def test_dns_04_neither_question_nor_cookie_is_formerr(server: Server, stream: bool) -> None:
-    assert rcode(told(server, lone(), stream=stream)) == "FORMERR"
-    assert rcode(told(server, bytes(12), stream=stream)) == "FORMERR"
-    assert rcode(told(server, lone(bytes(9)), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, lone(), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, bytes(12), stream=stream)) == "FORMERR"
+    assert rcode(response_to(server, lone(bytes(9)), stream=stream)) == "FORMERR"
 
 
 def test_dns_18_another_edns_version_with_a_cookie_is_badvers(server: Server) -> None:
-    assert rcode(told(server, lone(CLIENT, edns=1))) == "BADVERS"
+    assert rcode(response_to(server, lone(CLIENT, edns=1))) == "BADVERS"
 
 
 @pytest.mark.parametrize("codec", [UdpCodec, TcpCodec], ids=["udp", "tcp"])
@@ -210,30 +210,30 @@ def test_dns_23_a_valid_cookie_proves_the_clients_address(server: Server) -> Non
 
 def test_nsid_is_returned_on_request(server: Server, stream: bool) -> None:
     for content in (b"", b"whatever"):  # RFC 5001 §2.1: its data is ignored
-        response = told(server, asked(option(NSID, content)), stream=stream)
+        response = response_to(server, asked(option(NSID, content)), stream=stream)
         assert options_of(response) == {NSID: b"ns1.example"}
-    assert told(server, asked(), stream=stream).options == ()
-    assert told(server, query(WEB).to_wire(), stream=stream).edns == -1
+    assert response_to(server, asked(), stream=stream).options == ()
+    assert response_to(server, query(WEB).to_wire(), stream=stream).edns == -1
     server.responder.edns_options = EdnsOptions()
-    assert told(server, asked(option(NSID)), stream=stream).options == ()
+    assert response_to(server, asked(option(NSID)), stream=stream).options == ()
 
 
 def test_dns_29_keepalive_returns_the_idle_time_over_tcp_only(server: Server) -> None:
-    response = told(server, asked(option(KEEPALIVE)), stream=True)
+    response = response_to(server, asked(option(KEEPALIVE)), stream=True)
     assert options_of(response) == {KEEPALIVE: b"\0\x7d"}  # in tenths of a second (RFC 7828 §3.1)
-    assert told(server, asked(option(KEEPALIVE)), stream=False).options == ()
-    assert told(server, asked(), stream=True).options == ()
+    assert response_to(server, asked(option(KEEPALIVE)), stream=False).options == ()
+    assert response_to(server, asked(), stream=True).options == ()
 
 
 def test_dns_29_keepalive_with_a_time_is_formerr_over_tcp_and_ignored_over_udp(server: Server) -> None:
-    response = told(server, asked(option(KEEPALIVE, b"\0\1")), stream=True)
+    response = response_to(server, asked(option(KEEPALIVE, b"\0\1")), stream=True)
     assert (rcode(response), response.edns) == ("FORMERR", 0)
-    assert rcode(told(server, asked(option(KEEPALIVE, b"\0\1")), stream=False)) == "NOERROR"
+    assert rcode(response_to(server, asked(option(KEEPALIVE, b"\0\1")), stream=False)) == "NOERROR"
 
 
 def test_dns_19_unknown_options_are_ignored(server: Server, stream: bool) -> None:
     unknown = [option(65001, b"x" * 9), option(NSID), option(65002), option(COOKIE, CLIENT), option(8, b"")]
-    response = told(server, asked(*unknown), stream=stream)
+    response = response_to(server, asked(*unknown), stream=stream)
     assert options_of(response) == {NSID: b"ns1.example", COOKIE: cookie_for()}
 
 
@@ -247,7 +247,7 @@ def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int)
     for qtype in ("A", "SRV", "MX", "TXT"):
         for denied in ("", "x"):
             message = asked(option(NSID), option(COOKIE, CLIENT), name=denied + name, qtype=qtype, size=size)
-            response = told(server, message)
+            response = response_to(server, message)
             assert len(response.to_wire()) <= max(size, 512)
             found = options_of(response)
             assert (found[NSID], found[COOKIE]) == (b"n" * 64, cookie_for())
@@ -255,7 +255,7 @@ def test_dns_21_no_response_with_all_options_is_too_long(size: int, labels: int)
 
 def test_dns_26_an_extended_error_comes_with_other_options(server: Server) -> None:
     server.responder.stale = True
-    response = told(server, asked(option(COOKIE, CLIENT)))
+    response = response_to(server, asked(option(COOKIE, CLIENT)))
     assert ede(response) == [3]
     assert options_of(response)[COOKIE] == cookie_for()
     # The cookie is at the end, where the transport fills it in.

@@ -162,7 +162,7 @@ def canonical(body: bytes) -> list[Any]:
 _number = st.integers(0, (1 << 64) - 1)
 
 
-class MemoMachine(RuleBasedStateMachine):
+class ResponseCacheMachine(RuleBasedStateMachine):
     """Changes of the table; between them, repeated queries to a server with and without a cache."""
 
     @initialize(number=_number)
@@ -203,35 +203,35 @@ class MemoMachine(RuleBasedStateMachine):
     # -- changes --------------------------------------------------------------------------------------------
 
     @rule(number=_number)
-    def something_happens(self, number: int) -> None:
+    def some_change(self, number: int) -> None:
         dice = random.Random(f"{self.started} {number} {self.drawn[number]}")
         self.drawn[number] += 1
         service = dice.choice(SERVICES)
         happen = dice.choice(
             (
-                *[self.come_or_go] * 6,
-                *[self.members_are_others] * 4,
-                *[self.members_come_and_go] * 4,
+                *[self.join_or_leave] * 6,
+                *[self.members_are_replaced] * 4,
+                *[self.members_join_and_leave] * 4,
                 self.members_are_held,
                 self.cannot_be_read,
                 self.a_host_is_resolved,
                 self.time_passes,
-                self.health_is_another,
+                self.health_changes,
                 self.the_serial_rises,
             )
         )
         happen(service, dice)
 
-    def come_or_go(self, service: str, dice: random.Random) -> None:
+    def join_or_leave(self, service: str, dice: random.Random) -> None:
         if self.server.table.set_of(origin(service)):
             self.apply(SetDropped(origin(service)))
         else:
             self.put(service, some_members(dice))
 
-    def members_are_others(self, service: str, dice: random.Random) -> None:
+    def members_are_replaced(self, service: str, dice: random.Random) -> None:
         self.put(service, some_members(dice))
 
-    def members_come_and_go(self, service: str, dice: random.Random) -> None:
+    def members_join_and_leave(self, service: str, dice: random.Random) -> None:
         self.apply(SetChanged(origin(service), tuple(some_members(dice)), some_names(dice)))
 
     def members_are_held(self, service: str, dice: random.Random) -> None:
@@ -251,7 +251,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.fresh = None
         self.server.expire(self.now)
 
-    def health_is_another(self, _service: str, dice: random.Random) -> None:
+    def health_changes(self, _service: str, dice: random.Random) -> None:
         self.fresh = None
         self.server.authority.set_health(ready=dice.random() < 0.9, stale=dice.random() < 0.5)
 
@@ -271,7 +271,7 @@ class MemoMachine(RuleBasedStateMachine):
     # -- queries --------------------------------------------------------------------------------------------
 
     @invariant()
-    def all_is_answered_as_it_would_be_anew(self) -> None:
+    def cached_responses_equal_new_ones(self) -> None:
         if not hasattr(self, "asked"):
             return  # before initialization
         spelling = next(self.spellings)
@@ -279,7 +279,7 @@ class MemoMachine(RuleBasedStateMachine):
             self.check(question.message(spelling), stream=question.stream)
 
     def check(self, message: bytes, *, stream: bool) -> None:
-        expected = self.without_memory().responder.answer(message[2:], stream=stream, encode=_bare).responses
+        expected = self.without_cache().responder.answer(message[2:], stream=stream, encode=_bare).responses
         body = (self.server.respond(message, stream=stream) or b"")[2:]
         if self.server.config.order == "random" and not self.server.config.max_answers:
             found, other = canonical(body), canonical(next(expected))
@@ -288,7 +288,7 @@ class MemoMachine(RuleBasedStateMachine):
         elif self.server.config.order != "random":
             assert body in itertools.islice(expected, _MOST_TURNS)
 
-    def without_memory(self) -> Authority:
+    def without_cache(self) -> Authority:
         if self.fresh is None:
             server = self.server
             self.fresh = Authority(server.table, server.config, _fail, random.Random(1))
@@ -299,8 +299,8 @@ class MemoMachine(RuleBasedStateMachine):
     # -- invariants -----------------------------------------------------------------------------------------
 
     @invariant()
-    def the_account_of_what_is_kept_is_right(self) -> None:
-        for cache in getattr(self, "memos", ()):
+    def accounting_is_consistent(self) -> None:
+        for cache in getattr(self, "caches", ()):
             assert_accounting_is_consistent(cache)
             assert cache.size <= self.most
             assert len(cache) <= cache._max_entries
@@ -314,8 +314,8 @@ def _fail(_query: bytes, error: Exception) -> None:
     raise error
 
 
-TestMemoMachine = MemoMachine.TestCase
-TestMemoMachine.settings = settings(
+TestResponseCacheMachine = ResponseCacheMachine.TestCase
+TestResponseCacheMachine.settings = settings(
     max_examples=70,
     stateful_step_count=30,
     deadline=None,

@@ -35,7 +35,7 @@ SECRET = b"0123456789abcdef"
 WWW = "www.example"
 _SECONDS = 6.0
 _RD = dns.flags.RD
-_MEMO_BYTES = 16 << 20
+_CACHE_BYTES = 16 << 20
 
 
 class Clock:
@@ -68,7 +68,7 @@ class Scene:
         self.forwarder.cache.on_gone = lambda question: self.authority.forget_forwarded(group_of(question))
         self.forwarder.on_change = self.authority.forget_all
         self.authority.responder.fallback = self.forwarder
-        answers = partial(self.authority.make_cache, max_bytes=_MEMO_BYTES)
+        answers = partial(self.authority.make_cache, max_bytes=_CACHE_BYTES)
         self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
         self.udp = UdpServer(pair.udp, self.datagrams)
         self.tcp = TcpServer(pair.tcp, self.streams)
@@ -145,11 +145,11 @@ class Scene:
 
     async def remembered(self, name: str = WWW, qtype: str = "A", **how: Any) -> dns.message.Message:
         """Ask until the answer is remembered; that one."""
-        memo = self.streams if how.get("tcp") else self.datagrams
-        before = len(memo)
+        cache = self.streams if how.get("tcp") else self.datagrams
+        before = len(cache)
         for _ in range(5):
             response = await self.query(name, qtype, **how)
-            if len(memo) > before:
+            if len(cache) > before:
                 return response
         raise AssertionError("it is not remembered")
 

@@ -189,14 +189,14 @@ def test_an_answer_that_is_asked_for_again_is_remembered_whole(*, tcp: bool) -> 
         with Resolver() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered(tcp=tcp, size=1232)
-                memo = scene.streams if tcp else scene.datagrams
-                misses = memo.misses
+                cache = scene.streams if tcp else scene.datagrams
+                misses = cache.misses
                 for _ in range(5):
                     assert await scene.data(tcp=tcp, size=1232) == ["192.0.2.1"]
-                assert memo.misses == misses
+                assert cache.misses == misses
                 scene.pass_time(1)
                 assert await scene.ttl(tcp=tcp, size=1232) == 59
-                assert memo.misses == misses
+                assert cache.misses == misses
 
     run(scenario)
 

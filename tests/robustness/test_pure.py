@@ -117,7 +117,7 @@ for _codec in (UdpCodec, TcpCodec):
 @example(b"", "TcpCodec")
 @example(b"\0", "UdpCodec")
 @settings(max_examples=500, deadline=None, derandomize=True)
-def test_a_memo_answers_any_bytes_as_often_as_they_come(wire: bytes, name: str) -> None:
+def test_a_response_cache_answers_any_bytes_repeatedly(wire: bytes, name: str) -> None:
     """What a mistake of ours would raise here, where it is not told of as one."""
     codec, cache = CACHES[name]
     key = codec.key(wire)

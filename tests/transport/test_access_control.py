@@ -17,7 +17,7 @@ from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounter
 from zkdns.transport.contract import ResponseLookup
 
 
-class Saying:
+class WordLookup:
     """Answers everything with one word."""
 
     def __init__(self, word: bytes, form: type[DatagramAnswers | StreamAnswers] = DatagramAnswers) -> None:
@@ -27,20 +27,20 @@ class Saying:
         return self._answers[key]
 
 
-REFUSALS, TRUNCATIONS = Saying(b"refused"), Saying(b"truncated")
+REFUSALS, TRUNCATIONS = WordLookup(b"refused"), WordLookup(b"truncated")
 
 
 def packed(host: str) -> bytes:
     return ipaddress.ip_address(host).packed
 
 
-def names_its_asker(query: bytes, address: bytes) -> bool:
+def contains_address(query: bytes, address: bytes) -> bool:
     """A stand-in for a cookie: a query that contains the client's address."""
     return address in query
 
 
 def access(*networks: str, most: int = 0, refused: ResponseLookup = REFUSALS) -> AccessControl:
-    return AccessControl(Allowlist(networks), refused, TRUNCATIONS, names_its_asker, most, AccessCounters())
+    return AccessControl(Allowlist(networks), refused, TRUNCATIONS, contains_address, most, AccessCounters())
 
 
 def at(
@@ -154,7 +154,7 @@ def test_dns_25_over_udp_a_network_over_the_limit_gets_short_responses(serve: Se
 
 
 def test_dns_25_over_tcp_a_refused_client_is_refused_each_query() -> None:
-    made = access(refused=Saying(b"refused", StreamAnswers))
+    made = access(refused=WordLookup(b"refused", StreamAnswers))
     made.allowed[packed("127.0.0.7")] = False
     with serving(echo, access=made) as server:
         for source, word in (("127.0.0.7", b"refused"), ("127.0.0.1", b"q:tcp")):

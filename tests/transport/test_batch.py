@@ -146,10 +146,10 @@ def test_a_query_longer_than_its_slot_is_available_as_a_whole(size: int) -> None
         for around in (b"id before", message, b"id behind"):
             other.sendto(around, sock.getsockname())
         queries = batch.receive()
-        whole = message[2:] + size.to_bytes(LENGTH, sys.byteorder)
-        assert queries[1][-LENGTH:] == whole[-LENGTH:]
-        assert batch.whole(1) == (whole if size > 2 + _SLOT_CAPACITY else None)
-        assert (batch.whole(0), batch.whole(2)) == (None, None)
+        long_query = message[2:] + size.to_bytes(LENGTH, sys.byteorder)
+        assert queries[1][-LENGTH:] == long_query[-LENGTH:]
+        assert batch.long_query(1) == (long_query if size > 2 + _SLOT_CAPACITY else None)
+        assert (batch.long_query(0), batch.long_query(2)) == (None, None)
 
 
 def test_a_batch_of_the_longest_queries_does_not_overlap() -> None:
@@ -159,7 +159,7 @@ def test_a_batch_of_the_longest_queries_does_not_overlap() -> None:
         for message in sent:
             other.sendto(message, sock.getsockname())
         assert len(batch.receive()) == len(sent)
-        wholes = [batch.whole(at) for at in range(len(sent))]
+        wholes = [batch.long_query(at) for at in range(len(sent))]
         assert wholes == [message[2:] + (20_000).to_bytes(LENGTH, sys.byteorder) for message in sent]
 
 

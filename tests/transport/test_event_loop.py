@@ -27,7 +27,7 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-async def heard_by_a_server(*words: bytes) -> list[bytes]:
+async def words_read_by_a_server(*words: bytes) -> list[bytes]:
     """The words that a server reads one by one, and a last one after its removal."""
     heard: list[bytes] = []
     with pipe() as (reader, writer):
@@ -52,7 +52,7 @@ async def heard_by_a_server(*words: bytes) -> list[bytes]:
 
 def test_a_server_works_when_its_file_is_ready_until_it_is_removed() -> None:
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
-        assert runner.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+        assert runner.run(words_read_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
 def test_callbacks_that_a_server_schedules_run_at_once() -> None:
@@ -206,7 +206,7 @@ def test_a_failing_server_is_logged_once_and_stops_nothing() -> None:
 
 
 def test_servers_work_in_other_event_loops_too() -> None:
-    assert asyncio.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+    assert asyncio.run(words_read_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
 # -- deferred work ------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from zkdns.address import HostPort
 from zkdns.transport.contract import DeferredResponse, Deliver, PerClientResponse, ResponseLookup
 
 
-class Teller(dict[bytes, Iterator[bytes]]):
+class AddressLookup(dict[bytes, Iterator[bytes]]):
     """Answers "whoami" with the client's address, "later…" with the same but deferred; echoes all others."""
 
     def __init__(self, others: ResponseLookup, form: Callable[[bytes], bytes]) -> None:
@@ -50,7 +50,7 @@ def test_over_udp_each_client_gets_its_own_address(serve: Serve, address: str) -
     host = "127.0.0.5" if "." in address and address != "127.0.0.1" else address.replace("::", "::1")
     host = "::1" if ":" in address else host
     with (
-        serve(echo, HostPort(address, 0), datagrams=Teller(DatagramAnswers(echo), datagram)) as server,
+        serve(echo, HostPort(address, 0), datagrams=AddressLookup(DatagramAnswers(echo), datagram)) as server,
         udp_client(host) as one,
         udp_client(host) as other,
     ):
@@ -69,13 +69,16 @@ def test_over_udp_each_client_gets_its_own_address(serve: Serve, address: str) -
 
 
 def test_over_udp_a_long_query_gets_its_address_too(serve: Serve) -> None:
-    with serve(echo, datagrams=Teller(DatagramAnswers(echo), datagram)) as server:
+    with serve(echo, datagrams=AddressLookup(DatagramAnswers(echo), datagram)) as server:
         long = b"idwhoami" + b"!" * 200
         assert ask("127.0.0.1", server.address.port, long)[0] == b"id" + packed("127.0.0.1")
 
 
 def test_over_udp_an_internal_error_costs_one_response(serve: Serve) -> None:
-    with serve(echo, datagrams=Teller(DatagramAnswers(echo), datagram)) as server, udp_client() as sock:
+    with (
+        serve(echo, datagrams=AddressLookup(DatagramAnswers(echo), datagram)) as server,
+        udp_client() as sock,
+    ):
         sock.connect(server.at)
         with server.udp_stopped():
             for message in (b"a1wrong", b"b2whoami", b"c3wrong", b"d4"):
@@ -86,7 +89,7 @@ def test_over_udp_an_internal_error_costs_one_response(serve: Serve) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
 def test_over_tcp_per_client_responses_keep_their_order(host: str) -> None:
-    streams = Teller(StreamAnswers(echo), bytes)
+    streams = AddressLookup(StreamAnswers(echo), bytes)
     with serving(echo, HostPort(host, 0), streams=streams, idle_seconds=SECONDS) as server:
         for source in ("127.0.0.1", "127.0.0.9") if "." in host else ("::1",):
             with socket.create_connection(server.at, SECONDS, source_address=(source, 0)) as sock:
@@ -99,7 +102,7 @@ def test_over_tcp_per_client_responses_keep_their_order(host: str) -> None:
 
 
 def test_over_tcp_an_internal_error_closes_only_its_connection() -> None:
-    with serving(echo, streams=Teller(StreamAnswers(echo), bytes)) as server:
+    with serving(echo, streams=AddressLookup(StreamAnswers(echo), bytes)) as server:
         with socket.create_connection(server.at, SECONDS) as sock:
             sock.sendall(framed(b"a1wrong"))
             assert sock.recv(100) == b""

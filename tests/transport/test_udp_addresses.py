@@ -15,7 +15,7 @@ from zkdns.address import HostPort
 IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
 
 
-def each_hears_whom_it_asked(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
+def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
     """Each client sends queries several times, in turn with the others and all at once.
 
     A connected socket drops datagrams from other addresses.
@@ -57,7 +57,9 @@ def _ipv6_addresses() -> list[str]:
 def test_dns_24_one_batch_may_have_several_local_addresses(serve: Serve) -> None:
     with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
         asked = [f"127.0.0.{number}" for number in range(1, 10)]
-        each_hears_whom_it_asked(server, [(stack.enter_context(udp_client()), address) for address in asked])
+        each_client_gets_its_responses(
+            server, [(stack.enter_context(udp_client()), address) for address in asked]
+        )
 
 
 def test_dns_24_a_machine_with_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
@@ -92,7 +94,7 @@ def test_dns_24_a_machine_with_addresses_on_several_links(serve: Serve, own_netw
     }
     for wildcard, asked in own.items():
         with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
-            each_hears_whom_it_asked(
+            each_client_gets_its_responses(
                 server, [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
             )
 
@@ -113,7 +115,7 @@ def test_dns_24_responses_to_other_networks_follow_the_route(serve: Serve, own_n
                 for sock, _ in clients:
                     if source:
                         sock.bind((source, 0))
-                each_hears_whom_it_asked(server, clients)
+                each_client_gets_its_responses(server, clients)
 
 
 def test_dns_24_a_connected_client_gets_the_wildcards_response(serve: Serve) -> None:

@@ -48,7 +48,7 @@ class FiguresTeller:
         self._forwarder = forwarder
         self._tell = tell
         self._told = Report(ready=False)
-        self._cut = self._from_memo = 0
+        self._cut = self._from_response_cache = 0
         self._has_left = False
 
     def tell_left(self) -> None:
@@ -81,10 +81,10 @@ class FiguresTeller:
             latencies=_latency_figures([each.tally for each in udp] + [each.tally for each in tcp]),
             udp_queries=sum(server.received for server in udp),
             tcp_queries=sum(server.received for server in tcp),
-            misses=sum(memo.misses for memo in caches),
-            forgotten=sum(memo.evicted for memo in caches),
+            misses=sum(cache.misses for cache in caches),
+            forgotten=sum(cache.evicted for cache in caches),
             remembered=sum(map(len, caches)),
-            remembered_bytes=sum(memo.size for memo in caches),
+            remembered_bytes=sum(cache.size for cache in caches),
             unsent=sum(server.lost for server in udp),
             cut_over_tcp=self._authority.responder.cut_over_tcp,
             refused=self._door.refused,
@@ -98,8 +98,8 @@ class FiguresTeller:
         What was made for somebody who had gone by then is noted, and no response; a counter never falls.
         """
         noted = self._authority.sources.counts
-        self._from_memo = max(self._from_memo, responses - noted.total())
-        return {source: noted[source] for source in SOURCES} | {RESPONSE_CACHE: self._from_memo}
+        self._from_response_cache = max(self._from_response_cache, responses - noted.total())
+        return {source: noted[source] for source in SOURCES} | {RESPONSE_CACHE: self._from_response_cache}
 
 
 def _response_figures(

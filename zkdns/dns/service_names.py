@@ -37,7 +37,7 @@ _NUMBER = re.compile(r"[0-9]{1,10}")  # ZooKeeper writes %010d
 _SHARD_LABEL = re.compile(rb"s(-?[0-9]+)")
 
 
-class _Entry(msgspec.Struct, frozen=True):
+class _LabeledMember(msgspec.Struct, frozen=True):
     """A served member and its label."""
 
     label: bytes
@@ -198,16 +198,16 @@ class ServiceView:
         )
 
     @functools.cached_property
-    def _by_name(self) -> dict[bytes, _Entry]:
+    def _by_name(self) -> dict[bytes, _LabeledMember]:
         """Members by label and by the names of their znodes; present members before departed ones."""
         others_first = (*self._entries, *self._departed)[::-1]
         by_znode = {entry.member.name.encode().lower(): entry for entry in others_first}
         return by_znode | {entry.label: entry for entry in others_first}
 
     @functools.cached_property
-    def _by_shard(self) -> dict[bytes, _Entry]:
+    def _by_shard(self) -> dict[bytes, _LabeledMember]:
         """The newest member of each shard; members of weight 0 and held members only if there is no other."""
-        found: dict[bytes, _Entry] = {}
+        found: dict[bytes, _LabeledMember] = {}
         for entry in self._entries:
             if entry.member.shard is not None:
                 label = b"%d" % entry.member.shard
@@ -229,9 +229,9 @@ class ServiceView:
         )
 
     @functools.cached_property
-    def _by_host(self) -> dict[bytes, tuple[_Entry, Endpoint]]:
+    def _by_host(self) -> dict[bytes, tuple[_LabeledMember, Endpoint]]:
         """Such endpoints by label; the first one if several have the same label."""
-        found: dict[bytes, tuple[_Entry, Endpoint]] = {}
+        found: dict[bytes, tuple[_LabeledMember, Endpoint]] = {}
         for entry in (*self._entries, *self._departed):
             for endpoint in entry.member.additional.values():
                 label, _ = self._host(entry, endpoint)
@@ -244,7 +244,7 @@ class ServiceView:
 
         An endpoint's name may have dots. Its last labels alone are empty non-terminals.
         """
-        found: list[tuple[_Entry, Endpoint]] = []
+        found: list[tuple[_LabeledMember, Endpoint]] = []
         above: set[Labels] = set()
         for entry in self._entries:
             for name, endpoint in entry.member.additional.items():
@@ -258,20 +258,20 @@ class ServiceView:
 
     # -- hosts and targets ---------------------------------------------------------------------------------
 
-    def _service_targets(self, entries: Iterable[_Entry]) -> tuple[Target, ...]:
+    def _service_targets(self, entries: Iterable[_LabeledMember]) -> tuple[Target, ...]:
         return self._targets((entry, entry.member.service) for entry in entries if entry.member.service)
 
-    def _targets(self, pairs: Iterable[tuple[_Entry, Endpoint]]) -> tuple[Target, ...]:
+    def _targets(self, pairs: Iterable[tuple[_LabeledMember, Endpoint]]) -> tuple[Target, ...]:
         """The SRV targets of endpoints; the newest member represents all with the same host and port."""
         targets = (self._target(*each) for each in self._newest(pairs).values())
         return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
 
     @staticmethod
     def _newest(
-        pairs: Iterable[tuple[_Entry, Endpoint]],
-    ) -> dict[tuple[str, int], tuple[_Entry, Endpoint, Weighting]]:
+        pairs: Iterable[tuple[_LabeledMember, Endpoint]],
+    ) -> dict[tuple[str, int], tuple[_LabeledMember, Endpoint, Weighting]]:
         """By host and port, the member that represents all others, and the merged weighting."""
-        newest: dict[tuple[str, int], tuple[_Entry, Endpoint, Weighting]] = {}
+        newest: dict[tuple[str, int], tuple[_LabeledMember, Endpoint, Weighting]] = {}
         for entry, endpoint in pairs:
             key = _endpoint_key(endpoint)
             before, at, weighting = newest.get(key, (entry, endpoint, entry.weighting))
@@ -280,7 +280,7 @@ class ServiceView:
             newest[key] = before, at, entry.weighting.merged(weighting)
         return newest
 
-    def _target(self, entry: _Entry, endpoint: Endpoint, weighting: Weighting) -> Target:
+    def _target(self, entry: _LabeledMember, endpoint: Endpoint, weighting: Weighting) -> Target:
         """The SRV target of an endpoint.
 
         A host name of several labels is the target itself. Any other host has a name of the member as its
@@ -291,7 +291,7 @@ class ServiceView:
         label, host = self._host(entry, endpoint)
         return Target(endpoint.port, (label, *self._own), label, self._addresses(host), weighting)
 
-    def _host(self, entry: _Entry, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
+    def _host(self, entry: _LabeledMember, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
         """One label for each host: the member's own, and one more for each other host of an endpoint.
 
         The endpoint is the first one on that host. It has the label's addresses, although other endpoints on
@@ -317,11 +317,11 @@ class ServiceView:
 
 def _label_members(
     service: Service, statuses: frozenset[str], is_other_service: Callable[[bytes], bool]
-) -> tuple[list[_Entry], list[_Entry]]:
+) -> tuple[list[_LabeledMember], list[_LabeledMember]]:
     """Label present and departed members. The order does not depend on the order of registration."""
     taken: set[bytes] = set()
-    present: list[_Entry] = []
-    departed: list[_Entry] = []
+    present: list[_LabeledMember] = []
+    departed: list[_LabeledMember] = []
     for owner in service.by_precedence():
         left = [member for (origin, _), (member, _) in service.departed.items() if origin == owner.origin]
         stayed = sorted(owner.members.values(), key=_age)
@@ -334,7 +334,7 @@ def _label_members(
                 taken.add(label)
                 if member.is_served(statuses):
                     weighting = Weighting(member.weight, member.name in owner.held)
-                    entries.append(_Entry(label, member, owner.origin, weighting))
+                    entries.append(_LabeledMember(label, member, owner.origin, weighting))
     return present, departed
 
 
@@ -380,12 +380,12 @@ def _endpoint_key(endpoint: Endpoint) -> tuple[str, int]:
     return endpoint.host.lower(), endpoint.port
 
 
-def _last_resort(entry: _Entry) -> tuple[bool, bool]:
+def _last_resort(entry: _LabeledMember) -> tuple[bool, bool]:
     """A sort key: members to prefer come before members of weight 0 and held members."""
     return entry.weighting.weight <= 0, entry.weighting.held
 
 
-def _text_of(entry: _Entry) -> Text:
+def _text_of(entry: _LabeledMember) -> Text:
     """The TXT strings of a member, as RFC 6763 §6.3 writes attributes."""
     member = entry.member
     texts = [f"member={member.name}", f"status={member.status.value}"]

@@ -92,8 +92,8 @@ class Zone:
         self._config = config
         self._rng = rng or random.Random()
         self._zones = sorted(config.zones, key=len, reverse=True)
-        # Apexes and all names above them. If zones are nested, the names between them must exist.
         self._soa_times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, config.negative_ttl)
+        # Apexes and all names above them. If zones are nested, the names between them must exist.
         self._permanent_names = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
         # Names of no service have no members, to which `max_answers` applies.
@@ -277,14 +277,14 @@ class Zone:
         If the records change, the counter continues at its index. It starts at a random index, so that many
         hosts that start together do not all prefer the same member.
         """
-        counter = self._counters.setdefault(service, {})
+        counters = self._counters.setdefault(service, {})
         # Without the service's own name, so that thousands of services share these keys.
         own = len(query.name) - len(service)
         question = query.name[:own] if query.name[own:] == service else query.name, query.qtype
-        known = counter.get(question)
+        known = counters.get(question)
         if known is None or known.period != period:
             first = self._rng.randrange(period) if known is None else next(known) % period
-            known = counter[question] = RotationCounter(first, period)
+            known = counters[question] = RotationCounter(first, period)
         return known
 
     def shuffled(self, records: RRset) -> Iterator[Sequence[Record]]:
@@ -305,48 +305,47 @@ class Zone:
             the services (and `ANY_SERVICE`) with answers that may have changed.
         """
         services = self._table.services
-        others: set[Labels] = set()
+        changed: set[Labels] = set()
         for key in keys:
-            others.add(key)
+            changed.add(key)
             self._views.pop(key, None)
             service = services.get(key)
-            place = _location_of(key, service.first.name) if service else None
+            location = _location_of(key, service.first.name) if service else None
             known = self._locations.get(key)
-            if place == known:
+            if location == known:
                 continue
-            others |= self._affected_by(key)
+            changed |= self._affected_by(key)
             for start in range(1, len(key)):  # their members' labels may become free or taken
                 self._views.pop(key[start:], None)
             if known is not None:
-                self._leave(key, known)
-            if place is not None:
-                self._enter(key, place)
+                self._remove_location(key, known)
+            if location is not None:
+                self._add_location(key, location)
             else:
                 self.reset_rotation(key)
-        if others and self._config.empty == "nxdomain":  # then a name exists only while it has members
-            others.add(ANY_SERVICE)
-        return others
+        if changed and self._config.empty == "nxdomain":  # then a name exists only while it has members
+            changed.add(ANY_SERVICE)
+        return changed
 
     def _affected_by(self, key: Labels) -> set[Labels]:
         """The services that may lose or win a name when this service is added or removed."""
-        if any(
-            label.startswith(b"_") for label in key
-        ):  # it may look like an RFC 2782 name of another service
+        # It may look like an RFC 2782 name of another service.
+        if any(label.startswith(b"_") for label in key):
             return {ANY_SERVICE, *self._locations}
         return {
             ANY_SERVICE,
             *(above for start in range(1, len(key)) if (above := key[start:]) in self._locations),
         }
 
-    def _enter(self, key: Labels, place: _Location) -> None:
-        self._locations[key] = place
-        self._count(place, +1)
-        if self._dns_sd is not None and not place[0]:
+    def _add_location(self, key: Labels, location: _Location) -> None:
+        self._locations[key] = location
+        self._count_service(location, +1)
+        if self._dns_sd is not None and not location[0]:
             self._dns_sd.join(key)
 
-    def _leave(self, key: Labels, place: _Location) -> None:
+    def _remove_location(self, key: Labels, location: _Location) -> None:
         del self._locations[key]
-        self._count(place, -1)
+        self._count_service(location, -1)
         if self._dns_sd is not None and self._dns_sd.leave(key):
             self.reset_rotation(ANY_SERVICE)  # the number of former domains is unlimited
 
@@ -354,18 +353,18 @@ class Zone:
         """Forget the rotation counters of this key; new ones start at a random index."""
         self._counters.pop(key, None)
 
-    def _count(self, place: _Location, step: int) -> None:
+    def _count_service(self, location: _Location, step: int) -> None:
         """Add to the number of services at a location.
 
         The first service creates the names above it, the last one removes them.
         """
-        before = self._services_at[place]
-        self._services_at[place] += step
-        if before and self._services_at[place]:
+        before = self._services_at[location]
+        self._services_at[location] += step
+        if before and self._services_at[location]:
             return
-        if not self._services_at[place]:
-            del self._services_at[place]
-        for name in _nonterminals_of(place):
+        if not self._services_at[location]:
+            del self._services_at[location]
+        for name in _nonterminals_of(location):
             self._nonterminals[name] += step
             if not self._nonterminals[name]:
                 del self._nonterminals[name]
@@ -391,11 +390,11 @@ def _location_of(key: Labels, name: ServiceName) -> _Location:
     return name.service.count("."), len(name.zone), key[1:]
 
 
-def _nonterminals_of(place: _Location) -> Iterator[Labels]:
+def _nonterminals_of(location: _Location) -> Iterator[Labels]:
     """The empty non-terminals of a service: all names between its own names and the zone's apex.
 
     Its own names are `web.staging` and `_web._tcp.staging` (RFC 2782).
     """
-    more, zone, path = place
+    more, zone, path = location
     for above in (path, *((*path[:more], protocol, *path[more:]) for protocol in PROTOCOLS)):
         yield from (above[start:] for start in range(len(above) - zone))

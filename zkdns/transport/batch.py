@@ -232,7 +232,7 @@ class Batch:
         """The clients' addresses, in 4 or 16 bytes each."""
         return self._address_readers[self._count].unpack_from(self._clients)
 
-    def whole(self, at: int) -> bytes | None:
+    def long_query(self, at: int) -> bytes | None:
         """The query at this position in the same form, if it is longer than its slot; otherwise None."""
         length = self._slot_lengths[at]
         if length <= _SLOT_CAPACITY:
@@ -246,7 +246,7 @@ class Batch:
 
     def query(self, at: int) -> bytes:
         """The query at this position in the same form, whatever its length."""
-        return self.whole(at) or bytes(self._slots[at * SLOT + ID : (at + 1) * SLOT])
+        return self.long_query(at) or bytes(self._slots[at * SLOT + ID : (at + 1) * SLOT])
 
     def send(self, responses: Sequence[bytes]) -> int:
         """Send the response to each query, in their order; nothing is sent for empty responses.

@@ -335,8 +335,8 @@ class _Connection:
     def _on_all_sent(self, now: float) -> None:
         """All waiting data was sent: answer the next queries, or close if that was requested."""
         if self._deferred:
-            late, self._deferred = self._deferred, []
-            self._send(b"".join(late))
+            waiting, self._deferred = self._deferred, []
+            self._send(b"".join(waiting))
             if self._unsent:
                 return
         if self._is_closing:
@@ -375,12 +375,12 @@ class _Connection:
         elif self._buffer[:2] == NO_MESSAGE:  # no complete message will follow
             self.close(now)
 
-    def _resolve_empty(self, silence: bytes, ident: bytes) -> bytes:
+    def _resolve_empty(self, empty: bytes, ident: bytes) -> bytes:
         """Handle an empty response: deferred, per-client, or none."""
-        if isinstance(silence, DeferredResponse):
+        if isinstance(empty, DeferredResponse):
             self._pending += 1
-            silence.start(partial(self._deliver, ident, time.monotonic()))
-        return silence.for_address(self._address) if isinstance(silence, PerClientResponse) else b""
+            empty.start(partial(self._deliver, ident, time.monotonic()))
+        return empty.for_address(self._address) if isinstance(empty, PerClientResponse) else b""
 
     def _mark_of(self, started: float, body: bytes) -> int:
         """The class of the response that was just made; the observer is notified."""

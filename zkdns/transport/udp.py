@@ -155,10 +155,10 @@ class UdpServer:
         try:
             # First all look-ups, then all responses: the processor then loads several entries from memory in
             # parallel, which saves one part in thirty of a response (measured).
-            known: list[Any] = list(map(self._get_cached, queries))
-            if None not in known:
+            cached: list[Any] = list(map(self._get_cached, queries))
+            if None not in cached:
                 self._latency = self.tally.remembered
-                responses = list(map(next, known))
+                responses = list(map(next, cached))
             else:
                 self._latency = self.tally.made
                 responses = list(map(next, map(self._look_up, queries)))
@@ -199,7 +199,7 @@ class UdpServer:
     ) -> None:
         """Handle empty responses: long queries, deferred responses and per-client responses."""
         for at, response in enumerate(responses):
-            query = batch.whole(at) if not response else None
+            query = batch.long_query(at) if not response else None
             if query is not None:
                 found = self._response_to(query, others[at] if others else None)
                 self._answer_one(batch.client(at), found, started)
@@ -212,9 +212,9 @@ class UdpServer:
         else:
             self._deliver(client, started, self.tally.made, response)
 
-    def _start_deferred(self, later: DeferredResponse, client: Client, started: float) -> None:
+    def _start_deferred(self, deferred: DeferredResponse, client: Client, started: float) -> None:
         try:
-            later.start(partial(self._deliver, client, started, self.tally.later))
+            deferred.start(partial(self._deliver, client, started, self.tally.later))
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
 
@@ -236,9 +236,9 @@ class UdpServer:
             if self.observer.is_sampled():
                 self.observer.on_response("udp", client.address[0], message, source, took)
 
-    def _for_client(self, personal: PerClientResponse, address: bytes) -> bytes:
+    def _for_client(self, placeholder: PerClientResponse, address: bytes) -> bytes:
         try:
-            return personal.for_address(address)
+            return placeholder.for_address(address)
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
             return _SILENCE
