@@ -74,7 +74,7 @@ def test_dns_23_reserved_bytes_of_a_cookie_are_hashed_unchanged() -> None:
     ("age", "is_valid"),
     [(0, True), (3600, True), (3601, False), (-300, True), (-301, False), (1 << 31, False)],
 )
-@pytest.mark.parametrize("made", [NOW, (1 << 32) - 100], ids=["now", "before the stamps begin anew"])
+@pytest.mark.parametrize("made", [NOW, (1 << 32) - 100], ids=["now", "before the time wraps"])
 @pytest.mark.parametrize("is_shared", [True, False])
 def test_dns_23_a_cookie_is_valid_for_an_hour(made: int, age: int, is_valid: bool, is_shared: bool) -> None:
     clock = Clock(made)

@@ -230,9 +230,8 @@ def test_members_come_and_go() -> None:
     assert data(ask(server, f"m2.{TYPE}", "SRV")) == [f"0 100 80 m2.web.{STAGING}"]
     server.change("web.staging", removed=["member_0000000001"], now=1.0)
     assert browse(server) == [f"m2.{TYPE}"]
-    assert data(ask(server, f"m1.{TYPE}", "SRV")) == [
-        f"0 100 80 m1.web.{STAGING}"
-    ]  # the members that were just listed
+    # The members that were just listed.
+    assert data(ask(server, f"m1.{TYPE}", "SRV")) == [f"0 100 80 m1.web.{STAGING}"]
     server.expire(62.0)
     assert rcode(ask(server, f"m1.{TYPE}", "SRV")) == "NXDOMAIN"
 
@@ -323,12 +322,8 @@ def test_a_name_that_is_too_long_is_no_type() -> None:
     server = browsed({f"{longest}.staging": [_plain(1)], f"{too_long}.staging": [_plain(1)]})
     assert browse(server, TYPES) == [f"_{longest}._tcp.{STAGING}"]
     scope = ".".join(("e" * 60, "f" * 60, "g" * 60))
-    for count in (
-        20,
-        48,
-        53,
-        56,
-    ):  # from the third one on, the members' names would be too long; then the type's own
+    # From the third one on, the members' names would be too long; then the type's own.
+    for count in (20, 48, 53, 56):
         name = ServiceName("s" * count, scope)
         server.apply(SetPut(f"/x/{count}", name, (_plain(1), member("member_y" + "z" * 22, "10.0.0.9:1"))))
     types = browse(server, f"_services._dns-sd._udp.{scope}.discovery")

@@ -184,9 +184,9 @@ def test_dns_18_another_edns_version_with_a_cookie_is_badvers(server: Server) ->
 @pytest.mark.parametrize("what", [refused_response, truncated_response], ids=["refusal", "truncation"])
 def test_dns_23_rejected_clients_get_a_cookie_too(server: Server, codec: QueryCodec, what: Any) -> None:
     """A client that has received a cookie drops responses without one (RFC 7873 §5.3)."""
-    turned_away = ErrorResponder(codec, what, server.responder.edns_options, AnswerSources())
+    responder = ErrorResponder(codec, what, server.responder.edns_options, AnswerSources())
     message = asked(option(COOKIE, CLIENT))
-    response = finished(codec, message, next(turned_away[codec.key(message[2:])]), HERE)
+    response = finished(codec, message, next(responder[codec.key(message[2:])]), HERE)
     assert options_of(response)[COOKIE] == cookie_for()
     assert len(response.to_wire()) <= len(message) + 16 + 6
 

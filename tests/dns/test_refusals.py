@@ -19,10 +19,10 @@ LONG = "a" * 60 + "." + "b" * 60 + ".example"
 
 
 def answer(codec: QueryCodec, what: str, wire: bytes) -> bytes:
-    turned_away = ErrorResponder(
+    responder = ErrorResponder(
         codec, refused_response if what == "refusal" else truncated_response, EdnsOptions(), AnswerSources()
     )
-    response = next(turned_away[codec.key(wire[2:])])
+    response = next(responder[codec.key(wire[2:])])
     if codec is UdpCodec:
         return UdpCodec.message(wire, response)
     return wire[:2] + response if response else b""
@@ -53,9 +53,9 @@ def test_rejected_clients_get_a_short_response(
 @pytest.mark.parametrize("codec", [UdpCodec, TcpCodec])
 def test_each_response_is_counted(codec: QueryCodec) -> None:
     sources = AnswerSources()
-    turned_away = ErrorResponder(codec, refused_response, EdnsOptions(), sources)
+    responder = ErrorResponder(codec, refused_response, EdnsOptions(), sources)
     for wire in (query(NAME, "A").to_wire(), b"id\1\0\0\2" + bytes(6), b"id\x80\0" + bytes(8)):
-        next(turned_away[codec.key(wire[2:])])
+        next(responder[codec.key(wire[2:])])
     assert sources.counts == {"refused": 2}
 
 

@@ -48,7 +48,7 @@ def server(**settings: Any) -> Server:
     )
 
 
-def remembered(of: Server) -> set[str]:
+def cached(of: Server) -> set[str]:
     """Names and types of all queries that are cached for UDP."""
     parsed = (parse_query(bytes(2) + UdpCodec.query(key)) for key in of.datagrams)
     return {f"{b'.'.join(query.name).decode()} {query.qtype}" for query in parsed}
@@ -71,7 +71,7 @@ def asked(**settings: Any) -> tuple[Server, set[str], set[str], set[str]]:
     """A server with all answers cached, and their names: of web, of other services, and of none."""
     made = server(**settings)
     ask_all(made, (*OWN, *OTHERS, *ABSENT))
-    whole = remembered(made)
+    whole = cached(made)
     own, others, absent = (
         {f"{n} {t}" for n in names for t in (1, 28, 33, 16)} for names in (OWN, OTHERS, ABSENT)
     )
@@ -105,7 +105,7 @@ def test_a_repeated_query_needs_no_dns_work(stream: bool, how: dict[str, Any]) -
         (WEB, {"edns": 0, "options": [COOKIE]}, "options differ without end"),
         (f"nope.{WEB}", {}, "and so do names that a service does not have"),
         ("example.com", {}, "and all others"),
-        (WEB, {"qclass": "CH"}, "errors are remembered by nobody"),
+        (WEB, {"qclass": "CH"}, "errors are not cached"),
         (WEB, {"edns": 1}, "BADVERS"),
         (WEB, {"flags": dns.flags.RD | 0x1000}, "NOTIMP"),
         ("unread.staging.discovery", {}, "SERVFAIL"),
@@ -151,22 +151,22 @@ def test_an_absent_name_is_cached_at_its_second_query(stream: bool) -> None:
 
 
 def test_an_internal_error_is_servfail_and_reported_with_its_query() -> None:
-    told: list[tuple[bytes, Exception]] = []
+    reported: list[tuple[bytes, Exception]] = []
 
     def fail(query: bytes) -> Any:
         raise ZeroDivisionError(query)
 
     asked = query(WEB).to_wire()[2:]
     for codec, key in ((UdpCodec, UdpCodec.key(asked)), (TcpCodec, asked)):
-        cache = ResponseCache(fail, codec, lambda query, error: told.append((query, error)))
+        cache = ResponseCache(fail, codec, lambda query, error: reported.append((query, error)))
         for _ in range(2):
             response = next(cache[key])
             whole = UdpCodec.message(b"id" + asked, response) if codec is UdpCodec else b"id" + response
             answer = read(whole)
             assert (rcode(answer), answer.flags & dns.flags.RD) == ("SERVFAIL", dns.flags.RD)
         assert (len(cache), cache.size) == (0, 0)
-    assert [text for text, _ in told] == [asked] * 4
-    assert {type(error) for _, error in told} == {ZeroDivisionError}
+    assert [text for text, _ in reported] == [asked] * 4
+    assert {type(error) for _, error in reported} == {ZeroDivisionError}
 
 
 # -- dropped entries ----------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ def test_a_change_drops_the_answers_of_its_service_only(change: Callable[[Server
     made, own, others, absent = asked()
     assert len(own) > 10
     change(made)
-    assert remembered(made) == others | absent
+    assert cached(made) == others | absent
 
 
 def test_a_change_without_effect_drops_nothing() -> None:
@@ -197,7 +197,7 @@ def test_a_change_without_effect_drops_nothing() -> None:
     made.resolve("elsewhere.example.com", "192.0.2.1")
     made.expire(1e9)
     made.authority.set_health(ready=True, stale=False)
-    assert remembered(made) == own | others | absent
+    assert cached(made) == own | others | absent
 
 
 @pytest.mark.parametrize("name", ["new.staging", "new.prod", "a.b.prod"])
@@ -205,23 +205,23 @@ def test_adding_or_removing_a_service_drops_negative_answers_only(name: str) -> 
     made, own, others, absent = asked()
     assert {"nope.staging.discovery 1", "staging.discovery 1", "discovery 1"} <= absent
     made.apply(put(name, ["10.2.0.1:80"]))
-    assert remembered(made) == own | others
+    assert cached(made) == own | others
     ask_all(made, ABSENT)
     made.drop(name)
-    assert remembered(made) == own | others
+    assert cached(made) == own | others
 
 
 def test_a_service_below_another_drops_the_others_answers_too() -> None:
     made, own, others, absent = asked()
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
     made.apply(put("m1.web.staging", ["10.2.0.1:80"]))
-    assert remembered(made) == others
+    assert cached(made) == others
     assert data(ask(made, f"m1.{WEB}")) == ["10.2.0.1"]
     ask_all(made, (*OWN, *ABSENT))
     made.change("m1.web.staging", [member(5, "10.2.0.5:80")])  # it exists already
-    assert remembered(made) == (own | others | absent) - {f"m1.{WEB} {qtype}" for qtype in (1, 28, 33, 16)}
+    assert cached(made) == (own | others | absent) - {f"m1.{WEB} {qtype}" for qtype in (1, 28, 33, 16)}
     made.drop("m1.web.staging")
-    assert remembered(made) == others
+    assert cached(made) == others
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
@@ -229,12 +229,12 @@ def test_a_service_that_looks_like_an_rfc_2782_name_drops_all() -> None:
     made, *_ = asked()
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
     made.apply(put("_web._tcp.staging", ["10.2.0.1:99"]))
-    assert remembered(made) == set()
+    assert cached(made) == set()
     assert data(ask(made, "_web._tcp.staging.discovery", "SRV")) == [
         "0 100 99 m0._web._tcp.staging.discovery."
     ]
     made.drop("_web._tcp.staging")
-    assert remembered(made) == set()
+    assert cached(made) == set()
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
 
 
@@ -245,18 +245,18 @@ def test_if_members_make_a_name_each_change_drops_negative_answers() -> None:
     assert len(data(ask(made, "_idle._tcp.staging.discovery", "SRV"))) == 1
     made.change("idle.staging", removed=["member_0000000001"])
     assert rcode(ask(made, "_idle._tcp.staging.discovery", "SRV")) == "NXDOMAIN"
-    assert own | others <= remembered(made)
+    assert own | others <= cached(made)
 
 
 def test_a_change_of_health_drops_all_answers() -> None:
     made, *_ = asked()
     assert ede(ask(made, WEB, edns=0)) == []
     made.authority.set_health(ready=True, stale=True)
-    assert remembered(made) == set()
+    assert cached(made) == set()
     for stream in (False, True):
         assert ede(ask(made, WEB, "SRV", edns=0, stream=stream)) == [dns.edns.EDECode.STALE_ANSWER]
     made.authority.set_health(ready=True, stale=True)
-    assert remembered(made) == {f"{WEB} 33"}
+    assert cached(made) == {f"{WEB} 33"}
     made.authority.set_health(ready=True, stale=False)
     for stream in (False, True):
         assert ede(ask(made, WEB, "SRV", edns=0, stream=stream)) == []
@@ -269,7 +269,7 @@ def test_a_departed_members_name_is_dropped_when_its_time_is_over() -> None:
         made.expire(now)
         assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
     made.expire(70.0)
-    assert remembered(made) == others | absent
+    assert cached(made) == others | absent
     assert rcode(ask(made, f"m1.{WEB}")) == "NXDOMAIN"
 
 
@@ -367,8 +367,8 @@ def test_queries_share_answers_only_if_they_differ_in_case_only(name: str, strea
     made = Server({"web.staging": members}, order="fixed")
     for variant in order:
         message = variants[variant]
-        anew = Server({"web.staging": members}, order="fixed")
-        assert made.respond(message, stream=stream) == anew.respond(message, stream=stream), variant
+        uncached = Server({"web.staging": members}, order="fixed")
+        assert made.respond(message, stream=stream) == uncached.respond(message, stream=stream), variant
 
 
 def test_additional_records_do_not_depend_on_the_spelling() -> None:

@@ -162,9 +162,8 @@ def test_case_differences_outside_the_name_are_different_queries() -> None:
                 assert response.question == message.question
                 assert response.authority
     whole = query(in_any_case(WEB, dice)).to_wire()
-    assert server.respond(whole) != server.respond(
-        whole + bytes(32)
-    )  # as long as one letter is in lower case
+    # As long as one letter is in lower case.
+    assert server.respond(whole) != server.respond(whole + bytes(32))
 
 
 # -- limits -------------------------------------------------------------------------------------------------
@@ -267,17 +266,17 @@ def test_room_is_made_in_small_steps() -> None:
 
 
 def test_an_internal_error_is_servfail_once_and_reported() -> None:
-    told: list[tuple[bytes, Exception]] = []
+    reported: list[tuple[bytes, Exception]] = []
 
     def fail(_query: bytes) -> object:
-        raise ValueError("a mistake")
+        raise ValueError("an internal error")
 
-    cache = ResponseCache(fail, UdpCodec, lambda asked, error: told.append((asked, error)))  # type: ignore[arg-type]
+    cache = ResponseCache(fail, UdpCodec, lambda asked, error: reported.append((asked, error)))  # type: ignore[arg-type]
     message = query(WEB)
     response = read(UdpCodec.message(message.to_wire(), ask_over(cache, message)))
     assert response.rcode() == dns.rcode.SERVFAIL
     assert response.id == message.id
-    ((asked_for, error),) = told
+    ((asked_for, error),) = reported
     assert asked_for == message.to_wire()[_PREFIX:]
     assert isinstance(error, ValueError)
     assert len(cache) == 0

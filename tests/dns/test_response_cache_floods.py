@@ -110,9 +110,9 @@ def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    told = sum(cache.size for cache in caches)
-    assert told > 50_000
-    assert taken <= 1.15 * told + 50_000
+    reported = sum(cache.size for cache in caches)
+    assert reported > 50_000
+    assert taken <= 1.15 * reported + 50_000
 
 
 def test_names_that_are_queried_once_take_hardly_any_memory() -> None:

@@ -74,9 +74,11 @@ def test_cycles_are_bounded_and_near_the_weights(weights: list[float], start: in
     cycle = len(records.leaders) or len(weights)
     assert cycle <= 1000
     found = heads(records, cycle, start)
-    told = [record.weighting.srv_weight for record in records.leading]
-    for at, weight in enumerate(told):
-        assert abs(found[at] - cycle * weight / sum(told)) <= 1 + len(weights) * weight / sum(told)
+    srv_weights = [record.weighting.srv_weight for record in records.leading]
+    for at, weight in enumerate(srv_weights):
+        assert abs(found[at] - cycle * weight / sum(srv_weights)) <= 1 + len(weights) * weight / sum(
+            srv_weights
+        )
         assert found[at] >= 1
 
 

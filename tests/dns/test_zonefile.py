@@ -137,8 +137,8 @@ def test_all_records_are_written_with_held_ones_and_over_max_answers() -> None:
 def test_a_service_without_members_is_a_comment_if_it_is_a_name(empty: str) -> None:
     text = written(Server({"idle.prod": []}, empty=empty))
     names = ("idle.prod", "_idle._tcp.prod", "_idle._udp.prod")
-    told = [f"{name}.discovery. exists without records" for name in names]
-    assert comments(text) == (told if empty == "nodata" else [])
+    expected = [f"{name}.discovery. exists without records" for name in names]
+    assert comments(text) == (expected if empty == "nodata" else [])
     assert owners(text) == {"discovery."}
 
 
@@ -177,9 +177,8 @@ def test_names_that_are_too_long_are_not_written() -> None:
     name = ServiceName(service, scope)
     assert len(name.absolute) == 242
     server.apply(SetPut("/x", name, (member(1, "10.0.0.1:80", additional={"z" * 30: "10.0.0.1:81"}),)))
-    server.apply(
-        put(f"{'x' * 63}.prod", ["10.0.0.2:80"])
-    )  # with an underscore before it, the label is one byte too long
+    # With an underscore before it, the label is one byte too long.
+    server.apply(put(f"{'x' * 63}.prod", ["10.0.0.2:80"]))
     text = written(server)
     assert_is_answered(server, text)
     assert f"m1.{name.absolute}." in owners(text)

@@ -171,7 +171,7 @@ def test_a_socket_error_is_raised() -> None:
         with udp_client() as gone:
             gone.bind(("127.0.0.1", 0))
             sock.connect(gone.getsockname())
-        sock.send(b"to nobody")  # comes back as ICMP port unreachable
+        sock.send(b"to a closed port")  # comes back as ICMP port unreachable
         refused = eventually(lambda: _error_of(batch))
         assert isinstance(refused, ConnectionRefusedError)
         other.bind(("127.0.0.1", 0))

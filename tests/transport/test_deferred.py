@@ -42,7 +42,7 @@ class DeferringLookup(dict[bytes, Iterator[bytes]]):
 
 
 def _fail(_: Deliver) -> None:
-    raise ValueError("nobody is at the desk")
+    raise ValueError("cannot be deferred")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])

@@ -127,15 +127,15 @@ def test_a_busy_server_continues_and_is_then_called_for_new_data() -> None:
                 return left.pop(0)
 
             add_server(reader, work)
-            told = []
+            counted = []
             for _ in range(2):
                 os.write(writer, b"x")
                 await asyncio.wait_for(heard.wait(), 5)
                 heard.clear()
                 await asyncio.sleep(0.02)
-                told.append(counts["served"])
+                counted.append(counts["served"])
             remove_server(reader)
-            return told[0], told[1]
+            return counted[0], counted[1]
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         assert runner.run(main()) == (3, 5)
@@ -183,7 +183,7 @@ def test_a_failing_server_is_logged_once_and_stops_nothing() -> None:
                 if failures == 3:
                     os.read(reader, 10)
                     failed.set()
-                raise ValueError("a mistake")
+                raise ValueError("an internal error")
 
             def work() -> bool:
                 os.read(good, 10)
@@ -297,7 +297,7 @@ def test_failing_deferred_work_stops_nothing_and_its_callbacks_run() -> None:
         loop = asyncio.get_running_loop()
 
         def fail() -> None:
-            raise ValueError("a mistake")
+            raise ValueError("an internal error")
 
         def give() -> None:
             loop.call_later(0.001, ended.set)

@@ -38,7 +38,7 @@ class AddressLookup(dict[bytes, Iterator[bytes]]):
 
 
 def _fail(_: bytes) -> bytes:
-    raise ValueError("nobody knows")
+    raise ValueError("unknown address")
 
 
 def packed(host: str) -> bytes:

@@ -117,10 +117,10 @@ def test_a_closed_port_is_free_despite_a_lingering_connection() -> None:
 def test_a_port_in_use_is_a_clear_error(host: str, kind: socket.SocketKind, workers: int) -> None:
     with taken(kind, host) as other:
         address = HostPort(host, other.getsockname()[1])
-        told = refusal(address, workers)
-        assert told.startswith(f"cannot listen on {address}: another program listens there")
-        assert f"sport = :{address.port}" in told
-        assert "--listen" in told
+        error = refusal(address, workers)
+        assert error.startswith(f"cannot listen on {address}: another program listens there")
+        assert f"sport = :{address.port}" in error
+        assert "--listen" in error
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 3), (3, 1), (3, 3)])
@@ -198,10 +198,9 @@ def test_a_privileged_port_is_an_error_with_remedies() -> None:
 
 
 def test_other_errors_have_the_systems_message() -> None:
-    told = refusal(
-        HostPort("::ffff:127.0.0.1", 0)
-    )  # IPv4-mapped addresses, which the server's IPv6 sockets exclude
-    assert told == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
+    # IPv4-mapped addresses, which the server's IPv6 sockets exclude.
+    error = refusal(HostPort("::ffff:127.0.0.1", 0))
+    assert error == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
 
 
 def arrivals(pairs: list[SocketPair], count: int = 60) -> list[int]:
@@ -243,7 +242,7 @@ def test_more_pairs_can_be_bound_later(one: list[SocketPair]) -> None:
     assert all(arrivals(one))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_excluded_sockets_receive_nothing_and_the_others_everything(
     one: list[SocketPair],
 ) -> None:

@@ -146,17 +146,17 @@ def test_a_stopped_server_still_sends_pending_responses() -> None:
 # -- internal errors and exhausted resources ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mistake", [ZeroDivisionError(), BlockingIOError(), "over", "too long"], ids=repr)
-def test_an_internal_error_costs_one_connection_and_is_logged_once(mistake: Exception | str) -> None:
-    class Mistaken(dict[bytes, Iterator[bytes]]):
+@pytest.mark.parametrize("failure", [ZeroDivisionError(), BlockingIOError(), "over", "too long"], ids=repr)
+def test_an_internal_error_costs_one_connection_and_is_logged_once(failure: Exception | str) -> None:
+    class FailingLookup(dict[bytes, Iterator[bytes]]):
         def __missing__(self, query: bytes) -> Iterator[bytes]:
             if query == b"right":
                 return itertools.repeat(b"answer")
-            if isinstance(mistake, Exception):
-                raise mistake
-            return iter(()) if mistake == "over" else itertools.repeat(bytes(65_534))
+            if isinstance(failure, Exception):
+                raise failure
+            return iter(()) if failure == "over" else itertools.repeat(bytes(65_534))
 
-    with capture_logs() as told, answering(Mistaken()) as server, TcpClient(server) as other:
+    with capture_logs() as logs, answering(FailingLookup()) as server, TcpClient(server) as other:
         for _ in range(3):
             with TcpClient(server) as client:
                 client.send(b"idright")
@@ -166,7 +166,7 @@ def test_an_internal_error_costs_one_connection_and_is_logged_once(mistake: Exce
         other.send(b"idright")
         assert other.answer() == b"idanswer"
         assert server.call(lambda: len(server.tcp._connections)) == 1
-    assert [entry["log_level"] for entry in told] == ["error"]
+    assert [entry["log_level"] for entry in logs] == ["error"]
 
 
 def test_dns_30_a_response_of_the_maximum_length() -> None:

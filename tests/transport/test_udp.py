@@ -78,7 +78,7 @@ def test_a_truncated_message_and_one_with_trailing_zeros_differ(serve: Serve) ->
         assert not stream
         return b"id" + str(len(message)).encode()
 
-    class Remembering(dict[bytes, Iterator[bytes]]):
+    class RecordingLookup(dict[bytes, Iterator[bytes]]):
         def __missing__(self, key: bytes) -> Iterator[bytes]:
             if is_cut_off(key):
                 return itertools.repeat(b"")
@@ -86,15 +86,15 @@ def test_a_truncated_message_and_one_with_trailing_zeros_differ(serve: Serve) ->
             self[key] = itertools.repeat(datagram(response[2:]))
             return self[key]
 
-    remembered = Remembering()
-    with serve(respond, datagrams=remembered) as server, udp_client() as sock:
+    cache = RecordingLookup()
+    with serve(respond, datagrams=cache) as server, udp_client() as sock:
         for _ in range(2):
             with server.udp_stopped():
                 for message in sent:
                     sock.sendto(message, server.at)
-            told = {sock.recv(100) for _ in sent}  # long queries are answered after their batch
-            assert told == {message[:2] + str(len(message)).encode() for message in sent}
-    assert len(remembered) == len(sent)
+            received = {sock.recv(100) for _ in sent}  # long queries are answered after their batch
+            assert received == {message[:2] + str(len(message)).encode() for message in sent}
+    assert len(cache) == len(sent)
 
 
 def test_looked_up_keys_equal_the_codecs_keys(serve: Serve) -> None:
@@ -215,9 +215,8 @@ def test_a_burst_is_answered_completely_and_in_order(serve: Serve, count: int) -
 def test_clients_with_closed_ports_affect_no_others(serve: Serve, host: str) -> None:
     """Their responses return as ICMP port unreachable."""
     with serve(echo, HostPort(host, 0)) as server, udp_client() as other:
-        other.connect(
-            ("127.0.0.1", server.address.port)
-        )  # all the time, since otherwise it could get one of their ports
+        # All the time, since otherwise it could get one of their ports.
+        other.connect(("127.0.0.1", server.address.port))
         for _ in range(200):
             with udp_client() as gone:
                 gone.sendto(b"goodbye", other.getpeername())
@@ -254,7 +253,7 @@ def test_a_response_that_cannot_be_sent_costs_only_itself(serve: Serve) -> None:
 def test_an_internal_error_costs_one_response_and_is_logged_once(serve: Serve, where: str) -> None:
     def fail() -> Iterator[bytes]:
         if where == "next":
-            raise ValueError("a mistake")
+            raise ValueError("an internal error")
         yield from ()
 
     class Failing(dict[bytes, Iterator[bytes]]):
@@ -263,7 +262,7 @@ def test_an_internal_error_costs_one_response_and_is_logged_once(serve: Serve, w
             if query != b"x":
                 return itertools.repeat(datagram(query + b":udp"))
             if where == "look-up":
-                raise ValueError("a mistake")
+                raise ValueError("an internal error")
             return fail()
 
     pattern = ".x..xx" + "." * 60 + "xx" + "." * 10
@@ -276,10 +275,10 @@ def test_an_internal_error_costs_one_response_and_is_logged_once(serve: Serve, w
             assert [sock.recv(100) for _ in expected] == expected
         assert receives_nothing_more(sock)
         assert server.udp.received == 2 * len(pattern)
-    (told,) = logs
-    assert (told["log_level"], told["event"]) == ("error", "a query could not be answered")
+    (received,) = logs
+    assert (received["log_level"], received["event"]) == ("error", "a query could not be answered")
     expected_error = StopIteration if "iterator" in where else ValueError
-    assert isinstance(told["exc_info"], expected_error)
+    assert isinstance(received["exc_info"], expected_error)
 
 
 # -- others in the same loop --------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ class PtrTarget(msgspec.Struct, frozen=True):
         name = to_wire(self.labels)[:-1] + query.pointer_to(self.shared)
         additional: list[bytes] = []
         if self.node is not None:
-            services = list(self.node.services(query, ttl, name))
+            services = list(self.node.srv_records(query, ttl, name))
             additional += (service.answer for service in services)
             additional += (text.answer for text in self.node.txt_records(ttl, name))
             additional += (address for service in services for address in service.additional)

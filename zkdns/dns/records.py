@@ -77,7 +77,7 @@ class Node(msgspec.Struct):
                 for record in _address_records(QUESTION_POINTER, [address], ttl, qtype)
             )
         if qtype == Type.SRV:
-            return self.services(query, ttl)
+            return self.srv_records(query, ttl)
         if qtype == Type.TXT:
             return self.txt_records(ttl)
         return ()
@@ -89,7 +89,7 @@ class Node(msgspec.Struct):
                 pack_record(owner, Type.TXT, ttl, _text_data(text.strings)), weighting=text.weighting
             )
 
-    def services(self, query: Query, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
+    def srv_records(self, query: Query, ttl: int, owner: bytes = QUESTION_POINTER) -> Iterator[Record]:
         """SRV records, with the addresses of targets within the service as additional records.
 
         `owner` is in wire format.

@@ -13,7 +13,7 @@
                   name exists without such records: NODATA with SOA · no such name: NXDOMAIN with SOA
 
 An answer is valid for all queries with the same bytes after the id, until the table changes. It is therefore
-an endless iterator over responses, together with the key of the service whose changes end it.
+an endless iterator over responses, together with the key of the service that it depends on.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         responses: endless responses without ids, in the order of the rotation; empty bytes mean no response.
-        service: key of the service whose changes end the answer. `ANY_SERVICE`: it ends when services are
+        service: key of the service that the answer depends on. `ANY_SERVICE`: it ends when services are
             added or removed. None: it must not be cached.
         question_end: end of the question in the query after its id.
         rotation: the rotation that keeps the responses, if there is one.

@@ -134,7 +134,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._responses = MemoryBudget(max_bytes // _RESPONSES_DIVISOR)
         self._entries: dict[bytes, _Entry] = {}
         self._folded: dict[bytes, _Folded] = {}
-        # By service; the service whose first entry is the oldest comes first.
+        # By service; the service with the oldest first entry comes first.
         self._keys: dict[Labels, list[bytes]] = {}
         self._seen_once: set[bytes] = set()
         self._echoes_question = codec.echoes_question

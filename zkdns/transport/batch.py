@@ -58,10 +58,8 @@ _OVERFLOW = 65536
 _BODY = LEAD - ID + MAX_RESPONSE
 _SOCKADDR_SIZE = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
-_CONTROL_SIZE = {
-    socket.AF_INET: 32,
-    socket.AF_INET6: 40,
-}  # a header of 16 bytes, and in_pktinfo or in6_pktinfo
+# A header of 16 bytes, and in_pktinfo or in6_pktinfo.
+_CONTROL_SIZE = {socket.AF_INET: 32, socket.AF_INET6: 40}
 _CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
 _NO_DATAGRAMS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _LINK_LOCAL = b"\xfe\x80"
@@ -293,11 +291,11 @@ class Batch:
             first, rest = self._sent.starting_at[started], self._numbers[end - started]
             sent = self._sendmmsg(self._fd, first, rest, self._flags)
             if sent <= 0:  # this one cannot be sent; the others may
-                sent, lost = 1, lost + (not self._is_sent_in_fragments(started))
+                sent, lost = 1, lost + (not self._send_fragmented(started))
             started += sent
         return lost
 
-    def _is_sent_in_fragments(self, at: int) -> bool:
+    def _send_fragmented(self, at: int) -> bool:
         """Send a response that exceeds the network's MTU in fragments; return whether that succeeded."""
         if ctypes.get_errno() != errno.EMSGSIZE:
             return False

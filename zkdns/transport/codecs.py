@@ -9,9 +9,8 @@ from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, MAX_RESPONSE, SLOT
 from zkdns.transport.tally import UNMARKED
 
 _SLOT_CAPACITY = SLOT - ID - LENGTH  # bytes of a query after its id that fit into a slot
-_LENGTHS = struct.Struct(
-    "=HHBx"
-)  # of the rest, of the question; and the response class, in the room for the id
+# Lengths of the rest and of the question; and the response class, in the room for the id.
+_LENGTHS = struct.Struct("=HHBx")
 _MAX_CACHED_TCP_QUERY = 512
 
 

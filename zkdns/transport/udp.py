@@ -53,7 +53,7 @@ _MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # address, interface
-_SILENCE = b""
+_NO_RESPONSE = b""
 
 
 class UdpServer:
@@ -241,7 +241,7 @@ class UdpServer:
             return placeholder.for_address(address)
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
-            return _SILENCE
+            return _NO_RESPONSE
 
     def _response_to(self, query: bytes, other: ResponseLookup | None = None) -> bytes:
         """The response to one query; `other` replaces the usual lookup."""
@@ -249,7 +249,7 @@ class UdpServer:
             return next(self._look_up(query) if other is None else other[query])
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
-            return _SILENCE
+            return _NO_RESPONSE
 
     # -- one by one ----------------------------------------------------------------------------------------
 
