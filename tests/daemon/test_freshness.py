@@ -32,7 +32,7 @@ class Askers:
 
     def __init__(self, port: int, count: int) -> None:
         self.delivered = 0
-        self.make_cache = 0
+        self.answers = 0
         self.stale: list[tuple[int, int]] = []
         """Versions that had been delivered when the question was sent, and older ones that were answered."""
         self.seen: set[int] = set()
@@ -54,7 +54,7 @@ class Askers:
                 sock.send(query)
                 (rrset,) = dns.message.from_wire(sock.recv(2000)).answer
                 told = int.from_bytes(socket.inet_aton(str(rrset[0]))[1:])
-                self.make_cache += 1
+                self.answers += 1
                 self.seen.add(told)
                 if told < before:
                     self.stale.append((before, told))
@@ -71,7 +71,7 @@ def _is_another(table: Table, serial: int) -> Callable[[], bool]:
 
 
 def _has_told_more(askers: Askers, than: int) -> Callable[[], bool]:
-    return lambda: askers.make_cache > than
+    return lambda: askers.answers > than
 
 
 @pytest.mark.punctual
@@ -104,7 +104,7 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(tmp_
                     publisher.publish([put("web", member(version, f"10.0.{version >> 8}.{version & 255}"))])
                     await until(_is_another(table, serial))
                     askers.delivered = version
-                    told = askers.make_cache
+                    told = askers.answers
                     await until(_has_told_more(askers, told + 2))
                 await asyncio.to_thread(askers.stop)
                 server.stop()
@@ -117,4 +117,4 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(tmp_
         askers = runner.run(main())
     assert askers.stale == []
     assert len(askers.seen) > VERSIONS * 0.9
-    assert askers.make_cache > len(askers.seen)
+    assert askers.answers > len(askers.seen)

@@ -100,14 +100,14 @@ class Verdicts:
         """Whom the answers never get to, since they are limited and always in one order."""
         if policy.max_answers is None or policy.order != "fixed":
             return set()
-        weighting = [
+        candidates = [
             served
             for served in served_members
             if served.represented_by is None and served.member.service is not None
         ]
         if are_others:
-            weighting = [served for served in weighting if served.weighting.weight > 0]
-        return {(served.origin, served.member.name) for served in weighting[policy.max_answers :]}
+            candidates = [served for served in candidates if served.weighting.weight > 0]
+        return {(served.origin, served.member.name) for served in candidates[policy.max_answers :]}
 
     def _of_host(self, endpoint: Endpoint | None) -> str:
         """What is wrong with a host name's addresses; empty: nothing."""

@@ -34,16 +34,14 @@ class QueryLog(ResponseObserver):
 
     def take_source(self) -> str:
         """What the last response was made from: the memo, where nobody has said anything else since."""
-        take_source, self._sources.last = self._sources.last, RESPONSE_CACHE
-        return take_source
+        source, self._sources.last = self._sources.last, RESPONSE_CACHE
+        return source
 
     def is_sampled(self) -> bool:
         """Whether this one is to be logged."""
         return self._draw() < self._share
 
-    def on_response(
-        self, transport: str, host: str, message: bytes, take_source: str, seconds: float, /
-    ) -> None:
+    def on_response(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
         """Log a response."""
         summary = summary_of(message)
         log.info(
@@ -52,7 +50,7 @@ class QueryLog(ResponseObserver):
             type=summary.qtype,
             rcode=summary.rcode,
             answers=summary.answers,
-            take_source=take_source,
+            source=source,
             asker=host,
             transport=transport,
             microseconds=round(seconds * _MICROSECONDS, 1),
