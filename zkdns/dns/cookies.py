@@ -65,15 +65,15 @@ class Cookies:
             return False
         return hmac.compare_digest(self._hash(cookie[:-_HASH], address), cookie[-_HASH:])
 
-    def _hash(self, started: bytes, address: bytes) -> bytes:
+    def _hash(self, prefix: bytes, address: bytes) -> bytes:
         """The hash at the end of a cookie that starts with these bytes."""
         secret = self._secret
         if not self._is_shared:
-            day = _made_at(started) // _DAY_SECONDS
+            day = _made_at(prefix) // _DAY_SECONDS
             secret = hashlib.blake2b(
                 day.to_bytes(4), digest_size=SECRET_SIZE, key=secret, person=b"cookies"
             ).digest()
-        return siphash(secret, started + address)
+        return siphash(secret, prefix + address)
 
 
 def _made_at(cookie: bytes) -> int:

@@ -94,7 +94,7 @@ class Node(msgspec.Struct):
 
         `owner` is in wire format.
         """
-        behind_owner = to_wire(self.between)[:-1] + query.pointer_to(self.shared)
+        owner_suffix = to_wire(self.between)[:-1] + query.pointer_to(self.shared)
         own = b""  # the labels that follow the first one in all targets within the service
         for target in self.targets:
             additional: list[bytes] = []
@@ -103,7 +103,7 @@ class Node(msgspec.Struct):
                 label = bytes((len(target.label),)) + target.label
                 name = label + own
                 for qtype in (Type.A, Type.AAAA):
-                    additional += _address_records(label + behind_owner, target.addresses, ttl, qtype)
+                    additional += _address_records(label + owner_suffix, target.addresses, ttl, qtype)
             else:
                 name = to_wire(target.name)
             # RFC 2782: the target is not compressed

@@ -235,9 +235,9 @@ class Batch:
         length = self._slot_lengths[at]
         if length <= _SLOT_CAPACITY:
             return None
-        started, rest = at * SLOT + ID, at * _OVERFLOW
+        start, rest = at * SLOT + ID, at * _OVERFLOW
         query = (
-            self._slots[started : at * SLOT + _SLOT_CAPACITY]
+            self._slots[start : at * SLOT + _SLOT_CAPACITY]
             + self._overflow[rest : rest + length - _SLOT_CAPACITY]
         )
         return bytes(query) + length.to_bytes(LENGTH, sys.byteorder)
@@ -263,17 +263,17 @@ class Batch:
         self._responses.copy(self._count)
         if not self.has_empty:
             return self._send_run(0, self._count)
-        lost, started = 0, 0
+        lost, start = 0, 0
         for at, response in enumerate((*responses, b"")):
             if not response:
-                lost += self._send_run(started, at)
-                started = at + 1
+                lost += self._send_run(start, at)
+                start = at + 1
         return lost
 
     def client(self, at: int) -> Client:
         """The client of the query at this position; valid after `send` and before the next `receive`."""
-        slot, started = at * SLOT, at * _SOCKADDR_SIZE[self._family]
-        sockaddr = self._clients[started : started + _SOCKADDR_SIZE[self._family]]
+        slot, start = at * SLOT, at * _SOCKADDR_SIZE[self._family]
+        sockaddr = self._clients[start : start + _SOCKADDR_SIZE[self._family]]
         address: Address
         if self._family == socket.AF_INET:
             port, ip = _SOCKADDR_IN.unpack(sockaddr)
@@ -285,14 +285,14 @@ class Batch:
         ancillary = [self._sources.source(at)] if self._sources is not None else []
         return Client(bytes(self._slots[slot : slot + _SLOT_CAPACITY]), address, ancillary)
 
-    def _send_run(self, started: int, end: int) -> int:
+    def _send_run(self, start: int, end: int) -> int:
         lost = 0
-        while started < end:
-            first, rest = self._sent.starting_at[started], self._numbers[end - started]
+        while start < end:
+            first, rest = self._sent.starting_at[start], self._numbers[end - start]
             sent = self._sendmmsg(self._fd, first, rest, self._flags)
             if sent <= 0:  # this one cannot be sent; the others may
-                sent, lost = 1, lost + (not self._send_fragmented(started))
-            started += sent
+                sent, lost = 1, lost + (not self._send_fragmented(start))
+            start += sent
         return lost
 
     def _send_fragmented(self, at: int) -> bool:
@@ -341,10 +341,10 @@ class _LocalAddresses:
 
     def source(self, at: int) -> Ancillary:
         """The local address of a response, as ancillary data."""
-        started = at * self._size + _CMSG_HEADER
+        start = at * self._size + _CMSG_HEADER
         if self._is_ipv6:
-            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[started : started + _IN6_PKTINFO])
-        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[started : started + _IN_PKTINFO])
+            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[start : start + _IN6_PKTINFO])
+        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[start : start + _IN_PKTINFO])
 
 
 def is_available() -> bool:
