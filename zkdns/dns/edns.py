@@ -13,10 +13,10 @@ from typing import Final
 
 import msgspec
 
-MIN_UDP_SIZE: Final = (
-    512  # RFC 1035 §2.3.4; smaller sizes in an OPT record count as this one (RFC 6891 §6.2.3)
-)
-MAX_UDP_SIZE: Final = 1232  # fits into an IPv6 packet of the minimum MTU, so that nothing is fragmented
+MIN_UDP_SIZE: Final = 512
+"""RFC 1035 §2.3.4; smaller sizes in an OPT record count as this one (RFC 6891 §6.2.3)."""
+MAX_UDP_SIZE: Final = 1232
+"""Fits into an IPv6 packet of the minimum MTU, so that nothing is fragmented."""
 OPT: Final = struct.Struct("!BHHBBHH")
 """An OPT record without options: root, type, size, extended RCODE, version, flags, length of the options."""
 DO: Final = 0x8000
@@ -43,9 +43,7 @@ class Ede(enum.IntEnum):
     """Extended DNS errors (RFC 8914 §4) of this server. Those of upstreams are passed on unchanged."""
 
     STALE_ANSWER = 3
-    """ZooKeeper is out of reach or the table is a snapshot; or no upstream answers and the cached response
-    has expired.
-    """
+    """ZooKeeper is out of reach, the table is a snapshot, or a forwarded response has expired."""
     NOT_READY = 14
     """The table or a service has not been read; or the server stops while a query is pending."""
     BLOCKED = 15

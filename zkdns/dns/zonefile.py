@@ -26,7 +26,7 @@ from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 # In the order of the file.
 _TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 _ASTERISK = b"*"
-_MOST_KNOWN = 1 << 14  # enough for the records of one large service
+_MAX_CACHED_TEXTS = 1 << 14  # enough for the records of one large service
 _TYPE_CLASS = struct.Struct("!2H")
 _RECORD = struct.Struct("!2sHHIH")  # owner's pointer, type, class, TTL, length of the data
 _SRV_DATA = struct.Struct("!3H")
@@ -102,14 +102,14 @@ def _data_text(rtype: int, data: bytes, owner: Labels) -> str:
     if rtype == Type.PTR:
         return _name_text(data, 0, owner)[0]
     if rtype != Type.SOA:
-        return _known_text(rtype, data)
+        return _shared_text(rtype, data)
     server, at = _name_text(data, 0, owner)
     responsible, at = _name_text(data, at, owner)
     return " ".join((server, responsible, *map(str, _SOA_NUMBERS.unpack_from(data, at))))
 
 
-@functools.lru_cache(_MOST_KNOWN)
-def _known_text(rtype: int, data: bytes) -> str:
+@functools.lru_cache(_MAX_CACHED_TEXTS)
+def _shared_text(rtype: int, data: bytes) -> str:
     """The text of data that does not depend on the owner. Cached, as most data occurs at several names."""
     match rtype:
         case Type.A:
