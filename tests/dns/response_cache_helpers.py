@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+from zkdns.dns.responder import CacheableAnswer, EncodeResponse
 from zkdns.dns.response_cache import ResponseCache
 
 
@@ -16,3 +17,10 @@ def assert_accounting_is_consistent(cache: ResponseCache) -> None:
     assert cache._responses.used == sum(rotation.kept_bytes for rotation in rotations)
     folded = {entry.folded for entry in cache._entries.values() if entry.folded is not None}
     assert folded == set(cache._folded)
+
+
+class FailingResponder:
+    """Raises an internal error for each query."""
+
+    def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:  # noqa: ARG002 - the protocol's signature
+        raise ZeroDivisionError(query)

@@ -24,6 +24,7 @@ from tests.dns.helpers import (
     rcode,
     read,
 )
+from tests.dns.response_cache_helpers import FailingResponder
 from zkdns.dns.message import parse_query
 from zkdns.dns.response_cache import ResponseCache
 from zkdns.serverset.changes import MembersHeld, SetUnread
@@ -153,12 +154,14 @@ def test_an_absent_name_is_cached_at_its_second_query(stream: bool) -> None:
 def test_an_internal_error_is_servfail_and_reported_with_its_query() -> None:
     reported: list[tuple[bytes, Exception]] = []
 
-    def fail(query: bytes) -> Any:
-        raise ZeroDivisionError(query)
-
     asked = query(WEB).to_wire()[2:]
     for codec, key in ((UdpCodec, UdpCodec.key(asked)), (TcpCodec, asked)):
-        cache = ResponseCache(fail, codec, lambda query, error: reported.append((query, error)))
+        cache = ResponseCache(
+            FailingResponder(),
+            codec,
+            lambda query, error: reported.append((query, error)),
+            stream=codec is TcpCodec,
+        )
         for _ in range(2):
             response = next(cache[key])
             whole = UdpCodec.message(b"id" + asked, response) if codec is UdpCodec else b"id" + response

@@ -11,7 +11,7 @@ import dns.message
 import pytest
 
 from tests.dns.helpers import Server, data, many, member, put, query, read
-from tests.dns.response_cache_helpers import assert_accounting_is_consistent
+from tests.dns.response_cache_helpers import FailingResponder, assert_accounting_is_consistent
 from zkdns.dns.response_cache import _MAX_EVICTED_AT_ONCE, _MAX_PER_SERVICE, MAX_ENTRIES, ResponseCache
 from zkdns.transport.codecs import UdpCodec
 
@@ -210,7 +210,11 @@ def test_entries_are_limited_and_evicted_queries_are_answered_again() -> None:
     services = {f"s{number}.staging": [f"10.0.{number >> 8}.{number & 255}:80"] for number in range(400)}
     server = Server(services)
     cache = ResponseCache(
-        server.datagrams._answer, UdpCodec, lambda _, error: pytest.fail(repr(error)), max_entries=100
+        server.responder,
+        UdpCodec,
+        lambda _, error: pytest.fail(repr(error)),
+        stream=False,
+        max_entries=100,
     )
     for _ in range(2):
         for number in range(400):
@@ -268,15 +272,14 @@ def test_room_is_made_in_small_steps() -> None:
 def test_an_internal_error_is_servfail_once_and_reported() -> None:
     reported: list[tuple[bytes, Exception]] = []
 
-    def fail(_query: bytes) -> object:
-        raise ValueError("an internal error")
-
-    cache = ResponseCache(fail, UdpCodec, lambda asked, error: reported.append((asked, error)))  # type: ignore[arg-type]
+    cache = ResponseCache(
+        FailingResponder(), UdpCodec, lambda asked, error: reported.append((asked, error)), stream=False
+    )
     message = query(WEB)
     response = read(UdpCodec.message(message.to_wire(), ask_over(cache, message)))
     assert response.rcode() == dns.rcode.SERVFAIL
     assert response.id == message.id
     ((asked_for, error),) = reported
     assert asked_for == message.to_wire()[_PREFIX:]
-    assert isinstance(error, ValueError)
+    assert isinstance(error, ZeroDivisionError)
     assert len(cache) == 0

@@ -5,14 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from zkdns import __version__
 from zkdns.config import Config
 from zkdns.dns.answer_source import AnswerSources
 from zkdns.dns.chaos import ServerIdentity
-from zkdns.dns.marks import mark_of
-from zkdns.dns.responder import CacheableAnswer, Responder
+from zkdns.dns.responder import Responder
 from zkdns.dns.response_cache import QueryCodec, ResponseCache
 from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
@@ -60,8 +57,9 @@ class Authority:
             stream: whether the transport is TCP.
             max_bytes: approximate memory limit.
         """
-        answer = _TransportResponder(self.responder, codec, stream).answer
-        cache = ResponseCache(answer, codec, self._on_error, sources=self.sources, max_bytes=max_bytes)
+        cache = ResponseCache(
+            self.responder, codec, self._on_error, stream=stream, sources=self.sources, max_bytes=max_bytes
+        )
         self.caches.append(cache)
         return cache
 
@@ -89,19 +87,3 @@ class Authority:
         if (responder.ready, responder.stale) != (ready, stale):
             responder.ready, responder.stale = ready, stale
             self.forget_all()
-
-
-class _TransportResponder(msgspec.Struct, frozen=True):
-    """The responder in the form of one transport."""
-
-    responder: Responder
-    codec: QueryCodec
-    stream: bool
-
-    def answer(self, query: bytes) -> CacheableAnswer:
-        """Answer a query without its id."""
-        return self.responder.answer(query, stream=self.stream, encode=self.encode)
-
-    def encode(self, body: bytes, question: int) -> bytes:
-        """A response after its id, ready to send; `question` is the length of its question."""
-        return self.codec.response(body, question, mark_of(body))

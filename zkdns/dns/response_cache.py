@@ -24,7 +24,7 @@ import msgspec
 from zkdns.dns.answer_source import ZONE, AnswerSources
 from zkdns.dns.marks import mark_of
 from zkdns.dns.message import HEADER_SIZE, servfail
-from zkdns.dns.responder import CacheableAnswer
+from zkdns.dns.responder import CacheableAnswer, EncodeResponse
 from zkdns.dns.rotation import MemoryBudget, OnShared, Rotation
 from zkdns.dns.zone import ANY_SERVICE
 from zkdns.names import Labels
@@ -48,6 +48,13 @@ _MAX_EVICTED_AT_ONCE = 512
 
 _HEADER = HEADER_SIZE - 2
 _TYPE_AND_CLASS = 4
+
+
+class QueryResponder(Protocol):
+    """Answers the queries that are not cached: `Responder`."""
+
+    def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
+        """The answer to a query without its id."""
 
 
 class QueryCodec(Protocol):
@@ -107,9 +114,10 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         evicted: entries that were dropped to make room.
 
     Args:
-        answer: answers a query without its id, with responses in the codec's form.
+        responder: answers queries that are not cached.
         codec: the form of keys and responses.
         on_error: called with a query and the exception that it raised (an internal error).
+        stream: whether the transport is TCP.
         sources: counts the sources of responses that were not cached; None: not counted.
         max_entries: maximum number of entries.
         max_bytes: approximate memory limit.
@@ -117,17 +125,19 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
 
     def __init__(
         self,
-        answer: Callable[[bytes], CacheableAnswer],
+        responder: QueryResponder,
         codec: QueryCodec,
         on_error: Callable[[bytes, Exception], None],
         *,
+        stream: bool,
         sources: AnswerSources | None = None,
         max_entries: int = MAX_ENTRIES,
         max_bytes: int = MAX_BYTES,
     ) -> None:
         super().__init__()
         self.misses = self.evicted = 0
-        self._answer, self._codec, self._on_error = answer, codec, on_error
+        self._responder, self._codec, self._on_error = responder, codec, on_error
+        self._stream = stream
         self._sources = AnswerSources() if sources is None else sources
         self._max_entries = max_entries
         self._answers = MemoryBudget(max_bytes - max_bytes // _RESPONSES_DIVISOR)
@@ -190,6 +200,13 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
                 self._store(common, self._answer(self._codec.query(common)))
             self._fold(key, common, name_end)
         return answer.responses
+
+    def _answer(self, query: bytes) -> CacheableAnswer:
+        return self._responder.answer(query, stream=self._stream, encode=self._encode)
+
+    def _encode(self, body: bytes, question: int) -> bytes:
+        """A response after its id, ready to send; `question` is the length of its question."""
+        return self._codec.response(body, question, mark_of(body))
 
     # -- writing -------------------------------------------------------------------------------------------
 
