@@ -45,7 +45,7 @@ class Datagrams:
 
     Args:
         most: how many there may be; each takes a file.
-        put_off: does what can wait, as `zkdns.transport.loop.putting_off` has it.
+        defer: schedules deferrable work, from `zkdns.transport.event_loop.deferrer`.
     """
 
     def __init__(self, most: int, defer: Defer) -> None:

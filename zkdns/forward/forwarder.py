@@ -206,7 +206,7 @@ class Forwarder:
         Args:
             query: for a name outside our zones.
             limit: bytes of the longest message.
-            encode: makes of a response after its id what is handed out.
+            encode: makes a response after its id ready to send.
         """
         special = special_answer(query, self.routes.is_configured)
         if special is not None:
