@@ -107,7 +107,7 @@ def _answers() -> ResponseCache:
         table.apply(SetPut(f"fixed:{name.absolute}", name, members))
     authority = Authority(table, config, _fail)
     authority.set_health(ready=True, stale=False)
-    return authority.answers(UdpCodec, stream=False, most_bytes=_MEMORY)
+    return authority.make_cache(UdpCodec, stream=False, max_bytes=_MEMORY)
 
 
 def _fail(_query: bytes, error: Exception) -> None:

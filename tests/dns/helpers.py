@@ -1,4 +1,4 @@
-"""A server without sockets: sets of members in, questions of dnspython in, its messages out."""
+"""A server without sockets: members in, dnspython queries in, dnspython responses out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from zkdns.namespace import Namespace, parse_namespace, split_name
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 from zkdns.table import Table
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 OPT_SIZE = 1232
@@ -30,13 +30,13 @@ LONGEST = 65535
 
 
 def endpoint(text: str, **addresses: str) -> Endpoint:
-    """An endpoint out of `host:port`; `inet` and `inet6` as twitter.common's Python writes them."""
+    """An endpoint from `host:port`; `inet` and `inet6` as twitter.common for Python writes them."""
     host_port = parse_host_port(text)
     return Endpoint(canonical_host(host_port.host), host_port.port, **addresses)
 
 
 def member(number: int | str, service: str | Endpoint | None = None, **fields: Any) -> Member:
-    """A member; `number` is its sequence or its whole name, `additional` may hold `host:port`."""
+    """A member; `number` is its sequence number or its whole name, `additional` may hold `host:port`."""
     name = number if isinstance(number, str) else f"member_{number:010d}"
     additional = {
         key: endpoint(value) if isinstance(value, str) else value
@@ -47,7 +47,7 @@ def member(number: int | str, service: str | Endpoint | None = None, **fields: A
 
 
 def origin_of(name: str) -> str:
-    """The path of the znode whose service has that name."""
+    """The znode path of the service with this name."""
     parsed = NAMESPACE.split_name(name)
     return NAMESPACE.path_of({"environment": parsed.scope, "service": parsed.service})
 
@@ -58,13 +58,13 @@ def put(
     origin: str | None = None,
     namespaces: Sequence[Namespace] = (NAMESPACE,),
 ) -> SetPut:
-    """The change that gives a service these members; `host:port` becomes `m0`, `m1` … by its place."""
+    """The change that sets a service's members; `host:port` becomes `m0`, `m1` … by its position."""
     made = [entry if isinstance(entry, Member) else member(at, entry) for at, entry in enumerate(members)]
     return SetPut(origin or origin_of(name), split_name(namespaces, name), tuple(made))
 
 
 def many(count: int) -> list[str]:
-    """Endpoints on as many hosts."""
+    """This many endpoints on different hosts."""
     hosts = (f"10.{at >> 16 & 255}.{at >> 8 & 255}.{at & 255}" for at in range(1, count + 1))
     return [f"{host}:8080" for host in hosts]
 
@@ -74,13 +74,13 @@ def _raise(_query: bytes, error: Exception) -> None:
 
 
 class Server:
-    """Table, zone and responder as the answerer has them.
+    """Table, zone and responder as in a worker.
 
     Args:
         sets: services and their members, as `put` takes them.
-        seed: of the turns.
-        namespaces: whose zones are answered; names of sets without a zone are the first one's.
-        settings: of `Config`.
+        seed: for the start of rotations.
+        namespaces: the namespaces to serve; names without a zone belong to the first one.
+        settings: settings of `Config`.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class Server:
         self.authority = Authority(self.table, self.config, _raise, random.Random(seed))
         self.zone, self.responder = self.authority.zone, self.authority.responder
         self.responder.ready = True
-        self.datagrams = self.authority.answers(UdpCodec, stream=False, most_bytes=1 << 24)
-        self.streams = self.authority.answers(TcpCodec, stream=True, most_bytes=1 << 24)
+        self.datagrams = self.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 24)
+        self.streams = self.authority.make_cache(TcpCodec, stream=True, max_bytes=1 << 24)
         for name, members in (sets or {}).items():
             self.apply(put(name, members, namespaces=namespaces))
 
     def respond(self, message: bytes, *, stream: bool = False) -> bytes | None:
-        """The response to a message as its transport would send it; None: silence."""
+        """The response to a message as its transport would send it; None for no response."""
         if stream:
             response = next(self.streams[message[2:]])
         else:
@@ -111,13 +111,13 @@ class Server:
         return message[:2] + response if response else None
 
     def apply(self, change: Change, now: float = 0.0) -> None:
-        """Make a change as the answerer makes it."""
+        """Apply a change as a worker does."""
         self.authority.refresh(self.table.apply(change, now))
 
     def change(
         self, name: str, added: Iterable[Member] = (), removed: Iterable[str] = (), now: float = 0.0
     ) -> None:
-        """Let members join and leave."""
+        """Add and remove members."""
         self.apply(SetChanged(origin_of(name), tuple(added), tuple(removed)), now)
 
     def drop(self, name: str, now: float = 0.0) -> None:
@@ -125,11 +125,11 @@ class Server:
         self.apply(SetDropped(origin_of(name)), now)
 
     def resolve(self, host: str, *addresses: str) -> None:
-        """Tell the addresses of a host name."""
+        """Set the addresses of a host name."""
         self.apply(HostResolved(host, addresses))
 
     def expire(self, now: float) -> None:
-        """Let time pass."""
+        """Advance the time."""
         self.authority.refresh(self.table.expire(now))
 
 
@@ -146,7 +146,7 @@ def query(
     flags: int = dns.flags.RD,
     ident: int = 4711,
 ) -> dns.message.QueryMessage:
-    """A question; `edns` is the version, None sends no OPT record."""
+    """A query; `edns` is the version, None sends no OPT record."""
     message = dns.message.make_query(name, qtype, qclass, id=ident, flags=flags)
     if edns is not None:
         message.use_edns(edns, ednsflags | (dns.flags.DO if do else 0), size, options=list(options))
@@ -154,16 +154,16 @@ def query(
 
 
 def read(wire: bytes) -> dns.message.Message:
-    """Read a response: strictly, each record on its own, so that two that are equal are seen."""
+    """Parse a response strictly, with each record on its own, so that duplicates are found."""
     return dns.message.from_wire(wire, one_rr_per_rrset=True)
 
 
 def ask(
     server: Server, name: str | dns.name.Name, qtype: str = "A", *, stream: bool = False, **how: Any
 ) -> Any:
-    """Ask and read the answer; what holds for every answer is looked at here.
+    """Send a query and parse the response; check the rules that hold for every response.
 
-    Any, since an answer's records have attributes by their type.
+    Returns Any, since a record's attributes depend on its type.
     """
     message = query(name, qtype, **how)
     wire = server.respond(message.to_wire(), stream=stream)
@@ -182,7 +182,7 @@ def ask(
 
 
 def assert_records_once(response: dns.message.Message) -> None:
-    """No record twice, in whatever section, and one TTL in an RRset (RFC 2181 §5)."""
+    """No record occurs twice in any section, and an RRset has one TTL (RFC 2181 §5)."""
     records = [*response.answer, *response.authority, *response.additional]
     seen = Counter((record.name, record.rdtype, record[0]) for record in records)
     assert [key for key, count in seen.items() if count > 1] == []
@@ -198,12 +198,12 @@ def rcode(response: Any) -> str:
 
 
 def data(response: Any) -> list[str]:
-    """The data of the answer's records, in their order."""
+    """The data of the answer records, in their order."""
     return [record[0].to_text() for record in response.answer]
 
 
 def additional_of(response: Any) -> list[str]:
-    """Owner and data of the additional section's records, OPT left out."""
+    """Owner and data of the additional records, without OPT."""
     return [f"{record.name} {record[0].to_text()}" for record in response.additional]
 
 
@@ -228,7 +228,7 @@ def authoritative(response: Any) -> bool:
 
 
 def has_soa(response: Any, zone: str = "discovery.") -> bool:
-    """Whether the authority section is the zone's SOA record, fit for a negative answer (RFC 2308 §3)."""
+    """Whether the authority section is the zone's SOA, as in a negative response (RFC 2308 §3)."""
     if len(response.authority) != 1:
         return False
     (record,) = response.authority

@@ -1,4 +1,4 @@
-"""DNS cookies by themselves: the same as those of every server that has the secret (RFC 9018)."""
+"""DNS cookies: the same as those of every server with the same secret (RFC 9018)."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def shared(secret: str = KEY, now: float = NOW) -> Cookies:
 @pytest.mark.parametrize(
     ("size", "digest"), [(0, "310e0edd47db6f72"), (1, "fd67dc93c539f874"), (15, "e545be4961ca29a1")]
 )
-def test_siphash_is_that_of_its_authors(size: int, digest: str) -> None:
-    """The first ones of the vectors that come with the reference implementation, and the paper's own."""
+def test_siphash_matches_the_reference_vectors(size: int, digest: str) -> None:
+    """The first vectors of the reference implementation, and the vector of the paper."""
     assert siphash(bytes(range(16)), bytes(range(size))).hex() == digest
 
 
-# RFC 9018, appendix A: a new cookie, a renewed one, another client's, and one after the secret had changed.
+# RFC 9018, appendix A: a new cookie, a renewed one, another client's, and one after a change of the secret.
 @pytest.mark.parametrize(
     ("secret", "address", "now", "cookie"),
     [
@@ -55,56 +55,56 @@ def test_siphash_is_that_of_its_authors(size: int, digest: str) -> None:
     ],
     ids=["A.1", "A.2", "A.3", "A.4"],
 )
-def test_dns_23_cookies_are_those_of_rfc_9018(secret: str, address: str, now: int, cookie: str) -> None:
+def test_dns_23_cookies_match_rfc_9018(secret: str, address: str, now: int, cookie: str) -> None:
     client, server = bytes.fromhex(cookie)[:8], bytes.fromhex(cookie)[8:]
     cookies = shared(secret, now + 0.9)
     assert cookies.make(client, packed(address)) == server
-    assert cookies.is_ours(client + server, packed(address))
+    assert cookies.is_valid(client + server, packed(address))
 
 
-def test_dns_23_reserved_bytes_of_a_cookie_count_as_they_are() -> None:
-    """RFC 9018, appendix A.3: a query's cookie of another implementation."""
+def test_dns_23_reserved_bytes_of_a_cookie_are_hashed_unchanged() -> None:
+    """RFC 9018, appendix A.3: a cookie of another implementation."""
     cookie = bytes.fromhex("fc93fc62807ddb8601abcdef5cf78f71a314227b6679ebf5")
     address = packed("203.0.113.203")
-    assert shared(now=0x5CF78F71 + 60).is_ours(cookie, address)
-    assert not shared(now=0x5CF78F71 + 60).is_ours(cookie.replace(b"\xab\xcd", b"\xab\xce"), address)
+    assert shared(now=0x5CF78F71 + 60).is_valid(cookie, address)
+    assert not shared(now=0x5CF78F71 + 60).is_valid(cookie.replace(b"\xab\xcd", b"\xab\xce"), address)
 
 
 @pytest.mark.parametrize(
-    ("age", "is_ours"),
+    ("age", "is_valid"),
     [(0, True), (3600, True), (3601, False), (-300, True), (-301, False), (1 << 31, False)],
 )
-@pytest.mark.parametrize("made", [NOW, (1 << 32) - 100], ids=["now", "before the stamps begin anew"])
+@pytest.mark.parametrize("made", [NOW, (1 << 32) - 100], ids=["now", "before the time wraps"])
 @pytest.mark.parametrize("is_shared", [True, False])
-def test_dns_23_a_cookie_is_right_for_an_hour(made: int, age: int, is_ours: bool, is_shared: bool) -> None:
+def test_dns_23_a_cookie_is_valid_for_an_hour(made: int, age: int, is_valid: bool, is_shared: bool) -> None:
     clock = Clock(made)
     cookies = Cookies(bytes(16), clock, is_shared=is_shared)
     cookie = CLIENT + cookies.make(CLIENT, packed(V4))
     clock.now = made + age
-    assert cookies.is_ours(cookie, packed(V4)) is is_ours
+    assert cookies.is_valid(cookie, packed(V4)) is is_valid
 
 
-def test_dns_23_a_cookie_is_right_for_its_address_client_and_secret_alone() -> None:
+def test_dns_23_a_cookie_is_valid_for_one_address_client_and_secret() -> None:
     cookies = shared()
     cookie = CLIENT + cookies.make(CLIENT, packed(V4))
-    assert cookies.is_ours(cookie, packed(V4))
-    assert not cookies.is_ours(cookie, packed("198.51.100.101"))
-    assert not cookies.is_ours(cookie, packed(V6))
-    assert not shared("00" * 16).is_ours(cookie, packed(V4))
+    assert cookies.is_valid(cookie, packed(V4))
+    assert not cookies.is_valid(cookie, packed("198.51.100.101"))
+    assert not cookies.is_valid(cookie, packed(V6))
+    assert not shared("00" * 16).is_valid(cookie, packed(V4))
     for at in range(len(cookie)):
         changed = bytearray(cookie)
         changed[at] ^= 1
-        assert not cookies.is_ours(bytes(changed), packed(V4))
+        assert not cookies.is_valid(bytes(changed), packed(V4))
 
 
 @pytest.mark.parametrize("size", [0, 8, 16, 23, 25, 40])
-def test_dns_23_a_cookie_of_another_length_is_none_of_ours(size: int) -> None:
+def test_dns_23_a_cookie_of_another_length_is_invalid(size: int) -> None:
     cookies = shared()
     cookie = CLIENT + cookies.make(CLIENT, packed(V4))
-    assert not cookies.is_ours((cookie + bytes(16))[:size], packed(V4))
+    assert not cookies.is_valid((cookie + bytes(16))[:size], packed(V4))
 
 
-def test_dns_23_a_secret_of_our_own_is_another_one_each_day() -> None:
+def test_dns_23_a_secret_that_is_not_shared_changes_daily() -> None:
     day = 86_400
     begins = NOW // day * day
     clock = Clock(begins - 60)
@@ -117,4 +117,4 @@ def test_dns_23_a_secret_of_our_own_is_another_one_each_day() -> None:
         assert cookie[16:] == siphash(key, cookie[:16] + packed(V4))
         made.append(cookie)
         clock.now = begins + 60
-    assert all(cookies.is_ours(cookie, packed(V4)) for cookie in made)  # yesterday's too
+    assert all(cookies.is_valid(cookie, packed(V4)) for cookie in made)  # yesterday's cookie too

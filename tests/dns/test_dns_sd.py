@@ -1,4 +1,4 @@
-"""DNS-SD: types of services, their members, and what is remembered of both."""
+"""DNS-SD: service types, their members, and the caching of both."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 from tests.dns.helpers import (
     NAMESPACE,
     Server,
+    additional_of,
     ask,
     data,
-    additional_of,
     has_soa,
     many,
     member,
@@ -93,22 +93,22 @@ def browsed(sets: Any = None, **settings: Any) -> Server:
 
 
 def browse(server: Server, name: str = TYPE) -> list[str]:
-    """Where it leads, in no order."""
+    """The targets of the PTR records, sorted."""
     return sorted(data(ask(server, name, "PTR", stream=True)))
 
 
 @pytest.mark.parametrize(("name", "qtype", "code", "expected"), CASES)
-def test_what_stands_where(name: str, qtype: str, code: str, expected: list[str]) -> None:
+def test_names_and_their_records(name: str, qtype: str, code: str, expected: list[str]) -> None:
     response = ask(browsed(SETS), name, qtype)
     found = sorted(data(response))
-    if name != name.lower():  # what is told of a name has it as it was spelled
+    if name != name.lower():  # a name in the data is compressed with the question and has its spelling
         found, expected = [each.lower() for each in found], [each.lower() for each in expected]
     assert (rcode(response), found) == (code, expected)
     assert has_soa(response) == (not expected)
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_without_the_setting_there_is_nothing_of_it(case: tuple[str, str, str, list[str]]) -> None:
+def test_without_the_setting_there_are_no_names(case: tuple[str, str, str, list[str]]) -> None:
     name, qtype, _, _ = case
     lost = name.lower().startswith(("_services", "b.", "lb.", "_dns-sd", "m318"))
     response = ask(Server(SETS), name, qtype)
@@ -118,7 +118,7 @@ def test_without_the_setting_there_is_nothing_of_it(case: tuple[str, str, str, l
         assert data(response) == []
 
 
-def test_what_a_member_is_rides_along() -> None:
+def test_a_members_records_are_additional_records() -> None:
     response = ask(browsed({"web.staging": SETS["web.staging"][:1]}), TYPE, "PTR", edns=0)
     assert additional_of(response) == [
         f"m318.{TYPE} 0 100 8080 m318.web.{STAGING}",
@@ -132,7 +132,7 @@ def test_what_a_member_is_rides_along() -> None:
     }
 
 
-def test_what_rides_along_goes_first_where_there_is_no_room_for_all() -> None:
+def test_additional_records_are_left_out_first() -> None:
     server = browsed({"web.staging": many(20)})
     response = ask(server, TYPE, "PTR", edns=0)
     assert (len(response.answer), truncated(response)) == (20, False)
@@ -142,7 +142,7 @@ def test_what_rides_along_goes_first_where_there_is_no_room_for_all() -> None:
     assert truncated(ask(browsed({"web.staging": many(60)}), TYPE, "PTR"))
 
 
-def test_members_of_host_names_are_found_by_those() -> None:
+def test_members_with_host_names_have_those_as_targets() -> None:
     server = browsed({"db.staging": [member(1, "db.example.com:5432"), member(2, "short:5432")]})
     response = ask(server, f"_db._tcp.{STAGING}", "PTR", edns=0)
     assert f"m1._db._tcp.{STAGING} 0 100 5432 db.example.com." in additional_of(response)
@@ -151,7 +151,7 @@ def test_members_of_host_names_are_found_by_those() -> None:
     assert f"m2.db.{STAGING} 192.0.2.7" in additional_of(ask(server, f"_db._tcp.{STAGING}", "PTR", edns=0))
 
 
-def test_members_take_turns_and_stand_as_they_do_elsewhere() -> None:
+def test_members_rotate_and_are_held_as_in_other_rrsets() -> None:
     server = browsed({"web.staging": many(4)}, max_answers=2)
     answers = [data(ask(server, TYPE, "PTR")) for _ in range(8)]
     assert Counter(answer[0] for answer in answers) == {f"m{number}.{TYPE}": 2 for number in range(4)}
@@ -165,14 +165,14 @@ def _plain(number: int) -> Member:
     return member(number, f"10.0.0.{number}:80")
 
 
-def test_types_take_turns_and_are_all_there_however_few_members_an_answer_may_have() -> None:
+def test_types_rotate_and_max_answers_does_not_limit_them() -> None:
     server = browsed({f"s{number}.staging": [] for number in range(5)}, max_answers=1)
     answers = [data(ask(server, TYPES, "PTR")) for _ in range(10)]
     assert {len(answer) for answer in answers} == {5}
     assert set(Counter(answer[0] for answer in answers).values()) == {2}
 
 
-def test_times_to_live_are_the_services_own() -> None:
+def test_the_ttl_is_the_services_own() -> None:
     server = browsed(SETS, ttl=7, service={"web.staging.discovery": ServiceOverride(ttl=77)})
     response = ask(server, TYPE, "PTR", edns=0)
     assert {record.ttl for record in (*response.answer, *response.additional)} == {77}
@@ -185,7 +185,7 @@ def test_any_is_answered_with_one_rrset() -> None:
     assert {record.rdtype for record in ask(server, TYPE, "ANY").answer} == {dns.rdatatype.SRV}
 
 
-def test_other_namespaces_are_browsed_below_what_stands_behind_their_services() -> None:
+def test_other_namespaces_are_browsed_below_their_own_domains() -> None:
     server = browsed(
         {
             "hello.prod.www.aurora": ["10.0.0.1:1"],
@@ -202,12 +202,12 @@ def test_other_namespaces_are_browsed_below_what_stands_behind_their_services() 
     assert has_soa(ask(server, "_dns-sd._udp.flat", "PTR"), "flat.")
 
 
-# -- what comes and goes ----------------------------------------------------------------------------------
+# -- changes ------------------------------------------------------------------------------------------------
 
 
 def test_types_come_and_go_with_their_services() -> None:
     server = browsed({"web.staging": []})
-    for _ in range(2):  # what is of no service is remembered when it is asked again
+    for _ in range(2):  # answers of no service are cached from the second query on
         assert browse(server, TYPES) == [TYPE]
     server.apply(put("db.staging", []))
     assert browse(server, TYPES) == [f"_db._tcp.{STAGING}", TYPE]
@@ -230,29 +230,30 @@ def test_members_come_and_go() -> None:
     assert data(ask(server, f"m2.{TYPE}", "SRV")) == [f"0 100 80 m2.web.{STAGING}"]
     server.change("web.staging", removed=["member_0000000001"], now=1.0)
     assert browse(server) == [f"m2.{TYPE}"]
-    assert data(ask(server, f"m1.{TYPE}", "SRV")) == [f"0 100 80 m1.web.{STAGING}"]  # who was just told of it
+    # The members that were just listed.
+    assert data(ask(server, f"m1.{TYPE}", "SRV")) == [f"0 100 80 m1.web.{STAGING}"]
     server.expire(62.0)
     assert rcode(ask(server, f"m1.{TYPE}", "SRV")) == "NXDOMAIN"
 
 
 @pytest.mark.parametrize("empty", ["nodata", "nxdomain"])
-def test_who_has_just_left_as_the_last_one_is_still_found(empty: str) -> None:
+def test_the_last_member_is_found_just_after_it_departed(empty: str) -> None:
     server = browsed({"web.staging": [_plain(1)]}, empty=empty)
     server.change("web.staging", removed=["member_0000000001"])
     for name in (f"m1.{TYPE}", f"m1.web.{STAGING}"):
         assert data(ask(server, name, "SRV")) == [f"0 100 80 m1.web.{STAGING}"]
 
 
-def test_the_names_that_a_service_brings_are_there() -> None:
+def test_all_names_of_a_service_exist() -> None:
     server = browsed(SETS)
-    names = {name for service in server.zone.services for name in server.zone.names_of(service)}
+    names = {name for service in server.zone.services for name in server.zone.names_of_service(service)}
     assert {name for name in names if server.zone.find(name).node is None} == set()
     instances = {name[0]: b".".join(name[1:]) for name in names if name[2] == b"_tcp" and name[0][:1] == b"m"}
     web = TYPE.removesuffix(".").encode()
     assert instances == {b"m318": web, b"m319": web, b"m0": b"_web._tcp.prod.discovery"}
 
 
-def test_a_change_forgets_the_members_of_its_service_and_no_types() -> None:
+def test_a_change_drops_cached_members_of_its_service_and_no_types() -> None:
     server = browsed({"web.staging": [_plain(1)], "api.staging": [_plain(1)]})
     asked = [(TYPES, 2), (TYPE, 1), (f"m1.{TYPE}", 1), (f"_api._tcp.{STAGING}", 1)]
     for name, times in asked:
@@ -268,7 +269,7 @@ def test_a_change_forgets_the_members_of_its_service_and_no_types() -> None:
 
 
 @pytest.mark.parametrize("empty", ["nodata", "nxdomain"])
-def test_a_service_without_members_is_a_type_where_it_is_a_name(empty: str) -> None:
+def test_a_service_without_members_is_a_type_if_it_is_a_name(empty: str) -> None:
     server = browsed({"web.staging": [], "api.staging": [_plain(1)]}, empty=empty)
     api = f"_api._tcp.{STAGING}"
     assert browse(server, TYPES) == ([api, TYPE] if empty == "nodata" else [api])
@@ -278,14 +279,14 @@ def test_a_service_without_members_is_a_type_where_it_is_a_name(empty: str) -> N
 
 
 @pytest.mark.parametrize("empty", ["nodata", "nxdomain"])
-def test_a_service_that_cannot_be_read_is_a_type_whose_members_nobody_denies(empty: str) -> None:
+def test_an_unreadable_service_is_a_type_with_servfail_for_members(empty: str) -> None:
     server = browsed(empty=empty)
     server.apply(SetUnread(origin_of("web.staging"), ServiceName("web", "staging")))
     assert browse(server, TYPES) == [TYPE]
     assert [rcode(ask(server, name, "PTR")) for name in (TYPE, f"m1.{TYPE}")] == ["SERVFAIL"] * 2
 
 
-def test_names_of_services_go_before() -> None:
+def test_names_of_services_have_precedence() -> None:
     server = browsed({"web.staging": [_plain(1), _plain(2)]})
     names = [TYPE, f"m1.{TYPE}"]
     assert [rcode(ask(server, name, "SRV")) for name in names] == ["NOERROR"] * 2
@@ -303,8 +304,8 @@ def test_names_of_services_go_before() -> None:
     assert browse(server) == [f"m1.{TYPE}", f"m2.{TYPE}"]
 
 
-def test_a_service_whose_name_is_cut_elsewhere_is_a_type_no_more() -> None:
-    """Two namespaces of one zone may have one name for a service, and not the same part of it for its own."""
+def test_a_service_name_split_at_another_label_is_no_type() -> None:
+    """Two namespaces of one zone may have the same service name, but split it at different labels."""
     flat = parse_namespace("/flat/{service}")
     server = browsed(namespaces=(NAMESPACE, flat))
     server.apply(SetPut("/flat/web.staging", ServiceName("web.staging"), (_plain(1),)))
@@ -316,12 +317,13 @@ def test_a_service_whose_name_is_cut_elsewhere_is_a_type_no_more() -> None:
     assert rcode(ask(server, f"m1.{TYPE}", "SRV")) == "NXDOMAIN"
 
 
-def test_what_is_too_long_for_a_type_is_none() -> None:
+def test_a_name_that_is_too_long_is_no_type() -> None:
     longest, too_long = "x" * 62, "x" * 63
     server = browsed({f"{longest}.staging": [_plain(1)], f"{too_long}.staging": [_plain(1)]})
     assert browse(server, TYPES) == [f"_{longest}._tcp.{STAGING}"]
     scope = ".".join(("e" * 60, "f" * 60, "g" * 60))
-    for count in (20, 48, 53, 56):  # from the third on members' names would be too long, then the type's own
+    # From the third one on, the members' names would be too long; then the type's own.
+    for count in (20, 48, 53, 56):
         name = ServiceName("s" * count, scope)
         server.apply(SetPut(f"/x/{count}", name, (_plain(1), member("member_y" + "z" * 22, "10.0.0.9:1"))))
     types = browse(server, f"_services._dns-sd._udp.{scope}.discovery")
@@ -329,11 +331,11 @@ def test_what_is_too_long_for_a_type_is_none() -> None:
     assert [len(browse(server, name)) for name in types] == [2, 1, 0]
 
 
-def test_domains_that_come_and_go_leave_nothing_behind() -> None:
+def test_removed_domains_leave_no_memory_behind() -> None:
     server = browsed({"web.staging": [_plain(1)]})
     for number in range(20):
         server.apply(put(f"web.e{number}", [_plain(1)]))
         assert browse(server, f"_services._dns-sd._udp.e{number}.discovery")
         server.drop(f"web.e{number}")
-    assert len(server.zone._turns) <= 2
-    assert sum(map(len, server.zone._turns.values())) <= 2
+    assert len(server.zone._counters) <= 2
+    assert sum(map(len, server.zone._counters.values())) <= 2

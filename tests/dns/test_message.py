@@ -1,4 +1,4 @@
-"""Bytes in, bytes out: whatever comes, and whatever has to fit."""
+"""The message codec: any bytes in, and responses that must fit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from tests.dns.helpers import Server, data, additional_of, many, member, query, read, truncated
+from tests.dns.helpers import Server, additional_of, data, many, member, query, read, truncated
 from zkdns.dns.edns import Ede, Edns, udp_limit
 from zkdns.dns.message import BadQueryError, Rcode, Response, Type, pack_record, parse_query, servfail
 from zkdns.names import MAX_NAME, wire_length
@@ -47,7 +47,7 @@ LABELS = [
 
 
 def check_any(message: bytes, *, stream: bool) -> bytes | None:
-    """What holds of the answer to any bytes whatever."""
+    """Check the rules that hold for the response to any bytes."""
     response = SERVER.respond(message, stream=stream)
     if len(message) < 12 or message[2] & 0x80:
         assert response is None
@@ -66,7 +66,7 @@ def check_any(message: bytes, *, stream: bool) -> bytes | None:
 
 
 def parsed_size(message: bytes) -> int:
-    """The UDP payload size of a query, 0 where it has none or cannot be read."""
+    """The UDP payload size of a query; 0 if it has none or cannot be parsed."""
     try:
         edns = parse_query(message).edns
     except BadQueryError:
@@ -76,7 +76,7 @@ def parsed_size(message: bytes) -> int:
 
 @st.composite
 def valid_queries(draw: st.DrawFn) -> bytes:
-    """Queries about names inside and around the zone, with and without EDNS."""
+    """Queries for names inside and outside the zone, with and without EDNS."""
     labels = draw(st.lists(st.sampled_from(LABELS) | st.binary(min_size=1, max_size=63), max_size=5))
     labels = labels if wire_length(tuple(labels)) <= MAX_NAME else labels[:1]
     whole = [*labels, b"staging", b"discovery"] if draw(st.booleans()) else labels
@@ -89,7 +89,7 @@ def valid_queries(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def mutated_queries(draw: st.DrawFn) -> bytes:
-    """Valid queries with bytes replaced, cut out, put in, or with another header."""
+    """Valid queries with bytes replaced, removed or inserted, or with another header."""
     message = bytearray(draw(valid_queries()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(0, len(message)))
@@ -103,17 +103,13 @@ def mutated_queries(draw: st.DrawFn) -> bytes:
 @example(b"\xff" * 12, False)
 @example(bytes(4) + b"\0\1" + bytes(6) + b"\0\0\xff\0\1", False)
 @settings(max_examples=400, deadline=None)
-def test_arbitrary_bytes_never_raise_and_get_a_response_that_can_be_read(
-    message: bytes, stream: bool
-) -> None:
+def test_arbitrary_bytes_never_raise_and_get_a_parsable_response(message: bytes, stream: bool) -> None:
     check_any(message, stream=stream)
 
 
 @given(mutated_queries(), st.booleans())
 @settings(max_examples=800, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_mutated_queries_never_raise_and_get_a_response_that_can_be_read(
-    message: bytes, stream: bool
-) -> None:
+def test_mutated_queries_never_raise_and_get_a_parsable_response(message: bytes, stream: bool) -> None:
     check_any(message, stream=stream)
 
 
@@ -130,7 +126,7 @@ def test_valid_queries_get_their_question_back_and_an_opt_for_an_opt(message: by
 
 @given(valid_queries())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_a_query_cut_short_anywhere_is_formerr_or_silence(message: bytes) -> None:
+def test_a_truncated_query_is_formerr_or_gets_no_response(message: bytes) -> None:
     for size in range(len(message)):
         response = SERVER.respond(message[:size], stream=False)
         assert (response is None) == (size < 12)
@@ -141,7 +137,7 @@ def test_a_query_cut_short_anywhere_is_formerr_or_silence(message: bytes) -> Non
 @given(valid_queries())
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_response_is_a_function_of_the_query_but_for_its_id(message: bytes) -> None:
-    """With members in a fixed order nothing else can differ."""
+    """With members in a fixed order, nothing else can differ."""
     server = Server({"web.staging": many(5)}, order="fixed")
     first = server.respond(message, stream=False)
     other = server.respond(b"\xab\xcd" + message[2:], stream=False)
@@ -150,7 +146,7 @@ def test_a_response_is_a_function_of_the_query_but_for_its_id(message: bytes) ->
     assert (other[:2], other[2:]) == (b"\xab\xcd", first[2:])
 
 
-# -- what a query says ------------------------------------------------------------------------------------
+# -- parsing ------------------------------------------------------------------------------------------------
 
 
 def test_a_query_is_read_into_its_parts() -> None:
@@ -162,7 +158,7 @@ def test_a_query_is_read_into_its_parts() -> None:
 
 
 @pytest.mark.parametrize("flags", [0, dns.flags.AD, dns.flags.CD, dns.flags.AD | dns.flags.CD])
-def test_dns_08_ad_and_cd_are_read_and_clear_in_our_own_answers(flags: int) -> None:
+def test_dns_08_ad_and_cd_are_parsed_and_clear_in_own_responses(flags: int) -> None:
     asked = query(WEB, flags=flags).to_wire()
     parsed = parse_query(asked)
     assert (parsed.rd, parsed.ad, parsed.cd) == (
@@ -184,7 +180,7 @@ def test_the_root_is_a_name_too() -> None:
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_any_legal_name_is_read_as_dnspython_wrote_it(labels: list[bytes]) -> None:
+def test_any_legal_name_of_dnspython_is_parsed(labels: list[bytes]) -> None:
     name = dns.name.Name((*labels, b""))
     assert parse_query(query(name).to_wire()).name == tuple(label.lower() for label in labels)
 
@@ -210,17 +206,17 @@ def test_servfail_is_a_header_that_keeps_rd() -> None:
         assert wire == (0x8002 | rd).to_bytes(2) + bytes(8)
 
 
-# -- what fits --------------------------------------------------------------------------------------------
+# -- sizes --------------------------------------------------------------------------------------------------
 
 
 def respond(records: Sequence[bytes], extra: Sequence[bytes], size: int, *, name: str = WEB) -> Response:
     parsed = parse_query(query(name, "SRV", edns=0, size=size).to_wire())
-    return Response(parsed, authoritative=True, answers=records, glue=extra)
+    return Response(parsed, authoritative=True, answers=records, additional=extra)
 
 
 @pytest.mark.parametrize("members", [1, 5, 8, 12, 18, 25, 60])
-def test_dns_22_at_every_size_the_answer_fits_and_goes_in_the_right_order(members: int) -> None:
-    """Glue goes first, then whole records from the end; TC is set exactly when an answer is missing."""
+def test_dns_22_every_size_fits_and_is_cut_in_the_right_order(members: int) -> None:
+    """Additional records are left out first, then whole answer records from the end, which sets TC."""
     server = Server({"web.staging": many(members)}, order="fixed")
     whole = server.respond(query(WEB, "SRV", edns=0).to_wire(), stream=True)
     assert whole is not None
@@ -240,7 +236,7 @@ def test_dns_22_at_every_size_the_answer_fits_and_goes_in_the_right_order(member
         assert (len(answers), len(extra)) >= shown
         shown = len(answers), len(extra)
         if len(answers) < members or len(extra) < members:
-            assert len(response) > size - 60  # no room is given away
+            assert len(response) > size - 60  # no room is wasted
 
 
 @given(
@@ -271,7 +267,7 @@ def test_dns_22_records_of_any_size_fit_at_every_size(
         assert len(wire) + len(more[len(parsed.additional)]) > size
 
 
-def test_dns_22_what_fits_to_the_byte_is_not_cut() -> None:
+def test_dns_22_a_response_that_fits_exactly_is_not_cut() -> None:
     records = [pack_record(b"\xc0\x0c", Type.A, 5, bytes((at, 0, 0, 0))) for at in range(10)]
     size = len(respond(records, records[:0], 1232).pack(1232))
     exact, short = respond(records, [], 1232), respond(records, [], 1232)
@@ -281,7 +277,7 @@ def test_dns_22_what_fits_to_the_byte_is_not_cut() -> None:
     assert short.truncated
 
 
-def test_dns_22_an_extended_error_and_a_very_long_question_leave_the_limit_alone() -> None:
+def test_dns_22_an_extended_error_and_a_long_question_stay_within_the_limit() -> None:
     name = ".".join(("a" * 63, "b" * 63, "c" * 63, "d" * 51, "discovery"))
     parsed = parse_query(query(name, edns=0, size=512).to_wire())
     assert len(parsed.question) == 259

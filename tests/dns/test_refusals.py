@@ -1,4 +1,4 @@
-"""What those get who are not answered: short, and else as the rules say."""
+"""Responses for clients that access control rejects: short, and otherwise as the rules require."""
 
 from __future__ import annotations
 
@@ -8,36 +8,38 @@ import dns.rcode
 import pytest
 
 from tests.dns.helpers import query
-from zkdns.dns.edns_options import EdnsOptions
-from zkdns.dns.response_cache import QueryCodec
 from zkdns.dns.answer_source import AnswerSources
+from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.dns.response_cache import QueryCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 NAME = "WeB.staging.discovery"
 LONG = "a" * 60 + "." + "b" * 60 + ".example"
 
 
-def answer(form: QueryCodec, what: str, wire: bytes) -> bytes:
-    turned_away = ErrorResponder(form, refused_response if what == "refusal" else truncated_response, EdnsOptions(), AnswerSources())
-    response = next(turned_away[form.key(wire[2:])])
-    if form is UdpCodec:
+def answer(codec: QueryCodec, what: str, wire: bytes) -> bytes:
+    responder = ErrorResponder(
+        codec, refused_response if what == "refusal" else truncated_response, EdnsOptions(), AnswerSources()
+    )
+    response = next(responder[codec.key(wire[2:])])
+    if codec is UdpCodec:
         return UdpCodec.message(wire, response)
     return wire[:2] + response if response else b""
 
 
-# A slot holds no query as long as the last one.
-@pytest.mark.parametrize(("form", "name"), [(UdpCodec, NAME), (TcpCodec, NAME), (TcpCodec, LONG)])
+# The last query does not fit into a slot.
+@pytest.mark.parametrize(("codec", "name"), [(UdpCodec, NAME), (TcpCodec, NAME), (TcpCodec, LONG)])
 @pytest.mark.parametrize("edns", [None, 0])
 @pytest.mark.parametrize("what", ["refusal", "truncation"])
-def test_who_is_turned_away_is_told_so_in_a_short_message(
-    form: QueryCodec, edns: int | None, name: str, what: str
+def test_rejected_clients_get_a_short_response(
+    codec: QueryCodec, edns: int | None, name: str, what: str
 ) -> None:
     message = query(name, "SRV", edns=edns)
     wire = message.to_wire()
-    response = dns.message.from_wire(answer(form, what, wire))
+    response = dns.message.from_wire(answer(codec, what, wire))
     assert message.is_response(response)
-    assert response.question[0].name.to_text() == name + "."  # spelled as it was asked
+    assert response.question[0].name.to_text() == name + "."  # in the spelling of the query
     assert response.answer == response.authority == response.additional == []
     assert response.rcode() == (dns.rcode.REFUSED if what == "refusal" else dns.rcode.NOERROR)
     assert bool(response.flags & dns.flags.TC) == (what == "truncation")
@@ -48,16 +50,16 @@ def test_who_is_turned_away_is_told_so_in_a_short_message(
     assert len(response.to_wire()) <= len(wire) + 6
 
 
-@pytest.mark.parametrize("form", [UdpCodec, TcpCodec])
-def test_each_is_counted_but_for_who_hears_nothing(form: QueryCodec) -> None:
+@pytest.mark.parametrize("codec", [UdpCodec, TcpCodec])
+def test_each_response_is_counted(codec: QueryCodec) -> None:
     sources = AnswerSources()
-    turned_away = ErrorResponder(form, refused_response, EdnsOptions(), sources)
+    responder = ErrorResponder(codec, refused_response, EdnsOptions(), sources)
     for wire in (query(NAME, "A").to_wire(), b"id\1\0\0\2" + bytes(6), b"id\x80\0" + bytes(8)):
-        next(turned_away[form.key(wire[2:])])
+        next(responder[codec.key(wire[2:])])
     assert sources.counts == {"refused": 2}
 
 
-@pytest.mark.parametrize("form", [UdpCodec, TcpCodec])
+@pytest.mark.parametrize("codec", [UdpCodec, TcpCodec])
 @pytest.mark.parametrize(
     ("wire", "response"),
     [
@@ -68,6 +70,6 @@ def test_each_is_counted_but_for_who_hears_nothing(form: QueryCodec) -> None:
     ],
     ids=["a response", "no header", "two questions", "an update"],
 )
-def test_what_is_no_query_gets_what_everybody_gets_for_it(form: QueryCodec, wire: bytes, response: bytes) -> None:
+def test_malformed_queries_get_the_usual_error(codec: QueryCodec, wire: bytes, response: bytes) -> None:
     for what in ("refusal", "truncation"):
-        assert answer(form, what, wire) == response
+        assert answer(codec, what, wire) == response

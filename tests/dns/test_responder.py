@@ -1,4 +1,4 @@
-"""The rules of a DNS server, each by its number in the list of what askers are owed."""
+"""The rules of a DNS server, each with its number in the list of rules."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 from tests.dns.helpers import (
     NAMESPACE,
     Server,
+    additional_of,
     ask,
     authoritative,
     data,
     ede,
-    additional_of,
     has_soa,
     many,
     member,
@@ -59,7 +59,7 @@ def question(name: str = WEB, qtype: int = 1, qclass: int = 1) -> bytes:
 
 
 def refused_as_malformed(server: Server, message: bytes) -> None:
-    """FORMERR with nothing but the header: id and RD as they came, every other flag clear."""
+    """FORMERR with only a header: id and RD of the query, all other flags clear."""
     expected = message[:2] + (0x8001 | message[2] << 8 & 0x0100).to_bytes(2) + bytes(8)
     assert server.respond(message, stream=False) == expected
 
@@ -67,14 +67,14 @@ def refused_as_malformed(server: Server, message: bytes) -> None:
 # -- messages ---------------------------------------------------------------------------------------------
 
 
-def test_dns_01_less_than_a_header_gets_silence(server: Server) -> None:
+def test_dns_01_less_than_a_header_gets_no_response(server: Server) -> None:
     whole = query(WEB).to_wire()
     for size in range(12):
         assert server.respond(whole[:size], stream=False) is None
         assert server.respond(whole[:size], stream=True) is None
 
 
-def test_dns_01_a_response_gets_silence_whatever_it_holds(server: Server) -> None:
+def test_dns_01_a_response_gets_no_response(server: Server) -> None:
     whole = query(WEB, edns=0).to_wire()
     for flags in (0x80, 0xF8, 0xFF):
         assert server.respond(whole[:2] + bytes((flags,)) + whole[3:], stream=False) is None
@@ -90,7 +90,7 @@ def test_dns_02_a_malformed_body_gets_formerr_with_id_and_rd(server: Server, fla
         refused_as_malformed(server, whole[:size])
 
 
-def test_dns_02_bytes_behind_the_message_are_formerr(server: Server) -> None:
+def test_dns_02_bytes_after_the_message_are_formerr(server: Server) -> None:
     refused_as_malformed(server, header(0x0100, 1, 0, 0, 0) + question() + b"\0")
 
 
@@ -105,7 +105,7 @@ def test_dns_02_answer_or_authority_records_in_a_query_are_formerr(server: Serve
 def test_dns_03_another_opcode_gets_notimp_and_no_other_flag(
     server: Server, opcode: int, body: bytes
 ) -> None:
-    """RFC 8906 §3.1.4, §8.1.4: the opcode comes back, whatever the message holds."""
+    """RFC 8906 §3.1.4, §8.1.4: the opcode is copied, whatever the message contains."""
     message = header(opcode << 11 | 0x07B0, 1, 0, 0, 0) + body
     expected = header(0x8000 | opcode << 11 | 4, 0, 0, 0, 0)
     assert server.respond(message, stream=False) == expected
@@ -134,11 +134,11 @@ def test_dns_04_any_number_of_questions_but_one_is_formerr(server: Server, count
         b"\3we",  # the end is missing
     ],
 )
-def test_dns_05_a_name_that_cannot_be_is_formerr(server: Server, name: bytes) -> None:
+def test_dns_05_an_illegal_name_is_formerr(server: Server, name: bytes) -> None:
     refused_as_malformed(server, header(0x0100, 1, 0, 0, 0) + name + b"\0\1\0\1")
 
 
-def test_dns_05_names_as_long_as_they_may_be_are_read(server: Server) -> None:
+def test_dns_05_names_of_the_maximum_length_are_parsed(server: Server) -> None:
     name = (b"\x3f" + b"a" * 63) * 3 + b"\x3d" + b"a" * 61 + b"\0"
     assert len(name) == 255
     response = server.respond(header(0, 1, 0, 0, 0) + name + b"\0\1\0\1", stream=False)
@@ -160,7 +160,7 @@ def test_dns_05_an_owner_that_points_to_itself_or_forward_is_formerr(server: Ser
 
 
 def test_dns_05_64_kib_of_records_take_bounded_time(server: Server) -> None:
-    """Linear in the message: 5,000 records of one pointer each, and 65,535 promised."""
+    """Linear in the size: 5,000 records with one pointer each, and a count of 65,535."""
     record = b"\xc0\x0c" + b"\0\1\0\1" + bytes(4) + b"\0\0"
     message = header(0x0100, 1, 0, 0, 65535) + question() + record * 5000
     refused_as_malformed(server, message)
@@ -178,7 +178,7 @@ def test_dns_06_another_class_is_refused(server: Server, qclass: str, name: str)
     ["WEB.staging.discovery", "wEb.StAgInG.dIsCoVeRy", "web.staging.DISCOVERY", "NOPE.Discovery", "EXAMPLE"],
 )
 def test_dns_07_the_question_comes_back_byte_for_byte(server: Server, name: str) -> None:
-    """What 0x20 relies on; look-up ignores ASCII case (RFC 4343)."""
+    """Required by 0x20; the look-up ignores ASCII case (RFC 4343)."""
     asked = query(name).to_wire()
     response = server.respond(asked, stream=False)
     assert response is not None
@@ -197,16 +197,16 @@ def test_dns_07_the_question_comes_back_byte_for_byte(server: Server, name: str)
         (b"\\", b"discovery"),
     ],
 )
-def test_dns_07_labels_are_bytes_and_a_strange_one_is_nxdomain(
+def test_dns_07_labels_are_bytes_and_unusual_ones_are_nxdomain(
     server: Server, labels: tuple[bytes, ...]
 ) -> None:
-    """RFC 2181 §11; a dot inside a label separates nothing."""
+    """RFC 2181 §11; a dot inside a label is no separator."""
     response = ask(server, dns.name.Name((*labels, b"")))
     assert rcode(response) == "NXDOMAIN"
     assert has_soa(response)
 
 
-def test_dns_07_only_ascii_is_folded() -> None:
+def test_dns_07_only_ascii_letters_are_folded() -> None:
     server = Server({"wäb.staging": ["10.0.0.1:80"]})
     lower = dns.name.Name(("wäb".encode(), b"staging", b"discovery", b""))
     upper = dns.name.Name(("WäB".encode(), b"staging", b"discovery", b""))
@@ -216,7 +216,7 @@ def test_dns_07_only_ascii_is_folded() -> None:
 
 @pytest.mark.parametrize("name", [WEB, "idle.staging.discovery", "nope.staging.discovery", "example.com"])
 def test_dns_08_flags_of_the_query_are_not_echoed_but_rd_is(server: Server, name: str) -> None:
-    """AA, TC, RA, Z, AD and CD in the query mean nothing; nothing is forwarded, so RA is 0."""
+    """AA, TC, RA, Z, AD and CD of the query are ignored; without forwarding, RA is 0."""
     question_alone = query(name).to_wire()[12:]
     for rd in (0, 0x0100):
         response = server.respond(header(0x06F0 | rd, 1, 0, 0, 0) + question_alone, stream=False)
@@ -235,7 +235,7 @@ def test_dns_09_the_apex_answers_soa_and_ns_with_authority(server: Server) -> No
 
 
 @pytest.mark.parametrize("zone", [("discovery",), ("sd", "example"), ("a", "b", "c")])
-def test_dns_09_the_apex_is_whatever_the_zone_is_called(zone: tuple[str, ...]) -> None:
+def test_dns_09_the_apex_is_the_zones_own_name(zone: tuple[str, ...]) -> None:
     namespace = parse_namespace(NAMESPACE.template, tuple(label.encode() for label in zone))
     server = Server({"web.staging": ["10.0.0.1:80"]}, namespaces=(namespace,))
     name = ".".join(zone)
@@ -255,7 +255,7 @@ def test_dns_10_an_unknown_service_is_nxdomain_with_soa(server: Server, qtype: s
 
 
 @pytest.mark.parametrize("name", [WEB, f"m0.{WEB}", f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery"])
-def test_dns_10_a_service_that_cannot_be_read_is_neither_denied_nor_empty(name: str) -> None:
+def test_dns_10_an_unreadable_service_is_servfail(name: str) -> None:
     server = Server({"api.staging": []})
     server.apply(SetUnread("/discovery/staging/web", NAMESPACE.split_name("web.staging")))
     response = ask(server, name, edns=0)
@@ -270,15 +270,15 @@ def test_dns_10_a_service_that_cannot_be_read_is_neither_denied_nor_empty(name: 
     "name", [WEB, f"m0.{WEB}", f"s3.{WEB}", f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery", "discovery"]
 )
 def test_dns_10_a_name_that_exists_is_noerror_for_every_type(server: Server, name: str, qtype: str) -> None:
-    """RFC 2308 §2.2: musl, .NET and busybox fail where AAAA of a name with an A is denied."""
+    """RFC 2308 §2.2: musl, .NET and busybox fail if AAAA of a name with an A gets NXDOMAIN."""
     response = ask(server, name, qtype)
     assert (rcode(response), authoritative(response)) == ("NOERROR", True)
     assert bool(response.answer) != has_soa(response)
 
 
 @pytest.mark.parametrize("seconds", [1, 2, 5])
-def test_dns_10_absence_is_kept_for_the_configured_time(seconds: int) -> None:
-    """RFC 2308 §4: the SOA's TTL and its MINIMUM are the same."""
+def test_dns_10_negative_responses_have_the_configured_ttl(seconds: int) -> None:
+    """RFC 2308 §4: the SOA's TTL equals its MINIMUM."""
     (record,) = ask(Server(negative_ttl=seconds), "nope.discovery").authority
     assert (record.ttl, record[0].minimum) == (seconds, seconds)
 
@@ -312,8 +312,11 @@ def test_dns_12_a_setting_makes_a_service_without_members_nxdomain() -> None:
     assert rcode(ask(server, "staging.discovery")) == "NOERROR"
 
 
-def test_dns_13_srv_targets_own_addresses_and_their_glue_says_the_same() -> None:
-    """RFC 2782: no IP literal, no CNAME, not compressed; consul#832: the glue is what the name answers."""
+def test_dns_13_srv_targets_have_addresses_and_equal_additional_records() -> None:
+    """RFC 2782: no IP literal, no CNAME, not compressed.
+
+    consul#832: the additional records are the target's own.
+    """
     server = Server(
         {
             "web.staging": [
@@ -340,7 +343,7 @@ def test_dns_13_srv_targets_own_addresses_and_their_glue_says_the_same() -> None
 
 
 def test_dns_13_targets_are_not_compressed(server: Server) -> None:
-    """RFC 2782: the target's name stands in full in each record."""
+    """RFC 2782: each record has the full name of the target."""
     response = server.respond(query(WEB, "SRV").to_wire(), stream=False)
     assert response is not None
     assert response.count(to_wire(parse_name(f"m0.{WEB}"))) == 1
@@ -355,7 +358,7 @@ def test_dns_14_one_ttl_and_equal_records_once() -> None:
 
 
 def test_dns_15_the_soa_serial_is_the_tables(server: Server) -> None:
-    """RFC 1982: it wraps at 32 bits; who publishes changes counts them."""
+    """RFC 1982: it wraps at 32 bits; the publisher of changes counts it."""
     for serial in (0, 1, 2**31, 2**32 - 1):
         server.table.serial = serial
         assert ask(server, "discovery", "SOA").answer[0][0].serial == serial
@@ -383,7 +386,7 @@ def test_dns_16_transfers_are_refused(server: Server, qtype: str, name: str, str
 
 
 def test_dns_16_an_ixfr_with_its_soa_is_refused_and_keeps_its_opt(server: Server) -> None:
-    """RFC 1995 §3: the query carries an SOA in its authority section. RFC 6891 §6.1.1: OPT in, OPT out."""
+    """RFC 1995 §3: the query has an SOA in its authority section; RFC 6891 §6.1.1: OPT in the response."""
     message = query("discovery", "IXFR", edns=0)
     message.authority.append(
         dns.message.from_text(";QUESTION\n;AUTHORITY\ndiscovery. 0 IN SOA a. b. 1 2 3 4 5\n").authority[0]
@@ -394,7 +397,7 @@ def test_dns_16_an_ixfr_with_its_soa_is_refused_and_keeps_its_opt(server: Server
     assert (rcode(parsed), parsed.edns) == ("REFUSED", 0)
 
 
-def test_dns_16_an_ixfr_that_breaks_off_is_formerr(server: Server) -> None:
+def test_dns_16_a_truncated_ixfr_is_formerr(server: Server) -> None:
     message = query("discovery", "IXFR").to_wire()
     refused_as_malformed(server, message + b"\0")
     refused_as_malformed(server, message[:8] + b"\0\1" + message[10:])
@@ -414,7 +417,7 @@ def test_dns_16_an_ixfr_that_breaks_off_is_formerr(server: Server) -> None:
         (WEB, "AXFR", "IN", "REFUSED"),
     ],
 )
-def test_dns_17_opt_in_opt_out_and_none_for_none(
+def test_dns_17_a_response_has_an_opt_exactly_if_the_query_had(
     server: Server, name: str, qtype: str, qclass: str, expected: str
 ) -> None:
     """RFC 6891 §6.1.1, §7; on errors too."""
@@ -463,10 +466,8 @@ def test_dns_19_do_is_copied(server: Server, do: bool, name: str) -> None:
         (OPT[:-2] + b"\0\x09" + b"\0\3\0\0" + b"\0\x0a\0\2x",),
     ],
 )
-def test_dns_20_an_opt_that_cannot_be_is_formerr_with_an_opt(
-    server: Server, records: tuple[bytes, ...]
-) -> None:
-    """RFC 6891 §6.1.1 and §7: header, question and OPT, to tell this from a server without EDNS."""
+def test_dns_20_a_malformed_opt_is_formerr_with_an_opt(server: Server, records: tuple[bytes, ...]) -> None:
+    """RFC 6891 §6.1.1 and §7: header, question and OPT, which shows that EDNS is supported."""
     message = header(0x0100, 1, 0, 0, len(records)) + question() + b"".join(records)
     response = server.respond(message, stream=False)
     assert response is not None
@@ -477,7 +478,7 @@ def test_dns_20_an_opt_that_cannot_be_is_formerr_with_an_opt(
     assert int.from_bytes(response[2:4]) == 0x8101
 
 
-def test_dns_20_an_opt_that_breaks_off_is_formerr(server: Server) -> None:
+def test_dns_20_a_truncated_opt_is_formerr(server: Server) -> None:
     whole = header(0x0100, 1, 0, 0, 1) + question() + OPT[:-2] + b"\0\6" + b"\0\x0a\0\2xx"
     for cut in range(1, len(OPT) + 6):
         response = server.respond(whole[:-cut], stream=False)
@@ -485,7 +486,7 @@ def test_dns_20_an_opt_that_breaks_off_is_formerr(server: Server) -> None:
         assert response[:4] == whole[:2] + b"\x81\x01"
 
 
-def test_dns_20_records_beside_the_opt_are_ignored(server: Server) -> None:
+def test_dns_20_other_additional_records_are_ignored(server: Server) -> None:
     """TSIG and SIG(0) may follow it (RFC 6891 §6.1.1)."""
     record = b"\xc0\x0c" + b"\0\xfa\0\xff" + bytes(4) + b"\0\3" + b"abc"
     for records in ((record, OPT), (OPT, record), (record, OPT, record)):
@@ -498,8 +499,8 @@ def test_dns_20_records_beside_the_opt_are_ignored(server: Server) -> None:
 @pytest.mark.parametrize(
     ("size", "limit"), [(None, 512), (0, 512), (511, 512), (512, 512), (700, 700), (1232, 1232), (4096, 1232)]
 )
-def test_dns_21_the_limit_is_what_client_and_server_both_take(size: int | None, limit: int) -> None:
-    """RFC 6891 §6.2.3: less than 512 counts as 512; what is longer than 1,232 could be fragmented."""
+def test_dns_21_the_limit_is_the_smaller_of_both_sizes(size: int | None, limit: int) -> None:
+    """RFC 6891 §6.2.3: less than 512 counts as 512; more than 1,232 could be fragmented."""
     server = Server({"web.staging": many(200)})
     how = {} if size is None else {"edns": 0, "size": size}
     response = server.respond(query(WEB, **how).to_wire(), stream=False)  # type: ignore[arg-type]
@@ -508,7 +509,7 @@ def test_dns_21_the_limit_is_what_client_and_server_both_take(size: int | None, 
     assert truncated(read(response))
 
 
-def test_dns_22_glue_goes_first_and_without_tc() -> None:
+def test_dns_22_additional_records_are_left_out_first_and_without_tc() -> None:
     server = Server({"web.staging": many(9)})
     small, large = (ask(server, WEB, "SRV", edns=0, size=size) for size in (512, 1232))
     assert (len(large.answer), len(large.additional), truncated(large)) == (9, 9, False)
@@ -523,20 +524,20 @@ def test_dns_22_tc_is_set_when_an_answer_is_missing_and_the_opt_stays() -> None:
     assert 0 < len(response.answer) < 100
 
 
-def test_dns_22_what_is_left_of_a_cut_answer_rotates() -> None:
-    """Who cannot ask over TCP still meets every member in turn."""
+def test_dns_22_truncated_answers_rotate() -> None:
+    """A client without TCP still reaches every member in turn."""
     server = Server({"web.staging": many(60)})
     heads = Counter(data(ask(server, WEB))[0] for _ in range(120))
     assert set(heads.values()) == {2}
     assert len(heads) == 60
 
 
-# -- what the table's state makes of it -------------------------------------------------------------------
+# -- the state of the table ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [WEB, "nope.staging.discovery", "staging.discovery", "discovery"])
-def test_dns_26_before_the_table_is_read_the_zone_is_servfail_not_ready(server: Server, name: str) -> None:
-    """RFC 8914 §4.15; NXDOMAIN would be kept by those who asked."""
+def test_dns_26_before_the_table_is_read_the_zone_is_servfail(server: Server, name: str) -> None:
+    """RFC 8914 §4.15; NXDOMAIN would be cached by clients."""
     server.authority.set_health(ready=False, stale=False)
     response = ask(server, name, edns=0)
     assert (rcode(response), ede(response), response.answer, response.authority) == ("SERVFAIL", [14], [], [])
@@ -548,9 +549,7 @@ def test_dns_26_before_the_table_is_read_the_zone_is_servfail_not_ready(server: 
     ("name", "expected"),
     [(WEB, "NOERROR"), ("idle.staging.discovery", "NOERROR"), ("nope.discovery", "NXDOMAIN")],
 )
-def test_dns_26_without_zookeeper_answers_stand_and_say_that_they_are_stale(
-    server: Server, name: str, expected: str
-) -> None:
+def test_dns_26_without_zookeeper_answers_are_marked_stale(server: Server, name: str, expected: str) -> None:
     """RFC 8914 §4.4."""
     before = ask(server, name, edns=0)
     server.authority.set_health(ready=True, stale=True)
@@ -566,19 +565,19 @@ def test_dns_26_without_zookeeper_answers_stand_and_say_that_they_are_stale(
     ["example.com", ".", "discovery.example", "xdiscovery", "web.staging", "com", "4.3.2.1.in-addr.arpa"],
 )
 def test_names_outside_the_zone_are_refused(server: Server, name: str) -> None:
-    """RFC 8914 §4.21 for those who sent EDNS."""
+    """RFC 8914 §4.21 for queries with EDNS."""
     response = ask(server, name, edns=0)
     assert (rcode(response), authoritative(response), ede(response)) == ("REFUSED", False, [20])
     assert (response.answer, response.authority, response.additional) == ([], [], [])
 
 
-# -- answers over a stream --------------------------------------------------------------------------------
+# -- responses over a stream --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 50, 500, 1000, 5000])
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
-def test_dns_30_an_answer_over_a_stream_is_whole_or_cut_at_a_record(count: int, qtype: str) -> None:
-    """RFC 7766 §8: two bytes of length; consul#3850: what is longer must not be sent malformed."""
+def test_dns_30_a_response_over_tcp_is_whole_or_cut_at_a_record(count: int, qtype: str) -> None:
+    """RFC 7766 §8: two bytes of length; consul#3850: a longer message must not be sent malformed."""
     dnslib = pytest.importorskip("dnslib")
     server = Server({"web.staging": many(count)})
     wire = server.respond(query(WEB, qtype, edns=0).to_wire(), stream=True)
@@ -596,7 +595,7 @@ def test_dns_30_an_answer_over_a_stream_is_whole_or_cut_at_a_record(count: int, 
         assert len(parsed.additional) == count
 
 
-def test_dns_30_what_is_cut_over_udp_is_not_counted_as_cut_over_tcp() -> None:
+def test_dns_30_truncation_over_udp_is_not_counted_as_over_tcp() -> None:
     server = Server({"web.staging": many(5000)})
     assert truncated(ask(server, WEB))
     assert server.responder.cut_over_tcp == 0
@@ -605,7 +604,7 @@ def test_dns_30_what_is_cut_over_udp_is_not_counted_as_cut_over_tcp() -> None:
     assert server.responder.cut_over_tcp == 2
 
 
-def test_put_is_seen_at_once_by_those_who_asked_before() -> None:
+def test_a_change_is_visible_to_repeated_queries_at_once() -> None:
     server = Server({"web.staging": ["10.0.0.1:80"]})
     assert data(ask(server, WEB)) == ["10.0.0.1"]
     server.apply(put("web.staging", ["10.0.0.2:80"]))

@@ -1,4 +1,4 @@
-"""What is remembered: found again without DNS work, and forgotten when it has become another answer."""
+"""The response cache: hits without DNS work, and entries dropped when their answer changes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import pytest
 
 from tests.dns.helpers import (
     Server,
+    additional_of,
     ask,
     data,
     ede,
-    additional_of,
     has_soa,
     member,
     origin_of,
@@ -24,17 +24,18 @@ from tests.dns.helpers import (
     rcode,
     read,
 )
-from zkdns.dns.response_cache import ResponseCache
+from tests.dns.response_cache_helpers import FailingResponder
 from zkdns.dns.message import parse_query
+from zkdns.dns.response_cache import ResponseCache
 from zkdns.serverset.changes import MembersHeld, SetUnread
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB, API = "web.staging.discovery", "api.staging.discovery"
 COOKIE = dns.edns.CookieOption(b"12345678", b"")
 
 
 def server(**settings: Any) -> Server:
-    """Two services that have everything, and one that has nothing."""
+    """Two services with every kind of endpoint, and one without members."""
     return Server(
         {
             "web.staging": [
@@ -48,14 +49,14 @@ def server(**settings: Any) -> Server:
     )
 
 
-def remembered(of: Server) -> set[str]:
-    """Names and types of all queries that are remembered for UDP."""
+def cached(of: Server) -> set[str]:
+    """Names and types of all queries that are cached for UDP."""
     parsed = (parse_query(bytes(2) + UdpCodec.query(key)) for key in of.datagrams)
     return {f"{b'.'.join(query.name).decode()} {query.qtype}" for query in parsed}
 
 
 def ask_all(of: Server, names: Iterable[str], qtypes: Iterable[str] = ("A", "AAAA", "SRV", "TXT")) -> None:
-    """Twice, since of names that belong to no service only those are remembered that are asked again."""
+    """Send each query twice, since answers of no service are cached from the second query on."""
     for name in names:
         for qtype in qtypes:
             ask(of, name, qtype)
@@ -68,34 +69,34 @@ ABSENT = ("nope.staging.discovery", "staging.discovery", "_nope._tcp.staging.dis
 
 
 def asked(**settings: Any) -> tuple[Server, set[str], set[str], set[str]]:
-    """A server that remembers everything, and what that is: of web, of others, and of none."""
+    """A server with all answers cached, and their names: of web, of other services, and of none."""
     made = server(**settings)
     ask_all(made, (*OWN, *OTHERS, *ABSENT))
-    whole = remembered(made)
+    whole = cached(made)
     own, others, absent = (
         {f"{n} {t}" for n in names for t in (1, 28, 33, 16)} for names in (OWN, OTHERS, ABSENT)
     )
-    # Addresses that could not be resolved are neither remembered.
+    # SERVFAIL for unresolved addresses is not cached.
     assert whole <= own | others | absent
     return made, whole & own, whole & others, whole & absent
 
 
-# -- found again --------------------------------------------------------------------------------------------
+# -- hits ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("how", [{}, {"edns": 0}, {"edns": 0, "do": True}, {"flags": 0}], ids=str)
-def test_what_is_asked_again_costs_no_dns_work(stream: bool, how: dict[str, Any]) -> None:
+def test_a_repeated_query_needs_no_dns_work(stream: bool, how: dict[str, Any]) -> None:
     made = server()
-    memo = made.streams if stream else made.datagrams
+    cache = made.streams if stream else made.datagrams
     for name in (*OWN, *OTHERS, *ABSENT):
         first = ask(made, name, "SRV", stream=stream, **how)
         ask(made, name, "SRV", stream=stream, **how)
-        before = memo.misses
+        before = cache.misses
         for _ in range(3):
             again = ask(made, name, "SRV", stream=stream, **how)
             assert (sorted(data(again)), rcode(again)) == (sorted(data(first)), rcode(first))
-        assert memo.misses == before
+        assert cache.misses == before
     assert (len(made.datagrams) == 0) == stream
 
 
@@ -105,13 +106,13 @@ def test_what_is_asked_again_costs_no_dns_work(stream: bool, how: dict[str, Any]
         (WEB, {"edns": 0, "options": [COOKIE]}, "options differ without end"),
         (f"nope.{WEB}", {}, "and so do names that a service does not have"),
         ("example.com", {}, "and all others"),
-        (WEB, {"qclass": "CH"}, "errors are remembered by nobody"),
+        (WEB, {"qclass": "CH"}, "errors are not cached"),
         (WEB, {"edns": 1}, "BADVERS"),
         (WEB, {"flags": dns.flags.RD | 0x1000}, "NOTIMP"),
         ("unread.staging.discovery", {}, "SERVFAIL"),
     ],
 )
-def test_what_nobody_will_ask_again_is_not_remembered(name: str, how: dict[str, Any], why: str) -> None:
+def test_queries_that_will_not_repeat_are_not_cached(name: str, how: dict[str, Any], why: str) -> None:
     del why
     made = server()
     made.apply(SetUnread(origin_of("unread.staging"), put("unread.staging", ()).name))
@@ -123,7 +124,7 @@ def test_what_nobody_will_ask_again_is_not_remembered(name: str, how: dict[str, 
     assert (len(made.datagrams), len(made.streams)) == (0, 0)
 
 
-def test_before_the_table_has_been_read_nothing_is_remembered() -> None:
+def test_nothing_is_cached_before_the_table_has_been_read() -> None:
     made = server()
     made.authority.set_health(ready=False, stale=False)
     ask_all(made, (*OWN, *ABSENT))
@@ -132,7 +133,7 @@ def test_before_the_table_has_been_read_nothing_is_remembered() -> None:
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_query_that_is_longer_than_a_slot_is_answered_and_not_remembered() -> None:
+def test_a_query_longer_than_a_slot_is_answered_and_not_cached() -> None:
     name = "a" * 60 + "." + "b" * 60 + ".discovery"
     made = server()
     for stream in (False, True) * 2:
@@ -141,35 +142,37 @@ def test_a_query_that_is_longer_than_a_slot_is_answered_and_not_remembered() -> 
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
-def test_a_name_that_nobody_has_is_remembered_when_it_is_asked_again(stream: bool) -> None:
+def test_an_absent_name_is_cached_at_its_second_query(stream: bool) -> None:
     made = server()
-    memo = made.streams if stream else made.datagrams
+    cache = made.streams if stream else made.datagrams
     for asked_before, name in enumerate(("nope", "nada", "nope", "nada", "nope")):
         assert rcode(ask(made, f"{name}.staging.discovery", stream=stream)) == "NXDOMAIN"
-        assert len(memo) == (0, 0, 1, 2, 2)[asked_before]
-    assert memo.misses == 4
+        assert len(cache) == (0, 0, 1, 2, 2)[asked_before]
+    assert cache.misses == 4
 
 
-def test_a_mistake_of_ours_is_servfail_and_is_told_with_its_query() -> None:
-    told: list[tuple[bytes, Exception]] = []
-
-    def fail(query: bytes) -> Any:
-        raise ZeroDivisionError(query)
+def test_an_internal_error_is_servfail_and_reported_with_its_query() -> None:
+    reported: list[tuple[bytes, Exception]] = []
 
     asked = query(WEB).to_wire()[2:]
-    for form, key in ((UdpCodec, UdpCodec.key(asked)), (TcpCodec, asked)):
-        memo = ResponseCache(fail, form, lambda query, error: told.append((query, error)))
+    for codec, key in ((UdpCodec, UdpCodec.key(asked)), (TcpCodec, asked)):
+        cache = ResponseCache(
+            FailingResponder(),
+            codec,
+            lambda query, error: reported.append((query, error)),
+            stream=codec is TcpCodec,
+        )
         for _ in range(2):
-            response = next(memo[key])
-            whole = UdpCodec.message(b"id" + asked, response) if form is UdpCodec else b"id" + response
+            response = next(cache[key])
+            whole = UdpCodec.message(b"id" + asked, response) if codec is UdpCodec else b"id" + response
             answer = read(whole)
             assert (rcode(answer), answer.flags & dns.flags.RD) == ("SERVFAIL", dns.flags.RD)
-        assert (len(memo), memo.size) == (0, 0)
-    assert [text for text, _ in told] == [asked] * 4
-    assert {type(error) for _, error in told} == {ZeroDivisionError}
+        assert (len(cache), cache.size) == (0, 0)
+    assert [text for text, _ in reported] == [asked] * 4
+    assert {type(error) for _, error in reported} == {ZeroDivisionError}
 
 
-# -- forgotten ----------------------------------------------------------------------------------------------
+# -- dropped entries ----------------------------------------------------------------------------------------
 
 
 _CHANGES: dict[str, Callable[[Server], None]] = {
@@ -183,97 +186,97 @@ _CHANGES: dict[str, Callable[[Server], None]] = {
 
 
 @pytest.mark.parametrize("change", _CHANGES.values(), ids=_CHANGES)
-def test_a_change_of_one_service_forgets_its_answers_and_no_others(change: Callable[[Server], None]) -> None:
+def test_a_change_drops_the_answers_of_its_service_only(change: Callable[[Server], None]) -> None:
     made, own, others, absent = asked()
     assert len(own) > 10
     change(made)
-    assert remembered(made) == others | absent
+    assert cached(made) == others | absent
 
 
-def test_a_change_that_changes_nothing_forgets_nothing() -> None:
+def test_a_change_without_effect_drops_nothing() -> None:
     made, own, others, absent = asked()
     made.change("web.staging", removed=["member_0000000009"])
     made.drop("nope.staging")
     made.resolve("elsewhere.example.com", "192.0.2.1")
     made.expire(1e9)
     made.authority.set_health(ready=True, stale=False)
-    assert remembered(made) == own | others | absent
+    assert cached(made) == own | others | absent
 
 
 @pytest.mark.parametrize("name", ["new.staging", "new.prod", "a.b.prod"])
-def test_a_service_that_comes_or_goes_forgets_what_did_not_exist_and_nothing_else(name: str) -> None:
+def test_adding_or_removing_a_service_drops_negative_answers_only(name: str) -> None:
     made, own, others, absent = asked()
     assert {"nope.staging.discovery 1", "staging.discovery 1", "discovery 1"} <= absent
     made.apply(put(name, ["10.2.0.1:80"]))
-    assert remembered(made) == own | others
+    assert cached(made) == own | others
     ask_all(made, ABSENT)
     made.drop(name)
-    assert remembered(made) == own | others
+    assert cached(made) == own | others
 
 
-def test_a_service_within_anothers_names_forgets_that_ones_too() -> None:
+def test_a_service_below_another_drops_the_others_answers_too() -> None:
     made, own, others, absent = asked()
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
     made.apply(put("m1.web.staging", ["10.2.0.1:80"]))
-    assert remembered(made) == others
+    assert cached(made) == others
     assert data(ask(made, f"m1.{WEB}")) == ["10.2.0.1"]
     ask_all(made, (*OWN, *ABSENT))
-    made.change("m1.web.staging", [member(5, "10.2.0.5:80")])  # it is there already
-    assert remembered(made) == (own | others | absent) - {f"m1.{WEB} {qtype}" for qtype in (1, 28, 33, 16)}
+    made.change("m1.web.staging", [member(5, "10.2.0.5:80")])  # it exists already
+    assert cached(made) == (own | others | absent) - {f"m1.{WEB} {qtype}" for qtype in (1, 28, 33, 16)}
     made.drop("m1.web.staging")
-    assert remembered(made) == others
+    assert cached(made) == others
     assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_service_that_looks_like_anothers_name_by_rfc_2782_forgets_all() -> None:
+def test_a_service_that_looks_like_an_rfc_2782_name_drops_all() -> None:
     made, *_ = asked()
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
     made.apply(put("_web._tcp.staging", ["10.2.0.1:99"]))
-    assert remembered(made) == set()
+    assert cached(made) == set()
     assert data(ask(made, "_web._tcp.staging.discovery", "SRV")) == [
         "0 100 99 m0._web._tcp.staging.discovery."
     ]
     made.drop("_web._tcp.staging")
-    assert remembered(made) == set()
+    assert cached(made) == set()
     assert len(data(ask(made, "_web._tcp.staging.discovery", "SRV"))) == 2
 
 
-def test_where_members_make_a_name_each_change_forgets_what_did_not_exist() -> None:
+def test_if_members_make_a_name_each_change_drops_negative_answers() -> None:
     made, own, others, _ = asked(empty="nxdomain")
     assert rcode(ask(made, "_idle._tcp.staging.discovery", "SRV")) == "NXDOMAIN"
     made.change("idle.staging", [member(1, "10.2.0.1:80")])
     assert len(data(ask(made, "_idle._tcp.staging.discovery", "SRV"))) == 1
     made.change("idle.staging", removed=["member_0000000001"])
     assert rcode(ask(made, "_idle._tcp.staging.discovery", "SRV")) == "NXDOMAIN"
-    assert own | others <= remembered(made)
+    assert own | others <= cached(made)
 
 
-def test_how_the_source_is_makes_all_answers_others() -> None:
+def test_a_change_of_health_drops_all_answers() -> None:
     made, *_ = asked()
     assert ede(ask(made, WEB, edns=0)) == []
     made.authority.set_health(ready=True, stale=True)
-    assert remembered(made) == set()
+    assert cached(made) == set()
     for stream in (False, True):
         assert ede(ask(made, WEB, "SRV", edns=0, stream=stream)) == [dns.edns.EDECode.STALE_ANSWER]
     made.authority.set_health(ready=True, stale=True)
-    assert remembered(made) == {f"{WEB} 33"}
+    assert cached(made) == {f"{WEB} 33"}
     made.authority.set_health(ready=True, stale=False)
     for stream in (False, True):
         assert ede(ask(made, WEB, "SRV", edns=0, stream=stream)) == []
 
 
-def test_a_departed_members_name_is_forgotten_when_its_time_is_over() -> None:
+def test_a_departed_members_name_is_dropped_when_its_time_is_over() -> None:
     made, _, others, absent = asked()
     made.change("web.staging", removed=["member_0000000001"], now=10.0)
     for now in (10.0, 69.0):
         made.expire(now)
         assert data(ask(made, f"m1.{WEB}")) == ["10.0.0.1"]
     made.expire(70.0)
-    assert remembered(made) == others | absent
+    assert cached(made) == others | absent
     assert rcode(ask(made, f"m1.{WEB}")) == "NXDOMAIN"
 
 
-def test_addresses_that_could_not_be_resolved_are_asked_for_anew() -> None:
+def test_unresolved_addresses_are_not_cached() -> None:
     made = server()
     assert rcode(ask(made, f"m2.{WEB}")) == "SERVFAIL"
     made.resolve("web.example.com", "192.0.2.1")
@@ -284,7 +287,7 @@ def test_addresses_that_could_not_be_resolved_are_asked_for_anew() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
-def test_the_serial_of_what_is_remembered_is_the_tables_present_one(stream: bool) -> None:
+def test_cached_responses_have_the_present_serial(stream: bool) -> None:
     made = server()
     for serial in (1, 2, 0xFFFFFFFF, 0):
         made.table.serial = serial
@@ -299,17 +302,17 @@ def test_the_serial_of_what_is_remembered_is_the_tables_present_one(stream: bool
                 assert has_soa(response)
                 assert response.authority[0][0].serial == serial
         assert ask(made, "discovery", "SOA", stream=stream).answer[0][0].serial == serial
-    # Each once, but for those that belong to no service: once more.
+    # Each once; queries of no service twice.
     assert (made.streams if stream else made.datagrams).misses == 4 * 3 + 1 + 2 * 3 + 1
 
 
-# -- spelled as it was asked --------------------------------------------------------------------------------
+# -- the spelling of the query ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT", "MX", "ANY"])
 @pytest.mark.parametrize("name", [WEB, f"m1.{WEB}", "nope.staging.discovery", "_web._tcp.staging.discovery"])
-def test_a_response_has_the_askers_spelling_and_is_else_the_same(name: str, qtype: str, stream: bool) -> None:
+def test_only_the_spelling_of_a_response_depends_on_the_query(name: str, qtype: str, stream: bool) -> None:
     made, other = server(order="fixed"), server(order="fixed")
     dice = random.Random(7)
     for edns in (None, 0) * 10:
@@ -322,16 +325,16 @@ def test_a_response_has_the_askers_spelling_and_is_else_the_same(name: str, qtyp
         asked_until = 12 + len(name) + 2
         assert response[12:asked_until] == message[12:asked_until]
         assert response[:12] + response[12:asked_until].lower() + response[asked_until:] == plain
-    memo = made.streams if stream else made.datagrams
-    assert len(memo) == len(memo._folded) == 2
-    assert memo.misses == (4 if name.startswith("nope") else 2)
+    cache = made.streams if stream else made.datagrams
+    assert len(cache) == len(cache._folded) == 2
+    assert cache.misses == (4 if name.startswith("nope") else 2)
 
 
-def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:
+def test_upper_case_needs_no_more_dns_work_than_lower_case() -> None:
     made = server()
     ask(made, WEB)
     ask(made, WEB.upper())
-    assert made.datagrams.misses == 2  # the second one only to learn where the name ends
+    assert made.datagrams.misses == 2  # the second one only finds the end of the name
     for at in range(len(WEB)):
         assert data(ask(made, WEB[:at] + WEB[at:].upper()))
     assert (made.datagrams.misses, len(made.datagrams)) == (2, 1)
@@ -342,8 +345,8 @@ def test_a_large_letter_costs_no_more_dns_work_than_a_small_one() -> None:
 
 @pytest.mark.parametrize("stream", [False, True], ids=["udp", "tcp"])
 @pytest.mark.parametrize("name", [WEB, WEB.upper(), "WeB.staging.Discovery"])
-def test_what_differs_in_anything_but_its_names_letters_shares_no_answer(name: str, stream: bool) -> None:
-    """65 and 97 are A and a: lower case must fold neither types, nor sizes, nor flags, nor lengths."""
+def test_queries_share_answers_only_if_they_differ_in_case_only(name: str, stream: bool) -> None:
+    """65 and 97 are A and a: types, sizes, flags and lengths must not be folded to lower case."""
     whole = query(name, "SRV", edns=0, size=0x4141).to_wire()
     end = 12 + len(name) + 2
     variants = {
@@ -367,11 +370,11 @@ def test_what_differs_in_anything_but_its_names_letters_shares_no_answer(name: s
     made = Server({"web.staging": members}, order="fixed")
     for variant in order:
         message = variants[variant]
-        anew = Server({"web.staging": members}, order="fixed")
-        assert made.respond(message, stream=stream) == anew.respond(message, stream=stream), variant
+        uncached = Server({"web.staging": members}, order="fixed")
+        assert made.respond(message, stream=stream) == uncached.respond(message, stream=stream), variant
 
 
-def test_glue_is_the_same_in_whatever_spelling() -> None:
+def test_additional_records_do_not_depend_on_the_spelling() -> None:
     made = server(order="fixed")
     first, second = ask(made, WEB, "SRV"), ask(made, WEB.upper(), "SRV")
     assert sorted(map(str.lower, additional_of(first))) == sorted(map(str.lower, additional_of(second)))

@@ -1,4 +1,4 @@
-"""What is remembered: exactly what still holds, in turns that go on, and no more than there is room for."""
+"""The response cache: valid entries only, rotations that continue, and limits on memory."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import dns.message
 import pytest
 
 from tests.dns.helpers import Server, data, many, member, put, query, read
-from tests.dns.response_cache_helpers import assert_accounting_is_consistent
-from zkdns.dns.response_cache import _MOST_FORGOTTEN, _MOST_OF_SERVICE, MAX_ENTRIES, ResponseCache
+from tests.dns.response_cache_helpers import FailingResponder, assert_accounting_is_consistent
+from zkdns.dns.response_cache import _MAX_EVICTED_AT_ONCE, _MAX_PER_SERVICE, MAX_ENTRIES, ResponseCache
 from zkdns.transport.codecs import UdpCodec
 
 WEB, DB = "web.staging.discovery", "db.staging.discovery"
@@ -20,7 +20,7 @@ _PREFIX = 2  # an id
 
 
 def key_of(name: str, qtype: str = "A", **how: object) -> bytes:
-    """What a query is remembered by."""
+    """The cache key of a query."""
     return UdpCodec.key(query(name, qtype, **how).to_wire()[_PREFIX:])  # type: ignore[arg-type]
 
 
@@ -32,27 +32,27 @@ def asked(server: Server, name: str, qtype: str = "A", *, stream: bool = False, 
     return data(read(response))
 
 
-def ask_over(memo: ResponseCache, message: dns.message.Message) -> bytes:
-    """Ask this very memo; the response in its form."""
-    return next(memo[UdpCodec.key(message.to_wire()[_PREFIX:])])
+def ask_over(cache: ResponseCache, message: dns.message.Message) -> bytes:
+    """Query this cache; the response in the form of its codec."""
+    return next(cache[UdpCodec.key(message.to_wire()[_PREFIX:])])
 
 
 def leader_of(response: bytes | None) -> bytes:
-    """The data of the first record, without reading thousands of others."""
+    """The data of the first record, without parsing thousands of others."""
     assert response is not None
-    record = response.index(b"\0", 12) + 5  # behind the question, whose name has no zeros
-    begun = record + 12
-    return response[begun : begun + int.from_bytes(response[begun - 2 : begun])]
+    record = response.index(b"\0", 12) + 5  # after the question; its name has no zeros
+    started = record + 12
+    return response[started : started + int.from_bytes(response[started - 2 : started])]
 
 
 def in_any_case(name: str, dice: random.Random) -> str:
     return "".join(dice.choice((letter.lower(), letter.upper())) for letter in name)
 
 
-# -- forgetting ---------------------------------------------------------------------------------------------
+# -- dropped entries ----------------------------------------------------------------------------------------
 
 
-def test_a_change_forgets_the_answers_of_its_service_and_no_others() -> None:
+def test_a_change_drops_the_answers_of_its_service_and_no_others() -> None:
     server = Server({"web.staging": many(3), "db.staging": many(2)})
     webs = [key_of(WEB), key_of(WEB, "SRV"), key_of(f"m1.{WEB}"), key_of(WEB, "AAAA"), key_of(WEB, edns=0)]
     others = [key_of(DB), key_of(DB, "AAAA"), key_of("nobody.staging.discovery"), key_of("discovery", "SOA")]
@@ -66,7 +66,7 @@ def test_a_change_forgets_the_answers_of_its_service_and_no_others() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_who_comes_and_goes_is_a_name_and_is_none_any_more(stream: bool) -> None:
+def test_an_added_service_is_a_name_until_it_is_removed(stream: bool) -> None:
     server = Server({"web.staging": many(1)})
     for _ in range(3):
         assert asked(server, DB, stream=stream) == []
@@ -76,7 +76,7 @@ def test_who_comes_and_goes_is_a_name_and_is_none_any_more(stream: bool) -> None
     assert asked(server, DB, stream=stream) == []
 
 
-def test_of_what_is_not_there_the_serial_is_told_as_it_is_now() -> None:
+def test_negative_responses_have_the_present_serial() -> None:
     server = Server({"web.staging": many(1)})
     for name, qtype in ((WEB, "AAAA"), ("nobody.staging.discovery", "A"), ("discovery", "SOA")):
         for serial in (7, 8, 0xFFFFFFFF):
@@ -84,10 +84,10 @@ def test_of_what_is_not_there_the_serial_is_told_as_it_is_now() -> None:
             response = read(server.respond(query(name, qtype).to_wire()) or b"")
             (rrset,) = response.answer or response.authority
             assert rrset[0].serial == serial
-    assert server.datagrams.misses == 5  # the two that belong to no service are remembered at the second time
+    assert server.datagrams.misses == 5  # the two of no service are cached from the second query on
 
 
-def test_staleness_is_told_from_the_moment_on_that_it_begins_and_ends() -> None:
+def test_staleness_starts_and_ends_at_once() -> None:
     server = Server({"web.staging": many(2)})
     message = query(WEB, edns=0).to_wire()
     for stale in (True, False, True):
@@ -96,11 +96,11 @@ def test_staleness_is_told_from_the_moment_on_that_it_begins_and_ends() -> None:
             assert bool(read(server.respond(message) or b"").options) == stale
 
 
-# -- turns --------------------------------------------------------------------------------------------------
+# -- rotation -----------------------------------------------------------------------------------------------
 
 
 def ways_to_ask(name: str, qtype: str, dice: random.Random) -> Iterator[tuple[bytes, bool]]:
-    """One question in all the ways that there are, for ever."""
+    """All forms of one query, endlessly."""
     while True:
         spelled = in_any_case(name, dice) if dice.random() < 0.3 else name
         edns = dice.choice((None, 0))
@@ -110,20 +110,20 @@ def ways_to_ask(name: str, qtype: str, dice: random.Random) -> Iterator[tuple[by
 
 @pytest.mark.parametrize("qtype", ["A", "SRV"])
 @pytest.mark.parametrize("members", [2, 3, 5, 7, 300])
-def test_each_leads_as_often_as_any_other_in_whatever_way_it_is_asked_for(qtype: str, members: int) -> None:
+def test_all_members_lead_equally_often_in_all_query_forms(qtype: str, members: int) -> None:
     server = Server({"web.staging": many(members)})
     ways = ways_to_ask(WEB, qtype, random.Random(members))
     rounds = 6 if members < 100 else 2
     leaders: list[bytes] = []
     for message, stream in (next(ways) for _ in range(rounds * members)):
-        if not len(leaders) % 5:  # answers may be forgotten at any time: turns are not
+        if not len(leaders) % 5:  # entries may be dropped at any time, but rotations continue
             server.datagrams.clear()
         leaders.append(leader_of(server.respond(message, stream=stream)))
     for start in range(len(leaders) - members + 1):
         assert len(set(leaders[start : start + members])) == members
 
 
-def test_turns_of_different_questions_are_their_own() -> None:
+def test_each_question_has_its_own_rotation() -> None:
     server = Server({"web.staging": many(4)})
     first = asked(server, WEB)[0]
     for _ in range(3):
@@ -136,9 +136,9 @@ def test_turns_of_different_questions_are_their_own() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_whoever_asks_gets_his_own_spelling_and_nobody_asks_the_responder_twice(stream: bool) -> None:
+def test_each_query_keeps_its_spelling_and_the_responder_is_called_once(stream: bool) -> None:
     server = Server({"web.staging": many(3)})
-    memo = server.streams if stream else server.datagrams
+    cache = server.streams if stream else server.datagrams
     dice = random.Random(1)
     for _ in range(50):
         message = query(in_any_case(WEB, dice), "SRV", edns=0)
@@ -146,12 +146,12 @@ def test_whoever_asks_gets_his_own_spelling_and_nobody_asks_the_responder_twice(
         assert response.question == message.question
         assert str(response.question[0].name) == str(message.question[0].name)
         assert len(response.answer) == 3
-    assert memo.misses == 1
-    assert len(memo) == 1
+    assert cache.misses == 1
+    assert len(cache) == 1
 
 
-def test_what_differs_as_letters_do_elsewhere_than_in_the_name_is_another_query() -> None:
-    """Types 65 and 97, EDNS sizes 0x4141 and 0x6161, flags and lengths: capital letters and small ones."""
+def test_case_differences_outside_the_name_are_different_queries() -> None:
+    """Types 65 and 97, EDNS sizes 0x4141 and 0x6161, flags and lengths: upper and lower case letters."""
     server = Server({"web.staging": many(3)})
     dice = random.Random(1)
     for _ in range(3):
@@ -162,13 +162,14 @@ def test_what_differs_as_letters_do_elsewhere_than_in_the_name_is_another_query(
                 assert response.question == message.question
                 assert response.authority
     whole = query(in_any_case(WEB, dice)).to_wire()
-    assert server.respond(whole) != server.respond(whole + bytes(32))  # which is as long as a letter is small
+    # As long as one letter is in lower case.
+    assert server.respond(whole) != server.respond(whole + bytes(32))
 
 
-# -- bounds -------------------------------------------------------------------------------------------------
+# -- limits -------------------------------------------------------------------------------------------------
 
 
-def test_options_are_remembered_by_nobody() -> None:
+def test_queries_with_options_are_not_cached() -> None:
     server = Server({"web.staging": many(3)})
     for number in range(20):
         cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, number.to_bytes(8))
@@ -178,10 +179,10 @@ def test_options_are_remembered_by_nobody() -> None:
 
 
 @pytest.mark.parametrize("what", ["names", "below a service", "types", "sizes", "cases", "members"])
-def test_whatever_is_asked_the_memory_has_its_bound(what: str) -> None:
+def test_memory_is_limited_for_any_queries(what: str) -> None:
     most = 1 << 20
     server = Server({"web.staging": many(2000 if what == "members" else 5), "db.staging": many(2)})
-    memo = server.authority.answers(UdpCodec, stream=False, most_bytes=most)
+    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=most)
     dice = random.Random(1)
     for number in range(4000):
         text = f"{dice.getrandbits(64):x}"
@@ -193,36 +194,40 @@ def test_whatever_is_asked_the_memory_has_its_bound(what: str) -> None:
             "cases": query(in_any_case(f"{text}.staging.discovery", dice)),
             "members": query(f"m{number % 2000}.{WEB}", dice.choice(("A", "SRV", "TXT"))),
         }[what]
-        ask_over(memo, message)
-        assert memo.size <= most
-    assert len(memo) <= 2500
+        ask_over(cache, message)
+        assert cache.size <= most
+    assert len(cache) <= 2500
     before = asked(server, DB)
     assert set(before) == {"10.0.0.1", "10.0.0.2"}
-    ask_over(memo, query(DB))
-    everything = sum(map(sys.getsizeof, memo)) + sum(map(sys.getsizeof, memo.values()))
+    ask_over(cache, query(DB))
+    everything = sum(map(sys.getsizeof, cache)) + sum(map(sys.getsizeof, cache.values()))
     assert everything < most
-    memo.clear()
-    assert (len(memo), memo.size) == (0, 0)
+    cache.clear()
+    assert (len(cache), cache.size) == (0, 0)
 
 
-def test_entries_have_their_bound_too_and_what_had_to_go_is_answered_right_again() -> None:
+def test_entries_are_limited_and_evicted_queries_are_answered_again() -> None:
     services = {f"s{number}.staging": [f"10.0.{number >> 8}.{number & 255}:80"] for number in range(400)}
     server = Server(services)
-    memo = ResponseCache(
-        server.datagrams._answer, UdpCodec, lambda _, error: pytest.fail(repr(error)), most_entries=100
+    cache = ResponseCache(
+        server.responder,
+        UdpCodec,
+        lambda _, error: pytest.fail(repr(error)),
+        stream=False,
+        max_entries=100,
     )
     for _ in range(2):
         for number in range(400):
             message = query(f"s{number}.staging.discovery")
-            response = UdpCodec.message(message.to_wire(), ask_over(memo, message))
+            response = UdpCodec.message(message.to_wire(), ask_over(cache, message))
             assert data(read(response)) == [f"10.0.{number >> 8}.{number & 255}"]
-            assert len(memo) <= 100
-    assert memo.forgotten > 600
+            assert len(cache) <= 100
+    assert cache.evicted > 600
     assert MAX_ENTRIES > 100
 
 
-def test_large_sets_take_no_more_than_their_records_do() -> None:
-    """Turn by turn, since all 5,000 turns of 64 KiB would be 320 MB."""
+def test_large_services_take_no_more_memory_than_their_records() -> None:
+    """One response at a time, since all 5,000 responses of 64 KiB would take 320 MB."""
     server = Server({"web.staging": many(5000)})
     message = query(WEB, edns=0).to_wire()
     leaders = {leader_of(server.respond(message, stream=True)) for _ in range(300)}
@@ -231,51 +236,50 @@ def test_large_sets_take_no_more_than_their_records_do() -> None:
 
 
 @pytest.mark.parametrize("spelled", [WEB, WEB.upper()])
-def test_however_differently_a_service_is_asked_never_is_much_forgotten_at_once(spelled: str) -> None:
-    """Forgetting 30,000 answers took 50 ms (measured), in which nobody was answered."""
+def test_the_number_of_entries_of_one_service_is_limited(spelled: str) -> None:
+    """Dropping 30,000 entries took 50 ms (measured), during which no query was answered."""
     server = Server({"web.staging": many(5), "db.staging": many(2)})
-    memo = server.authority.answers(UdpCodec, stream=False, most_bytes=1 << 26)
-    ask_over(memo, query(DB, edns=0))
-    for size in range(_MOST_OF_SERVICE + 2 * _MOST_FORGOTTEN):
-        before = memo.forgotten
-        ask_over(memo, query(spelled, edns=0, size=size))
-        assert memo.forgotten - before <= _MOST_FORGOTTEN
-        assert len(memo) <= 1 + _MOST_OF_SERVICE
-    assert memo.forgotten > 0
-    assert key_of(DB, edns=0) in memo
-    assert key_of(WEB, edns=0, size=size) in memo
-    assert_accounting_is_consistent(memo)
+    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
+    ask_over(cache, query(DB, edns=0))
+    for size in range(_MAX_PER_SERVICE + 2 * _MAX_EVICTED_AT_ONCE):
+        before = cache.evicted
+        ask_over(cache, query(spelled, edns=0, size=size))
+        assert cache.evicted - before <= _MAX_EVICTED_AT_ONCE
+        assert len(cache) <= 1 + _MAX_PER_SERVICE
+    assert cache.evicted > 0
+    assert key_of(DB, edns=0) in cache
+    assert key_of(WEB, edns=0, size=size) in cache
+    assert_accounting_is_consistent(cache)
 
 
-def test_room_for_others_is_made_bit_by_bit() -> None:
+def test_room_is_made_in_small_steps() -> None:
     server = Server({"web.staging": many(5), "db.staging": many(2)})
-    memo = server.authority.answers(UdpCodec, stream=False, most_bytes=1 << 26)
-    memo._most_entries = 800
+    cache = server.authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 26)
+    cache._max_entries = 800
     for name in (WEB, DB):
         for size in range(600):
-            before = memo.forgotten
-            ask_over(memo, query(name, edns=0, size=size))
-            assert memo.forgotten - before <= 800 // 16 + 1
-    assert key_of(WEB, edns=0, size=0) not in memo
-    assert key_of(WEB, edns=0, size=599) in memo
-    assert_accounting_is_consistent(memo)
+            before = cache.evicted
+            ask_over(cache, query(name, edns=0, size=size))
+            assert cache.evicted - before <= 800 // 16 + 1
+    assert key_of(WEB, edns=0, size=0) not in cache
+    assert key_of(WEB, edns=0, size=599) in cache
+    assert_accounting_is_consistent(cache)
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------
+# -- internal errors ----------------------------------------------------------------------------------------
 
 
-def test_a_mistake_of_ours_is_servfail_once_and_is_told() -> None:
-    told: list[tuple[bytes, Exception]] = []
+def test_an_internal_error_is_servfail_once_and_reported() -> None:
+    reported: list[tuple[bytes, Exception]] = []
 
-    def fail(_query: bytes) -> object:
-        raise ValueError("a mistake")
-
-    memo = ResponseCache(fail, UdpCodec, lambda asked, error: told.append((asked, error)))  # type: ignore[arg-type]
+    cache = ResponseCache(
+        FailingResponder(), UdpCodec, lambda asked, error: reported.append((asked, error)), stream=False
+    )
     message = query(WEB)
-    response = read(UdpCodec.message(message.to_wire(), ask_over(memo, message)))
+    response = read(UdpCodec.message(message.to_wire(), ask_over(cache, message)))
     assert response.rcode() == dns.rcode.SERVFAIL
     assert response.id == message.id
-    ((asked_for, error),) = told
+    ((asked_for, error),) = reported
     assert asked_for == message.to_wire()[_PREFIX:]
-    assert isinstance(error, ValueError)
-    assert len(memo) == 0
+    assert isinstance(error, ZeroDivisionError)
+    assert len(cache) == 0

@@ -1,4 +1,4 @@
-"""Floods of questions: however they differ, what is remembered of them is accounted for, and is bounded."""
+"""Floods of different queries: the memory of the response cache is accounted for and limited."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ import pytest
 
 from tests.dns.helpers import Server, ask, data, many, member, query
 from tests.dns.response_cache_helpers import assert_accounting_is_consistent
-from zkdns.dns.response_cache import _MOST_ABOVE, ResponseCache
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.dns.response_cache import _MAX_ANY_SERVICE, ResponseCache
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB = "web.staging.discovery"
 LARGE = 5000
 
 
-def bounded(server: Server, most_bytes: int, most_entries: int = 1 << 16) -> list[ResponseCache]:
-    """Let the server remember no more than that, for UDP and for TCP each."""
-    server.datagrams = server.authority.answers(UdpCodec, stream=False, most_bytes=most_bytes)
-    server.streams = server.authority.answers(TcpCodec, stream=True, most_bytes=most_bytes)
-    memos = [server.datagrams, server.streams]
-    for memo in memos:
-        memo._most_entries = most_entries
-    return memos
+def bounded(server: Server, max_bytes: int, max_entries: int = 1 << 16) -> list[ResponseCache]:
+    """Limit the memory of the server's caches, for UDP and TCP each."""
+    server.datagrams = server.authority.make_cache(UdpCodec, stream=False, max_bytes=max_bytes)
+    server.streams = server.authority.make_cache(TcpCodec, stream=True, max_bytes=max_bytes)
+    caches = [server.datagrams, server.streams]
+    for cache in caches:
+        cache._max_entries = max_entries
+    return caches
 
 
 def spelled(dice: random.Random, name: str) -> str:
     return "".join(dice.choice((letter.upper(), letter)) for letter in name)
 
 
-# -- what comes in without end ------------------------------------------------------------------------------
+# -- endless queries ----------------------------------------------------------------------------------------
 
 
 def random_names(dice: random.Random) -> bytes:
@@ -67,36 +67,36 @@ _FLOODS = [random_names, random_case, random_sizes, random_flags, random_types, 
 
 
 @pytest.mark.parametrize("flood", _FLOODS, ids=lambda flood: flood.__name__)
-@pytest.mark.parametrize(("most_bytes", "most_entries"), [(100_000, 1 << 16), (1 << 24, 40)])
-def test_no_flood_takes_more_than_it_may(
-    flood: Callable[[random.Random], bytes], most_bytes: int, most_entries: int
+@pytest.mark.parametrize(("max_bytes", "max_entries"), [(100_000, 1 << 16), (1 << 24, 40)])
+def test_no_flood_exceeds_the_memory_limit(
+    flood: Callable[[random.Random], bytes], max_bytes: int, max_entries: int
 ) -> None:
     server = Server({"web.staging": many(60), "api.staging": ["10.0.0.1:80"]})
-    memos = bounded(server, most_bytes, most_entries)
+    caches = bounded(server, max_bytes, max_entries)
     dice = random.Random(1)
     for _ in range(400):
         wire = flood(dice)
         for stream in (False, True):
             server.respond(wire, stream=stream)
-        for memo in memos:
-            assert memo.size <= most_bytes
-            assert len(memo) <= most_entries
-            assert len(memo._folded) <= len(memo)
-    for memo in memos:
-        assert_accounting_is_consistent(memo)
-        memo.clear()
-        assert (memo.size, len(memo._entries), len(memo._folded), len(memo._keys)) == (0, 0, 0, 0)
+        for cache in caches:
+            assert cache.size <= max_bytes
+            assert len(cache) <= max_entries
+            assert len(cache._folded) <= len(cache)
+    for cache in caches:
+        assert_accounting_is_consistent(cache)
+        cache.clear()
+        assert (cache.size, len(cache._entries), len(cache._folded), len(cache._keys)) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("flood", [random_names, random_case, random_sizes, random_types])
-def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Random], bytes]) -> None:
+def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random], bytes]) -> None:
     server = Server({"web.staging": many(10)})
     server.respond(query(WEB, "SRV").to_wire())
     most = 1 << 19
     dice = random.Random(1)
     asked = [flood(dice) for _ in range(1200)]
-    memos = bounded(server, most)
-    for wire in asked[:50]:  # what the zone keeps by itself
+    caches = bounded(server, most)
+    for wire in asked[:50]:  # memory of the zone
         for stream in (False, True):
             server.respond(wire, stream=stream)
     gc.collect()
@@ -104,28 +104,28 @@ def test_the_memory_that_is_told_of_is_what_is_taken(flood: Callable[[random.Ran
     try:
         before = tracemalloc.get_traced_memory()[0]
         for wire in asked:
-            for stream in (False, True) * 2:  # or nothing is remembered of names that nobody has
+            for stream in (False, True) * 2:  # otherwise absent names are not cached
                 server.respond(wire, stream=stream)
         gc.collect()
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    told = sum(memo.size for memo in memos)
-    assert told > 50_000
-    assert taken <= 1.15 * told + 50_000
+    reported = sum(cache.size for cache in caches)
+    assert reported > 50_000
+    assert taken <= 1.15 * reported + 50_000
 
 
-def test_names_that_are_asked_once_leave_next_to_nothing() -> None:
+def test_names_that_are_queried_once_take_hardly_any_memory() -> None:
     server = Server({"web.staging": many(3)})
-    for number in range(2 * _MOST_ABOVE + 1):
+    for number in range(2 * _MAX_ANY_SERVICE + 1):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-        assert len(server.datagrams._asked_once) <= _MOST_ABOVE
+        assert len(server.datagrams._seen_once) <= _MAX_ANY_SERVICE
     assert not server.datagrams
 
 
-def test_large_services_are_answered_within_the_bounds_too() -> None:
+def test_large_services_stay_within_the_limits_too() -> None:
     server = Server({"large.staging": many(LARGE), "web.staging": many(3)})
-    memos = bounded(server, 1 << 20)
+    caches = bounded(server, 1 << 20)
     for name, qtype in (*itertools.product(("large.staging.discovery", WEB), ("A", "SRV", "TXT")),) * 3:
         for stream in (False, True):
             response = ask(server, name, qtype, stream=stream, edns=0)
@@ -134,13 +134,13 @@ def test_large_services_are_answered_within_the_bounds_too() -> None:
         name = f"m{number}.large.staging.discovery"
         assert data(ask(server, name)) == [many(number + 1)[-1].removesuffix(":8080")]
         assert len(data(ask(server, name, "SRV", stream=True))) == 1
-    for memo in memos:
-        assert 0 < memo.size <= 1 << 20
-        assert memo.forgotten > 0
-        assert_accounting_is_consistent(memo)
+    for cache in caches:
+        assert 0 < cache.size <= 1 << 20
+        assert cache.evicted > 0
+        assert_accounting_is_consistent(cache)
 
 
-def test_one_answer_that_is_larger_than_all_room_is_not_remembered_and_costs_no_other_its_place() -> None:
+def test_an_answer_larger_than_the_limit_is_not_cached_and_evicts_none() -> None:
     server = Server({"large.staging": many(LARGE), "web.staging": many(3)})
     (_, streams) = bounded(server, 200_000)
     for _ in range(2):
@@ -149,24 +149,24 @@ def test_one_answer_that_is_larger_than_all_room_is_not_remembered_and_costs_no_
         assert streams.size <= 200_000
 
 
-def test_names_that_do_not_exist_drive_out_no_answer_of_a_service() -> None:
+def test_absent_names_evict_no_answer_of_a_service() -> None:
     server = Server({"web.staging": many(3)})
     for qtype in ("A", "SRV"):
         ask(server, WEB, qtype)
-    for number in range(3 * _MOST_ABOVE):
+    for number in range(3 * _MAX_ANY_SERVICE):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-    assert 0 < len(server.datagrams) <= _MOST_ABOVE + 2
+    assert 0 < len(server.datagrams) <= _MAX_ANY_SERVICE + 2
     before = server.datagrams.misses
     assert len(data(ask(server, WEB))) == len(data(ask(server, WEB, "SRV"))) == 3
     assert server.datagrams.misses == before
 
 
-# -- whose turn it is ---------------------------------------------------------------------------------------
+# -- rotation -----------------------------------------------------------------------------------------------
 
 
 def ways(dice: random.Random, name: str, qtype: str) -> Iterator[tuple[bytes, bool]]:
-    """One question in whatever form: queries, and whether they come over TCP."""
+    """All forms of one query, and whether each arrives over TCP."""
     while True:
         asked = spelled(dice, name) if dice.random() < 0.5 else name
         edns = dice.choice((None, 0))
@@ -181,14 +181,14 @@ def ways(dice: random.Random, name: str, qtype: str) -> Iterator[tuple[bytes, bo
 
 
 def first_data(response: bytes | None, question: int) -> bytes:
-    """The data of the first record of an answer, whose owner is a pointer."""
+    """The data of the first record; its owner is a pointer."""
     assert response is not None
     at = 12 + question + 4 + 2 + 2 + 2 + 4
     length = int.from_bytes(response[at : at + 2])
     return response[at + 2 : at + 2 + length]
 
 
-def test_weights_are_kept_exactly_in_whatever_way_one_question_is_asked() -> None:
+def test_weights_are_exact_over_all_query_forms() -> None:
     weights = (3.0, 1.0, 1.0, 2.0)
     server = Server(
         {"web.staging": [member(at, f"10.0.0.{at}:80", weight=weight) for at, weight in enumerate(weights)]}

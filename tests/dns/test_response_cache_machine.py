@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, what is remembered is what would be answered anew."""
+"""A state machine: after any changes in any order, cached responses equal newly computed ones."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Member
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 SUB = parse_namespace("/sub/{environment}/{service}", (b"sub", b"discovery"))
 
-# Services that hide in one another, and look like members, shards or endpoints of others, or like RFC 2782.
+# Services with names below each other, or that look like members, shards, endpoints or RFC 2782 names.
 SERVICES = (
     "web.staging",
     "Web.staging",
@@ -62,15 +62,15 @@ NAMES = (
 ADDRESSES = ("1.0.0.10.in-addr.arpa", "2.0.0.10.in-addr.arpa", f"1.{'0.' * 23}8.b.d.0.1.0.0.2.ip6.arpa")
 _TYPES = (1, 1, 28, 33, 33, 16, 12, 12, 255, 2, 6, 5, 65, 97, 252, 0x4161)
 _HOSTS = ("10.0.0.1:80", "10.0.0.2:80", "10.0.0.2:81", "[2001:db8::1]:80", "host-a:80", "db.example.com:80")
-# Those of header and OPT whose bytes are letters, so that they differ as capital letters from small ones do.
+# Bytes of header and OPT that are letters, so that they differ like upper and lower case.
 _LOW_FLAGS = (0, 0, 0, 0x10, 0x40, 0x60, 0x41, 0x61)
 _SIZES = (0, 512, 600, 0x4141, 0x6161)
 _COOKIE = b"\0\x0a\0\x08" + b"12345678"
-_MOST_TURNS = 150  # more than any cycle here is long
+_MOST_TURNS = 150  # longer than any cycle here
 
 
 class Question(NamedTuple):
-    """What is asked, whatever its spelling."""
+    """A question, whatever its spelling."""
 
     name: str
     qtype: int
@@ -80,7 +80,7 @@ class Question(NamedTuple):
     stream: bool
 
     def message(self, spelling: int) -> bytes:
-        """The query; each bit of `spelling` makes a letter large."""
+        """The query; each bit of `spelling` puts a letter into upper case."""
         text = "".join(
             letter.upper() if spelling >> at % 24 & 1 else letter for at, letter in enumerate(self.name)
         )
@@ -108,12 +108,12 @@ def some_question(dice: random.Random) -> Question:
 
 
 def twin(question: Question) -> Question:
-    """Another one that differs from it as capital letters from small ones, but not in its name."""
+    """A question that differs outside of its name as upper case differs from lower case."""
     return question._replace(qtype=question.qtype ^ 0x20, flags=question.flags ^ 0x20)
 
 
 def some_members(dice: random.Random) -> list[Member]:
-    """Up to five, most of them plain."""
+    """Up to five members, most of them plain."""
     return [
         member(
             number,
@@ -136,12 +136,12 @@ def name_of(service: str) -> ServiceName:
 
 
 def origin(service: str) -> str:
-    """A path that no other one of these has."""
+    """A path that differs from all others."""
     return f"/discovery/{service}"
 
 
 def canonical(body: bytes) -> list[Any]:
-    """A response with its records in no order."""
+    """A response with sorted records."""
     message = read(bytes(2) + body)
     sections = [
         Counter((record.name.to_text(), record.rdtype, record.ttl, record[0]) for record in records)
@@ -157,21 +157,21 @@ def canonical(body: bytes) -> list[Any]:
     ]
 
 
-# The walk is random, and hypothesis leaves out those of its steps that are not needed to go wrong. It likes
-# to draw the same numbers again, so a number means something else each time.
+# The walk is random, and hypothesis removes steps that are not needed for a failure. It tends to draw the
+# same numbers again, so a number has another meaning in each step.
 _number = st.integers(0, (1 << 64) - 1)
 
 
-class MemoMachine(RuleBasedStateMachine):
-    """Changes of the table, between which the same is asked again, of it and of who has no memory."""
+class ResponseCacheMachine(RuleBasedStateMachine):
+    """Changes of the table; between them, repeated queries to a server with and without a cache."""
 
     @initialize(number=_number)
     def begin(self, number: int) -> None:
         dice = random.Random(number)
-        self.begun, self.drawn = number, Counter[int]()
+        self.started, self.drawn = number, Counter[int]()
         order = dice.choice(("round-robin", "round-robin", "fixed", "random"))
         most_answers = dice.choice((None, None, 1, 2))
-        # What is drawn by lot, and not all of it, could not be compared.
+        # A random subset cannot be compared.
         own = ServiceOverride(ttl=9, max_answers=most_answers if order == "random" else 1)
         self.server = Server(
             namespaces=(NAMESPACE, SUB),
@@ -183,14 +183,14 @@ class MemoMachine(RuleBasedStateMachine):
             reverse=dice.random() < 0.7,
         )
         self.most = dice.choice((1 << 24, 1 << 24, 30_000))
-        self.memos = [
-            self.server.authority.answers(form, stream=stream, most_bytes=self.most)
-            for form, stream in ((UdpCodec, False), (TcpCodec, True))
+        self.caches = [
+            self.server.authority.make_cache(codec, stream=stream, max_bytes=self.most)
+            for codec, stream in ((UdpCodec, False), (TcpCodec, True))
         ]
-        self.server.datagrams, self.server.streams = self.memos
+        self.server.datagrams, self.server.streams = self.caches
         entries = dice.choice((1 << 16, 1 << 16, 5))
-        for memo in self.memos:
-            memo._most_entries = entries
+        for cache in self.caches:
+            cache._max_entries = entries
         self.now = 0.0
         self.fresh: Authority | None = None
         asked = [some_question(dice) for _ in range(16)]
@@ -200,38 +200,38 @@ class MemoMachine(RuleBasedStateMachine):
             if dice.random() < 0.3:
                 self.put(service, some_members(dice))
 
-    # -- what happens --------------------------------------------------------------------------------------
+    # -- changes --------------------------------------------------------------------------------------------
 
     @rule(number=_number)
-    def something_happens(self, number: int) -> None:
-        dice = random.Random(f"{self.begun} {number} {self.drawn[number]}")
+    def some_change(self, number: int) -> None:
+        dice = random.Random(f"{self.started} {number} {self.drawn[number]}")
         self.drawn[number] += 1
         service = dice.choice(SERVICES)
         happen = dice.choice(
             (
-                *[self.come_or_go] * 6,
-                *[self.members_are_others] * 4,
-                *[self.members_come_and_go] * 4,
+                *[self.join_or_leave] * 6,
+                *[self.members_are_replaced] * 4,
+                *[self.members_join_and_leave] * 4,
                 self.members_are_held,
                 self.cannot_be_read,
                 self.a_host_is_resolved,
                 self.time_passes,
-                self.health_is_another,
+                self.health_changes,
                 self.the_serial_rises,
             )
         )
         happen(service, dice)
 
-    def come_or_go(self, service: str, dice: random.Random) -> None:
+    def join_or_leave(self, service: str, dice: random.Random) -> None:
         if self.server.table.set_of(origin(service)):
             self.apply(SetDropped(origin(service)))
         else:
             self.put(service, some_members(dice))
 
-    def members_are_others(self, service: str, dice: random.Random) -> None:
+    def members_are_replaced(self, service: str, dice: random.Random) -> None:
         self.put(service, some_members(dice))
 
-    def members_come_and_go(self, service: str, dice: random.Random) -> None:
+    def members_join_and_leave(self, service: str, dice: random.Random) -> None:
         self.apply(SetChanged(origin(service), tuple(some_members(dice)), some_names(dice)))
 
     def members_are_held(self, service: str, dice: random.Random) -> None:
@@ -251,7 +251,7 @@ class MemoMachine(RuleBasedStateMachine):
         self.fresh = None
         self.server.expire(self.now)
 
-    def health_is_another(self, _service: str, dice: random.Random) -> None:
+    def health_changes(self, _service: str, dice: random.Random) -> None:
         self.fresh = None
         self.server.authority.set_health(ready=dice.random() < 0.9, stale=dice.random() < 0.5)
 
@@ -262,33 +262,33 @@ class MemoMachine(RuleBasedStateMachine):
         self.apply(SetPut(origin(service), name_of(service), tuple(entries)))
 
     def apply(self, change: Change) -> None:
-        """As the feed does it: the serial is there before the change is told of."""
+        """As the feed does it: the serial is set before the change is applied."""
         self.fresh = None
         keys = self.server.table.apply(change, self.now)
         self.server.table.serial = (self.server.table.serial + bool(keys)) & 0xFFFFFFFF
         self.server.authority.refresh(keys)
 
-    # -- what is asked ---------------------------------------------------------------------------------------
+    # -- queries --------------------------------------------------------------------------------------------
 
     @invariant()
-    def all_is_answered_as_it_would_be_anew(self) -> None:
+    def cached_responses_equal_new_ones(self) -> None:
         if not hasattr(self, "asked"):
-            return  # this is before the beginning
+            return  # before initialization
         spelling = next(self.spellings)
         for question in self.asked:
             self.check(question.message(spelling), stream=question.stream)
 
     def check(self, message: bytes, *, stream: bool) -> None:
-        expected = self.without_memory().responder.answer(message[2:], stream=stream, wrap=_bare).responses
+        expected = self.without_cache().responder.answer(message[2:], stream=stream, encode=_bare).responses
         body = (self.server.respond(message, stream=stream) or b"")[2:]
         if self.server.config.order == "random" and not self.server.config.max_answers:
             found, other = canonical(body), canonical(next(expected))
-            # What has no room is left out, and another order may leave room for other records.
+            # Records that do not fit are left out, and another order may leave room for others.
             assert found == other or len(body) > 400
         elif self.server.config.order != "random":
             assert body in itertools.islice(expected, _MOST_TURNS)
 
-    def without_memory(self) -> Authority:
+    def without_cache(self) -> Authority:
         if self.fresh is None:
             server = self.server
             self.fresh = Authority(server.table, server.config, _fail, random.Random(1))
@@ -296,14 +296,14 @@ class MemoMachine(RuleBasedStateMachine):
             self.fresh.responder.stale = server.responder.stale
         return self.fresh
 
-    # -- what is kept ----------------------------------------------------------------------------------------
+    # -- invariants -----------------------------------------------------------------------------------------
 
     @invariant()
-    def the_account_of_what_is_kept_is_right(self) -> None:
-        for memo in getattr(self, "memos", ()):
-            assert_accounting_is_consistent(memo)
-            assert memo.size <= self.most
-            assert len(memo) <= memo._most_entries
+    def accounting_is_consistent(self) -> None:
+        for cache in getattr(self, "caches", ()):
+            assert_accounting_is_consistent(cache)
+            assert cache.size <= self.most
+            assert len(cache) <= cache._max_entries
 
 
 def _bare(body: bytes, _question: int) -> bytes:
@@ -314,8 +314,8 @@ def _fail(_query: bytes, error: Exception) -> None:
     raise error
 
 
-TestMemoMachine = MemoMachine.TestCase
-TestMemoMachine.settings = settings(
+TestResponseCacheMachine = ResponseCacheMachine.TestCase
+TestResponseCacheMachine.settings = settings(
     max_examples=70,
     stateful_step_count=30,
     deadline=None,

@@ -8,8 +8,8 @@ import dns.rdatatype
 import pytest
 
 from tests.dns.helpers import query
-from zkdns.dns.response_class import OTHER, classify, describe, summarize
 from zkdns.dns.message import Rcode, Type
+from zkdns.dns.response_class import OTHER, classify, describe, summarize
 
 NAME = "web.staging.discovery."
 CODES = [code.value for code in Rcode] + [6, 9, 22]

@@ -1,4 +1,4 @@
-"""Turns are the same whether they are told by a circle or by numbers, and go on from each to each."""
+"""The rotation index, whether cache entries read a cycle or count, and across changes between both."""
 
 from __future__ import annotations
 
@@ -9,97 +9,106 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zkdns.dns.rotation import MemoryBudget, Rotation
-from zkdns.dns.turning import RotationCounter
+from zkdns.dns.rotation import MemoryBudget, Rotation, RotationCounter
 
-MANY = 17  # more than are made at once
+MANY = 17  # more than are built together
 
 
 class Letters(Rotation):
-    """A response for each turn, in a way of its own."""
+    """A response for each index, different for each query form."""
 
-    def __init__(self, turns: RotationCounter, way: int) -> None:
-        super().__init__(turns)
-        self.way = way
-        self.made = 0
+    def __init__(self, counter: RotationCounter, form: int) -> None:
+        super().__init__(counter)
+        self.form = form
+        self.built = 0
 
     @property
     def size(self) -> int:
         return 1
 
-    def make(self, turn: int) -> bytes:
-        self.made += 1
-        return b"%d of way %d" % (turn, self.way)
+    def build(self, index: int) -> bytes:
+        self.built += 1
+        return b"%d of form %d" % (index, self.form)
 
 
-def turn_of(response: bytes) -> int:
+class Entries(dict[bytes, Iterator[bytes]]):
+    """Cache entries, written by this class alone."""
+
+    def add(self, key: bytes, rotation: Rotation, room: int = 1000) -> None:
+        self[key] = rotation.join(key, MemoryBudget(room), self.__setitem__)
+
+
+def index_of(response: bytes) -> int:
     return int(response.split()[0])
 
 
 @given(
     period=st.integers(1, MANY),
     first=st.integers(0, MANY),
-    steps=st.lists(st.tuples(st.sampled_from(("join", "leave", "ask", "one-off")), st.integers(0, 2))),
+    steps=st.lists(st.tuples(st.sampled_from(("join", "leave", "query", "uncached")), st.integers(0, 2))),
     room=st.sampled_from((0, 200, 1 << 20)),
 )
-def test_a_turn_is_never_left_out_or_taken_twice(
+def test_an_index_is_never_skipped_or_repeated(
     period: int, first: int, steps: list[tuple[str, int]], room: int
 ) -> None:
-    turns = RotationCounter(first % period, period)
-    answers: dict[bytes, Iterator[bytes]] = {}
+    counter = RotationCounter(first % period, period)
+    entries, rotations = Entries(), dict[bytes, Rotation]()
     expected = first % period
-    for step, way in steps:
-        key = b"%d" % way
-        if step == "join" and key not in answers:
-            rotation = Letters(turns, way)
-            rotation.keep_in(MemoryBudget(room))
-            turns.answer(answers, key, rotation)
-        elif step == "leave" and key in answers:
-            del answers[key]
-            turns.leave()
-        elif step == "ask" and key in answers:
-            assert next(answers[key]) == b"%d of way %d" % (expected, way)
+    for step, form in steps:
+        key = b"%d" % form
+        if step == "join" and key not in entries:
+            rotations[key] = Letters(counter, form)
+            entries.add(key, rotations[key], room)
+        elif step == "leave" and key in entries:
+            del entries[key]
+            rotations.pop(key).leave()
+        elif step == "query" and key in entries:
+            assert next(entries[key]) == b"%d of form %d" % (expected, form)
             expected = (expected + 1) % period
-        elif step == "one-off":
-            assert next(turns) == expected
+        elif step == "uncached":
+            assert next(counter) == expected
             expected = (expected + 1) % period
 
 
-def test_who_is_alone_stands_in_a_circle_and_nothing_is_made_twice() -> None:
-    turns = RotationCounter(2, 5)
-    answers: dict[bytes, Iterator[bytes]] = {}
-    one, other = Letters(turns, 1), Letters(turns, 2)
-    for rotation in (one, other):
-        rotation.keep_in(MemoryBudget(1000))
-    turns.answer(answers, b"1", one)
-    assert [turn_of(next(answers[b"1"])) for _ in range(12)] == [2, 3, 4, 0, 1] * 2 + [2, 3]
-    assert (one.made, len(one)) == (5, 0)
-    turns.answer(answers, b"2", other)
-    assert [turn_of(next(answers[key])) for key in (b"1", b"2", b"2", b"1")] == [4, 0, 1, 2]
-    assert one.made == 5
+def test_a_sole_entry_reads_a_cycle_and_no_response_is_built_twice() -> None:
+    counter = RotationCounter(2, 5)
+    entries = Entries()
+    one, other = Letters(counter, 1), Letters(counter, 2)
+    entries.add(b"1", one)
+    assert [index_of(next(entries[b"1"])) for _ in range(12)] == [2, 3, 4, 0, 1] * 2 + [2, 3]
+    assert (one.built, len(one)) == (5, 0)
+    entries.add(b"2", other)
+    assert [index_of(next(entries[key])) for key in (b"1", b"2", b"2", b"1")] == [4, 0, 1, 2]
+    assert one.built == 5
 
 
 @pytest.mark.parametrize("room", [0, 5 * (10 + 50) - 1])
-def test_where_there_is_no_room_for_all_responses_none_is_made_before_its_turn(room: int) -> None:
-    turns = RotationCounter(0, 5)
-    answers: dict[bytes, Iterator[bytes]] = {}
-    rotation = Letters(turns, 1)
-    rotation.keep_in(MemoryBudget(room))
-    turns.answer(answers, b"1", rotation)
-    assert rotation.made <= 1
-    assert [turn_of(next(answers[b"1"])) for _ in range(6)] == [0, 1, 2, 3, 4, 0]
+def test_without_room_for_all_responses_each_is_built_when_needed(room: int) -> None:
+    counter = RotationCounter(0, 5)
+    entries = Entries()
+    rotation = Letters(counter, 1)
+    entries.add(b"1", rotation, room)
+    assert rotation.built <= 1
+    assert [index_of(next(entries[b"1"])) for _ in range(6)] == [0, 1, 2, 3, 4, 0]
 
 
-def test_responses_that_cannot_be_told_apart_are_counted() -> None:
-    turns = RotationCounter(0, 4)
-    answers: dict[bytes, Iterator[bytes]] = {}
+def test_equal_responses_are_counted_instead_of_cycled() -> None:
+    counter = RotationCounter(0, 4)
+    entries = Entries()
 
     class Weighted(Letters):
-        def make(self, turn: int) -> bytes:
-            return b"%d" % (turn // 2)
+        def build(self, index: int) -> bytes:
+            return b"%d" % (index // 2)
 
-    rotation = Weighted(turns, 1)
-    rotation.keep_in(MemoryBudget(1000))
-    turns.answer(answers, b"1", rotation)
-    taken = [next(answers[b"1"]) for _ in range(random.Random(1).randrange(8))]
-    assert next(turns) == len(taken) % 4
+    entries.add(b"1", Weighted(counter, 1))
+    taken = [next(entries[b"1"]) for _ in range(random.Random(1).randrange(8))]
+    assert next(counter) == len(taken) % 4
+
+
+def test_leaving_releases_the_memory_of_kept_responses() -> None:
+    counter, budget = RotationCounter(0, 3), MemoryBudget(1000)
+    rotation = Letters(counter, 1)
+    rotation.join(b"1", budget, Entries().__setitem__)
+    assert budget.used == rotation.kept_bytes > 0
+    rotation.leave()
+    assert budget.used == 0

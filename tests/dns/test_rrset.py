@@ -1,4 +1,4 @@
-"""How often each leads, who stands behind whom, and who is left out: by weight, and by being held."""
+"""RRsets: how often each record leads, the place of held members, and members of weight 0."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _ORDERS = ["round-robin", "random", "fixed"]
 
 
 def rrset(*weights: float, held: tuple[int, ...] = ()) -> RRset:
-    """Records called by their places."""
+    """Records named by their position."""
     return arrange(
-        Record(str(at).encode(), standing=Weighting(weight, at in held)) for at, weight in enumerate(weights)
+        Record(str(at).encode(), weighting=Weighting(weight, at in held)) for at, weight in enumerate(weights)
     )
 
 
 def heads(records: RRset, count: int, start: int = 0) -> Counter[int]:
-    """How often each leads in so many turns."""
-    rings = records.rings
+    """How often each record leads in `count` responses."""
+    packed = records.packed
     turns = range(start, start + count)
-    return Counter(int(rings.leading.take(rings.leader(turn), 1, LONGEST)[0]) for turn in turns)
+    return Counter(int(packed.leading.take(packed.leader(turn), 1, LONGEST)[0]) for turn in turns)
 
 
 def weighted(*weights: float) -> list[Member]:
@@ -39,11 +39,11 @@ def weighted(*weights: float) -> list[Member]:
 
 
 def hold(server: Server, *numbers: int) -> None:
-    """Hold these members of web.staging as well."""
+    """Hold these members of web.staging in addition."""
     server.apply(MembersHeld(origin_of("web.staging"), tuple(f"member_{at:010d}" for at in numbers)))
 
 
-# -- who leads --------------------------------------------------------------------------------------------
+# -- leading records ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def hold(server: Server, *numbers: int) -> None:
         ((7,), (1,)),
     ],
 )
-def test_over_a_cycle_each_leads_exactly_as_often_as_its_weight_says(
+def test_over_a_cycle_each_record_leads_in_proportion_to_its_weight(
     weights: tuple[float, ...], times: tuple[int, ...]
 ) -> None:
     expected = {at: 3 * count for at, count in enumerate(times)}
@@ -74,16 +74,18 @@ def test_cycles_are_bounded_and_near_the_weights(weights: list[float], start: in
     cycle = len(records.leaders) or len(weights)
     assert cycle <= 1000
     found = heads(records, cycle, start)
-    told = [record.standing.srv_weight for record in records.leading]
-    for at, weight in enumerate(told):
-        assert abs(found[at] - cycle * weight / sum(told)) <= 1 + len(weights) * weight / sum(told)
+    srv_weights = [record.weighting.srv_weight for record in records.leading]
+    for at, weight in enumerate(srv_weights):
+        assert abs(found[at] - cycle * weight / sum(srv_weights)) <= 1 + len(weights) * weight / sum(
+            srv_weights
+        )
         assert found[at] >= 1
 
 
 @given(st.lists(st.integers(1, 20), min_size=2, max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_leaders_are_spread_over_the_cycle(weights: list[int]) -> None:
-    """In any part of it each has its share, give or take as many as there are members."""
+    """In every part of the cycle, each position has its share, within the number of positions."""
     records = rrset(*weights)
     for length in range(1, 2 * sum(weights)):
         found = heads(records, length, length // 3)
@@ -91,13 +93,13 @@ def test_leaders_are_spread_over_the_cycle(weights: list[int]) -> None:
             assert abs(found[at] - length * weight / sum(weights)) <= len(weights)
 
 
-def test_the_light_ones_do_not_lead_one_right_after_the_other() -> None:
+def test_light_records_do_not_lead_one_after_the_other() -> None:
     leaders = rrset(50, *[1] * 5).leaders
     light = [at for at, leader in enumerate(leaders) if leader]
     assert min(after - before for before, after in pairwise(light)) > 5
 
 
-def test_thousands_of_weights_take_no_more_than_a_few_turns_each() -> None:
+def test_thousands_of_weights_take_only_a_few_turns_each() -> None:
     weights = [1 + (at % 100) / 100 for at in range(5000)]
     records = rrset(*weights)
     assert len(records.leaders) <= 15000
@@ -105,14 +107,14 @@ def test_thousands_of_weights_take_no_more_than_a_few_turns_each() -> None:
 
 
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
-def test_whoever_weighs_more_leads_more_answers(qtype: str) -> None:
+def test_a_heavier_member_leads_more_answers(qtype: str) -> None:
     server = Server({"web.staging": weighted(3, 1, 1)})
     answers = [data(ask(server, WEB, qtype, stream=True)) for _ in range(50)]
     assert sorted(Counter(answer[0] for answer in answers).values()) == [10, 10, 30]
     assert {len(answer) for answer in answers} == {3}
 
 
-def test_a_heavy_member_leads_more_answers_by_lot_too() -> None:
+def test_a_heavier_member_leads_more_answers_in_random_order_too() -> None:
     server = Server({"web.staging": weighted(8, 1, 1)}, order="random")
     answers = [data(ask(server, WEB)) for _ in range(400)]
     assert 280 < Counter(answer[0] for answer in answers)["10.0.0.1"] < 360  # 320 expected, deviation 8
@@ -120,7 +122,7 @@ def test_a_heavy_member_leads_more_answers_by_lot_too() -> None:
     assert len({tuple(answer) for answer in answers}) == 6
 
 
-def test_a_fixed_order_is_blind_to_weights() -> None:
+def test_a_fixed_order_ignores_weights() -> None:
     server = Server({"web.staging": weighted(1, 9, 5)}, order="fixed")
     assert {tuple(data(ask(server, WEB))) for _ in range(5)} == {("10.0.0.1", "10.0.0.2", "10.0.0.3")}
 
@@ -135,7 +137,7 @@ def test_a_weight_is_written_in_hundredths_and_never_0(weight: float, written: i
     assert (record[0].priority, record[0].weight) == (0, written)
 
 
-def test_an_address_or_target_of_two_members_has_the_heavier_ones_weight() -> None:
+def test_a_shared_address_or_target_has_the_heavier_members_weight() -> None:
     two = [member(1, "10.0.0.1:80", weight=0.0), member(2, "10.0.0.1:80", weight=2.0)]
     for members in (two, [two[1], two[0], member(3, "10.0.0.2:80")]):
         server = Server({"web.staging": members}, order="fixed")
@@ -143,12 +145,12 @@ def test_an_address_or_target_of_two_members_has_the_heavier_ones_weight() -> No
         assert data(ask(server, WEB, "SRV"))[0] == f"0 200 80 m2.{WEB}."
 
 
-# -- who is left out --------------------------------------------------------------------------------------
+# -- members of weight 0 ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", _ORDERS)
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
-def test_a_drained_member_is_not_answered_with_while_there_is_another(order: str, qtype: str) -> None:
+def test_a_drained_member_is_left_out_if_there_is_another(order: str, qtype: str) -> None:
     server = Server({"web.staging": weighted(0, 1, 0, 2)}, order=order)
     assert {len(data(ask(server, WEB, qtype, stream=True))) for _ in range(20)} == {2}
     server.change("web.staging", removed=["member_0000000001", "member_0000000003"])
@@ -164,7 +166,7 @@ def test_an_answer_is_never_empty_because_of_weights_of_0() -> None:
     assert data(ask(server, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_member_with_a_weight_below_0_is_as_good_as_gone() -> None:
+def test_a_member_of_negative_weight_is_not_served() -> None:
     server = Server({"web.staging": [*weighted(1, -1.0), member(2, "10.0.0.9:80", weight=-1.0, shard=4)]})
     assert data(ask(server, WEB)) == ["10.0.0.1"]
     for name in ("m1", "m2", "s4"):
@@ -173,15 +175,13 @@ def test_a_member_with_a_weight_below_0_is_as_good_as_gone() -> None:
     assert rcode(ask(alone, WEB)) == "NXDOMAIN"
 
 
-# -- who stands behind ------------------------------------------------------------------------------------
+# -- held members -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("order", _ORDERS)
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1, 1), (9, 1, 2, 1, 1)])
-def test_held_members_stand_behind_all_others_in_every_order(
-    order: str, qtype: str, weights: tuple[float, ...]
-) -> None:
+def test_held_members_come_last_in_every_order(order: str, qtype: str, weights: tuple[float, ...]) -> None:
     server = Server({"web.staging": weighted(*weights)}, order=order)
     whole = {place: None for _ in range(200) for place in data(ask(server, WEB, qtype, stream=True))}
     hold(server, 0, 3)
@@ -194,7 +194,7 @@ def test_held_members_stand_behind_all_others_in_every_order(
 
 
 @pytest.mark.parametrize("limit", [None, 1, 3])
-def test_the_others_take_turns_exactly_and_so_do_the_held_ones(limit: int | None) -> None:
+def test_present_and_held_members_rotate_exactly(limit: int | None) -> None:
     server = Server({"web.staging": weighted(*[1] * 6)}, max_answers=limit)
     hold(server, 1, 4)
     answers = [data(ask(server, WEB)) for _ in range(20)]
@@ -206,7 +206,7 @@ def test_the_others_take_turns_exactly_and_so_do_the_held_ones(limit: int | None
         assert not {"10.0.0.2", "10.0.0.5"} & {address for answer in answers for address in answer}
 
 
-def test_when_all_are_held_they_take_turns_among_themselves() -> None:
+def test_if_all_are_held_they_rotate() -> None:
     server = Server({"web.staging": weighted(1, 1, 1)})
     hold(server, 0, 1, 2)
     assert set(Counter(data(ask(server, WEB))[0] for _ in range(12)).values()) == {4}
@@ -215,7 +215,7 @@ def test_when_all_are_held_they_take_turns_among_themselves() -> None:
     assert sorted(Counter(data(ask(server, WEB))[0] for _ in range(12)).values()) == [4, 8]
 
 
-def test_whoever_is_held_no_more_takes_turns_again() -> None:
+def test_a_member_that_is_no_longer_held_rotates_again() -> None:
     server = Server({"web.staging": many(3)}, max_answers=1)
     hold(server, 0)
     assert len({data(ask(server, WEB))[0] for _ in range(6)}) == 2
@@ -224,7 +224,7 @@ def test_whoever_is_held_no_more_takes_turns_again() -> None:
 
 
 def test_an_endpoint_that_one_of_two_members_has_lost_is_not_held() -> None:
-    """A process that comes back on its old port has a new member there before the old one is gone."""
+    """A process that restarts on its port registers a new member before the old one is removed."""
     members = [member(1, "10.0.0.1:80"), member(2, "10.0.0.1:80"), member(3, "10.0.0.3:80")]
     for held, target in ((1, "m2"), (2, "m1")):
         server = Server({"web.staging": members}, order="fixed")
@@ -233,7 +233,7 @@ def test_an_endpoint_that_one_of_two_members_has_lost_is_not_held() -> None:
         assert ports(ask(server, WEB, "SRV")) == [(80, f"{target}.{WEB}."), (80, f"m3.{WEB}.")]
 
 
-def test_a_shard_is_rather_a_member_that_is_there() -> None:
+def test_a_shard_prefers_a_present_member() -> None:
     members = [member(at, f"10.0.0.{at}:80", shard=7) for at in (1, 2, 3)]
     server = Server({"web.staging": members})
     for held, address in (((), 3), ((3,), 2), ((2, 3), 1), ((1, 2, 3), 3)):
@@ -243,7 +243,7 @@ def test_a_shard_is_rather_a_member_that_is_there() -> None:
     assert data(ask(Server({"web.staging": drained}), f"s7.{WEB}")) == ["10.0.0.2"]
 
 
-def test_txt_tells_who_is_held_and_what_weighs_otherwise() -> None:
+def test_txt_has_held_and_weight() -> None:
     server = Server({"web.staging": weighted(1, 0.5)}, order="fixed")
     hold(server, 1)
     plain, other = data(ask(server, WEB, "TXT", stream=True))
@@ -253,7 +253,7 @@ def test_txt_tells_who_is_held_and_what_weighs_otherwise() -> None:
     assert data(ask(server, f"m1.{WEB}")) == ["10.0.0.2"]
 
 
-def test_turns_drawn_by_lot_need_no_more_than_the_generator() -> None:
+def test_the_random_order_needs_only_the_generator() -> None:
     records = rrset(1, 1, 5, held=(0,))
     drawn = [records.shuffled(random.Random(seed)) for seed in range(30)]
     assert {each[-1].answer for each in drawn} == {b"0"}

@@ -1,4 +1,4 @@
-"""Labels, targets, shards and host names: what stands for a member, and never for two."""
+"""Labels, targets, shards and host names: each belongs to exactly one member."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from hypothesis import strategies as st
 from tests.dns.helpers import (
     NAMESPACE,
     Server,
+    additional_of,
     ask,
     data,
     ede,
     endpoint,
-    additional_of,
     member,
     ports,
     put,
     rcode,
     read,
 )
+from zkdns.dns.message import Query, Type
 from zkdns.dns.records import Node
 from zkdns.dns.responder import Responder
 from zkdns.dns.rrset import Record
-from zkdns.dns.message import Query, Type
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member
@@ -35,7 +35,10 @@ WEB = "web.staging.discovery"
 
 
 def targets_and_addresses(server: Server, name: str) -> dict[str, set[tuple[str, int]]]:
-    """For each target of an SRV answer address and port; the glue must be what the target answers."""
+    """Address and port for each target of an SRV answer.
+
+    Checks that the additional records equal the targets' answers.
+    """
     response = ask(server, name, "SRV", edns=0, stream=True)
     found: dict[str, set[tuple[str, int]]] = {}
     for port, target in ports(response):
@@ -49,7 +52,7 @@ def targets_and_addresses(server: Server, name: str) -> dict[str, set[tuple[str,
 # -- shards -----------------------------------------------------------------------------------------------
 
 
-def test_of_two_members_with_one_shard_the_newer_wins_whichever_was_heard_of_first() -> None:
+def test_the_newer_of_two_members_with_one_shard_wins() -> None:
     old, new = member(4, "10.0.0.4:80", shard=7), member(11, "10.0.0.11:80", shard=7)
     for members in ((old, new), (new, old)):
         server = Server({"web.staging": members})
@@ -72,7 +75,7 @@ def test_a_departed_member_does_not_keep_its_shard() -> None:
 
 
 @pytest.mark.parametrize("shard", [0, -1, 2**31 - 1, -(2**31)])
-def test_a_shard_is_any_number_that_a_member_may_have(shard: int) -> None:
+def test_a_shard_may_be_any_number(shard: int) -> None:
     server = Server({"web.staging": [member(1, "10.0.0.1:80", shard=shard)]})
     assert data(ask(server, f"s{shard}.{WEB}")) == ["10.0.0.1"]
 
@@ -90,14 +93,14 @@ def test_a_member_with_port_0_serves_by_its_additional_endpoints_alone() -> None
     assert data(ask(server, f"m1.{WEB}", "SRV")) == []
 
 
-def test_a_member_without_any_endpoint_has_a_name_and_nothing_at_it() -> None:
+def test_a_member_without_endpoints_has_a_name_without_records() -> None:
     server = Server({"web.staging": [member(1, None)]})
     for name in (WEB, f"m1.{WEB}"):
         assert (rcode(ask(server, name)), data(ask(server, name))) == ("NOERROR", [])
 
 
 def test_an_additional_endpoint_on_another_host_has_a_target_of_its_own() -> None:
-    """mesos-dns#126: one target for two hosts sends half of the clients astray."""
+    """mesos-dns#126: one target for two hosts would mislead half of the clients."""
     server = Server(
         {
             "web.staging": [
@@ -123,8 +126,8 @@ def test_an_additional_endpoint_on_another_host_has_a_target_of_its_own() -> Non
     assert set(target.partition(".")[0]) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
-def test_one_label_means_one_host_though_two_endpoints_know_it_by_different_addresses() -> None:
-    """consul#832: what stands beside an SRV record is what its target answers when asked."""
+def test_one_label_means_one_host_with_one_set_of_addresses() -> None:
+    """consul#832: the additional records of an SRV answer equal the answer of its target."""
     own = Endpoint("myhost", 80, inet="10.0.0.1")
     admin = Endpoint("myhost", 9990, inet6="2001:db8::1")
     server = Server({"web.staging": [member(1, own, additional={"admin": admin})]})
@@ -133,8 +136,8 @@ def test_one_label_means_one_host_though_two_endpoints_know_it_by_different_addr
     assert list(targets_and_addresses(server, f"_admin._tcp.{WEB}")) == [f"m1.{WEB}."]
 
 
-def test_an_endpoints_name_folds_ascii_alone() -> None:
-    """RFC 4343 §3: bytes beyond ASCII are compared as they are."""
+def test_an_endpoints_name_folds_ascii_only() -> None:
+    """RFC 4343 §3: other bytes are compared unchanged."""
     server = Server({"web.staging": [member(1, "10.0.0.1:80", additional={"GRÜN": "10.0.0.1:81"})]})
     for label in ("_GRÜN", "_grÜn"):
         name = "".join(chr(byte) if byte < 128 else f"\\{byte:03d}" for byte in label.encode())
@@ -188,7 +191,7 @@ def test_a_host_name_of_several_labels_is_the_target_itself() -> None:
     assert ask(server, WEB, "CNAME").answer == []
 
 
-def test_a_host_name_of_one_label_has_its_members_name_and_the_resolved_addresses() -> None:
+def test_a_host_name_of_one_label_has_the_members_name_as_target() -> None:
     server = Server({"web.staging": [member(1, "myhost:80")]})
     assert ports(ask(server, WEB, "SRV")) == [(80, f"m1.{WEB}.")]
     assert data(ask(server, f"m1.{WEB}")) == []
@@ -202,7 +205,7 @@ def test_a_host_name_of_one_label_has_its_members_name_and_the_resolved_addresse
 
 @pytest.mark.parametrize("qtype", ["A", "AAAA"])
 @pytest.mark.parametrize("name", [WEB, f"m1.{WEB}"])
-def test_addresses_that_could_not_be_resolved_yet_are_not_denied(name: str, qtype: str) -> None:
+def test_addresses_that_are_not_resolved_yet_are_servfail(name: str, qtype: str) -> None:
     server = Server({"web.staging": [member(1, "myhost:80")]})
     response = ask(server, name, qtype, edns=0)
     assert (rcode(response), ede(response)) == ("SERVFAIL", [dns.edns.EDECode.NO_REACHABLE_AUTHORITY])
@@ -211,19 +214,19 @@ def test_addresses_that_could_not_be_resolved_yet_are_not_denied(name: str, qtyp
     assert rcode(ask(server, name, qtype)) == "NOERROR"
 
 
-def test_addresses_that_a_member_brings_need_no_resolving() -> None:
+def test_registered_addresses_need_no_resolution() -> None:
     own = Endpoint("myhost", 80, inet="10.0.0.1", inet6="2001:db8::1")
     server = Server({"web.staging": [member(1, own)]})
     assert targets_and_addresses(server, WEB) == {f"m1.{WEB}.": {("10.0.0.1", 80), ("2001:db8::1", 80)}}
 
 
-def test_an_address_that_a_resolver_tells_twice_is_answered_once() -> None:
+def test_an_address_that_is_resolved_twice_is_answered_once() -> None:
     server = Server({"web.staging": [member(1, "myhost:80")]})
     server.resolve("myhost", "10.0.0.1", "10.0.0.1")
     assert data(ask(server, WEB)) == data(ask(server, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_host_and_port_that_are_registered_twice_are_one_record_of_the_newer_member() -> None:
+def test_a_duplicate_host_and_port_is_one_record_of_the_newer_member() -> None:
     server = Server({"web.staging": [member(1, "10.0.0.1:80"), member(2, "10.0.0.1:80")]})
     assert ports(ask(server, WEB, "SRV")) == [(80, f"m2.{WEB}.")]
     assert data(ask(server, WEB)) == ["10.0.0.1"]
@@ -232,7 +235,7 @@ def test_host_and_port_that_are_registered_twice_are_one_record_of_the_newer_mem
 
 
 def test_host_names_that_differ_in_case_only_are_one_host() -> None:
-    """RFC 4343: the records would be equal, and an RRset holds no record twice (RFC 2181 §5)."""
+    """RFC 4343: the records would be equal, and an RRset has no duplicates (RFC 2181 §5)."""
     server = Server({"web.staging": [member(1, "DB.example.com:80"), member(2, "db.Example.com:80")]})
     assert len(ports(ask(server, WEB, "SRV"))) == 1
 
@@ -240,7 +243,7 @@ def test_host_names_that_differ_in_case_only_are_one_host() -> None:
 # -- labels -----------------------------------------------------------------------------------------------
 
 
-def test_sets_that_differ_in_case_only_are_one_service_with_a_label_for_each_member() -> None:
+def test_sets_that_differ_in_case_only_are_one_service() -> None:
     sets = {
         "/discovery/staging/web": ServiceName("web", "staging"),
         "/discovery/staging/Web": ServiceName("Web", "staging"),
@@ -261,7 +264,7 @@ def test_sets_that_differ_in_case_only_are_one_service_with_a_label_for_each_mem
     assert answers[0] == answers[1]
 
 
-def test_of_sets_that_differ_in_case_only_one_may_go_without_the_other() -> None:
+def test_sets_that_differ_in_case_only_are_removed_independently() -> None:
     server = Server()
     server.apply(SetPut("/a", ServiceName("web", "staging"), (member(1, "10.0.0.1:80"),)))
     server.apply(SetPut("/b", ServiceName("WEB", "staging"), (member(1, "10.0.0.2:80"),)))
@@ -271,8 +274,8 @@ def test_of_sets_that_differ_in_case_only_one_may_go_without_the_other() -> None
     assert rcode(ask(server, WEB)) == "NXDOMAIN"
 
 
-def test_a_label_belongs_to_one_member_even_where_a_file_and_zookeeper_name_one_service() -> None:
-    """A fixed m1 must not take the name of ZooKeeper's member_0000000001, not even when that left."""
+def test_a_label_belongs_to_one_member_of_a_file_and_zookeeper() -> None:
+    """m1 of a static file must not take the name of member_0000000001, even after that departed."""
     server = Server()
     fixed = (Member("m0", endpoint("10.1.0.0:80")), Member("m1", endpoint("10.1.0.1:80")))
     server.apply(SetPut("fixed:WEB.staging", ServiceName("WEB", "staging"), fixed))
@@ -302,8 +305,8 @@ def test_a_label_belongs_to_one_member_even_where_a_file_and_zookeeper_name_one_
         "ü",
     ],
 )
-def test_a_member_of_any_name_has_a_label_that_can_be_asked_for(suffix: str) -> None:
-    """The suffix means nothing, and whoever can write to ZooKeeper can write any."""
+def test_a_member_of_any_name_has_a_legal_label(suffix: str) -> None:
+    """The suffix has no meaning, and every ZooKeeper client can write any suffix."""
     far = "10.0.0.2:81"
     additional = {"x" * 30: far, "y" * 200: "10.0.0.3:82"}
     odd = member(f"member_{suffix}", "10.0.0.1:80", additional=additional)
@@ -336,7 +339,7 @@ def test_members_of_whatever_names_never_share_a_target(suffixes: list[str], key
     assert {len(addresses) for addresses in found.values()} == {1}
 
 
-def test_znodes_that_write_one_number_in_two_ways_have_two_labels() -> None:
+def test_znodes_with_two_spellings_of_a_number_have_two_labels() -> None:
     server = Server(
         {"web.staging": [member("member_0000000007", "10.0.0.1:80"), member("member_7", "10.0.0.2:80")]}
     )
@@ -345,11 +348,11 @@ def test_znodes_that_write_one_number_in_two_ways_have_two_labels() -> None:
     assert data(ask(server, f"member_7.{WEB}")) == ["10.0.0.2"]
 
 
-# -- who left ---------------------------------------------------------------------------------------------
+# -- departed members ---------------------------------------------------------------------------------------
 
 
 def test_a_departed_members_own_name_is_answered_for_a_minute() -> None:
-    """So that the chain of SRV then A never dangles."""
+    """So that an SRV target can still be resolved after the SRV answer."""
     server = Server(
         {
             "web.staging": [
@@ -372,7 +375,7 @@ def test_a_departed_members_own_name_is_answered_for_a_minute() -> None:
     assert rcode(ask(server, f"m1-admin.{WEB}")) == "NXDOMAIN"
 
 
-def test_a_departed_member_that_is_known_by_a_host_name_keeps_its_addresses_as_long() -> None:
+def test_a_departed_member_with_a_host_name_keeps_its_addresses() -> None:
     server = Server({"web.staging": [member(1, "myhost:80")]})
     server.resolve("myhost", "10.0.0.1")
     server.change("web.staging", removed=["member_0000000001"], now=0.0)
@@ -382,7 +385,7 @@ def test_a_departed_member_that_is_known_by_a_host_name_keeps_its_addresses_as_l
     assert server.table.hosts == set()
 
 
-def test_a_member_that_comes_back_is_answered_as_it_is_now() -> None:
+def test_a_member_that_returns_has_its_new_endpoint() -> None:
     server = Server({"web.staging": [member(1, "10.0.0.1:80")]})
     server.change("web.staging", removed=["member_0000000001"], now=0.0)
     server.change("web.staging", added=[member(1, "10.0.0.5:80")], now=10.0)
@@ -406,7 +409,7 @@ def test_a_departed_members_number_is_not_given_to_a_set_of_another_case() -> No
 
 
 def test_a_service_whose_name_is_nearly_255_bytes_long_still_answers() -> None:
-    """A target that DNS could not carry is left out; the addresses do not need it."""
+    """A target that is too long is left out; the addresses do not need it."""
     for length in range(40, 52):
         labels = ["a" * 63, "b" * 63, "c" * 63, "d" * length]
         name = ".".join((*labels, "e"))
@@ -424,7 +427,7 @@ def test_a_service_whose_name_is_nearly_255_bytes_long_still_answers() -> None:
         assert len(response.additional) == expected
 
 
-def test_glue_points_into_the_longest_question() -> None:
+def test_additional_records_point_into_the_longest_question() -> None:
     labels = ["a" * 63, "b" * 63, "c" * 63]
     name = ".".join((*labels, "d" * 35, "e"))
     server = Server({name: [member(1, "10.0.0.1:80", additional={"x": "10.0.0.1:81"})]})
@@ -432,7 +435,7 @@ def test_glue_points_into_the_longest_question() -> None:
     assert len(targets_and_addresses(server, f"_x._tcp.{name}.discovery")) == 1
 
 
-def test_a_responder_keeps_to_the_zone_that_it_was_given() -> None:
+def test_a_responder_uses_only_its_own_zone() -> None:
     server = Server({"web.staging": ["10.0.0.1:80"]})
     assert isinstance(server.responder, Responder)
     response = server.respond(b"\0\1\0\0\0\1\0\0\0\0\0\0\0\0\1\0\1", stream=False)
@@ -441,8 +444,8 @@ def test_a_responder_keeps_to_the_zone_that_it_was_given() -> None:
     assert NAMESPACE.split_name("web.staging") == ServiceName("web", "staging")
 
 
-def test_that_there_are_no_records_of_a_type_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Among 5,000 members it takes 4 ms (measured), however the question differs."""
+def test_the_absence_of_a_type_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 5,000 members this takes 4 ms (measured), for every form of the query."""
     looked_up: list[int] = []
     render = Node._render
 

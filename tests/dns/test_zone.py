@@ -1,4 +1,4 @@
-"""Which names there are, what they answer, and in whose turn's order."""
+"""The names of a zone, their records and their order."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from tests.dns.helpers import (
     NAMESPACE,
     Server,
+    additional_of,
     ask,
     data,
-    additional_of,
     has_soa,
     many,
     member,
@@ -30,7 +30,7 @@ _M1, _M2, _M3 = (f"m{number}.web.staging.discovery." for number in (318, 319, 32
 
 
 def _txt(number: int, shard: int) -> str:
-    """What TXT says of a member of web.staging."""
+    """The TXT strings of a member of web.staging."""
     name = f"member_{number:010d}"
     return f'"member={name}" "status=ALIVE" "shard={shard}" "znode=/discovery/staging/web/{name}"'
 
@@ -50,7 +50,7 @@ SETS = {
 }
 
 CASES = [
-    # what stands at a service's own name
+    # a service's own name
     ("web.staging", "A", "NOERROR", ["10.0.0.1"]),
     ("web.staging", "AAAA", "NOERROR", ["2001:db8::1"]),
     ("web.staging", "SRV", "NOERROR", [f"0 100 8080 {_M1}", f"0 100 8081 {_M2}"]),
@@ -118,7 +118,7 @@ CASES = [
     ("staging", "AAAA", "NOERROR", []),
     ("_tcp.prod", "SRV", "NOERROR", []),
     ("r.than.that.prod", "A", "NXDOMAIN", []),
-    # nothing
+    # absent names
     ("idle.prod", "A", "NOERROR", []),
     ("nope.prod", "A", "NXDOMAIN", []),
     ("web.prod", "A", "NXDOMAIN", []),
@@ -135,7 +135,7 @@ def server() -> Server:
 
 
 @pytest.mark.parametrize(("name", "qtype", "code", "records"), CASES)
-def test_a_name_answers_what_the_design_says(
+def test_names_have_their_documented_records(
     server: Server, name: str, qtype: str, code: str, records: list[str]
 ) -> None:
     response = ask(server, f"{name}.discovery", qtype, stream=True)
@@ -143,28 +143,28 @@ def test_a_name_answers_what_the_design_says(
     assert has_soa(response) == (not records)
 
 
-def test_glue_of_srv_is_what_the_targets_answer(server: Server) -> None:
+def test_additional_records_of_srv_equal_the_targets_answers(server: Server) -> None:
     expected = [f"{_M1} 10.0.0.1", f"{_M2} 2001:db8::1"]
     for name in (WEB, f"_admin._tcp.{WEB}", "_web._tcp.staging.discovery", "_WEB._udp.STAGING.discovery"):
         assert [text.lower() for text in additional_of(ask(server, name, "SRV", edns=0))] == expected
 
 
 def test_a_service_above_another_is_not_hidden_by_it() -> None:
-    """`x.web.staging` may be a service of its own although `web.staging` has a say about names below it."""
+    """`x.web.staging` may be a service although `web.staging` has names below its own."""
     server = Server({"web.staging": ["10.0.0.1:80"], "m0.web.staging": ["10.0.0.2:80"]})
     assert data(ask(server, f"m0.{WEB}")) == ["10.0.0.2"]
     server.drop("m0.web.staging")
     assert data(ask(server, f"m0.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_hidden_service_that_others_lie_below_is_an_empty_non_terminal() -> None:
+def test_a_hidden_service_above_others_is_an_empty_non_terminal() -> None:
     server = Server({"web.staging": [], "api.web.staging": ["10.0.0.1:80"]}, empty="nxdomain")
     assert rcode(ask(server, WEB)) == "NOERROR"
     server.drop("api.web.staging")
     assert rcode(ask(server, WEB)) == "NXDOMAIN"
 
 
-def test_a_name_goes_with_its_service_and_its_non_terminals_with_the_last() -> None:
+def test_a_name_ends_with_its_service_non_terminals_with_the_last() -> None:
     server = Server({"a.b.staging": ["10.0.0.1:80"], "c.b.staging": ["10.0.0.2:80"]})
     names = ["b.staging.discovery", "staging.discovery", "_tcp.staging.discovery", "b._tcp.staging.discovery"]
     server.drop("a.b.staging")
@@ -175,8 +175,8 @@ def test_a_name_goes_with_its_service_and_its_non_terminals_with_the_last() -> N
     assert rcode(ask(server, "discovery")) == "NOERROR"
 
 
-def test_what_lies_above_one_service_and_below_another_goes_with_the_first() -> None:
-    """That is no change of the other, whose answers are remembered on."""
+def test_a_non_terminal_between_services_ends_with_the_lower_one() -> None:
+    """The other service does not change, and its answers stay cached."""
     for below, above, name in (
         ("_tcp.staging", "v2.web.staging", "web._tcp.staging.discovery"),
         ("web.staging", "x.y.web.staging", "y.web.staging.discovery"),
@@ -189,7 +189,7 @@ def test_what_lies_above_one_service_and_below_another_goes_with_the_first() -> 
         assert rcode(ask(made, name)) == "NOERROR"
 
 
-def test_a_namespace_without_environment_has_services_right_below_the_zone() -> None:
+def test_a_namespace_without_environment_has_services_at_the_zone() -> None:
     server = Server()
     server.apply(SetPut("/services/web", ServiceName("web"), (member(1, "10.0.0.1:80"),)))
     assert data(ask(server, "web.discovery")) == ["10.0.0.1"]
@@ -210,7 +210,7 @@ def test_a_namespace_with_more_levels_has_longer_names() -> None:
 
 @pytest.fixture
 def two_zones() -> Server:
-    """Services of two zones, two of them with one name but for the zone."""
+    """Services of two zones; two of their names differ only in the zone."""
     sets = {
         "web.staging": [member(1, "10.0.0.1:80", additional={"admin": "10.0.0.1:81"})],
         "hello.devel.www.aurora": [member(1, "10.1.0.1:80")],
@@ -251,7 +251,7 @@ def test_each_zone_has_names_and_an_apex_of_its_own(
     assert has_soa(response, zone or "") == (not records and zone is not None)
 
 
-def test_glue_and_overrides_keep_to_the_zone(two_zones: Server) -> None:
+def test_additional_records_and_overrides_stay_in_their_zone(two_zones: Server) -> None:
     assert additional_of(ask(two_zones, "hello.devel.www.aurora", "SRV", edns=0)) == [
         "m1.hello.devel.www.aurora. 10.1.0.1"
     ]
@@ -262,17 +262,17 @@ def test_glue_and_overrides_keep_to_the_zone(two_zones: Server) -> None:
     assert ask(server, WEB).answer[0].ttl == 5
 
 
-def test_a_service_goes_from_its_zone_alone(two_zones: Server) -> None:
+def test_a_service_is_removed_from_its_own_zone_only(two_zones: Server) -> None:
     two_zones.apply(SetDropped(origin_of("web.staging")))
     assert rcode(ask(two_zones, WEB)) == rcode(ask(two_zones, "staging.discovery")) == "NXDOMAIN"
     assert data(ask(two_zones, "web.staging.www.aurora")) == ["10.2.0.1"]
 
 
-def test_of_zones_inside_one_another_the_longest_has_the_apex_and_nothing_is_hidden() -> None:
+def test_the_longest_of_nested_zones_has_the_apex_and_hides_nothing() -> None:
     inner = parse_namespace("/inner/{service}", (b"a", b"staging", b"discovery"))
     server = Server(
         {
-            "web.a.staging.discovery": [member(1, "10.0.0.1:80")],  # by its length, of the inner zone
+            "web.a.staging.discovery": [member(1, "10.0.0.1:80")],  # by its length, in the inner zone
             "api.staging": [member(1, "10.0.0.2:80")],
         },
         namespaces=(NAMESPACE, inner),
@@ -309,8 +309,8 @@ def test_sets_of_two_namespaces_with_one_name_are_one_service() -> None:
     assert len({target for _, target in ports(ask(server, WEB, "SRV"))}) == 2
 
 
-def test_where_the_split_of_one_name_changes_its_form_by_rfc_2782_does_too() -> None:
-    """`b` in `c.d` and `b.c` in `d` are one name; as long as both are there the first origin's counts."""
+def test_the_rfc_2782_name_follows_the_split_of_the_service_name() -> None:
+    """`b` in `c.d` and `b.c` in `d` are the same name; while both exist, the first origin's split counts."""
     server = Server()
     for origin, name in (("/1", ServiceName("b.c", "d")), ("/2", ServiceName("b", "c.d"))):
         server.apply(SetPut(origin, name, (member(1, "10.0.0.1:80"),)))
@@ -326,7 +326,7 @@ def test_where_the_split_of_one_name_changes_its_form_by_rfc_2782_does_too() -> 
 
 
 @pytest.mark.parametrize("status", ["DEAD", "STARTING", "STOPPING", "STOPPED", "WARNING", "UNKNOWN"])
-def test_only_members_with_a_served_status_are_answered_with(status: str) -> None:
+def test_only_members_with_a_served_status_are_answered(status: str) -> None:
     sets = {"web.staging": [member(1, "10.0.0.1:80", status=status, shard=1), member(2, "10.0.0.2:80")]}
     assert data(ask(Server(sets), WEB)) == ["10.0.0.2"]
     assert rcode(ask(Server(sets), f"m1.{WEB}")) == "NXDOMAIN"
@@ -336,7 +336,7 @@ def test_only_members_with_a_served_status_are_answered_with(status: str) -> Non
     assert data(ask(both, f"m1.{WEB}")) == ["10.0.0.1"]
 
 
-def test_a_service_whose_members_are_all_stopping_is_empty() -> None:
+def test_a_service_with_only_stopping_members_is_empty() -> None:
     sets = {"web.staging": [member(1, "10.0.0.1:80", status="STOPPING")]}
     assert (rcode(ask(Server(sets), WEB)), data(ask(Server(sets), WEB))) == ("NOERROR", [])
     assert rcode(ask(Server(sets, empty="nxdomain"), WEB)) == "NXDOMAIN"
@@ -358,7 +358,7 @@ def test_in_round_robin_each_of_n_members_leads_k_of_n_times_k_answers(
     assert {len(answer) for answer in answers} == {min(count, limit or count)}
 
 
-def test_round_robin_only_turns_and_never_shuffles() -> None:
+def test_round_robin_rotates_and_never_shuffles() -> None:
     server = Server({"web.staging": many(5)})
     members = sorted(data(ask(server, WEB)))
     for _ in range(10):
@@ -367,15 +367,15 @@ def test_round_robin_only_turns_and_never_shuffles() -> None:
         assert answer == members[first:] + members[:first]
 
 
-def test_in_round_robin_each_question_has_turns_of_its_own() -> None:
-    """Who asks A and AAAA or A and SRV in pairs meets all members all the same."""
+def test_in_round_robin_each_question_has_its_own_rotation() -> None:
+    """A client that sends A and AAAA, or A and SRV, in pairs still reaches all members."""
     server = Server({"web.staging": many(4)})
     pairs = [(data(ask(server, WEB))[0], data(ask(server, WEB, "SRV"))[0]) for _ in range(8)]
     assert set(Counter(address for address, _ in pairs).values()) == {2}
     assert set(Counter(target for _, target in pairs).values()) == {2}
 
 
-def test_round_robin_is_blind_to_case_and_to_what_else_the_query_says() -> None:
+def test_round_robin_ignores_case_and_all_else_in_the_query() -> None:
     server = Server({"web.staging": many(4)})
     answers = [
         data(ask(server, name, edns=edns, ident=ident))[0]
@@ -386,8 +386,8 @@ def test_round_robin_is_blind_to_case_and_to_what_else_the_query_says() -> None:
     assert len(set(answers)) == 4
 
 
-def test_turns_go_on_over_changes_of_the_table() -> None:
-    """A service that changes before every answer must not answer with one and the same member first."""
+def test_rotations_continue_over_changes_of_the_table() -> None:
+    """A service that changes before every query must not always have the same leading member."""
     server = Server({"web.staging": many(4), "other.staging": many(1)})
     heads: Counter[str] = Counter()
     for turn in range(12):
@@ -397,19 +397,19 @@ def test_turns_go_on_over_changes_of_the_table() -> None:
     assert heads == dict.fromkeys(["10.0.0.1", "10.0.0.2", "10.0.0.3", "10.0.0.4"], 3)
 
 
-def test_turns_begin_anywhere_lest_a_fleet_asks_one_member_first() -> None:
+def test_rotations_start_at_random_for_a_fleet_of_hosts() -> None:
     heads = {data(ask(Server({"web.staging": many(4)}, seed=seed), WEB))[0] for seed in range(50)}
     assert len(heads) == 4
 
 
-def test_in_fixed_order_members_stand_as_they_joined() -> None:
+def test_in_fixed_order_members_are_sorted_by_age() -> None:
     server = Server({"web.staging": [member(9, "10.0.0.9:80"), member(10, "10.0.0.1:80")]}, order="fixed")
     server.change("web.staging", added=[member(2, "10.0.0.5:80")])
     for _ in range(3):
         assert data(ask(server, WEB)) == ["10.0.0.5", "10.0.0.9", "10.0.0.1"]
 
 
-def test_in_random_order_everybody_comes_and_everybody_leads_at_times() -> None:
+def test_in_random_order_every_member_leads_at_times() -> None:
     server = Server({"web.staging": many(4)}, order="random")
     answers = [data(ask(server, WEB)) for _ in range(200)]
     assert {len(answer) for answer in answers} == {4}
@@ -421,7 +421,7 @@ def test_in_random_order_everybody_comes_and_everybody_leads_at_times() -> None:
 
 @pytest.mark.parametrize("order", ["round-robin", "random", "fixed"])
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT", "ANY"])
-def test_max_answers_is_the_most_in_an_answer(order: str, qtype: str) -> None:
+def test_max_answers_limits_an_answer(order: str, qtype: str) -> None:
     server = Server({"web.staging": many(9)}, order=order, max_answers=3)
     for stream in (False, True):
         response = ask(server, WEB, qtype, edns=0, stream=stream)
@@ -452,6 +452,6 @@ def test_a_service_may_override_ttl_order_and_max_answers() -> None:
     assert ask(server, "_web._tcp.staging.discovery", "SRV").answer[0].ttl == 60
 
 
-def test_an_override_meets_its_service_in_any_case() -> None:
+def test_an_override_matches_its_service_in_any_case() -> None:
     server = Server({"Web.Staging": many(4)}, service={WEB: ServiceOverride(max_answers=1)})
     assert len(data(ask(server, "wEB.staging.discovery"))) == 1

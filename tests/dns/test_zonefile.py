@@ -1,4 +1,4 @@
-"""A zone as a master file: every record that is answered, and nothing else."""
+"""A zone as a master file: every record that would be answered, and nothing else."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def lines_of(text: str, owner: str, qtype: str) -> list[str]:
 
 
 def assert_is_answered(server: Server, text: str, origin: str = "discovery.") -> None:
-    """What dnspython reads of the file is what is answered, name by name and type by type."""
+    """The file as dnspython parses it equals the server's answers, for every name and type."""
     zone = dns.zone.from_text(text, origin, relativize=False)
     for name, node in zone.nodes.items():
         if name == zone.origin:
@@ -76,7 +76,7 @@ def everything() -> Server:
     return server
 
 
-def test_what_a_reader_of_zone_files_reads_is_what_is_answered() -> None:
+def test_the_parsed_file_equals_the_answers() -> None:
     server = everything()
     text = written(server)
     assert_is_answered(server, text)
@@ -84,7 +84,7 @@ def test_what_a_reader_of_zone_files_reads_is_what_is_answered() -> None:
     assert lines_of(text, "ttl.prod.discovery.", "A") == ["77 10.3.0.1"]
 
 
-def test_every_name_that_has_records_is_there() -> None:
+def test_every_name_with_records_is_written() -> None:
     server = Server({"web.staging": [member(318, "10.0.0.1:80", shard=3, additional={"a.b": "10.0.0.2:1"})]})
     web = "web.staging.discovery."
     labels = ("m318", "member_0000000318", "s3", f"m318-{zlib.crc32(b'a.b'):08x}")
@@ -97,7 +97,7 @@ def test_every_name_that_has_records_is_there() -> None:
     }
 
 
-def test_the_apex_has_soa_and_ns_and_an_inner_zone_is_cut_off() -> None:
+def test_the_apex_has_soa_and_ns_and_a_nested_zone_is_delegated() -> None:
     inner = parse_namespace("/inner/{service}", INNER)
     server = Server(
         {"web.staging": ["10.0.0.1:80"], "web.deep.inner.discovery": ["10.0.0.2:80"]},
@@ -120,7 +120,7 @@ def test_the_apex_has_soa_and_ns_and_an_inner_zone_is_cut_off() -> None:
     assert_is_answered(server, inner_text, "deep.inner.discovery.")
 
 
-def test_all_records_stand_there_whoever_is_held_and_whatever_an_answers_limit_is() -> None:
+def test_all_records_are_written_with_held_ones_and_over_max_answers() -> None:
     server = Server(
         {"web.staging": [member(number, f"10.0.0.{number}:80", weight=number) for number in range(4)]},
         max_answers=1,
@@ -129,20 +129,20 @@ def test_all_records_stand_there_whoever_is_held_and_whatever_an_answers_limit_i
     text = written(server)
     assert lines_of(text, "web.staging.discovery.", "A") == ["5 10.0.0.1", "5 10.0.0.3", "5 10.0.0.2"]
     targets = [line.split()[2] for line in lines_of(text, "web.staging.discovery.", "SRV")]
-    assert targets == ["100", "300", "200"]  # weights; who weighs nothing is drained
+    assert targets == ["100", "300", "200"]  # weights; a member of weight 0 is drained
     assert lines_of(text, "m0.web.staging.discovery.", "A") == ["5 10.0.0.0"]
 
 
 @pytest.mark.parametrize("empty", ["nodata", "nxdomain"])
-def test_a_service_without_members_is_spoken_of_where_it_is_a_name(empty: str) -> None:
+def test_a_service_without_members_is_a_comment_if_it_is_a_name(empty: str) -> None:
     text = written(Server({"idle.prod": []}, empty=empty))
     names = ("idle.prod", "_idle._tcp.prod", "_idle._udp.prod")
-    told = [f"{name}.discovery. exists without records" for name in names]
-    assert comments(text) == (told if empty == "nodata" else [])
+    expected = [f"{name}.discovery. exists without records" for name in names]
+    assert comments(text) == (expected if empty == "nodata" else [])
     assert owners(text) == {"discovery."}
 
 
-def test_what_is_not_known_yet_is_not_denied() -> None:
+def test_unknown_data_is_written_as_a_comment() -> None:
     server = Server({"db.prod": [member(1, "db.example:5432")]})
     server.apply(SetUnread("/discovery/prod/hidden", ServiceName("hidden", "prod")))
     text = written(server)
@@ -154,7 +154,7 @@ def test_what_is_not_known_yet_is_not_denied() -> None:
     assert lines_of(text, "db.prod.discovery.", "A") == []
 
 
-def test_a_service_with_an_asterisk_is_left_out_lest_it_be_one_for_all_names() -> None:
+def test_a_service_with_an_asterisk_is_left_out() -> None:
     server = Server({"*.prod": ["10.0.0.1:80"], "web.prod": ["10.0.0.2:80"], "a*b.prod": ["10.0.0.3:80"]})
     text = written(server)
     assert "10.0.0.1" not in text
@@ -163,7 +163,7 @@ def test_a_service_with_an_asterisk_is_left_out_lest_it_be_one_for_all_names() -
     assert {"web.prod.discovery.", "a*b.prod.discovery."} <= owners(text)
 
 
-def test_each_name_is_written_once_by_the_service_that_it_is_answered_for() -> None:
+def test_each_name_is_written_once_by_the_service_that_owns_it() -> None:
     server = Server({"web.staging": ["10.0.0.1:80"], "_web._tcp.staging": ["10.0.0.2:80"]})
     text = written(server)
     assert lines_of(text, "_web._tcp.staging.discovery.", "A") == ["5 10.0.0.2"]
@@ -171,13 +171,14 @@ def test_each_name_is_written_once_by_the_service_that_it_is_answered_for() -> N
     assert_is_answered(server, text)
 
 
-def test_what_is_too_long_for_a_name_is_not_one() -> None:
+def test_names_that_are_too_long_are_not_written() -> None:
     scope, service = "e" * 60, f"{'a' * 60}.{'b' * 60}.{'c' * 49}"
     server = Server()
     name = ServiceName(service, scope)
     assert len(name.absolute) == 242
     server.apply(SetPut("/x", name, (member(1, "10.0.0.1:80", additional={"z" * 30: "10.0.0.1:81"}),)))
-    server.apply(put(f"{'x' * 63}.prod", ["10.0.0.2:80"]))  # an underscore before it is one byte too much
+    # With an underscore before it, the label is one byte too long.
+    server.apply(put(f"{'x' * 63}.prod", ["10.0.0.2:80"]))
     text = written(server)
     assert_is_answered(server, text)
     assert f"m1.{name.absolute}." in owners(text)
@@ -192,7 +193,7 @@ def test_strings_are_quoted() -> None:
     assert line.startswith(r'5 "member=member_\"\\\195\169" "status=ALIVE" "znode=')
 
 
-def test_browsing_is_there_for_each_domain_in_the_file_of_its_zone() -> None:
+def test_dns_sd_names_are_in_the_file_of_their_zone() -> None:
     inner = parse_namespace("/inner/{service}", INNER)
     sets: dict[str, Iterable[str | Member]] = {
         "web.staging": [member(318, "10.0.0.1:80"), member(319, "db.example.com:80")],
@@ -220,7 +221,7 @@ def test_browsing_is_there_for_each_domain_in_the_file_of_its_zone() -> None:
     assert_is_answered(server, inner_text, "deep.inner.discovery.")
 
 
-def test_of_a_domain_with_a_long_name_those_names_are_there_that_are_not_too_long() -> None:
+def test_dns_sd_names_of_a_long_domain_are_written_if_they_fit() -> None:
     scope = ".".join(("e" * 63, "f" * 63, "g" * 63, "h" * 35))
     server = Server(dns_sd=True)
     server.apply(SetPut("/x", ServiceName("s", scope), (member(1, "10.0.0.1:80"),)))
@@ -230,7 +231,7 @@ def test_of_a_domain_with_a_long_name_those_names_are_there_that_are_not_too_lon
     assert_is_answered(server, text)
 
 
-def test_a_name_of_a_domain_that_is_a_services_own_is_written_as_that() -> None:
+def test_a_dns_sd_name_that_a_service_owns_is_the_services() -> None:
     server = Server({"web.staging": [], "b._dns-sd._udp.staging": ["10.0.0.1:80"]}, dns_sd=True)
     text = written(server)
     assert lines_of(text, "b._dns-sd._udp.staging.discovery.", "PTR") == []

@@ -24,7 +24,7 @@ from zkdns.dns.authority import Authority
 from zkdns.forward.forwarder import MAX_WAITING, Forwarder, group_of_question
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -64,12 +64,12 @@ class Scene:
         self.authority = Authority(Table(), config, lambda _query, error: self.strays.append(error))
         self.authority.responder.ready = True
         self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, max_waiting=max_waiting)
-        self.forwarder.cache.on_gone = lambda question: self.authority.forget_elsewhere(
+        self.forwarder.cache.on_gone = lambda question: self.authority.forget_forwarded(
             group_of_question(question)
         )
         self.forwarder.on_change = self.authority.forget_all
-        self.authority.responder.elsewhere = self.forwarder
-        answers = partial(self.authority.answers, most_bytes=_MEMO_BYTES)
+        self.authority.responder.fallback = self.forwarder
+        answers = partial(self.authority.make_cache, max_bytes=_MEMO_BYTES)
         self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
         self.udp = UdpServer(pair.udp, self.datagrams)
         self.tcp = TcpServer(pair.tcp, self.streams)

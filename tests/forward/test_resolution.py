@@ -420,7 +420,7 @@ def test_tls_that_fails_counts_for_its_upstream() -> None:
 
 def test_what_cannot_be_sent_for_want_of_files_is_tried_again_and_nobody_is_blamed() -> None:
     story = Story(A)
-    story.sent(story.exchange.put_off(story.tried, story.now))
+    story.sent(story.exchange.defer(story.tried, story.now))
     assert story.step is None
     assert story.exchange.wake_at == pytest.approx(story.now + DEFER_SECONDS)
     story.waits()
@@ -433,7 +433,7 @@ def test_without_a_file_to_the_end_that_is_the_reason() -> None:
     story = Story(A)
     begun = story.now
     while not isinstance(story.step, Failure):
-        story.sent(story.exchange.put_off(story.tried, story.now))
+        story.sent(story.exchange.defer(story.tried, story.now))
         story.waits()
     assert story.failure.kind is Kind.OVERLOADED
     assert "no file" in story.failure.text

@@ -18,10 +18,10 @@ from tests.dns.response_cache_helpers import assert_accounting_is_consistent
 from tests.forward.helpers import DATA, NAME, message, question, rrset, soa, to_wire
 from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, is_answered, ordinary
-from zkdns.dns.response_cache import QueryCodec, ResponseCache
 from zkdns.dns.message import BadQueryError, Query, parse_query
+from zkdns.dns.response_cache import QueryCodec, ResponseCache
 from zkdns.forward.message import BadReplyError, read_reply
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB = "web.staging.discovery"
 SEEDS = ordinary(
@@ -87,13 +87,13 @@ def test_what_is_remembered_is_what_would_be_answered_anew(form: QueryCodec, mos
     server = Server({"web.staging": many(12), "api.staging": many(2)})
     anew = Server({"web.staging": many(12), "api.staging": many(2)}).responder
     is_stream = form is TcpCodec
-    memo = server.authority.answers(form, stream=is_stream, most_bytes=most_bytes)
+    memo = server.authority.make_cache(form, stream=is_stream, max_bytes=most_bytes)
     dice = random.Random(most_bytes)
     asked = list(mutated(2, 1000))
     for number, wire in enumerate((*asked, *dice.sample(asked, 1000))):
         body = next(memo[form.key(wire[_ID:])])
         told = UdpCodec.message(wire, body) if form is UdpCodec else wire[:_ID] + body if body else b""
-        expected = next(anew.answer(wire[_ID:], stream=is_stream, wrap=lambda body, _: body).responses)
+        expected = next(anew.answer(wire[_ID:], stream=is_stream, encode=lambda body, _: body).responses)
         assert bool(told) == bool(expected) == is_answered(wire)
         if told:
             end = 12 + (len(parse_query(wire).question) if told[5] and read_query(wire) else 0)

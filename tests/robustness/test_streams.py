@@ -24,7 +24,7 @@ from tests.robustness.scene import HUGE, OUTSIDE, SEEDS, SIZES, WEB, answers_odd
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer
 from tests.support.waiting import eventually
-from zkdns.transport.files import MAX_CONNECTIONS
+from zkdns.transport.sockets import MAX_CONNECTIONS
 from zkdns.transport.tcp import IDLE_SECONDS, MAX_PER_CLIENT
 
 pytestmark = pytest.mark.processes
@@ -202,7 +202,7 @@ def test_a_flood_of_connections_locks_nobody_out(server: ZkdnsServer) -> None:
     with contextlib.ExitStack() as stack:
         flood = []
         for number in range(count):
-            source = f"127.0.1.{1 + number // (MOST_PER_CLIENT - 8)}"
+            source = f"127.0.1.{1 + number // (MAX_PER_CLIENT - 8)}"
             flood.append(stack.enter_context(connected(server, source)))
             if number % 200 == 0:
                 assert is_everyone_answered(server)

@@ -1,4 +1,4 @@
-"""Servers that answer UDP in both ways, and networks of a test's own."""
+"""Servers with both kinds of UDP handling, and network namespaces for tests."""
 
 import functools
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from zkdns.transport.batch import is_available
 
 @pytest.fixture(params=[True, False], ids=["batched", "one by one"])
 def serve(request: pytest.FixtureRequest) -> Serve:
-    """What holds in one of the ways holds in the other."""
+    """Run the test with batches and with single datagrams."""
     if request.param and not is_available():
         pytest.skip("this system has no calls for batches")
     return functools.partial(serving, batched=request.param)
@@ -21,6 +21,6 @@ def serve(request: pytest.FixtureRequest) -> Serve:
 
 @pytest.fixture
 def own_network() -> Iterator[Network]:
-    """A network of the test's own, which its thread is in."""
+    """A network namespace of the test, which its thread has entered."""
     with new_network() as network, network.entered():
         yield network

@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from zkdns.address import HostPort
-from zkdns.transport import ResponseLookup, CachedResponseLookup
-from zkdns.transport.batch import LENGTH
 from zkdns.transport.access_control import AccessControl
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.batch import LENGTH
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import CachedResponseLookup, ResponseLookup
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -22,13 +22,13 @@ _T = TypeVar("_T")
 
 
 class Respond(Protocol):
-    """What turns a message, with the id 0, into a response; None is silence."""
+    """Turns a message with the id 0 into a response; None for no response."""
 
     def __call__(self, message: bytes, *, stream: bool) -> bytes | None: ...
 
 
 class Running:
-    """A UDP and a TCP server on one port, and the loop that they run in."""
+    """A UDP and a TCP server on one port, and their event loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, address: HostPort, udp: UdpServer, tcp: TcpServer
@@ -44,7 +44,7 @@ class Running:
         return self.address.host, self.address.port
 
     def call(self, function: Callable[[], _T]) -> _T:
-        """Call in the loop's thread, and return what it returns."""
+        """Call the function in the loop's thread, and return its result."""
         result: Future[_T] = Future()
 
         def work() -> None:
@@ -58,7 +58,7 @@ class Running:
 
     @contextlib.contextmanager
     def udp_stopped(self) -> Iterator[None]:
-        """What is sent meanwhile waits in the kernel, and is there at once when UDP is answered again."""
+        """Datagrams that are sent within the block wait in the kernel until UDP is served again."""
         self.call(self.udp.stop)
         try:
             yield
@@ -73,26 +73,26 @@ def serving(
     *,
     datagrams: CachedResponseLookup | None = None,
     streams: ResponseLookup | None = None,
-    door: AccessControl | None = None,
+    access: AccessControl | None = None,
     batched: bool | None = None,
     **limits: Any,
 ) -> Iterator[Running]:
-    """Serve until the end; nothing may have escaped into the event loop meanwhile.
+    """Serve until the end of the block; check that no exception reached the event loop.
 
     Args:
-        respond: what answers.
-        address: where; a free port of 127.0.0.1 by default.
-        datagrams: what answers UDP, if not `respond`.
-        streams: what answers TCP, if not `respond`.
-        door: who is answered.
-        batched: whether UDP goes by batches.
+        respond: makes the responses.
+        address: the address; a free port of 127.0.0.1 by default.
+        datagrams: the responses over UDP, if not from `respond`.
+        streams: the responses over TCP, if not from `respond`.
+        access: which clients are answered.
+        batched: whether UDP uses batch calls.
         limits: of `TcpServer`.
     """
     pair = bind(address or HostPort("127.0.0.1", 0), 1)[0]
     udp = UdpServer(
-        pair.udp, DatagramAnswers(respond) if datagrams is None else datagrams, door=door, batched=batched
+        pair.udp, DatagramAnswers(respond) if datagrams is None else datagrams, access=access, batched=batched
     )
-    tcp = TcpServer(pair.tcp, StreamAnswers(respond) if streams is None else streams, door=door, **limits)
+    tcp = TcpServer(pair.tcp, StreamAnswers(respond) if streams is None else streams, access=access, **limits)
     loop = asyncio.new_event_loop()
     running = Running(loop, bound_address(pair), udp, tcp)
     loop.set_exception_handler(lambda _, context: running.strays.append(context))
@@ -114,22 +114,22 @@ def serving(
 
 
 async def _drain() -> None:
-    """Let closed connections tell that they are."""
+    """Let closed connections notice that they are closed."""
     for _ in range(3):
         await asyncio.sleep(0)
 
 
 FILLER = b"ten bytes."
-"""What stands between id and rest of every response over UDP, where DNS has the rest of its header."""
+"""Bytes after the id of every response over UDP, in place of the DNS header."""
 
 
 def datagram(body: bytes) -> bytes:
-    """A response after its id and the filler, as UDP sends it; nothing is silence."""
+    """A response after its id and the filler, as UDP sends it; empty stays empty."""
     return UdpCodec.response(FILLER + body, 0) if body else body
 
 
 class StreamAnswers:
-    """What TCP wants, from what takes whole messages."""
+    """A lookup for TCP, from a function of whole messages."""
 
     def __init__(self, respond: Respond) -> None:
         self._respond = respond
@@ -140,23 +140,23 @@ class StreamAnswers:
 
 
 class DatagramAnswers(dict[bytes, Iterator[bytes]]):
-    """What UDP wants, from what takes whole messages."""
+    """A lookup for UDP, from a function of whole messages."""
 
     def __init__(self, respond: Respond) -> None:
         self._respond = respond
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
-        if is_begun(key):
+        if is_cut_off(key):
             return itertools.repeat(b"")
         response = self._respond(bytes(2) + UdpCodec.query(key), stream=False) or b""
         return itertools.repeat(datagram(response[2:]))
 
 
-def is_begun(key: bytes) -> bool:
-    """Whether a query is longer than what a slot holds of it; silence has it handed over whole."""
+def is_cut_off(key: bytes) -> bool:
+    """Whether a query is longer than its slot; after an empty response, it is looked up as a whole."""
     return int.from_bytes(key[-LENGTH:], sys.byteorder) > len(key)
 
 
 def echo(message: bytes, *, stream: bool) -> bytes:
-    """Answer with what was asked, and how it came."""
+    """Respond with the message and its transport."""
     return message + (b":tcp" if stream else b":udp")

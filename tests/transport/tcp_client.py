@@ -36,13 +36,13 @@ class TcpClient:
         return data
 
     def answer(self) -> bytes | None:
-        """The next answer; None where the server has closed."""
+        """The next response; None if the server has closed the connection."""
         length = self.read(2)
         return self.read(int.from_bytes(length)) if length else None
 
     @property
     def is_open(self) -> bool:
-        """Whether the server has not closed it; no answer may be under way."""
+        """Whether the server has not closed it; no response may be pending."""
         readable, _, _ = select.select([self.socket], [], [], 0)
         return not readable
 
@@ -57,6 +57,6 @@ class TcpClient:
         self.socket.close()
 
     def reset(self) -> None:
-        """Close as a crash does: with RST."""
+        """Close like a crashed process: with RST."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.socket.close()

@@ -1,4 +1,4 @@
-"""Who is answered at a socket, and how: by the asker's address, and by how often its network asks."""
+"""Access control: by the client's address, and by the query rate of its network."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from tests.transport.helpers import DatagramAnswers, StreamAnswers, echo, serving
 from tests.transport.test_deferred import framed, hear
-from tests.transport.udp_client import SECONDS, Serve, asker
+from tests.transport.udp_client import SECONDS, Serve, udp_client
 from zkdns.address import HostPort
-from zkdns.transport import ResponseLookup
-from zkdns.transport.access_control import PRIVATE, Allowlist, AccessCounters, AccessControl, _network_of
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist, _network_of
+from zkdns.transport.contract import ResponseLookup
 
 
-class Saying:
+class WordLookup:
     """Answers everything with one word."""
 
     def __init__(self, word: bytes, form: type[DatagramAnswers | StreamAnswers] = DatagramAnswers) -> None:
@@ -27,26 +27,26 @@ class Saying:
         return self._answers[key]
 
 
-REFUSALS, TRUNCATIONS = Saying(b"refused"), Saying(b"truncated")
+REFUSALS, TRUNCATIONS = WordLookup(b"refused"), WordLookup(b"truncated")
 
 
 def packed(host: str) -> bytes:
     return ipaddress.ip_address(host).packed
 
 
-def names_its_asker(query: bytes, address: bytes) -> bool:
-    """The proof of these tests: a query that holds its asker's address."""
+def contains_address(query: bytes, address: bytes) -> bool:
+    """A stand-in for a cookie: a query that contains the client's address."""
     return address in query
 
 
-def door(*networks: str, most: int = 0, refusals: Answers = REFUSALS) -> AccessControl:
-    return AccessControl(Allowlist(networks), refusals, TRUNCATIONS, names_its_asker, most, AccessCounters())
+def access(*networks: str, most: int = 0, refused: ResponseLookup = REFUSALS) -> AccessControl:
+    return AccessControl(Allowlist(networks), refused, TRUNCATIONS, contains_address, most, AccessCounters())
 
 
 def at(
     made: AccessControl, hosts: Sequence[str], now: float = 0.5, queries: Sequence[bytes] = (b"anything",) * 8
 ) -> list[ResponseLookup | None] | None:
-    return made.at_datagrams([packed(host) for host in hosts], queries.__getitem__, now)
+    return made.check_datagrams([packed(host) for host in hosts], queries.__getitem__, now)
 
 
 @pytest.mark.parametrize(
@@ -70,61 +70,59 @@ def at(
         ("::ffff:203.0.113.1", False),
     ],
 )
-def test_dns_25_private_networks_and_this_machine_are_answered_by_default(
-    host: str, is_private: bool
-) -> None:
-    for _ in range(2):  # the second time it is known
+def test_dns_25_private_networks_and_loopback_are_allowed_by_default(host: str, is_private: bool) -> None:
+    for _ in range(2):  # the second time it is cached
         assert Allowlist(PRIVATE)[packed(host)] is is_private
 
 
-def test_addresses_without_end_are_not_all_remembered() -> None:
+def test_the_number_of_cached_addresses_is_limited() -> None:
     allowed = Allowlist(("2001:db8::/32",))
     for number in range(70_000):
         assert allowed[packed("2001:db8::")[:12] + number.to_bytes(4)]
     assert len(allowed) < 70_000
 
 
-def test_dns_25_who_is_not_allowed_is_refused_and_the_rest_of_its_batch_is_answered() -> None:
-    made = door("203.0.113.0/24")
+def test_dns_25_a_refused_client_does_not_affect_its_batch() -> None:
+    made = access("203.0.113.0/24")
     assert at(made, ["203.0.113.9", "127.0.0.1"]) is None
     assert at(made, ["203.0.113.9", "203.0.114.1", "127.0.0.1"]) == [None, REFUSALS, None]
-    assert made.counts.refused == 1
+    assert made.counters.refused == 1
 
 
-def test_dns_25_a_network_that_asks_too_often_is_told_to_ask_over_tcp_until_the_second_is_over() -> None:
-    made = door("203.0.113.0/24", "198.51.100.0/24", most=3)
+def test_dns_25_a_network_over_the_limit_is_truncated_until_the_next_second() -> None:
+    made = access("203.0.113.0/24", "198.51.100.0/24", most=3)
     assert at(made, ["203.0.113.1", "203.0.113.2", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.3", "198.51.100.1"]) is None
     assert at(made, ["203.0.113.1", "198.51.100.1"]) == [TRUNCATIONS, None]
     assert at(made, ["203.0.113.200"], now=1.1) is None
-    assert made.counts.truncated == 1
+    assert made.counters.rate_limited == 1
 
 
-def test_dns_25_of_ipv6_a_network_is_what_one_customer_has() -> None:
-    made = door("2001:db8::/32", most=2)
+def test_dns_25_an_ipv6_network_is_a_customers_prefix() -> None:
+    made = access("2001:db8::/32", most=2)
     assert at(made, ["2001:db8:0:1::1", "2001:db8:0:ff::1", "2001:db8:0:100::1"]) is None
     assert at(made, ["2001:db8:0:2::1", "2001:db8:0:100::1"]) == [TRUNCATIONS, None]
 
 
-def test_dns_25_who_asks_over_ipv4_at_a_socket_of_both_families_is_of_its_own_network() -> None:
+def test_dns_25_an_ipv4_mapped_client_has_its_ipv4_network() -> None:
     mapped = bytes(10) + b"\xff\xff"
     assert _network_of(mapped + bytes((10, 0, 0, 1))) == _network_of(mapped + bytes((10, 0, 0, 9)))
     assert _network_of(mapped + bytes((10, 0, 0, 1))) != _network_of(mapped + bytes((10, 0, 1, 1)))
 
 
-def test_who_is_refused_is_not_told_to_ask_over_tcp() -> None:
-    made = door(most=1)
+def test_a_refused_client_is_not_truncated() -> None:
+    made = access(most=1)
     assert at(made, ["203.0.113.1", "203.0.113.1"]) == [REFUSALS, REFUSALS]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1"])
-def test_over_udp_each_asker_gets_what_is_its_own(serve: Serve, address: str) -> None:
-    made = door("::/0")
+def test_over_udp_each_client_gets_its_own_response(serve: Serve, address: str) -> None:
+    made = access("::/0")
     host = "127.0.0.1" if "." in address else "::1"
     with (
-        serve(echo, HostPort(address, 0), door=made) as server,
-        asker(host) as one,
-        asker(host) as other,
+        serve(echo, HostPort(address, 0), access=made) as server,
+        udp_client(host) as one,
+        udp_client(host) as other,
     ):
         if "." in address:
             other.bind(("127.0.0.7", 0))
@@ -141,51 +139,51 @@ def test_over_udp_each_asker_gets_what_is_its_own(serve: Serve, address: str) ->
         assert other.recv(1000) == b"xx" + (b"refused" if "." in address else b"long" * 100 + b":udp")
 
 
-def test_dns_25_over_udp_a_network_that_asks_too_often_gets_short_answers(serve: Serve) -> None:
-    made = door(most=5)
-    made.counts.second = -1
-    with serve(echo, door=made) as server, asker() as sock:
+def test_dns_25_over_udp_a_network_over_the_limit_gets_short_responses(serve: Serve) -> None:
+    made = access(most=5)
+    made.counters.second = -1
+    with serve(echo, access=made) as server, udp_client() as sock:
         sock.connect(server.at)
         with server.udp_stopped():
             for number in range(60):
                 sock.send(b"%2dq" % number)
         heard = [sock.recv(100)[2:] for _ in range(60)]
-    # By batches all of one are counted before any is answered; one by one the first five are let through.
+    # All queries of a batch are counted before any is answered; with single datagrams, the first five pass.
     assert heard.count(b"truncated") >= 50
-    assert made.counts.truncated == heard.count(b"truncated")
+    assert made.counters.rate_limited == heard.count(b"truncated")
 
 
-def test_dns_25_over_tcp_who_is_not_allowed_is_refused_query_by_query() -> None:
-    made = door(refusals=Saying(b"refused", StreamAnswers))
+def test_dns_25_over_tcp_a_refused_client_is_refused_each_query() -> None:
+    made = access(refused=WordLookup(b"refused", StreamAnswers))
     made.allowed[packed("127.0.0.7")] = False
-    with serving(echo, door=made) as server:
+    with serving(echo, access=made) as server:
         for source, word in (("127.0.0.7", b"refused"), ("127.0.0.1", b"q:tcp")):
             with socket.create_connection(server.at, SECONDS, source_address=(source, 0)) as sock:
                 sock.sendall(framed(b"a1q", b"b2q"))
                 assert hear(sock, 2) == [b"a1" + word, b"b2" + word]
-    assert made.counts.refused == 1
+    assert made.counters.refused == 1
 
 
-def test_many_networks_are_forgotten_with_their_second() -> None:
-    made = door("0.0.0.0/0", most=10)
+def test_counters_of_networks_are_cleared_each_second() -> None:
+    made = access("0.0.0.0/0", most=10)
     for second, third in itertools.product(range(3), range(200)):
         at(made, [f"203.0.{third}.1"], now=second)
-        assert len(made.counts.asked) == third + 1
+        assert len(made.counters.queries) == third + 1
 
 
-def test_dns_23_who_proves_its_address_is_answered_however_often_its_network_asks() -> None:
-    made = door("203.0.113.0/24", most=1)
+def test_dns_23_a_valid_cookie_bypasses_the_rate_limit() -> None:
+    made = access("203.0.113.0/24", most=1)
     hosts = ["203.0.113.1", "203.0.113.2", "203.0.113.1", "203.0.114.1"]
     queries = [packed("203.0.113.1"), packed("203.0.113.1"), b"", packed("203.0.114.1")]
     assert at(made, hosts, queries=queries) == [None, TRUNCATIONS, TRUNCATIONS, REFUSALS]
-    assert (made.counts.truncated, made.counts.refused) == (2, 1)
+    assert (made.counters.rate_limited, made.counters.refused) == (2, 1)
 
 
-def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serve) -> None:
-    made = door(most=1)
-    made.counts.second = -1
+def test_dns_23_over_udp_a_cookie_is_found_in_queries_of_any_length(serve: Serve) -> None:
+    made = access(most=1)
+    made.counters.second = -1
     proof = packed("127.0.0.1")
-    with serve(echo, door=made) as server, asker() as sock:
+    with serve(echo, access=made) as server, udp_client() as sock:
         sock.connect(server.at)
         with server.udp_stopped():
             for number in range(30):
@@ -194,4 +192,4 @@ def test_dns_23_over_udp_a_proof_is_found_in_queries_of_every_length(serve: Serv
             heard = sock.recv(1000)
             if int(heard[:2]) % 2:
                 assert heard == heard[:2] + b"!" * 8 * int(heard[:2]) + proof + b":udp"
-    assert 14 <= made.counts.truncated <= 15
+    assert 14 <= made.counters.rate_limited <= 15

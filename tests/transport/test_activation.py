@@ -1,4 +1,4 @@
-"""Sockets that others have bound: which are taken, how they make pairs, and what is said of the rest."""
+"""Inherited sockets: which ones are taken, how they are paired, and the errors for others."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ Make = Callable[..., socket.socket]
 
 @pytest.fixture
 def make() -> Iterator[Make]:
-    """Binds sockets that are closed with the test."""
+    """Binds sockets that are closed at the end of the test."""
     with ExitStack() as stack:
 
         def bound(
@@ -37,7 +37,7 @@ def make() -> Iterator[Make]:
 
 
 def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP at one port that is free for both."""
+    """UDP and TCP sockets at a port that is free for both."""
 
     def made() -> tuple[socket.socket, socket.socket]:
         udp = make(socket.SOCK_DGRAM, host)
@@ -46,29 +46,29 @@ def both(make: Make, host: str = "127.0.0.1") -> tuple[socket.socket, socket.soc
     return eventually(made)
 
 
-def refusal(passed: list[socket.socket]) -> str:
-    """What is said by a process that is passed these."""
+def refusal(inherited: list[socket.socket]) -> str:
+    """The error of a process that inherits these."""
     program = (
         "import fcntl, os, sys\n"
         "numbers = [fcntl.fcntl(int(n), fcntl.F_DUPFD, 100) for n in sys.argv[1:]]\n"
         "[os.dup2(n, 3 + at) for at, n in enumerate(numbers)]\n"
         "os.environ.update(LISTEN_FDS=str(len(numbers)), LISTEN_PID=str(os.getpid()))\n"
         "from zkdns.errors import ListenError\n"
-        "from zkdns.transport.activation import addresses_of, take_passed\n"
+        "from zkdns.transport.activation import addresses_of, take_inherited_sockets\n"
         "try:\n"
-        "    passed = take_passed(os.environ)\n"
+        "    passed = take_inherited_sockets(os.environ)\n"
         "    print(*addresses_of(passed), os.get_inheritable(3), 'LISTEN_FDS' in os.environ)\n"
         "except ListenError as error:\n"
         "    print(error)\n"
     )
-    numbers = [sock.fileno() for sock in passed]
+    numbers = [sock.fileno() for sock in inherited]
     command = [sys.executable, "-c", program, *map(str, numbers)]
     return subprocess.run(
         command, pass_fds=numbers, check=True, capture_output=True, text=True
     ).stdout.strip()
 
 
-def test_what_is_passed_is_taken_and_neither_told_nor_handed_on(make: Make) -> None:
+def test_passed_sockets_are_taken_and_not_inherited_further(make: Make) -> None:
     udp, tcp = both(make)
     assert refusal([udp, tcp]) == f"127.0.0.1:{udp.getsockname()[1]} False False"
 
@@ -83,13 +83,13 @@ def test_what_is_passed_is_taken_and_neither_told_nor_handed_on(make: Make) -> N
         {"LISTEN_FDS": "0", "LISTEN_PID": str(os.getpid())},
     ],
 )
-def test_what_is_not_for_this_process_is_left_alone(variables: dict[str, str]) -> None:
+def test_variables_for_another_process_are_ignored(variables: dict[str, str]) -> None:
     environment = {**variables, "LISTEN_FDNAMES": "a", "PATH": "/bin"}
     assert take_inherited_sockets(environment) == []
     assert environment == {"PATH": "/bin"}
 
 
-def test_what_cannot_be_served_is_named(make: Make) -> None:
+def test_an_unusable_file_is_named(make: Make) -> None:
     unix, other = socket.socketpair()
     with unix, other:
         assert "file 3 is a socket of AF_UNIX, SOCK_STREAM; pass UDP and TCP sockets" in refusal([unix])
@@ -100,18 +100,18 @@ def test_what_cannot_be_served_is_named(make: Make) -> None:
         assert "file 3 is no socket" in refusal([file])  # type: ignore[list-item]
 
 
-def test_pairs_are_made_of_each_address_in_whatever_order(make: Make) -> None:
+def test_sockets_are_paired_by_address_in_any_order(make: Make) -> None:
     first, second = both(make), both(make, "127.0.0.2")
-    passed = [second[1], first[0], first[1], second[0]]
-    pairs = pair_sockets(passed)
+    inherited = [second[1], first[0], first[1], second[0]]
+    pairs = pair_sockets(inherited)
     assert [(pair.udp, pair.tcp) for pair in pairs] == [second, first]
-    assert addresses_of(passed) == tuple(map(bound_address, pairs))
+    assert addresses_of(inherited) == tuple(map(bound_address, pairs))
 
 
 @pytest.mark.parametrize("there", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
+def test_a_socket_that_was_not_passed_is_bound(make: Make, there: socket.SocketKind) -> None:
     other = socket.SOCK_STREAM if there == socket.SOCK_DGRAM else socket.SOCK_DGRAM
-    lone = make(there, "127.0.0.9")  # where hardly anybody has the other half
+    lone = make(there, "127.0.0.9")  # the other socket is most likely free
     (pair,) = pair_sockets([lone])
     assert lone in {pair.udp, pair.tcp}
     assert pair.udp.getsockname() == pair.tcp.getsockname()
@@ -121,7 +121,7 @@ def test_a_half_that_was_not_passed_is_bound(make: Make, there: socket.SocketKin
     pair.close()
 
 
-def test_a_half_that_cannot_be_bound_is_told_and_all_is_let_go(make: Make) -> None:
+def test_a_socket_that_cannot_be_bound_is_an_error_and_all_are_closed(make: Make) -> None:
     udp, tcp = both(make)
     with pytest.raises(ListenError, match="another program listens there"):
         pair_sockets([udp])
@@ -138,7 +138,7 @@ def test_several_sockets_at_one_address_are_several_pairs(make: Make) -> None:
         ]
 
 
-def test_a_passed_socket_gets_what_ours_have(make: Make) -> None:
+def test_a_passed_socket_gets_the_usual_options(make: Make) -> None:
     (own,) = bind(HostPort("127.0.0.1", 0), 1)
     udp, tcp = both(make)
     size = (socket.SOL_SOCKET, socket.SO_RCVBUF)
@@ -150,7 +150,7 @@ def test_a_passed_socket_gets_what_ours_have(make: Make) -> None:
     own.close()
 
 
-def test_a_larger_buffer_than_we_could_ask_for_is_left(make: Make) -> None:
+def test_a_larger_buffer_is_left_unchanged(make: Make) -> None:
     udp, _ = both(make)
     forced = 33  # SO_RCVBUFFORCE
     try:
@@ -158,4 +158,4 @@ def test_a_larger_buffer_than_we_could_ask_for_is_left(make: Make) -> None:
     except PermissionError:
         pytest.skip("needs root")
     configure_inherited(udp)
-    assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20  # the kernel tells twice of it
+    assert udp.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == 8 << 20  # the kernel reports twice of it

@@ -1,4 +1,4 @@
-"""The calls for batches by themselves: where everything lies, and what becomes of what cannot be sent."""
+"""The batch calls: memory layout, and datagrams that cannot be sent."""
 
 import contextlib
 import ctypes
@@ -15,22 +15,22 @@ import pytest
 from tests.support.sandbox import forbidding
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, datagram
-from tests.transport.udp_client import asker, receives_nothing_more
+from tests.transport.udp_client import receives_nothing_more, udp_client
 from zkdns.transport import batch as module
-from zkdns.transport.batch import HEAD, ID, LENGTH, MAX_RESPONSE, MAX_BATCH, SLOT, Batch, is_available
+from zkdns.transport.batch import HEAD, ID, LENGTH, MAX_BATCH, MAX_RESPONSE, SLOT, Batch, is_available
 from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.sockets import enable_packet_info
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="this system has no calls for batches")
 
-_HELD = SLOT - 2 - LENGTH
+_SLOT_CAPACITY = SLOT - 2 - LENGTH
 """Bytes of a query after its id that a slot holds."""
 _LONGEST_REST = MAX_RESPONSE - ID - HEAD
 
 
 @contextlib.contextmanager
 def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
-    """A socket that is asked, and does not block."""
+    """A bound socket that does not block."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.setblocking(False)
@@ -41,20 +41,22 @@ def receiver(host: str = "127.0.0.1") -> Iterator[socket.socket]:
 
 
 def slotted(query: bytes) -> bytes:
-    """A query after its id as its slot holds it."""
-    return query[:_HELD].ljust(_HELD, b"\0") + (2 + len(query)).to_bytes(LENGTH, sys.byteorder)
+    """A query after its id, as its slot holds it."""
+    return query[:_SLOT_CAPACITY].ljust(_SLOT_CAPACITY, b"\0") + (2 + len(query)).to_bytes(
+        LENGTH, sys.byteorder
+    )
 
 
 def sendable(response: bytes) -> bytes:
-    """A response after its id and the filler as it is taken."""
+    """A response after its id and the filler, ready to send."""
     return datagram(response)
 
 
-# -- where everything lies ----------------------------------------------------------------------------------
+# -- memory layout ------------------------------------------------------------------------------------------
 
 
-def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
-    """<bits/types/struct_iovec.h>, <bits/socket.h>, on systems whose addresses have 8 bytes."""
+def test_the_headers_have_the_layout_of_the_system() -> None:
+    """<bits/types/struct_iovec.h>, <bits/socket.h>, on 64-bit systems."""
     places = {
         module._IoVec: ("PN", ["base", "length"]),
         module._MsgHdr: (
@@ -65,7 +67,7 @@ def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
     for structure, (layout, names) in places.items():
         assert ctypes.sizeof(structure) == struct.calcsize(layout + "0P")
         for number, name in enumerate(names):
-            # Where the next one begins that needs no more room than itself.
+            # The start of the next one, if it needs only its own size.
             place = struct.calcsize(layout[: number + 1]) - struct.calcsize(layout[number])
             assert getattr(structure, name).offset == place, name
             assert getattr(structure, name).size == struct.calcsize(layout[number])
@@ -75,18 +77,20 @@ def test_the_headers_are_laid_out_as_the_system_has_them() -> None:
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_there_is_room_for_whom_and_where_to(family: socket.AddressFamily) -> None:
+def test_there_is_room_for_addresses_and_ancillary_data(family: socket.AddressFamily) -> None:
     """<netinet/in.h>: sockaddr_in, sockaddr_in6, and the ancillary data with in_pktinfo or in6_pktinfo."""
     is_ipv6 = family == socket.AF_INET6
-    assert module._ASKER[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
+    assert module._SOCKADDR_SIZE[family] == struct.calcsize("=HHI16sI" if is_ipv6 else "=HHI8x")
     header = struct.calcsize("@Nii0N")
-    assert module._SOURCE[family] == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
-    assert module._SOURCE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
+    assert module._CONTROL_SIZE[family] == header + struct.calcsize("@16sI0N" if is_ipv6 else "@iII0N")
+    assert module._CONTROL_SIZE[family] == socket.CMSG_SPACE(struct.calcsize("=16sI" if is_ipv6 else "=iII"))
 
 
-def test_the_numbers_beside_the_headers_are_the_numbers_in_them() -> None:
+def test_the_columns_are_the_numbers_in_the_headers() -> None:
     messages = module._Messages(3)
-    messages.control_lengths[:] = memoryview(struct.pack(f"{MAX_BATCH}Q", *range(1000, 1000 + MAX_BATCH))).cast("Q")
+    messages.control_lengths[:] = memoryview(
+        struct.pack(f"{MAX_BATCH}Q", *range(1000, 1000 + MAX_BATCH))
+    ).cast("Q")
     for piece, first in enumerate((2000, 3000, 4000)):
         numbers = struct.pack(f"{MAX_BATCH}H", *range(first, first + MAX_BATCH))
         messages.piece_lengths[piece][:] = memoryview(numbers).cast("H")
@@ -110,9 +114,9 @@ def test_nothing_has_arrived() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2, MAX_BATCH - 1, MAX_BATCH, MAX_BATCH + 1, 3 * MAX_BATCH + 5])
-def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None:
+def test_queries_are_received_in_order_up_to_a_full_batch(count: int) -> None:
     sent = [number.to_bytes(2) + b"query %d" % number for number in range(count)]
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for message in sent:
             other.sendto(message, sock.getsockname())
@@ -123,10 +127,10 @@ def test_queries_come_in_their_order_at_most_so_many_at_once(count: int) -> None
         assert received == [slotted(message[2:]) for message in sent]
 
 
-def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
-    with receiver() as sock, asker() as other:
+def test_a_slot_is_cleared_before_each_batch() -> None:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
-        for size in (500, _HELD, 50, 1, 0, 200, 0):
+        for size in (500, _SLOT_CAPACITY, 50, 1, 0, 200, 0):
             message = b"id" + os.urandom(size)
             other.sendto(message, sock.getsockname())
             assert list(batch.receive()) == [slotted(message[2:])]
@@ -135,39 +139,39 @@ def test_a_slot_holds_nothing_of_what_was_there_before() -> None:
 @pytest.mark.parametrize(
     "size", [0, 1, 2, 3, *range(93, 100), 512, 4096, 9_000, 32_768, 65_507], ids="{} bytes".format
 )
-def test_what_is_longer_than_its_slot_can_be_had_whole(size: int) -> None:
+def test_a_query_longer_than_its_slot_is_available_as_a_whole(size: int) -> None:
     message = os.urandom(size)
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for around in (b"id before", message, b"id behind"):
             other.sendto(around, sock.getsockname())
         queries = batch.receive()
-        whole = message[2:] + size.to_bytes(LENGTH, sys.byteorder)
-        assert queries[1][-LENGTH:] == whole[-LENGTH:]
-        assert batch.whole(1) == (whole if size > 2 + _HELD else None)
-        assert (batch.whole(0), batch.whole(2)) == (None, None)
+        long_query = message[2:] + size.to_bytes(LENGTH, sys.byteorder)
+        assert queries[1][-LENGTH:] == long_query[-LENGTH:]
+        assert batch.long_query(1) == (long_query if size > 2 + _SLOT_CAPACITY else None)
+        assert (batch.long_query(0), batch.long_query(2)) == (None, None)
 
 
-def test_the_longest_ones_in_all_places_do_not_get_into_each_others_way() -> None:
+def test_a_batch_of_the_longest_queries_does_not_overlap() -> None:
     sent = [os.urandom(20_000) for _ in range(8)]
-    with receiver() as sock, asker() as other:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for message in sent:
             other.sendto(message, sock.getsockname())
         assert len(batch.receive()) == len(sent)
-        wholes = [batch.whole(at) for at in range(len(sent))]
+        wholes = [batch.long_query(at) for at in range(len(sent))]
         assert wholes == [message[2:] + (20_000).to_bytes(LENGTH, sys.byteorder) for message in sent]
 
 
-def test_a_socket_that_fails_is_told_of() -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, asker() as other:
+def test_a_socket_error_is_raised() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, udp_client() as other:
         sock.setblocking(False)
         sock.bind(("127.0.0.1", 0))
         batch = Batch(sock)
-        with asker() as gone:
+        with udp_client() as gone:
             gone.bind(("127.0.0.1", 0))
             sock.connect(gone.getsockname())
-        sock.send(b"to nobody")  # comes back as ICMP port unreachable
+        sock.send(b"to a closed port")  # comes back as ICMP port unreachable
         refused = eventually(lambda: _error_of(batch))
         assert isinstance(refused, ConnectionRefusedError)
         other.bind(("127.0.0.1", 0))
@@ -188,25 +192,25 @@ def _error_of(batch: Batch) -> OSError | None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_each_asker_gets_its_response_behind_its_id(host: str) -> None:
+def test_each_client_gets_its_response_with_its_id(host: str) -> None:
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
-        askers = [stack.enter_context(asker(host)) for _ in range(MAX_BATCH)]
+        clients = [stack.enter_context(udp_client(host)) for _ in range(MAX_BATCH)]
         for rounds in range(2):
-            for at, other in enumerate(askers):
+            for at, other in enumerate(clients):
                 other.sendto(bytes((rounds, at)) + b"query", sock.getsockname())
             assert len(batch.receive()) == MAX_BATCH
             assert batch.send([sendable(b"response %d" % at) for at in range(MAX_BATCH)]) == 0
-            for at, other in enumerate(askers):
+            for at, other in enumerate(clients):
                 assert other.recv(100) == bytes((rounds, at)) + b"response %d" % at
                 assert receives_nothing_more(other)
                 other.settimeout(5.0)
 
 
-def test_a_response_has_the_question_as_it_arrived() -> None:
-    """All of what the slot holds behind id and head can be one."""
-    questions = [os.urandom(_HELD - HEAD - size) for size in range(MAX_BATCH)]
-    with receiver() as sock, asker() as other:
+def test_a_response_has_the_question_as_received() -> None:
+    """The question may fill the slot after id and head."""
+    questions = [os.urandom(_SLOT_CAPACITY - HEAD - size) for size in range(MAX_BATCH)]
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for number, question in enumerate(questions):
             other.sendto(bytes((0, number)) + bytes(HEAD) + question + b"more", sock.getsockname())
@@ -220,8 +224,8 @@ def test_a_response_has_the_question_as_it_arrived() -> None:
 
 
 @pytest.mark.parametrize("silent", [[0], [1], [7], [0, 7], [2, 3, 4], [*range(8)], [0, 2, 4, 6], []], ids=str)
-def test_an_empty_response_is_silence(silent: list[int]) -> None:
-    with receiver() as sock, asker() as other:
+def test_an_empty_response_is_not_sent(silent: list[int]) -> None:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for at in range(8):
             other.sendto(bytes((0, at)), sock.getsockname())
@@ -233,8 +237,8 @@ def test_an_empty_response_is_silence(silent: list[int]) -> None:
         assert receives_nothing_more(other)
 
 
-def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -> None:
-    with receiver() as sock, asker() as other:
+def test_long_and_short_responses_do_not_mix() -> None:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for lengths in ([_LONGEST_REST] * MAX_BATCH, [1] * MAX_BATCH, [1, _LONGEST_REST] * (MAX_BATCH // 2)):
             responses = [os.urandom(length) for length in lengths]
@@ -246,7 +250,7 @@ def test_long_responses_and_short_ones_leave_nothing_of_themselves_to_others() -
 
 
 class FewAtATime:
-    """`sendmmsg` that takes no more than so many of what it is given, as the system may."""
+    """A `sendmmsg` that sends only some of the datagrams, as the system may."""
 
     def __init__(self, batch: Batch, most: int) -> None:
         self.calls: list[int] = []
@@ -258,8 +262,8 @@ class FewAtATime:
 
 
 @pytest.mark.parametrize("most", [1, 7, 63])
-def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    with receiver() as sock, asker() as other:
+def test_a_partly_sent_batch_is_continued(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    with receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         few = FewAtATime(batch, most)
         monkeypatch.setattr(batch, "_sendmmsg", few)
@@ -267,14 +271,16 @@ def test_what_was_sent_in_part_is_sent_on(most: int, monkeypatch: pytest.MonkeyP
             other.sendto(bytes((0, at)), sock.getsockname())
         assert len(batch.receive()) == MAX_BATCH
         assert batch.send([sendable(b"%d" % at) for at in range(MAX_BATCH)]) == 0
-        assert [other.recv(100) for _ in range(MAX_BATCH)] == [bytes((0, at)) + b"%d" % at for at in range(MAX_BATCH)]
+        assert [other.recv(100) for _ in range(MAX_BATCH)] == [
+            bytes((0, at)) + b"%d" % at for at in range(MAX_BATCH)
+        ]
         assert few.calls == [*range(MAX_BATCH, 0, -most)]
 
 
-def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> None:
-    """A queue of the network that is full, as Unix sockets show it by themselves: EAGAIN, and no waiting."""
+def test_responses_without_room_in_the_kernel_are_counted_as_lost() -> None:
+    """A full queue, which Unix sockets can show: EAGAIN without waiting."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    with ours, theirs, receiver() as sock, asker() as other:
+    with ours, theirs, receiver() as sock, udp_client() as other:
         batch = Batch(sock)
         for at in range(8):
             other.sendto(bytes((0, at)), sock.getsockname())
@@ -294,26 +300,26 @@ def test_where_the_system_has_no_room_the_responses_are_lost_and_counted() -> No
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::"])
-def test_dns_24_a_wildcard_tells_where_each_arrived_and_sends_from_there(host: str) -> None:
+def test_dns_24_a_wildcard_responds_from_the_address_of_the_query(host: str) -> None:
     addresses = ["127.0.0.1", "127.0.0.2", "127.0.0.3"] if host == "0.0.0.0" else ["::1"]
     with receiver(host) as sock, contextlib.ExitStack() as stack:
         batch = Batch(sock)
         port = sock.getsockname()[1]
-        askers = [(stack.enter_context(asker(host)), address) for address in addresses * 10]
+        clients = [(stack.enter_context(udp_client(host)), address) for address in addresses * 10]
         for _ in range(2):
-            for other, address in askers:
+            for other, address in clients:
                 other.sendto(b"id", (address, port))
-            assert len(batch.receive()) == len(askers)
-            assert batch.send([sendable(b"response")] * len(askers)) == 0
-            for other, address in askers:
+            assert len(batch.receive()) == len(clients)
+            assert batch.send([sendable(b"response")] * len(clients)) == 0
+            for other, address in clients:
                 response, source = other.recvfrom(100)
                 assert (response, source[0]) == (b"idresponse", address)
 
 
-# -- where there are no such calls --------------------------------------------------------------------------
+# -- systems without these calls ----------------------------------------------------------------------------
 
 
-def test_where_the_calls_are_missing_or_of_another_form_they_are_not_used(
+def test_missing_or_different_calls_are_not_used(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert is_available()
@@ -331,7 +337,7 @@ def test_where_the_calls_are_missing_or_of_another_form_they_are_not_used(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
-def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_forbidden_call_is_not_used(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a filter of system calls (seccomp) forbids it."""
     probed = []
 
@@ -344,7 +350,7 @@ def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: py
     assert probed
 
 
-def test_in_a_sandbox_that_forbids_it_it_is_not_used() -> None:
+def test_a_call_that_a_sandbox_forbids_is_not_used() -> None:
     program = "from zkdns.transport.batch import is_available; print(is_available())"
     command = [*forbidding("recvmmsg"), sys.executable, "-c", program]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, echo, serving
-from tests.transport.udp_client import asker
-from zkdns.transport import DeferredResponse
-from zkdns.transport.counters import LATENCY_BUCKETS, NOT_COUNTED, Counters
+from tests.transport.udp_client import udp_client
 from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.contract import DeferredResponse
+from zkdns.transport.counters import LATENCY_BUCKETS, NOT_COUNTED, Counters
 
 MANY = 300
 
@@ -62,7 +62,7 @@ def test_latencies_are_counted_in_their_buckets(noted: list[tuple[float, int]]) 
 
 @pytest.mark.parametrize("batched", [True, False])
 def test_udp_responses_are_counted_once_with_class_and_latency(*, batched: bool) -> None:
-    with serving(echo, datagrams=Classified(), batched=batched) as running, asker() as sock:
+    with serving(echo, datagrams=Classified(), batched=batched) as running, udp_client() as sock:
         counters = running.udp.counters
         with running.udp_stopped():
             for number in range(MANY // 3):

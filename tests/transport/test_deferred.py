@@ -1,4 +1,4 @@
-"""Answers that there are only later: they find their askers, and keep nobody waiting."""
+"""Deferred responses: they reach their clients, and delay no others."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ import pytest
 
 from tests.support.waiting import eventually
 from tests.transport.helpers import DatagramAnswers, Running, StreamAnswers, datagram, echo, serving
-from tests.transport.udp_client import SECONDS, Serve, ask, asker, receives_nothing_more
+from tests.transport.udp_client import SECONDS, Serve, ask, receives_nothing_more, udp_client
 from zkdns.address import HostPort
-from zkdns.transport import ResponseLookup, Deliver, DeferredResponse
+from zkdns.transport.contract import DeferredResponse, Deliver, ResponseLookup
 
 
-class Desk(dict[bytes, Iterator[bytes]]):
-    """Answers what begins with "later" when it is told to, and everything else at once."""
+class DeferringLookup(dict[bytes, Iterator[bytes]]):
+    """Defers the responses to queries that start with "later", and answers all others at once."""
 
     def __init__(self, at_once: ResponseLookup) -> None:
         self.waiting: dict[bytes, Deliver] = {}
@@ -36,62 +36,60 @@ class Desk(dict[bytes, Iterator[bytes]]):
         return itertools.repeat(DeferredResponse(begin))
 
     def deliver(self, server: Running, name: bytes, body: bytes) -> None:
-        """When the query has come, answer it."""
+        """Answer the query once it has arrived."""
         eventually(lambda: name in self.waiting)
         server.call(lambda: self.waiting.pop(name)(body))
 
 
 def _fail(_: Deliver) -> None:
-    raise ValueError("nobody is at the desk")
+    raise ValueError("cannot be deferred")
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_dns_24_a_late_datagram_finds_its_asker_and_leaves_from_where_it_was_asked(
-    serve: Serve, address: str
-) -> None:
+def test_dns_24_a_deferred_datagram_leaves_from_the_address_of_the_query(serve: Serve, address: str) -> None:
     asked = {"127.0.0.1": "127.0.0.1", "0.0.0.0": "127.0.0.5"}.get(address, "::1")
-    desk = Desk(DatagramAnswers(echo))
+    lookup = DeferringLookup(DatagramAnswers(echo))
     with (
-        serve(echo, HostPort(address, 0), datagrams=desk) as server,
-        asker(asked) as one,
-        asker(asked) as two,
+        serve(echo, HostPort(address, 0), datagrams=lookup) as server,
+        udp_client(asked) as one,
+        udp_client(asked) as two,
     ):
         at = (asked, server.address.port)
         for sock in (one, two):
-            sock.connect(at)  # so that it hears nobody else
+            sock.connect(at)  # so that it receives from the server only
         with server.udp_stopped():
             one.send(b"a1later1")
             two.send(b"b2later2")
             one.send(b"c3at once")
         assert one.recv(100) == b"c3at once:udp"
-        desk.deliver(server, b"later2", datagram(b"the second"))
-        desk.deliver(server, b"later1", datagram(b"the first"))
+        lookup.deliver(server, b"later2", datagram(b"the second"))
+        lookup.deliver(server, b"later1", datagram(b"the first"))
         assert (one.recv(100), two.recv(100)) == (b"a1the first", b"b2the second")
         assert ask(asked, server.address.port, b"id") == (b"id:udp", asked)
         assert server.udp.lost == 0
 
 
-def test_a_late_datagram_may_be_silence_and_a_mistake_costs_nobody_else_anything(serve: Serve) -> None:
-    desk = Desk(DatagramAnswers(echo))
-    with serve(echo, datagrams=desk) as server, asker() as sock:
+def test_a_deferred_datagram_may_be_empty_and_an_error_costs_only_one(serve: Serve) -> None:
+    lookup = DeferringLookup(DatagramAnswers(echo))
+    with serve(echo, datagrams=lookup) as server, udp_client() as sock:
         sock.connect(server.at)
         with server.udp_stopped():
             for message in (b"a1laterX", b"b2later2", b"c3later3", b"d4"):
                 sock.send(message)
         assert sock.recv(100) == b"d4:udp"
-        desk.deliver(server, b"later2", b"")
-        desk.deliver(server, b"later3", datagram(b"yes"))
+        lookup.deliver(server, b"later2", b"")
+        lookup.deliver(server, b"later3", datagram(b"yes"))
         assert sock.recv(100) == b"c3yes"
         assert receives_nothing_more(sock)
 
 
-def test_nothing_leaves_after_the_end(serve: Serve) -> None:
-    desk = Desk(DatagramAnswers(echo))
-    with serve(echo, datagrams=desk) as server, asker() as sock:
+def test_nothing_is_sent_after_the_end(serve: Serve) -> None:
+    lookup = DeferringLookup(DatagramAnswers(echo))
+    with serve(echo, datagrams=lookup) as server, udp_client() as sock:
         sock.sendto(b"a1later1", server.at)
-        eventually(lambda: b"later1" in desk.waiting)
+        eventually(lambda: b"later1" in lookup.waiting)
         with server.udp_stopped():
-            desk.deliver(server, b"later1", datagram(b"too late"))
+            lookup.deliver(server, b"later1", datagram(b"too late"))
             assert receives_nothing_more(sock)
 
 
@@ -103,7 +101,7 @@ def framed(*messages: bytes) -> bytes:
 
 
 def hear(sock: socket.socket, count: int) -> list[bytes]:
-    """So many messages."""
+    """The next messages."""
     with sock.makefile("rb") as file:
         heard = []
         for _ in range(count):
@@ -113,13 +111,13 @@ def hear(sock: socket.socket, count: int) -> list[bytes]:
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk(StreamAnswers(echo))
+def lookup() -> DeferringLookup:
+    return DeferringLookup(StreamAnswers(echo))
 
 
 @pytest.fixture
-def server(desk: Desk) -> Iterator[Running]:
-    with serving(echo, streams=desk, idle_seconds=SECONDS) as running:
+def server(lookup: DeferringLookup) -> Iterator[Running]:
+    with serving(echo, streams=lookup, idle_seconds=SECONDS) as running:
         yield running
 
 
@@ -129,58 +127,60 @@ def sock(server: Running) -> Iterator[socket.socket]:
         yield connected
 
 
-def test_dns_27_over_tcp_answers_come_as_they_are_ready(
-    desk: Desk, server: Running, sock: socket.socket
+def test_dns_27_over_tcp_deferred_responses_come_in_any_order(
+    lookup: DeferringLookup, server: Running, sock: socket.socket
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2", b"c3"))
     assert hear(sock, 1) == [b"c3:tcp"]
-    desk.deliver(server, b"later2", b"two")
+    lookup.deliver(server, b"later2", b"two")
     assert hear(sock, 1) == [b"b2two"]
     sock.sendall(framed(b"d4"))
     assert hear(sock, 1) == [b"d4:tcp"]
-    desk.deliver(server, b"later1", b"one")
+    lookup.deliver(server, b"later1", b"one")
     assert hear(sock, 1) == [b"a1one"]
 
 
-def test_dns_28_over_tcp_answers_still_come_to_who_says_no_more(
-    desk: Desk, server: Running, sock: socket.socket
+def test_dns_28_over_tcp_deferred_responses_follow_a_half_close(
+    lookup: DeferringLookup, server: Running, sock: socket.socket
 ) -> None:
     sock.sendall(framed(b"a1later1", b"b2later2"))
     sock.shutdown(socket.SHUT_WR)
-    desk.deliver(server, b"later2", b"")  # there will be none
-    desk.deliver(server, b"later1", b"one")
+    lookup.deliver(server, b"later2", b"")  # there will be no response
+    lookup.deliver(server, b"later1", b"one")
     assert hear(sock, 1) == [b"a1one"]
     assert sock.recv(100) == b""
 
 
-def test_over_tcp_late_answers_wait_until_the_asker_reads(
-    desk: Desk, server: Running, sock: socket.socket
+def test_over_tcp_deferred_responses_wait_until_the_client_reads(
+    lookup: DeferringLookup, server: Running, sock: socket.socket
 ) -> None:
     much = bytes(60_000)
     names = [b"later%c" % letter for letter in b"abcdefghijklmnopqrstuvwxyz0123456789"]
     sock.sendall(framed(*(b"id" + name for name in names)))
     for name in names:
-        desk.deliver(server, name, much)
+        lookup.deliver(server, name, much)
     assert hear(sock, len(names)) == [b"id" + much] * len(names)
     sock.sendall(framed(b"a1"))
     assert hear(sock, 1) == [b"a1:tcp"]
 
 
 @pytest.mark.parametrize("how", ["reset", "closed"])
-def test_over_tcp_an_answer_to_who_has_gone_is_dropped(desk: Desk, server: Running, how: str) -> None:
+def test_over_tcp_a_response_to_a_closed_connection_is_dropped(
+    lookup: DeferringLookup, server: Running, how: str
+) -> None:
     with socket.create_connection(server.at, SECONDS) as gone:
         gone.sendall(framed(b"a1later1"))
-        eventually(lambda: b"later1" in desk.waiting)
+        eventually(lambda: b"later1" in lookup.waiting)
         if how == "reset":
             gone.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     for _ in range(2):
-        desk.deliver(server, b"later1", bytes(60_000))
+        lookup.deliver(server, b"later1", bytes(60_000))
         with socket.create_connection(server.at, SECONDS) as other:
             other.sendall(framed(b"b2", b"c3later1"))
             assert hear(other, 1) == [b"b2:tcp"]
 
 
-def test_over_tcp_a_mistake_closes_its_connection_alone(server: Running, sock: socket.socket) -> None:
+def test_over_tcp_an_internal_error_closes_only_its_connection(server: Running, sock: socket.socket) -> None:
     with socket.create_connection(server.at, SECONDS) as other:
         other.sendall(framed(b"a1laterX"))
         assert other.recv(100) == b""

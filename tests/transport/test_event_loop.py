@@ -1,4 +1,4 @@
-"""The loop that serves while it waits: servers get their turns, and so does everybody else."""
+"""The event loop with servers: servers, timers and other files all get their turns."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from zkdns.transport.event_loop import ServingLoop, add_server, deferrer, remove
 
 @contextlib.contextmanager
 def pipe() -> Iterator[tuple[int, int]]:
-    """A pipe whose ends do not block."""
+    """A pipe with non-blocking ends."""
     ends = os.pipe()
     for end in ends:
         os.set_blocking(end, False)
@@ -27,8 +27,8 @@ def pipe() -> Iterator[tuple[int, int]]:
             os.close(end)
 
 
-async def heard_by_a_server(*words: bytes) -> list[bytes]:
-    """What a server reads of words that it is given one by one, and of another when it is none any more."""
+async def words_read_by_a_server(*words: bytes) -> list[bytes]:
+    """The words that a server reads one by one, and a last one after its removal."""
     heard: list[bytes] = []
     with pipe() as (reader, writer):
         done = asyncio.Event()
@@ -46,16 +46,16 @@ async def heard_by_a_server(*words: bytes) -> list[bytes]:
         remove_server(reader)
         os.write(writer, b"too late")
         await asyncio.sleep(0.02)
-        remove_server(reader)  # once more is no mistake
+        remove_server(reader)  # a second time is no error
     return heard
 
 
-def test_a_server_works_when_there_is_something_for_it_and_no_longer_than_it_is_one() -> None:
+def test_a_server_works_when_its_file_is_ready_until_it_is_removed() -> None:
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
-        assert runner.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+        assert runner.run(words_read_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
-def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
+def test_callbacks_that_a_server_schedules_run_at_once() -> None:
     async def main() -> float:
         with pipe() as (reader, writer):
             loop, done = asyncio.get_running_loop(), asyncio.Event()
@@ -67,18 +67,18 @@ def test_what_a_server_gives_the_loop_to_do_is_done_at_once() -> None:
 
             add_server(reader, work)
             os.write(writer, b"x")
-            begun = time.monotonic()
+            started = time.monotonic()
             await asyncio.wait_for(done.wait(), 5)
             remove_server(reader)
-            return time.monotonic() - begun
+            return time.monotonic() - started
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         assert 0.01 <= runner.run(main()) < 4
 
 
 @pytest.mark.parametrize("has_more", [False, True])
-def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has_more: bool) -> None:
-    """Its file is always ready, and it has nothing for the loop, saying or not that there is more."""
+def test_a_server_that_is_always_busy_delays_no_timers_and_files(has_more: bool) -> None:
+    """Its file is always ready, whether or not it reports more work."""
     counts = {"served": 0, "others": 0}
 
     async def main() -> None:
@@ -99,7 +99,7 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has
             loop.add_reader(other, read)
             await asyncio.sleep(0.05)  # the timer
             os.write(other_writer, b"y")
-            await asyncio.to_thread(time.sleep, 0.01)  # what another thread tells the loop
+            await asyncio.to_thread(time.sleep, 0.01)  # a callback from another thread
             loop.remove_reader(other)
             remove_server(busy)
 
@@ -109,8 +109,8 @@ def test_a_server_that_is_never_done_keeps_neither_timers_nor_others_waiting(has
     assert counts["served"] > 10
 
 
-def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_something_new() -> None:
-    """It need not have seen that its file is empty; and the loop wakes for nothing once it has."""
+def test_a_busy_server_continues_and_is_then_called_for_new_data() -> None:
+    """It need not have seen that its file is empty; afterwards the loop does not wake up for nothing."""
     counts = {"served": 0}
 
     async def main() -> tuple[int, int]:
@@ -127,21 +127,21 @@ def test_a_server_with_more_to_do_works_on_and_is_then_called_when_there_is_some
                 return left.pop(0)
 
             add_server(reader, work)
-            told = []
+            counted = []
             for _ in range(2):
                 os.write(writer, b"x")
                 await asyncio.wait_for(heard.wait(), 5)
                 heard.clear()
                 await asyncio.sleep(0.02)
-                told.append(counts["served"])
+                counted.append(counts["served"])
             remove_server(reader)
-            return told[0], told[1]
+            return counted[0], counted[1]
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         assert runner.run(main()) == (3, 5)
 
 
-def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
+def test_a_busy_server_may_be_removed_and_added_again() -> None:
     served: list[bytes] = []
 
     async def main() -> None:
@@ -172,7 +172,7 @@ def test_a_server_may_end_while_it_has_more_to_do_and_begin_again() -> None:
     assert served == [b"a", b"b"]
 
 
-def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
+def test_a_failing_server_is_logged_once_and_stops_nothing() -> None:
     async def main() -> int:
         with pipe() as (reader, writer), pipe() as (good, good_writer):
             done, failed, failures = asyncio.Event(), asyncio.Event(), 0
@@ -183,7 +183,7 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
                 if failures == 3:
                     os.read(reader, 10)
                     failed.set()
-                raise ValueError("a mistake")
+                raise ValueError("an internal error")
 
             def work() -> bool:
                 os.read(good, 10)
@@ -205,15 +205,15 @@ def test_a_server_that_fails_is_told_of_once_and_ends_nothing() -> None:
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [("socket_handler_failed", "error")]
 
 
-def test_in_another_loop_servers_are_served_too() -> None:
-    assert asyncio.run(heard_by_a_server(b"one", b"two")) == [b"one", b"two"]
+def test_servers_work_in_other_event_loops_too() -> None:
+    assert asyncio.run(words_read_by_a_server(b"one", b"two")) == [b"one", b"two"]
 
 
-# -- what is put off ---------------------------------------------------------------------------------------
+# -- deferred work ------------------------------------------------------------------------------------------
 
 
 class Clock:
-    """What the servers' loop measures by: work takes as long as it says, however busy the machine is."""
+    """The clock of the servers' loop: work takes a set time, however busy the machine is."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -222,24 +222,24 @@ class Clock:
         return self.now
 
     def spend(self, seconds: float) -> None:
-        """Be at work for so long."""
+        """Work for this long."""
         self.now += seconds
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Stands still unless something is at work."""
+    """Stands still except during work."""
     clock = Clock()
     monkeypatch.setattr(loop_module, "time", clock)
     return clock
 
 
-def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clock) -> None:
+def test_deferred_work_runs_in_order_with_servers_in_between(clock: Clock) -> None:
     done: list[str] = []
 
     async def main() -> None:
         with pipe() as (reader, writer):
-            ended, put_off = asyncio.Event(), deferrer()
+            ended, defer = asyncio.Event(), deferrer()
 
             def work() -> bool:
                 done.append(os.read(reader, 1).decode())
@@ -247,13 +247,13 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clo
 
             def piece(name: str) -> None:
                 done.append(name)
-                os.write(writer, b"q")  # something comes while it is at work
-                clock.spend(0.001)  # which takes longer than the server will
+                os.write(writer, b"q")  # data arrives during the work
+                clock.spend(0.001)  # it takes longer than the server will
 
             add_server(reader, work)
             for name in "abc":
-                put_off(partial(piece, name))
-            put_off(ended.set)
+                defer(partial(piece, name))
+            defer(ended.set)
             await asyncio.wait_for(ended.wait(), 5)
             remove_server(reader)
 
@@ -262,7 +262,7 @@ def test_what_is_put_off_is_done_in_its_order_with_servers_in_between(clock: Clo
     assert "".join(done) == "aqbqcq"
 
 
-def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: Clock) -> None:
+def test_deferred_work_gets_half_of_the_time_of_busy_servers(clock: Clock) -> None:
     spent = {"served": 0.0, "pieces": 0.0}
 
     def count(what: str, seconds: float) -> None:
@@ -271,7 +271,7 @@ def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: 
 
     async def main() -> None:
         with pipe() as (reader, writer):
-            ended, put_off = asyncio.Event(), deferrer()
+            ended, defer = asyncio.Event(), deferrer()
 
             def work() -> bool:
                 count("served", 0.01)
@@ -280,37 +280,37 @@ def test_what_is_put_off_has_half_of_the_time_where_a_server_never_rests(clock: 
             add_server(reader, work)
             os.write(writer, b"x")
             for _ in range(100):
-                put_off(partial(count, "pieces", 0.0005))
-            put_off(ended.set)
+                defer(partial(count, "pieces", 0.0005))
+            defer(ended.set)
             await asyncio.wait_for(ended.wait(), 5)
             remove_server(reader)
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         runner.run(main())
     assert spent["pieces"] == pytest.approx(0.05)
-    assert 0.02 < spent["served"] < 0.15  # one piece for each time would be ten times as much
+    assert 0.02 < spent["served"] < 0.15  # one piece per call would be ten times as much
 
 
-def test_a_piece_that_fails_ends_nothing_and_what_a_piece_gives_the_loop_is_done() -> None:
+def test_failing_deferred_work_stops_nothing_and_its_callbacks_run() -> None:
     async def main() -> None:
-        ended, put_off = asyncio.Event(), deferrer()
+        ended, defer = asyncio.Event(), deferrer()
         loop = asyncio.get_running_loop()
 
         def fail() -> None:
-            raise ValueError("a mistake")
+            raise ValueError("an internal error")
 
         def give() -> None:
             loop.call_later(0.001, ended.set)
 
-        put_off(fail)
-        put_off(give)
+        defer(fail)
+        defer(give)
         await asyncio.wait_for(ended.wait(), 5)
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         runner.run(main())
 
 
-def test_without_servers_it_is_done_by_the_loop() -> None:
+def test_without_servers_deferred_work_runs_in_the_loop() -> None:
     async def main() -> None:
         ended = asyncio.Event()
         deferrer()(ended.set)

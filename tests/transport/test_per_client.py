@@ -1,4 +1,4 @@
-"""Responses that depend on who gets them: each asker has its own, and nobody else waits for that."""
+"""Per-client responses: each client gets its own, and no other client waits for it."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ import pytest
 
 from tests.transport.helpers import DatagramAnswers, StreamAnswers, datagram, echo, serving
 from tests.transport.test_deferred import framed, hear
-from tests.transport.udp_client import SECONDS, Serve, ask, asker, receives_nothing_more
+from tests.transport.udp_client import SECONDS, Serve, ask, receives_nothing_more, udp_client
 from zkdns.address import HostPort
-from zkdns.transport import ResponseLookup, Deliver, DeferredResponse, PerClientResponse
+from zkdns.transport.contract import DeferredResponse, Deliver, PerClientResponse, ResponseLookup
 
 
-class Teller(dict[bytes, Iterator[bytes]]):
-    """Tells who asks "whoami" what its address is, later where it asks "later…"; echoes everything else."""
+class AddressLookup(dict[bytes, Iterator[bytes]]):
+    """Answers "whoami" with the client's address, "later…" with the same but deferred; echoes all others."""
 
     def __init__(self, others: ResponseLookup, form: Callable[[bytes], bytes]) -> None:
         super().__init__()
-        self._others, self._form = others, form
+        self._others, self._codec = others, form
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
         query = key.rstrip(b"\0")
         if query.startswith(b"whoami"):
-            return itertools.repeat(PerClientResponse(lambda address: self._form(address.hex().encode())))
+            return itertools.repeat(PerClientResponse(lambda address: self._codec(address.hex().encode())))
         if query.startswith(b"later"):
             return itertools.repeat(DeferredResponse(self._begin))
         if query.startswith(b"wrong"):
@@ -34,11 +34,11 @@ class Teller(dict[bytes, Iterator[bytes]]):
         return self._others[key]
 
     def _begin(self, deliver: Deliver) -> None:
-        deliver(PerClientResponse(lambda address: self._form(b"late " + address.hex().encode())))
+        deliver(PerClientResponse(lambda address: self._codec(b"late " + address.hex().encode())))
 
 
 def _fail(_: bytes) -> bytes:
-    raise ValueError("nobody knows")
+    raise ValueError("unknown address")
 
 
 def packed(host: str) -> bytes:
@@ -46,13 +46,13 @@ def packed(host: str) -> bytes:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0", "::1", "::"])
-def test_over_udp_each_asker_is_told_its_own_address(serve: Serve, address: str) -> None:
+def test_over_udp_each_client_gets_its_own_address(serve: Serve, address: str) -> None:
     host = "127.0.0.5" if "." in address and address != "127.0.0.1" else address.replace("::", "::1")
     host = "::1" if ":" in address else host
     with (
-        serve(echo, HostPort(address, 0), datagrams=Teller(DatagramAnswers(echo), datagram)) as server,
-        asker(host) as one,
-        asker(host) as other,
+        serve(echo, HostPort(address, 0), datagrams=AddressLookup(DatagramAnswers(echo), datagram)) as server,
+        udp_client(host) as one,
+        udp_client(host) as other,
     ):
         if "." in address:
             other.bind(("127.0.0.7", 0))
@@ -68,14 +68,17 @@ def test_over_udp_each_asker_is_told_its_own_address(serve: Serve, address: str)
         assert server.udp.lost == 0
 
 
-def test_over_udp_a_long_query_is_told_it_too(serve: Serve) -> None:
-    with serve(echo, datagrams=Teller(DatagramAnswers(echo), datagram)) as server:
+def test_over_udp_a_long_query_gets_its_address_too(serve: Serve) -> None:
+    with serve(echo, datagrams=AddressLookup(DatagramAnswers(echo), datagram)) as server:
         long = b"idwhoami" + b"!" * 200
         assert ask("127.0.0.1", server.address.port, long)[0] == b"id" + packed("127.0.0.1")
 
 
-def test_over_udp_a_mistake_costs_one_response(serve: Serve) -> None:
-    with serve(echo, datagrams=Teller(DatagramAnswers(echo), datagram)) as server, asker() as sock:
+def test_over_udp_an_internal_error_costs_one_response(serve: Serve) -> None:
+    with (
+        serve(echo, datagrams=AddressLookup(DatagramAnswers(echo), datagram)) as server,
+        udp_client() as sock,
+    ):
         sock.connect(server.at)
         with server.udp_stopped():
             for message in (b"a1wrong", b"b2whoami", b"c3wrong", b"d4"):
@@ -85,8 +88,8 @@ def test_over_udp_a_mistake_costs_one_response(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_over_tcp_it_stands_in_its_place_among_the_answers(host: str) -> None:
-    streams = Teller(StreamAnswers(echo), bytes)
+def test_over_tcp_per_client_responses_keep_their_order(host: str) -> None:
+    streams = AddressLookup(StreamAnswers(echo), bytes)
     with serving(echo, HostPort(host, 0), streams=streams, idle_seconds=SECONDS) as server:
         for source in ("127.0.0.1", "127.0.0.9") if "." in host else ("::1",):
             with socket.create_connection(server.at, SECONDS, source_address=(source, 0)) as sock:
@@ -98,8 +101,8 @@ def test_over_tcp_it_stands_in_its_place_among_the_answers(host: str) -> None:
                 assert hear(sock, 1) == [b"e5late " + packed(source)]
 
 
-def test_over_tcp_a_mistake_closes_its_connection_alone() -> None:
-    with serving(echo, streams=Teller(StreamAnswers(echo), bytes)) as server:
+def test_over_tcp_an_internal_error_closes_only_its_connection() -> None:
+    with serving(echo, streams=AddressLookup(StreamAnswers(echo), bytes)) as server:
         with socket.create_connection(server.at, SECONDS) as sock:
             sock.sendall(framed(b"a1wrong"))
             assert sock.recv(100) == b""

@@ -1,4 +1,4 @@
-"""Binding: which sockets there are afterwards, and what people are told where there are none."""
+"""Binding sockets, and the error messages if that fails."""
 
 import contextlib
 import errno
@@ -16,7 +16,15 @@ from tests.support.network import ip, new_network, wait_until_up
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
-from zkdns.transport.sockets import SocketPair, bind, bind_additional, bound_address, direct_traffic, is_wildcard, allow_sharing
+from zkdns.transport.sockets import (
+    SocketPair,
+    allow_sharing,
+    bind,
+    bind_additional,
+    bound_address,
+    direct_traffic,
+    is_wildcard,
+)
 
 LOOPBACK = HostPort("127.0.0.1", 0)
 
@@ -32,9 +40,9 @@ def bound(address: HostPort, workers: int = 1) -> Iterator[list[SocketPair]]:
 
 
 def taken(kind: socket.SocketKind, host: str = "127.0.0.1") -> socket.socket:
-    """A socket of somebody else's that has a port, which for the other protocol is free.
+    """A foreign socket with a port that is free for the other protocol.
 
-    After many connections a port that is free for UDP may for a minute be one that TCP still remembers.
+    After many connections, a port that is free for UDP may be in TIME_WAIT for TCP.
     """
     udp, tcp = paired_sockets(host=host)
     if kind == socket.SOCK_DGRAM:
@@ -52,7 +60,7 @@ def refusal(address: HostPort, workers: int = 1) -> str:
 
 
 def can_be_bound(address: HostPort, workers: int = 1) -> bool:
-    """Whether it can; to be asked more than once, since any program may have a port for a moment."""
+    """Whether an address can be bound; retry, since any program may use a port for a moment."""
     with bound(address, workers) as pairs:
         return bound_address(pairs[0]) == address
 
@@ -80,7 +88,7 @@ def test_each_worker_has_sockets_of_its_own_that_do_not_block() -> None:
         assert not any(os.get_inheritable(sock.fileno()) for sock in sockets)
 
 
-def test_ipv4_and_ipv6_wildcards_stand_side_by_side_on_one_port() -> None:
+def test_ipv4_and_ipv6_wildcards_can_share_a_port() -> None:
     def both() -> bool:
         with bound(HostPort("0.0.0.0", 0)) as ipv4:
             return can_be_bound(HostPort("::", bound_address(ipv4[0]).port))
@@ -88,43 +96,41 @@ def test_ipv4_and_ipv6_wildcards_stand_side_by_side_on_one_port() -> None:
     eventually(both)
 
 
-def test_a_port_is_free_again_once_it_is_closed_even_with_a_connection_that_lingers() -> None:
+def test_a_closed_port_is_free_despite_a_lingering_connection() -> None:
     with bound(LOOPBACK) as pairs:
         address = bound_address(pairs[0])
         pairs[0].tcp.setblocking(True)
-        asker = socket.create_connection((address.host, address.port))
+        client = socket.create_connection((address.host, address.port))
         accepted, _ = pairs[0].tcp.accept()
-        accepted.close()  # who closes first has the port in TIME_WAIT
-        assert asker.recv(1) == b""
-        asker.close()
+        accepted.close()  # the side that closes first has the port in TIME_WAIT
+        assert client.recv(1) == b""
+        client.close()
     eventually(lambda: can_be_bound(address))
 
 
-# -- refused ------------------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_that_another_program_has_is_told_as_a_sentence(
-    host: str, kind: socket.SocketKind, workers: int
-) -> None:
+def test_a_port_in_use_is_a_clear_error(host: str, kind: socket.SocketKind, workers: int) -> None:
     with taken(kind, host) as other:
         address = HostPort(host, other.getsockname()[1])
-        told = refusal(address, workers)
-        assert told.startswith(f"cannot listen on {address}: another program listens there")
-        assert f"sport = :{address.port}" in told
-        assert "--listen" in told
+        error = refusal(address, workers)
+        assert error.startswith(f"cannot listen on {address}: another program listens there")
+        assert f"sport = :{address.port}" in error
+        assert "--listen" in error
 
 
 @pytest.mark.parametrize(("first", "second"), [(1, 1), (1, 3), (3, 1), (3, 3)])
-def test_a_second_server_on_the_same_port_is_refused_whatever_their_workers(first: int, second: int) -> None:
+def test_a_second_server_on_the_same_port_is_refused(first: int, second: int) -> None:
     with bound(LOOPBACK, first) as pairs:
         assert "another program listens there" in refusal(bound_address(pairs[0]), second)
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> None:
+def test_sockets_bound_before_an_error_are_closed(kind: socket.SocketKind) -> None:
     with taken(kind) as other:
         address = HostPort("127.0.0.1", other.getsockname()[1])
         refusal(address, 2)
@@ -132,8 +138,8 @@ def test_what_was_bound_before_a_refusal_is_let_go(kind: socket.SocketKind) -> N
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_an_address_of_a_link_is_bound_at_that_link(workers: int) -> None:
-    """Two links have it, and each is told of with its interface, however that was written."""
+def test_a_link_local_address_is_bound_at_its_interface(workers: int) -> None:
+    """Two links have the address; each is reported with its interface, however that was written."""
     with new_network() as network, network.entered():
         ip("link add here type veth peer name there")
         for link in ("here", "there"):
@@ -149,7 +155,7 @@ def test_an_address_of_a_link_is_bound_at_that_link(workers: int) -> None:
                             assert sock.getsockname()[3] == socket.if_nametoindex(link)
 
 
-def test_an_interface_that_this_machine_does_not_have_is_told_as_a_sentence() -> None:
+def test_a_missing_interface_is_a_clear_error() -> None:
     assert refusal(HostPort("fe80::1%nowhere", 53)) == (
         "cannot listen on [fe80::1%nowhere]:53: this machine does not have that interface "
         "(ip link lists those that it has)"
@@ -157,7 +163,7 @@ def test_an_interface_that_this_machine_does_not_have_is_told_as_a_sentence() ->
 
 
 @pytest.mark.parametrize("host", ["192.0.2.7", "2001:db8::7"])
-def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence(host: str) -> None:
+def test_a_missing_address_is_a_clear_error(host: str) -> None:
     address = HostPort(host, 0)
     assert refusal(address) == (
         f"cannot listen on {address}: this machine does not have that address "
@@ -165,7 +171,7 @@ def test_an_address_that_this_machine_does_not_have_is_told_as_a_sentence(host: 
     )
 
 
-# As another user only once everything is imported, since that user may not be able to read this tree.
+# Change the user only after all imports, since that user may not be able to read this tree.
 _BIND_AS_ANOTHER = """
 import os, pwd, sys
 from zkdns.address import HostPort
@@ -180,7 +186,7 @@ except ListenError as error:
 """
 
 
-def test_a_privileged_port_is_told_with_what_would_help() -> None:
+def test_a_privileged_port_is_an_error_with_remedies() -> None:
     lowest = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
     if lowest <= 1:
         pytest.skip("every port is free for every user here")
@@ -191,19 +197,20 @@ def test_a_privileged_port_is_told_with_what_would_help() -> None:
     assert "AmbientCapabilities=CAP_NET_BIND_SERVICE" in ended.stdout
 
 
-def test_other_errors_are_told_in_the_systems_words() -> None:
-    told = refusal(HostPort("::ffff:127.0.0.1", 0))  # IPv4 within IPv6, which our IPv6 sockets leave out
-    assert told == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
+def test_other_errors_have_the_systems_message() -> None:
+    # IPv4-mapped addresses, which the server's IPv6 sockets exclude.
+    error = refusal(HostPort("::ffff:127.0.0.1", 0))
+    assert error == f"cannot listen on [::ffff:127.0.0.1]:0: {os.strerror(errno.EINVAL)}"
 
 
 def arrivals(pairs: list[SocketPair], count: int = 60) -> list[int]:
-    """How many of so many datagrams arrived at each of these, and each connection too."""
+    """The number of datagrams and connections that arrived at each pair."""
     address = pairs[0].udp.getsockname()
     with contextlib.ExitStack() as stack:
         for _ in range(count):
             stack.enter_context(socket.create_connection(address))
-            asker = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
-            asker.sendto(b"?", address)
+            client = stack.enter_context(socket.socket(type=socket.SOCK_DGRAM))
+            client.sendto(b"?", address)
         return [_taken(pair.udp.recv, 1) + _taken(pair.tcp.accept) for pair in pairs]
 
 
@@ -219,24 +226,24 @@ def _taken(take: Callable[..., object], *arguments: int) -> int:
 
 @pytest.fixture
 def one() -> Iterator[list[SocketPair]]:
-    """A pair that was bound alone, and what is bound where it is."""
+    """A pair that was bound alone, and pairs that are bound later."""
     pairs = bind(HostPort("127.0.0.1", 0), 1)
     yield pairs
     for pair in pairs:
         pair.close()
 
 
-def test_more_are_bound_beside_one_that_was_bound_alone(one: list[SocketPair]) -> None:
+def test_more_pairs_can_be_bound_later(one: list[SocketPair]) -> None:
     one += bind_additional(one, 2)
     assert len({bound_address(pair) for pair in one}) == 1
     if sys.platform == "linux":
-        assert arrivals(one) == [120, 0, 0]  # who has not begun to read must not lose anything
+        assert arrivals(one) == [120, 0, 0]  # a worker that has not started to read must not lose anything
     direct_traffic(one, None)
     assert all(arrivals(one))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told")
-def test_those_that_are_to_be_closed_get_nothing_more_and_the_others_all(
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_excluded_sockets_receive_nothing_and_the_others_everything(
     one: list[SocketPair],
 ) -> None:
     one += bind_additional(one, 2)
@@ -252,7 +259,7 @@ def test_those_that_are_to_be_closed_get_nothing_more_and_the_others_all(
     assert all(arrivals(one))
 
 
-def test_a_part_of_an_address_is_bound_beside_it_only_by_those_who_share(one: list[SocketPair]) -> None:
+def test_an_overlapping_address_is_bound_only_with_sharing(one: list[SocketPair]) -> None:
     _, port = one[0].udp.getsockname()
     with pytest.raises(ListenError, match="another program listens there"):
         bind(HostPort("0.0.0.0", port), 1)

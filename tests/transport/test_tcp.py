@@ -1,4 +1,4 @@
-"""TCP as RFC 7766 and RFC 9210 want it, asked over real connections."""
+"""TCP as RFC 7766 and RFC 9210 require it, over real connections."""
 
 import contextlib
 import os
@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.waiting import eventually
-from tests.transport.tcp_client import SECONDS, TcpClient, framed
 from tests.transport.helpers import Running, echo, serving
+from tests.transport.tcp_client import SECONDS, TcpClient, framed
 from zkdns.address import HostPort
 from zkdns.transport.tcp import _client_of
 
@@ -33,85 +33,85 @@ def server() -> Iterator[Running]:
 
 
 @pytest.mark.parametrize("size", [1, 12, 512, 40_000, 65_531], ids="{} bytes".format)
-def test_a_message_gets_its_answer_behind_its_length(server: Running, size: int) -> None:
+def test_a_message_gets_a_response_with_its_length(server: Running, size: int) -> None:
     message = os.urandom(size)
-    with TcpClient(server) as asker:
-        asker.send(message)
-        assert asker.answer() == message + b":tcp"
+    with TcpClient(server) as client:
+        client.send(message)
+        assert client.answer() == message + b":tcp"
 
 
 def test_ipv6_too() -> None:
-    with serving(echo, HostPort("::1", 0)) as server, TcpClient(server) as asker:
-        asker.send(b"question")
-        assert asker.answer() == b"question:tcp"
+    with serving(echo, HostPort("::1", 0)) as server, TcpClient(server) as client:
+        client.send(b"question")
+        assert client.answer() == b"question:tcp"
 
 
-def test_dns_27_length_and_answer_leave_in_one_segment(server: Running) -> None:
-    """RFC 7766 §8: some read no further than what comes with the length."""
-    with TcpClient(server) as asker:
+def test_dns_27_length_and_response_leave_in_one_segment(server: Running) -> None:
+    """RFC 7766 §8: some clients read only the segment with the length."""
+    with TcpClient(server) as client:
         for _ in range(20):
-            asker.send(b"question")
-            assert asker.socket.recv(100) == framed(b"question:tcp")
+            client.send(b"question")
+            assert client.socket.recv(100) == framed(b"question:tcp")
 
 
 def test_dns_28_a_message_may_arrive_byte_by_byte(server: Running) -> None:
-    with TcpClient(server) as asker:
-        asker.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with TcpClient(server) as client:
+        client.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in framed(b"first") + framed(b"second"):
-            asker.socket.send(bytes([byte]))
-        assert [asker.answer(), asker.answer()] == [b"first:tcp", b"second:tcp"]
+            client.socket.send(bytes([byte]))
+        assert [client.answer(), client.answer()] == [b"first:tcp", b"second:tcp"]
 
 
 def test_dns_27_a_thousand_pipelined_queries_are_answered_in_order(server: Running) -> None:
     messages = [b"question %d" % number for number in range(1000)]
-    with TcpClient(server) as asker:
-        asker.send(*messages)
-        assert [asker.answer() for _ in messages] == [message + b":tcp" for message in messages]
-        asker.send(b"one more")
-        assert asker.answer() == b"one more:tcp"
+    with TcpClient(server) as client:
+        client.send(*messages)
+        assert [client.answer() for _ in messages] == [message + b":tcp" for message in messages]
+        client.send(b"one more")
+        assert client.answer() == b"one more:tcp"
 
 
-def test_dns_28_a_length_of_zero_closes_once_what_was_asked_before_is_answered(server: Running) -> None:
-    with TcpClient(server) as asker:
-        asker.send(b"first", b"")
-        assert asker.answer() == b"first:tcp"
-        assert asker.answer() is None
+def test_dns_28_a_length_of_zero_closes_after_earlier_responses(server: Running) -> None:
+    with TcpClient(server) as client:
+        client.send(b"first", b"")
+        assert client.answer() == b"first:tcp"
+        assert client.answer() is None
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_dns_28_after_a_half_close_the_answers_still_arrive(server: Running, count: int) -> None:
-    with TcpClient(server) as asker:
-        asker.send(*[b"question"] * count)
-        asker.socket.shutdown(socket.SHUT_WR)
-        assert [asker.answer() for _ in range(count)] == [b"question:tcp"] * count
-        assert asker.answer() is None
+def test_dns_28_responses_arrive_after_a_half_close(server: Running, count: int) -> None:
+    with TcpClient(server) as client:
+        client.send(*[b"question"] * count)
+        client.socket.shutdown(socket.SHUT_WR)
+        assert [client.answer() for _ in range(count)] == [b"question:tcp"] * count
+        assert client.answer() is None
 
 
 def test_dns_28_a_half_close_amid_a_message_closes(server: Running) -> None:
-    with TcpClient(server) as asker:
-        asker.socket.sendall(framed(b"whole") + b"\0\x09half")
-        asker.socket.shutdown(socket.SHUT_WR)
-        assert asker.answer() == b"whole:tcp"
-        assert asker.answer() is None
+    with TcpClient(server) as client:
+        client.socket.sendall(framed(b"whole") + b"\0\x09half")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.answer() == b"whole:tcp"
+        assert client.answer() is None
 
 
-def test_none_is_silence_and_the_connection_goes_on() -> None:
+def test_an_empty_response_keeps_the_connection_open() -> None:
     def respond(message: bytes, *, stream: bool) -> bytes | None:
         return None if message.endswith(b"sh") else echo(message, stream=stream)
 
-    with serving(respond) as server, TcpClient(server) as asker:
-        asker.send(b"hush", b"ask", b"hush")
-        assert asker.answer() == b"ask:tcp"
-        asker.socket.shutdown(socket.SHUT_WR)
-        assert asker.answer() is None
+    with serving(respond) as server, TcpClient(server) as client:
+        client.send(b"hush", b"ask", b"hush")
+        assert client.answer() == b"ask:tcp"
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.answer() is None
 
 
-def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
+def test_abrupt_resets_affect_no_other_connection(server: Running) -> None:
     with TcpClient(server) as other:
         for number in range(100):
-            asker = TcpClient(server)
-            asker.socket.sendall((framed(b"question") * 50)[: 1 + 11 * number])
-            asker.reset()
+            client = TcpClient(server)
+            client.socket.sendall((framed(b"question") * 50)[: 1 + 11 * number])
+            client.reset()
         other.send(b"question")
         assert other.answer() == b"question:tcp"
 
@@ -120,40 +120,40 @@ def test_abrupt_resets_stop_nobody_else(server: Running) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"\0", b"\0\x0c", framed(b"question")[:-1]])
-def test_dns_29_a_connection_that_brings_no_whole_query_is_closed_after_the_idle_time(sent: bytes) -> None:
-    with serving(echo, idle_seconds=0.2) as server, TcpClient(server) as asker:
-        begun = time.monotonic()
-        asker.socket.sendall(sent)
-        assert asker.answer() is None
-        assert 0.15 < time.monotonic() - begun < SECONDS
+def test_dns_29_a_connection_without_a_complete_query_is_closed(sent: bytes) -> None:
+    with serving(echo, idle_seconds=0.2) as server, TcpClient(server) as client:
+        started = time.monotonic()
+        client.socket.sendall(sent)
+        assert client.answer() is None
+        assert 0.15 < time.monotonic() - started < SECONDS
 
 
-def test_dns_29_bytes_that_never_make_a_query_do_not_keep_a_connection_open() -> None:
-    with serving(echo, idle_seconds=0.3) as server, TcpClient(server) as asker:
-        asker.socket.sendall(b"\xff\xff")
+def test_dns_29_incomplete_queries_do_not_keep_a_connection_open() -> None:
+    with serving(echo, idle_seconds=0.3) as server, TcpClient(server) as client:
+        client.socket.sendall(b"\xff\xff")
         with contextlib.suppress(ConnectionError):
             for _ in range(200):
-                if asker.is_closed:
+                if client.is_closed:
                     break
-                asker.socket.sendall(b"x")
-                select.select([asker.socket], [], [], 0.02)
-        assert asker.is_closed
+                client.socket.sendall(b"x")
+                select.select([client.socket], [], [], 0.02)
+        assert client.is_closed
 
 
-def test_each_query_begins_the_idle_time_anew() -> None:
-    with serving(echo, idle_seconds=0.5) as server, TcpClient(server) as asker:
-        begun = time.monotonic()
-        while time.monotonic() < begun + 1.2:
-            asker.send(b"question")
-            assert asker.answer() == b"question:tcp"
-            select.select([asker.socket], [], [], 0.05)
-        assert asker.is_open
+def test_each_query_restarts_the_idle_time() -> None:
+    with serving(echo, idle_seconds=0.5) as server, TcpClient(server) as client:
+        started = time.monotonic()
+        while time.monotonic() < started + 1.2:
+            client.send(b"question")
+            assert client.answer() == b"question:tcp"
+            select.select([client.socket], [], [], 0.05)
+        assert client.is_open
 
 
-# -- slow and greedy askers ---------------------------------------------------------------------------------
+# -- slow and greedy clients --------------------------------------------------------------------------------
 
 
-def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> None:
+def test_a_slow_reader_delays_no_client_and_gets_every_response() -> None:
     numbers = [b"%d." % number for number in range(300)]
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as slow:
         sender = threading.Thread(target=slow.send, args=numbers)
@@ -167,7 +167,7 @@ def test_a_slow_reader_blocks_nobody_and_gets_every_answer_once_it_reads() -> No
         sender.join()
 
 
-def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> None:
+def test_a_slow_reader_gets_every_response_after_a_half_close() -> None:
     numbers = [b"%d." % number for number in range(200)]
     with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as slow:
         slow.send(*numbers)
@@ -177,14 +177,14 @@ def test_a_slow_reader_that_said_no_more_gets_every_answer_once_it_reads() -> No
         assert slow.answer() is None
 
 
-def test_dns_29_who_never_reads_is_closed_after_the_idle_time() -> None:
-    with serving(long_answers, idle_seconds=0.2) as server, TcpClient(server, receive_buffer=4096) as asker:
-        asker.send(*[b"question"] * 300)
+def test_dns_29_a_client_that_never_reads_is_closed() -> None:
+    with serving(long_answers, idle_seconds=0.2) as server, TcpClient(server, receive_buffer=4096) as client:
+        client.send(*[b"question"] * 300)
         eventually(lambda: not server.tcp._connections, SECONDS)
 
 
-def test_who_asks_without_a_pause_fills_no_memory() -> None:
-    """What has been read and not been answered stays bounded: the rest waits at the asker."""
+def test_a_client_without_pauses_fills_no_memory() -> None:
+    """Unanswered data in memory is limited; the rest waits at the client."""
     answered = 0
 
     def respond(message: bytes, *, stream: bool) -> bytes | None:  # noqa: ARG001 - the protocol's signature
@@ -193,9 +193,9 @@ def test_who_asks_without_a_pause_fills_no_memory() -> None:
         return None
 
     flood = framed(b"x" * 12) * 200_000
-    with serving(respond) as server, TcpClient(server) as asker:
-        asker.socket.settimeout(60.0)
-        sender = threading.Thread(target=asker.socket.sendall, args=(flood,))
+    with serving(respond) as server, TcpClient(server) as client:
+        client.socket.settimeout(60.0)
+        sender = threading.Thread(target=client.socket.sendall, args=(flood,))
         sender.start()
         most = 0
         while sender.is_alive() or answered < 200_000:
@@ -204,7 +204,7 @@ def test_who_asks_without_a_pause_fills_no_memory() -> None:
     assert 0 < most <= 1 << 20
 
 
-def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
+def test_a_pipeline_delays_neither_udp_nor_other_connections() -> None:
     heard = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
@@ -218,9 +218,9 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
         TcpClient(server) as other,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
     ):
-        for asker in (greedy, other):
-            asker.send(b"first")
-            assert asker.answer() == b"first:tcp"  # so they are accepted
+        for client in (greedy, other):
+            client.send(b"first")
+            assert client.answer() == b"first:tcp"  # wait until they are accepted
         held = threading.Event()
         server.loop.call_soon_threadsafe(held.wait, SECONDS)
         greedy.send(*pipeline)
@@ -234,42 +234,42 @@ def test_a_pipeline_lets_udp_and_other_connections_have_their_turns() -> None:
 # -- limits -------------------------------------------------------------------------------------------------
 
 
-def test_dns_29_the_longest_idle_connection_makes_room_for_a_new_one() -> None:
-    with serving(echo, most_connections=3) as server, contextlib.ExitStack() as stack:
+def test_dns_29_the_longest_idle_connection_is_closed_for_a_new_one() -> None:
+    with serving(echo, max_connections=3) as server, contextlib.ExitStack() as stack:
         first, second, third = (stack.enter_context(TcpClient(server)) for _ in range(3))
-        for asker in (second, third, first):  # so that the second is the longest idle
-            asker.send(b"question")
-            assert asker.answer() == b"question:tcp"
+        for client in (second, third, first):  # so that the second is the longest idle
+            client.send(b"question")
+            assert client.answer() == b"question:tcp"
         newest = stack.enter_context(TcpClient(server))
         newest.send(b"question")
         assert newest.answer() == b"question:tcp"
         assert eventually(lambda: second.is_closed)
-        assert [asker.is_open for asker in (first, third, newest)] == [True] * 3
+        assert [client.is_open for client in (first, third, newest)] == [True] * 3
 
 
-def test_dns_29_a_client_with_too_many_connections_loses_its_own() -> None:
-    with serving(echo, most_per_client=2) as server, contextlib.ExitStack() as stack:
+def test_dns_29_a_client_with_too_many_connections_loses_one() -> None:
+    with serving(echo, max_per_client=2) as server, contextlib.ExitStack() as stack:
         other = stack.enter_context(TcpClient(server, source="127.0.0.2"))
         mine = []
         for _ in range(5):
             mine.append(stack.enter_context(TcpClient(server)))
             mine[-1].send(b"question")
             assert mine[-1].answer() == b"question:tcp"
-        assert eventually(lambda: all(asker.is_closed for asker in mine[:3]))
-        assert [asker.is_open for asker in (*mine[3:], other)] == [True] * 3
+        assert eventually(lambda: all(client.is_closed for client in mine[:3]))
+        assert [client.is_open for client in (*mine[3:], other)] == [True] * 3
 
 
-def test_a_connection_that_has_gone_counts_no_more() -> None:
-    with serving(echo, most_per_client=2, most_connections=2) as server, TcpClient(server) as kept:
+def test_a_closed_connection_is_not_counted() -> None:
+    with serving(echo, max_per_client=2, max_connections=2) as server, TcpClient(server) as kept:
         for _ in range(20):
-            with TcpClient(server) as asker:
-                asker.send(b"question")
-                assert asker.answer() == b"question:tcp"
+            with TcpClient(server) as client:
+                client.send(b"question")
+                assert client.answer() == b"question:tcp"
             eventually(lambda: len(server.tcp._connections) == 1)
         assert kept.is_open
-        with TcpClient(server, source="127.0.0.2") as asker:
-            asker.send(b"question")
-            assert asker.answer() == b"question:tcp"
+        with TcpClient(server, source="127.0.0.2") as client:
+            client.send(b"question")
+            assert client.answer() == b"question:tcp"
         eventually(lambda: len(server.tcp._connections) == 1)
         assert list(server.tcp._per_client.items()) == [("127.0.0.1", 1)]
 
@@ -281,52 +281,52 @@ def test_a_connection_that_has_gone_counts_no_more() -> None:
         (("2001:db8:1:2:3:4:5:6", 4711, 0, 0), "2001:db8:1:2::/64"),
         (("2001:db8:1:2:ffff::1", 4712, 0, 0), "2001:db8:1:2::/64"),
         (("fe80::1%eth0", 4711, 0, 2), "fe80::/64"),
-        (None, ""),  # it was gone before it was asked for its name
+        (None, ""),  # it was closed before its address could be read
     ],
 )
-def test_dns_29_a_client_is_an_ipv4_address_or_an_ipv6_network_of_64_bits(peer: object, client: str) -> None:
+def test_dns_29_a_client_is_an_ipv4_address_or_a_64_bit_ipv6_network(peer: object, client: str) -> None:
     assert _client_of(peer) == client
 
 
 def test_a_stopped_server_closes_its_connections_and_accepts_none() -> None:
-    with serving(echo) as server, TcpClient(server) as asker:
-        asker.send(b"question")
-        assert asker.answer() == b"question:tcp"
+    with serving(echo) as server, TcpClient(server) as client:
+        client.send(b"question")
+        assert client.answer() == b"question:tcp"
         server.call(server.tcp.stop)
-        assert asker.answer() is None
+        assert client.answer() is None
 
 
-# -- leaving ------------------------------------------------------------------------------------------------
+# -- stopping -----------------------------------------------------------------------------------------------
 
 
-def test_who_leaves_accepts_nobody_and_answers_those_who_are_there(server: Running) -> None:
-    with TcpClient(server) as asker:
-        asker.send(b"first")
-        assert asker.answer() == b"first:tcp"
-        server.call(server.tcp.leave)
+def test_after_stop_accepting_existing_connections_are_answered(server: Running) -> None:
+    with TcpClient(server) as client:
+        client.send(b"first")
+        assert client.answer() == b"first:tcp"
+        server.call(server.tcp.stop_accepting)
         with TcpClient(server) as late:
             late.send(b"late")
-            for number in range(10):  # who is accepted would have his turn before them
-                asker.send(b"%d" % number)
-                assert asker.answer() == b"%d:tcp" % number
-            eventually(lambda: server.tcp.received >= 11)  # it is counted when it has been answered
+            for number in range(10):  # an accepted connection would be served first
+                client.send(b"%d" % number)
+                assert client.answer() == b"%d:tcp" % number
+            eventually(lambda: server.tcp.received >= 11)  # counted after it was answered
             assert server.tcp.received == 11
 
 
-def test_who_leaves_closes_those_who_are_silent_and_no_others(server: Running) -> None:
-    def close_quiet() -> bool:
-        return server.call(lambda: server.tcp.close_quiet(time.monotonic() + SECONDS))
+def test_close_inactive_closes_inactive_connections_only(server: Running) -> None:
+    def close_inactive() -> bool:
+        return server.call(lambda: server.tcp.close_inactive(time.monotonic() + SECONDS))
 
     with TcpClient(server) as silent, TcpClient(server) as half:
-        for asker in (silent, half):
-            asker.send(b"first")
-            assert asker.answer() == b"first:tcp"
+        for client in (silent, half):
+            client.send(b"first")
+            assert client.answer() == b"first:tcp"
         half.socket.sendall(framed(b"second")[:4])
-        server.call(server.tcp.leave)
-        assert not server.call(lambda: server.tcp.close_quiet(time.monotonic()))
-        assert not close_quiet()
+        server.call(server.tcp.stop_accepting)
+        assert not server.call(lambda: server.tcp.close_inactive(time.monotonic()))
+        assert not close_inactive()
         assert silent.is_closed
         half.socket.sendall(framed(b"second")[4:])
         assert half.answer() == b"second:tcp"
-        eventually(close_quiet)
+        eventually(close_inactive)
         assert half.is_closed

@@ -1,4 +1,4 @@
-"""TCP between many who want much: whose turn it is, what waits for whom, and what a mistake costs."""
+"""TCP with many greedy clients: turns, slow readers, and the cost of an internal error."""
 
 import contextlib
 import itertools
@@ -11,9 +11,9 @@ from structlog.testing import capture_logs
 
 from tests.support.files import no_file_left
 from tests.support.waiting import eventually
-from tests.transport.tcp_client import SECONDS, TcpClient, framed
 from tests.transport.helpers import Running, echo, serving
-from zkdns.transport import ResponseLookup
+from tests.transport.tcp_client import SECONDS, TcpClient, framed
+from zkdns.transport.contract import ResponseLookup
 
 LONG_ANSWER = 60_000
 
@@ -24,7 +24,7 @@ def long_answers(message: bytes, *, stream: bool) -> bytes:  # noqa: ARG001 - th
 
 @contextlib.contextmanager
 def answering(answers: ResponseLookup) -> Iterator[Running]:
-    """Serve these over TCP, to all who connect from now on."""
+    """Serve these responses over TCP, to all connections from now on."""
     with serving(echo) as server:
         server.tcp._answers = answers
         yield server
@@ -32,7 +32,7 @@ def answering(answers: ResponseLookup) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def held(server: Running) -> Iterator[None]:
-    """Keep the loop from working, so that what is sent meanwhile has arrived when it goes on."""
+    """Block the loop, so that everything sent within the block has arrived when it continues."""
     release = threading.Event()
     server.loop.call_soon_threadsafe(release.wait, SECONDS)
     try:
@@ -42,7 +42,7 @@ def held(server: Running) -> Iterator[None]:
 
 
 def between_rounds(server: Running, count: Callable[[], int]) -> Callable[[], int]:
-    """How far `count` has risen at most between two rounds of the loop."""
+    """The largest increase of `count` between two rounds of the loop."""
     most = before = 0
 
     def look() -> None:
@@ -58,24 +58,24 @@ def between_rounds(server: Running, count: Callable[[], int]) -> Callable[[], in
 # -- bursts and turns ---------------------------------------------------------------------------------------
 
 
-def test_dns_27_the_answers_of_a_burst_leave_in_one_write() -> None:
-    with serving(echo) as server, TcpClient(server) as asker:
+def test_dns_27_the_responses_to_a_burst_leave_in_one_write() -> None:
+    with serving(echo) as server, TcpClient(server) as client:
         for _ in range(20):
-            asker.send(*[b"question"] * 20)
-            assert asker.socket.recv(65536) == framed(b"question:tcp") * 20
+            client.send(*[b"question"] * 20)
+            assert client.socket.recv(65536) == framed(b"question:tcp") * 20
 
 
-def test_each_answer_is_the_next_one_of_its_query() -> None:
+def test_each_response_is_the_next_one_of_its_query() -> None:
     turns = [itertools.cycle([b":1", b":2", b":3"]), itertools.cycle([b":a", b""])]
     by_query = {b"numbers": turns[0], b"letters": turns[1]}
-    with answering(by_query) as server, TcpClient(server) as asker:
-        asker.send(b"id" + b"numbers", b"no" + b"letters", b"ID" + b"numbers", b"NO" + b"letters")
-        asker.send(b"xx" + b"numbers", b"yy" + b"letters", b"zz" + b"numbers")
-        answers = [asker.answer() for _ in range(6)]
+    with answering(by_query) as server, TcpClient(server) as client:
+        client.send(b"id" + b"numbers", b"no" + b"letters", b"ID" + b"numbers", b"NO" + b"letters")
+        client.send(b"xx" + b"numbers", b"yy" + b"letters", b"zz" + b"numbers")
+        answers = [client.answer() for _ in range(6)]
     assert answers == [b"id:1", b"no:a", b"ID:2", b"xx:3", b"yy:a", b"zz:1"]
 
 
-def test_a_long_pipeline_gives_others_a_turn_after_each_burst() -> None:
+def test_a_long_pipeline_yields_after_each_burst() -> None:
     answered = 0
 
     def respond(message: bytes, *, stream: bool) -> bytes | None:  # noqa: ARG001 - the protocol's signature
@@ -84,15 +84,15 @@ def test_a_long_pipeline_gives_others_a_turn_after_each_burst() -> None:
         return None
 
     count = 100_000
-    with serving(respond) as server, TcpClient(server) as asker:
+    with serving(respond) as server, TcpClient(server) as client:
         most = between_rounds(server, lambda: answered)
-        asker.send(*[b"\0\0query"] * count)
+        client.send(*[b"\0\0query"] * count)
         eventually(lambda: answered == count, 60.0)
         assert 0 < most() <= 250  # new ones of 20 µs each would take 5 ms
 
 
-def test_many_who_ask_do_not_make_a_turn_longer_and_nobody_is_left_out() -> None:
-    """Each burst here takes longer than a turn may, so that none has two of them."""
+def test_many_clients_do_not_make_a_turn_longer_and_all_are_served() -> None:
+    """Each burst takes longer than a turn may, so that no turn has two of them."""
     heard: list[bytes] = []
 
     def respond(message: bytes, *, stream: bool) -> bytes:
@@ -103,84 +103,84 @@ def test_many_who_ask_do_not_make_a_turn_longer_and_nobody_is_left_out() -> None
 
     names = [b"\0\0asker %02d" % number for number in range(30)]
     with serving(respond) as server, contextlib.ExitStack() as stack:
-        askers = [stack.enter_context(TcpClient(server)) for _ in names]
-        eventually(lambda: len(server.tcp._connections) == len(askers))
+        clients = [stack.enter_context(TcpClient(server)) for _ in names]
+        eventually(lambda: len(server.tcp._connections) == len(clients))
         bursts = between_rounds(server, lambda: sum(1 for _ in itertools.groupby(heard.copy())))
         with held(server):
-            for asker, name in zip(askers, names, strict=True):
-                asker.send(*[name] * 400)
-        for asker, name in zip(askers, names, strict=True):
-            assert [asker.answer() for _ in range(400)] == [name + b":tcp"] * 400
+            for client, name in zip(clients, names, strict=True):
+                client.send(*[name] * 400)
+        for client, name in zip(clients, names, strict=True):
+            assert [client.answer() for _ in range(400)] == [name + b":tcp"] * 400
         order = [name for name, _ in itertools.groupby(heard)]
         assert sorted(order[: len(names)]) == names
         assert bursts() <= 2
 
 
-# -- who does not read --------------------------------------------------------------------------------------
+# -- slow readers -------------------------------------------------------------------------------------------
 
 
-def test_what_waits_for_a_slow_reader_is_bounded() -> None:
-    with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as asker:
-        asker.send(*[b"question"] * 200)
+def test_data_that_waits_for_a_slow_reader_is_limited() -> None:
+    with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as client:
+        client.send(*[b"question"] * 200)
         connection = eventually(lambda: server.call(lambda: next(iter(server.tcp._connections))))
         eventually(lambda: connection._unsent)
         waiting = server.call(lambda: len(connection._unsent))
         assert 0 < waiting <= 1 << 17
         for _ in range(200):
-            assert asker.answer() == b"question".ljust(LONG_ANSWER, b".")
+            assert client.answer() == b"question".ljust(LONG_ANSWER, b".")
 
 
-def test_a_stopped_server_still_sends_what_it_had_answered() -> None:
-    with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as asker:
-        asker.send(*[b"question"] * 100)
+def test_a_stopped_server_still_sends_pending_responses() -> None:
+    with serving(long_answers) as server, TcpClient(server, receive_buffer=4096) as client:
+        client.send(*[b"question"] * 100)
         eventually(lambda: any(connection._unsent for connection in server.tcp._connections))
         server.call(server.tcp.stop)
         received = 0
-        while (answer := asker.answer()) is not None:
+        while (answer := client.answer()) is not None:
             assert answer == b"question".ljust(LONG_ANSWER, b".")
             received += 1
         assert 0 < received < 100
         eventually(lambda: server.tcp._selector is None)
 
 
-# -- mistakes, and a full machine ---------------------------------------------------------------------------
+# -- internal errors and exhausted resources ----------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mistake", [ZeroDivisionError(), BlockingIOError(), "over", "too long"], ids=repr)
-def test_a_mistake_in_answering_costs_one_connection_and_is_told_once(mistake: Exception | str) -> None:
-    class Mistaken(dict[bytes, Iterator[bytes]]):
+@pytest.mark.parametrize("failure", [ZeroDivisionError(), BlockingIOError(), "over", "too long"], ids=repr)
+def test_an_internal_error_costs_one_connection_and_is_logged_once(failure: Exception | str) -> None:
+    class FailingLookup(dict[bytes, Iterator[bytes]]):
         def __missing__(self, query: bytes) -> Iterator[bytes]:
             if query == b"right":
                 return itertools.repeat(b"answer")
-            if isinstance(mistake, Exception):
-                raise mistake
-            return iter(()) if mistake == "over" else itertools.repeat(bytes(65_534))
+            if isinstance(failure, Exception):
+                raise failure
+            return iter(()) if failure == "over" else itertools.repeat(bytes(65_534))
 
-    with capture_logs() as told, answering(Mistaken()) as server, TcpClient(server) as other:
+    with capture_logs() as logs, answering(FailingLookup()) as server, TcpClient(server) as other:
         for _ in range(3):
-            with TcpClient(server) as asker:
-                asker.send(b"idright")
-                assert asker.answer() == b"idanswer"
-                asker.send(b"idwrong")
-                assert asker.answer() is None
+            with TcpClient(server) as client:
+                client.send(b"idright")
+                assert client.answer() == b"idanswer"
+                client.send(b"idwrong")
+                assert client.answer() is None
         other.send(b"idright")
         assert other.answer() == b"idanswer"
         assert server.call(lambda: len(server.tcp._connections)) == 1
-    assert [(entry["event"], entry["log_level"]) for entry in told] == [("tcp_query_failed", "error")]
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [("tcp_query_failed", "error")]
 
 
-def test_dns_30_the_longest_answer_that_there_can_be() -> None:
-    with answering({b"query": itertools.repeat(bytes(65_533))}) as server, TcpClient(server) as asker:
-        asker.send(b"idquery")
-        assert asker.answer() == b"id" + bytes(65_533)
+def test_dns_30_a_response_of_the_maximum_length() -> None:
+    with answering({b"query": itertools.repeat(bytes(65_533))}) as server, TcpClient(server) as client:
+        client.send(b"idquery")
+        assert client.answer() == b"id" + bytes(65_533)
 
 
-def test_without_a_file_left_the_longest_idle_connection_gives_way() -> None:
+def test_without_free_files_the_longest_idle_connection_is_closed() -> None:
     with serving(echo) as server, contextlib.ExitStack() as stack:
         first, second = (stack.enter_context(TcpClient(server)) for _ in range(2))
-        for asker in (first, second):
-            asker.send(b"question")
-            assert asker.answer() == b"question:tcp"
+        for client in (first, second):
+            client.send(b"question")
+            assert client.answer() == b"question:tcp"
         with held(server):
             newest = stack.enter_context(TcpClient(server))
             stack.enter_context(no_file_left())
@@ -190,7 +190,7 @@ def test_without_a_file_left_the_longest_idle_connection_gives_way() -> None:
         assert second.is_open
 
 
-def test_without_a_file_left_and_without_a_connection_it_tries_again_later() -> None:
+def test_without_free_files_and_connections_it_retries_later() -> None:
     with serving(echo) as server:
         full = contextlib.ExitStack()
         with held(server):
@@ -204,6 +204,6 @@ def test_without_a_file_left_and_without_a_connection_it_tries_again_later() -> 
 
 
 def selected(server: Running) -> list[object]:
-    """What the server waits for."""
+    """The events that the server waits for."""
     assert server.tcp._selector is not None
     return [key.fileobj for key in server.tcp._selector.get_map().values()]

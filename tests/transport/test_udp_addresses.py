@@ -1,4 +1,4 @@
-"""UDP at wildcards: a response leaves from the address that was asked, or its asker drops it."""
+"""UDP on wildcard addresses: a response leaves from the address of the query, or the client drops it."""
 
 import contextlib
 import socket
@@ -9,60 +9,60 @@ import pytest
 from tests.support.network import Network, ip, link_twice, new_network, nft, skip_without_nft, wait_until_up
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo
-from tests.transport.udp_client import SECONDS, Serve, ask, asker
+from tests.transport.udp_client import SECONDS, Serve, ask, udp_client
 from zkdns.address import HostPort
 
 IPV4, IPV6 = HostPort("0.0.0.0", 0), HostPort("::", 0)
 
 
-def each_hears_whom_it_asked(server: Running, askers: Sequence[tuple[socket.socket, str]]) -> None:
-    """Each asks its address several times, in turn with the others and all at once.
+def each_client_gets_its_responses(server: Running, clients: Sequence[tuple[socket.socket, str]]) -> None:
+    """Each client sends queries several times, in turn with the others and all at once.
 
-    A connected socket drops what comes from anywhere else.
+    A connected socket drops datagrams from other addresses.
     """
-    for sock, asked in askers:
+    for sock, asked in clients:
         scope = asked.partition("%")[2]
         address = (asked, server.address.port)
         sock.connect((*address, 0, socket.if_nametoindex(scope)) if scope else address)
-    messages = [b"%3d" % number for number in range(200 // len(askers))]
+    messages = [b"%3d" % number for number in range(200 // len(clients))]
     with server.udp_stopped():
         for message in messages:
-            for sock, _ in askers:
+            for sock, _ in clients:
                 sock.send(message)
-    for sock, _ in askers:
+    for sock, _ in clients:
         assert [sock.recv(100) for _ in messages] == [message + b":udp" for message in messages]
-    assert (server.udp.received, server.udp.lost) == (len(messages) * len(askers), 0)
+    assert (server.udp.received, server.udp.lost) == (len(messages) * len(clients), 0)
 
 
 @pytest.mark.parametrize("asked", ["127.0.0.1", "127.0.0.5", "127.1.2.3"])
-def test_dns_24_on_the_ipv4_wildcard_the_answer_leaves_from_the_address_that_was_asked(
-    serve: Serve, asked: str
-) -> None:
+def test_dns_24_on_the_ipv4_wildcard_responses_leave_from_the_right_address(serve: Serve, asked: str) -> None:
     with serve(echo, IPV4) as server:
         assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
 
 
-def test_dns_24_on_the_ipv6_wildcard_the_answer_leaves_from_the_address_that_was_asked(serve: Serve) -> None:
+def test_dns_24_on_the_ipv6_wildcard_responses_leave_from_the_right_address(serve: Serve) -> None:
     with serve(echo, IPV6) as server:
         for asked in ("::1", *_ipv6_addresses()):
             assert ask(asked, server.address.port, b"question") == (b"question:udp", asked)
 
 
 def _ipv6_addresses() -> list[str]:
-    """This machine's other IPv6 addresses that mean something without an interface, if there are any."""
+    """Other IPv6 addresses of this machine, without link-local ones."""
     with open("/proc/net/if_inet6") as lines:  # noqa: PTH123 - proc is no file tree
         packed = [bytes.fromhex(line.split()[0]) for line in lines]
     found = [socket.inet_ntop(socket.AF_INET6, address) for address in packed]
     return [address for address in found if address != "::1" and not address.startswith("fe80")]
 
 
-def test_dns_24_several_addresses_are_asked_in_one_batch(serve: Serve) -> None:
+def test_dns_24_one_batch_may_have_several_local_addresses(serve: Serve) -> None:
     with serve(echo, IPV4) as server, contextlib.ExitStack() as stack:
         asked = [f"127.0.0.{number}" for number in range(1, 10)]
-        each_hears_whom_it_asked(server, [(stack.enter_context(asker()), address) for address in asked])
+        each_client_gets_its_responses(
+            server, [(stack.enter_context(udp_client()), address) for address in asked]
+        )
 
 
-def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
+def test_dns_24_a_machine_with_addresses_on_several_links(serve: Serve, own_network: Network) -> None:
     del own_network
     ip("link add v0 type veth peer name v1")
     for link, addresses in {
@@ -94,15 +94,13 @@ def test_dns_24_a_machine_has_addresses_on_several_links(serve: Serve, own_netwo
     }
     for wildcard, asked in own.items():
         with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
-            each_hears_whom_it_asked(
-                server, [(stack.enter_context(asker(wildcard.host)), address) for address in asked]
+            each_client_gets_its_responses(
+                server, [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
             )
 
 
-def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to_them(
-    serve: Serve, own_network: Network
-) -> None:
-    """Even if that is another link than the one by which they ask; a link-local address keeps its link."""
+def test_dns_24_responses_to_other_networks_follow_the_route(serve: Serve, own_network: Network) -> None:
+    """Even if that is another interface than the query's; a link-local address keeps its interface."""
     del own_network
     with new_network() as theirs:
         link_twice(theirs)
@@ -113,31 +111,31 @@ def test_dns_24_askers_in_other_networks_are_answered_by_the_route_that_leads_to
             (IPV6, "2001:db8::2", ["fe80::1%here"]),
         ):
             with serve(echo, wildcard) as server, contextlib.ExitStack() as stack, theirs.entered():
-                askers = [(stack.enter_context(asker(wildcard.host)), address) for address in asked]
-                for sock, _ in askers:
+                clients = [(stack.enter_context(udp_client(wildcard.host)), address) for address in asked]
+                for sock, _ in clients:
                     if source:
                         sock.bind((source, 0))
-                each_hears_whom_it_asked(server, askers)
+                each_client_gets_its_responses(server, clients)
 
 
-def test_dns_24_a_connected_asker_hears_the_wildcards_answer(serve: Serve) -> None:
-    with serve(echo, IPV4) as server, asker() as sock:
-        sock.connect(("127.0.0.9", server.address.port))  # drops what comes from anywhere else
+def test_dns_24_a_connected_client_gets_the_wildcards_response(serve: Serve) -> None:
+    with serve(echo, IPV4) as server, udp_client() as sock:
+        sock.connect(("127.0.0.9", server.address.port))  # drops datagrams from other addresses
         sock.send(b"question")
         assert sock.recv(100) == b"question:udp"
 
 
 @pytest.mark.parametrize("wildcard", [IPV4, HostPort("127.0.0.1", 0)], ids=str)
-def test_an_asker_that_cannot_be_reached_costs_nobody_else_a_response(
+def test_an_unreachable_client_costs_no_other_a_response(
     serve: Serve, own_network: Network, wildcard: HostPort
 ) -> None:
-    """One whom a rule forbids to answer, and one to whom no route leads any more."""
+    """One that a firewall rule blocks, and one without a route."""
     del own_network
     skip_without_nft()
     ip("address add 192.0.2.1/32 dev lo")
     ip("address add 192.0.2.2/32 dev lo")
     with serve(echo, wildcard) as server, contextlib.ExitStack() as stack:
-        socks = {name: stack.enter_context(asker()) for name in ("", "192.0.2.1", "192.0.2.2")}
+        socks = {name: stack.enter_context(udp_client()) for name in ("", "192.0.2.1", "192.0.2.2")}
         for source, sock in socks.items():
             sock.bind((source, 0))
             sock.connect(("127.0.0.1", server.address.port))

@@ -1,4 +1,4 @@
-"""UDP over IPv4: a response stays whole, unless the network that it leaves by is too narrow for it."""
+"""UDP over IPv4: a response is not fragmented, unless it exceeds the interface's MTU."""
 
 import socket
 from collections.abc import Callable, Iterator
@@ -9,8 +9,8 @@ from tests.support.network import ip
 from tests.support.waiting import eventually
 from tests.transport.helpers import datagram
 from tests.transport.udp_client import SECONDS, Serve, ask
-from zkdns.transport import Deliver, DeferredResponse
 from zkdns.transport.batch import MAX_RESPONSE
+from zkdns.transport.contract import DeferredResponse, Deliver
 
 _DO_NOT_FRAGMENT = 0x40
 _LONG = b"x" * 1000
@@ -23,7 +23,7 @@ def long(message: bytes, *, stream: bool) -> bytes:
 
 
 class Waiting(dict[bytes, Iterator[bytes]]):
-    """Answers when it is told to."""
+    """Delivers its responses on request."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Waiting(dict[bytes, Iterator[bytes]]):
 
 
 def sniffed(act: Callable[[], object], port: int) -> list[int]:
-    """The flags of the IPv4 headers of what leaves that port meanwhile."""
+    """The flags of the IPv4 headers of datagrams from this port."""
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as sniffer:
         sniffer.settimeout(SECONDS)
         act()
@@ -47,17 +47,17 @@ def sniffed(act: Callable[[], object], port: int) -> list[int]:
 
 
 @pytest.mark.usefixtures("own_network")
-def test_no_router_may_take_a_response_apart(serve: Serve) -> None:
+def test_responses_must_not_be_fragmented_by_routers(serve: Serve) -> None:
     with serve(long) as server:
         for _ in range(2):
             assert sniffed(lambda: ask(*server.at, b"id"), server.address.port) == [_DO_NOT_FRAGMENT]
             ip("link set lo mtu 600")
-            ask(*server.at, b"id")  # and the next one may be taken apart no more than the first
+            ask(*server.at, b"id")  # and the next one must not be fragmented either
             ip("link set lo mtu 65536")
 
 
 @pytest.mark.usefixtures("own_network")
-def test_where_a_network_is_narrow_responses_arrive_all_the_same(serve: Serve) -> None:
+def test_responses_larger_than_the_mtu_arrive(serve: Serve) -> None:
     ip("link set lo mtu 600")
     with serve(long) as server:
         for _ in range(3):
@@ -66,13 +66,13 @@ def test_where_a_network_is_narrow_responses_arrive_all_the_same(serve: Serve) -
 
 
 @pytest.mark.usefixtures("own_network")
-def test_so_do_those_that_come_later(serve: Serve) -> None:
+def test_deferred_responses_larger_than_the_mtu_arrive(serve: Serve) -> None:
     ip("link set lo mtu 600")
     answers = Waiting()
-    with serve(long, datagrams=answers) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        asker.settimeout(SECONDS)
-        asker.sendto(b"id", server.at)
+    with serve(long, datagrams=answers) as server, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.settimeout(SECONDS)
+        client.sendto(b"id", server.at)
         eventually(lambda: answers.deliver)
         server.call(lambda: answers.deliver[0](datagram(_LONG)))
-        assert asker.recv(MAX_RESPONSE).endswith(_LONG)
+        assert client.recv(MAX_RESPONSE).endswith(_LONG)
         assert server.udp.lost == 0

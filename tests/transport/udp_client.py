@@ -1,4 +1,4 @@
-"""Askers over UDP."""
+"""UDP clients."""
 
 import contextlib
 import socket
@@ -11,11 +11,11 @@ from tests.transport.helpers import FILLER, Running
 SECONDS = 5.0
 
 Serve: TypeAlias = Callable[..., AbstractContextManager[Running]]
-"""`serving`, by batches or one by one."""
+"""`serving`, with batches or single datagrams."""
 
 
 class UdpClient(socket.socket):
-    """A socket that takes the filler out of what it hears."""
+    """A socket that removes the filler from responses."""
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:
         return _unfilled(super().recv(size + len(FILLER), flags))
@@ -31,8 +31,8 @@ def _unfilled(response: bytes) -> bytes:
 
 
 @contextlib.contextmanager
-def asker(host: str = "127.0.0.1") -> Iterator[UdpClient]:
-    """A socket to ask with at such an address."""
+def udp_client(host: str = "127.0.0.1") -> Iterator[UdpClient]:
+    """A client socket for such an address."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with UdpClient(family, socket.SOCK_DGRAM) as sock:
         sock.settimeout(SECONDS)
@@ -41,8 +41,8 @@ def asker(host: str = "127.0.0.1") -> Iterator[UdpClient]:
 
 
 def ask(host: str, port: int, message: bytes) -> tuple[bytes, str]:
-    """The answer, and from which address it came."""
-    with asker(host) as sock:
+    """The response and its source address."""
+    with udp_client(host) as sock:
         sock.sendto(message, (host, port))
         answer, source = sock.recvfrom(65535)
         assert source[1] == port
@@ -50,7 +50,7 @@ def ask(host: str, port: int, message: bytes) -> tuple[bytes, str]:
 
 
 def receives_nothing_more(sock: socket.socket) -> bool:
-    """Whether nothing has arrived that was not received; everything that could come was answered before."""
+    """Whether nothing else has arrived; call it after all expected responses were received."""
     sock.setblocking(False)
     try:
         sock.recv(65535)

@@ -1,7 +1,7 @@
-"""Sources of responses, and counters for all of them except the response cache.
+"""The sources of responses, counted for metrics and the query log.
 
-The code that makes a response notes its source, once for each response that is sent. All other responses
-come from the response cache: its hits are too frequent to be counted one by one.
+The component that computes a response records its source, once for each response that is sent. Responses from
+the response cache are not recorded, because counting each of them would slow the hot path.
 """
 
 from __future__ import annotations
@@ -10,35 +10,35 @@ from collections import Counter
 from typing import Final
 
 RESPONSE_CACHE: Final = "response_cache"
-"""An earlier response to the same query. Not noted."""
+"""The response cache; never recorded."""
 ZONE: Final = "zone"
-"""The table."""
+"""The table of services."""
 FORWARD_CACHE: Final = "forward_cache"
-"""An earlier response of an upstream."""
+"""Cached responses of upstreams."""
 UPSTREAM: Final = "upstream"
-"""A response of an upstream, or SERVFAIL because no upstream responded."""
+"""A response of an upstream, or the failure of all of them."""
 STALE: Final = "stale"
-"""An expired entry of the forward cache, because no upstream responded."""
+"""An expired response of an upstream (RFC 8767)."""
 REFUSED: Final = "refused"
 """An error: the query is malformed or not supported, or the client or the name is not allowed."""
 PENDING: Final = ""
-"""There is no response yet. The code that makes one notes its source."""
+"""No response yet, or none at all; whatever makes a deferred response records its source."""
 
 
 class AnswerSources:
     """Counts responses by source.
 
     Attributes:
-        counts: responses by source.
-        last: source of the last response. The caller sets it to `RESPONSE_CACHE` before each query.
+        counts: number of responses by source.
+        last: source of the last response; the query log resets it to `RESPONSE_CACHE` after each one.
     """
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.last = RESPONSE_CACHE
 
-    def note(self, source: str) -> None:
-        """Count a response from this source."""
+    def record(self, source: str) -> None:
+        """Count a response of this source."""
         if source:
             self.counts[source] += 1
             self.last = source

@@ -1,19 +1,17 @@
-"""A table's zones as a server answers with them: what they hold and what is remembered."""
+"""The zones of a table: responder, response caches, and the updates of both when the table changes."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from zkdns import __version__
 from zkdns.config import Config
-from zkdns.dns.chaos import ServerIdentity
-from zkdns.dns.response_cache import QueryCodec, ResponseCache
-from zkdns.dns.responder import Responder
-from zkdns.dns.response_class import classify
-from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.answer_source import AnswerSources
+from zkdns.dns.chaos import ServerIdentity
+from zkdns.dns.responder import Responder
+from zkdns.dns.response_cache import QueryCodec, ResponseCache
+from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.names import Labels
 from zkdns.table import Table
@@ -23,15 +21,17 @@ class Authority:
     """Answers from a table.
 
     Attributes:
-        memos: what is remembered.
-        sources: what answers were made from that were not.
+        zone: names and records.
+        responder: answers queries that are not cached.
+        caches: the response caches, one for each transport.
+        sources: counts the sources of responses that were not cached.
 
     Args:
-        table: services and members; after each change of it `refresh` must be called. Where it keeps account
-            of addresses, their names are answered too.
-        config: the zones' names, and how they are answered.
-        on_error: told of a query and the exception that it raised, which is a mistake of ours.
-        rng: where turns begin, and what the order `random` is drawn from.
+        table: services and members; `refresh` must be called after each change. If it indexes addresses,
+            reverse zones are served too.
+        config: the zones' names and answer policies.
+        on_error: called with a query and the exception that it raised (an internal error).
+        rng: starting point of rotations, and the order `random`.
     """
 
     def __init__(
@@ -45,42 +45,45 @@ class Authority:
         self._reverse = ReverseZones(self.zone, table.addresses) if table.addresses is not None else None
         version = f"zkdns {__version__}" if config.show_version else ""
         self.responder = Responder(self.zone, ServerIdentity(config.identity, version), self._reverse)
-        self.memos: list[ResponseCache] = []
+        self.caches: list[ResponseCache] = []
         self.sources = AnswerSources()
         self._on_error = on_error
 
-    def answers(self, form: QueryCodec, *, stream: bool, most_bytes: int) -> ResponseCache:
-        """Answers for a transport, which has queries and responses in that form, up to date from now on."""
-        answer = partial(self.responder.answer, stream=stream, wrap=partial(_marked, form))
-        memo = ResponseCache(answer, form, self._on_error, sources=self.sources, most_bytes=most_bytes)
-        self.memos.append(memo)
-        return memo
+    def make_cache(self, codec: QueryCodec, *, stream: bool, max_bytes: int) -> ResponseCache:
+        """A response cache for a transport, which is updated on each `refresh`.
+
+        Args:
+            codec: the form of the transport's queries and responses.
+            stream: whether the transport is TCP.
+            max_bytes: approximate memory limit.
+        """
+        cache = ResponseCache(
+            self.responder, codec, self._on_error, stream=stream, sources=self.sources, max_bytes=max_bytes
+        )
+        self.caches.append(cache)
+        return cache
 
     def refresh(self, keys: Iterable[Labels]) -> None:
-        """Take notice that the services of these keys are others than before."""
-        others = self.zone.refresh(keys)
+        """Update the zones and drop cached responses after the services with these keys have changed."""
+        changed = self.zone.refresh(keys)
         if self._reverse is not None:
-            others |= self._reverse.refresh(others)
-        for memo in self.memos:
-            memo.forget(others)
+            changed |= self._reverse.refresh(changed)
+        for cache in self.caches:
+            cache.forget(changed)
 
-    def forget_elsewhere(self, group: Labels) -> None:
-        """Forget the answers to a question outside the zones, remembered as one of that group."""
-        for memo in self.memos:
-            memo.forget((group,))
+    def forget_forwarded(self, group: Labels) -> None:
+        """Drop the cached responses to a forwarded question."""
+        for cache in self.caches:
+            cache.forget((group,))
 
     def forget_all(self) -> None:
-        """Forget everything, as when others are asked than before."""
-        for memo in self.memos:
-            memo.clear()
+        """Drop all cached responses, for example after the upstreams have changed."""
+        for cache in self.caches:
+            cache.clear()
 
     def set_health(self, *, ready: bool, stale: bool) -> None:
-        """Say whether the table has been read, and whether its source is out of reach."""
+        """Set whether the table has been read, and whether ZooKeeper is out of reach."""
         responder = self.responder
         if (responder.ready, responder.stale) != (ready, stale):
             responder.ready, responder.stale = ready, stale
             self.forget_all()
-
-
-def _marked(form: QueryCodec, body: bytes, question: int) -> bytes:
-    return form.response(body, question, classify(body))

@@ -1,4 +1,4 @@
-"""What a server tells of itself to who asks in class CH, if it tells anything (RFC 4892)."""
+"""The server's identity and version in class CH (RFC 4892)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ VERSION_NAMES: Final = frozenset({(b"version", b"server"), (b"version", b"bind")
 
 
 class ServerIdentity(msgspec.Struct, frozen=True):
-    """Who a server is, and what it is; what is empty is not told."""
+    """Name and version of this server; an empty value is not disclosed."""
 
     name: str = ""
     version: str = ""
 
     def answer(self, query: Query) -> Response | None:
-        """The answer to a query of another class than IN; None: it is none of what is told."""
+        """The response to a query of a class other than IN; None if there is no such record."""
         text = self._text_of(query.name).encode()
         if not text or query.qclass != CLASS_CH or query.qtype not in (Type.TXT, Type.ANY):
             return None
-        # TTL 0: it is about whoever happens to answer (RFC 4892 §3).
+        # TTL 0: the next query may reach another server (RFC 4892 §3).
         record = pack_record(QUESTION_POINTER, Type.TXT, 0, bytes((len(text),)) + text, CLASS_CH)
         return Response(query, authoritative=True, answers=(record,))
 

@@ -1,8 +1,9 @@
-"""DNS cookies (RFC 7873) that every server with the same secret makes and knows (RFC 9018).
+"""DNS cookies (RFC 7873) in the interoperable format of RFC 9018.
 
-    server cookie = version · reserved · when it was made · SipHash-2-4(client cookie · those · address)
+    server cookie = version · reserved · time · SipHash-2-4(client cookie · these · address)
 
-Nobody is made to show one. Whoever shows one that is right has heard from here at that address.
+All servers with the same secret accept each other's cookies. Cookies are optional. A valid server cookie
+proves the client's source address.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from zkdns.dns.edns import CLIENT_COOKIE
 SECRET_SIZE: Final = 16
 """Bytes of a secret (RFC 9018 §4.4)."""
 SERVER_COOKIE: Final = 16
-"""Bytes of a server's part of a cookie (RFC 9018 §4)."""
+"""Bytes of a server cookie (RFC 9018 §4)."""
 
 _VERSION = b"\1"
 _RESERVED = bytes(3)
 _HASH = 8
-_LONGEST_SECONDS, _AHEAD_SECONDS = 3600, 300  # RFC 9018 §4.3
+_MAX_AGE_SECONDS, _MAX_AHEAD_SECONDS = 3600, 300  # RFC 9018 §4.3
 _SERIAL_BITS = 32
 _DAY_SECONDS = 86_400
 _MASK = (1 << 64) - 1
 
 
 class Cookies:
-    """Makes and knows server cookies.
+    """Makes and verifies server cookies.
 
     Args:
         secret: 16 bytes.
-        clock: tells seconds since 1970.
-        is_shared: whether other servers have the secret too, so that it is used as it is. Otherwise each
-            day has its own, as none should be used for much longer (RFC 7873 §7.1).
+        clock: returns seconds since 1970.
+        is_shared: whether other servers have the same secret, which is then used as it is. Otherwise a new
+            secret is derived from it each day (RFC 7873 §7.1).
     """
 
     def __init__(self, secret: bytes, clock: Callable[[], float], *, is_shared: bool) -> None:
@@ -45,43 +46,43 @@ class Cookies:
         self._is_shared = is_shared
 
     def make(self, client: bytes, address: bytes) -> bytes:
-        """The server cookie for a client cookie and an address in 4 or 16 bytes, as of now."""
+        """The server cookie for a client cookie and an address of 4 or 16 bytes, with the present time."""
         seconds = int(self._clock()) % (1 << _SERIAL_BITS)
         head = _VERSION + _RESERVED + seconds.to_bytes(4)
         return head + self._hash(client + head, address)
 
-    def is_ours(self, cookie: bytes, address: bytes) -> bool:
-        """Whether an option's data hold a server cookie that was made for that address within the last hour.
+    def is_valid(self, cookie: bytes, address: bytes) -> bool:
+        """Whether an option's data holds a server cookie that was made for this address within the last hour.
 
-        Its reserved bytes count as they are (RFC 9018 §4.2).
+        The reserved bytes are part of the hash, whatever their value (RFC 9018 §4.2).
         """
         if len(cookie) != CLIENT_COOKIE + SERVER_COOKIE or not cookie.startswith(_VERSION, CLIENT_COOKIE):
             return False
         half = 1 << (_SERIAL_BITS - 1)
-        # The sign of a difference is as RFC 1982 has it.
+        # RFC 1982: the sign of a difference of serial numbers.
         age = (int(self._clock()) - _made_at(cookie) + half) % (1 << _SERIAL_BITS) - half
-        if not -_AHEAD_SECONDS <= age <= _LONGEST_SECONDS:
+        if not -_MAX_AHEAD_SECONDS <= age <= _MAX_AGE_SECONDS:
             return False
         return hmac.compare_digest(self._hash(cookie[:-_HASH], address), cookie[-_HASH:])
 
-    def _hash(self, begun: bytes, address: bytes) -> bytes:
-        """The end of a cookie that begins like that."""
+    def _hash(self, prefix: bytes, address: bytes) -> bytes:
+        """The hash at the end of a cookie that starts with these bytes."""
         secret = self._secret
         if not self._is_shared:
-            day = _made_at(begun) // _DAY_SECONDS
+            day = _made_at(prefix) // _DAY_SECONDS
             secret = hashlib.blake2b(
                 day.to_bytes(4), digest_size=SECRET_SIZE, key=secret, person=b"cookies"
             ).digest()
-        return siphash(secret, begun + address)
+        return siphash(secret, prefix + address)
 
 
 def _made_at(cookie: bytes) -> int:
-    """The seconds since 1970, in 32 bits, that a cookie holds."""
+    """The time in a cookie: seconds since 1970 in 32 bits."""
     return int.from_bytes(cookie[12:16])
 
 
 def siphash(key: bytes, data: bytes) -> bytes:
-    """SipHash-2-4 of some bytes with a key of 16 bytes (Aumasson and Bernstein, 2012), in 8 bytes."""
+    """SipHash-2-4 of `data` with a key of 16 bytes (Aumasson and Bernstein, 2012), in 8 bytes."""
     first, second = struct.unpack("<2Q", key)
     state = (
         first ^ 0x736F6D6570736575,
@@ -92,23 +93,23 @@ def siphash(key: bytes, data: bytes) -> bytes:
     padded = data + bytes(7 - len(data) % 8) + bytes((len(data) & 0xFF,))
     for (word,) in struct.iter_unpack("<Q", padded):
         a, b, c, d = state
-        a, b, c, d = _mixed(*_mixed(a, b, c, d ^ word))
+        a, b, c, d = _sip_round(*_sip_round(a, b, c, d ^ word))
         state = a ^ word, b, c, d
     a, b, c, d = state
-    a, b, c, d = _mixed(*_mixed(*_mixed(*_mixed(a, b, c ^ 0xFF, d))))
+    a, b, c, d = _sip_round(*_sip_round(*_sip_round(*_sip_round(a, b, c ^ 0xFF, d))))
     return (a ^ b ^ c ^ d).to_bytes(8, "little")
 
 
-def _mixed(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
+def _sip_round(a: int, b: int, c: int, d: int) -> tuple[int, int, int, int]:
     """The state after one round."""
     a, c = (a + b) & _MASK, (c + d) & _MASK
-    b, d = _turned(b, 13) ^ a, _turned(d, 16) ^ c
-    a = _turned(a, 32)
+    b, d = _rotate_left(b, 13) ^ a, _rotate_left(d, 16) ^ c
+    a = _rotate_left(a, 32)
     c, a = (c + b) & _MASK, (a + d) & _MASK
-    b, d = _turned(b, 17) ^ c, _turned(d, 21) ^ a
-    return a, b, _turned(c, 32), d
+    b, d = _rotate_left(b, 17) ^ c, _rotate_left(d, 21) ^ a
+    return a, b, _rotate_left(c, 32), d
 
 
-def _turned(word: int, bits: int) -> int:
-    """A word of 64 bits, turned to the left."""
+def _rotate_left(word: int, bits: int) -> int:
+    """A word of 64 bits, rotated to the left."""
     return (word << bits | word >> (64 - bits)) & _MASK

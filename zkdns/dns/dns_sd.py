@@ -1,14 +1,14 @@
-"""How people and programs find out which services there are, and who their members: DNS-SD (RFC 6763).
+"""DNS-SD (RFC 6763): PTR records to browse services and their members.
 
-    _services._dns-sd._udp.staging      PTR to each type of service (§9)
-    b._dns-sd._udp.staging              PTR to the domain itself: one may browse here (§11); `lb` too
-    _web._tcp.staging                   PTR to each member (§4); its SRV are those of RFC 2782
+    _services._dns-sd._udp.staging      PTR to each service type (§9)
+    b._dns-sd._udp.staging              PTR to the domain itself: it can be browsed (§11); `lb` too
+    _web._tcp.staging                   PTR to each member (§4); SRV as in RFC 2782
     m318._web._tcp.staging              SRV and TXT of one member (§5, §6)
 
-A domain is what stands behind the services' own names, which is an environment. A service's own name is the
-type, and the protocol is `_tcp`, since nobody registers which one it is. A name with dots in it cannot be a
-type, which is two labels (§7); endpoints that a member has besides are none by themselves. There are no
-subtypes. Services' own names go before all of these.
+A domain is an environment: the labels after a service's own. The service type is the service's own name. Its
+protocol is always `_tcp`, because registrations do not include one. A service name with dots cannot be a
+type, which has two labels (§7). Additional endpoints are not types. There are no subtypes. Names of services
+have precedence over all of these names.
 """
 
 from __future__ import annotations
@@ -18,44 +18,44 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from zkdns.dns.records import Node
-from zkdns.dns.service_names import ServiceView
-from zkdns.dns.rrset import Record, Weighting
 from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.records import Node
+from zkdns.dns.rrset import Record, Weighting
+from zkdns.dns.service_names import ServiceView
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 
 _PROTOCOL = b"_tcp"
 _ABOUT = (b"_dns-sd", b"_udp")
 _TYPES = b"_services"
 _DOMAINS = (b"b", b"lb")
-"""Where one should browse, and where one should if one does so by itself (§11)."""
+"""The domain to browse, and the domain to browse automatically (§11)."""
 
 
 class PtrTarget(msgspec.Struct, frozen=True):
-    """Where a PTR record leads: to a name of some labels before the last `shared` of the question's name.
+    """The target of a PTR record: labels before the last `shared` labels of the question's name.
 
-    What stands there, if `node` says so, rides along (RFC 6763 §12.1).
+    If there is a node, its records are added to the response (RFC 6763 §12.1).
     """
 
     labels: Labels
     shared: int
     node: Node | None = None
-    standing: Weighting = Weighting()
+    weighting: Weighting = Weighting()
 
     def record(self, query: Query, ttl: int) -> Record:
-        """The record, which is small: its data may be compressed (RFC 3597 §4)."""
+        """The record. PTR data may be compressed (RFC 3597 §4)."""
         name = to_wire(self.labels)[:-1] + query.pointer_to(self.shared)
-        glue: list[bytes] = []
+        additional: list[bytes] = []
         if self.node is not None:
-            services = list(self.node.services(query, ttl, name))
-            glue += (service.answer for service in services)
-            glue += (text.answer for text in self.node.descriptions(ttl, name))
-            glue += (address for service in services for address in service.glue)
-        return Record(pack_record(QUESTION_POINTER, Type.PTR, ttl, name), tuple(glue), self.standing)
+            services = list(self.node.srv_records(query, ttl, name))
+            additional += (service.answer for service in services)
+            additional += (text.answer for text in self.node.txt_records(ttl, name))
+            additional += (address for service in services for address in service.additional)
+        return Record(pack_record(QUESTION_POINTER, Type.PTR, ttl, name), tuple(additional), self.weighting)
 
 
 class PtrNode(Node):
-    """A node that leads to others, beside what else stands there."""
+    """A node with PTR records in addition to its other records."""
 
     pointers: Callable[[], Iterable[PtrTarget]] = tuple
 
@@ -66,13 +66,13 @@ class PtrNode(Node):
 
 
 class DnsSdServiceView(ServiceView):
-    """A service's names, those by which it is browsed among them."""
+    """A service's names including those of DNS-SD."""
 
-    def rfc2782(self, before: int, protocol: bytes) -> Node | None:
-        """As it is without browsing; for a type of service with its members."""
+    def rfc2782_node(self, before: int, protocol: bytes) -> Node | None:
+        """As in the base class, with PTR records to all members if the name is a service type."""
         if protocol == _PROTOCOL and before == 1 and self._is_type:
             return self._type
-        return super().rfc2782(before, protocol)
+        return super().rfc2782_node(before, protocol)
 
     @property
     def _is_type(self) -> bool:
@@ -89,36 +89,36 @@ class DnsSdServiceView(ServiceView):
         for entry in self._entries:
             node = self.instance(entry.label)
             if node is not None:
-                yield PtrTarget((entry.label,), len(self._own) + 1, node, entry.standing)
+                yield PtrTarget((entry.label,), len(self._own) + 1, node, entry.weighting)
 
     def instance(self, label: bytes) -> Node | None:
-        """What stands at `m318._web._tcp.staging`; of who has just left too. None: no such name."""
+        """The node at `m318._web._tcp.staging`, also for a departed member; None if there is no such name."""
         entry = self._by_name.get(label)
         if (
             entry is None
-            or entry.label != label  # it is the name of a znode
+            or entry.label != label  # the label is the name of a znode
             or entry.member.service is None
             or wire_length(_instance_name(label, self._own)) > MAX_NAME
         ):
             return None
         node = self._member_node(label)
-        assert node is not None  # noqa: S101 - there is such an entry
+        assert node is not None  # noqa: S101 - the entry exists
         return Node(
             targets=node.targets, texts=node.texts, shared=self._rfc2782.shared, between=self._between
         )
 
     def instance_names(self) -> Iterator[Labels]:
-        """The names of all members that have such, in lower case; those of who has left too."""
+        """The DNS-SD names of all members in lower case, also of departed ones."""
         for label, entry in self._by_name.items() if self._is_type else ():
             if entry.label == label and self.instance(label) is not None:
                 yield _instance_name(label, self._key)
 
 
 class DnsSdDomains:
-    """Which domains there are to browse, and which services in each.
+    """The domains that can be browsed, and the services in each.
 
     Args:
-        is_listed: whether a service with that key has a name at the moment.
+        is_listed: whether the service with this key has a name at present.
     """
 
     def __init__(self, is_listed: Callable[[Labels], bool]) -> None:
@@ -126,12 +126,12 @@ class DnsSdDomains:
         self._is_listed = is_listed
 
     def join(self, key: Labels) -> None:
-        """Take in a service whose own name is one label."""
+        """Add a service with an own name of one label."""
         if _can_be_type(key):
             self._domains.setdefault(key[1:], set()).add(key)
 
     def leave(self, key: Labels) -> bool:
-        """Take a service out; whether it was the last one of its domain."""
+        """Remove a service; return whether it was the last one of its domain."""
         services = self._domains.get(key[1:])
         if services is None:
             return False
@@ -142,7 +142,7 @@ class DnsSdDomains:
         return True
 
     def find(self, name: Labels) -> Node | None:
-        """What stands at a name that belongs to a domain as a whole; None: it is none."""
+        """The node at a name of a whole domain; None if there is none."""
         if name[: len(_ABOUT)] == _ABOUT and name[len(_ABOUT) :] in self._domains:
             return Node()
         domain = name[1 + len(_ABOUT) :]
@@ -155,7 +155,7 @@ class DnsSdDomains:
         return None
 
     def service_of(self, name: Labels) -> Labels | None:
-        """The key of the service whose member's name has the form of this one; None: it has not."""
+        """The key of the service of a member's DNS-SD name; None if the name has another form."""
         if len(name) > len(_ABOUT) + 1 and name[1].startswith(b"_") and name[2] == _PROTOCOL:
             key = (name[1][1:], *name[3:])
             return key if key in self._domains.get(key[1:], ()) else None
@@ -175,7 +175,7 @@ class DnsSdDomains:
 
 
 def _can_be_type(service: Labels) -> bool:
-    """Whether the name of the type of a service, whose own name is one label, is not too long."""
+    """Whether the type name of a service (with an own name of one label) is not too long."""
     return len(service[0]) < MAX_LABEL and wire_length(_type_name(service)) <= MAX_NAME
 
 

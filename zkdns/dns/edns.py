@@ -1,7 +1,7 @@
-"""EDNS (RFC 6891): what the OPT record of a query says, and the OPT record of its response.
+"""EDNS (RFC 6891): the OPT record of a query, and the OPT record of its response.
 
-Options are read and written here whoever sends them, askers and upstreams. What a server has to say by them
-stands elsewhere (`zkdns.dns.edns_options`).
+Options of clients and of upstreams are read and written here. The options that this server sends by itself
+are in `zkdns.dns.edns_options`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from typing import Final
 
 import msgspec
 
-MIN_UDP_SIZE: Final = 512  # RFC 1035 §2.3.4; smaller sizes in an OPT count as this (RFC 6891 §6.2.3)
-MAX_UDP_SIZE: Final = 1232  # fits an IPv6 packet of the least MTU, so that nothing is fragmented
+MIN_UDP_SIZE: Final = 512
+"""RFC 1035 §2.3.4; smaller sizes in an OPT record count as this one (RFC 6891 §6.2.3)."""
+MAX_UDP_SIZE: Final = 1232
+"""Fits into an IPv6 packet of the minimum MTU, so that nothing is fragmented."""
 OPT: Final = struct.Struct("!BHHBBHH")
 """An OPT record without options: root, type, size, extended RCODE, version, flags, length of the options."""
 DO: Final = 0x8000
@@ -24,12 +26,12 @@ _OPTION = struct.Struct("!HH")
 _INFO_CODE_SIZE = 2
 
 CLIENT_COOKIE: Final = 8
-"""Bytes of a client's part of a cookie (RFC 7873 §4)."""
-_LEAST_COOKIE, _MOST_COOKIE = 16, 40  # with the server's part
+"""Bytes of a client cookie (RFC 7873 §4)."""
+_MIN_COOKIE, _MAX_COOKIE = 16, 40  # client and server cookie together
 
 
 class OptionCode(enum.IntEnum):
-    """The options that are treated by name; all others are ignored."""
+    """Option codes that are handled; all others are ignored."""
 
     NSID = 3  # RFC 5001
     COOKIE = 10  # RFC 7873
@@ -38,53 +40,53 @@ class OptionCode(enum.IntEnum):
 
 
 class Ede(enum.IntEnum):
-    """Extended DNS errors (RFC 8914 §4), and when they are told; upstreams' own are passed on as they are."""
+    """Extended DNS errors (RFC 8914 §4) of this server. Those of upstreams are passed on unchanged."""
 
     STALE_ANSWER = 3
-    """ZooKeeper is away, or the table is a snapshot; no upstream answers, and what is given is over."""
+    """ZooKeeper is out of reach, the table is a snapshot, or a forwarded response has expired."""
     NOT_READY = 14
-    """The table, or a service, has not been read; the server ends while a question is on its way."""
+    """The table or a service has not been read; or the server stops while a query is pending."""
     BLOCKED = 15
-    """A special-use name does not exist here, and nobody else is asked."""
+    """A special-use name that does not exist and is not forwarded."""
     PROHIBITED = 18
-    """Who asks is of no network that is allowed."""
+    """The client's network is not allowed."""
     NOT_AUTHORITATIVE = 20
-    """The name lies outside the zones, and nobody is asked for it, or shall be (RD is clear)."""
+    """The name is outside the zones and is not forwarded, or RD is clear."""
     NOT_SUPPORTED = 21
     """A zone transfer, or a class other than IN."""
     NO_REACHABLE_AUTHORITY = 22
-    """No upstream has an answer, or too many questions wait for them; no member's host can be resolved."""
+    """No upstream has an answer, or too many queries are pending; or no member's host could be resolved."""
     NETWORK_ERROR = 23
     """No upstream can be reached."""
 
 
 class BadOptionError(Exception):
-    """An option is not what it must be; the message says in what."""
+    """An option is malformed; the message explains how."""
 
 
 class Edns(msgspec.Struct, frozen=True, gc=False):
-    """What a query's OPT record says (RFC 6891 §6.1.2).
+    """The OPT record of a query (RFC 6891 §6.1.2).
 
     Attributes:
-        size: its UDP payload size as sent.
-        version: 0, or what nobody knows yet.
-        do: whether DNSSEC's records are wanted.
-        options: the data of each, by its code; of equal ones the first.
-        returned: the options that each response to the query has, ready for the wire.
+        size: UDP payload size as sent.
+        version: 0, or an unknown version.
+        do: whether DNSSEC records are requested.
+        options: data of each option by code; of repeated ones the first.
+        response_options: options of every response to the query, in wire format.
     """
 
     size: int
     version: int
     do: bool
     options: dict[int, bytes] = {}
-    returned: bytes = b""
+    response_options: bytes = b""
 
 
 def iter_options(options: bytes) -> Iterator[tuple[int, bytes]]:
-    """Code and data of each option in an OPT record's data.
+    """Code and data of each option in the data of an OPT record.
 
     Raises:
-        BadOptionError: one ends behind the record.
+        BadOptionError: an option ends after the record.
     """
     at = 0
     while at < len(options):
@@ -98,34 +100,37 @@ def iter_options(options: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def read_options(options: bytes) -> dict[int, bytes]:
-    """A query's options by their codes; of several cookies the first counts (RFC 7873 §5.2).
+    """A query's options by code; the first of several cookies counts (RFC 7873 §5.2).
 
     Raises:
-        BadOptionError: what is wrong.
+        BadOptionError: an option or a cookie has the wrong length.
     """
     found: dict[int, bytes] = {}
     for code, data in iter_options(options):
         found.setdefault(code, data)
     size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE)))
-    if size != CLIENT_COOKIE and not _LEAST_COOKIE <= size <= _MOST_COOKIE:  # RFC 7873 §5.2.2
+    if size != CLIENT_COOKIE and not _MIN_COOKIE <= size <= _MAX_COOKIE:  # RFC 7873 §5.2.2
         raise BadOptionError(
-            f"a cookie has {size} bytes, not {CLIENT_COOKIE} or {_LEAST_COOKIE} to {_MOST_COOKIE}"
+            f"a cookie has {size} bytes, not {CLIENT_COOKIE} or {_MIN_COOKIE} to {_MAX_COOKIE}"
         )
     return found
 
 
 def pack_option(code: int, data: bytes) -> bytes:
-    """An option, ready for the wire."""
+    """An option in wire format."""
     return _OPTION.pack(code, len(data)) + data
 
 
 def pack_ede(code: int, text: str = "") -> bytes:
-    """The option with an extended error (RFC 8914 §2)."""
+    """The option with an extended DNS error (RFC 8914 §2)."""
     return pack_option(OptionCode.EDE, code.to_bytes(_INFO_CODE_SIZE) + text.encode())
 
 
 def sanitize_ede(data: bytes) -> bytes:
-    """The option with somebody else's extended error, its text only if it is text; empty: it is no error."""
+    """The option with an upstream's extended error; empty if it is malformed.
+
+    A text that is not UTF-8 is left out.
+    """
     if len(data) < _INFO_CODE_SIZE:
         return b""
     try:
@@ -136,29 +141,29 @@ def sanitize_ede(data: bytes) -> bytes:
 
 
 def pack_opt(rcode: int = 0, *, do: bool = False, options: bytes = b"") -> bytes:
-    """An OPT record of ours; of the RCODE it holds the upper bits."""
+    """An OPT record of this server, with the upper bits of the RCODE."""
     flags = DO if do else 0
     return OPT.pack(0, _OPT_TYPE, MAX_UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
 
 
 def response_opt(edns: Edns | None, rcode: int, errors: bytes, room: int) -> bytes:
-    """The OPT record of a response: there is one exactly when the query had one (RFC 6891 §6.1.1, §7).
+    """The OPT record of a response: present exactly if the query had one (RFC 6891 §6.1.1, §7).
 
     Args:
-        edns: what the query says.
-        rcode: the response's, of which the OPT record holds the upper bits.
-        errors: extended errors as options; left out where there is no room for them.
-        room: how many bytes the record may have.
+        edns: the query's OPT record.
+        rcode: the response's RCODE; the OPT record holds its upper bits.
+        errors: extended errors as options; left out if there is no room.
+        room: maximum bytes of the record.
     """
     if edns is None:
         return b""
-    if OPT.size + len(errors) + len(edns.returned) > room:
+    if OPT.size + len(errors) + len(edns.response_options) > room:
         errors = b""
-    return pack_opt(rcode, do=edns.do, options=errors + edns.returned)
+    return pack_opt(rcode, do=edns.do, options=errors + edns.response_options)
 
 
 def udp_limit(edns: Edns | None) -> int:
-    """The longest response that may go to this asker over UDP (RFC 6891 §6.2.3, §6.2.5)."""
+    """The maximum size of a response to this client over UDP (RFC 6891 §6.2.3, §6.2.5)."""
     if edns is None:
         return MIN_UDP_SIZE
     return min(max(edns.size, MIN_UDP_SIZE), MAX_UDP_SIZE)

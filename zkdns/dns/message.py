@@ -1,7 +1,7 @@
-"""DNS messages as bytes: a strict reader of queries and a writer of responses.
+"""DNS messages in wire format: a strict parser of queries, and a writer of responses.
 
-The reader takes a header, one question and perhaps an OPT record, and refuses everything else that it can
-name; it never raises anything but `BadQueryError` and works in time linear in the message (at most 64 KiB).
+The parser accepts a header, one question and at most one OPT record. It raises only `BadQueryError`, with the
+error response, and takes time linear in the size of the message (at most 64 KiB).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from zkdns.names import MAX_LABEL, MAX_NAME, Labels
 HEADER_SIZE: Final = 12
 MAX_MESSAGE: Final = 65535  # the length field of TCP (RFC 1035 §4.2.2)
 
-QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts behind the header
+QUESTION_POINTER: Final = b"\xc0\x0c"  # the question's name always starts after the header
 
 QR, AA, TC, RD, RA, AD, CD = 0x8000, 0x0400, 0x0200, 0x0100, 0x0080, 0x0020, 0x0010
 
@@ -44,7 +44,7 @@ RECORD: Final = struct.Struct("!HHIH")
 
 
 class Type(enum.IntEnum):
-    """The RR types that are treated by name; every other number is a type too."""
+    """RR types that are handled; every other number is a valid type too."""
 
     A = 1
     NS = 2
@@ -65,7 +65,7 @@ CLASS_CH: Final = 3
 
 
 class Rcode(enum.IntEnum):
-    """Response codes; those above 15 need an OPT record to be told."""
+    """Response codes; those above 15 need an OPT record."""
 
     NOERROR = 0
     FORMERR = 1
@@ -78,7 +78,7 @@ class Rcode(enum.IntEnum):
 
 
 class BadQueryError(Exception):
-    """A message that gets an error for an answer, or none; `response` is that answer."""
+    """A message that gets an error response or none; `response` is that response."""
 
     def __init__(self, response: bytes | None) -> None:
         self.response = response
@@ -86,11 +86,11 @@ class BadQueryError(Exception):
 
 
 class _MalformedError(Exception):
-    """The message cannot be read."""
+    """The message cannot be parsed."""
 
 
 class _Record(NamedTuple):
-    """A query's record, taken apart; its data lies between `data_at` and `end` of the message."""
+    """A record of a query; its data is between `data_at` and `end` of the message."""
 
     rtype: int
     rclass: int
@@ -100,11 +100,11 @@ class _Record(NamedTuple):
 
 
 class Query(msgspec.Struct, frozen=True, gc=False):
-    """One question and what came with it.
+    """A question and the header flags and EDNS data that came with it.
 
-    `name` is in lower case for look-ups; `question` holds the bytes as they came, to be sent back unchanged.
-    It is empty in a query for nothing but a cookie (RFC 7873 §5.4).
-    `ad` and `cd` matter only for what is forwarded (RFC 6840 §5.7, RFC 4035 §3.2.2).
+    `name` is in lower case, for look-ups. `question` holds the original bytes, which the response repeats; it
+    is empty in a query without a question (RFC 7873 §5.4). `ad` and `cd` matter only for forwarding (RFC 6840
+    §5.7, RFC 4035 §3.2.2).
     """
 
     id: int
@@ -125,17 +125,17 @@ class Query(msgspec.Struct, frozen=True, gc=False):
 
 
 def parse_query(message: bytes) -> Query:
-    """Read a query.
+    """Parse a query.
 
     Raises:
-        BadQueryError: with the error to answer, or None where silence is the answer.
+        BadQueryError: with the error response, or with None for no response.
     """
     if len(message) < HEADER_SIZE:
         raise BadQueryError(None)
     ident, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
-    if flags & QR:  # a response: answering it could loop for ever
+    if flags & QR:  # a response: answering it could start an endless loop
         raise BadQueryError(None)
-    if flags >> 11 & 0xF:  # RFC 8906 §3.1.4: no other flag
+    if flags >> 11 & 0xF:  # RFC 8906 §3.1.4: NOTIMP copies no other flag
         raise BadQueryError(HEADER.pack(ident, QR | flags & 0x7800 | Rcode.NOTIMP, 0, 0, 0, 0))
     try:
         name, qtype, qclass, at = _read_question(message, questions)
@@ -144,17 +144,17 @@ def parse_query(message: bytes) -> Query:
         edns = _read_additional(message, at, additionals)
         if not questions:
             _require_cookie(edns)
-    except BadOptionError:  # RFC 6891 §7: the error says that EDNS as such is known
+    except BadOptionError:  # RFC 6891 §7: the OPT record shows that EDNS is supported
         header = HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, questions, 0, 0, 1)
         raise BadQueryError(header + question + pack_opt()) from None
-    except (_MalformedError, struct.error):  # of which the second says that something ends too early
+    except (_MalformedError, struct.error):  # struct.error: the message ends too early
         raise BadQueryError(HEADER.pack(ident, QR | flags & RD | Rcode.FORMERR, 0, 0, 0, 0)) from None
     ad, cd = bool(flags & AD), bool(flags & CD)
     return Query(ident, bool(flags & RD), name, qtype, qclass, question, edns, ad, cd)
 
 
 def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
-    """Name, type and class of the question, and where it ends; without one those of nothing."""
+    """Name, type and class of the question, and its end; root, 0 and IN without a question."""
     if not count:
         return (), 0, CLASS_IN, HEADER_SIZE
     if count > 1:  # RFC 9619 §4
@@ -165,13 +165,13 @@ def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
 
 
 def _require_cookie(edns: Edns | None) -> None:
-    """Refuse a query that asks for nothing, not for a cookie either (RFC 7873 §5.4)."""
+    """Reject a query with neither a question nor a cookie (RFC 7873 §5.4)."""
     if edns is None or OptionCode.COOKIE not in edns.options:
         raise _MalformedError
 
 
 def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype: int) -> int:
-    """Where the additional section begins; before it there is at most the SOA of an IXFR (RFC 1995 §3)."""
+    """The start of the additional section. Only an IXFR has a record before it, its SOA (RFC 1995 §3)."""
     if answers or (authorities and qtype != Type.IXFR):
         raise _MalformedError
     for _ in range(authorities):
@@ -180,7 +180,10 @@ def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype
 
 
 def _read_name(message: bytes) -> tuple[Labels, int]:
-    """The question's name in lower case, and where its type begins. There is nothing yet to point to."""
+    """The question's name in lower case, and the offset of its type.
+
+    It has no compression pointers, as nothing precedes it.
+    """
     labels: list[bytes] = []
     lowered = message.lower()
     at, end = HEADER_SIZE, min(len(message), HEADER_SIZE + MAX_NAME)
@@ -197,8 +200,8 @@ def _read_name(message: bytes) -> tuple[Labels, int]:
 
 
 def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
-    """Walk the additional section for its OPT record; it must end where the message does."""
-    if count == 1 and len(message) == at + OPT.size:  # nearly always
+    """The OPT record of the additional section, which must end at the end of the message."""
+    if count == 1 and len(message) == at + OPT.size:  # by far the most common case
         root, rtype, size, _, version, flags, length = OPT.unpack_from(message, at)
         if not root and rtype == Type.OPT and not length:
             return Edns(size, version, bool(flags & DO))
@@ -221,7 +224,7 @@ def _read_additional(message: bytes, at: int, count: int) -> Edns | None:
 
 
 def _read_record(message: bytes, at: int) -> _Record:
-    """The record that begins there."""
+    """The record at this offset."""
     at = _skip_name(message, at)
     rtype, rclass, ttl, length = RECORD.unpack_from(message, at)
     at += RECORD.size
@@ -231,7 +234,7 @@ def _read_record(message: bytes, at: int) -> _Record:
 
 
 def _skip_name(message: bytes, at: int) -> int:
-    """Where a record's name ends: behind its root or behind its first pointer, which must point back."""
+    """The end of a record's name: after its root, or after its first pointer, which must point backwards."""
     start = at
     while at < len(message) and at - start < MAX_NAME:
         length = message[at]
@@ -248,34 +251,34 @@ def _skip_name(message: bytes, at: int) -> int:
 
 
 def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes, rclass: int = CLASS_IN) -> bytes:
-    """A resource record; `owner` is ready for the wire."""
+    """A resource record; `owner` is in wire format."""
     return owner + RECORD.pack(rtype, rclass, ttl, len(data)) + data
 
 
 class ResponseTemplate(msgspec.Struct, frozen=True):
-    """A response but for its id and its records."""
+    """A response without its id and its records."""
 
     flags: int
     question: bytes
     opt: bytes
 
-    def room_within(self, limit: int) -> int:
-        """How many bytes of records a message of at most `limit` bytes can have."""
+    def room_for_records(self, limit: int) -> int:
+        """Bytes that are left for records in a message of at most `limit` bytes."""
         return limit - HEADER_SIZE - len(self.question) - len(self.opt)
 
-    def around(
+    def build(
         self, records: bytes, answers: int, authority: int, additional: int, *, truncated: bool = False
     ) -> bytes:
-        """The response after its id; of each section's records it is told the number."""
+        """The response after its id, with records and the number of records in each section."""
         flags = self.flags | TC if truncated else self.flags
         counts = bool(self.question), answers, authority, additional + bool(self.opt)
         return b"".join((_HEADER_AFTER_ID.pack(flags, *counts), self.question, records, self.opt))
 
 
 class Response(msgspec.Struct):
-    """What to answer; `pack` makes it fit.
+    """A response to a query; `pack` makes it fit.
 
-    `glue` goes first when there is not room for everything (it holds records that help, no more); a missing
+    Additional records are left out first if there is not enough room, since they are optional. A missing
     answer or authority record sets TC (RFC 2181 §9).
     """
 
@@ -285,34 +288,34 @@ class Response(msgspec.Struct):
     recursion_available: bool = False
     answers: Sequence[bytes] = ()
     authority: Sequence[bytes] = ()
-    glue: Sequence[bytes] = ()
+    additional: Sequence[bytes] = ()
     ede: Ede | None = None
     ede_text: str = ""
     errors: bytes = b""
-    """Extended errors that somebody else has told, as options."""
+    """Extended errors of an upstream, as options."""
     truncated: bool = False
-    """Set by `pack`: whether records that belong to the answer had to be left out."""
+    """Set by `pack`: whether records of the answer were left out."""
 
     def pack(self, limit: int) -> bytes:
-        """The message, at most `limit` bytes long."""
-        envelope = self.envelope()
-        room = envelope.room_within(limit)
+        """The message, of at most `limit` bytes."""
+        template = self.template()
+        room = template.room_for_records(limit)
         answers, room = _fit(self.answers, room)
         authority, room = _fit(self.authority, room)
         self.truncated = len(answers) < len(self.answers) or len(authority) < len(self.authority)
-        glue = () if self.truncated else _fit(self.glue, room)[0]
-        counts = len(answers), len(authority), len(glue)
-        records = b"".join((*answers, *authority, *glue))
-        return self.query.id.to_bytes(2) + envelope.around(records, *counts, truncated=self.truncated)
+        additional = () if self.truncated else _fit(self.additional, room)[0]
+        counts = len(answers), len(authority), len(additional)
+        records = b"".join((*answers, *authority, *additional))
+        return self.query.id.to_bytes(2) + template.build(records, *counts, truncated=self.truncated)
 
-    def envelope(self) -> ResponseTemplate:
-        """What is around the records."""
+    def template(self) -> ResponseTemplate:
+        """Header, question and OPT record."""
         flags = QR | (self.query.rd and RD) | (self.authoritative and AA) | self.rcode & 0xF
         flags |= self.recursion_available and RA
         return ResponseTemplate(flags, self.query.question, self._opt())
 
     def _opt(self) -> bytes:
-        """The OPT record, which leaves room for nothing but itself in the least message at most."""
+        """The OPT record; header, question and OPT record fit into 512 bytes."""
         edns = self.query.edns
         if edns is None:
             return b""
@@ -323,7 +326,7 @@ class Response(msgspec.Struct):
 
 
 def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
-    """The records from the first on for which there is room, and the room that they leave."""
+    """The first records that fit, and the remaining room."""
     for count, record in enumerate(records):
         if len(record) > room:
             return records[:count], 0
@@ -332,6 +335,6 @@ def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
 
 
 def servfail(query: bytes) -> bytes:
-    """SERVFAIL after its id, to a query that could not be answered: a header, and nothing else."""
+    """SERVFAIL after its id, for a query that raised an internal error: only a header."""
     flags = int.from_bytes(query[:2].ljust(2, b"\0"))
     return _HEADER_AFTER_ID.pack(QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)

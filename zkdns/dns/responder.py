@@ -1,38 +1,33 @@
-"""What to answer: the rules in their order, each where its RFC section stands.
+"""The responder: the DNS rules for a query that is not in the response cache.
 
-not a query: silence · malformed: FORMERR · another opcode: NOTIMP      (wire.parse_query)
-EDNS version above 0: BADVERS
-nothing but a cookie: NOERROR, or BADCOOKIE
-who this is, in class CH: that, where it is told
-another class, or a transfer: REFUSED
-a name outside all zones, which no address of a member has: whoever answers for those, or REFUSED
-the table has not been read yet: SERVFAIL
-a service of which nothing could be read but that it exists: SERVFAIL
-no such name: NXDOMAIN with SOA
-addresses of members whose host names could not be resolved yet: SERVFAIL
-no such type: NODATA with SOA
-else the records, in the order whose turn it is
+    query ──▶ 1 parse_query, EdnsOptions.negotiate
+          │       a response: no answer · another opcode: NOTIMP · malformed: FORMERR
+          ├─▶ 2 Responder._refuse: rules that need no lookup
+          │       EDNS version above 0: BADVERS · class CH: the server's identity · other class: REFUSED
+          │       out of zone and nothing to forward to: REFUSED · zone transfer: REFUSED
+          ├─▶ 3 Responder._cookie_only: no question but a cookie: NOERROR or BADCOOKIE
+          ├─▶ 4 Responder._forward: out of zone: the forwarder answers
+          └─▶ 5 Responder._look_up: in zone
+                  table not read yet: SERVFAIL · service or hosts unknown: SERVFAIL
+                  SOA or ANY at the apex: SOA · records: the RRset in the order of the rotation
+                  name exists without such records: NODATA with SOA · no such name: NXDOMAIN with SOA
 
-An answer stands for all who ask with the same bytes after the id, until the table says otherwise: so it is an
-iterator over responses, and tells whose changes end it.
+An answer is valid for all queries with the same bytes after the id, until the table changes. It is therefore
+an endless iterator over responses, together with the key of the service that it depends on.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Protocol
 
 import msgspec
 
+from zkdns.dns.answer_source import PENDING, REFUSED, ZONE
+from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.edns import Ede, udp_limit
 from zkdns.dns.edns_options import EdnsOptions
-from zkdns.dns.chaos import ServerIdentity
-from zkdns.dns.reverse import ReverseZones, address_of
-from zkdns.dns.rotation import Rotation, make_rotation
-from zkdns.dns.answer_source import REFUSED, PENDING, ZONE
-from zkdns.dns.rrset import RRset
 from zkdns.dns.message import (
     CLASS_IN,
     HEADER_SIZE,
@@ -44,7 +39,10 @@ from zkdns.dns.message import (
     Type,
     parse_query,
 )
-from zkdns.dns.zone import ANY_SERVICE, SOA_BYTES_AFTER_SERIAL, ZoneMatch, Zone
+from zkdns.dns.reverse import ReverseZones, address_of
+from zkdns.dns.rotation import Rotation, make_rotation
+from zkdns.dns.rrset import RRset
+from zkdns.dns.zone import ANY_SERVICE, SOA_BYTES_AFTER_SERIAL, Zone, ZoneMatch
 from zkdns.names import Labels
 
 _ID = 2
@@ -52,18 +50,21 @@ _NO_ID = bytes(_ID)
 _SERIAL = 4
 
 EncodeResponse = Callable[[bytes, int], bytes]
-"""What is done to each response after its id before it is kept and handed out; the number is how many bytes
-of it are the question's."""
+"""Makes a response after its id ready to send; the second argument is the length of its question."""
 
 
 class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
-    """What a query is answered with.
+    """The responses to a query, and how long they may be cached.
 
-    `responses` are without their ids, for ever, each time the one whose turn it is; an empty one is silence.
-    They are right until the service with the key `service` changes (`ANY_SERVICE`: until services come or go);
-    None: this once. `question_end` is where the question ends in the query after its id. `rotation` is where
-    responses are kept, if they are; `size` is how many bytes are, where they are kept otherwise. `is_rare`:
-    there is no end of questions of its kind, and most are asked once. `source` is what it is made from.
+    Attributes:
+        responses: endless responses without ids, in the order of the rotation; empty bytes mean no response.
+        service: key of the service that the answer depends on. `ANY_SERVICE`: it ends when services are
+            added or removed. None: it must not be cached.
+        question_end: end of the question in the query after its id.
+        rotation: the rotation that keeps the responses, if there is one.
+        size: bytes of kept responses, if there is no rotation.
+        is_rare: whether most such queries are never repeated; they are cached from the second time on.
+        source: where the responses come from (`answer_source`).
     """
 
     responses: Iterator[bytes]
@@ -76,57 +77,72 @@ class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
 
 
 class Fallback(Protocol):
-    """What answers for names outside the zones."""
+    """Answers for names outside the zones: the forwarder."""
 
     @property
-    def is_asking(self) -> bool:
-        """Whether it asks anybody: then recursion is available (RFC 1035 §4.1.1)."""
+    def recursion_available(self) -> bool:
+        """Whether there are upstreams; the RA flag of all responses (RFC 1035 §4.1.1)."""
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> CacheableAnswer:
-        """The answer to a query of class IN; `wrap` makes of a response after its id what is handed out."""
+    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
+        """The answer to a query of class IN.
+
+        Args:
+            query: the parsed query.
+            limit: maximum bytes of a message.
+            encode: makes a response after its id ready to send.
+        """
 
 
-class _Asked(msgspec.Struct, frozen=True, gc=False):
-    """A query, and what its responses must be like."""
+class _Request(msgspec.Struct, frozen=True, gc=False):
+    """A query, and the form of its responses."""
 
     query: Query
     limit: int
     stream: bool
-    wrap: EncodeResponse
+    encode_response: EncodeResponse
+    edns_options: EdnsOptions
 
     @property
     def has_options(self) -> bool:
-        """Whether it came with EDNS options."""
+        """Whether the query has EDNS options."""
         return self.query.edns is not None and bool(self.query.edns.options)
 
-    def wrapped(self, body: bytes) -> bytes:
-        """A response after its id, ready to be handed out."""
-        return self.wrap(body, len(self.query.question))
+    def encode(self, body: bytes) -> bytes:
+        """A response after its id, ready to send."""
+        return self.encode_response(body, len(self.query.question))
 
-    def ready(self, response: Response) -> bytes:
-        """The response, ready to be handed out."""
-        return self.wrapped(response.pack(self.limit)[_ID:])
+    def pack(self, response: Response) -> bytes:
+        """A response, ready to send."""
+        return self.encode(response.pack(self.limit)[_ID:])
 
-    def once(self, response: Response, source: str = ZONE) -> CacheableAnswer:
-        """The answer that is this response, and no longer."""
-        return CacheableAnswer(itertools.repeat(self.ready(response)), source=source)
+    def finish(self, encoded: bytes) -> bytes:
+        """A response with its server cookie, if the query has a cookie."""
+        return self.edns_options.finish(self.query, encoded)
+
+    def encode_and_finish(self, body: bytes) -> bytes:
+        """Both of the above."""
+        return self.finish(self.encode(body))
+
+    def answer_once(self, response: Response, source: str = ZONE) -> CacheableAnswer:
+        """An answer that must not be cached."""
+        return CacheableAnswer(itertools.repeat(self.pack(response)), source=source)
 
 
 class Responder:
     """Answers queries from the zones.
 
     Attributes:
-        ready: whether the table has been read; until then no name of the zone is denied or answered.
-        stale: whether the source of the table is out of reach, so that answers are the last good ones.
-        stale_reason: what those are told who are given such an answer.
-        cut_over_tcp: responses made that did not fit even into 64 KiB.
-        elsewhere: what answers for names outside the zones; None: they are refused.
-        extras: what is said by EDNS options.
+        ready: whether the table has been read; until then every name in a zone gets SERVFAIL.
+        stale: whether ZooKeeper is out of reach, so that responses may be out of date.
+        stale_reason: text of the extended error in such responses.
+        cut_over_tcp: number of responses that did not fit even into 64 KiB.
+        fallback: answers for names outside the zones; None: they are refused.
+        edns_options: the EDNS options of responses.
 
     Args:
-        zone: the names, and what stands there.
-        identity: what is told of the server itself.
-        reverse: what stands at names of addresses; None: they are as others outside the zones.
+        zone: names and records.
+        identity: name and version of the server.
+        reverse: names of addresses; None: they are outside the zones.
     """
 
     def __init__(self, zone: Zone, identity: ServerIdentity, reverse: ReverseZones | None = None) -> None:
@@ -134,163 +150,189 @@ class Responder:
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
         self.cut_over_tcp = 0
-        self.elsewhere: Fallback | None = None
-        self.extras = EdnsOptions()
+        self.fallback: Fallback | None = None
+        self.edns_options = EdnsOptions()
         self._identity = identity
         self._zone = zone
         self._reverse = reverse
 
-    def answer(self, query: bytes, *, stream: bool, wrap: EncodeResponse) -> CacheableAnswer:
-        """The answer to a query without its id; `stream`: it came over TCP, where responses may be long."""
+    def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
+        """Answer a query.
+
+        Args:
+            query: the message without its id.
+            stream: whether it arrived over TCP, where responses may be long.
+            encode: makes a response after its id ready to send.
+        """
         try:
-            parsed = self.extras.prepared(parse_query(_NO_ID + query), stream=stream)
+            parsed = self.edns_options.negotiate(parse_query(_NO_ID + query), stream=stream)
         except BadQueryError as bad:
             body = (bad.response or b"")[_ID:]
-            return CacheableAnswer(itertools.repeat(wrap(body, 0)), source=REFUSED if body else PENDING)
-        asked = _Asked(parsed, MAX_MESSAGE if stream else udp_limit(parsed.edns), stream, wrap)
-        apex, found = self._zone.apex_for(parsed), None
-        if apex is None and self._reverse is not None and self.ready:
-            found = self._reverse.find(parsed)
-            apex = None if found is None else parsed.name
-        refusal = self._refusal_of(parsed, apex)
-        if refusal is not None:
-            source = REFUSED if refusal.rcode else ZONE  # and what is told of the server itself is neither
-            return self._sealed(asked, asked.once(self._marked(refusal), source))
+            return CacheableAnswer(itertools.repeat(encode(body, 0)), source=REFUSED if body else PENDING)
+        limit = MAX_MESSAGE if stream else udp_limit(parsed.edns)
+        request = _Request(parsed, limit, stream, encode, self.edns_options)
+        apex, match = self._find_zone(parsed)
+        refused = self._refuse(parsed, apex)
+        if refused is not None:
+            source = REFUSED if refused.rcode else ZONE  # the server's identity is no refusal
+            return self._finish(request, request.answer_once(self._with_status(refused), source))
         if not parsed.question:
-            return self._confirm(asked)
+            return self._cookie_only(request)
         if apex is None:
-            return self._from_elsewhere(asked)
-        return self._sealed(asked, self._look_up(asked, apex, found or self._zone.find(parsed.name)))
+            return self._forward(request)
+        return self._finish(request, self._look_up(request, apex, match or self._zone.find(parsed.name)))
 
-    def _from_elsewhere(self, asked: _Asked) -> CacheableAnswer:
-        """The answer to who asks for a name that is none of ours, at least not now."""
-        assert self.elsewhere is not None  # noqa: S101 - or it would have been refused
-        query = asked.query
-        if asked.has_options:
-            seal = partial(self.extras.sealed, query)
-            return self.elsewhere.answer(query, asked.limit, lambda body: seal(asked.wrapped(body)))
-        answer = self.elsewhere.answer(query, asked.limit, asked.wrapped)
-        if self._reverse is not None and address_of(query.name) is not None:  # it may become ours
-            return msgspec.structs.replace(answer, service=None)
-        return answer
+    def _find_zone(self, query: Query) -> tuple[Labels | None, ZoneMatch | None]:
+        """The apex of the zone that has the name; and the match, if it is in a reverse zone."""
+        apex = self._zone.apex_for(query)
+        if apex is None and self._reverse is not None and self.ready:
+            match = self._reverse.find(query)
+            if match is not None:
+                return query.name, match
+        return apex, None
 
-    def _sealed(self, asked: _Asked, answer: CacheableAnswer) -> CacheableAnswer:
-        """The answer, where it holds what is only known when its asker is; such a one is given this once."""
-        if not asked.has_options:
-            return answer
-        return CacheableAnswer(map(partial(self.extras.sealed, asked.query), answer.responses), source=answer.source)
+    # -- rules that need no lookup -------------------------------------------------------------------------
 
-    def _confirm(self, asked: _Asked) -> CacheableAnswer:
-        """The answer to who wants nothing but a cookie, or to know whether one is right (RFC 7873 §5.4)."""
-        right, wrong = (
-            asked.ready(self._marked(Response(asked.query, rcode)))
-            for rcode in (Rcode.NOERROR, Rcode.BADCOOKIE)
-        )
-        return CacheableAnswer(itertools.repeat(self.extras.sealed(asked.query, right, if_unknown=wrong)))
-
-    def _refusal_of(self, query: Query, apex: Labels | None) -> Response | None:
-        """What is answered to a query for which no name is looked up."""
-        if query.edns is not None and query.edns.version:  # RFC 6891 §6.1.3
+    def _refuse(self, query: Query, apex: Labels | None) -> Response | None:
+        """A response that needs no look-up of the name; None: continue."""
+        # RFC 6891 §6.1.3: only version 0 exists.
+        if query.edns is not None and query.edns.version:
             return Response(query, Rcode.BADVERS)
         if not query.question:
             return None
+        # RFC 4892: the server's identity in class CH.
         if query.qclass != CLASS_IN:
             return self._identity.answer(query) or Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
-        if apex is None and self.elsewhere is None:  # RFC 8914 §4.21
+        # RFC 8914 §4.21: neither in a zone nor forwarded.
+        if apex is None and self.fallback is None:
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_AUTHORITATIVE)
+        # RFC 5936, RFC 1995: zone transfers are not supported.
         if query.qtype in (Type.AXFR, Type.IXFR):
             return Response(query, Rcode.REFUSED, ede=Ede.NOT_SUPPORTED)
         return None
 
-    def _look_up(self, asked: _Asked, apex: Labels, found: ZoneMatch) -> CacheableAnswer:
-        query = asked.query
-        failure = _failure_of(query, found) if self.ready else _not_ready(query)
+    def _cookie_only(self, request: _Request) -> CacheableAnswer:
+        """RFC 7873 §5.4: a query without a question requests a cookie, or has one verified."""
+        valid, invalid = (
+            request.pack(self._with_status(Response(request.query, rcode)))
+            for rcode in (Rcode.NOERROR, Rcode.BADCOOKIE)
+        )
+        response = self.edns_options.finish(request.query, valid, if_invalid=invalid)
+        return CacheableAnswer(itertools.repeat(response))
+
+    def _finish(self, request: _Request, answer: CacheableAnswer) -> CacheableAnswer:
+        """The answer with server cookies. A query with EDNS options is not cached."""
+        if not request.has_options:
+            return answer
+        return CacheableAnswer(map(request.finish, answer.responses), source=answer.source)
+
+    # -- out of zone ---------------------------------------------------------------------------------------
+
+    def _forward(self, request: _Request) -> CacheableAnswer:
+        assert self.fallback is not None  # noqa: S101 - _refuse has checked
+        query = request.query
+        if request.has_options:
+            return self.fallback.answer(query, request.limit, request.encode_and_finish)
+        answer = self.fallback.answer(query, request.limit, request.encode)
+        if self._reverse is not None and address_of(query.name) is not None:
+            # A member may get this address at any time; the name is then in a reverse zone.
+            return msgspec.structs.replace(answer, service=None)
+        return answer
+
+    # -- in zone -------------------------------------------------------------------------------------------
+
+    def _look_up(self, request: _Request, apex: Labels, match: ZoneMatch) -> CacheableAnswer:
+        query = request.query
+        failure = _unknown_data(query, match) if self.ready else _not_ready(query)
         if failure is not None:
-            return asked.once(self._marked(failure))
-        response = self._marked(Response(query, authoritative=True))
+            return request.answer_once(self._with_status(failure))
+        response = self._with_status(Response(query, authoritative=True))
         rotation = None
-        if query.qtype in (Type.SOA, Type.ANY) and query.name == apex:  # of ANY it is enough (RFC 8482 §4.1)
-            responses = self._with_soa(asked, response, apex, is_asked_for=True)
-        elif records := self._zone.records(found, query):
-            responses, rotation = self._in_order(asked, response, found.service, records)
-        else:  # RFC 2308 §2.1, §2.2
-            response.rcode = Rcode.NXDOMAIN if found.node is None else Rcode.NOERROR
-            responses = self._with_soa(asked, response, apex, is_asked_for=False)
-        service = found.service if _is_lasting(query, found) else None
+        if query.qtype in (Type.SOA, Type.ANY) and query.name == apex:  # RFC 8482 §4.1: one RRset for ANY
+            responses = self._with_soa(request, response, apex, is_answer=True)
+        elif records := self._zone.records(match, query):
+            responses, rotation = self._in_order(request, response, match.service, records)
+        else:  # RFC 2308 §2.1 (NXDOMAIN), §2.2 (NODATA)
+            response.rcode = Rcode.NXDOMAIN if match.node is None else Rcode.NOERROR
+            responses = self._with_soa(request, response, apex, is_answer=False)
+        service = match.service if _is_cacheable(query, match) else None
         end = HEADER_SIZE - _ID + len(query.question)
         return CacheableAnswer(responses, service, end, rotation, is_rare=service == ANY_SERVICE)
 
-    def _marked(self, response: Response) -> Response:
-        """The response with what all of them tell: whether others are asked too, and how old the table is."""
-        response.recursion_available = self.elsewhere is not None and self.elsewhere.is_asking
+    def _with_status(self, response: Response) -> Response:
+        """The response with the RA flag, and with a stale answer's extended error (RFC 8914 §4.4)."""
+        response.recursion_available = self.fallback is not None and self.fallback.recursion_available
         if self.stale and response.authoritative and response.ede is None:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
         return response
 
     def _with_soa(
-        self, asked: _Asked, response: Response, apex: Labels, *, is_asked_for: bool
+        self, request: _Request, response: Response, apex: Labels, *, is_answer: bool
     ) -> Iterator[bytes]:
-        """Responses that hold the zone's SOA alone, with its serial as it is when they are given.
+        """Responses with only the zone's SOA, in the answer or authority section.
 
-        It fits into the least message with the longest name.
+        The serial is the table's at the time of each response. With the longest name, the message still fits
+        into 512 bytes.
         """
-        envelope = response.envelope()
-        soa = self._zone.soa(asked.query, apex)
-        whole = asked.wrapped(envelope.around(soa, is_asked_for, not is_asked_for, 0))
-        at = len(whole) - len(envelope.opt) - SOA_BYTES_AFTER_SERIAL - _SERIAL
+        template = response.template()
+        soa = self._zone.soa(request.query, apex)
+        whole = request.encode(template.build(soa, is_answer, not is_answer, 0))
+        at = len(whole) - len(template.opt) - SOA_BYTES_AFTER_SERIAL - _SERIAL
         return self._with_serial(whole[:at], whole[at + _SERIAL :])
 
-    def _with_serial(self, before: bytes, behind: bytes) -> Iterator[bytes]:
+    def _with_serial(self, before: bytes, after: bytes) -> Iterator[bytes]:
         while True:
-            yield before + self._zone.serial() + behind
+            yield before + self._zone.serial() + after
 
     def _in_order(
-        self, asked: _Asked, response: Response, service: Labels, records: RRset
+        self, request: _Request, response: Response, service: Labels, records: RRset
     ) -> tuple[Iterator[bytes], Rotation | None]:
-        """Responses with these records in the service's order, and no more of them than it allows."""
+        """Responses with these records, in the service's order and up to its limit."""
         policy = self._zone.policy_of(service)
         if policy.order == "random":
-            return self._by_lot(asked, response, records, policy.max_answers), None
-        takes_turns = policy.order == "round-robin"
-        turns = self._zone.turns(service, asked.query, records.period if takes_turns else 1)
+            return self._in_random_order(request, response, records, policy.max_answers), None
+        rotates = policy.order == "round-robin"
+        counter = self._zone.rotation_counter(service, request.query, records.period if rotates else 1)
         rotation = make_rotation(
-            records.rings if takes_turns else msgspec.structs.replace(records.rings, leaders=()),
-            turns,
-            response.envelope(),
-            limit=asked.limit,
-            most=policy.max_answers,
-            wrap=asked.wrapped,
-            on_cut=self._cut_over_tcp if asked.stream else _cut_over_udp,
+            records.packed if rotates else msgspec.structs.replace(records.packed, leaders=()),
+            counter,
+            response.template(),
+            max_message=request.limit,
+            limit=policy.max_answers,
+            encode=request.encode,
+            on_truncated=self._count_truncated if request.stream else _retry_over_tcp,
         )
-        return map(rotation.__getitem__, turns), rotation
+        return map(rotation.__getitem__, counter), rotation
 
-    def _by_lot(self, asked: _Asked, response: Response, records: RRset, most: int | None) -> Iterator[bytes]:
+    def _in_random_order(
+        self, request: _Request, response: Response, records: RRset, limit: int | None
+    ) -> Iterator[bytes]:
         for drawn in self._zone.shuffled(records):
-            response.answers = [record.answer for record in drawn[:most]]
-            response.glue = list({glue: None for record in drawn[:most] for glue in record.glue})
-            yield asked.wrapped(response.pack(asked.limit)[_ID:])
-            if response.truncated and asked.stream:
-                self._cut_over_tcp()
+            response.answers = [record.answer for record in drawn[:limit]]
+            response.additional = list({one: None for record in drawn[:limit] for one in record.additional})
+            yield request.pack(response)
+            if response.truncated and request.stream:
+                self._count_truncated()
 
-    def _cut_over_tcp(self) -> None:
+    def _count_truncated(self) -> None:
         self.cut_over_tcp += 1
 
 
-def _cut_over_udp() -> None:
-    """TC asks for TCP, where there is more room."""
+def _retry_over_tcp() -> None:
+    """A truncated response over UDP is not counted: TC makes the client repeat the query over TCP."""
 
 
 def _not_ready(query: Query) -> Response:
-    """SERVFAIL as long as nobody knows which names there are."""
+    """SERVFAIL: the table has not been read, so it is unknown which names exist."""
     return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text="the table has not been read yet")
 
 
-def _failure_of(query: Query, found: ZoneMatch) -> Response | None:
-    """SERVFAIL where something is there, and nobody knows what: to deny it would be wrong."""
-    if found.is_unread:
+def _unknown_data(query: Query, match: ZoneMatch) -> Response | None:
+    """SERVFAIL if the name exists but its data is unknown: NODATA would be wrong."""
+    if match.is_unread:
         text = "the service cannot be read from ZooKeeper"
         return Response(query, Rcode.SERVFAIL, ede=Ede.NOT_READY, ede_text=text)
-    node = found.node
+    node = match.node
     if node is not None and node.is_unresolved and query.qtype in (Type.A, Type.AAAA):
         return Response(
             query, Rcode.SERVFAIL, ede=Ede.NO_REACHABLE_AUTHORITY, ede_text="no host could be resolved yet"
@@ -298,11 +340,11 @@ def _failure_of(query: Query, found: ZoneMatch) -> Response | None:
     return None
 
 
-def _is_lasting(query: Query, found: ZoneMatch) -> bool:
-    """Whether the answer may be given again.
+def _is_cacheable(query: Query, match: ZoneMatch) -> bool:
+    """Whether the answer may be cached.
 
-    Options make queries of one question differ without end, and so do names that a service does not have.
+    Queries with EDNS options and names that a service does not have are unlimited in number.
     """
-    if found.depends_on_more or (query.edns is not None and bool(query.edns.options)):
+    if match.depends_on_others or (query.edns is not None and bool(query.edns.options)):
         return False
-    return found.node is not None or found.service == ANY_SERVICE
+    return match.node is not None or match.service == ANY_SERVICE

@@ -1,13 +1,16 @@
-"""The answers that have been given, by the bytes of their queries: what is asked again costs no DNS work.
+"""The response cache: responses by the bytes of their queries, so that a repeated query needs no DNS work.
 
-    query after its id ──▶ memo[query] ──▶ next() ──▶ response after its id
-                              │ not there
-                              └──▶ Responder.answer, remembered until its service changes
+    query after its id ──▶ cache[query] ──▶ next() ──▶ response after its id
+                              │ missing
+                              └──▶ Responder.answer, cached until its service changes
 
-A hit is one look-up and one `next`, without a line of Python; all rules of DNS lie behind `__missing__`. The
-key is all of the query, so a query that differs in anything is another one, but for the case of its name: a
-resolver that spells names at random (0x20) would never ask twice. What it asks for is found in lower case,
-and the response has the spelling of each who asks.
+A hit is one dictionary look-up and one `next()`, without a line of Python; all DNS rules are behind
+`__missing__`. The key is the whole query, so queries that differ in any bit have different entries. The case
+of the name is the exception, because resolvers that randomize it (0x20) would never hit: all spellings share
+the entry of the lower-case name, and each response has the spelling of its query.
+
+The cache owns its entries. A rotation returns an iterator for each new entry and reports, through
+`_replace`, when an entry needs another iterator.
 """
 
 from __future__ import annotations
@@ -18,71 +21,85 @@ from typing import Protocol
 
 import msgspec
 
-from zkdns.dns.responder import CacheableAnswer
-from zkdns.dns.response_class import classify
-from zkdns.dns.rotation import MemoryBudget, Rotation
 from zkdns.dns.answer_source import ZONE, AnswerSources
 from zkdns.dns.message import HEADER_SIZE, servfail
+from zkdns.dns.responder import CacheableAnswer, EncodeResponse
+from zkdns.dns.response_class import classify
+from zkdns.dns.rotation import MemoryBudget, OnShared, Rotation
 from zkdns.dns.zone import ANY_SERVICE
 from zkdns.names import Labels
 
 MAX_ENTRIES = 1 << 16
 MAX_BYTES = 72 << 20
 
-# Names that belong to no service have no end: so many of their answers are remembered at a time.
-_MOST_ABOVE = 2048
-# What a remembered answer takes beside its query (measured), which is there twice where its spelling varies.
+# Entries of names that belong to no service. The number of such names is unlimited.
+_MAX_ANY_SERVICE = 2048
+# Bytes of an entry in addition to its query (measured); the query is stored twice if its spelling varies.
 _OVERHEAD = 1300
-# Responses may take so much of the memory; beyond that they are made anew from what is remembered.
-_RESPONSES_SHARE = 4
-# So many answers of one service are remembered, however differently it is asked: a change of it forgets them
-# all at once, in some 2 µs each (measured), while everybody waits.
-_MOST_OF_SERVICE = 1024
-# How much is forgotten at once to make room: one part in so many, the oldest services first, and no more than
-# can be without anybody noticing.
-_FORGOTTEN_SHARE = 16
-_MOST_FORGOTTEN = 512
+# Share of the memory for built responses (one part in four). Beyond it, responses are built each time.
+_RESPONSES_DIVISOR = 4
+# Entries of one service, in all forms and spellings. A change of the service drops them at once, at some 2 µs
+# each (measured), and no query is answered meanwhile.
+_MAX_PER_SERVICE = 1024
+# Entries that are evicted at once to make room: one in 16, of the oldest services, at most 512 to keep the
+# pause short.
+_EVICTION_DIVISOR = 16
+_MAX_EVICTED_AT_ONCE = 512
 
 _HEADER = HEADER_SIZE - 2
 _TYPE_AND_CLASS = 4
 
 
+class QueryResponder(Protocol):
+    """Answers the queries that are not cached: `Responder`."""
+
+    def answer(self, query: bytes, *, stream: bool, encode: EncodeResponse) -> CacheableAnswer:
+        """The answer to a query without its id."""
+
+
 class QueryCodec(Protocol):
-    """How a transport has its queries and responses."""
+    """The form of queries and responses of one transport."""
+
+    echoes_question: bool
+    """Whether the transport itself copies the question from the query into the response."""
 
     @property
-    def most_kept(self) -> int:
-        """Bytes of the longest query that is worth remembering."""
+    def max_cached_query(self) -> int:
+        """Bytes of the longest query that is cached."""
 
     def key(self, query: bytes, /) -> bytes:
-        """The key of a query without its id; what it adds stands behind."""
+        """The key of a query without its id; bytes that the codec adds come last."""
 
     def query(self, key: bytes, /) -> bytes:
-        """The query without its id that a key stands for."""
+        """The query without its id that belongs to a key."""
 
     def response(self, body: bytes, question: int, mark: int, /) -> bytes:
-        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
+        """A response after its id, ready to send.
 
-        `mark` is what it is counted by.
+        Args:
+            body: the response after its id.
+            question: length of its question.
+            mark: the response class by which it is counted.
         """
 
-    is_spelled: bool
-    """Whether the transport itself gives a response the question as it was asked."""
+    def copy_case(self, response: bytes, key: bytes, name_end: int, /) -> bytes:
+        """The response with the spelling of a key's name, which ends at `name_end`.
 
-    def spell(self, response: bytes, key: bytes, name_end: int, /) -> bytes:
-        """The response with the name of that key, which ends there, where the transport does not do that."""
+        Not called if the transport copies the question itself.
+        """
 
 
 class _Entry(msgspec.Struct):
-    """What belongs to a remembered answer."""
+    """Bookkeeping of a cache entry."""
 
     size: int
     rotation: Rotation | None
     folded: bytes | None = None
+    """The key in lower case, under which `_folded` has the entry."""
 
 
 class _Folded(msgspec.Struct, frozen=True):
-    """An answer for all spellings: its key, where its name ends in keys (`name_end`), and what follows."""
+    """An entry that serves all spellings: its key, the end of the name, and the bytes after the name."""
 
     key: bytes
     name_end: int
@@ -90,128 +107,154 @@ class _Folded(msgspec.Struct, frozen=True):
 
 
 class ResponseCache(dict[bytes, Iterator[bytes]]):
-    """Responses by query, never raising, whatever is asked.
+    """Responses by query; never raises, for any bytes.
 
     Attributes:
-        misses: queries that were answered by the responder.
-        forgotten: answers that had to go for others.
+        misses: queries that the responder answered.
+        evicted: entries that were dropped to make room.
 
     Args:
-        answer: answers a query without its id, with responses in the form.
-        form: of keys and responses.
-        on_error: told of a query and the exception that it raised, which is a mistake of ours.
-        sources: is told what answers are made from that are not remembered; None: nobody is.
-        most_entries: how many answers are remembered.
-        most_bytes: how much memory they may take, more or less.
+        responder: answers queries that are not cached.
+        codec: the form of keys and responses.
+        on_error: called with a query and the exception that it raised (an internal error).
+        stream: whether the transport is TCP.
+        sources: counts the sources of responses that were not cached; None: not counted.
+        max_entries: maximum number of entries.
+        max_bytes: approximate memory limit.
     """
 
     def __init__(
         self,
-        answer: Callable[[bytes], CacheableAnswer],
-        form: QueryCodec,
+        responder: QueryResponder,
+        codec: QueryCodec,
         on_error: Callable[[bytes, Exception], None],
         *,
+        stream: bool,
         sources: AnswerSources | None = None,
-        most_entries: int = MAX_ENTRIES,
-        most_bytes: int = MAX_BYTES,
+        max_entries: int = MAX_ENTRIES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         super().__init__()
-        self.misses = self.forgotten = 0
-        self._answer, self._form, self._on_error = answer, form, on_error
+        self.misses = self.evicted = 0
+        self._responder, self._codec, self._on_error = responder, codec, on_error
+        self._stream = stream
         self._sources = AnswerSources() if sources is None else sources
-        self._most_entries = most_entries
-        self._answers = MemoryBudget(most_bytes - most_bytes // _RESPONSES_SHARE)
-        self._responses = MemoryBudget(most_bytes // _RESPONSES_SHARE)
+        self._max_entries = max_entries
+        self._answers = MemoryBudget(max_bytes - max_bytes // _RESPONSES_DIVISOR)
+        self._responses = MemoryBudget(max_bytes // _RESPONSES_DIVISOR)
         self._entries: dict[bytes, _Entry] = {}
         self._folded: dict[bytes, _Folded] = {}
-        # By service: the one that was asked for first before all others.
+        # By service; the service with the oldest first entry comes first.
         self._keys: dict[Labels, list[bytes]] = {}
-        self._asked_once: set[bytes] = set()
-        self._is_spelled = form.is_spelled
+        self._seen_once: set[bytes] = set()
+        self._echoes_question = codec.echoes_question
+        self._on_shared: OnShared = self._replace  # one bound method for all entries
 
     @property
     def size(self) -> int:
-        """Bytes that are taken, more or less."""
+        """Approximate bytes in use."""
         return self._answers.used + self._responses.used
+
+    # -- misses --------------------------------------------------------------------------------------------
 
     def __missing__(self, key: bytes) -> Iterator[bytes]:
         try:
             folded = self._folded.get(key.lower())
             if folded is not None and key.endswith(folded.tail):
-                responses = self[folded.key]
-                if self._is_spelled:
-                    return responses
-                if response := next(responses):
-                    return iter((self._form.spell(response, key, folded.name_end),))
-                # There will be one later, with the name as it is spelled in whoever's query it answers.
-                return self._answer(self._form.query(key)).responses
+                return self._in_spelling_of(key, folded)
             self.misses += 1
-            return self._answer_anew(key)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one answer
-            query = self._form.query(key)
+            return self._compute(key)
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
+            query = self._codec.query(key)
             self._on_error(query, error)
-            self._sources.note(ZONE)
+            self._sources.record(ZONE)
             failure = servfail(query)
-            return itertools.repeat(self._form.response(failure, 0, classify(failure)))
+            return itertools.repeat(self._codec.response(failure, 0, classify(failure)))
 
-    def _answer_anew(self, key: bytes) -> Iterator[bytes]:
-        query = self._form.query(key)
+    def _in_spelling_of(self, key: bytes, folded: _Folded) -> Iterator[bytes]:
+        """The responses of a cached answer, with the name as a key spells it."""
+        responses = self[folded.key]
+        if self._echoes_question:
+            return responses
+        if response := next(responses):
+            return iter((self._codec.copy_case(response, key, folded.name_end),))
+        # The response is deferred. Its own query must be resolved, so that it has the right spelling.
+        return self._answer(self._codec.query(key)).responses
+
+    def _compute(self, key: bytes) -> Iterator[bytes]:
+        """Answer a query, and store the answer if it can be used again."""
+        query = self._codec.query(key)
         answer = self._answer(query)
-        self._sources.note(answer.source)
-        if answer.service is None or len(query) > self._form.most_kept:
+        self._sources.record(answer.source)
+        if answer.service is None or len(query) > self._codec.max_cached_query:
             return answer.responses
         name_end = answer.question_end - _TYPE_AND_CLASS
         head, name = query[:_HEADER], query[_HEADER:name_end]
         if name == name.lower():
-            self._remember(key, answer)
+            self._store(key, answer)
             return self.get(key, answer.responses)
-        if head.upper() == head == head.lower():  # or other flags might fold into these
-            common = self._form.key(head + name.lower() + query[name_end:])
+        # A header byte that is a letter would be folded too, and flags or counts would be confused.
+        if head.upper() == head == head.lower():
+            common = self._codec.key(head + name.lower() + query[name_end:])
             if common not in self:
-                self._remember(common, self._answer(self._form.query(common)))
+                self._store(common, self._answer(self._codec.query(common)))
             self._fold(key, common, name_end)
         return answer.responses
 
+    def _answer(self, query: bytes) -> CacheableAnswer:
+        return self._responder.answer(query, stream=self._stream, encode=self._encode)
+
+    def _encode(self, body: bytes, question: int) -> bytes:
+        """A response after its id, ready to send; `question` is the length of its question."""
+        return self._codec.response(body, question, classify(body))
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def _store(self, key: bytes, answer: CacheableAnswer) -> None:
+        service = answer.service
+        if service is None or (answer.is_rare and not self._was_seen_before(key)):
+            return
+        size = answer.rotation.size if answer.rotation is not None else answer.size
+        entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
+        limit = _MAX_ANY_SERVICE if service == ANY_SERVICE else _MAX_PER_SERVICE
+        if len(self._keys.get(service, ())) >= limit:
+            self._evict_oldest(service, limit // 2)
+        while self and (len(self) >= self._max_entries or not self._answers.has_room(entry.size)):
+            self._make_room()
+        if not self._answers.reserve(entry.size):
+            return
+        if entry.rotation is None:
+            self[key] = answer.responses
+        else:
+            self[key] = entry.rotation.join(key, self._responses, self._on_shared)
+        self._entries[key] = entry
+        self._keys.setdefault(service, []).append(key)
+
+    def _replace(self, key: bytes, responses: Iterator[bytes]) -> None:
+        """Replace an entry's iterator: another query form now shares its rotation."""
+        self[key] = responses
+
     def _fold(self, key: bytes, common: bytes, name_end: int) -> None:
-        """Let all spellings of a remembered query be answered by it."""
+        """Use the entry with the key `common` for all spellings of its query."""
         entry = self._entries.get(common)
         if entry is not None:
             entry.folded = key.lower()
             self._folded[entry.folded] = _Folded(common, name_end, key[name_end:])
 
-    def _remember(self, key: bytes, answer: CacheableAnswer) -> None:
-        service = answer.service
-        if service is None or (answer.is_rare and not self._is_asked_again(key)):
-            return
-        size = answer.rotation.size if answer.rotation is not None else answer.size
-        entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
-        most = _MOST_ABOVE if service == ANY_SERVICE else _MOST_OF_SERVICE
-        if len(self._keys.get(service, ())) >= most:
-            self._forget_oldest(service, most // 2)
-        while self and (len(self) >= self._most_entries or not self._answers.has_room(entry.size)):
-            self._make_room()
-        if not self._answers.take(entry.size):
-            return
-        if entry.rotation is None:
-            self[key] = answer.responses
-        else:
-            entry.rotation.keep_in(self._responses)
-            entry.rotation.turns.answer(self, key, entry.rotation)
-        self._entries[key] = entry
-        self._keys.setdefault(service, []).append(key)
-
-    def _is_asked_again(self, key: bytes) -> bool:
-        """Whether it was asked lately."""
-        if key in self._asked_once:
-            self._asked_once.remove(key)
+    def _was_seen_before(self, key: bytes) -> bool:
+        """Whether the query is repeated; the first one is only noted."""
+        if key in self._seen_once:
+            self._seen_once.remove(key)
             return True
-        if len(self._asked_once) >= _MOST_ABOVE:
-            self._asked_once.clear()
-        self._asked_once.add(key)
+        if len(self._seen_once) >= _MAX_ANY_SERVICE:
+            self._seen_once.clear()
+        self._seen_once.add(key)
         return False
 
+    # -- dropping ------------------------------------------------------------------------------------------
+
     def forget(self, services: Iterable[Labels]) -> int:
-        """Forget the answers that depend on these services; return how many there were."""
+        """Drop the entries that depend on these services; return their number."""
         count = 0
         for service in services:
             keys = self._keys.pop(service, ())
@@ -219,33 +262,32 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self._drop(keys)
         return count
 
-    def _make_room(self) -> None:
-        left = min(len(self) // _FORGOTTEN_SHARE + 1, _MOST_FORGOTTEN)
-        while left > 0 and self._keys:
-            left -= self._forget_oldest(next(iter(self._keys)), left)
+    def clear(self) -> None:
+        """Drop all entries."""
+        self.forget(list(self._keys))
 
-    def _forget_oldest(self, service: Labels, most: int) -> int:
-        """Forget so many answers of a service, those first that have been there longest."""
+    def _make_room(self) -> None:
+        left = min(len(self) // _EVICTION_DIVISOR + 1, _MAX_EVICTED_AT_ONCE)
+        while left > 0 and self._keys:
+            left -= self._evict_oldest(next(iter(self._keys)), left)
+
+    def _evict_oldest(self, service: Labels, limit: int) -> int:
+        """Drop up to `limit` entries of a service, the oldest first; return their number."""
         keys = self._keys[service]
-        oldest = keys[:most]
-        del keys[:most]
+        oldest = keys[:limit]
+        del keys[:limit]
         if not keys:
             del self._keys[service]
         self._drop(oldest)
-        self.forgotten += len(oldest)
+        self.evicted += len(oldest)
         return len(oldest)
 
     def _drop(self, keys: Iterable[bytes]) -> None:
         for key in keys:
             del self[key]
             entry = self._entries.pop(key)
-            self._answers.used -= entry.size
+            self._answers.release(entry.size)
             if entry.rotation is not None:
-                self._responses.used -= entry.rotation.kept
-                entry.rotation.turns.leave()
+                entry.rotation.leave()
             if entry.folded is not None:
                 self._folded.pop(entry.folded, None)
-
-    def clear(self) -> None:
-        """Forget everything."""
-        self.forget(list(self._keys))

@@ -1,12 +1,13 @@
-"""The names of addresses that members have: PTR of `4.3.2.1.in-addr.arpa` and of `….ip6.arpa`.
+"""Reverse zones: PTR records for members' addresses below in-addr.arpa and ip6.arpa.
 
-Each name of an address in the table is a zone of its own, as though it were delegated to this server: SOA and
-NS stand there too, and what does not (an address, say) is denied with an SOA that has no more than this name
-for its own. DS is the upper zone's (RFC 4035 §3.1.4.1). All other names are somebody else's: what lies above
-and below, what is malformed, addresses that no member is answered with.
+The name of each address in the table is a zone of its own, as if it were delegated to this server. It has SOA
+and NS records, and negative responses have an SOA with this name. DS belongs to the parent zone (RFC 4035
+§3.1.4.1). All other names below in-addr.arpa and ip6.arpa are out of zone: parent and child names, malformed
+names, and addresses of no member.
 
-A member's address is one that its own name has (`m318.web.staging`) without being resolved: that of its host,
-or what it registered beside a host name. Endpoints that lie elsewhere than their member have none.
+A member's address is an address that its own name (`m318.web.staging`) has without name resolution: the IP
+address of its host, or addresses that it registered in addition to a host name. Additional endpoints on other
+hosts have no PTR records.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 
+from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.dns.records import Node
 from zkdns.dns.rrset import Record, Weighting
-from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
-from zkdns.dns.zone import NAME_SERVER, ZoneMatch, Zone
+from zkdns.dns.zone import NAME_SERVER, Zone, ZoneMatch
 from zkdns.names import Labels, to_wire
 from zkdns.table import Addresses
 
@@ -28,71 +29,71 @@ _IPV4_LABELS, _IPV6_LABELS = 4, 32
 
 
 class AddressNode(Node):
-    """What stands at the name of an address: who has it."""
+    """The records at the name of an address: the members with this address."""
 
     names: tuple[tuple[Labels, Weighting], ...] = ()
 
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
-        del query  # names in another zone than their own cannot be shortened by it
+        del query  # names in another zone cannot be compressed with the question
         if qtype == Type.NS:
             return (Record(pack_record(QUESTION_POINTER, qtype, ttl, NAME_SERVER)),)
         if qtype != Type.PTR:
             return ()
         return (
-            Record(pack_record(QUESTION_POINTER, qtype, ttl, to_wire(name)), standing=standing)
-            for name, standing in self.names
+            Record(pack_record(QUESTION_POINTER, qtype, ttl, to_wire(name)), weighting=weighting)
+            for name, weighting in self.names
         )
 
 
 class ReverseZones:
-    """Looks names of addresses up.
+    """Looks up names of addresses.
 
     Args:
-        zone: tells members' names; it is refreshed before this is.
-        addresses: who uses which address.
+        zone: the members' names; it must be refreshed before this object.
+        addresses: the services that use each address.
     """
 
     def __init__(self, zone: Zone, addresses: Addresses) -> None:
         self._zone = zone
         self._addresses = addresses
-        # By service the addresses whose answers depend on it, and were given.
-        self._given: dict[Labels, set[str]] = {}
+        # By service, the addresses that were answered and depend on it.
+        self._served: dict[Labels, set[str]] = {}
 
     def find(self, query: Query) -> ZoneMatch | None:
-        """What stands at the name of a question; None: the name is not ours.
+        """The match for a question; None if the name is not in a reverse zone.
 
-        What is found is told under the name itself, which is no service's.
+        The match has the name itself as its service key, as it belongs to several services.
         """
         address = address_of(query.name)
         if address is None or address not in self._addresses or query.qtype == Type.DS:
             return None
         users = sorted(self._addresses.users(address))
-        names = tuple(name for key in users for name in self._zone.at_address(key, address))
+        names = tuple(name for key in users for name in self._zone.members_at_address(key, address))
         if not names:
             return None
         for key in users:
-            self._given.setdefault(key, set()).add(address)
+            self._served.setdefault(key, set()).add(address)
         return ZoneMatch(query.name, AddressNode(names=names))
 
     def refresh(self, others: Iterable[Labels]) -> set[Labels]:
-        """Take notice that the answers of these services are others than before.
+        """Update after these services have changed.
 
         Returns:
-            the names of addresses whose answers may be others too.
+            the names of addresses whose answers may have changed.
         """
         addresses = self._addresses.take_new()
         for key in others:
-            addresses |= self._given.pop(key, set())
+            addresses |= self._served.pop(key, set())
         names = set(map(name_of, addresses))
         for name in names:
-            self._zone.forget_turns(name)
+            self._zone.reset_rotation(name)
         return names
 
 
 def address_of(name: Labels) -> str | None:
-    """The IP address in canonical form that a name (in lower case) is the name of; None: it is none.
+    """The IP address in canonical form that belongs to a name in lower case; None if it is no address.
 
-    An address has one name: without leading zeros, and with all of its 4 bytes or 32 nibbles.
+    Each address has one name: without leading zeros, and with all of its 4 bytes or 32 nibbles.
     """
     kind, parts = name[-len(_IPV4) :], name[: -len(_IPV4)]
     if kind == _IPV4 and len(parts) == _IPV4_LABELS and all(part in _OCTETS for part in parts):

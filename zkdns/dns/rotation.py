@@ -1,220 +1,364 @@
-"""The responses to one query, turn by turn: each is a stretch of the RRset's ring in the query's envelope."""
+"""Rotation: the responses to a query, one for each starting member, and the counter that picks the next one.
+
+All query forms of one question (UDP and TCP, with and without EDNS) share a `RotationCounter`, so that they
+walk through the members together. Most questions arrive in one form only. The cache entry of such a question
+is a plain cycle over its responses, without any counter (which would cost a twentieth of a response;
+measured). When a second form of the question is cached, both entries count on:
+
+    one cache entry        next(cycle)   ──▶ response
+    several entries        next(indexes) ──▶ index ──▶ rotation[index] ──▶ response
+
+The cache owns its entries: `Rotation.join` returns the iterator for a new entry, and calls `on_shared` when
+the cache must replace an earlier one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import operator
+from collections.abc import Callable, Iterator
+from typing import Self, TypeAlias
 
 import msgspec
 
-from zkdns.dns.turning import RotationCounter
-from zkdns.dns.rrset import PackedRRset
 from zkdns.dns.message import ResponseTemplate
+from zkdns.dns.rrset import PackedRRset
 
-# What one rotation keeps of its responses: as much as a set of some fifty members needs over UDP. Those of
-# larger sets are made anew each time (some microseconds), lest a few of them fill the memory.
-_MOST_KEPT = 1 << 16
-_OVERHEAD = 50  # bytes beside each kept response
-# So many responses at most are made as soon as one is asked for: those of most sets.
-_FEW = 16
+OnShared: TypeAlias = Callable[[bytes, Iterator[bytes]], None]
+"""Called with the key of a cache entry and the iterator that replaces the entry's present one."""
+
+# Bytes of responses that one rotation keeps: enough for a service of some fifty members over UDP. Responses
+# of larger services are built each time (some microseconds), so that a few of them cannot fill the memory.
+_MAX_KEPT_BYTES = 1 << 16
+_OVERHEAD = 50  # bytes for each kept response, in addition to its own
+# Up to this many responses are built together at the first query, which covers most services.
+_MAX_CYCLE = 16
+# Longer lists of indexes take more memory than computing each index takes time.
+_MAX_LISTED_PERIOD = 256
 
 
 class MemoryBudget:
-    """How many bytes may be taken in all, and how many are."""
+    """A limit on memory, and how much of it is reserved.
 
-    def __init__(self, most: int) -> None:
+    Attributes:
+        used: bytes that are reserved.
+
+    Args:
+        limit: bytes that can be reserved.
+    """
+
+    def __init__(self, limit: int) -> None:
         self.used = 0
-        self._most = most
+        self._limit = limit
 
     def has_room(self, size: int) -> bool:
-        """Whether there is room for so many bytes more."""
-        return self.used + size <= self._most
+        """Whether this many bytes can be reserved."""
+        return self.used + size <= self._limit
 
-    def take(self, size: int) -> bool:
-        """Take so many bytes, if there is room for them."""
+    def reserve(self, size: int) -> bool:
+        """Reserve bytes; return False if the limit would be exceeded."""
         if not self.has_room(size):
             return False
         self.used += size
         return True
 
+    def release(self, size: int) -> None:
+        """Give reserved bytes back."""
+        self.used -= size
 
-class Rotation(dict[int, bytes]):
-    """The responses by turn, each made when its turn first comes.
 
-    They are kept only after `keep_in` has said where, and while there is room.
+class _SoleEntry(msgspec.Struct):
+    """The only cache entry of a question, and the cycle that the cache reads for it."""
+
+    key: bytes
+    on_shared: OnShared
+    rotation: Rotation
+    responses: tuple[bytes, ...]
+    cycle: Iterator[bytes]
+
+    def next_index(self) -> int:
+        """Take the next response and return its index. All responses differ (`Rotation.join`)."""
+        return self.responses.index(next(self.cycle))
+
+
+class RotationCounter:
+    """The rotation index of a question: from 0 to below the period, in a circle, without end.
 
     Attributes:
-        kept: bytes of the responses that are kept.
-        turns: whose turn it is.
+        period: number of indexes after which the order of the records repeats.
+
+    Args:
+        first: the index to start with.
+        period: as above.
     """
 
-    __slots__ = ("_budget", "kept", "turns")
+    __slots__ = ("_entries", "_indexes", "_sole", "period")
 
-    def __init__(self, turns: RotationCounter) -> None:
-        self.kept = 0
-        self.turns = turns
+    def __init__(self, first: int, period: int) -> None:
+        self.period = period
+        self._indexes = _indexes_from(first, period)
+        self._entries = 0
+        self._sole: _SoleEntry | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> int:
+        return self._sole.next_index() if self._sole is not None else next(self._indexes)
+
+    @property
+    def has_entries(self) -> bool:
+        """Whether a cache entry uses this counter."""
+        return self._entries > 0
+
+    def lend_cycle(
+        self, key: bytes, rotation: Rotation, responses: tuple[bytes, ...], on_shared: OnShared
+    ) -> Iterator[bytes]:
+        """A cycle over all responses for the first entry, until a second one joins or the entry leaves."""
+        self._entries += 1
+        first = next(self._indexes)
+        cycle = itertools.cycle(responses[first:] + responses[:first])
+        self._sole = _SoleEntry(key, on_shared, rotation, responses, cycle)
+        return cycle
+
+    def join(self, rotation: Rotation) -> Iterator[bytes]:
+        """The responses of an entry that shares this counter; the owner of a lent cycle is notified."""
+        self._entries += 1
+        sole = self._sole
+        if sole is not None:
+            self._end_cycle()
+            sole.rotation.update(enumerate(sole.responses))
+            sole.on_shared(sole.key, map(sole.rotation.__getitem__, self._indexes))
+        # Neither Python code nor a frame per response: `map`, `__getitem__` and the iterator are all in C.
+        return map(rotation.__getitem__, self._indexes)
+
+    def leave(self) -> None:
+        """An entry was removed from its cache."""
+        self._entries -= 1
+        self._end_cycle()
+
+    def _end_cycle(self) -> None:
+        """Continue by counting, from the response that the cycle would return next."""
+        if self._sole is not None:
+            self._indexes = _indexes_from(self._sole.next_index(), self.period)
+            self._sole = None
+
+
+def _indexes_from(first: int, period: int) -> Iterator[int]:
+    """Endless indexes below the period, starting with `first`."""
+    if period == 1:
+        return itertools.repeat(0)
+    if period > _MAX_LISTED_PERIOD:
+        return map(operator.mod, itertools.count(first), itertools.repeat(period))
+    return itertools.cycle([*range(first, period), *range(first)])
+
+
+class Rotation(dict[int, bytes]):
+    """The responses to one query by rotation index, each built when it is first needed.
+
+    Responses are kept only after `join`, and while its budget has room.
+
+    Attributes:
+        counter: the rotation index, shared by all query forms of the question.
+        kept_bytes: bytes of kept responses.
+    """
+
+    __slots__ = ("_budget", "counter", "kept_bytes")
+
+    def __init__(self, counter: RotationCounter) -> None:
+        self.kept_bytes = 0
+        self.counter = counter
         self._budget: MemoryBudget | None = None
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less, beside the responses that it keeps."""
+        """Approximate bytes in addition to those of kept responses."""
         raise NotImplementedError
 
-    def make(self, turn: int) -> bytes:
-        """The response of the turn with that number."""
+    def build(self, index: int) -> bytes:
+        """Build the response for a rotation index."""
         raise NotImplementedError
 
-    def keep_in(self, budget: MemoryBudget) -> None:
-        """Keep responses from now on, as far as this has room."""
+    def join(self, key: bytes, budget: MemoryBudget, on_shared: OnShared) -> Iterator[bytes]:
+        """The responses for a new cache entry, in the order of the rotation.
+
+        Args:
+            key: the entry's key.
+            budget: memory for kept responses.
+            on_shared: called if another entry joins the counter and this one needs another iterator.
+        """
         self._budget = budget
+        responses = () if self.counter.has_entries else self._keep_all()
+        if responses:
+            return self.counter.lend_cycle(key, self, responses, on_shared)
+        return self.counter.join(self)
 
-    def all_kept(self, period: int) -> tuple[bytes, ...]:
-        """The responses of all turns, if there are few, no two are equal, and there is room; else none."""
-        if self._budget is None or period > _FEW:
+    def leave(self) -> None:
+        """The cache entry was removed: release the memory of its responses."""
+        self.counter.leave()
+        if self._budget is not None:
+            self._budget.release(self.kept_bytes)
+
+    def _keep_all(self) -> tuple[bytes, ...]:
+        """All responses, if they are few, all different, and fit into the budget; otherwise none."""
+        period = self.counter.period
+        if self._budget is None or period > _MAX_CYCLE:
             return ()
-        first = self.make(0)
+        first = self.build(0)
         expected = period * (len(first) + _OVERHEAD)
-        if self.kept + expected > _MOST_KEPT or not self._budget.has_room(expected):
+        if self.kept_bytes + expected > _MAX_KEPT_BYTES or not self._budget.has_room(expected):
             return ()
-        responses = (first, *map(self.make, range(1, period)))
+        responses = (first, *map(self.build, range(1, period)))
         size = sum(map(len, responses)) + period * _OVERHEAD
-        if len(set(responses)) < period or not self._budget.take(size):
+        if len(set(responses)) < period or not self._budget.reserve(size):
             return ()
-        self.kept += size
+        self.kept_bytes += size
         return responses
 
-    def __missing__(self, turn: int) -> bytes:
-        response = self.make(turn)
+    def __missing__(self, index: int) -> bytes:
+        response = self.build(index)
         size = len(response) + _OVERHEAD
-        if self._budget is not None and self.kept + size <= _MOST_KEPT and self._budget.take(size):
-            self.kept += size
-            self[turn] = response
+        if (
+            self._budget is not None
+            and self.kept_bytes + size <= _MAX_KEPT_BYTES
+            and self._budget.reserve(size)
+        ):
+            self.kept_bytes += size
+            self[index] = response
         return response
 
 
 class FullRotation(Rotation):
-    """Where every response holds all records and all glue, between the same two ends.
+    """Responses that all hold every record and all additional records, between the same bytes.
 
     Args:
-        rings: the records; none is held.
-        turns: whose turn it is.
-        before: what stands before the records.
-        behind: what stands behind them.
+        packed: the records, none of which is of a held member.
+        counter: the rotation index.
+        before: bytes of the response before the records.
+        after: bytes of the response after the records.
     """
 
-    __slots__ = ("_before", "_behind", "_rings")
+    __slots__ = ("_after", "_before", "_packed")
 
-    def __init__(self, rings: PackedRRset, turns: RotationCounter, before: bytes, behind: bytes) -> None:
-        super().__init__(turns)
-        # The glue stands in what is behind; its own rings may go.
-        self._rings = msgspec.structs.replace(rings, leading_glue=None)
-        self._before, self._behind = before, behind
+    def __init__(self, packed: PackedRRset, counter: RotationCounter, before: bytes, after: bytes) -> None:
+        super().__init__(counter)
+        # `after` holds the additional records, so that their packed form can be freed.
+        self._packed = msgspec.structs.replace(packed, leading_additional=None)
+        self._before, self._after = before, after
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._rings.size + len(self._before) + len(self._behind)
+        """Approximate bytes in addition to those of kept responses."""
+        return self._packed.size + len(self._before) + len(self._after)
 
-    def make(self, turn: int) -> bytes:
-        """All records, from the one whose turn it is."""
-        stretch = self._rings.leading.going_round(self._rings.leader(turn))
-        return b"".join((self._before, *stretch, self._behind))
+    def build(self, index: int) -> bytes:
+        """All records, starting with the one that leads at this index."""
+        stretch = self._packed.leading.rotated(self._packed.leader(index))
+        return b"".join((self._before, *stretch, self._after))
 
 
 class PartialRotation(Rotation):
-    """Where responses hold as many records as they may, and what there is room for.
+    """Responses with as many records as are allowed and fit.
 
     Args:
-        rings: the records.
-        turns: whose turn it is.
-        envelope: what is around them.
-        room: how many bytes of records there may be.
-        most: how many records there may be; no more than there are.
-        wrap: makes of a response after its id what is to be handed out.
-        on_cut: called for each response made that lacks records of the answer.
+        packed: the records.
+        counter: the rotation index.
+        template: header, question and OPT record of the response.
+        room: bytes for records.
+        limit: maximum number of answer records; at most the number of all records.
+        encode: makes a response after its id ready to send.
+        on_truncated: called for each response that lacks records of the answer.
     """
 
-    __slots__ = ("_envelope", "_most", "_on_cut", "_rings", "_room", "_wrap")
+    __slots__ = ("_encode", "_limit", "_on_truncated", "_packed", "_room", "_template")
 
     def __init__(
         self,
-        rings: PackedRRset,
-        turns: RotationCounter,
-        envelope: ResponseTemplate,
+        packed: PackedRRset,
+        counter: RotationCounter,
+        template: ResponseTemplate,
         *,
         room: int,
-        most: int,
-        wrap: Callable[[bytes], bytes],
-        on_cut: Callable[[], None],
+        limit: int,
+        encode: Callable[[bytes], bytes],
+        on_truncated: Callable[[], None],
     ) -> None:
-        super().__init__(turns)
-        self._rings, self._envelope, self._wrap, self._on_cut = rings, envelope, wrap, on_cut
-        self._room, self._most = room, most
+        super().__init__(counter)
+        self._packed, self._template = packed, template
+        self._encode, self._on_truncated = encode, on_truncated
+        self._room, self._limit = room, limit
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less, beside the responses that it keeps."""
-        return self._rings.size + len(self._envelope.question) + len(self._envelope.opt)
+        """Approximate bytes in addition to those of kept responses."""
+        return self._packed.size + len(self._template.question) + len(self._template.opt)
 
-    def make(self, turn: int) -> bytes:
-        """As many records as fit (RFC 2181 §9), and glue where they all do."""
-        rings, most, room = self._rings, self._most, self._room
-        first = rings.leader(turn)
-        answers, leading, _ = rings.leading.take(first, min(most, rings.leading.count), room)
+    def build(self, index: int) -> bytes:
+        """As many records as fit (RFC 2181 §9), and additional records only if all answers fit."""
+        packed, limit, room = self._packed, self._limit, self._room
+        first = packed.leader(index)
+        answers, leading_count, _ = packed.leading.take(first, min(limit, packed.leading.count), room)
         room -= len(answers)
-        behind = 0
-        if rings.held is not None and leading == rings.leading.count:
-            wanted = min(most - leading, rings.held.count)
-            more, behind, _ = rings.held.take(turn % rings.held.count, wanted, room)
+        held_count = 0
+        if packed.held is not None and leading_count == packed.leading.count:
+            wanted = min(limit - leading_count, packed.held.count)
+            more, held_count, _ = packed.held.take(index % packed.held.count, wanted, room)
             answers, room = answers + more, room - len(more)
-        count = leading + behind
-        if count < most:
-            self._on_cut()
-            return self._wrap(self._envelope.around(answers, count, 0, 0, truncated=True))
-        glue, glued = self._glue(turn, leading, behind, room)
-        return self._wrap(self._envelope.around(answers + glue, count, 0, glued))
+        count = leading_count + held_count
+        if count < limit:
+            self._on_truncated()
+            return self._encode(self._template.build(answers, count, 0, 0, truncated=True))
+        additional, additional_count = self._additional(index, leading_count, held_count, room)
+        return self._encode(self._template.build(answers + additional, count, 0, additional_count))
 
-    def _glue(self, turn: int, leading: int, behind: int, room: int) -> tuple[bytes, int]:
-        """The glue of so many records that lead and stand behind, as far as there is room, and its number."""
-        rings = self._rings
-        glue, glued = b"", 0
-        if rings.leading_glue is not None:
-            glue, pieces, glued = rings.leading_glue.take(rings.leader(turn), leading, room)
-            if pieces < leading:
-                return glue, glued
-        if behind and rings.held_glue is not None:
-            first = turn % rings.held_glue.count
-            more, _, records = rings.held_glue.take(first, behind, room - len(glue))
-            glue, glued = glue + more, glued + records
-        return glue, glued
+    def _additional(self, index: int, leading_count: int, held_count: int, room: int) -> tuple[bytes, int]:
+        """The additional records of these leading and held records that fit, and their number."""
+        packed = self._packed
+        additional, additional_count = b"", 0
+        if packed.leading_additional is not None:
+            first = packed.leader(index)
+            additional, pieces, additional_count = packed.leading_additional.take(first, leading_count, room)
+            if pieces < leading_count:
+                return additional, additional_count
+        if held_count and packed.held_additional is not None:
+            first = index % packed.held_additional.count
+            more, _, records = packed.held_additional.take(first, held_count, room - len(additional))
+            additional, additional_count = additional + more, additional_count + records
+        return additional, additional_count
 
 
 def make_rotation(
-    rings: PackedRRset,
-    turns: RotationCounter,
-    envelope: ResponseTemplate,
+    packed: PackedRRset,
+    counter: RotationCounter,
+    template: ResponseTemplate,
     *,
-    limit: int,
-    most: int | None,
-    wrap: Callable[[bytes], bytes],
-    on_cut: Callable[[], None],
+    max_message: int,
+    limit: int | None,
+    encode: Callable[[bytes], bytes],
+    on_truncated: Callable[[], None],
 ) -> Rotation:
     """The responses with these records.
 
     Args:
-        rings: the records.
-        turns: whose turn it is.
-        envelope: what is around them.
-        limit: bytes of the longest message.
-        most: of how many records a response may consist; None: of all.
-        wrap: makes of a response after its id what is to be handed out.
-        on_cut: called for each response made that lacks records of the answer.
+        packed: the records.
+        counter: the rotation index.
+        template: header, question and OPT record of the responses.
+        max_message: maximum bytes of a message.
+        limit: maximum number of answer records; None means no limit.
+        encode: makes a response after its id ready to send.
+        on_truncated: called for each response that lacks records of the answer.
     """
-    room = envelope.room_within(limit)
-    answers, count = rings.leading.whole
-    glue, glued = rings.leading_glue.whole if rings.leading_glue is not None else (b"", 0)
-    if rings.held is None and (most is None or most >= count) and len(answers) + len(glue) <= room:
-        response = wrap(envelope.around(answers + glue, count, 0, glued))
-        end = len(response) - len(glue) - len(envelope.opt)
-        return FullRotation(rings, turns, response[: end - len(answers)], response[end:])
-    most = rings.count if most is None else min(most, rings.count)
-    return PartialRotation(rings, turns, envelope, room=room, most=most, wrap=wrap, on_cut=on_cut)
+    room = template.room_for_records(max_message)
+    answers, count = packed.leading.whole
+    additional, additional_count = b"", 0
+    if packed.leading_additional is not None:
+        additional, additional_count = packed.leading_additional.whole
+    fits = len(answers) + len(additional) <= room
+    if packed.held is None and (limit is None or limit >= count) and fits:
+        response = encode(template.build(answers + additional, count, 0, additional_count))
+        end = len(response) - len(additional) - len(template.opt)
+        return FullRotation(packed, counter, response[: end - len(answers)], response[end:])
+    limit = packed.count if limit is None else min(limit, packed.count)
+    return PartialRotation(
+        packed, counter, template, room=room, limit=limit, encode=encode, on_truncated=on_truncated
+    )

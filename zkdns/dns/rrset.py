@@ -1,8 +1,10 @@
-"""Whose turn it is: in which order the records of one RRset are answered, time after time.
+"""RRsets in wire format, in any rotation.
 
-Who leads an answer is who gets the request of most clients, so how often a record leads follows its weight.
-Records of members that are held (they have left, or seem to have) stand behind all others. Pure: a turn is a
-number that whoever answers counts.
+The first record of an answer gets the request of most clients, so how often a record leads follows its
+weight. Records of held members come after all others.
+
+Every order of an RRset is a rotation of the same records. They are packed once, one after the other, and each
+response takes one stretch of the packed bytes, which wraps around at the end.
 """
 
 from __future__ import annotations
@@ -10,76 +12,148 @@ from __future__ import annotations
 import functools
 import math
 import random
+from array import array
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 import msgspec
 
-from zkdns.dns.rings import PackedRecords
-
 WEIGHT_ONE = 100
-"""A weight of 1 as SRV records write it (RFC 2782): weights are told apart by hundredths."""
+"""The SRV weight (RFC 2782) of a member with weight 1: weights have a resolution of 0.01."""
 
 MAX_WEIGHT = 65535  # an SRV weight has 16 bits
 
-# The longest cycle of leaders up to some hundred records, and how many turns each of more has on average;
-# where the weights would need a longer one, they are rounded to what this one can tell apart.
-_CYCLE, _TURNS_EACH = 1000, 2
+# The longest cycle of leaders for RRsets of up to some hundred records, and the average number of turns per
+# record in longer ones. Weights that would need a longer cycle are rounded.
+_MAX_CYCLE, _TURNS_EACH = 1000, 2
 
 
 class Weighting(msgspec.Struct, frozen=True):
-    """How a record stands among the others of its RRset."""
+    """The weight of a record, and whether its member is held."""
 
     weight: float = 1.0
     held: bool = False
 
     @property
     def srv_weight(self) -> int:
-        """The weight in an SRV record; never 0, since among weights of 0 clients go by order alone."""
+        """The weight in an SRV record; at least 1, because clients do not balance over weights of 0."""
         return min(max(round(WEIGHT_ONE * self.weight), 1), MAX_WEIGHT)
 
-    def joined(self, other: Weighting) -> Weighting:
-        """The standing of what two members have in common: the better of each."""
+    def merged(self, other: Weighting) -> Weighting:
+        """The weighting of a record that two members share: the better of both values."""
         return Weighting(max(self.weight, other.weight), self.held and other.held)
 
 
 class Record(msgspec.Struct, frozen=True):
-    """A record of an answer, and the address records that help whoever follows it."""
+    """A record of an answer with its additional records, in wire format."""
 
     answer: bytes
-    glue: tuple[bytes, ...] = ()
-    standing: Weighting = Weighting()
+    additional: tuple[bytes, ...] = ()
+    weighting: Weighting = Weighting()
+
+
+class PackedRecords:
+    """Groups of records in wire format, of which any stretch can be taken, also past the end.
+
+    Attributes:
+        count: number of groups.
+        size: approximate bytes of memory.
+
+    Args:
+        groups: the records of each group; a group may be empty.
+    """
+
+    __slots__ = ("_data", "_offsets", "_records", "count", "size")
+
+    def __init__(self, groups: Sequence[Sequence[bytes]]) -> None:
+        joined = [b"".join(group) for group in groups]
+        self.count = len(groups)
+        self._data = b"".join(joined)
+        self._offsets = _running_sums([len(group) for group in joined])
+        self._records = _running_sums([len(group) for group in groups])
+        self.size = 200 + len(self._data) + _size_of(self._offsets) + _size_of(self._records)
+
+    @property
+    def whole(self) -> tuple[bytes, int]:
+        """All groups from the first one on, and their number of records."""
+        return self._data, self._records[-1]
+
+    def rotated(self, first: int) -> tuple[bytes, bytes]:
+        """All groups from number `first` on, in two pieces: that group and later ones, and earlier ones."""
+        at = self._offsets[first]
+        return self._data[at:], self._data[:at]
+
+    def take(self, first: int, limit: int, room: int) -> tuple[bytes, int, int]:
+        """Take consecutive groups, starting with number `first`.
+
+        Args:
+            first: number of the first group, from 0.
+            limit: maximum number of groups; at most `count`.
+            room: maximum number of bytes.
+
+        Returns:
+            the bytes, the number of groups, and the number of records.
+        """
+        end, over = min(first + limit, self.count), max(first + limit - self.count, 0)
+        start = self._offsets[first]
+        size = self._offsets[end] - start
+        if size > room:
+            end, over = bisect_right(self._offsets, start + room, first, end) - 1, 0
+        elif over and size + self._offsets[over] > room:
+            over = bisect_right(self._offsets, room - size, 0, over) - 1
+        taken = self._data[start : self._offsets[end]]
+        records = self._records[end] - self._records[first]
+        if over:
+            taken, records = taken + self._data[: self._offsets[over]], records + self._records[over]
+        return taken, end - first + over, records
+
+
+def _running_sums(numbers: Sequence[int]) -> Sequence[int]:
+    """The sums of the first 0, 1, 2 … numbers."""
+    first = numbers[0]
+    if first and numbers.count(first) == len(numbers):  # most records of an RRset have the same size
+        return range(0, first * len(numbers) + 1, first)
+    return array("I", accumulate(numbers, initial=0))
+
+
+def _size_of(sums: Sequence[int]) -> int:
+    return 0 if isinstance(sums, range) else 80 + 4 * len(sums)
 
 
 class PackedRRset(msgspec.Struct, frozen=True):
-    """An RRset laid out: the records that lead by turns, those behind them, and the glue of both."""
+    """An RRset in wire format: leading and held records, and the additional records of both.
+
+    `leaders` is as in `RRset`.
+    """
 
     leading: PackedRecords
     held: PackedRecords | None
-    leading_glue: PackedRecords | None
-    held_glue: PackedRecords | None
+    leading_additional: PackedRecords | None
+    held_additional: PackedRecords | None
     leaders: tuple[int, ...]
 
     @property
     def count(self) -> int:
-        """How many records there are."""
+        """Number of answer records."""
         return self.leading.count + (self.held.count if self.held else 0)
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, more or less."""
-        rings = (self.leading, self.held, self.leading_glue, self.held_glue)
-        return sum(ring.size for ring in rings if ring is not None) + 8 * len(self.leaders)
+        """Approximate bytes of memory."""
+        parts = (self.leading, self.held, self.leading_additional, self.held_additional)
+        return sum(part.size for part in parts if part is not None) + 8 * len(self.leaders)
 
-    def leader(self, turn: int) -> int:
-        """The place of who leads in the turn with that number."""
-        return self.leaders[turn % len(self.leaders)] if self.leaders else turn % self.leading.count
+    def leader(self, index: int) -> int:
+        """The position of the record that leads at a rotation index."""
+        return self.leaders[index % len(self.leaders)] if self.leaders else index % self.leading.count
 
 
 class RRset(msgspec.Struct, frozen=True, dict=True):
-    """Records of one name and type, ready to be put into order.
+    """Records of one name and type, ready to be ordered.
 
-    `leading` take turns; `held` stand behind them. `leaders` is a cycle of places in `leading` in which each
-    occurs as often as its weight says; empty where all weights are equal.
+    `leading` rotate; `held` come after them. `leaders` is a cycle of positions in `leading`, in which each
+    position occurs in proportion to its weight; it is empty if all weights are equal.
     """
 
     leading: tuple[Record, ...] = ()
@@ -90,26 +164,26 @@ class RRset(msgspec.Struct, frozen=True, dict=True):
         return bool(self.leading)
 
     @functools.cached_property
-    def rings(self) -> PackedRRset:
-        """The records, ready to be answered with in any turn."""
+    def packed(self) -> PackedRRset:
+        """The records in wire format."""
         seen: set[bytes] = set()
         return PackedRRset(
             leading=PackedRecords([(record.answer,) for record in self.leading]),
             held=PackedRecords([(record.answer,) for record in self.held]) if self.held else None,
-            leading_glue=_glue_of(self.leading, seen),
-            held_glue=_glue_of(self.held, seen),
+            leading_additional=_pack_additional(self.leading, seen),
+            held_additional=_pack_additional(self.held, seen),
             leaders=self.leaders,
         )
 
     @property
     def period(self) -> int:
-        """After how many turns the order is the same again; the held go along as far as they can."""
+        """Number of rotation indexes after which the order repeats, with held records if that stays short."""
         period = len(self.leaders) or len(self.leading)
         both = math.lcm(period, max(len(self.held), 1))
-        return both if both <= _CYCLE else period
+        return both if both <= _MAX_CYCLE else period
 
     def shuffled(self, rng: random.Random) -> list[Record]:
-        """The records in an order drawn by lot, in which the leader's chance is its weight."""
+        """The records in random order; the first one is drawn by weight."""
         ordered = rng.sample(self.leading, len(self.leading))
         if self.leaders:
             leader = self.leading[rng.choice(self.leaders)]
@@ -119,37 +193,38 @@ class RRset(msgspec.Struct, frozen=True, dict=True):
 
 
 def arrange(records: Iterable[Record]) -> RRset:
-    """Make an RRset ready for its turns; what weighs nothing is left out while there is anything else."""
+    """Make an RRset of records. Records of weight 0 are left out unless all others are held."""
     everyone = tuple(records)
-    served = tuple(record for record in everyone if record.standing.weight > 0)
-    if all(record.standing.held for record in served):  # who is drained is there at least
+    served = tuple(record for record in everyone if record.weighting.weight > 0)
+    if all(record.weighting.held for record in served):  # a drained member is at least connected
         served = everyone
-    leading = tuple(record for record in served if not record.standing.held)
-    held = tuple(record for record in served if record.standing.held) if leading else ()
+    leading = tuple(record for record in served if not record.weighting.held)
+    held = tuple(record for record in served if record.weighting.held) if leading else ()
     leading = leading or served
-    return RRset(leading, held, _cycle_of([record.standing.srv_weight for record in leading]))
+    return RRset(leading, held, _cycle_of([record.weighting.srv_weight for record in leading]))
 
 
-def _glue_of(records: Sequence[Record], seen: set[bytes]) -> PackedRecords | None:
-    """What helps with each record, but for what another one has brought already."""
-    pieces = []
+def _pack_additional(records: Sequence[Record], seen: set[bytes]) -> PackedRecords | None:
+    """The additional records of each record, each only once."""
+    groups = []
     for record in records:
-        pieces.append([glue for glue in record.glue if glue not in seen])
-        seen.update(record.glue)
-    return PackedRecords(pieces) if any(pieces) else None
+        groups.append([additional for additional in record.additional if additional not in seen])
+        seen.update(record.additional)
+    return PackedRecords(groups) if any(groups) else None
 
 
 def _cycle_of(weights: Sequence[int]) -> tuple[int, ...]:
-    """A cycle in which each place occurs as often as its weight says; none where all weights are equal."""
+    """A cycle in which each position occurs in proportion to its weight; empty if all weights are equal."""
     if len(set(weights)) <= 1:
         return ()
     divisor = math.gcd(*weights)
     turns = [weight // divisor for weight in weights]
-    longest = max(_CYCLE - len(turns), _TURNS_EACH * len(turns))
+    longest = max(_MAX_CYCLE - len(turns), _TURNS_EACH * len(turns))
     if sum(turns) > longest:
         scale = longest / sum(turns)
         turns = [max(round(count * scale), 1) for count in turns]
-    # Each one's turns at equal distances on a circle, begun a little later than those of the one before it.
+    # The turns of each position are evenly spaced on a circle; each position starts a little later than the
+    # position before it.
     places = (
         ((turn + (at + 0.5) / len(turns)) / count, at)
         for at, count in enumerate(turns)

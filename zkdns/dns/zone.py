@@ -1,7 +1,7 @@
-"""The zones: which names exist, what stands at them, and in whose turn's order it is told.
+"""The zones: which names exist, their records, and their rotation counters.
 
-Services are found by their whole names, so it makes no difference to an answer which zone a name lies in. Of
-zones inside one another the longest has the name: the apex is its own, and so is the SOA of what is absent.
+Services are found by their whole names, whatever zone they are in. If zones are nested, a name belongs to the
+longest one; this decides the apex and the SOA of negative responses.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ import msgspec
 from cachetools import LRUCache
 
 from zkdns.config import Config, Order
-from zkdns.dns.dns_sd import DnsSdServiceView, DnsSdDomains
-from zkdns.dns.records import Node
-from zkdns.dns.service_names import PROTOCOLS, ServiceView, has_no_served_member
-from zkdns.dns.turning import RotationCounter
-from zkdns.dns.rrset import Record, RRset, Weighting, arrange
+from zkdns.dns.dns_sd import DnsSdDomains, DnsSdServiceView
 from zkdns.dns.message import QUESTION_POINTER, Query, Type, pack_record
+from zkdns.dns.records import Node
+from zkdns.dns.rotation import RotationCounter
+from zkdns.dns.rrset import Record, RRset, Weighting, arrange
+from zkdns.dns.service_names import PROTOCOLS, ServiceView, has_no_served_member
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 from zkdns.namespace import ServiceName
 from zkdns.table import Table
 
 NAME_SERVER = to_wire((b"localhost",))
-"""This machine's own name for itself, which needs no address in the zone."""
-_RESPONSIBLE = b"\x0ahostmaster"  # before the zone's name
+"""The NS record's target. It needs no address in the zone."""
+_RESPONSIBLE = b"\x0ahostmaster"  # followed by the zone's name
 _SOA_TIMES = struct.Struct("!4I")
 SOA_BYTES_AFTER_SERIAL = _SOA_TIMES.size
-"""How many bytes an SOA record has behind its serial."""
-_REFRESH, _RETRY, _EXPIRE = 60, 10, 86400  # seconds; only secondaries would look at them
+"""Bytes of an SOA record after its serial."""
+_REFRESH, _RETRY, _EXPIRE = 60, 10, 86400  # seconds; only secondary servers use them
 
-# What ANY is answered with is the first of these that there is (RFC 8482 §4.1).
+# A query for ANY gets the first of these types that has records (RFC 8482 §4.1).
 _TYPES_FOR_ANY = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 
 
 class Policy(msgspec.Struct, frozen=True):
-    """How one service is answered."""
+    """Answer policy of one service."""
 
     ttl: int
     order: Order
@@ -47,43 +47,44 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 ANY_SERVICE: Labels = ()
-"""What stands for all services where an answer depends on which of them there are, and on none by itself."""
+"""The service key of answers that depend on which services exist, but on no single one."""
 
 
 class ZoneMatch(msgspec.Struct, frozen=True):
-    """What stands at a name; `node` is None where there is no such name.
+    """The result of a look-up; `node` is None if the name does not exist.
 
-    `service` is the key of the service that the name belongs to, whose changes may bring it another node;
-    `ANY_SERVICE` where it belongs to none.
+    `service` is the key of the service that the name belongs to; the match is valid until that service
+    changes. It is `ANY_SERVICE` if the name belongs to no service.
     """
 
     service: Labels
     node: Node | None
     is_unread: bool = False
-    """Whether nothing is known of the service but that it exists."""
-    depends_on_more: bool = False
-    """Whether another service's changes may bring the name another node as well."""
+    """Whether the service exists but could not be read."""
+    depends_on_others: bool = False
+    """Whether changes of other services may change the node too."""
 
 
-# Where a service's first label stands: how many more labels its name has, how many its zone, and the labels
-# behind the first one. Thousands of services may have one place, and with it the same names above them.
-_Place: TypeAlias = tuple[int, int, Labels]
+# The location of a service's first label: the number of further labels of its name, the number of labels of
+# its zone, and all labels after the first. Thousands of services may share a location, and the names above
+# them.
+_Location: TypeAlias = tuple[int, int, Labels]
 
 _NO_RECORDS = RRset()
-# Of so many members what is known besides the table is kept: it takes about a kilobyte for each, and is soon
-# made again. What has been answered is remembered elsewhere.
-_MOST_VIEWED = 10_000
+# Views are cached for up to this many members, at about a kilobyte each, and are quickly made again.
+# Responses are cached separately.
+_MAX_CACHED_MEMBERS = 10_000
 
-_NOWHERE = ZoneMatch(ANY_SERVICE, None)
+_NO_NAME = ZoneMatch(ANY_SERVICE, None)
 
 
 class Zone:
-    """Looks names up in a table.
+    """Looks up names in a table.
 
     Args:
-        table: services and members; after each change of it `refresh` must be called.
-        config: the zones' names, and how they are answered.
-        rng: where turns begin, and what the order `random` is drawn from.
+        table: services and members; `refresh` must be called after each change.
+        config: the zones' names, and answer policies.
+        rng: starting point of rotations, and the order `random`.
     """
 
     def __init__(self, table: Table, config: Config, rng: random.Random | None = None) -> None:
@@ -91,25 +92,28 @@ class Zone:
         self._config = config
         self._rng = rng or random.Random()
         self._zones = sorted(config.zones, key=len, reverse=True)
-        # Zones and what lies above them: where one zone lies in another, the names between must exist.
         self._soa_times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, config.negative_ttl)
-        self._always = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
+        # Apexes and all names above them. If zones are nested, the names between them must exist.
+        self._permanent_names = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
-        # What is of no service has no members, which are what is limited.
-        self._policies = {ANY_SERVICE: Policy(config.ttl, config.order, None), **dict(_overridden(config))}
-        self._views: LRUCache[Labels, ServiceView] = LRUCache(_MOST_VIEWED, getsizeof=_size_of)
-        self._places: dict[Labels, _Place] = {}
-        self._dwellers: Counter[_Place] = Counter()
+        # Names of no service have no members, to which `max_answers` applies.
+        self._policies = {
+            ANY_SERVICE: Policy(config.ttl, config.order, None),
+            **dict(_service_policies(config)),
+        }
+        self._views: LRUCache[Labels, ServiceView] = LRUCache(_MAX_CACHED_MEMBERS, getsizeof=_size_of)
+        self._locations: dict[Labels, _Location] = {}
+        self._services_at: Counter[_Location] = Counter()
         self._nonterminals: Counter[Labels] = Counter()
-        self._turns: dict[Labels, dict[tuple[Labels, int], RotationCounter]] = {}
-        self._browsing = DnsSdDomains(lambda key: not self._is_hidden(key)) if config.dns_sd else None
+        self._counters: dict[Labels, dict[tuple[Labels, int], RotationCounter]] = {}
+        self._dns_sd = DnsSdDomains(lambda key: not self._is_hidden(key)) if config.dns_sd else None
         self.refresh(table.services)
 
     # -- names ---------------------------------------------------------------------------------------------
 
     @property
     def apexes(self) -> Sequence[Labels]:
-        """The zones' own names, those that lie in others before them."""
+        """The zones' own names, nested ones first."""
         return self._zones
 
     @property
@@ -118,16 +122,16 @@ class Zone:
         return self._table.services.keys()
 
     def apex_of(self, name: Labels) -> Labels | None:
-        """The zone of a name (in lower case), of several the longest; None where it is in none."""
+        """The zone of a name (in lower case), the longest one if zones are nested; None: out of zone."""
         for zone in self._zones:
             if name[-len(zone) :] == zone:
                 return zone
         return None
 
     def apex_for(self, query: Query) -> Labels | None:
-        """The zone that answers a query; None: it is outside all of them.
+        """The zone that answers a query; None if it is out of zone.
 
-        DS records are the upper zone's where one lies in another (RFC 4035 §3.1.4.1).
+        DS records of a nested zone belong to the parent zone (RFC 4035 §3.1.4.1).
         """
         if query.qtype == Type.DS and query.name in self._zones:
             above = self.apex_of(query.name[1:])
@@ -136,12 +140,12 @@ class Zone:
         return self.apex_of(query.name)
 
     def find(self, name: Labels) -> ZoneMatch:
-        """What stands at a name of a zone.
+        """The match for a name in a zone.
 
-        A service's name may hold dots, so of several services that a name could belong to the longest wins.
+        A service's name may have dots. If a name could belong to several services, the longest one wins.
         """
         services = self._table.services
-        absent = _NOWHERE
+        absent = _NO_NAME
         for start in range(len(name)):
             key = name[start:]
             if (service := services.get(key)) is not None:
@@ -154,25 +158,26 @@ class Zone:
                 absent = ZoneMatch(key, None)
                 break
         found = self._find_rfc2782(name) if name[0].startswith(b"_") else None
-        if found is None and self._browsing is not None:
-            found = self._find_browsed(name, self._browsing)
+        if found is None and self._dns_sd is not None:
+            found = self._find_dns_sd(name, self._dns_sd)
         if found is not None and found.node is not None:
-            return found if absent is _NOWHERE else msgspec.structs.replace(found, depends_on_more=True)
+            return found if absent is _NO_NAME else msgspec.structs.replace(found, depends_on_others=True)
         absent = found or absent
-        if name in self._always or name in self._nonterminals:
-            return ZoneMatch(absent.service, Node(), depends_on_more=absent is not _NOWHERE)
+        if name in self._permanent_names or name in self._nonterminals:
+            return ZoneMatch(absent.service, Node(), depends_on_others=absent is not _NO_NAME)
         return absent
 
-    def names_of(self, key: Labels) -> Iterator[Labels]:
-        """The names that the service with that key brings, each once; some of them may be another's.
+    def names_of_service(self, key: Labels) -> Iterator[Labels]:
+        """The names of the service with this key, each once.
 
-        Those that only lie between them and a zone's apex are left out (empty non-terminals).
+        Another service may have precedence at some of them. Empty non-terminals between these names and the
+        apex are left out.
         """
         service = self._table.services[key]
         if service.is_unread:
             yield key
             return
-        own = self._places[key][0] + 1
+        own = self._locations[key][0] + 1
         more = (
             (b"_" + key[0], *key[1:own], protocol, *key[own:])
             for protocol in PROTOCOLS
@@ -184,16 +189,16 @@ class Zone:
         if isinstance(view, DnsSdServiceView):
             yield from view.instance_names()
 
-    def names_of_domains(self) -> Iterator[Labels]:
-        """The names that have records and are no service's, but for the zones' own; some may be one's."""
-        return self._browsing.names() if self._browsing is not None else iter(())
+    def dns_sd_names(self) -> Iterator[Labels]:
+        """The names with records of whole domains (DNS-SD); a service may have precedence at some of them."""
+        return self._dns_sd.names() if self._dns_sd is not None else iter(())
 
-    def at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Weighting]]:
-        """The names of the members of a service that have that address, without being resolved."""
-        return self.view(key).by_address.get(address, ())
+    def members_at_address(self, key: Labels, address: str) -> Sequence[tuple[Labels, Weighting]]:
+        """The names of the members of a service that have this address without name resolution."""
+        return self.view(key).names_by_address.get(address, ())
 
     def _find_rfc2782(self, name: Labels) -> ZoneMatch | None:
-        """The service of `_web._tcp.staging.discovery`, if it is one's name."""
+        """The match for a name such as `_web._tcp.staging.discovery`."""
         for before, label in enumerate(name):
             if label not in PROTOCOLS:
                 continue
@@ -202,17 +207,17 @@ class Zone:
             if service is not None and not self._is_hidden(key):
                 if service.is_unread:
                     return ZoneMatch(key, Node(), is_unread=True)
-                node = self.view(key).rfc2782(before, label)
+                node = self.view(key).rfc2782_node(before, label)
                 if node is not None:
                     return ZoneMatch(key, node)
         return None
 
-    def _find_browsed(self, name: Labels, browsing: DnsSdDomains) -> ZoneMatch | None:
-        """What stands at a name by which services and their members are found out, if it is one."""
-        node = browsing.find(name)
+    def _find_dns_sd(self, name: Labels, dns_sd: DnsSdDomains) -> ZoneMatch | None:
+        """The match for a name of DNS-SD."""
+        node = dns_sd.find(name)
         if node is not None:
             return ZoneMatch(ANY_SERVICE, node)
-        key = browsing.service_of(name)
+        key = dns_sd.service_of(name)
         if key is None:
             return None
         if self._table.services[key].is_unread:
@@ -221,18 +226,18 @@ class Zone:
         return ZoneMatch(key, view.instance(name[0]) if isinstance(view, DnsSdServiceView) else None)
 
     def view(self, key: Labels) -> ServiceView:
-        """The names of the service with that key, which there must be, as they are now."""
+        """The names of the service with this key, which must exist."""
         view: ServiceView | None = self._views.get(key)
         if view is None:
-            is_crowded = key in self._nonterminals
+            may_be_shadowed = key in self._nonterminals
             kind = DnsSdServiceView if self._config.dns_sd else ServiceView
             view = self._views[key] = kind(
-                self._table.services[key], self._table, self._config, is_crowded=is_crowded
+                self._table.services[key], self._table, self._config, may_be_shadowed=may_be_shadowed
             )
         return view
 
     def _is_hidden(self, key: Labels) -> bool:
-        """Whether the service has no members, and a setting says that it then has no name either."""
+        """Whether the service has no served members, and `empty = "nxdomain"` hides its name."""
         if self._config.empty != "nxdomain":
             return False
         service = self._table.services[key]
@@ -241,11 +246,11 @@ class Zone:
     # -- records -------------------------------------------------------------------------------------------
 
     def policy_of(self, service: Labels) -> Policy:
-        """How the service with that key is answered."""
+        """The answer policy of the service with this key."""
         return self._policies.get(service, self._default)
 
     def records(self, found: ZoneMatch, query: Query) -> RRset:
-        """The records at a node that answer the query, but for a zone's SOA (`soa`); none: NODATA."""
+        """The records at a node that answer the query, except the zone's SOA (`soa`); none: NODATA."""
         if query.qtype == Type.NS and query.name in self._zones:
             return arrange((Record(pack_record(QUESTION_POINTER, Type.NS, self._config.ttl, NAME_SERVER)),))
         if found.node is not None:
@@ -256,113 +261,120 @@ class Zone:
         return _NO_RECORDS
 
     def soa(self, query: Query, apex: Labels) -> bytes:
-        """The SOA record of that zone, as a section of an answer to this query carries it.
+        """The zone's SOA record, for the answer or the authority section of a response to this query.
 
-        Its TTL is its MINIMUM, which is how long the absence of something may be kept (RFC 2308 §4).
+        Its TTL is its MINIMUM, the time for which negative responses may be cached (RFC 2308 §4).
         """
         zone = query.pointer_to(len(apex))
         data = b"".join((NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
 
-    # -- turns ---------------------------------------------------------------------------------------------
+    # -- rotation ------------------------------------------------------------------------------------------
 
-    def turns(self, service: Labels, query: Query, period: int) -> RotationCounter:
-        """The turns of this question, for all who ask it in whatever way.
+    def rotation_counter(self, service: Labels, query: Query, period: int) -> RotationCounter:
+        """The rotation counter of this question, shared by all forms of the query.
 
-        They go on where they are when the records become others, and begin anywhere, lest a whole fleet asks
-        the same member first.
+        If the records change, the counter continues at its index. It starts at a random index, so that many
+        hosts that start together do not all prefer the same member.
         """
-        turns = self._turns.setdefault(service, {})
-        # Without the service's own name, so that thousands of services have the same questions.
+        counters = self._counters.setdefault(service, {})
+        # Without the service's own name, so that thousands of services share these keys.
         own = len(query.name) - len(service)
         question = query.name[:own] if query.name[own:] == service else query.name, query.qtype
-        known = turns.get(question)
+        known = counters.get(question)
         if known is None or known.period != period:
             first = self._rng.randrange(period) if known is None else next(known) % period
-            known = turns[question] = RotationCounter(first, period)
+            known = counters[question] = RotationCounter(first, period)
         return known
 
     def shuffled(self, records: RRset) -> Iterator[Sequence[Record]]:
-        """The records by lot, for ever."""
+        """The records in random order, endlessly."""
         while True:
             yield records.shuffled(self._rng)
 
     def serial(self) -> bytes:
-        """The serial of the SOA record as it is now."""
+        """The present serial of the SOA record."""
         return self._table.serial.to_bytes(4)
 
     # -- changes -------------------------------------------------------------------------------------------
 
     def refresh(self, keys: Iterable[Labels]) -> set[Labels]:
-        """Take notice that the services of these keys are others than before; turns go on where they are.
+        """Update after the services with these keys have changed; rotation counters continue.
 
         Returns:
-            the services (and `ANY_SERVICE`) whose answers may be others than before.
+            the services (and `ANY_SERVICE`) with answers that may have changed.
         """
         services = self._table.services
-        others: set[Labels] = set()
+        changed: set[Labels] = set()
         for key in keys:
-            others.add(key)
+            changed.add(key)
             self._views.pop(key, None)
             service = services.get(key)
-            place = _place_of(key, service.first.name) if service else None
-            known = self._places.get(key)
-            if place == known:
+            location = _location_of(key, service.first.name) if service else None
+            known = self._locations.get(key)
+            if location == known:
                 continue
-            others |= self._concerned(key)
-            for start in range(1, len(key)):  # whose members' labels it may take or leave
+            changed |= self._affected_by(key)
+            for start in range(1, len(key)):  # their members' labels may become free or taken
                 self._views.pop(key[start:], None)
             if known is not None:
-                self._leave(key, known)
-            if place is not None:
-                self._enter(key, place)
+                self._remove_location(key, known)
+            if location is not None:
+                self._add_location(key, location)
             else:
-                self.forget_turns(key)
-        if others and self._config.empty == "nxdomain":  # then it takes no more than a member to be a name
-            others.add(ANY_SERVICE)
-        return others
+                self.reset_rotation(key)
+        if changed and self._config.empty == "nxdomain":  # then a name exists only while it has members
+            changed.add(ANY_SERVICE)
+        return changed
 
-    def _concerned(self, key: Labels) -> set[Labels]:
-        """Whose names may find another owner when this service comes or goes."""
-        if any(label.startswith(b"_") for label in key):  # it may look like another's name by RFC 2782
-            return {ANY_SERVICE, *self._places}
-        return {ANY_SERVICE, *(above for start in range(1, len(key)) if (above := key[start:]) in self._places)}
+    def _affected_by(self, key: Labels) -> set[Labels]:
+        """The services that may lose or win a name when this service is added or removed."""
+        # It may look like an RFC 2782 name of another service.
+        if any(label.startswith(b"_") for label in key):
+            return {ANY_SERVICE, *self._locations}
+        return {
+            ANY_SERVICE,
+            *(above for start in range(1, len(key)) if (above := key[start:]) in self._locations),
+        }
 
-    def _enter(self, key: Labels, place: _Place) -> None:
-        self._places[key] = place
-        self._count(place, +1)
-        if self._browsing is not None and not place[0]:
-            self._browsing.join(key)
+    def _add_location(self, key: Labels, location: _Location) -> None:
+        self._locations[key] = location
+        self._count_service(location, +1)
+        if self._dns_sd is not None and not location[0]:
+            self._dns_sd.join(key)
 
-    def _leave(self, key: Labels, place: _Place) -> None:
-        del self._places[key]
-        self._count(place, -1)
-        if self._browsing is not None and self._browsing.leave(key):
-            self.forget_turns(ANY_SERVICE)  # of domains that come and go there is no end
+    def _remove_location(self, key: Labels, location: _Location) -> None:
+        del self._locations[key]
+        self._count_service(location, -1)
+        if self._dns_sd is not None and self._dns_sd.leave(key):
+            self.reset_rotation(ANY_SERVICE)  # the number of former domains is unlimited
 
-    def forget_turns(self, key: Labels) -> None:
-        """Begin the turns of what is answered under this key anew, when it is asked for again."""
-        self._turns.pop(key, None)
+    def reset_rotation(self, key: Labels) -> None:
+        """Forget the rotation counters of this key; new ones start at a random index."""
+        self._counters.pop(key, None)
 
-    def _count(self, place: _Place, step: int) -> None:
-        """Keep account of who is at a place: the first one brings the names above it, the last takes them."""
-        before = self._dwellers[place]
-        self._dwellers[place] += step
-        if before and self._dwellers[place]:
+    def _count_service(self, location: _Location, step: int) -> None:
+        """Add to the number of services at a location.
+
+        The first service creates the names above it, the last one removes them.
+        """
+        before = self._services_at[location]
+        self._services_at[location] += step
+        if before and self._services_at[location]:
             return
-        if not self._dwellers[place]:
-            del self._dwellers[place]
-        for name in _names_above(place):
+        if not self._services_at[location]:
+            del self._services_at[location]
+        for name in _nonterminals_of(location):
             self._nonterminals[name] += step
             if not self._nonterminals[name]:
                 del self._nonterminals[name]
 
 
 def _size_of(view: ServiceView) -> int:
-    return min(view.size, _MOST_VIEWED)
+    return min(view.size, _MAX_CACHED_MEMBERS)
 
 
-def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:
+def _service_policies(config: Config) -> Iterator[tuple[Labels, Policy]]:
     for name, own in config.service.items():
         yield (
             tuple(name.encode().split(b".")),
@@ -374,15 +386,15 @@ def _overridden(config: Config) -> Iterator[tuple[Labels, Policy]]:
         )
 
 
-def _place_of(key: Labels, name: ServiceName) -> _Place:
+def _location_of(key: Labels, name: ServiceName) -> _Location:
     return name.service.count("."), len(name.zone), key[1:]
 
 
-def _names_above(place: _Place) -> Iterator[Labels]:
-    """The names that exist because a service does: all that lie between its own and the zone's.
+def _nonterminals_of(location: _Location) -> Iterator[Labels]:
+    """The empty non-terminals of a service: all names between its own names and the zone's apex.
 
-    Its own are two: `web.staging`, and `_web._tcp.staging` by RFC 2782.
+    Its own names are `web.staging` and `_web._tcp.staging` (RFC 2782).
     """
-    more, zone, path = place
+    more, zone, path = location
     for above in (path, *((*path[:more], protocol, *path[more:]) for protocol in PROTOCOLS)):
         yield from (above[start:] for start in range(len(above) - zone))

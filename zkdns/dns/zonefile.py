@@ -1,12 +1,12 @@
-"""A zone as a master file (RFC 1035 §5), for other servers to answer what is answered here.
+"""A zone as a master file (RFC 1035 §5), so that other servers can serve it.
 
-Each record in it is one that would be sent: names are looked up in the zone as a query's is, and what is
-found there is written as text. What a master file cannot say stands in it as a comment, or is missing:
+Each record is one that a query would get: names are looked up as for a query, and the records are written as
+text. These parts are written as comments or left out, since a master file cannot express them:
 
-- whose turn it is, and how many records an answer holds at most: all records stand there;
+- the rotation and the maximum number of records of an answer: all records are written;
 - a name without records and without names below it;
-- that the addresses or the members of something are not known yet, which is answered with SERVFAIL;
-- a service with an asterisk for a label, which would stand for all other names (RFC 4592 §2.1).
+- unknown addresses or members, for which the server responds with SERVFAIL;
+- a service with an asterisk as a label, which would become a wildcard (RFC 4592 §2.1).
 """
 
 from __future__ import annotations
@@ -18,48 +18,48 @@ from collections.abc import Iterator
 from itertools import accumulate
 from typing import Final
 
-from zkdns.dns.rrset import RRset
 from zkdns.dns.message import CLASS_IN, HEADER_SIZE, QUESTION_POINTER, TYPE_CLASS, Query, Type
-from zkdns.dns.zone import ZoneMatch, Zone
+from zkdns.dns.rrset import RRset
+from zkdns.dns.zone import Zone, ZoneMatch
 from zkdns.names import MAX_LABEL, Labels, to_text, to_wire
 
-# In the order in which they are written.
+# In the order of the file.
 _TYPES: Final = (Type.A, Type.AAAA, Type.SRV, Type.TXT, Type.PTR)
 _ASTERISK = b"*"
-_MOST_KNOWN = 1 << 14  # data of the records of one service, also of a large one
-_RECORD = struct.Struct("!2sHHIH")  # the owner's pointer, type, class, TTL, length of the data
+_MAX_CACHED_TEXTS = 1 << 14  # enough for the records of one large service
+_RECORD = struct.Struct("!2sHHIH")  # owner's pointer, type, class, TTL, length of the data
 _SRV_DATA = struct.Struct("!3H")
 _SOA_NUMBERS = struct.Struct("!5I")
 
 
 def zone_header(zone: Zone, apex: Labels) -> str:
-    """What is of no single service: SOA and NS at the zone's own name, and where services are found out.
+    """The records of no single service: SOA and NS at the apex, and the records of DNS-SD.
 
-    Zones that lie in this one are cut off by NS records of their own.
+    Nested zones are delegated with their own NS records.
     """
     soa = _query(apex, Type.SOA)
     lines = [_line(to_text(apex), zone.soa(soa, apex), apex)]
     inner = (other for other in reversed(zone.apexes) if zone.apex_of(other[1:]) == apex)
     for name in (apex, *inner):
         lines += _lines(name, zone.records(zone.find(name), _query(name, Type.NS)))
-    for name in zone.names_of_domains():
+    for name in zone.dns_sd_names():
         if zone.apex_of(name) == apex:
             lines += _lines(name, zone.records(zone.find(name), _query(name, Type.PTR)))
     return "".join(lines)
 
 
 def service_records(zone: Zone, apex: Labels, service: Labels) -> str:
-    """The records of all names of that zone that the service with that key brings."""
+    """The records of all names in this zone of the service with this key."""
     return "".join(
         line
-        for name in zone.names_of(service)
+        for name in zone.names_of_service(service)
         if zone.apex_of(name) == apex and (found := zone.find(name)).service == service
         for line in _records_at(zone, service, name, found)
     )
 
 
 def _records_at(zone: Zone, service: Labels, name: Labels, found: ZoneMatch) -> Iterator[str]:
-    """The lines of one name of the service with that key."""
+    """The lines of one name of the service with this key."""
     owner = to_text(name)
     if found.is_unread:
         yield f"; {owner}. is answered with SERVFAIL: its members cannot be read\n"
@@ -83,17 +83,17 @@ def _query(name: Labels, qtype: int) -> Query:
 
 
 def _lines(owner: Labels, records: RRset) -> Iterator[str]:
-    """The lines of an RRset, in the order that it has by itself."""
+    """The lines of an RRset, in its own order."""
     text = to_text(owner)
     for record in (*records.leading, *records.held):
         yield _line(text, record.answer, owner)
 
 
 def _line(text: str, record: bytes, owner: Labels) -> str:
-    """A record of that owner, of which there is the text too, as a line."""
+    """A record as a line; `owner` and `text` are the same name."""
     pointer, rtype, _, ttl, length = _RECORD.unpack_from(record)
     data = record[_RECORD.size :]
-    assert (pointer, length) == (QUESTION_POINTER, len(data))  # noqa: S101 - so are all records made
+    assert (pointer, length) == (QUESTION_POINTER, len(data))  # noqa: S101 - all records are packed like this
     return f"{text}.\t{ttl}\tIN\t{Type(rtype).name}\t{_data_text(rtype, data, owner)}\n"
 
 
@@ -101,15 +101,15 @@ def _data_text(rtype: int, data: bytes, owner: Labels) -> str:
     if rtype == Type.PTR:
         return _name_text(data, 0, owner)[0]
     if rtype != Type.SOA:
-        return _known_text(rtype, data)
+        return _shared_text(rtype, data)
     server, at = _name_text(data, 0, owner)
     responsible, at = _name_text(data, at, owner)
     return " ".join((server, responsible, *map(str, _SOA_NUMBERS.unpack_from(data, at))))
 
 
-@functools.lru_cache(_MOST_KNOWN)
-def _known_text(rtype: int, data: bytes) -> str:
-    """The text of data that means the same wherever it stands; most of it stands at several names."""
+@functools.lru_cache(_MAX_CACHED_TEXTS)
+def _shared_text(rtype: int, data: bytes) -> str:
+    """The text of data that does not depend on the owner. Cached, as most data occurs at several names."""
     match rtype:
         case Type.A:
             return ".".join(map(str, data))
@@ -125,7 +125,7 @@ def _known_text(rtype: int, data: bytes) -> str:
 
 
 def _name_text(data: bytes, at: int, owner: Labels = ()) -> tuple[str, int]:
-    """A name in a record's data, whose pointer can only be one into the owner's name; and where it ends."""
+    """A name in record data and its end; a pointer can only point into the owner's name."""
     labels: list[bytes] = []
     while length := data[at]:
         if length > MAX_LABEL:
@@ -139,7 +139,7 @@ def _name_text(data: bytes, at: int, owner: Labels = ()) -> tuple[str, int]:
 
 
 def _strings(data: bytes) -> Iterator[str]:
-    """TXT's strings in quotes (RFC 1035 §5.1)."""
+    """TXT strings in quotes (RFC 1035 §5.1)."""
     at = 0
     while at < len(data):
         end = at + 1 + data[at]

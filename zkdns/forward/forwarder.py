@@ -24,10 +24,10 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
+from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
 from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
-from zkdns.dns.responder import CacheableAnswer
-from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, STALE, PENDING, UPSTREAM, ZONE, AnswerSources
 from zkdns.dns.message import HEADER_SIZE, Query, Rcode, Response
+from zkdns.dns.responder import CacheableAnswer
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.forward_zones import ForwardZone, ForwardZones
 from zkdns.forward.question import Question
@@ -37,7 +37,7 @@ from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import special_use_answer
 from zkdns.forward.udp_client import affordable_sockets
 from zkdns.names import Labels
-from zkdns.transport import Deliver, DeferredResponse
+from zkdns.transport.contract import DeferredResponse, Deliver
 from zkdns.transport.event_loop import Defer, deferrer
 from zkdns.transport.log_once import LogOnce
 
@@ -65,12 +65,12 @@ class _Asked(msgspec.Struct, frozen=True, gc=False):
     query: Query
     question: Question
     limit: int
-    wrap: Callable[[bytes], bytes]
+    encode: Callable[[bytes], bytes]
     route: ForwardZone
 
-    def wrapped(self, message: bytes) -> bytes:
+    def encoded(self, message: bytes) -> bytes:
         """A whole message, ready to be handed out."""
-        return self.wrap(message[_ID:])
+        return self.encode(message[_ID:])
 
 
 class _Sought(msgspec.Struct, gc=False):
@@ -152,12 +152,12 @@ class Forwarder:
         self._max_waiting = max_waiting
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
-        self._put_off: Defer
+        self._defer: Defer
         self._to_ask: deque[_Asked] = deque()
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._mistakes = LogOnce(log, "forwarded_response_failed")
+        self._log_once = LogOnce(log, "forwarded_response_failed")
 
     @property
     def waiting(self) -> int:
@@ -170,13 +170,13 @@ class Forwarder:
         return sum(route.exchanges.connections for route in self.routes.all)
 
     @property
-    def is_asking(self) -> bool:
+    def recursion_available(self) -> bool:
         """Whether there is anybody to ask."""
         return self.routes.are_any
 
     def start(self) -> None:
         """Begin, in the running event loop."""
-        self._put_off = deferrer()
+        self._defer = deferrer()
         self.routes.start()
         self._tick()
 
@@ -204,37 +204,37 @@ class Forwarder:
 
     # -- answering -----------------------------------------------------------------------------------------
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> CacheableAnswer:
+    def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
         """The answer to a query of class IN.
 
         Args:
             query: for a name outside our zones.
             limit: bytes of the longest message.
-            wrap: makes of a response after its id what is handed out.
+            encode: makes a response after its id ready to send.
         """
         special = special_use_answer(query, self.routes.is_configured)
         if special is not None:
-            special.recursion_available = self.is_asking
-            return _once(wrap(special.pack(limit)[_ID:]), ZONE)
+            special.recursion_available = self.recursion_available
+            return _once(encode(special.pack(limit)[_ID:]), ZONE)
         route = self.routes.find(query.name)
         if not route.servers:
-            return _once(wrap(self._refusal(query).pack(limit)[_ID:]), REFUSED)
+            return _once(encode(self._refusal(query).pack(limit)[_ID:]), REFUSED)
         # Lengths of labels are below the letters, so that lower() changes none of them.
         name = query.question[:-_TYPE_AND_CLASS].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
-        asked = _Asked(query, question, limit, wrap, route)
+        asked = _Asked(query, question, limit, encode, route)
         entry = self.cache.get(question, self.second)
         if entry is not None:
             return self._from(entry, asked)
         if self.routes.has_returned(question, self._clock()):
             denial = Response(query, Rcode.NXDOMAIN, recursion_available=True)
-            return _once(asked.wrapped(denial.pack(limit)), REFUSED)
+            return _once(asked.encoded(denial.pack(limit)), REFUSED)
         return _once(self._unknown(asked), PENDING)
 
     def _refusal(self, query: Query) -> Response:
         """REFUSED, since nobody else is asked for this (RFC 8914 §4.21)."""
         ede = Ede.NOT_AUTHORITATIVE
-        return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.is_asking)
+        return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.recursion_available)
 
     def _from(self, entry: Entry, asked: _Asked) -> CacheableAnswer:
         """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
@@ -256,7 +256,7 @@ class Forwarder:
         while entry.is_fresh(second):
             if asked.query.rd and entry.wants_prefetch(second):
                 self.counts.prefetched += self._refresh(asked)
-            response = asked.wrapped(self._render(entry.reply, asked, second - entry.stored, entry.most_ttl))
+            response = asked.encoded(self._render(entry.reply, asked, second - entry.stored, entry.most_ttl))
             while second == self.second:
                 yield response
             second = self.second
@@ -267,8 +267,8 @@ class Forwarder:
     def _unknown(self, asked: _Asked) -> bytes:
         """The response to what is not in the cache, or not fresh: later, where it can be asked for."""
         if not asked.query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
-            self.sources.note(REFUSED)
-            return asked.wrapped(self._refusal(asked.query).pack(asked.limit))
+            self.sources.record(REFUSED)
+            return asked.encoded(self._refusal(asked.query).pack(asked.limit))
         failure = self.cache.failure(asked.question, self.second)
         if failure is not None:
             return self._without(asked, failure.errors, failure.text)
@@ -311,7 +311,7 @@ class Forwarder:
         """Ask upstreams, soon; nobody waits yet."""
         sought = self._sought[asked.question] = _Sought([])
         self._to_ask.append(asked)
-        self._put_off(self._ask_one)
+        self._defer(self._ask_one)
         return sought
 
     def _ask_one(self) -> None:
@@ -358,7 +358,7 @@ class Forwarder:
         if self._ready:  # or this has been stopped meanwhile
             self._hand_out_one()
         if self._ready:
-            self._put_off(self._hand_out)
+            self._defer(self._hand_out)
 
     def _hand_out_one(self) -> None:
         """Make a response and hand it out."""
@@ -366,7 +366,7 @@ class Forwarder:
         try:
             deliver(response(asked))
         except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
     def _render(self, reply: Reply, asked: _Asked, seconds: int, most: int) -> bytes:
         trust_ad = self._config.forward.trust_ad
@@ -374,15 +374,15 @@ class Forwarder:
 
     def _replied(self, reply: Reply, most: int, asked: _Asked) -> bytes:
         """The response with what an upstream has just said."""
-        self.sources.note(UPSTREAM)
-        return asked.wrapped(self._render(reply, asked, 0, most))
+        self.sources.record(UPSTREAM)
+        return asked.encoded(self._render(reply, asked, 0, most))
 
     def _after(self, failure: Failure, asked: _Asked) -> bytes:
         """The response when nobody could answer."""
         reply = failure.reply
         if reply is not None and reply.rcode in _ABOUT_QUERY:
-            self.sources.note(UPSTREAM)
-            return asked.wrapped(reply.render(asked.query, asked.limit, 0))
+            self.sources.record(UPSTREAM)
+            return asked.encoded(reply.render(asked.query, asked.limit, 0))
         return self._without(asked, _errors_of(failure), failure.text)
 
     def _without(self, asked: _Asked, errors: bytes, text: str) -> bytes:
@@ -391,15 +391,15 @@ class Forwarder:
         if entry is not None:
             return self._stale(entry, asked, text)
         self.counts.failed += 1
-        self.sources.note(UPSTREAM)
+        self.sources.record(UPSTREAM)
         failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
-        return asked.wrapped(failure.pack(asked.limit))
+        return asked.encoded(failure.pack(asked.limit))
 
     def _stale(self, entry: Entry, asked: _Asked, text: str = "") -> bytes:
         """The response with what has expired (RFC 8767 §4)."""
         self.counts.stale += 1
-        self.sources.note(STALE)
-        return asked.wrapped(
+        self.sources.record(STALE)
+        return asked.encoded(
             entry.reply.render(
                 asked.query,
                 asked.limit,

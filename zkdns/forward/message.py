@@ -15,7 +15,7 @@ import struct
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-from zkdns.dns.edns import OPT, BadOptionError, OptionCode, sanitize_ede, iter_options, pack_opt
+from zkdns.dns.edns import OPT, BadOptionError, OptionCode, iter_options, pack_opt, sanitize_ede
 from zkdns.dns.message import (
     AD,
     CD,

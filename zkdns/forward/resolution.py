@@ -4,7 +4,7 @@
                ▲         ├───────▶ Try            of the same upstream in another way, or of the next one
                │         └───────▶ None           nothing changes: a forged message, say
                └───────── woken                   it took too long: the next one is asked as well
-                         failed, put_off          could not be sent, came back, or must be sent later
+                         failed, defer          could not be sent, came back, or must be sent later
     the time is over, or all have said no ──▶ Failure
 
 What takes long is still listened to while others are asked: the time after which another one is asked is that
@@ -224,7 +224,7 @@ class Resolution:
             tried.upstream.fails()
         return self._ask_other(tried.upstream, reason, now)
 
-    def put_off(self, tried: Attempt, now: float) -> Step:
+    def defer(self, tried: Attempt, now: float) -> Step:
         """A query could not be sent for want of files, which says nothing of its upstream."""
         tried.is_open = False
         self.tries.remove(tried)

@@ -93,7 +93,7 @@ class Resolver:
         self._outcomes: deque[tuple[Done, Reply | Failure]] = deque()  # that could not be told within ask
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
-        self._put_off: Defer
+        self._defer: Defer
         self._datagrams: UdpClient | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # now, since that takes 20 ms
@@ -101,7 +101,7 @@ class Resolver:
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_waking = False  # whether time-outs are being worked off
-        self._mistakes = LogOnce(log, "upstream_result_failed")
+        self._log_once = LogOnce(log, "upstream_result_failed")
         self._dead: dict[Upstream, bool] = {}  # and whether that was told
         self._told_at: dict[Upstream, float] = {}
 
@@ -118,8 +118,8 @@ class Resolver:
     def start(self) -> None:
         """Begin to ask, in the running event loop, whose clock is `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
-        self._put_off = deferrer()
-        self._datagrams = UdpClient(self._most_sockets, self._put_off)
+        self._defer = deferrer()
+        self._datagrams = UdpClient(self._most_sockets, self._defer)
         add_server(self._datagrams.fileno(), self._turn)
 
     def stop(self) -> None:
@@ -211,7 +211,7 @@ class Resolver:
         if isinstance(message, bytes):
             step = exchange.received(tried, message, now)
         elif is_resource_shortage(message):
-            step = exchange.put_off(tried, now)
+            step = exchange.defer(tried, now)
         else:
             step = exchange.failed(tried, _reason(message), now)
         if not tried.is_open and not isinstance(step, Reply):  # or it is dropped when that was handed over
@@ -225,7 +225,7 @@ class Resolver:
         self._timer = None
         if not self._is_waking:
             self._is_waking = True
-            self._put_off(self._wake_one)
+            self._defer(self._wake_one)
 
     def _wake_one(self) -> None:
         """Work off one of those that are due; the others wait for their turn.
@@ -243,12 +243,12 @@ class Resolver:
             heapq.heappop(self._due)
             if not is_over:
                 exchange.watched_at = 0.0
-                self._put_off(self._wake_one)  # whatever comes of this one, the others have their turn
+                self._defer(self._wake_one)  # whatever comes of this one, the others have their turn
                 self._go_on(exchange, exchange.woken(now), now)
                 self._tend(now)
                 return
         else:
-            self._put_off(self._wake_one)
+            self._defer(self._wake_one)
             return
         self._is_waking = False
         if self._due and self._datagrams is not None:
@@ -291,7 +291,7 @@ class Resolver:
                 return exchange.failed(tried, _reason(error), now)
             oldest = exchange.give_way()
             if oldest is None:
-                return exchange.put_off(tried, now)
+                return exchange.defer(tried, now)
             self._drop(oldest)
             return self._send(exchange, tried, now)
         self.sent += 1
@@ -327,11 +327,11 @@ class Resolver:
         try:
             done(outcome)
         except Exception as error:  # noqa: BLE001 - a mistake of one must not cost the others their answers
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
     def _tell_later(self, done: Done, outcome: Reply | Failure) -> None:
         self._outcomes.append((done, outcome))
-        self._put_off(self._tell_one)
+        self._defer(self._tell_one)
 
     def _tell_one(self) -> None:
         if self._outcomes:  # or this has been stopped meanwhile

@@ -75,7 +75,7 @@ class TcpClient:
         self._ids = RandomIds()
         self._current: dict[UpstreamAddress, _Stream] = {}
         self._all: set[_Stream] = set()
-        self._mistakes = LogOnce(log, "upstream_tcp_response_failed")
+        self._log_once = LogOnce(log, "upstream_tcp_response_failed")
 
     def send(self, address: UpstreamAddress, query: bytes, owner: object) -> StreamQuery:
         """Send a query, as soon as there is a connection; its id is replaced by a fresh one."""
@@ -115,7 +115,7 @@ class TcpClient:
         try:
             self._arrived(asked.owner, message, asked.sent_at)
         except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
-            self._mistakes.tell(error)
+            self._log_once.error(error)
 
     def retire(self, stream: _Stream) -> None:
         """Send no more questions there."""

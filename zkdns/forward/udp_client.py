@@ -20,9 +20,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
-from zkdns.transport.files import raise_open_file_limit
 from zkdns.transport.event_loop import Defer
-from zkdns.transport.sockets import socket_address
+from zkdns.transport.sockets import raise_open_file_limit, socket_address
 
 MAX_DATAGRAMS_PER_TURN: Final = 4
 """So many datagrams are taken before the clock is looked at."""
@@ -46,13 +45,13 @@ class UdpClient:
 
     Args:
         most: how many there may be; each takes a file.
-        put_off: does what can wait, as `zkdns.transport.event_loop.putting_off` has it.
+        defer: does what can wait, as `zkdns.transport.event_loop.deferrer` has it.
     """
 
-    def __init__(self, most: int, put_off: Defer) -> None:
+    def __init__(self, most: int, defer: Defer) -> None:
         self._most = most
         self._poll = _new_poll()
-        self._put_off = put_off
+        self._defer = defer
         self._waiting: dict[int, tuple[socket.socket, Any]] = {}
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
         self._dropped: deque[socket.socket] = deque()  # still open
@@ -98,13 +97,13 @@ class UdpClient:
             return
         self._dropped.append(sock)
         if len(self._dropped) == 1:
-            self._put_off(self._renew_one)
+            self._defer(self._renew_one)
 
     def _renew_one(self) -> None:
         if self._dropped:  # or it was needed at once
             self._renew()
         if self._dropped:
-            self._put_off(self._renew_one)
+            self._defer(self._renew_one)
 
     def _renew(self) -> None:
         """Close one of the dropped sockets, and have another one at hand in its place."""

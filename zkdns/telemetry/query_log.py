@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import structlog
 
-from zkdns.dns.response_class import summarize
 from zkdns.dns.answer_source import RESPONSE_CACHE, AnswerSources
-from zkdns.transport import ResponseObserver
+from zkdns.dns.response_class import summarize
+from zkdns.transport.contract import ResponseObserver
 
 log = structlog.get_logger("zkdns.query")
 
@@ -25,21 +25,23 @@ class QueryLog(ResponseObserver):
         draw: returns random numbers from 0 to below 1.
     """
 
-    def __init__(self, share: float, sources: AnswerSources, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, share: float, sources: AnswerSources, draw: Callable[[], float] = random.random
+    ) -> None:
         self._share = share
         self._sources = sources
         self._draw = draw
 
-    def source(self) -> str:
+    def take_source(self) -> str:
         """Return the source of the last response, and reset it to the response cache."""
         source, self._sources.last = self._sources.last, RESPONSE_CACHE
         return source
 
-    def wants(self) -> bool:
+    def is_sampled(self) -> bool:
         """Decide at random whether to log the next response."""
         return self._draw() < self._share
 
-    def tell(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
+    def on_response(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
         """Log a response."""
         summary = summarize(message)
         log.info(

@@ -1,14 +1,14 @@
-"""Who is answered at a socket: askers of allowed networks, and over UDP no more of them than may be real.
+"""Access control: an allowlist of client networks, and response rate limiting over UDP.
 
-    asker ──▶ allowed? ──no──▶ refusals
+    query ──▶ allowed? ──no──▶ refused
                 │
-                └──▶ (UDP) within its network's limit, or proven? ──no──▶ truncations: ask again over TCP
+                └──▶ (UDP) within the rate limit, or with a valid cookie? ──no──▶ rate_limited: retry over TCP
                                  │
-                                 └──▶ answers
+                                 └──▶ the usual responses
 
-Over UDP anybody can write anybody's address on a query, so that the answer goes to a victim. A truncated
-answer is hardly longer than its query, and whoever has really asked gets the whole one over TCP. A query that
-proves by itself where it was asked needs none of that.
+Over UDP the source address can be forged, so that responses go to a victim. A rate-limited client gets a
+truncated response, hardly longer than the query; a real client then repeats the query over TCP. A query with
+a valid server cookie has no forged address and is never rate-limited.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ import ipaddress
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Final
 
 import msgspec
 
-from zkdns.transport import ResponseLookup
+from zkdns.transport.contract import ResponseLookup
 from zkdns.transport.sockets import packed_address
 
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
@@ -33,17 +32,17 @@ PRIVATE: Final = (
     *("169.254.0.0/16", "fe80::/10"),  # RFC 3927, RFC 4291 §2.5.6
 )
 
-_MOST_KNOWN = 1 << 16  # addresses; a network of IPv6 has no end of them
+_MAX_ADDRESSES = 1 << 16  # cached results; an IPv6 network has an unlimited number of addresses
 _IPV4, _IPV6 = 4, 16
-_PREFIX = {_IPV4: 3, _IPV6: 7}  # bytes of what counts as one network: a /24, a /56
+_PREFIX = {_IPV4: 3, _IPV6: 7}  # bytes of a network for rate limiting: a /24, a /56
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 §2.5.5.2
 
 
 class Allowlist(dict[bytes, bool]):
-    """Whether askers are answered, by their addresses in 4 or 16 bytes.
+    """Whether a client may query, by its address of 4 or 16 bytes.
 
     Args:
-        networks: whose askers are, as `10.0.0.0/8`; those of this machine itself are in any case.
+        networks: allowed networks, such as `10.0.0.0/8`; loopback is always allowed.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
@@ -51,7 +50,7 @@ class Allowlist(dict[bytes, bool]):
         self._networks = tuple(map(ipaddress.ip_network, (*LOOPBACK, *networks)))
 
     def __missing__(self, packed: bytes) -> bool:
-        if len(self) >= _MOST_KNOWN:
+        if len(self) >= _MAX_ADDRESSES:
             self.clear()
         address = ipaddress.ip_address(packed)
         if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
@@ -61,90 +60,95 @@ class Allowlist(dict[bytes, bool]):
 
 
 class AccessControl(msgspec.Struct, frozen=True):
-    """Who is answered at sockets, and what others get.
+    """Which clients a socket answers, and the responses for all others.
 
     Attributes:
-        allowed: whether an address is answered.
-        refusals: what answers those that are not.
-        truncations: what answers those of networks that ask too often over UDP.
-        is_proven: whether a query proves that it was asked from an address; not called below the limit.
-        most: how many queries a second one network (a /24, of IPv6 a /56) may ask; 0: as many as it likes.
-        counts: what was counted.
+        allowed: whether an address is allowed.
+        refused: responses for addresses that are not.
+        rate_limited: responses for networks over the rate limit.
+        has_valid_cookie: whether a query (by its key) has a valid server cookie for an address; called only
+            above the rate limit.
+        rate_limit: queries a second for one network (a /24, or a /56 of IPv6); 0: no limit.
+        counters: numbers of refused and rate-limited queries.
     """
 
     allowed: Allowlist
-    refusals: ResponseLookup
-    truncations: ResponseLookup
-    is_proven: Callable[[bytes, bytes], bool]
-    most: int
-    counts: AccessCounters
+    refused: ResponseLookup
+    rate_limited: ResponseLookup
+    has_valid_cookie: Callable[[bytes, bytes], bool]
+    rate_limit: int
+    counters: AccessCounters
 
-    def at_datagrams(
+    def check_datagrams(
         self, addresses: Sequence[bytes], query_at: Callable[[int], bytes], now: float
     ) -> list[ResponseLookup | None] | None:
-        """What answers each of these askers where it is not the usual; None: it is for all of them.
+        """Check the clients of a batch.
 
         Args:
-            addresses: of one batch, in 4 or in 16 bytes each.
-            query_at: tells the query of the asker in that place.
-            now: seconds on a clock that never goes back.
+            addresses: the clients' addresses, in 4 or 16 bytes each.
+            query_at: returns the query at a position of the batch.
+            now: seconds on a monotonic clock.
+
+        Returns:
+            None if all clients get the usual responses. Otherwise, for each client, the lookup that replaces
+            them, or None.
         """
-        are_allowed = all(map(self.allowed.__getitem__, addresses))
-        often = self._too_often(addresses, now) if self.most else frozenset()
-        if are_allowed and not often:
+        all_allowed = all(map(self.allowed.__getitem__, addresses))
+        over_limit = self._over_limit(addresses, now) if self.rate_limit else frozenset()
+        if all_allowed and not over_limit:
             return None
         return [
-            self._at_datagram(address, often, partial(query_at, at)) for at, address in enumerate(addresses)
+            self._check_datagram(address, over_limit, query_at, at) for at, address in enumerate(addresses)
         ]
 
-    def _at_datagram(
-        self, address: bytes, often: frozenset[bytes], query: Callable[[], bytes]
+    def _check_datagram(
+        self, address: bytes, over_limit: frozenset[bytes], query_at: Callable[[int], bytes], at: int
     ) -> ResponseLookup | None:
         if not self.allowed[address]:
-            self.counts.refused += 1
-            return self.refusals
-        if _network_of(address) in often and not self.is_proven(query(), address):
-            self.counts.truncated += 1
-            return self.truncations
+            self.counters.refused += 1
+            return self.refused
+        if _network_of(address) in over_limit and not self.has_valid_cookie(query_at(at), address):
+            self.counters.rate_limited += 1
+            return self.rate_limited
         return None
 
-    def _too_often(self, addresses: Sequence[bytes], now: float) -> frozenset[bytes]:
-        """The networks among theirs that have asked more than they may in this second."""
-        asked = self.counts.asked
-        if int(now) != self.counts.second:
-            self.counts.second = int(now)
-            asked.clear()
+    def _over_limit(self, addresses: Sequence[bytes], now: float) -> frozenset[bytes]:
+        """Count these queries; return the networks among them that are over the limit in this second."""
+        queries = self.counters.queries
+        if int(now) != self.counters.second:
+            self.counters.second = int(now)
+            queries.clear()
         networks = list(map(_network_of, addresses))
-        asked.update(networks)
-        if max(map(asked.__getitem__, networks)) <= self.most:
+        queries.update(networks)
+        if max(map(queries.__getitem__, networks)) <= self.rate_limit:
             return frozenset()
-        return frozenset(network for network in networks if asked[network] > self.most)
+        return frozenset(network for network in networks if queries[network] > self.rate_limit)
 
-    def at_stream(self, host: str) -> ResponseLookup | None:
-        """What answers a connection from that address where it is not the usual."""
+    def check_stream(self, host: str) -> ResponseLookup | None:
+        """The lookup for a connection from this address; None: the usual responses."""
         if self.allowed[packed_address(host)]:
             return None
-        self.counts.refused += 1
-        return self.refusals
+        self.counters.refused += 1
+        return self.refused
 
 
 class AccessCounters:
-    """What was counted at a door.
+    """Counters of access control, shared by the sockets of a process.
 
     Attributes:
-        refused: queries over UDP, and connections, of who is not allowed.
-        truncated: queries of networks that asked too often.
-        asked: by network, how many queries came in the present second.
-        second: which that is.
+        refused: queries over UDP, and connections, from networks that are not allowed.
+        rate_limited: queries from networks over the rate limit.
+        queries: number of queries in the present second, by network.
+        second: the present second.
     """
 
     def __init__(self) -> None:
-        self.refused = self.truncated = 0
-        self.asked: Counter[bytes] = Counter()
+        self.refused = self.rate_limited = 0
+        self.queries: Counter[bytes] = Counter()
         self.second = int(time.monotonic())
 
 
 def _network_of(address: bytes) -> bytes:
-    if address.startswith(_MAPPED):  # who asks over IPv4 at a socket of both families
+    if address.startswith(_MAPPED):  # an IPv4 client at a dual-stack socket
         return address[: len(_MAPPED) + _PREFIX[_IPV4]]
     return address[: _PREFIX[len(address)]]

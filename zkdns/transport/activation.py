@@ -1,7 +1,7 @@
-"""Sockets that a service manager has bound, and passes to who serves there (sd_listen_fds(3)).
+"""Socket activation: sockets that a service manager has bound and passes to the server (sd_listen_fds(3)).
 
-It keeps them while the server restarts, so what is asked meanwhile waits in the kernel. Nothing is ever done
-to them that would end them for the next server: they are closed here, but never shut down.
+The service manager keeps the sockets open while the server restarts, so that queries wait in the kernel. The
+server therefore closes its copies but never shuts them down, which would affect the next server too.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that were passed to this process; the variables that told of them are gone afterwards.
+    """The sockets that were passed to this process.
 
-    No program that is started inherits one by accident.
+    The variables are removed, and the sockets are not inherited by child processes.
 
     Raises:
-        ListenError: naming what was passed and is of no use.
+        ListenError: a passed file cannot be served, with the reason.
     """
-    told = {name: environment.pop(name, "") for name in _VARIABLES}
-    count = told["LISTEN_FDS"]
-    if not count.isdecimal() or told["LISTEN_PID"] != str(os.getpid()):
+    values = {name: environment.pop(name, "") for name in _VARIABLES}
+    count = values["LISTEN_FDS"]
+    if not count.isdecimal() or values["LISTEN_PID"] != str(os.getpid()):
         return []
-    passed = []
+    inherited = []
     for number in range(_FIRST, _FIRST + int(count)):
         try:
             os.set_inheritable(number, False)
@@ -44,30 +44,30 @@ def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket
             address_of(sock)
         except OSError as error:
             raise ListenError(f"{_named(number)} cannot be listened at ({error.strerror})") from None
-        passed.append(sock)
-    return passed
+        inherited.append(sock)
+    return inherited
 
 
-def addresses_of(passed: Iterable[socket.socket]) -> tuple[HostPort, ...]:
-    """Where these listen, each address once, in their order."""
-    return tuple(dict.fromkeys(map(address_of, passed)))
+def addresses_of(inherited: Iterable[socket.socket]) -> tuple[HostPort, ...]:
+    """The addresses of these sockets, each once, in their order."""
+    return tuple(dict.fromkeys(map(address_of, inherited)))
 
 
-def pair_sockets(passed: Iterable[socket.socket]) -> list[SocketPair]:
-    """Put UDP and TCP of each address together; a half that was not passed is bound.
+def pair_sockets(inherited: Iterable[socket.socket]) -> list[SocketPair]:
+    """Pair the UDP and TCP sockets of each address; a socket that was not passed is bound.
 
     Several sockets of one kind at one address (ReusePort=) make several pairs.
 
     Raises:
-        ListenError: a half cannot be bound.
+        ListenError: a socket cannot be bound.
     """
-    passed = list(passed)
+    inherited = list(inherited)
     pairs: list[SocketPair] = []
     with contextlib.ExitStack() as closed_on_error:
-        for sock in passed:
+        for sock in inherited:
             closed_on_error.callback(sock.close)
-        for address in addresses_of(passed):
-            here = [sock for sock in passed if address_of(sock) == address]
+        for address in addresses_of(inherited):
+            here = [sock for sock in inherited if address_of(sock) == address]
             udp = [sock for sock in here if sock.type == socket.SOCK_DGRAM]
             tcp = [sock for sock in here if sock.type == socket.SOCK_STREAM]
             for halves, other, kind in ((udp, tcp, socket.SOCK_DGRAM), (tcp, udp, socket.SOCK_STREAM)):
@@ -87,10 +87,10 @@ def _named(number: int) -> str:
 
 
 def _check(sock: socket.socket) -> None:
-    """Check that it is one to serve at.
+    """Check that a socket can be served.
 
     Raises:
-        ListenError: why not.
+        ListenError: with the reason.
     """
     family, kind = socket.AddressFamily(sock.family).name, socket.SocketKind(sock.type).name
     if sock.family not in {socket.AF_INET, socket.AF_INET6} or sock.type not in {

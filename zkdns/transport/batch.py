@@ -1,17 +1,18 @@
-"""Many datagrams by one system call: Linux' `recvmmsg` and `sendmmsg`, through ctypes.
+"""Batches of datagrams with one system call: Linux' `recvmmsg` and `sendmmsg`, through ctypes.
 
-Everything lies in fixed places that the calls are told of once, and whole columns of them are copied by one
-call into C each, so that no line of Python runs for a single datagram:
+All buffers have fixed places, which the calls are given once. Whole columns of numbers (lengths, ids) are
+copied by one call into C each, so that no line of Python runs for a single datagram:
 
-    slot        id | head | question … | length    a query, with its length behind it
+    slot        id | head | question … | length    a query, followed by its length
     overflow    … the rest of a query that is longer than its slot
-    body        lengths | id | head | rest …       a response, sent with the question from the slot
+    body        lengths | id | head | rest …       a response, sent with the question of the slot
 
-The room for the id holds the response's mark until the id goes there (`zkdns.transport.counters`).
+Before the id is copied into a body, its place holds the response class (`zkdns.transport.counters`).
 
-A query is handed out as its slot holds it, padded with zeros: two queries are equal in that form exactly when
-they are equal, so who remembers by it needs no other check. A response is taken as its body will lie there,
-without the question, which goes back as it came. `zkdns.transport.codecs.Datagrams` has both forms.
+A query is returned as the bytes of its slot, padded with zeros. Two queries are equal exactly if these bytes
+are equal, so that a cache needs no other check. A response is passed as the bytes of its body, without the
+question, which is sent from the slot as it was received. `zkdns.transport.codecs.UdpCodec` converts both
+forms.
 """
 
 from __future__ import annotations
@@ -37,29 +38,30 @@ from zkdns.transport.sockets import (
 )
 
 MAX_BATCH: Final = 64
-"""Datagrams in a batch; with more of them the calls cost no less for each (measured: 32 to 64 are enough)."""
+"""Datagrams in a batch. Larger batches do not make a datagram cheaper (measured: 32 to 64 are enough)."""
 
 ID: Final = 2
 LENGTH: Final = 2
 SLOT: Final = 96
-"""Bytes of a slot: most queries are shorter (one with EDNS and a name of 63 bytes is as long)."""
+"""Bytes of a slot. Most queries are shorter; a query with EDNS and a name of 63 bytes fills it."""
 MAX_RESPONSE: Final = 1232
 """Bytes of the longest response."""
 MARK: Final = 4
-"""Where a body has its mark."""
+"""Offset of the response class in a body."""
 LEAD: Final = 6
-"""Bytes of a body before the head: the lengths of the rest and of the question, and room for the id."""
+"""Bytes of a body before the head: lengths of the rest and of the question, and room for the id."""
 HEAD: Final = 10
 """Bytes between id and question."""
 
-_HELD = SLOT - LENGTH
+_SLOT_CAPACITY = SLOT - LENGTH
 _OVERFLOW = 65536
 _BODY = LEAD - ID + MAX_RESPONSE
-_ASKER = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
+_SOCKADDR_SIZE = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
-_SOURCE = {socket.AF_INET: 32, socket.AF_INET6: 40}  # a header of 16, and in_pktinfo or in6_pktinfo
+# A header of 16 bytes, and in_pktinfo or in6_pktinfo.
+_CONTROL_SIZE = {socket.AF_INET: 32, socket.AF_INET6: 40}
 _CMSG_HEADER, _IN_PKTINFO, _IN6_PKTINFO = 16, 12, 20
-_NOTHING = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
+_NO_DATAGRAMS = (errno.EAGAIN, errno.EWOULDBLOCK, errno.EINTR)
 _LINK_LOCAL = b"\xfe\x80"
 
 _SOCKADDR_IN = struct.Struct("!2xH4s8x")  # port, address
@@ -67,13 +69,13 @@ _SOCKADDR_IN6 = struct.Struct("!2xH4s16s4s")  # port, flow information, address,
 
 
 class Client(NamedTuple):
-    """Whom a response goes to that there is only later."""
+    """The client of a deferred response."""
 
     query: bytes
-    """With its id, as far as its slot holds it: what a response takes from it."""
+    """The query with its id, as far as its slot holds it: the response repeats parts of it."""
     address: Address
     ancillary: list[Ancillary]
-    """What lets the response leave from where the query arrived."""
+    """Ancillary data with the local address at which the query arrived."""
 
 
 class _IoVec(ctypes.Structure):
@@ -97,15 +99,15 @@ class _MmsgHdr(ctypes.Structure):
 
 
 class _Messages:
-    """The array that one of the calls is given: for each datagram a header and some pieces of memory."""
+    """The message headers for one of the calls: for each datagram a header and its pieces of memory."""
 
     def __init__(self, pieces: int) -> None:
         self._headers = (_MmsgHdr * MAX_BATCH)()
         self._pieces = (_IoVec * (pieces * MAX_BATCH))()
         self._count = pieces
-        # From each datagram on, since what could not be sent is skipped.
+        # A pointer to each datagram, since datagrams that could not be sent are skipped.
         self.starting_at = [ctypes.c_void_p(ctypes.addressof(entry)) for entry in self._headers]
-        # Numbers have the machine's byte order; of the wide ones only the lower half is ever more than zero.
+        # Numbers have the byte order of the machine; only the lower half of the wide ones is ever used.
         halves = memoryview(self._headers).cast("B").cast("H")
         self.lengths = halves[_half_of(_MmsgHdr.length.offset, 4) :: ctypes.sizeof(_MmsgHdr) // 2]
         words = memoryview(self._headers).cast("B").cast("Q")
@@ -117,27 +119,27 @@ class _Messages:
             for at in range(pieces)
         ]
 
-    def place(self, at: int, asker: tuple[int, int], *pieces: tuple[int, int]) -> None:
-        """Say where everything of a datagram lies: addresses and sizes."""
+    def place(self, at: int, client: tuple[int, int], *pieces: tuple[int, int]) -> None:
+        """Set the addresses and sizes of a datagram's parts."""
         header = self._headers[at].header
-        header.name, header.name_length = asker
+        header.name, header.name_length = client
         header.iov, header.iov_count = ctypes.addressof(self._pieces[self._count * at]), self._count
         for number, (base, length) in enumerate(pieces):
             self._pieces[self._count * at + number] = _IoVec(base, length)
 
     def place_control(self, at: int, address: int) -> None:
-        """Say where its ancillary data lie."""
+        """Set the address of a datagram's ancillary data."""
         self._headers[at].header.control = address
 
 
 class _Columns:
-    """Pairs of columns, of which the second is copied into the first: as far down as there are datagrams."""
+    """Pairs of columns; the second is copied to the first, with a row for each datagram."""
 
     def __init__(self, pairs: Sequence[tuple[memoryview, memoryview]]) -> None:
         self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MAX_BATCH + 1)]
 
     def copy(self, count: int) -> None:
-        """Copy the numbers of so many datagrams."""
+        """Copy the numbers of this many datagrams."""
         for to, what in self._pairs[count]:
             to[:] = what
 
@@ -145,51 +147,56 @@ class _Columns:
 class Batch:
     """The datagrams of one call, and their responses.
 
-    On a wildcard socket a response leaves from the address that was asked (IP_PKTINFO): left to itself the
-    kernel chooses another one on hosts with several, and the asker drops the response.
+    On a wildcard socket, a response leaves from the address at which the query arrived (IP_PKTINFO).
+    Otherwise the kernel chooses the address, and on hosts with several addresses the client drops the
+    response.
 
     Args:
-        sock: a UDP socket; on a wildcard address it must tell where datagrams arrive.
+        sock: a UDP socket; on a wildcard address, `enable_packet_info` must have been called.
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock  # while it is not closed, its number stays its own
+        self._sock = sock  # a reference, so that the file number stays valid
         self._fd, self._flags = ctypes.c_int(sock.fileno()), ctypes.c_int(socket.MSG_DONTWAIT)
         self._numbers = [ctypes.c_uint(count) for count in range(MAX_BATCH + 1)]
-        self.has_silence = False
-        """Whether not everything that was to be sent at last was something."""
+        self.has_empty = False
+        """Whether some of the last responses were empty (no response, deferred or per-client)."""
         self.marks = bytearray()
-        """The marks of what was sent at last, 0 for silence."""
+        """The response classes of the last responses; 0 for empty ones."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
         self._slots, self._bodies = bytearray(MAX_BATCH * SLOT), bytearray(MAX_BATCH * _BODY)
-        self._overflow = mmap.mmap(-1, MAX_BATCH * _OVERFLOW)  # takes no memory before it is needed
-        self._askers = bytearray(MAX_BATCH * _ASKER[socket.AddressFamily(sock.family)])
+        self._overflow = mmap.mmap(-1, MAX_BATCH * _OVERFLOW)  # takes no memory until it is used
+        self._clients = bytearray(MAX_BATCH * _SOCKADDR_SIZE[socket.AddressFamily(sock.family)])
         self._received, self._sent = _Messages(2), _Messages(3)
-        libc = ctypes.PyDLL(None, use_errno=True)  # which holds on to the interpreter: no call waits
+        libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL: none of these calls waits
         self._sendmmsg = libc.sendmmsg
         first, most = self._received.starting_at[0], self._numbers[MAX_BATCH]
         self._receive = partial(libc.recvmmsg, self._fd, first, most, self._flags, None)
         self._lay_out(socket.AddressFamily(sock.family))
-        self._note_columns()
-        self._address_readers = [struct.Struct(_ADDRESS[self._family] * count) for count in range(MAX_BATCH + 1)]
+        self._map_columns()
+        self._address_readers = [
+            struct.Struct(_ADDRESS[self._family] * count) for count in range(MAX_BATCH + 1)
+        ]
         self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MAX_BATCH + 1)]
         self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MAX_BATCH + 1)]
-        self._sources = _Sources(sock.family, self._received, self._sent) if is_wildcard(sock) else None
+        self._sources = (
+            _LocalAddresses(sock.family, self._received, self._sent) if is_wildcard(sock) else None
+        )
 
     def _lay_out(self, family: socket.AddressFamily) -> None:
         slots, bodies = _address_of(self._slots), _address_of(self._bodies)
-        overflow, askers = _address_of(self._overflow), _address_of(self._askers)
+        overflow, clients = _address_of(self._overflow), _address_of(self._clients)
         for at in range(MAX_BATCH):
-            asker = askers + at * _ASKER[family], _ASKER[family]
+            client = clients + at * _SOCKADDR_SIZE[family], _SOCKADDR_SIZE[family]
             slot, body = slots + at * SLOT, bodies + at * _BODY + LEAD
-            self._received.place(at, asker, (slot, _HELD), (overflow + at * _OVERFLOW, _OVERFLOW))
-            self._sent.place(at, asker, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
+            self._received.place(at, client, (slot, _SLOT_CAPACITY), (overflow + at * _OVERFLOW, _OVERFLOW))
+            self._sent.place(at, client, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
 
-    def _note_columns(self) -> None:
-        """Note for each number of datagrams what is copied where, by which columns of numbers."""
+    def _map_columns(self) -> None:
+        """Prepare, for each number of datagrams, the columns that are copied."""
         slots, bodies = memoryview(self._slots).cast("H"), memoryview(self._bodies).cast("H")
-        self._slot_lengths = slots[_HELD // 2 :: SLOT // 2]
+        self._slot_lengths = slots[_SLOT_CAPACITY // 2 :: SLOT // 2]
         self._lengths = _Columns(((self._slot_lengths, self._received.lengths),))
         rest_lengths, question_lengths, ids = (bodies[at :: _BODY // 2] for at in range(3))
         _, questions, rests = self._sent.piece_lengths
@@ -200,10 +207,10 @@ class Batch:
         self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MAX_BATCH + 1)]
 
     def receive(self) -> Sequence[bytes]:
-        """The queries that have arrived, without their ids: at most `MAX_BATCH`, none where there are none.
+        """The queries that have arrived, without their ids: at most `MAX_BATCH`, and none if there are none.
 
         Raises:
-            OSError: the socket tells of an earlier failure; there may be queries all the same.
+            OSError: the socket reports an earlier failure; there may be queries nevertheless.
         """
         used, empty = self._used[self._count]
         used[:] = empty
@@ -213,57 +220,60 @@ class Batch:
         if self._count <= 0:
             self._count = 0
             number = ctypes.get_errno()
-            if number in _NOTHING:
+            if number in _NO_DATAGRAMS:
                 return ()
             raise OSError(number, os.strerror(number))
         self._lengths.copy(self._count)
         return self._readers[self._count].unpack_from(self._slots)
 
     def addresses(self) -> Sequence[bytes]:
-        """The addresses of those who sent the queries, in 4 or in 16 bytes each."""
-        return self._address_readers[self._count].unpack_from(self._askers)
+        """The clients' addresses, in 4 or 16 bytes each."""
+        return self._address_readers[self._count].unpack_from(self._clients)
 
-    def whole(self, at: int) -> bytes | None:
-        """The query in that place where it is longer than its slot, in the same form; else None."""
+    def long_query(self, at: int) -> bytes | None:
+        """The query at this position in the same form, if it is longer than its slot; otherwise None."""
         length = self._slot_lengths[at]
-        if length <= _HELD:
+        if length <= _SLOT_CAPACITY:
             return None
-        begun, rest = at * SLOT + ID, at * _OVERFLOW
-        query = self._slots[begun : at * SLOT + _HELD] + self._overflow[rest : rest + length - _HELD]
+        start, rest = at * SLOT + ID, at * _OVERFLOW
+        query = (
+            self._slots[start : at * SLOT + _SLOT_CAPACITY]
+            + self._overflow[rest : rest + length - _SLOT_CAPACITY]
+        )
         return bytes(query) + length.to_bytes(LENGTH, sys.byteorder)
 
     def query(self, at: int) -> bytes:
-        """The query in that place, however long, in the same form."""
-        return self.whole(at) or bytes(self._slots[at * SLOT + ID : (at + 1) * SLOT])
+        """The query at this position in the same form, whatever its length."""
+        return self.long_query(at) or bytes(self._slots[at * SLOT + ID : (at + 1) * SLOT])
 
     def send(self, responses: Sequence[bytes]) -> int:
-        """Send a response to each query, in their order; an empty one is silence.
+        """Send the response to each query, in their order; nothing is sent for empty responses.
 
         Returns:
-            How many of them the kernel did not take: it has no room, or there is no way to the asker.
+            the number of responses that the kernel did not accept, because it has no room or no route.
         """
-        self.has_silence = not all(responses)
+        self.has_empty = not all(responses)
         if self._sources is not None:
-            self._sources.answer_from_asked(self._count)
-        if self.has_silence and not any(responses):
+            self._sources.reply_from_local_address(self._count)
+        if self.has_empty and not any(responses):
             self.marks = bytearray()
             return 0
         self._writers[self._count].pack_into(self._bodies, 0, *responses)
         self.marks = self._bodies[MARK : self._count * _BODY : _BODY]
         self._responses.copy(self._count)
-        if not self.has_silence:
+        if not self.has_empty:
             return self._send_run(0, self._count)
-        lost, begun = 0, 0
+        lost, start = 0, 0
         for at, response in enumerate((*responses, b"")):
             if not response:
-                lost += self._send_run(begun, at)
-                begun = at + 1
+                lost += self._send_run(start, at)
+                start = at + 1
         return lost
 
-    def asker(self, at: int) -> Client:
-        """Who sent the query in that place; to be asked for after `send`, and before the next `receive`."""
-        slot, begun = at * SLOT, at * _ASKER[self._family]
-        sockaddr = self._askers[begun : begun + _ASKER[self._family]]
+    def client(self, at: int) -> Client:
+        """The client of the query at this position; valid after `send` and before the next `receive`."""
+        slot, start = at * SLOT, at * _SOCKADDR_SIZE[self._family]
+        sockaddr = self._clients[start : start + _SOCKADDR_SIZE[self._family]]
         address: Address
         if self._family == socket.AF_INET:
             port, ip = _SOCKADDR_IN.unpack(sockaddr)
@@ -273,20 +283,20 @@ class Batch:
             numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
             address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
         ancillary = [self._sources.source(at)] if self._sources is not None else []
-        return Client(bytes(self._slots[slot : slot + _HELD]), address, ancillary)
+        return Client(bytes(self._slots[slot : slot + _SLOT_CAPACITY]), address, ancillary)
 
-    def _send_run(self, begun: int, end: int) -> int:
+    def _send_run(self, start: int, end: int) -> int:
         lost = 0
-        while begun < end:
-            first, rest = self._sent.starting_at[begun], self._numbers[end - begun]
+        while start < end:
+            first, rest = self._sent.starting_at[start], self._numbers[end - start]
             sent = self._sendmmsg(self._fd, first, rest, self._flags)
-            if sent <= 0:  # this one cannot be sent; the others perhaps can
-                sent, lost = 1, lost + (not self._is_sent_in_fragments(begun))
-            begun += sent
+            if sent <= 0:  # this one cannot be sent; the others may
+                sent, lost = 1, lost + (not self._send_fragmented(start))
+            start += sent
         return lost
 
-    def _is_sent_in_fragments(self, at: int) -> bool:
-        """Whether that response could be sent after all, where it only was too long for the network."""
+    def _send_fragmented(self, at: int) -> bool:
+        """Send a response that exceeds the network's MTU in fragments; return whether that succeeded."""
         if ctypes.get_errno() != errno.EMSGSIZE:
             return False
         with fragmentation_allowed(self._sock):
@@ -294,13 +304,13 @@ class Batch:
         return bool(sent == 1)
 
 
-class _Sources:
-    """Where each datagram was sent to, in the form in which both calls tell it."""
+class _LocalAddresses:
+    """The local address at which each datagram arrived, in the form that both calls use."""
 
     def __init__(self, family: int, received: _Messages, sent: _Messages) -> None:
         self._is_ipv6 = family == socket.AF_INET6
         self._received, self._sent = received.control_lengths, sent.control_lengths
-        self._size = _SOURCE[socket.AddressFamily(family)]
+        self._size = _CONTROL_SIZE[socket.AddressFamily(family)]
         self._memory = bytearray(MAX_BATCH * self._size)
         self._room = memoryview(struct.pack("Q", self._size) * MAX_BATCH).cast("Q")
         words = memoryview(self._memory).cast("I")
@@ -311,14 +321,14 @@ class _Sources:
                 messages.place_control(at, _address_of(self._memory) + at * self._size)
 
     def expect(self) -> None:
-        """Make room for what the next call tells."""
+        """Provide room for the ancillary data of the next call."""
         self._received[:] = self._room
 
-    def answer_from_asked(self, count: int) -> None:
-        """Let so many responses leave from where their queries arrived.
+    def reply_from_local_address(self, count: int) -> None:
+        """Send this many responses from the addresses at which their queries arrived.
 
-        The interface is left to the route, or answers to other networks would not find their way; but a
-        link-local address means nothing without it.
+        The interface is left to the routing table, since the route back may use another one. A link-local
+        address is the exception, as it is valid on one interface only.
         """
         self._sent[:] = self._received
         if not self._is_ipv6:
@@ -330,15 +340,15 @@ class _Sources:
                 self._interfaces[at] = 0
 
     def source(self, at: int) -> Ancillary:
-        """Where a response leaves from, as the last answers did."""
-        begun = at * self._size + _CMSG_HEADER
+        """The local address of a response, as ancillary data."""
+        start = at * self._size + _CMSG_HEADER
         if self._is_ipv6:
-            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[begun : begun + _IN6_PKTINFO])
-        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[begun : begun + _IN_PKTINFO])
+            return socket.IPPROTO_IPV6, IPV6_PKTINFO, bytes(self._memory[start : start + _IN6_PKTINFO])
+        return socket.IPPROTO_IP, IP_PKTINFO, bytes(self._memory[start : start + _IN_PKTINFO])
 
 
 def is_available() -> bool:
-    """Whether this system has the calls, in the form that is written down here, and lets them be made."""
+    """Whether this system has the calls, with the structures defined here, and permits them."""
     return (
         sys.platform == "linux"
         and ctypes.sizeof(ctypes.c_void_p) == 8  # noqa: PLR2004 - bytes of an address
@@ -348,7 +358,7 @@ def is_available() -> bool:
 
 
 def _is_permitted() -> bool:
-    """Whether nothing forbids the call, as sandboxes may (seccomp): tried where nothing is to be received."""
+    """Whether the call is permitted (seccomp may forbid it): tried on an empty socket."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return not Batch(probe).receive()
@@ -357,7 +367,7 @@ def _is_permitted() -> bool:
 
 
 def _half_of(offset: int, size: int) -> int:
-    """The place among numbers of two bytes of the lowest part of a wider one."""
+    """The index, in an array of 16-bit numbers, of the lowest part of a wider number."""
     return (offset if sys.byteorder == "little" else offset + size - 2) // 2
 
 

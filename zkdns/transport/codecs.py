@@ -1,4 +1,4 @@
-"""The forms in which transports look answers up, and are handed responses: ready to be sent as they are."""
+"""The codecs of UDP and TCP: the keys by which queries are looked up, and responses ready to send."""
 
 from __future__ import annotations
 
@@ -8,54 +8,60 @@ import sys
 from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, MAX_RESPONSE, SLOT
 from zkdns.transport.counters import NOT_COUNTED
 
-_HELD = SLOT - ID - LENGTH  # bytes of a query after its id that a slot holds
-_LENGTHS = struct.Struct("=HHBx")  # of the rest, of the question; and the mark, in the room for the id
-_LONGEST_KEPT = 512
+_SLOT_CAPACITY = SLOT - ID - LENGTH  # bytes of a query after its id that fit into a slot
+# Lengths of the rest and of the question; and the response class, in the room for the id.
+_LENGTHS = struct.Struct("=HHBx")
+_MAX_CACHED_TCP_QUERY = 512
 
 
 class UdpCodec:
-    """The form in which queries come from a batch, and in which responses go into it."""
+    """The form of queries from a batch and of responses to it (`zkdns.transport.batch`)."""
 
-    most_kept = _HELD
+    max_cached_query = _SLOT_CAPACITY
     """Bytes of the longest query that fits into a slot."""
-    is_spelled = True
-    """A response goes out with its slot's question, however that is spelled."""
+    echoes_question = True
+    """A response is sent with the question of its slot, in the spelling of the query."""
 
     @staticmethod
     def key(query: bytes) -> bytes:
         """The key of a query after its id."""
-        return query.ljust(_HELD, b"\0") + (ID + len(query)).to_bytes(LENGTH, sys.byteorder)
+        return query.ljust(_SLOT_CAPACITY, b"\0") + (ID + len(query)).to_bytes(LENGTH, sys.byteorder)
 
     @staticmethod
     def query(key: bytes) -> bytes:
-        """The query after its id; empty where it is longer than the slot.
+        """The query after its id; empty if it is longer than the slot.
 
-        Who answers that with silence is asked for the whole query.
+        The response to an empty query is empty too, and the transport then looks the whole query up.
         """
         end = int.from_bytes(key[-LENGTH:], sys.byteorder) - ID
         return key[:end] if 0 <= end <= len(key) - LENGTH else b""
 
     @staticmethod
     def response(body: bytes, question: int, mark: int = NOT_COUNTED) -> bytes:
-        """A response after its id, ready to be sent; `question`: how many bytes of it are the question's.
+        """A response after its id, ready to send.
 
-        `mark` is what it is counted by.
+        Args:
+            body: the response after its id.
+            question: length of its question.
+            mark: the response class.
 
         Raises:
-            ValueError: it is longer than its place in a batch.
+            ValueError: the response does not fit into a datagram.
         """
         if not body:
             return body
         if len(body) > MAX_RESPONSE - ID:
-            raise ValueError(f"a response has {ID + len(body)} bytes, at most {MAX_RESPONSE} fit into a datagram")
-        if question > _HELD - HEAD:  # the slot does not hold all of it
+            raise ValueError(
+                f"a response has {ID + len(body)} bytes, at most {MAX_RESPONSE} fit into a datagram"
+            )
+        if question > _SLOT_CAPACITY - HEAD:  # the slot does not hold the whole question
             question = 0
         rest = body[HEAD + question :]
         return _LENGTHS.pack(len(rest), question, mark) + body[:HEAD] + rest
 
     @staticmethod
-    def spell(response: bytes, _key: bytes, _name_end: int) -> bytes:
-        """The response as it is."""
+    def copy_case(response: bytes, _key: bytes, _name_end: int) -> bytes:
+        """The response itself."""
         return response
 
     @staticmethod
@@ -69,12 +75,12 @@ class UdpCodec:
 
 
 class TcpCodec:
-    """The form of messages on a stream: as they are, without their lengths and ids."""
+    """The form of messages on a stream: unchanged, without their lengths and ids."""
 
-    most_kept = _LONGEST_KEPT
-    """Bytes of the longest query that is worth remembering."""
-    is_spelled = False
-    """A response has the question as it is in there."""
+    max_cached_query = _MAX_CACHED_TCP_QUERY
+    """Bytes of the longest query that is cached."""
+    echoes_question = False
+    """A response contains the question."""
 
     @staticmethod
     def key(query: bytes) -> bytes:
@@ -88,10 +94,10 @@ class TcpCodec:
 
     @staticmethod
     def response(body: bytes, _question: int, _mark: int = NOT_COUNTED) -> bytes:
-        """The response itself; who sends it looks into it to count it."""
+        """The response itself; the TCP server derives its class from the message."""
         return body
 
     @staticmethod
-    def spell(response: bytes, key: bytes, name_end: int) -> bytes:
-        """The response with the name of the key, which ends there."""
+    def copy_case(response: bytes, key: bytes, name_end: int) -> bytes:
+        """The response with the name of the key, which ends at `name_end`."""
         return response[:HEAD] + key[HEAD:name_end] + response[name_end:]

@@ -1,17 +1,17 @@
-"""An event loop that serves while it waits: what is asked most often never takes asyncio's way round.
+"""An event loop with a fast path for servers: their sockets bypass asyncio's callbacks.
 
     run_forever ──▶ select(timeout) ──▶ epoll ──▶ a server's socket: its work, then epoll again
-                          ▲               └─────▶ anything else ──┐
-                          └──────────── callbacks, timers ◀───────┘
+                          ▲               └─────▶ other files ──┐
+                          └──────────── callbacks, timers ◀─────┘
 
-asyncio's way from a ready socket to its callback costs some ten microseconds (measured), as much as a small
-batch of answers. Timers and other files are not kept waiting: they are looked at before each new wait.
+In asyncio, the way from a ready socket to its callback takes some ten microseconds (measured), as much as a
+small batch of responses. Timers and other files do not wait for servers: they are checked before each wait.
 
-A server that has more to do is not watched meanwhile: its socket would tell of each datagram that leaves it,
-which costs a twentieth of what an answer does (measured), and nobody waits to hear of it.
+While a server has more work, its socket is not watched. Otherwise epoll would report each datagram that the
+server sends, which costs a twentieth of a response (measured).
 
-Work that can wait is done in pieces, between which servers are looked at: who asks for what is known waits
-for one such piece at most, and not for all that somebody else has asked for.
+Deferrable work is done in pieces, and servers are checked between the pieces. A query that can be answered
+from the cache therefore waits for at most one piece.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ log = structlog.get_logger("zkdns.transport")
 _Ts = TypeVarTuple("_Ts")
 
 Work = Callable[[], bool]
-"""What a server does when its file is ready. It returns whether that is still so, as far as it has seen."""
+"""The work of a server when its file is ready. Returns whether there may be more to do."""
 
 
 Defer: TypeAlias = Callable[[Callable[[], None]], object]
-"""Puts off a piece of work."""
+"""Schedules a piece of deferrable work."""
 
 
 class ServingLoop(asyncio.SelectorEventLoop):
-    """An event loop with servers in it, where the system has epoll; else one like any other."""
+    """An event loop with servers, on systems with epoll; elsewhere an ordinary one."""
 
     def __init__(self) -> None:
         self.serving = _ServingSelector() if hasattr(select, "epoll") else None
@@ -55,9 +55,9 @@ class ServingLoop(asyncio.SelectorEventLoop):
     def call_soon(
         self, callback: Callable[[*_Ts], object], *args: *_Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """As in every loop; and servers make way for it."""
+        """As in the base class; servers yield to the callback."""
         if self.serving is not None:
-            self.serving.is_wanted = True
+            self.serving.has_loop_work = True
         return super().call_soon(callback, *args, context=context)
 
     def call_at(
@@ -67,14 +67,14 @@ class ServingLoop(asyncio.SelectorEventLoop):
         *args: *_Ts,
         context: contextvars.Context | None = None,
     ) -> asyncio.TimerHandle:
-        """As in every loop; and it is thought of in time."""
+        """As in the base class; servers yield to the timer."""
         if self.serving is not None:
-            self.serving.is_wanted = True
+            self.serving.has_loop_work = True
         return super().call_at(when, callback, *args, context=context)
 
 
 def add_server(file: int, work: Work) -> None:
-    """Call `work` in the running loop whenever there is something to read at this file."""
+    """Call `work` in the running loop whenever the file is ready to read."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, ServingLoop) and loop.serving is not None:
         loop.serving.add(file, work)
@@ -83,7 +83,7 @@ def add_server(file: int, work: Work) -> None:
 
 
 def remove_server(file: int) -> None:
-    """Serve it no longer in the running loop."""
+    """Stop serving a file in the running loop."""
     loop = asyncio.get_running_loop()
     if isinstance(loop, ServingLoop) and loop.serving is not None:
         loop.serving.remove(file)
@@ -92,69 +92,69 @@ def remove_server(file: int) -> None:
 
 
 def deferrer() -> Defer:
-    """What puts off pieces of work in the running loop until its servers have been served.
+    """The function that schedules deferrable work in the running loop.
 
-    Pieces are done in their order, soon, not now. They take half of the time where servers never rest, and no
-    more than one at a time where they do. To be kept: to find out which loop runs takes a system call.
+    Pieces run in their order, soon but not at once. They take at most half of the time while servers are
+    busy. Keep the function, since finding the running loop takes a system call.
     """
     loop = asyncio.get_running_loop()
     if isinstance(loop, ServingLoop) and loop.serving is not None:
-        return loop.serving.put_off
+        return loop.serving.defer
     return loop.call_soon
 
 
 class _ServingSelector(selectors.BaseSelector):
-    """A selector, watched by an epoll object beside the servers' files.
+    """A selector that is itself watched by an epoll object, together with the servers' files.
 
     Attributes:
-        is_wanted: set when the loop was given something to do; what serves makes way for it then.
+        has_loop_work: set when the loop has something to do; servers then yield.
     """
 
     def __init__(self) -> None:
-        self.is_wanted = False
+        self.has_loop_work = False
         self._servers: dict[int, Work] = {}
-        self._unwatched: set[int] = set()  # those of them that have more to do
-        self._pieces: deque[Callable[[], None]] = deque()  # what was put off
+        self._busy: set[int] = set()  # servers with more work
+        self._pieces: deque[Callable[[], None]] = deque()  # deferred work
         self._epoll = select.epoll()
         self._others = selectors.DefaultSelector()
         self._epoll.register(self._others.fileno(), select.EPOLLIN)
-        self._mistakes = LogOnce(log, "socket_handler_failed")
+        self._log_once = LogOnce(log, "socket_handler_failed")
 
     def add(self, file: int, work: Work) -> None:
-        """Begin to serve a file."""
+        """Start serving a file."""
         self._servers[file] = work
         self._epoll.register(file, select.EPOLLIN)
 
     def remove(self, file: int) -> None:
-        """Serve it no longer."""
+        """Stop serving a file."""
         if self._servers.pop(file, None) is None:
             return
-        if file in self._unwatched:
-            self._unwatched.remove(file)
+        if file in self._busy:
+            self._busy.remove(file)
         else:
             self._epoll.unregister(file)
 
-    def put_off(self, piece: Callable[[], None]) -> None:
-        """Do this when the servers have been served."""
+    def defer(self, piece: Callable[[], None]) -> None:
+        """Run this after the servers have been served."""
         self._pieces.append(piece)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Serve until there is something for the loop to do; tell what other files are ready."""
+        """Serve until the loop has something to do; return the other files that are ready."""
         end = None if timeout is None else time.monotonic() + timeout
-        self.is_wanted = False
+        self.has_loop_work = False
         while True:
-            is_busy = self._unwatched or self._pieces
+            is_busy = self._busy or self._pieces
             ready = self._epoll.poll(0 if is_busy else timeout)
-            begun = time.monotonic() if self._pieces else 0.0
-            for file in tuple(self._unwatched):
+            started = time.monotonic() if self._pieces else 0.0
+            for file in tuple(self._busy):
                 self._serve(file)
             for file, _ in ready:
                 self._serve(file)
             if self._pieces:
-                self._work_off(begun)
+                self._run_deferred(started)
             elif not ready and not is_busy:
                 return []
-            if self.is_wanted:
+            if self.has_loop_work:
                 return self._others.select(0)
             if end is not None:
                 timeout = end - time.monotonic()
@@ -162,37 +162,37 @@ class _ServingSelector(selectors.BaseSelector):
                     return self._others.select(0)
 
     def _serve(self, file: int) -> None:
-        """Let a server do its work, and watch its file unless there is more."""
+        """Run a server's work, and watch its file unless there is more."""
         work = self._servers.get(file)
-        if work is None:  # it is the others', or it was served for the last time a moment ago
-            self.is_wanted = True
-        elif self._try(work):
-            if file not in self._unwatched and file in self._servers:
+        if work is None:  # another file, or one that was removed a moment ago
+            self.has_loop_work = True
+        elif self._run(work):
+            if file not in self._busy and file in self._servers:
                 self._epoll.unregister(file)
-                self._unwatched.add(file)
-        elif file in self._unwatched:
-            self._unwatched.remove(file)
+                self._busy.add(file)
+        elif file in self._busy:
+            self._busy.remove(file)
             self._epoll.register(file, select.EPOLLIN)
 
-    def _work_off(self, begun: float) -> None:
-        """Do a piece of what was put off, and more until it has taken as long as the servers have.
+    def _run_deferred(self, started: float) -> None:
+        """Run a deferred piece, and more until they have taken as long as the servers.
 
         Args:
-            begun: when those began; 0: nothing was put off then.
+            started: when the servers started; 0: nothing was deferred then.
         """
         now = time.monotonic()
-        end = 2 * now - begun if begun else now
-        self._try(self._pieces.popleft())
+        end = 2 * now - started if started else now
+        self._run(self._pieces.popleft())
         while self._pieces and time.monotonic() < end:
-            self._try(self._pieces.popleft())
+            self._run(self._pieces.popleft())
 
-    def _try(self, work: Callable[[], bool | None]) -> bool | None:
-        """What it returns; None where it fails."""
+    def _run(self, work: Callable[[], bool | None]) -> bool | None:
+        """The result of the work; None if it raises."""
         try:
             return work()
-        except Exception as error:  # noqa: BLE001 - a mistake of one must not end the loop
-            self._mistakes.tell(error)
-            self.is_wanted = True
+        except Exception as error:  # noqa: BLE001 - an error of one must not end the loop
+            self._log_once.error(error)
+            self.has_loop_work = True
             return None
 
     def register(self, fileobj: FileDescriptorLike, events: int, data: Any = None) -> selectors.SelectorKey:  # noqa: ANN401 - as the base class has it

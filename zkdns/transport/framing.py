@@ -1,6 +1,6 @@
-"""Messages on a stream, each behind its length (RFC 1035 §4.2.2): many are answered at a time.
+"""Messages on a stream, each preceded by its length (RFC 1035 §4.2.2); many are answered at a time.
 
-data ──▶ messages ──▶ answers ──▶ lengths, ids and answers, for one write
+data ──▶ messages ──▶ responses ──▶ lengths, ids and responses, for one write
 """
 
 from __future__ import annotations
@@ -9,39 +9,40 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from zkdns.transport import ResponseLookup
+from zkdns.transport.contract import ResponseLookup
 
 LENGTH: Final = struct.Struct(">H")
-"""What stands before each message."""
+"""The length before each message."""
 NO_MESSAGE: Final = LENGTH.pack(0)
 
-_WRITE_BYTES = 65536
-"""So many bytes of answers go into one write; what one connection has waiting is hardly more."""
+_MAX_WRITE_BYTES = 65536
+"""Bytes of responses in one write; a connection has hardly more waiting."""
 
 
 def answer_messages(
     data: bytes,
     at: int,
     answers: ResponseLookup,
-    look_again: Callable[[bytes, bytes], bytes],
+    resolve_empty: Callable[[bytes, bytes], bytes],
     classify: Callable[[bytes], int],
 ) -> tuple[list[bytes], int, bytearray]:
-    """Answer whole messages until one is not whole, or has a length of zero, or the answers fill a write.
+    """Answer messages until one is incomplete or has length 0, or the responses fill a write.
 
     Args:
-        data: framed messages; the last may be cut off.
-        at: where the first one begins.
-        answers: what answers them.
-        look_again: given what is silence, and its query's id, returns what it is after all.
-        classify: the mark of an answer, of silence `NOT_COUNTED`.
+        data: framed messages; the last one may be incomplete.
+        at: offset of the first one.
+        answers: the responses.
+        resolve_empty: called with an empty response and the query's id; returns a per-client response, or
+            empty bytes.
+        classify: the class of a response; `NOT_COUNTED` if it is empty.
 
     Returns:
-        The framed answers in pieces, where the messages begin that were not answered, and the marks of those
-        that were.
+        the framed responses in pieces, the offset of the first message that was not answered, and the classes
+        of the responses.
     """
     pieces: list[bytes] = []
     size, marks = len(data), bytearray()
-    room = _WRITE_BYTES
+    room = _MAX_WRITE_BYTES
     while at + 2 <= size and room > 0:
         begin_at = at + 2
         end = begin_at + (data[at] << 8 | data[at + 1])
@@ -50,7 +51,7 @@ def answer_messages(
         query = min(begin_at + 2, end)
         body = next(answers[data[query:end]])
         if not body:
-            body = look_again(body, data[begin_at:query])
+            body = resolve_empty(body, data[begin_at:query])
         if body:
             length = query - begin_at + len(body)
             pieces += (LENGTH.pack(length), data[begin_at:query], body)

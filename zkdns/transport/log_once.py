@@ -1,4 +1,4 @@
-"""Exceptions that are mistakes of ours: told once for each kind, lest a flood of queries floods the log."""
+"""Log each kind of internal error once, so that a flood of queries cannot flood the log."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from typing import Any
 
 
 class LogOnce:
-    """Tells of mistakes.
+    """Logs internal errors.
 
     Args:
         log: a structlog logger.
-        event: the identifier of the log event.
+        event: the log event.
     """
 
-    def __init__(self, log: Any, event: str) -> None:  # noqa: ANN401 - structlog has no type for them
+    def __init__(self, log: Any, event: str) -> None:  # noqa: ANN401 - structlog has no type for loggers
         self._log = log
         self._event = event
-        self._told: set[str] = set()
+        self._logged: set[str] = set()
 
-    def tell(self, error: Exception, **context: object) -> None:
-        """Log an exception, unless one that reads the same was logged before."""
+    def error(self, error: Exception, **context: object) -> None:
+        """Log an exception, unless one with the same `repr` has been logged."""
         kind = repr(error)
-        if kind not in self._told:
-            self._told.add(kind)
+        if kind not in self._logged:
+            self._logged.add(kind)
             self._log.error(self._event, exc_info=error, **context)

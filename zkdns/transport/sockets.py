@@ -1,4 +1,4 @@
-"""Sockets for serving: one pair, UDP and TCP on one port, for each address and each worker."""
+"""Listening sockets: a pair (UDP and TCP on one port) for each address and worker; open file limits."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ import contextlib
 import errno
 import ipaddress
 import os
+import resource
 import socket
 import struct
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from zkdns.address import HostPort
 from zkdns.errors import ListenError
 
+MAX_CONNECTIONS: Final = 1024
+"""Maximum number of connections of a listener."""
+
+# Open files in addition to connections: standard files, event loop, feed, and some spare ones.
+_OTHER_FILES = 64
+_FILES_OF_LISTENER = 3  # TCP socket, selector, and the UDP socket of the same address
+
 _TCP_BACKLOG = 1024
-# Room for a burst that arrives while the process is busy with something else; the kernel may give less.
+# Room for bursts while the process is busy; the kernel may grant less.
 _RECEIVE_BUFFER = 1 << 20
-# With port 0 the port that TCP got may be taken for UDP; another try gets another port.
+# With port 0, the port that TCP got may be in use for UDP; another attempt gets another port.
 _PORT_TRIES = 20
 
 # <linux/in.h>, <linux/in6.h>: not in Python's socket module everywhere.
@@ -40,13 +48,13 @@ _RETURN = 0x16, 0, 0, 0  # BPF_RET | BPF_A
 _SOCK_FPROG = struct.Struct("@HP")
 
 Ancillary: TypeAlias = tuple[int, int, bytes]
-"""Ancillary data as `socket.sendmsg` takes them: level, type, data."""
+"""Ancillary data for `socket.sendmsg`: level, type, data."""
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-"""Where a datagram comes from or goes to; for IPv6 with flow information and scope."""
+"""The peer of a datagram; for IPv6 with flow information and scope."""
 
 
 class SocketPair(msgspec.Struct, frozen=True):
-    """What one worker listens with at one address."""
+    """The sockets of one worker at one address."""
 
     udp: socket.socket
     tcp: socket.socket
@@ -58,15 +66,15 @@ class SocketPair(msgspec.Struct, frozen=True):
 
 
 def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[SocketPair]:
-    """Bind UDP and TCP at the address, once for each worker; port 0 means one free port for all.
+    """Bind UDP and TCP at the address, once for each worker. With port 0, all workers share one free port.
 
     Args:
-        address: where.
-        workers: how many.
-        shared: whether other sockets of ours have that port, at an address that holds this one or lies in it.
+        address: the address.
+        workers: number of pairs.
+        shared: whether other sockets of this server use the port, at an overlapping address.
 
     Raises:
-        ListenError: saying why not, and what would help.
+        ListenError: with the reason and a remedy.
     """
     for last_try in (*[False] * (_PORT_TRIES - 1), True):
         try:
@@ -78,10 +86,10 @@ def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[Socke
 
 
 def bind_one(address: HostPort, kind: socket.SocketKind) -> socket.socket:
-    """Bind UDP or TCP alone at an address whose other half somebody else has bound.
+    """Bind UDP or TCP at an address for which the other socket was inherited.
 
     Raises:
-        ListenError: saying why not, and what would help.
+        ListenError: with the reason and a remedy.
     """
     try:
         sock = _bind_one(address, kind, shared=False)
@@ -92,22 +100,23 @@ def bind_one(address: HostPort, kind: socket.SocketKind) -> socket.socket:
 
 
 def configure_inherited(sock: socket.socket) -> None:
-    """Give a socket that somebody else has bound what ours have."""
+    """Set the options of an inherited socket."""
     sock.setblocking(False)
     if sock.type == socket.SOCK_STREAM:
         sock.listen(_TCP_BACKLOG)
     elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
-        # Only then: who is root may have given it more than we could ask for.
+        # Only then: root may have granted more than this process may request.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def bind_additional(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
-    """Bind more where these are bound, in the order in which the kernel then has them all.
+    """Bind more pairs at an address, in the order in which the kernel then numbers them.
 
-    Nothing arrives at them until `direct_traffic` says so, lest it is lost where they are closed again.
+    They receive nothing until `direct_traffic` includes them, so that nothing is lost if they are closed
+    again.
 
     Raises:
-        ListenError: saying why not; those that are there have not changed.
+        ListenError: with the reason; the existing pairs are unchanged.
     """
     allow_sharing(pairs)
     direct_traffic(pairs, len(pairs))
@@ -119,7 +128,7 @@ def bind_additional(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]
 
 
 def allow_sharing(pairs: Iterable[SocketPair]) -> None:
-    """Let others be bound at the same port by this user, who must bind theirs so as well."""
+    """Allow this user to bind more sockets at the same port, which must allow it too."""
     _share(pairs, is_shared=True)
 
 
@@ -130,11 +139,11 @@ def _share(pairs: Iterable[SocketPair], *, is_shared: bool) -> None:
 
 
 def direct_traffic(pairs: Sequence[SocketPair], count: int | None) -> None:
-    """Let what arrives go to the first so many sockets of an address alone; None: to all as before.
+    """Direct traffic to the first `count` sockets of an address; None: to all of them.
 
-    What is on its way to one that is closed would be lost, so one that is to be closed is left out before.
-    The kernel numbers the sockets of a port in the order in which they were bound. Where it cannot be told so
-    (no Linux), nothing happens.
+    Queries that wait in a socket's buffer are lost when it is closed, so a socket is excluded before it is
+    closed. The kernel numbers the sockets of a port in the order of binding. Does nothing on systems other
+    than Linux.
     """
     if sys.platform != "linux":
         return
@@ -147,29 +156,29 @@ def direct_traffic(pairs: Sequence[SocketPair], count: int | None) -> None:
 
 
 def _attach(sock: socket.socket, program: bytes) -> None:
-    """Let a program choose among the sockets that share a port."""
+    """Attach a program that selects a socket among those that share a port."""
     memory = array.array("B", program)
-    told = _SOCK_FPROG.pack(len(program) // _INSTRUCTION, memory.buffer_info()[0])
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, told)
+    values = _SOCK_FPROG.pack(len(program) // _INSTRUCTION, memory.buffer_info()[0])
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_REUSEPORT_CBPF, values)
 
 
 def bound_address(pair: SocketPair) -> HostPort:
-    """Where the pair really listens."""
+    """The address at which the pair listens."""
     return address_of(pair.udp)
 
 
 def address_of(sock: socket.socket) -> HostPort:
-    """Where a socket is bound."""
+    """The address at which a socket is bound."""
     host, port, *numbers = sock.getsockname()
-    scope = numbers[-1] if numbers else 0  # which the host is told without
+    scope = numbers[-1] if numbers else 0  # the host does not include it
     return HostPort(f"{host}%{socket.if_indextoname(scope)}" if scope else host, port)
 
 
 def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[Any, ...]]:
-    """An address as sockets take it, which leave the zone that IPv6 may have out of a host.
+    """An address for the socket functions; an IPv6 zone becomes a scope id.
 
     Raises:
-        OSError: its interface is not there.
+        OSError: its interface does not exist.
     """
     if ":" not in host:
         return socket.AF_INET, (host, port)
@@ -178,24 +187,24 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[An
     if zone:
         try:
             scope = int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
-        except OSError:  # which has no number
+        except OSError:  # it has no error number
             raise OSError(errno.ENODEV, os.strerror(errno.ENODEV)) from None
     return socket.AF_INET6, (host, port, 0, scope)
 
 
 def is_wildcard(udp: socket.socket) -> bool:
-    """Whether the socket listens at every address, so that each answer must be told where to leave from."""
+    """Whether the socket listens at every address, so that each response needs a source address."""
     return ipaddress.ip_address(udp.getsockname()[0]).is_unspecified
 
 
 def packed_address(host: str) -> bytes:
-    """An address as sockets tell it, in 4 or 16 bytes; the zone that IPv6 may have is left out."""
+    """An address in 4 or 16 bytes, without an IPv6 zone."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.inet_pton(family, host.partition("%")[0])
 
 
 def enable_packet_info(udp: socket.socket) -> None:
-    """Let the socket tell at which address each datagram arrived."""
+    """Make the socket report the local address of each datagram."""
     if udp.family == socket.AF_INET6:
         udp.setsockopt(socket.IPPROTO_IPV6, IPV6_RECVPKTINFO, 1)
     else:
@@ -203,11 +212,11 @@ def enable_packet_info(udp: socket.socket) -> None:
 
 
 def disable_fragmentation(udp: socket.socket) -> None:
-    """Let no datagram be taken apart on its way, where there is IPv4 (RFC 9715 §3.1).
+    """Forbid fragmentation of IPv4 datagrams (RFC 9715 §3.1).
 
-    Fragments can be forged, and who forges news of a narrow path would bring them about. Besides, a datagram
-    that stays whole needs no number from a counter that all processors share, which is a twentieth of what
-    an answer costs (measured).
+    Fragments can be forged, and forged reports of a small path MTU would cause them. Also, a datagram that is
+    never fragmented needs no IP id from a counter that all processors share; this saves a twentieth of a
+    response (measured).
     """
     if udp.family == socket.AF_INET and sys.platform == "linux":
         udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_PROBE)
@@ -215,7 +224,7 @@ def disable_fragmentation(udp: socket.socket) -> None:
 
 @contextlib.contextmanager
 def fragmentation_allowed(udp: socket.socket) -> Iterator[None]:
-    """For what does not fit into the network that it leaves by: better in fragments than not at all."""
+    """Allow fragments while a datagram that exceeds the interface's MTU is sent."""
     if udp.family == socket.AF_INET and sys.platform == "linux":
         udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     try:
@@ -224,8 +233,10 @@ def fragmentation_allowed(udp: socket.socket) -> Iterator[None]:
         disable_fragmentation(udp)
 
 
-def send_datagram(udp: socket.socket, message: bytes, ancillary: Iterable[Ancillary], address: Address) -> None:
-    """Send a datagram, in fragments if it must be.
+def send_datagram(
+    udp: socket.socket, message: bytes, ancillary: Iterable[Ancillary], address: Address
+) -> None:
+    """Send a datagram, in fragments if necessary.
 
     Raises:
         OSError: it cannot be sent.
@@ -240,7 +251,7 @@ def send_datagram(udp: socket.socket, message: bytes, ancillary: Iterable[Ancill
 
 
 def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
-    # The first try is without SO_REUSEPORT, which would let two servers share a port unnoticed.
+    # The first attempt is without SO_REUSEPORT, which would let two servers share a port unnoticed.
     first = _bind_pair(address, shared=False)
     if workers == 1 and sys.platform != "linux":
         return [first]
@@ -248,8 +259,8 @@ def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
     first.close()
     pairs = _bind_shared(found, workers)
     if workers == 1:
-        # Nobody else may be bound there; but the kernel knows it as the first of several that may come, and
-        # so can be told who gets what before there are others (`direct_traffic`).
+        # No other socket may be bound there. But since the socket was bound with SO_REUSEPORT, the kernel
+        # treats it as the first of a group, and `direct_traffic` can set the program before there are others.
         _share(pairs, is_shared=False)
     return pairs
 
@@ -286,7 +297,7 @@ def _bind_one(address: HostPort, kind: socket.SocketKind, *, shared: bool) -> so
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         if shared:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        if family == socket.AF_INET6:  # so that 0.0.0.0 and [::] can be given side by side
+        if family == socket.AF_INET6:  # so that both 0.0.0.0 and [::] can be bound
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.setblocking(False)
         sock.bind(at)
@@ -316,3 +327,27 @@ def _explain(address: HostPort, error: OSError) -> str:
         case _:
             why = error.strerror or str(error)
     return f"cannot listen on {address}: {why}"
+
+
+def connections_per_listener(listeners: int) -> int:
+    """How many connections each listener of this process may have.
+
+    Raises the limit on open files as far as permitted (a soft limit of 1,024 is common, the hard limit is far
+    higher). At the limit, a listener cannot accept a connection, and so cannot replace an idle one either.
+    """
+    others = _OTHER_FILES + _FILES_OF_LISTENER * listeners
+    wanted = others + MAX_CONNECTIONS * listeners
+    return max(1, (raise_open_file_limit(wanted) - others) // listeners)
+
+
+def raise_open_file_limit(wanted: int) -> int:
+    """Raise the limit on open files, if permitted; return how many of the wanted files may be opened."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return wanted
+    granted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (granted, hard))
+    except (OSError, ValueError):
+        return soft
+    return granted

@@ -1,12 +1,12 @@
-"""TCP (RFC 7766, RFC 9210): framed messages, pipelined, on connections that cannot hold anything up.
+"""DNS over TCP (RFC 7766, RFC 9210): framed and pipelined messages on connections that cannot delay others.
 
-bytes ──▶ a burst ──▶ its messages ──▶ answers ──▶ lengths, ids and answers in one write
-            ▲                                          │
-            └── nothing is read while answers wait ◀───┘ the asker does not read
+    bytes ──▶ a burst ──▶ its messages ──▶ responses ──▶ lengths, ids and responses in one write
+                ▲                                            │
+                └── nothing is read while responses wait ◀───┘ the client does not read
 
-A burst is what one read brings. What is not read yet waits in the kernel, whose window then holds up the
-asker: nothing has to be stopped, scheduled or counted here. All connections share one selector, which the
-event loop watches as if it were one socket, so that a turn of theirs has an end, however many they are.
+A burst is the data of one read. Data that is not read waits in the kernel, and its window stops the client,
+so that no other flow control is needed. All connections share one selector, which the event loop watches like
+a single socket. The time of a turn is limited, whatever the number of connections.
 """
 
 from __future__ import annotations
@@ -23,54 +23,54 @@ from functools import partial
 
 import structlog
 
-from zkdns.transport import ResponseLookup, DeferredResponse, ResponseObserver, PerClientResponse
-from zkdns.transport.counters import NOT_COUNTED, Counters
 from zkdns.transport.access_control import AccessControl
-from zkdns.transport.files import MAX_CONNECTIONS
-from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_messages
+from zkdns.transport.contract import DeferredResponse, PerClientResponse, ResponseLookup, ResponseObserver
+from zkdns.transport.counters import NOT_COUNTED, Counters
 from zkdns.transport.event_loop import add_server, remove_server
+from zkdns.transport.framing import LENGTH, NO_MESSAGE, answer_messages
 from zkdns.transport.log_once import LogOnce
-from zkdns.transport.sockets import packed_address
+from zkdns.transport.sockets import MAX_CONNECTIONS, packed_address
 
 log = structlog.get_logger("zkdns.transport")
 
-IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 asks for a few seconds; counted from the last whole query
+IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 recommends a few seconds; counted from the last complete query
 MAX_PER_CLIENT = 128
 
-# What is read of one connection before others get their turn: some 50 queries. Were each of them new, and so
-# rendered in 20 µs, it would take 1 ms.
+# Bytes read from one connection before others get their turn: some 50 queries. If each of them is new and
+# takes 20 µs, they take 1 ms.
 _BURST_BYTES = 2048
-# So long are connections served one after another before UDP, the feed and timers get their turn.
-_TURN_SECONDS = 0.001
-_MOST_ACCEPTED = 16  # in one turn
-# A server that leaves closes connections that have brought nothing for so long: hardly any asker who has just
-# connected, or has just been answered, is about to ask then (RFC 7766 §6.2.4 has him ask again if he is).
-_QUIET_SECONDS = 1.0
-# Without a file left and without a connection that could give way: so long nothing is accepted.
-_ACCEPT_AGAIN_SECONDS = 1.0
+# Connections are served for this long before UDP, the feed and timers get their turn.
+_MAX_TURN_SECONDS = 0.001
+_MAX_ACCEPTED = 16  # in one turn
+# After a server has stopped accepting, it closes connections that have been inactive for this long. A client
+# that has just connected or just got a response may be about to send a query; if it was closed, it retries
+# (RFC 7766 §6.2.4).
+_INACTIVE_SECONDS = 1.0
+# If there is no free file and no connection that could be closed, nothing is accepted for this long.
+_ACCEPT_RETRY_SECONDS = 1.0
 
 
 class TcpServer:
-    """Answers what arrives at one listening socket.
+    """Answers queries on connections to one listening socket.
 
-    When there are too many connections the longest idle one is closed for a new one, so that a flood of
-    idle connections locks nobody out.
+    If there are too many connections, the longest idle one is closed for a new one, so that a flood of idle
+    connections locks no client out.
 
     Attributes:
-        received: queries so far.
-        counters: counters of responses.
-        observer: as below; it may be set anew at any time.
-        mistakes: told of what answering raised, which it never should.
+        received: number of queries.
+        counters: counts responses.
+        observer: as below; it may be replaced at any time.
+        log_once: logs internal errors.
 
     Args:
-        sock: it must listen, and stays its owner's.
-        answers: what answers messages.
-        door: who is answered; None: everybody.
-        classify: the mark of a response after its id.
-        observer: is told of responses; None: nobody is.
-        idle_seconds: how long a connection may bring no whole query before it is closed.
-        most_connections: how many there may be in all.
-        most_per_client: how many one client may have of them.
+        sock: a listening socket, which the caller owns.
+        answers: the responses.
+        access: which clients are answered; None: all.
+        classify: the class of a response after its id.
+        observer: receives each response; None: no observer.
+        idle_seconds: maximum time without a complete query.
+        max_connections: maximum number of connections.
+        max_per_client: maximum number of connections of one client.
     """
 
     def __init__(
@@ -78,59 +78,59 @@ class TcpServer:
         sock: socket.socket,
         answers: ResponseLookup,
         *,
-        door: AccessControl | None = None,
+        access: AccessControl | None = None,
         classify: Callable[[bytes], int] = lambda _: NOT_COUNTED,
         observer: ResponseObserver | None = None,
         idle_seconds: float = IDLE_SECONDS,
-        most_connections: int = MAX_CONNECTIONS,
-        most_per_client: int = MAX_PER_CLIENT,
+        max_connections: int = MAX_CONNECTIONS,
+        max_per_client: int = MAX_PER_CLIENT,
     ) -> None:
         self.received = 0
         self.counters = Counters()
         self.classify, self.observer = classify, observer
         self._sock = sock
         self._answers = answers
-        self._door = door
+        self._access = access
         self._idle_seconds = idle_seconds
-        self._most_connections = most_connections
-        self._most_per_client = most_per_client
+        self._max_connections = max_connections
+        self._max_per_client = max_per_client
         self._loop: asyncio.AbstractEventLoop
         self._selector: selectors.DefaultSelector | None = None
-        self._ready: deque[Callable[[float], None]] = deque()  # whose turn it is
-        self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle first
+        self._ready: deque[Callable[[float], None]] = deque()  # connections that wait for their turn
+        self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle one first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
-        self._is_leaving = self._is_stopped = False
-        self.mistakes = LogOnce(log, "tcp_query_failed")
+        self._has_stopped_accepting = self._is_stopped = False
+        self.log_once = LogOnce(log, "tcp_query_failed")
 
     async def start(self) -> None:
-        """Begin to accept connections in the running event loop."""
+        """Start to accept connections in the running event loop."""
         self._loop = asyncio.get_running_loop()
         self._selector = selectors.DefaultSelector()
         self._sock.setblocking(False)
         self._listen()
-        add_server(self._selector.fileno(), self._turn)
+        add_server(self._selector.fileno(), self._serve_ready)
 
     @property
     def file(self) -> int:
         """The number of its socket."""
         return self._sock.fileno()
 
-    def leave(self) -> None:
-        """Accept no more; connections live on until they are quiet, or this stops."""
-        self._is_leaving = True
+    def stop_accepting(self) -> None:
+        """Accept no more connections; existing ones stay open until they are inactive or the server stops."""
+        self._has_stopped_accepting = True
         if self._selector is not None and self._sock in self._selector.get_map():
             self._selector.unregister(self._sock)
 
-    def close_quiet(self, now: float) -> bool:
-        """Close the connections that wait for nothing and bring nothing; whether that was all of them."""
+    def close_inactive(self, now: float) -> bool:
+        """Close the connections without pending queries or responses; return whether none are left."""
         for connection in list(self._connections):
-            if connection.is_quiet(now):
+            if connection.is_inactive(now):
                 connection.close(now)
         return not self._connections
 
     def stop(self) -> None:
-        """Accept no more, and close all connections once their answers are sent."""
+        """Accept no more connections, and close all of them once their responses are sent."""
         if self._selector is None or self._is_stopped:
             return
         self._is_stopped = True
@@ -140,9 +140,9 @@ class TcpServer:
             connection.close(time.monotonic())
         self._end_when_empty()
 
-    def watch(self, connection: _Connection, events: int) -> None:
-        """Change what a connection waits for: to read, to write, or (0) for neither."""
-        assert self._selector is not None  # noqa: S101 - there are connections
+    def set_events(self, connection: _Connection, events: int) -> None:
+        """Set the events that a connection waits for: read, write, or 0 for neither."""
+        assert self._selector is not None  # noqa: S101 - set by start()
         if connection.sock not in self._selector.get_map():
             if events:
                 self._selector.register(connection.sock, events, connection.ready)
@@ -151,87 +151,90 @@ class TcpServer:
         else:
             self._selector.unregister(connection.sock)
 
-    def active(self, connection: _Connection, queries: int = 0) -> None:
-        """A connection brought queries, or begins to close: it is the least idle one now."""
+    def on_active(self, connection: _Connection, queries: int = 0) -> None:
+        """A connection brought queries or starts to close: it is the least idle one now."""
         self.received += queries
         if connection in self._connections:
             self._connections.move_to_end(connection)
 
-    def closed(self, connection: _Connection) -> None:
-        """A connection is about to be gone."""
+    def on_closed(self, connection: _Connection) -> None:
+        """A connection is about to be closed."""
         client = self._connections.pop(connection, None)
         if client is None:
             return
-        self.watch(connection, 0)
+        self.set_events(connection, 0)
         self._per_client[client] -= 1
         if not self._per_client[client]:
             del self._per_client[client]
         self._end_when_empty()
 
-    def _turn(self) -> bool:
-        """Serve those that are ready, until all had their burst or the turn is over.
+    def _serve_ready(self) -> bool:
+        """Serve the connections that are ready, until all had their burst or the turn is over.
 
-        Who is left comes first in the next turn, before anybody has a second burst.
+        The others come first in the next turn, before any connection gets a second burst.
         """
-        assert self._selector is not None  # noqa: S101 - it called
+        assert self._selector is not None  # noqa: S101 - set by start()
         if not self._ready:
             self._ready.extend(key.data for key, _ in self._selector.select(0))
         now = time.monotonic()
-        end = now + _TURN_SECONDS
+        end = now + _MAX_TURN_SECONDS
         while self._ready and now < end:
             self._ready.popleft()(now)
             now = time.monotonic()
         return False
 
     def _listen(self) -> None:
-        if self._selector is not None and not self._is_leaving and not self._is_stopped:
+        if self._selector is not None and not self._has_stopped_accepting and not self._is_stopped:
             self._selector.register(self._sock, selectors.EVENT_READ, self._accept)
 
     def _accept(self, now: float) -> None:
-        for number in range(_MOST_ACCEPTED):
+        for number in range(_MAX_ACCEPTED):
             if self._is_stopped:
                 return
             try:
                 sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # no file or no memory is left, which Linux tells even when nobody waits
+            except OSError:  # no file or memory is left, which Linux reports even if no client is waiting
                 if not number:
-                    self._make_do()
+                    self._free_a_file()
                 return
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                other = self._door.at_stream(peer[0]) if self._door else None
+                other = self._access.check_stream(peer[0]) if self._access else None
                 answers = self._answers if other is None else other
                 connection = _Connection(self, sock, answers, packed_address(peer[0]), now)
                 self._open(connection, _client_of(peer))
-            except OSError:  # it is gone again, or cannot be watched
+            except OSError:  # it is closed again, or cannot be watched
                 sock.close()
 
-    def _make_do(self) -> None:
-        """Let the longest idle connection give way; with none, wait, for now it would fail again."""
+    def _free_a_file(self) -> None:
+        """Close the longest idle connection. If there is none, wait, because accepting would fail again."""
         if self._connections:
             next(iter(self._connections)).abort()
         elif self._selector is not None:
             self._selector.unregister(self._sock)
-            self._loop.call_later(_ACCEPT_AGAIN_SECONDS, self._listen)
+            self._loop.call_later(_ACCEPT_RETRY_SECONDS, self._listen)
 
     def _open(self, connection: _Connection, client: str) -> None:
-        """Keep a new connection; make room for it where there are too many."""
-        assert self._selector is not None  # noqa: S101 - it accepted
+        """Register a new connection, and close another one if there are too many."""
+        assert self._selector is not None  # noqa: S101 - set by start()
         self._selector.register(connection.sock, selectors.EVENT_READ, connection.ready)
         self._connections[connection] = client
         self._per_client[client] += 1
-        if self._per_client[client] > self._most_per_client:
+        if self._per_client[client] > self._max_per_client:
             next(other for other, owner in self._connections.items() if owner == client).abort()
-        elif len(self._connections) > self._most_connections:
+        elif len(self._connections) > self._max_connections:
             next(iter(self._connections)).abort()
         if self._sweep_timer is None:
             self._sweep_timer = self._loop.call_later(self._idle_seconds, self._sweep)
 
     def _sweep(self) -> None:
-        """Close who has been idle too long; one timer serves all, since the longest idle come first."""
+        """Close connections that were idle too long.
+
+        One timer serves all of them, as the longest idle one comes first.
+        """
         self._sweep_timer = None
         now = time.monotonic()
         while self._connections:
@@ -252,14 +255,15 @@ class TcpServer:
 
 
 class _Connection:
-    """One connection, from its first byte to its last answer.
+    """One connection.
 
-    It either reads or has answers waiting to be sent, never both: who does not read is not read from. Answers
-    that there are only later are sent when they come (RFC 7766 §7: in any order), also to who says no more.
+    It either reads or has responses waiting to be sent, never both: a client that does not read is not read
+    from. Deferred responses are sent when they arrive (RFC 7766 §7: in any order), also after the client has
+    shut down its side.
 
     Attributes:
         sock: its socket.
-        active_at: when it last brought a whole query, or began to close.
+        active_at: when it last brought a complete query, or started to close.
     """
 
     def __init__(
@@ -270,19 +274,19 @@ class _Connection:
         self._server = server
         self._answers = answers
         self._address = address
-        self._buffer = b""  # what has been read and not been answered
+        self._buffer = b""  # data that was read but not answered
         self._unsent: bytes | memoryview = b""
-        self._late: list[bytes] = []  # what came while others waited to be sent
-        self._awaited = 0  # answers that there will be
-        self._is_closing = self._is_closed = self._has_ended = False
+        self._deferred: list[bytes] = []  # responses that arrived while others waited to be sent
+        self._pending = 0  # number of deferred responses
+        self._is_closing = self._is_closed = self._client_finished = False
 
     def ready(self, now: float) -> None:
-        """Read a burst and answer it, or send more of what waits; a failing connection is closed."""
+        """Read and answer a burst, or send more of the waiting data; a failing connection is closed."""
         try:
             if self._unsent:
                 self._send(self._unsent)
                 if not self._unsent:
-                    self._all_sent(now)
+                    self._on_all_sent(now)
             elif more := self.sock.recv(_BURST_BYTES):
                 self._buffer = self._buffer + more if self._buffer else more
                 self._answer(now)
@@ -294,65 +298,65 @@ class _Connection:
             self.abort()
 
     def close(self, now: float) -> None:
-        """Close when all that was written has been sent, and in any case when this is called again."""
+        """Close once all data has been sent; close at once if called again."""
         if self._is_closing or not self._unsent:
             self.abort()
             return
         self._is_closing = True
         self._buffer = b""
         self.active_at = now
-        self._server.active(self)
+        self._server.on_active(self)
 
-    def is_quiet(self, now: float) -> bool:
-        """Whether no query is on its way here, and no answer on its way back, as far as can be seen."""
-        if self._buffer or self._unsent or self._awaited or now - self.active_at < _QUIET_SECONDS:
+    def is_inactive(self, now: float) -> bool:
+        """Whether no query or response is on its way, as far as can be determined."""
+        if self._buffer or self._unsent or self._pending or now - self.active_at < _INACTIVE_SECONDS:
             return False
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
-        except OSError:  # it is broken, which its turn will show
+        except OSError:  # it is broken; the next turn will close it
             return False
 
     def _end(self) -> None:
-        """The asker says no more: close when all that it asked is answered."""
-        self._has_ended = True
-        if self._awaited:
-            self._server.watch(self, 0)
+        """The client has shut down its side: close once all queries are answered."""
+        self._client_finished = True
+        if self._pending:
+            self._server.set_events(self, 0)
         else:
             self.abort()
 
     def abort(self) -> None:
         """Close at once."""
         self._is_closed = True
-        self._server.closed(self)
+        self._server.on_closed(self)
         self.sock.close()
 
-    def _all_sent(self, now: float) -> None:
-        """Nothing waits any more: answer what was asked meanwhile, or close as was put off till now."""
-        if self._late:
-            late, self._late = self._late, []
-            self._send(b"".join(late))
+    def _on_all_sent(self, now: float) -> None:
+        """All waiting data was sent: answer the next queries, or close if that was requested."""
+        if self._deferred:
+            waiting, self._deferred = self._deferred, []
+            self._send(b"".join(waiting))
             if self._unsent:
                 return
         if self._is_closing:
             self.abort()
-        elif self._has_ended:
+        elif self._client_finished:
             self._end()
         else:
-            self._server.watch(self, selectors.EVENT_READ)
+            self._server.set_events(self, selectors.EVENT_READ)
             self._answer(now)
 
     def _answer(self, now: float) -> None:
-        """Answer the whole messages of the buffer, as far as the asker takes the answers."""
+        """Answer the complete messages of the buffer, as far as the client reads the responses."""
         data = self._buffer
         at = queries = 0
         while at < len(data) and not self._unsent:
             try:
                 classify = partial(self._classify, now) if self._server.observer else self._server.classify
-                pieces, end, marks = answer_messages(data, at, self._answers, self._look_again, classify)
-            except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
-                self._server.mistakes.tell(error)
+                pieces, end, marks = answer_messages(data, at, self._answers, self._resolve_empty, classify)
+            except Exception as error:  # noqa: BLE001 - no exception may reach the event loop
+                self._server.log_once.error(error)
                 self.abort()
                 return
             if end == at:
@@ -365,46 +369,46 @@ class _Connection:
         self._buffer = data[at:]
         if at:
             self.active_at = now
-            self._server.active(self, queries)
+            self._server.on_active(self, queries)
         if self._unsent:
-            self._server.watch(self, selectors.EVENT_WRITE)
-        elif self._buffer[:2] == NO_MESSAGE:  # nothing that could be answered will follow
+            self._server.set_events(self, selectors.EVENT_WRITE)
+        elif self._buffer[:2] == NO_MESSAGE:  # no complete message will follow
             self.close(now)
 
-    def _look_again(self, silence: bytes, ident: bytes) -> bytes:
-        """The answer to what got silence: it may be for this asker alone, or come later."""
-        if isinstance(silence, DeferredResponse):
-            self._awaited += 1
-            silence.begin(partial(self._deliver, ident, time.monotonic()))
-        return silence.to(self._address) if isinstance(silence, PerClientResponse) else b""
+    def _resolve_empty(self, empty: bytes, ident: bytes) -> bytes:
+        """Handle an empty response: deferred, per-client, or none."""
+        if isinstance(empty, DeferredResponse):
+            self._pending += 1
+            empty.start(partial(self._deliver, ident, time.monotonic()))
+        return empty.for_address(self._address) if isinstance(empty, PerClientResponse) else b""
 
-    def _classify(self, began: float, body: bytes) -> int:
-        """The mark of the response that was made just now; who observes is told of it."""
+    def _classify(self, started: float, body: bytes) -> int:
+        """The class of the response that was just made; the observer is notified."""
         server, observer = self._server, self._server.observer
         if observer is not None and body:
-            source = observer.source()
-            if observer.wants():
+            source = observer.take_source()
+            if observer.is_sampled():
                 host = str(ipaddress.ip_address(self._address))
-                observer.tell("tcp", host, bytes(2) + body, source, time.monotonic() - began)
+                observer.on_response("tcp", host, bytes(2) + body, source, time.monotonic() - started)
         return server.classify(body)
 
-    def _deliver(self, ident: bytes, began: float, body: bytes) -> None:
-        """Send an answer that there was not at once; `began`: when its query came."""
-        self._awaited -= 1
+    def _deliver(self, ident: bytes, started: float, body: bytes) -> None:
+        """Send a deferred response; `started`: when its query arrived."""
+        self._pending -= 1
         if self._is_closed or self._is_closing:
             return
         if isinstance(body, PerClientResponse):
-            body = body.to(self._address)
+            body = body.for_address(self._address)
         counters = self._server.counters
-        counters.add(bytes((self._classify(began, body),)), counters.forwarded, time.monotonic() - began)
+        counters.add(bytes((self._classify(started, body),)), counters.forwarded, time.monotonic() - started)
         if body:
-            self._late.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
+            self._deferred.append(b"".join((LENGTH.pack(len(ident) + len(body)), ident, body)))
         if self._unsent:
             return
         try:
-            self._all_sent(time.monotonic())
+            self._on_all_sent(time.monotonic())
             if self._unsent:
-                self._server.watch(self, selectors.EVENT_WRITE)
+                self._server.set_events(self, selectors.EVENT_WRITE)
         except OSError:
             self.abort()
 
@@ -417,12 +421,15 @@ class _Connection:
 
 
 def _client_of(peer: object) -> str:
-    """Whose connection it is: its address, of IPv6 the /64 that one host can choose freely from."""
+    """The key that identifies a client: its address, or the /64 network of an IPv6 address.
+
+    A host may use all addresses of its /64.
+    """
     host = str(peer[0]) if isinstance(peer, tuple) else ""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         if isinstance(address, ipaddress.IPv6Address):
-            if address.ipv4_mapped is not None:  # over IPv4 at a socket of both families
+            if address.ipv4_mapped is not None:  # an IPv4 client at a dual-stack socket
                 return str(address.ipv4_mapped)
             return str(ipaddress.ip_network((int(address) >> 64 << 64, 64)))
     return host

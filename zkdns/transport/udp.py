@@ -1,8 +1,8 @@
-"""UDP: datagrams in, datagrams out, from the event loop.
+"""DNS over UDP: datagrams in, datagrams out.
 
-    readable ──▶ a batch of queries ──▶ answers[query], next() ──▶ a batch of responses
+    readable ──▶ a batch of queries ──▶ lookup[query], next() ──▶ a batch of responses
 
-Where the system has no calls for batches (`zkdns.transport.batch`) one datagram is taken at a time.
+On systems without batch calls (`zkdns.transport.batch`), datagrams are handled one at a time.
 """
 
 from __future__ import annotations
@@ -18,11 +18,17 @@ from typing import Any
 
 import structlog
 
-from zkdns.transport import ResponseLookup, DeferredResponse, ResponseObserver, PerClientResponse, CachedResponseLookup
-from zkdns.transport.batch import ID, MARK, MAX_BATCH, Client, Batch, is_available
-from zkdns.transport.counters import Counters, LatencyHistogram
 from zkdns.transport.access_control import AccessControl
+from zkdns.transport.batch import ID, MARK, MAX_BATCH, Batch, Client, is_available
 from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.contract import (
+    CachedResponseLookup,
+    DeferredResponse,
+    PerClientResponse,
+    ResponseLookup,
+    ResponseObserver,
+)
+from zkdns.transport.counters import Counters, LatencyHistogram
 from zkdns.transport.event_loop import add_server, remove_server
 from zkdns.transport.log_once import LogOnce
 from zkdns.transport.sockets import (
@@ -30,43 +36,43 @@ from zkdns.transport.sockets import (
     IPV6_PKTINFO,
     Ancillary,
     disable_fragmentation,
+    enable_packet_info,
     is_wildcard,
     packed_address,
     send_datagram,
-    enable_packet_info,
 )
 
 log = structlog.get_logger("zkdns.udp")
 
-# So many batches are answered before TCP, the feed and timers get their turn.
-_BATCHES = 4
-# Behind so many queries that came together there are others, more often than not. To look costs less than to
-# be told (measured: a twentieth of an answer at 180,000 a second).
-_SEVERAL = 2
-_LARGEST = 65535
+# Batches that are answered before TCP, the feed and timers get their turn.
+_MAX_BATCHES = 4
+# After this many queries in a batch, more have usually arrived. Checking costs less than returning to epoll
+# (measured: a twentieth of a response at 180,000 a second).
+_LIKELY_MORE = 2
+_MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
 _IN6_PKTINFO = struct.Struct("=16si")  # address, interface
-_SILENCE = b""
+_NO_RESPONSE = b""
 
 
 class UdpServer:
-    """Answers what arrives at one socket.
+    """Answers queries on one UDP socket.
 
-    On a wildcard socket a response leaves from the address that was asked.
+    On a wildcard socket, a response leaves from the address at which the query arrived.
 
     Attributes:
-        received: queries so far.
-        lost: responses that the kernel did not take.
-        counters: counters of responses.
-        observer: as below; it may be set anew at any time.
+        received: number of queries.
+        lost: number of responses that the kernel did not accept.
+        counters: counts responses.
+        observer: as below; it may be replaced at any time.
 
     Args:
-        sock: it stays its owner's.
-        answers: what answers, for queries and responses in the form of `UdpCodec`.
-        door: who is answered, and how; None: everybody.
-        observer: is told of responses; None: nobody is.
-        batched: whether to use the calls for batches; None: where the system has them.
+        sock: the socket, which the caller owns.
+        answers: the responses, in the form of `UdpCodec`.
+        access: which clients are answered, and how; None: all.
+        observer: receives each response; None: no observer.
+        batched: whether to use batch calls; None: if the system has them.
     """
 
     def __init__(
@@ -74,18 +80,18 @@ class UdpServer:
         sock: socket.socket,
         answers: CachedResponseLookup,
         *,
-        door: AccessControl | None = None,
+        access: AccessControl | None = None,
         observer: ResponseObserver | None = None,
         batched: bool | None = None,
     ) -> None:
         self.received = self.lost = 0
         self.counters = Counters()
-        self._latency = self.counters.computed  # what counts how long the present batch takes
+        self._latency = self.counters.computed  # the histogram of the present batch
         self.observer = observer
         self._sock = sock
-        self._look_up, self._recall = answers.__getitem__, answers.get
-        self._door = door
-        self._mistakes = LogOnce(log, "query_failed")
+        self._look_up, self._get_cached = answers.__getitem__, answers.get
+        self._access = access
+        self._log_once = LogOnce(log, "query_failed")
         self._is_stopped = False
         self._ancillary = 0
         disable_fragmentation(sock)
@@ -95,7 +101,7 @@ class UdpServer:
         self._batch = Batch(sock) if (is_available() if batched is None else batched) else None
 
     def start(self) -> None:
-        """Begin to answer in the running event loop."""
+        """Start to answer in the running event loop."""
         self._is_stopped = False
         add_server(self._sock.fileno(), self._answer_batches if self._batch else self._answer_singly)
 
@@ -104,12 +110,12 @@ class UdpServer:
         """The number of its socket."""
         return self._sock.fileno()
 
-    def leave(self) -> None:
-        """Take no more queries; late answers to those that were taken are sent still."""
+    def stop_accepting(self) -> None:
+        """Receive no more queries; deferred responses to earlier ones are still sent."""
         remove_server(self._sock.fileno())
 
     def stop(self) -> None:
-        """Answer no more, late answers neither; the socket stays open, since others may hold it too."""
+        """Send no more responses. The socket stays open, as other processes may use it too."""
         self._is_stopped = True
         remove_server(self._sock.fileno())
 
@@ -117,165 +123,168 @@ class UdpServer:
 
     def _answer_batches(self) -> bool:
         batch = self._batch
-        assert batch is not None  # noqa: S101 - who calls has looked
-        for _ in range(_BATCHES):
+        assert batch is not None  # noqa: S101 - set if this method is used
+        for _ in range(_MAX_BATCHES):
             try:
                 queries = batch.receive()
             except OSError:
-                continue  # an earlier response came back undeliverable
+                continue  # the kernel reports that an earlier response was undeliverable
             if not queries:
                 return False
-            began = time.monotonic()
+            started = time.monotonic()
             self.received += len(queries)
             others = None
-            if self._door is not None:
-                others = self._door.at_datagrams(batch.addresses(), batch.query, began)
+            if self._access is not None:
+                others = self._access.check_datagrams(batch.addresses(), batch.query, started)
             if self.observer is not None:
-                responses = self._observed(self.observer, queries, batch.addresses(), others, began)
+                responses = self._observe(self.observer, queries, batch.addresses(), others, started)
             elif others:
                 self._latency = self.counters.computed
                 responses = list(map(self._response_to, queries, others))
             else:
                 responses = self._responses_to(queries)
             self.lost += batch.send(responses)
-            self.counters.add(batch.marks, self._latency, time.monotonic() - began)
-            if batch.has_silence:
-                self._look_again(responses, batch, others, began)
-            if len(queries) < _SEVERAL:
+            self.counters.add(batch.marks, self._latency, time.monotonic() - started)
+            if batch.has_empty:
+                self._resolve_empty(responses, batch, others, started)
+            if len(queries) < _LIKELY_MORE:
                 return False
         return True
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
-            # First where they all are, then what is there: so the processor fetches several at once from
-            # memory, which saves one part in thirty of what an answer costs (measured).
-            known: list[Any] = list(map(self._recall, queries))
-            if None not in known:
+            # First all look-ups, then all responses: the processor then loads several entries from memory in
+            # parallel, which saves one part in thirty of a response (measured).
+            cached: list[Any] = list(map(self._get_cached, queries))
+            if None not in cached:
                 self._latency = self.counters.cached
-                responses = list(map(next, known))
+                responses = list(map(next, cached))
             else:
                 self._latency = self.counters.computed
                 responses = list(map(next, map(self._look_up, queries)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it must not cost the others their responses
-            self._mistakes.tell(error)
+        except Exception as error:  # noqa: BLE001 - an error must not cost the other responses
+            self._log_once.error(error)
             responses = []
         return responses if len(responses) == len(queries) else list(map(self._response_to, queries))
 
-    def _observed(
+    def _observe(
         self,
         observer: ResponseObserver,
         queries: Sequence[bytes],
         addresses: Sequence[bytes],
         others: Sequence[ResponseLookup | None] | None,
-        began: float,
+        started: float,
     ) -> list[bytes]:
-        """The responses, made one by one, and told of as they are."""
+        """The responses, made one by one, each reported to the observer."""
         self._latency = self.counters.computed
         responses = []
         for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
             response = self._response_to(query, other)
-            source = observer.source()
+            source = observer.take_source()
             if isinstance(response, PerClientResponse):
-                response = self._made(response, address)
+                response = self._for_client(response, address)
             responses.append(response)
-            if response and observer.wants():
+            if response and observer.is_sampled():
                 message = UdpCodec.message(bytes(ID) + UdpCodec.query(query), response)
                 host = str(ipaddress.ip_address(address))
-                observer.tell("udp", host, message, source, time.monotonic() - began)
+                observer.on_response("udp", host, message, source, time.monotonic() - started)
         return responses
 
-    def _look_again(
+    def _resolve_empty(
         self,
         responses: Sequence[bytes],
         batch: Batch,
         others: Sequence[ResponseLookup | None] | None,
-        began: float,
+        started: float,
     ) -> None:
-        """Answer what got silence: what is longer than its slot, comes later, or depends on the asker."""
+        """Handle empty responses: long queries, deferred responses and per-client responses."""
         for at, response in enumerate(responses):
-            query = batch.whole(at) if not response else None
+            query = batch.long_query(at) if not response else None
             if query is not None:
                 found = self._response_to(query, others[at] if others else None)
-                self._answer_to(batch.asker(at), found, began)
+                self._answer_one(batch.client(at), found, started)
             elif isinstance(response, DeferredResponse | PerClientResponse):
-                self._answer_to(batch.asker(at), response, began)
+                self._answer_one(batch.client(at), response, started)
 
-    def _answer_to(self, asker: Client, response: bytes, began: float) -> None:
+    def _answer_one(self, client: Client, response: bytes, started: float) -> None:
         if isinstance(response, DeferredResponse):
-            self._begin(response, asker, began)
+            self._start_deferred(response, client, started)
         else:
-            self._deliver(asker, began, self.counters.computed, response)
+            self._deliver(client, started, self.counters.computed, response)
 
-    def _begin(self, later: DeferredResponse, asker: Client, began: float) -> None:
+    def _start_deferred(self, deferred: DeferredResponse, client: Client, started: float) -> None:
         try:
-            later.begin(partial(self._deliver, asker, began, self.counters.forwarded))
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
+            deferred.start(partial(self._deliver, client, started, self.counters.forwarded))
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
+            self._log_once.error(error)
 
-    def _deliver(self, asker: Client, began: float, latency: LatencyHistogram, response: bytes) -> None:
-        """Send a response that there was not at once; `began`: when its query came."""
+    def _deliver(self, client: Client, started: float, waited: LatencyHistogram, response: bytes) -> None:
+        """Send a response outside of a batch; `started`: when its query arrived."""
         if isinstance(response, PerClientResponse):
-            response = self._made(response, packed_address(asker.address[0]))
+            response = self._for_client(response, packed_address(client.address[0]))
         if not response or self._is_stopped:
             return
-        message = UdpCodec.message(asker.query, response)
+        message = UdpCodec.message(client.query, response)
         try:
-            send_datagram(self._sock, message, asker.ancillary, asker.address)
+            send_datagram(self._sock, message, client.ancillary, client.address)
         except OSError:
             self.lost += 1
-        took = time.monotonic() - began
-        self.counters.add(response[MARK : MARK + 1], latency, took)
+        took = time.monotonic() - started
+        self.counters.add(response[MARK : MARK + 1], waited, took)
         if self.observer is not None:
-            source = self.observer.source()
-            if self.observer.wants():
-                self.observer.tell("udp", asker.address[0], message, source, took)
+            source = self.observer.take_source()
+            if self.observer.is_sampled():
+                self.observer.on_response("udp", client.address[0], message, source, took)
 
-    def _made(self, personal: PerClientResponse, address: bytes) -> bytes:
+    def _for_client(self, placeholder: PerClientResponse, address: bytes) -> bytes:
         try:
-            return personal.to(address)
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
-            return _SILENCE
+            return placeholder.for_address(address)
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
+            self._log_once.error(error)
+            return _NO_RESPONSE
 
     def _response_to(self, query: bytes, other: ResponseLookup | None = None) -> bytes:
-        """The response to one query; `other`: what answers it, where that is not the usual."""
+        """The response to one query; `other` replaces the usual lookup."""
         try:
             return next(self._look_up(query) if other is None else other[query])
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
-            self._mistakes.tell(error)
-            return _SILENCE
+        except Exception as error:  # noqa: BLE001 - an internal error costs one response
+            self._log_once.error(error)
+            return _NO_RESPONSE
 
     # -- one by one ----------------------------------------------------------------------------------------
 
     def _answer_singly(self) -> bool:
-        for _ in range(_BATCHES * MAX_BATCH):
+        for _ in range(_MAX_BATCHES * MAX_BATCH):
             try:
-                message, ancillary, _, asker = self._sock.recvmsg(_LARGEST, self._ancillary)
+                message, ancillary, _, client = self._sock.recvmsg(_MAX_DATAGRAM, self._ancillary)
             except BlockingIOError:
                 return False
             except OSError:
                 continue  # an earlier response came back undeliverable
-            began = time.monotonic()
+            started = time.monotonic()
             self.received += 1
             key, others = UdpCodec.key(message[ID:]), None
-            if self._door is not None:
-                addresses = (packed_address(asker[0]),)
-                others = self._door.at_datagrams(addresses, (key,).__getitem__, began)
+            if self._access is not None:
+                addresses = (packed_address(client[0]),)
+                others = self._access.check_datagrams(addresses, (key,).__getitem__, started)
             response = self._response_to(key, others[0] if others else None)
             source = [item for item in map(_source_of, ancillary) if item]
-            self._answer_to(Client(message, asker, source), response, began)
+            self._answer_one(Client(message, client, source), response, started)
         return True
 
 
 def _source_of(item: Ancillary) -> Ancillary | None:
-    """What tells the kernel to send from where a datagram arrived; None: it says nothing of that."""
+    """The ancillary data that sets a response's source address to the address that the query was sent to.
+
+    None for other ancillary data.
+    """
     level, kind, data = item
     if (level, kind) == (socket.IPPROTO_IP, IP_PKTINFO):
         _, local, _ = _IN_PKTINFO.unpack(data)
-        # No interface: the route decides about that, or answers to other networks would not find their way.
+        # No interface: the routing table decides, since the route back may use another one.
         return level, kind, _IN_PKTINFO.pack(0, local, bytes(4))
     if (level, kind) == (socket.IPPROTO_IPV6, IPV6_PKTINFO):
         address, interface = _IN6_PKTINFO.unpack(data)
-        is_link_local = address[:2] == b"\xfe\x80"  # such an address means nothing without its interface
+        is_link_local = address[:2] == b"\xfe\x80"  # a link-local address is valid on one interface only
         return level, kind, _IN6_PKTINFO.pack(address, interface if is_link_local else 0)
     return None

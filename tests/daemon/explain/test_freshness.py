@@ -83,7 +83,7 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(shor
         authority = Authority(
             table, Config(listen=(), namespaces=(NAMESPACE,)), lambda _, error: errors.append(error)
         )
-        datagrams = authority.answers(UdpCodec, stream=False, most_bytes=1 << 20)
+        datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=1 << 20)
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))

@@ -19,10 +19,10 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.ipc.control_messages import Kind
+from zkdns.dns.message import CLASS_IN, Query, Type
 from zkdns.dns.reverse import ReverseZones, address_of, name_of
 from zkdns.dns.service_names import PROTOCOLS
-from zkdns.dns.message import CLASS_IN, Query, Type
-from zkdns.dns.zone import ANY_SERVICE, ZoneMatch, Zone
+from zkdns.dns.zone import ANY_SERVICE, Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.special_use import special_use_answer
@@ -142,7 +142,7 @@ class NameClassifier:
 
     def _of_member(self, key: Labels, origin: str, name: str) -> NameClass:
         """A member's znode: its own name, if it is answered with."""
-        for seat in self._zone.view(key).seats():
+        for seat in self._zone.view(key).served_members():
             if (seat.origin, seat.member.name) == (origin, name):
                 return self._of_name((seat.label, *key))
         service = to_text(key)
@@ -219,7 +219,7 @@ class NameClassifier:
         if labels[-len(key) :] != key:
             if labels[0].startswith(b"_"):
                 return "rfc2782", f"it is the service {service} as RFC 2782 names it: SRV", None
-            owner = self._zone.view(key).whose(labels[0])
+            owner = self._zone.view(key).member_at(labels[0])
             member = (owner[1], owner[2].name) if owner else None
             return "dns-sd", f"it is a member of {service}, to be found out (DNS-SD)", member
         if not prefix:
@@ -229,7 +229,7 @@ class NameClassifier:
                 return "environment", f"the names of additional endpoints of {service} lie below it", None
             endpoint = to_text(prefix[:-1]).removeprefix("_")
             return "endpoint", f"it is the additional endpoint {endpoint} of {service}: SRV", None
-        owner = self._zone.view(key).whose(prefix[0])
+        owner = self._zone.view(key).member_at(prefix[0])
         assert owner is not None  # noqa: S101 - nothing else has a node there
         kind, origin, member_found = owner
         name = member_found.name

@@ -20,11 +20,11 @@ from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanat
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.queries import state_of
 from zkdns.daemon.watcher.znode_cache import MAX_CACHED
-from zkdns.dns.client_messages import build_query
 from zkdns.dns.chaos import ServerIdentity
+from zkdns.dns.client_messages import build_query
+from zkdns.dns.message import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
 from zkdns.dns.responder import Responder
 from zkdns.dns.reverse import ReverseZones
-from zkdns.dns.message import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
 from zkdns.dns.zone import Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadValueError
@@ -148,7 +148,7 @@ def _answers(
         if special is not None:
             response = special.pack(MAX_MESSAGE)
         else:
-            answer = responder.answer(message[_ID:], stream=True, wrap=lambda body, _: body)
+            answer = responder.answer(message[_ID:], stream=True, encode=lambda body, _: body)
             response = message[:_ID] + next(answer.responses)
         _, flags, _, count, _, _ = HEADER.unpack_from(response)
         yield TypeAnswer(qtype.name, Rcode(flags & 0xF).name, count)

@@ -43,8 +43,8 @@ class MemberVerdicts:
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """All members of the service with that key, those that cannot be understood among them."""
         service = self._table.services[key]
-        seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).seats()}
-        are_others = any(seat.standing.weight > 0 and not seat.standing.held for seat in seats.values())
+        seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).served_members()}
+        are_others = any(seat.weighting.weight > 0 and not seat.weighting.held for seat in seats.values())
         is_beyond = self._those_beyond(list(seats.values()), self._zone.policy_of(key), are_others=are_others)
         for owner in service.by_precedence():
             held = {one.member.name: one for one in self._known.held_of(owner.origin)}
@@ -62,14 +62,14 @@ class MemberVerdicts:
     ) -> tuple[Verdict, str]:
         if seat is None:
             return self._why_not(member)
-        if seat.standing.held:
+        if seat.weighting.held:
             return "held", self._of_held(held)
-        if seat.stand_in is not None:
-            return "duplicate", f"{seat.stand_in.name} has the same endpoint"
+        if seat.represented_by is not None:
+            return "duplicate", f"{seat.represented_by.name} has the same endpoint"
         why = self._of_host(member.service)
         if why and not self._addresses(member.service):
             return "unresolved", why
-        if seat.standing.weight > 0:
+        if seat.weighting.weight > 0:
             return "answered", why or ("" if member.service else "it has additional endpoints only (port 0)")
         drained = "its weight is 0, and there are others"
         return ("drained", drained) if are_others else ("answered", "its weight is 0, but there is no other")
@@ -88,13 +88,15 @@ class MemberVerdicts:
         statuses = ", ".join(self._known.config.statuses)
         return "hidden", f"its status is {member.status.value}; answered are {statuses}"
 
-    def _those_beyond(self, seats: list[ServedMember], policy: Policy, *, are_others: bool) -> set[tuple[str, str]]:
+    def _those_beyond(
+        self, seats: list[ServedMember], policy: Policy, *, are_others: bool
+    ) -> set[tuple[str, str]]:
         """Whom the answers never get to, since they are limited and always in one order."""
         if policy.max_answers is None or policy.order != "fixed":
             return set()
-        standing = [seat for seat in seats if seat.stand_in is None and seat.member.service is not None]
+        standing = [seat for seat in seats if seat.represented_by is None and seat.member.service is not None]
         if are_others:
-            standing = [seat for seat in standing if seat.standing.weight > 0]
+            standing = [seat for seat in standing if seat.weighting.weight > 0]
         return {(seat.origin, seat.member.name) for seat in standing[policy.max_answers :]}
 
     def _of_host(self, endpoint: Endpoint | None) -> str:

@@ -11,7 +11,14 @@ import msgspec
 
 from zkdns.address import HostPort
 from zkdns.transport.activation import pair_sockets
-from zkdns.transport.sockets import SocketPair, bind, bind_additional, bound_address, direct_traffic, allow_sharing
+from zkdns.transport.sockets import (
+    SocketPair,
+    allow_sharing,
+    bind,
+    bind_additional,
+    bound_address,
+    direct_traffic,
+)
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -122,12 +129,12 @@ class Listeners:
         at = {bound_address(pair) for pair in others}
         for listener in self.each:
             if listener.address in at:
-                listener.favour(len(listener.pairs))
+                listener.direct_traffic(len(listener.pairs))
 
     def share_out(self) -> None:
         """Let what arrives at an address be shared out among all sockets there."""
         for listener in self.each:
-            listener.favour(None)
+            listener.direct_traffic(None)
 
     def close(self) -> None:
         """Close all."""

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from functools import partial
 
 from zkdns.config import Config
-from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.answer_source import AnswerSources
-from zkdns.dns.refusals import ErrorResponder, is_proven, refused_response, truncated_response
-from zkdns.transport import ResponseLookup
-from zkdns.transport.access_control import PRIVATE, Allowlist, AccessCounters, AccessControl
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import ResponseLookup
 
 
 class Doors:
@@ -23,13 +22,13 @@ class Doors:
 
     Args:
         config: the networks that are allowed, and how often they may ask.
-        extras: what is said by EDNS options, and who is known by them.
+        edns_options: what is said by EDNS options, and who is known by them.
         sources: is told of each answer to who is turned away.
     """
 
-    def __init__(self, config: Config, extras: EdnsOptions, sources: AnswerSources) -> None:
+    def __init__(self, config: Config, edns_options: EdnsOptions, sources: AnswerSources) -> None:
         self.counts = AccessCounters()
-        self._config, self._extras, self._sources = config, extras, sources
+        self._config, self._edns_options, self._sources = config, edns_options, sources
         self._allowed = Allowlist(config.access.allow or PRIVATE)
 
     def of(self, sock: socket.socket) -> AccessControl | None:
@@ -37,9 +36,10 @@ class Doors:
         if ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
             return None
         is_udp = sock.type == socket.SOCK_DGRAM
-        form = UdpCodec if is_udp else TcpCodec
-        refusals: ResponseLookup = ErrorResponder(form, refused_response, self._extras, self._sources)
-        truncations: ResponseLookup = ErrorResponder(form, truncated_response, self._extras, self._sources)
-        proof = partial(is_proven, form, self._extras)
+        codec = UdpCodec if is_udp else TcpCodec
+        refused: ResponseLookup = ErrorResponder(codec, refused_response, self._edns_options, self._sources)
+        rate_limited = ErrorResponder(codec, truncated_response, self._edns_options, self._sources)
         most = self._config.access.rate_limit if is_udp else 0
-        return AccessControl(self._allowed, refusals, truncations, proof, most, self.counts)
+        return AccessControl(
+            self._allowed, refused, rate_limited, rate_limited.has_valid_cookie, most, self.counts
+        )

@@ -44,15 +44,15 @@ async def drain(
     servers: list[UdpServer | TcpServer] = [*udp, *tcp]
     for server in servers:
         if server.file not in alone:
-            server.leave()
+            server.stop_accepting()
     left()
     if alone:
         await asyncio.sleep(_ALONE_SECONDS)
         for server in servers:
-            server.leave()
+            server.stop_accepting()
     while time.monotonic() < end:
         # Each of them, whatever the others say: those that are quiet are closed.
-        are_quiet = [listener.close_quiet(time.monotonic()) for listener in tcp]
+        are_quiet = [listener.close_inactive(time.monotonic()) for listener in tcp]
         if all(are_quiet) and not (forwarder is not None and forwarder.waiting):
             return
         await asyncio.sleep(_LOOK_SECONDS)

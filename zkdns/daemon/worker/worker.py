@@ -26,10 +26,10 @@ from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.response_class import classify
 from zkdns.table import Table
 from zkdns.telemetry.query_log import QueryLog
-from zkdns.transport import PerClientResponse
-from zkdns.transport.files import connections_per_listener
-from zkdns.transport.codecs import UdpCodec, TcpCodec
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import PerClientResponse
 from zkdns.transport.log_once import LogOnce
+from zkdns.transport.sockets import connections_per_listener
 from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -54,11 +54,11 @@ async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
     table = Table(with_addresses=task.config.reverse)
     mistakes = LogOnce(log, "query_failed")
     authority = Authority(
-        table, task.config, lambda query, error: mistakes.tell(error, query=query[:512].hex())
+        table, task.config, lambda query, error: mistakes.error(error, query=query[:512].hex())
     )
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
-    authority.responder.extras = _extras_of(task)
+    authority.responder.edns_options = _extras_of(task)
 
     opened = [socket.socket(fileno=number) for number in task.sockets]
     may_begin = asyncio.Event()
@@ -69,7 +69,7 @@ async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
             may_begin.set()
         reporter.report()
 
-    doors = Doors(task.config, authority.responder.extras, authority.sources)
+    doors = Doors(task.config, authority.responder.edns_options, authority.sources)
     udp, tcp = _servers_of(task, authority, doors, opened)
     forwarder = _forwarder_of(task, authority)  # which takes what files are left
     reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), doors.counts, tell)
@@ -108,23 +108,23 @@ def _servers_of(
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """What answers at these sockets."""
     query_log = QueryLog(task.config.log.queries, authority.sources) if task.config.log.queries else None
-    datagrams = authority.answers(UdpCodec, stream=False, most_bytes=_MOST_UDP_BYTES)
+    datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=_MOST_UDP_BYTES)
     udp = [
-        UdpServer(sock, datagrams, door=doors.of(sock), observer=query_log)
+        UdpServer(sock, datagrams, access=doors.of(sock), observer=query_log)
         for sock in opened
         if sock.type == socket.SOCK_DGRAM
     ]
-    streams = authority.answers(TcpCodec, stream=True, most_bytes=_MOST_TCP_BYTES)
+    streams = authority.make_cache(TcpCodec, stream=True, max_bytes=_MOST_TCP_BYTES)
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
     most = connections_per_listener(len(listening))
     tcp = [
         TcpServer(
             sock,
             streams,
-            door=doors.of(sock),
+            access=doors.of(sock),
             classify=classify,
             observer=query_log,
-            most_connections=most,
+            max_connections=most,
         )
         for sock in listening
     ]
@@ -160,9 +160,9 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
 
     forwarder = Forwarder(config, task.listening, task.secret)
     forwarder.sources = authority.sources
-    forwarder.cache.on_gone = lambda question: authority.forget_elsewhere(group_of_question(question))
+    forwarder.cache.on_gone = lambda question: authority.forget_forwarded(group_of_question(question))
     forwarder.on_change = authority.forget_all
-    authority.responder.elsewhere = forwarder
+    authority.responder.fallback = forwarder
     return forwarder
 
 
