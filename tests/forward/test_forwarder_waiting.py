@@ -141,7 +141,7 @@ def test_a_mistake_with_one_response_costs_the_others_nothing(monkeypatch: pytes
                 first, *rest = sought.askers
                 sought.askers = [(first[0], fails), *rest]
                 told: list[Exception] = []
-                monkeypatch.setattr(scene.forwarder._log_once, "tell", told.append)
+                monkeypatch.setattr(scene.forwarder._log_once, "error", told.append)
                 release(resolver)
                 done, pending = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
                 await until(lambda: sum(task.done() for task in waiting) == 2)
