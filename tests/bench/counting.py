@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from zkdns.serverset.static_file import parse_static
+
 from tests.bench.queries import encode, ordinary
 from tests.bench.report import percentile
 from tests.bench.rounds import MICRO, Bench
@@ -16,7 +18,6 @@ from zkdns.config import load_config
 from zkdns.dns.authority import Authority
 from zkdns.dns.response_cache import ResponseCache
 from zkdns.serverset.changes import SetPut
-from zkdns.serverset.fixed import parse_fixed
 from zkdns.table import Table
 from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.udp import UdpServer
@@ -102,7 +103,7 @@ def _spent(
 def _answers() -> ResponseCache:
     config = load_config(flags={"demo": True}, environment={}, file=None)
     table = Table()
-    fixed = parse_fixed(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
+    fixed = parse_static(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
     for name, members in fixed.items():
         table.apply(SetPut(f"fixed:{name.absolute}", name, members))
     authority = Authority(table, config, _fail)

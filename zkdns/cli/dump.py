@@ -26,7 +26,7 @@ from zkdns.dns.zone import Zone
 from zkdns.dns.zonefile import service_records, zone_header
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import Labels, lower, parse_name, to_text
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.serverset.auth import ACCESS_KEYS
 from zkdns.telemetry.log_setup import configure_logging, silence
 
 _SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper.hosts", "static", "demo", "offline"})

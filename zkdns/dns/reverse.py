@@ -20,7 +20,7 @@ from zkdns.dns.records import Node
 from zkdns.dns.rrset import Record, Weighting
 from zkdns.dns.zone import NAME_SERVER, Zone, ZoneMatch
 from zkdns.names import Labels, to_wire
-from zkdns.table import Addresses
+from zkdns.table import AddressIndex
 
 _IPV4, _IPV6 = (b"in-addr", b"arpa"), (b"ip6", b"arpa")  # RFC 1035 §3.5, RFC 3596 §2.5
 _OCTETS = {b"%d" % octet: str(octet) for octet in range(0x100)}
@@ -53,7 +53,7 @@ class ReverseZones:
         addresses: the services that use each address.
     """
 
-    def __init__(self, zone: Zone, addresses: Addresses) -> None:
+    def __init__(self, zone: Zone, addresses: AddressIndex) -> None:
         self._zone = zone
         self._addresses = addresses
         # By service, the addresses that were answered and depend on it.
