@@ -23,8 +23,8 @@ from tests.support.web import WebServer
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.balance.ring import Ring
 from zkdns.config import load_config
-from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
+from zkdns.serverset.static_file import parse_static
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -97,7 +97,7 @@ def test_an_example_prints_what_the_readme_shows(demo: ZkdnsServer, command: str
 def test_its_toml_files_are_accepted_and_hold_the_defaults(tmp_path: Path) -> None:
     fixed, configuration = blocks("toml")
     namespaces = load_config(flags={}, environment={}, file=None).namespaces
-    assert parse_fixed(fixed, namespaces, origin="README.md")
+    assert parse_static(fixed, namespaces, origin="README.md")
     (tmp_path / "zkdns.toml").write_text(configuration, encoding="utf-8")
     written = load_config(flags={}, environment={}, file=str(tmp_path / "zkdns.toml"))
     default = load_config(flags={"zookeeper": written.zookeeper}, environment={}, file=None)

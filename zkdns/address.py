@@ -49,7 +49,7 @@ class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
         return address if self.tls is None else f"tls://{address}#{self.tls}"
 
 
-def askable(address: HostPort) -> HostPort:
+def connectable(address: HostPort) -> HostPort:
     """Where to ask who listens there: a wildcard is no address to send to."""
     return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
 

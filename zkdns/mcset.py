@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 from zkdns.address import HostPort, parse_host_port
-from zkdns.balance.follow import Balancer
+from zkdns.balance.balancer import Balancer
 from zkdns.balance.ring import Ring, key_bytes
 from zkdns.errors import BadValueError, ClosedError, MissingExtraError
 from zkdns.serverset.watch import EndpointSource

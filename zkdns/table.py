@@ -26,7 +26,7 @@ DEPARTED_SECONDS = 60.0
 """How long a departed member's own name stays resolvable, so that a chain of SRV then A never dangles."""
 
 
-class ServerSet:
+class MemberSet:
     """One origin's members by name, in the order in which they joined.
 
     `held` are the names of those that have left, and are answered with after all others. Of a set that
@@ -54,11 +54,11 @@ class Service:
 
     def __init__(self, key: Labels) -> None:
         self.key = key
-        self.sets: dict[str, ServerSet] = {}
+        self.sets: dict[str, MemberSet] = {}
         self.departed: dict[tuple[str, str], tuple[Member, float]] = {}
 
     @property
-    def first(self) -> ServerSet:
+    def first(self) -> MemberSet:
         """The set whose spelling and whose members' names go before the others': lower case first."""
         if len(self.sets) == 1:
             return next(iter(self.sets.values()))
@@ -70,16 +70,16 @@ class Service:
         sets = self.sets.values()
         return any(owner.is_unread for owner in sets) and not any(owner.members for owner in sets)
 
-    def by_precedence(self) -> list[ServerSet]:
+    def by_precedence(self) -> list[MemberSet]:
         """All sets, `first` first."""
         return sorted(self.sets.values(), key=_precedence)
 
 
-def _precedence(owner: ServerSet) -> tuple[bool, str]:
+def _precedence(owner: MemberSet) -> tuple[bool, str]:
     return owner.name.labels != owner.name.key, owner.origin
 
 
-class Addresses:
+class AddressIndex:
     """Which services have members, departed ones among them, that have an address without being resolved."""
 
     def __init__(self) -> None:
@@ -124,11 +124,11 @@ class Table:
     """
 
     def __init__(self, *, departed_seconds: float = DEPARTED_SECONDS, with_addresses: bool = False) -> None:
-        self.addresses = Addresses() if with_addresses else None
+        self.addresses = AddressIndex() if with_addresses else None
         self.serial = 0
         """SOA serial (RFC 1982); whoever publishes changes sets it."""
         self._services: dict[Labels, Service] = {}
-        self._sets: dict[str, ServerSet] = {}
+        self._sets: dict[str, MemberSet] = {}
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._host_users: dict[str, Counter[Labels]] = {}
         self._departed_seconds = departed_seconds
@@ -149,7 +149,7 @@ class Table:
         """Host names (not addresses) that members have."""
         return set(self._host_users)
 
-    def set_of(self, origin: str) -> ServerSet | None:
+    def set_of(self, origin: str) -> MemberSet | None:
         """The set of this origin; None where there is none."""
         return self._sets.get(origin)
 
@@ -243,7 +243,7 @@ class Table:
 
     def _add(self, change: SetPut | SetUnread, members: dict[str, Member]) -> Labels:
         """Add a set that there was not: nobody has departed from it. Returns the key of its service."""
-        owner = self._sets[change.origin] = ServerSet(change.origin, change.name)
+        owner = self._sets[change.origin] = MemberSet(change.origin, change.name)
         owner.members = members
         key = change.name.key
         service = self._services.get(key)
@@ -263,7 +263,7 @@ class Table:
         return {owner.name.key}
 
     def _exchange(
-        self, owner: ServerSet, added: Sequence[Member], removed: Sequence[str], now: float
+        self, owner: MemberSet, added: Sequence[Member], removed: Sequence[str], now: float
     ) -> set[Labels]:
         service = self._services[owner.name.key]
         changed = False

@@ -16,7 +16,7 @@ from zkdns.config import load_config
 from zkdns.dns.authority import Authority
 from zkdns.dns.memo import Memo
 from zkdns.serverset.changes import SetPut
-from zkdns.serverset.fixed import parse_fixed
+from zkdns.serverset.static_file import parse_static
 from zkdns.table import Table
 from zkdns.transport.forms import Datagrams
 from zkdns.transport.udp import UdpServer
@@ -102,7 +102,7 @@ def _spent(
 def _answers() -> Memo:
     config = load_config(flags={"demo": True}, environment={}, file=None)
     table = Table()
-    fixed = parse_fixed(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
+    fixed = parse_static(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
     for name, members in fixed.items():
         table.apply(SetPut(f"fixed:{name.absolute}", name, members))
     authority = Authority(table, config, _fail)

@@ -12,7 +12,7 @@ from zkdns.machine.check_serving import check_answer, check_snapshot, check_zook
 from zkdns.machine.check_upstreams import check_answers, check_upstreams
 from zkdns.machine.processes import Holder, Rights
 from zkdns.machine.stub import read_hosts_line, read_resolv_conf
-from zkdns.serverset.probe import Probed, Root
+from zkdns.serverset.probe import ProbeResult, RootListing
 
 OWN = HostPort("127.0.0.1", 53)
 ROOT, USER = Rights(is_privileged=True), Rights(is_privileged=False)
@@ -163,18 +163,22 @@ def test_silent_upstreams_are_wrong_only_where_all_of_them_are() -> None:
 
 
 def test_servers_of_zookeeper() -> None:
-    well = Probed(HostPort("zk01", 2181), roots=(Root("/discovery", 2), Root("/aurora", 1)))
-    away = Probed(HostPort("zk02", 2181), "cannot be connected to: Connection refused")
+    well = ProbeResult(
+        HostPort("zk01", 2181), roots=(RootListing("/discovery", 2), RootListing("/aurora", 1))
+    )
+    away = ProbeResult(HostPort("zk02", 2181), "cannot be connected to: Connection refused")
     found = list(check_zookeeper([well, away]))
     assert levels(found) == ["ok", "warning"]
     assert "/discovery has 2 znodes, /aurora has 1 znode;" in told(found)
     assert levels(check_zookeeper([away])) == ["wrong"]
-    lonely = Probed(HostPort("zk03", 2181), is_read_only=True, roots=(Root("/discovery", 1),))
+    lonely = ProbeResult(HostPort("zk03", 2181), is_read_only=True, roots=(RootListing("/discovery", 1),))
     assert levels(check_zookeeper([lonely])) == ["warning"]
-    missing = Root("/aurora", refusal="does not exist")
-    denied = Root("/secret", refusal="may not be listed: its ACL denies it")
+    missing = RootListing("/aurora", refusal="does not exist")
+    denied = RootListing("/secret", refusal="may not be listed: its ACL denies it")
     found = list(
-        check_zookeeper([Probed(HostPort("zk04", 2181), roots=(Root("/discovery", 1), missing, denied))])
+        check_zookeeper(
+            [ProbeResult(HostPort("zk04", 2181), roots=(RootListing("/discovery", 1), missing, denied))]
+        )
     )
     assert [finding.found.partition(" ")[0] for finding in found] == ["/aurora", "/secret"]
     assert levels(found) == ["wrong", "wrong"]

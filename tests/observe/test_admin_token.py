@@ -75,7 +75,7 @@ def test_a_file_that_is_open_to_others_lets_nobody(file: Path, mode: int) -> Non
     assert status == HTTPStatus.FORBIDDEN
     assert sentence.endswith("holds no token that can be used; the log says why")
     with pytest.raises(
-        BadValueError, match=rf"is open to every user of this machine \(its mode is {mode:04o}\)"
+        BadValueError, match=rf"is accessible to every user of this machine \(mode {mode:04o}\)"
     ):
         read_token(str(file))
     assert TOKEN not in sentence

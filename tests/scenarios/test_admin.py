@@ -143,7 +143,7 @@ def test_a_loss_is_accepted_by_who_has_the_token(
         Path(token_file).chmod(0o644)
         assert change(server, "/api/accept?all=1").error.endswith("the log says why")
         (warning,) = eventually(lambda: server.events("nobody can change anything over HTTP"))
-        assert "is open to every user" in warning["reason"]
+        assert "is accessible to every user" in warning["reason"]
 
 
 def test_a_token_that_cannot_be_used_is_told_at_the_start(token_file: str) -> None:

@@ -20,7 +20,7 @@ from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
 from zkdns.serverset.client import make_client
 from zkdns.serverset.sync import AUDIT_SECONDS, SyncState, TreeSync
-from zkdns.serverset.tree import Node
+from zkdns.serverset.sync.tree import Node
 from zkdns.table import Table
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""Health checks against real sockets, real HTTP servers and real commands."""
+"""HealthMonitor checks against real sockets, real HTTP servers and real commands."""
 
 import signal
 import socket
@@ -13,7 +13,7 @@ import pytest
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from zkdns.errors import BadValueError
-from zkdns.serverset.checks import Check, Health, describe_status, parse_check, wait_for_command
+from zkdns.serverset.checks import Check, HealthMonitor, describe_status, parse_check, wait_for_command
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def site() -> Iterator[WebServer]:
 )
 def test_http_goes_by_the_status(site: WebServer, status: int, is_good: bool) -> None:
     site.statuses["/health"] = status
-    assert Health(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
+    assert HealthMonitor(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
     assert [(asked.path, asked.host) for asked in site.asked] == [("/health", site.endpoint)]
 
 
 def test_http_asks_at_its_own_port(site: WebServer) -> None:
-    assert Health(parse_check(f"http:{site.server_port}/health"), "127.0.0.1", 1, 5.0)()
+    assert HealthMonitor(parse_check(f"http:{site.server_port}/health"), "127.0.0.1", 1, 5.0)()
 
 
 @pytest.mark.parametrize("path", ["/hang", "/drip"])
 def test_http_that_hangs_fails_in_its_time(site: WebServer, path: str) -> None:
     begun = time.monotonic()
-    assert not Health(parse_check(f"http:{path}"), "127.0.0.1", site.server_port, 0.3)()
+    assert not HealthMonitor(parse_check(f"http:{path}"), "127.0.0.1", site.server_port, 0.3)()
     assert 0.3 <= time.monotonic() - begun < 2.0
 
 
@@ -84,13 +84,13 @@ def test_http_that_is_something_else_fails() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert not Health(parse_check("http:/"), "127.0.0.1", listening.getsockname()[1], 5.0)()
+        assert not HealthMonitor(parse_check("http:/"), "127.0.0.1", listening.getsockname()[1], 5.0)()
         thread.join()
 
 
 def test_tcp_goes_by_whether_it_connects() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        health = Health(parse_check("tcp"), "127.0.0.1", listening.getsockname()[1], 5.0)
+        health = HealthMonitor(parse_check("tcp"), "127.0.0.1", listening.getsockname()[1], 5.0)
         assert health()
     assert not health()
 
@@ -105,7 +105,7 @@ def test_tcp_that_hangs_fails_in_its_time() -> None:
                 each.setblocking(False)
                 each.connect_ex(full.getsockname())
             begun = time.monotonic()
-            assert not Health(parse_check("tcp"), "127.0.0.1", full.getsockname()[1], 0.3)()
+            assert not HealthMonitor(parse_check("tcp"), "127.0.0.1", full.getsockname()[1], 0.3)()
             assert 0.3 <= time.monotonic() - begun < 2.0
         finally:
             for each in waiting:
@@ -117,11 +117,13 @@ def test_tcp_that_hangs_fails_in_its_time() -> None:
     [("true", True), ("exit 3", False), ("no-such-command", False), ("kill -9 $$", False)],
 )
 def test_exec_goes_by_the_exit_status(command: str, is_good: bool) -> None:
-    assert Health(parse_check(f"exec:{command}"), "127.0.0.1", 1, 5.0)() is is_good
+    assert HealthMonitor(parse_check(f"exec:{command}"), "127.0.0.1", 1, 5.0)() is is_good
 
 
 def test_exec_says_what_the_command_said(caplog: pytest.LogCaptureFixture) -> None:
-    Health(parse_check("exec:echo first >&2; echo the disk is full >&2; exit 3"), "127.0.0.1", 1, 5.0)()
+    HealthMonitor(
+        parse_check("exec:echo first >&2; echo the disk is full >&2; exit 3"), "127.0.0.1", 1, 5.0
+    )()
     assert "the check ended with status 3: the disk is full" in caplog.text
 
 
@@ -129,7 +131,9 @@ def test_exec_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     hanging = parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait")
     begun = time.monotonic()
-    assert not Health(hanging, "127.0.0.1", 1, 1.0)()  # long enough for the command to tell its processes
+    assert not HealthMonitor(
+        hanging, "127.0.0.1", 1, 1.0
+    )()  # long enough for the command to tell its processes
     assert time.monotonic() - begun < 2.7
     assert len(pids.read_text().split()) == 2
     assert_all_end(pids)
@@ -137,7 +141,7 @@ def test_exec_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
 
 def test_exec_that_runs_is_ended_by_closing(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    health = Health(parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait"), "127.0.0.1", 1, 60.0)
+    health = HealthMonitor(parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait"), "127.0.0.1", 1, 60.0)
     asking = threading.Thread(target=health)
     asking.start()
     eventually(lambda: pids.read_text().split())
@@ -162,7 +166,7 @@ def is_running(pid: int) -> bool:
 
 def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     good = tmp_path / "good"
-    health = Health(parse_check(f"exec:test -e {good}"), "127.0.0.1", 1, 5.0)
+    health = HealthMonitor(parse_check(f"exec:test -e {good}"), "127.0.0.1", 1, 5.0)
     caplog.set_level("INFO")
     for wanted in (False, False, True, True, False):
         good.touch() if wanted else good.unlink(missing_ok=True)

@@ -183,16 +183,16 @@ def interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[ServerSet]
     """Has the main thread interrupted by Ctrl-C where it gives a set's session something to do, once."""
 
     def prepare(web: ServerSet) -> None:
-        soon = web._session.soon
+        run_soon = web._session.run_soon
 
         def interrupting(job: Callable[[], None]) -> None:
             if threading.current_thread() is not threading.main_thread():
-                soon(job)
+                run_soon(job)
                 return
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(web._session, "soon", interrupting)
+        monkeypatch.setattr(web._session, "run_soon", interrupting)
 
     return prepare
 

@@ -71,7 +71,7 @@ def test_no_unregisters_and_yes_registers_again(zk: Any, server_set: Sets, answe
 def test_says_why_it_is_not_registered(server_set: Sets) -> None:
     web = server_set()
     for answer, reason in [
-        (False, "the ping says that the service cannot serve"),
+        (False, "the ping returned False: the service cannot serve"),
         (RuntimeError("out of order"), "the ping failed: RuntimeError('out of order')"),
     ]:
         with web.register("a", 1, ping=Service(answer), ping_interval=0.02) as registration:
@@ -197,6 +197,6 @@ def test_its_no_does_not_hide_that_zookeeper_was_not_asked() -> None:
 @pytest.mark.parametrize("wrong", [{"ping_interval": 0}, {"ping_interval": -1.0}, {"ping_timeout": 0.0}])
 def test_times_are_more_than_nothing(server_set: Sets, wrong: dict[str, float]) -> None:
     with pytest.raises(
-        BadValueError, match=f"{next(iter(wrong))} is .*; it is a time in seconds, more than 0"
+        BadValueError, match=f"{next(iter(wrong))} is .*; it is a time in seconds, greater than 0"
     ):
         server_set().register("a", 1, ping=lambda: True, **wrong)  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ Sets = Callable[..., ServerSet]
 def is_idle(server_set: ServerSet) -> bool:
     """Whether its session has nothing to do but to look after its client."""
     session = server_set._session
-    return all(job == session._look for _, _, job in list(session._jobs))
+    return all(job == session._replace_ended_client for _, _, job in list(session._jobs))
 
 
 def members(zk: Any, server_set: ServerSet) -> list[str]:
@@ -162,7 +162,7 @@ def test_comes_back_when_the_whole_set_is_deleted_from_outside(
 def test_does_not_delete_a_znode_that_is_anothers_by_now(zk: Any, server_set: Sets) -> None:
     web = server_set()
     registration = web.register("a", 1)
-    setattr(registration, "_fired", lambda _event: None)  # noqa: B010 - as where it is heard too late
+    setattr(registration, "_on_watch", lambda _event: None)  # noqa: B010 - as where it is heard too late
     eventually(lambda: is_idle(web))
     path = registration.path
     with web._session._lock:  # the worker cannot find out

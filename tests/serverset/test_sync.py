@@ -24,9 +24,9 @@ from tests.serverset.sync_helpers import (
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.namespace import ServiceName
-from zkdns.serverset import sync as sync_module
 from zkdns.serverset.changes import SetDropped, SetUnread
 from zkdns.serverset.sync import SyncState
+from zkdns.serverset.sync import tree_sync as sync_module
 from zkdns.table import Table
 
 TEMPLATE = "/{environment}/{service}"

@@ -4,7 +4,7 @@ Never here: DNS, ZooKeeper, sockets, threads. A balancer starts nothing and hold
 closed: it looks at its source each time that it chooses.
 """
 
-from zkdns.balance.follow import Balancer
+from zkdns.balance.balancer import Balancer
 from zkdns.balance.least_request import LeastRequest
 from zkdns.balance.round_robin import RoundRobin
 from zkdns.errors import NoEndpointsError

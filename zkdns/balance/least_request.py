@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
-from zkdns.balance.follow import Balancer, nothing_left
+from zkdns.balance.balancer import Balancer, no_endpoints_error
 from zkdns.errors import BadValueError
 from zkdns.serverset.watch import EndpointSource
 
@@ -57,7 +57,7 @@ class LeastRequest(Balancer):
                 if endpoint not in without:
                     break
             else:
-                raise nothing_left(without)
+                raise no_endpoints_error(without)
             self._move(endpoint, 1)
             return endpoint
 

@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
-from zkdns.balance.follow import nothing_left
+from zkdns.balance.balancer import no_endpoints_error
 from zkdns.errors import BadValueError, MissingExtraError
 
 try:
@@ -72,7 +72,7 @@ class Ring:
         """
         points, owners = self._circle
         if not points:
-            raise nothing_left(())
+            raise no_endpoints_error(())
         return owners[bisect_left(points, _hash(key))]
 
 

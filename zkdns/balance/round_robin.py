@@ -7,7 +7,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Collection
 
-from zkdns.balance.follow import Balancer, nothing_left
+from zkdns.balance.balancer import Balancer, no_endpoints_error
 from zkdns.serverset.watch import EndpointSource
 
 
@@ -47,7 +47,7 @@ class RoundRobin(Balancer):
                 if endpoint not in without:
                     self._last = endpoint
                     return endpoint
-        raise nothing_left(without)
+        raise no_endpoints_error(without)
 
     def _follow(self) -> None:
         endpoints = self.endpoints

@@ -19,7 +19,7 @@ from zkdns.machine.findings import Finding, ok, wrong
 from zkdns.machine.tree import Tree
 from zkdns.machine.unit import environment_of_unit
 from zkdns.observe.logs import configure_logs
-from zkdns.serverset.access import load_access
+from zkdns.serverset.auth import load_access
 
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 

@@ -27,7 +27,7 @@ from zkdns.dns.zonefile import service_records, zone_head
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import Labels, lower, parse_name, to_text
 from zkdns.observe.logs import configure_logs, silence
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.serverset.auth import ACCESS_KEYS
 
 _SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper", "fixed", "demo", "offline"})
 _OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot"})

@@ -15,7 +15,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.address import HostPort, askable, parse_host_port
+from zkdns.address import HostPort, connectable, parse_host_port
 from zkdns.cli.names import complete_names
 from zkdns.cli.options import (
     DONE,
@@ -124,7 +124,7 @@ def _server(text: str | None, config_file: str | None) -> HostPort:
     address = load_or_exit({}, config_file, with_fixed=False).listen[0]
     if not address.port:
         raise BadValueError(f"{address} does not tell the server's port; name it with --server ADDR:PORT")
-    return askable(address)
+    return connectable(address)
 
 
 def _query(name: str, qtype: str) -> dnslib.DNSRecord:

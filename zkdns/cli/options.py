@@ -17,8 +17,8 @@ from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
 from zkdns.observe.logs import silence
-from zkdns.serverset.access import load_access
-from zkdns.serverset.fixed import load_demo, load_fixed
+from zkdns.serverset.auth import load_access
+from zkdns.serverset.static_file import load_demo, load_static
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -168,7 +168,7 @@ def load(
 
 def check_fixed(path: str, namespaces: Sequence[Namespace]) -> None:
     """Read the file of services; ConfigError tells its mistakes."""
-    load_fixed(Path(path), namespaces)
+    load_static(Path(path), namespaces)
 
 
 def exit_mistaken(mistakes: Iterable[str]) -> NoReturn:

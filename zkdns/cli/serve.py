@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort, connectable
 from zkdns.cli.options import config_option, exit_failed, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor import Supervisor
@@ -58,7 +58,7 @@ def serve(config_file: str | None, **flags: object) -> None:
         if not config.demo:
             return
         try:
-            _show_examples(config, askable(addresses[0]))
+            _show_examples(config, connectable(addresses[0]))
         except OSError:  # nobody can read them; the server stands all the same
             silence(sys.stdout)
 

@@ -15,7 +15,7 @@ from zkdns.config.values import Place, read_table, text
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
 from zkdns.observe.logs import configure_logs
-from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, access_of, load_access
+from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, access_of, load_access
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -110,7 +110,7 @@ class Reading:
         place = Place("", typed=False, directory="", mistakes=self.mistakes)
         self.values: dict[str, Any] = read_table(given, rows, place)
         """By `Setting.key`, what was given; None where it was wrong."""
-        self.access = ANYBODY
+        self.access = ANONYMOUS
         """How the configuration says that ZooKeeper is to be accessed."""
         self._config: Config | None = None
         try:

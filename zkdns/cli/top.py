@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort, connectable
 from zkdns.cli.options import (
     NO_ANSWER,
     config_option,
@@ -58,7 +58,7 @@ def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -
     configured = load_or_exit({"admin": admin}, config_file, with_fixed=False).admin
     if configured is None:
         exit_failed(ZkdnsError("there is no admin address; name the server's with --admin ADDRESS:PORT"))
-    address = askable(configured)
+    address = connectable(configured)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it too leaves the terminal as it was
     try:
         if once or not (as_json or is_terminal(sys.stdout)):

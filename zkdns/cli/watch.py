@@ -22,7 +22,7 @@ from zkdns.daemon.hook import Hook
 from zkdns.daemon.signals import take_signals
 from zkdns.errors import ZkdnsError
 from zkdns.observe.logs import silence
-from zkdns.serverset.access import Access
+from zkdns.serverset.auth import Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.member import Member

@@ -28,7 +28,7 @@ from zkdns.forward.routes import Routes
 from zkdns.forward.special import special_answer
 from zkdns.names import MAX_NAME, Labels, lower, parse_name, to_text, to_wire, wire_length
 from zkdns.serverset.member import Member
-from zkdns.table import Addresses, Table
+from zkdns.table import AddressIndex, Table
 
 _NEAREST = 3
 _COMPARED = 2_000  # names, which take 20 ms
@@ -310,9 +310,9 @@ def _labels_of(member: Member) -> Sequence[bytes]:
     return member.name.encode().lower(), b"m%d" % number if number is not None else b""
 
 
-def _users_of(address: str, table: Table) -> Addresses:
+def _users_of(address: str, table: Table) -> AddressIndex:
     """Which services have members of that address."""
-    users = Addresses()
+    users = AddressIndex()
     for service in table.services.values():
         for owner in service.sets.values():
             for member in owner.members.values():

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 
 from zkdns.config import Config
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.serverset.auth import ACCESS_KEYS
 
 # Known to the supervisor alone, which changes them itself.
 SUPERVISORS: Final = frozenset({"admin", "admin_names", "admin_token"})

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Sequence
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort, connectable
 from zkdns.forward.resolv import is_local
 from zkdns.names import Labels, to_wire
 from zkdns.transport.sockets import socket_address
@@ -41,7 +41,7 @@ async def asks_itself(address: HostPort, zone: Labels, seconds: float = ANSWER_S
         seconds: how long an answer is waited for.
     """
     try:
-        asked = askable(address)
+        asked = connectable(address)
         family, at = socket_address(asked.host, asked.port)
         with socket.socket(family, socket.SOCK_DGRAM) as asker:
             asker.setblocking(False)
@@ -67,7 +67,7 @@ async def silent_addresses(
         seconds: how long an answer is waited for.
     """
     times = min(_MOST_ASKED, _ASKED_PER_WORKER * workers) if workers > 1 else 1
-    asked = [address for address in addresses if _is_here(askable(address))] * times
+    asked = [address for address in addresses if _is_here(connectable(address))] * times
     answers = await asyncio.gather(*(asks_itself(address, zone, seconds) for address in asked))
     silent = (address for address, answer in zip(asked, answers, strict=True) if not answer)
     return list(dict.fromkeys(silent))

@@ -29,7 +29,7 @@ from zkdns.daemon.keeper import ChildKeeper
 from zkdns.daemon.listeners import Listeners, close
 from zkdns.daemon.plan import SUPERVISORS, Plan
 from zkdns.observe.figures import WatcherFigures
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.serverset.auth import ACCESS_KEYS
 from zkdns.transport.sockets import SocketPair
 
 log = structlog.get_logger("zkdns.supervisor")

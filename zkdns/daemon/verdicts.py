@@ -18,10 +18,10 @@ from zkdns.dns.zone import Policy, Zone
 from zkdns.errors import BadMemberError
 from zkdns.guard import HeldMember
 from zkdns.names import Labels, to_text
-from zkdns.serverset.looking import Look
 from zkdns.serverset.member import Endpoint, Member, decode_member, is_ip
 from zkdns.serverset.weights import VECTOR_PREFIX, parse_vector
-from zkdns.table import ServerSet, Service
+from zkdns.serverset.znode_stat import ZnodeStat
+from zkdns.table import MemberSet, Service
 
 _PERSISTENT = "its znode is persistent: it stays when its server is gone"
 
@@ -115,7 +115,7 @@ class Verdicts:
         return endpoint.addresses or self._table.addresses_of(endpoint.host)
 
     def _row(
-        self, owner: ServerSet, member: Member, seat: Seat | None, held: HeldMember | None
+        self, owner: MemberSet, member: Member, seat: Seat | None, held: HeldMember | None
     ) -> ExplainedMember:
         """What a member is, before it is judged."""
         own = member.service
@@ -136,7 +136,7 @@ class Verdicts:
             held_until=held.until + self._shift if held is not None else None,
         )
 
-    def _bad(self, owner: ServerSet) -> Iterator[ExplainedMember]:
+    def _bad(self, owner: MemberSet) -> Iterator[ExplainedMember]:
         """Znodes of a set that are no member, though they are called so."""
         path = f"{owner.origin}/"
         for sync in (source.sync for source in self._known.zookeeper):
@@ -152,7 +152,7 @@ class Verdicts:
                 )
 
 
-def with_looks(row: ExplainedMember, looks: Mapping[str, Look]) -> ExplainedMember:
+def with_looks(row: ExplainedMember, looks: Mapping[str, ZnodeStat]) -> ExplainedMember:
     """The member with what ZooKeeper tells of its znode."""
     look = looks.get(row.znode or "")
     if look is None:

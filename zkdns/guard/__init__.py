@@ -4,6 +4,6 @@ Time is a parameter. Never here: ZooKeeper, DNS, a clock.
 """
 
 from zkdns.guard.guard import WAIT_SECONDS, Guard
-from zkdns.guard.limbo import HeldMember
+from zkdns.guard.held_members import HeldMember
 
 __all__ = ["WAIT_SECONDS", "Guard", "HeldMember"]

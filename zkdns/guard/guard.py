@@ -23,8 +23,8 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from zkdns.config import GuardSettings
-from zkdns.guard.limbo import HeldMember, Hold, Wait
-from zkdns.guard.losses import Ledger, Losses, endpoint_of
+from zkdns.guard.held_members import HeldMember, Hold, Wait
+from zkdns.guard.loss_window import LossLedger, LossWindow, endpoint_of
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
@@ -36,7 +36,7 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Member
-from zkdns.table import ServerSet, Table
+from zkdns.table import MemberSet, Table
 
 log = structlog.get_logger("zkdns.guard")
 
@@ -75,7 +75,7 @@ class Guard:
         self._settings = settings
         self._table = table
         self._is_served = is_served
-        self._losses = Losses(settings, session_timeout)
+        self._losses = LossWindow(settings, session_timeout)
         self._why = ""
         self._holds: dict[str, Hold] = {}
         self._waits: dict[str, Wait] = {}
@@ -171,7 +171,7 @@ class Guard:
 
     # -- one set -------------------------------------------------------------------------------------------
 
-    def _put(self, owner: ServerSet | None, change: SetPut, now: float) -> list[Change]:
+    def _put(self, owner: MemberSet | None, change: SetPut, now: float) -> list[Change]:
         """A set as it was read as a whole."""
         origin = change.origin
         if owner is not None and owner.name == change.name and not owner.is_unread:
@@ -189,14 +189,14 @@ class Guard:
         served = [member for member in change.members if self._is_served(member)]
         self._losses.count(len(served), now)
         if self._losses.in_window:
-            ledger = self._losses.ledgers[origin] = Ledger(len(served), baseline=0)
+            ledger = self._losses.ledgers[origin] = LossLedger(len(served), baseline=0)
             for member in served:
                 ledger.join(member)
         return [change]
 
     def _exchange(
         self,
-        owner: ServerSet,
+        owner: MemberSet,
         added: Iterable[Member],
         removed: Iterable[str],
         now: float,
@@ -235,7 +235,7 @@ class Guard:
         return [*others, *self._tell(owner, (*joining.values(), *restored), (*gone, *replaced))]
 
     def _book(
-        self, owner: ServerSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
+        self, owner: MemberSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
     ) -> list[Member]:
         """Keep account of who joins and leaves; return the served ones that leave."""
         origin, absent = owner.origin, self._absent(owner.origin)
@@ -246,7 +246,7 @@ class Guard:
         ledger = self._losses.ledgers.get(origin)
         if ledger is None and (lost or self._losses.in_window):
             served = self._served(owner)
-            ledger = self._losses.ledgers[origin] = Ledger(served, baseline=served)
+            ledger = self._losses.ledgers[origin] = LossLedger(served, baseline=served)
         if step:
             self._losses.count(step, now)
         if ledger is not None:
@@ -257,7 +257,7 @@ class Guard:
                 self._losses.leave(origin, member, now)
         return lost
 
-    def _come_back(self, owner: ServerSet, joining: dict[str, Member]) -> list[str]:
+    def _come_back(self, owner: MemberSet, joining: dict[str, Member]) -> list[str]:
         """End limbo for those who join; return the names of others at whose endpoints they are."""
         wait, hold = self._waits.get(owner.origin), self._holds.get(owner.origin)
         where = {found for member in joining.values() if (found := endpoint_of(member))}
@@ -270,7 +270,7 @@ class Guard:
             self._forget(hold, owner, (*joining, *replaced), "they are back")
         return sorted(replaced.difference(joining))
 
-    def _hold(self, owner: ServerSet, ledger: Ledger, now: float) -> list[Member]:
+    def _hold(self, owner: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
         """Put all that a set has lost into limbo; return those of them that the table must be given back."""
         wait = self._waits.pop(owner.origin, None)
         hold = self._holds.get(owner.origin, Hold())
@@ -281,7 +281,7 @@ class Guard:
         self._begin(owner, hold, new, now, self._why)
         return [member for name, member in new.items() if name not in owner.members]
 
-    def _begin(self, owner: ServerSet, hold: Hold, members: dict[str, Member], now: float, why: str) -> None:
+    def _begin(self, owner: MemberSet, hold: Hold, members: dict[str, Member], now: float, why: str) -> None:
         """Limbo begins for these members of a set."""
         until = now + self._settings.seconds
         for member in members.values():
@@ -300,7 +300,7 @@ class Guard:
             reason=why,
         )
 
-    def _wait(self, origin: str, ledger: Ledger, lost: list[Member], now: float) -> None:
+    def _wait(self, origin: str, ledger: LossLedger, lost: list[Member], now: float) -> None:
         """Let removals wait, but those of members that have been replaced already."""
         names = [member.name for member in lost if member.name in ledger.lost]
         wait = self._waits.get(origin)
@@ -315,7 +315,7 @@ class Guard:
         self._set_end(origin, (SetDropped(origin),))
         return self._is_dropped(origin)
 
-    def _tell(self, owner: ServerSet, added: tuple[Member, ...], removed: tuple[str, ...]) -> list[Change]:
+    def _tell(self, owner: MemberSet, added: tuple[Member, ...], removed: tuple[str, ...]) -> list[Change]:
         """The changes that make the table's set what it is to be."""
         changes: list[Change] = []
         if added or removed:
@@ -327,7 +327,7 @@ class Guard:
                 changes.append(MembersHeld(owner.origin, tuple(sorted(new))))
         return changes
 
-    def _adopt(self, owner: ServerSet, change: MembersHeld, now: float) -> list[Change]:
+    def _adopt(self, owner: MemberSet, change: MembersHeld, now: float) -> list[Change]:
         """Members that were in limbo before this process began; their time begins anew."""
         absent = self._absent(owner.origin)
         known = owner.members
@@ -375,7 +375,7 @@ class Guard:
             hold.due = due
             heapq.heappush(self._agenda, (due, origin))
 
-    def _forget(self, hold: Hold, owner: ServerSet, names: Iterable[str], why: str) -> None:
+    def _forget(self, hold: Hold, owner: MemberSet, names: Iterable[str], why: str) -> None:
         for name in names:
             hold.discard(name)
         if not hold.members:
@@ -398,14 +398,14 @@ class Guard:
                 changes += self._tell(owner, tuple(restored), ())
         return changes
 
-    def _bring_back(self, origin: str, ledger: Ledger, name: ServiceName, now: float) -> list[Change]:
+    def _bring_back(self, origin: str, ledger: LossLedger, name: ServiceName, now: float) -> list[Change]:
         """Hold the members of a set that went with them a moment ago, before the others did."""
         ledger.dropped = None
         lost, hold = ledger.take_lost(), Hold()
         if not lost:
             return []
         hold.end = (SetDropped(origin),)
-        self._begin(ServerSet(origin, name), hold, lost, now, self._why)
+        self._begin(MemberSet(origin, name), hold, lost, now, self._why)
         return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
 
     def _absent(self, origin: str) -> Collection[str]:
@@ -415,7 +415,7 @@ class Guard:
             return wait.names.union(hold.members)
         return hold.members if hold is not None else wait.names if wait is not None else ()
 
-    def _served(self, owner: ServerSet) -> int:
+    def _served(self, owner: MemberSet) -> int:
         """How many members that are answered with a set has, as ZooKeeper says."""
         absent = self._absent(owner.origin)
         return sum(self._is_served(member) for name, member in owner.members.items() if name not in absent)

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 from zkdns.errors import MissingExtraError, NoEndpointsError
 
 if TYPE_CHECKING:
-    from zkdns.httpset.for_httpx2 import AsyncTransport, Transport
-    from zkdns.httpset.for_requests import Adapter
+    from zkdns.httpset.httpx2_transport import AsyncTransport, Transport
+    from zkdns.httpset.requests_adapter import Adapter
 
 __all__ = ["Adapter", "AsyncTransport", "NoEndpointsError", "Transport"]
 

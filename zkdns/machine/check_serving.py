@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from zkdns.machine.findings import Finding, ok, warning, wrong
-from zkdns.serverset.probe import Probed
+from zkdns.serverset.probe import ProbeResult
 
 
 def check_answer(about: str, rcode: str, *, is_owner: bool) -> Finding:
@@ -37,7 +37,7 @@ def check_answer(about: str, rcode: str, *, is_owner: bool) -> Finding:
     return ok(about, "answers")
 
 
-def check_zookeeper(probes: Iterable[Probed]) -> Iterator[Finding]:
+def check_zookeeper(probes: Iterable[ProbeResult]) -> Iterator[Finding]:
     """What each server of the connect string says."""
     probes = tuple(probes)
     failed = [probe for probe in probes if probe.failure is not None]

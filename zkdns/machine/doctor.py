@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_host_port
+from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_host_port
 from zkdns.config import Config
 from zkdns.daemon.control import ControlError, ListNames, command
 from zkdns.errors import ConfigError
@@ -35,7 +35,7 @@ from zkdns.machine.reaching import try_name
 from zkdns.machine.resolved import OWN, read_resolved
 from zkdns.machine.stub import HEEDED, read_hosts_line, read_resolv_conf
 from zkdns.machine.tree import MachineError, Tree
-from zkdns.serverset.access import access_of
+from zkdns.serverset.auth import access_of
 from zkdns.serverset.probe import probe
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -102,7 +102,7 @@ def _serving(config: Config, listening: Iterable[HostPort], zone: str) -> Iterat
                 yield check_answer(about, answer.rcode, is_owner=answer.is_authoritative)
     if config.admin is not None and config.admin.port:
         for path in ("healthz", "readyz"):
-            yield _over_http(f"http://{askable(config.admin)}/{path}")
+            yield _over_http(f"http://{connectable(config.admin)}/{path}")
     if config.control is not None:
         yield _over_control(config.control)
 

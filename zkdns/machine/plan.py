@@ -16,7 +16,7 @@ import tomllib
 
 import msgspec
 
-from zkdns.address import DNS_PORT, HostPort, askable, parse_upstream
+from zkdns.address import DNS_PORT, HostPort, connectable, parse_upstream
 from zkdns.config import Config, Upstream
 from zkdns.errors import BadValueError
 from zkdns.machine.keepers import RESOLV_CONF, RESOLVED_LIST, STUBS, find_keeper
@@ -84,7 +84,7 @@ class Plan(msgspec.Struct, kw_only=True):
 def wish_of(config: Config, search: tuple[str, ...], config_file: str | None) -> Wish:
     """What a configuration lets one wish for."""
     return Wish(
-        listening=tuple(map(askable, config.listen)),
+        listening=tuple(map(connectable, config.listen)),
         zones=tuple(map(to_text, config.zones)),
         upstream=config.upstream,
         search=search,

@@ -1,6 +1,6 @@
-"""Logs of the library: structlog's where the program has set that up, else the standard library's.
+"""Logging of the library: through structlog if the program has configured it, otherwise through `logging`.
 
-So a program that knows nothing of structlog finds warnings among all others, and nothing on its output.
+A program that does not use structlog thus finds the warnings among its own, and nothing on its output.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ import structlog
 
 
 class Log:
-    """Says events with their values, as a structlog logger does."""
+    """A logger with an event and its values, as structlog has."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def info(self, event: str, **values: object) -> None:
-        """Something happened as it should."""
+        """Log a normal event."""
         self._say(logging.INFO, event, values)
 
     def warning(self, event: str, **values: object) -> None:
-        """Something is not as it should be, and goes on."""
+        """Log a problem that the program survives."""
         self._say(logging.WARNING, event, values)
 
     def exception(self, event: str, **values: object) -> None:
-        """A mistake of ours, or of somebody who is called back; with the exception that is being handled."""
+        """Log the exception that is being handled."""
         self._say(logging.ERROR, event, {**values, "exc_info": True})
 
     def _say(self, level: int, event: str, values: dict[str, object]) -> None:

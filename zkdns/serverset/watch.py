@@ -157,7 +157,7 @@ class Watch:
             if self._is_closed or (alive == self._members and self._event_count):
                 return
             self._members = alive
-            self._endpoints = tuple(sorted({text_of(member) for member in alive if member.service}))
+            self._endpoints = tuple(sorted({endpoint_text(member) for member in alive if member.service}))
             self._event_count += 1
             self._last_event = time.time()
             self._changed.notify_all()
@@ -173,6 +173,6 @@ class Watch:
                 log.exception("a subscriber of a watch failed")
 
 
-def text_of(member: Member) -> str:
+def endpoint_text(member: Member) -> str:
     """`host:port` of a member's service endpoint; empty where it has none."""
     return str(HostPort(member.service.host, member.service.port)) if member.service else ""

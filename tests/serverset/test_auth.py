@@ -19,11 +19,11 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 from zkdns import ServerSet
 from zkdns.errors import ConfigError, UnreachableError, ZooKeeperError
-from zkdns.serverset.access import ANYBODY, Access, Sasl, Secret, load_access
+from zkdns.serverset.auth import ANONYMOUS, Access, Sasl, Secret, load_access
 from zkdns.serverset.client import make_client
 
 DIGEST_MD5 = '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "alice"\npassword = "wonderland"'
-HIDDEN = "(what is written there is not shown)"
+HIDDEN = "(the value is not shown here)"
 
 
 def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
@@ -51,7 +51,7 @@ def test_a_file_of_credentials_is_read(tmp_path: Path) -> None:
     )
     one = credentials(tmp_path, 'digest = "a:b"')
     assert load_access(zookeeper_credentials=one) == Access(digests=(Secret("a:b"),))
-    assert load_access() == ANYBODY
+    assert load_access() == ANONYMOUS
 
 
 def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
@@ -67,14 +67,14 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", ["holds no credentials; write digest, [sasl] or key_password"]),
+        ("", ["contains no credentials; write digest, [sasl] or key_password"]),
         ("digest = ", ["is not TOML: "]),
-        ("digest = 4711", [f"digest: is no secret; write text in quotes {HIDDEN}"]),
-        ('digest = "4711"', [f'digest: is no digest; write "USER:PASSWORD" or a list of such {HIDDEN}']),
-        ('digest = ["a:b", "4711:"]', ["digest: is no digest; "]),
+        ("digest = 4711", [f"digest: is not a secret; write text in quotes {HIDDEN}"]),
+        ('digest = "4711"', [f'digest: is not a digest; write "USER:PASSWORD" or a list of them {HIDDEN}']),
+        ('digest = ["a:b", "4711:"]', ["digest: is not a digest; "]),
         ('digset = "4711"', ["digset: is unknown; did you mean digest?"]),
-        ("key_password = 4711", ["key_password: is no secret; "]),
-        ('sasl = "4711"', ["sasl: is no table; "]),
+        ("key_password = 4711", ["key_password: is not a secret; "]),
+        ('sasl = "4711"', ["sasl: is not a table; "]),
         ("[sasl]", ["sasl: has no mechanism; write DIGEST-MD5 or GSSAPI", "sasl: is incomplete, "]),
         ('[sasl]\nmechanism = "PLAIN"', ["sasl.mechanism: is 'PLAIN'; ", "sasl: is incomplete, "]),
         (
@@ -83,13 +83,13 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
                 "sasl.user: is unknown; did you mean username?",
                 "sasl: has no password, which DIGEST-MD5 needs",
                 "sasl: has no username, which DIGEST-MD5 needs",
-                "sasl.principal: is nothing that DIGEST-MD5 takes",
-                "sasl: is incomplete, so nothing of it is used",
+                "sasl.principal: is not used by DIGEST-MD5",
+                "sasl: is incomplete, so it is not used",
             ],
         ),
         (
             '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "a"\npassword = 4711',
-            ["sasl.password: is no secret; ", "sasl: is incomplete, "],
+            ["sasl.password: is not a secret; ", "sasl: is incomplete, "],
         ),
     ],
 )
@@ -107,8 +107,8 @@ def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) ->
     file = credentials(tmp_path, 'digest = "a:b"', mode)
     (mistake,) = mistakes(zookeeper_credentials=file)
     assert mistake == (
-        f"{file}: is open to every user of this machine (its mode is {mode:04o}), and holds secrets; "
-        "take that away with chmod o-rwx"
+        f"{file}: is accessible to every user of this machine (mode {mode:04o}) and contains secrets; "
+        "run chmod o-rwx on it"
     )
     assert load_access(zookeeper_credentials=credentials(tmp_path, 'digest = "a:b"', 0o640)).digests
 
@@ -133,7 +133,7 @@ def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
     tls = {"zookeeper_tls": True, "zookeeper_ca": str(authority.file)}
     assert load_access(**tls).tls is not None  # type: ignore[arg-type]
     assert (
-        "cannot be used as certificates of authorities"
+        "is not a file of CA certificates"
         in mistakes(**{**tls, "zookeeper_ca": str(garbage)})[0]
     )
     assert "(No such file" in mistakes(**{**tls, "zookeeper_ca": str(tmp_path / "x")})[0]
@@ -144,7 +144,7 @@ def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
     file = credentials(tmp_path, 'key_password = "4711"')
     assert load_access(**tls, zookeeper_certificate=str(locked), zookeeper_credentials=file).tls  # type: ignore[arg-type]
     own.chmod(0o644)
-    assert "is open to every user" in mistakes(**tls, zookeeper_certificate=str(own))[0]
+    assert "is accessible to every user" in mistakes(**tls, zookeeper_certificate=str(own))[0]
 
 
 # -- digest -----------------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def test_a_digest_opens_what_its_acl_keeps_closed(
         with server_set(opened).register("10.0.0.1", 80), server_set(opened).watch() as watch:
             assert watch.endpoints == ("10.0.0.1:80",)
             with pytest.raises(ZooKeeperError, match="ACL does not permit"):
-                server_set(ANYBODY).watch(timeout=10.0)
+                server_set(ANONYMOUS).watch(timeout=10.0)
     finally:
         for path in (zk_root, f"{zk_root}/test", f"{zk_root}/test/web"):
             zk.set_acls(path, OPEN_ACL_UNSAFE)

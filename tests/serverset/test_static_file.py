@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 
 from zkdns.errors import ConfigError
 from zkdns.namespace import ServiceName, parse_namespace
-from zkdns.serverset.fixed import FixedSets, load_demo, load_fixed, parse_fixed
 from zkdns.serverset.member import Endpoint, Member, Status
+from zkdns.serverset.static_file import StaticSets, load_demo, load_static, parse_static
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 WEB = ServiceName("web", "staging")
 
 
-def parse(text: str) -> FixedSets:
-    return parse_fixed(text, (NAMESPACE,), origin="fixed.toml")
+def parse(text: str) -> StaticSets:
+    return parse_static(text, (NAMESPACE,), origin="fixed.toml")
 
 
 def mistakes(text: str) -> list[str]:
@@ -83,7 +83,7 @@ def test_a_service_may_hold_no_member_and_its_name_dots() -> None:
 def test_a_name_may_end_in_the_zone_that_it_belongs_to() -> None:
     aurora = parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",))
     names = ("web.staging", "web.prod.Discovery", "hello.prod.www.aurora")
-    sets = parse_fixed("".join(f'[services."{name}"]\n' for name in names), (NAMESPACE, aurora), origin="x")
+    sets = parse_static("".join(f'[services."{name}"]\n' for name in names), (NAMESPACE, aurora), origin="x")
     assert list(sets) == [
         WEB,
         ServiceName("web", "prod"),
@@ -95,13 +95,13 @@ def test_a_name_may_end_in_the_zone_that_it_belongs_to() -> None:
         "hello.prod.www.aurora",
     ]
     with pytest.raises(ConfigError, match=r"is the same name as 'web\.staging'"):
-        parse_fixed('[services."web.staging"]\n[services."Web.staging.discovery"]', (NAMESPACE,), origin="x")
+        parse_static('[services."web.staging"]\n[services."Web.staging.discovery"]', (NAMESPACE,), origin="x")
 
 
 def test_a_namespace_says_how_long_a_services_name_is() -> None:
     text = '[services."web"]\nmembers = ["a:1"]\n'
     plain = parse_namespace("/services/{service}")
-    assert parse_fixed(text, (plain,), origin="x") == {ServiceName("web"): (Member("m0", Endpoint("a", 1)),)}
+    assert parse_static(text, (plain,), origin="x") == {ServiceName("web"): (Member("m0", Endpoint("a", 1)),)}
     assert len(mistakes(text)) == 1
 
 
@@ -216,9 +216,9 @@ def test_a_file_is_read_and_named_in_its_mistakes(tmp_path: Path) -> None:
     path = tmp_path / "sets.toml"
     path.write_text(members('"wäb.example:1"'), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"sets\.toml: services"):
-        load_fixed(path, (NAMESPACE,))
+        load_static(path, (NAMESPACE,))
     path.write_text(members('"10.0.0.1:1"'), encoding="utf-8")
-    assert list(load_fixed(path, (NAMESPACE,))) == [WEB]
+    assert list(load_static(path, (NAMESPACE,))) == [WEB]
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         (Path("a\0b"), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=why):
-            load_fixed(path, (NAMESPACE,))
+            load_static(path, (NAMESPACE,))
 
 
 # -- anything -----------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 from tests.serverset.sync_helpers import Locked
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset import kazoo_private
+from zkdns.serverset import kazoo_ext
 from zkdns.serverset.client import make_client
-from zkdns.serverset.kazoo_private import (
+from zkdns.serverset.kazoo_ext import (
     CHANGED,
     CREATED,
     DELETED,
@@ -21,9 +21,9 @@ from zkdns.serverset.kazoo_private import (
     AddWatch,
     MultiRead,
     Result,
-    ask,
-    take_events,
-    unusable,
+    incompatibility,
+    intercept_events,
+    send_request,
 )
 
 TIMEOUT = 10.0
@@ -32,7 +32,7 @@ TIMEOUT = 10.0
 def answer(client: KazooClient, request: AddWatch | MultiRead) -> list[Result]:
     """Ask, and wait for the answer."""
     answers: queue.SimpleQueue[tuple[list[Result], BaseException | None]] = queue.SimpleQueue()
-    ask(client, request, lambda results, error: answers.put((results, error)))
+    send_request(client, request, lambda results, error: answers.put((results, error)))
     results, error = answers.get(timeout=TIMEOUT)
     if error is not None:
         raise error
@@ -40,20 +40,22 @@ def answer(client: KazooClient, request: AddWatch | MultiRead) -> list[Result]:
 
 
 def test_this_kazoo_can_be_used() -> None:
-    assert unusable() is None
+    assert incompatibility() is None
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.12.0", "3.0"])
 def test_another_series_of_kazoo_is_not_trusted(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr("kazoo.version.__version__", version)
-    assert unusable() == f"kazoo is {version}; its private parts are known of 2.11.x"
+    assert incompatibility() == f"kazoo is {version}; its internals are known for 2.11.x only"
 
 
 def test_a_kazoo_whose_parts_have_changed_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the point
-    assert unusable() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
+    assert (
+        incompatibility() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
+    )
     monkeypatch.delattr(KazooClient, "_call")
-    assert unusable() == "kazoo's KazooClient._call takes nothing, not self, request, async_object"
+    assert incompatibility() == "kazoo's KazooClient._call takes nothing, not self, request, async_object"
 
 
 def test_many_reads_answer_as_single_ones_do(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
@@ -80,7 +82,7 @@ def test_no_reads_at_all_are_answered_by_nothing(zk: Any) -> None:
 
 
 def test_an_error_that_kazoo_does_not_know_is_one_reads_own() -> None:
-    item = kazoo_private._HEADER.pack(-1, False, -999) + kazoo_private._INT.pack(-999)
+    item = kazoo_ext._HEADER.pack(-1, False, -999) + kazoo_ext._INT.pack(-999)
     (result,) = MultiRead([(GET_DATA, "/a")]).deserialize(item, 0)
     assert isinstance(result, KazooException)
     assert "-999" in str(result)
@@ -93,7 +95,7 @@ def test_a_recursive_watch_tells_of_every_change_in_its_order(
     top = f"{zk_root}{chroot}"
     events: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
     client = make_client(f"{zookeeper.address}{top if chroot else ''}")
-    take_events(client, lambda kind, path: events.put((kind, path)))
+    intercept_events(client, lambda kind, path: events.put((kind, path)))
     client.start_async().wait(TIMEOUT)
     try:
         seen = "" if chroot else top
@@ -116,7 +118,7 @@ def test_a_recursive_watch_tells_of_every_change_in_its_order(
 def test_watches_of_kazoos_own_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     zk.ensure_path(zk_root)
     client = make_client(zookeeper.address)
-    take_events(client, lambda kind, path: None)  # noqa: ARG005 - nobody wants to know
+    intercept_events(client, lambda kind, path: None)  # noqa: ARG005 - nobody wants to know
     client.start()
     try:
         fired = threading.Event()

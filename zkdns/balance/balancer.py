@@ -46,7 +46,7 @@ class Balancer:
         self._source = None
 
 
-def nothing_left(tried: Collection[str]) -> NoEndpointsError:
+def no_endpoints_error(tried: Collection[str]) -> NoEndpointsError:
     """What to raise where nothing can be chosen, after these were ruled out."""
     if tried:
         return NoEndpointsError(f"no other endpoint is left to choose; tried: {', '.join(tried)}")

@@ -19,7 +19,7 @@ def endpoint_of(member: Member) -> tuple[str, int] | None:
     return (member.service.host, member.service.port) if member.service else None
 
 
-class Ledger:
+class LossLedger:
     """What became lately of those members of a set that are answered with.
 
     `baseline` is how many there were when the window opened, `remaining` how many there are. `lost` are those
@@ -90,7 +90,7 @@ class Ledger:
         self.take_lost()
 
 
-class Losses:
+class LossWindow:
     """The ledgers of all sets that have changed lately, and the account of the whole table.
 
     Attributes:
@@ -100,7 +100,7 @@ class Losses:
     """
 
     def __init__(self, settings: GuardSettings, session_timeout: float) -> None:
-        self.ledgers: dict[str, Ledger] = {}
+        self.ledgers: dict[str, LossLedger] = {}
         self.in_window = False
         self.is_settled = True
         self.window_until = 0.0
@@ -153,7 +153,7 @@ class Losses:
             self._peaks.pop()
         self._peaks.append((now, self._total))
 
-    def is_suspicious(self, ledger: Ledger) -> bool:
+    def is_suspicious(self, ledger: LossLedger) -> bool:
         """Whether a set has lost so many of its members that it may be a failure of ZooKeeper."""
         before = ledger.baseline if self.in_window else ledger.recent
         return (before > 0 and not ledger.remaining) or self._is_too_much(before, before - ledger.remaining)

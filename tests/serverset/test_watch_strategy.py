@@ -10,9 +10,9 @@ from structlog.testing import capture_logs
 from tests.serverset.sync_helpers import Chaos, FollowedTree, Locked, data, join
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset.kazoo_private import CHANGED, MultiRead
-from zkdns.serverset.one_shot import OneShotWay
-from zkdns.serverset.recursive import RecursiveWay
+from zkdns.serverset.kazoo_ext import CHANGED, MultiRead
+from zkdns.serverset.sync.one_shot import OneShotStrategy
+from zkdns.serverset.sync.recursive import RecursiveStrategy
 
 Follow = Callable[..., FollowedTree]
 
@@ -35,7 +35,7 @@ def refusals(logs: list[Any]) -> list[str]:
 def test_a_recursive_watch_is_taken_where_it_can_be(follow: Follow) -> None:
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
-        assert isinstance(tree.sync._way, RecursiveWay)
+        assert isinstance(tree.sync._strategy, RecursiveStrategy)
         tree.restart()
         tree.wait_live()
     assert [entry["by"] for entry in logs if entry["event"] == "following zookeeper"] == ["a recursive watch"]
@@ -59,10 +59,10 @@ def test_with_a_kazoo_that_cannot_be_trusted_the_other_way_is_taken(
     monkeypatch.setattr("kazoo.version.__version__", "2.12.0")
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
-        assert isinstance(tree.sync._way, OneShotWay)
+        assert isinstance(tree.sync._strategy, OneShotStrategy)
         join(zk, f"{zk_root}/staging/web")
         tree.wait_equal(zk)
-    assert refusals(logs) == ["kazoo is 2.12.0; its private parts are known of 2.11.x"]
+    assert refusals(logs) == ["kazoo is 2.12.0; its internals are known for 2.11.x only"]
 
 
 def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_believed(
@@ -77,8 +77,8 @@ def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_bel
     monkeypatch.setattr(MultiRead, "deserialize", lose_children)
     with capture_logs() as logs, follow() as tree:
         tree.wait_live().wait_equal(zk)
-        assert isinstance(tree.sync._way, OneShotWay)
-    assert refusals(logs) == ["many reads in one do not agree with single ones"]
+        assert isinstance(tree.sync._strategy, OneShotStrategy)
+    assert refusals(logs) == ["multiRead and single reads return different results"]
 
 
 def test_events_of_other_paths_than_were_asked_for_end_the_trust(
@@ -88,12 +88,12 @@ def test_events_of_other_paths_than_were_asked_for_end_the_trust(
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
         known = tree.contents
-        tree.read(lambda: tree.sync._event(tree.client, CHANGED, "/elsewhere"))
-        eventually(lambda: isinstance(tree.sync._way, OneShotWay))
+        tree.read(lambda: tree.sync._on_watch_event(tree.client, CHANGED, "/elsewhere"))
+        eventually(lambda: isinstance(tree.sync._strategy, OneShotStrategy))
         assert tree.contents == known
         join(zk, f"{zk_root}/staging/web", "10.0.0.2")
         tree.wait_equal(zk)
-    assert refusals(logs) == [f"ZooKeeper tells of '/elsewhere', which does not lie below {zk_root}"]
+    assert refusals(logs) == [f"ZooKeeper sent an event for '/elsewhere', which is not below {zk_root}"]
 
 
 # -- the audit -----------------------------------------------------------------------------------------------
@@ -106,7 +106,7 @@ def test_an_audit_repairs_and_counts_what_no_event_told(
     members = [join(zk, web, f"10.0.0.{number}") for number in range(3)]
     with capture_logs() as logs, follow(audit_seconds=0.2) as tree:
         tree.wait_live()
-        monkeypatch.setattr(tree.sync, "_event", lambda *_: None)
+        monkeypatch.setattr(tree.sync, "_on_watch_event", lambda *_: None)
         change = zk.transaction()  # at once, so that no audit finds a part of it
         change.delete(members[0])
         change.create(f"{web}/member_", data("10.0.0.9"), sequence=True)
@@ -148,13 +148,13 @@ def test_nothing_is_remembered_of_sets_that_are_no_more(zk: Any, zk_root: str, f
     join(zk, f"{zk_root}/staging/web")
     with follow(recursive=False) as tree:
         tree.wait_live()
-        way = tree.sync._way
-        assert isinstance(way, OneShotWay)
-        known = len(way._watches)
+        strategy = tree.sync._strategy
+        assert isinstance(strategy, OneShotStrategy)
+        known = len(strategy._watches)
         for number in range(20):
             join(zk, f"{zk_root}/staging/web{number}")
             zk.create(f"{zk_root}/staging/web{number}/vector_", b"{}")
             tree.wait_equal(zk)
             zk.delete(f"{zk_root}/staging/web{number}", recursive=True)
             tree.wait_equal(zk)
-        eventually(lambda: len(way._watches) == known)
+        eventually(lambda: len(strategy._watches) == known)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from zkdns.guard.losses import endpoint_of
+from zkdns.guard.loss_window import endpoint_of
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import Change
 from zkdns.serverset.member import Member
