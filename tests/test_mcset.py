@@ -361,7 +361,7 @@ def test_the_hasher_forgets_a_node_and_knows_when_there_is_none() -> None:
     assert {hasher.get_node(key) for key in KEYS} == {"a:1", "b:1"}
     hasher.remove_node("a:1")
     assert {hasher.get_node(key) for key in KEYS} == {"b:1"}
-    with pytest.raises(BadValueError, match="'a:1' is none of the nodes, which are b:1"):
+    with pytest.raises(BadValueError, match="'a:1' is not one of the nodes, which are b:1"):
         hasher.remove_node("a:1")
     hasher.remove_node("b:1")
     assert hasher.get_node("key") is None

@@ -21,13 +21,13 @@ BAD_PATHS = [
     ("/a/", "is not a path"),
     ("//", "is not a path"),
     ("/a//b", "is not a path"),
-    ("/a/./b", "which ZooKeeper refuses"),
-    ("/..", "which ZooKeeper refuses"),
-    ("/a\x00", "ZooKeeper refuses the character"),
-    ("/a\x7f", "ZooKeeper refuses the character"),
-    ("/\ue000", "ZooKeeper refuses the character"),
-    ("/\udcff", "ZooKeeper refuses the character"),
-    ("/\N{GRINNING FACE}", "ZooKeeper refuses the character"),
+    ("/a/./b", "ZooKeeper rejects the elements"),
+    ("/..", "ZooKeeper rejects the elements"),
+    ("/a\x00", "ZooKeeper rejects the character"),
+    ("/a\x7f", "ZooKeeper rejects the character"),
+    ("/\ue000", "ZooKeeper rejects the character"),
+    ("/\udcff", "ZooKeeper rejects the character"),
+    ("/\N{GRINNING FACE}", "ZooKeeper rejects the character"),
 ]
 
 BAD_TEMPLATES = [
@@ -39,7 +39,7 @@ BAD_TEMPLATES = [
     ("/discovery/{}", "a placeholder is a whole element"),
     ("/discovery/x{service}", "a placeholder is a whole element"),
     ("/discovery/{service", "a placeholder is a whole element"),
-    ("/{service}/{service}", "names a placeholder twice"),
+    ("/{service}/{service}", "has two placeholders with the same name"),
 ]
 
 

@@ -219,7 +219,7 @@ def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
             sealed(header, end=b"\xff\xff\xff\xff" + bomb),
         ):
             path.write_bytes(content)
-            with pytest.raises(SnapshotError, match="cannot be understood"):
+            with pytest.raises(SnapshotError, match="cannot be decoded"):
                 read(path)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
@@ -240,10 +240,10 @@ def test_what_is_too_large_is_refused_unread(path: Path) -> None:
         (b"zkdns snapshot 1\n" + bytes(64), "not a snapshot of this version"),
         (b"zkdns snapshot 2\n", "damaged"),
         (b"zkdns snapshot 2\n" + bytes(64), "damaged"),
-        (sealed(), "cannot be understood: its lengths are wrong"),
-        (sealed(end=b""), "cannot be understood: it has no end"),
-        (sealed(msgspec.msgpack.encode(HEADER), end=bytes(5)), "cannot be understood: its lengths are wrong"),
-        (sealed(b"\x80"), "cannot be understood: Object missing required field"),
+        (sealed(), "cannot be decoded: its lengths are wrong"),
+        (sealed(end=b""), "cannot be decoded: it has no end"),
+        (sealed(msgspec.msgpack.encode(HEADER), end=bytes(5)), "cannot be decoded: its lengths are wrong"),
+        (sealed(b"\x80"), "cannot be decoded: Object missing required field"),
     ],
 )
 def test_a_file_that_is_no_snapshot_is_told_to_be_none(path: Path, content: bytes, complaint: str) -> None:
@@ -263,11 +263,11 @@ def expecting(**others: Any) -> Expected:
     [
         (
             expecting(namespaces=("/aurora/{job}",)),
-            "is of the namespace /discovery/{environment}/{service}, not of /aurora/{job}",
+            "has the namespace /discovery/{environment}/{service} instead of /aurora/{job}",
         ),
         (
             expecting(zookeeper="zk1:2181/b"),
-            "is of ZooKeeper at zk1:2181,zk2:2181/a, which has another root than zk1:2181/b",
+            "was read from zk1:2181,zk2:2181/a, whose chroot differs from that of zk1:2181/b",
         ),
         (
             expecting(now=NOW + 61, max_age=60),
@@ -359,7 +359,7 @@ def test_where_this_user_may_not_write_it_is_told_what_would_help(path: Path) ->
         write(path, SMALL)
     path.parent.chmod(0o755)
     assert str(caught.value) == (
-        f"{path}: cannot be written: Permission denied; let this user write into {path.parent}"
+        f"{path}: cannot be written: Permission denied; give this user write permission in {path.parent}"
     )
 
 
@@ -398,7 +398,7 @@ def test_a_directory_in_its_place_is_an_error_and_nothing_is_left_beside_it(path
 def test_a_missing_directory_is_an_error(path: Path) -> None:
     with pytest.raises(SnapshotError, match="cannot be written: No such file") as caught:
         write(path / "table", SMALL)
-    assert str(caught.value).endswith(f"; make the directory {path}")
+    assert str(caught.value).endswith(f"; create the directory {path}")
     assert not path.exists()
 
 
@@ -416,7 +416,7 @@ def test_a_crash_amid_writing_leaves_the_old_one_and_the_next_start_tidies_up(pa
     other = path.with_name(f".{path.name}.notes.new")
     other.touch()
     remove_leftovers(path)
-    assert set(path.parent.iterdir()) == {path, unfinished._beside, other}
+    assert set(path.parent.iterdir()) == {path, unfinished._temporary, other}
     unfinished.discard()
     assert read(path) == SMALL
 

@@ -194,7 +194,7 @@ def test_a_fixed_file_that_is_broken_just_now_stops_no_lookup(demo: ZkdnsServer,
     [
         (["web..discovery"], "'web..discovery' is not a domain name: it has an empty label"),
         (["a" * 64], "a label has 64 bytes, at most 63 are allowed"),
-        ([r"web\999.discovery"], "behind a backslash"),
+        ([r"web\999.discovery"], "a backslash is followed by"),
         (["web", "NOTYPE"], "'NOTYPE' is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257"),
         (["web", "TYPE65536"], "'TYPE65536' is not a record type"),
         (["web", "TYPE"], "'TYPE' is not a record type"),

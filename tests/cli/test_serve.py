@@ -193,7 +193,7 @@ def test_a_snapshot_that_cannot_be_served_by_itself_is_a_mistake(tmp_path: Path,
     assert told() == f"zkdns: {path}: is not a snapshot of this version of zkdns"
     snapshot(path)
     assert told("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7 days old; at most 24 hours")
-    assert told("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: is of the namespace /discovery/")
+    assert told("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: has the namespace /discovery/")
     path.write_bytes(path.read_bytes()[:-1])
     assert told() == f"zkdns: {path}: is damaged: its checksum is wrong"
 

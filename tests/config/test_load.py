@@ -17,10 +17,10 @@ from zkdns.errors import ConfigError
 from zkdns.namespace import parse_namespace
 from zkdns.snapshot import namespaces_of
 
-NO_ADDRESS = "is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
+NO_ADDRESS = "is not an address to listen on; write an IP address and a port, such as 127.0.0.1:53"
 BOTH = "cannot answer both DNS and HTTP; choose another port, or write none for admin"
 TWICE = "is one service with another table; names that differ only in case are equal (RFC 4343)"
-NO_UPSTREAM = "is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
+NO_UPSTREAM = "is not an address to forward to; write an IP address, such as 9.9.9.9, [2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
 NO_SERVICE = "is not a service's name; write {service}.{environment}, without the zone"
 
 FULL = """
@@ -250,11 +250,11 @@ WRONG_TEXTS = [
     ("zookeeper", "zk1,zk1:2181", "names zk1:2181 twice"),
     ("zookeeper", "zk1/a/", "'/a/' is not a path"),
     ("zookeeper", "zk1//a", "'//a' is not a path"),
-    ("zookeeper", "zk1/a/../b", "which ZooKeeper refuses"),
+    ("zookeeper", "zk1/a/../b", "ZooKeeper rejects the elements"),
     ("zookeeper", "zk1/\udcff", "not UTF-8"),
     ("fixed", "a\0b", "is 'a\\x00b'; it holds a zero byte"),
     ("snapshot", "\udcff", "not UTF-8"),
-    ("listen", "localhost", "no address to listen on; write an IP address and a port"),
+    ("listen", "localhost", "not an address to listen on; write an IP address and a port"),
     ("listen", "127.0.0.1:65536", "a port is 0 to 65535"),
     ("zone", ".", "'.' is the root; a zone has a label at least"),
     ("zone", "a..b", "an empty label"),
@@ -276,13 +276,13 @@ WRONG_TEXTS = [
     ("order", "roundrobin", "is 'roundrobin'; write one of round-robin, random, fixed"),
     ("max_answers", "0", "write a whole number from 1 to 65535"),
     ("workers", "257", "write a whole number from 1 to 256"),
-    ("upstream", "dns.quad9.net", "'dns.quad9.net' is no address to forward to"),
-    ("upstream", "nobody", "'nobody' is no address to forward to"),
+    ("upstream", "dns.quad9.net", "'dns.quad9.net' is not an address to forward to"),
+    ("upstream", "nobody", "'nobody' is not an address to forward to"),
     ("upstream", "1.1.1.1:0", "a port is 1 to 65535"),
-    ("upstream", "https://1.1.1.1", "begins with https://; write ADDRESS[:PORT], or tls://"),
+    ("upstream", "https://1.1.1.1", "starts with https://; write ADDRESS[:PORT], or tls://"),
     ("upstream", "127.0.0.1", "127.0.0.1:53 is where this server itself listens; name another one"),
     ("cache_entries", "0", "write a whole number from 1 to 1000000"),
-    ("admin", "localhost:80", "no address to listen on"),
+    ("admin", "localhost:80", "not an address to listen on"),
     ("log_format", "xml", "is 'xml'; write one of auto, console, json, journald"),
     ("log_level", "\udcff", "not UTF-8"),
     ("demo", "perhaps", "is 'perhaps'; write true or false"),
@@ -696,7 +696,7 @@ def test_no_znode_may_be_a_service_of_two_namespaces(others: list[str], *, is_fi
         ),
         (
             '[[namespace]]\npath = "/a"\n[service."a.b.c.d"]',
-            "namespace[0].path: '/a' does not end in a placeholder, as /discovery/{environment}/{service}",
+            "namespace[0].path: '/a' does not end in a placeholder, such as /discovery/{environment}/{service}",
         ),
         ('[namespace]\npath = "/{a}"', "namespace: is a table; write a path with placeholders in quotes"),
     ],

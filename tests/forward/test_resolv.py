@@ -62,7 +62,7 @@ def test_a_line_that_is_wrong_is_told_and_costs_no_other() -> None:
     servers, mistakes = parse_resolv_conf(text)
     assert servers == (to("192.0.2.1"),)
     assert [mistake.partition(":")[0] for mistake in mistakes] == ["line 1", "line 2", "line 4", "line 5"]
-    assert "'dns.example' is no address to forward to" in mistakes[1]
+    assert "'dns.example' is not an address to forward to" in mistakes[1]
     assert all(len(mistake) < 300 for mistake in mistakes)
 
 

@@ -572,6 +572,6 @@ def test_what_is_told_and_looked_at_of_limbo_does_not_grow_with_those_who_are_in
     looks = 0
     while (due := story.guard.next_deadline()) is not None:
         story.pass_time(due - story.now)
-        looks += len(story.guard._agenda)
+        looks += len(story.guard._deadlines)
     assert looks <= 200
     assert story.answered("web") == []

@@ -132,10 +132,7 @@ def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
     garbage.write_text("garbage")
     tls = {"zookeeper_tls": True, "zookeeper_ca": str(authority.file)}
     assert load_access(**tls).tls is not None  # type: ignore[arg-type]
-    assert (
-        "is not a file of CA certificates"
-        in mistakes(**{**tls, "zookeeper_ca": str(garbage)})[0]
-    )
+    assert "is not a file of CA certificates" in mistakes(**{**tls, "zookeeper_ca": str(garbage)})[0]
     assert "(No such file" in mistakes(**{**tls, "zookeeper_ca": str(tmp_path / "x")})[0]
     for certificate, key in ((own, other), (garbage, None), (locked, None)):
         pair = {"zookeeper_certificate": str(certificate), "zookeeper_key": key and str(key)}

@@ -15,7 +15,7 @@ from zkdns.serverset.member import (
     Endpoint,
     Member,
     Status,
-    _decode_generously,
+    _decode_tolerantly,
     canonical_host,
     decode_member,
     encode_member,
@@ -242,7 +242,7 @@ def test_a_bad_member_is_refused_under_a_word_to_count_it_by(data: bytes, why: s
 def read_both_ways(data: bytes) -> Member | str:
     """What a member's data is read as: a member, or why not. The quick way must not change it."""
     found: list[Member | str] = []
-    for read in (decode_member, _decode_generously):
+    for read in (decode_member, _decode_tolerantly):
         try:
             found.append(read(NAME, data))
         except BadMemberError as error:

@@ -1,4 +1,4 @@
-"""Members that have left and are still answered: held in limbo, or waiting for a moment."""
+"""The members of a set that have left but are still answered: held ones, and removals that wait briefly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zkdns.serverset.member import Member
 
 
 class HeldMember(NamedTuple):
-    """A member that has left and is still answered; times in seconds of the caller's clock."""
+    """A member that has left and is still answered. Times are seconds of the caller's clock."""
 
     origin: str
     service: ServiceName
@@ -21,53 +21,58 @@ class HeldMember(NamedTuple):
     since: float
     until: float
     why: str
-    """What ZooKeeper's failure was seen by."""
+    """The disturbance of ZooKeeper that makes the removal suspicious."""
 
 
 class Hold:
-    """Members of one set in limbo, by name, and which of them served where."""
+    """The held members of one set, by name and by endpoint."""
 
-    __slots__ = ("_by_endpoint", "due", "end", "members")
+    __slots__ = ("_by_endpoint", "due", "final_changes", "members")
 
     def __init__(self) -> None:
         self.members: dict[str, HeldMember] = {}
-        self.end: tuple[Change, ...] = ()
-        """Where the set itself is gone as well: what becomes of it when nobody is held any more."""
+        self.final_changes: tuple[Change, ...] = ()
+        """If the set itself was dropped: the changes that pass when the last held member is released."""
         self.due = -math.inf
-        """When it will be looked at, whether it is over for anybody."""
+        """When to check next whether the time of a member is over."""
         self._by_endpoint: dict[tuple[str, int], set[str]] = {}
 
     def add(self, held: HeldMember) -> None:
-        """Limbo begins for a member."""
+        """Hold a member."""
         self.members[held.member.name] = held
-        if where := endpoint_of(held.member):
-            self._by_endpoint.setdefault(where, set()).add(held.member.name)
+        if endpoint := endpoint_of(held.member):
+            self._by_endpoint.setdefault(endpoint, set()).add(held.member.name)
 
     def discard(self, name: str) -> None:
-        """Limbo ends for a member, if it was in it."""
+        """Hold a member no longer."""
         held = self.members.pop(name, None)
-        if held is not None and (where := endpoint_of(held.member)):
-            self._by_endpoint[where].discard(name)
-            if not self._by_endpoint[where]:
-                del self._by_endpoint[where]
+        if held is not None and (endpoint := endpoint_of(held.member)):
+            self._by_endpoint[endpoint].discard(name)
+            if not self._by_endpoint[endpoint]:
+                del self._by_endpoint[endpoint]
 
-    def at(self, endpoints: Iterable[tuple[str, int]]) -> set[str]:
-        """The names of those that served there."""
-        return {name for where in endpoints for name in self._by_endpoint.get(where, ())}
+    def extend(self, until: float) -> None:
+        """Hold every member at least until this time."""
+        for name, held in self.members.items():
+            self.members[name] = held._replace(until=max(held.until, until))
+
+    def names_at(self, endpoints: Iterable[tuple[str, int]]) -> set[str]:
+        """The names of the held members with one of these endpoints."""
+        return {name for endpoint in endpoints for name in self._by_endpoint.get(endpoint, ())}
 
     @property
     def first_until(self) -> float:
-        """When the first of them may go."""
+        """When the time of the first member is over."""
         return min(held.until for held in self.members.values())
 
 
 class Wait:
-    """Removals of one set that wait to see what becomes of the others."""
+    """Removals of one set that wait until it is clear whether the whole table collapses."""
 
-    __slots__ = ("deadline", "end", "names")
+    __slots__ = ("deadline", "final_changes", "names")
 
     def __init__(self, deadline: float) -> None:
         self.deadline = deadline
         self.names: set[str] = set()
-        self.end: tuple[Change, ...] = ()
-        """As a hold's."""
+        self.final_changes: tuple[Change, ...] = ()
+        """As in `Hold`."""

@@ -1,13 +1,14 @@
-"""What was lost lately, and whether that is suspicious: of one set, and of the whole table.
+"""Recent losses of members, and whether they are suspicious: per set, and in the whole table.
 
-A *window* opens with a disturbance, and ends one session timeout after ZooKeeper has been read again: that
-long the sessions live that a failing ZooKeeper could not hear. Within it losses are measured against what
-there was at its begin; in a quiet table against what there was a session timeout ago.
+A *window* opens with a disturbance and closes one session timeout after ZooKeeper was read completely again:
+the sessions that a failing ZooKeeper could not hear expire within that time. In a window, losses are measured
+against the number of members at its start, otherwise against that of a session timeout ago.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 
 from zkdns.config import GuardSettings
 from zkdns.namespace import ServiceName
@@ -15,15 +16,18 @@ from zkdns.serverset.member import Member
 
 
 def endpoint_of(member: Member) -> tuple[str, int] | None:
-    """Where a member serves; equal ones are one member to whoever connects."""
+    """A member's service endpoint. Members with equal endpoints replace each other."""
     return (member.service.host, member.service.port) if member.service else None
 
 
 class LossLedger:
-    """What became lately of those members of a set that are answered with.
+    """The recent losses among the served members of one set.
 
-    `baseline` is how many there were when the window opened, `remaining` how many there are. `lost` are those
-    that left, when, and have not been replaced. Of a set that is gone with them, `dropped` is the name.
+    Attributes:
+        baseline: how many members there were when the window opened.
+        remaining: how many there are now.
+        lost: the members that left and were not replaced, by name, with the time at which they left.
+        dropped: the name of the set, if the set itself was dropped with its members.
     """
 
     __slots__ = ("_joined", "_lost_at", "_most", "baseline", "dropped", "lost", "remaining")
@@ -38,65 +42,79 @@ class LossLedger:
 
     @property
     def recent(self) -> int:
-        """How many there were before the first of the lost left; those that joined since count as well.
+        """How many members there were before the first loss, including those that have joined since.
 
-        But no more than there ever were at one time: who is replaced again and again is one member.
+        At most as many as there ever were at one time, so that a member that restarts repeatedly counts once.
         """
         return min(self.remaining + len(self.lost), self._most)
 
     def count(self, step: int) -> None:
-        """So many more, or fewer, are there now."""
+        """Add `step` (negative after losses) to the number of members."""
         self.remaining += step
         self._most = max(self._most, self.remaining)
 
     def join(self, member: Member) -> None:
-        """A member came; it replaces whoever was lost at its endpoint."""
+        """Record a new member. It replaces the lost members with its endpoint."""
         self.forget(member.name)
-        if where := endpoint_of(member):
-            self._joined[where] = member.name
-            for name in self._lost_at.pop(where, ()):
-                if name in self.lost and endpoint_of(self.lost[name][0]) == where:
+        if endpoint := endpoint_of(member):
+            self._joined[endpoint] = member.name
+            for name in self._lost_at.pop(endpoint, ()):
+                if name in self.lost and endpoint_of(self.lost[name][0]) == endpoint:
                     del self.lost[name]
 
     def leave(self, member: Member, now: float) -> None:
-        """A member left; it is not lost if another has come to its endpoint before."""
-        where = endpoint_of(member)
-        if where is not None and self._joined.get(where) == member.name:
-            del self._joined[where]
-        if where in self._joined:
+        """Record a member that left. It is not lost if another one has joined at its endpoint before."""
+        endpoint = endpoint_of(member)
+        if endpoint is not None and self._joined.get(endpoint) == member.name:
+            del self._joined[endpoint]
+        if endpoint in self._joined:
             return
         self.lost[member.name] = member, now
-        if where is not None:
-            self._lost_at.setdefault(where, set()).add(member.name)
+        if endpoint is not None:
+            self._lost_at.setdefault(endpoint, set()).add(member.name)
 
     def forget(self, name: str) -> None:
-        """A member is lost no more, if it was: it is back, or it was too long ago."""
+        """Remove a member from the lost ones, if it is one: it is back, or it left too long ago."""
         member, _ = self.lost.pop(name, (None, 0.0))
-        if member is not None and (where := endpoint_of(member)) in self._lost_at:
-            self._lost_at[where].discard(name)
-            if not self._lost_at[where]:
-                del self._lost_at[where]
+        if member is not None and (endpoint := endpoint_of(member)) in self._lost_at:
+            self._lost_at[endpoint].discard(name)
+            if not self._lost_at[endpoint]:
+                del self._lost_at[endpoint]
 
     def take_lost(self) -> dict[str, Member]:
-        """Hand over all that are lost; somebody else takes care of them."""
+        """Remove and return all lost members, which the caller holds or gives up."""
         lost = {name: member for name, (member, _) in self.lost.items()}
         self.lost.clear()
         self._lost_at.clear()
         return lost
 
     def write_off(self) -> None:
-        """What is lost is lost; what is lost from now on is another matter."""
+        """Accept the losses so far as final."""
         self.baseline = self._most = self.remaining
         self.take_lost()
 
+    def exclude(self, count: int) -> None:
+        """Remove members from the count that were held before this process started."""
+        self.count(-count)
+        self.baseline = max(self.baseline - count, 0)
+
+    def set_dropped(self, name: ServiceName | None) -> None:
+        """Record that the set itself was dropped. None: it was restored."""
+        self.dropped = name
+
+    def open_window(self) -> None:
+        """Count the recent losses as losses of the window that opens now."""
+        self.baseline = self.recent
+
 
 class LossWindow:
-    """The ledgers of all sets that have changed lately, and the account of the whole table.
+    """The ledgers of all sets with recent changes, and the count of the whole table.
 
     Attributes:
         ledgers: by origin.
-        in_window: whether ZooKeeper was disturbed lately, as of the last `advance`.
-        is_settled: whether everything has been read since the last disturbance.
+        in_window: whether a window is open, as of the last `advance`.
+        is_settled: whether everything was read since the last disturbance.
+        window_until: when the open window closes, if it is settled.
     """
 
     def __init__(self, settings: GuardSettings, session_timeout: float) -> None:
@@ -106,12 +124,12 @@ class LossWindow:
         self.window_until = 0.0
         self._settings = settings
         self._session_timeout = session_timeout
-        self._quiet: deque[tuple[float, str, str]] = deque()  # losses outside of windows: when, origin, name
+        self._quiet: deque[tuple[float, str, str]] = deque()  # losses outside of windows: time, origin, name
         self._total = 0
-        self._peaks: deque[tuple[float, int]] = deque()  # totals of the last session timeout, ever smaller
+        self._peaks: deque[tuple[float, int]] = deque()  # totals of the last session timeout, decreasing
 
     def advance(self, now: float) -> None:
-        """Forget what is over: the window, or losses of a quiet table and its peaks."""
+        """Close the window if its time is over. Outside of windows, forget old losses and peaks."""
         if self.in_window and self.is_settled and now >= self.window_until:
             self.in_window = False
             self.ledgers.clear()
@@ -127,39 +145,61 @@ class LossWindow:
                 if not ledger.lost:
                     del self.ledgers[origin]
 
+    def disturb(self, waiting: Collection[str]) -> bool:
+        """Record a disturbance. Returns whether a window has to be opened; the caller then calls `open`.
+
+        Before that, losses that were orderly are forgotten. Those of the waiting sets are undecided, and
+        stay.
+        """
+        self.is_settled = False
+        if self.in_window:
+            return False
+        for origin in self.ledgers.keys() - waiting:
+            del self.ledgers[origin]
+        return True
+
     def open(self, now: float) -> None:
-        """Begin to suspect; what the ledgers hold by now counts as lost since."""
+        """Open a window. The losses in the ledgers count as part of it."""
         self.in_window = True
         self.window_until = now + self._session_timeout
         self._quiet.clear()
         for ledger in self.ledgers.values():
-            ledger.baseline = ledger.recent
+            ledger.open_window()
 
     def settle(self, now: float) -> None:
-        """Everything has been read; the window lasts one more session timeout."""
+        """Record that everything was read. The window stays open for one more session timeout."""
         self.is_settled = True
         self.window_until = now + self._session_timeout
 
+    def start_ledger(self, origin: str, remaining: int, *, baseline: int) -> LossLedger:
+        """Make the ledger of a set, in place of the one it may have."""
+        ledger = self.ledgers[origin] = LossLedger(remaining, baseline)
+        return ledger
+
+    def discard_ledger(self, origin: str) -> None:
+        """Forget the losses of a set."""
+        self.ledgers.pop(origin, None)
+
     def leave(self, origin: str, member: Member, now: float) -> None:
-        """A served member of a set that has a ledger left."""
+        """Record that a served member left a set that has a ledger."""
         self.ledgers[origin].leave(member, now)
         if not self.in_window:
             self._quiet.append((now, origin, member.name))
 
     def count(self, step: int, now: float) -> None:
-        """So many served members more, or fewer, does the whole table have."""
+        """Add `step` (negative after losses) to the number of served members in the whole table."""
         self._total += step
         while self._peaks and self._peaks[-1][1] <= self._total:
             self._peaks.pop()
         self._peaks.append((now, self._total))
 
     def is_suspicious(self, ledger: LossLedger) -> bool:
-        """Whether a set has lost so many of its members that it may be a failure of ZooKeeper."""
+        """Whether a set has lost all its members, or so many that ZooKeeper may have failed."""
         before = ledger.baseline if self.in_window else ledger.recent
         return (before > 0 and not ledger.remaining) or self._is_too_much(before, before - ledger.remaining)
 
     def is_collapse(self) -> bool:
-        """Whether the whole table has, and several sets at about one time."""
+        """Whether the whole table has lost that many members, from several sets at about the same time."""
         peak = self._peaks[0][1] if self._peaks else 0
         gone = peak - self._total
         if gone < self._settings.minimum or not self._is_too_much(peak, gone):
