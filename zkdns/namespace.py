@@ -105,7 +105,7 @@ class Namespace(msgspec.Struct, frozen=True):
         return len(self.order) - 1
 
     def name_of(self, elements: Sequence[str]) -> ServiceName:
-        """The name of the service whose znode has this path below the root."""
+        """The name of the service with this znode path below the root."""
         service, *scope = (elements[step] for step in self.order)
         return ServiceName(service, ".".join(scope), self.zone)
 
@@ -173,7 +173,7 @@ def split_name(namespaces: Sequence[Namespace], text: str) -> ServiceName:
 
 
 def _candidates(namespaces: Sequence[Namespace], text: str) -> Iterator[tuple[Namespace, str]]:
-    """The namespaces whose zone the name ends in, the longest zone first, with the name without the zone."""
+    """The namespaces with a zone that the name ends in, longest zone first, and the name without the zone."""
     for namespace in sorted(namespaces, key=lambda namespace: -len(namespace.zone)):
         ending = "." + to_text(namespace.zone)
         tail = text[-len(ending) :]

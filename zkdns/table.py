@@ -59,7 +59,7 @@ class Service:
 
     @property
     def first(self) -> MemberSet:
-        """The set whose spelling and member names have precedence: the one in lower case."""
+        """The set with precedence in spelling and member names: the one in lower case."""
         if len(self.sets) == 1:
             return next(iter(self.sets.values()))
         return min(self.sets.values(), key=_precedence)
@@ -185,7 +185,7 @@ class Table:
         return {key for origin in self._sets.keys() - origins for key in self._drop(origin)}
 
     def expire(self, now: float) -> set[Labels]:
-        """Remove departed members whose time is over. Returns the keys of their services."""
+        """Remove departed members after their time. Returns the keys of their services."""
         changed = set()
         for key in list(self._with_departed):
             service = self._services[key]

@@ -176,7 +176,7 @@ def test_an_empty_ring_says_so() -> None:
 
 def test_text_that_is_not_unicode_is_refused_and_the_process_lives() -> None:
     ring = Ring(["a:1"])
-    with pytest.raises(BadValueError, match="not valid Unicode; give bytes"):
+    with pytest.raises(BadValueError, match="not valid Unicode; pass bytes"):
         ring.pick("\udc80")
     with pytest.raises(BadValueError, match="not valid Unicode"):
         ring.set_endpoints(["b:1", "\udc80:1"])

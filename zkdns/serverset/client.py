@@ -57,7 +57,6 @@ def make_client(
         identity: the session id and password to resume, unless it has expired. None: a new session.
     """
     # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
-    # kazoo tells each try as a warning; who uses the client tells each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
     quiet.setLevel(logging.CRITICAL + 1)
     client = KazooClient(
@@ -213,7 +212,7 @@ def _wait_for(
     for one in writable:
         poller.register(one, select.POLLOUT)
     events = dict(poller.poll(timeout * 1000))
-    # A socket whose peer has hung up counts as ready for both, so that the next read or write fails.
+    # A socket that was closed by its peer counts as ready for both, so that the next read or write fails.
     return (
         [one for one in readable if events.get(one.fileno(), 0) & ~select.POLLOUT],
         [one for one in writable if events.get(one.fileno(), 0) & ~select.POLLIN],

@@ -275,7 +275,7 @@ class Registration:
         return str(path)
 
     def _adopt(self) -> None:
-        """Find the znode of a create whose response was lost: it has our session and our data.
+        """Find the znode of a create after a lost response: it has our session and our data.
 
         When this request is executed, that create has been executed or never will be: a connection keeps the
         order, and when a session connects again ZooKeeper closes its previous connection and drops the

@@ -68,7 +68,7 @@ class ServerSet:
         self.environment = environment
         self.service = service
         self.path = _path(parse_namespace(namespace), environment, service)
-        """The znode whose children are the members."""
+        """The path of the set: the members are the children of this znode."""
         _check_seconds("session_timeout", session_timeout)
         self._client = client  # a strong reference: the session has one only while it is used
         self._session = (
@@ -108,7 +108,7 @@ class ServerSet:
             timeout: seconds to wait for ZooKeeper. None: return at once, and register in the background.
 
         Raises:
-            BadValueError: an invalid argument; the text says what is accepted.
+            BadValueError: an invalid argument; the text gives the accepted form.
             UnreachableError: ZooKeeper was not reached in time. Nothing is registered.
             ZooKeeperError: ZooKeeper refuses, for instance because of its ACL. Nothing is registered.
         """
@@ -204,7 +204,7 @@ def make_member(
     """Make a member from checked values, which every reader of the format accepts.
 
     Raises:
-        BadValueError: an invalid value; the text says what is accepted.
+        BadValueError: an invalid value; the text gives the accepted form.
     """
     own = _checked_host(host)
     _check_port(port, 0)

@@ -97,7 +97,7 @@ class OneShotStrategy(WatchStrategy):
             self.listener.on_error(read, error)
 
     def _await_root(self, read: Read) -> None:
-        """Watch for the creation of the root: it has no parent whose watch would report it."""
+        """Watch for the creation of the root: no watch on a parent would report it."""
         self._in_flight += 1
         result = self.client.exists_async(read.node.path, watch=self._watch_for(read.node))
         result.rawlink(partial(self.post, self._on_root_checked, read))

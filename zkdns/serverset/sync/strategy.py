@@ -25,11 +25,11 @@ class Read(NamedTuple):
 
     node: Node
     names: tuple[str, ...] = ()
-    """The children whose data is read. Empty: the list of children is read."""
+    """The children to read the data of. Empty: the list of children is read."""
     is_initial: bool = False
     """Whether this belongs to the first complete read over this connection."""
     is_audit: bool = False
-    """Whether this belongs to an audit, whose responses should contain nothing new."""
+    """Whether this belongs to an audit, so that the response should contain nothing new."""
 
 
 class SyncListener(Protocol):

@@ -53,7 +53,7 @@ class Directory(_Znode):
         super().__init__(path, elements, parent)
         self.children: dict[str, Node] = {}
         self.unnamed: set[str] = set()
-        """Children whose names are not valid in DNS."""
+        """Children with names that are not valid in DNS."""
 
 
 class SetNode(_Znode):
@@ -207,7 +207,7 @@ class ZnodeTree:
         return self._make(node, name)
 
     def mark_deleted(self, node: Node) -> None:
-        """Note the deletion event of a node. The listing that follows tells whether it was created again."""
+        """Note the deletion event of a node. The next listing shows whether it was created again."""
         node.is_listed = False
 
     def _is_reserved(self, parent: Directory, name: str) -> bool:

@@ -110,7 +110,7 @@ class TreeSync(SyncListener):
         self._is_read_only = False
         self._was_connected = False
         self._timer: asyncio.TimerHandle | None = None
-        self._reported: set[str] = set()  # paths whose errors were logged
+        self._reported: set[str] = set()  # paths with logged errors
         self.attach(client)
 
     def attach(self, client: KazooClient) -> None:
@@ -267,7 +267,7 @@ class TreeSync(SyncListener):
         if not is_missing:
             self._report_and_retry(read, error, f"{node.path}/{name}")
         elif self._strategy is not None and not self._strategy.is_ordered:
-            self.on_changed(node)  # a replacement may exist whose event has not arrived yet
+            self.on_changed(node)  # the event of a replacement may not have arrived yet
 
     def on_error(self, read: Read, error: BaseException) -> None:
         """Remove a znode that does not exist. After any other error keep it and try again."""
