@@ -149,16 +149,16 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_imports_only_from_its_own_row_and_from_rows_above(path: Path) -> None:
+def test_a_module_imports_only_from_its_own_row_and_rows_above(path: Path) -> None:
     assert offences(path.read_text(encoding="utf-8"), name_of(path)) == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_files_and_functions_stay_short_enough_to_be_read_at_one_go(path: Path) -> None:
+def test_files_and_functions_are_short(path: Path) -> None:
     assert overgrown(path.read_text(encoding="utf-8"), name_of(path)) == []
 
 
-def test_every_room_stands_in_a_row() -> None:
+def test_every_package_is_in_a_row() -> None:
     rooms = {room_of(name_of(path)).replace("__init__", "") for path in MODULES}
     assert rooms <= ROW_OF.keys()
     assert {"dns", "table", "serverset", "config", "errors"} <= rooms
@@ -228,7 +228,7 @@ def test_no_command_imports_another(path: Path) -> None:
         ("dns.wire", "from zkdns.kitchen import sink"),
     ],
 )
-def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
+def test_a_forbidden_import_is_detected(module: str, text: str) -> None:
     assert len(offences(text, module)) == 1
 
 
@@ -252,18 +252,18 @@ def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
         ("__main__", "from zkdns.cli import main"),
     ],
 )
-def test_a_door_that_is_open_stays_open(module: str, text: str) -> None:
+def test_a_permitted_import_is_accepted(module: str, text: str) -> None:
     assert offences(text, module) == []
 
 
 @pytest.mark.parametrize("text", ["from zkdns.cli.register import FAILED", "from .register import FAILED"])
-def test_a_command_that_imports_another_is_noticed(text: str) -> None:
+def test_a_command_that_imports_another_is_detected(text: str) -> None:
     assert among_commands(text, "cli.watch") == ["cli.register"]
     assert among_commands(text, "cli.__init__") == []
     assert among_commands(text.replace("register", "sets"), "cli.watch") == []
 
 
-def test_what_is_too_long_is_noticed() -> None:
+def test_long_files_and_functions_are_detected() -> None:
     body = "    pass\n"
     assert overgrown(f"def f():\n{body * 59}", "dns.wire") == []
     assert overgrown(f"def f():\n{body * 60}", "dns.wire") == ["dns.wire:1: f has 61 lines, at most 60"]

@@ -91,7 +91,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "snapshot", [SMALL, of_size(0), of_size(3000), Snapshot(Header(0.0, 0xFFFFFFFF, NAMESPACES), ())]
 )
-def test_what_was_written_is_read_again(path: Path, snapshot: Snapshot) -> None:
+def test_a_snapshot_is_read_as_it_was_written(path: Path, snapshot: Snapshot) -> None:
     write(path, snapshot)
     assert read(path) == snapshot
 
@@ -124,7 +124,7 @@ headers = st.builds(Header, st.floats(0, 1e12), st.integers(0, 0xFFFFFFFF), st.j
 
 
 @given(st.builds(Snapshot, headers, st.lists(changes, max_size=5).map(tuple)))
-def test_whatever_sets_hold_is_read_again(
+def test_sets_with_any_contents_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any-table"
@@ -132,7 +132,7 @@ def test_whatever_sets_hold_is_read_again(
     assert read(path) == snapshot
 
 
-def test_a_new_one_replaces_the_old_one_and_leaves_nothing_beside_it(path: Path) -> None:
+def test_a_new_snapshot_replaces_the_old_one(path: Path) -> None:
     write(path, of_size(100))
     write(path, SMALL)
     assert read(path) == SMALL
@@ -143,7 +143,7 @@ def test_a_new_one_replaces_the_old_one_and_leaves_nothing_beside_it(path: Path)
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
-def test_a_damaged_byte_anywhere_is_noticed(path: Path, flip: int) -> None:
+def test_a_damaged_byte_anywhere_is_detected(path: Path, flip: int) -> None:
     write(path, SMALL)
     whole = path.read_bytes()
     for position in range(len(whole)):
@@ -154,7 +154,7 @@ def test_a_damaged_byte_anywhere_is_noticed(path: Path, flip: int) -> None:
             read(path)
 
 
-def test_a_truncated_one_is_noticed_wherever_it_ends(path: Path) -> None:
+def test_a_truncated_snapshot_is_detected(path: Path) -> None:
     write(path, SMALL)
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -167,7 +167,7 @@ def test_a_truncated_one_is_noticed_wherever_it_ends(path: Path) -> None:
 
 
 @given(st.data())
-def test_whatever_is_done_to_a_file_there_is_an_error_or_what_was_written(
+def test_a_changed_file_is_an_error_or_reads_as_written(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed-table"
@@ -185,7 +185,7 @@ def test_whatever_is_done_to_a_file_there_is_an_error_or_what_was_written(
     st.lists(st.binary(min_size=1, max_size=60), max_size=4),
     st.sampled_from([b"", b"\0", bytes(4), bytes(8)]),
 )
-def test_whatever_has_a_right_checksum_is_understood_or_refused(
+def test_contents_with_a_valid_checksum_are_decoded_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], end: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "sealed-table"
@@ -225,7 +225,7 @@ def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def test_what_is_too_large_is_refused_unread(path: Path) -> None:
+def test_a_file_that_is_too_large_is_not_read(path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(8 << 30)  # a hole, which takes no room on the disk
     with pytest.raises(SnapshotError, match="is not a snapshot: it is larger than"):
@@ -246,7 +246,7 @@ def test_what_is_too_large_is_refused_unread(path: Path) -> None:
         (sealed(b"\x80"), "cannot be decoded: Object missing required field"),
     ],
 )
-def test_a_file_that_is_no_snapshot_is_told_to_be_none(path: Path, content: bytes, complaint: str) -> None:
+def test_a_file_that_is_not_a_snapshot_is_rejected(path: Path, content: bytes, complaint: str) -> None:
     path.write_bytes(content)
     for reading in (read, lambda path: read_header(path, EXPECTED)):
         with pytest.raises(SnapshotError, match=complaint) as caught:
@@ -283,7 +283,7 @@ def expecting(**others: Any) -> Expected:
         ),
     ],
 )
-def test_one_that_is_of_no_use_here_is_refused_and_it_is_told_why(
+def test_an_unusable_snapshot_is_rejected_with_the_reason(
     path: Path, expected: Expected, complaint: str
 ) -> None:
     write(path, SMALL)
@@ -302,26 +302,26 @@ def test_one_that_is_of_no_use_here_is_refused_and_it_is_told_why(
         expecting(now=0.0),
     ],
 )
-def test_one_that_is_of_use_is_read(path: Path, expected: Expected) -> None:
+def test_a_usable_snapshot_is_read(path: Path, expected: Expected) -> None:
     write(path, SMALL)
     assert read(path, expected) == SMALL
     assert read_header(path, expected) == HEADER
 
 
 @pytest.mark.parametrize("written", [math.nan, math.inf, -math.inf])
-def test_a_time_that_is_none_is_refused(path: Path, written: float) -> None:
+def test_an_invalid_time_is_rejected(path: Path, written: float) -> None:
     write(path, msgspec.structs.replace(SMALL, header=msgspec.structs.replace(HEADER, written=written)))
     with pytest.raises(SnapshotError):
         read(path, expecting(max_age=60))
 
 
-def test_where_there_is_none_it_is_told_apart(path: Path) -> None:
+def test_a_missing_file_has_its_own_error(path: Path) -> None:
     for missing in (path, path / "deeper"):
         with pytest.raises(NoSnapshotError):
             read(missing)
 
 
-def test_what_cannot_be_read_is_an_error(path: Path) -> None:
+def test_an_unreadable_file_is_an_error(path: Path) -> None:
     path.mkdir()
     loop, pipe, beneath, zero = path / "loop", path / "pipe", path / "file" / "table", Path(f"{path}\0")
     loop.symlink_to(loop)
@@ -346,14 +346,14 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_what_this_user_may_not_read_is_an_error(path: Path) -> None:
+def test_missing_read_permission_is_an_error(path: Path) -> None:
     write(path, SMALL)
     path.chmod(0)
     with unprivileged(), pytest.raises(SnapshotError, match="cannot be read: Permission denied"):
         read(path)
 
 
-def test_where_this_user_may_not_write_it_is_told_what_would_help(path: Path) -> None:
+def test_missing_write_permission_is_reported_with_a_remedy(path: Path) -> None:
     path.parent.chmod(0o555)
     with unprivileged(), pytest.raises(SnapshotError) as caught:
         write(path, SMALL)
@@ -379,7 +379,7 @@ def full_disk() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
+def test_a_failed_write_leaves_the_old_snapshot_and_no_other_file(path: Path) -> None:
     write(path, SMALL)
     large = of_size(1000)
     with full_disk(), pytest.raises(SnapshotError, match="cannot be written"):
@@ -388,7 +388,7 @@ def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_directory_in_its_place_is_an_error_and_nothing_is_left_beside_it(path: Path) -> None:
+def test_a_directory_in_its_place_is_an_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SnapshotError, match="cannot be written"):
         write(path, SMALL)
@@ -402,7 +402,7 @@ def test_a_missing_directory_is_an_error(path: Path) -> None:
     assert not path.exists()
 
 
-def test_a_crash_amid_writing_leaves_the_old_one_and_the_next_start_tidies_up(path: Path) -> None:
+def test_after_a_crash_the_old_snapshot_stays_and_leftovers_are_removed(path: Path) -> None:
     write(path, SMALL)
     child = os.fork()
     if not child:
@@ -421,7 +421,7 @@ def test_a_crash_amid_writing_leaves_the_old_one_and_the_next_start_tidies_up(pa
     assert read(path) == SMALL
 
 
-def test_leaving_without_a_commit_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
+def test_without_a_commit_the_old_snapshot_stays(path: Path) -> None:
     write(path, SMALL)
     with SnapshotWriter(path, of_size(10).header) as writer:
         writer.add(encode_part(of_size(10).changes))
@@ -431,7 +431,7 @@ def test_leaving_without_a_commit_leaves_the_old_one_and_nothing_beside_it(path:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_reader_never_sees_a_half_of_one(path: Path) -> None:
+def test_a_reader_never_sees_a_partial_snapshot(path: Path) -> None:
     sizes = [1, 500, 20, 3000]
     write(path, of_size(sizes[0]))
 
@@ -453,7 +453,7 @@ def test_a_reader_never_sees_a_half_of_one(path: Path) -> None:
     assert len(seen) > 1
 
 
-def test_two_that_write_at_once_do_not_meet(path: Path) -> None:
+def test_two_writers_at_once_do_not_interfere(path: Path) -> None:
     """As at a shutdown: the writing that was under way in a thread, and the last one."""
     failures: list[BaseException] = []
 

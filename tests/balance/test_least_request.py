@@ -63,7 +63,7 @@ class AnyHistory(RuleBasedStateMachine):
 TestAnyHistory = AnyHistory.TestCase
 
 
-def test_equals_take_turns_when_nothing_is_held() -> None:
+def test_idle_endpoints_take_turns() -> None:
     """Requests one after the other would all go to the first endpoint if ties were broken by order."""
     balancer = LeastRequest(FixedSet(names(10)))
     chosen = []
@@ -74,7 +74,7 @@ def test_equals_take_turns_when_nothing_is_held() -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 100))
-def test_held_requests_spread_to_within_one(count: int, requests: int) -> None:
+def test_held_requests_are_spread_evenly(count: int, requests: int) -> None:
     balancer = LeastRequest(FixedSet(names(count)))
     for _ in range(requests):
         balancer.acquire()
@@ -83,12 +83,12 @@ def test_held_requests_spread_to_within_one(count: int, requests: int) -> None:
     assert max(active) - min(active) <= 1
 
 
-def test_the_first_choice_is_not_everybodys_same() -> None:
+def test_the_first_choice_is_random() -> None:
     source = FixedSet(names(10))
     assert len({LeastRequest(source).acquire() for _ in range(200)}) > 5  # less: once in more than 10**50
 
 
-def test_the_slow_one_gets_less() -> None:
+def test_a_slow_endpoint_gets_fewer_requests() -> None:
     balancer = LeastRequest(FixedSet(["fast:1", "slow:1"]))
     held = [balancer.acquire(), balancer.acquire()]
     assert sorted(held) == ["fast:1", "slow:1"]
@@ -164,14 +164,14 @@ def worst(count: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
-def test_a_choice_takes_no_more_steps_in_a_large_set(count: int) -> None:
+def test_a_choice_takes_constant_time(count: int) -> None:
     """Names looked at as well as lines run, since a scan may hide in one line of C, or not touch a name."""
     lines, looks = worst(count)
     assert lines <= 50
     assert looks <= 10
 
 
-def test_requests_of_one_that_left_are_counted_and_it_is_not_chosen() -> None:
+def test_a_departed_endpoint_is_not_chosen_and_keeps_its_requests() -> None:
     source = FixedSet(["a:1", "b:1"])
     balancer = LeastRequest(source)
     assert sorted([balancer.acquire(), balancer.acquire()]) == ["a:1", "b:1"]
@@ -183,7 +183,7 @@ def test_requests_of_one_that_left_are_counted_and_it_is_not_chosen() -> None:
     assert "a:1" not in balancer._active  # nothing is left of it
 
 
-def test_one_that_comes_back_still_has_its_requests() -> None:
+def test_an_endpoint_that_returns_still_has_its_requests() -> None:
     source = FixedSet(["a:1"])
     balancer = LeastRequest(source)
     for _ in range(3):
@@ -198,7 +198,7 @@ def test_one_that_comes_back_still_has_its_requests() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["a:1", "never:1"])
-def test_releasing_what_is_not_active_is_an_error(endpoint: str) -> None:
+def test_releasing_an_inactive_endpoint_is_an_error(endpoint: str) -> None:
     balancer = LeastRequest(FixedSet(["a:1"]))
     with balancer.request():
         pass

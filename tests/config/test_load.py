@@ -696,8 +696,10 @@ def test_no_znode_may_be_a_service_of_two_namespaces(others: list[str], *, is_fi
         ),
         (
             '[[namespace]]\npath = "/a"\n[service."a.b.c.d"]',
-            "namespace[0].path: '/a' does not end in a placeholder, "
-            "such as /discovery/{environment}/{service}",
+            (
+                "namespace[0].path: '/a' does not end in a placeholder, "
+                "such as /discovery/{environment}/{service}"
+            ),
         ),
         ('[namespace]\npath = "/{a}"', "namespace: is a table; write a path with placeholders in quotes"),
     ],

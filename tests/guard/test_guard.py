@@ -36,14 +36,14 @@ def story() -> Story:
 # -- a quiet table ------------------------------------------------------------------------------------------
 
 
-def test_in_a_quiet_table_members_come_and_go_at_once(story: Story) -> None:
+def test_without_a_disturbance_members_join_and_leave_at_once(story: Story) -> None:
     story.join("web", 11)
     story.leave("web", 1, 2)
     assert story.answered("web") == list(range(3, 12))
     assert story.guard.next_deadline() is None
 
 
-def test_who_leaves_last_of_a_set_is_gone_a_moment_later(story: Story) -> None:
+def test_the_last_member_of_a_set_leaves_after_a_moment(story: Story) -> None:
     story.leave("db", 1)
     assert story.answered("db") == [1]
     story.pass_time(WAIT_SECONDS)
@@ -51,7 +51,7 @@ def test_who_leaves_last_of_a_set_is_gone_a_moment_later(story: Story) -> None:
     assert story.held_changes() == []
 
 
-def test_an_orderly_shutdown_of_a_service_is_over_within_a_moment_and_its_znode_with_it(story: Story) -> None:
+def test_an_orderly_shutdown_with_its_znode_takes_a_moment(story: Story) -> None:
     for number in range(1, 6):
         story.leave("api", number)
         story.pass_time(MOMENT)
@@ -61,9 +61,7 @@ def test_an_orderly_shutdown_of_a_service_is_over_within_a_moment_and_its_znode_
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_a_service_that_went_with_its_znode_just_before_all_others_did_is_brought_back(
-    story: Story, waits: bool
-) -> None:
+def test_a_service_dropped_just_before_a_collapse_is_restored(story: Story, waits: bool) -> None:
     for number in range(1, 6):
         story.leave("api", number)
     if waits:  # the znode goes after its members were let go, or together with them
@@ -87,7 +85,7 @@ def test_a_service_may_be_deleted_with_all_its_members(story: Story) -> None:
     assert story.zookeeper.sets == story.contents
 
 
-def test_who_comes_back_while_it_waits_stays(story: Story) -> None:
+def test_a_member_that_returns_during_its_wait_stays(story: Story) -> None:
     story.leave("db", 1)
     story.pass_time(MOMENT)
     story.join("db", 1)
@@ -95,7 +93,7 @@ def test_who_comes_back_while_it_waits_stays(story: Story) -> None:
     assert story.answered("db") == [1]
 
 
-def test_who_replaces_one_that_waits_is_answered_alone(story: Story) -> None:
+def test_a_member_that_replaces_a_waiting_one_is_answered_alone(story: Story) -> None:
     story.leave("db", 1)
     story.join("db", member(2, host="10.0.0.1"))
     assert story.answered("db") == [2]
@@ -103,7 +101,7 @@ def test_who_replaces_one_that_waits_is_answered_alone(story: Story) -> None:
     assert story.answered("db") == [2]
 
 
-def test_one_large_service_that_is_shut_down_is_no_failure_of_zookeeper() -> None:
+def test_the_shutdown_of_one_large_service_is_not_a_collapse() -> None:
     story = Story()
     story.put("large", *range(1, 101))
     story.put("small", 1)
@@ -116,7 +114,7 @@ def test_one_large_service_that_is_shut_down_is_no_failure_of_zookeeper() -> Non
 # -- a disturbance of our own -------------------------------------------------------------------------------
 
 
-def test_after_a_disturbance_a_set_that_loses_most_of_its_members_keeps_all_of_them(story: Story) -> None:
+def test_after_a_disturbance_a_set_with_too_many_losses_keeps_all_members(story: Story) -> None:
     story.disturb()
     story.settle()
     story.leave("web", 1, 2, 3)
@@ -130,7 +128,7 @@ def test_after_a_disturbance_a_set_that_loses_most_of_its_members_keeps_all_of_t
     assert story.held("web") == list(range(1, 8))
 
 
-def test_a_small_set_may_lose_all_but_one(story: Story) -> None:
+def test_a_small_set_may_lose_all_but_one_member(story: Story) -> None:
     story.put("small", 1, 2, 3, 4)
     story.disturb()
     story.settle()
@@ -140,7 +138,7 @@ def test_a_small_set_may_lose_all_but_one(story: Story) -> None:
     assert (story.answered("small"), story.held("small")) == ([1, 2, 3, 4], [1, 2, 3, 4])
 
 
-def test_the_window_is_over_a_session_timeout_after_all_was_read(story: Story) -> None:
+def test_the_window_closes_a_session_timeout_after_the_read(story: Story) -> None:
     story.disturb()
     story.pass_time(3600.0)
     story.settle()
@@ -153,7 +151,7 @@ def test_the_window_is_over_a_session_timeout_after_all_was_read(story: Story) -
     assert story.answered("db") == []
 
 
-def test_what_was_lost_within_the_window_is_no_collapse_after_it(story: Story) -> None:
+def test_losses_within_the_window_are_not_a_collapse_after_it(story: Story) -> None:
     story.disturb()
     story.settle()
     story.pass_time(SESSION_TIMEOUT - MOMENT)
@@ -175,7 +173,7 @@ def test_a_rolling_redeploy_is_not_suspicious(story: Story) -> None:
     assert story.held_changes() == []
 
 
-def test_a_reading_that_shows_fewer_is_a_loss(story: Story) -> None:
+def test_fewer_members_in_a_complete_read_are_a_loss(story: Story) -> None:
     story.disturb()
     story.put("web", 9, 10, 11)
     story.settle()
@@ -184,7 +182,7 @@ def test_a_reading_that_shows_fewer_is_a_loss(story: Story) -> None:
     assert story.held("web") == list(range(1, 9))
 
 
-def test_a_set_that_is_missing_stays_until_limbo_is_over(story: Story) -> None:
+def test_a_missing_set_stays_until_its_time_is_over(story: Story) -> None:
     story.disturb()
     story.settle()
     story.drop("web")
@@ -195,7 +193,7 @@ def test_a_set_that_is_missing_stays_until_limbo_is_over(story: Story) -> None:
     assert story.answered("web") is None
 
 
-def test_a_whole_base_path_may_go_and_come_back(story: Story) -> None:
+def test_a_whole_base_path_may_be_deleted_and_return(story: Story) -> None:
     story.disturb()
     story.settle()
     for service in ("web", "api", "db"):
@@ -207,14 +205,14 @@ def test_a_whole_base_path_may_go_and_come_back(story: Story) -> None:
     assert (story.answered("web"), story.answered("db")) == ([1], None)
 
 
-def test_a_set_without_members_that_is_missing_is_gone_at_once(story: Story) -> None:
+def test_a_missing_set_without_members_is_dropped_at_once(story: Story) -> None:
     story.put("empty")
     story.disturb()
     story.drop("empty")
     assert story.answered("empty") is None
 
 
-def test_what_began_after_the_disturbance_may_end_at_once(story: Story) -> None:
+def test_members_that_joined_after_the_disturbance_may_leave_at_once(story: Story) -> None:
     story.disturb()
     story.settle()
     story.put("new", 1)
@@ -224,7 +222,7 @@ def test_what_began_after_the_disturbance_may_end_at_once(story: Story) -> None:
     assert story.answered("new") is None
 
 
-def test_members_that_are_not_answered_with_do_not_count(story: Story) -> None:
+def test_members_that_are_not_served_do_not_count(story: Story) -> None:
     starting = [member(number, status=Status.STARTING) for number in range(2, 7)]
     story.say(put("mixed", member(1), *starting))
     story.disturb()
@@ -235,7 +233,7 @@ def test_members_that_are_not_answered_with_do_not_count(story: Story) -> None:
     assert (story.answered("mixed"), story.held("mixed")) == ([1, 6], [1])
 
 
-def test_who_left_in_good_order_before_a_disturbance_does_not_come_back(story: Story) -> None:
+def test_orderly_losses_before_a_disturbance_stay_lost(story: Story) -> None:
     story.leave("db", 1)
     story.pass_time(WAIT_SECONDS)
     story.disturb()
@@ -244,7 +242,7 @@ def test_who_left_in_good_order_before_a_disturbance_does_not_come_back(story: S
     assert (story.answered("db"), story.held("db")) == ([], [])
 
 
-def test_who_waits_when_the_connection_is_lost_is_held(story: Story) -> None:
+def test_a_member_that_waits_at_a_disconnect_is_held(story: Story) -> None:
     story.leave("db", 1)
     story.disturb()
     assert story.held("db") == [1]
@@ -252,7 +250,7 @@ def test_who_waits_when_the_connection_is_lost_is_held(story: Story) -> None:
     assert story.answered("db") == [1]
 
 
-def test_whose_znode_goes_just_before_the_connection_is_held_and_then_gone(story: Story) -> None:
+def test_a_set_dropped_just_before_a_disconnect_is_held_and_then_dropped(story: Story) -> None:
     story.drop("db")
     story.disturb()
     story.settle()
@@ -261,7 +259,7 @@ def test_whose_znode_goes_just_before_the_connection_is_held_and_then_gone(story
     assert story.answered("db") is None
 
 
-def test_nobody_who_waits_is_forgotten_though_the_guard_was_not_called_in_time(story: Story) -> None:
+def test_waiting_members_survive_a_late_expire(story: Story) -> None:
     story.leave("api", 1, 2, 3, 4)
     story.now += SESSION_TIMEOUT - MOMENT
     story.leave("api", 5)
@@ -270,7 +268,7 @@ def test_nobody_who_waits_is_forgotten_though_the_guard_was_not_called_in_time(s
     assert story.held("api") == [1, 2, 3, 4, 5]
 
 
-def test_the_first_reading_of_an_empty_table_is_no_disturbance() -> None:
+def test_the_first_read_into_an_empty_table_is_not_a_disturbance() -> None:
     story = Story()
     story.put("web", 1, 2)
     story.settle()
@@ -292,7 +290,7 @@ def limbo(story: Story) -> Story:
     return story
 
 
-def test_limbo_ends_with_its_time(limbo: Story) -> None:
+def test_a_held_member_is_released_when_its_time_is_over(limbo: Story) -> None:
     limbo.pass_time(LIMBO - MOMENT)
     assert limbo.answered("web") == list(range(1, 11))
     limbo.pass_time(MOMENT)
@@ -300,24 +298,24 @@ def test_limbo_ends_with_its_time(limbo: Story) -> None:
     assert limbo.guard.next_deadline() is None
 
 
-def test_limbo_ends_for_a_member_whose_znode_is_back(limbo: Story) -> None:
+def test_a_held_member_that_returns_is_released(limbo: Story) -> None:
     limbo.join("web", 3)
     assert limbo.held("web") == [1, 2, 4, 5, 6, 7, 8, 9, 10]
 
 
-def test_a_new_member_replaces_the_held_one_that_served_at_the_same_place(limbo: Story) -> None:
+def test_a_new_member_replaces_the_held_one_with_its_endpoint(limbo: Story) -> None:
     limbo.join("web", member(101, host="10.0.0.1"), member(102, host="10.9.9.9"))
     assert limbo.held("web") == list(range(2, 11))
     assert limbo.answered("web") == [*range(2, 11), 101, 102]
 
 
-def test_when_all_have_registered_anew_nobody_is_held(limbo: Story) -> None:
+def test_after_all_have_registered_again_no_member_is_held(limbo: Story) -> None:
     for number in range(1, 11):
         limbo.join("web", member(100 + number, host=f"10.0.0.{number}"))
     assert (limbo.answered("web"), limbo.held("web")) == (list(range(101, 111)), [])
 
 
-def test_who_registered_anew_before_the_old_session_ended_replaces_it_too(story: Story) -> None:
+def test_a_replacement_that_joined_before_the_old_session_ended_counts(story: Story) -> None:
     story.disturb()
     story.settle()
     for number in range(1, 6):
@@ -335,7 +333,7 @@ def test_an_operator_accepts_a_loss(limbo: Story) -> None:
     assert limbo.answered("web") is None
 
 
-def test_what_joins_after_a_loss_was_accepted_may_leave_again(limbo: Story) -> None:
+def test_members_that_join_after_an_accepted_loss_may_leave(limbo: Story) -> None:
     limbo.accept("web")
     limbo.join("web", 77)
     limbo.leave("web", 77)
@@ -350,9 +348,7 @@ def test_an_operator_accepts_the_loss_of_a_whole_set(limbo: Story) -> None:
 
 
 @pytest.mark.parametrize("is_held", [True, False])
-def test_a_set_that_was_made_again_and_cannot_be_read_is_there_when_its_members_are_let_go(
-    limbo: Story, is_held: bool
-) -> None:
+def test_an_unreadable_new_set_stays_after_its_held_members_are_released(limbo: Story, is_held: bool) -> None:
     service = "web" if is_held else "api"
     limbo.pass_time(SESSION_TIMEOUT + MOMENT)
     limbo.drop(service)
@@ -366,14 +362,14 @@ def test_a_set_that_was_made_again_and_cannot_be_read_is_there_when_its_members_
     assert limbo.answered(service) == [21]
 
 
-def test_to_accept_where_nothing_is_held_does_nothing(limbo: Story) -> None:
+def test_accepting_without_held_members_does_nothing(limbo: Story) -> None:
     before = list(limbo.passed)
     limbo.accept("api")
     limbo.accept("no-such-service")
     assert limbo.passed == before
 
 
-def test_limbo_does_not_end_while_zookeeper_is_away(limbo: Story) -> None:
+def test_held_members_stay_while_zookeeper_is_unreachable(limbo: Story) -> None:
     limbo.pass_time(LIMBO - 1.0)
     limbo.disturb()
     limbo.pass_time(3600.0)
@@ -385,7 +381,7 @@ def test_limbo_does_not_end_while_zookeeper_is_away(limbo: Story) -> None:
     assert limbo.answered("db") == []
 
 
-def test_who_was_held_before_this_process_began_is_held_on() -> None:
+def test_members_held_before_this_process_started_are_held_again() -> None:
     story = Story()
     story.put("web", 1, 2, 3)
     story.say(MembersHeld(origin_of("web"), (member(1).name, member(9).name)))
@@ -400,7 +396,7 @@ def test_who_was_held_before_this_process_began_is_held_on() -> None:
 # -- everything falls ---------------------------------------------------------------------------------------
 
 
-def test_when_all_sessions_expire_together_nobody_is_ever_missing_in_the_end(story: Story) -> None:
+def test_when_all_sessions_expire_together_no_member_is_missing(story: Story) -> None:
     for service, count in (("web", 10), ("api", 5), ("db", 1)):
         for number in range(1, count + 1):
             story.leave(service, number)
@@ -414,7 +410,7 @@ def test_when_all_sessions_expire_together_nobody_is_ever_missing_in_the_end(sto
     assert story.contents == story.zookeeper.sets
 
 
-def test_a_collapse_in_any_order_leaves_no_service_without_members(story: Story) -> None:
+def test_a_collapse_in_any_order_empties_no_service(story: Story) -> None:
     story.leave("db", 1)
     story.leave("api", 1, 2, 3, 4, 5)
     story.leave("web", 1, 2, 3)
@@ -427,7 +423,7 @@ def test_a_collapse_in_any_order_leaves_no_service_without_members(story: Story)
     assert (story.held("db"), story.held("api")) == ([1], [1, 2, 3, 4, 5])
 
 
-def test_losses_that_are_spread_over_more_than_a_session_timeout_are_orderly(story: Story) -> None:
+def test_losses_over_more_than_a_session_timeout_are_orderly(story: Story) -> None:
     story.leave("web", *range(1, 11))
     story.pass_time(SESSION_TIMEOUT + 1.0)
     story.leave("api", 1, 2)
@@ -437,7 +433,7 @@ def test_losses_that_are_spread_over_more_than_a_session_timeout_are_orderly(sto
     assert story.contents == story.zookeeper.sets
 
 
-def test_services_that_are_replaced_as_a_whole_do_not_look_like_a_collapse(story: Story) -> None:
+def test_services_that_are_replaced_completely_are_not_a_collapse(story: Story) -> None:
     for service, count in (("web", 10), ("api", 5)):
         for number in range(1, count + 1):
             story.join(service, member(100 + number))
@@ -447,7 +443,7 @@ def test_services_that_are_replaced_as_a_whole_do_not_look_like_a_collapse(story
     assert story.contents == story.zookeeper.sets
 
 
-def test_who_is_replaced_again_and_again_has_not_lost_all_of_them_when_the_others_fall(story: Story) -> None:
+def test_a_repeatedly_replaced_member_counts_once_in_a_collapse(story: Story) -> None:
     for number in range(1, 8):
         story.join("db", member(100 + number))
         story.leave("db", 1 if number == 1 else 99 + number)
@@ -462,7 +458,7 @@ def test_who_is_replaced_again_and_again_has_not_lost_all_of_them_when_the_other
 # -- settings, logs, and whatever else comes by -------------------------------------------------------------
 
 
-def test_with_limbo_of_no_time_everything_passes_as_it_comes() -> None:
+def test_with_a_hold_of_0_seconds_everything_passes() -> None:
     story = Story(seconds=0)
     said: list[Change] = [
         put("web", *members(1, 2)),
@@ -478,7 +474,7 @@ def test_with_limbo_of_no_time_everything_passes_as_it_comes() -> None:
 
 
 @pytest.mark.parametrize(("share", "minimum", "held"), [(0.9, 5, False), (0.2, 5, True), (0.2, 11, False)])
-def test_what_is_suspicious_is_a_setting(share: float, minimum: int, held: bool) -> None:
+def test_the_thresholds_are_settings(share: float, minimum: int, held: bool) -> None:
     story = Story(share=share, minimum=minimum)
     story.put("web", *range(1, 11))
     story.disturb()
@@ -491,7 +487,7 @@ def test_addresses_of_host_names_pass(story: Story) -> None:
     assert story.passed[-1] == HostResolved("web.example", ("192.0.2.1",))
 
 
-def test_a_change_of_a_set_that_is_not_there_does_nothing(limbo: Story) -> None:
+def test_a_change_of_an_unknown_set_passes(limbo: Story) -> None:
     limbo.drop("web")
     before = limbo.contents
     limbo.join("web", 77)  # it is not known to ZooKeeper any more
@@ -504,7 +500,7 @@ def test_a_set_under_another_name_is_another_set(limbo: Story) -> None:
     assert (limbo.answered("web"), limbo.held("web")) == ([1], [])
 
 
-def test_a_hold_is_told_and_counted_once_for_each_service_with_its_beginning_and_its_end(
+def test_a_hold_is_logged_and_counted_once_per_service(
     story: Story,
 ) -> None:
     with capture_logs() as logs:
@@ -526,7 +522,7 @@ def test_a_hold_is_told_and_counted_once_for_each_service_with_its_beginning_and
     assert (told[0]["members"], told[0]["seconds"]) == (6, LIMBO)
 
 
-def test_who_is_held_and_until_when_can_be_seen(limbo: Story) -> None:
+def test_held_members_and_their_deadlines_are_available(limbo: Story) -> None:
     (held,) = limbo.guard.held_of(origin_of("db"))
     assert (str(held.service), held.member, held.until - held.since) == ("db.staging", member(1), LIMBO)
     assert len(limbo.guard.held) == 11
@@ -535,7 +531,7 @@ def test_who_is_held_and_until_when_can_be_seen(limbo: Story) -> None:
 # -- in the long run -----------------------------------------------------------------------------------------
 
 
-def test_who_waits_of_a_set_whose_loss_is_accepted_is_forgotten_with_it(story: Story) -> None:
+def test_accepting_a_loss_forgets_waiting_members_of_a_dropped_set(story: Story) -> None:
     story.disturb()
     story.settle()
     story.leave("web", *range(2, 11))
@@ -550,7 +546,7 @@ def test_who_waits_of_a_set_whose_loss_is_accepted_is_forgotten_with_it(story: S
     assert story.answered("web") == [21, 22]
 
 
-def test_a_set_that_is_never_at_rest_costs_no_memory_for_those_who_are_long_gone(story: Story) -> None:
+def test_a_set_that_always_changes_keeps_no_old_losses(story: Story) -> None:
     for number in range(100, 200):
         story.join("web", number)
         story.pass_time(1.0)
@@ -559,7 +555,7 @@ def test_a_set_that_is_never_at_rest_costs_no_memory_for_those_who_are_long_gone
     assert len(ledger._lost_at) <= SESSION_TIMEOUT + 1
 
 
-def test_what_is_told_and_looked_at_of_limbo_does_not_grow_with_those_who_are_in_it() -> None:
+def test_the_cost_of_a_hold_does_not_grow_with_its_members() -> None:
     story = Story()
     story.put("web", *range(1, 201))
     story.disturb()

@@ -82,7 +82,7 @@ def check(story: Story) -> None:
 
 @given(steps)
 @settings(max_examples=150, deadline=None)
-def test_who_zookeeper_shows_is_answered_and_nobody_else_but_the_held(walk: list[object]) -> None:
+def test_only_zookeepers_and_held_members_are_answered(walk: list[object]) -> None:
     story = Story()
     for step in walk:
         go(story, step)
@@ -91,7 +91,7 @@ def test_who_zookeeper_shows_is_answered_and_nobody_else_but_the_held(walk: list
 
 @given(steps)
 @settings(max_examples=75, deadline=None)
-def test_a_held_member_leaves_at_its_deadline_at_the_latest_and_in_the_end_all_is_as_zookeeper_says(
+def test_a_held_member_leaves_at_its_deadline_at_the_latest(
     walk: list[object],
 ) -> None:
     story = Story()
@@ -108,7 +108,7 @@ def test_a_held_member_leaves_at_its_deadline_at_the_latest_and_in_the_end_all_i
 
 @given(steps)
 @settings(max_examples=75, deadline=None)
-def test_when_all_is_accepted_all_is_as_zookeeper_says(walk: list[object]) -> None:
+def test_after_accepting_everything_the_table_equals_zookeeper(walk: list[object]) -> None:
     story = Story()
     for step in walk:
         go(story, step)
@@ -120,7 +120,7 @@ def test_when_all_is_accepted_all_is_as_zookeeper_says(walk: list[object]) -> No
 
 @given(steps)
 @settings(max_examples=50, deadline=None)
-def test_with_the_guard_off_what_goes_in_comes_out(walk: list[object]) -> None:
+def test_a_disabled_guard_passes_every_change(walk: list[object]) -> None:
     story = Story(seconds=0)
     for step in walk:
         go(story, step)
@@ -130,9 +130,7 @@ def test_with_the_guard_off_what_goes_in_comes_out(walk: list[object]) -> None:
 
 @given(st.lists(st.tuples(services, st.integers(1, 9)), max_size=30), st.sampled_from([0.0, 0.004]))
 @settings(deadline=None)
-def test_in_a_disturbance_no_set_that_had_members_is_ever_without(
-    leaving: list[tuple[str, int]], between: float
-) -> None:
+def test_in_a_disturbance_no_set_becomes_empty(leaving: list[tuple[str, int]], between: float) -> None:
     story = Story()
     for service, count in zip(SERVICES, (9, 5, 1), strict=True):
         story.put(service, *range(1, count + 1))

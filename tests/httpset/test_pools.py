@@ -30,7 +30,7 @@ def no_collector() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_threads_share_one(kind: Any) -> None:
+def test_threads_share_one_transport(kind: Any) -> None:
     with servers(3) as started:
         source = fixed(started)
         caller = kind(source, None)
@@ -84,7 +84,7 @@ def test_failed_requests_leave_their_pools() -> None:
             assert not transport._pools._departed
 
 
-def test_a_request_that_is_cancelled_while_it_closes_connections_leaves_none_open(
+def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(stays: WebServer, gone: list[WebServer]) -> None:
@@ -116,7 +116,7 @@ def test_a_request_that_is_cancelled_while_it_closes_connections_leaves_none_ope
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_a_connection_opened_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
+def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
     """It leaves between choosing and connecting, and another request notices in between."""
     with servers(2) as (gone, stays):
         source = fixed([gone])
@@ -141,7 +141,7 @@ def test_a_connection_opened_to_an_endpoint_that_has_just_left_is_closed(kind: A
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_failures_keep_no_connection_of_an_endpoint_that_leaves(kind: Any) -> None:
+def test_failures_keep_no_connection_of_a_departed_endpoint(kind: Any) -> None:
     with servers(2) as (gone, stays), refusing() as nobody:
         source = fixed([gone], nobody)
         caller = kind(source, None)
@@ -180,7 +180,7 @@ def test_http2_has_a_connection_for_each_endpoint_and_name(tmp_path: Path) -> No
     assert seen == {(name, name, "/x") for name in names}
 
 
-def test_http2_that_is_not_installed_is_told_before_anything_is_sent() -> None:
+def test_missing_http2_support_is_reported_before_anything_is_sent() -> None:
     program = (
         "import sys; sys.modules['h2'] = None\n"
         "from zkdns.httpset import AsyncTransport, Transport\n"

@@ -44,7 +44,7 @@ def mistakes(**settings: Any) -> list[str]:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_credentials_is_read(tmp_path: Path) -> None:
+def test_a_credentials_file_is_read(tmp_path: Path) -> None:
     file = credentials(tmp_path, f'digest = ["a:b", "c:d:e"]\n{DIGEST_MD5}')
     assert load_access(zookeeper_credentials=file) == Access(
         digests=(Secret("a:b"), Secret("c:d:e")), sasl=Sasl("DIGEST-MD5", "alice", Secret("wonderland"))
@@ -54,7 +54,7 @@ def test_a_file_of_credentials_is_read(tmp_path: Path) -> None:
     assert load_access() == ANONYMOUS
 
 
-def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
     access = load_access(zookeeper_credentials=credentials(tmp_path, f'digest = "a:looking"\n{DIGEST_MD5}'))
     client = make_client("127.0.0.1:1", access=access)
     assert access.sasl is not None
@@ -93,7 +93,7 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_every_mistake_is_told_and_no_value(tmp_path: Path, text: str, told: list[str]) -> None:
+def test_every_error_is_reported_without_its_value(tmp_path: Path, text: str, told: list[str]) -> None:
     file = credentials(tmp_path, text)
     found = mistakes(zookeeper_credentials=file)
     assert len(found) == len(told)
@@ -103,7 +103,7 @@ def test_every_mistake_is_told_and_no_value(tmp_path: Path, text: str, told: lis
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
-def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_world_accessible_file_is_rejected(tmp_path: Path, mode: int) -> None:
     file = credentials(tmp_path, 'digest = "a:b"', mode)
     (mistake,) = mistakes(zookeeper_credentials=file)
     assert mistake == (
@@ -113,18 +113,18 @@ def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) ->
     assert load_access(zookeeper_credentials=credentials(tmp_path, 'digest = "a:b"', 0o640)).digests
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
     (mistake,) = mistakes(zookeeper_credentials=str(tmp_path / "none"))
     assert mistake.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
 
 
-def test_without_its_package_sasl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sasl_without_its_package_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "puresasl", None)
     (mistake,) = mistakes(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
     assert mistake.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
 
 
-def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
+def test_invalid_tls_files_are_rejected(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     own, other = authority.sign("a.example"), authority.sign("b.example")
     locked = authority.sign("c.example", password=b"4711")
@@ -148,7 +148,7 @@ def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
 
 
 @pytest.mark.zookeeper
-def test_a_digest_opens_what_its_acl_keeps_closed(
+def test_a_digest_grants_access(
     zookeeper: ZooKeeperServer, zk_root: str, zk: KazooClient, tmp_path: Path
 ) -> None:
     zk.create(f"{zk_root}/test/web", makepath=True)
@@ -192,7 +192,7 @@ def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperS
 
 
 @pytest.mark.zookeeper
-def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_path: Path) -> None:
+def test_sasl_grants_access(sasl_server: ZooKeeperServer, tmp_path: Path) -> None:
     access = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
     alice, anybody = make_client(sasl_server.address, access=access), make_client(sasl_server.address)
     for client in (alice, anybody):
@@ -209,7 +209,7 @@ def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_
 
 
 @pytest.mark.zookeeper
-def test_a_wrong_password_ends_the_client_and_another_may_try_again(
+def test_after_a_wrong_password_another_client_may_try_again(
     sasl_server: ZooKeeperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = load_access(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5.replace("wonder", "Wonder")))
@@ -260,7 +260,7 @@ def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
     }
 
 
-def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> None:
+def test_data_buffered_by_tls_is_read_at_once(authority: Authority) -> None:
     """Two messages in one record: after the first one is read, the kernel has nothing left."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.sign("localhost"))
@@ -280,7 +280,7 @@ def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> No
 
 
 @pytest.mark.zookeeper
-def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperServer) -> None:
+def test_registering_and_watching_work_over_tls(authority: Authority, tls_server: ZooKeeperServer) -> None:
     access = load_access(**tls_settings(authority))
     client = make_client(f"localhost:{tls_server.secure_port}", access=access)
     client.start(timeout=15)
@@ -306,7 +306,7 @@ def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperSe
         ("127.0.0.1", {"zookeeper_any_host": True}, None),
     ],
 )
-def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
+def test_a_server_certificate_must_match_the_host_name(
     authority: Authority,
     tls_server: ZooKeeperServer,
     caplog: pytest.LogCaptureFixture,
@@ -334,7 +334,7 @@ def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
 
 
 @pytest.mark.zookeeper
-def test_where_no_tls_is_spoken_that_is_told(
+def test_a_server_without_tls_is_logged(
     authority: Authority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     access = load_access(**tls_settings(authority))
@@ -348,7 +348,7 @@ def test_where_no_tls_is_spoken_that_is_told(
 
 
 @pytest.mark.zookeeper
-def test_a_server_without_a_quorum_is_read_and_left_for_one_with_it() -> None:
+def test_a_read_only_server_is_left_for_one_with_a_quorum() -> None:
     settings = {"localSessionsEnabled": "true", "localSessionsUpgradingEnabled": "true"}
     with Ensemble(settings=settings, jvm_flags=("-Dreadonlymode.enabled=true",)) as ensemble:
         client = make_client(ensemble.hosts, session_timeout=4.0, read_only=True)

@@ -79,7 +79,7 @@ ENDS: dict[str, tuple[str, Callable[[Any], None], int, str]] = {
 
 
 @pytest.mark.parametrize("way", ENDS)
-def test_a_program_that_ends_without_closing_is_gone_at_once(
+def test_a_member_of_an_exiting_program_is_removed_at_once(
     zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str
 ) -> None:
     rest, end, status, says = ENDS[way]
@@ -94,7 +94,7 @@ def test_a_program_that_ends_without_closing_is_gone_at_once(
         assert says in said if says else said == ""
 
 
-def test_a_program_ends_in_bounded_time_while_zookeeper_is_away(
+def test_a_program_exits_in_bounded_time_without_zookeeper(
     zookeeper: ZooKeeperServer, zk_root: str, zk: Any
 ) -> None:
     zk.ensure_path(zk_root)
@@ -135,9 +135,7 @@ watch.close()
 """
 
 
-def test_a_process_forked_off_has_a_session_of_its_own_and_takes_nothing_along(
-    zk: Any, zookeeper: ZooKeeperServer, zk_root: str
-) -> None:
+def test_a_forked_process_has_its_own_session(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
     with program(zookeeper.address, zk_root, _FORKS) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -197,7 +195,7 @@ def interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[ServerSet]
     return prepare
 
 
-def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Sets) -> None:
+def test_an_interrupted_register_leaves_no_member(zk: Any, server_set: Sets) -> None:
     web, called, goes_on = server_set(), threading.Event(), threading.Event()
 
     def ping() -> None:
@@ -214,7 +212,7 @@ def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Set
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_waiting_for_a_zookeeper_that_is_away_can_be_interrupted(call: str) -> None:
+def test_waiting_for_an_unreachable_zookeeper_can_be_interrupted(call: str) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     with interrupted(lambda: web._session._users):
         web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
@@ -222,7 +220,7 @@ def test_waiting_for_a_zookeeper_that_is_away_can_be_interrupted(call: str) -> N
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_an_interrupt_that_comes_before_the_waiting_leaves_nothing(
+def test_an_interrupt_before_the_wait_leaves_nothing(
     interrupted_at_once: Callable[[ServerSet], None], call: str
 ) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
@@ -232,7 +230,7 @@ def test_an_interrupt_that_comes_before_the_waiting_leaves_nothing(
     assert web._session._worker is None
 
 
-def test_closing_that_is_interrupted_before_it_waits_goes_on(
+def test_close_completes_after_an_interrupt_before_its_wait(
     zk: Any, server_set: Sets, interrupted_at_once: Callable[[ServerSet], None]
 ) -> None:
     web = server_set()
@@ -245,7 +243,7 @@ def test_closing_that_is_interrupted_before_it_waits_goes_on(
         eventually(lambda: not web._session._leaving)
 
 
-def test_closing_that_is_interrupted_goes_on(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_close_completes_after_an_interrupt(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     with FaultProxy(zookeeper.port) as proxy:
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=8.0)
         with web.watch():
@@ -259,7 +257,7 @@ def test_closing_that_is_interrupted_goes_on(zookeeper: ZooKeeperServer, zk: Any
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_registering_that_is_cancelled_leaves_nothing(zk: Any, server_set: Sets, keeps: bool) -> None:
+def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps: bool) -> None:
     web = server_set()
 
     async def cancelled_after(turns: int) -> bool:
@@ -302,7 +300,7 @@ def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_awaiting_a_zookeeper_that_is_away_can_be_cancelled(call: str) -> None:
+def test_awaiting_an_unreachable_zookeeper_can_be_cancelled(call: str) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     took = await_cancelled(
         lambda: (
@@ -313,7 +311,7 @@ def test_awaiting_a_zookeeper_that_is_away_can_be_cancelled(call: str) -> None:
     assert web._session._worker is None
 
 
-def test_registering_that_stalls_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_a_stalled_register_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     with FaultProxy(zookeeper.port) as proxy:
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
         with web.watch():

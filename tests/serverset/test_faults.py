@@ -79,9 +79,7 @@ def assert_one(
 
 
 @pytest.mark.parametrize("_again", range(20))
-def test_a_create_whose_reply_was_lost_is_recognised(
-    proxy: FaultProxy, witness: Witness, _again: int
-) -> None:
+def test_a_create_with_a_lost_response_is_found(proxy: FaultProxy, witness: Witness, _again: int) -> None:
     proxy.lose_reply_of(CREATE)
     with web_through(proxy).register("a", 1) as registration:
         assert proxy.lost_replies == 1
@@ -90,7 +88,7 @@ def test_a_create_whose_reply_was_lost_is_recognised(
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3, 4])
-def test_replies_may_be_lost_also_while_parents_are_made(
+def test_responses_may_be_lost_while_parents_are_created(
     proxy: FaultProxy, zk: Any, witness: Witness, lost: int
 ) -> None:
     zk.delete("/discovery", recursive=True)
@@ -105,7 +103,7 @@ def test_replies_may_be_lost_also_while_parents_are_made(
     assert proxy.lost_replies == lost
 
 
-def test_of_two_equal_registrations_each_keeps_its_own(proxy: FaultProxy, zk: Any) -> None:
+def test_two_equal_registrations_keep_their_own_znodes(proxy: FaultProxy, zk: Any) -> None:
     web = web_through(proxy)
     with web.register("a", 1) as first:
         proxy.lose_reply_of(CREATE)
@@ -118,7 +116,7 @@ def test_of_two_equal_registrations_each_keeps_its_own(proxy: FaultProxy, zk: An
         assert zk.get_children(SET) == [str(first.path).rpartition("/")[2]]
 
 
-def test_another_sessions_equal_znode_is_not_taken_for_our_own(proxy: FaultProxy, zk: Any) -> None:
+def test_an_equal_znode_of_another_session_is_not_adopted(proxy: FaultProxy, zk: Any) -> None:
     with web_through(proxy).register("a", 1) as first:
         proxy.lose_reply_of(CREATE)
         with web_through(proxy).register("a", 1) as second:
@@ -126,9 +124,7 @@ def test_another_sessions_equal_znode_is_not_taken_for_our_own(proxy: FaultProxy
             assert len(zk.get_children(SET)) == 2
 
 
-def test_a_member_that_may_not_be_read_does_not_hide_whether_a_create_was_done(
-    proxy: FaultProxy, zk: Any
-) -> None:
+def test_an_unreadable_member_does_not_hide_a_created_one(proxy: FaultProxy, zk: Any) -> None:
     secret = zk.create(f"{SET}/member_", b"", sequence=True, acl=[make_acl("world", "anyone", admin=True)])
     proxy.lose_reply_of(CREATE)
     with web_through(proxy).register("a", 1) as registration:
@@ -138,7 +134,7 @@ def test_a_member_that_may_not_be_read_does_not_hide_whether_a_create_was_done(
 
 
 @pytest.mark.parametrize("_again", range(10))
-def test_a_delete_whose_reply_was_lost_is_done(proxy: FaultProxy, zk: Any, _again: int) -> None:
+def test_a_delete_with_a_lost_response_is_complete(proxy: FaultProxy, zk: Any, _again: int) -> None:
     web = web_through(proxy)
     with web.register("keeper", 1) as keeper:
         registration = web.register("a", 1)
@@ -152,7 +148,7 @@ def test_a_delete_whose_reply_was_lost_is_done(proxy: FaultProxy, zk: Any, _agai
 # -- connections that are reset and stalled ------------------------------------------------------------------
 
 
-def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
+def test_many_resets_do_no_harm(proxy: FaultProxy, witness: Witness) -> None:
     with web_through(proxy).register("a", 1) as registration:
         witness.wait_for_one()
         for turn in range(30):
@@ -164,7 +160,7 @@ def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
         assert witness.longest_absence == 0
 
 
-def test_a_client_that_has_ended_has_a_successor_in_the_same_session(
+def test_an_ended_client_is_replaced_in_the_same_session(
     proxy: FaultProxy, zk: Any, witness: Witness
 ) -> None:
     with web_through(proxy).register("10.0.0.1", 80) as registration, web_through(proxy).watch() as watch:
@@ -181,7 +177,7 @@ def test_a_client_that_has_ended_has_a_successor_in_the_same_session(
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
-def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
+def test_a_stalled_connection_leaves_one_member(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
     with web_through(proxy).register("a", 1) as registration:
         name = witness.wait_for_one()
         proxy.stall()
@@ -195,7 +191,7 @@ def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, s
         assert name in witness.seen
 
 
-def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
+def test_a_stalled_create_is_executed_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
     web = web_through(proxy)
     with web.register("a", 1) as registration:
         for _ in range(3):
@@ -209,7 +205,9 @@ def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witne
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Witness, seed: int) -> None:
+def test_any_sequence_of_faults_leaves_one_member(
+    proxy: FaultProxy, zk: Any, witness: Witness, seed: int
+) -> None:
     web, chance = web_through(proxy), random.Random(seed)
 
     def delete_it() -> None:
@@ -260,7 +258,9 @@ def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Wi
 
 
 @pytest.mark.parametrize("_again", range(3))
-def test_zookeeper_paused_past_the_session(server: ZooKeeperServer, witness: Witness, _again: int) -> None:
+def test_zookeeper_paused_longer_than_the_session(
+    server: ZooKeeperServer, witness: Witness, _again: int
+) -> None:
     with web_through(server).register("a", 1) as registration:
         witness.wait_for_one()
         server.pause()
@@ -307,7 +307,7 @@ def assert_none_left(zk: Any, *others: Registration) -> None:
 
 
 @pytest.mark.parametrize("how", ["paused", "killed"])
-def test_the_last_one_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, how: str) -> None:
+def test_the_last_user_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, how: str) -> None:
     registration = web_through(server).register("a", 1)
     with away(server, how):
         began = time.monotonic()
@@ -317,7 +317,9 @@ def test_the_last_one_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, h
 
 
 @pytest.mark.parametrize("how", ["paused", "killed"])
-def test_one_of_two_closes_in_bounded_time_and_goes_later(server: ZooKeeperServer, zk: Any, how: str) -> None:
+def test_one_of_two_users_closes_in_bounded_time_and_is_removed_later(
+    server: ZooKeeperServer, zk: Any, how: str
+) -> None:
     web = web_through(server)
     with web.register("keeper", 1) as keeper:
         registration = web.register("a", 1)
@@ -330,7 +332,9 @@ def test_one_of_two_closes_in_bounded_time_and_goes_later(server: ZooKeeperServe
         assert web._session.claimed == {keeper.path}
 
 
-def test_over_the_callers_client_it_goes_later_and_leaves_no_thread(server: ZooKeeperServer, zk: Any) -> None:
+def test_with_the_callers_client_it_is_removed_later_without_a_thread(
+    server: ZooKeeperServer, zk: Any
+) -> None:
     with client_of(server.address, timeout=10.0) as client:
         registration = ServerSet("test", "web", client=client, session_timeout=SESSION).register("a", 1)
         with away(server, "paused"):
@@ -343,7 +347,7 @@ def test_over_the_callers_client_it_goes_later_and_leaves_no_thread(server: ZooK
         assert client.connected
 
 
-def test_a_caller_who_stops_the_client_need_not_wait(server: ZooKeeperServer, zk: Any) -> None:
+def test_after_the_caller_stops_its_client_close_does_not_wait(server: ZooKeeperServer, zk: Any) -> None:
     with client_of(server.address, timeout=4.0) as client:
         registration = ServerSet("test", "web", client=client, session_timeout=SESSION).register("a", 1)
         with away(server, "paused"):
@@ -353,7 +357,7 @@ def test_a_caller_who_stops_the_client_need_not_wait(server: ZooKeeperServer, zk
     assert_none_left(zk)
 
 
-def test_closing_with_a_create_whose_reply_was_lost_leaves_nothing(proxy: FaultProxy, zk: Any) -> None:
+def test_close_after_a_create_with_a_lost_response_leaves_nothing(proxy: FaultProxy, zk: Any) -> None:
     web = web_through(proxy)
     with web.register("keeper", 1) as keeper:
         proxy.lose_reply_of(CREATE)

@@ -39,17 +39,17 @@ def answer(client: KazooClient, request: AddWatch | MultiRead) -> list[Result]:
     return results
 
 
-def test_this_kazoo_can_be_used() -> None:
+def test_the_installed_kazoo_is_compatible() -> None:
     assert incompatibility() is None
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.12.0", "3.0"])
-def test_another_series_of_kazoo_is_not_trusted(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_another_series_of_kazoo_is_incompatible(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr("kazoo.version.__version__", version)
     assert incompatibility() == f"kazoo is {version}; its internals are known for 2.11.x only"
 
 
-def test_a_kazoo_whose_parts_have_changed_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kazoo_with_changed_internals_is_incompatible(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the point
     assert (
         incompatibility() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
@@ -58,7 +58,7 @@ def test_a_kazoo_whose_parts_have_changed_is_not_trusted(monkeypatch: pytest.Mon
     assert incompatibility() == "kazoo's KazooClient._call takes nothing, not self, request, async_object"
 
 
-def test_many_reads_answer_as_single_ones_do(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_a_multi_read_returns_what_single_reads_do(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     contents = {"a": b"data", "b": b"", "größe": b"\xff\x00", "large": b"x" * 900_000}
     for name, data in contents.items():
         zk.create(f"{zk_root}/{name}", data, makepath=True)
@@ -77,11 +77,11 @@ def test_many_reads_answer_as_single_ones_do(zookeeper: ZooKeeperServer, zk: Any
     assert (type(secret), type(hidden)) == (NoAuthError, NoAuthError)
 
 
-def test_no_reads_at_all_are_answered_by_nothing(zk: Any) -> None:
+def test_an_empty_multi_read_returns_nothing(zk: Any) -> None:
     assert answer(zk, MultiRead([])) == []
 
 
-def test_an_error_that_kazoo_does_not_know_is_one_reads_own() -> None:
+def test_an_error_code_unknown_to_kazoo_concerns_one_read() -> None:
     item = kazoo_ext._HEADER.pack(-1, False, -999) + kazoo_ext._INT.pack(-999)
     (result,) = MultiRead([(GET_DATA, "/a")]).deserialize(item, 0)
     assert isinstance(result, KazooException)
@@ -89,7 +89,7 @@ def test_an_error_that_kazoo_does_not_know_is_one_reads_own() -> None:
 
 
 @pytest.mark.parametrize("chroot", ["", "/below"])
-def test_a_recursive_watch_tells_of_every_change_in_its_order(
+def test_a_recursive_watch_reports_every_change_in_order(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, chroot: str
 ) -> None:
     top = f"{zk_root}{chroot}"
@@ -115,7 +115,7 @@ def test_a_recursive_watch_tells_of_every_change_in_its_order(
         client.close()
 
 
-def test_watches_of_kazoos_own_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_kazoos_own_watches_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     zk.ensure_path(zk_root)
     client = make_client(zookeeper.address)
     intercept_events(client, lambda kind, path: None)  # noqa: ARG005 - nobody wants to know

@@ -45,7 +45,7 @@ def names(zk: Any, web: ServerSet) -> list[str]:
     return sorted(zk.get_children(web.path)) if zk.exists(web.path) else []
 
 
-def test_is_called_before_registering(zk: Any, server_set: Sets) -> None:
+def test_it_is_called_before_registering(zk: Any, server_set: Sets) -> None:
     web = server_set()
     found: list[list[str]] = []
     with web.register("a", 1, ping=lambda: found.append(names(zk, web)), ping_interval=30.0):
@@ -54,7 +54,7 @@ def test_is_called_before_registering(zk: Any, server_set: Sets) -> None:
 
 
 @pytest.mark.parametrize("answer", [False, RuntimeError("out of order"), SystemExit(1)])
-def test_no_unregisters_and_yes_registers_again(zk: Any, server_set: Sets, answer: object) -> None:
+def test_failure_unregisters_and_success_registers_again(zk: Any, server_set: Sets, answer: object) -> None:
     web, service = server_set(), Service()
     with web.register("a", 1, ping=service, ping_interval=0.02) as registration:
         first = registration.path
@@ -68,7 +68,7 @@ def test_no_unregisters_and_yes_registers_again(zk: Any, server_set: Sets, answe
         assert registration.last_error is None
 
 
-def test_says_why_it_is_not_registered(server_set: Sets) -> None:
+def test_the_reason_of_a_failure_is_available(server_set: Sets) -> None:
     web = server_set()
     for answer, reason in [
         (False, "the ping returned False: the service cannot serve"),
@@ -79,7 +79,7 @@ def test_says_why_it_is_not_registered(server_set: Sets) -> None:
             assert str(registration.last_error) == reason
 
 
-def test_registering_returns_where_the_first_ping_says_no(zk: Any, server_set: Sets) -> None:
+def test_register_returns_after_a_failed_first_ping(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service(answer=False)
     with web.register("a", 1, ping=service, ping_interval=0.02) as registration:
         assert not registration.is_registered
@@ -91,7 +91,7 @@ def test_registering_returns_where_the_first_ping_says_no(zk: Any, server_set: S
         assert names(zk, web) == ["member_0000000000"]  # there was no other between
 
 
-def test_one_that_hangs_is_failing_until_it_returns(zk: Any, server_set: Sets) -> None:
+def test_a_hanging_ping_counts_as_failed_until_it_returns(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service()
     with web.register("a", 1, ping=service, ping_interval=0.02, ping_timeout=0.1) as registration:
         service.goes_on.clear()
@@ -101,7 +101,7 @@ def test_one_that_hangs_is_failing_until_it_returns(zk: Any, server_set: Sets) -
         eventually(lambda: names(zk, web) and registration.is_registered)
 
 
-def test_one_that_hangs_from_the_beginning_does_not_hold_up_registering(zk: Any, server_set: Sets) -> None:
+def test_register_does_not_wait_for_a_hanging_first_ping(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service()
     service.goes_on.clear()
     began = time.monotonic()
@@ -113,7 +113,7 @@ def test_one_that_hangs_from_the_beginning_does_not_hold_up_registering(zk: Any,
         assert len(names(zk, web)) == 1
 
 
-def test_one_that_is_only_slow_registers_later(server_set: Sets) -> None:
+def test_a_slow_first_ping_registers_later(server_set: Sets) -> None:
     service = Service()
     service.goes_on.clear()
     web = server_set()
@@ -126,7 +126,7 @@ def test_one_that_is_only_slow_registers_later(server_set: Sets) -> None:
         assert registration.wait(5.0)
 
 
-def test_one_that_returns_at_the_last_moment_is_heard_last() -> None:
+def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
     heard: list[ZkdnsError | None] = []
     goes_on, returned = threading.Event(), threading.Event()
 
@@ -145,7 +145,7 @@ def test_one_that_returns_at_the_last_moment_is_heard_last() -> None:
     pinger.stop()
 
 
-def test_closing_does_not_wait_for_one_that_hangs(zk: Any, server_set: Sets) -> None:
+def test_close_does_not_wait_for_a_hanging_ping(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service()
     registration = web.register("a", 1, ping=service, ping_interval=0.02, ping_timeout=30.0)
     service.goes_on.clear()
@@ -157,7 +157,7 @@ def test_closing_does_not_wait_for_one_that_hangs(zk: Any, server_set: Sets) -> 
     service.goes_on.set()  # its yes comes too late, and its thread ends (the fixture looks)
 
 
-def test_may_close_its_registration(zk: Any, server_set: Sets) -> None:
+def test_a_ping_may_close_its_registration(zk: Any, server_set: Sets) -> None:
     web = server_set()
     opened: list[Registration] = []
 
@@ -170,7 +170,7 @@ def test_may_close_its_registration(zk: Any, server_set: Sets) -> None:
 
 
 @pytest.mark.parametrize("_again", range(3))
-def test_one_that_changes_its_mind_all_the_time_never_makes_two(
+def test_a_flapping_ping_never_creates_two_members(
     zookeeper: ZooKeeperServer, zk: Any, server_set: Sets, _again: int
 ) -> None:
     web, service = server_set(), Service()
@@ -187,7 +187,7 @@ def test_one_that_changes_its_mind_all_the_time_never_makes_two(
     assert names(zk, web) == []
 
 
-def test_its_no_does_not_hide_that_zookeeper_was_not_asked() -> None:
+def test_a_failed_ping_does_not_hide_an_unreachable_zookeeper() -> None:
     service = Service(answer=False)
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     with pytest.raises(UnreachableError):
@@ -195,7 +195,7 @@ def test_its_no_does_not_hide_that_zookeeper_was_not_asked() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ping_interval": 0}, {"ping_interval": -1.0}, {"ping_timeout": 0.0}])
-def test_times_are_more_than_nothing(server_set: Sets, wrong: dict[str, float]) -> None:
+def test_times_must_be_positive(server_set: Sets, wrong: dict[str, float]) -> None:
     with pytest.raises(
         BadValueError, match=f"{next(iter(wrong))} is .*; it is a time in seconds, greater than 0"
     ):

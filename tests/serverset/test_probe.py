@@ -16,7 +16,7 @@ def probed(server: HostPort, *roots: str, seconds: float = 5.0) -> ProbeResult:
     return probe(server, roots, session_timeout=10.0, seconds=seconds)
 
 
-def test_a_server_that_is_well_grants_a_session_and_lists_what_it_may(
+def test_a_healthy_server_starts_a_session_and_lists_the_roots(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     server = parse_host_port(zookeeper.address)
@@ -31,7 +31,7 @@ def test_a_server_that_is_well_grants_a_session_and_lists_what_it_may(
     zk.delete(f"{zk_root}/secret")
 
 
-def test_nobody_there_is_told_from_somebody_else_there() -> None:
+def test_a_closed_port_differs_from_another_protocol() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         server = HostPort("127.0.0.1", sock.getsockname()[1])
@@ -40,5 +40,5 @@ def test_nobody_there_is_told_from_somebody_else_there() -> None:
         assert "starts no session" in str(probed(server, seconds=0.5).failure)
 
 
-def test_a_name_that_is_not_found_is_told() -> None:
+def test_an_unknown_host_name_is_reported() -> None:
     assert "its host name cannot be resolved" in str(probed(HostPort("no host", 2181)).failure)

@@ -13,7 +13,7 @@ from zkdns.serverset.server_set import make_member
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
-def test_connects_to_nothing_until_it_is_used() -> None:
+def test_it_connects_on_first_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         threads = threading.active_count()
@@ -24,7 +24,7 @@ def test_connects_to_nothing_until_it_is_used() -> None:
             server.accept()
 
 
-def test_the_environments_that_go_serversets_names() -> None:
+def test_the_environments_are_those_of_go_serversets() -> None:
     assert (LOCAL, STAGING, PRODUCTION, TEST) == ("local", "staging", "prod", "test")
 
 
@@ -40,7 +40,7 @@ def test_the_environments_that_go_serversets_names() -> None:
         ("prod", "web", {"namespace": "/services/{service}"}, "/services/web"),
     ],
 )
-def test_the_path_is_the_namespaces(
+def test_the_path_follows_the_namespace(
     environment: str, service: str, options: dict[str, str], path: str
 ) -> None:
     assert ServerSet(environment, service, **options).path == path  # type: ignore[arg-type]
@@ -70,13 +70,15 @@ def test_the_path_is_the_namespaces(
         (("prod", "w"), {"session_timeout": float("nan")}, "session_timeout is nan; it is a time in seconds"),
     ],
 )
-def test_refuses_what_is_no_set(arguments: tuple[str, ...], options: dict[str, Any], sentence: str) -> None:
+def test_invalid_arguments_are_rejected(
+    arguments: tuple[str, ...], options: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(BadValueError) as caught:
         ServerSet(*arguments, **options)
     assert str(caught.value).startswith(sentence)
 
 
-def test_zookeepers_port_may_be_left_out() -> None:
+def test_zookeepers_port_is_optional() -> None:
     assert repr(ServerSet("a", "b", "zk1,zk2:1,::1/x")).endswith("'zk1:2181,zk2:1,[::1]:2181/x')")
 
 
@@ -113,7 +115,7 @@ def test_zookeepers_port_may_be_left_out() -> None:
         ("a", 1, {"additional": {"\ud800": 1}}, "'\\ud800' cannot be encoded: it is not valid Unicode"),
     ],
 )
-def test_refuses_what_no_reader_could_use(
+def test_invalid_members_are_rejected(
     host: Any, port: Any, options: dict[str, Any], sentence: str | None
 ) -> None:
     with pytest.raises(BadValueError) as caught:
@@ -121,14 +123,14 @@ def test_refuses_what_no_reader_could_use(
     assert sentence is None or str(caught.value).startswith(sentence)
 
 
-def test_every_port_and_shard_that_there_is() -> None:
+def test_every_port_and_shard_is_accepted() -> None:
     for port in (1, 65535):
         for shard in (-(2**31), 0, 2**31 - 1):
             member = make_member("a", port, shard=shard)
             assert decode_member("", encode_member(member)) == member
 
 
-def test_hosts_are_written_as_readers_expect() -> None:
+def test_hosts_are_written_in_canonical_form() -> None:
     for written, host in [("[::1]", "::1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("web.example.", "web.example")]:
         member: Member = make_member(written, 1)
         assert member.service is not None

@@ -40,7 +40,7 @@ def counts(watch: Watch, number: int) -> None:
     eventually(lambda: len(watch.endpoints) == number)
 
 
-def test_the_first_set_is_there_at_once(zk: Any, server_set: Sets) -> None:
+def test_the_first_set_is_available_at_once(zk: Any, server_set: Sets) -> None:
     web = server_set()
     for host in ("c", "a", "b"):
         add(zk, web, data_of(host))
@@ -63,7 +63,7 @@ def test_members_have_all_their_fields(server_set: Sets) -> None:
         assert member.additional["admin"].port == 9990
 
 
-def test_follows_what_comes_and_goes(server_set: Sets) -> None:
+def test_it_follows_joining_and_leaving_members(server_set: Sets) -> None:
     web = server_set()
     with web.watch() as watch:
         assert watch.endpoints == ()
@@ -77,7 +77,7 @@ def test_follows_what_comes_and_goes(server_set: Sets) -> None:
         eventually(lambda: watch.endpoints == ())
 
 
-def test_a_set_may_come_later_go_and_come_again(zk: Any, server_set: Sets) -> None:
+def test_a_set_may_be_created_later_and_deleted_and_created_again(zk: Any, server_set: Sets) -> None:
     web = server_set()
     with web.watch() as watch:
         assert (watch.endpoints, watch.event_count) == ((), 1)
@@ -90,7 +90,7 @@ def test_a_set_may_come_later_go_and_come_again(zk: Any, server_set: Sets) -> No
                 eventually(lambda: watch.endpoints == ())
 
 
-def test_a_name_without_a_number_may_come_again_with_other_data(zk: Any, server_set: Sets) -> None:
+def test_a_name_without_a_sequence_may_return_with_other_data(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("old"), "member_one")
     with web.watch() as watch:
@@ -114,7 +114,7 @@ BAD = {
 }
 
 
-def test_bad_members_cost_themselves_alone(zk: Any, server_set: Sets) -> None:
+def test_a_bad_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:
     web = server_set()
     for data in BAD.values():
         add(zk, web, data)
@@ -131,7 +131,7 @@ def test_bad_members_cost_themselves_alone(zk: Any, server_set: Sets) -> None:
         assert watch.bad_members == expected  # each is counted and told once
 
 
-def test_a_member_that_may_not_be_read_costs_itself_alone(zk: Any, server_set: Sets) -> None:
+def test_an_unreadable_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:
     web = server_set()
     secret = add(zk, web, data_of("secret"), acl=[make_acl("world", "anyone", admin=True)])
     add(zk, web, data_of("good"))
@@ -141,7 +141,7 @@ def test_a_member_that_may_not_be_read_costs_itself_alone(zk: Any, server_set: S
     zk.set_acls(secret, [make_acl("world", "anyone", all=True)])
 
 
-def test_needs_no_other_permission_than_to_read(zk: Any, server_set: Sets) -> None:
+def test_it_needs_only_read_permission(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("a"))
     read_only = [make_acl("world", "anyone", read=True, admin=True)]
@@ -151,7 +151,7 @@ def test_needs_no_other_permission_than_to_read(zk: Any, server_set: Sets) -> No
     zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
 
 
-def test_says_that_it_may_not_read_and_reads_as_soon_as_it_may(zk: Any, server_set: Sets) -> None:
+def test_it_reports_denied_access_and_reads_as_soon_as_it_may(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("a"))
     zk.set_acls(web.path, [make_acl("world", "anyone", create=True, admin=True)])
@@ -167,7 +167,7 @@ def test_says_that_it_may_not_read_and_reads_as_soon_as_it_may(zk: Any, server_s
         assert heard == [None]  # who hears of members hears of no error any more
 
 
-def test_unreachable_is_said_in_time_and_leaves_nothing() -> None:
+def test_an_unreachable_zookeeper_is_reported_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(
         UnreachableError, match=r"cannot watch /discovery/test/web: ZooKeeper at 127\.0\.0\.1:1 "
@@ -176,7 +176,7 @@ def test_unreachable_is_said_in_time_and_leaves_nothing() -> None:
     assert time.monotonic() - began < 2.0
 
 
-def test_what_was_known_stays_while_zookeeper_is_away(
+def test_members_stay_while_zookeeper_is_unreachable(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     with FaultProxy(zookeeper.port) as proxy:
@@ -200,7 +200,9 @@ def test_what_was_known_stays_while_zookeeper_is_away(
             eventually(lambda: watch.endpoints == ("b:1", "c:1"))
 
 
-def test_follows_over_resets_and_expired_sessions(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_it_follows_over_resets_and_expired_sessions(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
     with FaultProxy(zookeeper.port) as proxy:
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
         zk.ensure_path(f"{zk_root}{web.path}")
@@ -236,7 +238,7 @@ def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
         eventually(lambda: watch.endpoints == (), 60.0)
 
 
-def test_a_burst_of_registrations_ends_as_it_is(server_set: Sets) -> None:
+def test_after_a_burst_of_registrations_the_members_are_current(server_set: Sets) -> None:
     web = server_set()
     with web.watch() as watch:
         seen = list[tuple[str, ...]]()
@@ -253,7 +255,7 @@ def test_a_burst_of_registrations_ends_as_it_is(server_set: Sets) -> None:
         registration.close()
 
 
-def test_a_watch_that_was_closed_hears_nothing(zookeeper: ZooKeeperServer, zk: Any, server_set: Sets) -> None:
+def test_a_closed_watch_receives_no_changes(zookeeper: ZooKeeperServer, zk: Any, server_set: Sets) -> None:
     with client_of(zookeeper.address) as client:
         web = server_set(client=client)
         watches = [web.watch() for _ in range(10)]
@@ -269,7 +271,7 @@ def test_a_watch_that_was_closed_hears_nothing(zookeeper: ZooKeeperServer, zk: A
         watches[0].close()
 
 
-def test_a_subscriber_that_exits_ends_nothing(
+def test_a_subscriber_that_exits_does_not_stop_the_watch(
     zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = server_set()
@@ -287,7 +289,7 @@ def test_a_subscriber_that_exits_ends_nothing(
     caplog.clear()  # they were logged as the mistakes that they are
 
 
-def test_a_subscriber_that_exits_when_the_set_goes_does_not_keep_the_next_from_being_seen(
+def test_a_subscriber_that_exits_at_a_deletion_does_not_hide_the_next_set(
     zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = server_set()
@@ -303,7 +305,7 @@ def test_a_subscriber_that_exits_when_the_set_goes_does_not_keep_the_next_from_b
     caplog.clear()  # it was logged as the mistake that it is
 
 
-def test_awaits(zk: Any, server_set: Sets) -> None:
+def test_watch_async_awaits_the_first_set(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("a"))
 

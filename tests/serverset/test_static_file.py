@@ -61,7 +61,7 @@ def test_a_member_may_be_written_like_this(entry: str, expected: Member) -> None
     assert parse(members(entry)) == {WEB: (expected,)}
 
 
-def test_members_are_called_by_their_place_in_the_file() -> None:
+def test_members_are_named_by_their_position() -> None:
     ((_, found),) = parse(members('"b:1"', '"a:2"', '{ host = "c", port = 3 }')).items()
     assert [(member.name, member.service) for member in found] == [
         ("m0", Endpoint("b", 1)),
@@ -71,16 +71,16 @@ def test_members_are_called_by_their_place_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "[services]\n"])
-def test_a_file_may_hold_no_service(text: str) -> None:
+def test_a_file_may_have_no_services(text: str) -> None:
     assert parse(text) == {}
 
 
-def test_a_service_may_hold_no_member_and_its_name_dots() -> None:
+def test_a_service_may_have_no_members_and_dots_in_its_name() -> None:
     text = '[services."api.v2.staging"]\nmembers = []\n[services."Web.Prod."]\n'
     assert parse(text) == {ServiceName("api.v2", "staging"): (), ServiceName("Web", "Prod"): ()}
 
 
-def test_a_name_may_end_in_the_zone_that_it_belongs_to() -> None:
+def test_a_name_may_end_in_its_zone() -> None:
     aurora = parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",))
     names = ("web.staging", "web.prod.Discovery", "hello.prod.www.aurora")
     sets = parse_static("".join(f'[services."{name}"]\n' for name in names), (NAMESPACE, aurora), origin="x")
@@ -98,14 +98,14 @@ def test_a_name_may_end_in_the_zone_that_it_belongs_to() -> None:
         parse_static('[services."web.staging"]\n[services."Web.staging.discovery"]', (NAMESPACE,), origin="x")
 
 
-def test_a_namespace_says_how_long_a_services_name_is() -> None:
+def test_the_namespace_determines_the_length_of_a_name() -> None:
     text = '[services."web"]\nmembers = ["a:1"]\n'
     plain = parse_namespace("/services/{service}")
     assert parse_static(text, (plain,), origin="x") == {ServiceName("web"): (Member("m0", Endpoint("a", 1)),)}
     assert len(mistakes(text)) == 1
 
 
-def test_the_demo_loads_and_shows_every_kind_of_service() -> None:
+def test_the_demo_has_every_kind_of_service() -> None:
     demo = load_demo((NAMESPACE,))
     assert len(demo[WEB]) == 3
     assert demo[ServiceName("idle", "staging")] == ()
@@ -175,15 +175,13 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "key", "accepted"), [(text, *told) for text, told in BAD.items()])
-def test_a_mistake_is_told_with_its_key_and_what_would_be_accepted(
-    text: str, key: str, accepted: str
-) -> None:
+def test_an_error_has_its_key_and_the_accepted_form(text: str, key: str, accepted: str) -> None:
     (found,) = mistakes(text)
     assert found.startswith(f"fixed.toml: {key}: ")
     assert accepted in found
 
 
-def test_all_mistakes_are_told_at_once_and_in_one_order() -> None:
+def test_all_errors_are_reported_at_once_in_order() -> None:
     text = """
         servces = 1
         zone = 1
@@ -212,7 +210,7 @@ def test_all_mistakes_are_told_at_once_and_in_one_order() -> None:
 # -- files --------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_read_and_named_in_its_mistakes(tmp_path: Path) -> None:
+def test_a_file_is_read_and_named_in_its_errors(tmp_path: Path) -> None:
     path = tmp_path / "sets.toml"
     path.write_text(members('"wäb.example:1"'), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"sets\.toml: services"):
@@ -221,7 +219,7 @@ def test_a_file_is_read_and_named_in_its_mistakes(tmp_path: Path) -> None:
     assert list(load_static(path, (NAMESPACE,))) == [WEB]
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes(b"# caf\xe9\n")
     for path, why in (
@@ -307,7 +305,7 @@ def toml(value: object) -> str:
 @example('[services."\ud800.x"]')
 @example("[services.'a.\x7f']")
 @settings(max_examples=500, deadline=None)
-def test_arbitrary_text_raises_nothing_but_a_config_error(text: str) -> None:
+def test_arbitrary_text_raises_only_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse(text)
 
@@ -318,7 +316,7 @@ def test_arbitrary_text_raises_nothing_but_a_config_error(text: str) -> None:
     )
 )
 @settings(max_examples=400, deadline=None)
-def test_arbitrary_values_raise_nothing_but_a_config_error(services: dict[str, object]) -> None:
+def test_arbitrary_values_raise_only_config_error(services: dict[str, object]) -> None:
     with contextlib.suppress(ConfigError):
         for name, found in parse(f"services = {toml(services)}\n").items():
             assert found == () or name.labels

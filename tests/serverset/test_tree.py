@@ -26,7 +26,7 @@ def known_set(tree: ZnodeTree) -> SetNode:
     return web
 
 
-def test_the_last_member_stays_while_it_is_doubtful_whether_another_has_come() -> None:
+def test_the_last_member_stays_while_another_may_have_joined() -> None:
     tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     web = known_set(tree)
     assert tree.list_set(web, ["member_b"], 1)[0] == ["member_b"]
@@ -42,7 +42,7 @@ def test_the_last_member_stays_while_it_is_doubtful_whether_another_has_come() -
     assert change.removed == ("member_a",)
 
 
-def test_the_last_member_goes_when_it_is_certain_that_none_has_come() -> None:
+def test_the_last_member_leaves_once_no_other_has_joined() -> None:
     tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     web = known_set(tree)
     tree.mark_outdated(web)
@@ -52,7 +52,7 @@ def test_the_last_member_goes_when_it_is_certain_that_none_has_come() -> None:
     assert change.removed == ("member_a",)
 
 
-def test_an_answer_that_comes_after_the_end_of_its_set_is_nobodys() -> None:
+def test_a_late_response_of_a_dropped_set_is_ignored() -> None:
     tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     web = known_set(tree)
     assert tree.list_set(web, ["member_a", "member_b"], 1)[0] == ["member_b"]
@@ -61,7 +61,7 @@ def test_an_answer_that_comes_after_the_end_of_its_set_is_nobodys() -> None:
 
 
 @pytest.mark.parametrize(("is_told", "surprises"), [(True, 0), (False, 1)])
-def test_an_audit_is_not_surprised_by_an_end_that_was_told_just_before(is_told: bool, surprises: int) -> None:
+def test_an_audit_does_not_count_a_deletion_with_an_event(is_told: bool, surprises: int) -> None:
     tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     parent = known_set(tree).parent
     assert isinstance(parent, Directory)

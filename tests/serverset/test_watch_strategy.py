@@ -32,7 +32,7 @@ def refusals(logs: list[Any]) -> list[str]:
     return [entry["reason"] for entry in logs if entry["event"].startswith("no recursive watch")]
 
 
-def test_a_recursive_watch_is_taken_where_it_can_be(follow: Follow) -> None:
+def test_the_recursive_strategy_is_used_if_possible(follow: Follow) -> None:
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
         assert isinstance(tree.sync._strategy, RecursiveStrategy)
@@ -53,7 +53,7 @@ def test_a_large_tree_costs_one_watch(
         assert zookeeper.count_watches() - before == 1
 
 
-def test_with_a_kazoo_that_cannot_be_trusted_the_other_way_is_taken(
+def test_an_incompatible_kazoo_leads_to_one_shot_watches(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kazoo.version.__version__", "2.12.0")
@@ -65,7 +65,7 @@ def test_with_a_kazoo_that_cannot_be_trusted_the_other_way_is_taken(
     assert refusals(logs) == ["kazoo is 2.12.0; its internals are known for 2.11.x only"]
 
 
-def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_believed(
+def test_a_failed_self_test_leads_to_one_shot_watches(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     join(zk, f"{zk_root}/staging/web")
@@ -81,9 +81,7 @@ def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_bel
     assert refusals(logs) == ["multiRead and single reads return different results"]
 
 
-def test_events_of_other_paths_than_were_asked_for_end_the_trust(
-    zk: Any, zk_root: str, follow: Follow
-) -> None:
+def test_events_of_other_paths_lead_to_one_shot_watches(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web")
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
@@ -99,7 +97,7 @@ def test_events_of_other_paths_than_were_asked_for_end_the_trust(
 # -- the audit -----------------------------------------------------------------------------------------------
 
 
-def test_an_audit_repairs_and_counts_what_no_event_told(
+def test_an_audit_repairs_and_counts_changes_without_events(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = f"{zk_root}/staging/web"
@@ -120,7 +118,9 @@ def test_an_audit_repairs_and_counts_what_no_event_told(
 
 
 @pytest.mark.parametrize("recursive", [True, False])
-def test_an_audit_finds_nothing_amid_changes(zk: Any, zk_root: str, follow: Follow, recursive: bool) -> None:
+def test_an_audit_during_changes_counts_nothing(
+    zk: Any, zk_root: str, follow: Follow, recursive: bool
+) -> None:
     with follow(recursive=recursive, audit_seconds=0.02) as tree:
         act = Chaos(zk, zk_root, tree, random.Random(7))
         for _ in range(300):
@@ -129,7 +129,7 @@ def test_an_audit_finds_nothing_amid_changes(zk: Any, zk_root: str, follow: Foll
         assert tree.sync.repairs == 0
 
 
-def test_what_cannot_be_read_is_no_surprise_to_the_audit(
+def test_an_audit_does_not_count_unreadable_znodes(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
 ) -> None:
     web = f"{zk_root}/staging/web"
@@ -144,7 +144,7 @@ def test_what_cannot_be_read_is_no_surprise_to_the_audit(
 # -- the one-shot way ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_remembered_of_sets_that_are_no_more(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_watches_of_deleted_sets_are_forgotten(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web")
     with follow(recursive=False) as tree:
         tree.wait_live()
