@@ -1,4 +1,4 @@
-"""A set without ZooKeeper is a watch like any other."""
+"""FixedSet behaves like any other watch."""
 
 import threading
 
@@ -27,7 +27,7 @@ def test_any_iterable_is_accepted_and_each_change_is_published() -> None:
     fixed.set_endpoints([])
     fixed.close()
     assert heard == [("a:2", "a:3"), (), ()]
-    fixed.set_endpoints(["a:4"])  # nothing changes once closed
+    fixed.set_endpoints(["a:4"])  # a closed set does not change
     assert fixed.endpoints == ()
 
 
@@ -63,5 +63,5 @@ def test_many_threads_may_set_the_endpoints() -> None:
 
 
 def test_it_is_a_source_for_balancers() -> None:
-    source: EndpointSource = FixedSet(["a:1"])  # mypy reads this too
+    source: EndpointSource = FixedSet(["a:1"])  # mypy checks this too
     assert source.endpoints == ("a:1",)

@@ -1,4 +1,4 @@
-"""The memcached set, against real memcached servers where one is asked."""
+"""The memcached set, with real memcached servers where needed."""
 
 import contextlib
 import subprocess
@@ -27,7 +27,7 @@ KEYS = [f"user:{i}" for i in range(200)]
 
 @pytest.fixture
 def servers() -> Iterator[list[MemcachedServer]]:
-    """Three that run."""
+    """Three running servers."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(MemcachedServer()) for _ in range(3)]
 
@@ -38,7 +38,7 @@ def endpoints_of(servers: list[MemcachedServer]) -> list[str]:
 
 @contextlib.contextmanager
 def asking(server: MemcachedServer) -> Iterator[Any]:
-    """A client of that one server alone."""
+    """A client of this server alone."""
     client = PlainClient(("127.0.0.1", server.port), timeout=5.0, allow_unicode_keys=True)
     try:
         yield client
@@ -47,7 +47,7 @@ def asking(server: MemcachedServer) -> Iterator[Any]:
 
 
 def contents(servers: list[MemcachedServer], keys: list[str]) -> dict[str, dict[str, bytes]]:
-    """What each server has of these keys, by endpoint."""
+    """The values of these keys on each server, by endpoint."""
     found = {}
     for server in servers:
         with asking(server) as client:
@@ -59,7 +59,7 @@ def wait_for_no_connections(*servers: MemcachedServer) -> None:
     eventually(lambda: [server.connections for server in servers] == [0] * len(servers))
 
 
-# -- which server ------------------------------------------------------------------------------------------
+# -- the choice of the server ------------------------------------------------------------------------------
 
 
 def test_keys_are_picked_as_by_the_ring() -> None:
@@ -230,7 +230,7 @@ def test_a_command_in_flight_to_a_server_that_leaves_is_finished(servers: list[M
         thread.start()
         eventually(lambda: uses_of(client, leaver) == 1)
         watch.set_endpoints(endpoints_of(servers[1:]))
-        client.set("key", b"elsewhere")  # the client takes notice
+        client.set("key", b"elsewhere")  # the client notices the change
         assert uses_of(client, leaver) is None
         leaver.resume()
         thread.join(10.0)
@@ -275,7 +275,7 @@ def test_a_silent_server_fails_at_the_timeout(servers: list[MemcachedServer]) ->
         with pytest.raises(TimeoutError):
             client.get("key")
         servers[0].resume()
-        assert client.get("key") == b"value"  # on a connection of its own: no late answer is mistaken
+        assert client.get("key") == b"value"  # on a connection of its own, so that it reads no late response
 
 
 @needs_memcached
@@ -295,7 +295,7 @@ def test_threads_use_one_client_while_servers_change(servers: list[MemcachedServ
                     value = client.get(f"{name}:{key}")
                     if value not in {key.encode(), None}:  # None: it moved in between
                         mistakes.append((key, value))
-        except Exception as error:  # noqa: BLE001 - none may happen
+        except Exception as error:  # noqa: BLE001 - no exception may occur
             mistakes.append(error)
 
     mcset = MCSet(watch)

@@ -1,7 +1,7 @@
-"""The walls between the rooms of zkdns/: who may import whom, and how large a room's files may grow.
+"""The dependencies between the packages of zkdns, and the maximum size of files and functions.
 
-An arrow points upwards only: a module imports from its own row or from rows above it. Imports inside
-functions and those for type checkers alone count like all others: who knows a name depends on its owner.
+A module imports only from its own row or from rows above it. Imports inside functions and those for type
+checkers count like all others.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PACKAGE = Path(zkdns.__file__).parent
 ROWS = (
     ("errors", "names", "address", "namespace", "config"),
     ("serverset",),
-    # The package itself is the library's front door; whoever imports it is handed what it asks for, no more.
+    # The package zkdns itself, which re-exports the library.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
     ("table",),
     ("guard", "snapshot"),
@@ -34,7 +34,7 @@ ROWS = (
 )
 ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
 
-# Packages that a room must not know, and those that only one room may know.
+# Packages that a package must not import, and packages that only one may import.
 NEVER: dict[str, frozenset[str]] = {
     "dns": frozenset({"socket", "asyncio", "time", "threading"}),
     "table": frozenset({"socket", "asyncio", "time", "dnslib"}),
@@ -45,7 +45,7 @@ NEVER: dict[str, frozenset[str]] = {
 }
 ONLY = {"kazoo": "serverset"}
 
-# What commands are made of; every other module of the room is one command.
+# The helpers of the commands. Every other module of the package is one command.
 NO_COMMANDS = frozenset(
     {
         *("cli.__init__", "cli.changes", "cli.columns", "cli.options", "cli.progress", "cli.running"),
@@ -58,16 +58,16 @@ MAX_FUNCTION = 60
 
 
 def room_of(module: str) -> str:
-    """The room of a module below the package: `dns.wire` lies in `dns`."""
+    """The package of a module: `dns` for `dns.wire`."""
     return module.partition(".")[0]
 
 
 def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported anywhere in a module, relative imports spelled out.
+    """The line and full name of every import in a module. Relative imports are resolved.
 
     Args:
         tree: the parsed module.
-        module: its name below the package; a package's own module ends in `.__init__`.
+        module: its name without `zkdns.`; that of a package ends in `.__init__`.
     """
     above = ["zkdns", *module.split(".")][:-1]
     for node in ast.walk(tree):
@@ -76,7 +76,7 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = above[: len(above) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            if source == "zkdns":  # what is imported may be a room itself
+            if source == "zkdns":  # it may be a package itself
                 yield from ((node.lineno, f"zkdns.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, source
@@ -87,13 +87,13 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
         ):
             named = node.args[0] if node.args else None
             if isinstance(named, ast.JoinedStr) and ast.unparse(named.values[0]) == "{__name__}":
-                yield node.lineno, ".".join(above)  # something of its own
+                yield node.lineno, ".".join(above)  # a module of its own package
             else:
                 yield node.lineno, str(named.value) if isinstance(named, ast.Constant) else "zkdns.?"
 
 
 def offences(text: str, module: str) -> list[str]:
-    """What is wrong with a module of that name and text."""
+    """The forbidden imports of a module with this name and text."""
     room = room_of(module).replace("__init__", "")
     if room not in ROW_OF:
         return [f"{module}: the room {room!r} stands in no row"]
@@ -105,7 +105,7 @@ def offences(text: str, module: str) -> list[str]:
 
 
 def _wrong(room: str, name: str) -> str | None:
-    """Why that room must not import that name; None: it may."""
+    """Why a package must not import this name. None: it may."""
     package, _, below = name.partition(".")
     if package == "zkdns":
         return _wrong_room(room, room_of(below), name)
@@ -127,7 +127,7 @@ def _wrong_room(room: str, other: str, name: str) -> str | None:
 
 
 def overgrown(text: str, module: str) -> list[str]:
-    """What is too long in a module."""
+    """The file and functions of a module that are too long."""
     lines = text.count("\n")
     found = [f"{module}: {lines} lines, at most {MAX_LINES}"] if lines > MAX_LINES else []
     for node in ast.walk(ast.parse(text)):
@@ -141,7 +141,7 @@ def overgrown(text: str, module: str) -> list[str]:
 
 
 def name_of(path: Path) -> str:
-    """A file's module below the package, a package's own with `__init__`."""
+    """The name of a file's module without `zkdns.`; that of a package ends in `.__init__`."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
@@ -165,7 +165,7 @@ def test_every_package_is_in_a_row() -> None:
 
 
 def among_commands(text: str, module: str) -> list[str]:
-    """What a command imports of another one, so that one could not be changed without the other."""
+    """The commands that a command imports. None is allowed, so that each can be changed on its own."""
     if room_of(module) != "cli" or module == "cli.__init__":
         return []
     found = {
@@ -181,7 +181,7 @@ def test_no_command_imports_another(path: Path) -> None:
     assert among_commands(path.read_text(encoding="utf-8"), name_of(path)) == []
 
 
-# -- the guard itself ---------------------------------------------------------------------------------------
+# -- the test's own functions -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The snapshot: what was written comes back, or one kind of error, and never a half of it."""
+"""The snapshot: it is read as it was written, or rejected with a SnapshotError; never a part of it."""
 
 import contextlib
 import hashlib
@@ -58,7 +58,7 @@ SMALL = Snapshot(
 
 
 def of_size(count: int) -> Snapshot:
-    """A snapshot with so many members, and as much for its serial."""
+    """A snapshot with this number of members, which is also its serial."""
     members = tuple(Member(f"member_{n:010d}", Endpoint("10.0.0.1", 80)) for n in range(count))
     put = SetPut("/discovery/s/web", ServiceName("web", "s"), members)
     return Snapshot(Header(NOW, count, NAMESPACES), (put,))
@@ -75,7 +75,7 @@ def read(path: Path, expected: Expected = EXPECTED) -> Snapshot:
 
 
 def sealed(*frames: bytes, end: bytes = bytes(4)) -> bytes:
-    """A file with a right checksum, whatever it holds."""
+    """A file with a valid checksum and arbitrary contents."""
     body = b"zkdns snapshot 2\n" + b"".join(len(f).to_bytes(4) + f for f in frames) + end
     return body + hashlib.sha256(body).digest()
 
@@ -85,7 +85,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "table"
 
 
-# -- there and back ----------------------------------------------------------------------------------------
+# -- writing and reading -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_new_snapshot_replaces_the_old_one(path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-# -- what cannot be trusted --------------------------------------------------------------------------------
+# -- damaged and unusable files ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
@@ -209,9 +209,7 @@ def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
     header = msgspec.msgpack.encode(HEADER)
     limits = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(
-        resource.RLIMIT_AS, (taken + (512 << 20), limits[1])
-    )  # an eighth of what the length says
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20), limits[1]))  # an eighth of the given length
     try:
         for content in (
             sealed(bomb),
@@ -227,7 +225,7 @@ def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
 
 def test_a_file_that_is_too_large_is_not_read(path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(8 << 30)  # a hole, which takes no room on the disk
+        file.truncate(8 << 30)  # a sparse file, which takes no space on the disk
     with pytest.raises(SnapshotError, match="is not a snapshot: it is larger than"):
         read(path)
 
@@ -334,7 +332,7 @@ def test_an_unreadable_file_is_an_error(path: Path) -> None:
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Somebody who may not do everything."""
+    """A user without root's permissions."""
     user = os.geteuid()
     if user:
         yield
@@ -368,7 +366,7 @@ def test_missing_write_permission_is_reported_with_a_remedy(path: Path) -> None:
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Files of this process end after a kilobyte; also the one that the tests' own output may go to."""
+    """Limit the files of this process to a kilobyte, including the one for the tests' own output."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
@@ -411,7 +409,7 @@ def test_after_a_crash_the_old_snapshot_stays_and_leftovers_are_removed(path: Pa
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(list(path.parent.iterdir())) == 2
-    unfinished = SnapshotWriter(path, HEADER)  # of a process that goes on
+    unfinished = SnapshotWriter(path, HEADER)  # of a running process
     unfinished.add(encode_part(()))
     other = path.with_name(f".{path.name}.notes.new")
     other.touch()
@@ -454,7 +452,7 @@ def test_a_reader_never_sees_a_partial_snapshot(path: Path) -> None:
 
 
 def test_two_writers_at_once_do_not_interfere(path: Path) -> None:
-    """As at a shutdown: the writing that was under way in a thread, and the last one."""
+    """As at a shutdown: a write in progress in a thread, and the last one."""
     failures: list[BaseException] = []
 
     def write_all(size: int) -> None:
@@ -471,4 +469,4 @@ def test_two_writers_at_once_do_not_interfere(path: Path) -> None:
     for writer in writers:
         writer.join()
     assert failures == []
-    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 - names are what matters
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 - only the names matter

@@ -1,4 +1,4 @@
-"""The table: what a change alters, what is kept of those who left, and for how long."""
+"""The table: the effects of changes, and departed members."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_two_sets_of_one_name_are_one_service_until_the_last_is_dropped() -> Non
     for first, second in ((put(member(1)), upper), (upper, put(member(1)))):
         table = table_of(first, second)
         service = table.services[KEY]
-        assert service.first.origin == PATH  # lower case goes first, whoever came first
+        assert service.first.origin == PATH  # lower case has precedence, whichever came first
         assert [owner.origin for owner in service.by_precedence()] == [PATH, upper.origin]
         assert table.apply(SetDropped(PATH)) == {KEY}
         assert table.services[KEY].first.origin == upper.origin
@@ -120,7 +120,7 @@ def test_retain_drops_every_other_set() -> None:
     assert table.retain({PATH}) == set()
 
 
-# -- who left -----------------------------------------------------------------------------------------------
+# -- departed members ---------------------------------------------------------------------------------------
 
 
 def test_departed_members_are_kept_for_a_minute() -> None:
@@ -210,7 +210,7 @@ def test_resolved_addresses_change_the_services_with_the_host() -> None:
 def test_a_host_keeps_its_addresses_while_its_member_is_replaced(
     departed_seconds: float, change: Change
 ) -> None:
-    """A member that restarts leaves and joins in one change; nobody would resolve the host again."""
+    """A restarting member leaves and joins in one change. Its host would not be resolved again."""
     table = table_of(
         put(member(1, "myhost")), HostResolved("myhost", ("10.0.0.1",)), departed_seconds=departed_seconds
     )
@@ -302,7 +302,7 @@ def test_a_change_returns_every_service_that_it_alters(changes: list[Change]) ->
 
 
 def _picture(table: Table) -> dict[object, object]:
-    """What each service's answers are made of."""
+    """The data of each service that determines its answers."""
     return {
         key: [
             (owner.origin, name, entry, [table.addresses_of(endpoint.host) for endpoint in entry.endpoints])
@@ -313,7 +313,7 @@ def _picture(table: Table) -> dict[object, object]:
     }
 
 
-# -- members that have left and are held --------------------------------------------------------------------
+# -- held members -------------------------------------------------------------------------------------------
 
 
 def held(table: Table) -> set[str]:
@@ -350,7 +350,7 @@ def test_a_copy_has_the_held_members() -> None:
     assert held(table_of(*table.contents())) == {member(2).name}
 
 
-# -- sets that cannot be read -------------------------------------------------------------------------------
+# -- unreadable sets ----------------------------------------------------------------------------------------
 
 
 def test_an_unread_set_is_a_service_until_it_is_read() -> None:
@@ -402,7 +402,7 @@ def test_an_address_is_indexed_from_its_first_to_its_last_member() -> None:
     table.apply(put(member(1, "10.0.0.1"), member(2, "10.0.0.1"), member(3, "host")))
     assert table.addresses.take_new() == {"10.0.0.1"}
     table.apply(SetChanged(PATH, (member(1, "10.0.0.2"),), (member(2).name,)), now=0.0)
-    assert set(table.addresses.users("10.0.0.1")) == {KEY}  # of who has left
+    assert set(table.addresses.users("10.0.0.1")) == {KEY}  # of a departed member
     assert table.addresses.take_new() == {"10.0.0.2"}
     table.expire(60.0)
     assert "10.0.0.1" not in table.addresses

@@ -1,4 +1,4 @@
-"""Least request: always the least, evenly among equals, in the same few steps for any number of endpoints."""
+"""`LeastRequest` chooses the least active endpoint, in constant time for any number of endpoints."""
 
 import random
 import sys
@@ -23,7 +23,7 @@ def names(count: int) -> list[str]:
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Whatever happened before, the choice has the least requests of all, and the counts are right."""
+    """After any history, the choice has the fewest requests of all, and the counts are right."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ TestAnyHistory = AnyHistory.TestCase
 
 
 def test_idle_endpoints_take_turns() -> None:
-    """Requests one after the other would all go to the first endpoint if ties were broken by order."""
+    """Sequential requests would all go to the first endpoint if ties were broken by order."""
     balancer = LeastRequest(FixedSet(names(10)))
     chosen = []
     for _ in range(100):
@@ -85,7 +85,7 @@ def test_held_requests_are_spread_evenly(count: int, requests: int) -> None:
 
 def test_the_first_choice_is_random() -> None:
     source = FixedSet(names(10))
-    assert len({LeastRequest(source).acquire() for _ in range(200)}) > 5  # less: once in more than 10**50
+    assert len({LeastRequest(source).acquire() for _ in range(200)}) > 5  # chance of failure: below 10**-50
 
 
 def test_a_slow_endpoint_gets_fewer_requests() -> None:
@@ -98,7 +98,7 @@ def test_a_slow_endpoint_gets_fewer_requests() -> None:
 
 
 class CountedName(str):
-    """An endpoint that counts how often anybody looks at it."""
+    """An endpoint that counts how often it is hashed or compared."""
 
     __slots__ = ()
     looks = 0
@@ -117,7 +117,7 @@ class CountedName(str):
 
 
 class CountedSource:
-    """A source of counted names."""
+    """A source of counted endpoints."""
 
     is_closed = False
 
@@ -129,7 +129,7 @@ class CountedSource:
 
 
 def steps(work: Callable[[], object]) -> int:
-    """How many lines of Python a call runs through."""
+    """The number of lines of Python that a call executes."""
     count = 0
 
     def trace(_: FrameType, event: str, __: object) -> Any:
@@ -147,9 +147,9 @@ def steps(work: Callable[[], object]) -> int:
 
 
 def worst(count: int) -> tuple[int, int]:
-    """The most lines run through, and names looked at, by one acquire or release in a busy set of `count`."""
+    """The most lines and comparisons of one acquire or release in a busy set of `count` endpoints."""
     balancer = LeastRequest(CountedSource(count))
-    held = [balancer.acquire() for _ in range(3 * count)]  # the first one reads the whole set
+    held = [balancer.acquire() for _ in range(3 * count)]  # the first call reads the whole set
     history = random.Random(1)
     lines = looks = 0
     for _ in range(2000):
@@ -165,7 +165,7 @@ def worst(count: int) -> tuple[int, int]:
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
 def test_a_choice_takes_constant_time(count: int) -> None:
-    """Names looked at as well as lines run, since a scan may hide in one line of C, or not touch a name."""
+    """Counts comparisons as well as lines, since a scan may hide in one line of C, or compare no names."""
     lines, looks = worst(count)
     assert lines <= 50
     assert looks <= 10
@@ -180,7 +180,7 @@ def test_a_departed_endpoint_is_not_chosen_and_keeps_its_requests() -> None:
     assert balancer.active("a:1") == 1
     balancer.release("a:1")
     assert balancer.active("a:1") == 0
-    assert "a:1" not in balancer._active  # nothing is left of it
+    assert "a:1" not in balancer._active  # no requests are left
 
 
 def test_an_endpoint_that_returns_still_has_its_requests() -> None:
@@ -233,7 +233,7 @@ def test_threads_leave_no_request_behind() -> None:
             for _ in range(500):
                 with balancer.request():
                     pass
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - reported below
             failures.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(8)]

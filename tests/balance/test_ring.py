@@ -1,4 +1,4 @@
-"""The ring gives every key the place that go.serversets gives it."""
+"""The ring places every key where go.serversets does."""
 
 import functools
 import random
@@ -20,7 +20,7 @@ KEYS = [f"user:{i}" for i in range(20_000)]
 
 
 def murmur3_32(data: bytes, seed: int = 0) -> int:
-    """MurmurHash3_x86_32 from its published definition, independent of the package that the ring uses."""
+    """MurmurHash3_x86_32 from its published definition, independent of the package in use."""
 
     def rotated(x: int, bits: int) -> int:
         return ((x << bits) | (x >> (32 - bits))) & MASK
@@ -47,7 +47,7 @@ def points_of(endpoint: str) -> list[int]:
 
 
 def owner_by_definition(endpoints: list[str], key: str | bytes) -> str:
-    """Without any sorting or searching: the least way round the ring from the key to a point."""
+    """The owner by definition, without sorting: the point at the smallest distance from the key."""
     home = murmur3_32(key.encode() if isinstance(key, str) else key)
     ways: dict[int, str] = {}
     for endpoint in sorted(endpoints):
@@ -57,7 +57,7 @@ def owner_by_definition(endpoints: list[str], key: str | bytes) -> str:
 
 @pytest.mark.parametrize(
     ("data", "seed", "expected"),
-    [  # the vectors that implementations of MurmurHash3_x86_32 have in common
+    [  # common test vectors of implementations of MurmurHash3_x86_32
         (b"", 0, 0x00000000),
         (b"", 1, 0x514E28B7),
         (b"", 0xFFFFFFFF, 0x81F16F39),
@@ -90,7 +90,7 @@ def test_every_key_is_placed_as_defined(endpoints: list[str], keys: list[str | b
 
 def test_keys_stay_in_place_between_releases() -> None:
     ring = Ring(TEN)
-    # Worked out once by `owner_by_definition`.
+    # Computed once with `owner_by_definition`.
     assert ring.pick("") == "10.0.0.1:11211"
     assert ring.pick("foo") == "10.0.0.8:11211"
     assert ring.pick("user:7") == "10.0.0.6:11211"
@@ -144,7 +144,7 @@ def test_when_one_of_ten_leaves_only_its_keys_move() -> None:
     moved = {key for key in KEYS if ring.pick(key) != before[key]}
     assert moved == {key for key in KEYS if before[key] == leaver}
     assert 0.07 < len(moved) / len(KEYS) < 0.13
-    # To all that are left, not to one neighbour.
+    # The keys go to all remaining endpoints, not to one neighbour.
     assert set(map(ring.pick, moved)) == set(TEN) - {leaver}
     ring.set_endpoints(TEN)
     assert {key: ring.pick(key) for key in KEYS} == before

@@ -1,4 +1,4 @@
-"""Round robin: exact turns, over any source, in many threads, and while the set changes."""
+"""`RoundRobin`: exact rotation over any source, in many threads, and while the set changes."""
 
 import gc
 import threading
@@ -32,7 +32,9 @@ def test_n_choices_in_a_row_are_the_n_endpoints_in_order(count: int, rounds: int
 
 def test_the_first_choice_is_random() -> None:
     source = FixedSet(names(10))
-    assert len({RoundRobin(source).pick() for _ in range(200)}) > 5  # at most 5 of 10: less than 1 in 10**50
+    assert (
+        len({RoundRobin(source).pick() for _ in range(200)}) > 5
+    )  # at most 5 of 10: chance of failure below 10**-50
 
 
 def test_threads_share_the_rotation_exactly() -> None:
@@ -57,13 +59,13 @@ def test_after_a_change_the_rotation_continues_behind_the_last_choice() -> None:
     balancer = RoundRobin(source)
     while balancer.pick() != "d:1":
         pass
-    source.set_endpoints(["a:1", "b:1", "e:1", "f:1"])  # d left; e is next behind it
+    source.set_endpoints(["a:1", "b:1", "e:1", "f:1"])  # d has left; e follows it
     assert picks(balancer, 5) == ["e:1", "f:1", "a:1", "b:1", "e:1"]
 
 
 @given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=1, max_size=8))
 def test_a_remaining_endpoint_is_never_skipped(sets: list[set[int]]) -> None:
-    """After as many choices as there are endpoints now, each of them was chosen once, whatever was before."""
+    """After as many choices as there are endpoints, each was chosen once, whatever the history."""
     source = FixedSet()
     balancer = RoundRobin(source)
     for members in sets:

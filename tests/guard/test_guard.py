@@ -1,4 +1,4 @@
-"""The guard as stories: what happens in ZooKeeper, time that passes, what is answered."""
+"""Scenarios for the guard: changes in ZooKeeper, time that passes, and the resulting answers."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ MOMENT = 0.001
 
 @pytest.fixture
 def story() -> Story:
-    """A quiet table: web has ten members, api five, db one."""
+    """A table without a disturbance: web has ten members, api five, db one."""
     told = Story()
     told.put("web", *range(1, 11))
     told.put("api", *range(1, 6))
@@ -33,7 +33,7 @@ def story() -> Story:
     return told
 
 
-# -- a quiet table ------------------------------------------------------------------------------------------
+# -- without a disturbance ----------------------------------------------------------------------------------
 
 
 def test_without_a_disturbance_members_join_and_leave_at_once(story: Story) -> None:
@@ -64,11 +64,11 @@ def test_an_orderly_shutdown_with_its_znode_takes_a_moment(story: Story) -> None
 def test_a_service_dropped_just_before_a_collapse_is_restored(story: Story, waits: bool) -> None:
     for number in range(1, 6):
         story.leave("api", number)
-    if waits:  # the znode goes after its members were let go, or together with them
+    if waits:  # the znode is deleted after its members were released, or together with them
         story.pass_time(WAIT_SECONDS)
     story.drop("api")
     story.pass_time(WAIT_SECONDS)
-    assert story.answered("api") is None  # so far it was an orderly end
+    assert story.answered("api") is None  # so far this is an orderly shutdown
     for service in ("web", "db"):
         story.drop(service)
     assert sorted(story.answered("api") or ()) == list(range(1, 6))
@@ -111,16 +111,16 @@ def test_the_shutdown_of_one_large_service_is_not_a_collapse() -> None:
     assert story.answered("large") == []
 
 
-# -- a disturbance of our own -------------------------------------------------------------------------------
+# -- disturbances -------------------------------------------------------------------------------------------
 
 
 def test_after_a_disturbance_a_set_with_too_many_losses_keeps_all_members(story: Story) -> None:
     story.disturb()
     story.settle()
     story.leave("web", 1, 2, 3)
-    assert story.answered("web") == list(range(4, 11))  # three of ten may have left
+    assert story.answered("web") == list(range(4, 11))  # three of ten may leave
     story.leave("web", 4, 5)
-    assert story.answered("web") == list(range(6, 11))  # half of them, too
+    assert story.answered("web") == list(range(6, 11))  # half of them may leave too
     story.leave("web", 6)
     assert story.answered("web") == list(range(1, 11))
     assert story.held("web") == list(range(1, 7))
@@ -178,7 +178,7 @@ def test_fewer_members_in_a_complete_read_are_a_loss(story: Story) -> None:
     story.put("web", 9, 10, 11)
     story.settle()
     assert (story.answered("web"), story.held("web")) == (list(range(1, 12)), list(range(1, 9)))
-    story.put("web", 9, 10, 11)  # read once more
+    story.put("web", 9, 10, 11)  # read again
     assert story.held("web") == list(range(1, 9))
 
 
@@ -199,7 +199,7 @@ def test_a_whole_base_path_may_be_deleted_and_return(story: Story) -> None:
     for service in ("web", "api", "db"):
         story.drop(service)
     assert story.answered("web") == list(range(1, 11))
-    story.put("web", 1)  # its znode was made again: this is another member of that name
+    story.put("web", 1)  # the set was created again, so this is another member with that name
     assert story.held("web") == list(range(2, 11))
     story.pass_time(LIMBO)
     assert (story.answered("web"), story.answered("db")) == ([1], None)
@@ -277,7 +277,7 @@ def test_the_first_read_into_an_empty_table_is_not_a_disturbance() -> None:
     assert story.answered("web") == []
 
 
-# -- limbo --------------------------------------------------------------------------------------------------
+# -- held members -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def test_a_replacement_that_joined_before_the_old_session_ended_counts(story: St
     for number in range(1, 6):
         story.join("api", member(100 + number, host=f"10.0.0.{number}"))
     story.leave("api", 1, 2, 3, 4, 5)
-    story.leave("api", 101, 102, 103)  # and now something goes wrong
+    story.leave("api", 101, 102, 103)  # and now a disturbance
     assert story.held("api") == [101, 102, 103]
 
 
@@ -393,7 +393,7 @@ def test_members_held_before_this_process_started_are_held_again() -> None:
     assert story.answered("web") == [2, 3]
 
 
-# -- everything falls ---------------------------------------------------------------------------------------
+# -- a collapse of the whole table --------------------------------------------------------------------------
 
 
 def test_when_all_sessions_expire_together_no_member_is_missing(story: Story) -> None:
@@ -455,7 +455,7 @@ def test_a_repeatedly_replaced_member_counts_once_in_a_collapse(story: Story) ->
     assert (story.answered("db"), story.held("db")) == ([108], [])
 
 
-# -- settings, logs, and whatever else comes by -------------------------------------------------------------
+# -- settings, logs and other changes -----------------------------------------------------------------------
 
 
 def test_with_a_hold_of_0_seconds_everything_passes() -> None:
@@ -490,7 +490,7 @@ def test_addresses_of_host_names_pass(story: Story) -> None:
 def test_a_change_of_an_unknown_set_passes(limbo: Story) -> None:
     limbo.drop("web")
     before = limbo.contents
-    limbo.join("web", 77)  # it is not known to ZooKeeper any more
+    limbo.join("web", 77)  # ZooKeeper does not have it any more
     limbo.join("no-such-service", 77)
     assert limbo.contents == before
 
@@ -528,7 +528,7 @@ def test_held_members_and_their_deadlines_are_available(limbo: Story) -> None:
     assert len(limbo.guard.held) == 11
 
 
-# -- in the long run -----------------------------------------------------------------------------------------
+# -- long runs -----------------------------------------------------------------------------------------------
 
 
 def test_accepting_a_loss_forgets_waiting_members_of_a_dropped_set(story: Story) -> None:
@@ -536,7 +536,7 @@ def test_accepting_a_loss_forgets_waiting_members_of_a_dropped_set(story: Story)
     story.settle()
     story.leave("web", *range(2, 11))
     story.pass_time(SESSION_TIMEOUT + MOMENT)
-    story.leave("web", 1)  # the last: in a quiet table it waits
+    story.leave("web", 1)  # the last one waits, since there is no disturbance
     story.drop("web")
     story.accept("web")
     assert story.answered("web") is None

@@ -1,4 +1,4 @@
-"""What holds for the guard whatever happens: sequences that nobody thought of."""
+"""Properties of the guard that hold for every sequence of events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zkdns.serverset.member import Status
 
 SERVICES = ("web", "api", "db")
 
-# Few hosts, so that members replace each other; few numbers, so that they come back.
+# Few hosts, so that members replace each other; few numbers, so that they return.
 entries = st.builds(
     lambda number, host, is_alive: member(
         number, host=f"10.0.0.{host}", status=Status.ALIVE if is_alive else Status.STARTING
@@ -62,7 +62,7 @@ def go(story: Story, step: object) -> None:
 
 
 def check(story: Story) -> None:
-    """What is answered is what ZooKeeper says, and beside it those that are held or wait."""
+    """Check that the table has ZooKeeper's members, and in addition those that are held or wait."""
     contents = story.contents
     for origin, known in story.zookeeper.sets.items():
         assert known.items() <= contents[origin].items()

@@ -1,4 +1,4 @@
-"""HTTP over a server set: connections are kept while they are of use, and closed when they are not."""
+"""HTTP over a server set: connections are kept while they are useful, and closed afterwards."""
 
 import asyncio
 import gc
@@ -23,7 +23,7 @@ from zkdns.httpset import AsyncTransport, Transport
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Without a garbage collector, which would close in the end what nobody does."""
+    """Without the garbage collector, which would hide connections that are not closed."""
     gc.disable()
     yield
     gc.enable()
@@ -51,14 +51,16 @@ def test_threads_share_one_transport(kind: Any) -> None:
 
 
 def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
-    """A pool that counts a user too many would outlive its endpoint for ever."""
+    """A pool with one user too many would outlive its endpoint for ever."""
 
     async def scenario(gone: WebServer, stays: WebServer, nobody: str) -> None:
         source = fixed([gone], nobody)
         transport = AsyncTransport(source)
         async with httpx2.AsyncClient(transport=transport) as client:
             hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
-            await asyncio.to_thread(eventually, lambda: len(gone.asked) == 2)  # one of them by way of nobody
+            await asyncio.to_thread(
+                eventually, lambda: len(gone.asked) == 2
+            )  # one of them after a failed connection
             for task in hanging:
                 task.cancel()
             assert len(await asyncio.gather(*hanging, return_exceptions=True)) == 2
@@ -94,7 +96,7 @@ def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
 
         def cancelling(endpoints: tuple[str, ...]) -> Iterator[httpx2.AsyncHTTPTransport]:
             for departed in take(endpoints):
-                task.cancel()  # which shows where it closes this one
+                task.cancel()  # which shows when it closes this one
                 yield departed
 
         async with httpx2.AsyncClient(transport=transport) as client:
@@ -117,7 +119,7 @@ def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", [Httpx, Requests])
 def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
-    """It leaves between choosing and connecting, and another request notices in between."""
+    """The endpoint leaves between choosing and connecting, and another request notices first."""
     with servers(2) as (gone, stays):
         source = fixed([gone])
         caller = kind(source, None)
@@ -145,7 +147,7 @@ def test_failures_keep_no_connection_of_a_departed_endpoint(kind: Any) -> None:
     with servers(2) as (gone, stays), refusing() as nobody:
         source = fixed([gone], nobody)
         caller = kind(source, None)
-        for _ in range(2):  # one of the two by way of nobody
+        for _ in range(2):  # one of the two after a failed connection
             assert caller.request("GET", "http://web/").text == gone.endpoint
         source.set_endpoints([stays.endpoint])
         caller.request("GET", "http://web/")

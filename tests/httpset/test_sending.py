@@ -1,4 +1,4 @@
-"""HTTP over a server set: the same rules for httpx2, its async twin and requests, over real servers."""
+"""HTTP over a server set: the same rules for httpx2 (also asynchronous) and requests, over real servers."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class Calling(Protocol):
 
 @pytest.fixture(params=[Httpx, AsyncHttpx, Requests], ids=["httpx2", "async", "requests"])
 def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
-    """Makes callers, and closes them."""
+    """Makes callers and closes them."""
     with contextlib.ExitStack() as stack:
 
         def make(source: EndpointSource | None = None, trusted: Path | None = None) -> Caller:
@@ -41,7 +41,7 @@ def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
-    """For web.example and api.example."""
+    """A certificate for web.example and api.example."""
     return make_certificate(tmp_path_factory.mktemp("tls"), "web.example", "api.example")
 
 
@@ -71,7 +71,7 @@ def test_the_host_header_is_that_of_the_url(calling: Calling, url: str, host: st
 
 
 def test_each_endpoint_keeps_its_connection(calling: Calling) -> None:
-    """With more endpoints than the idle connections that httpx2 (20) and requests (10) keep in all."""
+    """More endpoints than the default number of idle connections in httpx2 (20) and requests (10)."""
     with servers(21) as started:
         caller = calling(fixed(started))
         for _ in range(63):
@@ -90,7 +90,7 @@ def test_after_a_refused_connection_another_endpoint_is_tried(calling: Calling) 
 def test_after_a_connect_timeout_another_endpoint_is_tried(calling: Calling) -> None:
     with servers(1) as (server,), silent() as nobody:
         caller = calling(FixedSet([nobody, server.endpoint]))
-        for _ in range(2):  # one of the two begins at the silent one
+        for _ in range(2):  # one of the two starts at the silent endpoint
             assert caller.request("GET", "http://web/", connect=0.2).text == server.endpoint
 
 
@@ -143,7 +143,7 @@ def test_a_server_without_a_response_is_not_left_for_another(calling: Calling) -
 
 
 def test_a_stream_is_sent_completely_after_failed_connections(calling: Calling) -> None:
-    """Both ways round, so that one of the two begins at the endpoint that refuses."""
+    """In both orders, so that one of them starts at the endpoint that refuses."""
     with servers(1) as (server,), refusing() as nobody:
         caller = calling(FixedSet([nobody, server.endpoint]))
         for _ in range(2):

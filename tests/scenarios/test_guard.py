@@ -97,7 +97,7 @@ def test_what_is_gone_after_zookeeper_was_away_is_held_for_its_time_and_then_let
         is_answered(server, "api")
         eventually(lambda: not server.ask(name_of("api")))
         assert server.ask(name_of("db")) == addresses("db")
-        assert [entry["reason"] for entry in server.events("members held no more")] == ["limbo is over"]
+        assert [entry["reason"] for entry in server.events("members held no more")] == ["their time is over"]
 
 
 def test_a_service_that_is_shut_down_in_good_order_is_gone_at_once(

@@ -1,4 +1,4 @@
-"""How ZooKeeper is accessed: files of credentials and their mistakes, then real servers that ask for them."""
+"""Authentication and TLS: credentials files and their errors, then real servers that require them."""
 
 import logging
 import socket
@@ -27,7 +27,7 @@ HIDDEN = "(the value is not shown here)"
 
 
 def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
-    """A file of credentials."""
+    """Write a credentials file."""
     file = directory / "zookeeper.toml"
     file.touch(0o600)
     file.write_text(text)
@@ -180,7 +180,7 @@ def test_a_digest_grants_access(
 
 @pytest.fixture(scope="module")
 def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
-    """A server that knows alice."""
+    """A server with the user alice."""
     jaas = tmp_path_factory.mktemp("sasl") / "jaas.conf"
     jaas.write_text(
         'Server { org.apache.zookeeper.server.auth.DigestLoginModule required user_alice="wonderland"; };\n'
@@ -245,7 +245,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def tls_server(authority: Authority) -> Iterator[ZooKeeperServer]:
-    """A server that shows a certificate for localhost, and wants one of whoever connects."""
+    """A server with a certificate for localhost that requires client certificates."""
     settings = authority.settings_for(authority.sign("localhost"), clients=True)
     with ZooKeeperServer(tls=settings) as server:
         yield server
@@ -261,7 +261,7 @@ def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
 
 
 def test_data_buffered_by_tls_is_read_at_once(authority: Authority) -> None:
-    """Two messages in one record: after the first one is read, the kernel has nothing left."""
+    """With two messages in one TLS record, the kernel has no more data after the first one is read."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.sign("localhost"))
     here, there = socket.socketpair()

@@ -1,4 +1,4 @@
-"""HealthMonitor checks against real sockets, real HTTP servers and real commands."""
+"""Health checks against real sockets, HTTP servers and commands."""
 
 import signal
 import socket
@@ -101,7 +101,7 @@ def test_tcp_fails_after_its_timeout() -> None:
         full.listen(0)
         waiting = [socket.socket() for _ in range(3)]
         try:
-            for each in waiting:  # as many as the backlog takes; who comes then is not answered
+            for each in waiting:  # as many as the backlog takes; later ones get no response
                 each.setblocking(False)
                 each.connect_ex(full.getsockname())
             begun = time.monotonic()
@@ -133,7 +133,7 @@ def test_exec_kills_the_process_group_after_its_timeout(tmp_path: Path) -> None:
     begun = time.monotonic()
     assert not HealthMonitor(
         hanging, "127.0.0.1", 1, 1.0
-    )()  # long enough for the command to tell its processes
+    )()  # long enough for the command to write its process ids
     assert time.monotonic() - begun < 2.7
     assert len(pids.read_text().split()) == 2
     assert_all_end(pids)
@@ -152,7 +152,7 @@ def test_close_kills_a_running_command(tmp_path: Path) -> None:
 
 
 def assert_all_end(pids: Path) -> None:
-    """That these processes end; init reaps a child whose parent was ended whenever it comes to that."""
+    """Wait until these processes have ended. init reaps a child of an ended parent with some delay."""
     eventually(lambda: not any(map(is_running, map(int, pids.read_text().split()))))
 
 

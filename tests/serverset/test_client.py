@@ -1,4 +1,4 @@
-"""Losing ZooKeeper and finding it again: kazoo's client, as zkdns sets it up, and TreeSync upon it."""
+"""Losing and regaining ZooKeeper: the kazoo client of `make_client`, with a TreeSync."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ LOST_AND_FOUND = [SyncState.LIVE, SyncState.AWAY, SyncState.LIVE]
 
 @pytest.fixture
 def below(zookeeper: ZooKeeperServer, zk_root: str, zk: Any) -> Callable[[], FollowedTree]:
-    """Follows TEMPLATE in a chroot of the test's own."""
+    """Follows TEMPLATE in a chroot of the test."""
     zk.create(zk_root)
     return lambda: FollowedTree(f"{zookeeper.address}{zk_root}", TEMPLATE)
 
@@ -42,7 +42,7 @@ def inside(zookeeper: ZooKeeperServer, zk_root: str, below: object) -> Iterator[
 
 @pytest.fixture
 def mute() -> Iterator[socket.socket]:
-    """A server that accepts connections, and never says a word."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
@@ -53,14 +53,14 @@ def address(server: socket.socket) -> str:
 
 Below = Callable[[], FollowedTree]
 
-# -- what is known stands, and nothing is missed -----------------------------------------------------------
+# -- contents stay, and no change is missed ----------------------------------------------------------------
 
 
 def test_before_the_first_connection_the_state_is_reading(
     zookeeper: ZooKeeperServer, zk_root: str, zk: Any
 ) -> None:
     join(zk, f"{zk_root}/staging/web")
-    with socket.socket() as nobody:  # bound and not listening: connections are refused
+    with socket.socket() as nobody:  # bound but not listening, so that connections are refused
         nobody.bind(("127.0.0.1", 0))
         with FollowedTree(address(nobody), f"{zk_root}/{{environment}}/{{service}}") as tree:
             eventually(lambda: tree.client.client_state == "CONNECTING")
@@ -142,7 +142,7 @@ def test_no_change_is_missed_over_many_disconnects(
         assert tree.states[-1] is SyncState.LIVE
 
 
-# -- servers that die --------------------------------------------------------------------------------------
+# -- servers that stop -------------------------------------------------------------------------------------
 
 
 def test_a_killed_server_removes_nothing_and_is_followed_after_its_restart(
@@ -191,10 +191,10 @@ def test_the_connect_timeout_is_one_second_then_two(mute: socket.socket) -> None
     mute.settimeout(10)
     accepted: list[tuple[socket.socket, float]] = []
     try:
-        # All from the beginning on: a connection may be there before we come to accept it.
+        # Accept from the start: a connection may arrive before the test expects it.
         accepted += [(mute.accept()[0], time.monotonic() - begun) for _ in range(3)]
         _, second, third = (after for _, after in accepted)
-        # Beside the patience there is the pause between two tries: up to 0.14 s and then 0.28 s.
+        # In addition to the timeout there is the delay between two attempts: up to 0.14 s, then 0.28 s.
         assert 0.9 < second < 1.9
         assert third > 2.8
         assert third - second < 4
@@ -210,7 +210,7 @@ def test_a_silent_server_does_not_prevent_connecting_to_another(
     zookeeper: ZooKeeperServer, mute: socket.socket
 ) -> None:
     client = make_client(f"{address(mute)},{zookeeper.address}")
-    client.randomize_hosts = False  # the mute one first
+    client.randomize_hosts = False  # the silent one first
     begun = time.monotonic()
     client.start(timeout=5)
     try:
@@ -233,7 +233,7 @@ def test_the_connect_timeout_grows_for_a_slow_server(zookeeper: ZooKeeperServer)
 
 
 class Slow:
-    """Stands before a server and holds back the first thing that it says on each connection."""
+    """A proxy that delays the server's first response on each connection."""
 
     def __init__(self, port: int, *, seconds: float) -> None:
         self._port = port

@@ -1,4 +1,4 @@
-"""However a program ends, or stops waiting: what it registered goes at once, and nothing is left open."""
+"""Programs that exit or stop waiting: their members are removed at once, and nothing stays open."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 Sets = Callable[..., ServerSet]
 
-# The session would last for half a minute: what is gone before that did not wait for it.
+# The session timeout is half a minute: members that are gone earlier did not wait for it.
 _BEGINNING = """
 import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
@@ -36,7 +36,7 @@ print(registration.path, flush=True)
 
 @contextlib.contextmanager
 def program(hosts: str, zk_root: str, rest: str) -> Iterator["subprocess.Popen[str]"]:
-    """A program that registers, watches, and goes on with `rest`; it has registered, or failed."""
+    """A program that registers, watches, and then runs `rest`. It prints whether it has registered."""
     with subprocess.Popen(
         [
             sys.executable,
@@ -148,18 +148,18 @@ def test_a_forked_process_has_its_own_session(zk: Any, zookeeper: ZooKeeperServe
         assert zk.get_children(f"{zk_root}/test/web") == []
 
 
-# -- who stops waiting ---------------------------------------------------------------------------------------
+# -- interrupts and cancellation -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """What stands here is interrupted by Ctrl-C as soon as it is so, and it waits."""
+    """Interrupt the block with Ctrl-C as soon as the condition holds, while it waits."""
 
     def interrupt() -> None:
         eventually(lambda: when() and _is_waiting())
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the interrupt may be ignored
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     try:
@@ -178,7 +178,7 @@ def _is_waiting() -> bool:
 
 @pytest.fixture
 def interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[ServerSet], None]:
-    """Has the main thread interrupted by Ctrl-C where it gives a set's session something to do, once."""
+    """Interrupt the main thread once, when it posts a job to the session of a set."""
 
     def prepare(web: ServerSet) -> None:
         run_soon = web._session.run_soon
@@ -202,7 +202,7 @@ def test_an_interrupted_register_leaves_no_member(zk: Any, server_set: Sets) -> 
         called.set()
         goes_on.wait(20.0)
 
-    with web.watch() as watch:  # so that nothing goes with the session
+    with web.watch() as watch:  # so that the member is not removed with the session
         with interrupted(called.is_set):
             web.register("a", 1, ping=ping, ping_timeout=20.0, timeout=20.0)
         goes_on.set()
@@ -283,7 +283,7 @@ def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps:
 
 
 def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
-    """Cancel what has begun to wait; how many seconds that took, to the end of the loop."""
+    """Cancel a waiting task. Returns the seconds until the end of the loop."""
 
     async def program() -> float:
         task = asyncio.ensure_future(begin())

@@ -1,4 +1,4 @@
-"""addWatch and multiRead against a real ZooKeeper, beside what kazoo's public API says."""
+"""addWatch and multiRead against a real ZooKeeper, compared with kazoo's public API."""
 
 import queue
 import threading
@@ -30,7 +30,7 @@ TIMEOUT = 10.0
 
 
 def answer(client: KazooClient, request: AddWatch | MultiRead) -> list[Result]:
-    """Ask, and wait for the answer."""
+    """Send a request and wait for the response."""
     answers: queue.SimpleQueue[tuple[list[Result], BaseException | None]] = queue.SimpleQueue()
     send_request(client, request, lambda results, error: answers.put((results, error)))
     results, error = answers.get(timeout=TIMEOUT)
@@ -50,7 +50,7 @@ def test_another_series_of_kazoo_is_incompatible(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_kazoo_with_changed_internals_is_incompatible(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the point
+    monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the signature is the test case
     assert (
         incompatibility() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
     )
@@ -118,7 +118,7 @@ def test_a_recursive_watch_reports_every_change_in_order(
 def test_kazoos_own_watches_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     zk.ensure_path(zk_root)
     client = make_client(zookeeper.address)
-    intercept_events(client, lambda kind, path: None)  # noqa: ARG005 - nobody wants to know
+    intercept_events(client, lambda kind, path: None)  # noqa: ARG005 - the event is not used
     client.start()
     try:
         fired = threading.Event()

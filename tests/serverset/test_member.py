@@ -1,4 +1,4 @@
-"""What is read as a member, what is refused and why, and what is written."""
+"""Decoding, rejecting and encoding members."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ THRIFT = bytes.fromhex("0c00010b0001000000036f646408000200000002000d00020b0c0000
 
 
 def written(**fields: Any) -> bytes:
-    """The plain member with fields replaced; None leaves a field out."""
+    """The plain member with some fields replaced. None removes a field."""
     record = {**PLAIN, **fields}
     return json.dumps({key: value for key, value in record.items() if value is not None}).encode()
 
 
 def service(**fields: Any) -> bytes:
-    """The plain member with fields of its service endpoint replaced; None leaves one out."""
+    """The plain member with some fields of its service endpoint replaced. None removes a field."""
     own: dict[str, Any] = {"host": "myhost", "port": 8080, **fields}
     return written(serviceEndpoint={key: value for key, value in own.items() if value is not None})
 
 
 def reason(data: bytes) -> str:
-    """Why it is refused."""
+    """Why the member is rejected."""
     with pytest.raises(BadMemberError) as caught:
         decode_member(NAME, data)
     assert str(caught.value)
     return caught.value.reason
 
 
-# -- read -------------------------------------------------------------------------------------------------
+# -- decoding ---------------------------------------------------------------------------------------------
 
 READ = {
     "go.serversets": (written(), Member(NAME, Endpoint("myhost", 8080))),
@@ -171,7 +171,7 @@ def test_the_sequence_is_that_of_zookeeper(name: str, sequence: int | None) -> N
     assert Member(name, None).sequence == sequence
 
 
-# -- refused ----------------------------------------------------------------------------------------------
+# -- rejecting --------------------------------------------------------------------------------------------
 
 REFUSED = {
     "nothing": (b"", "empty"),
@@ -240,7 +240,7 @@ def test_a_bad_member_is_rejected_with_its_reason(data: bytes, why: str) -> None
 
 
 def read_both_ways(data: bytes) -> Member | str:
-    """What a member's data is read as: a member, or why not. The quick way must not change it."""
+    """The decoded member, or the reason of its error. The strict decoder must not change it."""
     found: list[Member | str] = []
     for read in (decode_member, _decode_tolerantly):
         try:
@@ -325,7 +325,7 @@ def test_fields_of_any_type_raise_only_bad_member_error(record: dict[str, Any]) 
     assert decode_member(NAME, encode_member(member)).status is member.status
 
 
-# -- written ----------------------------------------------------------------------------------------------
+# -- encoding ---------------------------------------------------------------------------------------------
 
 
 def test_a_member_is_encoded_byte_for_byte_as_go_serversets_does() -> None:
@@ -338,7 +338,7 @@ def test_shard_and_additional_endpoints_are_encoded_as_finagle_does() -> None:
     assert encode_member(member) == FINAGLE
 
 
-# What Go's encoding/json writes: map[string]endpoint has its keys in order, and these characters are escaped.
+# As Go's encoding/json: map[string]endpoint has sorted keys, and these characters are escaped.
 AS_GO = [
     ({"b": 2, "a": 1, "B": 3, "é": 4}, ["B", "a", "b", "é"]),
     ({"a<b>&c": 1}, ["a\\u003cb\\u003e\\u0026c"]),
@@ -395,7 +395,7 @@ _ENDPOINTS = st.builds(Endpoint, _HOSTS, st.integers(1, 65535))
 def test_an_encoded_member_decodes_to_itself(member: Member) -> None:
     data = encode_member(member)
     assert decode_member(NAME, data) == member
-    assert data.startswith(b'{"')  # old Java sniffs for it
+    assert data.startswith(b'{"')  # old Java readers check for it
     assert json.loads(data)["status"] == member.status.value
 
 

@@ -1,4 +1,4 @@
-"""A registration's ping: who cannot serve is not registered, and is again as soon as it can."""
+"""The ping of a registration: while it fails, the member is not registered."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ Sets = Callable[..., ServerSet]
 
 
 class Service:
-    """A ping whose answer the test decides."""
+    """A ping with a result that the test sets."""
 
     def __init__(self, answer: object = True) -> None:
         self.answer = answer
@@ -36,7 +36,7 @@ class Service:
         return answer
 
     def wait_for_a_call(self) -> None:
-        """Wait until it is called once more."""
+        """Wait until the next call."""
         calls = self.calls
         eventually(lambda: self.calls > calls)
 
@@ -49,7 +49,7 @@ def test_it_is_called_before_registering(zk: Any, server_set: Sets) -> None:
     web = server_set()
     found: list[list[str]] = []
     with web.register("a", 1, ping=lambda: found.append(names(zk, web)), ping_interval=30.0):
-        assert found == [[]]  # and None, as of a function that returns nothing, is a yes
+        assert found == [[]]  # None, as from a function without a return value, counts as success
         assert len(names(zk, web)) == 1
 
 
@@ -88,7 +88,7 @@ def test_register_returns_after_a_failed_first_ping(zk: Any, server_set: Sets) -
         assert names(zk, web) == []
         service.answer = True
         assert registration.wait(5.0)
-        assert names(zk, web) == ["member_0000000000"]  # there was no other between
+        assert names(zk, web) == ["member_0000000000"]  # there was no other one in between
 
 
 def test_a_hanging_ping_counts_as_failed_until_it_returns(zk: Any, server_set: Sets) -> None:
@@ -118,10 +118,10 @@ def test_a_slow_first_ping_registers_later(server_set: Sets) -> None:
     service.goes_on.clear()
     web = server_set()
     with (
-        web.watch(),  # so that ZooKeeper is connected to
+        web.watch(),  # so that it has connected to ZooKeeper
         web.register("a", 1, ping=service, ping_timeout=20.0, timeout=0.3) as registration,
     ):
-        assert not registration.is_registered  # ZooKeeper is there: this is no reason to raise
+        assert not registration.is_registered  # ZooKeeper is reachable, so there is no error
         service.goes_on.set()
         assert registration.wait(5.0)
 
@@ -135,7 +135,7 @@ def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
             returned.set()
         else:
             goes_on.set()
-            returned.wait(0.3)  # where it could be told meanwhile, it would be told now
+            returned.wait(0.3)  # a result reported in the meantime would be reported now
         heard.append(error)
 
     pinger = Pinger(hear, goes_on.wait, interval=60.0, timeout=0.05)
@@ -154,7 +154,7 @@ def test_close_does_not_wait_for_a_hanging_ping(zk: Any, server_set: Sets) -> No
     registration.close()
     assert time.monotonic() - began < 10.0  # it would hang for 20 s
     assert names(zk, web) == []
-    service.goes_on.set()  # its yes comes too late, and its thread ends (the fixture looks)
+    service.goes_on.set()  # its success comes too late, and its thread ends (the fixture checks that)
 
 
 def test_a_ping_may_close_its_registration(zk: Any, server_set: Sets) -> None:

@@ -1,4 +1,4 @@
-"""What one server of ZooKeeper says to us, by real ones and by things that are none."""
+"""Probing one server of ZooKeeper: real ones, and other programs."""
 
 from __future__ import annotations
 

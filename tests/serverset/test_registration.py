@@ -1,4 +1,4 @@
-"""A registration is one znode, as go.serversets writes it, for as long as it is wanted."""
+"""A registration is one znode, as go.serversets writes it, for as long as it is open."""
 
 import asyncio
 import re
@@ -21,26 +21,26 @@ Sets = Callable[..., ServerSet]
 
 
 def is_idle(server_set: ServerSet) -> bool:
-    """Whether its session has nothing to do but to look after its client."""
+    """Whether the session's only job is the check of its client."""
     session = server_set._session
     return all(job == session._replace_ended_client for _, _, job in list(session._jobs))
 
 
 def members(zk: Any, server_set: ServerSet) -> list[str]:
-    """The paths of all members there are."""
+    """The paths of all members."""
     if zk.exists(server_set.path) is None:
         return []
     return sorted(f"{server_set.path}/{name}" for name in zk.get_children(server_set.path))
 
 
 def wait_for_another(zk: Any, registration: Registration, old: str) -> None:
-    """Wait until it is a znode again, and another one."""
+    """Wait until it is registered with another znode."""
     eventually(lambda: registration.path not in (old, None) and zk.exists(registration.path))
 
 
-# -- what is written -----------------------------------------------------------------------------------------
+# -- the data ------------------------------------------------------------------------------------------------
 
-# The first two are go.serversets' own examples; its struct gives the order, Finagle the field shard.
+# The first two are go.serversets' own examples. Its struct gives the order, Finagle the field shard.
 JSON = [
     (
         {"host": "myhost", "port": 8080},
@@ -105,12 +105,12 @@ def test_a_missing_chroot_is_created(zk: Any, zookeeper: ZooKeeperServer, zk_roo
         eventually(lambda: zk.get_children(f"{zk_root}/discovery/test/web") == ["member_0000000001"])
 
 
-# -- for as long as it is wanted -----------------------------------------------------------------------------
+# -- staying registered --------------------------------------------------------------------------------------
 
 
 def test_close_returns_when_the_znode_is_gone(zk: Any, server_set: Sets) -> None:
     web = server_set()
-    keeper = web.register("keeper", 1)  # so that it does not simply go with the session
+    keeper = web.register("keeper", 1)  # so that the member is not removed with the session
     for _ in range(20):
         registration = web.register("a", 1)
         path = registration.path
@@ -120,7 +120,7 @@ def test_close_returns_when_the_znode_is_gone(zk: Any, server_set: Sets) -> None
         assert zk.exists(path) is None
         assert (registration.is_registered, registration.is_closed) == (False, True)
         assert registration.last_error is None
-        registration.close()  # once more changes nothing
+        registration.close()  # closing twice is allowed
     assert members(zk, web) == [keeper.path]
     keeper.close()
 
@@ -140,7 +140,7 @@ def test_it_registers_again_after_a_deletion(
         assert witness.longest_absence < 2.0
         client = web._session._client
         assert client is not None
-        eventually(lambda: is_idle(web))  # the last one is there, and may not be watched yet
+        eventually(lambda: is_idle(web))  # the last one exists, but may not be watched yet
         eventually(lambda: sum(len(watchers) for watchers in client._data_watchers.values()) == 1)
 
 
@@ -148,7 +148,7 @@ def test_it_registers_again_after_the_set_is_deleted(zk: Any, zk_root: str, serv
     web = server_set()
     with web.register("a", 1) as registration:
         before = zk.exists(registration.path).czxid
-        change = zk.transaction()  # at once, so that it is not back before its parents are gone
+        change = zk.transaction()  # at once, so that it is not registered again before its parents are gone
         for path in (str(registration.path), web.path, f"{zk_root}/test", zk_root):
             change.delete(path)
         change.commit()
@@ -158,10 +158,10 @@ def test_it_registers_again_after_the_set_is_deleted(zk: Any, zk_root: str, serv
 def test_a_znode_of_another_session_is_not_deleted(zk: Any, server_set: Sets) -> None:
     web = server_set()
     registration = web.register("a", 1)
-    setattr(registration, "_on_watch", lambda _event: None)  # noqa: B010 - as where it is heard too late
+    setattr(registration, "_on_watch", lambda _event: None)  # noqa: B010 - simulates a late watch event
     eventually(lambda: is_idle(web))
     path = registration.path
-    with web._session._lock:  # the worker cannot find out
+    with web._session._lock:  # the worker cannot check
         zk.delete(path)
         zk.create(path, b"another's")
         closing = threading.Thread(target=registration.close)
@@ -186,11 +186,11 @@ def test_it_registers_again_soon_after_an_expired_session(
         assert witness.longest_absence < 4.0
 
 
-# -- many ----------------------------------------------------------------------------------------------------
+# -- many at once --------------------------------------------------------------------------------------------
 
 
 def sessions(server: ZooKeeperServer) -> set[str]:
-    """Those with a connection. One that was closed just now may be among them, so count only new ones."""
+    """The threads with a connection. Recently closed ones may be among them, so only new ones are counted."""
     return set(re.findall(r"sid=(0x[0-9a-f]+)", server.four_letter("cons")))
 
 
@@ -270,7 +270,7 @@ def test_many_threads_may_register_and_close_at_once(zk: Any, server_set: Sets, 
 
 
 def test_a_watch_callback_may_close_it(zk: Any, server_set: Sets) -> None:
-    web = server_set(session_timeout=8.0)  # so long would each wait where nobody can do what it waits for
+    web = server_set(session_timeout=8.0)  # each would wait that long if no thread could run the jobs
     registration, watch = web.register("a", 1), web.watch()
     took: list[float] = []
 
@@ -318,7 +318,7 @@ def test_register_async_awaits_the_outcome(zk: Any, server_set: Sets) -> None:
     assert members(zk, web) == []
 
 
-# -- what cannot be ------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["create", "make the path"])
@@ -351,7 +351,7 @@ def test_close_without_permissions_does_not_wait(zk: Any, server_set: Sets) -> N
     web = server_set(session_timeout=8.0)
     zk.ensure_path(web.path)
     zk.set_acls(web.path, [make_acl("world", "anyone", admin=True)])
-    with web.watch(timeout=None):  # so that the znode would not simply go with the session
+    with web.watch(timeout=None):  # so that the znode would not be removed with the session
         began = time.monotonic()
         with pytest.raises(ZooKeeperError, match=r"its ACL"):
             web.register("a", 1)

@@ -1,4 +1,4 @@
-"""A ServerSet takes what all readers can read, says what it cannot take, and connects when it is used."""
+"""ServerSet: accepted and rejected arguments, and connecting on first use."""
 
 import socket
 import threading

@@ -1,4 +1,4 @@
-"""Watching a set: what is there is seen, what is bad costs itself alone, and what was known stays."""
+"""Watching a set: changes, bad members, and members that stay while ZooKeeper is unreachable."""
 
 import asyncio
 import sys
@@ -31,12 +31,12 @@ def add(zk: Any, web: ServerSet, data: bytes, name: str = "member_", **options: 
 
 
 def sees(watch: Watch, *endpoints: str) -> None:
-    """Wait until these are its endpoints."""
+    """Wait for these endpoints."""
     eventually(lambda: watch.endpoints == endpoints)
 
 
 def counts(watch: Watch, number: int) -> None:
-    """Wait until it has that many."""
+    """Wait for this number of endpoints."""
     eventually(lambda: len(watch.endpoints) == number)
 
 
@@ -83,7 +83,7 @@ def test_a_set_may_be_created_later_and_deleted_and_created_again(zk: Any, serve
         assert (watch.endpoints, watch.event_count) == ((), 1)
         for turn in range(5):
             path = add(zk, web, data_of(f"h{turn}"))
-            assert path.endswith("member_0000000000")  # the same name each time, and other data
+            assert path.endswith("member_0000000000")  # the same name each time, with other data
             sees(watch, f"h{turn}:1")
             zk.delete(web.path, recursive=True)
             if turn % 2:
@@ -95,7 +95,7 @@ def test_a_name_without_a_sequence_may_return_with_other_data(zk: Any, server_se
     add(zk, web, data_of("old"), "member_one")
     with web.watch() as watch:
         for turn in range(20):
-            change = zk.transaction()  # at once, so that no listing shows it gone
+            change = zk.transaction()  # at once, so that no listing shows it missing
             change.delete(f"{web.path}/member_one")
             change.create(f"{web.path}/member_one", data_of(f"new{turn}"))
             change.commit()
@@ -128,7 +128,7 @@ def test_a_bad_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> N
         assert watch.bad_members == expected
         add(zk, web, data_of("next"))
         eventually(lambda: watch.endpoints == ("good:1", "next:1"))
-        assert watch.bad_members == expected  # each is counted and told once
+        assert watch.bad_members == expected  # each is counted and logged once
 
 
 def test_an_unreadable_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:
@@ -164,7 +164,7 @@ def test_it_reports_denied_access_and_reads_as_soon_as_it_may(zk: Any, server_se
         watch.subscribe(lambda: heard.append(watch.last_error))
         zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
         eventually(lambda: watch.endpoints == ("a:1",) and heard)
-        assert heard == [None]  # who hears of members hears of no error any more
+        assert heard == [None]  # the error is cleared before subscribers see the members
 
 
 def test_an_unreachable_zookeeper_is_reported_in_time() -> None:
@@ -267,7 +267,7 @@ def test_a_closed_watch_receives_no_changes(zookeeper: ZooKeeperServer, zk: Any,
         zk.delete(path)
         eventually(lambda: watches[0].endpoints == ())
         held = [each for each in client._child_watchers.values() for _ in each]
-        assert len(held) == 1  # and of the closed ones nothing is left in the client
+        assert len(held) == 1  # closed watches leave nothing in the client
         watches[0].close()
 
 
@@ -286,7 +286,7 @@ def test_a_subscriber_that_exits_does_not_stop_the_watch(
         for number in range(5):
             add(zk, web, data_of(f"h{number}"))
             counts(watch, number + 1)
-    caplog.clear()  # they were logged as the mistakes that they are
+    caplog.clear()  # they were logged as errors
 
 
 def test_a_subscriber_that_exits_at_a_deletion_does_not_hide_the_next_set(
@@ -302,7 +302,7 @@ def test_a_subscriber_that_exits_at_a_deletion_does_not_hide_the_next_set(
         eventually(lambda: any("a job of a ZooKeeper session failed" in each for each in caplog.messages))
         add(zk, web, data_of("b"))
         sees(watch, "b:1")
-    caplog.clear()  # it was logged as the mistake that it is
+    caplog.clear()  # it was logged as an error
 
 
 def test_watch_async_awaits_the_first_set(zk: Any, server_set: Sets) -> None:

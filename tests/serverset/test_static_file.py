@@ -1,4 +1,4 @@
-"""The fixed file: what it may say, and how every mistake is told under its key."""
+"""The static file: accepted contents, and errors with their keys."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ def parse(text: str) -> StaticSets:
 
 
 def mistakes(text: str) -> list[str]:
-    """All mistakes of a text."""
+    """All errors of a text."""
     with pytest.raises(ConfigError) as caught:
         parse(text)
     return sorted(caught.value.mistakes)
 
 
 def members(*entries: str) -> str:
-    """A file with one service of these members."""
+    """A file with one service and these members."""
     return f'[services."web.staging"]\nmembers = [{", ".join(entries)}]\n'
 
 
-# -- what may be said ---------------------------------------------------------------------------------------
+# -- accepted contents --------------------------------------------------------------------------------------
 
 GOOD = {
     '"10.0.0.1:8080"': Member("m0", Endpoint("10.0.0.1", 8080)),
@@ -115,7 +115,7 @@ def test_the_demo_has_every_kind_of_service() -> None:
         name.check()
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------
 
 _AT = 'services."web.staging".members[0]'
 BAD = {
@@ -232,7 +232,7 @@ def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
             load_static(path, (NAMESPACE,))
 
 
-# -- anything -----------------------------------------------------------------------------------------------
+# -- arbitrary contents -------------------------------------------------------------------------------------
 
 _WORDS = st.sampled_from(
     [
@@ -283,7 +283,7 @@ _VALUES = st.recursive(
 
 
 def toml(value: object) -> str:
-    """A value as TOML writes it inline."""
+    """A value as inline TOML."""
     match value:
         case bool():
             return str(value).lower()

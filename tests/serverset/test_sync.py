@@ -1,4 +1,4 @@
-"""TreeSync against a real ZooKeeper: its table is always what another client reads there."""
+"""TreeSync against a real ZooKeeper: its table equals the contents that another client reads."""
 
 import json
 import random
@@ -37,7 +37,7 @@ Follow = Callable[..., FollowedTree]
 
 @pytest.fixture(params=["recursive", "one-shot"])
 def is_recursive(request: pytest.FixtureRequest) -> bool:
-    """Everything holds for both ways."""
+    """Every test runs with both strategies."""
     return bool(request.param == "recursive")
 
 
@@ -45,7 +45,7 @@ def is_recursive(request: pytest.FixtureRequest) -> bool:
 def follow(
     zookeeper: ZooKeeperServer, zk_root: str, monkeypatch: pytest.MonkeyPatch, is_recursive: bool
 ) -> Follow:
-    """Makes a FollowedTree of a template below the test's root; it is quick to try again what failed."""
+    """Makes a FollowedTree of a template below the test's root, with a short retry interval."""
     monkeypatch.setattr(sync_module, "_RETRY_SECONDS", 0.05)
 
     def make(template: str = TEMPLATE, *, start: bool = True) -> FollowedTree:
@@ -66,7 +66,7 @@ def test_the_root_may_appear_later_and_be_deleted_and_created_again(
         for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
             join(zk, f"{zk_root}/staging/web", host)
             eventually(
-                lambda: tree.contents == {f"{zk_root}/staging/web": {"member_0000000000": f"{host}:80"}}  # noqa: B023 - used at once
+                lambda: tree.contents == {f"{zk_root}/staging/web": {"member_0000000000": f"{host}:80"}}  # noqa: B023 - called at once
             )
             zk.delete(zk_root, recursive=True)
             eventually(lambda: tree.contents == {})
@@ -200,7 +200,7 @@ def test_members_join_and_leave_one_by_one(zk: Any, zk_root: str, follow: Follow
         tree.wait_equal(zk)
         for member in members:
             zk.delete(member)
-            eventually(lambda: member.rpartition("/")[2] not in tree.contents[path])  # noqa: B023 - used at once
+            eventually(lambda: member.rpartition("/")[2] not in tree.contents[path])  # noqa: B023 - called at once
         assert tree.contents == {path: {}}
 
 
@@ -272,7 +272,7 @@ def vector(weights: dict[str, float]) -> bytes:
 
 
 def weights_of(tree: FollowedTree) -> dict[str, float]:
-    """By host."""
+    """The weights by host."""
     changed = tree.read(
         lambda: [owner for service in tree.table.services.values() for owner in service.sets.values()]
     )
@@ -317,7 +317,7 @@ def test_a_vector_changed_during_a_disconnect_is_read_again(zk: Any, zk_root: st
         eventually(lambda: weights_of(tree) == {"10.0.0.1": 4.0}, 20)
 
 
-# -- made again under the same name ------------------------------------------------------------------------
+# -- created again under the same name ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("remade", ["staging", "staging/web"])
@@ -349,7 +349,7 @@ def test_callbacks_do_not_accumulate_for_znodes_created_again(
             zk.delete(path, recursive=True)
         join(zk, path)
         tree.wait_equal(zk)
-        # An event at each level takes along what was left by those that are no more.
+        # An event at each level removes the callbacks of deleted znodes.
         for below in (zk_root, f"{zk_root}/staging", path):
             join(zk, f"{below}/x")
         tree.wait_equal(zk)
@@ -373,7 +373,7 @@ def test_callbacks_do_not_accumulate_for_a_vector(zk: Any, zk_root: str, follow:
         eventually(lambda: weights_of(tree)["10.0.0.1"] == 2.0)
 
 
-# -- what cannot be read -----------------------------------------------------------------------------------
+# -- unreadable znodes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("locked", ["staging/web", "staging"])
@@ -396,7 +396,7 @@ def test_unreadable_znodes_keep_their_contents(  # noqa: PLR0917 - as above
             assert tree.wait_live().states.count(SyncState.LIVE) == 1 + is_known
             assert [entry["path"] for entry in complaints(logs)] == [f"{zk_root}/{locked}"]
         tree.wait_equal(zk)
-        join(zk, web, "10.0.0.3")  # the watches are there again as well
+        join(zk, web, "10.0.0.3")  # the watches are set again as well
         tree.wait_equal(zk)
 
 
@@ -439,7 +439,7 @@ def test_unreadable_members_of_a_set_are_retried_together(
     with capture_logs() as logs, Locked(zookeeper.address, *members), follow() as tree:
         tree.wait_live()
         eventually(lambda: tree.asked[path] > 10)
-        assert tree.pending_timers <= 2  # the next try, and the next audit
+        assert tree.pending_timers <= 2  # the next retry, and the next audit
         assert tree.contents == {path: {}}
         assert len(complaints(logs)) == 1
     with follow() as tree:
@@ -447,7 +447,7 @@ def test_unreadable_members_of_a_set_are_retried_together(
         tree.wait_equal(zk)
 
 
-# -- at random ---------------------------------------------------------------------------------------------
+# -- random sequences --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -461,7 +461,7 @@ def test_after_any_sequence_of_events_the_table_equals_zookeeper(
                 act()
             tree.wait_equal(zk)
             assert max(tree.callbacks().values(), default=0) <= 4, round_
-        # The way there leads to the same table as its end does.
+        # The changes on the way lead to the same table as the final state.
         replayed = Table(departed_seconds=0)
         for change in tree.changes:
             replayed.apply(change)

@@ -1,7 +1,7 @@
-"""Members in thrift, as old twitter commons wrote them; thriftpy2 writes the ones that are whole."""
+"""Members in thrift, as old twitter commons wrote them. thriftpy2 writes the valid ones."""
 
 # mypy: allow-untyped-calls
-# (thriftpy2 says that it is typed, and is so in part.)
+# thriftpy2 is only partly typed, although it claims to be.
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ written: Any = thriftpy2.parser.load_fp(io.StringIO(IDL), "members_thrift")
 
 
 def encode(struct_: Any) -> bytes:
-    """A struct as thriftpy2 writes it, which knows nothing of our reader."""
+    """A struct as thriftpy2 writes it, independent of our decoder."""
     return bytes(serialize(struct_, TBinaryProtocolFactory()))
 
 
 def reason(data: bytes) -> str:
-    """Why it is refused."""
+    """Why the member is rejected."""
     with pytest.raises(BadMemberError) as caught:
         decode_member(NAME, data)
     return caught.value.reason

@@ -1,4 +1,4 @@
-"""What a tree publishes, told by hand what ZooKeeper said."""
+"""The changes of a ZnodeTree, for given responses and events."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ DATA = b'{"serviceEndpoint":{"host":"10.0.0.1","port":80},"additionalEndpoints":
 
 
 def known_set(tree: ZnodeTree) -> SetNode:
-    """A set with the member_a, which is published."""
+    """A published set with member_a."""
     tree.list_directory(tree.root, ["staging"])
     directory = tree.find(["staging"])
     assert isinstance(directory, Directory)
@@ -31,7 +31,7 @@ def test_the_last_member_stays_while_another_may_have_joined() -> None:
     web = known_set(tree)
     assert tree.list_set(web, ["member_b"], 1)[0] == ["member_b"]
     assert tree.take_changes() == []
-    tree.mark_outdated(web)  # member_c has come, and then member_b has left before it was read
+    tree.mark_outdated(web)  # member_c has joined, and then member_b has left before it was read
     tree.reading_failed(web, "member_b", exists=False)
     assert tree.take_changes() == []
     assert tree.list_set(web, ["member_c"], 1)[0] == ["member_c"]

@@ -1,4 +1,4 @@
-"""What every watch does, whatever its source: it is published to here by hand."""
+"""The behaviour of every watch, with members that the test publishes."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
 class Source(Watch):
-    """A watch whose members the test sets."""
+    """A watch with members that the test sets."""
 
     def publish(self, *endpoints: str, status: Status = Status.ALIVE) -> None:
         members = []
@@ -48,7 +48,7 @@ def test_a_member_without_a_service_endpoint_has_no_endpoint() -> None:
 def test_changes_are_counted_and_dated() -> None:
     watch = Source()
     assert (watch.event_count, watch.last_event) == (0, None)
-    watch.publish()  # the first set counts, also where it is empty
+    watch.publish()  # the first set counts, even if it is empty
     assert watch.event_count == 1
     began = time.time()
     watch.publish("a:1")
@@ -70,7 +70,7 @@ def test_a_closed_watch_keeps_its_members() -> None:
     assert (watch.endpoints, watch.event_count) == (("a:1",), 1)
 
 
-# -- calling back --------------------------------------------------------------------------------------------
+# -- subscribers ---------------------------------------------------------------------------------------------
 
 
 def test_subscribers_are_called_after_changes_and_closing() -> None:
@@ -125,7 +125,7 @@ def test_two_subscriptions_of_one_function_are_independent() -> None:
     watch.subscribe(hear)
     watch.publish("a:1")
     forget()
-    forget()  # its own is gone; this must not take the other's
+    forget()  # its own subscription has ended; this must not end the other one
     watch.publish("a:2")
     assert len(heard) == 3
 
@@ -174,10 +174,10 @@ def test_iteration_returns_the_endpoints_now_and_after_each_change() -> None:
     assert next(changes) == ("a:1",)
     watch.publish("b:2")
     watch.publish("c:3")
-    assert next(changes) == ("c:3",)  # what came at once is given as one
+    assert next(changes) == ("c:3",)  # quick changes are combined
     watch.publish()
     watch.close()
-    assert list(changes) == [()]  # the last one is not lost by closing
+    assert list(changes) == [()]  # close does not lose the last one
 
 
 def test_after_a_burst_each_iterator_ends_with_the_last_set() -> None:
@@ -251,4 +251,4 @@ def test_asynchronous_iteration_can_be_left_and_cancelled() -> None:
 
     asyncio.run(program())
     assert not watch._subscribers
-    watch.publish("a:2")  # nobody's loop is asked any more
+    watch.publish("a:2")  # no closed event loop is called any more

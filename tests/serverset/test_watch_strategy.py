@@ -1,4 +1,4 @@
-"""Which way a sync takes, when it takes the other, and the audit that tells whether events were lost."""
+"""The choice of the watch strategy, the fallback, and the audit that detects lost events."""
 
 import random
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def follow(zookeeper: ZooKeeperServer, zk_root: str) -> Follow:
 
 
 def refusals(logs: list[Any]) -> list[str]:
-    """Why the recursive watch was not taken."""
+    """The reasons for one-shot watches."""
     return [entry["reason"] for entry in logs if entry["event"].startswith("no recursive watch")]
 
 
@@ -105,7 +105,7 @@ def test_an_audit_repairs_and_counts_changes_without_events(
     with capture_logs() as logs, follow(audit_seconds=0.2) as tree:
         tree.wait_live()
         monkeypatch.setattr(tree.sync, "_on_watch_event", lambda *_: None)
-        change = zk.transaction()  # at once, so that no audit finds a part of it
+        change = zk.transaction()  # at once, so that no audit sees a part of it
         change.delete(members[0])
         change.create(f"{web}/member_", data("10.0.0.9"), sequence=True)
         for path in (f"{zk_root}/prod", f"{zk_root}/prod/web"):
@@ -113,7 +113,7 @@ def test_an_audit_repairs_and_counts_changes_without_events(
         change.create(f"{zk_root}/prod/web/member_", data(), sequence=True)
         assert not [result for result in change.commit() if isinstance(result, Exception)]
         tree.wait_equal(zk)
-        assert tree.sync.repairs == 3  # a member gone, one come, and an environment
+        assert tree.sync.repairs == 3  # a member has left, one has joined, and an environment was created
     assert {entry["path"] for entry in logs if entry["log_level"] == "error"} == {zk_root, web}
 
 
@@ -141,7 +141,7 @@ def test_an_audit_does_not_count_unreadable_znodes(
         assert tree.sync.repairs == 0
 
 
-# -- the one-shot way ----------------------------------------------------------------------------------------
+# -- the one-shot strategy -----------------------------------------------------------------------------------
 
 
 def test_watches_of_deleted_sets_are_forgotten(zk: Any, zk_root: str, follow: Follow) -> None:

@@ -1,4 +1,4 @@
-"""Vectors of weights: which members they mean, what they multiply to, and what a broken one costs."""
+"""Weight vectors: selectors, products, and invalid vectors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def vector(*entries: tuple[str, Any]) -> Vector:
 
 
 def test_a_weight_is_the_product_of_all_matching_entries() -> None:
-    """As SERVERSETS' example has it: the three ways to select, in one vector and over several."""
+    """The example of the format's description: the three kinds of selectors, in one vector and in several."""
     example = vector(("member=member_0000000001", 1.2), ("inet=10.0.0.3:80", 1.3), ("shard=3", 0.5))
     assert weight_of(PLAIN, [example]) == pytest.approx(1.2 * 1.3 * 0.5)
     assert weight_of(PLAIN, [example, vector(("shard=3", 2))]) == pytest.approx(1.2 * 1.3)

@@ -1,4 +1,4 @@
-"""The set of thrift connections with Apache Thrift's sockets and protocol, against real servers."""
+"""ThriftSet with Apache Thrift's sockets and protocol, against real servers."""
 
 import contextlib
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The set of thrift connections, against real thriftpy2 servers: waiting, and endpoints that change."""
+"""ThriftSet against real thriftpy2 servers: waiting, and changing endpoints."""
 
 import contextlib
 import threading
@@ -94,7 +94,7 @@ def test_waiting_requests_fail_when_the_set_becomes_empty(server: EchoServer) ->
         eventually(lambda: all(isinstance(holder.error, NoEndpointsError) for holder in holders))
 
 
-# -- endpoints that come and go --------------------------------------------------------------------------
+# -- endpoints that change -------------------------------------------------------------------------------
 
 
 def test_without_a_watch_endpoints_are_set(servers: list[EchoServer]) -> None:
@@ -161,7 +161,7 @@ def test_an_endpoint_that_leaves_under_load_does_not_affect_others(servers: list
                 with connections.connection() as client:
                     assert client.echo("hello") == "hello"
                 calls[client.endpoint] += 1
-            except BaseException as error:  # noqa: BLE001 - none may happen
+            except BaseException as error:  # noqa: BLE001 - no exception may occur
                 errors.append(error)
                 return
 
@@ -198,7 +198,7 @@ def test_a_server_that_dies_under_load_fails_only_its_own_connections(servers: l
                 with connections.connection() as client:
                     assert client.echo("hello") == "hello"
                 calls[client.endpoint] += 1
-            except Exception as error:  # noqa: BLE001 - whatever it is, where it came from is looked at
+            except Exception as error:  # noqa: BLE001 - the origin of any exception is checked
                 failed.append(client.endpoint if client else repr(error))
 
     with ThriftSet(watch, EchoClient, max_active=4) as connections:
@@ -208,7 +208,7 @@ def test_a_server_that_dies_under_load_fails_only_its_own_connections(servers: l
         try:
             eventually(lambda: len(calls) == len(servers))
             dying.kill()
-            # It refuses connections now, and others are taken in its place.
+            # It refuses connections now, and other endpoints are used instead.
             calls.clear()
             eventually(lambda: sum(calls.values()) > 100)
             watch.set_endpoints(endpoints_of(servers[1:]))
@@ -217,4 +217,4 @@ def test_a_server_that_dies_under_load_fails_only_its_own_connections(servers: l
             for thread in threads:
                 thread.join()
     assert set(failed) <= {dying.endpoint}
-    assert len(failed) <= 4  # each connection that there was, once
+    assert len(failed) <= 4  # each former connection, once

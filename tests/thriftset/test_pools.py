@@ -1,4 +1,4 @@
-"""The set of thrift connections, against real thriftpy2 servers on loopback: its pools."""
+"""ThriftSet against real thriftpy2 servers on loopback: its pools."""
 
 import contextlib
 import gc
@@ -29,7 +29,7 @@ from zkdns.thriftset import BusyError, NoConnectionError, ThriftSet
 
 
 class Clock:
-    """Stands still unless a test moves it."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -142,7 +142,7 @@ def test_a_connection_is_closed_when_its_block_raises(server: EchoServer, error:
         with pytest.raises(error), connections.connection():
             raise error
         wait_for_no_connections(server)
-        with connections.connection(0) as client:  # and its place is free again
+        with connections.connection(0) as client:  # and its slot is free again
             assert client.echo("hello") == "hello"
     assert server.opened == 2
 
@@ -173,14 +173,14 @@ def test_many_threads_share_few_connections(servers: list[EchoServer]) -> None:
 
     with set_of(*endpoints_of(servers), max_active=3) as connections:
         with ThreadPoolExecutor(30) as threads:
-            list(threads.map(work, range(30)))  # raises what was raised
+            list(threads.map(work, range(30)))  # raises the block's exception
         assert all(0 < peak[server.endpoint] <= 3 for server in servers)
         assert all(server.opened <= 3 for server in servers)
     wait_for_no_connections(*servers)
 
 
 def test_calls_run_at_the_same_time(servers: list[EchoServer]) -> None:
-    meeting = threading.Barrier(12)  # of all servers: none of them is done before all calls are there
+    meeting = threading.Barrier(12)  # of all servers: no call ends before all have arrived
     for server in servers:
         server.meeting = meeting
 
@@ -188,7 +188,7 @@ def test_calls_run_at_the_same_time(servers: list[EchoServer]) -> None:
         with connections.connection() as client:
             return str(client.meet())
 
-    # They meet only if all twelve are at a server at once, four at each since there may be no more.
+    # They meet only if all twelve are at a server at once, four at each because of the limit.
     with set_of(*endpoints_of(servers), max_active=4) as connections, ThreadPoolExecutor(12) as threads:
         assert list(threads.map(meet, range(12))) == ["met"] * 12
 
@@ -220,7 +220,7 @@ def test_when_all_fail_the_error_names_each_endpoint(refusing: list[str]) -> Non
 
     watch = FixedSet(refusing)
     with ThriftSet(watch, connect, max_active=1) as connections:
-        for count in (1, 2):  # again: the places are free
+        for count in (1, 2):  # again: the slots are free
             with pytest.raises(NoConnectionError) as raised, connections.connection(0):
                 pass
             assert tried == dict.fromkeys(refusing, count)
@@ -249,7 +249,7 @@ def test_while_one_is_full_and_the_other_refuses_it_waits(server: EchoServer, re
 def test_a_request_that_waits_for_one_endpoint_does_not_block_others(
     servers: list[EchoServer], refusing: list[str]
 ) -> None:
-    """One who could not connect waits for the other endpoint; who comes later may well be able to."""
+    """A request that could not connect waits for the other endpoint. A later one may connect."""
     full, back = servers[:2]
     ports = {int(refusing[0].rpartition(":")[2]): 0}
 
@@ -262,13 +262,13 @@ def test_a_request_that_waits_for_one_endpoint_does_not_block_others(
         assert first.served().endpoint == full.endpoint
         second = stack.enter_context(Holder(connections))
         waiting_in(connections, 1)
-        ports |= dict.fromkeys(ports, back.port)  # it is up again
+        ports |= dict.fromkeys(ports, back.port)  # it is running again
         third = stack.enter_context(Holder(connections))
         assert third.served().endpoint == back.endpoint
         fourth = stack.enter_context(Holder(connections))
         waiting_in(connections, 2)
         first.stop()
-        assert second.served().endpoint == full.endpoint  # still before those who came later
+        assert second.served().endpoint == full.endpoint  # still before later requests
         third.stop()
         assert fourth.served().endpoint == back.endpoint
 
@@ -353,7 +353,7 @@ def test_waiting_requests_fail_when_the_set_is_closed(server: EchoServer) -> Non
 
 
 def test_a_connection_is_closed_by_the_callers_function(server: EchoServer) -> None:
-    # A plain socket in a box, which has no method close.
+    # A plain socket in a wrapper without a method close.
     class Box:
         def __init__(self, host: str, port: int) -> None:
             self.inside = socket.create_connection((host, port))
