@@ -20,13 +20,13 @@ def test_it_may_be_empty() -> None:
 
 
 def test_any_iterable_is_accepted_and_each_change_is_published() -> None:
-    fixed, heard = FixedSet(["a:1"]), list[tuple[str, ...]]()
-    fixed.subscribe(lambda: heard.append(fixed.endpoints))
+    fixed, received = FixedSet(["a:1"]), list[tuple[str, ...]]()
+    fixed.subscribe(lambda: received.append(fixed.endpoints))
     fixed.set_endpoints(f"a:{port}" for port in (2, 3))
     fixed.set_endpoints(["a:2", "a:3"])  # no change
     fixed.set_endpoints([])
     fixed.close()
-    assert heard == [("a:2", "a:3"), (), ()]
+    assert received == [("a:2", "a:3"), (), ()]
     fixed.set_endpoints(["a:4"])  # a closed set does not change
     assert fixed.endpoints == ()
 

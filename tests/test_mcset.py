@@ -282,7 +282,7 @@ def test_a_silent_server_fails_at_the_timeout(servers: list[MemcachedServer]) ->
 def test_threads_use_one_client_while_servers_change(servers: list[MemcachedServer]) -> None:
     everyone = endpoints_of(servers)
     watch = FixedSet(everyone)
-    mistakes: list[object] = []
+    errors: list[object] = []
     rounds: Counter[str] = Counter()
     done = threading.Event()
 
@@ -294,9 +294,9 @@ def test_threads_use_one_client_while_servers_change(servers: list[MemcachedServ
                     client.set(f"{name}:{key}", key)
                     value = client.get(f"{name}:{key}")
                     if value not in {key.encode(), None}:  # None: it moved in between
-                        mistakes.append((key, value))
+                        errors.append((key, value))
         except Exception as error:  # noqa: BLE001 - no exception may occur
-            mistakes.append(error)
+            errors.append(error)
 
     mcset = MCSet(watch)
     with mcset.client(default_noreply=False, timeout=10.0) as client:
@@ -306,11 +306,11 @@ def test_threads_use_one_client_while_servers_change(servers: list[MemcachedServ
         for turn in range(60):
             watch.set_endpoints(everyone[: 1 + turn % 3])
             enough = sum(rounds.values()) + 2
-            eventually(lambda: mistakes or sum(rounds.values()) >= enough)  # noqa: B023 - called here only
+            eventually(lambda: errors or sum(rounds.values()) >= enough)  # noqa: B023 - called here only
         done.set()
         for thread in threads:
             thread.join(10.0)
-    assert mistakes == []
+    assert errors == []
     wait_for_no_connections(*servers)
 
 

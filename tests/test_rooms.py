@@ -32,7 +32,7 @@ ROWS = (
     ("cli",),
     ("__main__",),
 )
-ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
+ROW_OF = {package: number for number, row in enumerate(ROWS) for package in row}
 
 # Packages that a package must not import, and packages that only one may import.
 NEVER: dict[str, frozenset[str]] = {
@@ -46,7 +46,7 @@ NEVER: dict[str, frozenset[str]] = {
 ONLY = {"kazoo": "serverset"}
 
 # The helpers of the commands. Every other module of the package is one command.
-NO_COMMANDS = frozenset(
+COMMAND_HELPERS = frozenset(
     {
         *("cli.__init__", "cli.changes", "cli.columns", "cli.options", "cli.progress", "cli.running"),
         *("cli.names", "cli.sets", "cli.top_view"),
@@ -57,7 +57,7 @@ MAX_LINES = 700
 MAX_FUNCTION = 60
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """The package of a module: `dns` for `dns.wire`."""
     return module.partition(".")[0]
 
@@ -92,41 +92,41 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
                 yield node.lineno, str(named.value) if isinstance(named, ast.Constant) else "zkdns.?"
 
 
-def offences(text: str, module: str) -> list[str]:
+def forbidden_imports(text: str, module: str) -> list[str]:
     """The forbidden imports of a module with this name and text."""
-    room = room_of(module).replace("__init__", "")
-    if room not in ROW_OF:
-        return [f"{module}: the room {room!r} stands in no row"]
+    package = package_of(module).replace("__init__", "")
+    if package not in ROW_OF:
+        return [f"{module}: the package {package!r} stands in no row"]
     return [
         f"{module}:{line}: {wrong}"
         for line, name in imports(ast.parse(text), module)
-        if (wrong := _wrong(room, name))
+        if (wrong := _wrong(package, name))
     ]
 
 
-def _wrong(room: str, name: str) -> str | None:
+def _wrong(package: str, name: str) -> str | None:
     """Why a package must not import this name. None: it may."""
     package, _, below = name.partition(".")
     if package == "zkdns":
-        return _wrong_room(room, room_of(below), name)
-    if package in NEVER.get(room, ()):
-        return f"{room} never imports {package}"
-    if ONLY.get(package, room) != room:
+        return _wrong_package(package, package_of(below), name)
+    if package in NEVER.get(package, ()):
+        return f"{package} never imports {package}"
+    if ONLY.get(package, package) != package:
         return f"{package} is known to {ONLY[package]} alone"
     return None
 
 
-def _wrong_room(room: str, other: str, name: str) -> str | None:
-    if other in ("", room, "__version__"):
+def _wrong_package(package: str, other: str, name: str) -> str | None:
+    if other in ("", package, "__version__"):
         return None
     if other not in ROW_OF:
         return f"imports {name}, which stands in no row"
-    if ROW_OF[other] > ROW_OF[room] or (other == "config" and ROW_OF[room] == ROW_OF["config"]):
-        return f"{room} stands above {other}, so it must not import {name}"
+    if ROW_OF[other] > ROW_OF[package] or (other == "config" and ROW_OF[package] == ROW_OF["config"]):
+        return f"{package} stands above {other}, so it must not import {name}"
     return None
 
 
-def overgrown(text: str, module: str) -> list[str]:
+def too_long(text: str, module: str) -> list[str]:
     """The file and functions of a module that are too long."""
     lines = text.count("\n")
     found = [f"{module}: {lines} lines, at most {MAX_LINES}"] if lines > MAX_LINES else []
@@ -150,30 +150,30 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_imports_only_from_its_own_row_and_rows_above(path: Path) -> None:
-    assert offences(path.read_text(encoding="utf-8"), name_of(path)) == []
+    assert forbidden_imports(path.read_text(encoding="utf-8"), name_of(path)) == []
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_files_and_functions_are_short(path: Path) -> None:
-    assert overgrown(path.read_text(encoding="utf-8"), name_of(path)) == []
+    assert too_long(path.read_text(encoding="utf-8"), name_of(path)) == []
 
 
 def test_every_package_is_in_a_row() -> None:
-    rooms = {room_of(name_of(path)).replace("__init__", "") for path in MODULES}
-    assert rooms <= ROW_OF.keys()
-    assert {"dns", "table", "serverset", "config", "errors"} <= rooms
+    packages = {package_of(name_of(path)).replace("__init__", "") for path in MODULES}
+    assert packages <= ROW_OF.keys()
+    assert {"dns", "table", "serverset", "config", "errors"} <= packages
 
 
 def among_commands(text: str, module: str) -> list[str]:
     """The commands that a command imports. None is allowed, so that each can be changed on its own."""
-    if room_of(module) != "cli" or module == "cli.__init__":
+    if package_of(module) != "cli" or module == "cli.__init__":
         return []
     found = {
         f"cli.{name.split('.')[2]}"
         for _, name in imports(ast.parse(text), module)
         if name.startswith("zkdns.cli.")
     }
-    return sorted(found - NO_COMMANDS - {module})
+    return sorted(found - COMMAND_HELPERS - {module})
 
 
 @pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=name_of)
@@ -223,13 +223,13 @@ def test_no_command_imports_another(path: Path) -> None:
         ("cli.lookup", "import kazoo"),
         ("serverset.sync", "import dnslib"),
         ("snapshot", "from dnslib import DNSRecord"),
-        ("kitchen", ""),
-        ("kitchen.sink", "import os"),
-        ("dns.wire", "from zkdns.kitchen import sink"),
+        ("unknown", ""),
+        ("unknown.sink", "import os"),
+        ("dns.wire", "from zkdns.unknown import sink"),
     ],
 )
 def test_a_forbidden_import_is_detected(module: str, text: str) -> None:
-    assert len(offences(text, module)) == 1
+    assert len(forbidden_imports(text, module)) == 1
 
 
 @pytest.mark.parametrize(
@@ -253,7 +253,7 @@ def test_a_forbidden_import_is_detected(module: str, text: str) -> None:
     ],
 )
 def test_a_permitted_import_is_accepted(module: str, text: str) -> None:
-    assert offences(text, module) == []
+    assert forbidden_imports(text, module) == []
 
 
 @pytest.mark.parametrize("text", ["from zkdns.cli.register import FAILED", "from .register import FAILED"])
@@ -265,8 +265,8 @@ def test_a_command_that_imports_another_is_detected(text: str) -> None:
 
 def test_long_files_and_functions_are_detected() -> None:
     body = "    pass\n"
-    assert overgrown(f"def f():\n{body * 59}", "dns.wire") == []
-    assert overgrown(f"def f():\n{body * 60}", "dns.wire") == ["dns.wire:1: f has 61 lines, at most 60"]
-    assert overgrown(f"class C:\n    async def f():\n{('    ' + body) * 60}", "x") != []
-    assert overgrown("#\n" * 700, "dns.wire") == []
-    assert overgrown("#\n" * 701, "dns.wire") == ["dns.wire: 701 lines, at most 700"]
+    assert too_long(f"def f():\n{body * 59}", "dns.wire") == []
+    assert too_long(f"def f():\n{body * 60}", "dns.wire") == ["dns.wire:1: f has 61 lines, at most 60"]
+    assert too_long(f"class C:\n    async def f():\n{('    ' + body) * 60}", "x") != []
+    assert too_long("#\n" * 700, "dns.wire") == []
+    assert too_long("#\n" * 701, "dns.wire") == ["dns.wire: 701 lines, at most 700"]

@@ -11,10 +11,12 @@ from collections.abc import Sequence
 class ZkdnsError(Exception):
     """The base of every exception that zkdns raises deliberately. Its text is written for people.
 
-    try:
-        web.register("10.0.0.1", 8080)
-    except ZkdnsError as error:
-        sys.exit(f"cannot register: {error}")
+        try:
+            web.register("10.0.0.1", 8080)
+        except ZkdnsError as error:
+            sys.exit(f"cannot register: {error}")
+
+    The library converts kazoo's exceptions to it.
     """
 
 
@@ -23,11 +25,11 @@ class BadValueError(ZkdnsError):
 
 
 class ConfigError(ZkdnsError):
-    """The configuration is invalid. `mistakes` has one sentence for each error found."""
+    """The configuration is invalid. `errors` has one sentence for each error found."""
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        self.mistakes = tuple(mistakes)
-        super().__init__("\n".join(self.mistakes))
+    def __init__(self, errors: Sequence[str]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(self.errors))
 
 
 class ListenError(ZkdnsError):
@@ -45,10 +47,12 @@ class BadMemberError(ZkdnsError):
 class ZooKeeperError(ZkdnsError):
     """ZooKeeper refuses a request, for instance because of an ACL, or does not support it.
 
-    try:
-        watch = web.watch()
-    except ZooKeeperError as error:  # includes UnreachableError
-        print(error)
+        try:
+            watch = web.watch()
+        except ZooKeeperError as error:
+            print(error)
+
+    `UnreachableError` is one of them.
     """
 
 

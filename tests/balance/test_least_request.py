@@ -101,18 +101,18 @@ class CountedName(str):
     """An endpoint that counts how often it is hashed or compared."""
 
     __slots__ = ()
-    looks = 0
+    comparisons = 0
 
     def __hash__(self) -> int:
-        CountedName.looks += 1
+        CountedName.comparisons += 1
         return super().__hash__()
 
     def __eq__(self, other: object) -> bool:
-        CountedName.looks += 1
+        CountedName.comparisons += 1
         return super().__eq__(other)
 
     def __lt__(self, other: str) -> bool:
-        CountedName.looks += 1
+        CountedName.comparisons += 1
         return super().__lt__(other)
 
 
@@ -151,24 +151,24 @@ def worst(count: int) -> tuple[int, int]:
     balancer = LeastRequest(CountedSource(count))
     held = [balancer.acquire() for _ in range(3 * count)]  # the first call reads the whole set
     history = random.Random(1)
-    lines = looks = 0
+    lines = comparisons = 0
     for _ in range(2000):
-        CountedName.looks = 0
+        CountedName.comparisons = 0
         if held and history.random() < 0.5:
             endpoint = held.pop(history.randrange(len(held)))
             lines = max(lines, steps(partial(balancer.release, endpoint)))
         else:
             lines = max(lines, steps(lambda: held.append(balancer.acquire())))
-        looks = max(looks, CountedName.looks)
-    return lines, looks
+        comparisons = max(comparisons, CountedName.comparisons)
+    return lines, comparisons
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
 def test_a_choice_takes_constant_time(count: int) -> None:
     """Counts comparisons as well as lines, since a scan may hide in one line of C, or compare no names."""
-    lines, looks = worst(count)
+    lines, comparisons = worst(count)
     assert lines <= 50
-    assert looks <= 10
+    assert comparisons <= 10
 
 
 def test_a_departed_endpoint_is_not_chosen_and_keeps_its_requests() -> None:

@@ -423,7 +423,7 @@ def test_a_file_that_cannot_be_read_is_a_mistake(file: str, reason: str) -> None
     for flag, environment in ((file, {}), (None, {"ZKDNS_CONFIG": file})):
         with pytest.raises(ConfigError) as refusal:
             load_config(flags={}, environment=environment, file=flag)
-        (mistake,) = refusal.value.mistakes
+        (mistake,) = refusal.value.errors
         assert mistake.startswith(f"{file}: cannot be read (")
         assert reason in mistake
 
@@ -592,8 +592,8 @@ def test_files_of_credentials_are_checked_with_everything_else() -> None:
             check_access=check,
         )
     assert given == [{"zookeeper_credentials": "/c.toml", "zookeeper_tls": True}]
-    assert len(caught.value.mistakes) == 2
-    assert caught.value.mistakes[-1] == "credentials: wrong"
+    assert len(caught.value.errors) == 2
+    assert caught.value.errors[-1] == "credentials: wrong"
 
 
 TWO = """

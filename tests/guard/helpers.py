@@ -10,7 +10,7 @@ from zkdns.serverset.member import Endpoint, Member, Status
 from zkdns.table import Table
 
 SESSION_TIMEOUT = 10.0
-LIMBO = 600
+HOLD_SECONDS = 600
 
 
 def origin_of(service: str) -> str:
@@ -50,13 +50,13 @@ class Zookeeper:
                 pass
 
 
-class Story:
+class Scenario:
     """A scenario for the guard: events, time that passes, and the resulting answers.
 
     Time passes only in `pass_time`, which calls the guard at its deadlines.
     """
 
-    def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = LIMBO) -> None:
+    def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = HOLD_SECONDS) -> None:
         self.now = 1000.0
         self.table = Table(departed_seconds=0)
         self.zookeeper = Zookeeper()
@@ -70,23 +70,23 @@ class Story:
 
     # -- events --------------------------------------------------------------------------------------------
 
-    def say(self, change: Change) -> None:
+    def apply(self, change: Change) -> None:
         """Apply a change of ZooKeeper."""
         self.zookeeper.apply(change)
         self._take(self.guard.admit(change, self.now))
 
     def put(self, service: str, *numbers: int) -> None:
-        self.say(put(service, *members(*numbers)))
+        self.apply(put(service, *members(*numbers)))
 
     def join(self, service: str, *entries: int | Member) -> None:
         added = tuple(member(entry) if isinstance(entry, int) else entry for entry in entries)
-        self.say(SetChanged(origin_of(service), added, ()))
+        self.apply(SetChanged(origin_of(service), added, ()))
 
     def leave(self, service: str, *numbers: int) -> None:
-        self.say(SetChanged(origin_of(service), (), tuple(member(number).name for number in numbers)))
+        self.apply(SetChanged(origin_of(service), (), tuple(member(number).name for number in numbers)))
 
     def drop(self, service: str) -> None:
-        self.say(SetDropped(origin_of(service)))
+        self.apply(SetDropped(origin_of(service)))
 
     def disturb(self) -> None:
         self._take(self.guard.disturbed(self.now))

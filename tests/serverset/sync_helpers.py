@@ -60,7 +60,7 @@ class FollowedTree:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._failures: list[object] = []
-        self.asked: Counter[str] = Counter()
+        self.requested: Counter[str] = Counter()
         """How often the children of each path were requested."""
 
     def __enter__(self) -> Self:
@@ -90,7 +90,7 @@ class FollowedTree:
         list_ = self.sync._list
 
         def count(node: Node, **options: bool) -> None:
-            self.asked[node.path] += 1
+            self.requested[node.path] += 1
             list_(node, **options)
 
         self.sync._list = count  # type: ignore[method-assign]
@@ -102,11 +102,11 @@ class FollowedTree:
         for change in changes:
             self.table.apply(change)
 
-    def read(self, look: Callable[[], T]) -> T:
+    def read(self, function: Callable[[], T]) -> T:
         """Call a function in the event loop, so that nothing changes during the call."""
 
         async def at_once() -> T:
-            return look()
+            return function()
 
         return asyncio.run_coroutine_threadsafe(at_once(), self._loop).result(TIMEOUT)
 
@@ -234,11 +234,11 @@ def join(client: Any, path: str, host: str = "10.0.0.1", port: int = 80) -> str:
 def join_many(client: Any, path: str, count: int) -> list[str]:
     """Register many members at once. Returns their paths."""
     client.ensure_path(path)
-    asked = [
+    requested = [
         client.create_async(f"{path}/member_", data(f"10.1.{n // 250}.{n % 250}"), sequence=True)
         for n in range(count)
     ]
-    return [result.get(timeout=TIMEOUT) for result in asked]
+    return [result.get(timeout=TIMEOUT) for result in requested]
 
 
 def leave_many(client: Any, paths: list[str]) -> None:
@@ -299,7 +299,7 @@ def complaints(logs: list[Any]) -> list[Any]:
     return [entry for entry in logs if entry["event"].startswith("cannot read znode")]
 
 
-class Chaos:
+class RandomActions:
     """Does one random action per call."""
 
     def __init__(self, client: Any, root: str, tree: FollowedTree, dice: random.Random) -> None:
@@ -308,7 +308,7 @@ class Chaos:
         self._tree = tree
         self._dice = dice
         self._made = 0
-        self._deeds: dict[Callable[[], None], int] = {
+        self._actions: dict[Callable[[], None], int] = {
             self._join: 50,
             self._leave: 30,
             self._delete_service: 6,
@@ -321,9 +321,9 @@ class Chaos:
         }
 
     def __call__(self) -> None:
-        (deed,) = self._dice.choices(list(self._deeds), list(self._deeds.values()))
+        (action,) = self._dice.choices(list(self._actions), list(self._actions.values()))
         with contextlib.suppress(NoNodeError):
-            deed()
+            action()
 
     def _environment(self) -> str:
         return f"{self._root}/{self._dice.choice(['prod', 'staging', 'test'])}"

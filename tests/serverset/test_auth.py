@@ -35,10 +35,10 @@ def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
     return str(file)
 
 
-def mistakes(**settings: Any) -> list[str]:
+def load_errors(**settings: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load_access(**settings)
-    return list(caught.value.mistakes)
+    return list(caught.value.errors)
 
 
 # -- files ------------------------------------------------------------------------------------------------
@@ -65,7 +65,7 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_errors"),
     [
         ("", ["contains no credentials; write digest, [sasl] or key_password"]),
         ("digest = ", ["is not TOML: "]),
@@ -93,20 +93,22 @@ def test_secrets_are_never_shown(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_every_error_is_reported_without_its_value(tmp_path: Path, text: str, told: list[str]) -> None:
+def test_every_error_is_reported_without_its_value(
+    tmp_path: Path, text: str, expected_errors: list[str]
+) -> None:
     file = credentials(tmp_path, text)
-    found = mistakes(zookeeper_credentials=file)
-    assert len(found) == len(told)
-    for mistake, expected in zip(found, told, strict=True):
-        assert mistake.startswith(f"{file}: {expected}")
-        assert "4711" not in mistake
+    found = load_errors(zookeeper_credentials=file)
+    assert len(found) == len(expected_errors)
+    for error, expected in zip(found, expected_errors, strict=True):
+        assert error.startswith(f"{file}: {expected}")
+        assert "4711" not in error
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
 def test_a_world_accessible_file_is_rejected(tmp_path: Path, mode: int) -> None:
     file = credentials(tmp_path, 'digest = "a:b"', mode)
-    (mistake,) = mistakes(zookeeper_credentials=file)
-    assert mistake == (
+    (error,) = load_errors(zookeeper_credentials=file)
+    assert error == (
         f"{file}: is accessible to every user of this machine (mode {mode:04o}) and contains secrets; "
         "run chmod o-rwx on it"
     )
@@ -114,14 +116,14 @@ def test_a_world_accessible_file_is_rejected(tmp_path: Path, mode: int) -> None:
 
 
 def test_a_missing_file_is_reported(tmp_path: Path) -> None:
-    (mistake,) = mistakes(zookeeper_credentials=str(tmp_path / "none"))
-    assert mistake.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
+    (error,) = load_errors(zookeeper_credentials=str(tmp_path / "none"))
+    assert error.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
 
 
 def test_sasl_without_its_package_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "puresasl", None)
-    (mistake,) = mistakes(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
-    assert mistake.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
+    (error,) = load_errors(zookeeper_credentials=credentials(tmp_path, DIGEST_MD5))
+    assert error.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
 
 
 def test_invalid_tls_files_are_rejected(tmp_path: Path) -> None:
@@ -132,16 +134,16 @@ def test_invalid_tls_files_are_rejected(tmp_path: Path) -> None:
     garbage.write_text("garbage")
     tls = {"zookeeper_tls": True, "zookeeper_ca": str(authority.file)}
     assert load_access(**tls).tls is not None  # type: ignore[arg-type]
-    assert "is not a file of CA certificates" in mistakes(**{**tls, "zookeeper_ca": str(garbage)})[0]
-    assert "(No such file" in mistakes(**{**tls, "zookeeper_ca": str(tmp_path / "x")})[0]
+    assert "is not a file of CA certificates" in load_errors(**{**tls, "zookeeper_ca": str(garbage)})[0]
+    assert "(No such file" in load_errors(**{**tls, "zookeeper_ca": str(tmp_path / "x")})[0]
     for certificate, key in ((own, other), (garbage, None), (locked, None)):
         pair = {"zookeeper_certificate": str(certificate), "zookeeper_key": key and str(key)}
-        (mistake,) = mistakes(**tls, **pair)
-        assert "cannot be used as certificate and key (" in mistake
+        (error,) = load_errors(**tls, **pair)
+        assert "cannot be used as certificate and key (" in error
     file = credentials(tmp_path, 'key_password = "4711"')
     assert load_access(**tls, zookeeper_certificate=str(locked), zookeeper_credentials=file).tls  # type: ignore[arg-type]
     own.chmod(0o644)
-    assert "is accessible to every user" in mistakes(**tls, zookeeper_certificate=str(own))[0]
+    assert "is accessible to every user" in load_errors(**tls, zookeeper_certificate=str(own))[0]
 
 
 # -- digest -----------------------------------------------------------------------------------------------
@@ -299,7 +301,7 @@ def test_registering_and_watching_work_over_tls(authority: Authority, tls_server
 
 @pytest.mark.zookeeper
 @pytest.mark.parametrize(
-    ("host", "settings", "told"),
+    ("host", "settings", "expected_errors"),
     [
         ("127.0.0.1", {}, "IP address mismatch, certificate is not valid for '127.0.0.1'."),
         ("localhost", {"zookeeper_ca": None}, "unable to get local issuer certificate"),
@@ -313,19 +315,19 @@ def test_a_server_certificate_must_match_the_host_name(
     *,
     host: str,
     settings: dict[str, object],
-    told: str | None,
+    expected_errors: str | None,
 ) -> None:
     caplog.set_level(logging.WARNING)
     access = load_access(**tls_settings(authority, **settings))
     client = make_client(f"{host}:{tls_server.secure_port}", access=access)
     client.start_async()
     try:
-        if told is None:
+        if expected_errors is None:
             eventually(lambda: client.connected, 15)
             return
         eventually(lambda: caplog.messages, 15)
         assert "the certificate of a zookeeper server is refused" in caplog.text
-        assert told in caplog.text
+        assert expected_errors in caplog.text
         assert not client.connected
     finally:
         client.stop()

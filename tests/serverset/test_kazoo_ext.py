@@ -108,8 +108,8 @@ def test_a_recursive_watch_reports_every_change_in_order(
             (CHANGED, f"{seen}/a/b"),
             *((DELETED, f"{seen}{path}") for path in ("/a/b", "/a")),
         ]
-        heard = [events.get(timeout=TIMEOUT) for _ in expected]
-        assert [(kind, path.rstrip("/")) for kind, path in heard] == expected
+        received = [events.get(timeout=TIMEOUT) for _ in expected]
+        assert [(kind, path.rstrip("/")) for kind, path in received] == expected
     finally:
         client.stop()
         client.close()

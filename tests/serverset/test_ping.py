@@ -127,7 +127,7 @@ def test_a_slow_first_ping_registers_later(server_set: Sets) -> None:
 
 
 def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
-    heard: list[ZkdnsError | None] = []
+    received: list[ZkdnsError | None] = []
     goes_on, returned = threading.Event(), threading.Event()
 
     def hear(error: ZkdnsError | None) -> None:
@@ -136,12 +136,12 @@ def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
         else:
             goes_on.set()
             returned.wait(0.3)  # a result reported in the meantime would be reported now
-        heard.append(error)
+        received.append(error)
 
     pinger = Pinger(hear, goes_on.wait, interval=60.0, timeout=0.05)
     pinger.start()
-    eventually(lambda: len(heard) == 2)
-    assert heard[-1] is None
+    eventually(lambda: len(received) == 2)
+    assert received[-1] is None
     pinger.stop()
 
 

@@ -160,11 +160,11 @@ def test_it_reports_denied_access_and_reads_as_soon_as_it_may(zk: Any, server_se
     assert not isinstance(caught.value, UnreachableError)
     with web.watch(timeout=None) as watch:
         eventually(lambda: watch.last_error is not None)
-        heard: list[object] = []
-        watch.subscribe(lambda: heard.append(watch.last_error))
+        received: list[object] = []
+        watch.subscribe(lambda: received.append(watch.last_error))
         zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
-        eventually(lambda: watch.endpoints == ("a:1",) and heard)
-        assert heard == [None]  # the error is cleared before subscribers see the members
+        eventually(lambda: watch.endpoints == ("a:1",) and received)
+        assert received == [None]  # the error is cleared before subscribers see the members
 
 
 def test_an_unreachable_zookeeper_is_reported_in_time() -> None:
@@ -223,8 +223,8 @@ def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
 
     def create(first: int, last: int) -> list[str]:
         data = [data_of("h", port) for port in range(first, last + 1)]
-        asked = [zk.create_async(f"{web.path}/member_", each, sequence=True) for each in data]
-        return [answer.get(timeout=30.0) for answer in asked]
+        requested = [zk.create_async(f"{web.path}/member_", each, sequence=True) for each in data]
+        return [answer.get(timeout=30.0) for answer in requested]
 
     made = [path for first in range(1, 5000, 1000) for path in create(first, first + 999)]
     with web.watch() as watch:

@@ -22,11 +22,11 @@ def parse(text: str) -> StaticSets:
     return parse_static(text, (NAMESPACE,), origin="fixed.toml")
 
 
-def mistakes(text: str) -> list[str]:
+def errors(text: str) -> list[str]:
     """All errors of a text."""
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    return sorted(caught.value.mistakes)
+    return sorted(caught.value.errors)
 
 
 def members(*entries: str) -> str:
@@ -102,7 +102,7 @@ def test_the_namespace_determines_the_length_of_a_name() -> None:
     text = '[services."web"]\nmembers = ["a:1"]\n'
     plain = parse_namespace("/services/{service}")
     assert parse_static(text, (plain,), origin="x") == {ServiceName("web"): (Member("m0", Endpoint("a", 1)),)}
-    assert len(mistakes(text)) == 1
+    assert len(errors(text)) == 1
 
 
 def test_the_demo_has_every_kind_of_service() -> None:
@@ -174,9 +174,9 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("text", "key", "accepted"), [(text, *told) for text, told in BAD.items()])
+@pytest.mark.parametrize(("text", "key", "accepted"), [(text, *expected) for text, expected in BAD.items()])
 def test_an_error_has_its_key_and_the_accepted_form(text: str, key: str, accepted: str) -> None:
-    (found,) = mistakes(text)
+    (found,) = errors(text)
     assert found.startswith(f"fixed.toml: {key}: ")
     assert accepted in found
 
@@ -196,7 +196,7 @@ def test_all_errors_are_reported_at_once_in_order() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     web = 'fixed.toml: services."web.staging"'
-    assert [mistake.split(": ")[1] for mistake in caught.value.mistakes] == [
+    assert [error.split(": ")[1] for error in caught.value.errors] == [
         "servces",
         "zone",
         *(f"{web}.{key}".partition(": ")[2] for key in ("order", "weight", "members[0]", "members[1].speed")),
@@ -204,7 +204,7 @@ def test_all_errors_are_reported_at_once_in_order() -> None:
         'services."web"',
         'services."api.staging".members',
     ]
-    assert str(caught.value).count("\n") == len(caught.value.mistakes) - 1
+    assert str(caught.value).count("\n") == len(caught.value.errors) - 1
 
 
 # -- files --------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.serverset.sync_helpers import (
-    Chaos,
     FollowedTree,
     Locked,
+    RandomActions,
     complaints,
     contents_of,
     data,
@@ -389,7 +389,7 @@ def test_unreadable_znodes_keep_their_contents(  # noqa: PLR0917 - as above
         with lock:
             tree.restart()
             join(zk, other, "10.0.0.2")
-            eventually(lambda: tree.asked[f"{zk_root}/{locked}"] > 5)
+            eventually(lambda: tree.requested[f"{zk_root}/{locked}"] > 5)
             unread: dict[str, dict[str, str]] = {} if is_known or locked == "staging" else {web: {}}
             expected = known | unread | {other: {"member_0000000000": "10.0.0.2:80"}}
             eventually(lambda: tree.contents == expected)
@@ -425,7 +425,7 @@ def test_while_the_root_is_unreadable_the_state_is_reading(
         known = tree.wait_live().contents if is_known else {}
         with Locked(zookeeper.address, zk_root):
             tree.restart()
-            eventually(lambda: tree.asked[zk_root] > 5)
+            eventually(lambda: tree.requested[zk_root] > 5)
             assert tree.states == ([SyncState.LIVE, SyncState.AWAY] if is_known else [])
             assert tree.contents == known
         tree.wait_live().wait_equal(zk)
@@ -438,7 +438,7 @@ def test_unreadable_members_of_a_set_are_retried_together(
     members = join_many(zk, path, 50)
     with capture_logs() as logs, Locked(zookeeper.address, *members), follow() as tree:
         tree.wait_live()
-        eventually(lambda: tree.asked[path] > 10)
+        eventually(lambda: tree.requested[path] > 10)
         assert tree.pending_timers <= 2  # the next retry, and the next audit
         assert tree.contents == {path: {}}
         assert len(complaints(logs)) == 1
@@ -455,7 +455,7 @@ def test_after_any_sequence_of_events_the_table_equals_zookeeper(
     zk: Any, zk_root: str, follow: Follow, seed: int
 ) -> None:
     with follow() as tree:
-        act = Chaos(zk, zk_root, tree, random.Random(seed))
+        act = RandomActions(zk, zk_root, tree, random.Random(seed))
         for round_ in range(5):
             for _ in range(100):
                 act()

@@ -74,24 +74,24 @@ def test_a_closed_watch_keeps_its_members() -> None:
 
 
 def test_subscribers_are_called_after_changes_and_closing() -> None:
-    watch, heard = Source(), list[tuple[tuple[str, ...], bool]]()
-    unsubscribe = watch.subscribe(lambda: heard.append((watch.endpoints, watch.is_closed)))
+    watch, received = Source(), list[tuple[tuple[str, ...], bool]]()
+    unsubscribe = watch.subscribe(lambda: received.append((watch.endpoints, watch.is_closed)))
     watch.publish("a:1")
     watch.publish("a:1")
     watch.publish()
     watch.close()
     watch.close()
-    assert heard == [(("a:1",), False), ((), False), ((), True)]
+    assert received == [(("a:1",), False), ((), False), ((), True)]
     unsubscribe()
     unsubscribe()
 
 
 def test_a_failing_subscriber_does_not_affect_the_others(caplog: pytest.LogCaptureFixture) -> None:
-    watch, heard = Source(), list[int]()
+    watch, received = Source(), list[int]()
     watch.subscribe(lambda: 1 / 0)
-    watch.subscribe(lambda: heard.append(1))
+    watch.subscribe(lambda: received.append(1))
     watch.publish("a:1")
-    assert heard == [1]
+    assert received == [1]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "a subscriber of a watch failed")
     ]
@@ -100,26 +100,26 @@ def test_a_failing_subscriber_does_not_affect_the_others(caplog: pytest.LogCaptu
 
 
 def test_subscriptions_may_change_during_a_call() -> None:
-    watch, heard = Source(), list[str]()
+    watch, received = Source(), list[str]()
 
     def first() -> None:
-        heard.append("first")
+        received.append("first")
         forget()
-        watch.subscribe(lambda: heard.append("third"))
+        watch.subscribe(lambda: received.append("third"))
 
     forget = watch.subscribe(first)
-    watch.subscribe(lambda: heard.append("second"))
+    watch.subscribe(lambda: received.append("second"))
     watch.publish("a:1")
-    assert heard == ["first", "second"]
+    assert received == ["first", "second"]
     watch.publish("a:2")
-    assert heard == ["first", "second", "second", "third"]
+    assert received == ["first", "second", "second", "third"]
 
 
 def test_two_subscriptions_of_one_function_are_independent() -> None:
-    watch, heard = Source(), list[int]()
+    watch, received = Source(), list[int]()
 
     def hear() -> None:
-        heard.append(1)
+        received.append(1)
 
     forget = watch.subscribe(hear)
     watch.subscribe(hear)
@@ -127,7 +127,7 @@ def test_two_subscriptions_of_one_function_are_independent() -> None:
     forget()
     forget()  # its own subscription has ended; this must not end the other one
     watch.publish("a:2")
-    assert len(heard) == 3
+    assert len(received) == 3
 
 
 def test_a_subscriber_may_close_the_watch() -> None:

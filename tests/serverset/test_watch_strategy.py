@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.serverset.sync_helpers import Chaos, FollowedTree, Locked, data, join
+from tests.serverset.sync_helpers import FollowedTree, Locked, RandomActions, data, join
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.serverset.kazoo_ext import CHANGED, MultiRead
@@ -122,7 +122,7 @@ def test_an_audit_during_changes_counts_nothing(
     zk: Any, zk_root: str, follow: Follow, recursive: bool
 ) -> None:
     with follow(recursive=recursive, audit_seconds=0.02) as tree:
-        act = Chaos(zk, zk_root, tree, random.Random(7))
+        act = RandomActions(zk, zk_root, tree, random.Random(7))
         for _ in range(300):
             act()
         tree.wait_equal(zk)
@@ -137,7 +137,7 @@ def test_an_audit_does_not_count_unreadable_znodes(
     join(zk, f"{zk_root}/staging/api")
     with Locked(zookeeper.address, members[0], f"{zk_root}/staging/api"), follow(audit_seconds=0.05) as tree:
         tree.wait_live()
-        eventually(lambda: tree.asked[web] > 5)
+        eventually(lambda: tree.requested[web] > 5)
         assert tree.sync.repairs == 0
 
 

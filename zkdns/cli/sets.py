@@ -122,7 +122,7 @@ class Reading:
             )
             self.access = access_of(self._config)
         except ConfigError as error:
-            self.mistakes += error.mistakes
+            self.mistakes += error.errors
         else:
             if self._config.zookeeper is None:
                 self.mistakes.append(

@@ -93,14 +93,14 @@ def load_config(
         try:
             check_fixed(values["fixed"], namespaces)
         except ConfigError as error:
-            mistakes += error.mistakes
+            mistakes += error.errors
     if check_access:
         try:
             check_access(
                 **{key: value for key, value in values.items() if key.startswith("zookeeper_") and value}
             )
         except ConfigError as error:
-            mistakes += error.mistakes
+            mistakes += error.errors
     if mistakes:
         raise ConfigError(mistakes)
     return Config(**values)

@@ -55,7 +55,7 @@ class FixedSource:
         try:
             sets = load_static(path, self._config.namespaces)
         except ConfigError as error:
-            for mistake in error.mistakes:
+            for mistake in error.errors:
                 log.error("fixed file has a mistake; what it said before stays in force", reason=mistake)
             return
         self._take(sets)

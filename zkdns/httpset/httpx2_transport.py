@@ -164,10 +164,12 @@ class Transport(_Balanced[httpx2.HTTPTransport], httpx2.BaseTransport):
 
 
 class AsyncTransport(_Balanced[httpx2.AsyncHTTPTransport], httpx2.AsyncBaseTransport):
-    """As `Transport`, for `httpx2.AsyncClient`, with the same arguments.
+    """As `Transport`, for asyncio.
 
-    async with httpx2.AsyncClient(transport=AsyncTransport(watch)) as client:
-        await client.get("http://web/health")
+        async with httpx2.AsyncClient(transport=AsyncTransport(watch)) as client:
+            await client.get("http://web/health")
+
+    The arguments are the same.
     """
 
     _inner = httpx2.AsyncHTTPTransport

@@ -142,7 +142,7 @@ def _zookeeper(config: Config) -> Iterable[Finding]:
     try:
         access = access_of(config)
     except ConfigError as error:
-        return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
+        return [wrong("configuration", mistake, "correct it") for mistake in error.errors]
     servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _side_by_side(
         servers, lambda server: probe(server, roots, session_timeout=config.session_timeout, access=access)

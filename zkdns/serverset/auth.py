@@ -118,19 +118,19 @@ def load_access(
     Raises:
         ConfigError: with every error that was found.
     """
-    mistakes: list[str] = []
+    errors: list[str] = []
     given: dict[str, Any] = {}
     if zookeeper_credentials is not None:
-        given = _read_credentials(zookeeper_credentials, mistakes)
+        given = _read_credentials(zookeeper_credentials, errors)
     tls = None
     if zookeeper_tls:
-        tls = _context(zookeeper_ca, mistakes)
+        tls = _context(zookeeper_ca, errors)
         tls.check_hostname = not zookeeper_any_host
         if zookeeper_certificate is not None:
             key = zookeeper_key or zookeeper_certificate
-            _load_certificate(tls, zookeeper_certificate, key, given.get("key_password"), mistakes)
-    if mistakes:
-        raise ConfigError(mistakes)
+            _load_certificate(tls, zookeeper_certificate, key, given.get("key_password"), errors)
+    if errors:
+        raise ConfigError(errors)
     return Access(digests=given.get("digest", ()), sasl=given.get("sasl"), tls=tls)
 
 
@@ -146,18 +146,18 @@ def access_of(config: Config) -> Access:
 # -- credentials ------------------------------------------------------------------------------------------
 
 
-def _read_credentials(file: str, mistakes: list[str]) -> dict[str, Any]:
-    """Read the file's values by key. Invalid ones are missing or None, and `mistakes` has the reasons."""
+def _read_credentials(file: str, errors: list[str]) -> dict[str, Any]:
+    """Read the file's values by key. Invalid ones are missing or None, and `errors` has the reasons."""
     try:
         document = read_toml(file)
         check_private(file)
-    except BadValueError as mistake:
-        mistakes.append(f"{file}: {mistake}")
+    except BadValueError as error:
+        errors.append(f"{file}: {error}")
         return {}
-    place = Place(f"{file}: ", typed=True, directory="", mistakes=mistakes)
+    place = Place(f"{file}: ", typed=True, directory="", mistakes=errors)
     given = read_table(document, _ROWS, place)
     if not document:
-        mistakes.append(f"{file}: contains no credentials; write digest, [sasl] or key_password")
+        errors.append(f"{file}: contains no credentials; write digest, [sasl] or key_password")
     return given
 
 
@@ -253,27 +253,27 @@ _SASL_ROWS = {
 # -- TLS --------------------------------------------------------------------------------------------------
 
 
-def _context(ca: str | None, mistakes: list[str]) -> ssl.SSLContext:
+def _context(ca: str | None, errors: list[str]) -> ssl.SSLContext:
     """The TLS context that trusts these authorities."""
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        mistakes.append(f"{ca}: is not a file of CA certificates ({_reason(error)}); write a PEM file")
+        errors.append(f"{ca}: is not a file of CA certificates ({_reason(error)}); write a PEM file")
         return ssl.create_default_context()
 
 
 def _load_certificate(
-    tls: ssl.SSLContext, certificate: str, key: str, password: Secret | None, mistakes: list[str]
+    tls: ssl.SSLContext, certificate: str, key: str, password: Secret | None, errors: list[str]
 ) -> None:
     try:
         # Without any password OpenSSL would ask for one at the terminal.
         tls.load_cert_chain(certificate, key, password.reveal() if password else "")
         check_private(key)
-    except BadValueError as mistake:
-        mistakes.append(f"{key}: {mistake}")
+    except BadValueError as error:
+        errors.append(f"{key}: {error}")
     except (OSError, ValueError) as error:
         both = certificate if key == certificate else f"{certificate} and {key}"
-        mistakes.append(
+        errors.append(
             f"{both}: cannot be used as certificate and key ({_reason(error)}); write PEM files, and for an "
             "encrypted key set key_password in the credentials file"
         )

@@ -18,17 +18,17 @@ class Log:
 
     def info(self, event: str, **values: object) -> None:
         """Log a normal event."""
-        self._say(logging.INFO, event, values)
+        self._log(logging.INFO, event, values)
 
     def warning(self, event: str, **values: object) -> None:
         """Log a problem that the program survives."""
-        self._say(logging.WARNING, event, values)
+        self._log(logging.WARNING, event, values)
 
     def exception(self, event: str, **values: object) -> None:
         """Log the exception that is being handled."""
-        self._say(logging.ERROR, event, {**values, "exc_info": True})
+        self._log(logging.ERROR, event, {**values, "exc_info": True})
 
-    def _say(self, level: int, event: str, values: dict[str, object]) -> None:
+    def _log(self, level: int, event: str, values: dict[str, object]) -> None:
         if structlog.is_configured():
             structlog.get_logger(self._name).log(level, event, **values)
             return

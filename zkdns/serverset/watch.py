@@ -22,8 +22,10 @@ log = Log("zkdns.watch")
 class EndpointSource(Protocol):
     """Any set of endpoints that changes. Balancers accept every object with these three attributes.
 
-    def use(source: EndpointSource) -> None:
-        source.subscribe(lambda: print(source.endpoints))
+        def follow(source: EndpointSource) -> None:
+            source.subscribe(lambda: print(source.endpoints))
+
+    `Watch` and its subclasses implement it.
     """
 
     @property
