@@ -96,7 +96,7 @@ def forbidden_imports(text: str, module: str) -> list[str]:
     """The forbidden imports of a module with this name and text."""
     package = package_of(module).replace("__init__", "")
     if package not in ROW_OF:
-        return [f"{module}: the package {package!r} stands in no row"]
+        return [f"{module}: the package {package!r} is in no row"]
     return [
         f"{module}:{line}: {wrong}"
         for line, name in imports(ast.parse(text), module)
@@ -106,13 +106,13 @@ def forbidden_imports(text: str, module: str) -> list[str]:
 
 def _wrong(package: str, name: str) -> str | None:
     """Why a package must not import this name. None: it may."""
-    package, _, below = name.partition(".")
-    if package == "zkdns":
+    top_level, _, below = name.partition(".")
+    if top_level == "zkdns":
         return _wrong_package(package, package_of(below), name)
-    if package in NEVER.get(package, ()):
-        return f"{package} never imports {package}"
-    if ONLY.get(package, package) != package:
-        return f"{package} is known to {ONLY[package]} alone"
+    if top_level in NEVER.get(package, ()):
+        return f"{package} must not import {top_level}"
+    if ONLY.get(top_level, package) != package:
+        return f"only {ONLY[top_level]} may import {top_level}"
     return None
 
 
@@ -120,9 +120,9 @@ def _wrong_package(package: str, other: str, name: str) -> str | None:
     if other in ("", package, "__version__"):
         return None
     if other not in ROW_OF:
-        return f"imports {name}, which stands in no row"
+        return f"imports {name}, which is in no row"
     if ROW_OF[other] > ROW_OF[package] or (other == "config" and ROW_OF[package] == ROW_OF["config"]):
-        return f"{package} stands above {other}, so it must not import {name}"
+        return f"{package} is above {other}, so it must not import {name}"
     return None
 
 

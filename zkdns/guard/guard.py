@@ -96,7 +96,7 @@ class Guard:
     def settled(self, now: float) -> None:
         """Everything was read again. For one more session timeout, removals are still suspicious.
 
-        Members stay held at least as long, because they may still be on their way back.
+        Members stay held at least as long, because they may still return.
         """
         if self._losses.is_settled:
             return

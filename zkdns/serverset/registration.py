@@ -300,7 +300,7 @@ class Registration:
             self._claim(ours)
 
     def _claim(self, path: str) -> None:
-        self._session.claimed.add(path)
+        self._session.claim(path)
         self._is_uncertain = False
         with self._state:
             self._path = path
@@ -312,7 +312,7 @@ class Registration:
             self._session.run_soon(self._compare)
 
     def _forget(self, path: str) -> None:
-        self._session.claimed.discard(path)
+        self._session.release(path)
         with self._state:
             self._path = None
 

@@ -132,6 +132,14 @@ class Session:
             raise ConnectionLoss
         return bool(stat.ephemeralOwner == identity[0])
 
+    def claim(self, path: str) -> None:
+        """Note that a registration owns the member at this path, so that no other one adopts it."""
+        self.claimed.add(path)
+
+    def release(self, path: str) -> None:
+        """Note that no registration owns the member at this path any more."""
+        self.claimed.discard(path)
+
     # -- users ---------------------------------------------------------------------------------------------
 
     def join(self, user: SessionUser) -> None:
