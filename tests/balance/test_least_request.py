@@ -124,7 +124,7 @@ class CountedSource:
     def __init__(self, count: int) -> None:
         self.endpoints: tuple[str, ...] = tuple(map(CountedName, names(count)))
 
-    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
+    def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
         return changed
 
 

@@ -36,7 +36,7 @@ class EndpointSource(Protocol):
     def is_closed(self) -> bool:
         """Whether the source is closed, so that the endpoints do not change any more."""
 
-    def subscribe(self, on_change: Callable[[], None], /) -> Callable[[], None]:
+    def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
         """Call `on_change` after every change and after closing. Returns a function that unsubscribes."""
 
 
@@ -84,7 +84,7 @@ class Watch:
         """Whether `close` was called. The last members stay available."""
         return self._is_closed
 
-    def subscribe(self, on_change: Callable[[], object], /) -> Callable[[], None]:
+    def subscribe(self, on_change: Callable[[], object]) -> Callable[[], None]:
         """Call `on_change` after every change and after closing. Returns a function that unsubscribes.
 
         The call comes in the thread that made the change, and should be quick. Its exceptions are logged.
