@@ -125,7 +125,7 @@ class CountedSource:
         self.endpoints: tuple[str, ...] = tuple(map(CountedName, names(count)))
 
     def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
-        return changed
+        return on_change
 
 
 def steps(work: Callable[[], object]) -> int:
