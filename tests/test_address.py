@@ -69,31 +69,31 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "default", "host", "port"), READ)
-def test_a_host_and_its_port_are_read(text: str, default: int | None, host: str, port: int) -> None:
+def test_a_host_and_its_port_are_parsed(text: str, default: int | None, host: str, port: int) -> None:
     assert parse_host_port(text, default_port=default) == HostPort(host, port)
 
 
 @pytest.mark.parametrize(("text", "why"), REFUSED)
-def test_what_is_no_host_with_a_port_is_refused_with_the_reason(text: str, why: str) -> None:
+def test_an_invalid_host_and_port_is_rejected_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(BadValueError) as refusal:
         parse_host_port(text, default_port=53)
     assert why in str(refusal.value)
 
 
 @pytest.mark.parametrize("text", ["zk01", "::1", "[::1]", "10.0.0.1"])
-def test_a_port_without_a_default_is_obligatory(text: str) -> None:
+def test_without_a_default_the_port_is_required(text: str) -> None:
     with pytest.raises(BadValueError, match="has no port"):
         parse_host_port(text)
 
 
 @given(HOSTS, st.integers(1, 65535))
-def test_what_is_shown_reads_back_as_the_same_address(host: str, port: int) -> None:
+def test_the_text_form_parses_to_the_same_address(host: str, port: int) -> None:
     address = HostPort(host, port)
     assert parse_host_port(str(address)) == address
 
 
 @given(st.text(st.characters()), st.none() | st.just(53))
-def test_any_text_is_an_address_that_reads_back_or_a_mistake(text: str, default: int | None) -> None:
+def test_any_text_is_a_valid_address_or_an_error(text: str, default: int | None) -> None:
     try:
         address = parse_host_port(text, default_port=default)
     except BadValueError:
@@ -112,19 +112,19 @@ def test_any_text_is_an_address_that_reads_back_or_a_mistake(text: str, default:
         ("0.0.0.0:53", "0.0.0.0:53"),
     ],
 )
-def test_an_address_to_listen_on_has_one_spelling_and_may_have_port_zero(text: str, shown: str) -> None:
+def test_a_listen_address_is_canonical_and_may_have_port_0(text: str, shown: str) -> None:
     assert str(parse_listen(text, default_port=53)) == shown
 
 
 @pytest.mark.parametrize("text", ["fe80::1", "[FE80::1]:53"])
-def test_an_address_of_a_link_is_nothing_to_listen_on_without_its_interface(text: str) -> None:
-    with pytest.raises(BadValueError, match="write its interface too, as fe80::1%eth0"):
+def test_a_link_local_listen_address_needs_its_interface(text: str) -> None:
+    with pytest.raises(BadValueError, match="write its interface too, as in fe80::1%eth0"):
         parse_listen(text, default_port=53)
 
 
 @pytest.mark.parametrize("text", ["localhost", "localhost:53", "eth0:53"])
-def test_a_host_name_is_nothing_to_listen_on(text: str) -> None:
-    with pytest.raises(BadValueError, match="no address to listen on"):
+def test_a_host_name_is_not_a_listen_address(text: str) -> None:
+    with pytest.raises(BadValueError, match="not an address to listen on"):
         parse_listen(text, default_port=53)
 
 
@@ -161,7 +161,7 @@ def test_a_host_name_is_nothing_to_listen_on(text: str) -> None:
         ),
     ],
 )
-def test_an_upstream_is_read_and_shown(text: str, address: UpstreamAddress, shown: str) -> None:
+def test_an_upstream_is_parsed_and_shown(text: str, address: UpstreamAddress, shown: str) -> None:
     assert parse_upstream(text) == address
     assert str(address) == shown
     assert parse_upstream(shown) == address
@@ -171,32 +171,35 @@ def test_an_upstream_is_read_and_shown(text: str, address: UpstreamAddress, show
     ("text", "why"),
     [
         ("", "no usable host"),
-        ("localhost", "is no address to forward to; write an IP address, as 9.9.9.9"),
-        ("dns.quad9.net:53", "is no address to forward to"),
-        ("tls://dns.quad9.net", "is no address to forward to"),
+        ("localhost", "is not an address to forward to; write an IP address, such as 9.9.9.9"),
+        ("dns.quad9.net:53", "is not an address to forward to"),
+        ("tls://dns.quad9.net", "is not an address to forward to"),
         ("9.9.9.9:", "has no port"),
         ("9.9.9.9:0", "a port is 1 to 65535"),
-        ("9.9.9.9#53", "write a port behind a colon"),
+        ("9.9.9.9#53", "write a port after a colon"),
         (
             "9.9.9.9#dns.quad9.net",
-            "has a #, which stands before a certificate's name",
+            "contains a #, which is allowed only before the certificate name",
         ),
-        ("https://9.9.9.9/dns-query", "begins with https://; write ADDRESS[:PORT], or tls://"),
+        ("https://9.9.9.9/dns-query", "starts with https://; write ADDRESS[:PORT], or tls://"),
         ("tls://", "no usable host"),
-        ("tls://9.9.9.9#", "has '' behind its #"),
-        ("tls://9.9.9.9#a b", "has 'a b' behind its #; write what the certificate is for, as dns.quad9.net"),
-        ("tls://9.9.9.9#1.2.3", "has '1.2.3' behind its #"),
+        ("tls://9.9.9.9#", "has '' after its #"),
+        (
+            "tls://9.9.9.9#a b",
+            "has 'a b' after its #; write the name in the certificate, such as dns.quad9.net",
+        ),
+        ("tls://9.9.9.9#1.2.3", "has '1.2.3' after its #"),
         ("tls://9.9.9.9/#x", "no usable host"),
-        ("0.0.0.0", "is the address of no single host"),
-        ("::", "is the address of no single host"),
-        ("224.0.0.251:5353", "is the address of no single host"),
-        ("ff02::fb", "is the address of no single host"),
-        ("255.255.255.255", "is the address of no single host"),
-        ("::ffff:0.0.0.0", "is the address of no single host"),
-        ("fe80::1", "write its interface too, as fe80::1%eth0"),
+        ("0.0.0.0", "is not the address of a single host"),
+        ("::", "is not the address of a single host"),
+        ("224.0.0.251:5353", "is not the address of a single host"),
+        ("ff02::fb", "is not the address of a single host"),
+        ("255.255.255.255", "is not the address of a single host"),
+        ("::ffff:0.0.0.0", "is not the address of a single host"),
+        ("fe80::1", "write its interface too, as in fe80::1%eth0"),
     ],
 )
-def test_what_is_no_upstream_is_refused_with_the_reason(text: str, why: str) -> None:
+def test_an_invalid_upstream_is_rejected_with_the_reason(text: str, why: str) -> None:
     with pytest.raises(BadValueError) as refusal:
         parse_upstream(text)
     assert why in str(refusal.value)
@@ -209,7 +212,7 @@ def test_what_is_no_upstream_is_refused_with_the_reason(text: str, why: str) -> 
         "{}{}{}".format, st.sampled_from(["", "tls://"]), HOSTS, st.sampled_from(["", "#a.b", "#::1"])
     )
 )
-def test_any_text_is_an_upstream_that_reads_back_or_a_mistake(text: str) -> None:
+def test_any_text_is_a_valid_upstream_or_an_error(text: str) -> None:
     try:
         upstream = parse_upstream(text)
     except BadValueError:
@@ -217,7 +220,7 @@ def test_any_text_is_an_upstream_that_reads_back_or_a_mistake(text: str) -> None
     assert parse_upstream(str(upstream)) == upstream
 
 
-NO_NETWORK = "is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"
+NO_NETWORK = "is not a network; write an address, or a network such as 10.0.0.0/8 or fd00::/8"
 
 
 @pytest.mark.parametrize(
@@ -229,23 +232,23 @@ NO_NETWORK = "is no network; write an address, or a network as 10.0.0.0/8 or fd0
         ("::/0", "::/0"),
     ],
 )
-def test_a_network_comes_back_in_its_canonical_spelling(text: str, network: str) -> None:
+def test_a_network_is_returned_in_canonical_spelling(text: str, network: str) -> None:
     assert parse_network(text) == network
 
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("10.0.0.1/8", "'10.0.0.1/8' has bits behind its prefix; the network is 10.0.0.0/8"),
+        ("10.0.0.1/8", "'10.0.0.1/8' has bits set after its prefix; the network is 10.0.0.0/8"),
         (
             "10.0.0.0/33",
-            "'10.0.0.0/33' is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8",
+            "'10.0.0.0/33' is not a network; write an address, or a network such as 10.0.0.0/8 or fd00::/8",
         ),
-        ("lan", "'lan' is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"),
-        ("", "'' is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"),
+        ("lan", "'lan' is not a network; write an address, or a network such as 10.0.0.0/8 or fd00::/8"),
+        ("", "'' is not a network; write an address, or a network such as 10.0.0.0/8 or fd00::/8"),
     ],
 )
-def test_what_is_no_network_is_told_with_what_was_meant(text: str, sentence: str) -> None:
+def test_an_invalid_network_is_rejected_with_the_probable_one(text: str, sentence: str) -> None:
     with pytest.raises(BadValueError) as caught:
         parse_network(text)
     assert str(caught.value) == sentence

@@ -1,4 +1,4 @@
-"""A set without ZooKeeper is a watch like any other."""
+"""FixedSet behaves like any other watch."""
 
 import threading
 
@@ -7,34 +7,34 @@ import pytest
 from zkdns import BadValueError, EndpointSource, FixedSet
 
 
-def test_has_what_it_is_given_sorted_and_each_once() -> None:
+def test_endpoints_are_sorted_without_duplicates() -> None:
     fixed = FixedSet(["b:2", "a:1", "b:2", "[::1]:80", "[::ffff:10.0.0.1]:1"])
     assert fixed.endpoints == ("10.0.0.1:1", "[::1]:80", "a:1", "b:2")
     assert [member.name for member in fixed.members] == ["m0", "m1", "m2", "m3", "m4"]
     assert (fixed.event_count, fixed.is_closed) == (1, False)
 
 
-def test_may_be_empty() -> None:
+def test_it_may_be_empty() -> None:
     fixed = FixedSet()
     assert (fixed.endpoints, fixed.event_count) == ((), 1)
 
 
-def test_takes_any_iterable_and_tells_each_change() -> None:
-    fixed, heard = FixedSet(["a:1"]), list[tuple[str, ...]]()
-    fixed.subscribe(lambda: heard.append(fixed.endpoints))
+def test_any_iterable_is_accepted_and_each_change_is_published() -> None:
+    fixed, received = FixedSet(["a:1"]), list[tuple[str, ...]]()
+    fixed.subscribe(lambda: received.append(fixed.endpoints))
     fixed.set_endpoints(f"a:{port}" for port in (2, 3))
     fixed.set_endpoints(["a:2", "a:3"])  # no change
     fixed.set_endpoints([])
     fixed.close()
-    assert heard == [("a:2", "a:3"), (), ()]
-    fixed.set_endpoints(["a:4"])  # nothing changes once closed
+    assert received == [("a:2", "a:3"), (), ()]
+    fixed.set_endpoints(["a:4"])  # a closed set does not change
     assert fixed.endpoints == ()
 
 
 @pytest.mark.parametrize(
     "wrong", ["a", "a:", ":1", "a:0", "a:65536", "a:x", "", "10.0.0:1", "::1:80", "a b:1"]
 )
-def test_refuses_what_is_no_endpoint_and_keeps_what_it_had(wrong: str) -> None:
+def test_an_invalid_endpoint_is_rejected_and_changes_nothing(wrong: str) -> None:
     fixed = FixedSet(["a:1"])
     with pytest.raises(BadValueError):
         fixed.set_endpoints(["b:2", wrong])
@@ -43,7 +43,7 @@ def test_refuses_what_is_no_endpoint_and_keeps_what_it_had(wrong: str) -> None:
         FixedSet([wrong])
 
 
-def test_may_be_set_from_many_threads() -> None:
+def test_many_threads_may_set_the_endpoints() -> None:
     fixed = FixedSet()
 
     def work(host: str) -> None:
@@ -62,6 +62,6 @@ def test_may_be_set_from_many_threads() -> None:
     assert fixed.event_count > 4
 
 
-def test_is_what_can_be_balanced_over() -> None:
-    source: EndpointSource = FixedSet(["a:1"])  # mypy reads this too
+def test_it_is_a_source_for_balancers() -> None:
+    source: EndpointSource = FixedSet(["a:1"])  # mypy checks this too
     assert source.endpoints == ("a:1",)

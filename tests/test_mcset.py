@@ -1,4 +1,4 @@
-"""The memcached set, against real memcached servers where one is asked."""
+"""The memcached set, with real memcached servers where needed."""
 
 import contextlib
 import subprocess
@@ -27,7 +27,7 @@ KEYS = [f"user:{i}" for i in range(200)]
 
 @pytest.fixture
 def servers() -> Iterator[list[MemcachedServer]]:
-    """Three that run."""
+    """Three running servers."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(MemcachedServer()) for _ in range(3)]
 
@@ -38,7 +38,7 @@ def endpoints_of(servers: list[MemcachedServer]) -> list[str]:
 
 @contextlib.contextmanager
 def asking(server: MemcachedServer) -> Iterator[Any]:
-    """A client of that one server alone."""
+    """A client of this server alone."""
     client = PlainClient(("127.0.0.1", server.port), timeout=5.0, allow_unicode_keys=True)
     try:
         yield client
@@ -47,7 +47,7 @@ def asking(server: MemcachedServer) -> Iterator[Any]:
 
 
 def contents(servers: list[MemcachedServer], keys: list[str]) -> dict[str, dict[str, bytes]]:
-    """What each server has of these keys, by endpoint."""
+    """The values of these keys on each server, by endpoint."""
     found = {}
     for server in servers:
         with asking(server) as client:
@@ -59,10 +59,10 @@ def wait_for_no_connections(*servers: MemcachedServer) -> None:
     eventually(lambda: [server.connections for server in servers] == [0] * len(servers))
 
 
-# -- which server ------------------------------------------------------------------------------------------
+# -- the choice of the server ------------------------------------------------------------------------------
 
 
-def test_keys_are_picked_as_the_ring_does() -> None:
+def test_keys_are_picked_as_by_the_ring() -> None:
     endpoints = ["10.0.0.1:11211", "10.0.0.2:11211", "[2001:db8::1]:11211"]
     mcset = MCSet()
     mcset.set_endpoints(endpoints)
@@ -86,7 +86,7 @@ def test_a_set_follows_its_watch_and_keeps_the_last_servers_of_a_closed_one() ->
     assert mcset.pick("key") == "d:1"
 
 
-def test_endpoints_that_are_set_replace_those_of_the_watch() -> None:
+def test_set_endpoints_replaces_those_of_the_watch() -> None:
     watch = FixedSet(["a:1", "b:1"])
     mcset = MCSet(watch)
     mcset.set_endpoints(["c:1"])
@@ -94,14 +94,14 @@ def test_endpoints_that_are_set_replace_those_of_the_watch() -> None:
     assert watch.endpoints == ("a:1", "b:1")
 
 
-def test_an_empty_set_says_so() -> None:
+def test_an_empty_set_is_an_error() -> None:
     with pytest.raises(NoEndpointsError, match="the set is empty"):
         MCSet().pick("key")
     with MCSet(FixedSet()).client() as client, pytest.raises(NoEndpointsError):
         client.get("key")
 
 
-def test_a_bad_endpoint_is_refused_and_changes_nothing() -> None:
+def test_an_invalid_endpoint_is_rejected_and_changes_nothing() -> None:
     mcset = MCSet()
     mcset.set_endpoints(["a:1"])
     with pytest.raises(BadValueError, match="'b' has no port"):
@@ -113,7 +113,7 @@ def test_a_bad_endpoint_is_refused_and_changes_nothing() -> None:
 
 
 @needs_memcached
-def test_every_key_is_on_the_server_that_is_picked(servers: list[MemcachedServer]) -> None:
+def test_every_key_is_on_the_picked_server(servers: list[MemcachedServer]) -> None:
     mcset = MCSet(FixedSet(endpoints_of(servers)))
     with mcset.client(default_noreply=False) as client:
         for key in KEYS:
@@ -127,7 +127,7 @@ def test_every_key_is_on_the_server_that_is_picked(servers: list[MemcachedServer
 
 
 @needs_memcached
-def test_all_commands_go_where_the_key_lives(servers: list[MemcachedServer]) -> None:
+def test_all_commands_go_to_the_server_of_the_key(servers: list[MemcachedServer]) -> None:
     mcset = MCSet(FixedSet(endpoints_of(servers)))
     with mcset.client(default_noreply=False) as client:
         for key in KEYS[:20]:
@@ -155,7 +155,7 @@ def test_all_commands_go_where_the_key_lives(servers: list[MemcachedServer]) -> 
 
 
 @needs_memcached
-def test_many_keys_are_asked_for_by_server(servers: list[MemcachedServer]) -> None:
+def test_many_keys_are_grouped_by_server(servers: list[MemcachedServer]) -> None:
     mcset = MCSet(FixedSet(endpoints_of(servers)))
     values = {key: key.upper().encode() for key in KEYS}
     with mcset.client(default_noreply=False) as client:
@@ -199,7 +199,7 @@ def test_a_key_prefix_counts_when_a_server_is_picked(servers: list[MemcachedServ
 
 
 @needs_memcached
-def test_servers_come_and_go_with_the_watch(servers: list[MemcachedServer]) -> None:
+def test_servers_join_and_leave_with_the_watch(servers: list[MemcachedServer]) -> None:
     watch = FixedSet(endpoints_of(servers[:2]))
     mcset = MCSet(watch)
     with mcset.client(default_noreply=False) as client:
@@ -230,7 +230,7 @@ def test_a_command_in_flight_to_a_server_that_leaves_is_finished(servers: list[M
         thread.start()
         eventually(lambda: uses_of(client, leaver) == 1)
         watch.set_endpoints(endpoints_of(servers[1:]))
-        client.set("key", b"elsewhere")  # the client takes notice
+        client.set("key", b"elsewhere")  # the client notices the change
         assert uses_of(client, leaver) is None
         leaver.resume()
         thread.join(10.0)
@@ -268,21 +268,21 @@ def test_keys_of_a_server_that_is_down_fail_and_do_not_move(servers: list[Memcac
 
 
 @needs_memcached
-def test_a_server_that_does_not_answer_is_given_up_by_the_time_out(servers: list[MemcachedServer]) -> None:
+def test_a_silent_server_fails_at_the_timeout(servers: list[MemcachedServer]) -> None:
     with MCSet(FixedSet([servers[0].endpoint])).client(timeout=2.0) as client:
         client.set("key", b"value", noreply=False)
         servers[0].pause()
         with pytest.raises(TimeoutError):
             client.get("key")
         servers[0].resume()
-        assert client.get("key") == b"value"  # on a connection of its own: no late answer is mistaken
+        assert client.get("key") == b"value"  # on a connection of its own, so that it reads no late response
 
 
 @needs_memcached
-def test_threads_use_one_client_while_servers_come_and_go(servers: list[MemcachedServer]) -> None:
+def test_threads_use_one_client_while_servers_change(servers: list[MemcachedServer]) -> None:
     everyone = endpoints_of(servers)
     watch = FixedSet(everyone)
-    mistakes: list[object] = []
+    errors: list[object] = []
     rounds: Counter[str] = Counter()
     done = threading.Event()
 
@@ -294,9 +294,9 @@ def test_threads_use_one_client_while_servers_come_and_go(servers: list[Memcache
                     client.set(f"{name}:{key}", key)
                     value = client.get(f"{name}:{key}")
                     if value not in {key.encode(), None}:  # None: it moved in between
-                        mistakes.append((key, value))
-        except Exception as error:  # noqa: BLE001 - none may happen
-            mistakes.append(error)
+                        errors.append((key, value))
+        except Exception as error:  # noqa: BLE001 - no exception may occur
+            errors.append(error)
 
     mcset = MCSet(watch)
     with mcset.client(default_noreply=False, timeout=10.0) as client:
@@ -306,16 +306,16 @@ def test_threads_use_one_client_while_servers_come_and_go(servers: list[Memcache
         for turn in range(60):
             watch.set_endpoints(everyone[: 1 + turn % 3])
             enough = sum(rounds.values()) + 2
-            eventually(lambda: mistakes or sum(rounds.values()) >= enough)  # noqa: B023 - called here only
+            eventually(lambda: errors or sum(rounds.values()) >= enough)  # noqa: B023 - called here only
         done.set()
         for thread in threads:
             thread.join(10.0)
-    assert mistakes == []
+    assert errors == []
     wait_for_no_connections(*servers)
 
 
 @needs_memcached
-def test_a_closed_client_has_no_connections_and_says_so(servers: list[MemcachedServer]) -> None:
+def test_a_closed_client_has_no_connections_and_raises(servers: list[MemcachedServer]) -> None:
     client = MCSet(FixedSet(endpoints_of(servers))).client()
     client.set_many(dict.fromkeys(KEYS, b""))
     client.close()
@@ -325,7 +325,7 @@ def test_a_closed_client_has_no_connections_and_says_so(servers: list[MemcachedS
         client.get("key")
 
 
-def test_an_option_that_pymemcache_does_not_have_is_refused_at_once() -> None:
+def test_an_option_unknown_to_pymemcache_is_rejected_at_once() -> None:
     with pytest.raises(TypeError, match="max_pools"):
         MCSet().client(max_pools=3)
 
@@ -343,7 +343,7 @@ def test_a_hash_client_with_our_hasher_agrees(servers: list[MemcachedServer]) ->
             assert ours.get(key) == key.encode()
 
 
-def test_the_hasher_knows_ipv6_under_the_name_that_hash_client_gives_it() -> None:
+def test_the_hasher_accepts_the_hash_clients_ipv6_names() -> None:
     endpoints = ["[2001:db8::1]:11211", "[2001:db8::2]:11211", "10.0.0.1:11211", "/run/memcached.sock"]
     client = HashClient(endpoints, hasher=Hasher)
     names = dict(zip(endpoints, client.clients, strict=True))
@@ -352,7 +352,7 @@ def test_the_hasher_knows_ipv6_under_the_name_that_hash_client_gives_it() -> Non
         assert client.hasher.get_node(key) == names[Ring(endpoints).pick(key)]
 
 
-def test_the_hasher_forgets_a_node_and_knows_when_there_is_none() -> None:
+def test_the_hasher_removes_nodes_and_may_be_empty() -> None:
     hasher = Hasher()
     assert hasher.get_node("key") is None
     hasher.add_node("a:1")
@@ -361,7 +361,7 @@ def test_the_hasher_forgets_a_node_and_knows_when_there_is_none() -> None:
     assert {hasher.get_node(key) for key in KEYS} == {"a:1", "b:1"}
     hasher.remove_node("a:1")
     assert {hasher.get_node(key) for key in KEYS} == {"b:1"}
-    with pytest.raises(BadValueError, match="'a:1' is none of the nodes, which are b:1"):
+    with pytest.raises(BadValueError, match="'a:1' is not one of the nodes, which are b:1"):
         hasher.remove_node("a:1")
     hasher.remove_node("b:1")
     assert hasher.get_node("key") is None
@@ -370,7 +370,7 @@ def test_the_hasher_forgets_a_node_and_knows_when_there_is_none() -> None:
 # -- without the packages ----------------------------------------------------------------------------------
 
 
-def test_picking_needs_no_pymemcache_and_the_client_says_that_it_does() -> None:
+def test_picking_needs_no_pymemcache_but_the_client_does() -> None:
     script = (
         "import sys; sys.modules['pymemcache'] = None\n"
         "from zkdns.mcset import MCSet\n"

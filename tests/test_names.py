@@ -45,12 +45,12 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "name"), READ)
-def test_a_name_is_read_label_by_label(text: str, name: Labels) -> None:
+def test_a_name_is_parsed_into_labels(text: str, name: Labels) -> None:
     assert parse_name(text) == name
 
 
 @pytest.mark.parametrize(("text", "why"), REFUSED)
-def test_what_is_no_name_is_refused_with_the_reason_and_the_text(text: str, why: str) -> None:
+def test_an_invalid_name_is_rejected_with_reason_and_text(text: str, why: str) -> None:
     with pytest.raises(BadValueError) as refusal:
         parse_name(text)
     assert why in str(refusal.value)
@@ -58,18 +58,18 @@ def test_what_is_no_name_is_refused_with_the_reason_and_the_text(text: str, why:
 
 
 @given(NAMES)
-def test_what_is_shown_reads_back_as_the_same_name(name: Labels) -> None:
+def test_the_text_form_parses_to_the_same_name(name: Labels) -> None:
     assert parse_name(to_text(name)) == name
 
 
 @given(NAMES)
-def test_what_is_shown_is_plain_ascii_without_spaces(name: Labels) -> None:
+def test_the_text_form_is_ascii_without_spaces(name: Labels) -> None:
     assert to_text(name).isascii()
     assert not any(character.isspace() for character in to_text(name))
 
 
 @given(st.text(st.characters(), max_size=300))
-def test_any_text_is_a_name_or_a_mistake_and_a_name_keeps_the_limits(text: str) -> None:
+def test_any_text_is_a_valid_name_or_an_error(text: str) -> None:
     try:
         name = parse_name(text)
     except BadValueError:
@@ -78,23 +78,23 @@ def test_any_text_is_a_name_or_a_mistake_and_a_name_keeps_the_limits(text: str) 
 
 
 @given(LABELS)
-def test_the_length_told_is_the_length_on_the_wire(name: Labels) -> None:
+def test_wire_length_is_the_length_on_the_wire(name: Labels) -> None:
     assert len(to_wire(name)) == wire_length(name)
 
 
-def test_the_wire_carries_a_length_before_each_label_and_a_zero_at_the_end() -> None:
+def test_the_wire_form_has_length_bytes_and_a_final_zero() -> None:
     assert to_wire((b"web", b"discovery")) == b"\x03web\x09discovery\x00"
     assert to_wire(()) == b"\x00"
 
 
-def test_the_longest_name_takes_255_bytes_and_one_more_is_refused() -> None:
+def test_the_longest_name_takes_255_bytes() -> None:
     check_name(LONGEST)
     assert wire_length(LONGEST) == 255
     with pytest.raises(BadValueError, match="256 bytes"):
         check_name((*LONGEST[:3], b"d" * 62))
 
 
-def test_a_mistake_in_a_name_that_nobody_typed_shows_the_name_itself() -> None:
+def test_without_text_the_error_shows_the_name() -> None:
     with pytest.raises(BadValueError, match=r"'a\.\.b' is not a domain name: it has an empty label"):
         check_name((b"a", b"", b"b"))
 

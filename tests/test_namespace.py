@@ -21,13 +21,13 @@ BAD_PATHS = [
     ("/a/", "is not a path"),
     ("//", "is not a path"),
     ("/a//b", "is not a path"),
-    ("/a/./b", "which ZooKeeper refuses"),
-    ("/..", "which ZooKeeper refuses"),
-    ("/a\x00", "ZooKeeper refuses the character"),
-    ("/a\x7f", "ZooKeeper refuses the character"),
-    ("/\ue000", "ZooKeeper refuses the character"),
-    ("/\udcff", "ZooKeeper refuses the character"),
-    ("/\N{GRINNING FACE}", "ZooKeeper refuses the character"),
+    ("/a/./b", "ZooKeeper rejects the elements"),
+    ("/..", "ZooKeeper rejects the elements"),
+    ("/a\x00", "ZooKeeper rejects the character"),
+    ("/a\x7f", "ZooKeeper rejects the character"),
+    ("/\ue000", "ZooKeeper rejects the character"),
+    ("/\udcff", "ZooKeeper rejects the character"),
+    ("/\N{GRINNING FACE}", "ZooKeeper rejects the character"),
 ]
 
 BAD_TEMPLATES = [
@@ -39,7 +39,7 @@ BAD_TEMPLATES = [
     ("/discovery/{}", "a placeholder is a whole element"),
     ("/discovery/x{service}", "a placeholder is a whole element"),
     ("/discovery/{service", "a placeholder is a whole element"),
-    ("/{service}/{service}", "names a placeholder twice"),
+    ("/{service}/{service}", "has two placeholders with the same name"),
 ]
 
 
@@ -76,18 +76,18 @@ def test_values_of_the_placeholders_make_a_path(
 
 
 @pytest.mark.parametrize("service", ["", "a/b", ".", ".."])
-def test_a_value_that_no_znode_can_have_makes_no_path(service: str) -> None:
+def test_a_value_that_is_not_a_znode_name_is_rejected(service: str) -> None:
     with pytest.raises(BadValueError, match="service is"):
         DISCOVERY.path_of({"environment": "staging", "service": service})
 
 
-def test_a_missing_value_makes_no_path() -> None:
+def test_a_missing_value_is_rejected() -> None:
     with pytest.raises(BadValueError, match="environment is None"):
         DISCOVERY.path_of({"service": "web"})
 
 
 @given(st.sampled_from([DISCOVERY, AURORA, FLAT, FIXED]), st.data())
-def test_a_path_made_of_values_makes_the_name_of_these_values(
+def test_a_path_made_from_values_makes_the_name_of_these_values(
     namespace: Namespace, data: st.DataObject
 ) -> None:
     values = {
@@ -103,7 +103,7 @@ def test_a_path_made_of_values_makes_the_name_of_these_values(
 
 
 @pytest.mark.parametrize(("path", "why"), BAD_PATHS)
-def test_what_zookeeper_would_refuse_is_no_path(path: str, why: str) -> None:
+def test_a_path_that_zookeeper_rejects_is_invalid(path: str, why: str) -> None:
     with pytest.raises(BadValueError) as refusal:
         check_znode_path(path)
     assert why in str(refusal.value)
@@ -115,7 +115,7 @@ def test_paths_of_znodes_are_accepted(path: str) -> None:
 
 
 @pytest.mark.parametrize(("template", "why"), BAD_TEMPLATES)
-def test_what_is_no_template_is_refused_with_the_reason(template: str, why: str) -> None:
+def test_an_invalid_template_is_rejected_with_the_reason(template: str, why: str) -> None:
     with pytest.raises(BadValueError) as refusal:
         parse_namespace(template)
     assert why in str(refusal.value)
@@ -123,7 +123,7 @@ def test_what_is_no_template_is_refused_with_the_reason(template: str, why: str)
 
 
 @given(st.text(st.characters() | st.sampled_from("/{}.ab")))
-def test_any_text_is_a_template_or_a_mistake(text: str) -> None:
+def test_any_text_is_a_valid_template_or_an_error(text: str) -> None:
     try:
         namespace = parse_namespace(text)
     except BadValueError:
@@ -161,20 +161,18 @@ def test_a_written_name_is_split_into_service_and_scope(
         (DISCOVERY, "web.\udcff", "not UTF-8"),
     ],
 )
-def test_a_written_name_that_cannot_be_a_service_is_refused(
-    namespace: Namespace, text: str, why: str
-) -> None:
+def test_an_invalid_service_name_is_rejected(namespace: Namespace, text: str, why: str) -> None:
     with pytest.raises(BadValueError) as refusal:
         namespace.split_name(text)
     assert why in str(refusal.value)
 
 
-def test_a_name_knows_its_labels_and_folds_case_only_in_its_key() -> None:
+def test_a_name_has_its_labels_and_a_lower_case_key() -> None:
     name = ServiceName("Api.v2", "Staging")
     assert name.labels == (b"Api", b"v2", b"Staging", b"discovery")
     assert name.key == (b"api", b"v2", b"staging", b"discovery")
     assert ServiceName("web").labels == (b"web", b"discovery")
 
 
-def test_a_namespace_survives_the_way_to_another_process() -> None:
+def test_a_namespace_survives_serialization() -> None:
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(AURORA), type=Namespace) == AURORA

@@ -1,5 +1,7 @@
-"""The names that programs import: all there, typed, and nothing loaded that was not asked for."""
+"""The public names of the package: they exist, are typed and documented, and are loaded on first use only."""
 
+import ast
+import inspect
 import subprocess
 import sys
 from importlib import import_module, resources
@@ -9,7 +11,7 @@ import pytest
 
 import zkdns
 
-# Read by mypy as a program of somebody else's would be; `reveal` lines are what it must find.
+# A user's program, which mypy checks. `reveal_type` must find the types in REVEALED.
 PROGRAM = """\
 import asyncio
 from collections.abc import Iterator
@@ -73,22 +75,43 @@ def run(program: str) -> str:
 
 
 @pytest.mark.parametrize("name", zkdns.__all__)
-def test_each_name_is_there(name: str) -> None:
+def test_each_public_name_exists(name: str) -> None:
     assert getattr(zkdns, name) is not None
+    assert name in dir(zkdns)
 
 
-def test_the_names_are_the_same_wherever_they_are_listed() -> None:
-    assert set(zkdns.__all__) == set(zkdns._HOMES)
-    for name, home in zkdns._HOMES.items():
-        assert getattr(import_module(f"zkdns.{home}"), name) is getattr(zkdns, name)
+def test_the_names_for_type_checkers_are_those_of_the_package() -> None:
+    """The imports under TYPE_CHECKING, `__all__` and the objects at run time agree."""
+    tree = ast.parse(Path(zkdns.__file__).read_text(encoding="utf-8"))
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert sorted(alias.name for node in imports for alias in node.names) == sorted(zkdns.__all__)
+    for node in imports:
+        for alias in node.names:
+            assert getattr(zkdns, alias.name) is getattr(import_module(str(node.module)), alias.name)
 
 
-def test_another_name_is_no_name() -> None:
+@pytest.mark.parametrize(
+    "name", [name for name in zkdns.__all__ if inspect.isclass(getattr(zkdns, name)) and name != "Status"]
+)
+def test_each_public_class_shows_an_example(name: str) -> None:
+    """An indented block in the docstring, or for short ones code in the sentence."""
+    text = getattr(zkdns, name).__doc__
+    assert "\n\n        " in text or "`" in text
+
+
+def test_help_shows_the_public_classes() -> None:
+    shown = run("import pydoc, zkdns; print(pydoc.plain(pydoc.render_doc(zkdns)))")
+    for name in ("Access", "FixedSet", "Registration", "ServerSet", "Watch"):
+        assert f"class {name}(" in shown or f"class {name}\n" in shown or f" {name} = class" in shown
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'zkdns' has no attribute 'Nothing'"):
         _ = zkdns.Nothing
 
 
-def test_importing_loads_no_kazoo_until_it_is_needed() -> None:
+def test_importing_the_package_does_not_load_kazoo() -> None:
     loaded = "print([each for each in ('kazoo', 'msgspec', 'structlog', 'asyncio') if each in sys.modules])"
     assert run(f"import sys, zkdns; {loaded}") == "[]"
     for name in ("FixedSet", "Watch", "EndpointSource", "Member", "ZkdnsError"):
@@ -96,16 +119,16 @@ def test_importing_loads_no_kazoo_until_it_is_needed() -> None:
     assert "kazoo" in run(f"import sys; from zkdns import ServerSet; {loaded}")
 
 
-def test_a_library_says_nothing_by_itself() -> None:
+def test_importing_all_names_prints_nothing() -> None:
     assert run("import zkdns; from zkdns import *; print(sorted(set(zkdns.__all__) - set(dir())))") == "[]"
 
 
-def test_is_marked_as_typed() -> None:
+def test_the_package_is_marked_as_typed() -> None:
     assert resources.files("zkdns").joinpath("py.typed").is_file()
 
 
-def test_the_types_are_what_a_strict_reader_needs(tmp_path: Path) -> None:
-    pytest.importorskip("mypy", reason="mypy is of the extra lint")
+def test_a_strictly_checked_program_finds_the_types(tmp_path: Path) -> None:
+    pytest.importorskip("mypy", reason="mypy is in the extra lint")
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     found = subprocess.run(

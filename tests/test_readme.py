@@ -16,8 +16,6 @@ from typing import Any, cast
 
 import msgspec
 import pytest
-from zkdns.serverset.auth import load_access
-from zkdns.serverset.static_file import parse_static
 
 from tests.support.guard import guarded
 from tests.support.memcached import MemcachedServer, memcached_is_missing
@@ -34,7 +32,9 @@ from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
 from zkdns.cli.help import pages as topics
 from zkdns.config import SETTINGS, load_config
+from zkdns.serverset.auth import load_access
 from zkdns.serverset.member import decode_member, encode_member
+from zkdns.serverset.static_file import parse_static
 from zkdns.telemetry.last_hour import LastHour
 
 pytestmark = pytest.mark.processes

@@ -1,4 +1,4 @@
-"""The snapshot: what was written comes back, or one kind of error, and never a half of it."""
+"""The snapshot: it is read as it was written, or rejected with a SnapshotError; never a part of it."""
 
 import contextlib
 import hashlib
@@ -58,7 +58,7 @@ SMALL = Snapshot(
 
 
 def of_size(count: int) -> Snapshot:
-    """A snapshot with so many members, and as much for its serial."""
+    """A snapshot with this number of members, which is also its serial."""
     members = tuple(Member(f"member_{n:010d}", Endpoint("10.0.0.1", 80)) for n in range(count))
     put = SetPut("/discovery/s/web", ServiceName("web", "s"), members)
     return Snapshot(Header(NOW, count, NAMESPACES), (put,))
@@ -75,7 +75,7 @@ def read(path: Path, expected: Expected = EXPECTED) -> Snapshot:
 
 
 def sealed(*frames: bytes, end: bytes = bytes(4)) -> bytes:
-    """A file with a right checksum, whatever it holds."""
+    """A file with a valid checksum and arbitrary contents."""
     body = b"zkdns snapshot 2\n" + b"".join(len(f).to_bytes(4) + f for f in frames) + end
     return body + hashlib.sha256(body).digest()
 
@@ -85,13 +85,13 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "table"
 
 
-# -- there and back ----------------------------------------------------------------------------------------
+# -- writing and reading -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "snapshot", [SMALL, of_size(0), of_size(3000), Snapshot(Header(0.0, 0xFFFFFFFF, NAMESPACES), ())]
 )
-def test_what_was_written_is_read_again(path: Path, snapshot: Snapshot) -> None:
+def test_a_snapshot_is_read_as_it_was_written(path: Path, snapshot: Snapshot) -> None:
     write(path, snapshot)
     assert read(path) == snapshot
 
@@ -124,7 +124,7 @@ headers = st.builds(Header, st.floats(0, 1e12), st.integers(0, 0xFFFFFFFF), st.j
 
 
 @given(st.builds(Snapshot, headers, st.lists(changes, max_size=5).map(tuple)))
-def test_whatever_sets_hold_is_read_again(
+def test_sets_with_any_contents_are_read_as_they_were_written(
     tmp_path_factory: pytest.TempPathFactory, snapshot: Snapshot
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "any-table"
@@ -132,18 +132,18 @@ def test_whatever_sets_hold_is_read_again(
     assert read(path) == snapshot
 
 
-def test_a_new_one_replaces_the_old_one_and_leaves_nothing_beside_it(path: Path) -> None:
+def test_a_new_snapshot_replaces_the_old_one(path: Path) -> None:
     write(path, of_size(100))
     write(path, SMALL)
     assert read(path) == SMALL
     assert list(path.parent.iterdir()) == [path]
 
 
-# -- what cannot be trusted --------------------------------------------------------------------------------
+# -- damaged and unusable files ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flip", [0x01, 0x80, 0xFF])
-def test_a_damaged_byte_anywhere_is_noticed(path: Path, flip: int) -> None:
+def test_a_damaged_byte_anywhere_is_detected(path: Path, flip: int) -> None:
     write(path, SMALL)
     whole = path.read_bytes()
     for position in range(len(whole)):
@@ -154,7 +154,7 @@ def test_a_damaged_byte_anywhere_is_noticed(path: Path, flip: int) -> None:
             read(path)
 
 
-def test_a_truncated_one_is_noticed_wherever_it_ends(path: Path) -> None:
+def test_a_truncated_snapshot_is_detected(path: Path) -> None:
     write(path, SMALL)
     whole = path.read_bytes()
     for length in range(len(whole)):
@@ -167,7 +167,7 @@ def test_a_truncated_one_is_noticed_wherever_it_ends(path: Path) -> None:
 
 
 @given(st.data())
-def test_whatever_is_done_to_a_file_there_is_an_error_or_what_was_written(
+def test_a_changed_file_is_an_error_or_reads_as_written(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "fuzzed-table"
@@ -185,7 +185,7 @@ def test_whatever_is_done_to_a_file_there_is_an_error_or_what_was_written(
     st.lists(st.binary(min_size=1, max_size=60), max_size=4),
     st.sampled_from([b"", b"\0", bytes(4), bytes(8)]),
 )
-def test_whatever_has_a_right_checksum_is_understood_or_refused(
+def test_contents_with_a_valid_checksum_are_decoded_or_rejected(
     tmp_path_factory: pytest.TempPathFactory, frames: list[bytes], end: bytes
 ) -> None:
     path = tmp_path_factory.getbasetemp() / "sealed-table"
@@ -209,9 +209,7 @@ def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
     header = msgspec.msgpack.encode(HEADER)
     limits = resource.getrlimit(resource.RLIMIT_AS)
     taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(
-        resource.RLIMIT_AS, (taken + (512 << 20), limits[1])
-    )  # an eighth of what the length says
+    resource.setrlimit(resource.RLIMIT_AS, (taken + (512 << 20), limits[1]))  # an eighth of the given length
     try:
         for content in (
             sealed(bomb),
@@ -219,15 +217,15 @@ def test_an_immense_length_takes_no_memory(path: Path, kind: bytes) -> None:
             sealed(header, end=b"\xff\xff\xff\xff" + bomb),
         ):
             path.write_bytes(content)
-            with pytest.raises(SnapshotError, match="cannot be understood"):
+            with pytest.raises(SnapshotError, match="cannot be decoded"):
                 read(path)
     finally:
         resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
-def test_what_is_too_large_is_refused_unread(path: Path) -> None:
+def test_a_file_that_is_too_large_is_not_read(path: Path) -> None:
     with path.open("wb") as file:
-        file.truncate(8 << 30)  # a hole, which takes no room on the disk
+        file.truncate(8 << 30)  # a sparse file, which takes no space on the disk
     with pytest.raises(SnapshotError, match="is not a snapshot: it is larger than"):
         read(path)
 
@@ -240,13 +238,13 @@ def test_what_is_too_large_is_refused_unread(path: Path) -> None:
         (b"zkdns snapshot 1\n" + bytes(64), "not a snapshot of this version"),
         (b"zkdns snapshot 2\n", "damaged"),
         (b"zkdns snapshot 2\n" + bytes(64), "damaged"),
-        (sealed(), "cannot be understood: its lengths are wrong"),
-        (sealed(end=b""), "cannot be understood: it has no end"),
-        (sealed(msgspec.msgpack.encode(HEADER), end=bytes(5)), "cannot be understood: its lengths are wrong"),
-        (sealed(b"\x80"), "cannot be understood: Object missing required field"),
+        (sealed(), "cannot be decoded: its lengths are wrong"),
+        (sealed(end=b""), "cannot be decoded: it has no end"),
+        (sealed(msgspec.msgpack.encode(HEADER), end=bytes(5)), "cannot be decoded: its lengths are wrong"),
+        (sealed(b"\x80"), "cannot be decoded: Object missing required field"),
     ],
 )
-def test_a_file_that_is_no_snapshot_is_told_to_be_none(path: Path, content: bytes, complaint: str) -> None:
+def test_a_file_that_is_not_a_snapshot_is_rejected(path: Path, content: bytes, complaint: str) -> None:
     path.write_bytes(content)
     for reading in (read, lambda path: read_header(path, EXPECTED)):
         with pytest.raises(SnapshotError, match=complaint) as caught:
@@ -263,19 +261,19 @@ def expecting(**others: Any) -> Expected:
     [
         (
             expecting(namespaces=("/aurora/{job}",)),
-            "is of the namespace /discovery/{environment}/{service}, not of /aurora/{job}",
+            "has the namespace /discovery/{environment}/{service} instead of /aurora/{job}",
         ),
         (
             expecting(zookeeper="zk1:2181/b"),
-            "is of ZooKeeper at zk1:2181,zk2:2181/a, which has another root than zk1:2181/b",
+            "was read from zk1:2181,zk2:2181/a, whose chroot differs from that of zk1:2181/b",
         ),
         (
             expecting(now=NOW + 61, max_age=60),
-            "is 1m 1s old; at most 1m is accepted (snapshot_max_age)",
+            "is 1m 1s old; at most 1m is accepted (snapshot.max_age)",
         ),
         (
             expecting(now=NOW + 3 * 86_400, max_age=86_400),
-            "is 3d old; at most 1d is accepted (snapshot_max_age)",
+            "is 3d old; at most 1d is accepted (snapshot.max_age)",
         ),
         (
             expecting(now=NOW - 400, max_age=60),
@@ -283,7 +281,7 @@ def expecting(**others: Any) -> Expected:
         ),
     ],
 )
-def test_one_that_is_of_no_use_here_is_refused_and_it_is_told_why(
+def test_an_unusable_snapshot_is_rejected_with_the_reason(
     path: Path, expected: Expected, complaint: str
 ) -> None:
     write(path, SMALL)
@@ -302,26 +300,26 @@ def test_one_that_is_of_no_use_here_is_refused_and_it_is_told_why(
         expecting(now=0.0),
     ],
 )
-def test_one_that_is_of_use_is_read(path: Path, expected: Expected) -> None:
+def test_a_usable_snapshot_is_read(path: Path, expected: Expected) -> None:
     write(path, SMALL)
     assert read(path, expected) == SMALL
     assert read_header(path, expected) == HEADER
 
 
 @pytest.mark.parametrize("written", [math.nan, math.inf, -math.inf])
-def test_a_time_that_is_none_is_refused(path: Path, written: float) -> None:
+def test_an_invalid_time_is_rejected(path: Path, written: float) -> None:
     write(path, msgspec.structs.replace(SMALL, header=msgspec.structs.replace(HEADER, written=written)))
     with pytest.raises(SnapshotError):
         read(path, expecting(max_age=60))
 
 
-def test_where_there_is_none_it_is_told_apart(path: Path) -> None:
+def test_a_missing_file_has_its_own_error(path: Path) -> None:
     for missing in (path, path / "deeper"):
         with pytest.raises(NoSnapshotError):
             read(missing)
 
 
-def test_what_cannot_be_read_is_an_error(path: Path) -> None:
+def test_an_unreadable_file_is_an_error(path: Path) -> None:
     path.mkdir()
     loop, pipe, beneath, zero = path / "loop", path / "pipe", path / "file" / "table", Path(f"{path}\0")
     loop.symlink_to(loop)
@@ -334,7 +332,7 @@ def test_what_cannot_be_read_is_an_error(path: Path) -> None:
 
 @contextlib.contextmanager
 def unprivileged() -> Iterator[None]:
-    """Somebody who may not do everything."""
+    """A user without root's permissions."""
     user = os.geteuid()
     if user:
         yield
@@ -346,20 +344,20 @@ def unprivileged() -> Iterator[None]:
         os.seteuid(user)
 
 
-def test_what_this_user_may_not_read_is_an_error(path: Path) -> None:
+def test_missing_read_permission_is_an_error(path: Path) -> None:
     write(path, SMALL)
     path.chmod(0)
     with unprivileged(), pytest.raises(SnapshotError, match="cannot be read: Permission denied"):
         read(path)
 
 
-def test_where_this_user_may_not_write_it_is_told_what_would_help(path: Path) -> None:
+def test_missing_write_permission_is_reported_with_a_remedy(path: Path) -> None:
     path.parent.chmod(0o555)
     with unprivileged(), pytest.raises(SnapshotError) as caught:
         write(path, SMALL)
     path.parent.chmod(0o755)
     assert str(caught.value) == (
-        f"{path}: cannot be written: Permission denied; let this user write into {path.parent}"
+        f"{path}: cannot be written: Permission denied; give this user write permission in {path.parent}"
     )
 
 
@@ -368,7 +366,7 @@ def test_where_this_user_may_not_write_it_is_told_what_would_help(path: Path) ->
 
 @contextlib.contextmanager
 def full_disk() -> Iterator[None]:
-    """Files of this process end after a kilobyte; also the one that the tests' own output may go to."""
+    """Limit the files of this process to a kilobyte, including the one for the tests' own output."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
@@ -379,7 +377,7 @@ def full_disk() -> Iterator[None]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
+def test_a_failed_write_leaves_the_old_snapshot_and_no_other_file(path: Path) -> None:
     write(path, SMALL)
     large = of_size(1000)
     with full_disk(), pytest.raises(SnapshotError, match="cannot be written"):
@@ -388,7 +386,7 @@ def test_a_failure_to_write_leaves_the_old_one_and_nothing_beside_it(path: Path)
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_directory_in_its_place_is_an_error_and_nothing_is_left_beside_it(path: Path) -> None:
+def test_a_directory_in_its_place_is_an_error(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SnapshotError, match="cannot be written"):
         write(path, SMALL)
@@ -398,11 +396,11 @@ def test_a_directory_in_its_place_is_an_error_and_nothing_is_left_beside_it(path
 def test_a_missing_directory_is_an_error(path: Path) -> None:
     with pytest.raises(SnapshotError, match="cannot be written: No such file") as caught:
         write(path / "table", SMALL)
-    assert str(caught.value).endswith(f"; make the directory {path}")
+    assert str(caught.value).endswith(f"; create the directory {path}")
     assert not path.exists()
 
 
-def test_a_crash_amid_writing_leaves_the_old_one_and_the_next_start_tidies_up(path: Path) -> None:
+def test_after_a_crash_the_old_snapshot_stays_and_leftovers_are_removed(path: Path) -> None:
     write(path, SMALL)
     child = os.fork()
     if not child:
@@ -411,17 +409,17 @@ def test_a_crash_amid_writing_leaves_the_old_one_and_the_next_start_tidies_up(pa
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(child, 0)
     assert len(list(path.parent.iterdir())) == 2
-    unfinished = SnapshotWriter(path, HEADER)  # of a process that goes on
+    unfinished = SnapshotWriter(path, HEADER)  # of a running process
     unfinished.add(encode_part(()))
     other = path.with_name(f".{path.name}.notes.new")
     other.touch()
     remove_leftovers(path)
-    assert set(path.parent.iterdir()) == {path, unfinished._beside, other}
+    assert set(path.parent.iterdir()) == {path, unfinished._temporary, other}
     unfinished.discard()
     assert read(path) == SMALL
 
 
-def test_leaving_without_a_commit_leaves_the_old_one_and_nothing_beside_it(path: Path) -> None:
+def test_without_a_commit_the_old_snapshot_stays(path: Path) -> None:
     write(path, SMALL)
     with SnapshotWriter(path, of_size(10).header) as writer:
         writer.add(encode_part(of_size(10).changes))
@@ -431,7 +429,7 @@ def test_leaving_without_a_commit_leaves_the_old_one_and_nothing_beside_it(path:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_a_reader_never_sees_a_half_of_one(path: Path) -> None:
+def test_a_reader_never_sees_a_partial_snapshot(path: Path) -> None:
     sizes = [1, 500, 20, 3000]
     write(path, of_size(sizes[0]))
 
@@ -453,8 +451,8 @@ def test_a_reader_never_sees_a_half_of_one(path: Path) -> None:
     assert len(seen) > 1
 
 
-def test_two_that_write_at_once_do_not_meet(path: Path) -> None:
-    """As at a shutdown: the writing that was under way in a thread, and the last one."""
+def test_two_writers_at_once_do_not_interfere(path: Path) -> None:
+    """As at a shutdown: a write in progress in a thread, and the last one."""
     failures: list[BaseException] = []
 
     def write_all(size: int) -> None:
@@ -471,4 +469,4 @@ def test_two_that_write_at_once_do_not_meet(path: Path) -> None:
     for writer in writers:
         writer.join()
     assert failures == []
-    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 - names are what matters
+    assert os.listdir(path.parent) == [path.name]  # noqa: PTH208 - only the names matter

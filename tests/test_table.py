@@ -1,4 +1,4 @@
-"""The table: what a change alters, what is kept of those who left, and for how long."""
+"""The table: the effects of changes, and departed members."""
 
 from __future__ import annotations
 
@@ -53,14 +53,14 @@ def test_a_new_table_is_empty() -> None:
 # -- sets ---------------------------------------------------------------------------------------------------
 
 
-def test_a_set_may_come_without_members_and_is_a_service_all_the_same() -> None:
+def test_a_set_without_members_is_a_service() -> None:
     table = Table()
     assert table.apply(put()) == {KEY}
     assert names(table) == []
     assert table.apply(put()) == set()
 
 
-def test_a_put_gives_exactly_these_members_and_tells_whether_anything_changed() -> None:
+def test_a_put_replaces_the_members_and_returns_whether_they_changed() -> None:
     table = table_of(put(member(1), member(2)))
     assert table.apply(put(member(1), member(2))) == set()
     assert table.apply(put(member(2), member(3))) == {KEY}
@@ -69,7 +69,7 @@ def test_a_put_gives_exactly_these_members_and_tells_whether_anything_changed() 
     assert table.services[KEY].sets[PATH].members[member(2).name].service == Endpoint("10.9.9.9", 80)
 
 
-def test_members_come_and_go() -> None:
+def test_members_join_and_leave() -> None:
     table = table_of(put(member(1)))
     assert table.apply(SetChanged(PATH, (member(2),), ())) == {KEY}
     assert table.apply(SetChanged(PATH, (), (member(1).name,))) == {KEY}
@@ -77,14 +77,14 @@ def test_members_come_and_go() -> None:
     assert names(table) == [member(2).name]
 
 
-def test_a_change_of_a_set_that_is_not_known_does_nothing() -> None:
+def test_a_change_of_an_unknown_set_does_nothing() -> None:
     table = Table()
     assert table.apply(SetChanged(PATH, (member(1),), ())) == set()
     assert table.apply(SetDropped(PATH)) == set()
     assert (table.services, table.hosts) == ({}, set())
 
 
-def test_a_dropped_set_takes_its_service_along() -> None:
+def test_a_dropped_set_removes_its_service() -> None:
     table = table_of(put(member(1, "myhost")))
     table.apply(SetChanged(PATH, (), (member(1).name,)), 0.0)
     assert table.apply(SetDropped(PATH)) == {KEY}
@@ -99,12 +99,12 @@ def test_a_set_that_changes_its_name_leaves_the_old_one() -> None:
     assert (list(table.services), table.origins, table.hosts) == ([other.key], {PATH}, {"myhost"})
 
 
-def test_two_sets_of_one_name_are_one_service_until_the_last_goes() -> None:
+def test_two_sets_of_one_name_are_one_service_until_the_last_is_dropped() -> None:
     upper = put(member(1), origin="/discovery/staging/WEB", name=ServiceName("WEB", "staging"))
     for first, second in ((put(member(1)), upper), (upper, put(member(1)))):
         table = table_of(first, second)
         service = table.services[KEY]
-        assert service.first.origin == PATH  # lower case goes first, whoever came first
+        assert service.first.origin == PATH  # lower case has precedence, whichever came first
         assert [owner.origin for owner in service.by_precedence()] == [PATH, upper.origin]
         assert table.apply(SetDropped(PATH)) == {KEY}
         assert table.services[KEY].first.origin == upper.origin
@@ -120,10 +120,10 @@ def test_retain_drops_every_other_set() -> None:
     assert table.retain({PATH}) == set()
 
 
-# -- who left -----------------------------------------------------------------------------------------------
+# -- departed members ---------------------------------------------------------------------------------------
 
 
-def test_who_left_is_kept_for_a_minute_under_origin_and_name() -> None:
+def test_departed_members_are_kept_for_a_minute() -> None:
     table = table_of(put(member(1), member(2)))
     table.apply(SetChanged(PATH, (), (member(1).name,)), 100.0)
     table.apply(put(), 130.0)
@@ -140,7 +140,7 @@ def test_who_left_is_kept_for_a_minute_under_origin_and_name() -> None:
     assert service.departed == {}
 
 
-def test_who_comes_back_has_not_left() -> None:
+def test_a_member_that_returns_is_not_departed() -> None:
     table = table_of(put(member(1)))
     table.apply(SetChanged(PATH, (), (member(1).name,)), 0.0)
     table.apply(SetChanged(PATH, (member(1),), ()), 1.0)
@@ -149,20 +149,20 @@ def test_who_comes_back_has_not_left() -> None:
     assert names(table) == [member(1).name]
 
 
-def test_one_change_may_remove_a_member_and_add_it_anew() -> None:
+def test_one_change_may_remove_a_member_and_add_it_again() -> None:
     table = table_of(put(member(1)))
     assert table.apply(SetChanged(PATH, (member(1, "10.9.9.9"),), (member(1).name,))) == {KEY}
     assert table.services[KEY].departed == {}
     assert names(table) == [member(1).name]
 
 
-def test_a_table_may_keep_nobody_who_left() -> None:
+def test_a_table_may_keep_no_departed_members() -> None:
     table = table_of(put(member(1, "myhost")), put(), departed_seconds=0)
     assert table.services[KEY].departed == {}
     assert table.hosts == set()
 
 
-def test_who_left_a_dropped_set_is_forgotten_though_the_service_stays() -> None:
+def test_departed_members_of_a_dropped_set_are_forgotten() -> None:
     table = table_of(put(member(1, "myhost")), put(origin="/other", name=ServiceName("Web", "staging")))
     table.apply(SetChanged(PATH, (), (member(1).name,)), 0.0)
     table.apply(SetDropped(PATH))
@@ -174,13 +174,13 @@ def test_who_left_a_dropped_set_is_forgotten_though_the_service_stays() -> None:
 # -- host names ---------------------------------------------------------------------------------------------
 
 
-def test_hosts_are_the_names_and_not_the_addresses_of_all_endpoints() -> None:
+def test_hosts_are_the_host_names_of_all_endpoints() -> None:
     extra = {"admin": Endpoint("other.example", 1), "six": Endpoint("2001:db8::1", 1)}
     table = table_of(put(member(1, "myhost", additional=extra), member(2)))
     assert table.hosts == {"myhost", "other.example"}
 
 
-def test_resolved_addresses_alter_the_services_that_use_the_host() -> None:
+def test_resolved_addresses_change_the_services_with_the_host() -> None:
     api = ServiceName("api", "staging")
     table = table_of(
         put(member(1, "myhost")),
@@ -207,10 +207,10 @@ def test_resolved_addresses_alter_the_services_that_use_the_host() -> None:
         put(member(1, "myhost", shard=1)),
     ],
 )
-def test_a_host_keeps_its_addresses_while_a_member_with_it_is_exchanged(
+def test_a_host_keeps_its_addresses_while_its_member_is_replaced(
     departed_seconds: float, change: Change
 ) -> None:
-    """A member that restarts leaves and joins in one change; nobody would resolve the host again."""
+    """A restarting member leaves and joins in one change. Its host would not be resolved again."""
     table = table_of(
         put(member(1, "myhost")), HostResolved("myhost", ("10.0.0.1",)), departed_seconds=departed_seconds
     )
@@ -270,9 +270,7 @@ _CHANGES = st.lists(
 
 @given(_CHANGES, st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_contents_make_an_empty_table_equal_and_hosts_are_counted_right(
-    changes: list[Change], departing: bool
-) -> None:
+def test_contents_turn_an_empty_table_into_a_copy(changes: list[Change], departing: bool) -> None:
     table = Table(departed_seconds=60.0 if departing else 0.0)
     for at, change in enumerate(changes):
         table.apply(change, float(at))
@@ -293,7 +291,7 @@ def test_contents_make_an_empty_table_equal_and_hosts_are_counted_right(
 
 @given(_CHANGES)
 @settings(max_examples=200, deadline=None)
-def test_a_change_tells_every_service_that_it_alters(changes: list[Change]) -> None:
+def test_a_change_returns_every_service_that_it_alters(changes: list[Change]) -> None:
     table = Table()
     for change in changes:
         before = _picture(table)
@@ -304,7 +302,7 @@ def test_a_change_tells_every_service_that_it_alters(changes: list[Change]) -> N
 
 
 def _picture(table: Table) -> dict[object, object]:
-    """What each service's answers are made of."""
+    """The data of each service that determines its answers."""
     return {
         key: [
             (owner.origin, name, entry, [table.addresses_of(endpoint.host) for endpoint in entry.endpoints])
@@ -315,7 +313,7 @@ def _picture(table: Table) -> dict[object, object]:
     }
 
 
-# -- members that have left and are held --------------------------------------------------------------------
+# -- held members -------------------------------------------------------------------------------------------
 
 
 def held(table: Table) -> set[str]:
@@ -334,28 +332,28 @@ def test_held_members_stay_until_they_are_removed() -> None:
 
 
 @pytest.mark.parametrize("back", [SetChanged(PATH, (member(1),), ()), put(member(1))])
-def test_who_joins_again_is_held_no_more(back: Change) -> None:
+def test_a_member_that_joins_again_is_not_held(back: Change) -> None:
     table = table_of(put(member(1)), MembersHeld(PATH, (member(1).name,)))
     assert table.apply(back) == {KEY}
     assert (names(table), held(table)) == ([member(1).name], set())
 
 
-def test_only_who_is_there_can_be_held() -> None:
+def test_only_known_members_can_be_held() -> None:
     table = table_of(put(member(1)))
     assert table.apply(MembersHeld(PATH, (member(2).name,))) == set()
     assert table.apply(MembersHeld("/elsewhere", (member(1).name,))) == set()
     assert held(table) == set()
 
 
-def test_a_copy_knows_who_is_held() -> None:
+def test_a_copy_has_the_held_members() -> None:
     table = table_of(put(member(1), member(2)), MembersHeld(PATH, (member(2).name,)))
     assert held(table_of(*table.contents())) == {member(2).name}
 
 
-# -- sets that cannot be read -------------------------------------------------------------------------------
+# -- unreadable sets ----------------------------------------------------------------------------------------
 
 
-def test_a_set_that_cannot_be_read_is_a_service_until_it_can() -> None:
+def test_an_unread_set_is_a_service_until_it_is_read() -> None:
     table = Table()
     assert table.apply(SetUnread(PATH, WEB)) == {KEY}
     assert table.services[KEY].is_unread
@@ -364,13 +362,13 @@ def test_a_set_that_cannot_be_read_is_a_service_until_it_can() -> None:
     assert (table.services[KEY].is_unread, names(table)) == (False, [member(1).name])
 
 
-def test_a_set_that_can_be_read_no_more_keeps_its_members() -> None:
+def test_a_set_that_becomes_unreadable_keeps_its_members() -> None:
     table = table_of(put(member(1)))
     assert table.apply(SetUnread(PATH, WEB)) == set()
     assert (table.services[KEY].is_unread, names(table)) == (False, [member(1).name])
 
 
-def test_an_empty_set_was_read_as_well() -> None:
+def test_an_empty_set_counts_as_read() -> None:
     table = table_of(SetUnread(PATH, WEB))
     assert table.apply(put()) == {KEY}
     assert not table.services[KEY].is_unread
@@ -386,7 +384,7 @@ def test_of_two_sets_under_one_name_the_one_that_was_read_answers() -> None:
     assert table.services[KEY].is_unread
 
 
-def test_an_empty_set_does_not_answer_for_one_of_its_name_that_cannot_be_read() -> None:
+def test_an_empty_set_does_not_answer_for_an_unread_one_of_its_name() -> None:
     other = put(origin="/discovery/staging/WEB", name=ServiceName("WEB", "staging"))
     assert table_of(SetUnread(PATH, WEB), other).services[KEY].is_unread
 
@@ -394,17 +392,17 @@ def test_an_empty_set_does_not_answer_for_one_of_its_name_that_cannot_be_read() 
 # -- addresses ----------------------------------------------------------------------------------------------
 
 
-def test_no_account_of_addresses_is_kept_unless_it_is_wanted() -> None:
+def test_addresses_are_indexed_only_on_request() -> None:
     assert Table().addresses is None
 
 
-def test_an_address_is_its_users_from_their_first_member_until_the_last_is_forgotten() -> None:
+def test_an_address_is_indexed_from_its_first_to_its_last_member() -> None:
     table = Table(departed_seconds=60.0, with_addresses=True)
     assert table.addresses is not None
     table.apply(put(member(1, "10.0.0.1"), member(2, "10.0.0.1"), member(3, "host")))
     assert table.addresses.take_new() == {"10.0.0.1"}
     table.apply(SetChanged(PATH, (member(1, "10.0.0.2"),), (member(2).name,)), now=0.0)
-    assert set(table.addresses.users("10.0.0.1")) == {KEY}  # of who has left
+    assert set(table.addresses.users("10.0.0.1")) == {KEY}  # of a departed member
     assert table.addresses.take_new() == {"10.0.0.2"}
     table.expire(60.0)
     assert "10.0.0.1" not in table.addresses
@@ -416,7 +414,7 @@ def test_an_address_is_its_users_from_their_first_member_until_the_last_is_forgo
     assert table.addresses.take_new() == set()
 
 
-def test_what_stays_in_a_service_is_not_new() -> None:
+def test_an_address_that_stays_in_a_service_is_not_new() -> None:
     table = Table(with_addresses=True)
     assert table.addresses is not None
     table.apply(put(member(1, "10.0.0.1")))

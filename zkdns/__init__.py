@@ -1,9 +1,16 @@
-"""zkdns: DNS for the services that ZooKeeper server sets know, and the same sets for Python programs.
+"""Server sets in ZooKeeper for Python programs, and the package of the DNS server over the same sets.
 
-from zkdns import PRODUCTION, ServerSet
+    from zkdns import PRODUCTION, ServerSet
 
-with ServerSet(PRODUCTION, "web", "zk01:2181,zk02:2181").register("10.0.0.1", 8080):
-    ...
+    web = ServerSet(PRODUCTION, "web", "zk01:2181,zk02:2181")
+    with web.register("10.0.0.1", 8080):
+        ...  # registered while this block runs
+
+    with web.watch() as watch:
+        print(watch.endpoints)  # ('10.0.0.1:8080',)
+
+`import zkdns` loads none of the classes below; each is imported on first use. So the workers of the
+server, which need nothing of ZooKeeper, never load kazoo.
 """
 
 from __future__ import annotations
@@ -20,6 +27,7 @@ if TYPE_CHECKING:
         ZooKeeperError,
     )
     from zkdns.fixedset import FixedSet
+    from zkdns.serverset.auth import Access
     from zkdns.serverset.member import Endpoint, Member, Status
     from zkdns.serverset.registration import Registration
     from zkdns.serverset.server_set import LOCAL, PRODUCTION, STAGING, TEST, ServerSet
@@ -27,32 +35,12 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when first used: the server's answering processes need nothing of ZooKeeper, and do not load it.
-_HOMES = {
-    "BadValueError": "errors",
-    "ClosedError": "errors",
-    "Endpoint": "serverset.member",
-    "EndpointSource": "serverset.watch",
-    "FixedSet": "fixedset",
-    "LOCAL": "serverset.server_set",
-    "Member": "serverset.member",
-    "PRODUCTION": "serverset.server_set",
-    "Registration": "serverset.registration",
-    "STAGING": "serverset.server_set",
-    "ServerSet": "serverset.server_set",
-    "Status": "serverset.member",
-    "TEST": "serverset.server_set",
-    "UnreachableError": "errors",
-    "Watch": "serverset.watch",
-    "ZkdnsError": "errors",
-    "ZooKeeperError": "errors",
-}
-
 __all__ = [
     "LOCAL",
     "PRODUCTION",
     "STAGING",
     "TEST",
+    "Access",
     "BadValueError",
     "ClosedError",
     "Endpoint",
@@ -68,9 +56,27 @@ __all__ = [
     "ZooKeeperError",
 ]
 
+# The module of each public name, as in the imports for type checkers above.
+_MODULES = {
+    "errors": ("BadValueError", "ClosedError", "UnreachableError", "ZkdnsError", "ZooKeeperError"),
+    "fixedset": ("FixedSet",),
+    "serverset.auth": ("Access",),
+    "serverset.member": ("Endpoint", "Member", "Status"),
+    "serverset.registration": ("Registration",),
+    "serverset.server_set": ("LOCAL", "PRODUCTION", "STAGING", "TEST", "ServerSet"),
+    "serverset.watch": ("EndpointSource", "Watch"),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __dir__() -> list[str]:
+    """All names of the package, including those that are not loaded yet."""
+    return sorted({*globals(), *__all__})
+
 
 def __getattr__(name: str) -> object:
-    home = _HOMES.get(name)
-    if home is None:
+    """Import a public name on first use."""
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{home}"), name)
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value

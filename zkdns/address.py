@@ -1,4 +1,4 @@
-"""Hosts with ports, as people write them: `10.0.0.1:53`, `[::1]:53`, `zk01:2181`."""
+"""Hosts with ports in text form: `10.0.0.1:53`, `[::1]:53`, `zk01:2181`."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class HostPort(msgspec.Struct, frozen=True, order=True):
 
 
 class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
-    """A resolver that queries are handed to.
+    """The address of an upstream resolver.
 
     Attributes:
-        host: an IP address (IPv6 without brackets, with a zone such as `%eth0` where it needs one).
-        port: 53, or 853 for TLS, unless told otherwise.
-        tls: the name that its certificate must have, for DNS over TLS (RFC 7858); where none was written it
-            is the address, which the certificate must have then. None: UDP and TCP in clear.
+        host: an IP address (IPv6 without brackets, with a zone such as `%eth0` if needed).
+        port: default: 53, or 853 for TLS.
+        tls: the name in the resolver's certificate, for DNS over TLS (RFC 7858). Default with TLS: the
+            address. None: plain UDP and TCP.
     """
 
     host: str
@@ -49,21 +49,21 @@ class UpstreamAddress(msgspec.Struct, frozen=True, order=True):
         return address if self.tls is None else f"tls://{address}#{self.tls}"
 
 
-def askable(address: HostPort) -> HostPort:
-    """Where to ask who listens there: a wildcard is no address to send to."""
+def connectable(address: HostPort) -> HostPort:
+    """The address at which a listener can be reached: a wildcard becomes the loopback address."""
     return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
 
 
 def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: int = 1) -> HostPort:
-    """Read `host:port`; an IPv6 address with a port stands in brackets.
+    """Parse `host:port`. An IPv6 address with a port is in brackets.
 
     Args:
-        text: what was typed.
-        default_port: the port where none is given; None makes the port obligatory.
-        lowest_port: 0 where port 0 has a meaning (let the system choose), 1 elsewhere.
+        text: the text to parse.
+        default_port: the port if none is given. None: a port is required.
+        lowest_port: 0 if port 0 is allowed (the system chooses a port), otherwise 1.
 
     Raises:
-        BadValueError: what is missing or out of range.
+        BadValueError: the host or port is missing or invalid.
     """
     stripped = text.strip()
     host, colon, port_text = stripped.rpartition(":")
@@ -81,51 +81,51 @@ def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: 
 
 
 def parse_listen(text: str, *, default_port: int) -> HostPort:
-    """Read an address to listen on: an IP address, and a port of which 0 means any free one.
+    """Parse an address to listen on: an IP address and a port, of which 0 means any free port.
 
-    The address comes back in its canonical spelling, so that equal addresses are equal.
+    The result is in canonical spelling, so that equal addresses compare equal.
 
     Raises:
-        BadValueError: a host name instead of an address, one of a link without its interface, or what
-            `parse_host_port` refuses.
+        BadValueError: a host name, a link-local address without its interface, or anything that
+            `parse_host_port` rejects.
     """
     given = parse_host_port(text, default_port=default_port, lowest_port=0)
     try:
         address = ipaddress.ip_address(given.host)
     except ValueError:
         raise BadValueError(
-            f"{text!r} is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
+            f"{text!r} is not an address to listen on; write an IP address and a port, such as 127.0.0.1:53"
         ) from None
-    _check_has_its_link(address, text)
+    _check_scope(address, text)
     return HostPort(str(address), given.port)
 
 
 def parse_upstream(text: str) -> UpstreamAddress:
-    """Read a resolver to forward to: `ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
+    """Parse the address of an upstream: `ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
 
-    A host name would have to be asked of that same resolver. The address comes back in its canonical
-    spelling, so that equal addresses are equal.
+    Host names are not accepted, since that resolver would have to look them up. The result is in canonical
+    spelling, so that equal addresses compare equal.
 
     Raises:
-        BadValueError: what is wrong with it, and how it is written.
+        BadValueError: the text is invalid; the message gives the accepted form.
     """
     stripped = text.strip()
     scheme, has_scheme, rest = stripped.partition("://")
     if has_scheme and scheme.lower() != "tls":
         raise BadValueError(
-            f"{text!r} begins with {scheme}://; write ADDRESS[:PORT], or tls://ADDRESS[:PORT]#NAME for TLS"
+            f"{text!r} starts with {scheme}://; write ADDRESS[:PORT], or tls://ADDRESS[:PORT]#NAME for TLS"
         )
     if not has_scheme:
         if "#" in stripped:
             raise BadValueError(
-                f"{text!r} has a #, which stands before a certificate's name in tls://ADDRESS#NAME alone; "
-                "write a port behind a colon"
+                f"{text!r} contains a #, which is allowed only before the certificate name in "
+                "tls://ADDRESS#NAME; write a port after a colon"
             )
         given = parse_host_port(stripped, default_port=DNS_PORT)
-        return UpstreamAddress(str(_askable(given.host, text)), given.port)
+        return UpstreamAddress(str(_host_address(given.host, text)), given.port)
     before, has_name, name = rest.partition("#")
     given = parse_host_port(before, default_port=DNS_TLS_PORT)
-    address = _askable(given.host, text)
+    address = _host_address(given.host, text)
     return UpstreamAddress(
         str(address),
         given.port,
@@ -134,28 +134,28 @@ def parse_upstream(text: str) -> UpstreamAddress:
 
 
 def parse_network(text: str) -> str:
-    """Read a network, `10.0.0.0/8`, or an address that stands for itself; in its canonical spelling.
+    """Parse a network (`10.0.0.0/8`) or a single address, into canonical spelling.
 
     Raises:
-        BadValueError: it is none, or has bits behind its prefix.
+        BadValueError: not a network, or one with bits set after its prefix.
     """
     try:
         return str(ipaddress.ip_network(text.strip()))
     except ValueError:
         try:
-            meant = ipaddress.ip_network(text.strip(), strict=False)
+            network = ipaddress.ip_network(text.strip(), strict=False)
         except ValueError:
             raise BadValueError(
-                f"{text!r} is no network; write an address, or a network as 10.0.0.0/8 or fd00::/8"
+                f"{text!r} is not a network; write an address, or a network such as 10.0.0.0/8 or fd00::/8"
             ) from None
-        raise BadValueError(f"{text!r} has bits behind its prefix; the network is {meant}") from None
+        raise BadValueError(f"{text!r} has bits set after its prefix; the network is {network}") from None
 
 
 def parse_connect_string(text: str) -> str:
-    """Check where a ZooKeeper is, `host:port,host:port/chroot`, and write every port into it.
+    """Check a ZooKeeper connect string (`host:port,host:port/chroot`) and add missing ports.
 
     Raises:
-        BadValueError: what is wrong with a server or with the chroot, or a server that is named twice.
+        BadValueError: an invalid server or chroot, or a server that is named twice.
     """
     hosts, _, below = text.partition("/")
     servers = [str(parse_host_port(host, default_port=ZOOKEEPER_PORT)) for host in hosts.split(",")]
@@ -168,58 +168,60 @@ def parse_connect_string(text: str) -> str:
     return ",".join(servers) + "/" + below
 
 
-def _askable(host: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    """The address of one host that can be sent to, in its one spelling."""
+def _host_address(host: str, text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address of a single host, with mapped IPv4 as IPv4."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         raise BadValueError(
-            f"{text!r} is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, "
-            "tls://9.9.9.9#dns.quad9.net"
+            f"{text!r} is not an address to forward to; write an IP address, such as 9.9.9.9, "
+            "[2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
         ) from None
     if isinstance(address, ipaddress.IPv6Address):
         address = address.ipv4_mapped or address
     if address.is_unspecified or address.is_multicast or address == _BROADCAST:
-        raise BadValueError(f"{text!r} is the address of no single host; write a resolver's own, as 9.9.9.9")
-    _check_has_its_link(address, text)
+        raise BadValueError(f"{text!r} is not the address of a single host; write one such as 9.9.9.9")
+    _check_scope(address, text)
     return address
 
 
-def _check_has_its_link(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
-    """The same address may be another host behind each interface (RFC 4007 §6).
+def _check_scope(address: ipaddress.IPv4Address | ipaddress.IPv6Address, text: str) -> None:
+    """Check that a link-local address has its interface, since it is ambiguous otherwise (RFC 4007 §6).
 
     Raises:
-        BadValueError: it is one of a link, and of which is not said.
+        BadValueError: the interface is missing.
     """
     if isinstance(address, ipaddress.IPv6Address) and address.is_link_local and address.scope_id is None:
         raise BadValueError(
-            f"{text!r} is an address on some link; write its interface too, as {address}%eth0"
+            f"{text!r} is a link-local address; write its interface too, as in {address}%eth0"
         )
 
 
 def _certificate_name(name: str, text: str) -> str:
-    """What a certificate is for: a host name in lower case, without a dot at its end, or an IP address."""
+    """The name in a certificate: a host name in lower case without a final dot, or an IP address."""
     try:
         return str(ipaddress.ip_address(name))
     except ValueError:
         pass
     if not _HOST_NAME.fullmatch(name) or name.rstrip(".").rpartition(".")[2].isdigit():
         raise BadValueError(
-            f"{text!r} has {name!r} behind its #; write what the certificate is for, as dns.quad9.net"
+            f"{text!r} has {name!r} after its #; write the name in the certificate, such as dns.quad9.net"
         )
     return name.rstrip(".").lower()
 
 
 def _bare_host(host: str, text: str) -> str:
-    """The host without brackets, which only IPv6 addresses may have, and must have before a port."""
+    """The host without brackets. Only IPv6 addresses have them, and must have them before a port."""
     if host.startswith("[") and host.endswith("]"):
         bare = host[1:-1]
         if not _is_ipv6(bare):
-            raise BadValueError(f"{text!r}: only an IPv6 address stands in brackets")
+            raise BadValueError(f"{text!r}: only an IPv6 address may be in brackets")
         return bare
     if _is_ipv6(host):
         if host != text.strip():
-            raise BadValueError(f"{text!r}: an IPv6 address before a port stands in brackets, as [{host}]")
+            raise BadValueError(
+                f"{text!r}: an IPv6 address before a port is written in brackets, as [{host}]"
+            )
         return host
     if ":" in host and "[" not in host:
         raise BadValueError(f"{text!r} has too many colons; write an IPv6 address as [ADDRESS]:PORT")
@@ -228,7 +230,7 @@ def _bare_host(host: str, text: str) -> str:
             f"{text!r} has no usable host; write an IP address or a host name before the port"
         )
     if host.rstrip(".").rpartition(".")[2].isdigit() and not _is_ipv4(host):
-        # No top-level domain is a number (RFC 1123 §2.1), so this was meant to be an address.
+        # No top-level domain is a number (RFC 1123 §2.1), so this is a mistyped address.
         raise BadValueError(f"{text!r} has the host {host!r}, which is not an IPv4 address")
     return host
 
@@ -242,7 +244,7 @@ def _is_ipv4(host: str) -> bool:
 
 
 def _is_ipv6(host: str) -> bool:
-    """Whether it is an IPv6 address, with a plain zone such as `fe80::1%eth0` or without one."""
+    """Whether the text is an IPv6 address, with or without a simple zone such as `fe80::1%eth0`."""
     try:
         scope = ipaddress.IPv6Address(host).scope_id
     except ValueError:

@@ -1,4 +1,4 @@
-"""The errors of zkdns: one tree, each message says what was found, where, and what would be accepted.
+"""The exceptions of zkdns. Each message says what was found, where, and what would be accepted.
 
 Never here: anything but exceptions.
 """
@@ -9,27 +9,35 @@ from collections.abc import Sequence
 
 
 class ZkdnsError(Exception):
-    """Base of every error that zkdns raises on purpose; its text is a sentence for people."""
+    """The base of every exception that zkdns raises deliberately. Its text is written for people.
+
+        try:
+            web.register("10.0.0.1", 8080)
+        except ZkdnsError as error:
+            sys.exit(f"cannot register: {error}")
+
+    The library converts kazoo's exceptions to it.
+    """
 
 
 class BadValueError(ZkdnsError):
-    """A value that somebody typed or stored cannot be what it is meant to be."""
+    """A value from a user, a file or ZooKeeper is invalid, such as the port in `web.register("a", 0)`."""
 
 
 class ConfigError(ZkdnsError):
-    """The configuration is wrong; `mistakes` holds every mistake found, one sentence each."""
+    """The configuration is invalid. `errors` has one sentence for each error found."""
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
-        self.mistakes = tuple(mistakes)
-        super().__init__("\n".join(self.mistakes))
+    def __init__(self, errors: Sequence[str]) -> None:
+        self.errors = tuple(errors)
+        super().__init__("\n".join(self.errors))
 
 
 class ListenError(ZkdnsError):
-    """An address could not be bound; the text says why and what would help."""
+    """A socket could not be bound. The text says why, and what would help."""
 
 
 class BadMemberError(ZkdnsError):
-    """A member of a server set cannot be understood; `reason` is a short word to count it by."""
+    """The data of a member is invalid. `reason` is a short identifier for counters."""
 
     def __init__(self, reason: str, detail: str) -> None:
         self.reason = reason
@@ -37,20 +45,28 @@ class BadMemberError(ZkdnsError):
 
 
 class ZooKeeperError(ZkdnsError):
-    """ZooKeeper was asked for something that it does not do, or does not allow."""
+    """ZooKeeper refuses a request, for instance because of an ACL, or does not support it.
+
+        try:
+            watch = web.watch()
+        except ZooKeeperError as error:
+            print(error)
+
+    `UnreachableError` is one of them.
+    """
 
 
 class UnreachableError(ZooKeeperError):
-    """ZooKeeper could not be reached in time."""
+    """ZooKeeper was not reached in time, for instance in `web.register("10.0.0.1", 8080, timeout=5.0)`."""
 
 
 class ClosedError(ZkdnsError):
-    """What was closed is used again."""
+    """An object was used after `close`, for instance a client of `MCSet.client`."""
 
 
 class NoEndpointsError(ZkdnsError):
-    """There is nothing to choose from: no endpoint is in the set."""
+    """There is no endpoint to choose from."""
 
 
 class MissingExtraError(ZkdnsError, ImportError):
-    """A package is not installed that only a part of zkdns needs; the text says how to install it."""
+    """A package that an optional part of zkdns needs is not installed. The text says how to install it."""

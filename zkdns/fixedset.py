@@ -1,4 +1,4 @@
-"""`FixedSet`: a server set without ZooKeeper, for tests, development, and what never moves."""
+"""`FixedSet`: a server set without ZooKeeper, for tests, development and static endpoints."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ __all__ = ["FixedSet"]
 
 
 class FixedSet(Watch):
-    """Endpoints that change only by `set_endpoints`; everything else is as with any other watch.
+    """Endpoints that change only through `set_endpoints`. Otherwise it behaves like any watch.
+
+        balancer = RoundRobin(FixedSet(["10.0.0.1:8080", "10.0.0.2:8080"]))
 
     Args:
         endpoints: `host:port` each, IPv6 as `[address]:port`.
 
     Raises:
-        BadValueError: an endpoint that is none.
+        BadValueError: an invalid endpoint.
     """
 
     def __init__(self, endpoints: Iterable[str] = ()) -> None:
@@ -29,7 +31,7 @@ class FixedSet(Watch):
         """Replace the endpoints.
 
         Raises:
-            BadValueError: an endpoint that is none; nothing has changed then.
+            BadValueError: an invalid endpoint. Nothing has changed then.
         """
         self._publish([_member(index, text) for index, text in enumerate(endpoints)])
 

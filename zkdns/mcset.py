@@ -1,7 +1,7 @@
-"""memcached over a server set: which server a key lives on, as go.serversets' mcset decides it.
+"""memcached over a server set: keys are on the same servers as with go.serversets' mcset.
 
-`MCSet` picks; `MCSet.client()` is a client over pymemcache whose keys go where it picks, while servers come
-and go; `Hasher` gives the same places to a `HashClient` of pymemcache with fixed servers.
+`MCSet` picks the server of a key. `MCSet.client()` is a client built on pymemcache that follows the set.
+`Hasher` gives the same choice to pymemcache's `HashClient` with fixed servers.
 
     mcset = MCSet(ServerSet(PRODUCTION, "memcache", "zk01:2181").watch())
     with mcset.client() as memcached:
@@ -17,28 +17,29 @@ from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 from zkdns.address import HostPort, parse_host_port
-from zkdns.balance.follow import Balancer
+from zkdns.balance.balancer import Balancer
 from zkdns.balance.ring import Ring, key_bytes
 from zkdns.errors import BadValueError, ClosedError, MissingExtraError
 from zkdns.serverset.watch import EndpointSource
 
 __all__ = ["Client", "Hasher", "MCSet"]
 
-TIMEOUT = 1.0  # seconds; pymemcache by itself waits for a lost server for ever
+TIMEOUT = 1.0  # seconds; pymemcache's default waits for a lost server for ever
 
 Key = str | bytes
 _K = TypeVar("_K", bound=Key)
 
 
 class MCSet(Balancer):
-    """The memcached servers of a watch, or of `set_endpoints`, and the keys' places on them.
+    """The memcached servers of a watch, or of `set_endpoints`, and the choice of a server for each key.
 
-    It is safe to use from any thread, and has nothing that would have to be closed.
+        mcset.pick("user:7")  # "cache1:11211"
+
+    Thread-safe. There is nothing to close.
 
     Args:
-        watch: what to follow, any `EndpointSource`; None: the endpoints come by `set_endpoints` alone. The
-            spelling of an endpoint counts: keys have other places on `CACHE:11211` than on `cache:11211`,
-            and others again on its address.
+        watch: any `EndpointSource` to follow. None: only `set_endpoints` provides endpoints. The spelling of
+            an endpoint matters: `CACHE:11211`, `cache:11211` and the server's address have different keys.
     """
 
     def __init__(self, watch: EndpointSource | None = None) -> None:
@@ -48,31 +49,31 @@ class MCSet(Balancer):
         self._changing = threading.Lock()
 
     def pick(self, key: Key) -> str:
-        """`host:port` of the server that the key belongs to.
+        """The server of a key, `host:port`.
 
-        The first call after a change makes the new ring, which takes about 0.1 ms for each server.
+        The first call after a change computes the new ring, which takes about 0.1 ms for each server.
 
         Args:
-            key: as memcached gets it; text is hashed as UTF-8.
+            key: as sent to memcached. Text is hashed as UTF-8.
 
         Raises:
             NoEndpointsError: there is no server.
-            BadValueError: text that is not valid Unicode.
+            BadValueError: the text is not valid Unicode.
         """
         if self.endpoints is not self._seen:
             self._follow()
         return self._ring.pick(key)
 
     def each(self) -> tuple[str, ...]:
-        """`host:port` of all servers, sorted, each once."""
+        """All servers, `host:port` each, sorted and without duplicates."""
         return self.endpoints
 
     def client(self, **options: object) -> Client:
-        """A memcached client whose keys go where `pick` says; close it when done.
+        """A memcached client that uses the servers of `pick`. The caller closes it.
 
         Args:
-            **options: those of pymemcache's `PooledClient`. Unlike there, connecting and waiting for a reply
-                time out after 1 s, and keys may be any UTF-8, as with Go's clients.
+            **options: those of pymemcache's `PooledClient`. Different defaults: connecting and waiting for a
+                reply time out after 1 s, and keys may be any UTF-8, as in Go's clients.
 
         Raises:
             MissingExtraError: pymemcache is not installed.
@@ -81,7 +82,7 @@ class MCSet(Balancer):
         return Client(self, **options)
 
     def _follow(self) -> None:
-        with self._changing:  # around the reading too: of two changes the later one must stay
+        with self._changing:  # also around reading the endpoints, so that the later of two changes remains
             endpoints = self.endpoints
             if endpoints != self._ring.endpoints:
                 self._ring.set_endpoints(endpoints)
@@ -89,17 +90,20 @@ class MCSet(Balancer):
 
 
 class Client:
-    """memcached's commands, each sent to the server that its key belongs to; made by `MCSet.client`.
+    """memcached's commands, each sent to the server of its key. `MCSet.client` makes it.
 
-    Arguments, options and results are those of pymemcache's clients. A server that does not answer fails the
-    commands of its own keys, with pymemcache's errors or an OSError, until it has left the set: keys move for
-    no other reason. A command in flight to a server that leaves is finished.
+        with mcset.client() as memcached:
+            memcached.set("user:7", b"...", expire=60)
 
-    A `key_prefix` counts when a server is picked, unlike in pymemcache's HashClient: clients that know the
-    whole key find it.
+    Arguments, options and results are those of pymemcache's clients. If a server does not respond, the
+    commands of its keys fail with pymemcache's errors or an OSError until it leaves the set: keys move for no
+    other reason. A command in flight to a server that leaves is finished.
 
-    Connections are pooled by server; those to a server that has left are closed at the next command. It is
-    safe to use from any thread.
+    A `key_prefix` counts when a server is picked, unlike in pymemcache's HashClient, so that clients that use
+    the whole key find the value.
+
+    Each server has a pool of connections. Those of a server that has left are closed at the next command.
+    Thread-safe.
     """
 
     def __init__(self, mcset: MCSet, **options: object) -> None:
@@ -115,7 +119,7 @@ class Client:
             **options,
         }
         self._client_class: Any = PooledClient
-        # Connects to nothing: it is there to refuse a wrong option now rather than at the first command.
+        # Makes no connection, but rejects an invalid option now rather than at the first command.
         self._prefix: bytes = self._new_server("localhost:1").commands.key_prefix
         self._lock = threading.Lock()
         self._servers: dict[str, _Server] = {}
@@ -129,64 +133,64 @@ class Client:
         return self._run("get", key, default)
 
     def gets(self, key: Key) -> tuple[Any, Any]:
-        """The value and its CAS token; (None, None): there is none."""
+        """The value and its CAS token. (None, None): there is no value."""
         value, token = self._run("gets", key)
         return value, token
 
     def set(self, key: Key, value: object, **options: object) -> bool | None:
-        """Store the value; options here and below: `expire` in seconds (0: never), `noreply`, `flags`."""
+        """Store a value. Options here and below: `expire` in seconds (0: never), `noreply`, `flags`."""
         stored: bool | None = self._run("set", key, value, **options)
         return stored
 
     def add(self, key: Key, value: object, **options: object) -> bool | None:
-        """Store the value if there is none yet."""
+        """Store a value unless there is one already."""
         stored: bool | None = self._run("add", key, value, **options)
         return stored
 
     def replace(self, key: Key, value: object, **options: object) -> bool | None:
-        """Store the value if there is one already."""
+        """Store a value if there is one already."""
         stored: bool | None = self._run("replace", key, value, **options)
         return stored
 
     def append(self, key: Key, value: object, **options: object) -> bool | None:
-        """Put this behind the value that there is."""
+        """Append to the value."""
         stored: bool | None = self._run("append", key, value, **options)
         return stored
 
     def prepend(self, key: Key, value: object, **options: object) -> bool | None:
-        """Put this before the value that there is."""
+        """Prepend to the value."""
         stored: bool | None = self._run("prepend", key, value, **options)
         return stored
 
     def cas(self, key: Key, value: object, cas: Any, **options: object) -> bool | None:  # noqa: ANN401
-        """Store the value unless it has changed since `gets` gave `cas`. False: it has; None: it is gone."""
+        """Store a value unless it has changed since `gets` returned `cas`. False: changed. None: no value."""
         stored: bool | None = self._run("cas", key, value, cas, **options)
         return stored
 
     def incr(self, key: Key, value: int, **options: object) -> int | None:
-        """Add to a number, and return it; None: there is none."""
+        """Add to a number and return it. None: there is no value."""
         number: int | None = self._run("incr", key, value, **options)
         return number
 
     def decr(self, key: Key, value: int, **options: object) -> int | None:
-        """Subtract from a number, down to 0, and return it; None: there is none."""
+        """Subtract from a number, down to 0, and return it. None: there is no value."""
         number: int | None = self._run("decr", key, value, **options)
         return number
 
     def touch(self, key: Key, expire: int = 0, **options: object) -> bool | None:
-        """Have the value expire in so many seconds from now (0: never)."""
+        """Set the time to live of a value, in seconds (0: for ever)."""
         touched: bool | None = self._run("touch", key, expire, **options)
         return touched
 
     def delete(self, key: Key, **options: object) -> bool | None:
-        """Forget the value."""
+        """Delete a value."""
         deleted: bool | None = self._run("delete", key, **options)
         return deleted
 
-    # -- many keys: one command for each server that has some of them --------------------------------------
+    # -- many keys: one command per server -----------------------------------------------------------------
 
     def get_many(self, keys: Iterable[_K]) -> dict[_K, Any]:
-        """The values of those keys that have one."""
+        """The values of the keys that have one."""
         found: dict[_K, Any] = {}
         for endpoint, own in self._by_server(keys).items():
             with self._use(endpoint) as server:
@@ -194,7 +198,7 @@ class Client:
         return found
 
     def gets_many(self, keys: Iterable[_K]) -> dict[_K, tuple[Any, Any]]:
-        """The values and CAS tokens of those keys that have one."""
+        """The values and CAS tokens of the keys that have one."""
         found: dict[_K, tuple[Any, Any]] = {}
         for endpoint, own in self._by_server(keys).items():
             with self._use(endpoint) as server:
@@ -202,9 +206,9 @@ class Client:
         return found
 
     def set_many(self, values: Mapping[_K, object], **options: object) -> list[_K]:
-        """Store the values, and return the keys of those that were refused.
+        """Store several values. Returns the keys of those that were refused.
 
-        Where a server does not answer, those asked before it have their values.
+        If a server does not respond, the values of the servers before it are stored.
         """
         refused: list[_K] = []
         for endpoint, own in self._by_server(values).items():
@@ -213,14 +217,14 @@ class Client:
         return refused
 
     def delete_many(self, keys: Iterable[Key], **options: object) -> bool:
-        """Forget the values; True."""
+        """Delete several values. Returns True."""
         for endpoint, own in self._by_server(keys).items():
             with self._use(endpoint) as server:
                 server.delete_many(own, **options)
         return True
 
     def flush_all(self, **options: object) -> None:
-        """Forget everything, on every server."""
+        """Delete all values on all servers."""
         for endpoint in self._mcset.endpoints:
             with self._use(endpoint) as server:
                 server.flush_all(**options)
@@ -228,7 +232,7 @@ class Client:
     # -- servers -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connections, one in use when its command is finished; once more changes nothing."""
+        """Close the connections; those in use, after their command. Closing twice is allowed."""
         with self._lock:
             self._is_closed = True
             self._drop(set(self._servers))
@@ -254,7 +258,7 @@ class Client:
 
     @contextmanager
     def _use(self, endpoint: str) -> Iterator[Any]:
-        """The server's pymemcache client, which stays open until it is used no more."""
+        """The pymemcache client of a server. It stays open while it is used."""
         with self._lock:
             if self._is_closed:
                 raise ClosedError("the memcached client is closed")
@@ -264,7 +268,7 @@ class Client:
                 server = self._new_server(endpoint)
                 if endpoint in self._known:
                     self._servers[endpoint] = server
-                else:  # it has left since it was picked
+                else:  # the server has left since it was picked
                     server.has_left = True
             server.users += 1
         try:
@@ -275,7 +279,7 @@ class Client:
                 server.close_if_done()
 
     def _follow(self) -> None:
-        """Drop the servers that have left, with the lock held."""
+        """Drop the servers that have left. The caller holds the lock."""
         endpoints = self._mcset.endpoints
         if endpoints is not self._known:
             self._known = endpoints
@@ -293,7 +297,7 @@ class Client:
 
 
 class _Server:
-    """One server's pool of connections, and how many commands use it now."""
+    """A server's pool of connections, with the number of commands that use it."""
 
     def __init__(self, commands: Any) -> None:  # noqa: ANN401 - pymemcache has no types
         self.commands = commands
@@ -301,25 +305,27 @@ class _Server:
         self.has_left = False
 
     def close_if_done(self) -> None:
-        """Close the pool of a server that has left; pymemcache would close connections in use as well."""
+        """Close the pool of a server that has left, once no command uses it."""
         if self.has_left and not self.users:
             self.commands.close()
 
 
 class Hasher:
-    """The places of go.serversets for pymemcache's `HashClient`: `HashClient(servers, hasher=Hasher)`.
+    """go.serversets' choice of servers for pymemcache's `HashClient`.
 
-    HashClient gives away the keys of a server that does not answer (`retry_attempts`, `dead_timeout`), and
-    does not count its `key_prefix` when it picks; `MCSet.client` does neither, and follows a watch.
+        client = HashClient(servers, hasher=Hasher)
+
+    HashClient moves the keys of a server that does not respond (`retry_attempts`, `dead_timeout`), and
+    ignores its `key_prefix` when it picks a server. `MCSet.client` does neither, and follows a watch.
     """
 
     def __init__(self) -> None:
-        self._nodes: dict[str, str] = {}  # by endpoint; HashClient drops an IPv6 address's brackets
-        self._ring: Ring | None = None  # None: to be made; adding n servers one by one makes one ring, not n
+        self._nodes: dict[str, str] = {}  # by endpoint; HashClient omits the brackets of an IPv6 address
+        self._ring: Ring | None = None  # None: to be computed, so that adding n servers computes one ring
         self._lock = threading.Lock()
 
     def add_node(self, node: str) -> None:
-        """Add a server under HashClient's name for it: `host:port`, or the path of a UNIX socket."""
+        """Add a server under HashClient's name for it: `host:port`, or the path of a Unix socket."""
         with self._lock:
             self._nodes[_endpoint_of(node)] = node
             self._ring = None
@@ -328,17 +334,17 @@ class Hasher:
         """Remove a server.
 
         Raises:
-            BadValueError: it is not there.
+            BadValueError: an unknown server.
         """
         with self._lock:
             if self._nodes.pop(_endpoint_of(node), None) is None:
                 raise BadValueError(
-                    f"{node!r} is none of the nodes, which are {', '.join(self._nodes.values())}"
+                    f"{node!r} is not one of the nodes, which are {', '.join(self._nodes.values())}"
                 )
             self._ring = None
 
     def get_node(self, key: Key) -> str | None:
-        """HashClient's name for the server that the key belongs to; None: there is no server."""
+        """HashClient's name for the server of a key. None: there is no server."""
         with self._lock:
             if not self._nodes:
                 return None
@@ -348,6 +354,6 @@ class Hasher:
 
 
 def _endpoint_of(node: str) -> str:
-    """`::1:11211` is `[::1]:11211`; everything else is right already."""
+    """The node's name as an endpoint: `::1:11211` becomes `[::1]:11211`."""
     host, _, port = node.rpartition(":")
     return str(HostPort(host, int(port))) if ":" in host and not host.startswith("[") else node

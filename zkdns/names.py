@@ -1,7 +1,7 @@
-"""Domain names as people write them and as the wire carries them (RFC 1035 §3.1, §5.1).
+"""Domain names in text form and in wire form (RFC 1035 §3.1, §5.1).
 
-A name is a tuple of labels, each label bytes: a dot or a non-ASCII byte inside a label is legal data
-(RFC 2181 §11), so names are never compared or split as strings.
+A name is a tuple of labels in bytes. A dot or a non-ASCII byte inside a label is valid (RFC 2181 §11), so
+names are never compared or split as strings.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from zkdns.errors import BadValueError
 Labels: TypeAlias = tuple[bytes, ...]
 
 MAX_LABEL = 63  # RFC 1035 §2.3.4, bytes
-MAX_NAME = 255  # RFC 1035 §2.3.4, bytes on the wire, length bytes and the root included
+MAX_NAME = 255  # RFC 1035 §2.3.4, bytes on the wire, including length bytes and root
 
 _USUAL = re.compile(rb"[A-Za-z0-9_-]+")
 _PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b'.\\"();@$')
 
 
 def parse_name(text: str) -> Labels:
-    r"""Read a name in presentation form, with `\.` and `\DDD` escapes; a trailing dot changes nothing.
+    r"""Parse a name in presentation form, with `\.` and `\DDD` escapes. A trailing dot has no effect.
 
     Raises:
-        BadValueError: an empty label, a label over 63 bytes, a name over 255, a broken escape, text that is
-            not Unicode (a lone surrogate is how Python shows an argument's bytes that are not UTF-8).
+        BadValueError: an empty label, a label over 63 bytes, a name over 255 bytes, an invalid escape, or
+            invalid Unicode (Python represents arguments that are not UTF-8 with lone surrogates).
     """
     labels: list[bytes] = []
     label = bytearray()
@@ -44,7 +44,7 @@ def parse_name(text: str) -> Labels:
             at += _unescape(data, at, label, text)
         else:
             label.append(byte)
-    if label:  # an empty rest stands behind a trailing dot
+    if label:  # after a trailing dot the rest is empty
         labels.append(bytes(label))
     name = tuple(labels)
     check_name(name, text)
@@ -52,7 +52,7 @@ def parse_name(text: str) -> Labels:
 
 
 def _unescape(data: bytes, at: int, label: bytearray, text: str) -> int:
-    r"""Append the byte that the escape at `at` (just behind the backslash) means; return its length."""
+    r"""Append the byte of the escape at `at` (after the backslash). Returns the length of the escape."""
     digits = data[at : at + 3]
     if digits.isdigit() and len(digits) == 3 and int(digits) <= 0xFF:  # noqa: PLR2004 - \DDD is three digits
         label.append(int(digits))
@@ -61,7 +61,7 @@ def _unescape(data: bytes, at: int, label: bytearray, text: str) -> int:
         label.append(data[at])
         return 1
     raise BadValueError(
-        f"{text!r} is not a domain name: behind a backslash stands a character or three digits up to 255"
+        f"{text!r} is not a domain name: a backslash is followed by a character or three digits up to 255"
     )
 
 
@@ -69,7 +69,7 @@ def check_name(name: Labels, text: str | None = None) -> None:
     """Check the limits of RFC 1035 §2.3.4.
 
     Raises:
-        BadValueError: naming the label or the length that is wrong.
+        BadValueError: an empty label, or a label or name that is too long.
     """
     wrong = f"{text if text is not None else to_text(name)!r} is not a domain name"
     for label in name:
@@ -82,17 +82,17 @@ def check_name(name: Labels, text: str | None = None) -> None:
 
 
 def wire_length(name: Labels) -> int:
-    """Bytes that the uncompressed name takes on the wire, the root's byte included."""
+    """The length of the uncompressed name on the wire, in bytes, including the root."""
     return sum(map(len, name)) + len(name) + 1
 
 
 def to_wire(name: Labels) -> bytes:
-    """The uncompressed wire form, ending in the root's zero byte."""
+    """The uncompressed wire form, with the root's zero byte at its end."""
     return b"".join(bytes((len(label),)) + label for label in name) + b"\0"
 
 
 def to_text(name: Labels) -> str:
-    """Presentation form without the trailing dot; what could be mistaken is escaped (RFC 1035 §5.1)."""
+    """The presentation form without a trailing dot. Special characters are escaped (RFC 1035 §5.1)."""
     return ".".join(
         label.decode() if _USUAL.fullmatch(label) else "".join(map(_escaped, label)) for label in name
     )
@@ -105,5 +105,5 @@ def _escaped(byte: int) -> str:
 
 
 def lower(name: Labels) -> Labels:
-    """ASCII lower case, which is all that name comparison folds (RFC 4343)."""
+    """The name in ASCII lower case, as names are compared (RFC 4343)."""
     return tuple(map(bytes.lower, name))

@@ -1,14 +1,14 @@
-"""The table on disk, so that a restart without ZooKeeper still answers.
+"""The snapshot: the table on disk, so that a restart without ZooKeeper still answers.
 
-    a line that says what this is
-    length · msgpack of the header: when, of which namespaces, read from which ZooKeeper
-    length · msgpack of some changes, as often as it takes
+    a line with the format and its version
+    length · msgpack of the header: time, serial, namespaces, ZooKeeper
+    length · msgpack of some changes, repeated
     length 0
-    SHA-256 of all before it
+    SHA-256 of everything before it
 
-Made in parts, so that whoever writes it can do other things between two of them. Written beside its place
-and renamed, so that a reader sees the old one or the new one, never a half. Nothing of a file is believed,
-nor made into objects, before its checksum was found right.
+The writer adds the changes in parts, so that it can do other work in between. It writes a temporary file in
+the same directory and renames it, so that a reader sees the old or the new snapshot, never a partial one. A
+reader checks the checksum before it decodes anything.
 """
 
 from __future__ import annotations
@@ -35,38 +35,40 @@ from zkdns.serverset.changes import Change
 _MAGIC = b"zkdns snapshot 2\n"
 _DIGEST_SIZE = hashlib.sha256().digest_size
 _LENGTH = 4
-# 100,000 members take some 10 MB; what is larger than this is something else, and not worth the memory.
+# 100,000 members take about 10 MB. A larger file is not a snapshot, and reading it would cost memory.
 MAX_BYTES = 1 << 30
-# Clocks are set back a little now and then; what lies further ahead was written by a clock that was wrong.
-_AHEAD_SECONDS = 300.0
+# Clocks are set back a little now and then. A time further in the future comes from a wrong clock.
+_MAX_CLOCK_SKEW = 300.0
 
-_CURES = {
-    errno.ENOENT: "make the directory {directory}",
+_REMEDIES = {
+    errno.ENOENT: "create the directory {directory}",
     errno.ENOTDIR: "{directory} must be a directory",
-    errno.EACCES: "let this user write into {directory}",
-    errno.EPERM: "let this user write into {directory}",
-    errno.EROFS: "name a file that does not lie on a read-only file system",
-    errno.ENOSPC: "make room there",
-    errno.EDQUOT: "make room there",
+    errno.EACCES: "give this user write permission in {directory}",
+    errno.EPERM: "give this user write permission in {directory}",
+    errno.EROFS: "choose a file on a writable file system",
+    errno.ENOSPC: "free some space there",
+    errno.EDQUOT: "free some space there",
     errno.EFBIG: "allow larger files (ulimit -f)",
-    errno.EISDIR: "name a file, not a directory",
+    errno.EISDIR: "choose a file, not a directory",
 }
 
 
 class SnapshotError(ZkdnsError):
-    """A snapshot cannot be written, read, or trusted; the text says why."""
+    """A snapshot cannot be written, read or used. The text says why."""
 
 
 class NoSnapshotError(SnapshotError):
-    """There is no file at all, as at the first start."""
+    """The file does not exist, as at the first start."""
 
 
 class Header(msgspec.Struct, frozen=True):
-    """What a snapshot says of itself.
+    """The header of a snapshot.
 
-    `written` is when its table was known to be right, in seconds since the epoch, and `serial` the zone's.
-    `namespaces` are the templates that its sets were found by, since under others their names would be
-    others; `zookeeper` is the connect string, whose chroot counts for the same reason.
+    Attributes:
+        written: when its table was last known to be current, in seconds since the epoch.
+        serial: the zone's SOA serial.
+        namespaces: the templates under which its sets were found, since they determine the names.
+        zookeeper: the connect string, whose chroot matters for the same reason.
     """
 
     written: float
@@ -76,17 +78,21 @@ class Header(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True):
-    """What a snapshot holds: a header, and the changes that make an empty table equal to the one it is of."""
+    """The contents of a snapshot: its header, and the changes that turn an empty table into its table."""
 
     header: Header
     changes: tuple[Change, ...]
 
 
 class Expected(msgspec.Struct, frozen=True, kw_only=True):
-    """What a reader can use: snapshots of the same namespaces, and not too old.
+    """The snapshots that a reader accepts.
 
-    `zookeeper` is the connect string whose chroot must be the same; None: any. Its servers may be others:
-    ensembles move. `now` is in seconds since the epoch; `max_age` in seconds, 0: any age.
+    Attributes:
+        namespaces: must be equal to the header's.
+        zookeeper: a connect string. Its chroot must be equal to the header's; its servers may differ, since
+            ensembles move. None: any.
+        now: the present time in seconds since the epoch.
+        max_age: in seconds. 0: no limit.
     """
 
     namespaces: tuple[str, ...]
@@ -96,12 +102,12 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def namespaces_of(config: Config) -> tuple[str, ...]:
-    """What the names in a snapshot depend on."""
+    """The templates on which the names in a snapshot depend."""
     return tuple(map(str, config.namespaces))
 
 
 def expected_by(config: Config, now: float) -> Expected:
-    """Which snapshots a server of this configuration can use now (seconds since the epoch)."""
+    """The snapshots that a server with this configuration accepts. `now` is in seconds since the epoch."""
     return Expected(
         namespaces=namespaces_of(config),
         zookeeper=config.zookeeper.hosts,
@@ -117,23 +123,27 @@ _part_decoder = msgspec.msgpack.Decoder(tuple[Change, ...])
 
 
 def encode_part(changes: Sequence[Change]) -> bytes:
-    """Some of a snapshot's changes as `SnapshotWriter.add` takes them."""
+    """Encode some of a snapshot's changes for `SnapshotWriter.add`."""
     return _encoder.encode(changes)
 
 
 class SnapshotWriter:
-    """Writes one snapshot: parts, then `commit`. Leaving its context without that leaves the old one there.
+    """Writes one snapshot: first parts, then `commit`. Without `commit` the old snapshot stays.
 
-    It may be used by several threads, one after the other.
+        with SnapshotWriter(path, header) as writer:
+            writer.add(encode_part(changes))
+            writer.commit()
+
+    Several threads may use it, one after the other.
 
     Raises:
-        SnapshotError: from whatever is called: it cannot be written; what was there stays.
+        SnapshotError: by any method, if the file cannot be written. The old snapshot stays.
     """
 
     def __init__(self, path: Path, header: Header) -> None:
         self._path = path
-        # A name of its own: what one writer has not yet written must not end up in another's file.
-        self._beside = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.new")
+        # A unique name, so that two writers never write to the same file.
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.{next(_numbers)}.new")
         self._digest = hashlib.sha256()
         self._file: BinaryIO | None = None
         self._header = _encoder.encode(header)
@@ -147,21 +157,21 @@ class SnapshotWriter:
         self.discard()
 
     def add(self, part: bytes) -> None:
-        """Write a part of the changes."""
+        """Write some of the changes."""
         self._write(len(part).to_bytes(_LENGTH) + part)
 
     def commit(self) -> None:
-        """Put it in its place, safe from a loss of power."""
+        """Replace the old snapshot, durably."""
         file = self._write(bytes(_LENGTH))
         try:
             file.write(self._digest.digest())
             file.flush()
             os.fsync(file.fileno())
             file.close()
-            self._beside.replace(self._path)
+            self._temporary.replace(self._path)
         except OSError as error:
             raise self._failure(error) from None
-        with contextlib.suppress(OSError):  # not every file system can, and it is in its place all the same
+        with contextlib.suppress(OSError):  # some file systems cannot; the file is renamed anyway
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)
@@ -169,19 +179,19 @@ class SnapshotWriter:
                 os.close(directory)
 
     def discard(self) -> None:
-        """Leave nothing beside the snapshot."""
+        """Remove the temporary file."""
         if self._file is None:
             return
-        with contextlib.suppress(OSError):  # closing writes what is left, into a full disk perhaps
+        with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
             self._file.close()
         with contextlib.suppress(OSError):
-            self._beside.unlink(missing_ok=True)
+            self._temporary.unlink(missing_ok=True)
 
     def _write(self, data: bytes) -> BinaryIO:
-        """Write to the file, which is made at the first time."""
+        """Write to the file, which the first call creates."""
         try:
             if self._file is None:
-                self._file = self._beside.open("xb")
+                self._file = self._temporary.open("xb")
                 data = _MAGIC + len(self._header).to_bytes(_LENGTH) + self._header + data
             self._digest.update(data)
             self._file.write(data)
@@ -190,17 +200,17 @@ class SnapshotWriter:
         return self._file
 
     def _failure(self, error: OSError) -> SnapshotError:
-        cure = _CURES.get(error.errno or 0, "").format(directory=self._path.parent)
+        remedy = _REMEDIES.get(error.errno or 0, "").format(directory=self._path.parent)
         return SnapshotError(
-            f"{self._path}: cannot be written: {error.strerror}" + (f"; {cure}" if cure else "")
+            f"{self._path}: cannot be written: {error.strerror}" + (f"; {remedy}" if remedy else "")
         )
 
 
 def write_snapshot(path: Path, header: Header, parts: Iterable[Sequence[Change]]) -> None:
-    """Replace the file at `path`, at one go.
+    """Write a whole snapshot to `path`.
 
     Raises:
-        SnapshotError: it cannot be written; what was there stays.
+        SnapshotError: it cannot be written. The old snapshot stays.
     """
     with SnapshotWriter(path, header) as writer:
         for part in parts:
@@ -209,9 +219,9 @@ def write_snapshot(path: Path, header: Header, parts: Iterable[Sequence[Change]]
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what processes that were killed amid writing have left beside the snapshot."""
+    """Remove the temporary files of processes that were killed while they wrote a snapshot."""
     name = re.compile(rf"\.{re.escape(path.name)}\.([0-9]{{1,9}})\.[0-9]+\.new")
-    with contextlib.suppress(OSError):  # whoever writes there will tell
+    with contextlib.suppress(OSError):  # writing a snapshot there will report the error
         for entry in os.scandir(path.parent):
             found = name.fullmatch(entry.name)
             if found and not _is_running(int(found[1])):
@@ -229,23 +239,23 @@ def _is_running(pid: int) -> bool:
 
 
 def read_header(path: Path, expected: Expected) -> Header:
-    """What the snapshot at `path` says of itself, if all of it is whole and can be used.
+    """The header of the snapshot at `path`, after checking that the snapshot can be used.
 
     Raises:
-        NoSnapshotError: there is none.
-        SnapshotError: there is none that can be used.
+        NoSnapshotError: there is no file.
+        SnapshotError: the snapshot cannot be used.
     """
     header, _ = _read(path, expected)
     return header
 
 
 def read_snapshot(path: Path, expected: Expected) -> Snapshot:
-    """Read the file at `path`.
+    """Read the snapshot at `path`.
 
     Raises:
-        NoSnapshotError: there is none.
-        SnapshotError: it cannot be read, is damaged or no snapshot at all, of other namespaces
-            or of another place in ZooKeeper, or too old.
+        NoSnapshotError: there is no file.
+        SnapshotError: the file cannot be read, is damaged or not a snapshot, has other namespaces or another
+            chroot, or is too old.
     """
     header, parts = _read(path, expected)
     changes: list[Change] = []
@@ -253,12 +263,12 @@ def read_snapshot(path: Path, expected: Expected) -> Snapshot:
         for part in parts:
             changes += _part_decoder.decode(part)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SnapshotError(f"{path}: cannot be understood: {error}") from None
+        raise SnapshotError(f"{path}: cannot be decoded: {error}") from None
     return Snapshot(header, tuple(changes))
 
 
 def _read(path: Path, expected: Expected) -> tuple[Header, list[memoryview]]:
-    """The header, and the parts as they are written, when all but the parts' contents was found right."""
+    """The header and the encoded parts, after all checks except decoding the parts."""
     data = memoryview(_load(path))
     if data[: len(_MAGIC)] != _MAGIC:
         raise SnapshotError(f"{path}: is not a snapshot of this version of zkdns")
@@ -269,33 +279,33 @@ def _read(path: Path, expected: Expected) -> tuple[Header, list[memoryview]]:
     try:
         header = _header_decoder.decode(first)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SnapshotError(f"{path}: cannot be understood: {error}") from None
+        raise SnapshotError(f"{path}: cannot be decoded: {error}") from None
     if reason := _unusable(header, expected):
         raise SnapshotError(f"{path}: {reason}")
     return header, parts
 
 
 def _load(path: Path) -> bytes:
-    """The bytes of a regular file: a pipe would be waited for, and a device has no end."""
+    """The bytes of a regular file. Reading a pipe could block, and a device may have no end."""
     try:
         number = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(number, "rb") as file:  # noqa: PTH123 - opened by its number
+        with open(number, "rb") as file:  # noqa: PTH123 - a file descriptor
             status = os.fstat(number)
             if not stat.S_ISREG(status.st_mode):
                 raise SnapshotError(f"{path}: cannot be read: it is not a regular file")
             if status.st_size > MAX_BYTES:
                 raise SnapshotError(f"{path}: is not a snapshot: it is larger than {MAX_BYTES} bytes")
-            return file.read(status.st_size)  # not more: memory for as much is taken first
+            return file.read(status.st_size)  # with a size, since it allocates that much memory
     except FileNotFoundError:
         raise NoSnapshotError(f"{path}: cannot be read: there is no such file") from None
     except OSError as error:
         raise SnapshotError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:  # a zero byte in the path
+    except ValueError as error:  # a NUL byte in the path
         raise SnapshotError(f"{path}: cannot be read: {error}") from None
 
 
 def _split(rest: memoryview, path: Path) -> list[memoryview]:
-    """What lies between the lengths; each is checked against what there is before anything is made of it."""
+    """The parts between the length fields. Each length is checked before it is used."""
     parts = []
     position = 0
     while position + _LENGTH <= len(rest):
@@ -306,24 +316,24 @@ def _split(rest: memoryview, path: Path) -> list[memoryview]:
         parts.append(rest[position : position + length])
         position += length
     else:
-        raise SnapshotError(f"{path}: cannot be understood: it has no end")
+        raise SnapshotError(f"{path}: cannot be decoded: it has no end")
     if position != len(rest) or not parts:
-        raise SnapshotError(f"{path}: cannot be understood: its lengths are wrong")
+        raise SnapshotError(f"{path}: cannot be decoded: its lengths are wrong")
     return parts
 
 
 def _unusable(header: Header, expected: Expected) -> str | None:
-    """Why a snapshot is of no use to this reader; None: it is."""
+    """Why this reader does not accept a snapshot. None: it does."""
     if header.namespaces != expected.namespaces:
         found, wanted = " and ".join(header.namespaces), " and ".join(expected.namespaces)
-        return f"is of the namespace {found}, not of {wanted}"
+        return f"has the namespace {found} instead of {wanted}"
     if expected.zookeeper is not None and _chroot(header.zookeeper) != _chroot(expected.zookeeper):
-        return f"is of ZooKeeper at {header.zookeeper}, which has another root than {expected.zookeeper}"
+        return f"was read from {header.zookeeper}, whose chroot differs from that of {expected.zookeeper}"
     age = expected.now - header.written
     if expected.max_age and age > expected.max_age:
-        most = format_duration(expected.max_age)
-        return f"is {format_duration(age)} old; at most {most} is accepted (snapshot.max_age)"
-    if expected.max_age and not age >= -_AHEAD_SECONDS:  # so that "not a number" is caught too
+        limit = format_duration(expected.max_age)
+        return f"is {format_duration(age)} old; at most {limit} is accepted (snapshot.max_age)"
+    if expected.max_age and not age >= -_MAX_CLOCK_SKEW:  # in this form NaN is rejected too
         return f"was written {format_duration(-age)} in the future; a clock is or was wrong"
     return None
 

@@ -1,7 +1,7 @@
-"""Services and their members, as the server answers with them.
+"""`Table`: the services and members that the server answers from.
 
-A table is changed by `apply` alone and knows no clock: where time matters, the caller says what time it is
-(seconds of any monotonic clock). Never here: I/O, DNS messages.
+Only `apply` and `expire` change a table. It has no clock: the caller passes the time, in seconds of any
+monotonic clock. Never here: I/O, DNS messages.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from zkdns.serverset.changes import (
 from zkdns.serverset.member import Member, is_ip
 
 DEPARTED_SECONDS = 60.0
-"""How long a departed member's own name stays resolvable, so that a chain of SRV then A never dangles."""
+"""How long a departed member's name stays resolvable, for clients that have it from an SRV record."""
 
 
-class ServerSet:
-    """One origin's members by name, in the order in which they joined.
+class MemberSet:
+    """The members of one origin by name, in the order in which they joined.
 
-    `held` are the names of those that have left, and are answered with after all others. Of a set that
-    `is_unread` nobody knows the members.
+    `held` has the names of members that have left and are still answered, after all others. With `is_unread`
+    the set exists, but its members are unknown.
     """
 
     __slots__ = ("held", "is_unread", "members", "name", "origin")
@@ -44,43 +44,46 @@ class ServerSet:
 
 
 class Service:
-    """What one name answers for: usually one set, several where their names differ in case only.
+    """The sets that answer one name: usually one, several if their names differ only in case.
 
-    `departed` holds, by origin and name, members that left, each with the time until which its own name
-    is still answered.
+    `departed` has the members that have left, by origin and name, with the time until which their own names
+    are answered.
     """
 
     __slots__ = ("departed", "key", "sets")
 
     def __init__(self, key: Labels) -> None:
         self.key = key
-        self.sets: dict[str, ServerSet] = {}
+        self.sets: dict[str, MemberSet] = {}
         self.departed: dict[tuple[str, str], tuple[Member, float]] = {}
 
     @property
-    def first(self) -> ServerSet:
-        """The set whose spelling and whose members' names go before the others': lower case first."""
+    def first(self) -> MemberSet:
+        """The set with precedence in spelling and member names: the one in lower case."""
         if len(self.sets) == 1:
             return next(iter(self.sets.values()))
         return min(self.sets.values(), key=_precedence)
 
     @property
     def is_unread(self) -> bool:
-        """Whether no member is known, and there may be some all the same."""
+        """Whether no member is known although there may be some."""
         sets = self.sets.values()
         return any(owner.is_unread for owner in sets) and not any(owner.members for owner in sets)
 
-    def by_precedence(self) -> list[ServerSet]:
-        """All sets, `first` first."""
+    def by_precedence(self) -> list[MemberSet]:
+        """All sets in order of precedence."""
         return sorted(self.sets.values(), key=_precedence)
 
 
-def _precedence(owner: ServerSet) -> tuple[bool, str]:
+def _precedence(owner: MemberSet) -> tuple[bool, str]:
     return owner.name.labels != owner.name.key, owner.origin
 
 
-class Addresses:
-    """Which services have members, departed ones among them, that have an address without being resolved."""
+class AddressIndex:
+    """An index of the services by the IP addresses of their members, including departed ones.
+
+    Only addresses that are known without a DNS lookup are indexed.
+    """
 
     def __init__(self) -> None:
         self._users: dict[str, dict[Labels, int]] = {}
@@ -90,16 +93,16 @@ class Addresses:
         return address in self._users
 
     def users(self, address: str) -> Collection[Labels]:
-        """The keys of the services that use it."""
+        """The keys of the services with this address."""
         return self._users.get(address, {}).keys()
 
     def take_new(self) -> set[str]:
-        """The addresses that services use since this was asked last, and did not before."""
+        """The addresses that have come into use since the last call."""
         new, self._new = self._new, set()
         return new
 
     def count(self, member: Member, key: Labels, step: int) -> None:
-        """Keep account of a member of the service with that key that is there (+1), or no more (-1)."""
+        """Count a member of a service that has joined (`step` is 1) or left (-1)."""
         for address in member.addresses:
             users = self._users.setdefault(address, {})
             if key not in users:
@@ -113,22 +116,22 @@ class Addresses:
 
 
 class Table:
-    """All services, the addresses of host names among their members, and a serial that rises with changes.
+    """All services, the resolved addresses of their host names, and a serial number.
 
     Args:
-        departed_seconds: how long members that left are kept in `Service.departed`; 0: not at all.
-        with_addresses: whether an account is kept of who uses which addresses.
+        departed_seconds: how long departed members are kept in `Service.departed`. 0: not at all.
+        with_addresses: whether to maintain `addresses`.
 
     Attributes:
-        addresses: that account; None: there is none.
+        addresses: the index by address, or None.
     """
 
     def __init__(self, *, departed_seconds: float = DEPARTED_SECONDS, with_addresses: bool = False) -> None:
-        self.addresses = Addresses() if with_addresses else None
+        self.addresses = AddressIndex() if with_addresses else None
         self.serial = 0
-        """SOA serial (RFC 1982); whoever publishes changes sets it."""
+        """The SOA serial (RFC 1982). The publisher of changes sets it."""
         self._services: dict[Labels, Service] = {}
-        self._sets: dict[str, ServerSet] = {}
+        self._sets: dict[str, MemberSet] = {}
         self._addresses: dict[str, tuple[str, ...]] = {}
         self._host_users: dict[str, Counter[Labels]] = {}
         self._departed_seconds = departed_seconds
@@ -136,7 +139,7 @@ class Table:
 
     @property
     def services(self) -> Mapping[Labels, Service]:
-        """Services by their names' labels in lower case, the zone's included."""
+        """The services by the labels of their names in lower case, including the zone."""
         return self._services
 
     @property
@@ -146,21 +149,21 @@ class Table:
 
     @property
     def hosts(self) -> set[str]:
-        """Host names (not addresses) that members have."""
+        """The host names (not IP addresses) of all members."""
         return set(self._host_users)
 
-    def set_of(self, origin: str) -> ServerSet | None:
-        """The set of this origin; None where there is none."""
+    def set_of(self, origin: str) -> MemberSet | None:
+        """The set of this origin, or None."""
         return self._sets.get(origin)
 
     def addresses_of(self, host: str) -> tuple[str, ...]:
-        """The IP addresses that a host name was last seen to have."""
+        """The IP addresses of a host name at its last lookup."""
         return self._addresses.get(host, ())
 
     def apply(self, change: Change, now: float = 0.0) -> set[Labels]:
-        """Make a change; return the keys of the services whose answers it may alter.
+        """Apply a change. Returns the keys of the services whose answers may change.
 
-        A change of a set that is not known does nothing: whoever sent it will send the whole set.
+        A change of an unknown set has no effect: the source will publish the whole set.
         """
         match change:
             case SetPut():
@@ -169,7 +172,7 @@ class Table:
                 return self._put_unread(change)
             case SetChanged():
                 owner = self._sets.get(change.origin)
-                return self._exchange(owner, change.added, change.removed, now) if owner else set()
+                return self._update(owner, change.added, change.removed, now) if owner else set()
             case MembersHeld():
                 return self._hold(change)
             case SetDropped():
@@ -178,11 +181,11 @@ class Table:
                 return self._resolve(change)
 
     def retain(self, origins: set[str]) -> set[Labels]:
-        """Drop every set whose origin is not among these; return the keys of their services."""
+        """Drop all sets except those of these origins. Returns the keys of the dropped services."""
         return {key for origin in self._sets.keys() - origins for key in self._drop(origin)}
 
     def expire(self, now: float) -> set[Labels]:
-        """Forget departed members whose time is over; return the keys of their services."""
+        """Remove departed members after their time. Returns the keys of their services."""
         changed = set()
         for key in list(self._with_departed):
             service = self._services[key]
@@ -197,13 +200,13 @@ class Table:
         return changed
 
     def contents(self) -> Iterator[Change]:
-        """The changes that make an empty table equal to this one."""
+        """The changes that turn an empty table into a copy of this one."""
         for origin in self._sets:
             yield from self.contents_of(origin)
         yield from self.resolved()
 
     def contents_of(self, origin: str) -> Iterator[SetPut | SetUnread | MembersHeld]:
-        """The changes that make this set in a table that lacks it; none where there is no such set."""
+        """The changes that create this set in another table. None if the set does not exist."""
         owner = self._sets.get(origin)
         if owner is None:
             return
@@ -215,7 +218,7 @@ class Table:
             yield MembersHeld(owner.origin, tuple(sorted(owner.held)))
 
     def resolved(self) -> list[HostResolved]:
-        """The addresses of all host names that were seen to have any."""
+        """The addresses of all resolved host names."""
         return [HostResolved(host, addresses) for host, addresses in self._addresses.items()]
 
     def _put(self, change: SetPut, now: float) -> set[Labels]:
@@ -232,7 +235,7 @@ class Table:
         if owner.held:
             owner.held = frozenset()
             changed.add(owner.name.key)
-        return changed | self._exchange(owner, added, removed, now)
+        return changed | self._update(owner, added, removed, now)
 
     def _put_unread(self, change: SetUnread) -> set[Labels]:
         if change.origin in self._sets:
@@ -242,8 +245,8 @@ class Table:
         return {key}
 
     def _add(self, change: SetPut | SetUnread, members: dict[str, Member]) -> Labels:
-        """Add a set that there was not: nobody has departed from it. Returns the key of its service."""
-        owner = self._sets[change.origin] = ServerSet(change.origin, change.name)
+        """Add a new set. Returns the key of its service."""
+        owner = self._sets[change.origin] = MemberSet(change.origin, change.name)
         owner.members = members
         key = change.name.key
         service = self._services.get(key)
@@ -262,8 +265,8 @@ class Table:
         owner.held |= new
         return {owner.name.key}
 
-    def _exchange(
-        self, owner: ServerSet, added: Sequence[Member], removed: Sequence[str], now: float
+    def _update(
+        self, owner: MemberSet, added: Sequence[Member], removed: Sequence[str], now: float
     ) -> set[Labels]:
         service = self._services[owner.name.key]
         changed = False
@@ -288,7 +291,7 @@ class Table:
             gone += [departed[0]] if departed else []
             owner.members[member.name] = member
             self._count_hosts(member, service.key, +1)
-        for member in gone:  # after the others: a host that only changes hands keeps its addresses
+        for member in gone:  # last, so that a host that moves to another member keeps its addresses
             self._count_hosts(member, service.key, -1)
         return {service.key} if changed else set()
 
@@ -314,7 +317,7 @@ class Table:
         return set(self._host_users[change.host])
 
     def _count_hosts(self, member: Member, key: Labels, step: int) -> None:
-        """Keep account of which services use which host names and addresses."""
+        """Count the use of host names and addresses by services."""
         if self.addresses is not None:
             self.addresses.count(member, key, step)
         own = member.service.host if member.service else ""
@@ -322,7 +325,7 @@ class Table:
         if is_own_a_name:
             self._count_host(own, key, step)
         for endpoint in member.additional.values():
-            # Most lie at the member's own host; a start asks this for every endpoint of the table.
+            # Most endpoints have the member's own host. A start runs this for every endpoint of the table.
             if is_own_a_name if endpoint.host == own else not is_ip(endpoint.host):
                 self._count_host(endpoint.host, key, step)
 

@@ -1,7 +1,7 @@
-"""Connections to the servers of a set, pooled, each from where the least is going on.
+"""Pooled connections to the endpoints of a set, chosen by the fewest active connections.
 
-Made for thrift, whose connections carry one call at a time, and good for whatever else is so: connecting and
-closing are the caller's, so nothing here knows the protocol.
+Made for thrift, whose connections carry one call at a time, and usable for any protocol of that kind: the
+caller provides the functions that connect and close.
 
     def connect(host, port):
         return thriftpy2.rpc.make_client(geo_thrift.Geo, host, port)
@@ -10,13 +10,13 @@ closing are the caller's, so nothing here knows the protocol.
         with geo.connection() as client:
             client.locate(...)
 
-The clients of Apache Thrift have no method close, so that they want one more argument:
+Clients of Apache Thrift have no method `close`, so they need one more argument:
 `close=lambda client: client._iprot.trans.close()`.
 
-Theory of operation: a request first gets a place at an endpoint, of which each has `max_active`, and then an
-idle connection of that endpoint, or a new one. Whoever frees a place gives it to the first of those who wait
-that can use it: who could not connect to an endpoint waits for a place at another one, and is passed over
-meanwhile. Connecting and closing, which may take long, happen without the lock.
+Theory of operation: a request first gets a slot at an endpoint, each of which has `max_active`, and then an
+idle connection of that endpoint or a new one. A freed slot goes to the first waiting request that can use it:
+a request that failed to connect to an endpoint waits for a slot at another one, and is passed over until
+then. Connecting and closing may block, so they happen without the lock.
 """
 
 from __future__ import annotations
@@ -43,41 +43,44 @@ _C = TypeVar("_C")
 
 
 class BusyError(ZkdnsError, TimeoutError):
-    """No place became free in time: all endpoints have as many active connections as they may."""
+    """No slot became free in time: every endpoint has `max_active` active connections."""
 
 
 class NoConnectionError(ZkdnsError, ConnectionError):
-    """None of the endpoints could be connected to; `failures` holds what `connect` raised for each."""
+    """No endpoint accepted a connection. `failures` has the exception of `connect` by endpoint."""
 
     def __init__(self, failures: Mapping[str, Exception]) -> None:
         self.failures = dict(failures)
-        told = ", ".join(f"{endpoint} ({error!r})" for endpoint, error in self.failures.items())
-        super().__init__(f"no endpoint could be connected to; tried: {told}")
+        reasons = ", ".join(f"{endpoint} ({error!r})" for endpoint, error in self.failures.items())
+        super().__init__(f"no endpoint could be connected to; tried: {reasons}")
 
 
 class ThriftSet(Generic[_C]):
-    """Pools of connections to the endpoints of a watch; the defaults are those of go.serversets' thriftset.
+    """Pools of connections to the endpoints of a watch, with the defaults of go.serversets' thriftset.
 
-    It is safe to use from any thread; a connection belongs to one `with` block at a time.
+        with geo.connection(timeout=1.0) as client:
+            client.locate(...)
 
-    A connection is closed rather than kept when its block has raised an error, whatever error (catch inside
-    what leaves the connection usable, such as the exceptions that a thrift service declares), when its
-    endpoint has left since it was opened, even if it has come back, and when the set is closed.
+    Thread-safe. A connection belongs to one `with` block at a time.
+
+    A connection is closed instead of kept if its block raises any exception, if its endpoint has left since
+    it was opened (even if the endpoint has returned), or if the set is closed. Exceptions that leave the
+    connection usable, such as those that a thrift service declares, should be caught inside the block.
 
     Args:
-        watch: what to follow, any `EndpointSource`; it stays the caller's to close. None: the endpoints come
-            by `set_endpoints` alone.
-        connect: makes a connection, open and ready, of a host (IPv6 without brackets) and a port; whatever
-            Exception it raises means that it could not. It should have a time-out.
-        max_active: how many connections of an endpoint may be in use at once.
-        max_idle: how many unused ones of an endpoint are kept.
-        idle_timeout: seconds after which an unused one is closed rather than used, when the turn comes to
-            its endpoint again; None: never.
-        close: closes a connection; None: its method `close` does.
-        clock: tells the seconds that `idle_timeout` is about.
+        watch: any `EndpointSource` to follow. The caller closes it. None: only `set_endpoints` provides
+            endpoints.
+        connect: opens a connection to a host (IPv6 without brackets) and port. Any Exception means a failed
+            attempt. It should have a timeout.
+        max_active: the maximum number of connections in use at one endpoint.
+        max_idle: the maximum number of idle connections to one endpoint.
+        idle_timeout: seconds after which an idle connection is closed instead of used, when its endpoint is
+            next chosen. None: no limit.
+        close: closes a connection. None: its method `close`.
+        clock: returns the time in seconds, for `idle_timeout`.
 
     Raises:
-        BadValueError: a limit out of its range.
+        BadValueError: a limit out of range.
     """
 
     def __init__(
@@ -96,7 +99,9 @@ class ThriftSet(Generic[_C]):
         if max_idle < 0:
             raise BadValueError(f"max_idle is {max_idle!r}; it is 0 (keep none) or more")
         if idle_timeout is not None and not idle_timeout > 0:
-            raise BadValueError(f"idle_timeout is {idle_timeout!r}; it is more than 0 s, or None for never")
+            raise BadValueError(
+                f"idle_timeout is {idle_timeout!r}; it is more than 0 s, or None for no limit"
+            )
         self._connect = connect
         self._close: Callable[[_C], object] = close or methodcaller("close")
         self._needs_method = close is None
@@ -107,14 +112,14 @@ class ThriftSet(Generic[_C]):
         self._balance = LeastRequest(watch)
         self._lock = threading.Lock()
         self._pools: dict[str, _Pool[_C]] = {}
-        self._queue: deque[_Waiter[_C]] = deque()  # those who have no place yet, in the order of asking
-        self._doomed: list[_C] = []  # what is to be closed as soon as the lock is free
+        self._queue: deque[_Waiter[_C]] = deque()  # requests without a slot, in order of arrival
+        self._to_close: list[_C] = []  # connections to close when the lock is free
         self._is_closed = False
         self._unsubscribe = watch.subscribe(self._follow) if watch is not None else None
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """`host:port` of every endpoint, sorted, each once; IPv6 in brackets."""
+        """`host:port` of every endpoint, sorted and without duplicates; IPv6 in brackets."""
         return self._balance.endpoints
 
     @property
@@ -123,48 +128,49 @@ class ThriftSet(Generic[_C]):
         return self._is_closed
 
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
-        """Use these from now on, whatever the watch says, if there was one.
+        """Replace the watch, if there was one, by these endpoints.
 
         Args:
             endpoints: `host:port` each, IPv6 as `[address]:port`.
 
         Raises:
-            BadValueError: an endpoint that is none; nothing has changed then.
+            BadValueError: an invalid endpoint. Nothing has changed then.
         """
         self._balance.set_endpoints(endpoints)
         self._follow()
 
     @contextlib.contextmanager
     def connection(self, timeout: float | None = None) -> Iterator[_C]:
-        """A connection to the endpoint with the least active ones, for the time of a `with` block.
+        """A connection to the endpoint with the fewest active ones, for a `with` block.
 
-        While all endpoints have `max_active` it waits, first come, first served. Where a connection cannot be
-        opened, the next endpoint is tried, each at most once; if that one is full, it is waited for.
+        While every endpoint has `max_active` connections this waits, first come, first served. If a
+        connection cannot be opened, the next endpoint is tried, each at most once, after waiting for a slot
+        there.
 
-        A connection that was idle may have been closed by its server meanwhile; that shows at its first use.
+        The server may have closed a connection while it was idle, which shows only at its first use.
 
         Args:
-            timeout: seconds to wait for a place; None: as long as it takes. Connecting is not counted.
+            timeout: seconds to wait for a slot, not counting the time to connect. None: no limit.
 
         Raises:
             NoEndpointsError: the set is empty.
-            NoConnectionError: no endpoint could be connected to.
-            BusyError: there was no place within `timeout`.
-            ClosedError: the set is closed, or was while this waited.
-            BadValueError: what `connect` made has no method `close`, and no other way to close it was given.
+            NoConnectionError: no endpoint accepted a connection.
+            BusyError: there was no slot within `timeout`.
+            ClosedError: the set is closed, or was closed during the wait.
+            BadValueError: the connection has no method `close`, and no function to close it was given.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         pool, connection = self._open(deadline)
         try:
-            self._bury()
+            self._close_doomed()
             yield connection
         except BaseException:
-            self._end(pool, doomed=[connection])
+            self._finish(pool, broken=[connection])
             raise
-        self._end(pool, idle=[connection])
+        self._finish(pool, idle=[connection])
 
     def close(self) -> None:
-        """Close idle connections now, and those in use when their blocks end; once more changes nothing."""
+        """Close idle connections now, and those in use when their blocks end. Closing twice is allowed."""
         if self._unsubscribe is not None:
             self._unsubscribe()
         with self._lock:
@@ -172,7 +178,7 @@ class ThriftSet(Generic[_C]):
             self._drop(list(self._pools))
             for waiter in self._queue:
                 waiter.woken.notify()
-        self._bury()
+        self._close_doomed()
 
     def __enter__(self) -> Self:
         return self
@@ -181,40 +187,42 @@ class ThriftSet(Generic[_C]):
         self.close()
 
     def _follow(self) -> None:
-        """The endpoints have changed; in whatever thread told it."""
+        """Handle a change of the endpoints, in the thread of the source."""
         with self._lock:
             self._drop(self._pools.keys() - set(self.endpoints))
-            self._serve()
-        self._bury()
+            self._assign_slots()
+        self._close_doomed()
 
-    # -- a place, and a connection -------------------------------------------------------------------------
+    # -- slots and connections -----------------------------------------------------------------------------
 
     def _open(self, deadline: float | None) -> tuple[_Pool[_C], _C]:
         failures: dict[str, Exception] = {}
         while True:
             with self._lock:
-                pool = self._place(failures, deadline)
+                pool = self._take_slot(failures, deadline)
                 self._expire(pool)
                 if pool.idle:
-                    return pool, pool.idle.pop()[0]  # the one used last, so that the others can time out
+                    return pool, pool.idle.pop()[
+                        0
+                    ]  # the one used last, so that the others reach their timeout
             try:
                 connection = self._connect(pool.host, pool.port)
             except BaseException as error:
-                self._end(pool)
+                self._finish(pool)
                 if not isinstance(error, Exception):
                     raise
                 failures[pool.endpoint] = error
             else:
                 if self._needs_method and not callable(getattr(connection, "close", None)):
-                    self._end(pool)
+                    self._finish(pool)
                     raise BadValueError(
                         f"connect made a {type(connection).__name__}, which has no method close(); "
-                        "say by close= how it is closed"
+                        "pass a function that closes it as close="
                     )
                 return pool, connection
 
-    def _place(self, failures: Mapping[str, Exception], deadline: float | None) -> _Pool[_C]:
-        """Wait for a place and take it, with the lock held."""
+    def _take_slot(self, failures: Mapping[str, Exception], deadline: float | None) -> _Pool[_C]:
+        """Wait for a slot and take it. The caller holds the lock."""
         waiter: _Waiter[_C] = _Waiter(self._lock, failures)
         self._queue.append(waiter)
         try:
@@ -222,27 +230,27 @@ class ThriftSet(Generic[_C]):
         except BaseException:
             if waiter.pool is None:
                 self._queue.remove(waiter)
-            else:  # it was given while this was interrupted, or the set closed
+            else:  # the slot was assigned while this was interrupted or the set was closed
                 self._balance.release(waiter.pool.endpoint)
-                self._serve()
+                self._assign_slots()
             raise
 
     def _wait(self, waiter: _Waiter[_C], deadline: float | None) -> _Pool[_C]:
         while True:
             if self._is_closed:
                 raise ClosedError("the set of connections is closed")
-            self._serve()
+            self._assign_slots()
             if waiter.pool is not None:
                 return waiter.pool
             if waiter.error is not None:
                 raise waiter.error
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
-                raise BusyError(self._busy(waiter.failures))
+                raise BusyError(self._busy_message(waiter.failures))
             waiter.woken.wait(left)
 
     def _choose(self, failures: Mapping[str, Exception]) -> _Pool[_C] | None:
-        """A place at the endpoint with the least active connections; None: all have as many as they may."""
+        """A slot at the endpoint with the fewest active connections. None: all slots are taken."""
         try:
             endpoint = self._balance.acquire(failures)
         except NoEndpointsError:
@@ -256,30 +264,30 @@ class ThriftSet(Generic[_C]):
             self._pools[endpoint] = _Pool(endpoint)
         return self._pools[endpoint]
 
-    def _busy(self, failures: Mapping[str, Exception]) -> str:
-        text = f"no place became free in time: all endpoints have {self._max_active} active connections"
+    def _busy_message(self, failures: Mapping[str, Exception]) -> str:
+        text = f"no slot became free in time: all endpoints have {self._max_active} active connections"
         return (
             f"{text}, except those that cannot be connected to: {', '.join(failures)}" if failures else text
         )
 
-    def _end(self, pool: _Pool[_C], *, idle: Iterable[_C] = (), doomed: Iterable[_C] = ()) -> None:
-        """Leave a place; what was used there is kept, or closed."""
+    def _finish(self, pool: _Pool[_C], *, idle: Iterable[_C] = (), broken: Iterable[_C] = ()) -> None:
+        """Free a slot, and keep or close its connection."""
         with self._lock:
             self._balance.release(pool.endpoint)
-            self._doomed += doomed
+            self._to_close += broken
             if pool.has_left:
-                self._doomed += idle
+                self._to_close += idle
             else:
                 now = self._clock()
                 pool.idle += ((connection, now) for connection in idle)
                 self._expire(pool)
-            self._serve()
-        self._bury()
+            self._assign_slots()
+        self._close_doomed()
 
     # -- with the lock held --------------------------------------------------------------------------------
 
-    def _serve(self) -> None:
-        """Give the places that there are to those who wait, in the order of asking."""
+    def _assign_slots(self) -> None:
+        """Give free slots to waiting requests, in order of arrival."""
         for waiter in tuple(self._queue):
             waiter.error = None
             try:
@@ -290,52 +298,52 @@ class ThriftSet(Generic[_C]):
                 self._queue.remove(waiter)
             elif waiter.error is None:
                 if waiter.failures:
-                    continue  # there may be a place where it could not connect
+                    continue  # later requests may use a slot at an endpoint where this one failed
                 return
             waiter.woken.notify()
 
     def _expire(self, pool: _Pool[_C]) -> None:
-        """Doom what has been idle for too long, and the oldest of what is too much."""
+        """Mark idle connections for closing that are too old or exceed `max_idle`."""
         oldest = None if self._idle_timeout is None else self._clock() - self._idle_timeout
         while pool.idle and (
             len(pool.idle) > self._max_idle or (oldest is not None and pool.idle[0][1] <= oldest)
         ):
-            self._doomed.append(pool.idle.popleft()[0])
+            self._to_close.append(pool.idle.popleft()[0])
 
     def _drop(self, endpoints: Iterable[str]) -> None:
         for endpoint in endpoints:
             pool = self._pools.pop(endpoint)
             pool.has_left = True
-            self._doomed += (connection for connection, _ in pool.idle)
+            self._to_close += (connection for connection, _ in pool.idle)
             pool.idle.clear()
 
     # -- without the lock ----------------------------------------------------------------------------------
 
-    def _bury(self) -> None:
-        """Close what is doomed."""
-        if not self._doomed:
+    def _close_doomed(self) -> None:
+        """Close the connections that are marked for closing."""
+        if not self._to_close:
             return
         with self._lock:
-            doomed, self._doomed = self._doomed, []
-        for connection in doomed:
+            connections, self._to_close = self._to_close, []
+        for connection in connections:
             try:
                 self._close(connection)
-            except Exception as error:  # noqa: BLE001 - nothing is left to be done with it
+            except Exception as error:  # noqa: BLE001 - the connection is given up anyway
                 log.warning("connection_close_failed", reason=repr(error))
 
 
 class _Waiter(Generic[_C]):
-    """Who waits for a place: where it could not connect, and what came of it."""
+    """A request that waits for a slot, with the endpoints where it failed to connect."""
 
     def __init__(self, lock: threading.Lock, failures: Mapping[str, Exception]) -> None:
         self.failures = failures
         self.woken = threading.Condition(lock)
-        self.pool: _Pool[_C] | None = None  # where its place is; it is out of the queue then
+        self.pool: _Pool[_C] | None = None  # the pool with its slot; the waiter has left the queue then
         self.error: ZkdnsError | None = None
 
 
 class _Pool(Generic[_C]):
-    """The idle connections of one endpoint, the one used last at the end, with when that was."""
+    """The idle connections of one endpoint with the time of their last use, the most recent last."""
 
     def __init__(self, endpoint: str) -> None:
         address = parse_host_port(endpoint)

@@ -75,7 +75,7 @@ def test_a_file_that_others_may_read_is_unusable(file: Path, mode: int) -> None:
     assert status == HTTPStatus.FORBIDDEN
     assert sentence.endswith("is unusable; the log has the reason")
     with pytest.raises(
-        BadValueError, match=rf"is open to every user of this machine \(its mode is {mode:04o}\)"
+        BadValueError, match=rf"is accessible to every user of this machine \(mode {mode:04o}\)"
     ):
         read_token(str(file))
     assert TOKEN not in sentence

@@ -1,4 +1,4 @@
-"""Least request: always the least, evenly among equals, in the same few steps for any number of endpoints."""
+"""`LeastRequest` chooses the least active endpoint, in constant time for any number of endpoints."""
 
 import random
 import sys
@@ -23,7 +23,7 @@ def names(count: int) -> list[str]:
 
 
 class AnyHistory(RuleBasedStateMachine):
-    """Whatever happened before, the choice has the least requests of all, and the counts are right."""
+    """After any history, the choice has the fewest requests of all, and the counts are right."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,8 +63,8 @@ class AnyHistory(RuleBasedStateMachine):
 TestAnyHistory = AnyHistory.TestCase
 
 
-def test_equals_take_turns_when_nothing_is_held() -> None:
-    """Requests one after the other would all go to the first endpoint if ties were broken by order."""
+def test_idle_endpoints_take_turns() -> None:
+    """Sequential requests would all go to the first endpoint if ties were broken by order."""
     balancer = LeastRequest(FixedSet(names(10)))
     chosen = []
     for _ in range(100):
@@ -74,7 +74,7 @@ def test_equals_take_turns_when_nothing_is_held() -> None:
 
 
 @given(st.integers(1, 30), st.integers(0, 100))
-def test_held_requests_spread_to_within_one(count: int, requests: int) -> None:
+def test_held_requests_are_spread_evenly(count: int, requests: int) -> None:
     balancer = LeastRequest(FixedSet(names(count)))
     for _ in range(requests):
         balancer.acquire()
@@ -83,12 +83,12 @@ def test_held_requests_spread_to_within_one(count: int, requests: int) -> None:
     assert max(active) - min(active) <= 1
 
 
-def test_the_first_choice_is_not_everybodys_same() -> None:
+def test_the_first_choice_is_random() -> None:
     source = FixedSet(names(10))
-    assert len({LeastRequest(source).acquire() for _ in range(200)}) > 5  # less: once in more than 10**50
+    assert len({LeastRequest(source).acquire() for _ in range(200)}) > 5  # chance of failure: below 10**-50
 
 
-def test_the_slow_one_gets_less() -> None:
+def test_a_slow_endpoint_gets_fewer_requests() -> None:
     balancer = LeastRequest(FixedSet(["fast:1", "slow:1"]))
     held = [balancer.acquire(), balancer.acquire()]
     assert sorted(held) == ["fast:1", "slow:1"]
@@ -98,38 +98,38 @@ def test_the_slow_one_gets_less() -> None:
 
 
 class CountedName(str):
-    """An endpoint that counts how often anybody looks at it."""
+    """An endpoint that counts how often it is hashed or compared."""
 
     __slots__ = ()
-    looks = 0
+    comparisons = 0
 
     def __hash__(self) -> int:
-        CountedName.looks += 1
+        CountedName.comparisons += 1
         return super().__hash__()
 
     def __eq__(self, other: object) -> bool:
-        CountedName.looks += 1
+        CountedName.comparisons += 1
         return super().__eq__(other)
 
     def __lt__(self, other: str) -> bool:
-        CountedName.looks += 1
+        CountedName.comparisons += 1
         return super().__lt__(other)
 
 
 class CountedSource:
-    """A source of counted names."""
+    """A source of counted endpoints."""
 
     is_closed = False
 
     def __init__(self, count: int) -> None:
         self.endpoints: tuple[str, ...] = tuple(map(CountedName, names(count)))
 
-    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
-        return changed
+    def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        return on_change
 
 
 def steps(work: Callable[[], object]) -> int:
-    """How many lines of Python a call runs through."""
+    """The number of lines of Python that a call executes."""
     count = 0
 
     def trace(_: FrameType, event: str, __: object) -> Any:
@@ -147,31 +147,31 @@ def steps(work: Callable[[], object]) -> int:
 
 
 def worst(count: int) -> tuple[int, int]:
-    """The most lines run through, and names looked at, by one acquire or release in a busy set of `count`."""
+    """The most lines and comparisons of one acquire or release in a busy set of `count` endpoints."""
     balancer = LeastRequest(CountedSource(count))
-    held = [balancer.acquire() for _ in range(3 * count)]  # the first one reads the whole set
+    held = [balancer.acquire() for _ in range(3 * count)]  # the first call reads the whole set
     history = random.Random(1)
-    lines = looks = 0
+    lines = comparisons = 0
     for _ in range(2000):
-        CountedName.looks = 0
+        CountedName.comparisons = 0
         if held and history.random() < 0.5:
             endpoint = held.pop(history.randrange(len(held)))
             lines = max(lines, steps(partial(balancer.release, endpoint)))
         else:
             lines = max(lines, steps(lambda: held.append(balancer.acquire())))
-        looks = max(looks, CountedName.looks)
-    return lines, looks
+        comparisons = max(comparisons, CountedName.comparisons)
+    return lines, comparisons
 
 
 @pytest.mark.parametrize("count", [1, 10, 1000])
-def test_a_choice_takes_no_more_steps_in_a_large_set(count: int) -> None:
-    """Names looked at as well as lines run, since a scan may hide in one line of C, or not touch a name."""
-    lines, looks = worst(count)
+def test_a_choice_takes_constant_time(count: int) -> None:
+    """Counts comparisons as well as lines, since a scan may hide in one line of C, or compare no names."""
+    lines, comparisons = worst(count)
     assert lines <= 50
-    assert looks <= 10
+    assert comparisons <= 10
 
 
-def test_requests_of_one_that_left_are_counted_and_it_is_not_chosen() -> None:
+def test_a_departed_endpoint_is_not_chosen_and_keeps_its_requests() -> None:
     source = FixedSet(["a:1", "b:1"])
     balancer = LeastRequest(source)
     assert sorted([balancer.acquire(), balancer.acquire()]) == ["a:1", "b:1"]
@@ -180,10 +180,10 @@ def test_requests_of_one_that_left_are_counted_and_it_is_not_chosen() -> None:
     assert balancer.active("a:1") == 1
     balancer.release("a:1")
     assert balancer.active("a:1") == 0
-    assert "a:1" not in balancer._active  # nothing is left of it
+    assert "a:1" not in balancer._active  # no requests are left
 
 
-def test_one_that_comes_back_still_has_its_requests() -> None:
+def test_an_endpoint_that_returns_still_has_its_requests() -> None:
     source = FixedSet(["a:1"])
     balancer = LeastRequest(source)
     for _ in range(3):
@@ -198,7 +198,7 @@ def test_one_that_comes_back_still_has_its_requests() -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["a:1", "never:1"])
-def test_releasing_what_is_not_active_is_an_error(endpoint: str) -> None:
+def test_releasing_an_inactive_endpoint_is_an_error(endpoint: str) -> None:
     balancer = LeastRequest(FixedSet(["a:1"]))
     with balancer.request():
         pass
@@ -233,7 +233,7 @@ def test_threads_leave_no_request_behind() -> None:
             for _ in range(500):
                 with balancer.request():
                     pass
-        except BaseException as error:  # noqa: BLE001 - told below
+        except BaseException as error:  # noqa: BLE001 - reported below
             failures.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(8)]

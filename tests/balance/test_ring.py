@@ -1,4 +1,4 @@
-"""The ring gives every key the place that go.serversets gives it."""
+"""The ring places every key where go.serversets does."""
 
 import functools
 import random
@@ -20,7 +20,7 @@ KEYS = [f"user:{i}" for i in range(20_000)]
 
 
 def murmur3_32(data: bytes, seed: int = 0) -> int:
-    """MurmurHash3_x86_32 from its published definition, independent of the package that the ring uses."""
+    """MurmurHash3_x86_32 from its published definition, independent of the package in use."""
 
     def rotated(x: int, bits: int) -> int:
         return ((x << bits) | (x >> (32 - bits))) & MASK
@@ -47,7 +47,7 @@ def points_of(endpoint: str) -> list[int]:
 
 
 def owner_by_definition(endpoints: list[str], key: str | bytes) -> str:
-    """Without any sorting or searching: the least way round the ring from the key to a point."""
+    """The owner by definition, without sorting: the point at the smallest distance from the key."""
     home = murmur3_32(key.encode() if isinstance(key, str) else key)
     ways: dict[int, str] = {}
     for endpoint in sorted(endpoints):
@@ -57,7 +57,7 @@ def owner_by_definition(endpoints: list[str], key: str | bytes) -> str:
 
 @pytest.mark.parametrize(
     ("data", "seed", "expected"),
-    [  # the vectors that implementations of MurmurHash3_x86_32 have in common
+    [  # common test vectors of implementations of MurmurHash3_x86_32
         (b"", 0, 0x00000000),
         (b"", 1, 0x514E28B7),
         (b"", 0xFFFFFFFF, 0x81F16F39),
@@ -82,15 +82,15 @@ def test_the_hash_of_these_tests_is_murmur3(data: bytes, seed: int, expected: in
     st.lists(st.sampled_from([*TEN, "cache:1", "[2001:db8::1]:11211", "ключ:2"]), min_size=1, max_size=4),
     st.lists(st.one_of(st.text(st.characters(codec="utf-8")), st.binary()), max_size=5),
 )
-def test_every_key_is_where_the_definition_puts_it(endpoints: list[str], keys: list[str | bytes]) -> None:
+def test_every_key_is_placed_as_defined(endpoints: list[str], keys: list[str | bytes]) -> None:
     ring = Ring(endpoints)
     for key in keys:
         assert ring.pick(key) == owner_by_definition(endpoints, key)
 
 
-def test_keys_stay_where_they_are_from_release_to_release() -> None:
+def test_keys_stay_in_place_between_releases() -> None:
     ring = Ring(TEN)
-    # Worked out once by `owner_by_definition`.
+    # Computed once with `owner_by_definition`.
     assert ring.pick("") == "10.0.0.1:11211"
     assert ring.pick("foo") == "10.0.0.8:11211"
     assert ring.pick("user:7") == "10.0.0.6:11211"
@@ -98,7 +98,7 @@ def test_keys_stay_where_they_are_from_release_to_release() -> None:
     assert ring.pick(b"\xff\x00") == "10.0.0.6:11211"
 
 
-def test_a_key_before_the_first_and_behind_the_last_point_belongs_to_the_first() -> None:
+def test_a_key_outside_of_the_points_belongs_to_the_first_one() -> None:
     points = {point: endpoint for endpoint in ("a:1", "b:1") for point in points_of(endpoint)}
     first, last = min(points), max(points)
     keys = (f"key{i}" for i in range(100_000))
@@ -107,7 +107,7 @@ def test_a_key_before_the_first_and_behind_the_last_point_belongs_to_the_first()
     assert {Ring(["a:1", "b:1"]).pick(key) for key in edge} == {points[first]}
 
 
-def test_a_key_that_is_hashed_to_a_point_belongs_to_it() -> None:
+def test_a_key_at_a_point_belongs_to_it() -> None:
     ring = Ring(TEN)
     for endpoint in TEN:
         assert {ring.pick(f"{i}{endpoint}") for i in range(150)} == {endpoint}
@@ -125,7 +125,7 @@ def test_text_is_hashed_as_utf8() -> None:
         (1643297048, "10.1.1.51:11211", 77, "10.1.1.162:11211", 106),
     ],
 )
-def test_a_shared_point_belongs_to_the_endpoint_whose_text_is_greater_in_whatever_order_they_came(
+def test_a_shared_point_belongs_to_the_endpoint_with_the_greater_text(
     point: int, greater: str, i: int, other: str, j: int
 ) -> None:
     assert points_of(greater)[i] == points_of(other)[j] == point
@@ -136,7 +136,7 @@ def test_a_shared_point_belongs_to_the_endpoint_whose_text_is_greater_in_whateve
         assert ring.pick(f"{i}{greater}") == ring.pick(f"{j}{other}") == greater
 
 
-def test_when_one_of_ten_leaves_its_keys_move_and_no_others() -> None:
+def test_when_one_of_ten_leaves_only_its_keys_move() -> None:
     ring = Ring(TEN)
     before = {key: ring.pick(key) for key in KEYS}
     leaver = TEN[3]
@@ -144,25 +144,25 @@ def test_when_one_of_ten_leaves_its_keys_move_and_no_others() -> None:
     moved = {key for key in KEYS if ring.pick(key) != before[key]}
     assert moved == {key for key in KEYS if before[key] == leaver}
     assert 0.07 < len(moved) / len(KEYS) < 0.13
-    # To all that are left, not to one neighbour.
+    # The keys go to all remaining endpoints, not to one neighbour.
     assert set(map(ring.pick, moved)) == set(TEN) - {leaver}
     ring.set_endpoints(TEN)
     assert {key: ring.pick(key) for key in KEYS} == before
 
 
-def test_keys_are_spread_over_all() -> None:
+def test_keys_are_spread_over_all_endpoints() -> None:
     share = Counter(map(Ring(TEN).pick, KEYS))
     assert set(share) == set(TEN)
     assert max(share.values()) < 1.5 * len(KEYS) / len(TEN)
 
 
-def test_order_and_repetition_of_the_endpoints_mean_nothing() -> None:
+def test_order_and_duplicates_have_no_effect() -> None:
     shuffled = random.Random(7).sample(TEN, len(TEN)) + TEN[:3]
     assert Ring(shuffled).endpoints == tuple(sorted(TEN))
     assert list(map(Ring(shuffled).pick, KEYS[:1000])) == list(map(Ring(TEN).pick, KEYS[:1000]))
 
 
-def test_an_empty_ring_says_so() -> None:
+def test_an_empty_ring_is_an_error() -> None:
     ring = Ring()
     assert ring.endpoints == ()
     with pytest.raises(NoEndpointsError, match="the set is empty"):
@@ -174,9 +174,9 @@ def test_an_empty_ring_says_so() -> None:
         ring.pick("key")
 
 
-def test_text_that_is_not_unicode_is_refused_and_the_process_lives() -> None:
+def test_invalid_unicode_is_rejected_without_a_crash() -> None:
     ring = Ring(["a:1"])
-    with pytest.raises(BadValueError, match="not valid Unicode; give bytes"):
+    with pytest.raises(BadValueError, match="not valid Unicode; pass bytes"):
         ring.pick("\udc80")
     with pytest.raises(BadValueError, match="not valid Unicode"):
         ring.set_endpoints(["b:1", "\udc80:1"])
@@ -184,7 +184,7 @@ def test_text_that_is_not_unicode_is_refused_and_the_process_lives() -> None:
     assert ring.pick("key") == "a:1"
 
 
-def test_picking_goes_on_while_the_endpoints_change() -> None:
+def test_picking_works_during_changes() -> None:
     ring = Ring(TEN)
     sets = [TEN, TEN[:5], TEN[5:], TEN[3:4]]
     places = [{Ring(endpoints).pick(key) for endpoints in sets} for key in KEYS[:50]]
@@ -208,7 +208,7 @@ def test_picking_goes_on_while_the_endpoints_change() -> None:
     assert strays == []
 
 
-def test_without_mmh3_a_sentence_says_what_to_install() -> None:
+def test_without_mmh3_the_error_names_the_package() -> None:
     script = "import sys; sys.modules['mmh3'] = None\nimport zkdns.mcset"
     outcome = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert outcome.returncode == 1

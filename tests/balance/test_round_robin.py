@@ -1,4 +1,4 @@
-"""Round robin: exact turns, over any source, in many threads, and while the set changes."""
+"""`RoundRobin`: exact rotation over any source, in many threads, and while the set changes."""
 
 import gc
 import threading
@@ -22,7 +22,7 @@ def picks(balancer: RoundRobin, count: int) -> list[str]:
 
 
 @given(st.integers(1, 40), st.integers(1, 4))
-def test_any_n_choices_in_a_row_are_the_n_endpoints_in_order(count: int, rounds: int) -> None:
+def test_n_choices_in_a_row_are_the_n_endpoints_in_order(count: int, rounds: int) -> None:
     balancer = RoundRobin(FixedSet(names(count)))
     chosen = picks(balancer, count * rounds)
     start = sorted(names(count)).index(chosen[0])
@@ -30,12 +30,14 @@ def test_any_n_choices_in_a_row_are_the_n_endpoints_in_order(count: int, rounds:
     assert chosen == turn * rounds
 
 
-def test_the_first_turn_is_not_everybodys_same() -> None:
+def test_the_first_choice_is_random() -> None:
     source = FixedSet(names(10))
-    assert len({RoundRobin(source).pick() for _ in range(200)}) > 5  # at most 5 of 10: less than 1 in 10**50
+    assert (
+        len({RoundRobin(source).pick() for _ in range(200)}) > 5
+    )  # at most 5 of 10: chance of failure below 10**-50
 
 
-def test_threads_share_the_turns_exactly() -> None:
+def test_threads_share_the_rotation_exactly() -> None:
     balancer = RoundRobin(FixedSet(names(7)))
     chosen: list[str] = []
     start = threading.Barrier(8)
@@ -52,18 +54,18 @@ def test_threads_share_the_turns_exactly() -> None:
     assert Counter(chosen) == dict.fromkeys(names(7), 800)
 
 
-def test_turns_go_on_behind_the_last_one_when_the_set_changes() -> None:
+def test_after_a_change_the_rotation_continues_behind_the_last_choice() -> None:
     source = FixedSet(["b:1", "d:1", "f:1"])
     balancer = RoundRobin(source)
     while balancer.pick() != "d:1":
         pass
-    source.set_endpoints(["a:1", "b:1", "e:1", "f:1"])  # d left; e is next behind it
+    source.set_endpoints(["a:1", "b:1", "e:1", "f:1"])  # d has left; e follows it
     assert picks(balancer, 5) == ["e:1", "f:1", "a:1", "b:1", "e:1"]
 
 
 @given(st.lists(st.sets(st.integers(0, 9), min_size=1), min_size=1, max_size=8))
-def test_who_stays_is_never_skipped_for_more_than_a_turn(sets: list[set[int]]) -> None:
-    """After as many choices as there are endpoints now, each of them was chosen once, whatever was before."""
+def test_a_remaining_endpoint_is_never_skipped(sets: list[set[int]]) -> None:
+    """After as many choices as there are endpoints, each was chosen once, whatever the history."""
     source = FixedSet()
     balancer = RoundRobin(source)
     for members in sets:
@@ -78,7 +80,7 @@ def test_without_a_source_endpoints_are_set() -> None:
     assert sorted(picks(balancer, 2)) == ["10.0.0.1:80", "[::1]:80"]
 
 
-def test_endpoints_that_were_set_replace_the_source() -> None:
+def test_set_endpoints_replaces_the_source() -> None:
     source = FixedSet(["a:1"])
     balancer = RoundRobin(source)
     balancer.set_endpoints(["b:1"])
@@ -86,7 +88,7 @@ def test_endpoints_that_were_set_replace_the_source() -> None:
     assert picks(balancer, 2) == ["b:1", "b:1"]
 
 
-def test_an_endpoint_that_is_none_changes_nothing() -> None:
+def test_an_invalid_endpoint_changes_nothing() -> None:
     balancer = RoundRobin()
     balancer.set_endpoints(["a:1"])
     with pytest.raises(BadValueError, match="no port"):
@@ -103,7 +105,7 @@ def test_an_empty_set_is_an_error_until_it_is_filled() -> None:
     assert balancer.pick() == "a:1"
 
 
-def test_what_was_tried_is_passed_over() -> None:
+def test_excluded_endpoints_are_skipped() -> None:
     balancer = RoundRobin(FixedSet(["a:1", "b:1", "c:1"]))
     first = balancer.pick()
     second = balancer.pick(without={first})
@@ -113,7 +115,7 @@ def test_what_was_tried_is_passed_over() -> None:
         balancer.pick(without=["a:1", "b:1", "c:1"])
 
 
-def test_a_closed_watch_leaves_its_last_endpoints() -> None:
+def test_a_closed_watch_keeps_its_last_endpoints() -> None:
     source = FixedSet(["a:1"])
     balancer = RoundRobin(source)
     source.close()

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 
 from kazoo.client import KazooClient
+
+from zkdns.serverset.client import make_client
 from zkdns.serverset.kazoo_ext import (
     CREATED,
     GET_CHILDREN,
@@ -21,8 +23,6 @@ from zkdns.serverset.kazoo_ext import (
     intercept_events,
     send_request,
 )
-
-from zkdns.serverset.client import make_client
 
 _BATCH = 200
 _IN_FLIGHT = 4

@@ -8,8 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from zkdns.serverset.static_file import parse_static
-
 from tests.bench.queries import encode, ordinary
 from tests.bench.report import percentile
 from tests.bench.rounds import MICRO, Bench
@@ -18,6 +16,7 @@ from zkdns.config import load_config
 from zkdns.dns.authority import Authority
 from zkdns.dns.response_cache import ResponseCache
 from zkdns.serverset.changes import SetPut
+from zkdns.serverset.static_file import parse_static
 from zkdns.table import Table
 from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.udp import UdpServer

@@ -5,11 +5,11 @@ from pathlib import Path
 import dns.message
 import dns.rdatatype
 import dns.zone
-from zkdns.serverset.static_file import parse_static
 
 from tests.bench.queries import encode, in_random_case, names_of_nobody, ordinary, write_queries
 from tests.bench.zone import make_services, to_dnsmasq_lines, to_fixed_file, to_hosts_file, to_zone_file
 from zkdns.namespace import parse_namespace
+from zkdns.serverset.static_file import parse_static
 
 SERVICES = make_services(3, 4)
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}", (b"discovery",))

@@ -142,7 +142,7 @@ def test_every_mistake_of_the_fixed_file_is_told_at_once_with_its_key(tmp_path: 
         (["--static", "/nowhere/services.toml"], "/nowhere/services.toml: cannot be read: No such file"),
         (["--config", "/nowhere/zkdns.toml"], "/nowhere/zkdns.toml: cannot be read (No such file"),
         (["--demo", "--zookeeper", "x"], "--demo: excludes other sources; remove this or --zookeeper"),
-        (["--upstream", "dns.quad9.net"], "--upstream: 'dns.quad9.net' is no address to forward to; write"),
+        (["--upstream", "dns.quad9.net"], "--upstream: 'dns.quad9.net' is not an address to forward to"),
     ],
 )
 def test_check_and_serve_tell_the_same_mistakes(command: str, arguments: list[str], told: str) -> None:

@@ -199,7 +199,7 @@ def test_a_malformed_fixed_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp
     [
         (["web..discovery"], "'web..discovery' is not a domain name: it has an empty label"),
         (["a" * 64], "a label has 64 bytes, at most 63 are allowed"),
-        ([r"web\999.discovery"], "behind a backslash"),
+        ([r"web\999.discovery"], "a backslash is followed by"),
         (["web", "NOTYPE"], "'NOTYPE' is not a record type; write A, AAAA, SRV, TXT, …, or TYPE257"),
         (["web", "TYPE65536"], "'TYPE65536' is not a record type"),
         (["web", "TYPE"], "'TYPE' is not a record type"),

@@ -33,7 +33,7 @@ def try_to_load(
     try:
         return load(toml, environment, **flags), ()
     except ConfigError as error:
-        return None, error.mistakes
+        return None, error.errors
 
 
 def mistakes(

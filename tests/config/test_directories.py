@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from zkdns.serverset.auth import load_access
 
 from zkdns.address import HostPort
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
+from zkdns.serverset.auth import load_access
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Pa
     named = {**environment, "ZKDNS_ADMIN_TOKEN": "/etc/token"}
     assert load_config(flags={}, environment=named, file=None).admin.token == "/etc/token"  # noqa: S105 - a path
     secrets.write_text("digest = 1\n")
-    with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: digest: is no secret"):
+    with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: digest: is not a secret"):
         load_config(flags={}, environment=environment, file=None, check_access=load_access)
 
 

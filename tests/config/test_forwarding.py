@@ -9,7 +9,7 @@ from zkdns.address import UpstreamAddress
 from zkdns.config import ForwardZoneSettings
 
 NO_UPSTREAM = (
-    "is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, "
+    "is not an address to forward to; write an IP address, such as 9.9.9.9, [2620:fe::fe]:53, "
     "tls://9.9.9.9#dns.quad9.net"
 )
 FORMS = "ADDRESS[:PORT], tls://ADDRESS[:PORT]#NAME"

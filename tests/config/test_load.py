@@ -32,10 +32,10 @@ from zkdns.errors import ConfigError
 from zkdns.namespace import parse_namespace
 from zkdns.snapshot import namespaces_of
 
-NO_ADDRESS = "is no address to listen on; write an IP address and a port, as 127.0.0.1:53, [::1]:53"
+NO_ADDRESS = "is not an address to listen on; write an IP address and a port, such as 127.0.0.1:53"
 BOTH = "is the address for both DNS and HTTP; use another port, or none for admin.listen"
 TWICE = "names the same service as another table; names are case-insensitive (RFC 4343)"
-NO_UPSTREAM = "is no address to forward to; write an IP address, as 9.9.9.9, [2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
+NO_UPSTREAM = "is not an address to forward to; write an IP address, such as 9.9.9.9, [2620:fe::fe]:53, tls://9.9.9.9#dns.quad9.net"
 NO_SERVICE = "is not a service's name; write {service}.{environment}, without the zone"
 
 FULL = """
@@ -349,11 +349,11 @@ WRONG_TEXTS = [
     ("zookeeper", "zk1,zk1:2181", "names zk1:2181 twice"),
     ("zookeeper", "zk1/a/", "'/a/' is not a path"),
     ("zookeeper", "zk1//a", "'//a' is not a path"),
-    ("zookeeper", "zk1/a/../b", "which ZooKeeper refuses"),
+    ("zookeeper", "zk1/a/../b", "ZooKeeper rejects the elements"),
     ("zookeeper", "zk1/\udcff", "not UTF-8"),
     ("static", "a\0b", "is 'a\\x00b'; it has a zero byte"),
     ("snapshot", "\udcff", "not UTF-8"),
-    ("listen", "localhost", "no address to listen on; write an IP address and a port"),
+    ("listen", "localhost", "not an address to listen on; write an IP address and a port"),
     ("listen", "127.0.0.1:65536", "a port is 0 to 65535"),
     ("zone", ".", "'.' is the root; a zone has at least one label"),
     ("zone", "a..b", "an empty label"),
@@ -375,13 +375,13 @@ WRONG_TEXTS = [
     ("order", "roundrobin", "is 'roundrobin'; write one of round-robin, random, fixed"),
     ("max_answers", "0", "write an integer from 1 to 65535"),
     ("workers", "257", "write an integer from 1 to 256"),
-    ("upstream", "dns.quad9.net", "'dns.quad9.net' is no address to forward to"),
-    ("upstream", "nobody", "'nobody' is no address to forward to"),
+    ("upstream", "dns.quad9.net", "'dns.quad9.net' is not an address to forward to"),
+    ("upstream", "nobody", "'nobody' is not an address to forward to"),
     ("upstream", "1.1.1.1:0", "a port is 1 to 65535"),
-    ("upstream", "https://1.1.1.1", "begins with https://; write ADDRESS[:PORT], or tls://"),
+    ("upstream", "https://1.1.1.1", "starts with https://; write ADDRESS[:PORT], or tls://"),
     ("upstream", "127.0.0.1", "127.0.0.1:53 is an address of this server; write another one"),
     ("cache_entries", "0", "write an integer from 1 to 1000000"),
-    ("admin", "localhost:80", "no address to listen on"),
+    ("admin", "localhost:80", "not an address to listen on"),
     ("log_format", "xml", "is 'xml'; write one of auto, console, json, journald"),
     ("log_level", "\udcff", "not UTF-8"),
     ("demo", "perhaps", "is 'perhaps'; write true or false"),
@@ -538,7 +538,7 @@ def test_a_file_that_cannot_be_read_is_a_mistake(file: str, reason: str) -> None
     for flag, environment in ((file, {}), (None, {"ZKDNS_CONFIG": file})):
         with pytest.raises(ConfigError) as refusal:
             load_config(flags={}, environment=environment, file=flag)
-        (mistake,) = refusal.value.mistakes
+        (mistake,) = refusal.value.errors
         assert mistake.startswith(f"{file}: cannot be read (")
         assert reason in mistake
 
@@ -713,8 +713,8 @@ def test_files_of_credentials_are_checked_with_everything_else() -> None:
             check_access=check,
         )
     assert given == [ZooKeeperSettings(hosts="127.0.0.1:2181", credentials="/c.toml", tls=True)]
-    assert len(caught.value.mistakes) == 3
-    assert caught.value.mistakes[-1] == "credentials: wrong"
+    assert len(caught.value.errors) == 3
+    assert caught.value.errors[-1] == "credentials: wrong"
 
 
 TWO = """
@@ -817,7 +817,10 @@ def test_no_znode_may_be_a_service_of_two_namespaces(others: list[str], *, is_fi
         ),
         (
             '[[namespace]]\npath = "/a"\n[service."a.b.c.d"]',
-            "namespace[0].path: '/a' does not end in a placeholder, as /discovery/{environment}/{service}",
+            (
+                "namespace[0].path: '/a' does not end in a placeholder, "
+                "such as /discovery/{environment}/{service}"
+            ),
         ),
         ('[namespace]\npath = "/{a}"', "namespace: is a table; write a path with placeholders in quotes"),
     ],

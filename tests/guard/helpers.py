@@ -1,4 +1,4 @@
-"""A guard with a table behind it, and what ZooKeeper says beside it."""
+"""A guard with its table, and a model of ZooKeeper's contents."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from zkdns.serverset.member import Endpoint, Member, Status
 from zkdns.table import Table
 
 SESSION_TIMEOUT = 10.0
-LIMBO = 600
+HOLD_SECONDS = 600
 
 
 def origin_of(service: str) -> str:
@@ -30,7 +30,7 @@ def put(service: str, *entries: Member) -> SetPut:
 
 
 class Zookeeper:
-    """What ZooKeeper says, by the letter of each change."""
+    """ZooKeeper's contents, as the plain result of all changes."""
 
     def __init__(self) -> None:
         self.sets: dict[str, dict[str, Member]] = {}
@@ -50,13 +50,13 @@ class Zookeeper:
                 pass
 
 
-class Story:
-    """A guard at work, told as a story: what happens, time that passes, what is answered.
+class Scenario:
+    """A scenario for the guard: events, time that passes, and the resulting answers.
 
-    Time passes only in `pass_time`, which calls the guard when it wants to be called.
+    Time passes only in `pass_time`, which calls the guard at its deadlines.
     """
 
-    def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = LIMBO) -> None:
+    def __init__(self, *, share: float = 0.5, minimum: int = 5, seconds: int = HOLD_SECONDS) -> None:
         self.now = 1000.0
         self.table = Table(departed_seconds=0)
         self.zookeeper = Zookeeper()
@@ -68,25 +68,25 @@ class Story:
             is_served=lambda entry: entry.status is Status.ALIVE,
         )
 
-    # -- what happens --------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------
 
-    def say(self, change: Change) -> None:
-        """ZooKeeper says this."""
+    def apply(self, change: Change) -> None:
+        """Apply a change of ZooKeeper."""
         self.zookeeper.apply(change)
         self._take(self.guard.admit(change, self.now))
 
     def put(self, service: str, *numbers: int) -> None:
-        self.say(put(service, *members(*numbers)))
+        self.apply(put(service, *members(*numbers)))
 
     def join(self, service: str, *entries: int | Member) -> None:
         added = tuple(member(entry) if isinstance(entry, int) else entry for entry in entries)
-        self.say(SetChanged(origin_of(service), added, ()))
+        self.apply(SetChanged(origin_of(service), added, ()))
 
     def leave(self, service: str, *numbers: int) -> None:
-        self.say(SetChanged(origin_of(service), (), tuple(member(number).name for number in numbers)))
+        self.apply(SetChanged(origin_of(service), (), tuple(member(number).name for number in numbers)))
 
     def drop(self, service: str) -> None:
-        self.say(SetDropped(origin_of(service)))
+        self.apply(SetDropped(origin_of(service)))
 
     def disturb(self) -> None:
         self._take(self.guard.disturbed(self.now))
@@ -109,10 +109,10 @@ class Story:
             self.passed.append(change)
             self.table.apply(change)
 
-    # -- what is answered ----------------------------------------------------------------------------------
+    # -- answers -------------------------------------------------------------------------------------------
 
     def answered(self, service: str) -> list[int] | None:
-        """The members that are answered, by number; None: there is no such service."""
+        """The numbers of the answered members. None: there is no such service."""
         owner = self.table.set_of(origin_of(service))
         if owner is None:
             return None
@@ -126,7 +126,7 @@ class Story:
 
     @property
     def contents(self) -> dict[str, dict[str, Member]]:
-        """All that is answered, in the form of `Zookeeper.sets`."""
+        """All answered members, in the form of `Zookeeper.sets`."""
         return {
             origin: dict(owner.members)
             for origin in self.table.origins

@@ -1,17 +1,17 @@
-"""What holds for the guard whatever happens: sequences that nobody thought of."""
+"""Properties of the guard that hold for every sequence of events."""
 
 from __future__ import annotations
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.guard.helpers import LIMBO, SESSION_TIMEOUT, Story, member, origin_of, put
+from tests.guard.helpers import HOLD_SECONDS, SESSION_TIMEOUT, Scenario, member, origin_of, put
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped
 from zkdns.serverset.member import Status
 
 SERVICES = ("web", "api", "db")
 
-# Few hosts, so that members replace each other; few numbers, so that they come back.
+# Few hosts, so that members replace each other; few numbers, so that they return.
 entries = st.builds(
     lambda number, host, is_alive: member(
         number, host=f"10.0.0.{host}", status=Status.ALIVE if is_alive else Status.STARTING
@@ -23,7 +23,7 @@ entries = st.builds(
 several = st.lists(entries, max_size=8, unique_by=lambda entry: entry.name).map(tuple)
 services = st.sampled_from(SERVICES)
 names = st.lists(st.integers(1, 9).map(lambda number: member(number).name), max_size=9).map(tuple)
-said: st.SearchStrategy[Change] = st.one_of(
+changes: st.SearchStrategy[Change] = st.one_of(
     st.builds(lambda service, found: put(service, *found), services, several),
     st.builds(
         lambda service, added, removed: SetChanged(origin_of(service), added, removed),
@@ -36,109 +36,107 @@ said: st.SearchStrategy[Change] = st.one_of(
 )
 steps = st.lists(
     st.one_of(
-        said,
-        said,
+        changes,
+        changes,
         st.sampled_from(["disturb", "settle"]),
-        st.sampled_from([0.0, 0.01, 0.05, 1.0, SESSION_TIMEOUT, float(LIMBO)]),
+        st.sampled_from([0.0, 0.01, 0.05, 1.0, SESSION_TIMEOUT, float(HOLD_SECONDS)]),
         services.map(lambda service: ("accept", service)),
     ),
     max_size=40,
 )
 
 
-def go(story: Story, step: object) -> None:
+def perform(scenario: Scenario, step: object) -> None:
     match step:
         case "disturb":
-            story.disturb()
+            scenario.disturb()
         case "settle":
-            story.settle()
+            scenario.settle()
         case float():
-            story.pass_time(step)
+            scenario.pass_time(step)
         case ("accept", str(service)):
-            story.accept(service)
+            scenario.accept(service)
         case _:
             assert isinstance(step, Change)
-            story.say(step)
+            scenario.apply(step)
 
 
-def check(story: Story) -> None:
-    """What is answered is what ZooKeeper says, and beside it those that are held or wait."""
-    contents = story.contents
-    for origin, known in story.zookeeper.sets.items():
+def check(scenario: Scenario) -> None:
+    """Check that the table has ZooKeeper's members, and in addition those that are held or wait."""
+    contents = scenario.contents
+    for origin, known in scenario.zookeeper.sets.items():
         assert known.items() <= contents[origin].items()
     for origin in contents:
-        owner = story.table.set_of(origin)
+        owner = scenario.table.set_of(origin)
         assert owner is not None
-        held = {kept.member.name for kept in story.guard.held_of(origin)}
-        wait = story.guard._waits.get(origin)
+        held = {kept.member.name for kept in scenario.guard.held_of(origin)}
+        wait = scenario.guard._waits.get(origin)
         assert owner.held == held
-        known = story.zookeeper.sets.get(origin, {})
+        known = scenario.zookeeper.sets.get(origin, {})
         assert owner.members.keys() - known.keys() == held | (wait.names if wait else set())
         assert not held & known.keys()
-        assert origin in story.zookeeper.sets or held or wait
-    known_members = [entry for known in story.zookeeper.sets.values() for entry in known.values()]
-    assert story.guard._losses._total == sum(entry.status is Status.ALIVE for entry in known_members)
+        assert origin in scenario.zookeeper.sets or held or wait
+    known_members = [entry for known in scenario.zookeeper.sets.values() for entry in known.values()]
+    assert scenario.guard._losses._total == sum(entry.status is Status.ALIVE for entry in known_members)
 
 
 @given(steps)
 @settings(max_examples=150, deadline=None)
-def test_who_zookeeper_shows_is_answered_and_nobody_else_but_the_held(walk: list[object]) -> None:
-    story = Story()
+def test_only_zookeepers_and_held_members_are_answered(walk: list[object]) -> None:
+    scenario = Scenario()
     for step in walk:
-        go(story, step)
-        check(story)
+        perform(scenario, step)
+        check(scenario)
 
 
 @given(steps)
 @settings(max_examples=75, deadline=None)
-def test_a_held_member_leaves_at_its_deadline_at_the_latest_and_in_the_end_all_is_as_zookeeper_says(
+def test_a_held_member_leaves_at_its_deadline_at_the_latest(
     walk: list[object],
 ) -> None:
-    story = Story()
+    scenario = Scenario()
     for step in walk:
-        go(story, step)
-        if story.guard._losses.is_settled:
-            assert all(entry.until > story.now for entry in story.guard.held)
-    story.settle()
-    story.pass_time(LIMBO + SESSION_TIMEOUT)
-    assert story.guard.held == []
-    assert story.contents == story.zookeeper.sets
-    assert story.guard.next_deadline() is None
+        perform(scenario, step)
+        if scenario.guard._losses.is_settled:
+            assert all(entry.until > scenario.now for entry in scenario.guard.held)
+    scenario.settle()
+    scenario.pass_time(HOLD_SECONDS + SESSION_TIMEOUT)
+    assert scenario.guard.held == []
+    assert scenario.contents == scenario.zookeeper.sets
+    assert scenario.guard.next_deadline() is None
 
 
 @given(steps)
 @settings(max_examples=75, deadline=None)
-def test_when_all_is_accepted_all_is_as_zookeeper_says(walk: list[object]) -> None:
-    story = Story()
+def test_after_accepting_everything_the_table_equals_zookeeper(walk: list[object]) -> None:
+    scenario = Scenario()
     for step in walk:
-        go(story, step)
-    story.pass_time(0.05)
-    for origin in {entry.origin for entry in story.guard.held}:
-        story.accept(origin.rpartition("/")[2])
-    assert story.contents == story.zookeeper.sets
+        perform(scenario, step)
+    scenario.pass_time(0.05)
+    for origin in {entry.origin for entry in scenario.guard.held}:
+        scenario.accept(origin.rpartition("/")[2])
+    assert scenario.contents == scenario.zookeeper.sets
 
 
 @given(steps)
 @settings(max_examples=50, deadline=None)
-def test_with_the_guard_off_what_goes_in_comes_out(walk: list[object]) -> None:
-    story = Story(seconds=0)
+def test_a_disabled_guard_passes_every_change(walk: list[object]) -> None:
+    scenario = Scenario(seconds=0)
     for step in walk:
-        go(story, step)
-    assert story.passed == [step for step in walk if isinstance(step, Change)]
-    assert not any(isinstance(change, MembersHeld) for change in story.passed)
+        perform(scenario, step)
+    assert scenario.passed == [step for step in walk if isinstance(step, Change)]
+    assert not any(isinstance(change, MembersHeld) for change in scenario.passed)
 
 
 @given(st.lists(st.tuples(services, st.integers(1, 9)), max_size=30), st.sampled_from([0.0, 0.004]))
 @settings(deadline=None)
-def test_in_a_disturbance_no_set_that_had_members_is_ever_without(
-    leaving: list[tuple[str, int]], between: float
-) -> None:
-    story = Story()
+def test_in_a_disturbance_no_set_becomes_empty(leaving: list[tuple[str, int]], between: float) -> None:
+    scenario = Scenario()
     for service, count in zip(SERVICES, (9, 5, 1), strict=True):
-        story.put(service, *range(1, count + 1))
-    story.pass_time(2 * SESSION_TIMEOUT)
-    story.disturb()
+        scenario.put(service, *range(1, count + 1))
+    scenario.pass_time(2 * SESSION_TIMEOUT)
+    scenario.disturb()
     for service, number in leaving:
-        story.leave(service, number)
-        story.pass_time(between)
-        assert all(map(story.answered, SERVICES))
+        scenario.leave(service, number)
+        scenario.pass_time(between)
+        assert all(map(scenario.answered, SERVICES))

@@ -1,4 +1,4 @@
-"""HTTP over a server set: connections are kept while they are of use, and closed when they are not."""
+"""HTTP over a server set: connections are kept while they are useful, and closed afterwards."""
 
 import asyncio
 import gc
@@ -23,14 +23,14 @@ from zkdns.httpset import AsyncTransport, Transport
 
 @pytest.fixture
 def no_collector() -> Iterator[None]:
-    """Without a garbage collector, which would close in the end what nobody does."""
+    """Without the garbage collector, which would hide connections that are not closed."""
     gc.disable()
     yield
     gc.enable()
 
 
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_threads_share_one(kind: Any) -> None:
+def test_threads_share_one_transport(kind: Any) -> None:
     with servers(3) as started:
         source = fixed(started)
         caller = kind(source, None)
@@ -51,14 +51,16 @@ def test_threads_share_one(kind: Any) -> None:
 
 
 def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
-    """A pool that counts a user too many would outlive its endpoint for ever."""
+    """A pool with one user too many would outlive its endpoint for ever."""
 
     async def scenario(gone: WebServer, stays: WebServer, nobody: str) -> None:
         source = fixed([gone], nobody)
         transport = AsyncTransport(source)
         async with httpx2.AsyncClient(transport=transport) as client:
             hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
-            await asyncio.to_thread(eventually, lambda: len(gone.asked) == 2)  # one of them by way of nobody
+            await asyncio.to_thread(
+                eventually, lambda: len(gone.asked) == 2
+            )  # one of them after a failed connection
             for task in hanging:
                 task.cancel()
             assert len(await asyncio.gather(*hanging, return_exceptions=True)) == 2
@@ -84,7 +86,7 @@ def test_failed_requests_leave_their_pools() -> None:
             assert not transport._pools._departed
 
 
-def test_a_request_that_is_cancelled_while_it_closes_connections_leaves_none_open(
+def test_a_request_cancelled_while_it_closes_connections_leaves_none_open(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def scenario(stays: WebServer, gone: list[WebServer]) -> None:
@@ -94,7 +96,7 @@ def test_a_request_that_is_cancelled_while_it_closes_connections_leaves_none_ope
 
         def cancelling(endpoints: tuple[str, ...]) -> Iterator[httpx2.AsyncHTTPTransport]:
             for departed in take(endpoints):
-                task.cancel()  # which shows where it closes this one
+                task.cancel()  # which shows when it closes this one
                 yield departed
 
         async with httpx2.AsyncClient(transport=transport) as client:
@@ -116,8 +118,8 @@ def test_a_request_that_is_cancelled_while_it_closes_connections_leaves_none_ope
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_a_connection_opened_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
-    """It leaves between choosing and connecting, and another request notices in between."""
+def test_a_connection_to_an_endpoint_that_has_just_left_is_closed(kind: Any) -> None:
+    """The endpoint leaves between choosing and connecting, and another request notices first."""
     with servers(2) as (gone, stays):
         source = fixed([gone])
         caller = kind(source, None)
@@ -141,11 +143,11 @@ def test_a_connection_opened_to_an_endpoint_that_has_just_left_is_closed(kind: A
 
 @pytest.mark.usefixtures("no_collector")
 @pytest.mark.parametrize("kind", [Httpx, Requests])
-def test_failures_keep_no_connection_of_an_endpoint_that_leaves(kind: Any) -> None:
+def test_failures_keep_no_connection_of_a_departed_endpoint(kind: Any) -> None:
     with servers(2) as (gone, stays), refusing() as nobody:
         source = fixed([gone], nobody)
         caller = kind(source, None)
-        for _ in range(2):  # one of the two by way of nobody
+        for _ in range(2):  # one of the two after a failed connection
             assert caller.request("GET", "http://web/").text == gone.endpoint
         source.set_endpoints([stays.endpoint])
         caller.request("GET", "http://web/")
@@ -180,7 +182,7 @@ def test_http2_has_a_connection_for_each_endpoint_and_name(tmp_path: Path) -> No
     assert seen == {(name, name, "/x") for name in names}
 
 
-def test_http2_that_is_not_installed_is_told_before_anything_is_sent() -> None:
+def test_missing_http2_support_is_reported_before_anything_is_sent() -> None:
     program = (
         "import sys; sys.modules['h2'] = None\n"
         "from zkdns.httpset import AsyncTransport, Transport\n"

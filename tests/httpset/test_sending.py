@@ -1,4 +1,4 @@
-"""HTTP over a server set: the same rules for httpx2, its async twin and requests, over real servers."""
+"""HTTP over a server set: the same rules for httpx2 (also asynchronous) and requests, over real servers."""
 
 import asyncio
 import contextlib
@@ -28,7 +28,7 @@ class Calling(Protocol):
 
 @pytest.fixture(params=[Httpx, AsyncHttpx, Requests], ids=["httpx2", "async", "requests"])
 def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
-    """Makes callers, and closes them."""
+    """Makes callers and closes them."""
     with contextlib.ExitStack() as stack:
 
         def make(source: EndpointSource | None = None, trusted: Path | None = None) -> Caller:
@@ -41,11 +41,11 @@ def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[ssl.SSLContext, Path]:
-    """For web.example and api.example."""
+    """A certificate for web.example and api.example."""
     return make_certificate(tmp_path_factory.mktemp("tls"), "web.example", "api.example")
 
 
-def test_requests_go_round(calling: Calling) -> None:
+def test_requests_rotate_over_the_endpoints(calling: Calling) -> None:
     with servers(3) as started:
         caller = calling(fixed(started))
         chosen = [caller.request("GET", "http://web/").text for _ in range(9)]
@@ -62,7 +62,7 @@ def test_requests_go_round(calling: Calling) -> None:
         ("http://[2001:db8::1]:8080/", "[2001:db8::1]:8080"),
     ],
 )
-def test_the_server_is_asked_for_what_the_url_names(calling: Calling, url: str, host: str) -> None:
+def test_the_host_header_is_that_of_the_url(calling: Calling, url: str, host: str) -> None:
     with servers(1) as (server,):
         answer = calling(fixed([server])).request("GET", url)
     assert server.asked[0].host == host
@@ -71,7 +71,7 @@ def test_the_server_is_asked_for_what_the_url_names(calling: Calling, url: str, 
 
 
 def test_each_endpoint_keeps_its_connection(calling: Calling) -> None:
-    """With more endpoints than the idle connections that httpx2 (20) and requests (10) keep in all."""
+    """More endpoints than the default number of idle connections in httpx2 (20) and requests (10)."""
     with servers(21) as started:
         caller = calling(fixed(started))
         for _ in range(63):
@@ -80,17 +80,17 @@ def test_each_endpoint_keeps_its_connection(calling: Calling) -> None:
         assert [len(server.asked) for server in started] == [3] * 21
 
 
-def test_a_refused_connection_is_tried_elsewhere(calling: Calling) -> None:
+def test_after_a_refused_connection_another_endpoint_is_tried(calling: Calling) -> None:
     with servers(1) as (server,), refusing() as nobody, refusing() as nobody_else:
         caller = calling(FixedSet([nobody, server.endpoint, nobody_else]))
         assert [caller.request("GET", "http://web/").text for _ in range(6)] == [server.endpoint] * 6
         assert len(server.asked) == 6
 
 
-def test_a_connection_that_times_out_is_tried_elsewhere(calling: Calling) -> None:
+def test_after_a_connect_timeout_another_endpoint_is_tried(calling: Calling) -> None:
     with servers(1) as (server,), silent() as nobody:
         caller = calling(FixedSet([nobody, server.endpoint]))
-        for _ in range(2):  # one of the two begins at the silent one
+        for _ in range(2):  # one of the two starts at the silent endpoint
             assert caller.request("GET", "http://web/", connect=0.2).text == server.endpoint
 
 
@@ -111,7 +111,7 @@ def test_when_all_are_silent_it_is_a_connect_timeout(calling: Calling) -> None:
             caller.request("GET", "http://web/", connect=0.2)
 
 
-def test_no_endpoints_is_an_error_of_both_worlds(calling: Calling) -> None:
+def test_an_empty_set_is_an_error_of_both_libraries(calling: Calling) -> None:
     caller = calling()
     with pytest.raises(NoEndpointsError, match="http://web:81: there is no endpoint") as caught:
         caller.request("GET", "http://web:81/")
@@ -125,7 +125,7 @@ def test_no_endpoints_is_an_error_of_both_worlds(calling: Calling) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_what_was_sent_is_never_sent_again(calling: Calling, method: str) -> None:
+def test_a_sent_request_is_never_repeated(calling: Calling, method: str) -> None:
     with servers(3) as started:
         caller = calling(fixed(started))
         with pytest.raises(caller.errors[1]):
@@ -133,7 +133,7 @@ def test_what_was_sent_is_never_sent_again(calling: Calling, method: str) -> Non
         assert sum(len(server.asked) for server in started) == 1
 
 
-def test_a_server_that_never_answers_is_not_left_for_another(calling: Calling) -> None:
+def test_a_server_without_a_response_is_not_left_for_another(calling: Calling) -> None:
     with servers(2) as started:
         caller = calling(fixed(started))
         with pytest.raises((httpx2.ReadTimeout, requests.ReadTimeout)):
@@ -142,8 +142,8 @@ def test_a_server_that_never_answers_is_not_left_for_another(calling: Calling) -
     assert sum(len(server.asked) for server in started) == 1
 
 
-def test_a_stream_is_sent_whole_after_failed_connections(calling: Calling) -> None:
-    """Both ways round, so that one of the two begins at the endpoint that refuses."""
+def test_a_stream_is_sent_completely_after_failed_connections(calling: Calling) -> None:
+    """In both orders, so that one of them starts at the endpoint that refuses."""
     with servers(1) as (server,), refusing() as nobody:
         caller = calling(FixedSet([nobody, server.endpoint]))
         for _ in range(2):
@@ -159,7 +159,7 @@ def test_ipv6(calling: Calling) -> None:
     assert server.asked[0].host == "web"
 
 
-def test_a_redirect_and_cookies_belong_to_the_url(calling: Calling) -> None:
+def test_redirects_and_cookies_belong_to_the_url(calling: Calling) -> None:
     with servers(2) as started:
         caller = calling(fixed(started))
         answer = caller.request("GET", "http://web.example/to?/there")
@@ -168,13 +168,13 @@ def test_a_redirect_and_cookies_belong_to_the_url(calling: Calling) -> None:
     assert [(one.host, one.cookie) for one in asked] == [("web.example", "seen=yes")]
 
 
-def test_a_redirect_to_another_name_asks_for_that_name(calling: Calling) -> None:
+def test_a_redirect_to_another_name_uses_that_name(calling: Calling) -> None:
     with servers(1) as (server,):
         calling(fixed([server])).request("GET", "http://web.example/to?http://api.example:81/there")
     assert [asked.host for asked in server.asked] == ["web.example", "api.example:81"]
 
 
-def test_a_departed_endpoints_connections_are_closed(calling: Calling) -> None:
+def test_connections_of_departed_endpoints_are_closed(calling: Calling) -> None:
     with servers(2) as (gone, stays):
         source = fixed([gone, stays])
         caller = calling(source)
@@ -187,7 +187,7 @@ def test_a_departed_endpoints_connections_are_closed(calling: Calling) -> None:
         assert stays.accepted == 1
 
 
-def test_a_response_goes_on_when_its_endpoint_departs(calling: Calling) -> None:
+def test_a_response_continues_after_its_endpoint_departs(calling: Calling) -> None:
     with servers(2) as (gone, stays):
         source = fixed([gone])
         caller = calling(source)
@@ -203,7 +203,7 @@ def test_a_response_goes_on_when_its_endpoint_departs(calling: Calling) -> None:
         eventually(lambda: not gone.open)
 
 
-def test_tls_asks_for_and_checks_the_urls_name(
+def test_tls_uses_and_checks_the_name_of_the_url(
     calling: Calling, certificate: tuple[ssl.SSLContext, Path]
 ) -> None:
     context, trusted = certificate
@@ -229,7 +229,7 @@ def test_a_connection_checked_for_one_name_is_not_used_for_another(
         assert len(server.asked) == 2
 
 
-def test_a_failed_handshake_is_not_tried_elsewhere(
+def test_after_a_failed_handshake_no_other_endpoint_is_tried(
     calling: Calling, certificate: tuple[ssl.SSLContext, Path]
 ) -> None:
     context, _ = certificate
@@ -240,7 +240,7 @@ def test_a_failed_handshake_is_not_tried_elsewhere(
         assert sum(server.accepted for server in started) == 1
 
 
-def test_a_proxy_of_the_environment_is_not_asked(calling: Calling, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_of_the_environment_is_not_used(calling: Calling, monkeypatch: pytest.MonkeyPatch) -> None:
     with servers(1) as (server,), refusing() as proxy:
         monkeypatch.setenv("http_proxy", f"http://{proxy}")
         assert calling(fixed([server])).request("GET", "http://web/").text == server.endpoint
@@ -280,7 +280,7 @@ def test_the_callers_trace_is_still_called() -> None:
 
 
 @pytest.mark.parametrize(("missing", "broken"), [("httpx2", "Transport"), ("requests", "Adapter")])
-def test_each_library_does_without_the_other(missing: str, broken: str) -> None:
+def test_each_library_works_without_the_other(missing: str, broken: str) -> None:
     program = f"""
 import sys
 sys.modules[{missing!r}] = None  # as if it were not installed

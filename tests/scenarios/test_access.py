@@ -87,6 +87,6 @@ def test_every_mistake_in_the_credentials_is_told_at_the_start(credentials: Path
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stdout) == (2, "")
     assert ended.stderr.startswith("zkdns: --ttl: is 'x'; ")
-    assert f"zkdns: {credentials}: digest: is no digest; " in ended.stderr
+    assert f"zkdns: {credentials}: digest: is not a digest; " in ended.stderr
     assert f"zkdns: {credentials}: sasl.mechanism: is 'none'; " in ended.stderr
     assert "sesame" not in ended.stderr

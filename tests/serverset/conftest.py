@@ -1,4 +1,4 @@
-"""What tests of the library must leave (no thread, no socket, no mistake in a log), and the sets they use."""
+"""Fixtures of the library's tests: server sets, and checks for leaked threads, sockets and logged errors."""
 
 import contextlib
 import logging
@@ -14,10 +14,10 @@ from zkdns import ServerSet
 
 
 def sockets() -> set[str]:
-    """The sockets of this process."""
+    """The open sockets of this process."""
     found = set()
     for entry in Path("/proc/self/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # the directory's own
+        with contextlib.suppress(FileNotFoundError):  # the descriptor of the directory itself
             target = str(entry.readlink())
             if target.startswith("socket:"):
                 found.add(target)
@@ -26,7 +26,7 @@ def sockets() -> set[str]:
 
 @pytest.fixture
 def leaves_nothing(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Threads and sockets end with the test; nothing was raised in a thread, or logged as a mistake."""
+    """Check that threads and sockets end with the test, and that no thread raised or logged an error."""
     raised: list[threading.ExceptHookArgs] = []
     before, threads, hook = sockets(), set(threading.enumerate()), threading.excepthook
     threading.excepthook = raised.append
@@ -46,7 +46,7 @@ def _is_a_mistake(record: logging.LogRecord) -> bool:
 
 @pytest.fixture
 def server_set(zookeeper: ZooKeeperServer, zk_root: str) -> Callable[..., ServerSet]:
-    """Makes the ServerSet of a service, below the test's own path."""
+    """Makes the ServerSet of a service below the test's own path."""
 
     def make(service: str = "web", **options: object) -> ServerSet:
         options = {"namespace": f"{zk_root}/{{environment}}/{{service}}", "session_timeout": 2.0, **options}

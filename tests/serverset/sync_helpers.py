@@ -1,4 +1,4 @@
-"""A TreeSync at work, in an event loop of its own, beside what ZooKeeper holds as another client reads it."""
+"""A TreeSync in an event loop of its own, and ZooKeeper's contents as another client reads them."""
 
 import asyncio
 import contextlib
@@ -20,22 +20,22 @@ from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import Change
 from zkdns.serverset.client import make_client
 from zkdns.serverset.sync import AUDIT_SECONDS, SyncState, TreeSync
-from zkdns.serverset.tree import Node
+from zkdns.serverset.sync.tree import Node
 from zkdns.table import Table
 
 T = TypeVar("T")
 
 Contents = dict[str, dict[str, str]]
-"""By the sets' paths: host:port by the members' names."""
+"""By path of the set: `host:port` by member name."""
 
 TIMEOUT = 30.0
 
 
 class FollowedTree:
-    """A TreeSync that runs, and a table to which all is applied that it publishes.
+    """A running TreeSync, and a table to which its changes are applied.
 
-    As a context manager it is started and stopped. What is read of it is read in its event loop, so between
-    two changes; an exception in that loop is raised again at the end.
+    The context manager starts and stops it. It is read in its event loop, so between two changes. An
+    exception in that loop is raised again at the end.
     """
 
     def __init__(
@@ -60,8 +60,8 @@ class FollowedTree:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._failures: list[object] = []
-        self.asked: Counter[str] = Counter()
-        """How often the children of each path were asked for."""
+        self.requested: Counter[str] = Counter()
+        """How often the children of each path were requested."""
 
     def __enter__(self) -> Self:
         self._loop.set_exception_handler(lambda _, context: self._failures.append(context))
@@ -90,7 +90,7 @@ class FollowedTree:
         list_ = self.sync._list
 
         def count(node: Node, **options: bool) -> None:
-            self.asked[node.path] += 1
+            self.requested[node.path] += 1
             list_(node, **options)
 
         self.sync._list = count  # type: ignore[method-assign]
@@ -102,17 +102,17 @@ class FollowedTree:
         for change in changes:
             self.table.apply(change)
 
-    def read(self, look: Callable[[], T]) -> T:
-        """Call something in the event loop, where everything stands still meanwhile."""
+    def read(self, function: Callable[[], T]) -> T:
+        """Call a function in the event loop, so that nothing changes during the call."""
 
         async def at_once() -> T:
-            return look()
+            return function()
 
         return asyncio.run_coroutine_threadsafe(at_once(), self._loop).result(TIMEOUT)
 
     @property
     def contents(self) -> Contents:
-        """What the table holds."""
+        """The contents of the table."""
         return self.read(lambda: contents_of(self.table))
 
     @property
@@ -124,12 +124,12 @@ class FollowedTree:
         return self.state is SyncState.LIVE
 
     def wait_live(self) -> Self:
-        """Wait until all has been read."""
+        """Wait until everything was read."""
         eventually(lambda: self.is_live, TIMEOUT)
         return self
 
     def wait_equal(self, client: Any) -> None:
-        """Wait until the table holds what ZooKeeper does, as another client sees it."""
+        """Wait until the table equals ZooKeeper as another client sees it."""
 
         def differing() -> dict[str, tuple[object, object]]:
             ours, theirs = self.contents, in_zookeeper(client, self._template)
@@ -139,21 +139,21 @@ class FollowedTree:
         eventually(lambda: self.is_live and not differing(), TIMEOUT)
 
     def callbacks(self) -> dict[str, int]:
-        """How many callbacks kazoo holds for each path's children."""
+        """The number of kazoo's callbacks for the children of each path."""
         return {path: len(held) for path, held in dict(self.client._child_watchers).items() if held}
 
     @property
     def pending_timers(self) -> int:
-        """How much the event loop has to do later."""
+        """The number of timers in the event loop."""
         return self.read(lambda: len(self._loop._scheduled))  # type: ignore[attr-defined]
 
     def disconnect(self) -> None:
-        """Break the connection; kazoo makes another one, in the same session."""
-        with contextlib.suppress(OSError, AttributeError):  # there is none at this moment
+        """Break the connection. kazoo connects again, in the same session."""
+        with contextlib.suppress(OSError, AttributeError):  # not connected at the moment
             self.client._connection._socket.shutdown(socket.SHUT_RDWR)
 
     def restart(self) -> None:
-        """Break the connection and wait for the next; or make the first."""
+        """Break the connection and wait for the next one, or make the first one."""
         if self._start:
             before = len(self.states)
             self.disconnect()
@@ -164,8 +164,8 @@ class FollowedTree:
 
     @contextlib.contextmanager
     def away(self) -> Iterator[None]:
-        """Without a connection, until the block ends."""
-        with socket.socket() as nobody:  # bound and not listening: connections are refused
+        """Prevent connections until the block ends."""
+        with socket.socket() as nobody:  # bound but not listening, so that connections are refused
             nobody.bind(("127.0.0.1", 0))
             chroot = self.client.chroot
             self.client.set_hosts(f"127.0.0.1:{nobody.getsockname()[1]}{chroot}")
@@ -176,7 +176,7 @@ class FollowedTree:
 
 
 def contents_of(table: Table) -> Contents:
-    """What a table holds."""
+    """The contents of a table."""
     return {
         origin: {
             name: f"{member.service.host}:{member.service.port}" if member.service else "none"
@@ -188,7 +188,7 @@ def contents_of(table: Table) -> Contents:
 
 
 def in_zookeeper(client: Any, template: str) -> Contents:
-    """What ZooKeeper holds below a template: every member that is in order."""
+    """All valid members in ZooKeeper below a template."""
     paths = [""]
     for step in template[1:].split("/"):
         is_open = step.startswith("{")
@@ -226,19 +226,19 @@ def data(host: str = "10.0.0.1", port: int = 80) -> bytes:
 
 
 def join(client: Any, path: str, host: str = "10.0.0.1", port: int = 80) -> str:
-    """Register a member, whose znode outlives its session; its path."""
+    """Register a member whose znode outlives its session. Returns its path."""
     made: str = client.create(f"{path}/member_", data(host, port), sequence=True, makepath=True)
     return made
 
 
 def join_many(client: Any, path: str, count: int) -> list[str]:
-    """Register many members at once; their paths."""
+    """Register many members at once. Returns their paths."""
     client.ensure_path(path)
-    asked = [
+    requested = [
         client.create_async(f"{path}/member_", data(f"10.1.{n // 250}.{n % 250}"), sequence=True)
         for n in range(count)
     ]
-    return [result.get(timeout=TIMEOUT) for result in asked]
+    return [result.get(timeout=TIMEOUT) for result in requested]
 
 
 def leave_many(client: Any, paths: list[str]) -> None:
@@ -248,7 +248,7 @@ def leave_many(client: Any, paths: list[str]) -> None:
 
 
 def delete_at_once(client: Any, path: str) -> None:
-    """Delete a znode with all below it, in one transaction."""
+    """Delete a znode with its descendants, in one transaction."""
     transaction = client.transaction()
     for below in (*reversed(_all_below(client, path)), path):
         transaction.delete(below)
@@ -256,7 +256,7 @@ def delete_at_once(client: Any, path: str) -> None:
 
 
 def remake(client: Any, path: str) -> None:
-    """Delete a znode with all below it and make it again, in one transaction, so that nobody sees it gone."""
+    """Delete a znode with its descendants and create it again, in one transaction: it is never missing."""
     transaction = client.transaction()
     for below in reversed(_all_below(client, path)):
         transaction.delete(below)
@@ -273,7 +273,7 @@ def _all_below(client: Any, path: str) -> list[str]:
 
 
 class Locked:
-    """Znodes that nobody may read or change but their owner, until the block ends."""
+    """Makes znodes inaccessible to all clients but their owner, until the block ends."""
 
     def __init__(self, hosts: str, *paths: str) -> None:
         self._owner = KazooClient(hosts=hosts, auth_data=[("digest", "owner:secret")])
@@ -290,17 +290,17 @@ class Locked:
 
     def _set_acls(self, acls: list[Any]) -> None:
         for path in self._paths:
-            with contextlib.suppress(NoNodeError):  # deleted meanwhile
+            with contextlib.suppress(NoNodeError):  # deleted in the meantime
                 self._owner.set_acls(path, acls)
 
 
 def complaints(logs: list[Any]) -> list[Any]:
-    """What was logged of znodes that cannot be read."""
+    """The log entries about znodes that cannot be read."""
     return [entry for entry in logs if entry["event"] == "znode_read_failed"]
 
 
-class Chaos:
-    """Does one thing at random with each call."""
+class RandomActions:
+    """Does one random action per call."""
 
     def __init__(self, client: Any, root: str, tree: FollowedTree, dice: random.Random) -> None:
         self._client = client
@@ -308,7 +308,7 @@ class Chaos:
         self._tree = tree
         self._dice = dice
         self._made = 0
-        self._deeds: dict[Callable[[], None], int] = {
+        self._actions: dict[Callable[[], None], int] = {
             self._join: 50,
             self._leave: 30,
             self._delete_service: 6,
@@ -321,9 +321,9 @@ class Chaos:
         }
 
     def __call__(self) -> None:
-        (deed,) = self._dice.choices(list(self._deeds), list(self._deeds.values()))
+        (action,) = self._dice.choices(list(self._actions), list(self._actions.values()))
         with contextlib.suppress(NoNodeError):
-            deed()
+            action()
 
     def _environment(self) -> str:
         return f"{self._root}/{self._dice.choice(['prod', 'staging', 'test'])}"
@@ -356,5 +356,5 @@ class Chaos:
         remake(self._client, self._root)
 
     def _expire(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it has none at this moment
+        with contextlib.suppress(RuntimeError):  # there is no session at the moment
             expire_session(self._tree.client)

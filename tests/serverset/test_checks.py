@@ -1,4 +1,4 @@
-"""Health checks against real sockets, real HTTP servers and real commands."""
+"""Health checks against real sockets, HTTP servers and commands."""
 
 import signal
 import socket
@@ -13,7 +13,7 @@ import pytest
 from tests.support.waiting import eventually
 from tests.support.web import WebServer
 from zkdns.errors import BadValueError
-from zkdns.serverset.checks import Check, Health, describe_status, parse_check, wait_for_command
+from zkdns.serverset.checks import Check, HealthMonitor, describe_status, parse_check, wait_for_command
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ from zkdns.serverset.checks import Check, Health, describe_status, parse_check, 
         ("exec:curl -f http://localhost/", Check("exec", None, "curl -f http://localhost/")),
     ],
 )
-def test_a_check_is_read(text: str, check: Check) -> None:
+def test_a_check_is_parsed(text: str, check: Check) -> None:
     assert parse_check(text) == check
 
 
@@ -35,12 +35,12 @@ def test_a_check_is_read(text: str, check: Check) -> None:
     ["", "TCP", "tcp:", "http", "http:", "http:health", "http://h/", "http:0/", "http:65536/", "http:1:2/",
      "http:/a b", "http:/ä", "http:/a\r\nX: y", "exec:", "exec: ", "ping", "https:/health"],
 )  # fmt: skip
-def test_what_is_no_check_is_refused_with_what_is_accepted(text: str) -> None:
+def test_an_invalid_check_is_rejected_with_the_accepted_forms(text: str) -> None:
     with pytest.raises(BadValueError, match=r"tcp, http:/PATH|http:PORT/PATH|1 to 65535"):
         parse_check(text)
 
 
-def test_which_need_a_service_port() -> None:
+def test_only_checks_without_a_port_need_a_service_port() -> None:
     needy = [
         text for text in ("tcp", "http:/", "http:1/", "exec:true") if parse_check(text).needs_service_port
     ]
@@ -56,24 +56,24 @@ def site() -> Iterator[WebServer]:
 @pytest.mark.parametrize(
     ("status", "is_good"), [(200, True), (204, True), (302, True), (400, False), (404, False), (500, False)]
 )
-def test_http_goes_by_the_status(site: WebServer, status: int, is_good: bool) -> None:
+def test_http_depends_on_the_status(site: WebServer, status: int, is_good: bool) -> None:
     site.statuses["/health"] = status
-    assert Health(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
-    assert [(asked.path, asked.host) for asked in site.asked] == [("/health", site.endpoint)]
+    assert HealthMonitor(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
+    assert [(requested.path, requested.host) for requested in site.asked] == [("/health", site.endpoint)]
 
 
-def test_http_asks_at_its_own_port(site: WebServer) -> None:
-    assert Health(parse_check(f"http:{site.server_port}/health"), "127.0.0.1", 1, 5.0)()
+def test_http_uses_the_port_of_the_check(site: WebServer) -> None:
+    assert HealthMonitor(parse_check(f"http:{site.server_port}/health"), "127.0.0.1", 1, 5.0)()
 
 
 @pytest.mark.parametrize("path", ["/hang", "/drip"])
-def test_http_that_hangs_fails_in_its_time(site: WebServer, path: str) -> None:
+def test_http_fails_after_its_timeout(site: WebServer, path: str) -> None:
     begun = time.monotonic()
-    assert not Health(parse_check(f"http:{path}"), "127.0.0.1", site.server_port, 0.3)()
+    assert not HealthMonitor(parse_check(f"http:{path}"), "127.0.0.1", site.server_port, 0.3)()
     assert 0.3 <= time.monotonic() - begun < 2.0
 
 
-def test_http_that_is_something_else_fails() -> None:
+def test_http_fails_for_another_protocol() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def answer() -> None:
@@ -84,28 +84,28 @@ def test_http_that_is_something_else_fails() -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert not Health(parse_check("http:/"), "127.0.0.1", listening.getsockname()[1], 5.0)()
+        assert not HealthMonitor(parse_check("http:/"), "127.0.0.1", listening.getsockname()[1], 5.0)()
         thread.join()
 
 
-def test_tcp_goes_by_whether_it_connects() -> None:
+def test_tcp_depends_on_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        health = Health(parse_check("tcp"), "127.0.0.1", listening.getsockname()[1], 5.0)
+        health = HealthMonitor(parse_check("tcp"), "127.0.0.1", listening.getsockname()[1], 5.0)
         assert health()
     assert not health()
 
 
-def test_tcp_that_hangs_fails_in_its_time() -> None:
+def test_tcp_fails_after_its_timeout() -> None:
     with socket.socket() as full:
         full.bind(("127.0.0.1", 0))
         full.listen(0)
         waiting = [socket.socket() for _ in range(3)]
         try:
-            for each in waiting:  # as many as the backlog takes; who comes then is not answered
+            for each in waiting:  # as many as the backlog takes; later ones get no response
                 each.setblocking(False)
                 each.connect_ex(full.getsockname())
             begun = time.monotonic()
-            assert not Health(parse_check("tcp"), "127.0.0.1", full.getsockname()[1], 0.3)()
+            assert not HealthMonitor(parse_check("tcp"), "127.0.0.1", full.getsockname()[1], 0.3)()
             assert 0.3 <= time.monotonic() - begun < 2.0
         finally:
             for each in waiting:
@@ -116,28 +116,32 @@ def test_tcp_that_hangs_fails_in_its_time() -> None:
     ("command", "is_good"),
     [("true", True), ("exit 3", False), ("no-such-command", False), ("kill -9 $$", False)],
 )
-def test_exec_goes_by_the_exit_status(command: str, is_good: bool) -> None:
-    assert Health(parse_check(f"exec:{command}"), "127.0.0.1", 1, 5.0)() is is_good
+def test_exec_depends_on_the_exit_status(command: str, is_good: bool) -> None:
+    assert HealthMonitor(parse_check(f"exec:{command}"), "127.0.0.1", 1, 5.0)() is is_good
 
 
-def test_exec_says_what_the_command_said(caplog: pytest.LogCaptureFixture) -> None:
-    Health(parse_check("exec:echo first >&2; echo the disk is full >&2; exit 3"), "127.0.0.1", 1, 5.0)()
+def test_exec_reports_the_last_line_of_stderr(caplog: pytest.LogCaptureFixture) -> None:
+    HealthMonitor(
+        parse_check("exec:echo first >&2; echo the disk is full >&2; exit 3"), "127.0.0.1", 1, 5.0
+    )()
     assert "the check ended with status 3: the disk is full" in caplog.text
 
 
-def test_exec_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
+def test_exec_kills_the_process_group_after_its_timeout(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
     hanging = parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait")
     begun = time.monotonic()
-    assert not Health(hanging, "127.0.0.1", 1, 1.0)()  # long enough for the command to tell its processes
+    assert not HealthMonitor(
+        hanging, "127.0.0.1", 1, 1.0
+    )()  # long enough for the command to write its process ids
     assert time.monotonic() - begun < 2.7
     assert len(pids.read_text().split()) == 2
     assert_all_end(pids)
 
 
-def test_exec_that_runs_is_ended_by_closing(tmp_path: Path) -> None:
+def test_close_kills_a_running_command(tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    health = Health(parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait"), "127.0.0.1", 1, 60.0)
+    health = HealthMonitor(parse_check(f"exec:sleep 60 & echo $! $$ > {pids}; wait"), "127.0.0.1", 1, 60.0)
     asking = threading.Thread(target=health)
     asking.start()
     eventually(lambda: pids.read_text().split())
@@ -148,7 +152,7 @@ def test_exec_that_runs_is_ended_by_closing(tmp_path: Path) -> None:
 
 
 def assert_all_end(pids: Path) -> None:
-    """That these processes end; init reaps a child whose parent was ended whenever it comes to that."""
+    """Wait until these processes have ended. init reaps a child of an ended parent with some delay."""
     eventually(lambda: not any(map(is_running, map(int, pids.read_text().split()))))
 
 
@@ -162,7 +166,7 @@ def is_running(pid: int) -> bool:
 
 def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
     good = tmp_path / "good"
-    health = Health(parse_check(f"exec:test -e {good}"), "127.0.0.1", 1, 5.0)
+    health = HealthMonitor(parse_check(f"exec:test -e {good}"), "127.0.0.1", 1, 5.0)
     caplog.set_level("INFO")
     for wanted in (False, False, True, True, False):
         good.touch() if wanted else good.unlink(missing_ok=True)
@@ -174,7 +178,7 @@ def test_each_change_is_logged_once(caplog: pytest.LogCaptureFixture, tmp_path: 
     ]
 
 
-def test_a_command_may_end_in_its_own_way() -> None:
+def test_a_command_may_exit_during_its_grace_time() -> None:
     ended = threading.Event()
     ended.set()
     script = "trap 'exit 5' TERM; echo ready; while :; do sleep 0.01; done"
@@ -185,7 +189,7 @@ def test_a_command_may_end_in_its_own_way() -> None:
         assert process.returncode == 5
 
 
-def test_a_command_that_does_not_end_is_killed() -> None:
+def test_a_command_is_killed_after_its_grace_time() -> None:
     ended = threading.Event()
     ended.set()
     script = "trap '' TERM; echo ready; while :; do sleep 0.01; done"
@@ -196,7 +200,7 @@ def test_a_command_that_does_not_end_is_killed() -> None:
         assert process.returncode == -signal.SIGKILL
 
 
-def test_an_end_is_described() -> None:
+def test_an_exit_status_is_described() -> None:
     assert [describe_status(code) for code in (0, 3, -9, -40)] == [
         "status 0",
         "status 3",

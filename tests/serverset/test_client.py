@@ -1,4 +1,4 @@
-"""Losing ZooKeeper and finding it again: kazoo's client, as zkdns sets it up, and TreeSync upon it."""
+"""Losing and regaining ZooKeeper: the kazoo client of `make_client`, with a TreeSync."""
 
 import socket
 import threading
@@ -24,7 +24,7 @@ LOST_AND_FOUND = [SyncState.LIVE, SyncState.AWAY, SyncState.LIVE]
 
 @pytest.fixture
 def below(zookeeper: ZooKeeperServer, zk_root: str, zk: Any) -> Callable[[], FollowedTree]:
-    """Follows TEMPLATE in a chroot of the test's own."""
+    """Follows TEMPLATE in a chroot of the test."""
     zk.create(zk_root)
     return lambda: FollowedTree(f"{zookeeper.address}{zk_root}", TEMPLATE)
 
@@ -42,7 +42,7 @@ def inside(zookeeper: ZooKeeperServer, zk_root: str, below: object) -> Iterator[
 
 @pytest.fixture
 def mute() -> Iterator[socket.socket]:
-    """A server that accepts connections, and never says a word."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server
 
@@ -53,14 +53,14 @@ def address(server: socket.socket) -> str:
 
 Below = Callable[[], FollowedTree]
 
-# -- what is known stands, and nothing is missed -----------------------------------------------------------
+# -- contents stay, and no change is missed ----------------------------------------------------------------
 
 
-def test_before_the_first_connection_nothing_counts_as_read(
+def test_before_the_first_connection_the_state_is_reading(
     zookeeper: ZooKeeperServer, zk_root: str, zk: Any
 ) -> None:
     join(zk, f"{zk_root}/staging/web")
-    with socket.socket() as nobody:  # bound and not listening: connections are refused
+    with socket.socket() as nobody:  # bound but not listening, so that connections are refused
         nobody.bind(("127.0.0.1", 0))
         with FollowedTree(address(nobody), f"{zk_root}/{{environment}}/{{service}}") as tree:
             eventually(lambda: tree.client.client_state == "CONNECTING")
@@ -71,7 +71,7 @@ def test_before_the_first_connection_nothing_counts_as_read(
             assert tree.states == [SyncState.LIVE]
 
 
-def test_what_changes_while_the_connection_is_lost_appears_thereafter(inside: Any, below: Below) -> None:
+def test_changes_during_a_disconnect_appear_after_it(inside: Any, below: Below) -> None:
     gone, staying = join_many(inside, WEB, 10), join_many(inside, "/discovery/prod/api", 10)
     join(inside, "/discovery/prod/dropped")
     join(inside, "/discovery/test/dropped")
@@ -92,7 +92,7 @@ def test_what_changes_while_the_connection_is_lost_appears_thereafter(inside: An
 
 
 @pytest.mark.parametrize("root", ["/discovery", WEB])
-def test_what_is_made_again_while_the_connection_is_lost_has_the_new_members(
+def test_sets_created_again_during_a_disconnect_have_the_new_members(
     inside: Any, below: Below, root: str
 ) -> None:
     join(inside, WEB, "10.0.0.1")
@@ -105,7 +105,7 @@ def test_what_is_made_again_while_the_connection_is_lost_has_the_new_members(
         assert tree.contents == {WEB: {"member_0000000000": "10.0.0.2:80"}}
 
 
-def test_a_set_whose_members_were_all_replaced_is_never_seen_empty(inside: Any, below: Below) -> None:
+def test_a_set_with_all_members_replaced_never_appears_empty(inside: Any, below: Below) -> None:
     paths = [f"/discovery/staging/s{number}" for number in range(20)]
     old = [member for path in paths for member in join_many(inside, path, 20)]
     with below() as tree:
@@ -127,7 +127,7 @@ def test_a_set_whose_members_were_all_replaced_is_never_seen_empty(inside: Any, 
 
 
 @pytest.mark.parametrize("break_it", [FollowedTree.disconnect, lambda tree: expire_session(tree.client)])
-def test_no_change_is_missed_however_often_the_connection_breaks(
+def test_no_change_is_missed_over_many_disconnects(
     inside: Any, below: Below, break_it: Callable[[FollowedTree], None]
 ) -> None:
     with below() as tree:
@@ -142,10 +142,10 @@ def test_no_change_is_missed_however_often_the_connection_breaks(
         assert tree.states[-1] is SyncState.LIVE
 
 
-# -- servers that die --------------------------------------------------------------------------------------
+# -- servers that stop -------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_killed_takes_nothing_along_and_is_followed_again_when_it_is_back(
+def test_a_killed_server_removes_nothing_and_is_followed_after_its_restart(
     own_zookeeper: ZooKeeperServer,
 ) -> None:
     client = KazooClient(hosts=own_zookeeper.address)
@@ -166,7 +166,7 @@ def test_a_server_that_is_killed_takes_nothing_along_and_is_followed_again_when_
     client.close()
 
 
-def test_when_the_connected_member_of_an_ensemble_dies_another_one_is_followed(ensemble: Ensemble) -> None:
+def test_another_member_of_the_ensemble_is_followed(ensemble: Ensemble) -> None:
     with FollowedTree(ensemble.hosts, TEMPLATE) as tree:
         tree.wait_live()
         port = tree.client._connection._socket.getpeername()[1]
@@ -184,17 +184,17 @@ def test_when_the_connected_member_of_an_ensemble_dies_another_one_is_followed(e
         client.close()
 
 
-def test_a_server_that_never_answers_is_given_up_after_a_second_and_then_two(mute: socket.socket) -> None:
+def test_the_connect_timeout_is_one_second_then_two(mute: socket.socket) -> None:
     client = make_client(address(mute))
     begun = time.monotonic()
     client.start_async()
     mute.settimeout(10)
     accepted: list[tuple[socket.socket, float]] = []
     try:
-        # All from the beginning on: a connection may be there before we come to accept it.
+        # Accept from the start: a connection may arrive before the test expects it.
         accepted += [(mute.accept()[0], time.monotonic() - begun) for _ in range(3)]
         _, second, third = (after for _, after in accepted)
-        # Beside the patience there is the pause between two tries: up to 0.14 s and then 0.28 s.
+        # In addition to the timeout there is the delay between two attempts: up to 0.14 s, then 0.28 s.
         assert 0.9 < second < 1.9
         assert third > 2.8
         assert third - second < 4
@@ -206,11 +206,11 @@ def test_a_server_that_never_answers_is_given_up_after_a_second_and_then_two(mut
         client.close()
 
 
-def test_a_server_that_never_answers_does_not_keep_from_one_that_does(
+def test_a_silent_server_does_not_prevent_connecting_to_another(
     zookeeper: ZooKeeperServer, mute: socket.socket
 ) -> None:
     client = make_client(f"{address(mute)},{zookeeper.address}")
-    client.randomize_hosts = False  # the mute one first
+    client.randomize_hosts = False  # the silent one first
     begun = time.monotonic()
     client.start(timeout=5)
     try:
@@ -221,7 +221,7 @@ def test_a_server_that_never_answers_does_not_keep_from_one_that_does(
         client.close()
 
 
-def test_a_server_that_is_slow_is_waited_for_longer_each_time(zookeeper: ZooKeeperServer) -> None:
+def test_the_connect_timeout_grows_for_a_slow_server(zookeeper: ZooKeeperServer) -> None:
     with Slow(zookeeper.port, seconds=1.5) as slow:
         client = make_client(slow.address)
         try:
@@ -233,7 +233,7 @@ def test_a_server_that_is_slow_is_waited_for_longer_each_time(zookeeper: ZooKeep
 
 
 class Slow:
-    """Stands before a server and holds back the first thing that it says on each connection."""
+    """A proxy that delays the server's first response on each connection."""
 
     def __init__(self, port: int, *, seconds: float) -> None:
         self._port = port

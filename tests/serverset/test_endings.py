@@ -1,4 +1,4 @@
-"""However a program ends, or stops waiting: what it registered goes at once, and nothing is left open."""
+"""Programs that exit or stop waiting: their members are removed at once, and nothing stays open."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 Sets = Callable[..., ServerSet]
 
-# The session would last for half a minute: what is gone before that did not wait for it.
+# The session timeout is half a minute: members that are gone earlier did not wait for it.
 _BEGINNING = """
 import os, signal, sys, time
 from zkdns import ServerSet
@@ -35,7 +35,7 @@ print(registration.path, flush=True)
 
 @contextlib.contextmanager
 def program(hosts: str, zk_root: str, rest: str) -> Iterator["subprocess.Popen[str]"]:
-    """A program that registers, watches, and goes on with `rest`; it has registered, or failed."""
+    """A program that registers, watches, and then runs `rest`. It prints whether it has registered."""
     with subprocess.Popen(
         [
             sys.executable,
@@ -78,7 +78,7 @@ ENDS: dict[str, tuple[str, Callable[[Any], None], int, str]] = {
 
 
 @pytest.mark.parametrize("way", ENDS)
-def test_a_program_that_ends_without_closing_is_gone_at_once(
+def test_a_member_of_an_exiting_program_is_removed_at_once(
     zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str
 ) -> None:
     rest, end, status, says = ENDS[way]
@@ -93,7 +93,7 @@ def test_a_program_that_ends_without_closing_is_gone_at_once(
         assert says in said if says else said == ""
 
 
-def test_a_program_ends_in_bounded_time_while_zookeeper_is_away(
+def test_a_program_exits_in_bounded_time_without_zookeeper(
     zookeeper: ZooKeeperServer, zk_root: str, zk: Any
 ) -> None:
     zk.ensure_path(zk_root)
@@ -134,9 +134,7 @@ watch.close()
 """
 
 
-def test_a_process_forked_off_has_a_session_of_its_own_and_takes_nothing_along(
-    zk: Any, zookeeper: ZooKeeperServer, zk_root: str
-) -> None:
+def test_a_forked_process_has_its_own_session(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
     with program(zookeeper.address, zk_root, _FORKS) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -149,18 +147,18 @@ def test_a_process_forked_off_has_a_session_of_its_own_and_takes_nothing_along(
         assert zk.get_children(f"{zk_root}/test/web") == []
 
 
-# -- who stops waiting ---------------------------------------------------------------------------------------
+# -- interrupts and cancellation -----------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def interrupted(when: Callable[[], object]) -> Iterator[None]:
-    """What stands here is interrupted by Ctrl-C as soon as it is so, and it waits."""
+    """Interrupt the block with Ctrl-C as soon as the condition holds, while it waits."""
 
     def interrupt() -> None:
         eventually(lambda: when() and _is_waiting())
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # the interrupt may be ignored
     interrupting = threading.Thread(target=interrupt)
     interrupting.start()
     try:
@@ -179,31 +177,31 @@ def _is_waiting() -> bool:
 
 @pytest.fixture
 def interrupted_at_once(monkeypatch: pytest.MonkeyPatch) -> Callable[[ServerSet], None]:
-    """Has the main thread interrupted by Ctrl-C where it gives a set's session something to do, once."""
+    """Interrupt the main thread once, when it posts a job to the session of a set."""
 
     def prepare(web: ServerSet) -> None:
-        soon = web._session.soon
+        run_soon = web._session.run_soon
 
         def interrupting(job: Callable[[], None]) -> None:
             if threading.current_thread() is not threading.main_thread():
-                soon(job)
+                run_soon(job)
                 return
             monkeypatch.undo()
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(web._session, "soon", interrupting)
+        monkeypatch.setattr(web._session, "run_soon", interrupting)
 
     return prepare
 
 
-def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Sets) -> None:
+def test_an_interrupted_register_leaves_no_member(zk: Any, server_set: Sets) -> None:
     web, called, goes_on = server_set(), threading.Event(), threading.Event()
 
     def ping() -> None:
         called.set()
         goes_on.wait(20.0)
 
-    with web.watch() as watch:  # so that nothing goes with the session
+    with web.watch() as watch:  # so that the member is not removed with the session
         with interrupted(called.is_set):
             web.register("a", 1, ping=ping, ping_timeout=20.0, timeout=20.0)
         goes_on.set()
@@ -213,7 +211,7 @@ def test_registering_that_is_interrupted_leaves_nothing(zk: Any, server_set: Set
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_waiting_for_a_zookeeper_that_is_away_can_be_interrupted(call: str) -> None:
+def test_waiting_for_an_unreachable_zookeeper_can_be_interrupted(call: str) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     with interrupted(lambda: web._session._users):
         web.register("a", 1, timeout=20.0) if call == "register" else web.watch(timeout=20.0)
@@ -221,7 +219,7 @@ def test_waiting_for_a_zookeeper_that_is_away_can_be_interrupted(call: str) -> N
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_an_interrupt_that_comes_before_the_waiting_leaves_nothing(
+def test_an_interrupt_before_the_wait_leaves_nothing(
     interrupted_at_once: Callable[[ServerSet], None], call: str
 ) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
@@ -231,7 +229,7 @@ def test_an_interrupt_that_comes_before_the_waiting_leaves_nothing(
     assert web._session._worker is None
 
 
-def test_closing_that_is_interrupted_before_it_waits_goes_on(
+def test_close_completes_after_an_interrupt_before_its_wait(
     zk: Any, server_set: Sets, interrupted_at_once: Callable[[ServerSet], None]
 ) -> None:
     web = server_set()
@@ -244,7 +242,7 @@ def test_closing_that_is_interrupted_before_it_waits_goes_on(
         eventually(lambda: not web._session._leaving)
 
 
-def test_closing_that_is_interrupted_goes_on(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_close_completes_after_an_interrupt(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     with FaultProxy(zookeeper.port) as proxy:
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=8.0)
         with web.watch():
@@ -258,7 +256,7 @@ def test_closing_that_is_interrupted_goes_on(zookeeper: ZooKeeperServer, zk: Any
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_registering_that_is_cancelled_leaves_nothing(zk: Any, server_set: Sets, keeps: bool) -> None:
+def test_a_cancelled_register_leaves_no_member(zk: Any, server_set: Sets, keeps: bool) -> None:
     web = server_set()
 
     async def cancelled_after(turns: int) -> bool:
@@ -284,7 +282,7 @@ def test_registering_that_is_cancelled_leaves_nothing(zk: Any, server_set: Sets,
 
 
 def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
-    """Cancel what has begun to wait; how many seconds that took, to the end of the loop."""
+    """Cancel a waiting task. Returns the seconds until the end of the loop."""
 
     async def program() -> float:
         task = asyncio.ensure_future(begin())
@@ -301,7 +299,7 @@ def await_cancelled(begin: Callable[[], Awaitable[object]]) -> float:
 
 
 @pytest.mark.parametrize("call", ["register", "watch"])
-def test_awaiting_a_zookeeper_that_is_away_can_be_cancelled(call: str) -> None:
+def test_awaiting_an_unreachable_zookeeper_can_be_cancelled(call: str) -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     took = await_cancelled(
         lambda: (
@@ -312,7 +310,7 @@ def test_awaiting_a_zookeeper_that_is_away_can_be_cancelled(call: str) -> None:
     assert web._session._worker is None
 
 
-def test_registering_that_stalls_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_a_stalled_register_can_be_cancelled(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     with FaultProxy(zookeeper.port) as proxy:
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
         with web.watch():

@@ -1,4 +1,4 @@
-"""Whatever networks and servers do: a registration is one znode, or about to be one again, and never two."""
+"""Registrations under network and server faults: there is at most one znode, and soon exactly one."""
 
 import contextlib
 import random
@@ -18,13 +18,13 @@ from zkdns import Registration, ServerSet
 pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.punctual]
 
 SESSION = 2.0  # seconds
-BACK = SESSION + 2.0  # within these it is registered again, once ZooKeeper can be asked
+BACK = SESSION + 2.0  # the time limit for registering again, once ZooKeeper is reachable
 SET = "/discovery/test/web"
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ZooKeeperServer]:
-    """This module's server, which its tests pause and kill; each leaves it serving."""
+    """This module's server, which tests pause and kill. Each leaves it running."""
     with ZooKeeperServer() as started:
         yield started
 
@@ -37,7 +37,7 @@ def proxy(server: ZooKeeperServer) -> Iterator[FaultProxy]:
 
 @pytest.fixture
 def zk(server: ZooKeeperServer) -> Iterator[Any]:
-    """A client that no fault hits; the set is there, and empty."""
+    """A client without faults. The set exists and is empty."""
     with client_of(server.address, timeout=4.0) as client:
         if client.exists("/discovery"):
             client.delete("/discovery", recursive=True)
@@ -59,7 +59,7 @@ def web_through(way: FaultProxy | ZooKeeperServer) -> ServerSet:
 def assert_one(
     registration: Registration, witness: Witness, timeout: float = BACK, *, holds: float = 0.3
 ) -> None:
-    """Within this time it is exactly one znode that stays for `holds` seconds; two were there at no time."""
+    """Wait until exactly one znode exists for `holds` seconds. There are never two."""
 
     def is_one() -> bool:
         return witness.present == {str(registration.path).rpartition("/")[2]}
@@ -75,13 +75,11 @@ def assert_one(
     assert witness.most == 1
 
 
-# -- replies that are lost -----------------------------------------------------------------------------------
+# -- lost responses ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("_again", range(20))
-def test_a_create_whose_reply_was_lost_is_recognised(
-    proxy: FaultProxy, witness: Witness, _again: int
-) -> None:
+def test_a_create_with_a_lost_response_is_found(proxy: FaultProxy, witness: Witness, _again: int) -> None:
     proxy.lose_reply_of(CREATE)
     with web_through(proxy).register("a", 1) as registration:
         assert proxy.lost_replies == 1
@@ -90,12 +88,12 @@ def test_a_create_whose_reply_was_lost_is_recognised(
 
 
 @pytest.mark.parametrize("lost", [1, 2, 3, 4])
-def test_replies_may_be_lost_also_while_parents_are_made(
+def test_responses_may_be_lost_while_parents_are_created(
     proxy: FaultProxy, zk: Any, witness: Witness, lost: int
 ) -> None:
     zk.delete("/discovery", recursive=True)
     web = web_through(proxy)
-    with web.watch():  # so that the session is there, and what fails is counted from the first create
+    with web.watch():  # so that the session exists, and failures are counted from the first create
         for _ in range(lost):
             proxy.lose_reply_of(CREATE)
             registration = web.register("a", 1)
@@ -105,7 +103,7 @@ def test_replies_may_be_lost_also_while_parents_are_made(
     assert proxy.lost_replies == lost
 
 
-def test_of_two_equal_registrations_each_keeps_its_own(proxy: FaultProxy, zk: Any) -> None:
+def test_two_equal_registrations_keep_their_own_znodes(proxy: FaultProxy, zk: Any) -> None:
     web = web_through(proxy)
     with web.register("a", 1) as first:
         proxy.lose_reply_of(CREATE)
@@ -118,7 +116,7 @@ def test_of_two_equal_registrations_each_keeps_its_own(proxy: FaultProxy, zk: An
         assert zk.get_children(SET) == [str(first.path).rpartition("/")[2]]
 
 
-def test_another_sessions_equal_znode_is_not_taken_for_our_own(proxy: FaultProxy, zk: Any) -> None:
+def test_an_equal_znode_of_another_session_is_not_adopted(proxy: FaultProxy, zk: Any) -> None:
     with web_through(proxy).register("a", 1) as first:
         proxy.lose_reply_of(CREATE)
         with web_through(proxy).register("a", 1) as second:
@@ -126,9 +124,7 @@ def test_another_sessions_equal_znode_is_not_taken_for_our_own(proxy: FaultProxy
             assert len(zk.get_children(SET)) == 2
 
 
-def test_a_member_that_may_not_be_read_does_not_hide_whether_a_create_was_done(
-    proxy: FaultProxy, zk: Any
-) -> None:
+def test_an_unreadable_member_does_not_hide_a_created_one(proxy: FaultProxy, zk: Any) -> None:
     secret = zk.create(f"{SET}/member_", b"", sequence=True, acl=[make_acl("world", "anyone", admin=True)])
     proxy.lose_reply_of(CREATE)
     with web_through(proxy).register("a", 1) as registration:
@@ -138,7 +134,7 @@ def test_a_member_that_may_not_be_read_does_not_hide_whether_a_create_was_done(
 
 
 @pytest.mark.parametrize("_again", range(10))
-def test_a_delete_whose_reply_was_lost_is_done(proxy: FaultProxy, zk: Any, _again: int) -> None:
+def test_a_delete_with_a_lost_response_is_complete(proxy: FaultProxy, zk: Any, _again: int) -> None:
     web = web_through(proxy)
     with web.register("keeper", 1) as keeper:
         registration = web.register("a", 1)
@@ -149,59 +145,59 @@ def test_a_delete_whose_reply_was_lost_is_done(proxy: FaultProxy, zk: Any, _agai
         assert zk.get_children(SET) == [str(keeper.path).rpartition("/")[2]]
 
 
-# -- connections that are reset and stalled ------------------------------------------------------------------
+# -- connections that are reset or stalled -------------------------------------------------------------------
 
 
-def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
+def test_many_resets_do_no_harm(proxy: FaultProxy, witness: Witness) -> None:
     with web_through(proxy).register("a", 1) as registration:
         witness.wait_for_one()
         for turn in range(30):
             proxy.reset()
-            if turn % 3 == 0:  # else amid what a connection begins with
+            if turn % 3 == 0:  # otherwise during the handshake
                 eventually(lambda: proxy.connections)
         assert_one(registration, witness)
         assert len(witness.seen) == 1
         assert witness.longest_absence == 0
 
 
-def test_a_client_that_has_ended_has_a_successor_in_the_same_session(
+def test_an_ended_client_is_replaced_in_the_same_session(
     proxy: FaultProxy, zk: Any, witness: Witness
 ) -> None:
     with web_through(proxy).register("10.0.0.1", 80) as registration, web_through(proxy).watch() as watch:
         path, session = registration.path, registration._session
         for _ in range(2):
             ended = session._client
-            proxy.send_reply(12345, 0)  # to nothing that was asked: kazoo's connection thread ends by it
-            eventually(lambda: session._client is not ended and session.is_connected)  # noqa: B023 - used at once
+            proxy.send_reply(12345, 0)  # a response without a request: kazoo's connection thread ends
+            eventually(lambda: session._client is not ended and session.is_connected)  # noqa: B023 - called at once
             assert_one(registration, witness)
         assert registration.path == path
-        zk.delete(path)  # it is followed again, and so repaired
+        zk.delete(path)  # a new client follows and repairs it
         assert_one(registration, witness)
         eventually(lambda: len(watch.members) == 1 and watch.members[0].name not in str(path))
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
-def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
+def test_a_stalled_connection_leaves_one_member(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
     with web_through(proxy).register("a", 1) as registration:
         name = witness.wait_for_one()
         proxy.stall()
         if seconds > SESSION:
-            eventually(lambda: not witness.present, seconds + SESSION)  # ZooKeeper has given it up
+            eventually(lambda: not witness.present, seconds + SESSION)  # ZooKeeper has expired it
         else:
-            time.sleep(seconds)  # the fault's length is the case
+            time.sleep(seconds)  # the length of the fault is the test case
         proxy.resume()
         assert_one(registration, witness)
         assert (len(witness.seen) == 1) == (seconds < SESSION)
         assert name in witness.seen
 
 
-def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
+def test_a_stalled_create_is_executed_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
     web = web_through(proxy)
     with web.register("a", 1) as registration:
         for _ in range(3):
             name = witness.wait_for_one()
             proxy.stall()
-            zk.delete(f"{SET}/{name}")  # heard of when the stall ends, as all that is asked then
+            zk.delete(f"{SET}/{name}")  # it arrives when the stall ends, as all pending requests do
             eventually(lambda: not witness.present)
             proxy.resume()
             proxy.lose_reply_of(CREATE)
@@ -209,7 +205,9 @@ def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witne
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Witness, seed: int) -> None:
+def test_any_sequence_of_faults_leaves_one_member(
+    proxy: FaultProxy, zk: Any, witness: Witness, seed: int
+) -> None:
     web, chance = web_through(proxy), random.Random(seed)
 
     def delete_it() -> None:
@@ -220,10 +218,10 @@ def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Wi
     def expire_it() -> None:
         client: Any = web._session._client
         with (
-            contextlib.suppress(Exception),  # there may be no session to expire just then
+            contextlib.suppress(Exception),  # there may be no session to expire at that time
             client_of(proxy.upstream, client_id=client.client_id, timeout=SESSION),
         ):
-            pass  # takes the session over, and closes it
+            pass  # resumes the session and closes it
 
     def stall_it() -> None:
         proxy.stall()
@@ -251,7 +249,7 @@ def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Wi
             serves = chance.random() < 0.8
             time.sleep(chance.uniform(0, 0.1))
         serves = True
-        assert_one(registration, witness, timeout=BACK + 4.0)  # kazoo may be pausing, up to 4.9 s
+        assert_one(registration, witness, timeout=BACK + 4.0)  # kazoo may be waiting for up to 4.9 s
     assert zk.get_children(SET) == []
     assert len(witness.seen) > 3
 
@@ -260,14 +258,16 @@ def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Wi
 
 
 @pytest.mark.parametrize("_again", range(3))
-def test_zookeeper_paused_past_the_session(server: ZooKeeperServer, witness: Witness, _again: int) -> None:
+def test_zookeeper_paused_longer_than_the_session(
+    server: ZooKeeperServer, witness: Witness, _again: int
+) -> None:
     with web_through(server).register("a", 1) as registration:
         witness.wait_for_one()
         server.pause()
-        time.sleep(SESSION + 1.0)  # the pause's length is the case
+        time.sleep(SESSION + 1.0)  # the length of the pause is the test case
         server.resume()
         eventually(server.is_serving)
-        assert_one(registration, witness, holds=1.2)  # the old session is given up at a tick, of 0.5 s
+        assert_one(registration, witness, holds=1.2)  # the old session expires at a tick, of 0.5 s
         assert witness.longest_absence < BACK
 
 
@@ -278,17 +278,17 @@ def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witnes
             server.kill()
             eventually(lambda: not registration._session.is_connected)
             server.start()
-            # A connection that comes amid the start is never answered, until its own limit of 2 s.
+            # A connection during the start gets no response, until its own limit of 2 s.
             eventually(lambda: registration._session.is_connected and zk.connected, 15.0)
             assert_one(registration, witness)
 
 
-# -- closing while ZooKeeper cannot be asked -----------------------------------------------------------------
+# -- closing while ZooKeeper is unreachable ------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def away(server: ZooKeeperServer, how: str) -> Iterator[None]:
-    """ZooKeeper is paused or killed; afterwards it serves again."""
+    """ZooKeeper is paused or killed, and serves again afterwards."""
     server.pause() if how == "paused" else server.kill()
     try:
         yield
@@ -298,16 +298,16 @@ def away(server: ZooKeeperServer, how: str) -> Iterator[None]:
 
 
 def assert_none_left(zk: Any, *others: Registration) -> None:
-    """Within the session's time nothing but the others is there."""
+    """Check that within the session timeout only the other members exist."""
 
-    def expected() -> list[str]:  # their sessions may be others by now
+    def expected() -> list[str]:  # they may have new sessions by now
         return sorted(str(each.path).rpartition("/")[2] for each in others)
 
     eventually(lambda: sorted(zk.get_children(SET)) == expected(), 15.0)
 
 
 @pytest.mark.parametrize("how", ["paused", "killed"])
-def test_the_last_one_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, how: str) -> None:
+def test_the_last_user_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, how: str) -> None:
     registration = web_through(server).register("a", 1)
     with away(server, how):
         began = time.monotonic()
@@ -317,7 +317,9 @@ def test_the_last_one_closes_in_bounded_time(server: ZooKeeperServer, zk: Any, h
 
 
 @pytest.mark.parametrize("how", ["paused", "killed"])
-def test_one_of_two_closes_in_bounded_time_and_goes_later(server: ZooKeeperServer, zk: Any, how: str) -> None:
+def test_one_of_two_users_closes_in_bounded_time_and_is_removed_later(
+    server: ZooKeeperServer, zk: Any, how: str
+) -> None:
     web = web_through(server)
     with web.register("keeper", 1) as keeper:
         registration = web.register("a", 1)
@@ -330,7 +332,9 @@ def test_one_of_two_closes_in_bounded_time_and_goes_later(server: ZooKeeperServe
         assert web._session.claimed == {keeper.path}
 
 
-def test_over_the_callers_client_it_goes_later_and_leaves_no_thread(server: ZooKeeperServer, zk: Any) -> None:
+def test_with_the_callers_client_it_is_removed_later_without_a_thread(
+    server: ZooKeeperServer, zk: Any
+) -> None:
     with client_of(server.address, timeout=10.0) as client:
         registration = ServerSet("test", "web", client=client, session_timeout=SESSION).register("a", 1)
         with away(server, "paused"):
@@ -343,7 +347,7 @@ def test_over_the_callers_client_it_goes_later_and_leaves_no_thread(server: ZooK
         assert client.connected
 
 
-def test_a_caller_who_stops_the_client_need_not_wait(server: ZooKeeperServer, zk: Any) -> None:
+def test_after_the_caller_stops_its_client_close_does_not_wait(server: ZooKeeperServer, zk: Any) -> None:
     with client_of(server.address, timeout=4.0) as client:
         registration = ServerSet("test", "web", client=client, session_timeout=SESSION).register("a", 1)
         with away(server, "paused"):
@@ -353,7 +357,7 @@ def test_a_caller_who_stops_the_client_need_not_wait(server: ZooKeeperServer, zk
     assert_none_left(zk)
 
 
-def test_closing_with_a_create_whose_reply_was_lost_leaves_nothing(proxy: FaultProxy, zk: Any) -> None:
+def test_close_after_a_create_with_a_lost_response_leaves_nothing(proxy: FaultProxy, zk: Any) -> None:
     web = web_through(proxy)
     with web.register("keeper", 1) as keeper:
         proxy.lose_reply_of(CREATE)

@@ -1,4 +1,4 @@
-"""What is read as a member, what is refused and why, and what is written."""
+"""Decoding, rejecting and encoding members."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zkdns.serverset.member import (
     Endpoint,
     Member,
     Status,
-    _decode_generously,
+    _decode_tolerantly,
     canonical_host,
     decode_member,
     encode_member,
@@ -37,26 +37,26 @@ THRIFT = bytes.fromhex("0c00010b0001000000036f646408000200000002000d00020b0c0000
 
 
 def written(**fields: Any) -> bytes:
-    """The plain member with fields replaced; None leaves a field out."""
+    """The plain member with some fields replaced. None removes a field."""
     record = {**PLAIN, **fields}
     return json.dumps({key: value for key, value in record.items() if value is not None}).encode()
 
 
 def service(**fields: Any) -> bytes:
-    """The plain member with fields of its service endpoint replaced; None leaves one out."""
+    """The plain member with some fields of its service endpoint replaced. None removes a field."""
     own: dict[str, Any] = {"host": "myhost", "port": 8080, **fields}
     return written(serviceEndpoint={key: value for key, value in own.items() if value is not None})
 
 
 def reason(data: bytes) -> str:
-    """Why it is refused."""
+    """Why the member is rejected."""
     with pytest.raises(BadMemberError) as caught:
         decode_member(NAME, data)
     assert str(caught.value)
     return caught.value.reason
 
 
-# -- read -------------------------------------------------------------------------------------------------
+# -- decoding ---------------------------------------------------------------------------------------------
 
 READ = {
     "go.serversets": (written(), Member(NAME, Endpoint("myhost", 8080))),
@@ -127,12 +127,12 @@ READ = {
 
 
 @pytest.mark.parametrize(("data", "expected"), READ.values(), ids=READ.keys())
-def test_a_member_of_this_dialect_is_read(data: bytes, expected: Member) -> None:
+def test_a_member_in_this_dialect_is_decoded(data: bytes, expected: Member) -> None:
     assert decode_member(NAME, data) == expected
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_every_status_is_read_in_any_case_since_what_is_served_is_a_setting(status: Status) -> None:
+def test_every_status_is_decoded_in_any_case(status: Status) -> None:
     for text in (status.value, status.value.lower(), status.value.capitalize()):
         assert decode_member(NAME, written(status=text)).status is status
 
@@ -140,14 +140,14 @@ def test_every_status_is_read_in_any_case_since_what_is_served_is_a_setting(stat
 @pytest.mark.parametrize(
     ("number", "status"), list(enumerate(["DEAD", "STARTING", "ALIVE", "STOPPING", "STOPPED", "WARNING"]))
 )
-def test_a_status_that_is_a_number_is_of_thrifts_enumeration(number: int, status: str) -> None:
+def test_a_numeric_status_is_that_of_thrift(number: int, status: str) -> None:
     assert decode_member(NAME, written(status=number)).status == status
 
 
 @pytest.mark.parametrize(
     "name", ["member_abc", "member_", "member_0000000001", "member_-2147483648", "member_" + "9" * 5000]
 )
-def test_the_suffix_of_a_members_name_means_nothing(name: str) -> None:
+def test_the_suffix_of_a_members_name_has_no_meaning(name: str) -> None:
     member = decode_member(name, written())
     assert (member.name, member.service) == (name, Endpoint("myhost", 8080))
 
@@ -167,11 +167,11 @@ def test_the_suffix_of_a_members_name_means_nothing(name: str) -> None:
         ("member_" + "9" * 5000, None),
     ],
 )
-def test_a_sequence_is_what_zookeeper_counted(name: str, sequence: int | None) -> None:
+def test_the_sequence_is_that_of_zookeeper(name: str, sequence: int | None) -> None:
     assert Member(name, None).sequence == sequence
 
 
-# -- refused ----------------------------------------------------------------------------------------------
+# -- rejecting --------------------------------------------------------------------------------------------
 
 REFUSED = {
     "nothing": (b"", "empty"),
@@ -235,14 +235,14 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("data", "why"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_bad_member_is_refused_under_a_word_to_count_it_by(data: bytes, why: str) -> None:
+def test_a_bad_member_is_rejected_with_its_reason(data: bytes, why: str) -> None:
     assert reason(data) == why
 
 
 def read_both_ways(data: bytes) -> Member | str:
-    """What a member's data is read as: a member, or why not. The quick way must not change it."""
+    """The decoded member, or the reason of its error. The strict decoder must not change it."""
     found: list[Member | str] = []
-    for read in (decode_member, _decode_generously):
+    for read in (decode_member, _decode_tolerantly):
         try:
             found.append(read(NAME, data))
         except BadMemberError as error:
@@ -252,7 +252,7 @@ def read_both_ways(data: bytes) -> Member | str:
 
 
 @pytest.mark.parametrize("data", [data for data, _ in [*READ.values(), *REFUSED.values()]])
-def test_what_is_read_quickly_is_read_as_anything_else_is(data: bytes) -> None:
+def test_the_strict_decoder_agrees_with_the_tolerant_one(data: bytes) -> None:
     read_both_ways(data)
 
 
@@ -283,7 +283,7 @@ def test_what_is_read_quickly_is_read_as_anything_else_is(data: bytes) -> None:
         written(metadata={}),
     ],
 )
-def test_where_decoders_differ_the_quick_one_gives_way(data: bytes) -> None:
+def test_data_that_only_the_tolerant_decoder_accepts_goes_to_it(data: bytes) -> None:
     read_both_ways(data)
 
 
@@ -291,7 +291,7 @@ def test_where_decoders_differ_the_quick_one_gives_way(data: bytes) -> None:
 @example(b"\xef\xbb\xbf{")
 @example(b'{"serviceEndpoint":{"host":"\\u0000","port":1},"status":"ALIVE"}')
 @settings(max_examples=500, deadline=None)
-def test_arbitrary_bytes_raise_nothing_but_bad_member(data: bytes) -> None:
+def test_arbitrary_bytes_raise_only_bad_member_error(data: bytes) -> None:
     read_both_ways(data)
 
 
@@ -317,7 +317,7 @@ _ENDPOINT = st.fixed_dictionaries({}, optional=dict.fromkeys(("host", "port", "i
     )
 )
 @settings(max_examples=500, deadline=None)
-def test_fields_of_any_types_raise_nothing_but_bad_member(record: dict[str, Any]) -> None:
+def test_fields_of_any_type_raise_only_bad_member_error(record: dict[str, Any]) -> None:
     data = json.dumps(record).encode()
     member = read_both_ways(data)
     if isinstance(member, str):
@@ -325,20 +325,20 @@ def test_fields_of_any_types_raise_nothing_but_bad_member(record: dict[str, Any]
     assert decode_member(NAME, encode_member(member)).status is member.status
 
 
-# -- written ----------------------------------------------------------------------------------------------
+# -- encoding ---------------------------------------------------------------------------------------------
 
 
-def test_a_member_is_written_as_go_serversets_writes_it_byte_for_byte() -> None:
+def test_a_member_is_encoded_byte_for_byte_as_go_serversets_does() -> None:
     expected = b'{"serviceEndpoint":{"host":"myhost","port":8080},"additionalEndpoints":{},"status":"ALIVE"}'
     assert encode_member(Member(NAME, Endpoint("myhost", 8080))) == expected
 
 
-def test_shard_and_additional_endpoints_are_written_as_finagle_writes_them() -> None:
+def test_shard_and_additional_endpoints_are_encoded_as_finagle_does() -> None:
     member = Member(NAME, Endpoint("foo", 1000), additional={"http": Endpoint("foo", 8080)}, shard=42)
     assert encode_member(member) == FINAGLE
 
 
-# What Go's encoding/json writes: map[string]endpoint has its keys in order, and these characters are escaped.
+# As Go's encoding/json: map[string]endpoint has sorted keys, and these characters are escaped.
 AS_GO = [
     ({"b": 2, "a": 1, "B": 3, "é": 4}, ["B", "a", "b", "é"]),
     ({"a<b>&c": 1}, ["a\\u003cb\\u003e\\u0026c"]),
@@ -348,7 +348,7 @@ AS_GO = [
 
 
 @pytest.mark.parametrize(("ports", "keys"), AS_GO)
-def test_names_are_written_in_order_and_escaped_as_go_does(ports: dict[str, int], keys: list[str]) -> None:
+def test_names_are_sorted_and_escaped_as_go_does(ports: dict[str, int], keys: list[str]) -> None:
     endpoints = {name: Endpoint("h", port) for name, port in ports.items()}
     text = {name: str(port) for name, port in ports.items()}
     member = Member(NAME, Endpoint("h", 9), additional=endpoints, metadata=text)
@@ -367,7 +367,7 @@ def test_names_are_written_in_order_and_escaped_as_go_does(ports: dict[str, int]
     )
 
 
-def test_shard_0_is_written_and_metadata_stands_last() -> None:
+def test_shard_0_is_written_and_metadata_comes_last() -> None:
     member = Member(NAME, Endpoint("::1", 1), shard=0, metadata={"a": "b"}, status=Status.STARTING)
     assert encode_member(member).endswith(b'"status":"STARTING","shard":0,"metadata":{"a":"b"}}')
     assert b'{"host":"::1","port":1}' in encode_member(member)  # IPv6 without brackets
@@ -392,10 +392,10 @@ _ENDPOINTS = st.builds(Endpoint, _HOSTS, st.integers(1, 65535))
     )
 )
 @settings(max_examples=300, deadline=None)
-def test_what_is_written_is_read_again(member: Member) -> None:
+def test_an_encoded_member_decodes_to_itself(member: Member) -> None:
     data = encode_member(member)
     assert decode_member(NAME, data) == member
-    assert data.startswith(b'{"')  # old Java sniffs for it
+    assert data.startswith(b'{"')  # old Java readers check for it
     assert json.loads(data)["status"] == member.status.value
 
 
@@ -404,7 +404,7 @@ def test_what_is_written_is_read_again(member: Member) -> None:
 
 @given(st.text(max_size=80))
 @settings(max_examples=300, deadline=None)
-def test_a_host_is_canonical_once_and_for_all(text: str) -> None:
+def test_a_canonical_host_stays_as_it_is(text: str) -> None:
     try:
         host = canonical_host(text)
     except BadValueError:
@@ -420,12 +420,12 @@ def test_a_host_is_canonical_once_and_for_all(text: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["web1", "1.web", "a.b1", "1a", "a.1a", "-", "_srv.example"])
-def test_a_host_name_with_digits_is_none_the_less_a_name(host: str) -> None:
+def test_a_host_name_with_digits_is_a_name(host: str) -> None:
     assert canonical_host(host) == host
     assert not is_ip(host)
 
 
-def test_members_without_additional_endpoints_share_what_nobody_can_change() -> None:
+def test_members_share_one_immutable_empty_dictionary() -> None:
     first, second = decode_member(NAME, written()), Member("m0", None)
     assert len({id(shared) for shared in (first.additional, first.metadata, second.additional)}) == 1
     assert first.additional == {}
@@ -436,7 +436,7 @@ def test_members_without_additional_endpoints_share_what_nobody_can_change() -> 
     assert first.additional == {}
 
 
-def test_an_endpoints_addresses_are_those_that_are_known_without_a_resolver() -> None:
+def test_an_endpoints_addresses_need_no_lookup() -> None:
     assert Endpoint("10.0.0.1", 80, inet="10.9.9.9").addresses == ("10.0.0.1",)
     assert Endpoint("myhost", 80).addresses == ()
     assert Endpoint("myhost", 80, inet="10.0.0.1", inet6="::1").addresses == ("10.0.0.1", "::1")

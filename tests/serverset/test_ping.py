@@ -1,4 +1,4 @@
-"""A registration's ping: who cannot serve is not registered, and is again as soon as it can."""
+"""The ping of a registration: while it fails, the member is not registered."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ Sets = Callable[..., ServerSet]
 
 
 class Service:
-    """A ping whose answer the test decides."""
+    """A ping with a result that the test sets."""
 
     def __init__(self, answer: object = True) -> None:
         self.answer = answer
@@ -36,7 +36,7 @@ class Service:
         return answer
 
     def wait_for_a_call(self) -> None:
-        """Wait until it is called once more."""
+        """Wait until the next call."""
         calls = self.calls
         eventually(lambda: self.calls > calls)
 
@@ -45,16 +45,16 @@ def names(zk: Any, web: ServerSet) -> list[str]:
     return sorted(zk.get_children(web.path)) if zk.exists(web.path) else []
 
 
-def test_is_called_before_registering(zk: Any, server_set: Sets) -> None:
+def test_it_is_called_before_registering(zk: Any, server_set: Sets) -> None:
     web = server_set()
     found: list[list[str]] = []
     with web.register("a", 1, ping=lambda: found.append(names(zk, web)), ping_interval=30.0):
-        assert found == [[]]  # and None, as of a function that returns nothing, is a yes
+        assert found == [[]]  # None, as from a function without a return value, counts as success
         assert len(names(zk, web)) == 1
 
 
 @pytest.mark.parametrize("answer", [False, RuntimeError("out of order"), SystemExit(1)])
-def test_no_unregisters_and_yes_registers_again(zk: Any, server_set: Sets, answer: object) -> None:
+def test_failure_unregisters_and_success_registers_again(zk: Any, server_set: Sets, answer: object) -> None:
     web, service = server_set(), Service()
     with web.register("a", 1, ping=service, ping_interval=0.02) as registration:
         first = registration.path
@@ -68,10 +68,10 @@ def test_no_unregisters_and_yes_registers_again(zk: Any, server_set: Sets, answe
         assert registration.last_error is None
 
 
-def test_says_why_it_is_not_registered(server_set: Sets) -> None:
+def test_the_reason_of_a_failure_is_available(server_set: Sets) -> None:
     web = server_set()
     for answer, reason in [
-        (False, "the ping says that the service cannot serve"),
+        (False, "the ping returned False: the service cannot serve"),
         (RuntimeError("out of order"), "the ping failed: RuntimeError('out of order')"),
     ]:
         with web.register("a", 1, ping=Service(answer), ping_interval=0.02) as registration:
@@ -79,7 +79,7 @@ def test_says_why_it_is_not_registered(server_set: Sets) -> None:
             assert str(registration.last_error) == reason
 
 
-def test_registering_returns_where_the_first_ping_says_no(zk: Any, server_set: Sets) -> None:
+def test_register_returns_after_a_failed_first_ping(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service(answer=False)
     with web.register("a", 1, ping=service, ping_interval=0.02) as registration:
         assert not registration.is_registered
@@ -88,10 +88,10 @@ def test_registering_returns_where_the_first_ping_says_no(zk: Any, server_set: S
         assert names(zk, web) == []
         service.answer = True
         assert registration.wait(5.0)
-        assert names(zk, web) == ["member_0000000000"]  # there was no other between
+        assert names(zk, web) == ["member_0000000000"]  # there was no other one in between
 
 
-def test_one_that_hangs_is_failing_until_it_returns(zk: Any, server_set: Sets) -> None:
+def test_a_hanging_ping_counts_as_failed_until_it_returns(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service()
     with web.register("a", 1, ping=service, ping_interval=0.02, ping_timeout=0.1) as registration:
         service.goes_on.clear()
@@ -101,7 +101,7 @@ def test_one_that_hangs_is_failing_until_it_returns(zk: Any, server_set: Sets) -
         eventually(lambda: names(zk, web) and registration.is_registered)
 
 
-def test_one_that_hangs_from_the_beginning_does_not_hold_up_registering(zk: Any, server_set: Sets) -> None:
+def test_register_does_not_wait_for_a_hanging_first_ping(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service()
     service.goes_on.clear()
     began = time.monotonic()
@@ -113,21 +113,21 @@ def test_one_that_hangs_from_the_beginning_does_not_hold_up_registering(zk: Any,
         assert len(names(zk, web)) == 1
 
 
-def test_one_that_is_only_slow_registers_later(server_set: Sets) -> None:
+def test_a_slow_first_ping_registers_later(server_set: Sets) -> None:
     service = Service()
     service.goes_on.clear()
     web = server_set()
     with (
-        web.watch(),  # so that ZooKeeper is connected to
+        web.watch(),  # so that it has connected to ZooKeeper
         web.register("a", 1, ping=service, ping_timeout=20.0, timeout=0.3) as registration,
     ):
-        assert not registration.is_registered  # ZooKeeper is there: this is no reason to raise
+        assert not registration.is_registered  # ZooKeeper is reachable, so there is no error
         service.goes_on.set()
         assert registration.wait(5.0)
 
 
-def test_one_that_returns_at_the_last_moment_is_heard_last() -> None:
-    heard: list[ZkdnsError | None] = []
+def test_a_ping_that_returns_just_in_time_is_the_last_result() -> None:
+    received: list[ZkdnsError | None] = []
     goes_on, returned = threading.Event(), threading.Event()
 
     def hear(error: ZkdnsError | None) -> None:
@@ -135,17 +135,17 @@ def test_one_that_returns_at_the_last_moment_is_heard_last() -> None:
             returned.set()
         else:
             goes_on.set()
-            returned.wait(0.3)  # where it could be told meanwhile, it would be told now
-        heard.append(error)
+            returned.wait(0.3)  # a result reported in the meantime would be reported now
+        received.append(error)
 
     pinger = Pinger(hear, goes_on.wait, interval=60.0, timeout=0.05)
     pinger.start()
-    eventually(lambda: len(heard) == 2)
-    assert heard[-1] is None
+    eventually(lambda: len(received) == 2)
+    assert received[-1] is None
     pinger.stop()
 
 
-def test_closing_does_not_wait_for_one_that_hangs(zk: Any, server_set: Sets) -> None:
+def test_close_does_not_wait_for_a_hanging_ping(zk: Any, server_set: Sets) -> None:
     web, service = server_set(), Service()
     registration = web.register("a", 1, ping=service, ping_interval=0.02, ping_timeout=30.0)
     service.goes_on.clear()
@@ -154,10 +154,10 @@ def test_closing_does_not_wait_for_one_that_hangs(zk: Any, server_set: Sets) -> 
     registration.close()
     assert time.monotonic() - began < 10.0  # it would hang for 20 s
     assert names(zk, web) == []
-    service.goes_on.set()  # its yes comes too late, and its thread ends (the fixture looks)
+    service.goes_on.set()  # its success comes too late, and its thread ends (the fixture checks that)
 
 
-def test_may_close_its_registration(zk: Any, server_set: Sets) -> None:
+def test_a_ping_may_close_its_registration(zk: Any, server_set: Sets) -> None:
     web = server_set()
     opened: list[Registration] = []
 
@@ -170,7 +170,7 @@ def test_may_close_its_registration(zk: Any, server_set: Sets) -> None:
 
 
 @pytest.mark.parametrize("_again", range(3))
-def test_one_that_changes_its_mind_all_the_time_never_makes_two(
+def test_a_flapping_ping_never_creates_two_members(
     zookeeper: ZooKeeperServer, zk: Any, server_set: Sets, _again: int
 ) -> None:
     web, service = server_set(), Service()
@@ -187,7 +187,7 @@ def test_one_that_changes_its_mind_all_the_time_never_makes_two(
     assert names(zk, web) == []
 
 
-def test_its_no_does_not_hide_that_zookeeper_was_not_asked() -> None:
+def test_a_failed_ping_does_not_hide_an_unreachable_zookeeper() -> None:
     service = Service(answer=False)
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     with pytest.raises(UnreachableError):
@@ -195,8 +195,8 @@ def test_its_no_does_not_hide_that_zookeeper_was_not_asked() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"ping_interval": 0}, {"ping_interval": -1.0}, {"ping_timeout": 0.0}])
-def test_times_are_more_than_nothing(server_set: Sets, wrong: dict[str, float]) -> None:
+def test_times_must_be_positive(server_set: Sets, wrong: dict[str, float]) -> None:
     with pytest.raises(
-        BadValueError, match=f"{next(iter(wrong))} is .*; it is a time in seconds, more than 0"
+        BadValueError, match=f"{next(iter(wrong))} is .*; it is a time in seconds, greater than 0"
     ):
         server_set().register("a", 1, ping=lambda: True, **wrong)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""What one server of ZooKeeper says to us, by real ones and by things that are none."""
+"""Probing one server of ZooKeeper: real ones, and other programs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from kazoo.security import make_digest_acl
 
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.address import HostPort, parse_host_port
-from zkdns.serverset.probe import Probed, Root, probe
+from zkdns.serverset.probe import ProbeResult, RootListing, probe
 
 
-def probed(server: HostPort, *roots: str, seconds: float = 5.0) -> Probed:
+def probed(server: HostPort, *roots: str, seconds: float = 5.0) -> ProbeResult:
     return probe(server, roots, session_timeout=10.0, seconds=seconds)
 
 
-def test_a_server_that_is_well_grants_a_session_and_lists_what_it_may(
+def test_a_healthy_server_starts_a_session_and_lists_the_roots(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     server = parse_host_port(zookeeper.address)
-    assert probed(server, zk_root).roots == (Root(zk_root, refusal="does not exist"),)
+    assert probed(server, zk_root).roots == (RootListing(zk_root, refusal="does not exist"),)
     for environment in ("prod", "staging"):
         zk.create(f"{zk_root}/{environment}", makepath=True)
-    assert probed(server, zk_root) == Probed(server, roots=(Root(zk_root, 2),))
+    assert probed(server, zk_root) == ProbeResult(server, roots=(RootListing(zk_root, 2),))
     zk.create(f"{zk_root}/secret", acl=[make_digest_acl("user", "password", all=True)])
     secret, prod = probed(server, f"{zk_root}/secret", f"{zk_root}/prod").roots
     assert "ACL denies" in str(secret.refusal)
@@ -31,14 +31,14 @@ def test_a_server_that_is_well_grants_a_session_and_lists_what_it_may(
     zk.delete(f"{zk_root}/secret")
 
 
-def test_nobody_there_is_told_from_somebody_else_there() -> None:
+def test_a_closed_port_differs_from_another_protocol() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         server = HostPort("127.0.0.1", sock.getsockname()[1])
         assert "cannot be connected to" in str(probed(server).failure)
         sock.listen()
-        assert "grants no session" in str(probed(server, seconds=0.5).failure)
+        assert "starts no session" in str(probed(server, seconds=0.5).failure)
 
 
-def test_a_name_that_is_not_found_is_told() -> None:
-    assert "its name is not found" in str(probed(HostPort("no host", 2181)).failure)
+def test_an_unknown_host_name_is_reported() -> None:
+    assert "its host name cannot be resolved" in str(probed(HostPort("no host", 2181)).failure)

@@ -1,4 +1,4 @@
-"""A registration is one znode, as go.serversets writes it, for as long as it is wanted."""
+"""A registration is one znode, as go.serversets writes it, for as long as it is open."""
 
 import asyncio
 import re
@@ -21,26 +21,26 @@ Sets = Callable[..., ServerSet]
 
 
 def is_idle(server_set: ServerSet) -> bool:
-    """Whether its session has nothing to do but to look after its client."""
+    """Whether the session's only job is the check of its client."""
     session = server_set._session
-    return all(job == session._look for _, _, job in list(session._jobs))
+    return all(job == session._replace_ended_client for _, _, job in list(session._jobs))
 
 
 def members(zk: Any, server_set: ServerSet) -> list[str]:
-    """The paths of all members there are."""
+    """The paths of all members."""
     if zk.exists(server_set.path) is None:
         return []
     return sorted(f"{server_set.path}/{name}" for name in zk.get_children(server_set.path))
 
 
 def wait_for_another(zk: Any, registration: Registration, old: str) -> None:
-    """Wait until it is a znode again, and another one."""
+    """Wait until it is registered with another znode."""
     eventually(lambda: registration.path not in (old, None) and zk.exists(registration.path))
 
 
-# -- what is written -----------------------------------------------------------------------------------------
+# -- the data ------------------------------------------------------------------------------------------------
 
-# The first two are go.serversets' own examples; its struct gives the order, Finagle the field shard.
+# The first two are go.serversets' own examples. Its struct gives the order, Finagle the field shard.
 JSON = [
     (
         {"host": "myhost", "port": 8080},
@@ -71,7 +71,7 @@ JSON = [
 
 
 @pytest.mark.parametrize(("arguments", "data"), JSON)
-def test_writes_what_go_serversets_writes(
+def test_the_data_is_that_of_go_serversets(
     zk: Any, server_set: Sets, arguments: dict[str, Any], data: bytes
 ) -> None:
     with server_set().register(**arguments) as registration:
@@ -96,9 +96,7 @@ def test_the_znode_is_ephemeral_and_its_parents_are_persistent_and_empty(
         assert registration.path == f"{web.path}/member_0000000001"
 
 
-def test_registers_below_a_chroot_that_does_not_exist_yet(
-    zk: Any, zookeeper: ZooKeeperServer, zk_root: str
-) -> None:
+def test_a_missing_chroot_is_created(zk: Any, zookeeper: ZooKeeperServer, zk_root: str) -> None:
     web = ServerSet("test", "web", zookeeper.address + zk_root)
     with web.register("a", 1) as registration:
         assert registration.path == "/discovery/test/web/member_0000000000"
@@ -107,12 +105,12 @@ def test_registers_below_a_chroot_that_does_not_exist_yet(
         eventually(lambda: zk.get_children(f"{zk_root}/discovery/test/web") == ["member_0000000001"])
 
 
-# -- for as long as it is wanted -----------------------------------------------------------------------------
+# -- staying registered --------------------------------------------------------------------------------------
 
 
 def test_close_returns_when_the_znode_is_gone(zk: Any, server_set: Sets) -> None:
     web = server_set()
-    keeper = web.register("keeper", 1)  # so that it does not simply go with the session
+    keeper = web.register("keeper", 1)  # so that the member is not removed with the session
     for _ in range(20):
         registration = web.register("a", 1)
         path = registration.path
@@ -122,13 +120,13 @@ def test_close_returns_when_the_znode_is_gone(zk: Any, server_set: Sets) -> None
         assert zk.exists(path) is None
         assert (registration.is_registered, registration.is_closed) == (False, True)
         assert registration.last_error is None
-        registration.close()  # once more changes nothing
+        registration.close()  # closing twice is allowed
     assert members(zk, web) == [keeper.path]
     keeper.close()
 
 
 @pytest.mark.parametrize("count", [1, 20])
-def test_comes_back_when_deleted_from_outside(
+def test_it_registers_again_after_a_deletion(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets, count: int
 ) -> None:
     web = server_set()
@@ -142,30 +140,28 @@ def test_comes_back_when_deleted_from_outside(
         assert witness.longest_absence < 2.0
         client = web._session._client
         assert client is not None
-        eventually(lambda: is_idle(web))  # the last one is there, and may not be watched yet
+        eventually(lambda: is_idle(web))  # the last one exists, but may not be watched yet
         eventually(lambda: sum(len(watchers) for watchers in client._data_watchers.values()) == 1)
 
 
-def test_comes_back_when_the_whole_set_is_deleted_from_outside(
-    zk: Any, zk_root: str, server_set: Sets
-) -> None:
+def test_it_registers_again_after_the_set_is_deleted(zk: Any, zk_root: str, server_set: Sets) -> None:
     web = server_set()
     with web.register("a", 1) as registration:
         before = zk.exists(registration.path).czxid
-        change = zk.transaction()  # at once, so that it is not back before its parents are gone
+        change = zk.transaction()  # at once, so that it is not registered again before its parents are gone
         for path in (str(registration.path), web.path, f"{zk_root}/test", zk_root):
             change.delete(path)
         change.commit()
         eventually(lambda: zk.exists(registration.path).czxid > before and len(members(zk, web)) == 1)
 
 
-def test_does_not_delete_a_znode_that_is_anothers_by_now(zk: Any, server_set: Sets) -> None:
+def test_a_znode_of_another_session_is_not_deleted(zk: Any, server_set: Sets) -> None:
     web = server_set()
     registration = web.register("a", 1)
-    setattr(registration, "_fired", lambda _event: None)  # noqa: B010 - as where it is heard too late
+    setattr(registration, "_on_watch", lambda _event: None)  # noqa: B010 - simulates a late watch event
     eventually(lambda: is_idle(web))
     path = registration.path
-    with web._session._lock:  # the worker cannot find out
+    with web._session._lock:  # the worker cannot check
         zk.delete(path)
         zk.create(path, b"another's")
         closing = threading.Thread(target=registration.close)
@@ -175,7 +171,7 @@ def test_does_not_delete_a_znode_that_is_anothers_by_now(zk: Any, server_set: Se
 
 
 @pytest.mark.parametrize("attempt", range(5))
-def test_comes_back_within_moments_when_its_session_is_expired(
+def test_it_registers_again_soon_after_an_expired_session(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets, attempt: int
 ) -> None:
     web = server_set()
@@ -190,11 +186,11 @@ def test_comes_back_within_moments_when_its_session_is_expired(
         assert witness.longest_absence < 4.0
 
 
-# -- many ----------------------------------------------------------------------------------------------------
+# -- many at once --------------------------------------------------------------------------------------------
 
 
 def sessions(server: ZooKeeperServer) -> set[str]:
-    """Those with a connection. One that was closed just now may be among them, so count only new ones."""
+    """The threads with a connection. Recently closed ones may be among them, so only new ones are counted."""
     return set(re.findall(r"sid=(0x[0-9a-f]+)", server.four_letter("cons")))
 
 
@@ -214,9 +210,7 @@ def test_a_hundred_registrations_share_one_session(
     eventually(lambda: own not in sessions(zookeeper))
 
 
-def test_many_sets_share_the_callers_client_which_stays_the_callers(
-    zk: Any, zookeeper: ZooKeeperServer, server_set: Sets
-) -> None:
+def test_many_sets_share_the_callers_client(zk: Any, zookeeper: ZooKeeperServer, server_set: Sets) -> None:
     with client_of(zookeeper.address) as client:
         before = sessions(zookeeper)
         threads = threading.active_count()
@@ -235,7 +229,7 @@ def test_many_sets_share_the_callers_client_which_stays_the_callers(
             assert not client.state_listeners
 
 
-def test_a_callers_client_may_be_started_later_and_stopped_sooner(
+def test_the_callers_client_may_start_later_and_stop_earlier(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets
 ) -> None:
     with client_of(zookeeper.address) as client:
@@ -251,7 +245,7 @@ def test_a_callers_client_may_be_started_later_and_stopped_sooner(
 
 
 @pytest.mark.parametrize("_again", range(3))
-def test_opens_and_closes_from_many_threads_at_once(zk: Any, server_set: Sets, _again: int) -> None:
+def test_many_threads_may_register_and_close_at_once(zk: Any, server_set: Sets, _again: int) -> None:
     web, left = server_set(), []
 
     def work(number: int) -> None:
@@ -275,8 +269,8 @@ def test_opens_and_closes_from_many_threads_at_once(zk: Any, server_set: Sets, _
     assert not web._session.claimed
 
 
-def test_closes_from_a_callback_of_a_watch(zk: Any, server_set: Sets) -> None:
-    web = server_set(session_timeout=8.0)  # so long would each wait where nobody can do what it waits for
+def test_a_watch_callback_may_close_it(zk: Any, server_set: Sets) -> None:
+    web = server_set(session_timeout=8.0)  # each would wait that long if no thread could run the jobs
     registration, watch = web.register("a", 1), web.watch()
     took: list[float] = []
 
@@ -295,7 +289,7 @@ def test_closes_from_a_callback_of_a_watch(zk: Any, server_set: Sets) -> None:
     assert zk.exists(f"{web.path}/member_0000000000") is None
 
 
-def test_registers_from_a_callback_of_a_watch(server_set: Sets) -> None:
+def test_a_watch_callback_may_register(server_set: Sets) -> None:
     web = server_set()
     opened: list[Registration] = []
     with web.watch() as watch:
@@ -310,7 +304,7 @@ def test_registers_from_a_callback_of_a_watch(server_set: Sets) -> None:
     assert len(opened) == 1
 
 
-def test_awaits(zk: Any, server_set: Sets) -> None:
+def test_register_async_awaits_the_outcome(zk: Any, server_set: Sets) -> None:
     web = server_set()
 
     async def program() -> str | None:
@@ -324,11 +318,11 @@ def test_awaits(zk: Any, server_set: Sets) -> None:
     assert members(zk, web) == []
 
 
-# -- what cannot be ------------------------------------------------------------------------------------------
+# -- refusals ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("way", ["create", "make the path"])
-def test_says_that_it_may_not(zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str) -> None:
+def test_denied_access_is_reported(zk: Any, zookeeper: ZooKeeperServer, zk_root: str, way: str) -> None:
     web = ServerSet(
         "test",
         "web",
@@ -353,11 +347,11 @@ def test_says_that_it_may_not(zk: Any, zookeeper: ZooKeeperServer, zk_root: str,
     assert members(zk, web) == []
 
 
-def test_who_may_do_nothing_there_need_not_wait_for_closing(zk: Any, server_set: Sets) -> None:
+def test_close_without_permissions_does_not_wait(zk: Any, server_set: Sets) -> None:
     web = server_set(session_timeout=8.0)
     zk.ensure_path(web.path)
     zk.set_acls(web.path, [make_acl("world", "anyone", admin=True)])
-    with web.watch(timeout=None):  # so that the znode would not simply go with the session
+    with web.watch(timeout=None):  # so that the znode would not be removed with the session
         began = time.monotonic()
         with pytest.raises(ZooKeeperError, match=r"its ACL"):
             web.register("a", 1)
@@ -365,18 +359,18 @@ def test_who_may_do_nothing_there_need_not_wait_for_closing(zk: Any, server_set:
     zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
 
 
-def test_what_is_too_large_is_refused_before_anything_is_asked() -> None:
+def test_too_large_data_is_rejected_before_any_request() -> None:
     web = ServerSet("test", "web", "127.0.0.1:1")
     with pytest.raises(BadValueError, match=r"takes 1000105 bytes; ZooKeeper accepts less than 1 MB"):
         web.register("a", 1, metadata={"key": "x" * 1_000_000})
 
 
-def test_the_largest_that_is_accepted_is_registered(zk: Any, server_set: Sets) -> None:
+def test_the_largest_accepted_data_is_registered(zk: Any, server_set: Sets) -> None:
     with server_set().register("a", 1, metadata={"key": "x" * 999_880}) as registration:
         assert len(zk.get(registration.path)[0]) > 999_900
 
 
-def test_unreachable_with_a_timeout_leaves_nothing() -> None:
+def test_an_unreachable_zookeeper_with_a_timeout_leaves_nothing() -> None:
     web = ServerSet("test", "web", "127.0.0.1:1", session_timeout=2.0)
     for ping in (None, lambda: True, lambda: False):
         began = time.monotonic()
@@ -385,7 +379,7 @@ def test_unreachable_with_a_timeout_leaves_nothing() -> None:
         assert time.monotonic() - began < 2.0
 
 
-def test_unreachable_without_a_timeout_is_registered_when_zookeeper_appears() -> None:
+def test_without_a_timeout_it_registers_when_zookeeper_appears() -> None:
     server = ZooKeeperServer()
     try:
         web = ServerSet("test", "web", server.address, session_timeout=2.0)

@@ -1,4 +1,4 @@
-"""A ServerSet takes what all readers can read, says what it cannot take, and connects when it is used."""
+"""ServerSet: accepted and rejected arguments, and connecting on first use."""
 
 import socket
 import threading
@@ -13,7 +13,7 @@ from zkdns.serverset.server_set import make_member
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
-def test_connects_to_nothing_until_it_is_used() -> None:
+def test_it_connects_on_first_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.setblocking(False)
         threads = threading.active_count()
@@ -24,7 +24,7 @@ def test_connects_to_nothing_until_it_is_used() -> None:
             server.accept()
 
 
-def test_the_environments_that_go_serversets_names() -> None:
+def test_the_environments_are_those_of_go_serversets() -> None:
     assert (LOCAL, STAGING, PRODUCTION, TEST) == ("local", "staging", "prod", "test")
 
 
@@ -40,7 +40,7 @@ def test_the_environments_that_go_serversets_names() -> None:
         ("prod", "web", {"namespace": "/services/{service}"}, "/services/web"),
     ],
 )
-def test_the_path_is_the_namespaces(
+def test_the_path_follows_the_namespace(
     environment: str, service: str, options: dict[str, str], path: str
 ) -> None:
     assert ServerSet(environment, service, **options).path == path  # type: ignore[arg-type]
@@ -49,16 +49,16 @@ def test_the_path_is_the_namespaces(
 @pytest.mark.parametrize(
     ("arguments", "options", "sentence"),
     [
-        (("prod", "web/api"), {}, "service is 'web/api'; a znode's name is not empty and holds no slash"),
-        (("prod", ""), {}, "service is ''; a znode's name is not empty and holds no slash"),
-        (("", "web"), {}, "environment is ''; a znode's name is not empty and holds no slash"),
-        (("..", "web"), {}, "environment is '..'; a znode's name is not empty and holds no slash"),
+        (("prod", "web/api"), {}, "service is 'web/api'; a znode's name is not empty and contains no slash"),
+        (("prod", ""), {}, "service is ''; a znode's name is not empty and contains no slash"),
+        (("", "web"), {}, "environment is ''; a znode's name is not empty and contains no slash"),
+        (("..", "web"), {}, "environment is '..'; a znode's name is not empty and contains no slash"),
         (
             ("prod", "a\0b"),
             {},
-            "'/discovery/prod/a\\x00b' is not a path: ZooKeeper refuses the character '\\x00'",
+            "'/discovery/prod/a\\x00b' is not a path: ZooKeeper rejects the character '\\x00'",
         ),
-        (("prod", "w"), {"namespace": "/a"}, "'/a' does not end in a placeholder, as "),
+        (("prod", "w"), {"namespace": "/a"}, "'/a' does not end in a placeholder, such as "),
         (("prod", "w"), {"namespace": "/{role}/{environment}/{service}"}, "role is None; a znode's name "),
         (("prod", "w", ""), {}, "'' has no usable host; write an IP address or a host name before the port"),
         (("prod", "w", "zk1:2181,"), {}, "'' has no usable host; write "),
@@ -66,17 +66,19 @@ def test_the_path_is_the_namespaces(
         (("prod", "w", "zk1:0"), {}, "'zk1:0' has the port '0'; a port is 1 to 65535"),
         (("prod", "w", "10.0.0:1"), {}, "'10.0.0:1' has the host '10.0.0', which is not an IPv4 address"),
         (("prod", "w", "zk1:1/a//b"), {}, "'/a//b' is not a path: "),
-        (("prod", "w"), {"session_timeout": 0}, "session_timeout is 0; it is a time in seconds, more than 0"),
+        (("prod", "w"), {"session_timeout": 0}, "session_timeout is 0; it is a time in seconds"),
         (("prod", "w"), {"session_timeout": float("nan")}, "session_timeout is nan; it is a time in seconds"),
     ],
 )
-def test_refuses_what_is_no_set(arguments: tuple[str, ...], options: dict[str, Any], sentence: str) -> None:
+def test_invalid_arguments_are_rejected(
+    arguments: tuple[str, ...], options: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(BadValueError) as caught:
         ServerSet(*arguments, **options)
     assert str(caught.value).startswith(sentence)
 
 
-def test_zookeepers_port_may_be_left_out() -> None:
+def test_zookeepers_port_is_optional() -> None:
     assert repr(ServerSet("a", "b", "zk1,zk2:1,::1/x")).endswith("'zk1:2181,zk2:1,[::1]:2181/x')")
 
 
@@ -86,34 +88,34 @@ def test_zookeepers_port_may_be_left_out() -> None:
         ("", 1, {}, "host '' is neither an IP address nor a host name"),
         ("a b", 1, {}, "host 'a b' is neither"),
         ("10.0.0", 1, {}, "host '10.0.0' is neither"),
-        ("fe80::1%eth0", 1, {}, "host 'fe80::1%eth0' has a scope, which no record can carry"),
+        ("fe80::1%eth0", 1, {}, "host 'fe80::1%eth0' has a scope, which no DNS record can carry"),
         ("a:80", 1, {}, "host 'a:80' is neither"),
         ("é", 1, {}, "host 'é' is neither"),
         (None, 1, {}, "host None is neither"),
         (b"a", 1, {}, "host b'a' is neither"),
         ("a" * 64, 1, {}, None),
-        ("a", -1, {}, "port -1 is none; a port is 0 to 65535"),
-        ("a", 65536, {}, "port 65536 is none"),
-        ("a", "80", {}, "port '80' is none"),
-        ("a", 80.0, {}, "port 80.0 is none"),
-        ("a", True, {}, "port True is none"),
-        ("a", 0, {}, "port 0 says that only additional endpoints can be reached, and there are none"),
-        ("a", 1, {"additional": {"": 1}}, "an additional endpoint is called ''; write a name"),
-        ("a", 1, {"additional": {"b": 0}}, "port 0 is none; a port is 1 to 65535"),
+        ("a", -1, {}, "port -1 is not valid; a port is 0 to 65535"),
+        ("a", 65536, {}, "port 65536 is not valid"),
+        ("a", "80", {}, "port '80' is not valid"),
+        ("a", 80.0, {}, "port 80.0 is not valid"),
+        ("a", True, {}, "port True is not valid"),
+        ("a", 0, {}, "port 0 requires additional endpoints, and there are none"),
+        ("a", 1, {"additional": {"": 1}}, "an additional endpoint has the name ''; write a non-empty text"),
+        ("a", 1, {"additional": {"b": 0}}, "port 0 is not valid; a port is 1 to 65535"),
         ("a", 1, {"additional": {"b": "c"}}, "'c' has no port; write HOST:PORT"),
         ("a", 1, {"additional": {"b": ("c",)}}, "the additional endpoint 'b' is ('c',); write (host, port)"),
         ("a", 1, {"additional": {"b": ("c d", 1)}}, "host 'c d' is neither"),
-        ("a", 1, {"additional": {"b": None}}, "port None is none"),
+        ("a", 1, {"additional": {"b": None}}, "port None is not valid"),
         ("a", 1, {"shard": 2**31}, "shard 2147483648 is not a 32-bit integer"),
         ("a", 1, {"shard": True}, "shard True is not a 32-bit integer"),
         ("a", 1, {"shard": "1"}, "shard '1' is not a 32-bit integer"),
         ("a", 1, {"metadata": {"k": 1}}, "metadata 'k' is 1; keys and values are text"),
         ("a", 1, {"metadata": {1: "v"}}, "metadata 1 is 'v'; keys and values are text"),
-        ("a", 1, {"metadata": {"k": "\ud800"}}, "'\\ud800' cannot be written: it is not Unicode text"),
-        ("a", 1, {"additional": {"\ud800": 1}}, "'\\ud800' cannot be written: it is not Unicode text"),
+        ("a", 1, {"metadata": {"k": "\ud800"}}, "'\\ud800' cannot be encoded: it is not valid Unicode"),
+        ("a", 1, {"additional": {"\ud800": 1}}, "'\\ud800' cannot be encoded: it is not valid Unicode"),
     ],
 )
-def test_refuses_what_no_reader_could_use(
+def test_invalid_members_are_rejected(
     host: Any, port: Any, options: dict[str, Any], sentence: str | None
 ) -> None:
     with pytest.raises(BadValueError) as caught:
@@ -121,14 +123,14 @@ def test_refuses_what_no_reader_could_use(
     assert sentence is None or str(caught.value).startswith(sentence)
 
 
-def test_every_port_and_shard_that_there_is() -> None:
+def test_every_port_and_shard_is_accepted() -> None:
     for port in (1, 65535):
         for shard in (-(2**31), 0, 2**31 - 1):
             member = make_member("a", port, shard=shard)
             assert decode_member("", encode_member(member)) == member
 
 
-def test_hosts_are_written_as_readers_expect() -> None:
+def test_hosts_are_written_in_canonical_form() -> None:
     for written, host in [("[::1]", "::1"), ("::ffff:10.0.0.1", "10.0.0.1"), ("web.example.", "web.example")]:
         member: Member = make_member(written, 1)
         assert member.service is not None

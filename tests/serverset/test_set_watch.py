@@ -1,4 +1,4 @@
-"""Watching a set: what is there is seen, what is bad costs itself alone, and what was known stays."""
+"""Watching a set: changes, bad members, and members that stay while ZooKeeper is unreachable."""
 
 import asyncio
 import sys
@@ -31,16 +31,16 @@ def add(zk: Any, web: ServerSet, data: bytes, name: str = "member_", **options: 
 
 
 def sees(watch: Watch, *endpoints: str) -> None:
-    """Wait until these are its endpoints."""
+    """Wait for these endpoints."""
     eventually(lambda: watch.endpoints == endpoints)
 
 
 def counts(watch: Watch, number: int) -> None:
-    """Wait until it has that many."""
+    """Wait for this number of endpoints."""
     eventually(lambda: len(watch.endpoints) == number)
 
 
-def test_the_first_set_is_there_at_once(zk: Any, server_set: Sets) -> None:
+def test_the_first_set_is_available_at_once(zk: Any, server_set: Sets) -> None:
     web = server_set()
     for host in ("c", "a", "b"):
         add(zk, web, data_of(host))
@@ -63,7 +63,7 @@ def test_members_have_all_their_fields(server_set: Sets) -> None:
         assert member.additional["admin"].port == 9990
 
 
-def test_follows_what_comes_and_goes(server_set: Sets) -> None:
+def test_it_follows_joining_and_leaving_members(server_set: Sets) -> None:
     web = server_set()
     with web.watch() as watch:
         assert watch.endpoints == ()
@@ -77,25 +77,25 @@ def test_follows_what_comes_and_goes(server_set: Sets) -> None:
         eventually(lambda: watch.endpoints == ())
 
 
-def test_a_set_may_come_later_go_and_come_again(zk: Any, server_set: Sets) -> None:
+def test_a_set_may_be_created_later_and_deleted_and_created_again(zk: Any, server_set: Sets) -> None:
     web = server_set()
     with web.watch() as watch:
         assert (watch.endpoints, watch.event_count) == ((), 1)
         for turn in range(5):
             path = add(zk, web, data_of(f"h{turn}"))
-            assert path.endswith("member_0000000000")  # the same name each time, and other data
+            assert path.endswith("member_0000000000")  # the same name each time, with other data
             sees(watch, f"h{turn}:1")
             zk.delete(web.path, recursive=True)
             if turn % 2:
                 eventually(lambda: watch.endpoints == ())
 
 
-def test_a_name_without_a_number_may_come_again_with_other_data(zk: Any, server_set: Sets) -> None:
+def test_a_name_without_a_sequence_may_return_with_other_data(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("old"), "member_one")
     with web.watch() as watch:
         for turn in range(20):
-            change = zk.transaction()  # at once, so that no listing shows it gone
+            change = zk.transaction()  # at once, so that no listing shows it missing
             change.delete(f"{web.path}/member_one")
             change.create(f"{web.path}/member_one", data_of(f"new{turn}"))
             change.commit()
@@ -114,7 +114,7 @@ BAD = {
 }
 
 
-def test_bad_members_cost_themselves_alone(zk: Any, server_set: Sets) -> None:
+def test_a_bad_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:
     web = server_set()
     for data in BAD.values():
         add(zk, web, data)
@@ -128,10 +128,10 @@ def test_bad_members_cost_themselves_alone(zk: Any, server_set: Sets) -> None:
         assert watch.bad_members == expected
         add(zk, web, data_of("next"))
         eventually(lambda: watch.endpoints == ("good:1", "next:1"))
-        assert watch.bad_members == expected  # each is counted and told once
+        assert watch.bad_members == expected  # each is counted and logged once
 
 
-def test_a_member_that_may_not_be_read_costs_itself_alone(zk: Any, server_set: Sets) -> None:
+def test_an_unreadable_member_does_not_affect_the_others(zk: Any, server_set: Sets) -> None:
     web = server_set()
     secret = add(zk, web, data_of("secret"), acl=[make_acl("world", "anyone", admin=True)])
     add(zk, web, data_of("good"))
@@ -141,7 +141,7 @@ def test_a_member_that_may_not_be_read_costs_itself_alone(zk: Any, server_set: S
     zk.set_acls(secret, [make_acl("world", "anyone", all=True)])
 
 
-def test_needs_no_other_permission_than_to_read(zk: Any, server_set: Sets) -> None:
+def test_it_needs_only_read_permission(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("a"))
     read_only = [make_acl("world", "anyone", read=True, admin=True)]
@@ -151,7 +151,7 @@ def test_needs_no_other_permission_than_to_read(zk: Any, server_set: Sets) -> No
     zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
 
 
-def test_says_that_it_may_not_read_and_reads_as_soon_as_it_may(zk: Any, server_set: Sets) -> None:
+def test_it_reports_denied_access_and_reads_as_soon_as_it_may(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("a"))
     zk.set_acls(web.path, [make_acl("world", "anyone", create=True, admin=True)])
@@ -160,14 +160,14 @@ def test_says_that_it_may_not_read_and_reads_as_soon_as_it_may(zk: Any, server_s
     assert not isinstance(caught.value, UnreachableError)
     with web.watch(timeout=None) as watch:
         eventually(lambda: watch.last_error is not None)
-        heard: list[object] = []
-        watch.subscribe(lambda: heard.append(watch.last_error))
+        received: list[object] = []
+        watch.subscribe(lambda: received.append(watch.last_error))
         zk.set_acls(web.path, [make_acl("world", "anyone", all=True)])
-        eventually(lambda: watch.endpoints == ("a:1",) and heard)
-        assert heard == [None]  # who hears of members hears of no error any more
+        eventually(lambda: watch.endpoints == ("a:1",) and received)
+        assert received == [None]  # the error is cleared before subscribers see the members
 
 
-def test_unreachable_is_said_in_time_and_leaves_nothing() -> None:
+def test_an_unreachable_zookeeper_is_reported_in_time() -> None:
     began = time.monotonic()
     with pytest.raises(
         UnreachableError, match=r"cannot watch /discovery/test/web: ZooKeeper at 127\.0\.0\.1:1 "
@@ -176,7 +176,7 @@ def test_unreachable_is_said_in_time_and_leaves_nothing() -> None:
     assert time.monotonic() - began < 2.0
 
 
-def test_what_was_known_stays_while_zookeeper_is_away(
+def test_members_stay_while_zookeeper_is_unreachable(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     with FaultProxy(zookeeper.port) as proxy:
@@ -200,7 +200,9 @@ def test_what_was_known_stays_while_zookeeper_is_away(
             eventually(lambda: watch.endpoints == ("b:1", "c:1"))
 
 
-def test_follows_over_resets_and_expired_sessions(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_it_follows_over_resets_and_expired_sessions(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
     with FaultProxy(zookeeper.port) as proxy:
         web = ServerSet("test", "web", proxy.address + zk_root, session_timeout=2.0)
         zk.ensure_path(f"{zk_root}{web.path}")
@@ -221,8 +223,8 @@ def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
 
     def create(first: int, last: int) -> list[str]:
         data = [data_of("h", port) for port in range(first, last + 1)]
-        asked = [zk.create_async(f"{web.path}/member_", each, sequence=True) for each in data]
-        return [answer.get(timeout=30.0) for answer in asked]
+        requested = [zk.create_async(f"{web.path}/member_", each, sequence=True) for each in data]
+        return [answer.get(timeout=30.0) for answer in requested]
 
     made = [path for first in range(1, 5000, 1000) for path in create(first, first + 999)]
     with web.watch() as watch:
@@ -236,7 +238,7 @@ def test_five_thousand_members_and_a_burst(zk: Any, server_set: Sets) -> None:
         eventually(lambda: watch.endpoints == (), 60.0)
 
 
-def test_a_burst_of_registrations_ends_as_it_is(server_set: Sets) -> None:
+def test_after_a_burst_of_registrations_the_members_are_current(server_set: Sets) -> None:
     web = server_set()
     with web.watch() as watch:
         seen = list[tuple[str, ...]]()
@@ -253,7 +255,7 @@ def test_a_burst_of_registrations_ends_as_it_is(server_set: Sets) -> None:
         registration.close()
 
 
-def test_a_watch_that_was_closed_hears_nothing(zookeeper: ZooKeeperServer, zk: Any, server_set: Sets) -> None:
+def test_a_closed_watch_receives_no_changes(zookeeper: ZooKeeperServer, zk: Any, server_set: Sets) -> None:
     with client_of(zookeeper.address) as client:
         web = server_set(client=client)
         watches = [web.watch() for _ in range(10)]
@@ -265,11 +267,11 @@ def test_a_watch_that_was_closed_hears_nothing(zookeeper: ZooKeeperServer, zk: A
         zk.delete(path)
         eventually(lambda: watches[0].endpoints == ())
         held = [each for each in client._child_watchers.values() for _ in each]
-        assert len(held) == 1  # and of the closed ones nothing is left in the client
+        assert len(held) == 1  # closed watches leave nothing in the client
         watches[0].close()
 
 
-def test_a_subscriber_that_exits_ends_nothing(
+def test_a_subscriber_that_exits_does_not_stop_the_watch(
     zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = server_set()
@@ -284,10 +286,10 @@ def test_a_subscriber_that_exits_ends_nothing(
         for number in range(5):
             add(zk, web, data_of(f"h{number}"))
             counts(watch, number + 1)
-    caplog.clear()  # they were logged as the mistakes that they are
+    caplog.clear()  # they were logged as errors
 
 
-def test_a_subscriber_that_exits_when_the_set_goes_does_not_keep_the_next_from_being_seen(
+def test_a_subscriber_that_exits_at_a_deletion_does_not_hide_the_next_set(
     zk: Any, server_set: Sets, caplog: pytest.LogCaptureFixture
 ) -> None:
     web = server_set()
@@ -300,10 +302,10 @@ def test_a_subscriber_that_exits_when_the_set_goes_does_not_keep_the_next_from_b
         eventually(lambda: any("zookeeper_job_failed" in each for each in caplog.messages))
         add(zk, web, data_of("b"))
         sees(watch, "b:1")
-    caplog.clear()  # it was logged as the mistake that it is
+    caplog.clear()  # it was logged as an error
 
 
-def test_awaits(zk: Any, server_set: Sets) -> None:
+def test_watch_async_awaits_the_first_set(zk: Any, server_set: Sets) -> None:
     web = server_set()
     add(zk, web, data_of("a"))
 

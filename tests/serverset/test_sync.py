@@ -1,4 +1,4 @@
-"""TreeSync against a real ZooKeeper: its table is always what another client reads there."""
+"""TreeSync against a real ZooKeeper: its table equals the contents that another client reads."""
 
 import json
 import random
@@ -9,9 +9,9 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.serverset.sync_helpers import (
-    Chaos,
     FollowedTree,
     Locked,
+    RandomActions,
     complaints,
     contents_of,
     data,
@@ -24,9 +24,9 @@ from tests.serverset.sync_helpers import (
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 from zkdns.namespace import ServiceName
-from zkdns.serverset import sync as sync_module
 from zkdns.serverset.changes import SetDropped, SetUnread
 from zkdns.serverset.sync import SyncState
+from zkdns.serverset.sync import tree_sync as sync_module
 from zkdns.table import Table
 
 TEMPLATE = "/{environment}/{service}"
@@ -37,7 +37,7 @@ Follow = Callable[..., FollowedTree]
 
 @pytest.fixture(params=["recursive", "one-shot"])
 def is_recursive(request: pytest.FixtureRequest) -> bool:
-    """Everything holds for both ways."""
+    """Every test runs with both strategies."""
     return bool(request.param == "recursive")
 
 
@@ -45,7 +45,7 @@ def is_recursive(request: pytest.FixtureRequest) -> bool:
 def follow(
     zookeeper: ZooKeeperServer, zk_root: str, monkeypatch: pytest.MonkeyPatch, is_recursive: bool
 ) -> Follow:
-    """Makes a FollowedTree of a template below the test's root; it is quick to try again what failed."""
+    """Makes a FollowedTree of a template below the test's root, with a short retry interval."""
     monkeypatch.setattr(sync_module, "_RETRY_SECONDS", 0.05)
 
     def make(template: str = TEMPLATE, *, start: bool = True) -> FollowedTree:
@@ -57,7 +57,7 @@ def follow(
 # -- roots -------------------------------------------------------------------------------------------------
 
 
-def test_a_root_is_waited_for_and_may_be_deleted_and_made_again(
+def test_the_root_may_appear_later_and_be_deleted_and_created_again(
     zk: Any, zk_root: str, follow: Follow
 ) -> None:
     with follow() as tree:
@@ -66,14 +66,14 @@ def test_a_root_is_waited_for_and_may_be_deleted_and_made_again(
         for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3"):
             join(zk, f"{zk_root}/staging/web", host)
             eventually(
-                lambda: tree.contents == {f"{zk_root}/staging/web": {"member_0000000000": f"{host}:80"}}  # noqa: B023 - used at once
+                lambda: tree.contents == {f"{zk_root}/staging/web": {"member_0000000000": f"{host}:80"}}  # noqa: B023 - called at once
             )
             zk.delete(zk_root, recursive=True)
             eventually(lambda: tree.contents == {})
         assert tree.states == [SyncState.LIVE]
 
 
-def test_a_root_that_is_remade_at_once_is_read_anew(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_a_root_created_again_at_once_is_read_again(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web", "10.0.0.1")
     with follow() as tree:
         tree.wait_live()
@@ -83,7 +83,7 @@ def test_a_root_that_is_remade_at_once_is_read_anew(zk: Any, zk_root: str, follo
             tree.wait_equal(zk)
 
 
-def test_the_root_of_zookeeper_may_be_the_root_and_its_own_znode_is_no_service(
+def test_zookeepers_root_may_be_the_root_without_its_own_znode(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     join(zk, f"{zk_root}/web")
@@ -94,7 +94,7 @@ def test_the_root_of_zookeeper_may_be_the_root_and_its_own_znode_is_no_service(
         assert not [path for path in tree.contents if path.startswith("/zookeeper")]
 
 
-def test_below_a_chroot_a_service_may_be_called_zookeeper(
+def test_below_a_chroot_a_service_may_be_named_zookeeper(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     join(zk, f"{zk_root}/zookeeper")
@@ -104,7 +104,7 @@ def test_below_a_chroot_a_service_may_be_called_zookeeper(
 
 
 @pytest.mark.parametrize("template", ["/{service}", "/discovery/{service}"])
-def test_a_chroot_that_does_not_exist_is_waited_for(
+def test_a_missing_chroot_is_waited_for(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, template: str
 ) -> None:
     path = template.replace("{service}", "web")
@@ -167,7 +167,7 @@ def test_templates_lead_to_sets(  # noqa: PLR0917 - pytest passes all by name
         (".hidden", False),
     ],
 )
-def test_what_dns_can_name_is_served_and_the_rest_costs_nothing_else(
+def test_only_names_that_are_valid_in_dns_are_served(
     zk: Any, zk_root: str, follow: Follow, service: str, is_served: bool
 ) -> None:
     with follow() as tree:
@@ -180,7 +180,7 @@ def test_what_dns_can_name_is_served_and_the_rest_costs_nothing_else(
         assert tree.sync.bad_names == (not is_served)
 
 
-def test_sets_that_differ_in_case_only_both_stand(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_sets_that_differ_only_in_case_are_both_followed(zk: Any, zk_root: str, follow: Follow) -> None:
     for service in ("web", "WEB", "Web"):
         join(zk, f"{zk_root}/env/{service}")
     with follow() as tree:
@@ -192,7 +192,7 @@ def test_sets_that_differ_in_case_only_both_stand(zk: Any, zk_root: str, follow:
 # -- members -----------------------------------------------------------------------------------------------
 
 
-def test_members_come_and_go_one_by_one(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_members_join_and_leave_one_by_one(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     with follow() as tree:
         tree.wait_live()
@@ -200,11 +200,11 @@ def test_members_come_and_go_one_by_one(zk: Any, zk_root: str, follow: Follow) -
         tree.wait_equal(zk)
         for member in members:
             zk.delete(member)
-            eventually(lambda: member.rpartition("/")[2] not in tree.contents[path])  # noqa: B023 - used at once
+            eventually(lambda: member.rpartition("/")[2] not in tree.contents[path])  # noqa: B023 - called at once
         assert tree.contents == {path: {}}
 
 
-def test_members_come_and_go_by_the_thousand(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_thousands_of_members_join_and_leave(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     with follow() as tree:
         tree.wait_live()
@@ -234,7 +234,7 @@ def test_members_come_and_go_by_the_thousand(zk: Any, zk_root: str, follow: Foll
         (b"\x0c\x00\x01", "thrift"),
     ],
 )
-def test_a_bad_member_costs_itself_and_is_counted_by_its_reason(
+def test_a_bad_member_is_skipped_and_counted_by_reason(
     zk: Any, zk_root: str, follow: Follow, bad: bytes, reason: str
 ) -> None:
     path = f"{zk_root}/staging/web"
@@ -252,7 +252,7 @@ def test_a_bad_member_costs_itself_and_is_counted_by_its_reason(
         assert dict(tree.sync.bad_members) == {reason: 2}
 
 
-def test_children_without_the_prefix_are_no_members(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_children_without_the_prefix_are_ignored(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     for name in ("leader", "vector_0000000001", "Member_1", "member", "member_abc"):
         zk.create(f"{path}/{name}", GOOD, makepath=True)
@@ -272,7 +272,7 @@ def vector(weights: dict[str, float]) -> bytes:
 
 
 def weights_of(tree: FollowedTree) -> dict[str, float]:
-    """By host."""
+    """The weights by host."""
     changed = tree.read(
         lambda: [owner for service in tree.table.services.values() for owner in service.sets.values()]
     )
@@ -284,9 +284,7 @@ def weights_of(tree: FollowedTree) -> dict[str, float]:
     }
 
 
-def test_vectors_weigh_members_whenever_either_comes_changes_or_goes(
-    zk: Any, zk_root: str, follow: Follow
-) -> None:
+def test_vectors_weight_members_through_every_change(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     join(zk, path, "10.0.0.1")
     join(zk, path, "10.0.0.2")
@@ -308,9 +306,7 @@ def test_vectors_weigh_members_whenever_either_comes_changes_or_goes(
         eventually(lambda: weights_of(tree) == {"10.0.0.1": 1.0})
 
 
-def test_a_vector_that_changed_while_nobody_could_hear_is_read_again(
-    zk: Any, zk_root: str, follow: Follow
-) -> None:
+def test_a_vector_changed_during_a_disconnect_is_read_again(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     join(zk, path, "10.0.0.1")
     made = zk.create(f"{path}/vector_", vector({"inet=10.0.0.1:80": 0.5}), sequence=True)
@@ -321,12 +317,12 @@ def test_a_vector_that_changed_while_nobody_could_hear_is_read_again(
         eventually(lambda: weights_of(tree) == {"10.0.0.1": 4.0}, 20)
 
 
-# -- made again under the same name ------------------------------------------------------------------------
+# -- created again under the same name ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("remade", ["staging", "staging/web"])
 @pytest.mark.parametrize("at_once", [True, False])
-def test_what_is_made_again_has_the_new_members_though_they_have_the_old_names(
+def test_znodes_created_again_have_the_new_members_under_old_names(
     zk: Any, zk_root: str, follow: Follow, remade: str, at_once: bool
 ) -> None:
     path = f"{zk_root}/staging/web"
@@ -342,7 +338,7 @@ def test_what_is_made_again_has_the_new_members_though_they_have_the_old_names(
             tree.wait_equal(zk)
 
 
-def test_no_callbacks_pile_up_for_what_is_made_again_and_again(
+def test_callbacks_do_not_accumulate_for_znodes_created_again(
     zk: Any, zk_root: str, follow: Follow, is_recursive: bool
 ) -> None:
     path = f"{zk_root}/staging/web"
@@ -353,7 +349,7 @@ def test_no_callbacks_pile_up_for_what_is_made_again_and_again(
             zk.delete(path, recursive=True)
         join(zk, path)
         tree.wait_equal(zk)
-        # An event at each level takes along what was left by those that are no more.
+        # An event at each level removes the callbacks of deleted znodes.
         for below in (zk_root, f"{zk_root}/staging", path):
             join(zk, f"{below}/x")
         tree.wait_equal(zk)
@@ -363,7 +359,7 @@ def test_no_callbacks_pile_up_for_what_is_made_again_and_again(
         eventually(lambda: tree.callbacks() == dict.fromkeys(watched, 1))
 
 
-def test_no_callbacks_pile_up_for_a_vector_that_stays(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_callbacks_do_not_accumulate_for_a_vector(zk: Any, zk_root: str, follow: Follow) -> None:
     path = f"{zk_root}/staging/web"
     join(zk, path, "10.0.0.1")
     made = zk.create(f"{path}/vector_", vector({"inet=10.0.0.1:80": 0.5}), sequence=True)
@@ -377,12 +373,12 @@ def test_no_callbacks_pile_up_for_a_vector_that_stays(zk: Any, zk_root: str, fol
         eventually(lambda: weights_of(tree)["10.0.0.1"] == 2.0)
 
 
-# -- what cannot be read -----------------------------------------------------------------------------------
+# -- unreadable znodes -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("locked", ["staging/web", "staging"])
 @pytest.mark.parametrize("is_known", [False, True])
-def test_what_cannot_be_read_keeps_what_is_known_of_it_and_the_rest_stands(  # noqa: PLR0917 - as above
+def test_unreadable_znodes_keep_their_contents(  # noqa: PLR0917 - as above
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow, locked: str, is_known: bool
 ) -> None:
     web, other = f"{zk_root}/staging/web", f"{zk_root}/prod/web"
@@ -393,18 +389,18 @@ def test_what_cannot_be_read_keeps_what_is_known_of_it_and_the_rest_stands(  # n
         with lock:
             tree.restart()
             join(zk, other, "10.0.0.2")
-            eventually(lambda: tree.asked[f"{zk_root}/{locked}"] > 5)
+            eventually(lambda: tree.requested[f"{zk_root}/{locked}"] > 5)
             unread: dict[str, dict[str, str]] = {} if is_known or locked == "staging" else {web: {}}
             expected = known | unread | {other: {"member_0000000000": "10.0.0.2:80"}}
             eventually(lambda: tree.contents == expected)
             assert tree.wait_live().states.count(SyncState.LIVE) == 1 + is_known
             assert [entry["path"] for entry in complaints(logs)] == [f"{zk_root}/{locked}"]
         tree.wait_equal(zk)
-        join(zk, web, "10.0.0.3")  # the watches are there again as well
+        join(zk, web, "10.0.0.3")  # the watches are set again as well
         tree.wait_equal(zk)
 
 
-def test_a_set_that_cannot_be_read_exists_and_its_end_is_told_though_nothing_was_known_of_it(
+def test_an_unreadable_set_exists_and_its_deletion_is_published(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
 ) -> None:
     path = f"{zk_root}/staging/web"
@@ -421,7 +417,7 @@ def test_a_set_that_cannot_be_read_exists_and_its_end_is_told_though_nothing_was
 
 
 @pytest.mark.parametrize("is_known", [False, True])
-def test_while_the_root_cannot_be_read_nothing_counts_as_read(
+def test_while_the_root_is_unreadable_the_state_is_reading(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow, is_known: bool
 ) -> None:
     join(zk, f"{zk_root}/staging/web")
@@ -429,21 +425,21 @@ def test_while_the_root_cannot_be_read_nothing_counts_as_read(
         known = tree.wait_live().contents if is_known else {}
         with Locked(zookeeper.address, zk_root):
             tree.restart()
-            eventually(lambda: tree.asked[zk_root] > 5)
+            eventually(lambda: tree.requested[zk_root] > 5)
             assert tree.states == ([SyncState.LIVE, SyncState.AWAY] if is_known else [])
             assert tree.contents == known
         tree.wait_live().wait_equal(zk)
 
 
-def test_many_members_that_cannot_be_read_are_retried_together(
+def test_unreadable_members_of_a_set_are_retried_together(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
 ) -> None:
     path = f"{zk_root}/staging/web"
     members = join_many(zk, path, 50)
     with capture_logs() as logs, Locked(zookeeper.address, *members), follow() as tree:
         tree.wait_live()
-        eventually(lambda: tree.asked[path] > 10)
-        assert tree.pending_timers <= 2  # the next try, and the next audit
+        eventually(lambda: tree.requested[path] > 10)
+        assert tree.pending_timers <= 2  # the next retry, and the next audit
         assert tree.contents == {path: {}}
         assert len(complaints(logs)) == 1
     with follow() as tree:
@@ -451,21 +447,21 @@ def test_many_members_that_cannot_be_read_are_retried_together(
         tree.wait_equal(zk)
 
 
-# -- at random ---------------------------------------------------------------------------------------------
+# -- random sequences --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_whatever_happens_in_the_end_the_table_is_what_zookeeper_holds(
+def test_after_any_sequence_of_events_the_table_equals_zookeeper(
     zk: Any, zk_root: str, follow: Follow, seed: int
 ) -> None:
     with follow() as tree:
-        act = Chaos(zk, zk_root, tree, random.Random(seed))
+        act = RandomActions(zk, zk_root, tree, random.Random(seed))
         for round_ in range(5):
             for _ in range(100):
                 act()
             tree.wait_equal(zk)
             assert max(tree.callbacks().values(), default=0) <= 4, round_
-        # The way there leads to the same table as its end does.
+        # The changes on the way lead to the same table as the final state.
         replayed = Table(departed_seconds=0)
         for change in tree.changes:
             replayed.apply(change)

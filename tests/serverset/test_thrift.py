@@ -1,7 +1,7 @@
-"""Members in thrift, as old twitter commons wrote them; thriftpy2 writes the ones that are whole."""
+"""Members in thrift, as old twitter commons wrote them. thriftpy2 writes the valid ones."""
 
 # mypy: allow-untyped-calls
-# (thriftpy2 says that it is typed, and is so in part.)
+# thriftpy2 is only partly typed, although it claims to be.
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ written: Any = thriftpy2.parser.load_fp(io.StringIO(IDL), "members_thrift")
 
 
 def encode(struct_: Any) -> bytes:
-    """A struct as thriftpy2 writes it, which knows nothing of our reader."""
+    """A struct as thriftpy2 writes it, independent of our decoder."""
     return bytes(serialize(struct_, TBinaryProtocolFactory()))
 
 
 def reason(data: bytes) -> str:
-    """Why it is refused."""
+    """Why the member is rejected."""
     with pytest.raises(BadMemberError) as caught:
         decode_member(NAME, data)
     return caught.value.reason
@@ -81,7 +81,7 @@ _ENDPOINTS = st.builds(
     )
 )
 @settings(max_examples=200, deadline=None)
-def test_what_thrifts_own_encoder_writes_is_the_same_member(member: Member) -> None:
+def test_members_from_thrifts_own_encoder_are_decoded(member: Member) -> None:
     def plain(endpoint: Endpoint | None) -> Any:
         assert endpoint
         return written.Endpoint(host=endpoint.host, port=endpoint.port, inet=endpoint.inet)
@@ -100,7 +100,7 @@ def test_what_thrifts_own_encoder_writes_is_the_same_member(member: Member) -> N
         assert reason(data[:cut]) == "thrift"
 
 
-def test_unknown_fields_and_known_ones_of_other_types_are_passed_over() -> None:
+def test_unknown_fields_and_fields_of_other_types_are_skipped() -> None:
     deep = written.Inner(numbers=[1, 2], inner={1: written.Inner(numbers=[])}, d=1.5, b=True, c=7)
     later = written.Later(
         serviceEndpoint=OWN,
@@ -130,11 +130,11 @@ def test_unknown_fields_and_known_ones_of_other_types_are_passed_over() -> None:
         ({"serviceEndpoint": OWN}, "status"),
     ],
 )
-def test_a_whole_struct_is_held_to_the_rules_that_json_is_held_to(fields: dict[str, Any], why: str) -> None:
+def test_thrift_members_follow_the_rules_of_json_ones(fields: dict[str, Any], why: str) -> None:
     assert reason(encode(written.Instance(**fields))) == why
 
 
-def test_a_service_port_of_0_leaves_the_additional_endpoints() -> None:
+def test_service_port_0_leaves_the_additional_endpoints() -> None:
     fields = {"serviceEndpoint": written.Endpoint(host="a", port=0), "additionalEndpoints": {"http": OWN}}
     member = decode_member(NAME, encode(written.Instance(**fields, status=2)))
     assert member == Member(NAME, None, additional={"http": Endpoint("myhost", 8080)})
@@ -160,20 +160,20 @@ _INSIDE = b"\x0c\0\7"  # a field 7, itself a struct
     ],
     ids=range(10),
 )
-def test_a_broken_struct_is_refused_and_costs_no_more_than_its_length(data: bytes) -> None:
+def test_a_broken_struct_is_rejected_in_linear_time(data: bytes) -> None:
     assert reason(data) == "thrift"
 
 
 @given(st.binary(max_size=200))
 @settings(max_examples=500, deadline=None)
-def test_arbitrary_bytes_raise_nothing_but_bad_member(data: bytes) -> None:
+def test_arbitrary_bytes_raise_only_bad_member_error(data: bytes) -> None:
     with contextlib.suppress(BadMemberError):
         decode_member(NAME, b"\x0c" + data)
 
 
 @given(st.data())
 @settings(max_examples=300, deadline=None)
-def test_a_struct_with_changed_bytes_raises_nothing_but_bad_member(data: st.DataObject) -> None:
+def test_a_struct_with_changed_bytes_raises_only_bad_member_error(data: st.DataObject) -> None:
     endpoints = {"http": OWN, "admin": OWN}
     whole = bytearray(
         encode(written.Instance(serviceEndpoint=OWN, additionalEndpoints=endpoints, status=2, shard=3))

@@ -1,4 +1,4 @@
-"""What a tree publishes, told by hand what ZooKeeper said."""
+"""The changes of a ZnodeTree, for given responses and events."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 
 from zkdns.namespace import parse_namespace
 from zkdns.serverset.changes import SetChanged, SetPut
-from zkdns.serverset.tree import Directory, SetNode, Tree
+from zkdns.serverset.sync.tree import Directory, SetNode, ZnodeTree
 
 DATA = b'{"serviceEndpoint":{"host":"10.0.0.1","port":80},"additionalEndpoints":{},"status":"ALIVE"}'
 
 
-def known_set(tree: Tree) -> SetNode:
-    """A set with the member_a, which is published."""
+def known_set(tree: ZnodeTree) -> SetNode:
+    """A published set with member_a."""
     tree.list_directory(tree.root, ["staging"])
     directory = tree.find(["staging"])
     assert isinstance(directory, Directory)
@@ -20,40 +20,40 @@ def known_set(tree: Tree) -> SetNode:
     web = tree.find(["staging", "web"])
     assert isinstance(web, SetNode)
     assert tree.list_set(web, ["member_a"], 1)[0] == ["member_a"]
-    tree.learn(web, "member_a", DATA)
+    tree.set_data(web, "member_a", DATA)
     (put,) = tree.take_changes()
     assert isinstance(put, SetPut)
     return web
 
 
-def test_the_last_member_stays_while_it_is_doubtful_whether_another_has_come() -> None:
-    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+def test_the_last_member_stays_while_another_may_have_joined() -> None:
+    tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     web = known_set(tree)
     assert tree.list_set(web, ["member_b"], 1)[0] == ["member_b"]
     assert tree.take_changes() == []
-    web.is_doubtful = True  # member_c has come, and then member_b has left before it was read
-    tree.unread(web, "member_b", is_there=False)
+    tree.mark_outdated(web)  # member_c has joined, and then member_b has left before it was read
+    tree.reading_failed(web, "member_b", exists=False)
     assert tree.take_changes() == []
     assert tree.list_set(web, ["member_c"], 1)[0] == ["member_c"]
-    tree.learn(web, "member_c", DATA)
+    tree.set_data(web, "member_c", DATA)
     (change,) = tree.take_changes()
     assert isinstance(change, SetChanged)
     assert [member.name for member in change.added] == ["member_c"]
     assert change.removed == ("member_a",)
 
 
-def test_the_last_member_goes_when_it_is_certain_that_none_has_come() -> None:
-    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+def test_the_last_member_leaves_once_no_other_has_joined() -> None:
+    tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     web = known_set(tree)
-    web.is_doubtful = True
+    tree.mark_outdated(web)
     tree.list_set(web, [], 1)
     (change,) = tree.take_changes()
     assert isinstance(change, SetChanged)
     assert change.removed == ("member_a",)
 
 
-def test_an_answer_that_comes_after_the_end_of_its_set_is_nobodys() -> None:
-    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+def test_a_late_response_of_a_dropped_set_is_ignored() -> None:
+    tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     web = known_set(tree)
     assert tree.list_set(web, ["member_a", "member_b"], 1)[0] == ["member_b"]
     tree.drop(web)
@@ -61,10 +61,11 @@ def test_an_answer_that_comes_after_the_end_of_its_set_is_nobodys() -> None:
 
 
 @pytest.mark.parametrize(("is_told", "surprises"), [(True, 0), (False, 1)])
-def test_an_audit_is_not_surprised_by_an_end_that_was_told_just_before(is_told: bool, surprises: int) -> None:
-    tree = Tree(parse_namespace("/discovery/{environment}/{service}"))
+def test_an_audit_does_not_count_a_deletion_with_an_event(is_told: bool, surprises: int) -> None:
+    tree = ZnodeTree(parse_namespace("/discovery/{environment}/{service}"))
     parent = known_set(tree).parent
     assert isinstance(parent, Directory)
-    parent.children["web"].is_listed = not is_told
+    if is_told:
+        tree.mark_deleted(parent.children["web"])
     assert tree.list_directory(parent, []) == ([], surprises)
     assert parent.children == {}

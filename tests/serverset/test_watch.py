@@ -1,4 +1,4 @@
-"""What every watch does, whatever its source: it is published to here by hand."""
+"""The behaviour of every watch, with members that the test publishes."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("leaves_nothing")
 
 
 class Source(Watch):
-    """A watch whose members the test sets."""
+    """A watch with members that the test sets."""
 
     def publish(self, *endpoints: str, status: Status = Status.ALIVE) -> None:
         members = []
@@ -25,30 +25,30 @@ class Source(Watch):
         self._publish(members)
 
 
-def test_endpoints_are_sorted_and_each_once() -> None:
+def test_endpoints_are_sorted_without_duplicates() -> None:
     watch = Source()
     watch.publish("b:2", "a:10", "a:9", "b:2", "::1:80")
     assert watch.endpoints == ("[::1]:80", "a:10", "a:9", "b:2")
     assert [member.name for member in watch.members] == ["m0", "m1", "m2", "m3", "m4"]
 
 
-def test_only_the_living_are_members() -> None:
+def test_only_alive_members_are_members() -> None:
     watch = Source()
     for status in Status:
         watch.publish("a:1", status=status)
         assert bool(watch.members) == (status is Status.ALIVE)
 
 
-def test_one_without_a_service_endpoint_is_a_member_and_no_endpoint() -> None:
+def test_a_member_without_a_service_endpoint_has_no_endpoint() -> None:
     watch = Source()
     watch._publish([Member("m0", None, {"admin": Endpoint("a", 9990)})])
     assert (len(watch.members), watch.endpoints) == (1, ())
 
 
-def test_counts_and_dates_what_changes() -> None:
+def test_changes_are_counted_and_dated() -> None:
     watch = Source()
     assert (watch.event_count, watch.last_event) == (0, None)
-    watch.publish()  # the first set counts, also where it is empty
+    watch.publish()  # the first set counts, even if it is empty
     assert watch.event_count == 1
     began = time.time()
     watch.publish("a:1")
@@ -60,7 +60,7 @@ def test_counts_and_dates_what_changes() -> None:
     assert (watch.event_count, watch.last_event) == (2, before)
 
 
-def test_closed_it_keeps_what_was_known_and_learns_nothing() -> None:
+def test_a_closed_watch_keeps_its_members() -> None:
     with Source() as watch:
         watch.publish("a:1")
         assert not watch.is_closed
@@ -70,28 +70,28 @@ def test_closed_it_keeps_what_was_known_and_learns_nothing() -> None:
     assert (watch.endpoints, watch.event_count) == (("a:1",), 1)
 
 
-# -- calling back --------------------------------------------------------------------------------------------
+# -- subscribers ---------------------------------------------------------------------------------------------
 
 
-def test_calls_back_after_each_change_and_after_closing() -> None:
-    watch, heard = Source(), list[tuple[tuple[str, ...], bool]]()
-    unsubscribe = watch.subscribe(lambda: heard.append((watch.endpoints, watch.is_closed)))
+def test_subscribers_are_called_after_changes_and_closing() -> None:
+    watch, received = Source(), list[tuple[tuple[str, ...], bool]]()
+    unsubscribe = watch.subscribe(lambda: received.append((watch.endpoints, watch.is_closed)))
     watch.publish("a:1")
     watch.publish("a:1")
     watch.publish()
     watch.close()
     watch.close()
-    assert heard == [(("a:1",), False), ((), False), ((), True)]
+    assert received == [(("a:1",), False), ((), False), ((), True)]
     unsubscribe()
     unsubscribe()
 
 
-def test_one_that_raises_costs_the_others_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    watch, heard = Source(), list[int]()
+def test_a_failing_subscriber_does_not_affect_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    watch, received = Source(), list[int]()
     watch.subscribe(lambda: 1 / 0)
-    watch.subscribe(lambda: heard.append(1))
+    watch.subscribe(lambda: received.append(1))
     watch.publish("a:1")
-    assert heard == [1]
+    assert received == [1]
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "zkdns: subscriber_failed")
     ]
@@ -99,35 +99,35 @@ def test_one_that_raises_costs_the_others_nothing(caplog: pytest.LogCaptureFixtu
     caplog.clear()
 
 
-def test_subscribers_may_come_and_go_while_they_are_called() -> None:
-    watch, heard = Source(), list[str]()
+def test_subscriptions_may_change_during_a_call() -> None:
+    watch, received = Source(), list[str]()
 
     def first() -> None:
-        heard.append("first")
+        received.append("first")
         forget()
-        watch.subscribe(lambda: heard.append("third"))
+        watch.subscribe(lambda: received.append("third"))
 
     forget = watch.subscribe(first)
-    watch.subscribe(lambda: heard.append("second"))
+    watch.subscribe(lambda: received.append("second"))
     watch.publish("a:1")
-    assert heard == ["first", "second"]
+    assert received == ["first", "second"]
     watch.publish("a:2")
-    assert heard == ["first", "second", "second", "third"]
+    assert received == ["first", "second", "second", "third"]
 
 
-def test_one_subscribed_twice_is_called_twice_and_forgotten_once() -> None:
-    watch, heard = Source(), list[int]()
+def test_two_subscriptions_of_one_function_are_independent() -> None:
+    watch, received = Source(), list[int]()
 
     def hear() -> None:
-        heard.append(1)
+        received.append(1)
 
     forget = watch.subscribe(hear)
     watch.subscribe(hear)
     watch.publish("a:1")
     forget()
-    forget()  # its own is gone; this must not take the other's
+    forget()  # its own subscription has ended; this must not end the other one
     watch.publish("a:2")
-    assert len(heard) == 3
+    assert len(received) == 3
 
 
 def test_a_subscriber_may_close_the_watch() -> None:
@@ -140,7 +140,7 @@ def test_a_subscriber_may_close_the_watch() -> None:
 # -- waiting and iterating -----------------------------------------------------------------------------------
 
 
-def test_waits_for_a_change() -> None:
+def test_wait_returns_after_a_change() -> None:
     watch = Source()
     assert not watch.wait(0)
     watch.publish("a:1")
@@ -155,7 +155,7 @@ def test_waits_for_a_change() -> None:
     assert got == [True]
 
 
-def test_closing_wakes_who_waits() -> None:
+def test_close_wakes_waiting_threads() -> None:
     watch, got = Source(), list[bool]()
     waiting = [threading.Thread(target=lambda: got.append(watch.wait())) for _ in range(3)]
     for thread in waiting:
@@ -167,20 +167,20 @@ def test_closing_wakes_who_waits() -> None:
     assert got == [False] * 3
 
 
-def test_iterating_gives_the_endpoints_now_and_after_each_change() -> None:
+def test_iteration_returns_the_endpoints_now_and_after_each_change() -> None:
     watch = Source()
     watch.publish("a:1")
     changes = iter(watch)
     assert next(changes) == ("a:1",)
     watch.publish("b:2")
     watch.publish("c:3")
-    assert next(changes) == ("c:3",)  # what came at once is given as one
+    assert next(changes) == ("c:3",)  # quick changes are combined
     watch.publish()
     watch.close()
-    assert list(changes) == [()]  # the last one is not lost by closing
+    assert list(changes) == [()]  # close does not lose the last one
 
 
-def test_of_a_burst_each_iterator_ends_with_the_last() -> None:
+def test_after_a_burst_each_iterator_ends_with_the_last_set() -> None:
     watch, seen = Source(), [list[tuple[str, ...]]() for _ in range(4)]
     threads = [threading.Thread(target=lambda own=own: own.extend(watch)) for own in seen]
     for thread in threads:
@@ -196,7 +196,7 @@ def test_of_a_burst_each_iterator_ends_with_the_last() -> None:
         assert ports == sorted(ports)
 
 
-def test_iterates_for_async_programs() -> None:
+def test_it_can_be_iterated_asynchronously() -> None:
     watch = Source()
 
     async def program() -> list[tuple[str, ...]]:
@@ -215,7 +215,7 @@ def test_iterates_for_async_programs() -> None:
     assert not watch._subscribers
 
 
-def test_an_async_program_sees_each_change_that_it_has_time_for() -> None:
+def test_asynchronous_iteration_may_skip_quick_changes() -> None:
     watch = Source()
 
     async def program() -> list[tuple[str, ...]]:
@@ -232,7 +232,7 @@ def test_an_async_program_sees_each_change_that_it_has_time_for() -> None:
     assert asyncio.run(program()) == [(), ("a:1",), ("a:2",), ("a:3",)]
 
 
-def test_an_async_program_may_leave_the_loop_and_be_cancelled() -> None:
+def test_asynchronous_iteration_can_be_left_and_cancelled() -> None:
     watch = Source()
     watch.publish("a:1")
 
@@ -251,4 +251,4 @@ def test_an_async_program_may_leave_the_loop_and_be_cancelled() -> None:
 
     asyncio.run(program())
     assert not watch._subscribers
-    watch.publish("a:2")  # nobody's loop is asked any more
+    watch.publish("a:2")  # no closed event loop is called any more

@@ -1,4 +1,4 @@
-"""Vectors of weights: which members they mean, what they multiply to, and what a broken one costs."""
+"""Weight vectors: selectors, products, and invalid vectors."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def vector(*entries: tuple[str, Any]) -> Vector:
     return parse_vector(NAME, json.dumps({"vector": written}).encode())
 
 
-def test_a_weight_is_the_product_of_all_that_select_the_member() -> None:
-    """As SERVERSETS' example has it: the three ways to select, in one vector and over several."""
+def test_a_weight_is_the_product_of_all_matching_entries() -> None:
+    """The example of the format's description: the three kinds of selectors, in one vector and in several."""
     example = vector(("member=member_0000000001", 1.2), ("inet=10.0.0.3:80", 1.3), ("shard=3", 0.5))
     assert weight_of(PLAIN, [example]) == pytest.approx(1.2 * 1.3 * 0.5)
     assert weight_of(PLAIN, [example, vector(("shard=3", 2))]) == pytest.approx(1.2 * 1.3)
@@ -59,7 +59,7 @@ def test_a_weight_is_the_product_of_all_that_select_the_member() -> None:
         ("", set()),
     ],
 )
-def test_a_selector_means_these_members(select: str, selected: set[str]) -> None:
+def test_a_selector_matches_these_members(select: str, selected: set[str]) -> None:
     members = {
         "plain": PLAIN,
         "other": OTHER,
@@ -70,7 +70,7 @@ def test_a_selector_means_these_members(select: str, selected: set[str]) -> None
     assert weights == {name: 0.5 if name in selected else 1.0 for name in members}
 
 
-def test_an_additional_endpoint_is_not_what_inet_means_where_there_is_a_service_endpoint() -> None:
+def test_inet_does_not_match_additional_endpoints_beside_a_service_endpoint() -> None:
     member = Member("member_0000000001", Endpoint("a", 80), additional={"http": Endpoint("a", 81)})
     assert weight_of(member, [vector(("inet=a:81", 0.5))]) == 1.0
 
@@ -90,9 +90,7 @@ def test_an_additional_endpoint_is_not_what_inet_means_where_there_is_a_service_
         ([1e-300, 1e-300], 0.0),
     ],
 )
-def test_0_drains_below_0_drops_and_no_product_is_beyond_numbers(
-    weights: list[float], product: float
-) -> None:
+def test_zero_drains_negative_drops_and_products_stay_finite(weights: list[float], product: float) -> None:
     for vectors in (
         [vector(*[("shard=3", weight) for weight in weights])],
         [vector(("shard=3", w)) for w in weights],
@@ -112,7 +110,7 @@ def test_0_drains_below_0_drops_and_no_product_is_beyond_numbers(
         b'{"vector":[{"select":"shard=3","weight":null,"priority":"high","more":1}]}',
     ],
 )
-def test_what_is_missing_or_unknown_says_nothing(data: bytes) -> None:
+def test_missing_and_unknown_parts_have_no_effect(data: bytes) -> None:
     assert weight_of(PLAIN, [parse_vector(NAME, data)]) == 1.0
 
 
@@ -140,7 +138,7 @@ def test_what_is_missing_or_unknown_says_nothing(data: bytes) -> None:
     ],
     ids=range(18),
 )
-def test_a_vector_that_is_wrong_anywhere_is_refused_as_a_whole(data: bytes) -> None:
+def test_a_vector_with_any_invalid_part_is_rejected(data: bytes) -> None:
     with pytest.raises(BadMemberError) as caught:
         parse_vector(NAME, data)
     assert caught.value.reason == "vector"
@@ -149,14 +147,14 @@ def test_a_vector_that_is_wrong_anywhere_is_refused_as_a_whole(data: bytes) -> N
 
 @given(st.binary(max_size=200))
 @settings(max_examples=300, deadline=None)
-def test_arbitrary_bytes_raise_nothing_but_bad_member(data: bytes) -> None:
+def test_arbitrary_bytes_raise_only_bad_member_error(data: bytes) -> None:
     with contextlib.suppress(BadMemberError):
         parse_vector(NAME, data)
 
 
 @given(st.lists(st.tuples(st.text(max_size=30) | st.text(max_size=9).map("inet=".__add__), st.floats())))
 @settings(max_examples=300, deadline=None)
-def test_any_selectors_and_weights_make_a_finite_weight_or_are_refused(
+def test_arbitrary_selectors_give_a_finite_weight_or_are_rejected(
     entries: list[tuple[str, float]],
 ) -> None:
     try:

@@ -1,4 +1,4 @@
-"""Real thrift servers for the tests of the set of connections."""
+"""Real thrift servers for the tests of ThriftSet."""
 
 import contextlib
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ from tests.support.web import refusing as refused
 
 @pytest.fixture
 def servers() -> Iterator[list[EchoServer]]:
-    """Three that run."""
+    """Three running servers."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(EchoServer()) for _ in range(3)]
 
 
 @pytest.fixture
 def server(servers: list[EchoServer]) -> EchoServer:
-    """One of them, where one is enough."""
+    """One of the servers."""
     return servers[0]
 
 

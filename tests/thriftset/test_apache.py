@@ -1,4 +1,4 @@
-"""The set of thrift connections with Apache Thrift's sockets and protocol, against real servers."""
+"""ThriftSet with Apache Thrift's sockets and protocol, against real servers."""
 
 import contextlib
 from collections import Counter
@@ -24,14 +24,14 @@ def test_its_clients_call_the_servers_and_are_used_again(servers: list[EchoServe
     wait_for_no_connections(*servers)
 
 
-def test_its_clients_reach_ipv6() -> None:
+def test_its_clients_connect_to_ipv6() -> None:
     with EchoServer("::1") as server, ThriftSet(None, connect, close=close) as connections:
         connections.set_endpoints([server.endpoint])
         with connections.connection() as client:
             assert client.echo("hello") == "hello"
 
 
-def test_its_clients_have_no_close_and_that_is_told(server: EchoServer) -> None:
+def test_its_clients_without_close_are_reported(server: EchoServer) -> None:
     made = []
 
     def remembering(host: str, port: int) -> ApacheEchoClient:
@@ -48,7 +48,7 @@ def test_its_clients_have_no_close_and_that_is_told(server: EchoServer) -> None:
     close(made[0])
 
 
-def test_its_plain_sockets_need_nothing_said(server: EchoServer) -> None:
+def test_its_sockets_need_no_close_function(server: EchoServer) -> None:
     def opened(host: str, port: int) -> TSocket:
         made = TSocket(host, port)
         made.open()
@@ -60,7 +60,7 @@ def test_its_plain_sockets_need_nothing_said(server: EchoServer) -> None:
     wait_for_no_connections(server)
 
 
-def test_where_it_cannot_connect_another_is_tried(server: EchoServer, refusing: list[str]) -> None:
+def test_after_a_failed_connection_another_endpoint_is_tried(server: EchoServer, refusing: list[str]) -> None:
     watch = FixedSet([*refusing, server.endpoint])
     with ThriftSet(watch, connect, close=close) as connections:
         for _ in range(4):
@@ -74,7 +74,7 @@ def test_where_it_cannot_connect_another_is_tried(server: EchoServer, refusing: 
         )
 
 
-def test_a_call_that_fails_closes_its_connection_and_no_other(servers: list[EchoServer]) -> None:
+def test_a_failed_call_closes_only_its_connection(servers: list[EchoServer]) -> None:
     dying = servers[0]
     with ThriftSet(FixedSet(endpoints_of(servers)), connect, close=close) as connections:
         with contextlib.ExitStack() as stack:

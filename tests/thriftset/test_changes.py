@@ -1,4 +1,4 @@
-"""The set of thrift connections, against real thriftpy2 servers: waiting, and endpoints that change."""
+"""ThriftSet against real thriftpy2 servers: waiting, and changing endpoints."""
 
 import contextlib
 import threading
@@ -23,7 +23,7 @@ from zkdns.thriftset import BusyError, ThriftSet
 # -- waiting ---------------------------------------------------------------------------------------------
 
 
-def test_when_all_are_full_it_waits_for_a_place(server: EchoServer) -> None:
+def test_when_all_are_full_it_waits_for_a_slot(server: EchoServer) -> None:
     with set_of(server.endpoint, max_active=1) as connections, Holder(connections) as first:
         first.served()
         with Holder(connections) as second:
@@ -34,7 +34,7 @@ def test_when_all_are_full_it_waits_for_a_place(server: EchoServer) -> None:
     assert server.opened == 1
 
 
-def test_waiting_ends_at_the_time_out(servers: list[EchoServer]) -> None:
+def test_waiting_ends_at_the_timeout(servers: list[EchoServer]) -> None:
     with set_of(*endpoints_of(servers), max_active=1) as connections:
         with contextlib.ExitStack() as stack:
             for _ in servers:
@@ -53,7 +53,7 @@ def test_waiting_ends_at_the_time_out(servers: list[EchoServer]) -> None:
             assert client.echo("hello") == "hello"
 
 
-def test_who_asked_first_is_served_first(server: EchoServer) -> None:
+def test_slots_are_assigned_in_order_of_arrival(server: EchoServer) -> None:
     with contextlib.ExitStack() as stack:
         connections = stack.enter_context(set_of(server.endpoint, max_active=1))
         holders = []
@@ -69,7 +69,7 @@ def test_who_asked_first_is_served_first(server: EchoServer) -> None:
             holder.stop()
 
 
-def test_a_new_endpoint_serves_those_who_wait(servers: list[EchoServer]) -> None:
+def test_a_new_endpoint_serves_waiting_requests(servers: list[EchoServer]) -> None:
     watch = FixedSet([servers[0].endpoint])
     with contextlib.ExitStack() as stack:
         connections = stack.enter_context(ThriftSet(watch, EchoClient, max_active=2))
@@ -83,7 +83,7 @@ def test_a_new_endpoint_serves_those_who_wait(servers: list[EchoServer]) -> None
         }
 
 
-def test_those_who_wait_hear_that_the_set_became_empty(server: EchoServer) -> None:
+def test_waiting_requests_fail_when_the_set_becomes_empty(server: EchoServer) -> None:
     watch = FixedSet([server.endpoint])
     with contextlib.ExitStack() as stack:
         connections = stack.enter_context(ThriftSet(watch, EchoClient, max_active=1))
@@ -94,7 +94,7 @@ def test_those_who_wait_hear_that_the_set_became_empty(server: EchoServer) -> No
         eventually(lambda: all(isinstance(holder.error, NoEndpointsError) for holder in holders))
 
 
-# -- endpoints that come and go --------------------------------------------------------------------------
+# -- endpoints that change -------------------------------------------------------------------------------
 
 
 def test_without_a_watch_endpoints_are_set(servers: list[EchoServer]) -> None:
@@ -117,7 +117,7 @@ def test_without_a_watch_endpoints_are_set(servers: list[EchoServer]) -> None:
             assert client.endpoint == servers[1].endpoint
 
 
-def test_when_an_endpoint_leaves_its_idle_connections_close_at_once_and_others_after_use(
+def test_a_departed_endpoint_closes_idle_connections_at_once(
     servers: list[EchoServer],
 ) -> None:
     leaver = servers[0]
@@ -134,7 +134,7 @@ def test_when_an_endpoint_leaves_its_idle_connections_close_at_once_and_others_a
         assert leaver.opened == 2
 
 
-def test_an_endpoint_that_was_away_gets_new_connections_and_no_more_than_it_may(server: EchoServer) -> None:
+def test_an_endpoint_that_returns_gets_new_connections_within_its_limit(server: EchoServer) -> None:
     watch = FixedSet([server.endpoint])
     with ThriftSet(watch, EchoClient, max_active=2) as connections:
         with connections.connection() as old:
@@ -149,7 +149,7 @@ def test_an_endpoint_that_was_away_gets_new_connections_and_no_more_than_it_may(
             assert client is new
 
 
-def test_an_endpoint_that_leaves_under_load_disturbs_nobody(servers: list[EchoServer]) -> None:
+def test_an_endpoint_that_leaves_under_load_does_not_affect_others(servers: list[EchoServer]) -> None:
     watch = FixedSet(endpoints_of(servers))
     calls: Counter[str] = Counter()
     errors: list[BaseException] = []
@@ -161,7 +161,7 @@ def test_an_endpoint_that_leaves_under_load_disturbs_nobody(servers: list[EchoSe
                 with connections.connection() as client:
                     assert client.echo("hello") == "hello"
                 calls[client.endpoint] += 1
-            except BaseException as error:  # noqa: BLE001 - none may happen
+            except BaseException as error:  # noqa: BLE001 - no exception may occur
                 errors.append(error)
                 return
 
@@ -184,7 +184,7 @@ def test_an_endpoint_that_leaves_under_load_disturbs_nobody(servers: list[EchoSe
     assert errors == []
 
 
-def test_a_server_that_dies_under_load_fails_its_own_connections_only(servers: list[EchoServer]) -> None:
+def test_a_server_that_dies_under_load_fails_only_its_own_connections(servers: list[EchoServer]) -> None:
     dying = servers[0]
     watch = FixedSet(endpoints_of(servers))
     calls: Counter[str] = Counter()
@@ -198,7 +198,7 @@ def test_a_server_that_dies_under_load_fails_its_own_connections_only(servers: l
                 with connections.connection() as client:
                     assert client.echo("hello") == "hello"
                 calls[client.endpoint] += 1
-            except Exception as error:  # noqa: BLE001 - whatever it is, where it came from is looked at
+            except Exception as error:  # noqa: BLE001 - the origin of any exception is checked
                 failed.append(client.endpoint if client else repr(error))
 
     with ThriftSet(watch, EchoClient, max_active=4) as connections:
@@ -208,7 +208,7 @@ def test_a_server_that_dies_under_load_fails_its_own_connections_only(servers: l
         try:
             eventually(lambda: len(calls) == len(servers))
             dying.kill()
-            # It refuses connections now, and others are taken in its place.
+            # It refuses connections now, and other endpoints are used instead.
             calls.clear()
             eventually(lambda: sum(calls.values()) > 100)
             watch.set_endpoints(endpoints_of(servers[1:]))
@@ -217,4 +217,4 @@ def test_a_server_that_dies_under_load_fails_its_own_connections_only(servers: l
             for thread in threads:
                 thread.join()
     assert set(failed) <= {dying.endpoint}
-    assert len(failed) <= 4  # each connection that there was, once
+    assert len(failed) <= 4  # each former connection, once

@@ -1,4 +1,4 @@
-"""The set of thrift connections, against real thriftpy2 servers on loopback: its pools."""
+"""ThriftSet against real thriftpy2 servers on loopback: its pools."""
 
 import contextlib
 import gc
@@ -29,7 +29,7 @@ from zkdns.thriftset import BusyError, NoConnectionError, ThriftSet
 
 
 class Clock:
-    """Stands still unless a test moves it."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -57,7 +57,7 @@ def test_ipv6_endpoints_are_connected_to() -> None:
             assert client.echo("hello") == "hello"
 
 
-def test_the_endpoint_with_the_least_active_connections_is_taken(servers: list[EchoServer]) -> None:
+def test_the_endpoint_with_the_fewest_active_connections_is_chosen(servers: list[EchoServer]) -> None:
     with set_of(*endpoints_of(servers)) as connections, contextlib.ExitStack() as stack:
         held = [stack.enter_context(connections.connection()) for _ in range(9)]
         assert Counter(client.endpoint for client in held) == dict.fromkeys(endpoints_of(servers), 3)
@@ -73,7 +73,7 @@ def test_the_endpoint_with_the_least_active_connections_is_taken(servers: list[E
         assert following == [least, least]
 
 
-def test_ten_are_active_and_ten_idle_for_five_minutes_where_nothing_else_is_said(server: EchoServer) -> None:
+def test_the_defaults_are_ten_active_ten_idle_and_five_minutes(server: EchoServer) -> None:
     clock = Clock()
     with set_of(server.endpoint, clock=clock) as connections:
         with contextlib.ExitStack() as stack:
@@ -92,7 +92,7 @@ def test_ten_are_active_and_ten_idle_for_five_minutes_where_nothing_else_is_said
         assert server.opened == 10
 
 
-def test_no_more_than_max_idle_are_kept(server: EchoServer) -> None:
+def test_at_most_max_idle_connections_are_kept(server: EchoServer) -> None:
     with set_of(server.endpoint, max_idle=2) as connections:
         with contextlib.ExitStack() as stack:
             for _ in range(5):
@@ -105,7 +105,7 @@ def test_no_more_than_max_idle_are_kept(server: EchoServer) -> None:
         wait_for_no_connections(server)
 
 
-def test_a_connection_is_closed_when_it_was_idle_for_too_long(server: EchoServer) -> None:
+def test_a_connection_is_closed_after_its_idle_timeout(server: EchoServer) -> None:
     clock = Clock()
     with set_of(server.endpoint, idle_timeout=300.0, clock=clock) as connections:
         with connections.connection() as last, connections.connection():
@@ -126,7 +126,7 @@ def test_a_connection_is_closed_when_it_was_idle_for_too_long(server: EchoServer
         eventually(lambda: server.open == 1)
 
 
-def test_idle_connections_are_kept_for_ever_where_that_is_wanted(server: EchoServer) -> None:
+def test_idle_connections_may_be_kept_for_ever(server: EchoServer) -> None:
     clock = Clock()
     with set_of(server.endpoint, idle_timeout=None, clock=clock) as connections:
         for _ in range(2):
@@ -137,17 +137,17 @@ def test_idle_connections_are_kept_for_ever_where_that_is_wanted(server: EchoSer
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, GeneratorExit])
-def test_a_connection_is_closed_when_its_block_raised(server: EchoServer, error: type[BaseException]) -> None:
+def test_a_connection_is_closed_when_its_block_raises(server: EchoServer, error: type[BaseException]) -> None:
     with set_of(server.endpoint, max_active=1) as connections:
         with pytest.raises(error), connections.connection():
             raise error
         wait_for_no_connections(server)
-        with connections.connection(0) as client:  # and its place is free again
+        with connections.connection(0) as client:  # and its slot is free again
             assert client.echo("hello") == "hello"
     assert server.opened == 2
 
 
-def test_an_exception_of_the_service_that_is_caught_inside_leaves_the_connection(server: EchoServer) -> None:
+def test_a_service_exception_caught_inside_keeps_the_connection(server: EchoServer) -> None:
     with set_of(server.endpoint) as connections:
         with connections.connection() as client, pytest.raises(echo_thrift.Refused):
             client.refuse()
@@ -173,14 +173,14 @@ def test_many_threads_share_few_connections(servers: list[EchoServer]) -> None:
 
     with set_of(*endpoints_of(servers), max_active=3) as connections:
         with ThreadPoolExecutor(30) as threads:
-            list(threads.map(work, range(30)))  # raises what was raised
+            list(threads.map(work, range(30)))  # raises the block's exception
         assert all(0 < peak[server.endpoint] <= 3 for server in servers)
         assert all(server.opened <= 3 for server in servers)
     wait_for_no_connections(*servers)
 
 
 def test_calls_run_at_the_same_time(servers: list[EchoServer]) -> None:
-    meeting = threading.Barrier(12)  # of all servers: none of them is done before all calls are there
+    meeting = threading.Barrier(12)  # of all servers: no call ends before all have arrived
     for server in servers:
         server.meeting = meeting
 
@@ -188,7 +188,7 @@ def test_calls_run_at_the_same_time(servers: list[EchoServer]) -> None:
         with connections.connection() as client:
             return str(client.meet())
 
-    # They meet only if all twelve are at a server at once, four at each since there may be no more.
+    # They meet only if all twelve are at a server at once, four at each because of the limit.
     with set_of(*endpoints_of(servers), max_active=4) as connections, ThreadPoolExecutor(12) as threads:
         assert list(threads.map(meet, range(12))) == ["met"] * 12
 
@@ -196,7 +196,7 @@ def test_calls_run_at_the_same_time(servers: list[EchoServer]) -> None:
 # -- connecting ------------------------------------------------------------------------------------------
 
 
-def test_where_connecting_fails_another_endpoint_is_tried(server: EchoServer, refusing: list[str]) -> None:
+def test_after_a_failed_connection_another_endpoint_is_tried(server: EchoServer, refusing: list[str]) -> None:
     tried: Counter[int] = Counter()
 
     def connect(host: str, port: int) -> EchoClient:
@@ -211,7 +211,7 @@ def test_where_connecting_fails_another_endpoint_is_tried(server: EchoServer, re
     assert 0 < tried.total() - 10 <= 10  # at most once each time
 
 
-def test_when_none_can_be_connected_to_the_error_names_each(refusing: list[str]) -> None:
+def test_when_all_fail_the_error_names_each_endpoint(refusing: list[str]) -> None:
     tried: Counter[str] = Counter()
 
     def connect(host: str, port: int) -> EchoClient:
@@ -220,7 +220,7 @@ def test_when_none_can_be_connected_to_the_error_names_each(refusing: list[str])
 
     watch = FixedSet(refusing)
     with ThriftSet(watch, connect, max_active=1) as connections:
-        for count in (1, 2):  # again: the places are free
+        for count in (1, 2):  # again: the slots are free
             with pytest.raises(NoConnectionError) as raised, connections.connection(0):
                 pass
             assert tried == dict.fromkeys(refusing, count)
@@ -246,10 +246,10 @@ def test_while_one_is_full_and_the_other_refuses_it_waits(server: EchoServer, re
             assert second.served() is first.client
 
 
-def test_who_waits_for_the_only_one_that_answers_holds_up_nobody_else(
+def test_a_request_that_waits_for_one_endpoint_does_not_block_others(
     servers: list[EchoServer], refusing: list[str]
 ) -> None:
-    """One who could not connect waits for the other endpoint; who comes later may well be able to."""
+    """A request that could not connect waits for the other endpoint. A later one may connect."""
     full, back = servers[:2]
     ports = {int(refusing[0].rpartition(":")[2]): 0}
 
@@ -262,18 +262,18 @@ def test_who_waits_for_the_only_one_that_answers_holds_up_nobody_else(
         assert first.served().endpoint == full.endpoint
         second = stack.enter_context(Holder(connections))
         waiting_in(connections, 1)
-        ports |= dict.fromkeys(ports, back.port)  # it is up again
+        ports |= dict.fromkeys(ports, back.port)  # it is running again
         third = stack.enter_context(Holder(connections))
         assert third.served().endpoint == back.endpoint
         fourth = stack.enter_context(Holder(connections))
         waiting_in(connections, 2)
         first.stop()
-        assert second.served().endpoint == full.endpoint  # still before those who came later
+        assert second.served().endpoint == full.endpoint  # still before later requests
         third.stop()
         assert fourth.served().endpoint == back.endpoint
 
 
-def test_what_interrupts_connecting_leaves_no_place_taken(server: EchoServer) -> None:
+def test_an_interrupt_while_connecting_frees_the_slot(server: EchoServer) -> None:
     interrupts = [KeyboardInterrupt()]
 
     def connect(host: str, port: int) -> EchoClient:
@@ -288,7 +288,7 @@ def test_what_interrupts_connecting_leaves_no_place_taken(server: EchoServer) ->
             assert client.echo("hello") == "hello"
 
 
-def test_connecting_holds_up_nobody_else(servers: list[EchoServer]) -> None:
+def test_connecting_does_not_block_others(servers: list[EchoServer]) -> None:
     slow, quick = servers[:2]
     go_on = threading.Event()
 
@@ -312,7 +312,7 @@ def test_connecting_holds_up_nobody_else(servers: list[EchoServer]) -> None:
 # -- closing ---------------------------------------------------------------------------------------------
 
 
-def test_closing_the_set_closes_idle_connections_at_once_and_others_when_they_return(
+def test_close_closes_idle_connections_at_once_and_others_on_return(
     server: EchoServer,
 ) -> None:
     watch = FixedSet([server.endpoint])
@@ -332,7 +332,7 @@ def test_closing_the_set_closes_idle_connections_at_once_and_others_when_they_re
     assert not watch.is_closed
 
 
-def test_a_watch_does_not_keep_a_set_that_was_closed(server: EchoServer) -> None:
+def test_a_watch_does_not_keep_a_closed_set(server: EchoServer) -> None:
     watch = FixedSet([server.endpoint])
     connections = ThriftSet(watch, EchoClient)
     kept = weakref.ref(connections)
@@ -342,7 +342,7 @@ def test_a_watch_does_not_keep_a_set_that_was_closed(server: EchoServer) -> None
     assert kept() is None
 
 
-def test_those_who_wait_hear_that_the_set_was_closed(server: EchoServer) -> None:
+def test_waiting_requests_fail_when_the_set_is_closed(server: EchoServer) -> None:
     with contextlib.ExitStack() as stack:
         connections = stack.enter_context(set_of(server.endpoint, max_active=1))
         stack.enter_context(connections.connection())
@@ -352,8 +352,8 @@ def test_those_who_wait_hear_that_the_set_was_closed(server: EchoServer) -> None
         eventually(lambda: all(isinstance(holder.error, ClosedError) for holder in holders))
 
 
-def test_a_connection_is_closed_as_the_caller_says(server: EchoServer) -> None:
-    # A plain socket in a box, which has no method close.
+def test_a_connection_is_closed_by_the_callers_function(server: EchoServer) -> None:
+    # A plain socket in a wrapper without a method close.
     class Box:
         def __init__(self, host: str, port: int) -> None:
             self.inside = socket.create_connection((host, port))
@@ -366,7 +366,7 @@ def test_a_connection_is_closed_as_the_caller_says(server: EchoServer) -> None:
     assert box.inside.fileno() == -1
 
 
-def test_what_cannot_be_closed_is_refused_with_a_sentence() -> None:
+def test_a_connection_without_close_is_rejected() -> None:
     with ThriftSet(FixedSet(["a:1"]), lambda host, port: (host, port), max_active=1) as connections:
         for _ in range(2):
             with (
@@ -376,9 +376,7 @@ def test_what_cannot_be_closed_is_refused_with_a_sentence() -> None:
                 pass
 
 
-def test_an_error_in_closing_is_logged_and_reaches_nobody(
-    server: EchoServer, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_in_closing_is_only_logged(server: EchoServer, caplog: pytest.LogCaptureFixture) -> None:
     def close(client: EchoClient) -> None:
         client.close()
         raise OSError("already gone")
@@ -398,6 +396,6 @@ def test_an_error_in_closing_is_logged_and_reaches_nobody(
     ("option", "value"),
     [("max_active", 0), ("max_idle", -1), ("idle_timeout", 0), ("idle_timeout", float("nan"))],
 )
-def test_a_limit_out_of_range_is_refused(option: str, value: float) -> None:
+def test_a_limit_out_of_range_is_rejected(option: str, value: float) -> None:
     with pytest.raises(BadValueError, match=f"{option} is {value}; it is "):
         set_of("a:1", **{option: value})

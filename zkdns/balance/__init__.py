@@ -1,10 +1,10 @@
-"""Choosing one of a set's endpoints, while the set changes: plain classes over any `EndpointSource`.
+"""Balancers: choose one of a set's endpoints while the set changes. They work with any `EndpointSource`.
 
-Never here: DNS, ZooKeeper, sockets, threads. A balancer starts nothing and holds nothing that has to be
-closed: it looks at its source each time that it chooses.
+Never here: DNS, ZooKeeper, sockets, threads. A balancer has no background work and needs no `close`: it
+checks its source at each choice.
 """
 
-from zkdns.balance.follow import Balancer
+from zkdns.balance.balancer import Balancer
 from zkdns.balance.least_request import LeastRequest
 from zkdns.balance.round_robin import RoundRobin
 from zkdns.errors import NoEndpointsError

@@ -1,11 +1,11 @@
-"""`LeastRequest`: the endpoint with the least to do.
+"""`LeastRequest`: chooses the endpoint with the fewest active requests.
 
-Theory of operation: endpoints stand in levels, one for each number of active requests, and a request moves
-its endpoint by one level up when it begins and down when it ends. So the lowest level changes by at most one
-at a time too and never has to be searched for: a choice and a release take the same few steps whatever the
-number of endpoints. Only a change of the set looks at all of them.
+Theory of operation: each number of active requests is a level, which holds the endpoints with that number. A
+request moves its endpoint one level up when it starts and one down when it ends. So the lowest level also
+changes by one at most and never has to be searched: a choice and a release take constant time, whatever the
+number of endpoints. Only a change of the set visits all of them.
 
-A level is a queue: whoever came to it first is chosen first. Among equals that is a rotation.
+Each level is a queue, so that endpoints with the same number of requests take turns.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ import threading
 from collections import OrderedDict
 from collections.abc import Collection, Iterator
 
-from zkdns.balance.follow import Balancer, nothing_left
+from zkdns.balance.balancer import Balancer, no_endpoints_error
 from zkdns.errors import BadValueError
 from zkdns.serverset.watch import EndpointSource
 
 
 class LeastRequest(Balancer):
-    """The endpoint with the least active requests; among equals one after the other. Safe from any thread.
+    """Chooses the endpoint with the fewest active requests; equal ones take turns. Thread-safe.
 
-    An endpoint that leaves while it is active is not chosen any more; its requests are counted until they
-    are released, and still count should it come back before. The first order is random, so that a thousand
-    processes do not start together.
+    An endpoint that leaves with active requests is no longer chosen. Its requests are counted until they are
+    released, also if it returns before. The initial order is random, so that a thousand processes do not all
+    start with the same endpoint.
 
     Args:
-        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
+        source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
     """
 
     def __init__(self, source: EndpointSource | None = None) -> None:
@@ -37,19 +37,19 @@ class LeastRequest(Balancer):
         self._lock = threading.Lock()
         self._seen: tuple[str, ...] = ()
         self._members: set[str] = set()
-        self._active: dict[str, int] = {}  # members, and those that left with requests
-        # Members only. Not plain dicts: the first of one is found in constant time only in an OrderedDict.
+        self._active: dict[str, int] = {}  # also endpoints that left with active requests
+        # Members only. An OrderedDict finds its first key in constant time; a plain dict does not.
         self._levels: dict[int, OrderedDict[str, None]] = {}
         self._lowest = 0
 
     def acquire(self, without: Collection[str] = ()) -> str:
-        """Choose an endpoint, `host:port`; it has one more active request until that is released.
+        """Choose an endpoint (`host:port`) and count a request for it until `release`.
 
         Args:
-            without: endpoints that are of no use this time, such as those that were just tried.
+            without: endpoints to exclude, for instance those that were tried before.
 
         Raises:
-            NoEndpointsError: there is none, or none but those.
+            NoEndpointsError: there is no endpoint, or all are excluded.
         """
         with self._lock:
             self._follow()
@@ -57,24 +57,24 @@ class LeastRequest(Balancer):
                 if endpoint not in without:
                     break
             else:
-                raise nothing_left(without)
+                raise no_endpoints_error(without)
             self._move(endpoint, 1)
             return endpoint
 
     def release(self, endpoint: str) -> None:
-        """End a request at an endpoint; it may have left since.
+        """End a request. The endpoint may have left the set in the meantime.
 
         Args:
-            endpoint: what `acquire` returned, once for each time.
+            endpoint: a result of `acquire`. Each result is released once.
 
         Raises:
-            BadValueError: it has no active request.
+            BadValueError: the endpoint has no active request.
         """
         with self._lock:
             count = self._active.get(endpoint, 0)
             if not count:
                 raise BadValueError(
-                    f"{endpoint!r} has no active request; release what acquire() returned, once for each"
+                    f"{endpoint!r} has no active request; release each result of acquire() once"
                 )
             if endpoint in self._members:
                 self._move(endpoint, -1)
@@ -85,10 +85,10 @@ class LeastRequest(Balancer):
 
     @contextlib.contextmanager
     def request(self, without: Collection[str] = ()) -> Iterator[str]:
-        """Choose an endpoint for the time of a `with` block.
+        """Choose an endpoint for a `with` block.
 
         Raises:
-            NoEndpointsError: as with `acquire`.
+            NoEndpointsError: as in `acquire`.
         """
         endpoint = self.acquire(without)
         try:
@@ -97,13 +97,13 @@ class LeastRequest(Balancer):
             self.release(endpoint)
 
     def active(self, endpoint: str) -> int:
-        """How many requests this endpoint has now; 0 where it is unknown."""
+        """The number of active requests of an endpoint. 0 if it is unknown."""
         return self._active.get(endpoint, 0)
 
     def _in_order(self) -> Iterator[str]:
-        """Members by their active requests."""
+        """The members in order of their active requests."""
         yield from self._levels.get(self._lowest, ())
-        for level in sorted(self._levels):  # reached only when the lowest level is ruled out
+        for level in sorted(self._levels):  # reached only if the whole lowest level is excluded
             if level != self._lowest:
                 yield from self._levels[level]
 

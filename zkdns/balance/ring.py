@@ -1,9 +1,8 @@
-"""Consistent hashing, point for point that of go.serversets' mcset, so that both agree on every key.
+"""Consistent hashing with the points of go.serversets' mcset, so that both choose the same servers.
 
 Each endpoint has 150 points on a ring of 2**32: `murmur3_32(str(i) + endpoint)` for i from 0 to 149, with
-seed 0, unsigned. A key belongs to the endpoint of the first point at or after `murmur3_32(key)`, and past the
-last point to that of the first. So when one of n endpoints leaves, its own keys move, about one in n, and no
-others do.
+seed 0, unsigned. A key belongs to the endpoint of the first point at or after `murmur3_32(key)`, or of the
+first point of all if there is none. So if one of n endpoints leaves, only its keys move, about one in n.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
 
-from zkdns.balance.follow import nothing_left
+from zkdns.balance.balancer import no_endpoints_error
 from zkdns.errors import BadValueError, MissingExtraError
 
 try:
@@ -22,17 +21,16 @@ except ImportError:
 
 __all__ = ["Ring"]
 
-POINTS: Final = 150  # as mcset.go has it; any other number would move keys
+POINTS: Final = 150  # as in mcset.go; any other number would move keys
 
 
 class Ring:
-    """Endpoints on a ring of hashes; `pick` says whose a key is.
+    """Endpoints on a ring of hashes. `pick` returns the endpoint of a key.
 
-    Where two endpoints share a point, it belongs to the one whose text is the greater, in whatever order they
-    were given: go.serversets adds them sorted, and the last one takes the point. Among 100 endpoints such a
-    point is to be expected in one set of 40.
+    A point that two endpoints share belongs to the one with the greater text: go.serversets adds endpoints in
+    sorted order, and the last one takes the point. With 100 endpoints, one set in 40 has such a point.
 
-    It is safe to use from any thread, and picking waits for nobody: a change replaces the whole ring at once.
+    Thread-safe. `pick` takes no lock: a change replaces the whole ring at once.
 
     Args:
         endpoints: `host:port` each, hashed as they are spelled.
@@ -43,53 +41,53 @@ class Ring:
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """The endpoints, sorted, each once."""
+        """The endpoints, sorted and without duplicates."""
         return self._endpoints
 
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
-        """Replace the endpoints; takes about 0.1 ms for each.
+        """Replace the endpoints, which takes about 0.1 ms for each.
 
         Raises:
-            BadValueError: an endpoint that is not valid Unicode; nothing has changed then.
+            BadValueError: an endpoint is not valid Unicode. Nothing has changed then.
         """
         ordered = tuple(sorted(set(endpoints)))
-        # Later ones take the points they share. Python sorts by code points, which is Go's order of UTF-8.
+        # Later ones take shared points. Python sorts by code points, which equals Go's order of UTF-8 bytes.
         owners = {_hash(f"{i}{endpoint}"): endpoint for endpoint in ordered for i in range(POINTS)}
         points = sorted(owners)
-        # The first owner stands once more behind the last one: for the keys past the last point.
+        # The first owner is repeated at the end, for keys after the last point.
         self._circle = points, [owners[point] for point in [*points, *points[:1]]]
         self._endpoints = ordered
 
     def pick(self, key: str | bytes) -> str:
-        """The endpoint that the key belongs to.
+        """The endpoint of a key.
 
         Args:
-            key: text is hashed as UTF-8, bytes as they are.
+            key: text is hashed as UTF-8.
 
         Raises:
             NoEndpointsError: the ring is empty.
-            BadValueError: text that is not valid Unicode.
+            BadValueError: the text is not valid Unicode.
         """
         points, owners = self._circle
         if not points:
-            raise nothing_left(())
+            raise no_endpoints_error(())
         return owners[bisect_left(points, _hash(key))]
 
 
 def key_bytes(key: str | bytes) -> bytes:
-    """What of a key is hashed.
+    """The bytes of a key that are hashed.
 
     Raises:
-        BadValueError: text that is not valid Unicode.
+        BadValueError: the text is not valid Unicode.
     """
     if isinstance(key, bytes):
         return key
     try:
         return key.encode()
     except UnicodeEncodeError:
-        raise BadValueError(f"{key!r} cannot be hashed: it is not valid Unicode; give bytes") from None
+        raise BadValueError(f"{key!r} cannot be hashed: it is not valid Unicode; pass bytes") from None
 
 
 def _hash(key: str | bytes) -> int:
-    # As bytes: mmh3 5.3.1 takes text too, and crashes the process on what cannot be encoded.
+    # As bytes: mmh3 5.3.1 also accepts text, but crashes the process if it cannot be encoded.
     return mmh3.hash(key_bytes(key), 0, signed=False)

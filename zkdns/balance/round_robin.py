@@ -1,4 +1,4 @@
-"""`RoundRobin`: one endpoint after the other."""
+"""`RoundRobin`: chooses one endpoint after the other."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import threading
 from bisect import bisect_right
 from collections.abc import Collection
 
-from zkdns.balance.follow import Balancer, nothing_left
+from zkdns.balance.balancer import Balancer, no_endpoints_error
 from zkdns.serverset.watch import EndpointSource
 
 
 class RoundRobin(Balancer):
-    """Each endpoint in its turn, in sorted order; safe to use from any thread.
+    """Chooses each endpoint in turn, in sorted order. Thread-safe.
 
-    In a set that does not change, n choices in a row are n different endpoints. When it changes, the turn
-    goes on behind the endpoint that was chosen last, even if that one has left: whoever stays is neither
-    skipped nor chosen twice. The first turn is random, so that a thousand processes do not start together.
+    While a set does not change, n choices in a row return n different endpoints. After a change the rotation
+    continues behind the last choice, even if that endpoint has left: no remaining endpoint is skipped or
+    chosen twice. The first choice is random, so that a thousand processes do not start with the same
+    endpoint.
 
     Args:
-        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
+        source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
     """
 
     def __init__(self, source: EndpointSource | None = None) -> None:
@@ -34,10 +35,10 @@ class RoundRobin(Balancer):
         """The next endpoint, `host:port`.
 
         Args:
-            without: endpoints that are of no use this time, such as those that were just tried.
+            without: endpoints to exclude, for instance those that were tried before.
 
         Raises:
-            NoEndpointsError: there is none, or none but those.
+            NoEndpointsError: there is no endpoint, or all are excluded.
         """
         with self._lock:
             self._follow()
@@ -47,7 +48,7 @@ class RoundRobin(Balancer):
                 if endpoint not in without:
                     self._last = endpoint
                     return endpoint
-        raise nothing_left(without)
+        raise no_endpoints_error(without)
 
     def _follow(self) -> None:
         endpoints = self.endpoints

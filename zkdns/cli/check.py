@@ -43,7 +43,7 @@ def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     try:
         report = _report(load(flags, config_file))
     except ConfigError as error:
-        report = Report(right=False, mistakes=error.mistakes)
+        report = Report(right=False, mistakes=error.errors)
     click.echo(msgspec.json.encode(report))
     sys.exit(DONE if report.right else MISTAKEN)
 

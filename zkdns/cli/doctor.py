@@ -64,7 +64,7 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             check_access=load_access,
         )
     except ConfigError as error:
-        for mistake in error.mistakes:
+        for mistake in error.errors:
             yield wrong("configuration", mistake, "correct it; all other checks were skipped")
         return
     yield ok("configuration", "has no errors")

@@ -128,7 +128,7 @@ def load_or_exit(
     try:
         return load(flags, config_file, with_static=with_static, with_access=with_access, listen=listen)
     except ConfigError as error:
-        exit_mistaken(error.mistakes)
+        exit_mistaken(error.errors)
 
 
 def load(

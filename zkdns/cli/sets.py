@@ -107,7 +107,7 @@ class Reading:
             )
             self.access = load_access(self._config.zookeeper)
         except ConfigError as error:
-            self.mistakes += error.mistakes
+            self.mistakes += error.errors
         else:
             if self._config.zookeeper.hosts is None:
                 self.mistakes.append(

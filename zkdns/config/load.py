@@ -309,7 +309,7 @@ def _check_files(
         try:
             check_static(values["static"], values["namespaces"])
         except ConfigError as error:
-            errors += error.mistakes
+            errors += error.errors
     if check_access:
         zookeeper = {
             key.removeprefix("zookeeper."): value
@@ -319,7 +319,7 @@ def _check_files(
         try:
             check_access(ZooKeeperSettings(**zookeeper))
         except ConfigError as error:
-            errors += error.mistakes
+            errors += error.errors
 
 
 def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:

@@ -1,18 +1,19 @@
-"""Stands between sync and publisher, and lets no failure of ZooKeeper empty an answer.
+"""`Guard`: decides which changes of a source take effect, so that a ZooKeeper failure empties no answer.
 
-    change ──▶ admit ──┬─ adding ─────────────────────────────────────────────────▶ passed on
-                       ├─ removing, not suspicious ───────────────────────────────▶ passed on
-                       ├─ suspicious, after a disturbance ──▶ limbo ──time, accept──▶ passed on
-                       └─ suspicious, all is quiet ──▶ waits 50 ms ──▶ passed on, or limbo if the table falls
+    change ──▶ admit ──┬─ members join ──────────────────────────────────────────────────▶ passed on
+                       ├─ members leave, not suspicious ─────────────────────────────────▶ passed on
+                       ├─ suspicious, after a disturbance ──▶ held ──time over, accepted──▶ passed on
+                       └─ suspicious, no disturbance ──▶ waits 50 ms ──▶ passed on, or held if the table
+                       collapses
 
-Suspicious is a removal that leaves a set without members, or with too few of those that it had before: at the
-disturbance, where there was one within a session timeout; else a session timeout ago. In a quiet table such a
-removal is an orderly one, unless most members of the whole table go with it: then not they have failed but
-ZooKeeper (all sessions expired together), which is a disturbance as well.
+A removal is suspicious if it leaves a set without members, or with too few of those before it: before the
+disturbance, if there was one within a session timeout, otherwise a session timeout ago. Without a disturbance
+such a removal is orderly, unless most members of the whole table leave with it: then ZooKeeper has failed
+rather than the members (for instance all sessions expired together), which counts as a disturbance.
 
 Rules of this file:
-- The table says what is answered; without those that are held or wait, it is what ZooKeeper says.
-- One change at a time, each applied to the table before the next one comes.
+- The table has the members that are answered. Without those that are held or waiting, it equals ZooKeeper.
+- One change at a time: the caller applies the returned changes to the table before it admits the next one.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from collections.abc import Callable, Collection, Iterable
 import structlog
 
 from zkdns.config import GuardSettings
-from zkdns.guard.limbo import HeldMember, Hold, Wait
-from zkdns.guard.losses import Ledger, Losses, endpoint_of
+from zkdns.guard.held_members import HeldMember, Hold, Wait
+from zkdns.guard.loss_window import LossLedger, LossWindow, endpoint_of
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
     Change,
@@ -36,15 +37,15 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Member
-from zkdns.table import ServerSet, Table
+from zkdns.table import MemberSet, Table
 
 log = structlog.get_logger("zkdns.guard")
 
 WAIT_SECONDS = 0.05
-"""How long a suspicious removal waits in a quiet table, to see whether the whole table falls.
+"""How long a suspicious removal waits without a disturbance, to see whether the whole table collapses.
 
-When all sessions expire together ZooKeeper's leader closes them within one tick of its clock, one after the
-other in one stream of events: the next one is there within a few milliseconds.
+When all sessions expire together, ZooKeeper's leader closes them within one tick of its clock, one after the
+other in one stream of events: the next removal arrives within a few milliseconds.
 """
 
 _AWAY = "zookeeper was out of reach"
@@ -53,13 +54,13 @@ _BEFORE = "they were held before this process began"
 
 
 class Guard:
-    """Decides which removals are passed on, and when.
+    """Decides which changes pass, and when.
 
     Args:
-        settings: what is suspicious, and how long limbo lasts; 0 seconds: nothing is ever held.
-        table: has everything that was passed on before.
-        session_timeout: ZooKeeper's, in seconds: how long after a disturbance its effects arrive.
-        is_served: whether a member is answered with; the others come and go as they please.
+        settings: what is suspicious, and how long members are held. 0 seconds: no member is ever held.
+        table: the table to which all passed changes were applied.
+        session_timeout: ZooKeeper's, in seconds. The effects of a disturbance arrive within that time.
+        is_served: whether a member is answered. Members that are not answered pass unchecked.
     """
 
     def __init__(
@@ -71,51 +72,46 @@ class Guard:
         is_served: Callable[[Member], bool] = lambda _: True,
     ) -> None:
         self.holds_total = 0
-        """How often a set's members began to be held."""
+        """How often the guard began to hold members of a set."""
         self._settings = settings
         self._table = table
         self._is_served = is_served
-        self._losses = Losses(settings, session_timeout)
-        self._why = ""
+        self._losses = LossWindow(settings, session_timeout)
+        self._disturbance = ""
         self._holds: dict[str, Hold] = {}
         self._waits: dict[str, Wait] = {}
-        self._agenda: list[tuple[float, str]] = []  # a heap: when to look at which set; looking is harmless
+        self._deadlines: list[tuple[float, str]] = []  # a heap of times and origins; stale entries do no harm
 
-    # -- what the connection does --------------------------------------------------------------------------
+    # -- the connection ------------------------------------------------------------------------------------
 
     def disturbed(self, now: float) -> list[Change]:
-        """What ZooKeeper says cannot be trusted from now on: it is out of reach, or what we have is old."""
+        """Distrust removals from now on: ZooKeeper is unreachable, or its contents are out of date."""
         if self._settings.seconds == 0:
             return []
         self._losses.advance(now)
-        self._losses.is_settled = False
-        if self._losses.in_window:
+        if not self._losses.disturb(self._waits.keys()):
             return []
-        # What left before in good order is no loss; what waits to be judged is.
-        for origin in self._losses.ledgers.keys() - self._waits.keys():
-            del self._losses.ledgers[origin]
-        return self._open(now, _AWAY)
+        return self._open_window(now, _AWAY)
 
     def settled(self, now: float) -> None:
-        """Everything has been read again; what is lost within one session timeout is still suspicious.
+        """Everything was read again. For one more session timeout, removals are still suspicious.
 
-        Limbo does not end while nobody can know who is back, nor at once thereafter.
+        Members stay held at least as long, because they may still return.
         """
         if self._losses.is_settled:
             return
         self._losses.settle(now)
         for origin, hold in self._holds.items():
-            for name, held in hold.members.items():
-                hold.members[name] = held._replace(until=max(held.until, self._losses.window_until))
-            self._look_at(hold, origin, hold.first_until)
+            hold.extend(self._losses.window_until)
+            self._schedule(hold, origin, hold.first_until)
 
-    # -- what is asked -------------------------------------------------------------------------------------
+    # -- decisions -----------------------------------------------------------------------------------------
 
     def admit(self, change: Change, now: float) -> list[Change]:
-        """What to pass on of a change, or because of it; to be applied before the next one is admitted."""
+        """The changes to pass on because of this one. Apply them before the next call."""
         if self._settings.seconds == 0 or isinstance(change, HostResolved | SetUnread):
-            if isinstance(change, SetUnread) and self._is_dropped(change.origin):  # it is there again
-                self._set_end(change.origin, (SetDropped(change.origin), change))
+            if isinstance(change, SetUnread) and self._is_dropped(change.origin):  # the set exists again
+                self._set_final_changes(change.origin, (SetDropped(change.origin), change))
             return [change]
         self._losses.advance(now)
         owner = self._table.set_of(change.origin)
@@ -125,19 +121,19 @@ class Guard:
         elif owner is None:
             passed = [change]
         elif isinstance(change, SetDropped):
-            passed = self._exchange(owner, (), tuple(owner.members), now, is_dropped=True)
+            passed = self._update(owner, (), tuple(owner.members), now, is_dropped=True)
         elif isinstance(change, MembersHeld):
             passed = self._adopt(owner, change, now)
-        elif not self._is_dropped(owner.origin):  # else it is not there, and will come as a whole
-            passed = self._exchange(owner, change.added, change.removed, now)
+        elif not self._is_dropped(owner.origin):  # a dropped set does not exist, and returns with a SetPut
+            passed = self._update(owner, change.added, change.removed, now)
         return passed
 
     def expire(self, now: float) -> list[Change]:
-        """What to pass on because of the time."""
+        """The changes to pass on because their time has come."""
         self._losses.advance(now)
         changes: list[Change] = []
-        while self._agenda and self._agenda[0][0] <= now:
-            due, origin = heapq.heappop(self._agenda)
+        while self._deadlines and self._deadlines[0][0] <= now:
+            due, origin = heapq.heappop(self._deadlines)
             wait = self._waits.get(origin)
             if wait is not None and wait.deadline <= now:
                 changes += self._pass_waiting(origin, wait)
@@ -147,63 +143,63 @@ class Guard:
             over = [name for name, held in hold.members.items() if held.until <= now]
             changes += self._release(origin, over, "hold expired")
             if origin in self._holds:
-                self._look_at(hold, origin, hold.first_until)
+                self._schedule(hold, origin, hold.first_until)
         return changes
 
     def next_deadline(self) -> float | None:
-        """When `expire` wants to be called, at the latest; None: time changes nothing."""
-        return self._agenda[0][0] if self._agenda else None
+        """When to call `expire`. None: no time limit is running."""
+        return self._deadlines[0][0] if self._deadlines else None
 
     def accept(self, origin: str) -> list[Change]:
-        """Let a set's held members go: the loss is real."""
+        """Release a set's held members: an operator has accepted the loss."""
         hold = self._holds.get(origin)
         return self._release(origin, list(hold.members), "accepted") if hold else []
 
     @property
     def held(self) -> list[HeldMember]:
-        """All members in limbo."""
+        """All held members."""
         return [held for hold in self._holds.values() for held in hold.members.values()]
 
     def held_of(self, origin: str) -> list[HeldMember]:
-        """A set's members in limbo."""
+        """A set's held members."""
         hold = self._holds.get(origin)
         return list(hold.members.values()) if hold else []
 
     # -- one set -------------------------------------------------------------------------------------------
 
-    def _put(self, owner: ServerSet | None, change: SetPut, now: float) -> list[Change]:
-        """A set as it was read as a whole."""
+    def _put(self, owner: MemberSet | None, change: SetPut, now: float) -> list[Change]:
+        """Admit a set that was read completely."""
         origin = change.origin
         if owner is not None and owner.name == change.name and not owner.is_unread:
-            self._set_end(origin, ())
+            self._set_final_changes(origin, ())
             absent = self._absent(origin)
             known = owner.members
             added = [new for new in change.members if known.get(new.name) != new or new.name in absent]
             wanted = {member.name for member in change.members}
-            return self._exchange(owner, added, [name for name in known if name not in wanted], now)
+            return self._update(owner, added, [name for name in known if name not in wanted], now)
         if owner is not None:  # under another name it is another set
-            self._losses.count(-self._served(owner), now)
+            self._losses.count(-self._count_served(owner), now)
             self._holds.pop(origin, None)
             self._waits.pop(origin, None)
-        self._losses.ledgers.pop(origin, None)
+        self._losses.discard_ledger(origin)
         served = [member for member in change.members if self._is_served(member)]
         self._losses.count(len(served), now)
         if self._losses.in_window:
-            ledger = self._losses.ledgers[origin] = Ledger(len(served), baseline=0)
+            ledger = self._losses.start_ledger(origin, len(served), baseline=0)
             for member in served:
                 ledger.join(member)
         return [change]
 
-    def _exchange(
+    def _update(
         self,
-        owner: ServerSet,
+        owner: MemberSet,
         added: Iterable[Member],
         removed: Iterable[str],
         now: float,
         *,
         is_dropped: bool = False,
     ) -> list[Change]:
-        """Members join and leave, as ZooKeeper says."""
+        """Admit members that join and leave a set."""
         origin = owner.origin
         absent = self._absent(origin)
         joining = {member.name: member for member in added}
@@ -212,32 +208,32 @@ class Guard:
             for name in removed
             if name in owner.members and name not in joining and name not in absent
         }
-        lost = self._book(owner, joining, leaving, now)
-        replaced = self._come_back(owner, joining)
+        lost = self._record(owner, joining, leaving, now)
+        replaced = self._end_for_returned(owner, joining)
         others: list[Change] = []
         if lost and not self._losses.in_window and self._losses.is_collapse():
-            others = self._open(now, _COLLAPSE, but=origin)
+            others = self._open_window(now, _COLLAPSE, except_origin=origin)
         ledger = self._losses.ledgers.get(origin)
         restored: list[Member] = []
         if lost and ledger is not None and self._losses.is_suspicious(ledger):
             if self._losses.in_window:
-                restored = self._hold(owner, ledger, now)
+                restored = self._hold_lost(owner, ledger, now)
             else:
-                self._wait(origin, ledger, lost, now)
+                self._wait_with(origin, ledger, lost, now)
         absent = self._absent(origin)
         gone = [name for name in leaving if name not in absent]
-        if is_dropped and not self._stays(origin):
+        if is_dropped and not self._keeps_dropped(origin):
             if ledger is not None and ledger.lost and not self._losses.in_window:
-                ledger.dropped = owner.name  # should the others follow, it was no orderly end
+                ledger.set_dropped(owner.name)  # to restore the set if the table collapses soon
             else:
-                self._losses.ledgers.pop(origin, None)
+                self._losses.discard_ledger(origin)
             return [*others, SetDropped(origin)]
-        return [*others, *self._tell(owner, (*joining.values(), *restored), (*gone, *replaced))]
+        return [*others, *self._changes_for(owner, (*joining.values(), *restored), (*gone, *replaced))]
 
-    def _book(
-        self, owner: ServerSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
+    def _record(
+        self, owner: MemberSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
     ) -> list[Member]:
-        """Keep account of who joins and leaves; return the served ones that leave."""
+        """Record joining and leaving members in the ledger. Returns the served ones that leave."""
         origin, absent = owner.origin, self._absent(owner.origin)
         lost = [member for member in leaving.values() if self._is_served(member)]
         joined = [member for member in joining.values() if self._is_served(member)]
@@ -245,8 +241,8 @@ class Guard:
         step = len(joined) - sum(map(self._is_served, before)) - len(lost)
         ledger = self._losses.ledgers.get(origin)
         if ledger is None and (lost or self._losses.in_window):
-            served = self._served(owner)
-            ledger = self._losses.ledgers[origin] = Ledger(served, baseline=served)
+            served = self._count_served(owner)
+            ledger = self._losses.start_ledger(origin, served, baseline=served)
         if step:
             self._losses.count(step, now)
         if ledger is not None:
@@ -257,38 +253,40 @@ class Guard:
                 self._losses.leave(origin, member, now)
         return lost
 
-    def _come_back(self, owner: ServerSet, joining: dict[str, Member]) -> list[str]:
-        """End limbo for those who join; return the names of others at whose endpoints they are."""
+    def _end_for_returned(self, owner: MemberSet, joining: dict[str, Member]) -> list[str]:
+        """Release members that join again. Returns the names of others whose endpoints they now have."""
         wait, hold = self._waits.get(owner.origin), self._holds.get(owner.origin)
-        where = {found for member in joining.values() if (found := endpoint_of(member))}
+        endpoints = {found for member in joining.values() if (found := endpoint_of(member))}
         replaced: set[str] = set()
         if wait is not None:
-            replaced = {name for name in wait.names if endpoint_of(owner.members[name]) in where}
+            replaced = {name for name in wait.names if endpoint_of(owner.members[name]) in endpoints}
             wait.names.difference_update(joining, replaced)
         if hold is not None:
-            replaced |= hold.at(where)
-            self._forget(hold, owner, (*joining, *replaced), "they are back")
+            replaced |= hold.names_at(endpoints)
+            self._discard_held(hold, owner, (*joining, *replaced), "they are back")
         return sorted(replaced.difference(joining))
 
-    def _hold(self, owner: ServerSet, ledger: Ledger, now: float) -> list[Member]:
-        """Put all that a set has lost into limbo; return those of them that the table must be given back."""
+    def _hold_lost(self, owner: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
+        """Hold all lost members of a set. Returns those that the table does not have any more."""
         wait = self._waits.pop(owner.origin, None)
         hold = self._holds.get(owner.origin, Hold())
         new = ledger.take_lost()
         if wait is not None:
             new.update({name: owner.members[name] for name in wait.names})
-            hold.end = hold.end or wait.end
-        self._begin(owner, hold, new, now, self._why)
+            hold.final_changes = hold.final_changes or wait.final_changes
+        self._start_hold(owner, hold, new, now, self._disturbance)
         return [member for name, member in new.items() if name not in owner.members]
 
-    def _begin(self, owner: ServerSet, hold: Hold, members: dict[str, Member], now: float, why: str) -> None:
-        """Limbo begins for these members of a set."""
+    def _start_hold(
+        self, owner: MemberSet, hold: Hold, members: dict[str, Member], now: float, why: str
+    ) -> None:
+        """Hold these members of a set."""
         until = now + self._settings.seconds
         for member in members.values():
             hold.add(HeldMember(owner.origin, owner.name, member, now, until, why))
-        if owner.origin in self._holds or not hold.members:  # none: all have been replaced
+        if owner.origin in self._holds or not hold.members:  # no members: all have been replaced
             return
-        self._look_at(hold, owner.origin, until)  # who comes later leaves later
+        self._schedule(hold, owner.origin, until)  # later ones are held until later
         self._holds[owner.origin] = hold
         self.holds_total += 1
         log.warning(
@@ -300,35 +298,37 @@ class Guard:
             reason=why,
         )
 
-    def _wait(self, origin: str, ledger: Ledger, lost: list[Member], now: float) -> None:
-        """Let removals wait, but those of members that have been replaced already."""
+    def _wait_with(self, origin: str, ledger: LossLedger, lost: list[Member], now: float) -> None:
+        """Let removals wait, except those of members that were replaced already."""
         names = [member.name for member in lost if member.name in ledger.lost]
         wait = self._waits.get(origin)
         if wait is None and names:
             wait = self._waits[origin] = Wait(now + WAIT_SECONDS)
-            heapq.heappush(self._agenda, (wait.deadline, origin))
+            heapq.heappush(self._deadlines, (wait.deadline, origin))
         if wait is not None:
             wait.names.update(names)
 
-    def _stays(self, origin: str) -> bool:
-        """Whether a set whose znode is gone stays in the table, for those that are held or wait."""
-        self._set_end(origin, (SetDropped(origin),))
+    def _keeps_dropped(self, origin: str) -> bool:
+        """Whether a dropped set stays in the table because of held or waiting members."""
+        self._set_final_changes(origin, (SetDropped(origin),))
         return self._is_dropped(origin)
 
-    def _tell(self, owner: ServerSet, added: tuple[Member, ...], removed: tuple[str, ...]) -> list[Change]:
-        """The changes that make the table's set what it is to be."""
+    def _changes_for(
+        self, owner: MemberSet, added: tuple[Member, ...], removed: tuple[str, ...]
+    ) -> list[Change]:
+        """The changes that bring the table's set up to date, including which members are held."""
         changes: list[Change] = []
         if added or removed:
             changes.append(SetChanged(owner.origin, added, removed))
         hold = self._holds.get(owner.origin)
         if hold is not None:
-            stay = owner.held - {*removed, *(member.name for member in added)}
-            if new := hold.members.keys() - stay:
+            still_held = owner.held - {*removed, *(member.name for member in added)}
+            if new := hold.members.keys() - still_held:
                 changes.append(MembersHeld(owner.origin, tuple(sorted(new))))
         return changes
 
-    def _adopt(self, owner: ServerSet, change: MembersHeld, now: float) -> list[Change]:
-        """Members that were in limbo before this process began; their time begins anew."""
+    def _adopt(self, owner: MemberSet, change: MembersHeld, now: float) -> list[Change]:
+        """Hold members that were held before this process started. Their time starts again."""
         absent = self._absent(owner.origin)
         known = owner.members
         found = {name: known[name] for name in change.names if name in known and name not in absent}
@@ -336,23 +336,22 @@ class Guard:
         if served:
             self._losses.count(-served, now)
         if ledger := self._losses.ledgers.get(owner.origin):
-            ledger.count(-served)
-            ledger.baseline = max(ledger.baseline - served, 0)
-        self._begin(owner, self._holds.get(owner.origin, Hold()), found, now, _BEFORE)
-        return self._tell(owner, (), ())
+            ledger.exclude(served)
+        self._start_hold(owner, self._holds.get(owner.origin, Hold()), found, now, _BEFORE)
+        return self._changes_for(owner, (), ())
 
-    # -- the end of waiting, and of limbo ------------------------------------------------------------------
+    # -- the end of waits and holds ------------------------------------------------------------------------
 
     def _pass_waiting(self, origin: str, wait: Wait) -> list[Change]:
         del self._waits[origin]
         hold = self._holds.get(origin)
-        if wait.end and hold is None:
+        if wait.final_changes and hold is None:
             owner, ledger = self._table.set_of(origin), self._losses.ledgers.get(origin)
             if owner is not None and ledger is not None:
-                ledger.dropped = owner.name
-            return list(wait.end)
+                ledger.set_dropped(owner.name)
+            return list(wait.final_changes)
         if hold is not None:
-            hold.end = hold.end or wait.end
+            hold.final_changes = hold.final_changes or wait.final_changes
         return [SetChanged(origin, (), tuple(sorted(wait.names)))] if wait.names else []
 
     def _release(self, origin: str, names: list[str], why: str) -> list[Change]:
@@ -360,22 +359,22 @@ class Guard:
         owner = self._table.set_of(origin)
         if owner is None or not names:
             return []
-        self._forget(hold, owner, names, why)
+        self._discard_held(hold, owner, names, why)
         if ledger := self._losses.ledgers.get(origin):
             ledger.write_off()
-        if hold.end and origin not in self._holds:
-            self._losses.ledgers.pop(origin, None)
+        if hold.final_changes and origin not in self._holds:
+            self._losses.discard_ledger(origin)
             self._waits.pop(origin, None)
-            return list(hold.end)
+            return list(hold.final_changes)
         return [SetChanged(origin, (), tuple(names))]
 
-    def _look_at(self, hold: Hold, origin: str, due: float) -> None:
-        """Look at a hold when this time has come, and no more when it was to be looked at before."""
+    def _schedule(self, hold: Hold, origin: str, due: float) -> None:
+        """Check a hold at this time, instead of when it was due before."""
         if due != hold.due:
             hold.due = due
-            heapq.heappush(self._agenda, (due, origin))
+            heapq.heappush(self._deadlines, (due, origin))
 
-    def _forget(self, hold: Hold, owner: ServerSet, names: Iterable[str], why: str) -> None:
+    def _discard_held(self, hold: Hold, owner: MemberSet, names: Iterable[str], why: str) -> None:
         for name in names:
             hold.discard(name)
         if not hold.members:
@@ -384,48 +383,55 @@ class Guard:
 
     # -- the whole table -----------------------------------------------------------------------------------
 
-    def _open(self, now: float, why: str, but: str = "") -> list[Change]:
-        """Begin to suspect: hold what has just been lost, of every set but one."""
-        self._why = why
+    def _open_window(self, now: float, why: str, except_origin: str = "") -> list[Change]:
+        """Open a window, and hold the recent suspicious losses of all sets but one."""
+        self._disturbance = why
         self._losses.open(now)
         changes: list[Change] = []
         for origin, ledger in self._losses.ledgers.items():
             owner = self._table.set_of(origin)
             if owner is None and ledger.dropped is not None:
-                changes += self._bring_back(origin, ledger, ledger.dropped, now)
-            elif origin != but and owner is not None and ledger.lost and self._losses.is_suspicious(ledger):
-                restored = self._hold(owner, ledger, now)
-                changes += self._tell(owner, tuple(restored), ())
+                changes += self._restore_dropped(origin, ledger, ledger.dropped, now)
+            elif (
+                origin != except_origin
+                and owner is not None
+                and ledger.lost
+                and self._losses.is_suspicious(ledger)
+            ):
+                restored = self._hold_lost(owner, ledger, now)
+                changes += self._changes_for(owner, tuple(restored), ())
         return changes
 
-    def _bring_back(self, origin: str, ledger: Ledger, name: ServiceName, now: float) -> list[Change]:
-        """Hold the members of a set that went with them a moment ago, before the others did."""
-        ledger.dropped = None
+    def _restore_dropped(
+        self, origin: str, ledger: LossLedger, name: ServiceName, now: float
+    ) -> list[Change]:
+        """Hold the members of a set that was dropped with them just before the window opened."""
+        ledger.set_dropped(None)
         lost, hold = ledger.take_lost(), Hold()
         if not lost:
             return []
-        hold.end = (SetDropped(origin),)
-        self._begin(ServerSet(origin, name), hold, lost, now, self._why)
+        hold.final_changes = (SetDropped(origin),)
+        self._start_hold(MemberSet(origin, name), hold, lost, now, self._disturbance)
         return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
 
     def _absent(self, origin: str) -> Collection[str]:
-        """Those members of the table's set that ZooKeeper does not have any more."""
+        """The members of the table's set that ZooKeeper does not have any more: held and waiting ones."""
         hold, wait = self._holds.get(origin), self._waits.get(origin)
         if hold is not None and wait is not None:
             return wait.names.union(hold.members)
         return hold.members if hold is not None else wait.names if wait is not None else ()
 
-    def _served(self, owner: ServerSet) -> int:
-        """How many members that are answered with a set has, as ZooKeeper says."""
+    def _count_served(self, owner: MemberSet) -> int:
+        """How many served members a set has in ZooKeeper."""
         absent = self._absent(owner.origin)
         return sum(self._is_served(member) for name, member in owner.members.items() if name not in absent)
 
     def _is_dropped(self, origin: str) -> bool:
-        return any(state.end for state in self._states(origin))
+        return any(state.final_changes for state in self._states(origin))
 
-    def _set_end(self, origin: str, end: tuple[Change, ...]) -> None:
+    def _set_final_changes(self, origin: str, changes: tuple[Change, ...]) -> None:
         for state in self._states(origin):
-            state.end = end
+            state.final_changes = changes
 
     def _states(self, origin: str) -> list[Hold | Wait]:
         return [state for state in (self._holds.get(origin), self._waits.get(origin)) if state is not None]

@@ -1,16 +1,16 @@
-"""HTTP over a server set: round robin as a transport of httpx2 and as an adapter of requests.
+"""HTTP over a server set: a transport for httpx2 and an adapter for requests, with round robin.
 
     with httpx2.Client(mounts={"http://web/": Transport(watch)}) as client:
         client.get("http://web/health")
 
     session.mount("http://web/", Adapter(watch))
 
-What the URL names stays what the server is asked for: the Host header, the name that TLS asks for and that
-the certificate must have, cookies, redirects. Only the connection goes to an endpoint of the set, and stays
-open for the next request to that endpoint. Each request takes the next endpoint. Where no connection can be
-opened, the one after it is tried, each once; a request of which a byte may have been sent is never repeated.
+The URL still determines the Host header, the TLS server name, the name that the certificate must have,
+cookies and redirects. Only the connection goes to an endpoint of the set, and stays open for the next request
+to that endpoint. Each request takes the next endpoint. If no connection can be opened, the following
+endpoints are tried, each once. A request of which a byte may have been sent is never repeated.
 
-httpx2 and requests are imported when what stands on them is first used: each does without the other.
+httpx2 and requests are imported on first use, so that each works without the other.
 """
 
 from __future__ import annotations
@@ -21,20 +21,28 @@ from typing import TYPE_CHECKING
 from zkdns.errors import MissingExtraError, NoEndpointsError
 
 if TYPE_CHECKING:
-    from zkdns.httpset.for_httpx2 import AsyncTransport, Transport
-    from zkdns.httpset.for_requests import Adapter
+    from zkdns.httpset.httpx2_transport import AsyncTransport, Transport
+    from zkdns.httpset.requests_adapter import Adapter
 
 __all__ = ["Adapter", "AsyncTransport", "NoEndpointsError", "Transport"]
 
-_NEEDS = {"Adapter": "requests", "AsyncTransport": "httpx2", "Transport": "httpx2"}
+_MODULES = {
+    "Adapter": ("requests", "requests_adapter"),
+    "AsyncTransport": ("httpx2", "httpx2_transport"),
+    "Transport": ("httpx2", "httpx2_transport"),
+}
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> object:
-    package = _NEEDS.get(name)
-    if package is None:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    package, submodule = _MODULES[name]
     try:
-        module = import_module(f"{__name__}.for_{package}")
+        module = import_module(f"{__name__}.{submodule}")
     except ModuleNotFoundError as error:
         if error.name != package:
             raise

@@ -1,4 +1,4 @@
-"""What transport and adapter show of the set behind them."""
+"""The interface that transport and adapter share: the endpoints of the set."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from zkdns.balance.round_robin import RoundRobin
 
 
 class Balanced:
-    """Something that goes round a set of endpoints."""
+    """A client that distributes requests over a set of endpoints."""
 
     _balancer: RoundRobin
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Where requests go: `host:port` each, sorted."""
+        """The endpoints that receive requests: `host:port` each, sorted."""
         return self._balancer.endpoints
 
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
-        """Send to these from now on (`host:port` each), whatever the source says, if there was one.
+        """Replace the source, if there was one, by these endpoints (`host:port` each).
 
         Raises:
-            BadValueError: an endpoint that is none; nothing has changed then.
+            BadValueError: an invalid endpoint. Nothing has changed then.
         """
         self._balancer.set_endpoints(endpoints)

@@ -1,11 +1,11 @@
 """The connection pools of a transport: one for each endpoint and TLS server name.
 
-One for each endpoint, so that its limits do not depend on how many endpoints there are, and one stalled
-endpoint cannot take the connections of the others. One for each TLS server name, so that a connection whose
-certificate was checked for one name is never used for another.
+One per endpoint, so that its limits do not depend on the number of endpoints, and a stalled endpoint cannot
+use up the connections of the others. One per TLS server name, so that a connection whose certificate was
+checked for one name is never used for another.
 
-A pool whose endpoint has left is closed once its last response is; not by a change of the set but by the
-next request, in that one's thread or loop, since closing may have to wait.
+The pool of a departed endpoint is closed after its last response. The next request does that, in its own
+thread or event loop, because closing may block; a change of the set does not.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 class Pool(Generic[T]):
-    """A pool, and how many requests and unfinished responses use it."""
+    """A pool with the number of requests and unfinished responses that use it."""
 
     def __init__(self, transport: T) -> None:
         self.transport = transport
@@ -26,10 +26,10 @@ class Pool(Generic[T]):
 
 
 class Pools(Generic[T]):
-    """The pools there are; safe to use from any thread.
+    """All pools of a transport. Thread-safe.
 
     Args:
-        make: makes a pool's transport.
+        make: makes the transport of a new pool.
     """
 
     def __init__(self, make: Callable[[], T]) -> None:
@@ -40,28 +40,28 @@ class Pools(Generic[T]):
         self._departed: list[Pool[T]] = []
 
     def enter(self, endpoint: str, server_name: str) -> Pool[T]:
-        """Use the pool of an endpoint, until `leave`; `server_name` is empty without TLS."""
+        """Use the pool of an endpoint until `leave`. `server_name` is empty without TLS."""
         with self._lock:
             pool = self._pools.get((endpoint, server_name))
             if pool is None:
                 pool = Pool(self._make())
                 if endpoint in self._seen:
                     self._pools[endpoint, server_name] = pool
-                else:  # it has left since it was picked, or is so new that nobody has told yet
+                else:  # the endpoint has left since it was picked, or `take_departed` has not seen it yet
                     self._departed.append(pool)
             pool.users += 1
             return pool
 
     def leave(self, pool: Pool[T]) -> None:
-        """Use it no more."""
+        """End the use of a pool."""
         with self._lock:
             pool.users -= 1
 
     def take_departed(self, endpoints: tuple[str, ...]) -> Iterator[T]:
-        """What is to be closed, now that these are the endpoints.
+        """The transports to close, given the present endpoints.
 
-        One at a time: what is not asked for, since closing the one before it failed or was cancelled, stays
-        to be taken by the next request.
+        They are returned one at a time: if closing one fails or is cancelled, the next request takes the
+        rest.
         """
         if endpoints is not self._seen:
             with self._lock:
@@ -73,7 +73,7 @@ class Pools(Generic[T]):
             yield pool.transport
 
     def take_all(self) -> Iterator[T]:
-        """Everything, to be closed, one at a time."""
+        """All transports, to close them, one at a time."""
         with self._lock:
             self._departed += self._pools.values()
             self._pools.clear()

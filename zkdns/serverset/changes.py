@@ -1,7 +1,7 @@
-"""What can happen to server sets: the words in which sources speak to tables, across processes too.
+"""The changes that sources publish and tables apply. They also travel between processes and into snapshots.
 
-A set is known by its origin: the path of its znode, or `fixed:NAME`. Two origins may carry one name (znodes
-that differ only in case, a fixed file beside ZooKeeper); whoever serves names joins them.
+A set is identified by its origin: the path of its znode, or `fixed:NAME`. Two origins may have one DNS name,
+for instance znodes that differ only in case, or a static file and ZooKeeper. The table joins them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zkdns.serverset.member import Member
 
 
 class SetPut(msgspec.Struct, frozen=True, tag="put"):
-    """The set has exactly these members, whatever it had before; none of them is held."""
+    """The set has exactly these members and no held ones, whatever it had before."""
 
     origin: str
     name: ServiceName
@@ -23,14 +23,14 @@ class SetPut(msgspec.Struct, frozen=True, tag="put"):
 
 
 class SetUnread(msgspec.Struct, frozen=True, tag="unread"):
-    """The set exists, and who its members are cannot be read; what is known of it stays."""
+    """The set exists, but its members cannot be read. Known members stay."""
 
     origin: str
     name: ServiceName
 
 
 class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
-    """Members joined a set, or left it (`removed` holds their names)."""
+    """Members joined (or changed) and left. `removed` holds names."""
 
     origin: str
     added: tuple[Member, ...]
@@ -38,9 +38,10 @@ class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
 
 
 class MembersHeld(msgspec.Struct, frozen=True, tag="held"):
-    """Members of a set that have left, and are answered with all the same, after all others.
+    """Members that have left and are still answered, after all others.
 
-    Those that were held before are held on, until they join again or are removed, or the set is put.
+    This adds to the members that are held already. A held member ends when it joins again or is removed, or
+    when the set is put.
     """
 
     origin: str
@@ -48,13 +49,13 @@ class MembersHeld(msgspec.Struct, frozen=True, tag="held"):
 
 
 class SetDropped(msgspec.Struct, frozen=True, tag="dropped"):
-    """The set is no more: its znode is gone, not only its members."""
+    """The set's znode was deleted."""
 
     origin: str
 
 
 class HostResolved(msgspec.Struct, frozen=True, tag="host"):
-    """A member's host name has these IP addresses now."""
+    """The IP addresses of a member's host name."""
 
     host: str
     addresses: tuple[str, ...]

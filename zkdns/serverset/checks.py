@@ -1,10 +1,10 @@
-"""Health checks: whether a service can serve, asked of it from outside.
+"""Health checks of a service from outside: TCP, HTTP or a command.
 
-`tcp` connects to the registered host and port; `http:/health` and `http:9990/health` send GET there and
-accept the statuses 200 to 399 (a redirect is an answer, and is not followed); `exec:CMD` runs CMD by the
-shell and accepts the exit status 0. A check that has not answered in its time has failed, and is ended.
+`tcp` connects to the registered host and port. `http:/health` and `http:9990/health` send a GET request and
+accept the statuses 200 to 399 (redirects are not followed). `exec:CMD` runs CMD in a shell and accepts exit
+status 0. A check that exceeds its timeout fails and is ended.
 
-Never here: what follows from an answer.
+Never here: the consequences of a failed check.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from zkdns.serverset.logs import Log
 log = Log("zkdns.check")
 
 FORMS: Final = "tcp, http:/PATH, http:PORT/PATH, exec:CMD"
-"""How checks are written."""
+"""The accepted forms of a check."""
 
 _HTTP = re.compile(r"http:([0-9]{0,5})(/(?!/)[!-~]*)")  # `http://host/…` would be a path that begins with //
 _GOOD = range(200, 400)  # RFC 9110 §15: successful, redirection
-_MOST_BODY = 65_536  # bytes of an answer that are taken off the server's hands
-_MOST_SAID = 200  # characters of what a failing command said that are worth a log line
-_LEAST_PAUSE, _MOST_PAUSE = 0.002, 0.05  # seconds between looks at a running command
+_MAX_BODY = 65_536  # bytes of a response body that are read
+_MAX_STDERR = 200  # characters of a failed command's error output that are logged
+_MIN_POLL, _MAX_POLL = 0.002, 0.05  # seconds between polls of a running command
 
 
 class CheckError(ZkdnsError):
-    """The service cannot serve; the text says what was found."""
+    """The health check failed. The text says why."""
 
 
 class Check(msgspec.Struct, frozen=True):
-    """What to ask, as it was written."""
+    """A parsed check."""
 
     kind: Literal["tcp", "http", "exec"]
     port: int | None = None
-    """None: the service's own."""
+    """None: the service's own port."""
     detail: str = ""
-    """The path to GET, or the command."""
+    """The path to request, or the command."""
 
     @property
     def needs_service_port(self) -> bool:
-        """Whether it can only ask a service that has a port of its own."""
+        """Whether the check needs a service with a port of its own."""
         return self.kind != "exec" and self.port is None
 
 
 def parse_check(text: str) -> Check:
-    """Read a check.
+    """Parse a check.
 
     Raises:
-        BadValueError: it is none of `FORMS`.
+        BadValueError: the text has none of the forms in `FORMS`.
     """
     if text == "tcp":
         return Check("tcp")
@@ -79,33 +79,33 @@ def parse_check(text: str) -> Check:
     raise BadValueError(f"{text!r} is not a check; write one of {FORMS}")
 
 
-class Health:
-    """Asks a check again and again, as the ping of a registration; each change of the answer is logged.
+class HealthMonitor:
+    """Runs a health check as the ping of a registration, and logs each change of the result.
 
     Args:
-        check: what to ask.
-        host: whom; the registered host, since it is there that others will ask.
+        check: the check to run.
+        host: the registered host, since clients connect to it.
         port: the service's own port.
-        timeout: seconds that the service may take to answer.
+        timeout: time limit of a check, in seconds.
     """
 
     def __init__(self, check: Check, host: str, port: int, timeout: float) -> None:
         self._check = check
         self._target = HostPort(host, check.port or port)
         self._timeout = timeout
-        self._reason: str | None = ""  # why it failed the last time; None: it did not; empty: not asked yet
-        self._ended = threading.Event()
-        self._asking = threading.Lock()
+        self._reason: str | None = ""  # why the last check failed; None: it passed; empty: none has run yet
+        self._is_closed = threading.Event()
+        self._running = threading.Lock()
 
     def __call__(self) -> bool:
-        """Whether the service can serve."""
-        with self._asking:
+        """Run the check. True: the service is healthy."""
+        with self._running:
             reason = None
             try:
-                self._ask()
+                self._check_once()
             except CheckError as error:
                 reason = str(error)
-        if reason != self._reason and not self._ended.is_set():
+        if reason != self._reason and not self._is_closed.is_set():
             if reason is None:
                 log.info("check_passed")
             else:
@@ -115,24 +115,24 @@ class Health:
 
     @property
     def passes(self) -> bool:
-        """Whether it passed the last time."""
+        """Whether the last check passed."""
         return self._reason is None
 
     def close(self) -> None:
-        """Ask no more; a command that is running has been ended when this returns."""
-        self._ended.set()
+        """Run no more checks. A running command has ended when this returns."""
+        self._is_closed.set()
         if self._check.kind == "exec":
-            with self._asking:
+            with self._running:
                 pass
 
-    def _ask(self) -> None:
+    def _check_once(self) -> None:
         match self._check.kind:
             case "tcp":
-                _ask_tcp(self._target, self._timeout)
+                _check_tcp(self._target, self._timeout)
             case "http":
-                _ask_http(self._target, self._check.detail, self._timeout)
+                _check_http(self._target, self._check.detail, self._timeout)
             case "exec":
-                _ask_command(self._check.detail, self._timeout, self._ended)
+                _check_command(self._check.detail, self._timeout, self._is_closed)
 
 
 def wait_for_command(
@@ -142,23 +142,23 @@ def wait_for_command(
     timeout: float | None = None,
     grace: float = 0.0,
 ) -> bool:
-    """Wait until a command has exited; where it may not go on, end it with its whole process group.
+    """Wait until a command exits. After the timeout, or on request, kill its process group.
 
     Args:
-        process: it leads a process group.
-        ended: once this is set, the command is ended.
-        timeout: seconds after which it is ended as well; None: never.
-        grace: seconds between SIGTERM and SIGKILL; without them SIGKILL comes at once.
+        process: the leader of a process group.
+        ended: setting this ends the command.
+        timeout: seconds after which the command is ended. None: no limit.
+        grace: seconds between SIGTERM and SIGKILL. 0: SIGKILL at once.
 
     Returns:
-        Whether it exited by itself.
+        Whether the command exited by itself.
     """
-    begun, pause = time.monotonic(), _LEAST_PAUSE
+    begun, pause = time.monotonic(), _MIN_POLL
     while process.poll() is None:
         if ended.wait(pause) or (timeout is not None and time.monotonic() - begun >= timeout):
             _end(process, grace)
             return False
-        pause = min(pause * 2, _MOST_PAUSE)
+        pause = min(pause * 2, _MAX_POLL)
     return True
 
 
@@ -174,81 +174,81 @@ def _end(process: subprocess.Popen[bytes], grace: float) -> None:
         process.wait()
 
 
-def _ask_tcp(target: HostPort, timeout: float) -> None:
+def _check_tcp(target: HostPort, timeout: float) -> None:
     try:
         socket.create_connection((target.host, target.port), timeout).close()
     except OSError as error:
-        raise _failed_to_connect(target, error, timeout) from None
+        raise _connect_error(target, error, timeout) from None
 
 
-def _ask_http(target: HostPort, path: str, timeout: float) -> None:
+def _check_http(target: HostPort, path: str, timeout: float) -> None:
     begun = time.monotonic()
     connection = http.client.HTTPConnection(target.host, target.port, timeout=timeout)
     try:
         try:
             connection.connect()
         except OSError as error:
-            raise _failed_to_connect(target, error, timeout) from None
-        # The time of a socket is that of each single read: a server that drips would never run out of it.
-        late = threading.Timer(timeout - (time.monotonic() - begun), _shut, [connection.sock])
-        late.daemon = True
-        late.start()
+            raise _connect_error(target, error, timeout) from None
+        # A socket's timeout applies to each read, so a server that sends byte by byte would never exceed it.
+        deadline = threading.Timer(timeout - (time.monotonic() - begun), _shut_down, [connection.sock])
+        deadline.daemon = True
+        deadline.start()
         try:
             connection.request("GET", path, headers={"User-Agent": "zkdns", "Connection": "close"})
             response = connection.getresponse()
-            response.read(_MOST_BODY)
+            response.read(_MAX_BODY)
         except (OSError, http.client.HTTPException) as error:
             if isinstance(error, TimeoutError) or time.monotonic() - begun >= timeout:
-                raise CheckError(f"{target} has not answered GET {path} within {timeout:g} s") from None
-            raise CheckError(f"{target} cannot be asked GET {path}: {error!r}") from None
+                raise CheckError(f"{target} did not answer GET {path} within {timeout:g} s") from None
+            raise CheckError(f"{target} failed at GET {path}: {error!r}") from None
         finally:
-            late.cancel()
+            deadline.cancel()
     finally:
         connection.close()
     if time.monotonic() - begun >= timeout:
-        raise CheckError(f"{target} has not answered GET {path} within {timeout:g} s")
+        raise CheckError(f"{target} did not answer GET {path} within {timeout:g} s")
     if response.status not in _GOOD:
         raise CheckError(f"{target} answered GET {path} with {response.status}; 200 to 399 is accepted")
 
 
-def _ask_command(command: str, timeout: float, ended: threading.Event) -> None:
-    with tempfile.TemporaryFile() as said:
+def _check_command(command: str, timeout: float, ended: threading.Event) -> None:
+    with tempfile.TemporaryFile() as stderr:
         try:
-            process = subprocess.Popen(  # noqa: S602 - the shell is what was asked for
+            process = subprocess.Popen(  # noqa: S602 - the operator configures a shell command
                 command,
                 shell=True,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=said,
+                stderr=stderr,
                 start_new_session=True,
             )
         except OSError as error:
             raise CheckError(f"the check cannot be run: {error.strerror or error}") from None
         if not wait_for_command(process, ended, timeout=timeout):
-            raise CheckError(f"the check has not ended within {timeout:g} s")
+            raise CheckError(f"the check did not end within {timeout:g} s")
         if process.returncode == 0:
             return
-        said.seek(0)
-        last = said.read().decode(errors="replace").strip().rpartition("\n")[2][:_MOST_SAID]
+        stderr.seek(0)
+        last = stderr.read().decode(errors="replace").strip().rpartition("\n")[2][:_MAX_STDERR]
     raise CheckError(f"the check ended with {describe_status(process.returncode)}{last and f': {last}'}")
 
 
 def describe_status(returncode: int) -> str:
-    """How a process ended, in words: `status 3`, `SIGKILL`."""
+    """A process's exit status as text: `status 3`, `SIGKILL`."""
     if returncode >= 0:
         return f"status {returncode}"
     try:
         return signal.Signals(-returncode).name
-    except ValueError:  # a real-time signal, which has no name of its own
+    except ValueError:  # a real-time signal, which has no name
         return f"signal {-returncode}"
 
 
-def _shut(connected: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it is closed already
+def _shut_down(connected: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # already closed
         connected.shutdown(socket.SHUT_RDWR)
 
 
-def _failed_to_connect(target: HostPort, error: OSError, timeout: float) -> CheckError:
+def _connect_error(target: HostPort, error: OSError, timeout: float) -> CheckError:
     if isinstance(error, TimeoutError):
-        return CheckError(f"{target} has not taken the connection within {timeout:g} s")
+        return CheckError(f"{target} did not accept the connection within {timeout:g} s")
     return CheckError(f"cannot connect to {target}: {error.strerror or error}")

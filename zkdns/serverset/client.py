@@ -1,4 +1,4 @@
-"""How zkdns talks to ZooKeeper: one kazoo client, set up so that it never gives up and never chatters."""
+"""Creates kazoo clients that reconnect for ever and log little."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from kazoo.protocol.states import KeeperState
 from kazoo.retry import KazooRetry
 
 from zkdns.address import HostPort
-from zkdns.serverset.access import ANYBODY, Access
+from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.logs import Log
 
 log = Log("zkdns.zookeeper")
 
 SESSION_TIMEOUT = 10.0
-"""Seconds; Finagle's. Shorter ones turn a long garbage collection of a server into a reload."""
+"""Seconds, as in Finagle. With a shorter one, a long garbage collection of a server causes a reload."""
 
-# A pause is up to 1.4 times as long as its nominal value (kazoo's jitter): 0.7 s keeps it below 1 s, so
-# that a server is found soon after it is back. A try costs next to nothing. It is about a third of the
-# session's time at most: else a few failed tries in a row would cost the session.
-_LONGEST_PAUSE = 0.7
+# A delay is up to 1.4 times its nominal value (kazoo's jitter): 0.7 s keeps it below 1 s, so that a returning
+# server is found quickly. An attempt costs next to nothing. It is also limited to about a third of the
+# session timeout: otherwise a few failed attempts in a row would cost the session.
+_MAX_RETRY_DELAY = 0.7
 
 Client: TypeAlias = KazooClient
-"""What `make_client` makes, for those who only pass it on."""
+"""The type of the client, for callers that only pass it on."""
 
-_FIRST_PATIENCE = 1.0  # seconds; a server that is well answers within milliseconds
+_CONNECT_TIMEOUT = 1.0  # seconds, for the first attempt; a healthy server responds within milliseconds
 
 
 def make_client(
     hosts: str,
     *,
     session_timeout: float = SESSION_TIMEOUT,
-    access: Access = ANYBODY,
+    access: Access = ANONYMOUS,
     read_only: bool = False,
     identity: tuple[int, bytes] | None = None,
 ) -> KazooClient:
-    """A client that is not started yet.
+    """Make a client, which is not started yet.
 
-    It tries to connect for ever, at most 1 s apart (kazoo's own default grows to an hour), and gives up a
-    server that does not answer after 1 s, after 2 s the next time, and so on up to kazoo's own limit. Only
-    where SASL fails does it end for good (`LOST`), as kazoo's clients do; it takes another one to try again.
+    It tries to connect for ever, at intervals of at most 1 s (kazoo's default grows to an hour). It gives up
+    on a server that does not respond within 1 s, then 2 s, and so on up to kazoo's own limit. Only a SASL
+    failure ends it for good (`LOST`), as with any kazoo client; then the caller has to make another one.
 
     Args:
         hosts: `host:port,host:port/chroot`.
         session_timeout: seconds.
-        access: who this is, and whether TLS is spoken.
-        read_only: whether a server without a quorum is good enough, if it serves readers (`CONNECTED_RO`).
-        identity: of a session to go on with, where it has not expired; None: a new one begins.
+        access: credentials and TLS.
+        read_only: whether to accept a server without a quorum that serves reads (`CONNECTED_RO`).
+        identity: the session id and password to resume, unless it has expired. None: a new session.
     """
-    # kazoo tells each try as a warning; who uses the client tells each change of state instead.
+    # kazoo logs each attempt as a warning. The owner of the client logs each change of state instead.
     quiet = logging.getLogger("zkdns.kazoo")
     quiet.setLevel(logging.CRITICAL + 1)
     client = KazooClient(
@@ -68,23 +68,23 @@ def make_client(
         read_only=read_only,
         client_id=identity,
         connection_retry=KazooRetry(
-            max_tries=-1, delay=0.1, max_delay=min(_LONGEST_PAUSE, session_timeout / 4)
+            max_tries=-1, delay=0.1, max_delay=min(_MAX_RETRY_DELAY, session_timeout / 4)
         ),
         logger=quiet,
     )
     if access.sasl is not None:
-        client.add_listener(lambda _: _tell_refusal(client, hosts))
+        client.add_listener(lambda _: _log_auth_failure(client, hosts))
     return client
 
 
 def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> threading.Thread:
-    """End a client and its threads in a thread of its own, which is returned, and calls `then` at last.
+    """Stop and close a client in a thread of its own, then call `then` there. Returns the thread.
 
-    It takes its time; what hangs is left to the end of the process, and the session then ends by itself.
+    If that hangs, the thread lives until the process ends, and the session ends by its timeout.
     """
 
     def work() -> None:
-        with contextlib.suppress(Exception):  # kazoo's, where its threads do not end in its time
+        with contextlib.suppress(Exception):  # kazoo raises if its threads do not end in time
             client.stop()
             client.close()
         then()
@@ -94,38 +94,38 @@ def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> t
     return thread
 
 
-def _tell_refusal(client: KazooClient, hosts: str) -> None:
-    """Say why a client has ended; servers only hang up on whom they refuse."""
+def _log_auth_failure(client: KazooClient, hosts: str) -> None:
+    """Log why a client has ended. A server only closes the connection of a client that it rejects."""
     if client.client_state == KeeperState.AUTH_FAILED:
         log.warning("zookeeper_authentication_failed", zookeeper=hosts)
 
 
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """kazoo's own handler, except for how connections are made: impatiently, and with a TLS of our own.
+    """kazoo's handler with short connect timeouts and our own TLS.
 
-    kazoo would wait a whole session timeout for a new connection. A server forgets some of those that come
-    amid its start: they stay open and are never answered (2 of 100 restarts cost 10 s). The patience doubles
-    with each time it was not enough, so that servers which are slow under load are connected to as well.
+    kazoo would wait a whole session timeout for a new connection. A server that is starting forgets some
+    connections: they stay open without a response (2 of 100 restarts cost 10 s). The timeout doubles after
+        each failure, so that a server which is slow under load is reached as well.
 
-    kazoo's TLS trusts the system's authorities beside those it is told, says nothing of what it refuses, and
-    is not spoken where it looks for servers with a quorum.
+    kazoo's TLS always trusts the system's authorities in addition to the configured ones, does not log why it
+    rejects a server, and is not used in the search for a server with a quorum.
     """
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__()
         self._tls = tls
         self._names: dict[Any, str] = {}
-        self._complaints: set[tuple[str, str]] = set()
-        self._patience = _FIRST_PATIENCE
+        self._reported: set[tuple[str, str]] = set()
+        self._connect_timeout = _CONNECT_TIMEOUT
         self._is_connecting = False
 
     def spawn(self, func: Callable[..., object], *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 - kazoo's
-        """Run it in a thread. What kazoo did not expect ends its connection for good; it is one line here."""
+        """Run a function in a thread. An unexpected exception ends kazoo's connection; it is logged here."""
 
         def run() -> None:
             try:
                 func(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - whatever it is, nobody is there to catch it
+            except Exception as error:  # noqa: BLE001 - the thread has no other handler
                 log.warning("zookeeper_thread_failed", reason=repr(error))
 
         return super().spawn(run)
@@ -138,77 +138,77 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         timeout: float | None = None,
         **_: object,
     ) -> Any:  # noqa: ANN401 - kazoo's
-        """Connect a socket; what follows on it is ZooKeeper's handshake.
+        """Connect a socket. ZooKeeper's handshake follows on it.
 
         Args:
-            address: of the server.
-            hostname: what it is called; kazoo's four-letter words have something else here, and its search
-                for a server with a quorum nothing: then it is the name that the address had before.
+            address: the server's.
+            hostname: the server's host name. kazoo passes something else for four-letter words, and nothing
+                in its search for a server with a quorum; then the last known name of the address is used.
             timeout: seconds.
         """
         self._is_connecting = True
         name = hostname if isinstance(hostname, str) else self._names.get(address, address[0])
-        patience = self._patience if timeout is None else min(timeout, self._patience)
+        limit = self._connect_timeout if timeout is None else min(timeout, self._connect_timeout)
         try:
-            connection = super().create_connection(address, timeout=patience)
+            connection = super().create_connection(address, timeout=limit)
             if self._tls is not None:
                 connection = self._begin_tls(self._tls, connection, name, str(HostPort(*address[:2])))
         except TimeoutError:
-            self._patience *= 2
+            self._connect_timeout *= 2
             raise
         self._names[address] = name
         return connection
 
     def _begin_tls(self, tls: ssl.SSLContext, connection: Any, name: str, server: str) -> Any:  # noqa: ANN401 - sockets
-        """Shake hands; a server that is refused is told of once, and tried again all the same."""
+        """Do the TLS handshake. A rejected server is logged once, and tried again."""
         try:
             secured = tls.wrap_socket(connection, server_hostname=name)
-        except (ssl.SSLError, ValueError) as error:  # ValueError: a name that no certificate can be for
+        except (ssl.SSLError, ValueError) as error:  # ValueError: a name that cannot be in a certificate
             connection.close()
-            self._complain(name, server, error)
+            self._report(name, server, error)
             raise ConnectionAbortedError(str(error)) from None
         except OSError:
             connection.close()
             raise
-        self._complaints = {complaint for complaint in self._complaints if complaint[0] != server}
+        self._reported = {entry for entry in self._reported if entry[0] != server}
         return secured
 
-    def _complain(self, name: str, server: str, error: Exception) -> None:
+    def _report(self, name: str, server: str, error: Exception) -> None:
         reason = str(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = error.verify_message
         elif isinstance(error, ssl.SSLError):
             reason = (error.reason or reason).replace("_", " ").lower()
-        if (server, reason) in self._complaints:
+        if (server, reason) in self._reported:
             return
-        self._complaints.add((server, reason))
+        self._reported.add((server, reason))
         if isinstance(error, ssl.SSLCertVerificationError):
             log.warning("zookeeper_certificate_refused", server=server, host=name, reason=reason)
         else:
             log.warning("zookeeper_tls_failed", server=server, host=name, reason=reason)
 
     def select(self, readable: list[Any], writable: list[Any], _others: list[Any], timeout: float) -> Any:  # noqa: ANN401 - kazoo's
-        """Wait for sockets; kazoo waits for two of them (the other wakes it) as soon as it is connected."""
+        """Wait for sockets. kazoo waits for two (the second is its wake-up pipe) once it is connected."""
         if len(readable) > 1:
             self._is_connecting = False
-            self._patience = _FIRST_PATIENCE
-            # What TLS has taken from the socket and not handed on is nothing that the kernel knows of.
+            self._connect_timeout = _CONNECT_TIMEOUT
+            # Data that TLS has read from the socket but not returned yet is invisible to the kernel.
             if waiting := [one for one in readable if isinstance(one, ssl.SSLSocket) and one.pending()]:
                 return waiting, [], []
         if not self._is_connecting:
             return _wait_for(readable, writable, timeout)
-        ready = _wait_for(readable, writable, min(timeout, self._patience))
+        ready = _wait_for(readable, writable, min(timeout, self._connect_timeout))
         if not any(ready):
-            self._patience *= 2
+            self._connect_timeout *= 2
         return ready
 
 
 def _wait_for(
     readable: list[Any], writable: list[Any], timeout: float
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """Wait for sockets as kazoo's `selector_select` does, by one system call instead of four.
+    """Wait for sockets like kazoo's `selector_select`, with one system call instead of four.
 
-    kazoo makes an epoll each time that it waits, five times for each question: half of what that one costs.
+    kazoo creates an epoll object for each wait, five times per request: half of the cost of a request.
     """
     poller = select.poll()
     for one in readable:
@@ -216,7 +216,7 @@ def _wait_for(
     for one in writable:
         poller.register(one, select.POLLOUT)
     events = dict(poller.poll(timeout * 1000))
-    # A socket that was hung up is ready for both: whoever reads or writes is told.
+    # A socket that was closed by its peer counts as ready for both, so that the next read or write fails.
     return (
         [one for one in readable if events.get(one.fileno(), 0) & ~select.POLLOUT],
         [one for one in writable if events.get(one.fileno(), 0) & ~select.POLLIN],

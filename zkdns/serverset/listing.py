@@ -1,6 +1,6 @@
-"""What server sets there are, and how many members each has: asked once, and never written.
+"""Lists the server sets of a namespace once, with the number of members of each.
 
-Questions go out many at a time, since each would otherwise wait for a round trip of its own.
+Many requests are in flight at once, because one after the other would wait for a round trip each.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import msgspec
 from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 from zkdns.errors import UnreachableError
-from zkdns.serverset.access import ANYBODY, Access
+from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, make_client
 from zkdns.serverset.member import MEMBER_PREFIX
-from zkdns.serverset.session import AWAY, explain
+from zkdns.serverset.session import CONNECTION_ERRORS, to_zkdns_error
 
 if TYPE_CHECKING:
     from kazoo.client import KazooClient
@@ -25,35 +25,35 @@ if TYPE_CHECKING:
     from zkdns.namespace import Namespace
 
 Progress = Callable[[int, int], None]
-"""Told how many services have been counted, of how many."""
+"""Called with the number of services counted so far, and of all services."""
 
-_MOST_IN_FLIGHT = 256  # as many as keep the connection busy over a round trip
+_MAX_IN_FLIGHT = 256  # enough to keep the connection busy during a round trip
 _SESSION_TIMEOUT = 10.0  # seconds
-_DISCONNECT_TIMEOUT = 2.0  # seconds; a session that could not be ended in them ends by itself
+_DISCONNECT_TIMEOUT = 2.0  # seconds; after that the session ends by its timeout
 
 
 class ServiceCount(msgspec.Struct, frozen=True):
     """One service."""
 
     environment: str
-    """With a namespace of other placeholders: all of them, as in the service's name; empty without any."""
+    """The values of all placeholders except the service's own, as in the service's name. Empty: none."""
     service: str
     members: int | None
-    """How many are registered, usable or not; None: ZooKeeper's ACL does not permit to see."""
+    """How many members are registered, valid or not. None: the ACL denies listing them."""
     path: str
 
 
 class Listing(msgspec.Struct, frozen=True):
-    """What there was at one moment."""
+    """The services of a namespace at one moment."""
 
     services: tuple[ServiceCount, ...]
-    """By environment and service."""
+    """Sorted by environment and service."""
     empty: tuple[str, ...]
     """Paths of environments without a service."""
     denied: tuple[str, ...]
-    """Paths that ZooKeeper's ACL does not permit to list."""
+    """Paths that may not be listed because of their ACL."""
     exists: bool
-    """Whether the namespace's root is there."""
+    """Whether the namespace's root exists."""
 
 
 def list_services(
@@ -63,21 +63,21 @@ def list_services(
     environment: str | None = None,
     timeout: float = 10.0,
     progress: Progress | None = None,
-    access: Access = ANYBODY,
+    access: Access = ANONYMOUS,
 ) -> Listing:
     """List the services of a namespace.
 
     Args:
         hosts: `host:port,host:port/chroot`.
-        namespace: where the sets lie.
-        environment: only those below this `{environment}`.
+        namespace: the sets to list.
+        environment: list only this `{environment}`. None: all.
         timeout: seconds to wait for ZooKeeper.
         progress: called while members are counted.
-        access: who asks.
+        access: credentials and TLS.
 
     Raises:
-        UnreachableError: ZooKeeper could not be reached in time, or went away amid the listing.
-        ZooKeeperError: it refuses.
+        UnreachableError: ZooKeeper was not reached in time, or the connection was lost during the listing.
+        ZooKeeperError: ZooKeeper refuses the listing.
     """
     client = make_client(hosts, session_timeout=_SESSION_TIMEOUT, access=access)
     try:
@@ -85,19 +85,19 @@ def list_services(
         if not client.connected:
             raise UnreachableError(f"cannot list {namespace.root}: ZooKeeper at {hosts} cannot be reached")
         return _Walk(client, namespace, environment).run(progress or (lambda *_: None))
-    except (KazooException, *AWAY) as error:
-        raise explain(error, f"list {namespace.root}", hosts) from None
+    except (KazooException, *CONNECTION_ERRORS) as error:
+        raise to_zkdns_error(error, f"list {namespace.root}", hosts) from None
     finally:
         disconnect(client)
 
 
 def disconnect(client: KazooClient) -> None:
-    """Stop a client; what hangs is left to the end of the process, and the session then ends by itself."""
+    """Stop a client. If that hangs, the session ends by its timeout."""
     dispose(client).join(_DISCONNECT_TIMEOUT)
 
 
 class _Walk:
-    """From the root down, a level at a time; a znode is the names below the root that lead to it."""
+    """Walks down from the root level by level. A znode is represented by the names on its path."""
 
     def __init__(self, client: KazooClient, namespace: Namespace, environment: str | None) -> None:
         self._client = client
@@ -137,21 +137,21 @@ class _Walk:
     def _children(
         self, parents: Iterable[tuple[str, ...]]
     ) -> Iterator[tuple[tuple[str, ...], list[str] | None]]:
-        """The parents with their children's names; None where the znode is gone, or may not be listed."""
-        asked: deque[tuple[tuple[str, ...], IAsyncResult]] = deque()
+        """The parents with the names of their children. None: the znode is gone or may not be listed."""
+        requests: deque[tuple[tuple[str, ...], IAsyncResult]] = deque()
         for elements in parents:
-            asked.append((elements, self._client.get_children_async(self._path(elements))))
-            if len(asked) >= _MOST_IN_FLIGHT:
-                yield self._answer(*asked.popleft())
-        while asked:
-            yield self._answer(*asked.popleft())
+            requests.append((elements, self._client.get_children_async(self._path(elements))))
+            if len(requests) >= _MAX_IN_FLIGHT:
+                yield self._response(*requests.popleft())
+        while requests:
+            yield self._response(*requests.popleft())
 
-    def _answer(
+    def _response(
         self, elements: tuple[str, ...], result: IAsyncResult
     ) -> tuple[tuple[str, ...], list[str] | None]:
         try:
             return elements, result.get(timeout=_SESSION_TIMEOUT)
-        except NoNodeError:  # gone since its parent was listed, if it had one
+        except NoNodeError:  # deleted since its parent was listed, or the root does not exist
             self._exists = self._exists and bool(elements)
         except NoAuthError:
             self._denied.add(self._path(elements))
@@ -161,5 +161,5 @@ class _Walk:
         return "/".join((self._namespace.root.rstrip("/"), *elements)) or "/"
 
     def _is_own(self, elements: tuple[str, ...], name: str) -> bool:
-        """Whether it is ZooKeeper's own znode."""
+        """Whether this is ZooKeeper's own znode `/zookeeper`."""
         return self._path(elements) == "/" and name == "zookeeper"

@@ -1,6 +1,6 @@
-"""Logs of the library: structlog's where the program has set that up, else the standard library's.
+"""Logging of the library: through structlog if the program has configured it, otherwise through `logging`.
 
-So a program that knows nothing of structlog finds warnings among all others, and nothing on its output.
+A program that does not use structlog thus finds the warnings among its own, and nothing on its output.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ _QUOTED: Final = frozenset(" ='\"\\")
 
 
 class Log:
-    """Logs events, which are identifiers, with their fields, as a structlog logger does."""
+    """Logs an event and its fields, as a structlog logger does."""
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def info(self, event: str, **values: object) -> None:
-        """Something happened as it should."""
-        self._say(logging.INFO, event, values)
+        """Log a normal event."""
+        self._log(logging.INFO, event, values)
 
     def warning(self, event: str, **values: object) -> None:
-        """Something is not as it should be, and goes on."""
-        self._say(logging.WARNING, event, values)
+        """Log a problem that the program survives."""
+        self._log(logging.WARNING, event, values)
 
     def exception(self, event: str, **values: object) -> None:
-        """A mistake of ours, or of somebody who is called back; with the exception that is being handled."""
-        self._say(logging.ERROR, event, {**values, "exc_info": True})
+        """Log the exception that is being handled."""
+        self._log(logging.ERROR, event, {**values, "exc_info": True})
 
-    def _say(self, level: int, event: str, values: dict[str, object]) -> None:
+    def _log(self, level: int, event: str, values: dict[str, object]) -> None:
         if structlog.is_configured():
             structlog.get_logger(self._name).log(level, event, **values)
             return

@@ -1,13 +1,13 @@
-"""A member of a server set, and the JSON that go.serversets, Finagle and Aurora write for it.
+"""Members of a server set, and their encoding as JSON, as go.serversets, Finagle and Aurora write it.
 
-Reading is generous (a port may be "80", additionalEndpoints may be null, a byte-order mark may lead, old
-twitter commons' thrift is understood), since a member that somebody else registered has to be found; what
-cannot be used is refused member by member, so that the rest of its set stands. Writing is strict: compact,
-in the order that the old readers expect.
+Reading is tolerant, because members of other writers have to be found: a port may be "80",
+additionalEndpoints may be null, a byte-order mark may come first, and the thrift encoding of old twitter
+commons is accepted. An invalid member is rejected alone, and the rest of its set stays. Writing is strict:
+compact, with the fields in the order that old readers expect.
 
-What is written as those three write it is read by a typed decoder, in a fifth of the time: at the start a
-hundred thousand members are. It knows exactly their fields and types; anything else, however slight, goes to
-the generous reader, so that the two never disagree.
+Members as those three write them are read by a typed decoder, in a fifth of the time, which counts when a
+start reads a hundred thousand. It accepts exactly their fields and types. Anything else goes to the tolerant
+decoder, so the two never disagree.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from zkdns.serverset.thrift import STRUCT, read_instance
 MEMBER_PREFIX: Final = "member_"
 
 _BOM = b"\xef\xbb\xbf"
-# encoding/json's default; outside of strings none of them occurs in JSON
+# The characters that Go's encoding/json escapes. In JSON they occur in strings only.
 _ESCAPED_BY_GO = tuple((chr(code).encode(), f"\\u{code:04x}".encode()) for code in (*b"<>&", 0x2028, 0x2029))
 _SEQUENCE = re.compile(r"-?[0-9]{1,10}")  # an int32, as ZooKeeper writes it: %010d
 _MIN_SHARD, _MAX_SHARD = -(2**31), 2**31 - 1
 
-# What is a host name without further thought: no escapes, its last label no number (RFC 1123 §2.1).
+# Host names that need no further check: no escapes, and the last label is not a number (RFC 1123 §2.1).
 _PLAIN_NAME = re.compile(r"(?=.{1,253}\Z)(?:[A-Za-z0-9_-]{1,63}\.)*(?![0-9]+\Z)[A-Za-z0-9_-]{1,63}")
 
 
 class Status(enum.StrEnum):
-    """What a member says of itself; the order is thrift's enumeration in old twitter commons."""
+    """A member's status. The order is that of thrift's enumeration in old twitter commons."""
 
     DEAD = "DEAD"
     STARTING = "STARTING"
@@ -53,25 +53,25 @@ class Status(enum.StrEnum):
 _STATUS_BY_NUMBER = dict(enumerate(Status))
 
 
-class _Nothing(dict[str, Never]):
-    """An empty dictionary that stays empty, so that all members may have the same one: it takes 64 bytes."""
+class _EmptyDict(dict[str, Never]):
+    """An immutable empty dictionary. All members share it, which saves 64 bytes for each."""
 
     def __setitem__(self, key: str, value: Never) -> NoReturn:
-        raise TypeError("what members share cannot be changed")
+        raise TypeError("this dictionary is shared by all members and cannot be changed")
 
     setdefault = update = __ior__ = __setitem__  # type: ignore[assignment]
 
 
-_NOTHING: Final = _Nothing()
+_EMPTY: Final = _EmptyDict()
 
 
-# Neither of the two can be part of a cycle, so the collector of cycles need not look at them: a hundred
-# thousand members would cost it 0.1 s each time.
+# Neither struct can be part of a reference cycle, so the garbage collector can skip them: a hundred thousand
+# members would cost it 0.1 s at each collection.
 class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Where something listens.
+    """A host and port, such as `Endpoint("10.0.0.1", 8080)`.
 
-    `host` is an IP address in canonical form or a host name; `inet` and `inet6` are addresses that
-    twitter.common's Python writes beside a host name.
+    `host` is an IP address in canonical form, or a host name. `inet` and `inet6` are the addresses that
+    twitter.common's Python writes in addition to a host name.
     """
 
     host: str
@@ -81,51 +81,54 @@ class Endpoint(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The IP addresses that are known without resolving anything."""
+        """The IP addresses that are known without a DNS lookup."""
         if is_ip(self.host):
             return (self.host,)
         return tuple(address for address in (self.inet, self.inet6) if address)
 
 
 class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """One member, as its znode's data says.
+    """A member of a server set, as in `Watch.members`.
 
-    `name` is the znode's name (`member_0000000318`, in a fixed set `m0`). `service` is None where the member
-    registered port 0, so that only its additional endpoints can be reached.
+        for member in web.watch().members:
+            print(member.name, member.service, member.shard)
+
+    `name` is the znode's name (`member_0000000318`; `m0` in a fixed set or static file). `service` is None if
+    the member registered port 0, so that only its additional endpoints can be reached.
     """
 
     name: str
     service: Endpoint | None
-    additional: Mapping[str, Endpoint] = _NOTHING
+    additional: Mapping[str, Endpoint] = _EMPTY
     status: Status = Status.ALIVE
     shard: int | None = None
-    metadata: Mapping[str, str] = _NOTHING
+    metadata: Mapping[str, str] = _EMPTY
     weight: float = 1.0
-    """What the set's `vector_` znodes say: the share of requests, relative to the other members'.
+    """The share of requests relative to the other members, from the set's `vector_` znodes.
 
-    0 drains the member: it is not answered with while there is another. Below 0 it is not answered with at
-    all, as though it were not there.
+    0 drains the member: it is answered only if there is no other. A member with a negative weight is not
+    answered.
     """
 
     def is_served(self, statuses: Collection[str]) -> bool:
-        """Whether it is answered with where members with these statuses are."""
+        """Whether the member is answered, if members with these statuses are."""
         return self.status in statuses and self.weight >= 0
 
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
-        """All endpoints, the service's own first."""
+        """All endpoints, the service endpoint first."""
         own = (self.service,) if self.service else ()
         return (*own, *self.additional.values()) if self.additional else own
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """The IP addresses of its own host that are known without resolving anything."""
+        """The IP addresses of its own host that are known without a DNS lookup."""
         own = self.service or next(iter(self.additional.values()), None)
         return own.addresses if own else ()
 
     @property
     def sequence(self) -> int | None:
-        """The number that ZooKeeper gave the znode; None where the name has none."""
+        """The znode's sequence number. None: the name has none."""
         digits = self.name.removeprefix(MEMBER_PREFIX)
         if self.name.startswith(MEMBER_PREFIX) and _SEQUENCE.fullmatch(digits):
             return int(digits)
@@ -133,19 +136,19 @@ class Member(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
 
 def is_ip(host: str) -> bool:
-    """Whether a host, as `canonical_host` returns it, is an IP address rather than a name.
+    """Whether a host, in the form that `canonical_host` returns, is an IP address.
 
-    It shows in the spelling, since no host name has a colon, or a number for its last label.
+    The spelling shows it: a host name has no colon, and its last label is not a number.
     """
     return ":" in host or host.rpartition(".")[2].isdigit()
 
 
 def canonical_host(text: str) -> str:
-    """An IP address in canonical form (brackets dropped, a mapped IPv4 unwrapped), or a host name.
+    """Return an IP address in canonical form (without brackets, mapped IPv4 as IPv4), or a host name.
 
     Raises:
-        BadValueError: neither of the two. What is numeric and no address (`10.0.0`) is refused: it cannot
-            be a host name (RFC 1123 §2.1), and resolvers read it as something nobody meant.
+        BadValueError: the text is neither. A numeric text that is not an address (`10.0.0`) is rejected: it
+            cannot be a host name (RFC 1123 §2.1), and resolvers would read it as an unintended address.
     """
     if (text[-1:].isdigit() and _is_ipv4(text)) or _PLAIN_NAME.fullmatch(text):
         return text
@@ -156,16 +159,16 @@ def canonical_host(text: str) -> str:
         return _host_name(text)
     if isinstance(address, ipaddress.IPv6Address):
         if address.scope_id:
-            raise BadValueError(f"host {text!r} has a scope, which no record can carry")
+            raise BadValueError(f"host {text!r} has a scope, which no DNS record can carry")
         return str(address.ipv4_mapped or address)
     return str(address)
 
 
 def _is_ipv4(text: str) -> bool:
-    """Whether it is an IPv4 address; leading zeros, which would make two spellings, are none."""
+    """Whether the text is an IPv4 address without leading zeros, which would allow two spellings."""
     try:
-        socket.inet_pton(socket.AF_INET, text)  # a sixth of what the module ipaddress takes
-    except (OSError, ValueError):  # the latter: a NUL, half a surrogate
+        socket.inet_pton(socket.AF_INET, text)  # six times faster than the module ipaddress
+    except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate
         return False
     return True
 
@@ -183,58 +186,58 @@ _Port: TypeAlias = Annotated[int, msgspec.Meta(ge=1, le=MAX_PORT)]
 _Shard: TypeAlias = Annotated[int, msgspec.Meta(ge=_MIN_SHARD, le=_MAX_SHARD)]
 
 
-class _PlainEndpoint(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+class _StrictEndpoint(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     host: str
     port: _Port
 
 
-class _PlainMember(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"):
-    """A member as it is usually written.
+class _StrictMember(msgspec.Struct, gc=False, forbid_unknown_fields=True, rename="camel"):
+    """A member in its usual form.
 
-    A field that is not known here sends the member to the other reader, which looks into it: a decoder that
-    only skips it would take what is no JSON at all.
+    An unknown field sends the member to the tolerant decoder. A decoder that skipped it would also skip
+    invalid JSON in it.
     """
 
-    service_endpoint: _PlainEndpoint
+    service_endpoint: _StrictEndpoint
     status: Status
-    additional_endpoints: dict[str, _PlainEndpoint] | None = None
+    additional_endpoints: dict[str, _StrictEndpoint] | None = None
     shard: _Shard | None = None
     metadata: dict[str, str] | None = None
 
 
-_PLAIN = msgspec.json.Decoder(_PlainMember)
+_STRICT_DECODER = msgspec.json.Decoder(_StrictMember)
 
 
 def decode_member(name: str, data: bytes) -> Member:
-    """Read a member's znode.
+    """Decode the data of a member's znode.
 
     Args:
         name: the znode's name.
-        data: its data: JSON of whatever dialect, or thrift.
+        data: JSON in any known dialect, or thrift.
 
     Raises:
         BadMemberError: its reason is `empty`, `thrift`, `json`, `host`, `port`, `status`, `shard` or `field`.
     """
     try:
-        plain = _PLAIN.decode(data)
-        service, additional = plain.service_endpoint, plain.additional_endpoints
+        strict = _STRICT_DECODER.decode(data)
+        service, additional = strict.service_endpoint, strict.additional_endpoints
         return Member(
             name,
             Endpoint(canonical_host(service.host), service.port),
-            _plain_endpoints(additional) if additional else _NOTHING,
-            plain.status,
-            plain.shard,
-            plain.metadata or _NOTHING,
+            _strict_endpoints(additional) if additional else _EMPTY,
+            strict.status,
+            strict.shard,
+            strict.metadata or _EMPTY,
         )
     except (msgspec.DecodeError, UnicodeDecodeError, BadValueError):
-        return _decode_generously(name, data)
+        return _decode_tolerantly(name, data)
 
 
-def _plain_endpoints(written: dict[str, _PlainEndpoint]) -> dict[str, Endpoint]:
+def _strict_endpoints(written: dict[str, _StrictEndpoint]) -> dict[str, Endpoint]:
     return {name: Endpoint(canonical_host(each.host), each.port) for name, each in written.items()}
 
 
-def _decode_generously(name: str, data: bytes) -> Member:
+def _decode_tolerantly(name: str, data: bytes) -> Member:
     payload = data.removeprefix(_BOM)
     if not payload.strip():
         raise BadMemberError("empty", "it has no data")
@@ -242,10 +245,10 @@ def _decode_generously(name: str, data: bytes) -> Member:
     return Member(
         name=name,
         service=_service_endpoint(fields.get("serviceEndpoint")),
-        additional=_additional(fields.get("additionalEndpoints")) or _NOTHING,
+        additional=_additional(fields.get("additionalEndpoints")) or _EMPTY,
         status=_status(fields.get("status")),
         shard=_shard(fields.get("shard")),
-        metadata=_metadata(fields.get("metadata")) or _NOTHING,
+        metadata=_metadata(fields.get("metadata")) or _EMPTY,
     )
 
 
@@ -260,14 +263,14 @@ def _json_object(payload: bytes) -> dict[str, object]:
 
 
 def encode_member(member: Member) -> bytes:
-    """The member's JSON, byte for byte as go.serversets and Finagle write it.
+    """Encode a member as JSON, byte for byte as go.serversets and Finagle write it.
 
-    As Go writes it, that is: keys of maps in order, and escaped what HTML or JavaScript could mistake.
+    As in Go, map keys are sorted, and characters with a meaning in HTML or JavaScript are escaped.
     """
     record: dict[str, object] = {
-        "serviceEndpoint": _plain(member.service),
+        "serviceEndpoint": _endpoint_fields(member.service),
         "additionalEndpoints": {
-            name: _plain(endpoint) for name, endpoint in sorted(member.additional.items())
+            name: _endpoint_fields(endpoint) for name, endpoint in sorted(member.additional.items())
         },
         "status": member.status.value,
     }
@@ -281,12 +284,12 @@ def encode_member(member: Member) -> bytes:
     return data
 
 
-def _plain(endpoint: Endpoint | None) -> dict[str, object]:
+def _endpoint_fields(endpoint: Endpoint | None) -> dict[str, object]:
     return {"host": endpoint.host, "port": endpoint.port} if endpoint else {"host": "", "port": 0}
 
 
 def _service_endpoint(value: object) -> Endpoint | None:
-    """The service's own endpoint; None for port 0, with which a member says that it has none."""
+    """The service endpoint. None: port 0, which means that the member has none."""
     if not isinstance(value, dict):
         raise BadMemberError("host", "it has no serviceEndpoint")
     if _integer(value.get("port")) == 0:
@@ -311,7 +314,7 @@ def _endpoint(where: str, value: object) -> Endpoint:
 
 
 def _address(value: object, version: int) -> str | None:
-    """An `inet` or `inet6` field; what is no address of that family is as good as absent."""
+    """An `inet` or `inet6` field. An invalid one counts as absent."""
     try:
         address = ipaddress.ip_address(value) if isinstance(value, str) else None
     except ValueError:
@@ -320,7 +323,7 @@ def _address(value: object, version: int) -> str | None:
 
 
 def _additional(value: object) -> dict[str, Endpoint]:
-    """The named endpoints; null counts as none, and one that cannot be used costs the member."""
+    """The named endpoints. null counts as none. An invalid one makes the member invalid."""
     if value is None:
         return {}
     if not isinstance(value, dict):
@@ -351,14 +354,14 @@ def _shard(value: object) -> int | None:
 
 
 def _metadata(value: object) -> dict[str, str]:
-    """What callers attached; only text is kept, since nothing that is served depends on it."""
+    """The metadata. Values that are not text are dropped, since no answer depends on them."""
     if not isinstance(value, dict):
         return {}
     return {key: text for key, text in value.items() if isinstance(text, str)}
 
 
 def _integer(value: object) -> int | None:
-    """An integer, also as a string of digits or a float without a fraction; else None."""
+    """An integer, also from a string of digits or a float without a fraction. None: anything else."""
     if isinstance(value, bool):
         return None
     if isinstance(value, int):

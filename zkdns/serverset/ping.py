@@ -1,4 +1,4 @@
-"""Asking a service whether it can serve, from inside its own program: again and again, and never too long."""
+"""Calls the ping of a registration at intervals, with a time limit."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from collections.abc import Callable
 from zkdns.errors import ZkdnsError
 
 Ping = Callable[[], object]
-"""Whether the service can serve: False or an exception means that it cannot, anything else that it can."""
+"""A callable that returns False or raises if the service cannot serve. Any other result means that it can."""
 
 
 class Pinger:
-    """Calls a ping again and again in a thread of its own, and tells how it went.
+    """Calls a ping at intervals in a thread of its own, and reports each result.
 
-    A ping that takes longer than its time is a failing one, until it returns.
+    A ping that exceeds its time limit counts as failed until it returns.
     """
 
     def __init__(
-        self, heard: Callable[[ZkdnsError | None], None], ping: Ping, interval: float, timeout: float
+        self, on_result: Callable[[ZkdnsError | None], None], ping: Ping, interval: float, timeout: float
     ) -> None:
-        self._heard = heard
+        self._on_result = on_result
         self._ping = ping
         self._interval = interval
         self._timeout = timeout
         self._stopped = threading.Event()
         self._began: float | None = None
-        self._telling = threading.Lock()  # so that a call is not told as late once it has returned
+        self._reporting = threading.Lock()  # so that a call that has returned is not reported as late
         self._caller = threading.Thread(target=self._call, name="zkdns ping", daemon=True)
-        self._clock = threading.Thread(target=self._mind_the_time, name="zkdns ping time", daemon=True)
+        self._timer = threading.Thread(target=self._watch_time, name="zkdns ping time", daemon=True)
 
     def start(self) -> None:
-        """Call it for the first time, and go on."""
+        """Start the two threads. The first call follows at once."""
         self._caller.start()
-        self._clock.start()
+        self._timer.start()
 
     def stop(self) -> None:
-        """Call it no more; one that hangs is left to itself."""
+        """Make no more calls. A call that hangs is abandoned."""
         self._stopped.set()
 
     def _call(self) -> None:
@@ -46,20 +46,20 @@ class Pinger:
             error: ZkdnsError | None = None
             try:
                 if self._ping() is False:
-                    error = ZkdnsError("the ping says that the service cannot serve")
-            except BaseException as failure:  # noqa: BLE001 - whatever it raises, also sys.exit(), means no
+                    error = ZkdnsError("the ping returned False: the service cannot serve")
+            except BaseException as failure:  # noqa: BLE001 - any exception, even SystemExit, is a failed ping
                 error = ZkdnsError(f"the ping failed: {failure!r}")
-            with self._telling:
+            with self._reporting:
                 self._began = None
                 if not self._stopped.is_set():
-                    self._heard(error)
+                    self._on_result(error)
             self._stopped.wait(self._interval)
 
-    def _mind_the_time(self) -> None:
-        told: float | None = None
+    def _watch_time(self) -> None:
+        reported: float | None = None
         while not self._stopped.wait(min(self._timeout, 1.0) / 4):
-            with self._telling:
+            with self._reporting:
                 began = self._began
-                if began is not None and began != told and time.monotonic() - began > self._timeout:
-                    told = began
-                    self._heard(ZkdnsError(f"the ping has not returned within {self._timeout:g} s"))
+                if began is not None and began != reported and time.monotonic() - began > self._timeout:
+                    reported = began
+                    self._on_result(ZkdnsError(f"the ping has not returned within {self._timeout:g} s"))

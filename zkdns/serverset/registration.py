@@ -1,8 +1,8 @@
-"""Keeping one member registered: exactly one znode, whatever happens to session, znode and service.
+"""Keeps one member registered: exactly one znode, through every change of session, znode and service.
 
-What is wanted and what is found are compared again after everything that could make them differ: a
-connection, a ping that changes its mind, the znode's own watch, an error. So there is one way of putting
-things right, and no list of cases to forget one of.
+Each possible cause of a difference triggers the same comparison of the wanted and the actual state: a new
+connection, a changed ping result, the znode's watch, an error. So there is a single repair procedure and no
+list of special cases.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from zkdns.errors import UnreachableError, ZkdnsError
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import MEMBER_PREFIX, Member, encode_member
 from zkdns.serverset.ping import Ping, Pinger
-from zkdns.serverset.session import Backoff, Session, explain
+from zkdns.serverset.session import Backoff, Session, to_zkdns_error
 
 if TYPE_CHECKING:
     from kazoo.protocol.states import WatchedEvent
@@ -27,11 +27,15 @@ log = Log("zkdns.registration")
 
 
 class Registration:
-    """A member of a server set for as long as this is open and its ping succeeds.
+    """A member of a server set while this is open and its ping succeeds. `ServerSet.register` returns it.
 
-    As a context manager (also an asynchronous one) it is closed at the end. It never raises from its own
-    threads: `is_registered`, `path` and `last_error` tell how it stands. What is not closed ends with the
-    process; a process forked off has no part in it.
+        registration = ServerSet(PRODUCTION, "web", "zk01:2181").register("10.0.0.1", 8080)
+        print(registration.path)  # /discovery/prod/web/member_0000000318
+        registration.close()
+
+    It is a context manager, and an asynchronous one, which closes it at the end. Its threads never raise:
+    `is_registered`, `path` and `last_error` show the state. A registration that is never closed ends with the
+    process. A forked child process does not share it.
     """
 
     def __init__(
@@ -47,62 +51,62 @@ class Registration:
         self._session = session
         self._directory = directory
         self._data = encode_member(member)
-        self._is_wanted = None if ping else True  # None: the ping has not spoken yet
+        self._is_wanted = None if ping else True  # None: the first ping has not returned
         self._path: str | None = None
-        self._is_uncertain = False  # an earlier create may have happened without our knowing
+        self._is_uncertain = False  # whether a create without a response may have succeeded
         self._last_error: ZkdnsError | None = None
         self._backoff = Backoff()
-        self._try = 0  # counts comparisons, so that of those that wait only the newest is made
+        self._attempt = 0  # so that only the latest scheduled comparison runs
         self._state = threading.Condition()
         self._was_tried = False
         self._refusal: ZkdnsError | None = None
         self._is_closing = False
         self._is_gone = False
-        self._pinger = Pinger(self._heard_ping, ping, ping_interval, ping_timeout) if ping else None
+        self._pinger = Pinger(self._on_ping, ping, ping_interval, ping_timeout) if ping else None
         try:
             session.join(self)
             if self._pinger:
                 self._pinger.start()
-        except BaseException:  # there are no threads left to start, or Ctrl-C came
+        except BaseException:  # such as KeyboardInterrupt, or no more threads can be started
             self.close(0)
             raise
 
-    # -- for everybody -------------------------------------------------------------------------------------
+    # -- public --------------------------------------------------------------------------------------------
 
     @property
     def is_registered(self) -> bool:
-        """Whether the znode is there, as far as is known: while ZooKeeper is away, what was last so."""
+        """Whether the znode exists. While ZooKeeper is unreachable, this is the last known state."""
         return self._path is not None
 
     @property
     def path(self) -> str | None:
-        """The znode's path; None while it is not registered."""
+        """The znode's path. None: not registered."""
         return self._path
 
     @property
     def last_error(self) -> ZkdnsError | None:
-        """What last went wrong: the ping, or ZooKeeper; None again when it is registered."""
+        """The last error of the ping or of ZooKeeper. None: it is registered, or no error has occurred."""
         return self._last_error
 
     @property
     def is_closed(self) -> bool:
-        """Whether it was closed."""
+        """Whether `close` was called."""
         return self._is_closing
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until it is registered; False where it is not within `timeout` seconds, or closed."""
+        """Wait until it is registered. Returns False after `timeout` seconds, or when it is closed."""
         with self._state:
             self._state.wait_for(lambda: self.is_registered or self._is_closing, timeout)
             return self.is_registered
 
     def wait_for_outcome(self, timeout: float) -> None:
-        """Wait until it is registered, or its ping has said no, or takes longer than this.
+        """Wait until it is registered, its ping has failed, or the ping takes longer than this.
+
+        Any exception, including KeyboardInterrupt, closes the registration.
 
         Raises:
-            ZkdnsError: ZooKeeper refuses.
-            UnreachableError: ZooKeeper could not be asked within `timeout` seconds.
-
-        Whatever is raised, also KeyboardInterrupt: it is closed then.
+            ZkdnsError: ZooKeeper refuses the registration.
+            UnreachableError: ZooKeeper did not respond within `timeout` seconds.
         """
         try:
             self._wait_for_outcome(timeout)
@@ -122,35 +126,36 @@ class Registration:
         )
 
     def close(self, timeout: float | None = None) -> None:
-        """Leave the set, and wait until the znode is gone.
+        """Unregister, and wait until the znode is gone.
 
-        Where ZooKeeper cannot be reached this returns after `timeout` seconds (the session's, unless given).
-        The znode then goes with the session or, where others use that too, as soon as ZooKeeper is back.
+        If ZooKeeper is unreachable this returns after `timeout` seconds (default: the session timeout). The
+        znode then ends with the session or, if the session has other users, when ZooKeeper is reachable
+        again.
         """
         limit = self._session.session_timeout if timeout is None else timeout
         try:
             with self._state:
                 self._is_closing = True
                 self._state.notify_all()
-            self._undo()
+            self._unregister()
             self._session.wait_for(self._state, lambda: self._is_gone, limit)
-        except BaseException:  # who interrupts this has left as well, wherever that finds us
+        except BaseException:  # an interrupt closes it as well, wherever it occurs
             self._is_closing = True
-            self._undo()
+            self._unregister()
             raise
         finally:
             self._session.leave(self, unfinished=not self._is_gone)
             if self._is_gone:
-                self._session.finished(self)  # it went between the two lines above
+                self._session.finished(self)  # the znode went between the two lines above
 
-    def _undo(self) -> None:
-        """Ping no more, and let the znode go: it is closing."""
+    def _unregister(self) -> None:
+        """Stop the ping and delete the znode."""
         if self._pinger:
             self._pinger.stop()
-        self._session.soon(self._compare)
+        self._session.run_soon(self._compare)
 
     async def close_async(self, timeout: float | None = None) -> None:
-        """`close`, awaited."""
+        """Run `close` without blocking the event loop."""
         await asyncio.to_thread(self.close, timeout)
 
     def __enter__(self) -> Self:
@@ -165,59 +170,59 @@ class Registration:
     async def __aexit__(self, *_: object) -> None:
         await self.close_async()
 
-    # -- what makes it look again --------------------------------------------------------------------------
+    # -- triggers of a comparison --------------------------------------------------------------------------
 
-    def connected(self) -> None:
-        """In the session's worker: the connection is there."""
+    def on_connected(self) -> None:
+        """Compare after a connect. Called in the session's worker thread."""
         self._backoff.reset()
         self._compare()
 
-    def _heard_ping(self, error: ZkdnsError | None) -> None:
-        """The ping has spoken; None: well."""
+    def _on_ping(self, error: ZkdnsError | None) -> None:
+        """Take the result of a ping. None: it succeeded."""
         with self._state:
             changed = self._is_wanted is not (error is None)
             self._is_wanted = error is None
             if error is not None:
                 self._last_error = error
         if changed:
-            self._session.soon(self._compare)
+            self._session.run_soon(self._compare)
 
-    def _fired(self, event: WatchedEvent) -> None:
-        """The znode's watch, in a thread of kazoo's; events of type NONE tell of the session instead."""
+    def _on_watch(self, event: WatchedEvent) -> None:
+        """Handle the znode's watch in kazoo's thread. Events of type NONE concern the session."""
         if event.type != "NONE":
-            self._session.soon(self._compare)
+            self._session.run_soon(self._compare)
 
     def _compare_later(self, seconds: float) -> None:
-        number = self._try
-        self._session.later(seconds, lambda: self._compare() if number == self._try else None)
+        number = self._attempt
+        self._session.run_later(seconds, lambda: self._compare() if number == self._attempt else None)
 
-    # -- putting things right, in the session's worker -----------------------------------------------------
+    # -- the comparison, in the session's worker -----------------------------------------------------------
 
     def _compare(self) -> None:
-        """Make what is found what is wanted, or try again later."""
-        self._try += 1
+        """Make the actual state the wanted one. After an error, try again later."""
+        self._attempt += 1
         if self._is_gone:
             return
         if self._is_closing and self._path is None and not self._is_uncertain:
-            self._settled()  # there is nothing to undo, so nobody need wait for ZooKeeper
+            self._set_settled()  # there is no znode to delete, so ZooKeeper is not needed
             return
         if not self._session.is_connected:
-            return  # on connecting it is called again
+            return  # `on_connected` compares again
         if self._is_wanted is None and not self._is_closing:
             return
         try:
             if self._is_wanted and not self._is_closing:
-                self._be_there()
+                self._ensure_registered()
             else:
-                self._be_gone()
-        except Exception as error:  # noqa: BLE001 - whatever ZooKeeper refuses, it may not refuse for ever
-            self._failed(error)
+                self._ensure_unregistered()
+        except Exception as error:  # noqa: BLE001 - any refusal may be temporary
+            self._set_failed(error)
             self._compare_later(self._backoff.pause())
         else:
             self._backoff.reset()
-            self._settled()
+            self._set_settled()
 
-    def _be_there(self) -> None:
+    def _ensure_registered(self) -> None:
         if self._path is not None and not self._is_ours(self._path):
             log.info("registration_lost", path=self._path)
             self._forget(self._path)
@@ -226,67 +231,68 @@ class Registration:
         if self._path is None:
             self._create()
 
-    def _be_gone(self) -> None:
+    def _ensure_unregistered(self) -> None:
         if self._path is None and self._is_uncertain:
             self._adopt()
         if self._path is not None:
             path = self._path
-            if self._is_ours(path):  # an earlier delete may have lost its answer, and the name be another's
+            # After a delete without a response, the path may belong to another session.
+            if self._is_ours(path):
                 with contextlib.suppress(NoNodeError):
-                    self._session.ask("delete", path)
+                    self._session.call("delete", path)
             self._forget(path)
             log.info("member_unregistered", path=path)
 
     def _is_ours(self, path: str) -> bool:
-        """Whether the znode is there and our session's; from now on we hear when it goes."""
+        """Whether the znode exists and belongs to this session. This also watches it for deletion."""
         try:
-            # Not `exists`: that would leave a watch for ever on each path that is no more.
-            _, status = self._session.ask("get", path, watch=self._fired)
+            # Not `exists`, which would leave a watch for ever on each path that no longer exists.
+            _, stat = self._session.call("get", path, watch=self._on_watch)
         except NoNodeError:
             return False
-        return self._session.owns(status)
+        return self._session.owns(stat)
 
     def _create(self) -> None:
         try:
-            path = self._ask_to_create()
+            path = self._call_create()
         except NoNodeError:
-            self._session.ask("ensure_path", self._directory)
-            path = self._ask_to_create()
+            self._session.call("ensure_path", self._directory)
+            path = self._call_create()
         self._claim(path)
         log.info("member_registered", path=path)
 
-    def _ask_to_create(self) -> str:
-        # Without kazoo's makepath: that creates in several steps, of which the last may come long after we
-        # have given up waiting, and have looked whether it had happened.
+    def _call_create(self) -> str:
+        # Not with kazoo's makepath, which creates in several steps: the last one could come long after this
+        # thread has stopped waiting and has looked for the znode.
         self._is_uncertain = True
         try:
-            path = self._session.ask(
+            path = self._session.call(
                 "create", f"{self._directory}/{MEMBER_PREFIX}", self._data, ephemeral=True, sequence=True
             )
         except (NoNodeError, NoAuthError):
-            self._is_uncertain = False  # that is an answer: it has not happened
+            self._is_uncertain = False  # the server has refused it
             raise
         return str(path)
 
     def _adopt(self) -> None:
-        """Find the znode of a create whose answer was lost: of our session, with our data, nobody else's.
+        """Find the znode of a create after a lost response: it has our session and our data.
 
-        Once this can ask, that create is done or never will be: on one connection ZooKeeper keeps the order,
-        and as it takes a session's next connection it ends the one before (measured: what comes there later
-        is dropped).
+        When this request is executed, that create has been executed or never will be: a connection keeps the
+        order, and when a session connects again ZooKeeper closes its previous connection and drops the
+        requests that still arrive there (measured).
         """
-        self._session.ask("sync", self._directory)  # another server than we asked may not know of it yet
+        self._session.call("sync", self._directory)  # this server may lag behind the one that executed it
         try:
-            names = self._session.ask("get_children", self._directory)
+            names = self._session.call("get_children", self._directory)
         except NoNodeError:
             names = []
         paths = [f"{self._directory}/{name}" for name in sorted(names) if name.startswith(MEMBER_PREFIX)]
         free = [path for path in paths if path not in self._session.claimed]
         ours = None
-        for path, answer in [(path, self._session.begin_to_ask("get", path)) for path in free]:
-            with contextlib.suppress(NoNodeError, NoAuthError):  # our own can be read
-                data, status = answer.get(timeout=self._session.session_timeout)
-                if data == self._data and self._session.owns(status):
+        for path, response in [(path, self._session.call_async("get", path)) for path in free]:
+            with contextlib.suppress(NoNodeError, NoAuthError):  # our own znode can be read
+                data, stat = response.get(timeout=self._session.session_timeout)
+                if data == self._data and self._session.owns(stat):
                     ours = path
         self._is_uncertain = False
         if ours is not None:
@@ -294,34 +300,34 @@ class Registration:
             self._claim(ours)
 
     def _claim(self, path: str) -> None:
-        self._session.claimed.add(path)
+        self._session.claim(path)
         self._is_uncertain = False
         with self._state:
             self._path = path
             if self._is_wanted:
-                self._last_error = None  # together: who is registered has no error
+                self._last_error = None  # under the lock: a registered member has no error
             self._state.notify_all()
-        if not self._is_ours(path):  # gone between two questions
+        if not self._is_ours(path):  # it was deleted between the two requests
             self._forget(path)
-            self._session.soon(self._compare)
+            self._session.run_soon(self._compare)
 
     def _forget(self, path: str) -> None:
-        self._session.claimed.discard(path)
+        self._session.release(path)
         with self._state:
             self._path = None
 
-    def _failed(self, error: Exception) -> None:
-        told = explain(error, f"register in {self._directory}", self._session.hosts)
+    def _set_failed(self, error: Exception) -> None:
+        failure = to_zkdns_error(error, f"register in {self._directory}", self._session.hosts)
         with self._state:
-            is_news = str(told) != str(self._last_error)
-            self._last_error = told
-            if not isinstance(told, UnreachableError):
-                self._was_tried, self._refusal = True, told
+            is_new = str(failure) != str(self._last_error)
+            self._last_error = failure
+            if not isinstance(failure, UnreachableError):
+                self._was_tried, self._refusal = True, failure
             self._state.notify_all()
-        if is_news:
-            log.warning("registration_failed", reason=str(told))
+        if is_new:
+            log.warning("registration_failed", reason=str(failure))
 
-    def _settled(self) -> None:
+    def _set_settled(self) -> None:
         with self._state:
             if self._path is not None and self._is_wanted:
                 self._last_error = None

@@ -1,4 +1,4 @@
-"""`ServerSet`: one service in one environment, to register in and to watch."""
+"""`ServerSet`: one service in one environment, for registering and watching members."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from zkdns.address import MAX_PORT, ZOOKEEPER_PORT, parse_connect_string, parse_host_port
 from zkdns.errors import BadValueError
 from zkdns.namespace import Namespace, check_znode_path, parse_namespace
-from zkdns.serverset.access import ANYBODY, Access
+from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.member import Endpoint, Member, canonical_host, encode_member
 from zkdns.serverset.ping import Ping
 from zkdns.serverset.registration import Registration
@@ -28,26 +28,30 @@ TEST: Final = "test"
 DEFAULT_NAMESPACE: Final = "/discovery/{environment}/{service}"
 DEFAULT_ZOOKEEPER: Final = f"127.0.0.1:{ZOOKEEPER_PORT}"
 
-_MOST_DATA = 1_000_000  # ZooKeeper drops the connection of who sends more (jute.maxbuffer), for ever
+_MAX_DATA = 1_000_000  # ZooKeeper closes the connection at 1 MB (jute.maxbuffer), at every attempt
 _INT32 = 2**31
 
 
 class ServerSet:
-    """A service's members, in ZooKeeper. It connects to nothing until it is used.
+    """The members of a service in ZooKeeper. It connects on first use.
 
-    All registrations and watches of one ServerSet share a session; with `client` those of many sets do.
+        web = ServerSet(PRODUCTION, "web", "zk01:2181,zk02:2181")
+        with web.register("10.0.0.1", 8080), web.watch() as watch:
+            print(watch.endpoints)  # ('10.0.0.1:8080',)
+
+    All registrations and watches of a ServerSet share a session. With `client`, several sets can share one.
 
     Args:
-        environment: `STAGING`, `PRODUCTION`, …, or any other znode's name.
-        service: the service's name; it holds no slash.
+        environment: `STAGING`, `PRODUCTION`, or any other name of a znode.
+        service: the service's name, without a slash.
         zookeeper: `host:port,host:port/chroot`.
-        namespace: where sets lie; placeholders beside `{environment}` and `{service}` are not known here.
-        session_timeout: seconds until ZooKeeper gives up a client that is silent, and its members with it.
-        client: a kazoo client of the caller's, who starts and stops it; `zookeeper` is then not looked at.
-        access: who this is to ZooKeeper, and whether TLS is spoken, as `load_access` makes it.
+        namespace: the template of paths, with the placeholders `{environment}` and `{service}` only.
+        session_timeout: seconds without contact after which ZooKeeper ends the session, and its members.
+        client: a kazoo client that the caller starts and stops. `zookeeper` is then ignored.
+        access: credentials and TLS, as made by `zkdns.serverset.auth.load_access`.
 
     Raises:
-        BadValueError: a name that cannot be a znode's, a template or an address that is none.
+        BadValueError: an invalid name, template or address.
     """
 
     def __init__(
@@ -59,14 +63,14 @@ class ServerSet:
         namespace: str = DEFAULT_NAMESPACE,
         session_timeout: float = 5.0,
         client: KazooClient | None = None,
-        access: Access = ANYBODY,
+        access: Access = ANONYMOUS,
     ) -> None:
         self.environment = environment
         self.service = service
         self.path = _path(parse_namespace(namespace), environment, service)
-        """The znode below which members register."""
+        """The path of the set: the members are the children of this znode."""
         _check_seconds("session_timeout", session_timeout)
-        self._client = client  # held, since the session holds it while it is used only
+        self._client = client  # a strong reference: the session has one only while it is used
         self._session = (
             Session(parse_connect_string(zookeeper), session_timeout, access=access)
             if client is None
@@ -89,24 +93,24 @@ class ServerSet:
         metadata: Mapping[str, str] | None = None,
         timeout: float | None = 10.0,
     ) -> Registration:
-        """Become a member, and stay one until the registration is closed.
+        """Register a member, until the registration is closed.
 
         Args:
-            host: an address or a host name that others reach this service by.
-            port: its port; 0 where only additional endpoints can be reached.
-            ping: called before registering, and then every `ping_interval` seconds. False or an exception
-                unregisters until it succeeds again; so does one that has not returned after `ping_timeout`.
+            host: an address or host name at which clients reach the service.
+            port: the service's port. 0: the member has additional endpoints only.
+            ping: called before registering, and then every `ping_interval` seconds. If it returns False,
+                raises or exceeds `ping_timeout`, the member is unregistered until the ping succeeds again.
             ping_interval: seconds.
-            ping_timeout: seconds; None: the interval, at least one second.
+            ping_timeout: seconds. None: the interval, but at least one second.
             additional: further endpoints by name: `{"admin": 9990}` on the same host, or `"host:port"`.
-            shard: which of the service's shards this is.
-            metadata: text by key, for whoever reads it.
-            timeout: seconds to wait for ZooKeeper; None: do not wait, and go on trying.
+            shard: the number of the service's shard.
+            metadata: text by key, which readers of the member receive.
+            timeout: seconds to wait for ZooKeeper. None: return at once, and register in the background.
 
         Raises:
-            BadValueError: what cannot be registered, and what is accepted.
-            UnreachableError: ZooKeeper could not be reached in time; nothing is registered.
-            ZooKeeperError: ZooKeeper refuses, for instance by its ACL; nothing is registered.
+            BadValueError: an invalid argument; the text gives the accepted form.
+            UnreachableError: ZooKeeper was not reached in time. Nothing is registered.
+            ZooKeeperError: ZooKeeper refuses, for instance because of its ACL. Nothing is registered.
         """
         member = make_member(host, port, additional=additional, shard=shard, metadata=metadata)
         _check_seconds("ping_interval", ping_interval)
@@ -138,7 +142,7 @@ class ServerSet:
         metadata: Mapping[str, str] | None = None,
         timeout: float | None = 10.0,
     ) -> Registration:
-        """`register`, awaited; `async with` closes it. Cancelled, it has left nothing registered."""
+        """As `register`, for asyncio. `async with` closes it. After cancellation nothing is registered."""
         registration = self.register(
             host,
             port,
@@ -155,14 +159,14 @@ class ServerSet:
         return registration
 
     def watch(self, *, timeout: float | None = 10.0) -> SetWatch:
-        """Follow the members; the first set is there when this returns.
+        """Watch the members. The first set is available when this returns.
 
         Args:
-            timeout: seconds to wait for ZooKeeper; None: do not wait, and begin without members.
+            timeout: seconds to wait for ZooKeeper. None: return at once, without members at first.
 
         Raises:
-            UnreachableError: ZooKeeper could not be reached in time.
-            ZooKeeperError: ZooKeeper refuses, for instance by its ACL.
+            UnreachableError: ZooKeeper was not reached in time.
+            ZooKeeperError: ZooKeeper refuses, for instance because of its ACL.
         """
         watch = SetWatch(self._session, self.path)
         if timeout is not None:
@@ -170,7 +174,7 @@ class ServerSet:
         return watch
 
     async def watch_async(self, *, timeout: float | None = 10.0) -> SetWatch:
-        """`watch`, awaited. Cancelled, it has left nothing that watches."""
+        """As `watch`, for asyncio. Cancellation closes the watch."""
         watch = self.watch(timeout=None)
         if timeout is not None:
             await _outcome(watch, timeout)
@@ -178,12 +182,14 @@ class ServerSet:
 
 
 async def _outcome(opened: Registration | SetWatch, timeout: float) -> None:
-    """Await its outcome; who is cancelled meanwhile has closed it, since nobody else could."""
+    """Await the outcome. Cancellation closes the object, which the caller does not have yet."""
     loop = asyncio.get_running_loop()
     try:
         await loop.run_in_executor(None, opened.wait_for_outcome, timeout)
     except asyncio.CancelledError:
-        await asyncio.shield(loop.run_in_executor(None, opened.close))  # goes on if cancelled once more
+        await asyncio.shield(
+            loop.run_in_executor(None, opened.close)
+        )  # a second cancellation does not stop it
         raise
 
 
@@ -195,16 +201,16 @@ def make_member(
     shard: int | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Member:
-    """The member that these make, checked: what is written, every reader can read.
+    """Make a member from checked values, which every reader of the format accepts.
 
     Raises:
-        BadValueError: what is wrong, and what is accepted.
+        BadValueError: an invalid value; the text gives the accepted form.
     """
     own = _checked_host(host)
     _check_port(port, 0)
     endpoints = {name: _additional(own, name, value) for name, value in (additional or {}).items()}
     if not port and not endpoints:
-        raise BadValueError("port 0 says that only additional endpoints can be reached, and there are none")
+        raise BadValueError("port 0 requires additional endpoints, and there are none")
     if shard is not None and (type(shard) is not int or not -_INT32 <= shard < _INT32):
         raise BadValueError(f"shard {shard!r} is not a 32-bit integer")
     for key, text in (metadata or {}).items():
@@ -215,15 +221,15 @@ def make_member(
     try:
         size = len(encode_member(member))
     except UnicodeEncodeError as error:
-        raise BadValueError(f"{error.object!r} cannot be written: it is not Unicode text") from None
-    if size > _MOST_DATA:
+        raise BadValueError(f"{error.object!r} cannot be encoded: it is not valid Unicode") from None
+    if size > _MAX_DATA:
         raise BadValueError(f"the member takes {size} bytes; ZooKeeper accepts less than 1 MB")
     return member
 
 
 def _additional(own: str, name: str, value: str | int | tuple[str, int]) -> Endpoint:
     if not name or not isinstance(name, str):
-        raise BadValueError(f"an additional endpoint is called {name!r}; write a name")
+        raise BadValueError(f"an additional endpoint has the name {name!r}; write a non-empty text")
     if isinstance(value, str):
         address = parse_host_port(value)
         host, port = address.host, address.port
@@ -245,12 +251,12 @@ def _checked_host(host: str) -> str:
 
 def _check_port(port: int, least: int) -> None:
     if type(port) is not int or not least <= port <= MAX_PORT:
-        raise BadValueError(f"port {port!r} is none; a port is {least} to {MAX_PORT}")
+        raise BadValueError(f"port {port!r} is not valid; a port is {least} to {MAX_PORT}")
 
 
 def _check_seconds(name: str, seconds: float) -> None:
     if not 0 < seconds < math.inf:
-        raise BadValueError(f"{name} is {seconds!r}; it is a time in seconds, more than 0")
+        raise BadValueError(f"{name} is {seconds!r}; it is a time in seconds, greater than 0")
 
 
 def _path(namespace: Namespace, environment: str, service: str) -> str:

@@ -1,10 +1,10 @@
-"""One ZooKeeper session, shared by whatever registers and watches over it, and the one thread that asks.
+"""A ZooKeeper session shared by registrations and watches, with the one thread that sends requests.
 
-    kazoo's threads ──(only post)──▶ queue of jobs ──▶ worker thread ──▶ asks ZooKeeper, one by one
+    kazoo's threads ──(only post)──▶ queue of jobs ──▶ worker thread ──▶ requests, one by one
 
-kazoo must not be asked in its own callbacks (it deadlocks), so jobs that come from there run in the worker. A
-session begins with its first user and ends with its last; a client of the caller's own is left running then.
-The end of the process ends it too. A process that is forked off has no part in it, and begins one of its own.
+Requests in kazoo's callbacks would deadlock, so the callbacks post jobs that run in the worker. A session
+starts with its first user and ends with its last one, or at the end of the process. A client that the caller
+passed in keeps running. A forked child process does not share the session; it starts its own.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.protocol.states import KeeperState
 
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
-from zkdns.serverset.access import ANYBODY, Access
+from zkdns.serverset.auth import ANONYMOUS, Access
 from zkdns.serverset.client import dispose, make_client
-from zkdns.serverset.kazoo_private import has_ended
+from zkdns.serverset.kazoo_ext import is_terminated
 from zkdns.serverset.logs import Log
 
 if TYPE_CHECKING:
@@ -44,31 +44,31 @@ if TYPE_CHECKING:
 
 log = Log("zkdns.session")
 
-AWAY = (ConnectionLoss, ConnectionClosedError, SessionExpiredError, KazooTimeoutError)
-"""What is raised where the connection is the reason: it says nothing about whether the server did it."""
+CONNECTION_ERRORS = (ConnectionLoss, ConnectionClosedError, SessionExpiredError, KazooTimeoutError)
+"""Exceptions caused by the connection. The server may or may not have executed the request."""
 
-_LOOK_SECONDS = 1.0
-"""How often a client is looked at, whether it has ended."""
-_EXIT_PATIENCE = 2.0  # seconds that the end of the process waits for the end of the session
+_CLIENT_CHECK_SECONDS = 1.0
+"""How often the session checks whether its client has terminated."""
+_EXIT_TIMEOUT = 2.0  # seconds that the end of the process waits for the end of the session
 
-_LEAST_PAUSE, _MOST_PAUSE = 1.0, 60.0  # seconds between tries of what the server refuses, as go.serversets
+_MIN_BACKOFF, _MAX_BACKOFF = 1.0, 60.0  # seconds between attempts after a refusal, as in go.serversets
 
 
-class User(Protocol):
-    """What lives on a session."""
+class SessionUser(Protocol):
+    """A registration or watch that uses a session."""
 
-    def connected(self) -> None:
-        """In the worker: there is a connection (again): watches are gone, the session may be another."""
+    def on_connected(self) -> None:
+        """Called in the worker after each connect. Watches are gone, and the session may be a new one."""
 
 
 class Session:
-    """A session's client, worker and users.
+    """A session with its client, worker thread and users.
 
     Args:
         hosts: `host:port,host:port/chroot`.
         session_timeout: seconds.
-        client: a kazoo client of the caller's, which is started and stopped by the caller alone.
-        access: of the client that is made where none is given.
+        client: a kazoo client that the caller starts and stops. None: the session makes its own.
+        access: credentials and TLS of the session's own client.
     """
 
     _of_clients: ClassVar[weakref.WeakKeyDictionary[Any, Session]] = weakref.WeakKeyDictionary()
@@ -80,33 +80,33 @@ class Session:
         session_timeout: float,
         client: KazooClient | None = None,
         *,
-        access: Access = ANYBODY,
+        access: Access = ANONYMOUS,
     ) -> None:
         self.hosts = hosts
         self._access = access
         self.session_timeout = session_timeout
-        # Weak: it is the key that this session is found by. With users, `_client` holds it.
+        # Weak, because this client is the key by which the session is found. With users, `_client` holds it.
         self._given = weakref.ref(client) if client is not None else None
-        self.forget()
+        self.reset()
         _sessions.add(self)
 
-    def forget(self) -> None:
-        """Be as new. A process just forked off has none of the threads, and all else is its parent's."""
+    def reset(self) -> None:
+        """Return to the initial state. Used after a fork, since the child has none of the threads."""
         self.claimed: set[str] = set()
-        """Paths of members that a registration of this session holds."""
+        """Paths of the members that this session's registrations own."""
         self._client: KazooClient | None = None
-        self._users: list[User] = []
-        self._leaving: list[User] = []
+        self._users: list[SessionUser] = []
+        self._leaving: list[SessionUser] = []
         self._lock = threading.Condition()
         self._jobs: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = itertools.count()
         self._worker: threading.Thread | None = None
         self._identity: tuple[int, bytes] | None = None
-        """Of the session, while a client that has ended may have lost it."""
+        """The session id and password, kept in case the client terminates."""
 
     @classmethod
     def of_client(cls, client: KazooClient, session_timeout: float) -> Session:
-        """The session of a caller's client: one, however many sets use it."""
+        """The session of a caller's client. All sets with this client share it."""
         with cls._of_clients_lock:
             session = cls._of_clients.get(client)
             if session is None:
@@ -116,39 +116,47 @@ class Session:
 
     @property
     def is_connected(self) -> bool:
-        """Whether ZooKeeper can be asked now."""
+        """Whether requests can be sent now."""
         client = self._client
         return client is not None and client.state == KazooState.CONNECTED
 
-    def owns(self, status: ZnodeStat) -> bool:
-        """Whether an ephemeral znode is this session's.
+    def owns(self, stat: ZnodeStat) -> bool:
+        """Whether an ephemeral znode belongs to this session.
 
         Raises:
-            ConnectionLoss: the connection has just gone, and what the session is with it.
+            ConnectionLoss: the connection was lost just now, so the session is unknown.
         """
         client = self._client
         identity = client.client_id if client is not None else None
         if identity is None:
             raise ConnectionLoss
-        return bool(status.ephemeralOwner == identity[0])
+        return bool(stat.ephemeralOwner == identity[0])
+
+    def claim(self, path: str) -> None:
+        """Note that a registration owns the member at this path, so that no other one adopts it."""
+        self.claimed.add(path)
+
+    def release(self, path: str) -> None:
+        """Note that no registration owns the member at this path any more."""
+        self.claimed.discard(path)
 
     # -- users ---------------------------------------------------------------------------------------------
 
-    def join(self, user: User) -> None:
-        """Begin to use the session; the first user connects it."""
+    def join(self, user: SessionUser) -> None:
+        """Add a user. The first one starts the connection."""
         with self._lock:
             if self._worker is None:
-                self._begin()
+                self._start()
             self._users.append(user)
-        self.soon(lambda: self._tell_connected([user]) if self.is_connected else None)
+        self.run_soon(lambda: self._notify([user]) if self.is_connected else None)
 
-    def leave(self, user: User, *, unfinished: bool = False) -> None:
-        """Use the session no more; with its last user it ends.
+    def leave(self, user: SessionUser, *, unfinished: bool = False) -> None:
+        """Remove a user. After the last one the session ends.
 
         Args:
-            user: who joined.
-            unfinished: whether it has left something in ZooKeeper. As long as the session lives on for others
-                it is then still told of connections, until it calls `finished`.
+            user: a user that has joined.
+            unfinished: whether the user still has a znode. While the session has other users, `on_connected`
+                is then still called for it, until it calls `finished`.
         """
         with self._lock:
             if user not in self._users:
@@ -158,59 +166,60 @@ class Session:
                 self._leaving.append(user)
         self._end_if_unused()
 
-    def finished(self, user: User) -> None:
-        """Nothing of a user that has left is in ZooKeeper any more."""
+    def finished(self, user: SessionUser) -> None:
+        """Note that a user that has left has no znode any more."""
         with self._lock:
             if user not in self._leaving:
                 return
             self._leaving.remove(user)
         self._end_if_unused()
 
-    def _begin(self) -> None:
-        """Make client and worker, with the lock held."""
+    def _start(self) -> None:
+        """Start the client and the worker. The caller holds the lock."""
         own = self._make_client(None) if self._given is None else None
         client = own or (self._given() if self._given is not None else None)
         if client is None:
-            raise ZooKeeperError("the ZooKeeper client that this set was made with is no more")
+            raise ZooKeeperError("the ZooKeeper client of this server set no longer exists")
         if own is not None:
-            own.start_async()  # before anything is kept: it fails where there are no files left to open
-            atexit.register(self._end_at_exit)  # after kazoo's own, which is called later so
+            own.start_async()  # before anything is stored: it fails when no more files can be opened
+            atexit.register(self._on_exit)  # registered after kazoo's own handler, so that it runs before it
         self._client = client
         self._worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
         self._worker.start()
-        client.add_listener(self._heard)  # what was heard before the first job finds by itself
+        client.add_listener(self._on_state)  # the first job covers states before this line
         if own is not None:
-            heapq.heappush(self._jobs, (time.monotonic() + _LOOK_SECONDS, next(self._numbers), self._look))
+            first_check = time.monotonic() + _CLIENT_CHECK_SECONDS
+            heapq.heappush(self._jobs, (first_check, next(self._numbers), self._replace_ended_client))
 
     def _make_client(self, identity: tuple[int, bytes] | None) -> KazooClient:
         return make_client(
             self.hosts, session_timeout=self.session_timeout, access=self._access, identity=identity
         )
 
-    def _look(self) -> None:
-        """Put another client in the place of one that has ended for good, and go on with its session."""
-        self.later(_LOOK_SECONDS, self._look)
+    def _replace_ended_client(self) -> None:
+        """Replace a client that has terminated by another one, which resumes its session."""
+        self.run_later(_CLIENT_CHECK_SECONDS, self._replace_ended_client)
         ended = self._client
-        if ended is None or not has_ended(ended):
+        if ended is None or not is_terminated(ended):
             return
         try:
             client = self._make_client(self._identity)
             client.start_async()
-        except Exception as error:  # noqa: BLE001 - no files left to open, say; that may pass
+        except Exception as error:  # noqa: BLE001 - such as no more open files, which may pass
             log.warning("zookeeper_client_restart_failed", zookeeper=self.hosts, reason=repr(error))
             return
         log.warning("zookeeper_client_replaced", zookeeper=self.hosts)
-        ended.remove_listener(self._heard)
+        ended.remove_listener(self._on_state)
         with self._lock:
             is_used = self._client is ended
             if is_used:
                 self._client = client
         dispose(ended if is_used else client)
         if not is_used:
-            return  # its last user has left meanwhile
-        client.add_listener(self._heard)
+            return  # the last user has left in the meantime
+        client.add_listener(self._on_state)
         if self.is_connected:
-            self._tell_all_connected()
+            self._notify_all()
 
     def _end_if_unused(self) -> None:
         with self._lock:
@@ -219,10 +228,10 @@ class Session:
                 return
             if self._leaving and self._given is not None and client.client_state != KeeperState.CLOSED:
                 return
-            client.remove_listener(self._heard)
+            client.remove_listener(self._on_state)
             self._client = self._worker = None
-            atexit.unregister(self._end_at_exit)
-            self._leaving.clear()  # what they left goes with the session
+            atexit.unregister(self._on_exit)
+            self._leaving.clear()  # their znodes end with the session
             self.claimed.clear()
             self._jobs.clear()
             self._lock.notify_all()
@@ -230,13 +239,13 @@ class Session:
             try:
                 client.stop()
                 client.close()
-            except Exception as error:  # noqa: BLE001 - kazoo gives up waiting for its own thread
+            except Exception as error:  # noqa: BLE001 - kazoo stops waiting for its own thread
                 log.warning("zookeeper_session_close_failed", reason=repr(error))
         if worker is not threading.current_thread():
-            worker.join(self.session_timeout)  # longer only where a subscriber that it calls hangs
+            worker.join(self.session_timeout)  # it takes that long only if a subscriber hangs
 
-    def _end_at_exit(self) -> None:
-        """At the end of the process: members that were not closed go now, not when the time is out."""
+    def _on_exit(self) -> None:
+        """End the session at the end of the process, so that open members do not wait for the timeout."""
         client, ended = self._client, threading.Event()
         if client is None:
             return
@@ -247,61 +256,61 @@ class Session:
             finally:
                 ended.set()
 
-        self.soon(end)  # there, since what hangs is left to itself, and no thread can be started any more
-        ended.wait(_EXIT_PATIENCE)
+        self.run_soon(end)  # in the worker, since no new thread can be started during exit
+        ended.wait(_EXIT_TIMEOUT)
 
-    def _heard(self, state: str) -> None:
-        """The state listener, in a thread of kazoo's."""
+    def _on_state(self, state: str) -> None:
+        """Handle a change of the connection. Called in kazoo's thread."""
         if state == KazooState.CONNECTED:
-            self.soon(self._tell_all_connected)
+            self.run_soon(self._notify_all)
         elif state == KazooState.LOST:
-            self.soon(self._end_if_unused)  # a caller's client that was stopped: nobody need stay for it
+            self.run_soon(self._end_if_unused)  # the caller has stopped its client, so no user can finish
 
-    def _tell_all_connected(self) -> None:
-        self._tell_connected([*self._users, *self._leaving])
+    def _notify_all(self) -> None:
+        self._notify([*self._users, *self._leaving])
 
-    def _tell_connected(self, users: list[User]) -> None:
+    def _notify(self, users: list[SessionUser]) -> None:
         client = self._client
         if client is not None and client.client_id is not None:
-            self._identity = client.client_id  # before anybody makes something in it
+            self._identity = client.client_id  # before a user creates a znode in the session
         for user in users:
-            user.connected()
+            user.on_connected()
 
     # -- jobs ----------------------------------------------------------------------------------------------
 
-    def soon(self, job: Callable[[], None]) -> None:
-        """Run the job in the worker."""
-        self.later(0.0, job)
+    def run_soon(self, job: Callable[[], None]) -> None:
+        """Run a job in the worker."""
+        self.run_later(0.0, job)
 
-    def later(self, seconds: float, job: Callable[[], None]) -> None:
-        """Run the job in the worker after some time; what is left when the session ends is dropped."""
+    def run_later(self, seconds: float, job: Callable[[], None]) -> None:
+        """Run a job in the worker after a delay. The end of the session drops pending jobs."""
         with self._lock:
             if self._worker is None:
                 return
             heapq.heappush(self._jobs, (time.monotonic() + seconds, next(self._numbers), job))
             self._lock.notify_all()
 
-    def wait_for(self, state: threading.Condition, is_so: Callable[[], bool], timeout: float) -> bool:
-        """Wait until jobs have made it so, at most `timeout` seconds; whether it is.
+    def wait_for(self, state: threading.Condition, predicate: Callable[[], bool], timeout: float) -> bool:
+        """Wait until the predicate holds, at most `timeout` seconds. Returns whether it does.
 
-        A subscriber of a watch is called in the worker, and may register and close: waiting is working there.
+        A watch's subscriber runs in the worker and may register and close, so in the worker this runs jobs.
         """
         if self._worker is None:
-            return is_so()  # there are no jobs
+            return predicate()  # no job will change it
         if threading.current_thread() is not self._worker:
             with state:
-                return state.wait_for(is_so, timeout)
+                return state.wait_for(predicate, timeout)
         deadline = time.monotonic() + timeout
-        while not is_so() and (job := self._next_job(deadline)):
+        while not predicate() and (job := self._next_job(deadline)):
             self._run(job)
-        return is_so()
+        return predicate()
 
     def _work(self) -> None:
         while job := self._next_job(math.inf):
             self._run(job)
 
     def _next_job(self, deadline: float) -> Callable[[], None] | None:
-        """The first job, when it is due; None: the deadline came first, or the session has ended."""
+        """The next job, once it is due. None: the deadline has passed or the session has ended."""
         own = threading.current_thread()
         with self._lock:
             while self._worker is own:
@@ -317,62 +326,64 @@ class Session:
     def _run(self, job: Callable[[], None]) -> None:
         try:
             job()
-        except BaseException:  # also a subscriber's sys.exit(): it must not end the work for all others
+        except BaseException:  # such as a subscriber's SystemExit, which must not end the worker
             log.exception("zookeeper_job_failed")
 
-    # -- asking --------------------------------------------------------------------------------------------
+    # -- requests ------------------------------------------------------------------------------------------
 
-    def ask(self, call: str, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - as kazoo answers
-        """Ask ZooKeeper from the worker: `ask("get", path)`.
+    def call(self, method: str, *arguments: object, **options: object) -> Any:  # noqa: ANN401 - kazoo's result
+        """Send a request from the worker and wait for the response: `call("get", path)`.
 
         Raises:
-            whatever kazoo does; those in `AWAY` where the connection is the reason.
+            KazooException: any of kazoo's exceptions; `CONNECTION_ERRORS` if the connection is the cause.
         """
-        return self.begin_to_ask(call, *arguments, **options).get(timeout=self.session_timeout)
+        return self.call_async(method, *arguments, **options).get(timeout=self.session_timeout)
 
-    def begin_to_ask(self, call: str, *arguments: object, **options: object) -> IAsyncResult:
-        """The same without waiting for the answer."""
-        with self._lock:  # a worker that outlives its session must not ask in the next one
+    def call_async(self, method: str, *arguments: object, **options: object) -> IAsyncResult:
+        """Send a request from the worker without waiting for the response."""
+        with self._lock:  # a worker that outlives its session must not use the next one
             client = self._client if threading.current_thread() is self._worker else None
         if client is None:
             raise ConnectionClosedError("the session has ended")
-        return getattr(client, f"{call}_async")(*arguments, **options)
+        return getattr(client, f"{method}_async")(*arguments, **options)
 
 
 _sessions: weakref.WeakSet[Session] = weakref.WeakSet()
 
 
-def _forget_all() -> None:
+def _reset_all() -> None:
     for session in list(_sessions):
-        session.forget()
+        session.reset()
 
 
-os.register_at_fork(after_in_child=_forget_all)
+os.register_at_fork(after_in_child=_reset_all)
 
 
 class Backoff:
-    """Pauses between tries, each twice as long as the last, up to a minute."""
+    """Delays between attempts, each twice as long as the last, up to a minute."""
 
     def __init__(self) -> None:
-        self._next = _LEAST_PAUSE
+        self._next = _MIN_BACKOFF
 
     def pause(self) -> float:
-        """Seconds until the next try."""
-        pause, self._next = self._next, min(self._next * 2, _MOST_PAUSE)
+        """Seconds until the next attempt."""
+        pause, self._next = self._next, min(self._next * 2, _MAX_BACKOFF)
         return pause
 
     def reset(self) -> None:
-        """It worked: begin with short pauses again."""
-        self._next = _LEAST_PAUSE
+        """Start with short delays again, after a success."""
+        self._next = _MIN_BACKOFF
 
 
-def explain(error: Exception, what: str, hosts: str) -> ZkdnsError:
-    """An error of kazoo's as one of ours, with a sentence for people."""
+def to_zkdns_error(error: Exception, action: str, hosts: str) -> ZkdnsError:
+    """Convert an exception of kazoo. `action` completes the message `cannot …`."""
     if isinstance(error, ZkdnsError):
         return error
-    if isinstance(error, AWAY):
-        return UnreachableError(f"cannot {what}: ZooKeeper at {hosts} cannot be reached")
+    if isinstance(error, CONNECTION_ERRORS):
+        return UnreachableError(f"cannot {action}: ZooKeeper at {hosts} cannot be reached")
     if isinstance(error, NoAuthError):
-        return ZooKeeperError(f"cannot {what}: ZooKeeper denies it (its ACL does not permit this client to)")
+        return ZooKeeperError(
+            f"cannot {action}: ZooKeeper denies it (its ACL does not permit this client to)"
+        )
     reason = f"{type(error).__name__} {error}".strip() if isinstance(error, KazooException) else repr(error)
-    return ZooKeeperError(f"cannot {what}: {reason}")
+    return ZooKeeperError(f"cannot {action}: {reason}")

@@ -1,4 +1,4 @@
-"""A watch over one server set in ZooKeeper. It reads, and never writes: it needs no other permission."""
+"""A watch over one server set in ZooKeeper. It only reads, so it needs only read permission."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kazoo.exceptions import NoAuthError, NoNodeError
 from zkdns.errors import BadMemberError, UnreachableError, ZkdnsError
 from zkdns.serverset.logs import Log
 from zkdns.serverset.member import MEMBER_PREFIX, Member, decode_member
-from zkdns.serverset.session import AWAY, Backoff, Session, explain
+from zkdns.serverset.session import CONNECTION_ERRORS, Backoff, Session, to_zkdns_error
 from zkdns.serverset.watch import Watch
 
 if TYPE_CHECKING:
@@ -19,49 +19,49 @@ if TYPE_CHECKING:
 
 log = Log("zkdns.watch")
 
-# ZooKeeper never gives a number twice under one parent, so such a member is read once. Another name may have
-# been deleted and created again between two readings.
+# ZooKeeper never assigns a sequence number twice under one parent, so such a member is read once. Any other
+# name may have been deleted and created again between two reads.
 _NUMBERED = re.compile(r"[0-9]{10}$")
 _UNREAD = Member("", None)
 
 
 class SetWatch(Watch):
-    """The members of one set, kept current; while ZooKeeper is away, the last that it said.
+    """The members of one set, kept current. While ZooKeeper is unreachable, they stay as they were.
 
-    A set that does not exist yet has no members, and is waited for.
+    A set that does not exist yet has no members. They appear when it is created.
     """
 
     def __init__(self, session: Session, directory: str) -> None:
         super().__init__()
         self.bad_members: Counter[str] = Counter()
-        """Members that were skipped, by reason."""
+        """How many members were skipped, by reason."""
         self._session = session
         self._directory = directory
         self._czxid = 0
-        self._known: dict[str, Member | None] = {}  # None: cannot be used
+        self._known: dict[str, Member | None] = {}  # None: an invalid member
         self._backoff = Backoff()
-        self._read = 0  # counts readings, so that of those that wait only the newest is made
+        self._read_count = 0  # so that only the latest scheduled read runs
         self._was_tried = False
         self._last_error: ZkdnsError | None = None
         try:
             session.join(self)
-        except BaseException:  # Ctrl-C came, and nobody else could close it
+        except BaseException:  # such as KeyboardInterrupt: the caller has no watch to close
             self.close()
             raise
 
     @property
     def last_error(self) -> ZkdnsError | None:
-        """Why the set could not be read the last time; None: it could."""
+        """Why the last read failed. None: it succeeded."""
         return self._last_error
 
     def wait_for_outcome(self, timeout: float) -> None:
-        """Wait until the set has been read once.
+        """Wait until the set was read once.
+
+        Any exception, including KeyboardInterrupt, closes the watch.
 
         Raises:
-            ZkdnsError: ZooKeeper refuses.
-            UnreachableError: it could not be asked within `timeout` seconds.
-
-        Whatever is raised, also KeyboardInterrupt: the watch is closed then.
+            ZkdnsError: ZooKeeper refuses the read.
+            UnreachableError: ZooKeeper did not respond within `timeout` seconds.
         """
         try:
             self._session.wait_for(self._changed, lambda: self._was_tried or self.is_closed, timeout)
@@ -76,66 +76,70 @@ class SetWatch(Watch):
         )
 
     def close(self) -> None:
-        """Follow no more, and wake everybody who waits; once more changes nothing."""
+        """Stop watching and wake all waiting threads. Closing twice is allowed."""
         super().close()
         self._session.leave(self)
 
-    def connected(self) -> None:
-        """In the session's worker: the connection is there."""
+    def on_connected(self) -> None:
+        """Read the set after a connect. Called in the session's worker thread."""
         self._backoff.reset()
-        self._look()
+        self._update()
 
-    def _fired(self, event: WatchedEvent) -> None:
-        """A watch of the set, in a thread of kazoo's; events of type NONE tell of the session instead."""
+    def _on_watch(self, event: WatchedEvent) -> None:
+        """Handle the set's watch in kazoo's thread. Events of type NONE concern the session."""
         if event.type != "NONE":
-            self._session.soon(self._look)
+            self._session.run_soon(self._update)
 
-    def _look(self) -> None:
-        """Read what is new, in the session's worker; after a failure once more later."""
-        self._read += 1
+    def _update(self) -> None:
+        """Read the set and publish its members. After a failure try again later."""
+        self._read_count += 1
         if self.is_closed or not self._session.is_connected:
             return
         try:
             members = self._read_set()
-        except Exception as error:  # noqa: BLE001 - whatever ZooKeeper refuses, it may not refuse for ever
-            self._failed(error)
-            number = self._read
-            self._session.later(self._backoff.pause(), lambda: self._look() if number == self._read else None)
+        except Exception as error:  # noqa: BLE001 - any refusal may be temporary
+            self._on_failure(error)
+            number = self._read_count
+            self._session.run_later(
+                self._backoff.pause(), lambda: self._update() if number == self._read_count else None
+            )
         else:
-            self._last_error = None  # before anybody hears of the members
+            self._last_error = None  # before subscribers see the members
             self._backoff.reset()
             self._publish(members)
-            self._tried()
+            self._set_tried()
 
     def _read_set(self) -> list[Member]:
         try:
-            names, status = self._session.ask(
-                "get_children", self._directory, watch=self._fired, include_data=True
+            names, stat = self._session.call(
+                "get_children", self._directory, watch=self._on_watch, include_data=True
             )
         except NoNodeError:
             self._known.clear()
-            # Before anybody hears of it: a subscriber that exits must not leave us without a watch.
-            if self._session.ask("exists", self._directory, watch=self._fired) is not None:
-                self._session.soon(self._look)  # made between the two questions
+            # The watch is set before subscribers are called: one that exits must not leave the set unwatched.
+            if self._session.call("exists", self._directory, watch=self._on_watch) is not None:
+                self._session.run_soon(self._update)  # it was created between the two requests
             return []
-        if status.czxid != self._czxid:  # another znode than before: equal names mean nothing
-            self._czxid = status.czxid
+        if (
+            stat.czxid != self._czxid
+        ):  # the set was created again, so its members are new even under old names
+            self._czxid = stat.czxid
             self._known.clear()
         present = sorted(name for name in names if name.startswith(MEMBER_PREFIX))
         new = [name for name in present if name not in self._known or not _NUMBERED.search(name)]
-        asked = [(name, self._session.begin_to_ask("get", f"{self._directory}/{name}")) for name in new]
-        for name, answer in asked:
+        requests = [(name, self._session.call_async("get", f"{self._directory}/{name}")) for name in new]
+        for name, response in requests:
             try:
-                self._learn(name, answer.get(timeout=self._session.session_timeout)[0])
+                self._set_data(name, response.get(timeout=self._session.session_timeout)[0])
             except NoNodeError:
-                continue  # gone already; the watch tells of it too
+                continue  # deleted in the meantime; the watch reports it too
             except NoAuthError:
                 self._skip(name, "denied", "its ACL does not permit reading it")
         for name in self._known.keys() - set(present):
             del self._known[name]
         return [member for name in present if (member := self._known.get(name))]
 
-    def _learn(self, name: str, data: bytes) -> None:
+    def _set_data(self, name: str, data: bytes) -> None:
         try:
             self._known[name] = decode_member(name, data)
         except BadMemberError as error:
@@ -147,15 +151,15 @@ class SetWatch(Watch):
             log.warning("member_skipped", path=f"{self._directory}/{name}", reason=reason, detail=detail)
         self._known[name] = None
 
-    def _failed(self, error: Exception) -> None:
-        told = explain(error, f"watch {self._directory}", self._session.hosts)
-        if str(told) != str(self._last_error):
-            log.warning("server_set_read_failed", reason=str(told))
-        self._last_error = told
-        if not isinstance(error, AWAY):
-            self._tried()
+    def _on_failure(self, error: Exception) -> None:
+        failure = to_zkdns_error(error, f"watch {self._directory}", self._session.hosts)
+        if str(failure) != str(self._last_error):
+            log.warning("server_set_read_failed", reason=str(failure))
+        self._last_error = failure
+        if not isinstance(error, CONNECTION_ERRORS):
+            self._set_tried()
 
-    def _tried(self) -> None:
+    def _set_tried(self) -> None:
         with self._changed:
             self._was_tried = True
             self._changed.notify_all()

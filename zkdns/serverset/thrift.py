@@ -1,12 +1,12 @@
-"""The members that old twitter commons wrote: thrift's binary protocol (TBinary), read and never written.
+"""Decodes the members of old twitter commons, in thrift's binary protocol (TBinary). They are never written.
 
     instance = 1: endpoint, 2: map<string, endpoint> additional, 3: i32 status, 4: i32 shard,
                5: map<string, string> metadata
     endpoint = 1: string host, 2: i32 port, 3: string inet, 4: string inet6
 
-A field is a byte for its type, two for its number, and its value; a zero byte ends a struct. Unknown fields,
-and known ones of another type, are passed over, as thrift's own readers do. Whoever can write to ZooKeeper
-can write anything here, so nothing is believed: a length is looked at before it is used, depth has a limit.
+A field is a byte for its type, two bytes for its number, and its value. A zero byte ends a struct. Unknown
+fields, and known ones of another type, are skipped, as thrift's own readers do. Every client of ZooKeeper may
+be able to write here, so nothing is trusted: lengths are checked before use, and the depth is limited.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Final, TypeAlias
 from zkdns.errors import BadMemberError
 
 STRUCT: Final = 12
-"""The type of an instance's first field, and so the first byte of one; no JSON begins with it."""
+"""The type of an instance's first field, which is also its first byte. No JSON begins with it."""
 
 _STOP, _I32, _STRING, _MAP, _SET, _LIST = 0, 8, 11, 13, 14, 15
 _SIZES = {2: 1, 3: 1, 4: 8, 6: 2, 8: 4, 10: 8}  # bytes of bool, byte, double, i16, i32, i64
 _INT16, _INT32 = struct.Struct("!h"), struct.Struct("!i")
-_MAX_DEPTH = 16  # an instance has three levels; thrift's own limit of 64 would only help whoever tests it
+_MAX_DEPTH = 16  # an instance has three levels; thrift's own limit is 64
 
 _INSTANCE: Final = {
     1: ("serviceEndpoint", STRUCT),
@@ -33,36 +33,36 @@ _INSTANCE: Final = {
 }
 _ENDPOINT: Final = {1: ("host", _STRING), 2: ("port", _I32), 3: ("inet", _STRING), 4: ("inet6", _STRING)}
 _Fields: TypeAlias = dict[int, tuple[str, int]]
-_VALUES_OF = {"additionalEndpoints": STRUCT, "metadata": _STRING}  # a map's; the keys are strings
+_MAP_VALUES = {"additionalEndpoints": STRUCT, "metadata": _STRING}  # the keys are strings
 
 
 def read_instance(data: bytes) -> dict[str, object]:
-    """Read a member into the fields that its JSON would have.
+    """Decode a member into the fields of its JSON form.
 
     Raises:
-        BadMemberError: for the reason `thrift`: it is cut short, too long, too deep, or of no known type.
+        BadMemberError: reason `thrift`: the data is truncated, too long, too deep, or has an unknown type.
     """
     reader = _Reader(data)
     fields = reader.struct(_INSTANCE)
-    if reader.at != len(data):
-        raise BadMemberError("thrift", f"{len(data) - reader.at} bytes follow its thrift struct")
+    if reader.position != len(data):
+        raise BadMemberError("thrift", f"{len(data) - reader.position} bytes follow its thrift struct")
     return fields
 
 
 class _Reader:
     def __init__(self, data: bytes) -> None:
-        self.at = 0
+        self.position = 0
         self._data = data
 
     def struct(self, known: _Fields) -> dict[str, object]:
-        """The known fields by their names; of a field that comes twice the last."""
+        """The known fields by name. Of a repeated field, the last one counts."""
         fields: dict[str, object] = {}
         while kind := self._take(1)[0]:
             name, expected = known.get(self._int16(), ("", _STOP))
             if kind != expected:
                 self._skip(kind, 1)
             elif kind == _MAP:
-                found = self._map(_VALUES_OF[name])
+                found = self._map(_MAP_VALUES[name])
                 if found is not None:
                     fields[name] = found
             else:
@@ -70,13 +70,13 @@ class _Reader:
         return fields
 
     def _value(self, kind: int) -> object:
-        """A value of one of the three types that an instance is made of."""
+        """A value of one of the three types in an instance."""
         if kind == STRUCT:
             return self.struct(_ENDPOINT)
         return self._string() if kind == _STRING else self._int32()
 
     def _map(self, wanted: int) -> dict[str, object] | None:
-        """A map from strings to values of that type; None where it is one of something else."""
+        """A map from strings to values of the wanted type. None: a map of other types, which is skipped."""
         key, value = self._take(2)
         count = self._count()
         if count and (key, value) != (_STRING, wanted):
@@ -94,9 +94,9 @@ class _Reader:
             ) from None
 
     def _skip(self, kind: int, depth: int) -> None:
-        """Pass over a value."""
+        """Skip a value."""
         if depth > _MAX_DEPTH:
-            raise BadMemberError("thrift", f"its thrift is nested over {_MAX_DEPTH} levels deep")
+            raise BadMemberError("thrift", f"its thrift is nested more than {_MAX_DEPTH} levels deep")
         if kind in _SIZES:
             self._take(_SIZES[kind])
         elif kind == _STRING:
@@ -120,10 +120,12 @@ class _Reader:
                 self._skip(kind, depth + 1)
 
     def _count(self) -> int:
-        """How many bytes or values follow: of any type at least as many bytes."""
+        """How many bytes or values follow. Each value takes at least one byte."""
         count = self._int32()
-        if not 0 <= count <= len(self._data) - self.at:
-            raise BadMemberError("thrift", f"its thrift is broken: the length {count} at byte {self.at - 4}")
+        if not 0 <= count <= len(self._data) - self.position:
+            raise BadMemberError(
+                "thrift", f"its thrift has the invalid length {count} at byte {self.position - 4}"
+            )
         return count
 
     def _int16(self) -> int:
@@ -133,8 +135,8 @@ class _Reader:
         return int(_INT32.unpack(self._take(_INT32.size))[0])
 
     def _take(self, count: int) -> bytes:
-        taken = self._data[self.at : self.at + count]
+        taken = self._data[self.position : self.position + count]
         if len(taken) < count:
-            raise BadMemberError("thrift", "its thrift is cut short")
-        self.at += count
+            raise BadMemberError("thrift", "its thrift is truncated")
+        self.position += count
         return taken

@@ -1,7 +1,6 @@
-"""A set of endpoints that may change under whoever holds it: what balancers and programs follow.
+"""`EndpointSource`, the interface between sets of endpoints and balancers, and `Watch`, its implementation.
 
-Anything with `endpoints`, `subscribe` and `is_closed` can be balanced over (`EndpointSource`); `Watch` is
-what all sources of this project are. It is safe to use from any thread.
+Both are thread-safe.
 """
 
 from __future__ import annotations
@@ -21,24 +20,34 @@ log = Log("zkdns.watch")
 
 
 class EndpointSource(Protocol):
-    """What can be balanced over."""
+    """Any set of endpoints that changes. Balancers accept every object with these three attributes.
+
+        def follow(source: EndpointSource) -> None:
+            source.subscribe(lambda: print(source.endpoints))
+
+    `Watch` and its subclasses implement it.
+    """
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """`host:port` of every endpoint, sorted, each once."""
+        """`host:port` of every endpoint, sorted and without duplicates."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether no change will come any more."""
+        """Whether the source is closed, so that the endpoints do not change any more."""
 
-    def subscribe(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Have `changed` called after every change, and after closing; returns what ends that."""
+    def subscribe(self, on_change: Callable[[], None]) -> Callable[[], None]:
+        """Call `on_change` after every change and after closing. Returns a function that unsubscribes."""
 
 
 class Watch:
-    """Members of one server set, as they are now; iterating gives the endpoints, again after each change.
+    """The current members of a server set. Iterating returns the endpoints now and after each change.
 
-    Sources publish by `_publish`. What is published and known already is no change.
+        with ServerSet(PRODUCTION, "web", "zk01:2181").watch() as watch:
+            for endpoints in watch:
+                print(endpoints)  # ('10.0.0.1:8080', '10.0.0.2:8080')
+
+    Subclasses publish members with `_publish`. Publishing equal members again is not a change.
     """
 
     def __init__(self) -> None:
@@ -52,37 +61,37 @@ class Watch:
 
     @property
     def members(self) -> tuple[Member, ...]:
-        """The members that are alive, oldest first."""
+        """The members with the status ALIVE, oldest first."""
         return self._members
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """`host:port` of every live member's service endpoint, sorted, each once; IPv6 in brackets."""
+        """`host:port` of each member's service endpoint, sorted and without duplicates; IPv6 in brackets."""
         return self._endpoints
 
     @property
     def event_count(self) -> int:
-        """How often the members have changed; the first set counts."""
+        """How often the members have changed, including the first set."""
         return self._event_count
 
     @property
     def last_event(self) -> float | None:
-        """When they last did, in seconds since the epoch; None: not yet."""
+        """The time of the last change, in seconds since the epoch. None: no change yet."""
         return self._last_event
 
     @property
     def is_closed(self) -> bool:
-        """Whether `close` was called; what was known stays readable."""
+        """Whether `close` was called. The last members stay available."""
         return self._is_closed
 
-    def subscribe(self, changed: Callable[[], object]) -> Callable[[], None]:
-        """Have `changed` called after every change, and after closing; returns what ends that.
+    def subscribe(self, on_change: Callable[[], object]) -> Callable[[], None]:
+        """Call `on_change` after every change and after closing. Returns a function that unsubscribes.
 
-        It is called in whatever thread brought the change, and should be quick. What it raises is logged.
+        The call comes in the thread that made the change, and should be quick. Its exceptions are logged.
         """
-        key = object()  # the same may subscribe twice, and ends once what it began once
+        key = object()  # one function may subscribe twice, and each subscription ends by itself
         with self._changed:
-            self._subscribers[key] = changed
+            self._subscribers[key] = on_change
 
         def unsubscribe() -> None:
             with self._changed:
@@ -91,11 +100,11 @@ class Watch:
         return unsubscribe
 
     def wait(self, timeout: float | None = None, *, after: int | None = None) -> bool:
-        """Wait for a change; False where none came within `timeout` seconds, or the watch was closed.
+        """Wait for a change. Returns False after `timeout` seconds without one, or when the watch is closed.
 
         Args:
-            timeout: seconds; None: for ever.
-            after: the `event_count` that is already known; None: as it is now.
+            timeout: seconds. None: no limit.
+            after: wait until `event_count` is greater than this. None: its present value.
         """
         with self._changed:
             seen = self._event_count if after is None else after
@@ -103,7 +112,7 @@ class Watch:
             return self._event_count > seen
 
     def __iter__(self) -> Iterator[tuple[str, ...]]:
-        """The endpoints now, and after each change; changes that come at once may be given as one."""
+        """The endpoints now and after each change. Several quick changes may be combined."""
         seen = self._event_count
         yield self.endpoints
         while self.wait(after=seen):
@@ -111,38 +120,38 @@ class Watch:
             yield self.endpoints
 
     async def __aiter__(self) -> AsyncIterator[tuple[str, ...]]:
-        """The same, for `async for`."""
+        """As `__iter__`, for `async for`."""
         loop = asyncio.get_running_loop()
-        woken = asyncio.Event()
+        changed = asyncio.Event()
 
         def wake() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(woken.set)
+                loop.call_soon_threadsafe(changed.set)
 
         unsubscribe = self.subscribe(wake)
         try:
             seen = self._event_count
             yield self.endpoints
             while True:
-                woken.clear()
+                changed.clear()
                 if self._event_count > seen:
                     seen = self._event_count
                     yield self.endpoints
                 elif self._is_closed:
                     return
                 else:
-                    await woken.wait()
+                    await changed.wait()
         finally:
             unsubscribe()
 
     def close(self) -> None:
-        """Follow no more, and wake everybody who waits; once more changes nothing."""
+        """Stop watching and wake all waiting threads. Closing twice is allowed."""
         with self._changed:
             if self._is_closed:
                 return
             self._is_closed = True
             self._changed.notify_all()
-        self._tell()
+        self._notify()
 
     def __enter__(self) -> Self:
         return self
@@ -151,28 +160,28 @@ class Watch:
         self.close()
 
     def _publish(self, members: Iterable[Member]) -> None:
-        """Take the members that there are now; nothing changes once closed."""
+        """Replace the members. After `close` this does nothing."""
         alive = tuple(member for member in members if member.status is Status.ALIVE)
         with self._changed:
             if self._is_closed or (alive == self._members and self._event_count):
                 return
             self._members = alive
-            self._endpoints = tuple(sorted({text_of(member) for member in alive if member.service}))
+            self._endpoints = tuple(sorted({endpoint_text(member) for member in alive if member.service}))
             self._event_count += 1
             self._last_event = time.time()
             self._changed.notify_all()
-        self._tell()
+        self._notify()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         with self._changed:
             subscribers = list(self._subscribers.values())
-        for changed in subscribers:
+        for on_change in subscribers:
             try:
-                changed()
-            except Exception:  # somebody else's mistake must not stop the others from hearing
+                on_change()
+            except Exception:  # a faulty subscriber must not affect the others
                 log.exception("subscriber_failed")
 
 
-def text_of(member: Member) -> str:
-    """`host:port` of a member's service endpoint; empty where it has none."""
+def endpoint_text(member: Member) -> str:
+    """`host:port` of a member's service endpoint. Empty if it has none."""
     return str(HostPort(member.service.host, member.service.port)) if member.service else ""

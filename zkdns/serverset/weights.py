@@ -1,13 +1,12 @@
-"""Weights: what the `vector_` znodes beside a set's members say of them, as Finagle's zk2 reads it.
+"""Weights of members, from the `vector_` znodes of a set, as Finagle's zk2 reads them.
 
     {"vector": [{"select": "member=member_0000000001", "weight": 1.2, "priority": 1},
                 {"select": "inet=10.0.0.3:80", "weight": 1.3, "priority": 2},
                 {"select": "shard=3", "weight": 0.5, "priority": 1}]}
 
-A member's weight is the product of all that select it, in all vectors. As in Finagle, an entry without a
-known selector says nothing, a missing weight is 1, and the priority means nothing (Finagle reads it and
-never looks at it). Otherwise than Finagle this reads integers too, and takes a vector of which any part is
-wrong for one that says nothing, rather than half of what somebody meant.
+A member's weight is the product of all entries that select it, in all vectors. As in Finagle, an entry
+without a known selector is ignored, a missing weight is 1, and the priority has no effect. Unlike Finagle,
+zkdns also reads integers, and ignores a whole vector if any part of it is invalid.
 """
 
 from __future__ import annotations
@@ -24,9 +23,9 @@ from zkdns.serverset.member import Member, canonical_host
 VECTOR_PREFIX: Final = "vector_"
 
 DROPPED: Final = -1.0
-"""The weight of a member that is not answered with at all."""
+"""The weight of a member that is never answered."""
 
-_MAX_WEIGHT = 1e9  # keeps products finite; far above all that anybody could mean
+_MAX_WEIGHT = 1e9  # keeps products finite; far above any useful weight
 
 
 class _MemberNamed(msgspec.Struct, frozen=True, tag="member"):
@@ -45,14 +44,14 @@ _Selector: TypeAlias = _MemberNamed | _MemberAt | _MemberOfShard
 
 
 class Entry(msgspec.Struct, frozen=True):
-    """One entry of a vector: which members it means, and by what it multiplies their weights."""
+    """An entry of a vector: a factor for the weights of the members that it selects."""
 
     selector: _Selector
     weight: float
 
 
 class Vector(msgspec.Struct, frozen=True):
-    """What one `vector_` znode says; `name` is the znode's."""
+    """A decoded `vector_` znode. `name` is the znode's name."""
 
     name: str
     entries: tuple[Entry, ...]
@@ -71,10 +70,10 @@ _DECODER = msgspec.json.Decoder(_WrittenVector)
 
 
 def parse_vector(name: str, data: bytes) -> Vector:
-    """Read a `vector_` znode.
+    """Decode the data of a `vector_` znode.
 
     Raises:
-        BadMemberError: for the reason `vector`: it is not JSON, or a part of it is not what it has to be.
+        BadMemberError: reason `vector`: it is not JSON, or a part of it is invalid.
     """
     try:
         written = _DECODER.decode(data)
@@ -89,44 +88,44 @@ def parse_vector(name: str, data: bytes) -> Vector:
 
 
 def _selector(text: str) -> _Selector | None:
-    """What `member=…`, `inet=…` or `shard=…` selects; None for a selector of another kind."""
-    kind, _, what = text.partition("=")
+    """Parse `member=…`, `inet=…` or `shard=…`. None: another kind of selector."""
+    kind, _, value = text.partition("=")
     try:
         match kind:
             case "member":
-                return _MemberNamed(what)
+                return _MemberNamed(value)
             case "inet":
-                at = parse_host_port(what)
-                return _MemberAt(HostPort(canonical_host(at.host).lower(), at.port))
+                address = parse_host_port(value)
+                return _MemberAt(HostPort(canonical_host(address.host).lower(), address.port))
             case "shard":
-                return _MemberOfShard(msgspec.json.decode(what, type=int))
+                return _MemberOfShard(msgspec.json.decode(value, type=int))
     except (BadValueError, msgspec.DecodeError, UnicodeError) as error:
-        raise BadMemberError("vector", f"its selector {text!r} cannot be understood: {error}") from None
+        raise BadMemberError("vector", f"its selector {text!r} is invalid: {error}") from None
     return None
 
 
 class Weights:
-    """What all vectors of a set say together, found by what they select: members and entries are many.
+    """The combined vectors of a set, indexed by selector because there may be many members and entries.
 
     Args:
-        vectors: in whatever order; a weight is the product of all that is said of it.
+        vectors: in any order.
     """
 
     def __init__(self, vectors: Iterable[Vector]) -> None:
-        self._said: dict[_Selector, list[float]] = {}
+        self._factors: dict[_Selector, list[float]] = {}
         for vector in vectors:
             for entry in vector.entries:
-                self._said.setdefault(entry.selector, []).append(entry.weight)
+                self._factors.setdefault(entry.selector, []).append(entry.weight)
 
     def of(self, member: Member) -> float:
-        """The member's weight, which is what `Member.weight` is to be.
+        """The weight of a member, for `Member.weight`.
 
-        It is 1 where nothing selects the member, 0 where something drains it, and `DROPPED` where anything
-        gives it a weight below 0: Finagle's sign for that is -1, and a second one must not bring it back.
+        It is 1 if no entry selects the member, 0 if an entry drains it, and `DROPPED` if any factor is
+        negative: Finagle uses -1 for that, and a second -1 must not bring the member back.
         """
         weight = 1.0
         for selector in _selectors_of(member):
-            for factor in self._said.get(selector, ()):
+            for factor in self._factors.get(selector, ()):
                 if factor < 0:
                     return DROPPED
                 weight = min(weight * factor, _MAX_WEIGHT)
@@ -134,9 +133,9 @@ class Weights:
 
 
 def _selectors_of(member: Member) -> set[_Selector]:
-    """Everything that selects a member: its name, its shard, and where it is.
+    """All selectors that match a member: its name, shard and endpoint.
 
-    That is its service endpoint, or where it has none any other: a member has one weight.
+    That is its service endpoint or, without one, any additional endpoint: a member has only one weight.
     """
     found: set[_Selector] = {_MemberNamed(member.name)}
     if member.shard is not None:

@@ -184,7 +184,7 @@ def test_a_failure_is_told_once_with_its_cure_and_tried_again(tmp_path: Path) ->
         ("snapshot_write_recovered", "info"),
     ]
     assert logs[0]["reason"] == (
-        f"{path}: cannot be written: No such file or directory; make the directory {path.parent}"
+        f"{path}: cannot be written: No such file or directory; create the directory {path.parent}"
     )
 
 
@@ -214,8 +214,8 @@ def snapshot_of(path: Path, **others: Any) -> None:
     [
         ({"written": time.time() - 86_500}, "is 1d old; at most 1d is accepted"),
         ({"written": time.time() + 1e6}, "was written 11d 13h in the future"),
-        ({"namespaces": ("/aurora/{job}",)}, "is of the namespace /aurora/{job}"),
-        ({"zookeeper": "zk1:2181/chroot"}, "which has another root"),
+        ({"namespaces": ("/aurora/{job}",)}, "has the namespace /aurora/{job}"),
+        ({"zookeeper": "zk1:2181/chroot"}, "whose chroot differs"),
     ],
 )
 def test_what_cannot_be_used_is_ignored_with_one_warning(

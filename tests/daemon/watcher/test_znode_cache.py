@@ -3,9 +3,8 @@
 import asyncio
 from collections.abc import Iterable
 
-from zkdns.serverset.znode_stat import ZnodeStat
-
 from zkdns.daemon.watcher.znode_cache import MAX_CACHED, ZnodeStatCache
+from zkdns.serverset.znode_stat import ZnodeStat
 
 
 class Asked:
@@ -18,7 +17,7 @@ class Asked:
     def holds(self, path: str, /) -> bool:
         return path.startswith("/own")
 
-    async def look(self, paths: Iterable[str], _seconds: float) -> dict[str, ZnodeStat]:
+    async def read_stats(self, paths: Iterable[str], _seconds: float) -> dict[str, ZnodeStat]:
         wanted = list(paths)
         self.times.append(wanted)
         self.now += 1

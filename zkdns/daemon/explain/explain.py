@@ -98,8 +98,8 @@ def _heard(known: WatcherContext) -> tuple[float | None, float | None]:
     """How long ago ZooKeeper last told anything, and everything was last listed; None: never yet."""
     now = asyncio.get_running_loop().time()
     syncs = [source.sync for source in known.zookeeper]
-    heard = [sync.heard_at for sync in syncs if sync.heard_at is not None]
-    audited = [sync.audited_at for sync in syncs if sync.audited_at is not None]
+    heard = [sync.last_activity_at for sync in syncs if sync.last_activity_at is not None]
+    audited = [sync.last_audit_at for sync in syncs if sync.last_audit_at is not None]
     is_all = len(audited) == len(syncs)
     return now - max(heard) if heard else None, now - min(audited) if audited and is_all else None
 

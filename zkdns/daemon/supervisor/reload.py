@@ -85,7 +85,7 @@ class Reloader:
             plan = diff_configs(self._present(), config, all_of_them=is_of_all)
             replaced = () if plan.is_empty else await self._change(config, plan)
         except ConfigError as error:
-            return _refused(error.mistakes)
+            return _refused(error.errors)
         except ZkdnsError as error:
             return _refused((str(error),))
         except Exception:  # a mistake of ours, or no memory: it must not cost the server

@@ -55,7 +55,7 @@ class StaticSource:
         try:
             sets = load_static(path, self._config.namespaces)
         except ConfigError as error:
-            for mistake in error.mistakes:
+            for mistake in error.errors:
                 log.error("static_file_invalid", reason=mistake, effect="previous content stays in force")
             return
         self._take(sets)

@@ -20,7 +20,7 @@ class StatSource(Protocol):
     def holds(self, path: str, /) -> bool:
         """Whether it is the one to ask for this znode."""
 
-    async def look(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
+    async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """What ZooKeeper tells of these znodes within so many seconds."""
 
 
@@ -49,7 +49,7 @@ class ZnodeStatCache:
         self._seen = {path: one for path, one in self._seen.items() if one[0] > oldest}
         if missing := [path for path in paths if path not in self._seen]:
             found: dict[str, ZnodeStat] = {}
-            asked = (source.look(filter(source.holds, missing), _LOOK_SECONDS) for source in sources)
+            asked = (source.read_stats(filter(source.holds, missing), _LOOK_SECONDS) for source in sources)
             for some in await asyncio.gather(*asked):
                 found |= some
             now = clock()

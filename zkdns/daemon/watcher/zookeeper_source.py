@@ -169,7 +169,7 @@ class ZooKeeperSource:
     def _drop_absent(self) -> None:
         """What only the snapshot knew is no more; what cannot be listed keeps what it knew of that."""
         absent = self._restored - self.sync.origins
-        self._restored = {origin for origin in absent if self.sync.may_hold(origin)}
+        self._restored = {origin for origin in absent if self.sync.may_contain(origin)}
         self._publish([SetDropped(origin) for origin in sorted(absent - self._restored)])
 
 

@@ -183,7 +183,7 @@ def _diagnose_zookeeper(config: Config) -> Iterable[Finding]:
     try:
         access = load_access(config.zookeeper)
     except ConfigError as error:
-        return [wrong("configuration", mistake, "correct it") for mistake in error.mistakes]
+        return [wrong("configuration", mistake, "correct it") for mistake in error.errors]
     servers = [parse_host_port(host) for host in hosts.split(",")]
     probes = _in_parallel(
         servers,

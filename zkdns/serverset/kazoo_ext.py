@@ -1,9 +1,8 @@
-"""What ZooKeeper 3.6 has and kazoo has not: recursive watches (addWatch), many reads at once (multiRead).
+"""Requests of ZooKeeper 3.6 that kazoo lacks: recursive watches (addWatch) and batched reads (multiRead).
 
-All use of kazoo's private parts is here, held against kazoo itself by `unusable`. Whatever is handed over is
-called in kazoo's connection thread, in the order in which the server said it: an event and the answer to a
-reading that shows the same change are never seen in the wrong order. So it must be quick, and must not raise,
-since an exception there ends the connection for good.
+All use of kazoo's private attributes is here, and `incompatibility` checks them against the installed kazoo.
+Callbacks run in kazoo's connection thread, in the order in which the server sent events and responses. They
+must be quick and must not raise: an exception there ends the connection for good.
 """
 
 from __future__ import annotations
@@ -28,9 +27,9 @@ GET_DATA: Final = 4
 GET_CHILDREN: Final = 8
 
 Result: TypeAlias = tuple[bytes, int] | list[str] | KazooException
-"""Of one read: data and czxid, or the children's names, or why not."""
-Answered: TypeAlias = Callable[[list[Result], BaseException | None], None]
-Heard: TypeAlias = Callable[[int, str], None]
+"""The result of one read: data and czxid, the names of the children, or an error."""
+ResponseCallback: TypeAlias = Callable[[list[Result], BaseException | None], None]
+EventCallback: TypeAlias = Callable[[int, str], None]
 
 _SERIES = "2.11."
 _ARGUMENTS = (
@@ -41,7 +40,7 @@ _ARGUMENTS = (
 
 _RECURSIVE = 1
 _INT = struct.Struct("!i")
-_HEADER = struct.Struct("!i?i")  # MultiHeader: operation, whether it is the end, error
+_HEADER = struct.Struct("!i?i")  # MultiHeader: operation, end flag, error
 _HEADERS = {op: _HEADER.pack(op, False, -1) for op in (GET_DATA, GET_CHILDREN)}
 _END = _HEADER.pack(-1, True, -1)
 _CZXID = struct.Struct("!q")
@@ -51,10 +50,10 @@ _COMMON = {NoNodeError.code: _NO_NODE, NoAuthError.code: _NO_AUTH}
 
 
 class AddWatch:
-    """Watch a znode and all below it, until the connection ends.
+    """Watch a znode and all its descendants until the connection ends.
 
     Args:
-        path: as the server knows it, the chroot before it.
+        path: with the chroot.
     """
 
     type = 106
@@ -63,19 +62,19 @@ class AddWatch:
         self._path = path.encode()
 
     def serialize(self) -> bytes:
-        """The request's body."""
+        """Encode the request."""
         return _INT.pack(len(self._path)) + self._path + _INT.pack(_RECURSIVE)
 
     def deserialize(self, _data: bytes, _offset: int) -> list[Result]:
-        """The answer says nothing but that it is done."""
+        """Decode the response, which is empty."""
         return []
 
 
-class Read:
-    """One znode's data, as kazoo's own `get` asks for it, at half of what that one costs.
+class GetData:
+    """Read one znode's data, at half the cost of kazoo's `get`.
 
     Args:
-        path: as the server knows it, the chroot before it.
+        path: with the chroot.
     """
 
     type = GET_DATA
@@ -84,20 +83,20 @@ class Read:
         self._path = path.encode()
 
     def serialize(self) -> bytes:
-        """The request's body."""
+        """Encode the request."""
         return _INT.pack(len(self._path)) + self._path + b"\0"  # no watch
 
     def deserialize(self, data: bytes, offset: int) -> list[Result]:
-        """The data, and the czxid behind it."""
+        """Decode the data, and the czxid that follows it."""
         end = offset + _INT.size + max(_INT.unpack_from(data, offset)[0], 0)
         return [(data[offset + _INT.size : end], _CZXID.unpack_from(data, end)[0])]
 
 
 class MultiRead:
-    """Many reads in one question; what one of them fails by is its own.
+    """A batch of reads in one request. Each read succeeds or fails on its own.
 
     Args:
-        reads: operation (`GET_DATA`, `GET_CHILDREN`) and path, the chroot before it.
+        reads: the operation (`GET_DATA` or `GET_CHILDREN`) and the path with the chroot.
     """
 
     type = 22
@@ -106,7 +105,7 @@ class MultiRead:
         self._reads = reads
 
     def serialize(self) -> bytes:
-        """The request's body."""
+        """Encode the request."""
         parts: list[bytes] = []
         for operation, path in self._reads:
             encoded = path.encode()
@@ -115,14 +114,14 @@ class MultiRead:
         return b"".join(parts)
 
     def deserialize(self, data: bytes, offset: int) -> list[Result]:
-        """The results, in the order of the reads."""
+        """Decode the results, in the order of the reads."""
         results: list[Result] = []
         for _ in self._reads:
             operation, _, _ = _HEADER.unpack_from(data, offset)
             (length,) = _INT.unpack_from(data, offset + _HEADER.size)
             offset += _HEADER.size + _INT.size
             if operation == GET_DATA:
-                end = offset + max(length, 0)  # no data at all has the length -1
+                end = offset + max(length, 0)  # null data has the length -1
                 results.append((data[offset:end], _CZXID.unpack_from(data, end)[0]))
                 offset = end + _STAT_SIZE
             elif operation == GET_CHILDREN:
@@ -140,61 +139,63 @@ class MultiRead:
 def _error(code: int) -> KazooException:
     try:
         error: KazooException = EXCEPTIONS[code]()
-    except RuntimeError:  # kazoo does not know it
+    except RuntimeError:  # an error code that kazoo lacks
         error = KazooException(f"error {code}")
     return error
 
 
-class _Answer:
-    """What kazoo tells the answer to, in place of its own AsyncResult, which would change threads."""
+class _CallbackResult:
+    """Replaces kazoo's AsyncResult, which would run the callback in another thread."""
 
-    __slots__ = ("_answered",)
+    __slots__ = ("_on_response",)
 
-    def __init__(self, answered: Answered) -> None:
-        self._answered = answered
+    def __init__(self, on_response: ResponseCallback) -> None:
+        self._on_response = on_response
 
     def set(self, value: list[Result]) -> None:
-        self._answered(value, None)
+        self._on_response(value, None)
 
     def set_exception(self, error: BaseException) -> None:
-        self._answered([], error)
+        self._on_response([], error)
 
 
-def ask(client: KazooClient, request: AddWatch | Read | MultiRead, answered: Answered) -> None:
-    """Ask; `answered` gets the results, or why the whole question failed."""
-    client._call(request, _Answer(answered))  # noqa: SLF001 - see above
+def send_request(
+    client: KazooClient, request: AddWatch | GetData | MultiRead, on_response: ResponseCallback
+) -> None:
+    """Send a request. `on_response` receives the results, or the error of the whole request."""
+    client._call(request, _CallbackResult(on_response))  # noqa: SLF001 - see the module's docstring
 
 
-def take_events(client: KazooClient, heard: Heard) -> None:
-    """Have `heard` called with kind and path of each event, whatever kazoo makes of it; before `start`.
+def intercept_events(client: KazooClient, on_event: EventCallback) -> None:
+    """Call `on_event` with the kind and path of each event. To be called before the client is started.
 
-    kazoo looks for a watch of exactly the event's path, and so for none where the watch lies above it.
+    kazoo itself looks up the exact path of an event, so it finds no watch on an ancestor.
     """
-    connection = client._connection  # noqa: SLF001 - see above
-    read = connection._read_watch_event  # noqa: SLF001 - see above
+    connection = client._connection  # noqa: SLF001 - see the module's docstring
+    read = connection._read_watch_event  # noqa: SLF001 - see the module's docstring
 
-    def read_and_tell(buffer: bytes, offset: int) -> None:
+    def read_and_report(buffer: bytes, offset: int) -> None:
         event, _ = Watch.deserialize(buffer, offset)
-        heard(event.type, client.unchroot(event.path))
+        on_event(event.type, client.unchroot(event.path))
         read(buffer, offset)
 
-    connection._read_watch_event = read_and_tell  # noqa: SLF001 - see above
+    connection._read_watch_event = read_and_report  # noqa: SLF001 - see the module's docstring
 
 
-def has_ended(client: KazooClient) -> bool:
-    """Whether a client that was started has given up for good by itself, which kazoo tells nobody.
+def is_terminated(client: KazooClient) -> bool:
+    """Whether the connection thread of a started client has ended by itself, which kazoo does not report.
 
-    It does so when it is refused (AUTH_FAILED), and by whatever else is raised in its connection thread.
+    It ends when the server rejects the credentials (AUTH_FAILED), and at any unexpected exception.
     """
     connection = getattr(client, "_connection", None)
     thread = getattr(connection, "_connection_routine", None)
     return isinstance(thread, threading.Thread) and not thread.is_alive()
 
 
-def unusable() -> str | None:
-    """Why this kazoo cannot be used so; None: it can."""
+def incompatibility() -> str | None:
+    """Why the requests of this module do not work with the installed kazoo. None: they do."""
     if not version.__version__.startswith(_SERIES):
-        return f"kazoo is {version.__version__}; its private parts are known of {_SERIES}x"
+        return f"kazoo is {version.__version__}; its internals are known for {_SERIES}x only"
     for owner, name, expected in _ARGUMENTS:
         function = getattr(owner, name, None)
         found = tuple(inspect.signature(function).parameters) if callable(function) else ("nothing",)

@@ -1,4 +1,4 @@
-"""Which way a sync takes, when it takes the other, and the audit that tells whether events were lost."""
+"""The choice of the watch strategy, the fallback, and the audit that detects lost events."""
 
 import random
 from collections.abc import Callable
@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from tests.serverset.sync_helpers import Chaos, FollowedTree, Locked, data, join
+from tests.serverset.sync_helpers import FollowedTree, Locked, RandomActions, data, join
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset.kazoo_private import CHANGED, MultiRead
-from zkdns.serverset.one_shot import OneShotWay
-from zkdns.serverset.recursive import RecursiveWay
+from zkdns.serverset.kazoo_ext import CHANGED, MultiRead
+from zkdns.serverset.sync.one_shot import OneShotStrategy
+from zkdns.serverset.sync.recursive import RecursiveStrategy
 
 Follow = Callable[..., FollowedTree]
 
@@ -28,14 +28,14 @@ def follow(zookeeper: ZooKeeperServer, zk_root: str) -> Follow:
 
 
 def refusals(logs: list[Any]) -> list[str]:
-    """Why the recursive watch was not taken."""
+    """The reasons for one-shot watches."""
     return [entry["reason"] for entry in logs if entry["event"] == "recursive_watch_refused"]
 
 
-def test_a_recursive_watch_is_taken_where_it_can_be(follow: Follow) -> None:
+def test_the_recursive_strategy_is_used_if_possible(follow: Follow) -> None:
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
-        assert isinstance(tree.sync._way, RecursiveWay)
+        assert isinstance(tree.sync._strategy, RecursiveStrategy)
         tree.restart()
         tree.wait_live()
     assert [entry["strategy"] for entry in logs if entry["event"] == "zookeeper_watch_started"] == [
@@ -55,19 +55,19 @@ def test_a_large_tree_costs_one_watch(
         assert zookeeper.count_watches() - before == 1
 
 
-def test_with_a_kazoo_that_cannot_be_trusted_the_other_way_is_taken(
+def test_an_incompatible_kazoo_leads_to_one_shot_watches(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("kazoo.version.__version__", "2.12.0")
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
-        assert isinstance(tree.sync._way, OneShotWay)
+        assert isinstance(tree.sync._strategy, OneShotStrategy)
         join(zk, f"{zk_root}/staging/web")
         tree.wait_equal(zk)
-    assert refusals(logs) == ["kazoo is 2.12.0; its private parts are known of 2.11.x"]
+    assert refusals(logs) == ["kazoo is 2.12.0; its internals are known for 2.11.x only"]
 
 
-def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_believed(
+def test_a_failed_self_test_leads_to_one_shot_watches(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     join(zk, f"{zk_root}/staging/web")
@@ -79,37 +79,35 @@ def test_reads_that_disagree_with_single_ones_are_noticed_before_anything_is_bel
     monkeypatch.setattr(MultiRead, "deserialize", lose_children)
     with capture_logs() as logs, follow() as tree:
         tree.wait_live().wait_equal(zk)
-        assert isinstance(tree.sync._way, OneShotWay)
-    assert refusals(logs) == ["many reads in one do not agree with single ones"]
+        assert isinstance(tree.sync._strategy, OneShotStrategy)
+    assert refusals(logs) == ["multiRead and single reads return different results"]
 
 
-def test_events_of_other_paths_than_were_asked_for_end_the_trust(
-    zk: Any, zk_root: str, follow: Follow
-) -> None:
+def test_events_of_other_paths_lead_to_one_shot_watches(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web")
     with capture_logs() as logs, follow() as tree:
         tree.wait_live()
         known = tree.contents
-        tree.read(lambda: tree.sync._event(tree.client, CHANGED, "/elsewhere"))
-        eventually(lambda: isinstance(tree.sync._way, OneShotWay))
+        tree.read(lambda: tree.sync._on_watch_event(tree.client, CHANGED, "/elsewhere"))
+        eventually(lambda: isinstance(tree.sync._strategy, OneShotStrategy))
         assert tree.contents == known
         join(zk, f"{zk_root}/staging/web", "10.0.0.2")
         tree.wait_equal(zk)
-    assert refusals(logs) == [f"ZooKeeper tells of '/elsewhere', which does not lie below {zk_root}"]
+    assert refusals(logs) == [f"ZooKeeper sent an event for '/elsewhere', which is not below {zk_root}"]
 
 
 # -- the audit -----------------------------------------------------------------------------------------------
 
 
-def test_an_audit_repairs_and_counts_what_no_event_told(
+def test_an_audit_repairs_and_counts_changes_without_events(
     zk: Any, zk_root: str, follow: Follow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     web = f"{zk_root}/staging/web"
     members = [join(zk, web, f"10.0.0.{number}") for number in range(3)]
     with capture_logs() as logs, follow(audit_seconds=0.2) as tree:
         tree.wait_live()
-        monkeypatch.setattr(tree.sync, "_event", lambda *_: None)
-        change = zk.transaction()  # at once, so that no audit finds a part of it
+        monkeypatch.setattr(tree.sync, "_on_watch_event", lambda *_: None)
+        change = zk.transaction()  # at once, so that no audit sees a part of it
         change.delete(members[0])
         change.create(f"{web}/member_", data("10.0.0.9"), sequence=True)
         for path in (f"{zk_root}/prod", f"{zk_root}/prod/web"):
@@ -117,21 +115,23 @@ def test_an_audit_repairs_and_counts_what_no_event_told(
         change.create(f"{zk_root}/prod/web/member_", data(), sequence=True)
         assert not [result for result in change.commit() if isinstance(result, Exception)]
         tree.wait_equal(zk)
-        assert tree.sync.repairs == 3  # a member gone, one come, and an environment
+        assert tree.sync.repairs == 3  # a member has left, one has joined, and an environment was created
     assert {entry["path"] for entry in logs if entry["log_level"] == "error"} == {zk_root, web}
 
 
 @pytest.mark.parametrize("recursive", [True, False])
-def test_an_audit_finds_nothing_amid_changes(zk: Any, zk_root: str, follow: Follow, recursive: bool) -> None:
+def test_an_audit_during_changes_counts_nothing(
+    zk: Any, zk_root: str, follow: Follow, recursive: bool
+) -> None:
     with follow(recursive=recursive, audit_seconds=0.02) as tree:
-        act = Chaos(zk, zk_root, tree, random.Random(7))
+        act = RandomActions(zk, zk_root, tree, random.Random(7))
         for _ in range(300):
             act()
         tree.wait_equal(zk)
         assert tree.sync.repairs == 0
 
 
-def test_what_cannot_be_read_is_no_surprise_to_the_audit(
+def test_an_audit_does_not_count_unreadable_znodes(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, follow: Follow
 ) -> None:
     web = f"{zk_root}/staging/web"
@@ -139,24 +139,24 @@ def test_what_cannot_be_read_is_no_surprise_to_the_audit(
     join(zk, f"{zk_root}/staging/api")
     with Locked(zookeeper.address, members[0], f"{zk_root}/staging/api"), follow(audit_seconds=0.05) as tree:
         tree.wait_live()
-        eventually(lambda: tree.asked[web] > 5)
+        eventually(lambda: tree.requested[web] > 5)
         assert tree.sync.repairs == 0
 
 
-# -- the one-shot way ----------------------------------------------------------------------------------------
+# -- the one-shot strategy -----------------------------------------------------------------------------------
 
 
-def test_nothing_is_remembered_of_sets_that_are_no_more(zk: Any, zk_root: str, follow: Follow) -> None:
+def test_watches_of_deleted_sets_are_forgotten(zk: Any, zk_root: str, follow: Follow) -> None:
     join(zk, f"{zk_root}/staging/web")
     with follow(recursive=False) as tree:
         tree.wait_live()
-        way = tree.sync._way
-        assert isinstance(way, OneShotWay)
-        known = len(way._watches)
+        strategy = tree.sync._strategy
+        assert isinstance(strategy, OneShotStrategy)
+        known = len(strategy._watches)
         for number in range(20):
             join(zk, f"{zk_root}/staging/web{number}")
             zk.create(f"{zk_root}/staging/web{number}/vector_", b"{}")
             tree.wait_equal(zk)
             zk.delete(f"{zk_root}/staging/web{number}", recursive=True)
             tree.wait_equal(zk)
-        eventually(lambda: len(way._watches) == known)
+        eventually(lambda: len(strategy._watches) == known)

@@ -1,4 +1,4 @@
-"""`Adapter`: a server set behind a session of requests."""
+"""`Adapter`: a server set for sessions of requests."""
 
 from __future__ import annotations
 
@@ -22,55 +22,58 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class NoEndpointsConnectionError(NoEndpointsError, requests.ConnectionError):
-    """There is no endpoint to connect to; both a ZkdnsError and requests' own."""
+    """There is no endpoint. This is both a ZkdnsError and a requests.ConnectionError."""
 
 
 class _Attempt(requests.PreparedRequest):
-    """A request on its way to one endpoint: its URL stays, the connection goes there."""
+    """A copy of a request for one endpoint. The URL stays; the connection goes to the endpoint."""
 
     def __init__(self, request: requests.PreparedRequest, address: HostPort) -> None:
         super().__init__()
         self.__dict__.update(request.copy().__dict__)
         self.address = address
-        # Derived from the connection otherwise. In the copy only: the original may yet be redirected.
+        # Otherwise derived from the connection. Only in the copy, since the original may be redirected.
         self.headers.setdefault("Host", _host_header(str(request.url)))
 
 
 class Adapter(Balanced, HTTPAdapter):
-    """Sends each request to the next endpoint of a server set; mount it as `session.mount("http://web/", …)`.
+    """Sends each request to the next endpoint of a server set.
 
-    A prefix without the slash at its end would take `http://website` too. The connect time-out, in seconds,
-    holds for each endpoint that is tried. A request's body is not touched before a connection stands, so a
-    stream can be sent after failed connections too. A failed TLS handshake is no failed connection: it is
-    raised, and no other endpoint tried. Endpoints are connected to directly, whatever proxies the session or
-    the environment names. Closing closes the connections, not the source.
+        session = requests.Session()
+        session.mount("http://web/", Adapter(watch))
+
+    A prefix without the final slash would match `http://website` too. The connect timeout applies to each
+    endpoint that is tried. The request's body is not read before a connection is open, so a stream can be
+    sent after failed attempts too. A failed TLS handshake is not a failed connection: the exception is
+    raised, and no other endpoint is tried. Proxies of the session or the environment are not used. Closing
+    closes the connections, not the source.
 
     Args:
-        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
-        pool_maxsize: how many idle connections are kept to each endpoint.
+        source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
+        pool_maxsize: the maximum number of idle connections to each endpoint.
     """
 
     def __init__(self, source: EndpointSource | None = None, *, pool_maxsize: int = 10) -> None:
         self._balancer = RoundRobin(source)
-        self._seen: tuple[str, ...] | None = None  # the endpoints whose pools are the only ones
-        # One urllib3 pool for each endpoint, however many: the usual limit of 10 would, at 11 endpoints,
-        # close each connection before its turn comes again.
+        self._seen: tuple[str, ...] | None = None  # the endpoints at the last cleanup of pools
+        # One urllib3 pool per endpoint without a limit: with the usual limit of 10, a set of 11 endpoints
+        # would close each connection before it is used again.
         super().__init__(pool_connections=sys.maxsize, pool_maxsize=pool_maxsize)
 
     def send(  # noqa: PLR0917 - the base's parameters
         self,
         request: requests.PreparedRequest,
         stream: bool = False,
-        timeout: Any = None,  # noqa: ANN401 - a number, a pair, or urllib3's own
+        timeout: Any = None,  # noqa: ANN401 - a number, a pair, or urllib3's type
         verify: bool | str = True,
         cert: Any = None,  # noqa: ANN401 - a path or a pair
-        proxies: Mapping[str, str] | None = None,  # noqa: ARG002 - see above
+        proxies: Mapping[str, str] | None = None,  # noqa: ARG002 - not used, see above
     ) -> requests.Response:
-        """Send one request; called by the session.
+        """Send one request. The session calls this.
 
         Raises:
-            NoEndpointsError: the set is empty; it is a `requests.ConnectionError` too.
-            requests.RequestException: as `HTTPAdapter` does; ConnectionError or ConnectTimeout when every
+            NoEndpointsError: the set is empty. It is a `requests.ConnectionError` too.
+            requests.RequestException: as in `HTTPAdapter`; ConnectionError or ConnectTimeout after every
                 endpoint was tried.
         """
         endpoints = self.endpoints
@@ -92,9 +95,10 @@ class Adapter(Balanced, HTTPAdapter):
                     response.request = request
                     return response
         finally:
-            failures.clear()  # their tracebacks lead here
+            failures.clear()  # their tracebacks refer to this frame
             if self.endpoints is not endpoints:
-                # Another thread may have dropped the pools of the departed before this one made such a pool.
+                # Another thread may have removed the pools of departed endpoints before this one made such a
+                # pool.
                 self._seen = None
 
     def build_connection_pool_key_attributes(
@@ -103,11 +107,12 @@ class Adapter(Balanced, HTTPAdapter):
         verify: bool | str,
         cert: Any = None,  # noqa: ANN401 - a path or a pair
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Which of urllib3's pools to use: the endpoint's, and of these the one for the URL's TLS name."""
+        """The key of the urllib3 pool to use: by endpoint and TLS server name."""
         host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
         if isinstance(request, _Attempt):
             if host["scheme"] == "https":
-                # Part of the pool's key: a connection checked for one name is never used for another.
+                # Part of the key: a connection whose certificate was checked for one name serves no other
+                # name.
                 pool["server_hostname"] = host["host"]
             host |= {"host": request.address.host, "port": request.address.port}
         return host, pool
@@ -123,24 +128,24 @@ class Adapter(Balanced, HTTPAdapter):
                 where = f"{url.scheme}://{_host_header(str(request.url))}"
                 raise NoEndpointsConnectionError(f"{where}: {error}", request=request) from None
             last = list(failures.values())[-1]
-            told = ", ".join(f"{endpoint} ({_reason(failure)})" for endpoint, failure in failures.items())
-            raise type(last)(f"no endpoint accepted a connection: {told}", request=request) from last
+            reasons = ", ".join(f"{endpoint} ({_reason(failure)})" for endpoint, failure in failures.items())
+            raise type(last)(f"no endpoint accepted a connection: {reasons}", request=request) from last
 
     def _forget_departed(self, endpoints: tuple[str, ...]) -> None:
-        """Drop the pools of endpoints that have left: urllib3 closes them when their last response ends."""
+        """Remove the pools of departed endpoints. urllib3 closes each after its last response."""
         if endpoints is self._seen:
             return
         self._seen = endpoints
-        present = {endpoint.lower() for endpoint in endpoints}  # as urllib3 writes hosts
+        present = {endpoint.lower() for endpoint in endpoints}  # as urllib3 spells hosts
         pools = self.poolmanager.pools
-        for key in pools.keys():  # noqa: SIM118 - a copy, which this container gives no other way
+        for key in pools.keys():  # noqa: SIM118 - this container copies its keys only here
             host, port = key.key_host, key.key_port
             if host and port and str(HostPort(host.strip("[]"), port)) not in present:
                 pools.pop(key, None)
 
 
 def _host_header(url: str) -> str:
-    """What HTTP/1.1 asks for (RFC 9110 §7.2): the host, and the port unless it is the scheme's own."""
+    """The Host header (RFC 9110 §7.2): the host, and the port unless it is the scheme's default."""
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     if parts.port is not None and parts.port == _DEFAULT_PORTS.get(parts.scheme):
@@ -149,7 +154,7 @@ def _host_header(url: str) -> str:
 
 
 def _never_opened(error: requests.ConnectionError) -> bool:
-    """Whether no connection came to be: refused, not in time, no route, or no such host."""
+    """Whether no connection was opened: refused, timed out, no route, or unknown host."""
     return isinstance(_cause(error), NewConnectionError | ConnectTimeoutError)
 
 
@@ -161,11 +166,11 @@ def _cause(error: requests.ConnectionError) -> BaseException:
 
 
 def _clear_frames(error: BaseException) -> None:
-    """Drop what the frames of a failure hold.
+    """Clear the frames of a failed attempt.
 
-    One of urllib3's holds its own exception, and so all frames that called it, and so the response that
-    another endpoint gives in the end. The garbage collector would have to find that cycle before the
-    connections of an endpoint that leaves are closed.
+    A frame of urllib3 refers to its own exception, which refers to all frames of its callers, and so to the
+    response of the endpoint that succeeds in the end. The connections of a departed endpoint would stay open
+    until the garbage collector finds that cycle.
     """
     link: BaseException | None = error
     while link is not None:
@@ -174,6 +179,6 @@ def _clear_frames(error: BaseException) -> None:
 
 
 def _reason(error: requests.ConnectionError) -> str:
-    """What the system said, without the names of the objects that urllib3 passes it through."""
+    """The error of the operating system, without urllib3's object names."""
     cause = _cause(error)
     return str(cause.__cause__ or cause)

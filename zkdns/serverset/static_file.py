@@ -1,11 +1,11 @@
-"""The fixed file: services that need no ZooKeeper, written in TOML.
+"""The static file: services without ZooKeeper, written in TOML.
 
     [services."web.staging"]
     members = ["10.0.0.1:8080", "[2001:db8::1]:8080",
                { host = "10.0.0.2", port = 8080, shard = 2, additional = { admin = "10.0.0.2:9990" } }]
 
-Its members are called `m0`, `m1`, … in the file's order. A file with any mistake counts as a whole as wrong:
-half of somebody's edit is not what they meant.
+Members are named `m0`, `m1`, … in the order of the file. A file with any error is rejected as a whole,
+because a half-applied edit is not what its author intended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from zkdns.names import Labels
 from zkdns.namespace import Namespace, ServiceName, split_name
 from zkdns.serverset.member import Endpoint, Member, Status, canonical_host
 
-FixedSets: TypeAlias = dict[ServiceName, tuple[Member, ...]]
+StaticSets: TypeAlias = dict[ServiceName, tuple[Member, ...]]
 _T = TypeVar("_T")
 
 _ENDPOINT_KEYS = ("host", "port")
@@ -32,56 +32,56 @@ _MEMBER_FORM = '"HOST:PORT" or { host = "HOST", port = PORT }'
 _INT32 = 2**31
 
 
-def load_fixed(path: Path, namespaces: Sequence[Namespace]) -> FixedSets:
-    """Read a fixed file; a service's name without a zone is the first namespace's.
+def load_static(path: Path, namespaces: Sequence[Namespace]) -> StaticSets:
+    """Read a static file. A service name without a zone belongs to the first namespace.
 
     Raises:
-        ConfigError: with every mistake in it, each with its key; also where it cannot be read at all.
+        ConfigError: with every error in the file and its key, or why the file cannot be read.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")  # some editors begin with a byte-order mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte-order mark
     except UnicodeDecodeError:
         raise ConfigError([f"{path}: it is not UTF-8 text"]) from None
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError([f"{path}: cannot be read: {reason}"]) from None
-    return parse_fixed(text, namespaces, origin=str(path))
+    return parse_static(text, namespaces, origin=str(path))
 
 
-def load_demo(namespaces: Sequence[Namespace]) -> FixedSets:
-    """The embedded example that `zkdns serve --demo` answers from."""
+def load_demo(namespaces: Sequence[Namespace]) -> StaticSets:
+    """The built-in example of `zkdns serve --demo`."""
     text = resources.files("zkdns.serverset").joinpath("demo.toml").read_text(encoding="utf-8")
-    return parse_fixed(text, namespaces, origin="demo.toml")
+    return parse_static(text, namespaces, origin="demo.toml")
 
 
-def parse_fixed(text: str, namespaces: Sequence[Namespace], *, origin: str) -> FixedSets:
-    """Read the text of a fixed file; `origin` is what its mistakes are said to be in.
+def parse_static(text: str, namespaces: Sequence[Namespace], *, origin: str) -> StaticSets:
+    """Parse the text of a static file. `origin` is the file's name in error messages.
 
     Raises:
-        ConfigError: with every mistake found.
+        ConfigError: with every error that was found.
     """
     try:
         document = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # ValueError: also int() of more digits than Python reads
+    except (ValueError, RecursionError) as error:  # ValueError: also an integer with too many digits
         raise ConfigError([f"{origin}: it is not TOML: {error}"]) from None
     reader = _Reader(origin, namespaces)
     sets = reader.document(document)
-    if reader.mistakes:
-        raise ConfigError(reader.mistakes)
+    if reader.errors:
+        raise ConfigError(reader.errors)
     return sets
 
 
 class _Reader:
-    """Walks a fixed file's document and notes each mistake under its key."""
+    """Reads the document of a static file and collects each error with its key."""
 
     def __init__(self, origin: str, namespaces: Sequence[Namespace]) -> None:
-        self.mistakes: list[str] = []
+        self.errors: list[str] = []
         self._origin = origin
         self._namespaces = namespaces
 
-    def document(self, document: Mapping[str, object]) -> FixedSets:
-        self._unknown("", document, ("services",), 'a fixed file holds tables [services."NAME"]')
-        sets: FixedSets = {}
+    def document(self, document: Mapping[str, object]) -> StaticSets:
+        self._check_keys("", document, ("services",), 'a static file has tables [services."NAME"]')
+        sets: StaticSets = {}
         spelled: dict[Labels, str] = {}
         for text, body in self._table("services", document.get("services", {})).items():
             where = f'services."{text}"'
@@ -90,17 +90,17 @@ class _Reader:
             if name is None:
                 continue
             if name.key in spelled:
-                self._mistake(where, f"is the same name as {spelled[name.key]!r}: case makes no difference")
+                self._error(where, f"is the same name as {spelled[name.key]!r}: names ignore case")
             spelled[name.key] = text
             sets[name] = members
         return sets
 
     def _members(self, where: str, body: object) -> tuple[Member, ...]:
         table = self._table(where, body)
-        self._unknown(f"{where}.", table, ("members",), "a service has members")
+        self._check_keys(f"{where}.", table, ("members",), "a service has members")
         entries = table.get("members", [])
         if not isinstance(entries, list):
-            self._mistake(f"{where}.members", f"is {entries!r}; write a list of {_MEMBER_FORM}")
+            self._error(f"{where}.members", f"is {entries!r}; write a list of {_MEMBER_FORM}")
             return ()
         members = (
             self._member(f"{where}.members[{index}]", f"m{index}", entry)
@@ -113,15 +113,15 @@ class _Reader:
             endpoint = self._endpoint(where, entry)
             return Member(name, endpoint) if endpoint else None
         if not isinstance(entry, dict):
-            self._mistake(where, f"is {entry!r}; write {_MEMBER_FORM}")
+            self._error(where, f"is {entry!r}; write {_MEMBER_FORM}")
             return None
-        self._unknown(f"{where}.", entry, _MEMBER_KEYS, f"a member has {', '.join(_MEMBER_KEYS)}")
+        self._check_keys(f"{where}.", entry, _MEMBER_KEYS, f"a member has {', '.join(_MEMBER_KEYS)}")
         endpoint = self._endpoint(where, entry)
         additional: dict[str, Endpoint | None] = {}
         for key, value in self._table(f"{where}.additional", entry.get("additional", {})).items():
             here = f"{where}.additional.{key}"
             if isinstance(value, dict):
-                self._unknown(
+                self._check_keys(
                     f"{here}.", value, _ENDPOINT_KEYS, f"an endpoint has {', '.join(_ENDPOINT_KEYS)}"
                 )
             additional[key] = self._endpoint(here, value)
@@ -130,7 +130,7 @@ class _Reader:
         metadata = self._table(f"{where}.metadata", entry.get("metadata", {}))
         for key, value in metadata.items():
             if not isinstance(value, str):
-                self._mistake(f"{where}.metadata.{key}", f"is {value!r}; write text in quotes")
+                self._error(f"{where}.metadata.{key}", f"is {value!r}; write text in quotes")
         return Member(
             name=name,
             service=endpoint,
@@ -144,16 +144,16 @@ class _Reader:
         if isinstance(value, str):
             return self._try(where, partial(_endpoint_of, value))
         if not isinstance(value, dict):
-            self._mistake(where, f"is {value!r}; write {_MEMBER_FORM}")
+            self._error(where, f"is {value!r}; write {_MEMBER_FORM}")
             return None
         host, port = value.get("host"), value.get("port")
         if not isinstance(host, str) or not host:
             found = "is missing" if host is None else f"is {host!r}"
-            self._mistake(f"{where}.host", f"{found}; write an IP address or a host name")
+            self._error(f"{where}.host", f"{found}; write an IP address or a host name")
             host = None
         if not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= MAX_PORT:
             found = "is missing" if port is None else f"is {port!r}"
-            self._mistake(f"{where}.port", f"{found}; a port is 1 to {MAX_PORT}")
+            self._error(f"{where}.port", f"{found}; a port is 1 to {MAX_PORT}")
             port = None
         bare = self._try(f"{where}.host", partial(canonical_host, host)) if host else None
         return Endpoint(bare, port) if bare and port else None
@@ -161,7 +161,7 @@ class _Reader:
     def _status(self, where: str, value: object) -> Status:
         if isinstance(value, str) and value.upper() in Status.__members__:
             return Status(value.upper())
-        self._mistake(where, f"is {value!r}; one of {', '.join(Status)}")
+        self._error(where, f"is {value!r}; one of {', '.join(Status)}")
         return Status.UNKNOWN
 
     def _shard(self, where: str, value: object) -> int | None:
@@ -169,28 +169,30 @@ class _Reader:
             isinstance(value, int) and not isinstance(value, bool) and -_INT32 <= value < _INT32
         ):
             return value
-        self._mistake(where, f"is {value!r}; a shard is a 32-bit integer")
+        self._error(where, f"is {value!r}; a shard is a 32-bit integer")
         return None
 
-    def _unknown(self, where: str, table: Mapping[str, object], known: Sequence[str], accepted: str) -> None:
+    def _check_keys(
+        self, where: str, table: Mapping[str, object], known: Sequence[str], accepted: str
+    ) -> None:
         for key in sorted(table.keys() - set(known)):
-            self._mistake(f"{where}{key}", f"is not known; {accepted}")
+            self._error(f"{where}{key}", f"is not known; {accepted}")
 
     def _table(self, where: str, value: object) -> Mapping[str, object]:
         if isinstance(value, dict):
             return value
-        self._mistake(where, f"is {value!r}; write a table")
+        self._error(where, f"is {value!r}; write a table")
         return {}
 
     def _try(self, where: str, read: Callable[[], _T]) -> _T | None:
         try:
             return read()
         except BadValueError as error:
-            self._mistake(where, str(error))
+            self._error(where, str(error))
             return None
 
-    def _mistake(self, where: str, what: str) -> None:
-        self.mistakes.append(f"{self._origin}: {where}: {what}")
+    def _error(self, where: str, problem: str) -> None:
+        self.errors.append(f"{self._origin}: {where}: {problem}")
 
 
 def _endpoint_of(text: str) -> Endpoint:

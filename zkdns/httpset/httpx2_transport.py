@@ -1,4 +1,4 @@
-"""`Transport` and `AsyncTransport`: a server set behind a client of httpx2."""
+"""`Transport` and `AsyncTransport`: a server set for clients of httpx2."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zkdns.httpset.balanced import Balanced
 from zkdns.httpset.pools import Pool, Pools
 from zkdns.serverset.watch import EndpointSource
 
-# httpx2's own defaults, for each endpoint.
+# httpx2's own defaults, per endpoint.
 _LIMITS: Final = httpx2.Limits(max_connections=100, max_keepalive_connections=20)
 _CONNECT_FAILED: Final = "connection.connect_tcp.failed"  # httpcore2's trace event
 _NOT_OPENED: Final = (httpx2.ConnectError, httpx2.ConnectTimeout)
@@ -26,11 +26,11 @@ T = TypeVar("T", httpx2.HTTPTransport, httpx2.AsyncHTTPTransport)
 
 
 class NoEndpointsConnectError(NoEndpointsError, httpx2.ConnectError):
-    """There is no endpoint to connect to; both a ZkdnsError and httpx2's own."""
+    """There is no endpoint. This is both a ZkdnsError and an httpx2.ConnectError."""
 
 
-class _Route(Generic[T]):
-    """One request's way: the endpoints it may still go to, and what it failed at."""
+class _Attempts(Generic[T]):
+    """The connection attempts of one request: the endpoints that are left, and the failures so far."""
 
     def __init__(self, balancer: RoundRobin, pools: Pools[T], request: httpx2.Request) -> None:
         self._balancer = balancer
@@ -43,12 +43,12 @@ class _Route(Generic[T]):
         self._failures: dict[str, httpx2.TransportError] = {}
 
     def next(self) -> tuple[str, Pool[T]]:
-        """The next endpoint and its pool, which is to be left.
+        """The next endpoint and its pool, which the caller has to leave.
 
         Raises:
             NoEndpointsConnectError: the set is empty.
             httpx2.ConnectError: no endpoint accepted a connection.
-            httpx2.ConnectTimeout: neither, and the last one did not answer in time.
+            httpx2.ConnectTimeout: the same, and the last one did not respond in time.
         """
         try:
             endpoint = self._balancer.pick(without=self._failures)
@@ -57,18 +57,19 @@ class _Route(Generic[T]):
                 where = f"{self._request.url.scheme}://{self._request.url.netloc.decode('ascii')}"
                 raise NoEndpointsConnectError(f"{where}: {error}", request=self._request) from None
             last = list(self._failures.values())[-1]
-            told = ", ".join(
+            failures = ", ".join(
                 f"{name} ({str(failure) or 'timed out'})" for name, failure in self._failures.items()
             )
-            raise type(last)(f"no endpoint accepted a connection: {told}", request=self._request) from last
+            message = f"no endpoint accepted a connection: {failures}"
+            raise type(last)(message, request=self._request) from last
         return endpoint, self._pools.enter(endpoint, self._server_name)
 
     def failed(self, endpoint: str, error: httpx2.TransportError) -> None:
-        """Do not try this endpoint again."""
+        """Record a failed attempt. The endpoint is not tried again."""
         self._failures[endpoint] = error
 
     def request_to(self, endpoint: str, trace: Callable[[str, Any], object]) -> httpx2.Request:
-        """The request as it goes to an endpoint."""
+        """The request in the form that goes to an endpoint."""
         request, address = self._request, parse_host_port(endpoint)
         headers = request.headers.copy()
         headers.setdefault("Host", request.url.netloc.decode("ascii"))
@@ -85,7 +86,7 @@ class _Route(Generic[T]):
 
 
 class _Balanced(Balanced, Generic[T]):
-    """What both transports are made of; `_inner` makes the transport of one endpoint."""
+    """The common part of both transports. `_inner` is the class of the transport to one endpoint."""
 
     _inner: type[T]
 
@@ -97,9 +98,9 @@ class _Balanced(Balanced, Generic[T]):
         http2: bool = False,
         limits: httpx2.Limits | None = None,
     ) -> None:
-        if http2 and find_spec("h2") is None:  # httpx2 itself would notice in the middle of a request
+        if http2 and find_spec("h2") is None:  # httpx2 itself would fail in the middle of a request
             raise MissingExtraError("http2=True needs h2: pip install 'httpx2[http2]'")
-        context = httpx2.create_ssl_context(verify)  # one for all pools: making one takes a while
+        context = httpx2.create_ssl_context(verify)  # one for all pools, since making one is slow
         self._balancer = RoundRobin(source)
         self._pools: Pools[T] = Pools(
             lambda: self._inner(verify=context, http2=http2, limits=limits or _LIMITS)
@@ -107,46 +108,50 @@ class _Balanced(Balanced, Generic[T]):
 
 
 class Transport(_Balanced[httpx2.HTTPTransport], httpx2.BaseTransport):
-    """Sends each request to the next endpoint of a server set; what `httpx2.Client(transport=…)` takes.
+    """Sends each request to the next endpoint of a server set.
 
-    The client's connect time-out, in seconds, holds for each endpoint that is tried. A request's body is not
-    touched before a connection stands, so a stream can be sent after failed connections too. A failed TLS
-    handshake is no failed connection: it is raised, and no other endpoint tried. Closing closes the
-    connections, not the source.
+        with httpx2.Client(transport=Transport(watch)) as client:
+            client.get("http://web/health")
+
+    The client's connect timeout applies to each endpoint that is tried. The request's body is not read before
+    a connection is open, so a stream can be sent after failed attempts too. A failed TLS handshake is not a
+    failed
+    connection: the exception is raised, and no other endpoint is tried. Closing closes the connections, not
+        the source.
 
     Args:
-        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
-        verify: whose certificates to trust: a context, True for the usual authorities, False for anybody.
-        http2: whether to offer HTTP/2, as with `httpx2.HTTPTransport`; needs `httpx2[http2]`.
-        limits: of the connections to each endpoint; None: 100, 20 of them idle, for 5 s.
+        source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
+        verify: the SSL context. True: the usual authorities. False: any certificate.
+        http2: whether to offer HTTP/2, as in `httpx2.HTTPTransport`. It requires `httpx2[http2]`.
+        limits: for the connections to each endpoint. None: 100, of which 20 may be idle, for 5 s.
 
     Raises:
-        MissingExtraError: HTTP/2 is wanted, and what speaks it is not installed.
+        MissingExtraError: the package for HTTP/2 is not installed.
     """
 
     _inner = httpx2.HTTPTransport
 
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send one request; called by the client.
+        """Send one request. The client calls this.
 
         Raises:
-            NoEndpointsError: the set is empty; it is an `httpx2.ConnectError` too.
-            httpx2.TransportError: as `httpx2.HTTPTransport` does; ConnectError or ConnectTimeout when every
+            NoEndpointsError: the set is empty. It is an `httpx2.ConnectError` too.
+            httpx2.TransportError: as in `httpx2.HTTPTransport`; ConnectError or ConnectTimeout after every
                 endpoint was tried.
         """
         for transport in self._pools.take_departed(self.endpoints):
             transport.close()
-        route = _Route(self._balancer, self._pools, request)
+        attempts = _Attempts(self._balancer, self._pools, request)
         while True:
-            endpoint, pool = route.next()
+            endpoint, pool = attempts.next()
             opening = _Opening(request.extensions)
             try:
-                response = pool.transport.handle_request(route.request_to(endpoint, opening))
+                response = pool.transport.handle_request(attempts.request_to(endpoint, opening))
             except BaseException as error:
                 self._pools.leave(pool)
                 if not (opening.failed and isinstance(error, _NOT_OPENED)):
                     raise
-                route.failed(endpoint, error)
+                attempts.failed(endpoint, error)
             else:
                 stream = cast("httpx2.SyncByteStream", response.stream)
                 response.stream = _Stream(stream, partial(self._pools.leave, pool))
@@ -159,31 +164,38 @@ class Transport(_Balanced[httpx2.HTTPTransport], httpx2.BaseTransport):
 
 
 class AsyncTransport(_Balanced[httpx2.AsyncHTTPTransport], httpx2.AsyncBaseTransport):
-    """`Transport` for `httpx2.AsyncClient`; everything said there holds, with the same arguments."""
+    """As `Transport`, for asyncio.
+
+        async with httpx2.AsyncClient(transport=AsyncTransport(watch)) as client:
+            await client.get("http://web/health")
+
+    The arguments are the same.
+    """
 
     _inner = httpx2.AsyncHTTPTransport
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """Send one request; called by the client.
+        """Send one request. The client calls this.
 
         Raises:
-            NoEndpointsError: the set is empty; it is an `httpx2.ConnectError` too.
-            httpx2.TransportError: as `httpx2.AsyncHTTPTransport` does; ConnectError or ConnectTimeout when
-                every endpoint was tried.
+            NoEndpointsError: the set is empty. It is an `httpx2.ConnectError` too.
+            httpx2.TransportError: as in `httpx2.AsyncHTTPTransport`; ConnectError or ConnectTimeout after
+            every
+                endpoint was tried.
         """
         for transport in self._pools.take_departed(self.endpoints):
             await transport.aclose()
-        route = _Route(self._balancer, self._pools, request)
+        attempts = _Attempts(self._balancer, self._pools, request)
         while True:
-            endpoint, pool = route.next()
+            endpoint, pool = attempts.next()
             opening = _AsyncOpening(request.extensions)
             try:
-                response = await pool.transport.handle_async_request(route.request_to(endpoint, opening))
+                response = await pool.transport.handle_async_request(attempts.request_to(endpoint, opening))
             except BaseException as error:
                 self._pools.leave(pool)
                 if not (opening.failed and isinstance(error, _NOT_OPENED)):
                     raise
-                route.failed(endpoint, error)
+                attempts.failed(endpoint, error)
             else:
                 stream = cast("httpx2.AsyncByteStream", response.stream)
                 response.stream = _AsyncStream(stream, partial(self._pools.leave, pool))
@@ -196,16 +208,16 @@ class AsyncTransport(_Balanced[httpx2.AsyncHTTPTransport], httpx2.AsyncBaseTrans
 
 
 class _Opening:
-    """Watches a connection being opened, as the request's `trace` extension.
+    """Detects a failed connection, as the request's `trace` extension.
 
-    The error alone does not tell: httpx2 raises ConnectError and ConnectTimeout for a TLS handshake as well.
+    The exception is not enough: httpx2 raises ConnectError and ConnectTimeout for a TLS handshake as well.
     """
 
     def __init__(self, extensions: Mapping[str, Any]) -> None:
         self.failed = False
         self._then: Callable[[str, Any], object] | None = extensions.get("trace")
 
-    def __call__(self, event: str, info: Any) -> None:  # noqa: ANN401 - what httpcore2 gives
+    def __call__(self, event: str, info: Any) -> None:  # noqa: ANN401 - httpcore2's type
         self.failed = self.failed or event == _CONNECT_FAILED
         if self._then is not None:
             self._then(event, info)
@@ -216,14 +228,14 @@ class _AsyncOpening:
         self.failed = False
         self._then: Callable[[str, Any], Awaitable[object]] | None = extensions.get("trace")
 
-    async def __call__(self, event: str, info: Any) -> None:  # noqa: ANN401 - what httpcore2 gives
+    async def __call__(self, event: str, info: Any) -> None:  # noqa: ANN401 - httpcore2's type
         self.failed = self.failed or event == _CONNECT_FAILED
         if self._then is not None:
             await self._then(event, info)
 
 
 class _Stream(httpx2.SyncByteStream):
-    """A response's body, which uses its pool until it is closed."""
+    """A response's body. It uses its pool until it is closed."""
 
     def __init__(self, stream: httpx2.SyncByteStream, leave: Callable[[], None]) -> None:
         self._stream = stream

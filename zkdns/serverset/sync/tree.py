@@ -1,6 +1,7 @@
-"""What is known of a namespace's znodes: directories, sets, and the members that were read.
+"""The copy of a namespace's znodes: directories, sets, and the members that were read.
 
-A tree is told what ZooKeeper said, and says what changed. Never here: asking ZooKeeper, threads, time.
+`TreeSync` reports responses and events to the tree, and takes the resulting changes from it. All state of the
+nodes is written here. Never here: requests to ZooKeeper, threads, time.
 """
 
 from __future__ import annotations
@@ -20,31 +21,31 @@ from zkdns.serverset.weights import VECTOR_PREFIX, Vector, Weights, parse_vector
 
 log = structlog.get_logger("zkdns.sync")
 
-FOLLOWED = (MEMBER_PREFIX, VECTOR_PREFIX)
-"""How the names of those znodes in a set begin that are read."""
+CHILD_PREFIXES = (MEMBER_PREFIX, VECTOR_PREFIX)
+"""Prefixes of the children of a set that are read."""
 
 
 class _Znode:
-    """What is known of any znode that is followed."""
+    """The state that all followed znodes have."""
 
-    __slots__ = ("elements", "is_asked", "is_gone", "is_listed", "is_retried", "parent", "path")
+    __slots__ = ("elements", "is_gone", "is_listed", "is_requested", "is_retrying", "parent", "path")
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory | None) -> None:
         self.path = path
         self.elements = elements
-        """Names of the znodes between the root and this one, this one's the last."""
+        """The names on the path from the root to this znode, its own last."""
         self.parent = parent
         self.is_gone = False
-        self.is_asked = False
-        """Whether its children were asked for over the present connection."""
+        self.is_requested = False
+        """Whether its children were requested over the present connection."""
         self.is_listed = False
-        """Whether they were told, and nothing has made them doubtful since."""
-        self.is_retried = False
-        """Whether it will be asked again, since it could not be read."""
+        """Whether its list of children has arrived, and no event has made it outdated since."""
+        self.is_retrying = False
+        """Whether it could not be read and another try is scheduled."""
 
 
 class Directory(_Znode):
-    """A znode above the sets: the root, an environment."""
+    """A znode above the sets, such as the root or an environment."""
 
     __slots__ = ("children", "unnamed")
 
@@ -52,89 +53,89 @@ class Directory(_Znode):
         super().__init__(path, elements, parent)
         self.children: dict[str, Node] = {}
         self.unnamed: set[str] = set()
-        """Names of its children that DNS cannot carry."""
+        """Children with names that are not valid in DNS."""
 
 
 class SetNode(_Znode):
-    """A set's znode and what is known of its members; a member that cannot be used is None."""
+    """A set's znode and its members. An invalid member is None."""
 
     __slots__ = (
-        *("czxid", "is_doubtful", "is_published", "members", "name", "reading", "unreadable", "vectors"),
+        *("czxid", "is_outdated", "is_published", "members", "name", "reading", "unreadable", "vectors"),
         "weights",
     )
 
     def __init__(self, path: str, elements: tuple[str, ...], parent: Directory, name: ServiceName) -> None:
         super().__init__(path, elements, parent)
-        self.is_doubtful = False
-        """Whether others may have come since it was listed, so that it will be listed again."""
+        self.is_outdated = False
+        """Whether members may have joined since the last listing. Another listing follows."""
         self.is_published = False
         self.name = name
         self.czxid = 0
         self.members: dict[str, Member | None] = {}
         self.vectors: dict[str, Vector | None] = {}
-        """What weighs the members; like a member, one that cannot be used is None."""
+        """The vectors that weight the members. An invalid one is None, as with members."""
         self.weights: Weights | None = None
-        """What the vectors say together; None where that is to be made out yet."""
+        """The combined vectors. None: to be computed."""
         self.reading: set[str] = set()
-        """Names of members and vectors that are being read."""
+        """Names of members and vectors with a read in flight."""
         self.unreadable: set[str] = set()
-        """Names of those that could not be."""
+        """Names of members and vectors that could not be read."""
 
 
 Node: TypeAlias = Directory | SetNode
 
 
 class _Pending:
-    """What is to be published of a set."""
+    """The changes of a set that are not published yet."""
 
-    __slots__ = ("added", "is_reweighed", "removed")
+    __slots__ = ("added", "is_reweighted", "removed")
 
     def __init__(self) -> None:
         self.added: dict[str, Member] = {}
         self.removed: set[str] = set()
-        self.is_reweighed = False
+        self.is_reweighted = False
 
 
-class Tree:
+class ZnodeTree:
     """The znodes of one namespace.
 
-    A member's data never changes under its name and its parent's czxid, so what is read once is known for as
-    long as both stay, over all connections.
+    A member's data is read once for each name and czxid of its set, and kept over reconnects.
 
     Args:
-        namespace: where the sets lie.
+        namespace: the sets to follow.
+        is_chrooted: whether the client has a chroot, so that `/zookeeper` is an ordinary znode.
     """
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, *, is_chrooted: bool = False) -> None:
         self.root = Directory(namespace.root, (), None)
-        self.is_chrooted = False
         self.bad_members: Counter[str] = Counter()
-        """Members that were skipped, by reason, since the start."""
+        """How many members were skipped since the start, by reason."""
         self.bad: dict[str, str] = {}
-        """The reason by the path, of all members that are skipped now."""
+        """The members that are skipped now: the reason by path."""
         self.bad_names = 0
-        """Sets that DNS cannot name, since the start."""
+        """How many sets had a name that is not valid in DNS, since the start."""
         self._namespace = namespace
+        self._is_chrooted = is_chrooted
         self._pending: dict[SetNode, _Pending] = {}
-        self._touched: dict[SetNode, None] = {}  # of those, where something has happened since the last look
+        self._touched: dict[SetNode, None] = {}  # sets of `_pending` with news since the last `take_changes`
         self._dropped: list[str] = []
         self._unread: dict[SetNode, None] = {}
 
     # -- finding -------------------------------------------------------------------------------------------
 
-    def below(self, node: Node) -> Iterator[Node]:
-        """The node and all below it."""
+    def walk(self, node: Node) -> Iterator[Node]:
+        """The node and all its descendants."""
         yield node
         if isinstance(node, Directory):
             for child in node.children.values():
-                yield from self.below(child)
+                yield from self.walk(child)
 
     def sets(self) -> Iterator[SetNode]:
-        """All sets that exist, also those that cannot be read."""
-        return (node for node in self.below(self.root) if isinstance(node, SetNode))
+        """All sets that exist, including unreadable ones."""
+        return (node for node in self.walk(self.root) if isinstance(node, SetNode))
 
     def find(self, elements: list[str]) -> Node | None:
-        """The node at these elements below the root; None: it is not known."""
+        """The node at this path below the root. None: it is unknown."""
         node: Node | None = self.root
         for element in elements:
             node = node.children.get(element) if isinstance(node, Directory) else None
@@ -144,41 +145,77 @@ class Tree:
         """Names of a set's members that could not be read."""
         return next((node.unreadable for node in self.sets() if node.path == path), set())
 
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def start_listing(self, node: Node) -> None:
+        """Note that a node's children are being requested."""
+        node.is_requested = True
+
+    def start_reading(self, node: SetNode, name: str) -> bool:
+        """Note that a member or vector is being read. False: a read is in flight, or the set is gone."""
+        if node.is_gone or name in node.reading:
+            return False
+        node.reading.add(name)
+        return True
+
+    def start_retry(self, node: Node) -> bool:
+        """Note that a node will be requested again later. False: a retry is already scheduled."""
+        if node.is_retrying:
+            return False
+        node.is_retrying = True
+        return True
+
+    def end_retry(self, node: Node) -> None:
+        """Note that the retry of a node begins."""
+        node.is_retrying = False
+
+    def cancel_requests(self) -> None:
+        """Forget all requests in flight, since the connection has ended. The contents stay."""
+        for node in self.walk(self.root):
+            node.is_requested = node.is_listed = node.is_retrying = False
+            if isinstance(node, SetNode):
+                node.is_outdated = False
+                node.reading.clear()
+
     # -- directories ---------------------------------------------------------------------------------------
 
     def list_directory(self, node: Directory, names: Iterable[str]) -> tuple[list[Node], int]:
-        """A directory's children are these.
+        """Update a directory from its list of children.
 
         Returns:
-            Those that were not asked for yet, and of how many the listing is the first to tell.
+            The children that were not requested yet, and how many differences no event had announced.
         """
         was_listed, node.is_listed = node.is_listed, True
         wanted = self._namespace.fixed[len(node.elements)]
-        present = {name for name in names if wanted in (None, name) and not self._is_foreign(node, name)}
+        present = {name for name in names if wanted in (None, name) and not self._is_reserved(node, name)}
         node.unnamed &= present
         gone = [node.children[name] for name in node.children.keys() - present]
-        surprises = sum(child.is_listed for child in gone)  # else it was told, and is being asked for
+        surprises = sum(child.is_listed for child in gone)  # after an event its listing would be in flight
         for child in gone:
             self.drop(child)
         before = len(node.children)
         nodes = [node.children.get(name) or self._make(node, name) for name in sorted(present)]
         surprises += len(node.children) - before
-        unasked = [child for child in nodes if child is not None and not child.is_asked]
-        return unasked, surprises if was_listed else 0
+        unrequested = [child for child in nodes if child is not None and not child.is_requested]
+        return unrequested, surprises if was_listed else 0
 
     def add_child(self, node: Directory, name: str) -> Node | None:
-        """A directory has a child of this name; None where it is not followed, or known already."""
+        """Add a child to a directory. None: it is not followed, or known already."""
         wanted = self._namespace.fixed[len(node.elements)]
-        if wanted not in (None, name) or self._is_foreign(node, name) or name in node.children:
+        if wanted not in (None, name) or self._is_reserved(node, name) or name in node.children:
             return None
         return self._make(node, name)
 
-    def _is_foreign(self, parent: Directory, name: str) -> bool:
-        """Whether it is ZooKeeper's own znode."""
-        return name == "zookeeper" and parent.path == "/" and not self.is_chrooted
+    def mark_deleted(self, node: Node) -> None:
+        """Note the deletion event of a node. The next listing shows whether it was created again."""
+        node.is_listed = False
+
+    def _is_reserved(self, parent: Directory, name: str) -> bool:
+        """Whether this is ZooKeeper's own znode `/zookeeper`."""
+        return name == "zookeeper" and parent.path == "/" and not self._is_chrooted
 
     def _make(self, parent: Directory, name: str) -> Node | None:
-        """The node of a child that was not known; None where DNS cannot name it."""
+        """Create the node of a new child. None: its name is not valid in DNS."""
         path = f"{parent.path.rstrip('/')}/{name}"
         elements = (*parent.elements, name)
         if len(elements) < self._namespace.depth:
@@ -197,11 +234,11 @@ class Tree:
         return node
 
     def drop(self, node: Node) -> None:
-        """A znode is gone, and with it all below; the root stays, without children.
+        """Remove a deleted znode with its descendants. The root stays, without children.
 
-        Each set is told, also one that was never read: others may know its members, from a snapshot.
+        Every set is published as dropped, even one that was never read: a snapshot may have had its members.
         """
-        for lost in self.below(node):
+        for lost in self.walk(node):
             if isinstance(lost, SetNode):
                 self._pending.pop(lost, None)
                 self._touched.pop(lost, None)
@@ -218,19 +255,19 @@ class Tree:
     # -- members -------------------------------------------------------------------------------------------
 
     def list_set(self, node: SetNode, names: Iterable[str], czxid: int) -> tuple[list[str], int]:
-        """A set's children are these.
+        """Update a set from its list of children.
 
         Returns:
-            The names to be read, and of how many the listing is the first to tell that they come or go.
+            The names to read, and how many members had joined or left without an event.
         """
         was_listed, node.is_listed = node.is_listed, True
-        node.is_doubtful = False
-        if czxid != node.czxid:  # another znode than before: equal names mean nothing
+        node.is_outdated = False
+        if czxid != node.czxid:  # the set was created again, so its members are new even under old names
             node.czxid = czxid
             node.is_published = False
             self._clear(node)
             self._pending.pop(node, None)
-        present = {name for name in names if name.startswith(FOLLOWED)}
+        present = {name for name in names if name.startswith(CHILD_PREFIXES)}
         node.reading &= present
         known = node.members.keys() | node.vectors.keys()
         gone = known - present
@@ -239,13 +276,18 @@ class Tree:
         new = present - known - node.reading
         surprises = (len(gone) + len(node.unreadable ^ new)) if was_listed else 0
         node.unreadable.clear()
-        unread = sorted(new | (node.vectors.keys() - node.reading))  # vectors change in their place
+        unread = sorted(new | (node.vectors.keys() - node.reading))  # vectors may change in place
         node.reading.update(unread)
         self._pending_of(node)
         return unread, surprises
 
+    def mark_outdated(self, node: Node) -> None:
+        """Note that a set's list of children may have changed. Another listing follows."""
+        if isinstance(node, SetNode):
+            node.is_outdated = True
+
     def _clear(self, node: SetNode) -> None:
-        """Forget what is known of a set's members, and what is being read of them."""
+        """Forget a set's members, vectors and reads in flight."""
         node.reading.clear()
         for name, known in (*node.members.items(), *node.vectors.items()):
             if known is None:
@@ -255,30 +297,30 @@ class Tree:
         node.weights = None
 
     def remove(self, node: SetNode, name: str) -> None:
-        """A member or a vector is gone."""
+        """Remove a member or a vector."""
         node.reading.discard(name)
         node.unreadable.discard(name)
         pending = self._pending_of(node)
         self.bad.pop(f"{node.path}/{name}", None)
         if node.vectors.pop(name, None) is not None:
             node.weights = None
-            pending.is_reweighed = True
+            pending.is_reweighted = True
         pending.added.pop(name, None)
         if node.members.pop(name, None) is not None:
             pending.removed.add(name)
 
-    def learn(self, node: SetNode, name: str, data: bytes) -> None:
-        """The data of a member or a vector."""
+    def set_data(self, node: SetNode, name: str, data: bytes) -> None:
+        """Decode and store the data of a member or a vector."""
         node.reading.discard(name)
         if self.bad:
             self.bad.pop(f"{node.path}/{name}", None)
         try:
             if name.startswith(MEMBER_PREFIX):
-                self._joined(node, decode_member(name, data))
+                self._add_member(node, decode_member(name, data))
             else:
                 node.vectors[name] = parse_vector(name, data)
                 node.weights = None
-                self._pending_of(node).is_reweighed = True
+                self._pending_of(node).is_reweighted = True
         except BadMemberError as error:
             self.remove(node, name)
             (node.members if name.startswith(MEMBER_PREFIX) else node.vectors)[name] = None
@@ -286,23 +328,23 @@ class Tree:
             self.bad_members[error.reason] += 1
             log.warning("member_skipped", path=f"{node.path}/{name}", reason=error.reason, detail=str(error))
 
-    def _joined(self, node: SetNode, member: Member) -> None:
+    def _add_member(self, node: SetNode, member: Member) -> None:
         if node.vectors:
-            member = _weighed(member, node)
+            member = _weighted(member, node)
         node.members[member.name] = member
         pending = self._pending_of(node)
         pending.added[member.name] = member
         pending.removed.discard(member.name)
 
-    def unlisted(self, node: SetNode) -> None:
-        """A set could not be listed; told where nothing is known of it."""
-        if not node.is_published:
+    def listing_failed(self, node: Node) -> None:
+        """Note that a set could not be listed. It is published as unread unless its members are known."""
+        if isinstance(node, SetNode) and not node.is_published:
             self._unread[node] = None
 
-    def unread(self, node: SetNode, name: str, *, is_there: bool) -> None:
-        """What was being read could not be; or it is gone."""
+    def reading_failed(self, node: SetNode, name: str, *, exists: bool) -> None:
+        """Note that a member or vector could not be read, or no longer exists."""
         node.reading.discard(name)
-        if is_there:
+        if exists:
             node.unreadable.add(name)
         self._pending_of(node)
 
@@ -313,66 +355,58 @@ class Tree:
             pending = self._pending[node] = _Pending()
         return pending
 
-    # -- what changed --------------------------------------------------------------------------------------
-
-    def disconnected(self) -> None:
-        """Nothing that is being asked will be answered; what is known stays."""
-        for node in self.below(self.root):
-            node.is_asked = node.is_listed = node.is_retried = False
-            if isinstance(node, SetNode):
-                node.is_doubtful = False
-                node.reading.clear()
+    # -- changes -------------------------------------------------------------------------------------------
 
     def take_changes(self) -> list[Change]:
-        """What has changed since this was last called."""
+        """The changes since the last call."""
         changes: list[Change] = [SetDropped(path) for path in self._dropped]
         changes += (SetUnread(node.path, node.name) for node in self._unread)
         self._dropped.clear()
         self._unread.clear()
-        # Only these: while ten thousand sets are read all of them wait, and few are complete at a time.
+        # Only touched sets: during a start ten thousand sets are pending, and few become complete at a time.
         touched, self._touched = self._touched, {}
         for node in touched:
             pending = self._pending[node]
             change = self._change(node, pending)
             if change is not None:
                 changes.append(change)
-            if not (pending.removed or pending.is_reweighed or (node.reading and not node.is_published)):
+            if not (pending.removed or pending.is_reweighted or (node.reading and not node.is_published)):
                 del self._pending[node]
         return changes
 
     def _change(self, node: SetNode, pending: _Pending) -> Change | None:
-        """What is new of a set: at first the whole of it when all is read, then each difference.
+        """The next change of a set: first the whole set, once it is completely read, then each difference.
 
-        The last who left wait for those that are being read, which have come in their place, and for a
-        listing that is under way: a set whose members were all replaced, or that was deleted and made again
-        at once, is never seen empty.
+        The removal of the last members waits for reads and listings in flight, because they may bring their
+        replacements. So a set whose members are all replaced, or that is deleted and created again at once,
+        never appears empty.
         """
         if not node.is_published and (node.reading or not node.is_listed):
             return None
-        if pending.is_reweighed and not node.reading:
-            self._reweigh(node, pending)
+        if pending.is_reweighted and not node.reading:
+            self._reweight(node, pending)
         if not node.is_published:
             node.is_published = True
             pending.removed.clear()
             return SetPut(
                 node.path, node.name, tuple(member for member in node.members.values() if member is not None)
             )
-        is_certain = node.is_listed and not node.is_doubtful and not node.reading
+        is_certain = node.is_listed and not node.is_outdated and not node.reading
         removed = tuple(sorted(pending.removed)) if is_certain or any(node.members.values()) else ()
         pending.removed.difference_update(removed)
         added, pending.added = tuple(pending.added.values()), {}
         return SetChanged(node.path, added, removed) if added or removed else None
 
-    def _reweigh(self, node: SetNode, pending: _Pending) -> None:
-        """The vectors are others than before: so may be all weights."""
-        pending.is_reweighed = False
+    def _reweight(self, node: SetNode, pending: _Pending) -> None:
+        """Compute all weights again, after a change of the vectors."""
+        pending.is_reweighted = False
         for name, member in node.members.items():
-            if member is not None and (weighed := _weighed(member, node)) is not member:
-                node.members[name] = pending.added[name] = weighed
+            if member is not None and (weighted := _weighted(member, node)) is not member:
+                node.members[name] = pending.added[name] = weighted
 
 
-def _weighed(member: Member, node: SetNode) -> Member:
-    """The member with the weight that the set's vectors give it."""
+def _weighted(member: Member, node: SetNode) -> Member:
+    """The member with its weight from the set's vectors."""
     if node.weights is None:
         node.weights = Weights(filter(None, node.vectors.values()))
     weight = node.weights.of(member)

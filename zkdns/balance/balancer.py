@@ -1,8 +1,8 @@
-"""What balancers share: the endpoints to choose from, followed by looking rather than by being told.
+"""The base of the balancers: the endpoints to choose from, read from the source at each choice.
 
-A source replaces its tuple of endpoints when the set changes, so that one comparison of identities at each
-choice finds every change. Nothing is subscribed to: a balancer that is dropped leaves nothing behind in the
-watch, has no `close`, and no change ever arrives in a thread of somebody else's.
+A source replaces its tuple of endpoints when the set changes, so one identity comparison per choice detects
+every change. Without a subscription, a balancer that is no longer used leaves nothing behind in the watch,
+needs no `close`, and never runs in another thread.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from zkdns.serverset.watch import EndpointSource
 
 
 class Balancer:
-    """Endpoints of a source as they are now, or those that were set; the base of all balancers.
+    """The endpoints of a source, or those from `set_endpoints`. The base of all balancers.
 
-    The source stays its owner's: nothing here closes it, and when it is closed, its last endpoints are used.
+    The balancer never closes its source. After the source is closed, its last endpoints stay in use.
 
     Args:
-        source: a watch, a fixed set, or anything like them; None: `set_endpoints` says what there is.
+        source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
     """
 
     def __init__(self, source: EndpointSource | None = None) -> None:
@@ -34,20 +34,20 @@ class Balancer:
         return self._own if source is None else source.endpoints
 
     def set_endpoints(self, endpoints: Iterable[str]) -> None:
-        """Choose from these from now on, whatever the source says, if there was one.
+        """Replace the source, if there was one, by these endpoints.
 
         Args:
             endpoints: `host:port` each, IPv6 as `[address]:port`.
 
         Raises:
-            BadValueError: an endpoint that is none; nothing has changed then.
+            BadValueError: an invalid endpoint. Nothing has changed then.
         """
         self._own = tuple(sorted({str(parse_host_port(endpoint)) for endpoint in endpoints}))
         self._source = None
 
 
-def nothing_left(tried: Collection[str]) -> NoEndpointsError:
-    """What to raise where nothing can be chosen, after these were ruled out."""
+def no_endpoints_error(tried: Collection[str]) -> NoEndpointsError:
+    """The exception for a choice without an endpoint, after some were tried."""
     if tried:
         return NoEndpointsError(f"no other endpoint is left to choose; tried: {', '.join(tried)}")
     return NoEndpointsError("there is no endpoint to choose: the set is empty")

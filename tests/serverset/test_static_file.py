@@ -1,4 +1,4 @@
-"""The fixed file: what it may say, and how every mistake is told under its key."""
+"""The static file: accepted contents, and errors with their keys."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from hypothesis import strategies as st
 
 from zkdns.errors import ConfigError
 from zkdns.namespace import ServiceName, parse_namespace
-from zkdns.serverset.fixed import FixedSets, load_demo, load_fixed, parse_fixed
 from zkdns.serverset.member import Endpoint, Member, Status
+from zkdns.serverset.static_file import StaticSets, load_demo, load_static, parse_static
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
 WEB = ServiceName("web", "staging")
 
 
-def parse(text: str) -> FixedSets:
-    return parse_fixed(text, (NAMESPACE,), origin="fixed.toml")
+def parse(text: str) -> StaticSets:
+    return parse_static(text, (NAMESPACE,), origin="fixed.toml")
 
 
-def mistakes(text: str) -> list[str]:
-    """All mistakes of a text."""
+def errors(text: str) -> list[str]:
+    """All errors of a text."""
     with pytest.raises(ConfigError) as caught:
         parse(text)
-    return sorted(caught.value.mistakes)
+    return sorted(caught.value.errors)
 
 
 def members(*entries: str) -> str:
-    """A file with one service of these members."""
+    """A file with one service and these members."""
     return f'[services."web.staging"]\nmembers = [{", ".join(entries)}]\n'
 
 
-# -- what may be said ---------------------------------------------------------------------------------------
+# -- accepted contents --------------------------------------------------------------------------------------
 
 GOOD = {
     '"10.0.0.1:8080"': Member("m0", Endpoint("10.0.0.1", 8080)),
@@ -61,7 +61,7 @@ def test_a_member_may_be_written_like_this(entry: str, expected: Member) -> None
     assert parse(members(entry)) == {WEB: (expected,)}
 
 
-def test_members_are_called_by_their_place_in_the_file() -> None:
+def test_members_are_named_by_their_position() -> None:
     ((_, found),) = parse(members('"b:1"', '"a:2"', '{ host = "c", port = 3 }')).items()
     assert [(member.name, member.service) for member in found] == [
         ("m0", Endpoint("b", 1)),
@@ -71,19 +71,19 @@ def test_members_are_called_by_their_place_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "[services]\n"])
-def test_a_file_may_hold_no_service(text: str) -> None:
+def test_a_file_may_have_no_services(text: str) -> None:
     assert parse(text) == {}
 
 
-def test_a_service_may_hold_no_member_and_its_name_dots() -> None:
+def test_a_service_may_have_no_members_and_dots_in_its_name() -> None:
     text = '[services."api.v2.staging"]\nmembers = []\n[services."Web.Prod."]\n'
     assert parse(text) == {ServiceName("api.v2", "staging"): (), ServiceName("Web", "Prod"): ()}
 
 
-def test_a_name_may_end_in_the_zone_that_it_belongs_to() -> None:
+def test_a_name_may_end_in_its_zone() -> None:
     aurora = parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",))
     names = ("web.staging", "web.prod.Discovery", "hello.prod.www.aurora")
-    sets = parse_fixed("".join(f'[services."{name}"]\n' for name in names), (NAMESPACE, aurora), origin="x")
+    sets = parse_static("".join(f'[services."{name}"]\n' for name in names), (NAMESPACE, aurora), origin="x")
     assert list(sets) == [
         WEB,
         ServiceName("web", "prod"),
@@ -95,17 +95,17 @@ def test_a_name_may_end_in_the_zone_that_it_belongs_to() -> None:
         "hello.prod.www.aurora",
     ]
     with pytest.raises(ConfigError, match=r"is the same name as 'web\.staging'"):
-        parse_fixed('[services."web.staging"]\n[services."Web.staging.discovery"]', (NAMESPACE,), origin="x")
+        parse_static('[services."web.staging"]\n[services."Web.staging.discovery"]', (NAMESPACE,), origin="x")
 
 
-def test_a_namespace_says_how_long_a_services_name_is() -> None:
+def test_the_namespace_determines_the_length_of_a_name() -> None:
     text = '[services."web"]\nmembers = ["a:1"]\n'
     plain = parse_namespace("/services/{service}")
-    assert parse_fixed(text, (plain,), origin="x") == {ServiceName("web"): (Member("m0", Endpoint("a", 1)),)}
-    assert len(mistakes(text)) == 1
+    assert parse_static(text, (plain,), origin="x") == {ServiceName("web"): (Member("m0", Endpoint("a", 1)),)}
+    assert len(errors(text)) == 1
 
 
-def test_the_demo_loads_and_shows_every_kind_of_service() -> None:
+def test_the_demo_has_every_kind_of_service() -> None:
     demo = load_demo((NAMESPACE,))
     assert len(demo[WEB]) == 3
     assert demo[ServiceName("idle", "staging")] == ()
@@ -115,7 +115,7 @@ def test_the_demo_loads_and_shows_every_kind_of_service() -> None:
         name.check()
 
 
-# -- mistakes -----------------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------
 
 _AT = 'services."web.staging".members[0]'
 BAD = {
@@ -174,16 +174,14 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize(("text", "key", "accepted"), [(text, *told) for text, told in BAD.items()])
-def test_a_mistake_is_told_with_its_key_and_what_would_be_accepted(
-    text: str, key: str, accepted: str
-) -> None:
-    (found,) = mistakes(text)
+@pytest.mark.parametrize(("text", "key", "accepted"), [(text, *expected) for text, expected in BAD.items()])
+def test_an_error_has_its_key_and_the_accepted_form(text: str, key: str, accepted: str) -> None:
+    (found,) = errors(text)
     assert found.startswith(f"fixed.toml: {key}: ")
     assert accepted in found
 
 
-def test_all_mistakes_are_told_at_once_and_in_one_order() -> None:
+def test_all_errors_are_reported_at_once_in_order() -> None:
     text = """
         servces = 1
         zone = 1
@@ -198,7 +196,7 @@ def test_all_mistakes_are_told_at_once_and_in_one_order() -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text)
     web = 'fixed.toml: services."web.staging"'
-    assert [mistake.split(": ")[1] for mistake in caught.value.mistakes] == [
+    assert [error.split(": ")[1] for error in caught.value.errors] == [
         "servces",
         "zone",
         *(f"{web}.{key}".partition(": ")[2] for key in ("order", "weight", "members[0]", "members[1].speed")),
@@ -206,22 +204,22 @@ def test_all_mistakes_are_told_at_once_and_in_one_order() -> None:
         'services."web"',
         'services."api.staging".members',
     ]
-    assert str(caught.value).count("\n") == len(caught.value.mistakes) - 1
+    assert str(caught.value).count("\n") == len(caught.value.errors) - 1
 
 
 # -- files --------------------------------------------------------------------------------------------------
 
 
-def test_a_file_is_read_and_named_in_its_mistakes(tmp_path: Path) -> None:
+def test_a_file_is_read_and_named_in_its_errors(tmp_path: Path) -> None:
     path = tmp_path / "sets.toml"
     path.write_text(members('"wäb.example:1"'), encoding="utf-8")
     with pytest.raises(ConfigError, match=r"sets\.toml: services"):
-        load_fixed(path, (NAMESPACE,))
+        load_static(path, (NAMESPACE,))
     path.write_text(members('"10.0.0.1:1"'), encoding="utf-8")
-    assert list(load_fixed(path, (NAMESPACE,))) == [WEB]
+    assert list(load_static(path, (NAMESPACE,))) == [WEB]
 
 
-def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path: Path) -> None:
     latin = tmp_path / "latin.toml"
     latin.write_bytes(b"# caf\xe9\n")
     for path, why in (
@@ -231,10 +229,10 @@ def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
         (Path("a\0b"), "cannot be read"),
     ):
         with pytest.raises(ConfigError, match=why):
-            load_fixed(path, (NAMESPACE,))
+            load_static(path, (NAMESPACE,))
 
 
-# -- anything -----------------------------------------------------------------------------------------------
+# -- arbitrary contents -------------------------------------------------------------------------------------
 
 _WORDS = st.sampled_from(
     [
@@ -285,7 +283,7 @@ _VALUES = st.recursive(
 
 
 def toml(value: object) -> str:
-    """A value as TOML writes it inline."""
+    """A value as inline TOML."""
     match value:
         case bool():
             return str(value).lower()
@@ -307,7 +305,7 @@ def toml(value: object) -> str:
 @example('[services."\ud800.x"]')
 @example("[services.'a.\x7f']")
 @settings(max_examples=500, deadline=None)
-def test_arbitrary_text_raises_nothing_but_a_config_error(text: str) -> None:
+def test_arbitrary_text_raises_only_config_error(text: str) -> None:
     with contextlib.suppress(ConfigError):
         parse(text)
 
@@ -318,7 +316,7 @@ def test_arbitrary_text_raises_nothing_but_a_config_error(text: str) -> None:
     )
 )
 @settings(max_examples=400, deadline=None)
-def test_arbitrary_values_raise_nothing_but_a_config_error(services: dict[str, object]) -> None:
+def test_arbitrary_values_raise_only_config_error(services: dict[str, object]) -> None:
     with contextlib.suppress(ConfigError):
         for name, found in parse(f"services = {toml(services)}\n").items():
             assert found == () or name.labels

@@ -1,7 +1,7 @@
-"""Who this client is to ZooKeeper, and how it makes sure of the server: digests, SASL, TLS.
+"""Authentication to ZooKeeper and TLS: digests, SASL, certificates.
 
-Secrets come from files alone: a command line is everybody's to read, and an environment is inherited. None of
-them is ever in a mistake, a log or a representation.
+Secrets are read from files only: other users can see a command line, and child processes inherit the
+environment. No error message, log line or `repr` contains a secret.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ ACCESS_KEYS = (
 )
 """The settings that `load_access` uses."""
 
-# ZooKeeper's servers know these two (its SecurityUtils.createSaslServer).
+# The mechanisms of ZooKeeper's servers (SecurityUtils.createSaslServer).
 _DIGEST_MD5, _GSSAPI = "DIGEST-MD5", "GSSAPI"
 _OTHERS = stat.S_IROTH | stat.S_IWOTH
 
 
 class Secret:
-    """Text that shows itself to nobody by accident."""
+    """Text that `repr` and error messages do not show."""
 
     __slots__ = ("_text",)
 
@@ -44,7 +44,7 @@ class Secret:
         self._text = text
 
     def reveal(self) -> str:
-        """The text, for whom it is meant."""
+        """The text itself."""
         return self._text
 
     def __repr__(self) -> str:
@@ -58,7 +58,7 @@ class Secret:
 
 
 class Sasl(msgspec.Struct, frozen=True):
-    """How to authenticate by SASL; with GSSAPI the ticket is the process's own."""
+    """SASL credentials. With GSSAPI the Kerberos ticket is that of the process."""
 
     mechanism: str
     username: str | None = None
@@ -67,7 +67,7 @@ class Sasl(msgspec.Struct, frozen=True):
     service: str = "zookeeper"
 
     def options(self) -> dict[str, str]:
-        """What kazoo wants to be told."""
+        """The `sasl_options` of kazoo's client."""
         options = {"mechanism": self.mechanism, "service": self.service}
         if self.username is not None and self.password is not None:
             options |= {"username": self.username, "password": self.password.reveal()}
@@ -77,113 +77,123 @@ class Sasl(msgspec.Struct, frozen=True):
 
 
 class Access(msgspec.Struct, frozen=True, kw_only=True):
-    """How ZooKeeper is to be accessed; by itself: by anybody, without TLS."""
+    """Credentials and TLS settings for ZooKeeper. Default: anonymous, without TLS.
+
+    To build one from files, use `load_access`:
+
+        from zkdns.config import ZooKeeperSettings
+        from zkdns.serverset.auth import load_access
+
+        access = load_access(ZooKeeperSettings(credentials="/etc/app/zookeeper.toml", tls=True))
+        web = ServerSet(PRODUCTION, "web", "zk01:2281", access=access)
+    """
 
     digests: tuple[Secret, ...] = ()
-    """`user:password` each; the client may do what any of them may."""
+    """`user:password` each. The client has the permissions of all of them."""
     sasl: Sasl | None = None
     tls: ssl.SSLContext | None = None
+    """None: no TLS."""
 
 
-ANYBODY = Access()
+ANONYMOUS = Access()
 
 
 def load_access(zookeeper: ZooKeeperSettings) -> Access:
-    """Read the files that these settings name.
+    """Read the files that these settings name. Later changes of the files have no effect on the result.
 
     Raises:
-        ConfigError: with every error in them.
+        ConfigError: with every error that was found.
     """
-    mistakes: list[str] = []
+    errors: list[str] = []
     given: dict[str, Any] = {}
     if zookeeper.credentials is not None:
-        given = _read_credentials(zookeeper.credentials, mistakes)
+        given = _read_credentials(zookeeper.credentials, errors)
     tls = None
     if zookeeper.tls:
-        tls = _context(zookeeper.ca, mistakes)
+        tls = _context(zookeeper.ca, errors)
         tls.check_hostname = zookeeper.verify_hostname
         if zookeeper.certificate is not None:
             key = zookeeper.key or zookeeper.certificate
-            _load_certificate(tls, zookeeper.certificate, key, given.get("key_password"), mistakes)
-    if mistakes:
-        raise ConfigError(mistakes)
+            _load_certificate(tls, zookeeper.certificate, key, given.get("key_password"), errors)
+    if errors:
+        raise ConfigError(errors)
     return Access(digests=given.get("digest", ()), sasl=given.get("sasl"), tls=tls)
 
 
 # -- credentials ------------------------------------------------------------------------------------------
 
 
-def _read_credentials(file: str, mistakes: list[str]) -> dict[str, Any]:
-    """The file's values by key; those that are wrong are missing or None, and the mistakes are kept."""
+def _read_credentials(file: str, errors: list[str]) -> dict[str, Any]:
+    """Read the file's values by key. Invalid ones are missing or None, and `errors` has the reasons."""
     try:
         document = read_toml(file)
         check_private(file)
-    except BadValueError as mistake:
-        mistakes.append(f"{file}: {mistake}")
+    except BadValueError as error:
+        errors.append(f"{file}: {error}")
         return {}
-    location = Location(file, typed=True, directory="", errors=mistakes)
+    location = Location(file, typed=True, directory="", errors=errors)
     given = parse_table(document, _ROWS, location)
     if not document:
-        mistakes.append(f"{file}: holds no credentials; write digest, [sasl] or key_password")
+        errors.append(f"{file}: contains no credentials; write digest, [sasl] or key_password")
     return given
 
 
 def check_private(file: str) -> None:
-    """Check that not everybody may read the file, which has been opened before."""
+    """Check that a file, which was opened before, is not readable by every user."""
     mode = stat.S_IMODE(Path(file).stat().st_mode)
     if mode & _OTHERS:
         raise BadValueError(
-            f"is open to every user of this machine (its mode is {mode:04o}), and holds secrets; "
-            "take that away with chmod o-rwx"
+            f"is accessible to every user of this machine (mode {mode:04o}) and contains secrets; "
+            "run chmod o-rwx on it"
         )
 
 
 def _read_secret(value: object, _location: Location) -> Secret:
     if not isinstance(value, str) or not value or "\0" in value:
-        raise BadValueError("is no secret; write text in quotes (what is written there is not shown)")
+        raise BadValueError("is not a secret; write text in quotes (the value is not shown here)")
     return Secret(value)
 
 
 def _read_digests(value: object, location: Location) -> tuple[Secret, ...]:
-    """Read one digest, or a list of some."""
+    """Read one digest or a list of digests."""
     digests = [_read_secret(one, location) for one in (value if isinstance(value, list) else [value])]
     for digest in digests:
         user, colon, password = digest.reveal().partition(":")
         if not user or not colon or not password:
             raise BadValueError(
-                'is no digest; write "USER:PASSWORD" or a list of such (what is written there is not shown)'
+                'is not a digest; write "USER:PASSWORD" or a list of them (the value is not shown here)'
             )
     return tuple(digests)
 
 
 def _read_sasl(value: object, location: Location) -> Sasl:
-    """Read the table, and check that its mechanism can be used here.
+    """Read the `[sasl]` table, and check that its mechanism is available.
 
     Raises:
-        BadValueError: a key is missing or of no use, or a package is not installed.
+        BadValueError: a key is missing or not used, or a package is not installed.
     """
     if not isinstance(value, dict):
-        raise BadValueError("is no table; write [sasl] (what is written there is not shown)")
+        raise BadValueError("is not a table; write [sasl] (the value is not shown here)")
     before = len(location.errors)
     given = parse_table(value, _SASL_ROWS, location)
     mechanism = given.get("mechanism")
     if "mechanism" not in given:
         location.add_error(f"has no mechanism; write {_DIGEST_MD5} or {_GSSAPI}")
     needed = {"username", "password"} if mechanism == _DIGEST_MD5 else set()
-    useless = {"principal"} if mechanism == _DIGEST_MD5 else {"username", "password"}
+    unused = {"principal"} if mechanism == _DIGEST_MD5 else {"username", "password"}
     for key in sorted(needed - given.keys()) if mechanism else ():
         location.add_error(f"has no {key}, which {mechanism} needs")
-    for key in sorted(useless & given.keys()) if mechanism else ():
-        location.child(key).add_error(f"is nothing that {mechanism} takes")
+    for key in sorted(unused & given.keys()) if mechanism else ():
+        location.child(key).add_error(f"is not used by {mechanism}")
     if mechanism:
         _check_package(mechanism)
     if len(location.errors) > before:
-        raise BadValueError("is incomplete, so nothing of it is used")
+        raise BadValueError("is incomplete, so it is not used")
     return Sasl(**given)
 
 
 def _check_package(mechanism: str) -> None:
-    """Check that the packages are there; kazoo would find out in its own thread, and end for good."""
+    """Check that the packages are installed. kazoo would notice in its own thread, and end for good."""
     try:
         from puresasl import mechanisms  # type: ignore[import-untyped]  # noqa: PLC0415 - it is an extra
     except ImportError:
@@ -191,7 +201,7 @@ def _check_package(mechanism: str) -> None:
             str(MissingExtraError("SASL needs pure-sasl: pip install 'zkdns[sasl]'"))
         ) from None
     if mechanism == _GSSAPI and not mechanisms.have_kerberos:
-        raise BadValueError("GSSAPI needs the package kerberos too: pip install kerberos")
+        raise BadValueError("GSSAPI also needs the package kerberos: pip install kerberos")
 
 
 _WORDS: Callable[[str], str] = str
@@ -200,18 +210,18 @@ _ROWS = {
     for row in (
         Setting("digest", _read_digests, "USER:PASSWORD", "Digest authentication."),
         Setting("sasl", _read_sasl, "TABLE", "SASL authentication."),
-        Setting("key_password", _read_secret, "PASSWORD", "What the private key is encrypted with."),
+        Setting("key_password", _read_secret, "PASSWORD", "The password of the private key."),
     )
 }
 _SASL_ROWS = {
     row.key: row
     for row in (
         Setting("mechanism", one_of(_DIGEST_MD5, _GSSAPI), "NAME", "How to authenticate."),
-        Setting("username", text(_WORDS, "a user's name"), "NAME", "Who this is."),
-        Setting("password", _read_secret, "PASSWORD", "With DIGEST-MD5."),
-        Setting("principal", text(_WORDS, "a principal"), "NAME", "With GSSAPI, of several in the cache."),
+        Setting("username", text(_WORDS, "a user's name"), "NAME", "The user, with DIGEST-MD5."),
+        Setting("password", _read_secret, "PASSWORD", "The password, with DIGEST-MD5."),
+        Setting("principal", text(_WORDS, "a principal"), "NAME", "The Kerberos principal, with GSSAPI."),
         Setting(
-            "service", text(_WORDS, "a service's name"), "NAME", "What the servers are called; zookeeper."
+            "service", text(_WORDS, "a service's name"), "NAME", "The servers' service name (zookeeper)."
         ),
     )
 }
@@ -220,29 +230,29 @@ _SASL_ROWS = {
 # -- TLS --------------------------------------------------------------------------------------------------
 
 
-def _context(ca: str | None, mistakes: list[str]) -> ssl.SSLContext:
-    """What is spoken with servers whose certificates one of these authorities has signed."""
+def _context(ca: str | None, errors: list[str]) -> ssl.SSLContext:
+    """The TLS context that trusts these authorities."""
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:  # SSLError is an OSError
-        mistakes.append(f"{ca}: cannot be used as certificates of authorities ({_reason(error)}); write PEM")
+        errors.append(f"{ca}: is not a file of CA certificates ({_reason(error)}); write a PEM file")
         return ssl.create_default_context()
 
 
 def _load_certificate(
-    tls: ssl.SSLContext, certificate: str, key: str, password: Secret | None, mistakes: list[str]
+    tls: ssl.SSLContext, certificate: str, key: str, password: Secret | None, errors: list[str]
 ) -> None:
     try:
-        # Without a password at all OpenSSL would ask for one at a terminal.
+        # Without any password OpenSSL would ask for one at the terminal.
         tls.load_cert_chain(certificate, key, password.reveal() if password else "")
         check_private(key)
-    except BadValueError as mistake:
-        mistakes.append(f"{key}: {mistake}")
+    except BadValueError as error:
+        errors.append(f"{key}: {error}")
     except (OSError, ValueError) as error:
         both = certificate if key == certificate else f"{certificate} and {key}"
-        mistakes.append(
-            f"{both}: cannot be used as certificate and key ({_reason(error)}); write PEM, and where the key "
-            "is encrypted, key_password in the file of credentials"
+        errors.append(
+            f"{both}: cannot be used as certificate and key ({_reason(error)}); write PEM files, and for an "
+            "encrypted key set key_password in the credentials file"
         )
 
 

@@ -1,4 +1,4 @@
-"""addWatch and multiRead against a real ZooKeeper, beside what kazoo's public API says."""
+"""addWatch and multiRead against a real ZooKeeper, compared with kazoo's public API."""
 
 import queue
 import threading
@@ -10,9 +10,9 @@ from kazoo.exceptions import KazooException, NoAuthError, NoNodeError
 
 from tests.serverset.sync_helpers import Locked
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.serverset import kazoo_private
+from zkdns.serverset import kazoo_ext
 from zkdns.serverset.client import make_client
-from zkdns.serverset.kazoo_private import (
+from zkdns.serverset.kazoo_ext import (
     CHANGED,
     CREATED,
     DELETED,
@@ -21,42 +21,44 @@ from zkdns.serverset.kazoo_private import (
     AddWatch,
     MultiRead,
     Result,
-    ask,
-    take_events,
-    unusable,
+    incompatibility,
+    intercept_events,
+    send_request,
 )
 
 TIMEOUT = 10.0
 
 
 def answer(client: KazooClient, request: AddWatch | MultiRead) -> list[Result]:
-    """Ask, and wait for the answer."""
+    """Send a request and wait for the response."""
     answers: queue.SimpleQueue[tuple[list[Result], BaseException | None]] = queue.SimpleQueue()
-    ask(client, request, lambda results, error: answers.put((results, error)))
+    send_request(client, request, lambda results, error: answers.put((results, error)))
     results, error = answers.get(timeout=TIMEOUT)
     if error is not None:
         raise error
     return results
 
 
-def test_this_kazoo_can_be_used() -> None:
-    assert unusable() is None
+def test_the_installed_kazoo_is_compatible() -> None:
+    assert incompatibility() is None
 
 
 @pytest.mark.parametrize("version", ["2.10.0", "2.12.0", "3.0"])
-def test_another_series_of_kazoo_is_not_trusted(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
+def test_another_series_of_kazoo_is_incompatible(monkeypatch: pytest.MonkeyPatch, version: str) -> None:
     monkeypatch.setattr("kazoo.version.__version__", version)
-    assert unusable() == f"kazoo is {version}; its private parts are known of 2.11.x"
+    assert incompatibility() == f"kazoo is {version}; its internals are known for 2.11.x only"
 
 
-def test_a_kazoo_whose_parts_have_changed_is_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the point
-    assert unusable() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
+def test_a_kazoo_with_changed_internals_is_incompatible(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KazooClient, "_call", lambda self, request: None)  # noqa: ARG005 - the signature is the test case
+    assert (
+        incompatibility() == "kazoo's KazooClient._call takes self, request, not self, request, async_object"
+    )
     monkeypatch.delattr(KazooClient, "_call")
-    assert unusable() == "kazoo's KazooClient._call takes nothing, not self, request, async_object"
+    assert incompatibility() == "kazoo's KazooClient._call takes nothing, not self, request, async_object"
 
 
-def test_many_reads_answer_as_single_ones_do(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_a_multi_read_returns_what_single_reads_do(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     contents = {"a": b"data", "b": b"", "größe": b"\xff\x00", "large": b"x" * 900_000}
     for name, data in contents.items():
         zk.create(f"{zk_root}/{name}", data, makepath=True)
@@ -75,25 +77,25 @@ def test_many_reads_answer_as_single_ones_do(zookeeper: ZooKeeperServer, zk: Any
     assert (type(secret), type(hidden)) == (NoAuthError, NoAuthError)
 
 
-def test_no_reads_at_all_are_answered_by_nothing(zk: Any) -> None:
+def test_an_empty_multi_read_returns_nothing(zk: Any) -> None:
     assert answer(zk, MultiRead([])) == []
 
 
-def test_an_error_that_kazoo_does_not_know_is_one_reads_own() -> None:
-    item = kazoo_private._HEADER.pack(-1, False, -999) + kazoo_private._INT.pack(-999)
+def test_an_error_code_unknown_to_kazoo_concerns_one_read() -> None:
+    item = kazoo_ext._HEADER.pack(-1, False, -999) + kazoo_ext._INT.pack(-999)
     (result,) = MultiRead([(GET_DATA, "/a")]).deserialize(item, 0)
     assert isinstance(result, KazooException)
     assert "-999" in str(result)
 
 
 @pytest.mark.parametrize("chroot", ["", "/below"])
-def test_a_recursive_watch_tells_of_every_change_in_its_order(
+def test_a_recursive_watch_reports_every_change_in_order(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, chroot: str
 ) -> None:
     top = f"{zk_root}{chroot}"
     events: queue.SimpleQueue[tuple[int, str]] = queue.SimpleQueue()
     client = make_client(f"{zookeeper.address}{top if chroot else ''}")
-    take_events(client, lambda kind, path: events.put((kind, path)))
+    intercept_events(client, lambda kind, path: events.put((kind, path)))
     client.start_async().wait(TIMEOUT)
     try:
         seen = "" if chroot else top
@@ -106,17 +108,17 @@ def test_a_recursive_watch_tells_of_every_change_in_its_order(
             (CHANGED, f"{seen}/a/b"),
             *((DELETED, f"{seen}{path}") for path in ("/a/b", "/a")),
         ]
-        heard = [events.get(timeout=TIMEOUT) for _ in expected]
-        assert [(kind, path.rstrip("/")) for kind, path in heard] == expected
+        received = [events.get(timeout=TIMEOUT) for _ in expected]
+        assert [(kind, path.rstrip("/")) for kind, path in received] == expected
     finally:
         client.stop()
         client.close()
 
 
-def test_watches_of_kazoos_own_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+def test_kazoos_own_watches_still_work(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
     zk.ensure_path(zk_root)
     client = make_client(zookeeper.address)
-    take_events(client, lambda kind, path: None)  # noqa: ARG005 - nobody wants to know
+    intercept_events(client, lambda kind, path: None)  # noqa: ARG005 - the event is not used
     client.start()
     try:
         fired = threading.Event()

@@ -1,4 +1,4 @@
-"""How ZooKeeper is accessed: files of credentials and their mistakes, then real servers that ask for them."""
+"""Authentication and TLS: credentials files and their errors, then real servers that require them."""
 
 import logging
 import socket
@@ -20,15 +20,15 @@ from tests.support.zookeeper import Ensemble, ZooKeeperServer
 from zkdns import ServerSet
 from zkdns.config import ZooKeeperSettings
 from zkdns.errors import ConfigError, UnreachableError, ZooKeeperError
-from zkdns.serverset.access import ANYBODY, Access, Sasl, Secret, load_access
+from zkdns.serverset.auth import ANONYMOUS, Access, Sasl, Secret, load_access
 from zkdns.serverset.client import make_client
 
 DIGEST_MD5 = '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "alice"\npassword = "wonderland"'
-HIDDEN = "(what is written there is not shown)"
+HIDDEN = "(the value is not shown here)"
 
 
 def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
-    """A file of credentials."""
+    """Write a credentials file."""
     file = directory / "zookeeper.toml"
     file.touch(0o600)
     file.write_text(text)
@@ -37,30 +37,30 @@ def credentials(directory: Path, text: str, mode: int = 0o600) -> str:
 
 
 def load(**settings: Any) -> Access:
-    """What these settings of the section [zookeeper] mean."""
+    """Load these settings of the section [zookeeper]."""
     return load_access(ZooKeeperSettings(**settings))
 
 
-def mistakes(**settings: Any) -> list[str]:
+def load_errors(**settings: Any) -> list[str]:
     with pytest.raises(ConfigError) as caught:
         load(**settings)
-    return list(caught.value.mistakes)
+    return list(caught.value.errors)
 
 
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def test_a_file_of_credentials_is_read(tmp_path: Path) -> None:
+def test_a_credentials_file_is_read(tmp_path: Path) -> None:
     file = credentials(tmp_path, f'digest = ["a:b", "c:d:e"]\n{DIGEST_MD5}')
     assert load(credentials=file) == Access(
         digests=(Secret("a:b"), Secret("c:d:e")), sasl=Sasl("DIGEST-MD5", "alice", Secret("wonderland"))
     )
     one = credentials(tmp_path, 'digest = "a:b"')
     assert load(credentials=one) == Access(digests=(Secret("a:b"),))
-    assert load() == ANYBODY
+    assert load() == ANONYMOUS
 
 
-def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
+def test_secrets_are_never_shown(tmp_path: Path) -> None:
     access = load(credentials=credentials(tmp_path, f'digest = "a:looking"\n{DIGEST_MD5}'))
     client = make_client("127.0.0.1:1", access=access)
     assert access.sasl is not None
@@ -71,16 +71,16 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected_errors"),
     [
-        ("", ["holds no credentials; write digest, [sasl] or key_password"]),
+        ("", ["contains no credentials; write digest, [sasl] or key_password"]),
         ("digest = ", ["is not TOML: "]),
-        ("digest = 4711", [f"digest: is no secret; write text in quotes {HIDDEN}"]),
-        ('digest = "4711"', [f'digest: is no digest; write "USER:PASSWORD" or a list of such {HIDDEN}']),
-        ('digest = ["a:b", "4711:"]', ["digest: is no digest; "]),
+        ("digest = 4711", [f"digest: is not a secret; write text in quotes {HIDDEN}"]),
+        ('digest = "4711"', [f'digest: is not a digest; write "USER:PASSWORD" or a list of them {HIDDEN}']),
+        ('digest = ["a:b", "4711:"]', ["digest: is not a digest; "]),
         ('digset = "4711"', ["unknown key 'digset'; accepted: digest, sasl, key_password"]),
-        ("key_password = 4711", ["key_password: is no secret; "]),
-        ('sasl = "4711"', ["sasl: is no table; "]),
+        ("key_password = 4711", ["key_password: is not a secret; "]),
+        ('sasl = "4711"', ["sasl: is not a table; "]),
         ("[sasl]", ["sasl: has no mechanism; write DIGEST-MD5 or GSSAPI", "sasl: is incomplete, "]),
         ('[sasl]\nmechanism = "PLAIN"', ["sasl.mechanism: is 'PLAIN'; ", "sasl: is incomplete, "]),
         (
@@ -89,48 +89,50 @@ def test_no_secret_is_ever_shown(tmp_path: Path) -> None:
                 "sasl: unknown key 'user'; accepted: mechanism, username, password, principal, service",
                 "sasl: has no password, which DIGEST-MD5 needs",
                 "sasl: has no username, which DIGEST-MD5 needs",
-                "sasl.principal: is nothing that DIGEST-MD5 takes",
-                "sasl: is incomplete, so nothing of it is used",
+                "sasl.principal: is not used by DIGEST-MD5",
+                "sasl: is incomplete, so it is not used",
             ],
         ),
         (
             '[sasl]\nmechanism = "DIGEST-MD5"\nusername = "a"\npassword = 4711',
-            ["sasl.password: is no secret; ", "sasl: is incomplete, "],
+            ["sasl.password: is not a secret; ", "sasl: is incomplete, "],
         ),
     ],
 )
-def test_every_mistake_is_told_and_no_value(tmp_path: Path, text: str, told: list[str]) -> None:
+def test_every_error_is_reported_without_its_value(
+    tmp_path: Path, text: str, expected_errors: list[str]
+) -> None:
     file = credentials(tmp_path, text)
-    found = mistakes(credentials=file)
-    assert len(found) == len(told)
-    for mistake, expected in zip(found, told, strict=True):
-        assert mistake.startswith(f"{file}: {expected}")
-        assert "4711" not in mistake
+    found = load_errors(credentials=file)
+    assert len(found) == len(expected_errors)
+    for error, expected in zip(found, expected_errors, strict=True):
+        assert error.startswith(f"{file}: {expected}")
+        assert "4711" not in error
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602])
-def test_a_file_that_everybody_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+def test_a_world_accessible_file_is_rejected(tmp_path: Path, mode: int) -> None:
     file = credentials(tmp_path, 'digest = "a:b"', mode)
-    (mistake,) = mistakes(credentials=file)
-    assert mistake == (
-        f"{file}: is open to every user of this machine (its mode is {mode:04o}), and holds secrets; "
-        "take that away with chmod o-rwx"
+    (error,) = load_errors(credentials=file)
+    assert error == (
+        f"{file}: is accessible to every user of this machine (mode {mode:04o}) and contains secrets; "
+        "run chmod o-rwx on it"
     )
     assert load(credentials=credentials(tmp_path, 'digest = "a:b"', 0o640)).digests
 
 
-def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    (mistake,) = mistakes(credentials=str(tmp_path / "none"))
-    assert mistake.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
+def test_a_missing_file_is_reported(tmp_path: Path) -> None:
+    (error,) = load_errors(credentials=str(tmp_path / "none"))
+    assert error.startswith(f"{tmp_path}/none: cannot be read (No such file or directory)")
 
 
-def test_without_its_package_sasl_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sasl_without_its_package_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "puresasl", None)
-    (mistake,) = mistakes(credentials=credentials(tmp_path, DIGEST_MD5))
-    assert mistake.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
+    (error,) = load_errors(credentials=credentials(tmp_path, DIGEST_MD5))
+    assert error.endswith("sasl: SASL needs pure-sasl: pip install 'zkdns[sasl]'")
 
 
-def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
+def test_invalid_tls_files_are_rejected(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     own, other = authority.sign("a.example"), authority.sign("b.example")
     locked = authority.sign("c.example", password=b"4711")
@@ -138,23 +140,23 @@ def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
     garbage.write_text("garbage")
     tls = {"tls": True, "ca": str(authority.file)}
     assert load(**tls).tls is not None
-    assert "cannot be used as certificates of authorities" in mistakes(**{**tls, "ca": str(garbage)})[0]
-    assert "(No such file" in mistakes(**{**tls, "ca": str(tmp_path / "x")})[0]
+    assert "is not a file of CA certificates" in load_errors(**{**tls, "ca": str(garbage)})[0]
+    assert "(No such file" in load_errors(**{**tls, "ca": str(tmp_path / "x")})[0]
     for certificate, key in ((own, other), (garbage, None), (locked, None)):
         pair = {"certificate": str(certificate), "key": key and str(key)}
-        (mistake,) = mistakes(**tls, **pair)
-        assert "cannot be used as certificate and key (" in mistake
+        (error,) = load_errors(**tls, **pair)
+        assert "cannot be used as certificate and key (" in error
     file = credentials(tmp_path, 'key_password = "4711"')
     assert load(**tls, certificate=str(locked), credentials=file).tls
     own.chmod(0o644)
-    assert "is open to every user" in mistakes(**tls, certificate=str(own))[0]
+    assert "is accessible to every user" in load_errors(**tls, certificate=str(own))[0]
 
 
 # -- digest -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.zookeeper
-def test_a_digest_opens_what_its_acl_keeps_closed(
+def test_a_digest_grants_access(
     zookeeper: ZooKeeperServer, zk_root: str, zk: KazooClient, tmp_path: Path
 ) -> None:
     zk.create(f"{zk_root}/test/web", makepath=True)
@@ -175,7 +177,7 @@ def test_a_digest_opens_what_its_acl_keeps_closed(
         with server_set(opened).register("10.0.0.1", 80), server_set(opened).watch() as watch:
             assert watch.endpoints == ("10.0.0.1:80",)
             with pytest.raises(ZooKeeperError, match="ACL does not permit"):
-                server_set(ANYBODY).watch(timeout=10.0)
+                server_set(ANONYMOUS).watch(timeout=10.0)
     finally:
         for path in (zk_root, f"{zk_root}/test", f"{zk_root}/test/web"):
             zk.set_acls(path, OPEN_ACL_UNSAFE)
@@ -186,7 +188,7 @@ def test_a_digest_opens_what_its_acl_keeps_closed(
 
 @pytest.fixture(scope="module")
 def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperServer]:
-    """A server that knows alice."""
+    """A server with the user alice."""
     jaas = tmp_path_factory.mktemp("sasl") / "jaas.conf"
     jaas.write_text(
         'Server { org.apache.zookeeper.server.auth.DigestLoginModule required user_alice="wonderland"; };\n'
@@ -198,7 +200,7 @@ def sasl_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ZooKeeperS
 
 
 @pytest.mark.zookeeper
-def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_path: Path) -> None:
+def test_sasl_grants_access(sasl_server: ZooKeeperServer, tmp_path: Path) -> None:
     access = load(credentials=credentials(tmp_path, DIGEST_MD5))
     alice, anybody = make_client(sasl_server.address, access=access), make_client(sasl_server.address)
     for client in (alice, anybody):
@@ -215,7 +217,7 @@ def test_sasl_opens_what_its_acl_keeps_closed(sasl_server: ZooKeeperServer, tmp_
 
 
 @pytest.mark.zookeeper
-def test_a_wrong_password_ends_the_client_and_another_may_try_again(
+def test_after_a_wrong_password_another_client_may_try_again(
     sasl_server: ZooKeeperServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     wrong = load(credentials=credentials(tmp_path, DIGEST_MD5.replace("wonder", "Wonder")))
@@ -249,7 +251,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="module")
 def tls_server(authority: Authority) -> Iterator[ZooKeeperServer]:
-    """A server that shows a certificate for localhost, and wants one of whoever connects."""
+    """A server with a certificate for localhost that requires client certificates."""
     settings = authority.settings_for(authority.sign("localhost"), clients=True)
     with ZooKeeperServer(tls=settings) as server:
         yield server
@@ -264,8 +266,8 @@ def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
     }
 
 
-def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> None:
-    """Two messages in one record: after the first one is read, the kernel has nothing left."""
+def test_data_buffered_by_tls_is_read_at_once(authority: Authority) -> None:
+    """With two messages in one TLS record, the kernel has no more data after the first one is read."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.sign("localhost"))
     here, there = socket.socketpair()
@@ -284,7 +286,7 @@ def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> No
 
 
 @pytest.mark.zookeeper
-def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperServer) -> None:
+def test_registering_and_watching_work_over_tls(authority: Authority, tls_server: ZooKeeperServer) -> None:
     access = load(**tls_settings(authority))
     client = make_client(f"localhost:{tls_server.secure_port}", access=access)
     client.start(timeout=15)
@@ -303,33 +305,33 @@ def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperSe
 
 @pytest.mark.zookeeper
 @pytest.mark.parametrize(
-    ("host", "settings", "told"),
+    ("host", "settings", "expected_errors"),
     [
         ("127.0.0.1", {}, "IP address mismatch, certificate is not valid for '127.0.0.1'."),
         ("localhost", {"ca": None}, "unable to get local issuer certificate"),
         ("127.0.0.1", {"verify_hostname": False}, None),
     ],
 )
-def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
+def test_a_server_certificate_must_match_the_host_name(
     authority: Authority,
     tls_server: ZooKeeperServer,
     caplog: pytest.LogCaptureFixture,
     *,
     host: str,
     settings: dict[str, object],
-    told: str | None,
+    expected_errors: str | None,
 ) -> None:
     caplog.set_level(logging.WARNING)
     access = load(**tls_settings(authority, **settings))
     client = make_client(f"{host}:{tls_server.secure_port}", access=access)
     client.start_async()
     try:
-        if told is None:
+        if expected_errors is None:
             eventually(lambda: client.connected, 15)
             return
         eventually(lambda: caplog.messages, 15)
         assert "zookeeper_certificate_refused" in caplog.text
-        assert told in caplog.text
+        assert expected_errors in caplog.text
         assert not client.connected
     finally:
         client.stop()
@@ -338,7 +340,7 @@ def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
 
 
 @pytest.mark.zookeeper
-def test_where_no_tls_is_spoken_that_is_told(
+def test_a_server_without_tls_is_logged(
     authority: Authority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     access = load(**tls_settings(authority))
@@ -352,7 +354,7 @@ def test_where_no_tls_is_spoken_that_is_told(
 
 
 @pytest.mark.zookeeper
-def test_a_server_without_a_quorum_is_read_and_left_for_one_with_it() -> None:
+def test_a_read_only_server_is_left_for_one_with_a_quorum() -> None:
     settings = {"localSessionsEnabled": "true", "localSessionsUpgradingEnabled": "true"}
     with Ensemble(settings=settings, jvm_flags=("-Dreadonlymode.enabled=true",)) as ensemble:
         client = make_client(ensemble.hosts, session_timeout=4.0, read_only=True)

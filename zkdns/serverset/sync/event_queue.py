@@ -1,0 +1,54 @@
+"""The queue between kazoo's threads, which only add to it, and the event loop, which runs its calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+log = structlog.get_logger("zkdns.sync")
+
+
+class ThreadsafeQueue:
+    """Calls from any thread, run in the event loop in the order in which they were posted.
+
+    A burst of calls wakes the loop once.
+
+    Args:
+        on_drained: called in the event loop after each batch of calls.
+    """
+
+    def __init__(self, on_drained: Callable[[], None]) -> None:
+        self._on_drained = on_drained
+        self._loop = asyncio.get_running_loop()
+        self._calls: deque[tuple[Callable[..., None], tuple[Any, ...]]] = deque()
+        self._is_woken = False
+
+    def post(self, call: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the call's own
+        """Run a call in the event loop soon. After the end of the loop this does nothing."""
+        self._calls.append((call, arguments))
+        # A post between the first two lines of `_drain` may wake the loop once too often, but never too
+        # rarely.
+        if not self._is_woken:
+            self._is_woken = True
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._drain)
+
+    def _drain(self) -> None:
+        self._is_woken = False
+        # Run only the calls that are queued now, so that other tasks get their turn. Later calls wake the
+        # loop.
+        for _ in range(len(self._calls)):
+            call, arguments = self._calls.popleft()
+            self._run(call, arguments)
+        self._run(self._on_drained, ())
+
+    def _run(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        try:
+            call(*arguments)
+        except Exception:  # a bug in one handler must not lose the calls behind it
+            log.exception("zookeeper_event_failed")

@@ -1,0 +1,142 @@
+"""The strategy for every ZooKeeper: a child watch on each znode, which is listed again when it fires.
+
+It costs a watch and a request for each set, and a request for each member. Many requests are in flight at
+once, because one after the other would wait for a round trip each. kazoo's public API is enough; members, the
+bulk of the requests, use the faster `GetData` if kazoo's internals are as expected.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING
+
+from kazoo.exceptions import NoNodeError
+
+from zkdns.serverset.kazoo_ext import GetData, Result, incompatibility, send_request
+from zkdns.serverset.sync.strategy import CONNECTION_ERRORS, Read, WatchStrategy
+from zkdns.serverset.sync.tree import Node, SetNode
+from zkdns.serverset.weights import VECTOR_PREFIX
+
+if TYPE_CHECKING:
+    from kazoo.interfaces import IAsyncResult
+    from kazoo.protocol.states import WatchedEvent
+
+# Enough to keep the connection busy during a round trip. kazoo's wake-up pipe holds 278 bytes (measured) and
+# blocks the writer when it is full: the bytes of a broken connection and of its successor must fit together.
+_MAX_IN_FLIGHT = 128
+
+
+class OneShotStrategy(WatchStrategy):
+    """Reads one znode per request, and watches each znode."""
+
+    name = "one-shot watches"
+    is_ordered = False
+
+    def start(self) -> None:
+        """Report readiness: there is nothing to set up."""
+        self._waiting: deque[Read] = deque()
+        self._in_flight = 0
+        self._has_fast_reads = incompatibility() is None
+        self._watches: dict[tuple[Node, str], partial[None]] = {}
+        self.listener.on_started()
+
+    def submit(self, read: Read) -> None:
+        """Queue a request for each name, or one for the children."""
+        if read.names:
+            self._waiting.extend(read._replace(names=(name,)) for name in read.names)
+        else:
+            self._waiting.append(read)
+
+    def send_pending(self) -> None:
+        """Send queued requests, up to the limit of requests in flight."""
+        while self._waiting and self._in_flight < _MAX_IN_FLIGHT:
+            self._in_flight += 1
+            self._send(self._waiting.popleft())
+
+    def _send(self, read: Read) -> None:
+        if not read.names:
+            result = self.client.get_children_async(
+                read.node.path, watch=self._watch_for(read.node), include_data=True
+            )
+            result.rawlink(partial(self.post, self._on_response, read))
+            return
+        # A member's data is not watched: thousands of watches would hardly ever fire.
+        (name,) = read.names
+        path, is_vector = f"{read.node.path}/{name}", name.startswith(VECTOR_PREFIX)
+        if self._has_fast_reads and not is_vector:
+            request = GetData(self.server_path(path))
+            send_request(self.client, request, partial(self.post, self._on_member_data, read))
+        else:
+            watch = self._watch_for(read.node, name) if is_vector else None
+            self.client.get_async(path, watch=watch).rawlink(partial(self.post, self._on_response, read))
+
+    def _on_member_data(self, read: Read, results: list[Result], error: BaseException | None) -> None:
+        if isinstance(error, CONNECTION_ERRORS):
+            return  # the next connection reads everything
+        self._in_flight -= 1
+        self.listener.on_data(read, [result[0] for result in results if isinstance(result, tuple)] or [error])  # type: ignore[list-item]  # without a result there is an error
+
+    def _on_response(self, read: Read, result: IAsyncResult) -> None:
+        if isinstance(result.exception, CONNECTION_ERRORS):
+            return  # the next connection reads everything
+        self._in_flight -= 1
+        error = result.exception
+        if read.names:
+            if isinstance(error, NoNodeError):  # no watch was set, so no event will remove it
+                self._watches.pop((read.node, read.names[0]), None)
+            self.listener.on_data(read, [result.value[0] if error is None else error])
+        elif error is None:
+            names, stat = result.value
+            self.listener.on_children(read, names, stat.czxid)
+        elif isinstance(error, NoNodeError) and read.node is self._root:
+            self._await_root(read)
+        else:
+            if isinstance(error, NoNodeError):
+                self._watches.pop((read.node, ""), None)
+            self.listener.on_error(read, error)
+
+    def _await_root(self, read: Read) -> None:
+        """Watch for the creation of the root: no watch on a parent would report it."""
+        self._in_flight += 1
+        result = self.client.exists_async(read.node.path, watch=self._watch_for(read.node))
+        result.rawlink(partial(self.post, self._on_root_checked, read))
+
+    def _on_root_checked(self, read: Read, result: IAsyncResult) -> None:
+        if isinstance(result.exception, CONNECTION_ERRORS):
+            return
+        self._in_flight -= 1
+        if result.exception is not None:
+            self.listener.on_error(read, result.exception)
+        elif result.value is not None:  # created between the two requests
+            self.submit(read)
+        else:
+            self.listener.on_error(read, NoNodeError())
+
+    def _watch_for(self, node: Node, name: str = "") -> partial[None]:
+        """The callback for a vector's data, or without a name for the node's children.
+
+        There is one per znode, so that kazoo's set of callbacks holds it once.
+        """
+        watch = self._watches.get((node, name))
+        if watch is None:
+            handler = partial(self._on_data_watch, name) if name else self._on_child_watch
+            watch = self._watches[node, name] = partial(self.post, handler, node)
+        return watch
+
+    def _on_data_watch(self, name: str, node: SetNode, event: WatchedEvent) -> None:
+        """Handle a vector's data watch. The set's own watch reports a deletion as well."""
+        if event.type == "CHANGED":
+            self.listener.on_data_changed(node, name)
+        elif event.type == "DELETED":
+            self._watches.pop((node, name), None)
+
+    def _on_child_watch(self, node: Node, event: WatchedEvent) -> None:
+        """Handle the node's child watch. Events of type NONE concern the session, not the node."""
+        if event.type == "NONE":
+            return
+        # A deleted node may never be listed again: its parent's listing can arrive first.
+        if event.type == "DELETED" or node.is_gone:
+            self._watches.pop((node, ""), None)
+        if not node.is_gone:
+            self.listener.on_changed(node)

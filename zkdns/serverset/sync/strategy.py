@@ -1,0 +1,109 @@
+"""The interface of a watch strategy: how znodes are read and watched over one connection.
+
+There are two strategies, `recursive` and `one_shot`. A strategy reports to its `SyncListener`, which is the
+`TreeSync`. It lives as long as its connection and runs in the event loop; kazoo's threads only `post` to it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import ConnectionClosedError, ConnectionLoss, SessionExpiredError
+
+from zkdns.serverset.sync.event_queue import ThreadsafeQueue
+from zkdns.serverset.sync.tree import Directory, Node, SetNode
+
+CONNECTION_ERRORS = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
+"""Exceptions caused by the connection rather than by the request."""
+
+
+class Read(NamedTuple):
+    """A request for a znode's children, or for the data of some members and vectors of a set."""
+
+    node: Node
+    names: tuple[str, ...] = ()
+    """The children to read the data of. Empty: the list of children is read."""
+    is_initial: bool = False
+    """Whether this belongs to the first complete read over this connection."""
+    is_audit: bool = False
+    """Whether this belongs to an audit, so that the response should contain nothing new."""
+
+
+class SyncListener(Protocol):
+    """The receiver of a strategy's results. All methods are called in the event loop."""
+
+    def on_started(self) -> None:
+        """The watches work, so the tree can be read."""
+
+    def on_unsupported(self, reason: str) -> None:
+        """The server or kazoo does not support this strategy."""
+
+    def on_children(self, read: Read, names: list[str], czxid: int) -> None:
+        """A znode's children, and the transaction that created the znode."""
+
+    def on_data(self, read: Read, results: Sequence[bytes | BaseException]) -> None:
+        """The data of each name in `read.names`, or the exception that reading it raised."""
+
+    def on_error(self, read: Read, error: BaseException) -> None:
+        """The children could not be listed, for instance because the znode does not exist."""
+
+    def on_changed(self, node: Node) -> None:
+        """The znode was deleted, or its children may have changed."""
+
+    def on_data_changed(self, node: SetNode, name: str) -> None:
+        """The data of a member or a vector has changed."""
+
+
+class WatchStrategy(ABC):
+    """The common part of both strategies.
+
+    Args:
+        client: a connected client.
+        root: the root of the tree.
+        queue: the queue into the event loop.
+        listener: receives the results.
+    """
+
+    name: ClassVar[str]
+    is_ordered: ClassVar[bool]
+    """Whether the event of a change always arrives before a response that shows the change."""
+
+    def __init__(
+        self, client: KazooClient, root: Directory, queue: ThreadsafeQueue, listener: SyncListener
+    ) -> None:
+        self.client = client
+        self.listener = listener
+        self._root = root
+        self._queue = queue
+        self._is_stopped = False
+
+    @abstractmethod
+    def start(self) -> None:
+        """Set up the watches, then call `on_started` or `on_unsupported`."""
+
+    @abstractmethod
+    def submit(self, read: Read) -> None:
+        """Queue a request. `send_pending` sends it."""
+
+    @abstractmethod
+    def send_pending(self) -> None:
+        """Send queued requests, up to the limit of requests in flight."""
+
+    def server_path(self, path: str) -> str:
+        """The path with the client's chroot."""
+        return (self.client.chroot + path).removesuffix("/") or "/" if self.client.chroot else path
+
+    def stop(self) -> None:
+        """Drop all results from now on: the connection has ended, or another strategy takes over."""
+        self._is_stopped = True
+
+    def post(self, call: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the call's own
+        """Run a call in the event loop, unless the strategy has stopped by then. Callable from any thread."""
+        self._queue.post(self._run, call, arguments)
+
+    def _run(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        if not self._is_stopped:
+            call(*arguments)

@@ -1,0 +1,408 @@
+"""`TreeSync`: decides what to read after each event and response, and publishes the changes.
+
+    connected ──▶ start a strategy (recursive watch, otherwise one-shot watches) ──▶ read everything that is
+    not known yet ──▶ live: after each event, read the znodes that it concerns
+
+Rules of this file:
+- All decisions are made in the event loop. kazoo's threads only post to one queue.
+- Each request belongs to a connection through its strategy. Late responses of an old connection are dropped.
+- Losing ZooKeeper changes no contents, only the `SyncState`.
+- An audit lists everything again every few minutes, and counts differences that no event had announced.
+- kazoo's recipes are not used: ChildrenWatch ends silently when its znode is deleted, and starts a thread per
+  watch on reconnect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from kazoo.client import KazooState
+from kazoo.exceptions import NoAuthError, NoNodeError
+from kazoo.protocol.states import KeeperState
+
+from zkdns.serverset.changes import Change
+from zkdns.serverset.kazoo_ext import CREATED, DELETED, incompatibility, intercept_events
+from zkdns.serverset.sync.event_queue import ThreadsafeQueue
+from zkdns.serverset.sync.one_shot import OneShotStrategy
+from zkdns.serverset.sync.recursive import RecursiveStrategy
+from zkdns.serverset.sync.strategy import Read, SyncListener, WatchStrategy
+from zkdns.serverset.sync.tree import CHILD_PREFIXES, Directory, Node, SetNode, ZnodeTree
+
+if TYPE_CHECKING:
+    from kazoo.client import KazooClient
+
+    from zkdns.namespace import Namespace
+
+log = structlog.get_logger("zkdns.sync")
+
+AUDIT_SECONDS = 300.0
+"""The interval of audits, which list everything again although events should report every change."""
+
+# No event announces the end of a znode's own error, such as a denied access. Trying ten thousand such znodes
+# again costs 40 requests.
+_RETRY_SECONDS = 2.0
+# Maximum random delay after a reconnect, so that a thousand machines do not read everything at once.
+_RECONNECT_JITTER = 0.25
+# A server that is too old closes the connection at a recursive watch. It may be updated later.
+_UNSUPPORTED_SECONDS = 3600.0
+
+
+class SyncState(enum.StrEnum):
+    """How current the published contents are."""
+
+    READING = "reading"
+    """The first complete read is not finished."""
+    LIVE = "live"
+    """Everything was read, and watches report every change."""
+    READ_ONLY = "readonly"
+    """As LIVE, but the server has no quorum, so that recent changes may be missing."""
+    AWAY = "away"
+    """ZooKeeper is unreachable, and the contents are those before the disconnect."""
+
+
+class TreeSync(SyncListener):
+    """Follows all server sets of one namespace and publishes each change.
+
+    Args:
+        client: a kazoo client that is not started yet. The caller starts and stops it.
+        namespace: the sets to follow.
+        publish: called in the event loop with changes, in order.
+        on_state: called in the event loop when the state changes. Before `LIVE`, all changes were published.
+        recursive: whether to use a recursive watch if the server supports it.
+        audit_seconds: seconds between two audits.
+    """
+
+    def __init__(
+        self,
+        client: KazooClient,
+        namespace: Namespace,
+        publish: Callable[[list[Change]], None],
+        on_state: Callable[[SyncState], None],
+        *,
+        recursive: bool = True,
+        audit_seconds: float = AUDIT_SECONDS,
+    ) -> None:
+        self.state = SyncState.READING
+        self.repairs = 0
+        """Changes without an event that audits have found since the start. Expected: 0."""
+        self.last_activity_at: float | None = None
+        """When ZooKeeper last sent anything, by the event loop's clock. None: not yet."""
+        self.last_audit_at: float | None = None
+        """When the last audit or initial read began, by the event loop's clock. None: not yet."""
+        self._tree = ZnodeTree(namespace, is_chrooted=bool(client.chroot))
+        self._publish = publish
+        self._on_state = on_state
+        self._is_recursive = recursive
+        self._unsupported_until = 0.0
+        self._audit_seconds = audit_seconds
+        self._loop = asyncio.get_running_loop()
+        self._queue = ThreadsafeQueue(self._on_queue_drained)
+        self._strategy: WatchStrategy | None = None
+        self._strategy_name = ""
+        self._initial_pending = 0  # requests of the initial read over this connection without a response
+        self._is_initial_done = False
+        self._is_read_only = False
+        self._was_connected = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._reported: set[str] = set()  # paths with logged errors
+        self.attach(client)
+
+    def attach(self, client: KazooClient) -> None:
+        """Use this client, which is not started yet, in place of one that has ended."""
+        self._client = client
+        if incompatibility() is None:
+            intercept_events(
+                client, lambda kind, path: self._queue.post(self._on_watch_event, client, kind, path)
+            )
+        client.add_listener(lambda state: self._on_client_state(client, state))
+
+    @property
+    def origins(self) -> set[str]:
+        """The origins of all sets that exist, including unreadable ones."""
+        return {node.path for node in self._tree.sets()}
+
+    def may_contain(self, origin: str) -> bool:
+        """Whether an unknown set may exist below a znode that cannot be listed."""
+        elements = [element for element in origin[len(self._tree.root.path) :].split("/") if element]
+        for count in range(len(elements)):
+            node = self._tree.find(elements[:count])
+            if node is None or not node.is_listed:
+                return node is not None
+        return False
+
+    @property
+    def bad_members(self) -> Counter[str]:
+        """How many members were skipped since the start, by reason."""
+        return self._tree.bad_members
+
+    @property
+    def bad(self) -> Mapping[str, str]:
+        """The members that are skipped now: the reason by path."""
+        return self._tree.bad
+
+    def unreadable(self, origin: str) -> set[str]:
+        """Names of a set's members that could not be read, so that their data is unknown."""
+        return self._tree.unreadable(origin)
+
+    @property
+    def bad_names(self) -> int:
+        """How many sets had a name that is not valid in DNS, since the start."""
+        return self._tree.bad_names
+
+    # -- the connection ------------------------------------------------------------------------------------
+
+    def _on_client_state(self, client: KazooClient, state: str) -> None:
+        """Pass a change of the connection to the event loop. Called in kazoo's thread."""
+        is_read_only = client.client_state == KeeperState.CONNECTED_RO
+        self._queue.post(self._on_connection, client, state, is_read_only)
+
+    def _on_connection(self, client: KazooClient, state: str, is_read_only: bool) -> None:
+        if client is not self._client:
+            return
+        self._stop_strategy()
+        self._tree.cancel_requests()
+        if state != KazooState.CONNECTED:
+            if self.state is not SyncState.READING:
+                self._set_state(SyncState.AWAY)
+            return
+        self._is_read_only = is_read_only
+        delay = random.uniform(0, _RECONNECT_JITTER) if self._was_connected else 0.0
+        self._was_connected = True
+        self._timer = self._loop.call_later(delay, self._start_strategy)
+
+    def _start_strategy(self) -> None:
+        is_unsupported = self._loop.time() < self._unsupported_until
+        kind = RecursiveStrategy if self._is_recursive and not is_unsupported else OneShotStrategy
+        self._strategy = kind(self._client, self._tree.root, self._queue, self)
+        self._strategy.start()
+        self._strategy.send_pending()
+
+    def _stop_strategy(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._strategy is not None:
+            self._strategy.stop()
+            self._strategy = None
+        self._initial_pending = 0
+        self._is_initial_done = False
+
+    def _set_state(self, state: SyncState) -> None:
+        if state is not self.state:
+            self.state = state
+            self._on_state(state)
+
+    def _on_queue_drained(self) -> None:
+        """Publish the changes of a batch of events and responses, and send the reads that it caused."""
+        changes = self._tree.take_changes()
+        if changes:
+            self._publish(changes)
+        if self._strategy is not None:
+            self.last_activity_at = self._loop.time()
+            self._strategy.send_pending()
+        if self._is_initial_done:
+            self._set_state(SyncState.READ_ONLY if self._is_read_only else SyncState.LIVE)
+
+    # -- results of the strategy ---------------------------------------------------------------------------
+
+    def on_started(self) -> None:
+        """Begin the initial read: the watches work."""
+        assert self._strategy is not None  # noqa: S101 - it is the caller
+        if self._strategy.name != self._strategy_name:
+            self._strategy_name = self._strategy.name
+            log.info("zookeeper_watch_started", strategy=self._strategy_name, path=self._tree.root.path)
+        self._list(self._tree.root, is_initial=True)
+
+    def on_unsupported(self, reason: str) -> None:
+        """Fall back to one-shot watches."""
+        log.warning("recursive_watch_refused", reason=reason)
+        self._unsupported_until = self._loop.time() + _UNSUPPORTED_SECONDS
+        self._stop_strategy()
+        self._tree.cancel_requests()
+        self._start_strategy()
+
+    def on_children(self, read: Read, names: list[str], czxid: int) -> None:
+        """Update the tree from a list of children, and read the new ones."""
+        node = read.node
+        if not node.is_gone:
+            self._reported.discard(node.path)
+            if isinstance(node, Directory):
+                unrequested, surprises = self._tree.list_directory(node, names)
+                for child in node.children.values() if read.is_audit else unrequested:
+                    self._list(child, is_initial=read.is_initial, is_audit=read.is_audit)
+            else:
+                unread, surprises = self._tree.list_set(node, names, czxid)
+                if unread:
+                    self._submit(Read(node, tuple(unread), read.is_initial))
+            if read.is_audit and surprises:
+                self._count_repairs(node, surprises)
+        self._finish(read)
+
+    def on_data(self, read: Read, results: Sequence[bytes | BaseException]) -> None:
+        """Store the data of members and vectors."""
+        node = read.node
+        assert isinstance(node, SetNode)  # noqa: S101 - only a set's children are read
+        has_errors = False
+        for name, result in zip(read.names, results, strict=True):
+            if name not in node.reading:
+                continue  # it was deleted in the meantime
+            if isinstance(result, bytes):
+                self._tree.set_data(node, name, result)
+            else:
+                self._on_data_error(read, node, name, result)
+                has_errors = True
+        if self._reported and not has_errors:
+            self._reported.discard(f"{node.path}/*")
+        self._finish(read)
+
+    def _on_data_error(self, read: Read, node: SetNode, name: str, error: BaseException) -> None:
+        is_missing = isinstance(error, NoNodeError)
+        self._tree.reading_failed(node, name, exists=not is_missing)
+        if not is_missing:
+            self._report_and_retry(read, error, f"{node.path}/{name}")
+        elif self._strategy is not None and not self._strategy.is_ordered:
+            self.on_changed(node)  # the event of a replacement may not have arrived yet
+
+    def on_error(self, read: Read, error: BaseException) -> None:
+        """Remove a znode that does not exist. After any other error keep it and try again."""
+        node = read.node
+        if not node.is_gone:
+            if isinstance(error, NoNodeError):
+                self._remove(node)
+            else:
+                self._report_and_retry(read, error, node.path)
+                self._tree.listing_failed(node)
+        self._finish(read)
+
+    def on_changed(self, node: Node) -> None:
+        """List a znode again: it was deleted, or its children may have changed."""
+        self._tree.mark_outdated(node)
+        self._list(node)
+
+    def on_data_changed(self, node: SetNode, name: str) -> None:
+        """Read a member or a vector again."""
+        if self._tree.start_reading(node, name):
+            self._submit(Read(node, (name,)))
+
+    # -- events of the recursive watch ---------------------------------------------------------------------
+
+    def _on_watch_event(self, client: KazooClient, kind: int, path: str) -> None:
+        """Handle an event of the recursive watch. Events of kazoo's own watches arrive here as well."""
+        if client is not self._client or not isinstance(self._strategy, RecursiveStrategy):
+            return
+        root = self._tree.root.path
+        if path == root or path.startswith(root.rstrip("/") + "/"):
+            self._apply_event(kind, [element for element in path[len(root) :].split("/") if element])
+        else:
+            self.on_unsupported(f"ZooKeeper sent an event for {path!r}, which is not below {root}")
+
+    def _apply_event(self, kind: int, elements: list[str]) -> None:
+        """Update the tree after the creation, deletion or change of the znode at this path below the root."""
+        if not elements:
+            if kind in (CREATED, DELETED):
+                self._list(self._tree.root)
+            return
+        *above, name = elements
+        parent = self._tree.find(above)
+        if parent is None or not parent.is_requested:
+            return  # the parent's first listing will include the change
+        if isinstance(parent, SetNode):
+            self._apply_member_event(parent, kind, name)
+            return
+        node = parent.children.get(name)
+        if kind == DELETED and node is not None:
+            # It may have been created again at once, so it is listed before it is removed.
+            self._tree.mark_deleted(node)
+            self._list(node)
+        elif kind == CREATED:
+            child = node or self._tree.add_child(parent, name)
+            if child is not None:
+                self._list(child)
+
+    def _apply_member_event(self, node: SetNode, kind: int, name: str) -> None:
+        if not name.startswith(CHILD_PREFIXES):
+            return
+        if kind == DELETED:
+            self._tree.remove(node, name)
+        else:
+            self.on_data_changed(node, name)
+
+    # -- requests ------------------------------------------------------------------------------------------
+
+    def _list(self, node: Node, *, is_initial: bool = False, is_audit: bool = False) -> None:
+        self._tree.start_listing(node)
+        self._submit(Read(node, (), is_initial, is_audit))
+
+    def _submit(self, read: Read) -> None:
+        if self._strategy is not None:
+            self._initial_pending += read.is_initial and (len(read.names) or 1)
+            self._strategy.submit(read)
+
+    def _finish(self, read: Read) -> None:
+        """Count the response of a request. After the last one of the initial read, schedule the audit."""
+        if read.is_initial:
+            self._initial_pending -= len(read.names) or 1
+            if not self._initial_pending:
+                self._is_initial_done = True
+                self.last_audit_at = self._loop.time()
+                self._schedule_audit()
+
+    def _remove(self, node: Node) -> None:
+        """Remove a znode that does not exist. An event reports its return."""
+        if node is self._tree.root and node.path not in self._reported:
+            self._reported.add(node.path)
+            log.warning("znode_missing", path=node.path)
+        for lost in self._tree.walk(node) if self._reported else ():
+            if lost is not self._tree.root:
+                self._reported.difference_update((lost.path, f"{lost.path}/*"))
+        self._tree.drop(node)
+
+    def _report_and_retry(self, read: Read, error: BaseException, path: str) -> None:
+        """Log a znode's error once, keep its contents, and try again later."""
+        node = read.node
+        subject = f"{node.path}/*" if read.names else path  # one log line for all members of a set
+        if subject not in self._reported:
+            self._reported.add(subject)
+            reason = "access denied" if isinstance(error, NoAuthError) else repr(error)
+            log.warning("znode_read_failed", path=path, reason=reason)
+        if not self._tree.start_retry(node):
+            return  # another member of the set failed before
+        # The initial read waits for the retry of the root, without which nothing was read, and of
+        # directories, unless their ACL denies access: other errors usually pass soon.
+        is_initial = read.is_initial and (
+            node is self._tree.root or (isinstance(node, Directory) and not isinstance(error, NoAuthError))
+        )
+        self._initial_pending += is_initial
+        self._loop.call_later(_RETRY_SECONDS, self._retry, self._strategy, node, is_initial)
+
+    def _retry(self, strategy: WatchStrategy | None, node: Node, is_initial: bool) -> None:
+        if strategy is not None and strategy is self._strategy and not node.is_gone:
+            self._tree.end_retry(node)
+            self._initial_pending -= is_initial
+            self._list(node, is_initial=is_initial)
+            strategy.send_pending()
+
+    # -- the audit -----------------------------------------------------------------------------------------
+
+    def _schedule_audit(self) -> None:
+        self._timer = self._loop.call_later(self._audit_seconds, self._audit)
+
+    def _audit(self) -> None:
+        """List everything again. A difference means that an event was lost."""
+        assert self._strategy is not None  # noqa: S101 - stopping the strategy cancels the timer
+        self.last_audit_at = self._loop.time()
+        self._list(self._tree.root, is_audit=True)
+        self._strategy.send_pending()
+        self._schedule_audit()
+
+    def _count_repairs(self, node: Node, count: int) -> None:
+        """Count changes without an event. One-shot watches may be late, so there nothing is counted."""
+        if self._strategy is not None and self._strategy.is_ordered:
+            self.repairs += count
+            log.error("missed_changes_repaired", path=node.path, count=count)
