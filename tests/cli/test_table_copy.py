@@ -19,7 +19,7 @@ def configured(**flags: Any) -> Config:
 def test_a_source_is_read_until_its_host_names_are_resolved(tmp_path: Path) -> None:
     file = tmp_path / "services.toml"
     file.write_text('[services."db.prod"]\nmembers = ["localhost:1", "10.0.0.1:2"]\n')
-    config = configured(fixed=str(file), ttl="9")
+    config = configured(static=str(file), ttl="9")
     copy = asyncio.run(copy_from_sources(config))
     assert copy.table.addresses_of("localhost")
     assert (copy.config.ttl, copy.is_stale) == (9, False)
@@ -33,7 +33,7 @@ def test_host_names_that_are_not_resolved_are_not_waited_for_long(
     monkeypatch.setattr(table_copy, "_RESOLVE_SECONDS", 0.1)
     file = tmp_path / "services.toml"
     file.write_text('[services."db.prod"]\nmembers = ["nowhere.invalid:1"]\n')
-    copy = asyncio.run(copy_from_sources(configured(fixed=str(file))))
+    copy = asyncio.run(copy_from_sources(configured(static=str(file))))
     assert copy.table.hosts == {"nowhere.invalid"}
     assert not copy.table.addresses_of("nowhere.invalid")
 

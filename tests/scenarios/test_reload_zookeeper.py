@@ -124,7 +124,7 @@ def test_a_zookeeper_that_cannot_be_read_does_not_take_the_place_of_one_that_was
     server: Reloadable,
 ) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(static=None, zookeeper="127.0.0.1:1", ttl=6)
+        server.write(static=None, zookeeper={"hosts": "127.0.0.1:1"}, ttl=6)
         server.hang_up()
         eventually(lambda: server.events(REFUSED), 45.0)
         server.settle()

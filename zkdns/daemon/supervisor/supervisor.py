@@ -146,8 +146,9 @@ class Supervisor:
         Raises:
             ListenError, NotReadyError: all is as it was.
         """
-        old = self._now
-        new_admin = _bind_admin(config) if "admin" in plan.changed else None
+        old, before = self._now, self._config
+        admin_moves = config.admin.listen != before.admin.listen
+        new_admin = _bind_admin(config) if admin_moves else None
         try:
             new = await self._succession.change(old, config, plan)
         except BaseException:
@@ -155,13 +156,13 @@ class Supervisor:
                 new_admin.close()
             raise
         self._running, self._config = new, config
-        if {"log.format", "log.level"}.intersection(plan.changed):
+        if (config.log.format, config.log.level) != (before.log.format, before.log.level):
             configure_logging(config.log.format, config.log.level, process="supervisor")
         old_admin = None
-        if "admin" in plan.changed:
+        if admin_moves:
             old_admin, self._admin = self._admin, new_admin
             self._start_admin()
-        if "control" in plan.changed:
+        if config.control != before.control:
             await self._listen_for_commands()
         await self._leave(old_admin)
         stays = old.watcher, *old.workers
