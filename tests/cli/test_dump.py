@@ -16,7 +16,7 @@ from tests.serverset.sync_helpers import join
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.daemon.ipc.control import LossesAccepted, Refused, Response
+from zkdns.daemon.ipc.control_messages import LossesAccepted, Refused, Response
 
 pytestmark = pytest.mark.processes
 

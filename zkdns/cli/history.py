@@ -29,8 +29,8 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.running import ask_server, control_option, control_path, exit_refused
 from zkdns.cli.sets import duration_option
-from zkdns.daemon.ipc.control import ControlError, Refused, command
-from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory
+from zkdns.daemon.ipc.control import ControlError, command
+from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.log_setup import silence
 

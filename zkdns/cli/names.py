@@ -9,7 +9,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from zkdns.config import load_config
-from zkdns.daemon.ipc.control import ListNames, Names, command
+from zkdns.daemon.ipc.control import command
+from zkdns.daemon.ipc.control_messages import ListNames, Names
 from zkdns.errors import ZkdnsError
 
 _PATIENCE = 0.2  # seconds; somebody has pressed a key and waits

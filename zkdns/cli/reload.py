@@ -9,7 +9,8 @@ import msgspec
 
 from zkdns.cli.options import NO_ANSWER, config_option, exit_failed, exit_mistaken
 from zkdns.cli.running import control_option, control_path
-from zkdns.daemon.ipc.control import ControlError, NotReloaded, Reload, Reloaded, command, reload_socket
+from zkdns.daemon.ipc.control import ControlError, command, reload_socket
+from zkdns.daemon.ipc.control_messages import NotReloaded, Reload, Reloaded
 
 _SECONDS = 600.0  # each new process may take half a minute, and somebody else's reload comes before
 

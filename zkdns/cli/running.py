@@ -15,7 +15,8 @@ from zkdns.cli.options import (
     exit_mistaken,
     load_or_exit,
 )
-from zkdns.daemon.ipc.control import ControlError, Refused, Request, Response, command
+from zkdns.daemon.ipc.control import ControlError, command
+from zkdns.daemon.ipc.control_messages import Refused, Request, Response
 from zkdns.errors import ZkdnsError
 
 T = TypeVar("T", bound=Response)

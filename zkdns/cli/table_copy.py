@@ -11,15 +11,8 @@ import msgspec
 
 from zkdns.config import Config, SnapshotSettings
 from zkdns.daemon.ipc.child import Task
-from zkdns.daemon.ipc.control import (
-    Contents,
-    ControlError,
-    Dump,
-    Dumped,
-    Refused,
-    private_control_path,
-    responses,
-)
+from zkdns.daemon.ipc.control import ControlError, private_control_path, responses
+from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 

@@ -17,7 +17,8 @@ import dnslib
 import msgspec
 
 from zkdns.address import HostPort
-from zkdns.daemon.ipc.control import Contents, ControlError, Dump, Dumped, responses
+from zkdns.daemon.ipc.control import ControlError, responses
+from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.wire import Type
 from zkdns.errors import ZkdnsError

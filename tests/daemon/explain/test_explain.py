@@ -12,8 +12,14 @@ from tests.daemon.ipc.feed_helpers import known_of
 from tests.dns.helpers import member, put
 from zkdns.config import Config, load_config
 from zkdns.daemon.explain.explain import explain
-from zkdns.daemon.ipc.control import Refused
-from zkdns.daemon.ipc.control_messages import CountMembers, Explain, Explanation, MemberCount, ReadHistory
+from zkdns.daemon.ipc.control_messages import (
+    CountMembers,
+    Explain,
+    Explanation,
+    MemberCount,
+    ReadHistory,
+    Refused,
+)
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.host_resolver import Failure

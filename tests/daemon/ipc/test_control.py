@@ -13,12 +13,10 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import until
 from zkdns.daemon.ipc import control
-from zkdns.daemon.ipc.control import (
-    REQUESTS,
+from zkdns.daemon.ipc.control import REQUESTS, ControlError, ControlServer, command, responses
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
-    ControlError,
-    ControlServer,
     Dump,
     FlushCaches,
     Flushed,
@@ -29,8 +27,6 @@ from zkdns.daemon.ipc.control import (
     Reloaded,
     Request,
     Response,
-    command,
-    responses,
 )
 from zkdns.serverset.changes import SetDropped
 
@@ -143,7 +139,7 @@ def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
             async with contextlib.aclosing(responses(path, Dump())) as stream:
                 assert await anext(stream) == Contents(())
                 assert isinstance(await anext(stream), Refused)
-                with pytest.raises(ControlError, match="hung up"):
+                with pytest.raises(ControlError, match="closed the connection"):
                     await anext(stream)
         assert [entry["event"] for entry in logs] == ["control_request_failed"]
         server.close()
@@ -182,7 +178,7 @@ def test_another_servers_socket_stays_its_own(path: str) -> None:
             await other.start()
             other.close()
         assert [(entry["event"], entry["reason"]) for entry in logs] == [
-            (UNREACHABLE, "another server has it")
+            (UNREACHABLE, "another server listens there")
         ]
         assert await command(path, AcceptLosses(None)) == LET_GO
 
@@ -211,8 +207,8 @@ def test_who_has_lost_its_socket_to_another_does_not_take_it_away(path: str) -> 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.write_text("precious"), "there is a file of that name that is no socket"),
-        (lambda path: path.mkdir(), "there is a file of that name that is no socket"),
+        (lambda path: path.write_text("precious"), "the path exists and is not a socket"),
+        (lambda path: path.mkdir(), "the path exists and is not a socket"),
         (lambda path: path.parent.rmdir() or path.parent.write_text(""), "File exists"),
     ],
 )
@@ -246,7 +242,7 @@ def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path:
     async def scenario() -> None:
         with capture_logs() as logs:
             refused = await command(path, AcceptLosses("broken"))
-        assert refused == Refused("mistaken", "the server could not do it; its log says why")
+        assert refused == Refused("mistaken", "internal error; the server's log has the details")
         assert [entry["event"] for entry in logs] == ["control_request_failed"]
         assert await command(path, AcceptLosses(None)) == LET_GO
 
@@ -270,7 +266,7 @@ def test_an_unknown_request_is_refused_with_a_sentence(path: str) -> None:
     async def scenario() -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"\0\0\0\x0d\x81\xa4type\xa6reload")
-        assert b"none that this version of zkdns understands" in await reader.read()
+        assert b"unknown to this version of zkdns" in await reader.read()
         writer.close()
 
     serve(path, scenario)
@@ -285,7 +281,7 @@ def test_a_server_that_hangs_up_is_told(path: str) -> None:
     async def scenario() -> None:
         Path(path).parent.mkdir()
         server = await asyncio.start_unix_server(lambda _, writer: writer.close(), path)
-        with pytest.raises(ControlError, match=r"hung up without an answer$|cannot be reached"):
+        with pytest.raises(ControlError, match=r"closed the connection without|cannot be reached"):
             await command(path, AcceptLosses(None))
         server.close()
 
@@ -297,7 +293,7 @@ def test_the_socket_of_a_predecessor_is_taken_over_and_no_other_process_s(path: 
         successor = ControlServer(path, lambda _: Refused("nothing", "the successor"))
         with capture_logs() as logs:
             await successor.start(predecessor=1)
-        assert [entry["reason"] for entry in logs] == ["another server has it"]
+        assert [entry["reason"] for entry in logs] == ["another server listens there"]
         await successor.start(predecessor=os.getpid())
         try:
             assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")

@@ -10,18 +10,19 @@ import pytest
 from tests.daemon.ipc.feed_helpers import answering, contents, known_of, member, publishing, put, until
 from zkdns.config import load_config
 from zkdns.daemon.ipc import feed as feed_module
-from zkdns.daemon.ipc.control import (
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
+    CountMembers,
     Dump,
     Dumped,
     FlushCaches,
     Flushed,
     ListNames,
+    MemberCount,
     Names,
     Refused,
 )
-from zkdns.daemon.ipc.control_messages import CountMembers, MemberCount
 from zkdns.daemon.ipc.feed import BARRIERS, FRAMES, Barrier, Publisher
 from zkdns.daemon.watcher.control_handlers import respond, respond_when_applied
 from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zkdns.daemon.ipc.control import AcceptLosses, Refused
+from zkdns.daemon.ipc.control_messages import AcceptLosses, Refused
 from zkdns.daemon.watcher.guarded_publisher import accept_losses
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetPut

@@ -29,26 +29,21 @@ from zkdns.admin.status import (
     ZooKeeperStatus,
 )
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import (
+from zkdns.daemon.ipc.control import ControlError, command, private_control_path, responses
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
-    ControlError,
+    Explain,
+    Explanation,
     FlushCaches,
     Flushed,
+    HistoryPage,
+    ListServices,
     LossesAccepted,
     NotReloaded,
+    ReadHistory,
     Refused,
     Request,
     Response,
-    command,
-    private_control_path,
-    responses,
-)
-from zkdns.daemon.ipc.control_messages import (
-    Explain,
-    Explanation,
-    HistoryPage,
-    ListServices,
-    ReadHistory,
     ServiceLine,
     ServiceList,
 )

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import NotReloaded, Reloaded
+from zkdns.daemon.ipc.control_messages import NotReloaded, Reloaded
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, diff_configs
 from zkdns.errors import ConfigError, ZkdnsError
 

@@ -23,7 +23,8 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.admin.server import AdminServer
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlServer, Refused, Reload, Request, Response, reload_socket
+from zkdns.daemon.ipc.control import ControlServer, reload_socket
+from zkdns.daemon.ipc.control_messages import Refused, Reload, Request, Response
 from zkdns.daemon.supervisor.children import ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff
 from zkdns.daemon.supervisor.handover import Generation, Handover

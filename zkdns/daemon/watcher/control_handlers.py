@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import (
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
+    CountMembers,
     Dump,
     Dumped,
+    Explain,
+    Explanation,
     FlushCaches,
     Flushed,
     ListNames,
+    ListServices,
     Names,
+    ReadHistory,
     Refused,
     Reload,
     Request,
     Response,
 )
-from zkdns.daemon.ipc.control_messages import CountMembers, Explain, Explanation, ListServices, ReadHistory
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher, accept_losses

@@ -9,7 +9,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import AcceptLosses, LossesAccepted, Refused, ReleasedMember
+from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, Refused, ReleasedMember
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.errors import BadValueError
 from zkdns.guard import Guard, HeldMember

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from zkdns.daemon.ipc.control import Refused
 from zkdns.daemon.ipc.control_messages import (
     CountMembers,
     HistoryPage,
     MemberCount,
     ReadHistory,
+    Refused,
     ServiceLine,
     ServiceList,
 )

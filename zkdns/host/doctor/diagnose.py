@@ -19,7 +19,8 @@ from typing import TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_host_port
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlError, ListNames, command
+from zkdns.daemon.ipc.control import ControlError, command
+from zkdns.daemon.ipc.control_messages import ListNames
 from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError
 from zkdns.forward.forwarder import MAX_WAITING
