@@ -9,7 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from zkdns.config import load_config
-from zkdns.daemon.ipc.control import command
+from zkdns.daemon.ipc.control import send_request
 from zkdns.daemon.ipc.control_messages import ListNames, Names
 from zkdns.errors import ZkdnsError
 
@@ -48,4 +48,4 @@ def _complete(context: click.Context, request: ListNames) -> list[CompletionItem
 
 async def _ask(path: str, request: ListNames) -> object:
     async with asyncio.timeout(_PATIENCE):
-        return await command(path, request)
+        return await send_request(path, request)

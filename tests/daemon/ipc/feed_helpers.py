@@ -91,7 +91,7 @@ def put(service: str, *members: Member) -> SetPut:
     return SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), members)
 
 
-def known_of(config: Config, publisher: Publisher) -> WatcherContext:
+def watcher_context(config: Config, publisher: Publisher) -> WatcherContext:
     """What a watcher with nothing but this publisher knows."""
     history = History(publisher, config.zone)
     return WatcherContext(

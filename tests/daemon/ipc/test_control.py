@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import until
 from zkdns.daemon.ipc import control
-from zkdns.daemon.ipc.control import REQUESTS, ControlError, ControlServer, command, responses
+from zkdns.daemon.ipc.control import REQUESTS, ControlError, ControlServer, send_request, stream_responses
 from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
@@ -46,7 +46,9 @@ def respond(request: Request) -> Response:
         return Flushed(2, 3)
     assert isinstance(request, AcceptLosses)
     assert request.service != "broken"
-    return LET_GO if request.service is None else Refused("nothing", f"nothing is held of {request.service}")
+    return (
+        LET_GO if request.service is None else Refused("not_found", f"nothing is held of {request.service}")
+    )
 
 
 def serve(path: str, scenario: Callable[[], Awaitable[None]]) -> None:
@@ -63,9 +65,9 @@ def serve(path: str, scenario: Callable[[], Awaitable[None]]) -> None:
 
 def test_a_request_is_answered(path: str) -> None:
     async def scenario() -> None:
-        assert await command(path, AcceptLosses(None)) == LET_GO
-        assert await command(path, AcceptLosses("web")) == Refused("nothing", "nothing is held of web")
-        assert await command(path, FlushCaches("example")) == Flushed(2, 3)
+        assert await send_request(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses("web")) == Refused("not_found", "nothing is held of web")
+        assert await send_request(path, FlushCaches("example")) == Flushed(2, 3)
 
     serve(path, scenario)
 
@@ -86,9 +88,9 @@ def test_a_response_may_have_many_parts_and_others_are_answered_between_them(pat
     async def scenario() -> None:
         server = ControlServer(path, answer)
         await server.start()
-        async with contextlib.aclosing(responses(path, Dump())) as stream:
+        async with contextlib.aclosing(stream_responses(path, Dump())) as stream:
             first = await anext(stream)
-            assert await command(path, FlushCaches(None)) == Flushed(2, 3)
+            assert await send_request(path, FlushCaches(None)) == Flushed(2, 3)
             assert len(made) < 50
             rest = [response async for response in limited(stream, 100)]
         assert isinstance(first, Contents)
@@ -136,7 +138,7 @@ def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
         server = ControlServer(path, lambda _: parts())
         await server.start()
         with capture_logs() as logs:
-            async with contextlib.aclosing(responses(path, Dump())) as stream:
+            async with contextlib.aclosing(stream_responses(path, Dump())) as stream:
                 assert await anext(stream) == Contents(())
                 assert isinstance(await anext(stream), Refused)
                 with pytest.raises(ControlError, match="closed the connection"):
@@ -166,7 +168,7 @@ def test_the_socket_of_a_dead_server_is_replaced(path: str) -> None:
         dead.bind(path)
 
     async def scenario() -> None:
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == LET_GO
 
     serve(path, scenario)
 
@@ -174,13 +176,13 @@ def test_the_socket_of_a_dead_server_is_replaced(path: str) -> None:
 def test_another_servers_socket_stays_its_own(path: str) -> None:
     async def scenario() -> None:
         with capture_logs() as logs:
-            other = ControlServer(path, lambda _: Refused("mistaken", "the wrong one"))
+            other = ControlServer(path, lambda _: Refused("invalid", "the wrong one"))
             await other.start()
             other.close()
         assert [(entry["event"], entry["reason"]) for entry in logs] == [
             (UNREACHABLE, "another server listens there")
         ]
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == LET_GO
 
     serve(path, scenario)
 
@@ -192,7 +194,7 @@ def test_who_has_lost_its_socket_to_another_does_not_take_it_away(path: str) -> 
         await successor.start()
         try:
             first.close()
-            assert await command(path, AcceptLosses(None)) == LET_GO
+            assert await send_request(path, AcceptLosses(None)) == LET_GO
         finally:
             successor.close()
 
@@ -241,10 +243,10 @@ def test_a_path_that_is_too_long_for_a_socket_is_told(short_path: Path) -> None:
 def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path: str) -> None:
     async def scenario() -> None:
         with capture_logs() as logs:
-            refused = await command(path, AcceptLosses("broken"))
-        assert refused == Refused("mistaken", "internal error; the server's log has the details")
+            refused = await send_request(path, AcceptLosses("broken"))
+        assert refused == Refused("invalid", "internal error; the server's log has the details")
         assert [entry["event"] for entry in logs] == ["control_request_failed"]
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == LET_GO
 
     serve(path, scenario)
 
@@ -256,7 +258,7 @@ def test_what_is_no_request_costs_nobody_anything(path: str, sent: bytes) -> Non
     async def scenario() -> None:
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(sent)
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == LET_GO
         writer.close()
 
     serve(path, scenario)
@@ -274,7 +276,7 @@ def test_an_unknown_request_is_refused_with_a_sentence(path: str) -> None:
 
 def test_where_no_server_is_the_sentence_says_so(path: str) -> None:
     with pytest.raises(ControlError, match=f"^no server listens at {path}; start one"):
-        asyncio.run(command(path, AcceptLosses(None)))
+        asyncio.run(send_request(path, AcceptLosses(None)))
 
 
 def test_a_server_that_hangs_up_is_told(path: str) -> None:
@@ -282,7 +284,7 @@ def test_a_server_that_hangs_up_is_told(path: str) -> None:
         Path(path).parent.mkdir()
         server = await asyncio.start_unix_server(lambda _, writer: writer.close(), path)
         with pytest.raises(ControlError, match=r"closed the connection without|cannot be reached"):
-            await command(path, AcceptLosses(None))
+            await send_request(path, AcceptLosses(None))
         server.close()
 
     asyncio.run(scenario())
@@ -290,15 +292,15 @@ def test_a_server_that_hangs_up_is_told(path: str) -> None:
 
 def test_the_socket_of_a_predecessor_is_taken_over_and_no_other_process_s(path: str) -> None:
     async def scenario() -> None:
-        successor = ControlServer(path, lambda _: Refused("nothing", "the successor"))
+        successor = ControlServer(path, lambda _: Refused("not_found", "the successor"))
         with capture_logs() as logs:
             await successor.start(predecessor=1)
         assert [entry["reason"] for entry in logs] == ["another server listens there"]
         await successor.start(predecessor=os.getpid())
         try:
-            assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")
+            assert await send_request(path, AcceptLosses(None)) == Refused("not_found", "the successor")
             first.close()
-            assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")
+            assert await send_request(path, AcceptLosses(None)) == Refused("not_found", "the successor")
         finally:
             successor.close()
         assert os.listdir(Path(path).parent) == []  # noqa: PTH208 - names alone
@@ -320,7 +322,7 @@ def test_an_answer_may_be_waited_for(path: str) -> None:
         server = ControlServer(path, lambda _: answer())
         await server.start()
         try:
-            assert await command(path, Reload(all=False)) == Reloaded(("ttl",), ("worker",), 0.5)
+            assert await send_request(path, Reload(all=False)) == Reloaded(("ttl",), ("worker",), 0.5)
         finally:
             server.close()
 

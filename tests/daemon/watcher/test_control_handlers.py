@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.ipc.feed_helpers import answering, contents, known_of, member, publishing, put, until
+from tests.daemon.ipc.feed_helpers import answering, contents, member, publishing, put, until, watcher_context
 from zkdns.config import load_config
 from zkdns.daemon.ipc import feed as feed_module
 from zkdns.daemon.ipc.control_messages import (
@@ -34,7 +34,7 @@ NOT_CACHED = "lies in the zone discovery, which is never forwarded or cached"
 def respond_to(name: str | None, **flags: Any) -> object:
     """What a server without workers responds."""
     config = load_config(flags=flags, environment={}, file=None)
-    return respond(FlushCaches(name), known_of(config, Publisher()))
+    return respond(FlushCaches(name), watcher_context(config, Publisher()))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_name_reaches_each_worker_as_the_wire_has_it(
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as one, answering(feed) as other:
             await until(lambda: len(publisher._subscribers) == 2)
-            assert respond(FlushCaches(name), known_of(config, publisher)) == Flushed(2, 3)
+            assert respond(FlushCaches(name), watcher_context(config, publisher)) == Flushed(2, 3)
             await until(lambda: one.flushed and other.flushed)
             assert one.flushed == other.flushed == [wire]
 
@@ -69,31 +69,33 @@ def test_where_nobody_answers_nobody_is_told() -> None:
 
 @pytest.mark.parametrize("name", ["discovery", "web.staging.DISCOVERY."])
 def test_our_own_names_are_not_cached(name: str) -> None:
-    assert respond_to(name) == Refused("nothing", f"{name} {NOT_CACHED}")
+    assert respond_to(name) == Refused("not_found", f"{name} {NOT_CACHED}")
 
 
 def test_what_is_no_name_is_a_mistake() -> None:
     response = respond_to("a..b")
     assert isinstance(response, Refused)
-    assert (response.reason, response.sentence) == (
-        "mistaken",
+    assert (response.reason, response.message) == (
+        "invalid",
         "'a..b' is not a domain name: it has an empty label",
     )
 
 
 def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
-    refused = Refused("nothing", "this server forwards nothing, so nothing is cached")
+    refused = Refused("not_found", "this server forwards nothing, so nothing is cached")
     assert respond_to(None, upstream=("none",)) == refused
     file = tmp_path / "zkdns.toml"
     for upstreams, response in (("none", refused), ("192.0.2.1", Flushed(0, 1))):
         file.write_text(f'forward.upstreams = "none"\n[forward.zone.example]\nupstreams = "{upstreams}"')
         config = load_config(flags={}, environment={}, file=str(file))
-        assert respond(FlushCaches(None), known_of(config, Publisher())) == response
+        assert respond(FlushCaches(None), watcher_context(config, Publisher())) == response
 
 
 def test_losses_are_accepted_too() -> None:
     config = load_config(flags={}, environment={}, file=None)
-    assert respond(AcceptLosses(None), known_of(config, Publisher())) == Refused("nothing", "nothing is held")
+    assert respond(AcceptLosses(None), watcher_context(config, Publisher())) == Refused(
+        "not_found", "nothing is held"
+    )
 
 
 def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
@@ -103,7 +105,9 @@ def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
         async with publishing(str(short_path / "feed")) as publisher:
 
             def listed(beginning: str, *, only_held: bool = False) -> tuple[str, ...]:
-                response = respond(ListNames(beginning, only_held=only_held), known_of(config, publisher))
+                response = respond(
+                    ListNames(beginning, only_held=only_held), watcher_context(config, publisher)
+                )
                 assert isinstance(response, Names)
                 return response.names
 
@@ -119,8 +123,8 @@ def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
 
 def test_a_table_that_has_not_been_read_is_not_handed_out() -> None:
     config = load_config(flags={}, environment={}, file=None)
-    refused = Refused("nothing", "the table has not been read yet; try again when it has")
-    assert respond(Dump(), known_of(config, Publisher())) == refused
+    refused = Refused("not_found", "the table has not been read yet; try again when it has")
+    assert respond(Dump(), watcher_context(config, Publisher())) == refused
 
 
 def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Path) -> None:
@@ -134,7 +138,7 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Pat
             publisher.publish([HostResolved("db.example", ("192.0.2.1",))])
             publisher.set_health(ready=True, stale=True)
             publisher.publish([put("web", member(2))])  # no word of it has gone out yet
-            parts = respond(Dump(), known_of(config, publisher))
+            parts = respond(Dump(), watcher_context(config, publisher))
             assert isinstance(parts, Iterator)
             serial, expected = contents(publisher.table)
             head = next(parts)
@@ -184,7 +188,7 @@ def test_each_worker_has_what_was_told_it_before_it_is_said_to_be_done(short_pat
         async with publishing(feed) as publisher, answering(feed) as worker:
             publisher.set_health(ready=True, stale=False)
             await until(lambda: worker.health.ready)
-            known = known_of(config, publisher)
+            known = watcher_context(config, publisher)
             for count in range(1, 100):
                 publisher.publish([put("web", *(member(n, f"10.0.0.{n}") for n in range(count)))])
                 counted = await respond_when_applied(CountMembers("web.staging"), known)
@@ -204,7 +208,7 @@ def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
 
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as prompt:
-            known = known_of(config, publisher)
+            known = watcher_context(config, publisher)
             monkeypatch.setattr(feed_module, "_DELIVERY_SECONDS", 20.0)
             for turn, how in enumerate(("slow", "goes", "hangs"), 1):
                 reader, writer = await asyncio.open_unix_connection(feed)

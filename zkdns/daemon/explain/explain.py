@@ -44,7 +44,7 @@ async def explain(request: Explain, known: WatcherContext) -> Explanation | Refu
     try:
         explained = _explain(request.name, known)
     except BadValueError as error:
-        return Refused("mistaken", str(error))
+        return Refused("invalid", str(error))
     znodes = [row.znode for row in explained.members if row.znode is not None] if known.zookeeper else []
     looks = await known.looks.of(znodes, known.zookeeper)
     notes = explained.notes

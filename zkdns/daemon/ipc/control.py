@@ -47,7 +47,7 @@ def private_control_path(feed: str) -> str:
     return f"{feed}.control"
 
 
-def reload_socket(control: str) -> str:
+def reload_socket_path(control: str) -> str:
     """Return the path of the supervisor's control socket for `Reload`, next to that of the watcher.
 
     The supervisor has its own, because a reload may replace the watcher.
@@ -125,7 +125,7 @@ class ControlServer:
                     await asyncio.sleep(0)  # drain() alone does not yield to other tasks
         except msgspec.DecodeError:
             reason = "the request is unknown to this version of zkdns"
-            writer.write(RESPONSES.encode(Refused("mistaken", reason)))
+            writer.write(RESPONSES.encode(Refused("invalid", reason)))
         except asyncio.CancelledError:
             return  # the process ends; asyncio of Python 3.11 would log a cancellation as an error
         except (TimeoutError, ConnectionError):
@@ -145,7 +145,7 @@ class ControlServer:
                 yield response
         except Exception:  # an internal error must not end the server
             log.exception("control_request_failed", request=repr(request))
-            yield Refused("mistaken", "internal error; the server's log has the details")
+            yield Refused("invalid", "internal error; the server's log has the details")
 
 
 def _bind(sock: socket.socket, path: Path) -> None:
@@ -196,7 +196,7 @@ def _is_served(path: Path) -> bool:
 # -- client --------------------------------------------------------------------------------------------------
 
 
-async def command(path: str, request: Request, seconds: float = _SECONDS) -> Response:
+async def send_request(path: str, request: Request, seconds: float = _SECONDS) -> Response:
     """Send a request and return the first response.
 
     Args:
@@ -207,11 +207,13 @@ async def command(path: str, request: Request, seconds: float = _SECONDS) -> Res
     Raises:
         ControlError: the server is unreachable, does not permit the connection, or does not respond.
     """
-    async with contextlib.aclosing(responses(path, request, seconds)) as received:
+    async with contextlib.aclosing(stream_responses(path, request, seconds)) as received:
         return await anext(received)
 
 
-async def responses(path: str, request: Request, seconds: float = _SECONDS) -> AsyncGenerator[Response]:
+async def stream_responses(
+    path: str, request: Request, seconds: float = _SECONDS
+) -> AsyncGenerator[Response]:
     """Send a request and yield all responses. The caller stops after the last one, as the request defines it.
 
     Args:
@@ -220,7 +222,7 @@ async def responses(path: str, request: Request, seconds: float = _SECONDS) -> A
         seconds: time-out of each response.
 
     Raises:
-        ControlError: as for `command`; also if the server closes the connection.
+        ControlError: as for `send_request`; also if the server closes the connection.
     """
     writer: asyncio.StreamWriter | None = None
     try:

@@ -44,9 +44,9 @@ Verdict: TypeAlias = Literal[
 """Whether responses for the service's name contain a member, and the reason if they do not.
 
 `drained`: weight 0, contained only if all other members are drained too; `dropped`: weight below 0; `hidden`:
-excluded by its status; `held`: removed from ZooKeeper, and placed after all other members; `bad`: its znode has
-invalid data; `unread`: its znode could not be read; `duplicate`: another member has the same endpoint;
-`unresolved`: its host name has no address yet; `beyond`: behind the first `max_answers` members of a fixed
+excluded by its status; `held`: removed from ZooKeeper, and placed after all other members; `bad`: its znode
+has invalid data; `unread`: its znode could not be read; `duplicate`: another member has the same endpoint;
+`unresolved`: its host name has no address yet; `beyond`: after the first `max_answers` members of a fixed
 order.
 """
 
@@ -169,7 +169,7 @@ class ReadHistory(msgspec.Struct, frozen=True, tag="history"):
     """Name of a service, with or without the zone, or path of its znode. None: all services."""
     after: int = 0
     """Only entries with a greater number. Numbers are Unix times in microseconds. 0: no limit."""
-    most: int = 1000
+    limit: int = 1000
     """Maximum number of entries: the first ones after `after`, or the newest ones if that is 0."""
 
 
@@ -351,15 +351,15 @@ class Reloaded(msgspec.Struct, frozen=True, tag="reloaded"):
 class NotReloaded(msgspec.Struct, frozen=True, tag="not reloaded"):
     """The old configuration stays in force."""
 
-    mistakes: tuple[str, ...]
+    errors: tuple[str, ...]
 
 
 class Refused(msgspec.Struct, frozen=True, tag="refused"):
     """The request was not carried out."""
 
-    reason: Literal["mistaken", "nothing"]
-    """`mistaken`: the request is wrong; `nothing`: there is nothing that it applies to."""
-    sentence: str
+    reason: Literal["invalid", "not_found"]
+    """`invalid`: the request is wrong; `not_found`: there is nothing that it applies to."""
+    message: str
     """The reason in a sentence."""
 
 

@@ -29,7 +29,7 @@ from zkdns.admin.status import (
     ZooKeeperStatus,
 )
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlError, command, private_control_path, responses
+from zkdns.daemon.ipc.control import ControlError, private_control_path, send_request, stream_responses
 from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Explain,
@@ -181,7 +181,7 @@ class AdminBackend:
         """Return a line for each service. The watcher sends them in parts."""
         lines: list[ServiceLine] = []
         with _control_errors_as_request_errors():
-            async with contextlib.aclosing(responses(self._control(), ListServices())) as parts:
+            async with contextlib.aclosing(stream_responses(self._control(), ListServices())) as parts:
                 async for part in parts:
                     listed = _checked(part, ServiceList).services
                     if not listed:
@@ -213,7 +213,7 @@ class AdminBackend:
         """Read the configuration again and apply it."""
         result = await self._reloading.request()
         if isinstance(result, NotReloaded):
-            errors = "; ".join(result.mistakes)
+            errors = "; ".join(result.errors)
             raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {errors}")
         return {"changed": result.changed, "replaced": result.replaced, "seconds": result.seconds}
 
@@ -222,7 +222,7 @@ class AdminBackend:
 
     async def _request(self, request: Request, wanted: type[T]) -> T:
         with _control_errors_as_request_errors():
-            return _checked(await command(self._control(), request), wanted)
+            return _checked(await send_request(self._control(), request), wanted)
 
 
 @contextlib.contextmanager
@@ -245,8 +245,8 @@ def _checked(response: Response, wanted: type[T]) -> T:
         ControlError: it has another type.
     """
     if isinstance(response, Refused):
-        is_mistaken = response.reason == "mistaken"
-        raise RequestError(HTTPStatus.BAD_REQUEST if is_mistaken else HTTPStatus.NOT_FOUND, response.sentence)
+        is_mistaken = response.reason == "invalid"
+        raise RequestError(HTTPStatus.BAD_REQUEST if is_mistaken else HTTPStatus.NOT_FOUND, response.message)
     if not isinstance(response, wanted):
         raise ControlError("unexpected type of response")
     return response

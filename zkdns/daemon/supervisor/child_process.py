@@ -128,7 +128,7 @@ class ChildProcess:
         self._writer = writer
         log.debug("process_started", role=self.task.role, pid=process.pid)
         while (report := await REPORTS.read(reader)) is not None:
-            self.ready, self.stats, self._has_left = report.ready, report.stats, report.has_left
+            self.ready, self.stats, self._has_left = report.ready, report.stats, report.has_stopped_receiving
             self._heard()
         status = await process.wait()
         ender.cancel()

@@ -104,8 +104,8 @@ class Handover:
             kept = () if plan.workers else old.workers[: config.workers]
             for number in range(len(kept), config.workers):
                 task = self._worker_task(config, watcher, listeners, number)
-                task = msgspec.structs.replace(task, waits=old.has_table)
-                await self._hire(task, hired, must_be_ready=task.waits)
+                task = msgspec.structs.replace(task, waits_for_table=old.has_table)
+                await self._hire(task, hired, must_be_ready=task.waits_for_table)
         except BaseException:
             self._let_go(hired, listeners.without(old.listeners), then=old.listeners)
             raise
@@ -130,10 +130,10 @@ class Handover:
         hired: list[ChildProcess],
     ) -> ChildProcess:
         feed = self._next_feed()
-        task = Task("watcher", config, feed, listeners.addresses, leads=False)
+        task = Task("watcher", config, feed, listeners.addresses, is_leader=False)
         if plan.inherits:
             since = _stale_since(old.watcher)
-            task = msgspec.structs.replace(task, inherits=old.watcher.task.feed, stale_since=since)
+            task = msgspec.structs.replace(task, predecessor_feed=old.watcher.task.feed, stale_since=since)
         watcher = await self._hire(task, hired, must_be_ready=old.has_table)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
@@ -161,13 +161,15 @@ class Handover:
                 keeper.task = msgspec.structs.replace(keeper.task, feed=feed)
                 keeper.tell(Follow(feed))
             new.watcher.tell(Promote(old.watcher.pid or 0))
-            task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None, stale_since=None)
+            task = msgspec.structs.replace(
+                new.watcher.task, is_leader=True, predecessor_feed=None, stale_since=None
+            )
             new.watcher.task = task
         elif new.config != old.config:  # it explains what workers do
             new.watcher.task = msgspec.structs.replace(new.watcher.task, config=new.config)
             new.watcher.tell(Configure(new.config))
         for keeper in new.workers:
-            keeper.task = msgspec.structs.replace(keeper.task, waits=False)
+            keeper.task = msgspec.structs.replace(keeper.task, waits_for_table=False)
         new.listeners.share_out()
         stay = new.watcher, *new.workers
         gone = [keeper for keeper in (old.watcher, *old.workers) if keeper not in stay]
@@ -216,7 +218,7 @@ def worker_task(
 
 def _is_at_work(keeper: ChildProcess) -> bool:
     """Whether it may have begun to answer somebody."""
-    return keeper.task.role == "worker" and (keeper.ready or not keeper.task.waits)
+    return keeper.task.role == "worker" and (keeper.ready or not keeper.task.waits_for_table)
 
 
 def _unlink(feed: str) -> None:

@@ -23,7 +23,7 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.admin.server import AdminServer
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlServer, reload_socket
+from zkdns.daemon.ipc.control import ControlServer, reload_socket_path
 from zkdns.daemon.ipc.control_messages import Refused, Reload, Request, Response
 from zkdns.daemon.supervisor.children import ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff
@@ -213,12 +213,12 @@ class Supervisor:
         if self._control is not None:
             self._control.close()
         path = self._config.control
-        self._control = ControlServer(reload_socket(path) if path else None, self._respond)
+        self._control = ControlServer(reload_socket_path(path) if path else None, self._respond)
         await self._control.start()
 
     async def _respond(self, request: Request) -> Response:
         if not isinstance(request, Reload):
-            return Refused("mistaken", "this is asked at the other control socket")
+            return Refused("invalid", "this is asked at the other control socket")
         return await self._reloading.request(all_of_them=request.all)
 
     def _hang_up(self) -> None:

@@ -80,7 +80,7 @@ async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
                 known.zookeeper = await _follow(config, known.guarding, await _kept(task, keeper, publisher))
             await own.start()
             tasks.create_task(reporter.run())
-            predecessor = None if task.leads else await _predecessor(orders)
+            predecessor = None if task.is_leader else await _predecessor(orders)
             is_leading = True
             await control.start(predecessor)
             if keeper:
@@ -158,9 +158,9 @@ async def _obey(orders: Orders, known: WatcherContext) -> None:
 
 async def _kept(task: Task, keeper: SnapshotStore | None, publisher: Publisher) -> list[Change]:
     """What was known of ZooKeeper before this process."""
-    if task.inherits is not None:
-        return await take_over_table(task.inherits, publisher.table)
-    return keeper.restore() if keeper and task.leads else []
+    if task.predecessor_feed is not None:
+        return await take_over_table(task.predecessor_feed, publisher.table)
+    return keeper.restore() if keeper and task.is_leader else []
 
 
 async def _follow(config: Config, guarding: GuardedPublisher, kept: list[Change]) -> list[ZooKeeperSource]:
