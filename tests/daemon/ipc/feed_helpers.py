@@ -74,7 +74,7 @@ async def publishing(path: str) -> AsyncIterator[Publisher]:
         yield publisher
     finally:
         publisher.close()
-        await until(lambda: not publisher._subscribers)
+        await until(lambda: not publisher.subscriber_count)
         os.unlink(path)  # noqa: PTH108 - a name in memory, as it were
 
 
@@ -94,6 +94,7 @@ def put(service: str, *members: Member) -> SetPut:
 def watcher_context(config: Config, publisher: Publisher) -> WatcherContext:
     """What a watcher with nothing but this publisher knows."""
     history = History(publisher, config.zone)
+    publisher.add_listener(history)
     return WatcherContext(
         config, publisher, history, HostResolver(publisher.table, publisher.publish), StaleTimer()
     )

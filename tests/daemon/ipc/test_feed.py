@@ -12,7 +12,16 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import Worker, answering, contents, member, publishing, put, until
 from zkdns.daemon.ipc import feed
-from zkdns.daemon.ipc.feed import FRAMES, Begin, Changes, End, FeedMessage, Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import (
+    FRAMES,
+    Begin,
+    Changes,
+    End,
+    FeedMessage,
+    Publisher,
+    PublisherListener,
+    SourceHealth,
+)
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
@@ -43,6 +52,16 @@ async def same(worker: Worker, publisher: Publisher) -> None:
 
 
 # -- a copy, then differences ------------------------------------------------------------------------------
+
+
+class Batches(PublisherListener):
+    """Counts batches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_batch(self) -> None:
+        self.count += 1
 
 
 def test_who_subscribes_gets_a_copy_and_then_each_difference(path: str) -> None:
@@ -143,7 +162,7 @@ def test_a_publisher_that_restarts_wipes_nothing_until_its_own_table_is_ready(pa
                 await until(lambda: worker.health == READY)
             await until(lambda: worker.health == STALE)
             async with publishing(path) as publisher:
-                await until(lambda: publisher._subscribers)
+                await until(lambda: publisher.subscriber_count)
                 publisher.publish([read := put("web", member(9))])
                 await until(lambda: next(iter(worker.table.contents())) == read)
                 assert worker.table.origins == {WEB.origin, API.origin}
@@ -228,7 +247,7 @@ def test_caches_are_flushed_at_all_who_are_there_and_at_nobody_later(path: str) 
         async with publishing(path) as publisher:
             assert publisher.flush_caches(None) == 0
             async with answering(path) as one, answering(path) as other:
-                await until(lambda: len(publisher._subscribers) == 2)
+                await until(lambda: publisher.subscriber_count == 2)
                 publisher.publish([WEB])
                 publisher.set_health(ready=True, stale=False)
                 assert publisher.flush_caches(b"\x07example\0") == 2
@@ -251,7 +270,7 @@ def test_a_cache_that_cannot_be_flushed_costs_no_change(path: str) -> None:
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as worker:
             worker.subscriber._on_flush = refuse
-            await until(lambda: publisher._subscribers)
+            await until(lambda: publisher.subscriber_count)
             with capture_logs() as logs:
                 assert publisher.flush_caches(None) == 1
                 publisher.publish([WEB])
@@ -282,7 +301,7 @@ def test_health_arrives_as_it_changes(
 ) -> None:
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as worker:
-            await until(lambda: publisher._subscribers)
+            await until(lambda: publisher.subscriber_count)
             await until(lambda: worker.healths)
             for ready, stale in told:
                 publisher.set_health(ready=ready, stale=stale)
@@ -294,7 +313,7 @@ def test_health_arrives_as_it_changes(
 def test_what_was_published_before_readiness_arrives_before_it(path: str) -> None:
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as worker:
-            await until(lambda: publisher._subscribers)
+            await until(lambda: publisher.subscriber_count)
             publisher.publish([WEB])
             publisher.set_health(ready=True, stale=False)
             publisher.publish([API])
@@ -362,13 +381,13 @@ def test_a_change_without_effect_is_not_sent_and_raises_no_serial(path: str, cha
             while await FRAMES.read(reader) != READY:
                 pass
             serial = publisher.table.serial
-            told: list[None] = []
-            publisher.on_change = lambda: told.append(None)
+            batches = Batches()
+            publisher.add_listener(batches)
             publisher.publish([change])
             publisher.set_health(ready=True, stale=True)
             assert await FRAMES.read(reader) == STALE
             assert publisher.table.serial == serial
-            assert not told
+            assert batches.count == 0
             writer.close()
 
     asyncio.run(scenario())
@@ -380,7 +399,7 @@ def test_a_change_without_effect_is_not_sent_and_raises_no_serial(path: str, cha
 def test_who_does_not_read_is_cut_off_and_the_others_go_on(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_MOST_BACKLOG", 20_000)
+    monkeypatch.setattr(feed, "_MAX_BACKLOG", 20_000)
 
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as worker:
@@ -388,9 +407,9 @@ def test_who_does_not_read_is_cut_off_and_the_others_go_on(
             publisher.set_health(ready=True, stale=False)
             await same(worker, publisher)
             reader, writer = await asyncio.open_unix_connection(path)  # which reads no more than its buffer
-            await until(lambda: len(publisher._subscribers) == 2)
+            await until(lambda: publisher.subscriber_count == 2)
             count = 0
-            while len(publisher._subscribers) == 2:  # a copy alone, however long, cuts nobody off
+            while publisher.subscriber_count == 2:  # a copy alone, however long, cuts nobody off
                 count += 1
                 publisher.publish([put("web", *(member(n, f"h{count}.example") for n in range(100)))])
                 await same(worker, publisher)
@@ -408,7 +427,7 @@ def test_who_does_not_read_is_cut_off_and_the_others_go_on(
 
 
 def test_who_was_cut_off_begins_anew_and_misses_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "_MOST_BACKLOG", 1000)
+    monkeypatch.setattr(feed, "_MAX_BACKLOG", 1000)
 
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as worker:
@@ -439,7 +458,7 @@ def test_publishing_to_nobody_is_no_error() -> None:
 def test_who_is_told_again_of_readiness_keeps_its_table(path: str) -> None:
     async def scenario() -> None:
         async with publishing(path) as publisher, answering(path) as worker:
-            await until(lambda: publisher._subscribers)
+            await until(lambda: publisher.subscriber_count)
             publisher.publish([WEB])
             for ready in (True, False, True):
                 publisher.set_health(ready=ready, stale=False)

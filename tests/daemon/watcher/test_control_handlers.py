@@ -55,7 +55,7 @@ def test_a_name_reaches_each_worker_as_the_wire_has_it(
 
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as one, answering(feed) as other:
-            await until(lambda: len(publisher._subscribers) == 2)
+            await until(lambda: publisher.subscriber_count == 2)
             assert respond(FlushCaches(name), watcher_context(config, publisher)) == Flushed(2, 3)
             await until(lambda: one.flushed and other.flushed)
             assert one.flushed == other.flushed == [wire]
@@ -209,12 +209,12 @@ def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
     async def scenario() -> None:
         async with publishing(feed) as publisher, answering(feed) as prompt:
             known = watcher_context(config, publisher)
-            monkeypatch.setattr(feed_module, "_DELIVERY_SECONDS", 20.0)
+            monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 20.0)
             for turn, how in enumerate(("slow", "goes", "hangs"), 1):
                 reader, writer = await asyncio.open_unix_connection(feed)
-                await until(lambda: len(publisher._subscribers) == 2)
+                await until(lambda: publisher.subscriber_count == 2)
                 if how == "hangs":
-                    monkeypatch.setattr(feed_module, "_DELIVERY_SECONDS", 0.05)
+                    monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 0.05)
                 flushing = asyncio.create_task(respond_when_applied(FlushCaches(None), known))
                 mark = await asyncio.wait_for(mark_in(reader), 10.0)
                 await until(lambda: len(prompt.flushed) == turn)  # noqa: B023 - used at once
@@ -226,6 +226,6 @@ def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
                     writer.close()
                 assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)
                 writer.close()
-                await until(lambda: len(publisher._subscribers) == 1)
+                await until(lambda: publisher.subscriber_count == 1)
 
     asyncio.run(scenario())

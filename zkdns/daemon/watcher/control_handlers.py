@@ -79,7 +79,7 @@ async def respond_when_applied(request: Request, known: WatcherContext) -> Respo
     if isinstance(response, Awaitable):
         return await response
     if isinstance(request, AcceptLosses | FlushCaches | CountMembers):
-        await known.publisher.delivered()
+        await known.publisher.wait_until_applied()
     return response
 
 

@@ -50,7 +50,6 @@ async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
     find = _finder(routes, config) if routes is not None else None
     resolver = HostResolver(publisher.table, publisher.publish, find)
     keeper = SnapshotStore(config, publisher) if config.snapshot.path and config.zookeeper.hosts else None
-    publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher.set_health)
     clock = StaleTimer(task.stale_since)
     history = History(publisher, config.zone)
@@ -63,6 +62,8 @@ async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
         for path in (private_control_path(task.feed), config.control)
     )
     reporter = WatcherStatsReporter(publisher, config.statuses, partial(_stats_of, known), tell)
+    for listener in (history, reporter, resolver, *([keeper] if keeper else [])):
+        publisher.add_listener(listener)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -133,11 +134,6 @@ async def _tend(routes: ForwardZones) -> None:
             await asyncio.sleep(_TEND_SECONDS)
     finally:
         routes.stop()
-
-
-def _wake(sleepers: list[Callable[[], None]]) -> None:
-    for wake in sleepers:
-        wake()
 
 
 async def _predecessor(orders: Orders) -> int:
