@@ -20,8 +20,8 @@ _YOUNG_ONLY: Final = (2000, 2, 0x7FFFFFFF)
 def gc_paused_for_loading() -> Iterator[None]:
     """Pause the collector while a table is loaded, and exclude all objects from later collections.
 
-    Otherwise it would traverse the same objects again and again during loading (measured: a second for 100,000
-    members), and in each full collection after that.
+    Otherwise it would traverse the same objects again and again during loading (measured: a second for
+    100,000 members), and in each full collection after that.
     """
     gc.disable()
     try:
@@ -34,9 +34,9 @@ def gc_paused_for_loading() -> Iterator[None]:
 def collect_young_generations_only() -> None:
     """Turn full collections off, and collect new objects in small steps.
 
-    Measured durations of a full collection, in which no query is answered: 20 ms with 15,000 cached responses,
-    80 to 170 ms with 31,000, 4 to 14 ms with 2,000 pending queries. Cycles such as an exception with its
-    traceback are freed while they are new. For longer-lived cycles there is `collect_all`.
+    Measured durations of a full collection, in which no query is answered: 20 ms with 15,000 cached
+    responses, 80 to 170 ms with 31,000, 4 to 14 ms with 2,000 pending queries. Cycles such as an exception
+    with its traceback are freed while they are new. For longer-lived cycles there is `collect_all`.
     """
     gc.set_threshold(*_YOUNG_ONLY)
 

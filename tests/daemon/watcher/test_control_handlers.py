@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.ipc.feed_helpers import answering, contents, member, publishing, put, until, watcher_context
+from tests.daemon.ipc.feed_helpers import (
+    contents,
+    member,
+    put,
+    running_publisher,
+    running_worker,
+    until,
+    watcher_context,
+)
 from zkdns.config import load_config
 from zkdns.daemon.ipc import feed as feed_module
 from zkdns.daemon.ipc.control_messages import (
@@ -54,7 +62,11 @@ def test_a_name_reaches_each_worker_as_the_wire_has_it(
     feed = str(short_path / "feed")
 
     async def scenario() -> None:
-        async with publishing(feed) as publisher, answering(feed) as one, answering(feed) as other:
+        async with (
+            running_publisher(feed) as publisher,
+            running_worker(feed) as one,
+            running_worker(feed) as other,
+        ):
             await until(lambda: publisher.subscriber_count == 2)
             assert respond(FlushCaches(name), watcher_context(config, publisher)) == Flushed(2, 3)
             await until(lambda: one.flushed and other.flushed)
@@ -102,7 +114,7 @@ def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
     config = load_config(flags={}, environment={}, file=None)
 
     async def scenario() -> None:
-        async with publishing(str(short_path / "feed")) as publisher:
+        async with running_publisher(str(short_path / "feed")) as publisher:
 
             def listed(beginning: str, *, only_held: bool = False) -> tuple[str, ...]:
                 response = respond(
@@ -131,7 +143,7 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Pat
     config = load_config(flags={"ttl": "9"}, environment={}, file=None)
 
     async def scenario() -> None:
-        async with publishing(str(short_path / "feed")) as publisher:
+        async with running_publisher(str(short_path / "feed")) as publisher:
             publisher.publish([put("large", *map(member, range(2500))), put("web", member(1))])
             publisher.publish([MembersHeld("/discovery/staging/web", (member(1).name,))])
             publisher.publish([put("small"), put("last", member(1, "db.example"))])
@@ -158,7 +170,7 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Pat
 
 def test_a_copy_has_the_serial_of_its_last_change(short_path: Path) -> None:
     async def scenario() -> None:
-        async with publishing(str(short_path / "feed")) as publisher:
+        async with running_publisher(str(short_path / "feed")) as publisher:
             publisher.publish([put("web", member(1))])
             assert publisher.copy() == [put("web", member(1))]
             first = publisher.table.serial
@@ -185,7 +197,7 @@ def test_each_worker_has_what_was_told_it_before_it_is_said_to_be_done(short_pat
     feed = str(short_path / "feed")
 
     async def scenario() -> None:
-        async with publishing(feed) as publisher, answering(feed) as worker:
+        async with running_publisher(feed) as publisher, running_worker(feed) as worker:
             publisher.set_health(ready=True, stale=False)
             await until(lambda: worker.health.ready)
             known = watcher_context(config, publisher)
@@ -207,7 +219,7 @@ def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
     feed = str(short_path / "feed")
 
     async def scenario() -> None:
-        async with publishing(feed) as publisher, answering(feed) as prompt:
+        async with running_publisher(feed) as publisher, running_worker(feed) as prompt:
             known = watcher_context(config, publisher)
             monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 20.0)
             for turn, how in enumerate(("slow", "goes", "hangs"), 1):

@@ -24,11 +24,11 @@ _MAX_READ = 512  # bytes of a response; its header and question are enough
 _RESEND_SECONDS = 0.5
 _QUERIES_PER_WORKER = 4  # the chance to miss a hanging worker is e^-4
 _MAX_QUERIES = 64  # in parallel for each address; each needs a file descriptor
-ANSWER_SECONDS = 2.0
+RESPONSE_SECONDS = 2.0
 """The longest time in which a healthy server responds, also on a busy machine."""
 
 
-async def answers_query(address: HostPort, zone: Labels, seconds: float = ANSWER_SECONDS) -> bool:
+async def answers_query(address: HostPort, zone: Labels, seconds: float = RESPONSE_SECONDS) -> bool:
     """Whether the server at this address responds to a query for the zone's SOA over UDP.
 
     Each check uses a new source port, and sends the query again every half second, because datagrams may be
@@ -54,7 +54,7 @@ async def answers_query(address: HostPort, zone: Labels, seconds: float = ANSWER
 
 
 async def unresponsive_addresses(
-    addresses: Sequence[HostPort], zone: Labels, workers: int, seconds: float = ANSWER_SECONDS
+    addresses: Sequence[HostPort], zone: Labels, workers: int, seconds: float = RESPONSE_SECONDS
 ) -> list[HostPort]:
     """Return those of the server's addresses at which it does not respond.
 
