@@ -136,7 +136,7 @@ class Supervisor:
             ListenError, ChildNotReadyError: the old configuration stays in force.
         """
         old = self._state.generation
-        new_admin = _bind_admin(config) if "admin" in diff.changed else None
+        new_admin = _bind_admin(config) if "admin.listen" in diff.changed else None
         try:
             new = await self._handover.replace(old, config, diff)
         except BaseException:
@@ -147,7 +147,7 @@ class Supervisor:
         if {"log.format", "log.level"}.intersection(diff.changed):
             configure_logging(config.log.format, config.log.level, process="supervisor")
         old_admin = None
-        if "admin" in diff.changed:
+        if "admin.listen" in diff.changed:
             old_admin, self._admin = self._admin, new_admin
             self._start_admin()
         if "control" in diff.changed:
