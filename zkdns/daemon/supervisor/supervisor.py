@@ -113,7 +113,7 @@ class Supervisor:
                     SystemdNotifier(self._notifier, self._state).run(),
                 )
             ]
-            await self._stopping.wait()
+            await self._stopping.wait()  # for a signal, or an internal error in self._children
             self._notifier.stopping()
             log.info("shutdown_started")
             for task in background:
@@ -163,9 +163,8 @@ class Supervisor:
             if old_admin is not None:
                 await old_admin.leave()
         finally:
-            if (
-                old_admin is not None
-            ):  # in the background, because it may have to respond to this reload's request
+            if old_admin is not None:
+                # In the background, because it may still have to respond to the request for this reload.
                 self._admin_stopping = asyncio.create_task(old_admin.stop())
 
     def _start_admin(self) -> None:
