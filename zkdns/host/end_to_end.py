@@ -20,7 +20,7 @@ from zkdns.address import HostPort
 from zkdns.daemon.ipc.control import ControlError, stream_responses
 from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped
 from zkdns.dns.client_messages import BadResponseError, build_query
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.errors import ZkdnsError
 from zkdns.names import parse_name, to_text
 from zkdns.serverset.changes import Change, SetPut

@@ -14,8 +14,15 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from zkdns.address import HostPort
-from zkdns.transport.activation import pair_up
-from zkdns.transport.sockets import SocketPair, bind, bind_more, bound_address, favour, share
+from zkdns.transport.activation import pair_sockets
+from zkdns.transport.sockets import (
+    SocketPair,
+    allow_sharing,
+    bind,
+    bind_additional,
+    bound_address,
+    direct_traffic,
+)
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -42,16 +49,16 @@ class Listener(msgspec.Struct, frozen=True):
         before = len(self.pairs)
         if workers <= before or self.is_passed:
             return self
-        return Listener(self.configured, (*self.pairs, *bind_more(self.pairs, workers - before)))
+        return Listener(self.configured, (*self.pairs, *bind_additional(self.pairs, workers - before)))
 
     def limited_to(self, workers: int) -> Listener:
         """Return a listener with pairs for at most this number of workers."""
         return self if self.is_passed else Listener(self.configured, self.pairs[:workers])
 
-    def favour(self, count: int | None) -> None:
+    def direct_traffic(self, count: int | None) -> None:
         """Let only the first `count` pairs receive new queries and connections. None: all pairs."""
         if not self.is_passed:
-            favour(self.pairs, count)
+            direct_traffic(self.pairs, count)
 
 
 class Listeners:
@@ -67,7 +74,7 @@ class Listeners:
         Raises:
             ListenError: only UDP or only TCP of an address was passed, and the other cannot be bound.
         """
-        return cls(Listener(bound_address(pair), (pair,), is_passed=True) for pair in pair_up(sockets))
+        return cls(Listener(bound_address(pair), (pair,), is_passed=True) for pair in pair_sockets(sockets))
 
     @property
     def addresses(self) -> tuple[HostPort, ...]:
@@ -127,12 +134,12 @@ class Listeners:
         addresses = {bound_address(pair) for pair in others}
         for listener in self.each:
             if listener.address in addresses:
-                listener.favour(len(listener.pairs))
+                listener.direct_traffic(len(listener.pairs))
 
     def share_out(self) -> None:
         """Distribute new queries and connections over all sockets of each address."""
         for listener in self.each:
-            listener.favour(None)
+            listener.direct_traffic(None)
 
     def close(self) -> None:
         """Close all sockets."""
@@ -152,7 +159,7 @@ def _bind(address: HostPort, workers: int, others: Iterable[Listener]) -> list[S
         and (is_covered(address, listener.address) or is_covered(listener.address, address))
     ]
     for listener in overlapping:
-        share(listener.pairs)
+        allow_sharing(listener.pairs)
     return bind(address, workers, shared=bool(overlapping))
 
 

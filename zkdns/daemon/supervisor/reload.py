@@ -86,7 +86,7 @@ class Reloader:
             diff = diff_configs(self._state.config, config, replace_all=replace_all)
             replaced = () if diff.is_empty else await self._apply(config, diff)
         except ConfigError as error:
-            return _refused(error.mistakes)
+            return _refused(error.errors)
         except ZkdnsError as error:
             return _refused((str(error),))
         except Exception:  # an internal error, or out of memory: the server must survive it
