@@ -211,7 +211,7 @@ def test_no_command_imports_another(path: Path) -> None:
         ("balance.robin", "import kazoo.client"),
         ("transport.udp", "from zkdns.telemetry.log_setup import configure_logging"),
         ("telemetry.stats", "from zkdns.admin.status import Status"),
-        ("admin.api", "from zkdns.daemon.ipc.control import Flushed"),
+        ("admin.api", "from zkdns.daemon.ipc.control_messages import Flushed"),
         ("cli.serve", "import zkdns.__main__"),
         ("__init__", "from zkdns.table import Table"),
         ("dns.message", "import socket"),

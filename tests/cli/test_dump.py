@@ -16,7 +16,7 @@ from tests.serverset.sync_helpers import join
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
-from zkdns.daemon.ipc.control import LossesAccepted, Refused, Response
+from zkdns.daemon.ipc.control_messages import LossesAccepted, Refused, Response
 
 pytestmark = pytest.mark.processes
 
@@ -150,7 +150,7 @@ def test_what_was_meant_is_asked_for(arguments: tuple[str, ...], mistake: str) -
     ("response", "told"),
     [
         (LossesAccepted(()), "the server at {} is of another version of zkdns"),
-        (Refused("nothing", "it is not to be had"), "it is not to be had"),
+        (Refused("not_found", "it is not to be had"), "it is not to be had"),
     ],
 )
 def test_what_the_server_responds_is_told(short_path: Path, response: Response, told: str) -> None:

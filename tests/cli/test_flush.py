@@ -12,7 +12,8 @@ from tests.cli import Command, Ended, run
 from tests.daemon.ipc.feed_helpers import until
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
-from zkdns.daemon.ipc.control import ControlServer, Flushed, LossesAccepted, Response
+from zkdns.daemon.ipc.control import ControlServer
+from zkdns.daemon.ipc.control_messages import Flushed, LossesAccepted, Response
 
 pytestmark = pytest.mark.processes
 

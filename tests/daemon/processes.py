@@ -1,4 +1,4 @@
-"""What the system knows of the processes of a server."""
+"""The processes of a server, as /proc shows them."""
 
 import contextlib
 from pathlib import Path
@@ -7,12 +7,12 @@ from tests.support.server import ZkdnsServer
 
 
 def is_running(pid: int) -> bool:
-    """Whether there is such a process; a zombie is none."""
+    """True if the process runs; False for a zombie."""
     return _state_and_parent(pid)[0] not in {"", "Z", "X"}
 
 
 def children(server: ZkdnsServer) -> dict[int, str]:
-    """The server's own processes below its supervisor, with their roles; `zombie` for what was not reaped."""
+    """Return the roles of the supervisor's children by process id; `zombie` for an unreaped child."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
@@ -37,12 +37,12 @@ def command_line(pid: int) -> list[str]:
 
 
 def open_files(pid: int) -> list[str]:
-    """What the process has open, as `socket`, `anon_inode`, `pipe`, or a path."""
+    """Return the open files of a process: `socket`, `anon_inode`, `pipe`, or a path."""
     return sorted(link if link.startswith("/") else link.partition(":")[0] for link in links_to_files(pid))
 
 
 def links_to_files(pid: int) -> list[str]:
-    """What the process has open, as the kernel names it: `socket:[4711]`, or a path."""
+    """Return the open files of a process in the kernel's notation: `socket:[4711]`, or a path."""
     links = []
     for entry in Path(f"/proc/{pid}/fd").iterdir():
         with contextlib.suppress(FileNotFoundError):  # closed meanwhile

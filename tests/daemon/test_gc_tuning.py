@@ -1,4 +1,4 @@
-"""What the garbage collector does, and that it has nothing to do where it does nothing."""
+"""The garbage collector's settings, and that tables and responses contain no cycles."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ def _threshold() -> Iterator[None]:
 
 
 class Cycle:
-    """What reference counts do not free."""
+    """An object that reference counts do not free."""
 
     def __init__(self) -> None:
-        self.itself = self
+        self.cycle = self
 
 
 @pytest.mark.usefixtures("_threshold")
-def test_no_full_collection_comes_by_itself() -> None:
+def test_full_collections_do_not_happen_automatically() -> None:
     collected: set[int] = set()
 
     def note(phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             collected.add(info["generation"])
 
-    gc.freeze()  # or what others have left behind decides when there is enough for a full one
+    gc.freeze()  # objects of other tests would affect the time of a full collection
     gc.collect()
     gc.callbacks.append(note)
     try:
-        for seen in ({0, 1, 2}, {0, 1}):
+        for expected in ({0, 1, 2}, {0, 1}):
             collected.clear()
             kept = [[number] for number in range(300_000)]
-            assert collected == seen
+            assert collected == expected
             kept.clear()
             collect_young_generations_only()
     finally:
         gc.callbacks.remove(note)
 
 
-def test_neither_a_table_nor_an_answer_has_cycles() -> None:
+def test_tables_and_responses_have_no_cycles() -> None:
     names = [f"s{number}.staging" for number in range(SERVICES)]
     server = Server({name: many(12) for name in names})
     seeds = ordinary([f"{name}.discovery" for name in names])
@@ -72,7 +72,7 @@ def test_neither_a_table_nor_an_answer_has_cycles() -> None:
         server.authority.forget_all()
         gc.collect()
         assert [entry for entry in gc.garbage if type(entry).__module__.startswith("zkdns.")] == []
-        assert len(gc.garbage) < 100  # of which none is an answer's
+        assert len(gc.garbage) < 100  # and none of zkdns' own objects
     finally:
         gc.set_debug(0)
         gc.enable()
@@ -80,15 +80,15 @@ def test_neither_a_table_nor_an_answer_has_cycles() -> None:
 
 
 @pytest.mark.usefixtures("_threshold")
-def test_a_cycle_that_lived_long_is_freed_when_everything_is_looked_at() -> None:
+def test_collect_all_frees_a_cycle_that_lived_long() -> None:
     gc.collect()
     collect_young_generations_only()
     old = Cycle()
-    gone = weakref.ref(old)
-    kept = [[number] for number in range(50_000)]  # so it is not new any more
+    reference = weakref.ref(old)
+    kept = [[number] for number in range(50_000)]  # so that it leaves the young generations
     del old
     kept += [[number] for number in range(50_000)]
-    assert gone() is not None
+    assert reference() is not None
     collect_all()
-    assert gone() is None
+    assert reference() is None
     assert gc.get_freeze_count() >= len(kept)

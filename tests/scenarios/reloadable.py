@@ -68,7 +68,7 @@ class Reloadable(ZkdnsServer):
 
     def settle(self, workers: int = 1) -> None:
         """Wait until those that finish have."""
-        wanted = ["worker"] * workers + ["watcher"]
+        wanted = ["watcher"] + ["worker"] * workers
         eventually(lambda: sorted(children(self).values()) == wanted, timeout=30.0)
 
 

@@ -19,7 +19,7 @@ from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable, is_on
 from tests.support.loopback import free_port
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
-from zkdns.daemon.ipc.control import command
+from zkdns.daemon.ipc.control import send_request
 from zkdns.daemon.ipc.control_messages import Explain, Explanation
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -105,7 +105,7 @@ def test_who_explains_knows_what_workers_alone_were_replaced_for(server: Reloada
     assert server.processes("watcher") == watchers
 
     async def explained() -> tuple[int | None, str | None]:
-        told = await command(server.control, Explain("web.staging"))
+        told = await send_request(server.control, Explain("web.staging"))
         assert isinstance(told, Explanation)
         return told.ttl, told.order
 

@@ -8,7 +8,7 @@ import msgspec
 from zkdns.cli.names import complete_held
 from zkdns.cli.options import config_option, exit_mistaken
 from zkdns.cli.running import ask_server, control_option
-from zkdns.daemon.ipc.control import AcceptLosses, LossesAccepted, ReleasedMember
+from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, ReleasedMember
 
 
 @click.command()

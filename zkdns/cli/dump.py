@@ -21,7 +21,8 @@ from zkdns.cli.progress import Bar
 from zkdns.cli.running import control_option, control_path, exit_refused
 from zkdns.cli.table_copy import TableCopy, copy_from_server, copy_from_sources
 from zkdns.config import SETTINGS, Config
-from zkdns.daemon.ipc.control import ControlError, Refused
+from zkdns.daemon.ipc.control import ControlError
+from zkdns.daemon.ipc.control_messages import Refused
 from zkdns.dns.zone import Zone
 from zkdns.dns.zonefile import service_records, zone_header
 from zkdns.errors import BadValueError, ZkdnsError

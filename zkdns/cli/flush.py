@@ -7,7 +7,7 @@ import msgspec
 
 from zkdns.cli.options import FAILED, config_option, exit_failed
 from zkdns.cli.running import ask_server, control_option
-from zkdns.daemon.ipc.control import FlushCaches, Flushed
+from zkdns.daemon.ipc.control_messages import FlushCaches, Flushed
 from zkdns.errors import ZkdnsError
 
 

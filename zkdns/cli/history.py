@@ -29,8 +29,8 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.running import ask_server, control_option, control_path, exit_refused
 from zkdns.cli.sets import duration_option
-from zkdns.daemon.ipc.control import ControlError, Refused, command
-from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory
+from zkdns.daemon.ipc.control import ControlError, send_request
+from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.log_setup import silence
 
@@ -108,7 +108,7 @@ async def _follow(service: str | None, after: int, path: str, *, as_json: bool) 
     is_there = True
     while True:
         try:
-            response = await command(path, ReadHistory(service, after, _PART))
+            response = await send_request(path, ReadHistory(service, after, _PART))
         except ControlError as error:
             if is_there:
                 click.echo(f"zkdns: {error}; trying again until it can", err=True)

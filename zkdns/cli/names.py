@@ -9,7 +9,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from zkdns.config import load_config
-from zkdns.daemon.ipc.control import ListNames, Names, command
+from zkdns.daemon.ipc.control import send_request
+from zkdns.daemon.ipc.control_messages import ListNames, Names
 from zkdns.errors import ZkdnsError
 
 _PATIENCE = 0.2  # seconds; somebody has pressed a key and waits
@@ -47,4 +48,4 @@ def _complete(context: click.Context, request: ListNames) -> list[CompletionItem
 
 async def _ask(path: str, request: ListNames) -> object:
     async with asyncio.timeout(_PATIENCE):
-        return await command(path, request)
+        return await send_request(path, request)

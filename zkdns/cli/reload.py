@@ -9,7 +9,8 @@ import msgspec
 
 from zkdns.cli.options import NO_ANSWER, config_option, exit_failed, exit_mistaken
 from zkdns.cli.running import control_option, control_path
-from zkdns.daemon.ipc.control import ControlError, NotReloaded, Reload, Reloaded, command, reload_socket
+from zkdns.daemon.ipc.control import ControlError, reload_socket_path, send_request
+from zkdns.daemon.ipc.control_messages import NotReloaded, Reload, Reloaded
 
 _SECONDS = 600.0  # each new process may take half a minute, and somebody else's reload comes before
 
@@ -29,9 +30,9 @@ def reload(is_all: bool, control: str | None, config_file: str | None, as_json: 
     """
     # With a socket named, a file that has mistakes is for the server alone to read.
     known = control if control not in {None, "none"} else None
-    path = reload_socket(known or control_path(control, config_file))
+    path = reload_socket_path(known or control_path(control, config_file))
     try:
-        response = asyncio.run(command(path, Reload(is_all), _SECONDS))
+        response = asyncio.run(send_request(path, Reload(is_all), _SECONDS))
     except ControlError as error:
         exit_failed(error, NO_ANSWER)
     match response:

@@ -15,7 +15,8 @@ from zkdns.cli.options import (
     exit_mistaken,
     load_or_exit,
 )
-from zkdns.daemon.ipc.control import ControlError, Refused, Request, Response, command
+from zkdns.daemon.ipc.control import ControlError, send_request
+from zkdns.daemon.ipc.control_messages import Refused, Request, Response
 from zkdns.errors import ZkdnsError
 
 T = TypeVar("T", bound=Response)
@@ -39,7 +40,7 @@ def ask_server(request: Request, wanted: type[T], control: str | None, config_fi
     """
     path = control_path(control, config_file)
     try:
-        response = asyncio.run(command(path, request))
+        response = asyncio.run(send_request(path, request))
     except ControlError as error:
         exit_failed(error, NO_ANSWER)
     if isinstance(response, Refused):
@@ -61,6 +62,6 @@ def control_path(control: str | None, config_file: str | None) -> str:
 
 def exit_refused(refused: Refused) -> NoReturn:
     """Tell why the server has done nothing, and exit."""
-    if refused.reason == "mistaken":
-        exit_mistaken([refused.sentence])
-    exit_failed(ZkdnsError(refused.sentence), NOT_FOUND)
+    if refused.reason == "invalid":
+        exit_mistaken([refused.message])
+    exit_failed(ZkdnsError(refused.message), NOT_FOUND)

@@ -11,15 +11,8 @@ import msgspec
 
 from zkdns.config import Config, SnapshotSettings
 from zkdns.daemon.ipc.child import Task
-from zkdns.daemon.ipc.control import (
-    Contents,
-    ControlError,
-    Dump,
-    Dumped,
-    Refused,
-    private_control_path,
-    responses,
-)
+from zkdns.daemon.ipc.control import ControlError, private_control_path, stream_responses
+from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 
@@ -43,7 +36,7 @@ async def copy_from_server(path: str) -> TableCopy | Refused:
     Raises:
         ControlError: there is none, it may not be asked, or it does not answer.
     """
-    async with contextlib.aclosing(responses(path, Dump())) as all_of_them:
+    async with contextlib.aclosing(stream_responses(path, Dump())) as all_of_them:
         head = await anext(all_of_them)
         if isinstance(head, Refused):
             return head

@@ -22,8 +22,8 @@ from zkdns.cli.options import (
 )
 from zkdns.cli.running import control_option, control_path, exit_refused
 from zkdns.cli.sets import duration_option
-from zkdns.daemon.ipc.control import ControlError, Refused, command
-from zkdns.daemon.ipc.control_messages import CountMembers, MemberCount
+from zkdns.daemon.ipc.control import ControlError, send_request
+from zkdns.daemon.ipc.control_messages import CountMembers, MemberCount, Refused
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 
@@ -129,7 +129,7 @@ class _Waiting:
         patience = max(self._timeout - self._elapsed, _LEAST_PATIENCE)
         try:
             async with asyncio.timeout(patience):
-                response = await command(path, CountMembers(self._service))
+                response = await send_request(path, CountMembers(self._service))
         except ControlError as error:
             return error
         except TimeoutError:

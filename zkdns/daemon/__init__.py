@@ -1,9 +1,9 @@
-"""The processes, and what passes between them.
+"""The processes of a server, and the messages between them.
 
-    supervisor ──── starts, watches, replaces ────┐
-       │ admin HTTP, sockets                      │
+    supervisor ──── starts, monitors, replaces ───┐
+       │ HTTP API, sockets                        │
        ▼                                          ▼
-    watcher ── sync, fixed file, snapshot ══feed══▶ worker (1..N) ── UDP, TCP
+    watcher ── sync, static file, snapshot ══feed══▶ worker (1..N) ── UDP, TCP
 
-Never here: policy.
+No rules of DNS or ZooKeeper here.
 """

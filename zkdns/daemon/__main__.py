@@ -1,12 +1,12 @@
-"""The entry of child processes: `python -m zkdns.daemon ROLE FD`, called by the supervisor alone.
+"""Entry point of child processes: `python -m zkdns.daemon ROLE FD`. The supervisor runs it.
 
-Each role's modules are its own: a worker that replaces a lost one is back the sooner without kazoo.
+Each role imports only its own modules: a new worker starts faster without kazoo.
 """
 
 import sys
 
-# structlog would load rich, where that is installed, for tracebacks that are not printed here: a quarter of
-# the time that all imports take, at each start of a process that others wait for.
+# structlog imports rich, if it is installed, for a traceback format that is not used here. That would take a
+# quarter of a process's start-up time.
 sys.modules["rich"] = None  # type: ignore[assignment]
 
 from zkdns.daemon.ipc.child import main  # noqa: E402

@@ -17,7 +17,8 @@ import dnslib
 import msgspec
 
 from zkdns.address import HostPort
-from zkdns.daemon.ipc.control import Contents, ControlError, Dump, Dumped, responses
+from zkdns.daemon.ipc.control import ControlError, stream_responses
+from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.message import Type
 from zkdns.errors import ZkdnsError
@@ -165,7 +166,7 @@ def system_addresses(name: str, *, seconds: float = 10.0) -> tuple[str, ...]:
 async def _served_name(control: str) -> tuple[str, frozenset[str]] | None:
     """The name of a service and the addresses of its members; None: the server reports no such service."""
     try:
-        async with contextlib.aclosing(responses(control, Dump())) as parts:
+        async with contextlib.aclosing(stream_responses(control, Dump())) as parts:
             if not isinstance(await anext(parts), Dumped):
                 return None
             async for part in parts:

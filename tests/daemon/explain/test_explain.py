@@ -8,12 +8,18 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.ipc.feed_helpers import known_of
+from tests.daemon.ipc.feed_helpers import watcher_context
 from tests.dns.helpers import member, put
 from zkdns.config import Config, load_config
 from zkdns.daemon.explain.explain import explain
-from zkdns.daemon.ipc.control import Refused
-from zkdns.daemon.ipc.control_messages import CountMembers, Explain, Explanation, MemberCount, ReadHistory
+from zkdns.daemon.ipc.control_messages import (
+    CountMembers,
+    Explain,
+    Explanation,
+    MemberCount,
+    ReadHistory,
+    Refused,
+)
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.host_resolver import Failure
@@ -42,7 +48,7 @@ class Server:
     def __init__(self, *changes: Change, ready: bool = True, **flags: Any) -> None:
         self.config: Config = load_config(flags={"upstream": ("none",), **flags}, environment={}, file=None)
         self.publisher = Publisher()
-        self.known: WatcherContext = known_of(self.config, self.publisher)
+        self.known: WatcherContext = watcher_context(self.config, self.publisher)
         self.publisher.publish(changes)
         self.publisher.set_health(ready=ready, stale=False)
 
@@ -210,7 +216,7 @@ def test_who_types_no_name_is_told_so() -> None:
     async def run() -> object:
         return await explain(Explain("a..b"), Server(*FIRST).known)
 
-    assert asyncio.run(run()) == Refused("mistaken", "'a..b' is not a domain name: it has an empty label")
+    assert asyncio.run(run()) == Refused("invalid", "'a..b' is not a domain name: it has an empty label")
 
 
 def verdicts(found: Explanation) -> list[tuple[str, str]]:

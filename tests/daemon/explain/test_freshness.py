@@ -9,7 +9,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.daemon.ipc.feed_helpers import member, publishing, put, until
+from tests.daemon.ipc.feed_helpers import member, put, running_publisher, until
 from zkdns.config import Config
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.dns.authority import Authority
@@ -92,7 +92,7 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(shor
             def heard(health: SourceHealth) -> None:
                 authority.set_health(ready=health.ready, stale=health.stale)
 
-            async with publishing(path) as publisher:
+            async with running_publisher(path) as publisher:
                 publisher.publish([put("web", member(0, "10.0.0.0")), put("db", member(0, "10.1.1.1"))])
                 publisher.set_health(ready=True, stale=False)
                 follower = asyncio.create_task(Subscriber(path, table, authority.refresh, heard).run())

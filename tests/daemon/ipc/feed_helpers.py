@@ -1,4 +1,4 @@
-"""Both ends of the feed in one event loop, and waiting for what happens there."""
+"""Both sides of the feed in one event loop."""
 
 import asyncio
 import contextlib
@@ -20,27 +20,31 @@ from zkdns.table import Table
 
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    """Let the event loop go on until the condition holds; an AssertionError at the deadline."""
+    """Run the event loop until the condition holds. Raises AssertionError after a time-out."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds:g} s: the condition last was {value!r}"
+        assert time.monotonic() < deadline, (
+            f"not within {seconds:g} s: the condition's last value is {value!r}"
+        )
         await asyncio.sleep(0.0005)
 
 
 class Worker:
-    """A subscriber with a table of its own, which notes what it is told."""
+    """A subscriber with its own table, which records the calls of its callbacks."""
 
     def __init__(self, path: str) -> None:
-        self.table = Table(departed_seconds=0)  # who left keeps nothing, as at the publisher
+        self.table = Table(departed_seconds=0)  # departed members are dropped at once, as in the publisher
         self.changed: list[set[Labels]] = []
         self.healths: list[SourceHealth] = []
         self.flushed: list[bytes | None] = []
         self.sizes: list[int] = []
-        """How many services the table had at each change of health."""
-        self.subscriber = Subscriber(path, self.table, self.changed.append, self._heard, self.flushed.append)
+        """Number of services in the table at each change of health."""
+        self.subscriber = Subscriber(
+            path, self.table, self.changed.append, self._on_health, self.flushed.append
+        )
         self._task = asyncio.create_task(self.subscriber.run())
 
-    def _heard(self, health: SourceHealth) -> None:
+    def _on_health(self, health: SourceHealth) -> None:
         self.healths.append(health)
         self.sizes.append(len(self.table.services))
 
@@ -49,14 +53,14 @@ class Worker:
         return self.subscriber.health
 
     async def stop(self) -> None:
-        """End it, as the end of its process would."""
+        """Stop it, as the end of its process would."""
         assert not self._task.done()
         self._task.cancel()
         await asyncio.wait([self._task])
 
 
 @contextlib.asynccontextmanager
-async def answering(path: str) -> AsyncIterator[Worker]:
+async def running_worker(path: str) -> AsyncIterator[Worker]:
     """A worker that follows the publisher at a path."""
     worker = Worker(path)
     try:
@@ -66,7 +70,7 @@ async def answering(path: str) -> AsyncIterator[Worker]:
 
 
 @contextlib.asynccontextmanager
-async def publishing(path: str) -> AsyncIterator[Publisher]:
+async def running_publisher(path: str) -> AsyncIterator[Publisher]:
     """A publisher that serves at a path."""
     publisher = Publisher()
     await publisher.serve(path)
@@ -74,12 +78,12 @@ async def publishing(path: str) -> AsyncIterator[Publisher]:
         yield publisher
     finally:
         publisher.close()
-        await until(lambda: not publisher._subscribers)
-        os.unlink(path)  # noqa: PTH108 - a name in memory, as it were
+        await until(lambda: not publisher.subscriber_count)
+        os.unlink(path)  # noqa: PTH108 - does not block
 
 
 def contents(table: Table) -> tuple[int, list[Change]]:
-    """All that a table answers with, and its serial."""
+    """The serial and the sorted contents of a table."""
     return table.serial, sorted(table.contents(), key=repr)
 
 
@@ -91,9 +95,10 @@ def put(service: str, *members: Member) -> SetPut:
     return SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), members)
 
 
-def known_of(config: Config, publisher: Publisher) -> WatcherContext:
-    """What a watcher with nothing but this publisher knows."""
+def watcher_context(config: Config, publisher: Publisher) -> WatcherContext:
+    """The context of a watcher without sources."""
     history = History(publisher, config.zone)
+    publisher.add_listener(history)
     return WatcherContext(
         config, publisher, history, HostResolver(publisher.table, publisher.publish), StaleTimer()
     )

@@ -1,4 +1,4 @@
-"""The control socket: one request, one response, for nobody but the server's own user."""
+"""The control socket: requests, responses in one or many parts, failures, and takeover of the path."""
 
 import asyncio
 import contextlib
@@ -13,12 +13,10 @@ from structlog.testing import capture_logs
 
 from tests.daemon.ipc.feed_helpers import until
 from zkdns.daemon.ipc import control
-from zkdns.daemon.ipc.control import (
-    REQUESTS,
+from zkdns.daemon.ipc.control import REQUESTS, ControlError, ControlServer, send_request, stream_responses
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
-    ControlError,
-    ControlServer,
     Dump,
     FlushCaches,
     Flushed,
@@ -29,13 +27,11 @@ from zkdns.daemon.ipc.control import (
     Reloaded,
     Request,
     Response,
-    command,
-    responses,
 )
 from zkdns.serverset.changes import SetDropped
 
-UNREACHABLE = "control_socket_failed"
-LET_GO = LossesAccepted(
+FAILED = "control_socket_failed"
+ACCEPTED = LossesAccepted(
     (ReleasedMember("web.staging", "/discovery/staging/web/member_0000000001", "10.0.0.1:80", 1.5),)
 )
 
@@ -50,7 +46,9 @@ def respond(request: Request) -> Response:
         return Flushed(2, 3)
     assert isinstance(request, AcceptLosses)
     assert request.service != "broken"
-    return LET_GO if request.service is None else Refused("nothing", f"nothing is held of {request.service}")
+    return (
+        ACCEPTED if request.service is None else Refused("not_found", f"nothing is held of {request.service}")
+    )
 
 
 def serve(path: str, scenario: Callable[[], Awaitable[None]]) -> None:
@@ -65,35 +63,35 @@ def serve(path: str, scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(run())
 
 
-def test_a_request_is_answered(path: str) -> None:
+def test_a_request_gets_a_response(path: str) -> None:
     async def scenario() -> None:
-        assert await command(path, AcceptLosses(None)) == LET_GO
-        assert await command(path, AcceptLosses("web")) == Refused("nothing", "nothing is held of web")
-        assert await command(path, FlushCaches("example")) == Flushed(2, 3)
+        assert await send_request(path, AcceptLosses(None)) == ACCEPTED
+        assert await send_request(path, AcceptLosses("web")) == Refused("not_found", "nothing is held of web")
+        assert await send_request(path, FlushCaches("example")) == Flushed(2, 3)
 
     serve(path, scenario)
 
 
-def test_a_response_may_have_many_parts_and_others_are_answered_between_them(path: str) -> None:
-    """Each part is made when the one before it has gone; nobody waits for the last one."""
-    made: list[int] = []
+def test_other_requests_are_served_between_the_parts_of_a_response(path: str) -> None:
+    """Each part is created when the previous one has been sent."""
+    created: list[int] = []
 
-    def answer(request: Request) -> Response | Iterator[Response]:
+    def respond_in_parts(request: Request) -> Response | Iterator[Response]:
         return parts() if isinstance(request, Dump) else respond(request)
 
     def parts() -> Iterator[Response]:
         for number in range(100):
-            made.append(number)
+            created.append(number)
             yield Contents((SetDropped("x" * 100_000),))
         yield Contents(())
 
     async def scenario() -> None:
-        server = ControlServer(path, answer)
+        server = ControlServer(path, respond_in_parts)
         await server.start()
-        async with contextlib.aclosing(responses(path, Dump())) as stream:
+        async with contextlib.aclosing(stream_responses(path, Dump())) as stream:
             first = await anext(stream)
-            assert await command(path, FlushCaches(None)) == Flushed(2, 3)
-            assert len(made) < 50
+            assert await send_request(path, FlushCaches(None)) == Flushed(2, 3)
+            assert len(created) < 50
             rest = [response async for response in limited(stream, 100)]
         assert isinstance(first, Contents)
         assert [len(part.changes) for part in rest if isinstance(part, Contents)] == [1] * 99 + [0]
@@ -103,12 +101,11 @@ def test_a_response_may_have_many_parts_and_others_are_answered_between_them(pat
 
 
 async def limited(stream: AsyncIterator[Response], count: int) -> AsyncIterator[Response]:
-    """So many of them."""
     for _ in range(count):
         yield await anext(stream)
 
 
-def test_who_does_not_take_what_was_asked_for_is_let_go(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_does_not_read_is_disconnected(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(control, "_SECONDS", 0.2)
     ended: list[bool] = []
 
@@ -131,7 +128,7 @@ def test_who_does_not_take_what_was_asked_for_is_let_go(path: str, monkeypatch: 
     asyncio.run(scenario())
 
 
-def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
+def test_an_error_in_a_part_is_logged_and_refused(path: str) -> None:
     def parts() -> Iterator[Response]:
         yield Contents(())
         raise LookupError
@@ -140,10 +137,10 @@ def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
         server = ControlServer(path, lambda _: parts())
         await server.start()
         with capture_logs() as logs:
-            async with contextlib.aclosing(responses(path, Dump())) as stream:
+            async with contextlib.aclosing(stream_responses(path, Dump())) as stream:
                 assert await anext(stream) == Contents(())
                 assert isinstance(await anext(stream), Refused)
-                with pytest.raises(ControlError, match="hung up"):
+                with pytest.raises(ControlError, match="closed the connection"):
                     await anext(stream)
         assert [entry["event"] for entry in logs] == ["control_request_failed"]
         server.close()
@@ -151,9 +148,9 @@ def test_a_part_that_fails_is_told_and_logged(path: str) -> None:
     asyncio.run(scenario())
 
 
-def test_only_its_own_user_may_use_the_socket_and_nothing_is_left_of_it(path: str) -> None:
+def test_the_socket_has_mode_0600_and_is_removed_at_the_end(path: str) -> None:
     async def scenario() -> None:
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - a name in memory
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600  # noqa: PTH116 - does not block
 
     before = os.umask(0o022)
     try:
@@ -170,33 +167,33 @@ def test_the_socket_of_a_dead_server_is_replaced(path: str) -> None:
         dead.bind(path)
 
     async def scenario() -> None:
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == ACCEPTED
 
     serve(path, scenario)
 
 
-def test_another_servers_socket_stays_its_own(path: str) -> None:
+def test_the_socket_of_a_running_server_is_not_replaced(path: str) -> None:
     async def scenario() -> None:
         with capture_logs() as logs:
-            other = ControlServer(path, lambda _: Refused("mistaken", "the wrong one"))
+            other = ControlServer(path, lambda _: Refused("invalid", "the wrong server"))
             await other.start()
             other.close()
         assert [(entry["event"], entry["reason"]) for entry in logs] == [
-            (UNREACHABLE, "another server has it")
+            (FAILED, "another server listens there")
         ]
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == ACCEPTED
 
     serve(path, scenario)
 
 
-def test_who_has_lost_its_socket_to_another_does_not_take_it_away(path: str) -> None:
+def test_closing_does_not_remove_the_socket_of_a_later_server(path: str) -> None:
     async def scenario() -> None:
-        os.unlink(path)  # noqa: PTH108 - a name in memory, as it were
+        os.unlink(path)  # noqa: PTH108 - does not block
         successor = ControlServer(path, respond)
         await successor.start()
         try:
             first.close()
-            assert await command(path, AcceptLosses(None)) == LET_GO
+            assert await send_request(path, AcceptLosses(None)) == ACCEPTED
         finally:
             successor.close()
 
@@ -211,12 +208,12 @@ def test_who_has_lost_its_socket_to_another_does_not_take_it_away(path: str) -> 
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda path: path.write_text("precious"), "there is a file of that name that is no socket"),
-        (lambda path: path.mkdir(), "there is a file of that name that is no socket"),
+        (lambda path: path.write_text("precious"), "the path exists and is not a socket"),
+        (lambda path: path.mkdir(), "the path exists and is not a socket"),
         (lambda path: path.parent.rmdir() or path.parent.write_text(""), "File exists"),
     ],
 )
-def test_where_it_cannot_listen_it_says_so_and_goes_on(
+def test_a_failure_to_listen_is_logged_and_not_raised(
     path: str, make: Callable[[Path], object], reason: str
 ) -> None:
     Path(path).parent.mkdir()
@@ -226,14 +223,14 @@ def test_where_it_cannot_listen_it_says_so_and_goes_on(
         server = ControlServer(path, respond)
         with capture_logs() as logs:
             await server.start()
-        assert [(entry["event"], entry["reason"]) for entry in logs] == [(UNREACHABLE, reason)]
+        assert [(entry["event"], entry["reason"]) for entry in logs] == [(FAILED, reason)]
         server.close()
 
     asyncio.run(scenario())
     assert not Path(path).is_file() or Path(path).read_text() == "precious"
 
 
-def test_a_path_that_is_too_long_for_a_socket_is_told(short_path: Path) -> None:
+def test_a_path_that_is_too_long_for_a_socket_is_logged(short_path: Path) -> None:
     async def scenario() -> None:
         with capture_logs() as logs:
             await ControlServer(str(short_path / ("x" * 120)), respond).start()
@@ -242,13 +239,13 @@ def test_a_path_that_is_too_long_for_a_socket_is_told(short_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path: str) -> None:
+def test_a_failed_request_is_logged_and_the_next_one_is_served(path: str) -> None:
     async def scenario() -> None:
         with capture_logs() as logs:
-            refused = await command(path, AcceptLosses("broken"))
-        assert refused == Refused("mistaken", "the server could not do it; its log says why")
+            refused = await send_request(path, AcceptLosses("broken"))
+        assert refused == Refused("invalid", "internal error; the server's log has the details")
         assert [entry["event"] for entry in logs] == ["control_request_failed"]
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == ACCEPTED
 
     serve(path, scenario)
 
@@ -256,56 +253,56 @@ def test_a_request_that_fails_is_told_and_logged_and_the_next_one_answered(path:
 @pytest.mark.parametrize(
     "sent", [b"\xff\xff\xff\xff", b"\0\0\0\x01\xc1", REQUESTS.encode(AcceptLosses(None))[:-1], b""]
 )
-def test_what_is_no_request_costs_nobody_anything(path: str, sent: bytes) -> None:
+def test_invalid_requests_do_not_affect_other_clients(path: str, sent: bytes) -> None:
     async def scenario() -> None:
         _, writer = await asyncio.open_unix_connection(path)
         writer.write(sent)
-        assert await command(path, AcceptLosses(None)) == LET_GO
+        assert await send_request(path, AcceptLosses(None)) == ACCEPTED
         writer.close()
 
     serve(path, scenario)
 
 
-def test_an_unknown_request_is_refused_with_a_sentence(path: str) -> None:
+def test_an_unknown_request_is_refused(path: str) -> None:
     async def scenario() -> None:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"\0\0\0\x0d\x81\xa4type\xa6reload")
-        assert b"none that this version of zkdns understands" in await reader.read()
+        assert b"unknown to this version of zkdns" in await reader.read()
         writer.close()
 
     serve(path, scenario)
 
 
-def test_where_no_server_is_the_sentence_says_so(path: str) -> None:
+def test_the_error_names_the_path_if_no_server_listens(path: str) -> None:
     with pytest.raises(ControlError, match=f"^no server listens at {path}; start one"):
-        asyncio.run(command(path, AcceptLosses(None)))
+        asyncio.run(send_request(path, AcceptLosses(None)))
 
 
-def test_a_server_that_hangs_up_is_told(path: str) -> None:
+def test_a_connection_that_closes_without_a_response_is_an_error(path: str) -> None:
     async def scenario() -> None:
         Path(path).parent.mkdir()
         server = await asyncio.start_unix_server(lambda _, writer: writer.close(), path)
-        with pytest.raises(ControlError, match=r"hung up without an answer$|cannot be reached"):
-            await command(path, AcceptLosses(None))
+        with pytest.raises(ControlError, match=r"closed the connection without|cannot be reached"):
+            await send_request(path, AcceptLosses(None))
         server.close()
 
     asyncio.run(scenario())
 
 
-def test_the_socket_of_a_predecessor_is_taken_over_and_no_other_process_s(path: str) -> None:
+def test_only_the_socket_of_the_named_predecessor_is_taken_over(path: str) -> None:
     async def scenario() -> None:
-        successor = ControlServer(path, lambda _: Refused("nothing", "the successor"))
+        successor = ControlServer(path, lambda _: Refused("not_found", "the successor"))
         with capture_logs() as logs:
             await successor.start(predecessor=1)
-        assert [entry["reason"] for entry in logs] == ["another server has it"]
+        assert [entry["reason"] for entry in logs] == ["another server listens there"]
         await successor.start(predecessor=os.getpid())
         try:
-            assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")
+            assert await send_request(path, AcceptLosses(None)) == Refused("not_found", "the successor")
             first.close()
-            assert await command(path, AcceptLosses(None)) == Refused("nothing", "the successor")
+            assert await send_request(path, AcceptLosses(None)) == Refused("not_found", "the successor")
         finally:
             successor.close()
-        assert os.listdir(Path(path).parent) == []  # noqa: PTH208 - names alone
+        assert os.listdir(Path(path).parent) == []  # noqa: PTH208 - does not block
 
     async def run() -> None:
         await first.start()
@@ -315,16 +312,16 @@ def test_the_socket_of_a_predecessor_is_taken_over_and_no_other_process_s(path: 
     asyncio.run(run())
 
 
-def test_an_answer_may_be_waited_for(path: str) -> None:
-    async def answer() -> Response:
+def test_a_response_may_be_awaitable(path: str) -> None:
+    async def reloaded() -> Response:
         await asyncio.sleep(0)
         return Reloaded(("ttl",), ("worker",), 0.5)
 
     async def scenario() -> None:
-        server = ControlServer(path, lambda _: answer())
+        server = ControlServer(path, lambda _: reloaded())
         await server.start()
         try:
-            assert await command(path, Reload(all=False)) == Reloaded(("ttl",), ("worker",), 0.5)
+            assert await send_request(path, Reload(all=False)) == Reloaded(("ttl",), ("worker",), 0.5)
         finally:
             server.close()
 

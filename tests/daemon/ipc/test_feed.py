@@ -1,4 +1,4 @@
-"""The feed over a real Unix socket: what the watcher has, each worker gets, and loses nothing meanwhile."""
+"""The feed over a real Unix socket: copies, changes, reconnection, flushes, health and slow subscribers."""
 
 import asyncio
 import contextlib
@@ -10,9 +10,26 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from tests.daemon.ipc.feed_helpers import Worker, answering, contents, member, publishing, put, until
+from tests.daemon.ipc.feed_helpers import (
+    Worker,
+    contents,
+    member,
+    put,
+    running_publisher,
+    running_worker,
+    until,
+)
 from zkdns.daemon.ipc import feed
-from zkdns.daemon.ipc.feed import FRAMES, Begin, Changes, End, FeedMessage, Publisher, SourceHealth
+from zkdns.daemon.ipc.feed import (
+    FRAMES,
+    Begin,
+    Changes,
+    End,
+    FeedMessage,
+    Publisher,
+    PublisherListener,
+    SourceHealth,
+)
 from zkdns.serverset.changes import Change, HostResolved, SetChanged, SetDropped
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
@@ -31,33 +48,42 @@ def path(short_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Connect again soon."""
+def fast_reconnection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed, "_RECONNECT_SECONDS", 0.005)
 
 
-async def same(worker: Worker, publisher: Publisher) -> None:
-    """Wait until both have the same table, also of what is published just now."""
+async def until_equal(worker: Worker, publisher: Publisher) -> None:
+    """Wait until the worker has applied all changes, and compare the tables."""
     await until(lambda: not publisher._pending and worker.table.serial == publisher.table.serial)
     assert contents(worker.table) == contents(publisher.table)
 
 
-# -- a copy, then differences ------------------------------------------------------------------------------
+class Batches(PublisherListener):
+    """Counts batches."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def after_batch(self) -> None:
+        self.count += 1
 
 
-def test_who_subscribes_gets_a_copy_and_then_each_difference(path: str) -> None:
+# -- a copy, then changes ----------------------------------------------------------------------------------
+
+
+def test_a_subscriber_gets_a_copy_and_then_each_change(path: str) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as late:
+        async with running_publisher(path) as publisher, running_worker(path) as first:
             publisher.publish([WEB, HostResolved("web.example", ("192.0.2.1",)), API])
             publisher.set_health(ready=True, stale=False)
-            async with answering(path) as later:
-                for worker in (late, later):
-                    await same(worker, publisher)
+            async with running_worker(path) as second:
+                for worker in (first, second):
+                    await until_equal(worker, publisher)
                     assert worker.table.addresses_of("web.example") == ("192.0.2.1",)
                 publisher.publish([SetChanged(WEB.origin, (member(3),), (member(1).name,))])
                 publisher.publish([SetDropped(API.origin)])
-                for worker in (late, later):
-                    await same(worker, publisher)
+                for worker in (first, second):
+                    await until_equal(worker, publisher)
                     assert worker.changed[-1] == {WEB.name.key, API.name.key}
             assert publisher.table.origins == {WEB.origin}
 
@@ -68,23 +94,23 @@ def test_a_copy_of_many_frames_keeps_the_order_of_members(path: str) -> None:
     many = [put(f"s{n}", *(member(m) for m in range(n % 7, 0, -1))) for n in range(1000)]
 
     async def scenario() -> None:
-        async with publishing(path) as publisher:
+        async with running_publisher(path) as publisher:
             publisher.publish(many)
             publisher.set_health(ready=True, stale=False)
-            async with answering(path) as worker:
+            async with running_worker(path) as worker:
                 await until(lambda: worker.health == READY)
                 assert contents(worker.table) == contents(publisher.table)
 
     asyncio.run(scenario())
 
 
-def test_an_empty_copy_has_the_serial_too(path: str) -> None:
+def test_an_empty_copy_has_the_serial(path: str) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher:
+        async with running_publisher(path) as publisher:
             publisher.publish([WEB])
             publisher.set_health(ready=True, stale=False)
             publisher.publish([SetDropped(WEB.origin)])
-            async with answering(path) as worker:
+            async with running_worker(path) as worker:
                 await until(lambda: worker.health == READY)
                 assert worker.table.serial == publisher.table.serial > 0
 
@@ -92,33 +118,33 @@ def test_an_empty_copy_has_the_serial_too(path: str) -> None:
 
 
 @pytest.mark.parametrize("seed", range(10))
-def test_who_subscribes_while_changes_stream_gets_exactly_the_publishers_table(path: str, seed: int) -> None:
-    dice = random.Random(seed)
+def test_subscribing_during_changes_yields_exactly_the_publishers_table(path: str, seed: int) -> None:
+    rng = random.Random(seed)
 
     def change() -> Change:
-        some = put(f"s{dice.randrange(8)}", *(random_member(dice) for _ in range(dice.randrange(5))))
+        some = put(f"s{rng.randrange(8)}", *(random_member(rng) for _ in range(rng.randrange(5))))
         choices: list[Change] = [
             some,
-            SetChanged(some.origin, some.members, tuple(f"m{dice.randrange(9)}" for _ in range(2))),
+            SetChanged(some.origin, some.members, tuple(f"m{rng.randrange(9)}" for _ in range(2))),
             SetDropped(some.origin),
-            HostResolved(f"h{dice.randrange(3)}.example", (f"192.0.2.{dice.randrange(9)}",)),
+            HostResolved(f"h{rng.randrange(3)}.example", (f"192.0.2.{rng.randrange(9)}",)),
         ]
-        return dice.choice(choices)
+        return rng.choice(choices)
 
     async def scenario() -> None:
         async with contextlib.AsyncExitStack() as stack:
-            publisher = await stack.enter_async_context(publishing(path))
+            publisher = await stack.enter_async_context(running_publisher(path))
             workers: list[Worker] = []
             for step in range(1000):
-                publisher.publish([change() for _ in range(dice.randrange(4))])
+                publisher.publish([change() for _ in range(rng.randrange(4))])
                 if step == 100:
                     publisher.set_health(ready=True, stale=False)
                 if step % 150 == 50:
-                    workers.append(await stack.enter_async_context(answering(path)))
-                if dice.random() < 0.5:
+                    workers.append(await stack.enter_async_context(running_worker(path)))
+                if rng.random() < 0.5:
                     await asyncio.sleep(0)
             for worker in workers:
-                await same(worker, publisher)
+                await until_equal(worker, publisher)
                 assert worker.health == READY
                 assert worker.table.hosts == publisher.table.hosts
             assert len(workers) == 7
@@ -126,24 +152,24 @@ def test_who_subscribes_while_changes_stream_gets_exactly_the_publishers_table(p
     asyncio.run(scenario())
 
 
-def random_member(dice: random.Random) -> Member:
-    host = dice.choice(["10.0.0.1", "10.0.0.2", "h0.example", "h1.example", "h2.example"])
-    return Member(f"m{dice.randrange(9)}", Endpoint(host, 80))
+def random_member(rng: random.Random) -> Member:
+    host = rng.choice(["10.0.0.1", "10.0.0.2", "h0.example", "h1.example", "h2.example"])
+    return Member(f"m{rng.randrange(9)}", Endpoint(host, 80))
 
 
-# -- publishers that go and come ---------------------------------------------------------------------------
+# -- publishers that end and start -------------------------------------------------------------------------
 
 
-def test_a_publisher_that_restarts_wipes_nothing_until_its_own_table_is_ready(path: str) -> None:
+def test_a_restarted_publisher_drops_nothing_until_its_table_is_ready(path: str) -> None:
     async def scenario() -> None:
-        async with answering(path) as worker:
-            async with publishing(path) as publisher:
+        async with running_worker(path) as worker:
+            async with running_publisher(path) as publisher:
                 publisher.publish([WEB, API])
                 publisher.set_health(ready=True, stale=False)
                 await until(lambda: worker.health == READY)
             await until(lambda: worker.health == STALE)
-            async with publishing(path) as publisher:
-                await until(lambda: publisher._subscribers)
+            async with running_publisher(path) as publisher:
+                await until(lambda: publisher.subscriber_count)
                 publisher.publish([read := put("web", member(9))])
                 await until(lambda: next(iter(worker.table.contents())) == read)
                 assert worker.table.origins == {WEB.origin, API.origin}
@@ -156,8 +182,8 @@ def test_a_publisher_that_restarts_wipes_nothing_until_its_own_table_is_ready(pa
     asyncio.run(scenario())
 
 
-class Puppet:
-    """Says to the next subscribers what it is told to, frame by frame."""
+class ScriptedPublisher:
+    """Sends the messages of a test to the last subscriber."""
 
     def __init__(self) -> None:
         self.writers: list[asyncio.StreamWriter] = []
@@ -165,70 +191,70 @@ class Puppet:
     async def accept(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.writers.append(writer)
 
-    def say(self, *messages: FeedMessage) -> None:
+    def send(self, *messages: FeedMessage) -> None:
         self.writers[-1].write(b"".join(map(FRAMES.encode, messages)))
 
 
 @contextlib.asynccontextmanager
-async def puppet(path: str) -> AsyncIterator[Puppet]:
-    made = Puppet()
-    server = await asyncio.start_unix_server(made.accept, path)
+async def scripted_publisher(path: str) -> AsyncIterator[ScriptedPublisher]:
+    publisher = ScriptedPublisher()
+    server = await asyncio.start_unix_server(publisher.accept, path)
     try:
-        yield made
+        yield publisher
     finally:
         server.close()
-        for writer in made.writers:
+        for writer in publisher.writers:
             writer.close()
 
 
-def test_what_a_copy_lacks_is_dropped_at_its_end_and_only_then(path: str) -> None:
+def test_sets_missing_from_a_copy_are_dropped_at_its_end(path: str) -> None:
     async def scenario() -> None:
-        async with puppet(path) as watcher, answering(path) as worker:
+        async with scripted_publisher(path) as watcher, running_worker(path) as worker:
             await until(lambda: watcher.writers)
-            watcher.say(Begin(), Changes(1, (WEB, API)), End(1), READY)
+            watcher.send(Begin(), Changes(1, (WEB, API)), End(1), READY)
             await until(lambda: worker.health == READY)
-            for rounds in (1, 2):  # copies that end in the middle
-                watcher.say(Begin(), Changes(rounds + 1, (put("new", member(rounds)),)))
+            for rounds in (1, 2):  # incomplete copies
+                watcher.send(Begin(), Changes(rounds + 1, (put("new", member(rounds)),)))
                 await until(lambda: worker.table.serial == rounds + 1)  # noqa: B023 - used at once
                 assert worker.table.origins == {WEB.origin, API.origin, "/discovery/staging/new"}
                 watcher.writers[-1].close()
                 await until(lambda: len(watcher.writers) == rounds + 1)  # noqa: B023 - used at once
                 assert worker.health == STALE
-            watcher.say(Begin(), Changes(9, (API,)))
+            watcher.send(Begin(), Changes(9, (API,)))
             await until(lambda: worker.table.serial == 9)
             assert WEB.origin in worker.table.origins
-            watcher.say(End(9))
+            watcher.send(End(9))
             await until(lambda: worker.table.origins == {API.origin})
             assert worker.changed[-1] == {WEB.name.key, (b"new", b"staging", b"discovery")}
-            # What is dropped between two copies does not come back with the memory of the first.
-            watcher.say(Begin(), End(10))
+            # Origins of an earlier copy are not remembered.
+            watcher.send(Begin(), End(10))
             await until(lambda: worker.table.serial == 10)
             assert worker.table.origins == set()
 
     asyncio.run(scenario())
 
 
-def test_a_socket_that_is_not_there_yet_is_waited_for(path: str) -> None:
+def test_a_worker_waits_for_a_socket_that_does_not_exist_yet(path: str) -> None:
     async def scenario() -> None:
-        async with answering(path) as worker:
-            await asyncio.sleep(0.02)  # some tries
-            async with publishing(path) as publisher:
+        async with running_worker(path) as worker:
+            await asyncio.sleep(0.02)  # several attempts
+            async with running_publisher(path) as publisher:
                 publisher.publish([WEB])
                 publisher.set_health(ready=True, stale=False)
-                await same(worker, publisher)
+                await until_equal(worker, publisher)
 
     asyncio.run(scenario())
 
 
-# -- what people ask of all workers ----------------------------------------------------------------------
+# -- flushes -----------------------------------------------------------------------------------------------
 
 
-def test_caches_are_flushed_at_all_who_are_there_and_at_nobody_later(path: str) -> None:
+def test_a_flush_reaches_all_connected_workers_and_no_later_ones(path: str) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher:
+        async with running_publisher(path) as publisher:
             assert publisher.flush_caches(None) == 0
-            async with answering(path) as one, answering(path) as other:
-                await until(lambda: len(publisher._subscribers) == 2)
+            async with running_worker(path) as one, running_worker(path) as other:
+                await until(lambda: publisher.subscriber_count == 2)
                 publisher.publish([WEB])
                 publisher.set_health(ready=True, stale=False)
                 assert publisher.flush_caches(b"\x07example\0") == 2
@@ -236,27 +262,27 @@ def test_caches_are_flushed_at_all_who_are_there_and_at_nobody_later(path: str) 
                 for worker in (one, other):
                     await until(lambda: len(worker.flushed) == 2)  # noqa: B023 - used at once
                     assert worker.flushed == [b"\x07example\0", None]
-                    await same(worker, publisher)
-            async with answering(path) as later:
+                    await until_equal(worker, publisher)
+            async with running_worker(path) as later:
                 await until(lambda: later.health == READY)
                 assert later.flushed == []
 
     asyncio.run(scenario())
 
 
-def test_a_cache_that_cannot_be_flushed_costs_no_change(path: str) -> None:
-    def refuse(_: bytes | None) -> None:
+def test_a_failed_flush_is_logged_and_loses_no_change(path: str) -> None:
+    def fail(_: bytes | None) -> None:
         raise ValueError
 
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
-            worker.subscriber._on_flush = refuse
-            await until(lambda: publisher._subscribers)
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
+            worker.subscriber._on_flush = fail
+            await until(lambda: publisher.subscriber_count)
             with capture_logs() as logs:
                 assert publisher.flush_caches(None) == 1
                 publisher.publish([WEB])
                 publisher.set_health(ready=True, stale=False)
-                await same(worker, publisher)
+                await until_equal(worker, publisher)
             assert [entry["event"] for entry in logs] == ["cache_flush_failed"]
 
     asyncio.run(scenario())
@@ -266,35 +292,35 @@ def test_a_cache_that_cannot_be_flushed_costs_no_change(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "heard"),
+    ("sent", "received"),
     [
         ([(False, False), (True, False)], [UNREADY, READY]),
-        ([(True, True), (True, False)], [UNREADY, STALE, READY]),  # from a snapshot, then read
+        ([(True, True), (True, False)], [UNREADY, STALE, READY]),  # a snapshot, then ZooKeeper
         ([(True, False), (True, True), (True, False)], [UNREADY, READY, STALE, READY]),
         ([(True, False), (True, False), (True, False)], [UNREADY, READY]),
-        # Not ready any more: what is known is only older than it seemed.
+        # A publisher that is not ready any more makes the table stale.
         ([(True, False), (False, False), (True, False)], [UNREADY, READY, STALE, READY]),
         ([(True, False), (False, True)], [UNREADY, READY, STALE]),
     ],
 )
 def test_health_arrives_as_it_changes(
-    path: str, told: list[tuple[bool, bool]], heard: list[SourceHealth]
+    path: str, sent: list[tuple[bool, bool]], received: list[SourceHealth]
 ) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
-            await until(lambda: publisher._subscribers)
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
+            await until(lambda: publisher.subscriber_count)
             await until(lambda: worker.healths)
-            for ready, stale in told:
+            for ready, stale in sent:
                 publisher.set_health(ready=ready, stale=stale)
-            await until(lambda: worker.healths == heard)
+            await until(lambda: worker.healths == received)
 
     asyncio.run(scenario())
 
 
-def test_what_was_published_before_readiness_arrives_before_it(path: str) -> None:
+def test_changes_published_before_readiness_arrive_before_it(path: str) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
-            await until(lambda: publisher._subscribers)
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
+            await until(lambda: publisher.subscriber_count)
             publisher.publish([WEB])
             publisher.set_health(ready=True, stale=False)
             publisher.publish([API])
@@ -306,29 +332,29 @@ def test_what_was_published_before_readiness_arrives_before_it(path: str) -> Non
     asyncio.run(scenario())
 
 
-# -- serials and what is sent ------------------------------------------------------------------------------
+# -- serials -----------------------------------------------------------------------------------------------
 
 
-def test_dns_15_the_serial_rises_with_each_batch_and_is_near_the_time(path: str) -> None:
+def test_dns_15_the_serial_rises_with_each_batch_and_follows_the_clock(path: str) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
-            begun = int(time.time())
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
+            started_at = int(time.time())
             publisher.set_health(ready=True, stale=False)
             await until(lambda: worker.health == READY)
             serials = []
             for number in range(5):
                 publisher.publish([put("web", member(number))])
                 publisher.publish([put("api", member(number))])
-                await same(worker, publisher)
+                await until_equal(worker, publisher)
                 serials.append(worker.table.serial)
             assert serials == sorted(set(serials))
-            assert begun <= serials[0] <= time.time()
+            assert started_at <= serials[0] <= time.time()
             assert [len(changed) for changed in worker.changed[-5:]] == [2] * 5
 
     asyncio.run(scenario())
 
 
-def test_dns_15_a_serial_that_was_restored_is_gone_on_from() -> None:
+def test_dns_15_serials_continue_from_a_restored_one() -> None:
     async def scenario() -> list[int]:
         publisher = Publisher()
         serials = []
@@ -353,53 +379,53 @@ def test_dns_15_a_serial_that_was_restored_is_gone_on_from() -> None:
         HostResolved("web.example", ("192.0.2.7",)),
     ],
 )
-def test_a_change_without_effect_is_not_sent_and_raises_no_serial(path: str, change: Change) -> None:
+def test_a_change_without_effect_is_not_sent_and_keeps_the_serial(path: str, change: Change) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher:
+        async with running_publisher(path) as publisher:
             publisher.publish([WEB, HostResolved("web.example", ("192.0.2.7",))])
             publisher.set_health(ready=True, stale=False)
             reader, writer = await asyncio.open_unix_connection(path)
             while await FRAMES.read(reader) != READY:
                 pass
             serial = publisher.table.serial
-            told: list[None] = []
-            publisher.on_change = lambda: told.append(None)
+            batches = Batches()
+            publisher.add_listener(batches)
             publisher.publish([change])
             publisher.set_health(ready=True, stale=True)
             assert await FRAMES.read(reader) == STALE
             assert publisher.table.serial == serial
-            assert not told
+            assert batches.count == 0
             writer.close()
 
     asyncio.run(scenario())
 
 
-# -- who does not keep up ----------------------------------------------------------------------------------
+# -- slow subscribers --------------------------------------------------------------------------------------
 
 
-def test_who_does_not_read_is_cut_off_and_the_others_go_on(
+def test_a_subscriber_that_does_not_read_is_disconnected_alone(
     path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "_MOST_BACKLOG", 20_000)
+    monkeypatch.setattr(feed, "_MAX_BACKLOG", 20_000)
 
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
             publisher.publish([put("big", *map(member, range(5_000)))])
             publisher.set_health(ready=True, stale=False)
-            await same(worker, publisher)
-            reader, writer = await asyncio.open_unix_connection(path)  # which reads no more than its buffer
-            await until(lambda: len(publisher._subscribers) == 2)
+            await until_equal(worker, publisher)
+            reader, writer = await asyncio.open_unix_connection(path)  # reads no more than its buffer holds
+            await until(lambda: publisher.subscriber_count == 2)
             count = 0
-            while len(publisher._subscribers) == 2:  # a copy alone, however long, cuts nobody off
+            while publisher.subscriber_count == 2:  # a long copy alone does not disconnect it
                 count += 1
                 publisher.publish([put("web", *(member(n, f"h{count}.example") for n in range(100)))])
-                await same(worker, publisher)
+                await until_equal(worker, publisher)
             assert 5 < count < 1000
             with contextlib.suppress(ConnectionError):
                 await reader.read()
             writer.close()
             publisher.publish([API])
-            await same(worker, publisher)
+            await until_equal(worker, publisher)
             assert STALE not in worker.healths
 
     with capture_logs() as logs:
@@ -407,16 +433,18 @@ def test_who_does_not_read_is_cut_off_and_the_others_go_on(
     assert [entry["event"] for entry in logs] == ["worker_feed_lagging"]
 
 
-def test_who_was_cut_off_begins_anew_and_misses_nothing(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feed, "_MOST_BACKLOG", 1000)
+def test_a_disconnected_subscriber_reconnects_and_gets_every_change(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "_MAX_BACKLOG", 1000)
 
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
             publisher.set_health(ready=True, stale=False)
             await until(lambda: worker.health == READY)
-            publisher.publish([put("big", *map(member, range(20_000)))])  # more than a backlog in one frame
+            publisher.publish([put("big", *map(member, range(20_000)))])  # one frame exceeds the backlog
             await until(lambda: STALE in worker.healths)
-            await same(worker, publisher)
+            await until_equal(worker, publisher)
             await until(lambda: worker.health == READY)
 
     with capture_logs() as logs:
@@ -424,7 +452,7 @@ def test_who_was_cut_off_begins_anew_and_misses_nothing(path: str, monkeypatch: 
     assert len(logs) == 1
 
 
-def test_publishing_to_nobody_is_no_error() -> None:
+def test_publishing_without_subscribers() -> None:
     async def scenario() -> Table:
         publisher = Publisher()
         publisher.publish([WEB])
@@ -436,15 +464,15 @@ def test_publishing_to_nobody_is_no_error() -> None:
     assert asyncio.run(scenario()).origins == {WEB.origin, API.origin}
 
 
-def test_who_is_told_again_of_readiness_keeps_its_table(path: str) -> None:
+def test_a_repeated_end_of_a_copy_keeps_the_table(path: str) -> None:
     async def scenario() -> None:
-        async with publishing(path) as publisher, answering(path) as worker:
-            await until(lambda: publisher._subscribers)
+        async with running_publisher(path) as publisher, running_worker(path) as worker:
+            await until(lambda: publisher.subscriber_count)
             publisher.publish([WEB])
             for ready in (True, False, True):
                 publisher.set_health(ready=ready, stale=False)
             publisher.publish([API])
-            await same(worker, publisher)
+            await until_equal(worker, publisher)
             assert worker.table.origins == {WEB.origin, API.origin}
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""Whole servers that a service manager starts: it holds their sockets, hears and watches them."""
+"""Servers started by a service manager: socket activation, sd_notify(3) notices and the watchdog."""
 
 import contextlib
 import os
@@ -30,38 +30,37 @@ NAME = "m0.web.staging.discovery"
 QUERY = dns.message.make_query(NAME, "A").to_wire()
 SECONDS = 10.0
 RATE = 500
-MOST_WAITING = 250
-"""Queries, or answers, that the buffer of a socket holds wherever this runs."""
+MAX_PENDING = 250
+"""Queries or responses that fit into the buffer of a socket on every system."""
 
 
 @pytest.fixture
 def pair() -> Iterator[SocketPair]:
-    """The sockets, as systemd holds them."""
-    (held,) = bind(HostPort("127.0.0.1", 0), 1)
-    yield held
-    held.close()
+    """The sockets that the service manager passes."""
+    (pair,) = bind(HostPort("127.0.0.1", 0), 1)
+    yield pair
+    pair.close()
 
 
 class Manager:
-    """Hears what is told (sd_notify(3))."""
+    """A service manager that receives notices (sd_notify(3))."""
 
     def __init__(self, directory: Path) -> None:
         self.path = str(directory / "notify")
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.bind(self.path)
-        self._heard: list[str] = []
+        self._notices: list[str] = []
 
     @property
-    def heard(self) -> list[str]:
-        """Everything so far."""
+    def notices(self) -> list[str]:
+        """All notices since the start, or since `clear`."""
         with contextlib.suppress(BlockingIOError):
             while True:
-                self._heard.append(self._sock.recv(5000, socket.MSG_DONTWAIT).decode())
-        return self._heard
+                self._notices.append(self._sock.recv(5000, socket.MSG_DONTWAIT).decode())
+        return self._notices
 
-    def forget(self) -> None:
-        """Let `heard` begin anew."""
-        self.heard.clear()
+    def clear(self) -> None:
+        self.notices.clear()
 
     def close(self) -> None:
         self._sock.close()
@@ -69,13 +68,13 @@ class Manager:
 
 @pytest.fixture
 def manager(short_path: Path) -> Iterator[Manager]:
-    hearing = Manager(short_path)
-    yield hearing
-    hearing.close()
+    manager = Manager(short_path)
+    yield manager
+    manager.close()
 
 
 def activated(pair: SocketPair, *arguments: str, **environment: str) -> ZkdnsServer:
-    """A server that was passed these, and not told where to listen."""
+    """A server with passed sockets and no setting `listen`."""
     return ZkdnsServer(
         *(arguments or ("--demo",)),
         environment={"ZKDNS_LISTEN": "", **environment},
@@ -87,7 +86,7 @@ def activated(pair: SocketPair, *arguments: str, **environment: str) -> ZkdnsSer
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_what_is_passed_is_answered_at(pair: SocketPair, workers: str) -> None:
+def test_passed_sockets_are_served(pair: SocketPair, workers: str) -> None:
     with activated(pair, "--demo", "--workers", workers) as server:
         assert server.wait_ready().addresses == [pair.udp.getsockname()]
         for _ in range(20):
@@ -95,7 +94,7 @@ def test_what_is_passed_is_answered_at(pair: SocketPair, workers: str) -> None:
             assert server.ask(NAME, tcp=True) == {"192.0.2.1"}
 
 
-def test_a_configured_address_is_bound_beside_what_is_passed(pair: SocketPair) -> None:
+def test_configured_addresses_are_bound_in_addition_to_passed_sockets(pair: SocketPair) -> None:
     with ZkdnsServer(
         "--demo", environment={"ZKDNS_LISTEN": "127.0.0.2:0"}, passed=(pair.udp, pair.tcp)
     ) as server:
@@ -113,8 +112,8 @@ def test_a_configured_address_that_is_passed_is_not_bound_again(pair: SocketPair
         assert server.ask(NAME)
 
 
-def test_a_socket_for_both_families_answers_both() -> None:
-    """As systemd binds [::]:53, unless BindIPv6Only= says otherwise."""
+def test_a_dual_stack_socket_serves_both_families() -> None:
+    """Systemd binds [::]:53 like this by default (BindIPv6Only=)."""
     tcp = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
     udp = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
     with tcp, udp:
@@ -128,7 +127,7 @@ def test_a_socket_for_both_families_answers_both() -> None:
                     assert ask(query, host, port=server.port, timeout=SECONDS).answer
 
 
-def test_a_socket_that_cannot_be_served_ends_the_start_with_a_sentence() -> None:
+def test_an_unsuitable_passed_socket_fails_the_start_with_an_error() -> None:
     one, other = socket.socketpair()
     with one, other, ZkdnsServer("--demo", passed=(one,)) as server:
         assert server.process.wait(SECONDS) == 1
@@ -136,7 +135,9 @@ def test_a_socket_that_cannot_be_served_ends_the_start_with_a_sentence() -> None
         assert "Traceback" not in server.log
 
 
-def test_children_have_what_is_theirs_alone(pair: SocketPair, manager: Manager) -> None:
+def test_only_workers_inherit_sockets_and_no_child_the_managers_variables(
+    pair: SocketPair, manager: Manager
+) -> None:
     with activated(pair, NOTIFY_SOCKET=manager.path, WATCHDOG_USEC="60000000") as server:
         server.wait_ready()
         for pid, role in children(server).items():
@@ -148,44 +149,44 @@ def test_children_have_what_is_theirs_alone(pair: SocketPair, manager: Manager) 
 
 
 def test_no_query_is_lost_over_five_restarts(pair: SocketPair) -> None:
-    """Somebody asks 500 times a second; what is asked between two servers waits for the next one."""
+    """A client sends 500 queries a second. Those sent between two servers wait in the kernel."""
     sent: dict[int, float] = {}
-    heard: dict[int, float] = {}
+    received: dict[int, float] = {}
     ended = threading.Event()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        asker.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
-        asker.connect(pair.udp.getsockname())
-        asker.settimeout(SECONDS)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
+        client.connect(pair.udp.getsockname())
+        client.settimeout(SECONDS)
 
-        def ask() -> None:
-            begun, number = time.monotonic(), 0
+        def send() -> None:
+            started_at, number = time.monotonic(), 0
             while not ended.is_set():
-                if number - len(heard) >= MOST_WAITING:  # a busy machine takes its time for a restart
+                if number - len(received) >= MAX_PENDING:  # a restart takes longer on a busy machine
                     ended.wait(0.01)
                     continue
                 sent[number] = time.monotonic()
-                asker.send(number.to_bytes(2) + QUERY[2:])
+                client.send(number.to_bytes(2) + QUERY[2:])
                 number += 1
-                ended.wait(max(0.0, begun + number / RATE - time.monotonic()))
+                ended.wait(max(0.0, started_at + number / RATE - time.monotonic()))
 
-        def hear() -> None:
-            while not ended.is_set() or len(heard) < len(sent):
+        def receive() -> None:
+            while not ended.is_set() or len(received) < len(sent):
                 try:
-                    response = asker.recv(2000)
+                    response = client.recv(2000)
                 except TimeoutError:
                     return
                 assert dns.message.from_wire(response).answer
-                heard[int.from_bytes(response[:2])] = time.monotonic()
+                received[int.from_bytes(response[:2])] = time.monotonic()
 
-        threads = [threading.Thread(target=work) for work in (ask, hear)]
+        threads = [threading.Thread(target=work) for work in (send, receive)]
         for thread in threads:
             thread.start()
         try:
             for _ in range(6):
                 with activated(pair) as server:
                     server.wait_ready()
-                    before = len(heard)
-                    eventually(lambda before=before: len(heard) > before + RATE / 2)  # type: ignore[misc]
+                    before = len(received)
+                    eventually(lambda before=before: len(received) > before + RATE / 2)  # type: ignore[misc]
                     with socket.create_connection(pair.tcp.getsockname(), SECONDS) as waiting:
                         assert server.terminate() == 0
                         assert waiting.recv(1) == b""
@@ -196,10 +197,10 @@ def test_no_query_is_lost_over_five_restarts(pair: SocketPair) -> None:
                 for thread in threads:
                     thread.join()
     assert len(sent) > 6 * RATE / 2
-    assert sent.keys() == heard.keys()
+    assert sent.keys() == received.keys()
 
 
-def test_systemd_socket_activate_is_answered_through(tmp_path: Path) -> None:
+def test_a_server_started_by_systemd_socket_activate_responds(tmp_path: Path) -> None:
     if (tool := shutil.which("systemd-socket-activate")) is None:
         pytest.skip("needs systemd-socket-activate (Debian and Ubuntu: the package systemd)")
     udp, tcp = paired_sockets()
@@ -212,65 +213,65 @@ def test_systemd_socket_activate_is_answered_through(tmp_path: Path) -> None:
     command += [f"--setenv=PYTHONPATH={os.environ.get('PYTHONPATH', '')}"]
     with running([*command, sys.executable, "-m", "zkdns", "serve", "--demo"], tmp_path / "log"):
 
-        def answer() -> bool:  # the first one starts the server
+        def responds() -> bool:  # the first query starts the server
             query = dns.message.make_query(NAME, "A")
             return bool(dns.query.udp(query, "127.0.0.1", port=port, timeout=5.0).answer)
 
-        eventually(answer)
+        eventually(responds)
 
 
-# -- what is told -------------------------------------------------------------------------------------------
+# -- notices and the watchdog -------------------------------------------------------------------------------
 
 
-def test_it_tells_when_it_is_ready_what_it_does_and_that_it_ends(pair: SocketPair, manager: Manager) -> None:
+def test_it_reports_readiness_its_status_and_its_end(pair: SocketPair, manager: Manager) -> None:
     with activated(pair, NOTIFY_SOCKET=manager.path) as server:
-        eventually(lambda: "READY=1" in manager.heard)
-        eventually(lambda: "STATUS=live: 6 services, 13 members" in manager.heard)
+        eventually(lambda: "READY=1" in manager.notices)
+        eventually(lambda: "STATUS=live: 6 services, 13 members" in manager.notices)
         assert server.terminate() == 0
-        assert manager.heard[-1] == "STOPPING=1"
-        assert "WATCHDOG=1" not in manager.heard
+        assert manager.notices[-1] == "STOPPING=1"
+        assert "WATCHDOG=1" not in manager.notices
 
 
-def test_a_start_without_zookeeper_is_one_too(pair: SocketPair, manager: Manager) -> None:
-    udp, tcp = paired_sockets()  # where nobody accepts
-    nowhere = f"127.0.0.1:{tcp.getsockname()[1]}"
-    with udp, tcp, activated(pair, "--zookeeper", nowhere, NOTIFY_SOCKET=manager.path) as server:
-        eventually(lambda: manager.heard)
+def test_a_server_becomes_ready_without_zookeeper_after_a_while(pair: SocketPair, manager: Manager) -> None:
+    udp, tcp = paired_sockets()  # TCP port without a listener
+    unreachable = f"127.0.0.1:{tcp.getsockname()[1]}"
+    with udp, tcp, activated(pair, "--zookeeper", unreachable, NOTIFY_SOCKET=manager.path) as server:
+        eventually(lambda: manager.notices)
         assert server.rcode(NAME) == "SERVFAIL"
-        assert "READY=1" not in manager.heard
-        eventually(lambda: "READY=1" in manager.heard, timeout=20.0)
-        assert manager.heard[0] == "STATUS=loading the table; names in the zones get SERVFAIL until then"
+        assert "READY=1" not in manager.notices
+        eventually(lambda: "READY=1" in manager.notices, timeout=20.0)
+        assert manager.notices[0] == "STATUS=loading the table; names in the zones get SERVFAIL until then"
 
 
-def test_who_hangs_does_not_feed_the_watchdog(pair: SocketPair, manager: Manager) -> None:
+def test_a_hanging_worker_stops_the_watchdog_notices(pair: SocketPair, manager: Manager) -> None:
     with activated(pair, NOTIFY_SOCKET=manager.path, WATCHDOG_USEC="2000000") as server:
-        eventually(lambda: manager.heard.count("WATCHDOG=1") > 2)
+        eventually(lambda: manager.notices.count("WATCHDOG=1") > 2)
         host, port = pair.udp.getsockname()
         worker = server.pid_of("worker")
         os.kill(worker, signal.SIGSTOP)
-        eventually(lambda: f"STATUS=no answer at {host}:{port}" in manager.heard)
-        manager.forget()
+        eventually(lambda: f"STATUS=no response at {host}:{port}" in manager.notices)
+        manager.clear()
         pause = time.monotonic() + 3.0
         eventually(lambda: time.monotonic() > pause)
-        assert "WATCHDOG=1" not in manager.heard
+        assert "WATCHDOG=1" not in manager.notices
         os.kill(worker, signal.SIGCONT)
-        eventually(lambda: "WATCHDOG=1" in manager.heard)
-        eventually(lambda: "STATUS=live: 6 services, 13 members" in manager.heard)
+        eventually(lambda: "WATCHDOG=1" in manager.notices)
+        eventually(lambda: "STATUS=live: 6 services, 13 members" in manager.notices)
 
 
-def test_a_worker_that_hangs_is_noticed_among_others(manager: Manager) -> None:
+def test_one_hanging_worker_of_two_is_detected(manager: Manager) -> None:
     environment = {"NOTIFY_SOCKET": manager.path, "WATCHDOG_USEC": "2000000"}
     with ZkdnsServer("--demo", "--workers", "2", environment=environment) as server:
-        eventually(lambda: "WATCHDOG=1" in manager.heard)
+        eventually(lambda: "WATCHDOG=1" in manager.notices)
         os.kill(server.pid_of("worker"), signal.SIGSTOP)
-        eventually(lambda: any(told.startswith("STATUS=no answer") for told in manager.heard))
+        eventually(lambda: any(notice.startswith("STATUS=no response") for notice in manager.notices))
 
 
-def test_an_address_that_the_machine_does_not_have_is_not_asked(manager: Manager) -> None:
-    """FreeBind= binds it before it is there; a loopback address of IPv6 is not there where that is off."""
+def test_self_checks_skip_addresses_that_the_machine_does_not_have(manager: Manager) -> None:
+    """FreeBind= permits binding them in advance. ::1 is missing if IPv6 is disabled."""
     with new_network() as network, network.entered():
         Path("/proc/sys/net/ipv6/conf/lo/disable_ipv6").write_text("1")
-        ip("link add there type veth peer name back")  # so that a way leads to the address, which nobody has
+        ip("link add there type veth peer name back")  # a route to an address that no host has
         ip("address add 10.1.0.1/16 dev there")
         for link in ("there", "back"):
             ip(f"link set {link} up")
@@ -288,8 +289,8 @@ def test_an_address_that_the_machine_does_not_have_is_not_asked(manager: Manager
                         sock.listen()
                     passed.append(sock)
             stack.enter_context(ZkdnsServer("--demo", environment=environment, passed=passed))
-            eventually(lambda: "READY=1" in manager.heard)
-            eventually(lambda: "WATCHDOG=1" in manager.heard)
+            eventually(lambda: "READY=1" in manager.notices)
+            eventually(lambda: "WATCHDOG=1" in manager.notices)
             ip("address add 10.1.2.3/32 dev lo")
             response = dns.query.udp(
                 dns.message.make_query(NAME, "A"), "10.1.2.3", port=5300, timeout=SECONDS

@@ -1,4 +1,4 @@
-"""Which processes a reload replaces, and what a worker gets of the configuration."""
+"""Configuration diffs: the processes that a reload replaces, and the settings that a process uses."""
 
 import ast
 import re
@@ -35,12 +35,12 @@ CONFIG = load_config(
     file=None,
 )
 
-_READ = re.compile(r".*config(?:\(\))?\.(\w+)(?:\.(\w+))?")
+_READ = re.compile(r".*config\.(\w+)(?:\.(\w+))?")
 ALL = {"watcher", "workers"}
 
 
 def changed(**settings: Any) -> Config:
-    """The configuration with other settings; of a section only those that are named."""
+    """The configuration with other settings. A dictionary changes some settings of its section."""
     given = {
         key: msgspec.structs.replace(getattr(CONFIG, key), **value)
         if isinstance(value, dict) and key != "service"
@@ -74,29 +74,29 @@ def changed(**settings: Any) -> Config:
 def test_the_processes_that_use_a_changed_setting_are_replaced(
     settings: dict[str, Any], fields: tuple[str, ...], replaced: set[str]
 ) -> None:
-    plan = diff_configs(CONFIG, changed(**settings))
-    assert plan.changed == fields
-    assert {role for role in ALL if getattr(plan, role)} == replaced
-    assert not plan.is_empty
+    diff = diff_configs(CONFIG, changed(**settings))
+    assert diff.changed == fields
+    assert {role for role in ALL if getattr(diff, role)} == replaced
+    assert not diff.is_empty
 
 
-def test_where_nothing_has_changed_nothing_is_done_unless_it_is_asked_for() -> None:
+def test_an_empty_diff_replaces_no_process_unless_requested() -> None:
     assert diff_configs(CONFIG, changed()).is_empty
-    plan = diff_configs(CONFIG, changed(), all_of_them=True)
-    assert (plan.changed, plan.watcher, plan.workers, plan.is_empty) == ((), True, True, False)
+    diff = diff_configs(CONFIG, changed(), replace_all=True)
+    assert (diff.changed, diff.watcher, diff.workers, diff.is_empty) == ((), True, True, False)
 
 
-def test_a_table_is_taken_over_where_it_is_of_the_same_znodes() -> None:
+def test_a_new_watcher_takes_over_the_table_if_its_znodes_are_the_same() -> None:
     other_session = changed(zookeeper={"session_timeout": 20}, snapshot={"path": "/other"})
-    assert diff_configs(CONFIG, other_session).inherits
-    assert not diff_configs(CONFIG, changed(zookeeper={"hosts": "zk02:2181"})).inherits
+    assert diff_configs(CONFIG, other_session).takes_over_table
+    assert not diff_configs(CONFIG, changed(zookeeper={"hosts": "zk02:2181"})).takes_over_table
     (namespace,) = CONFIG.namespaces
     other = changed(namespaces=(msgspec.structs.replace(namespace, zone=(b"other",)),))
     assert diff_configs(CONFIG, other).changed == ("namespaces",)
-    assert not diff_configs(CONFIG, other).inherits
+    assert not diff_configs(CONFIG, other).takes_over_table
 
 
-def test_a_worker_gets_the_settings_that_it_uses_and_no_other() -> None:
+def test_a_worker_gets_only_the_settings_that_it_uses() -> None:
     config = config_for("worker", changed(ttl=9, log={"level": "debug"}, guard={"seconds": 1}))
     assert (config.ttl, config.cache.entries, config.log) == (9, 7, LogSettings(level="debug"))
     assert (config.namespaces, config.listen) == (CONFIG.namespaces, CONFIG.listen)
@@ -105,15 +105,15 @@ def test_a_worker_gets_the_settings_that_it_uses_and_no_other() -> None:
 
 
 def fields_read(modules: list[str]) -> set[str]:
-    """The fields of a configuration that these modules read, by any name that ends in `config`.
+    """Return the fields of `Config` that these modules read from a variable whose name ends in `config`.
 
-    A section that is read as a whole stands for all of its fields.
+    A section that is passed on counts as all of its fields.
     """
     package = Path(zkdns.__file__).parent
     files = [file for module in modules for file in package.glob(module)]
     assert files
-    every = {row.field for row in SETTINGS}
-    sections = {field.partition(".")[0] for field in every if "." in field}
+    all_fields = {row.field for row in SETTINGS}
+    sections = {field.partition(".")[0] for field in all_fields if "." in field}
     read: set[str] = set()
     for file in files:
         tree = ast.parse(file.read_text())
@@ -128,8 +128,8 @@ def fields_read(modules: list[str]) -> set[str]:
             elif name:
                 read.add(f"{section}.{name}")
             elif node not in inner:
-                read |= {field for field in every if field.startswith(f"{section}.")}
-    return read & every
+                read |= {field for field in all_fields if field.startswith(f"{section}.")}
+    return read & all_fields
 
 
 def used_by(process: Process) -> set[str]:
@@ -137,14 +137,15 @@ def used_by(process: Process) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("process", "modules", "some"),
+    ("process", "modules", "expected"),
     [
         (
             "watcher",
             [
+                *("daemon/watcher/*.py", "guard/*.py", "serverset/**/*.py", "snapshot.py"),
+                # The modules of forward/ that resolve members' host names.
                 *("forward/forward_zones.py", "forward/host_lookup.py", "forward/resolution.py"),
-                *("forward/resolver.py", "serverset/*.py", "serverset/*/*.py", "snapshot.py"),
-                "daemon/watcher/*.py",
+                "forward/resolver.py",
             ],
             {"guard.share", "control", "zookeeper.hosts", "zookeeper.tls", "forward.upstreams"},
         ),
@@ -155,21 +156,14 @@ def used_by(process: Process) -> set[str]:
         ),
         (
             "supervisor",
-            [
-                *(
-                    "daemon/supervisor/supervisor.py",
-                    "daemon/supervisor/admin_backend.py",
-                    "daemon/supervisor/handover.py",
-                ),
-                *("daemon/supervisor/systemd_notifier.py", "daemon/supervisor/reload.py"),
-            ],
+            ["daemon/supervisor/*.py"],
             {"listen", "workers", "admin.listen", "admin.token", "log.level", "zookeeper.hosts"},
         ),
     ],
 )
 def test_a_process_reads_only_settings_whose_rows_name_it(
-    process: Process, modules: list[str], some: set[str]
+    process: Process, modules: list[str], expected: set[str]
 ) -> None:
     read = fields_read(modules)
-    assert some <= read
+    assert expected <= read
     assert read <= used_by(process)

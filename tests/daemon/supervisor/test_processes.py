@@ -1,4 +1,4 @@
-"""The processes as they really run: killed, stopped, starved of files, and ended."""
+"""The processes of a server when they are killed, stopped, short of file descriptors, or terminated."""
 
 import contextlib
 import os
@@ -48,18 +48,18 @@ def wait_for_answer(server: ZkdnsServer, address: str, timeout: float) -> None:
     eventually(lambda: server.ask("web.staging.discovery") == {address}, timeout)
 
 
-def within(server: ZkdnsServer, command: str) -> ZkdnsServer:
-    """The same server, started by a shell that has said this before."""
+def started_after(server: ZkdnsServer, command: str) -> ZkdnsServer:
+    """Let a shell run a command before it starts the server."""
     server.command = ["sh", "-c", f'{command}; exec "$@"', "sh", *server.command]
     return server
 
 
-# -- the end ------------------------------------------------------------------------------------------------
+# -- shutdown -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("workers", ["1", "3"])
-def test_a_signal_ends_everything_within_5_seconds(
+def test_a_signal_ends_all_processes_within_5_seconds(
     number: signal.Signals, workers: str, short_path: Path
 ) -> None:
     with demo("--workers", workers, temporary=short_path) as server:
@@ -75,10 +75,10 @@ def test_a_signal_ends_everything_within_5_seconds(
 
 
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3])
-def test_a_signal_amid_the_start_ends_everything_too(after: float, short_path: Path) -> None:
-    with demo(temporary=short_path) as server:  # it listens by now; the rest is about to start
-        due = time.monotonic() + after
-        eventually(lambda: time.monotonic() >= due, interval=0.001)
+def test_a_signal_during_startup_ends_all_processes(after: float, short_path: Path) -> None:
+    with demo(temporary=short_path) as server:  # it has bound its sockets, and is starting the rest
+        deadline = time.monotonic() + after
+        eventually(lambda: time.monotonic() >= deadline, interval=0.001)
         assert server.terminate() == 0
         started = [entry["pid"] for entry in server.events("process_started")]
         assert not any(map(is_running, started))
@@ -86,7 +86,7 @@ def test_a_signal_amid_the_start_ends_everything_too(after: float, short_path: P
         assert "Traceback" not in server.log
 
 
-def test_a_directory_for_temporary_files_may_have_a_long_path(tmp_path: Path) -> None:
+def test_tmpdir_may_be_too_long_for_the_path_of_a_socket(tmp_path: Path) -> None:
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     with demo(temporary=deep) as server:
@@ -95,7 +95,7 @@ def test_a_directory_for_temporary_files_may_have_a_long_path(tmp_path: Path) ->
         assert list(deep.iterdir()) == []
 
 
-def test_a_child_that_does_not_end_is_killed(short_path: Path) -> None:
+def test_a_child_that_does_not_exit_is_killed(short_path: Path) -> None:
     with demo(temporary=short_path) as server:
         pids = children(server.wait_ready())
         for pid in pids:
@@ -106,7 +106,7 @@ def test_a_child_that_does_not_end_is_killed(short_path: Path) -> None:
         assert len(server.events("process_killed")) == 2
 
 
-def test_nothing_outlives_a_supervisor_that_was_killed(short_path: Path) -> None:
+def test_no_child_outlives_a_killed_supervisor(short_path: Path) -> None:
     with demo("--workers", "2", temporary=short_path) as server:
         pids = children(server.wait_ready())
         assert len(pids) == 3
@@ -115,14 +115,14 @@ def test_nothing_outlives_a_supervisor_that_was_killed(short_path: Path) -> None
         assert list(short_path.iterdir()) == []
 
 
-# -- one of them is lost ------------------------------------------------------------------------------------
+# -- replacement of children --------------------------------------------------------------------------------
 
 
-def test_a_worker_that_was_killed_is_replaced_and_answers_go_on_within_a_second() -> None:
+def test_a_killed_worker_is_replaced_within_a_second() -> None:
     with demo() as server:
         pid = server.wait_ready().pid_of("worker")
         os.kill(pid, signal.SIGKILL)
-        # What is asked meanwhile waits in the supervisor's socket.
+        # Queries wait in the socket, which the supervisor keeps open.
         assert server.ask(WEB, timeout=1.0) == WEB_ADDRESS
         assert server.ask(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
         assert server.pid_of("worker") != pid
@@ -131,20 +131,20 @@ def test_a_worker_that_was_killed_is_replaced_and_answers_go_on_within_a_second(
         assert (ended["role"], ended["status"]) == ("worker", -signal.SIGKILL)
 
 
-def test_answers_never_stop_while_the_watcher_is_replaced_and_changes_flow_again(tmp_path: Path) -> None:
-    with fixed_server(tmp_path, "10.0.0.1") as (server, fixed):
+def test_workers_respond_while_the_watcher_is_replaced_and_then_get_changes(tmp_path: Path) -> None:
+    with static_server(tmp_path, "10.0.0.1") as (server, static):
         pid = server.pid_of("watcher")
         os.kill(pid, signal.SIGKILL)
-        asked = 0
-        while asked < 200 or server.pid_of("watcher") == pid:
+        count = 0
+        while count < 200 or server.pid_of("watcher") == pid:
             assert server.ask("web.staging.discovery") == {"10.0.0.1"}
-            asked += 1
-        write(fixed, "10.0.0.2")
+            count += 1
+        write(static, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", SECONDS)
         assert roles(server) == ["watcher", "worker"]
 
 
-def test_a_child_that_dies_again_and_again_is_replaced_a_little_later_each_time() -> None:
+def test_pauses_between_restarts_of_a_child_that_keeps_failing_grow() -> None:
     event = "process_exited"
     with demo() as server:
         server.wait_ready()
@@ -157,7 +157,7 @@ def test_a_child_that_dies_again_and_again_is_replaced_a_little_later_each_time(
         assert server.terminate() == 0
 
 
-def test_a_signal_while_a_replacement_is_waited_for_ends_at_once(short_path: Path) -> None:
+def test_a_signal_during_a_pause_before_a_restart_ends_the_server(short_path: Path) -> None:
     with demo(temporary=short_path) as server:
         server.wait_ready()
         for count in range(1, 4):
@@ -169,7 +169,7 @@ def test_a_signal_while_a_replacement_is_waited_for_ends_at_once(short_path: Pat
         assert list(short_path.iterdir()) == []
 
 
-# -- the fixed file -----------------------------------------------------------------------------------------
+# -- the static file ----------------------------------------------------------------------------------------
 
 
 def services(*addresses: str) -> str:
@@ -177,97 +177,99 @@ def services(*addresses: str) -> str:
     return f'[services."web.staging"]\nmembers = [{members}]\n'
 
 
-def write(fixed: Path, *addresses: str) -> None:
-    fixed.write_text(services(*addresses))
+def write(static: Path, *addresses: str) -> None:
+    static.write_text(services(*addresses))
 
 
 @contextlib.contextmanager
-def fixed_server(directory: Path, *addresses: str) -> Iterator[tuple[ZkdnsServer, Path]]:
-    fixed = directory / "services.toml"
-    write(fixed, *addresses)
-    with ZkdnsServer("--static", str(fixed)) as server:
+def static_server(directory: Path, *addresses: str) -> Iterator[tuple[ZkdnsServer, Path]]:
+    static = directory / "services.toml"
+    write(static, *addresses)
+    with ZkdnsServer("--static", str(static)) as server:
         assert server.wait_ready().ask("web.staging.discovery") == set(addresses)
-        yield server, fixed
+        yield server, static
 
 
-def replace(fixed: Path, *addresses: str) -> None:
-    beside = fixed.with_suffix(".new")
-    beside.write_text(services(*addresses))
-    beside.replace(fixed)
+def replace(static: Path, *addresses: str) -> None:
+    new = static.with_suffix(".new")
+    new.write_text(services(*addresses))
+    new.replace(static)
 
 
-def delete_and_put_back(fixed: Path, *addresses: str) -> None:
-    fixed.unlink()
-    write(fixed, *addresses)
+def delete_and_restore(static: Path, *addresses: str) -> None:
+    static.unlink()
+    write(static, *addresses)
 
 
-@pytest.mark.parametrize("edit", [write, replace, delete_and_put_back])
-def test_an_edit_of_the_fixed_file_is_served_within_2_seconds(
+@pytest.mark.parametrize("edit", [write, replace, delete_and_restore])
+def test_an_edit_of_the_static_file_is_served_within_2_seconds(
     tmp_path: Path, edit: Callable[..., None]
 ) -> None:
-    with fixed_server(tmp_path, "10.0.0.1") as (server, fixed):
-        for address in ("10.0.0.2", "10.0.0.3"):  # of equal size
-            edit(fixed, address)
+    with static_server(tmp_path, "10.0.0.1") as (server, static):
+        for address in ("10.0.0.2", "10.0.0.3"):  # the file's size stays the same
+            edit(static, address)
             wait_for_answer(server, address, 2.0)
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "reason"),
     [
         ('[services."web.staging"]\nmembers = ["10.0.0.9"]\n', 'services."web.staging".members[0]: '),
         ("[services", "it is not TOML: "),
         (None, "cannot be read: No such file or directory"),
     ],
 )
-def test_a_broken_edit_is_told_and_what_was_good_stays(tmp_path: Path, broken: str | None, told: str) -> None:
-    mistake = "static_file_invalid"
-    with fixed_server(tmp_path, "10.0.0.1") as (server, fixed):
+def test_an_invalid_edit_is_logged_and_the_last_valid_table_stays(
+    tmp_path: Path, broken: str | None, reason: str
+) -> None:
+    event = "static_file_invalid"
+    with static_server(tmp_path, "10.0.0.1") as (server, static):
         if broken is None:
-            fixed.unlink()
+            static.unlink()
         else:
-            fixed.write_text(broken)
-        eventually(lambda: server.events(mistake), 2.0)
+            static.write_text(broken)
+        eventually(lambda: server.events(event), 2.0)
         assert server.ask("web.staging.discovery") == {"10.0.0.1"}
-        (entry,) = server.events(mistake)
-        assert entry["reason"].startswith(f"{fixed}: {told}")
+        (entry,) = server.events(event)
+        assert entry["reason"].startswith(f"{static}: {reason}")
         assert entry["level"] == "error"
-        os.kill(server.pid_of("watcher"), signal.SIGKILL)  # the next one has never seen the good one
-        eventually(lambda: len(server.events(mistake)) == 2)
+        os.kill(server.pid_of("watcher"), signal.SIGKILL)  # the next watcher has never read a valid file
+        eventually(lambda: len(server.events(event)) == 2)
         assert server.ask("web.staging.discovery") == {"10.0.0.1"}
-        write(fixed, "10.0.0.2")
+        write(static, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", 2.0)
 
 
-def test_a_file_that_an_editor_empties_before_it_writes_it_never_empties_the_answers(tmp_path: Path) -> None:
-    with fixed_server(tmp_path, "10.0.0.1") as (server, fixed):
+def test_a_static_file_that_is_empty_for_a_moment_changes_no_response(tmp_path: Path) -> None:
+    with static_server(tmp_path, "10.0.0.1") as (server, static):
         for _ in range(20):
-            with fixed.open("w") as stream:
-                begun = time.monotonic()
+            with static.open("w") as stream:
+                started_at = time.monotonic()
                 seen = set()
-                while time.monotonic() < begun + 0.08:
+                while time.monotonic() < started_at + 0.08:
                     seen |= server.ask("web.staging.discovery") or {"nothing"}
                 stream.write(services("10.0.0.1"))
                 stream.flush()
-                took = time.monotonic() - begun
-            assert seen == {"10.0.0.1"} or took > 0.2, "whatever this machine does to tests"
+                seconds = time.monotonic() - started_at
+            assert seen == {"10.0.0.1"} or seconds > 0.2, "unless the test itself was delayed"
 
 
 # -- addresses and workers ----------------------------------------------------------------------------------
 
 
-def test_every_worker_answers_and_a_lost_one_is_replaced() -> None:
+def test_three_workers_serve_and_a_killed_one_is_replaced() -> None:
     with demo("--workers", "3") as server:
         server.wait_ready()
         assert roles(server) == ["watcher"] + ["worker"] * 3
-        lost = server.pid_of("worker")
-        os.kill(lost, signal.SIGKILL)
-        # The kernel chooses a worker by the asker's port: some of these wait for the lost one's successor.
+        killed = server.pid_of("worker")
+        os.kill(killed, signal.SIGKILL)
+        # The kernel selects a worker by the client's port, so some queries wait for the new worker.
         for tcp in (False, True):
             assert all(server.ask(WEB, tcp=tcp, timeout=SECONDS) == WEB_ADDRESS for _ in range(50))
         eventually(lambda: roles(server) == ["watcher"] + ["worker"] * 3)
 
 
-def test_it_answers_at_every_address_that_it_was_told() -> None:
+def test_it_serves_every_configured_address() -> None:
     listen = ("127.0.0.1:0", "127.0.0.5:0", "[::1]:0", "0.0.0.0:0")
     arguments = [argument for address in listen for argument in ("--listen", address)]
     with demo(*arguments) as server:
@@ -276,31 +278,31 @@ def test_it_answers_at_every_address_that_it_was_told() -> None:
         assert len({port for _, port in addresses}) == len(listen)
         query = dns.message.make_query(WEB, "A")
         for host, port in addresses:
-            asked = "127.0.0.1" if host == "0.0.0.0" else host
-            for ask in (dns.query.udp, dns.query.tcp):
-                assert addresses_of(ask(query, asked, port=port, timeout=SECONDS)) == WEB_ADDRESS
+            target = "127.0.0.1" if host == "0.0.0.0" else host
+            for send in (dns.query.udp, dns.query.tcp):
+                assert addresses_of(send(query, target, port=port, timeout=SECONDS)) == WEB_ADDRESS
 
 
-# -- what a child has, and has not --------------------------------------------------------------------------
+# -- files, environment and imports of children -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_a_child_has_open_what_it_needs_and_nothing_else(workers: str) -> None:
+def test_a_child_has_only_the_files_open_that_it_needs(workers: str) -> None:
     with demo("--workers", workers) as server:
         server.wait_ready()
         standard = sorted(["/dev/null", str(server.log_file), str(server.out_file)])
         for pid, role in children(server).items():
-            # Two sockets of the event loop, one of the supervisor's. A worker listens with UDP and TCP and
-            # follows the feed; the watcher listens for commands, twice, and for workers, and has those.
+            # Two sockets of the event loop, one to the supervisor. A worker has UDP, TCP and the feed; the
+            # watcher has two control sockets, the feed's own socket, and a connection to each worker.
             sockets = 3 + (3 if role == "worker" else 3 + int(workers))
-            # What the event loop waits with; a worker's with two, and all TCP connections with another.
+            # The event loop's selector. A worker's loop has two, and another one for TCP connections.
             selectors = 3 if role == "worker" else 1
             expected = [*standard, *["anon_inode"] * selectors, *["socket"] * sockets]
-            # For a moment it may have another one, to look a host name up.
+            # A lookup of a host name opens another socket for a moment.
             eventually(lambda pid=pid, expected=expected: open_files(pid) == expected)  # type: ignore[misc]
 
 
-def test_the_worker_knows_of_no_zookeeper(tmp_path: Path) -> None:
+def test_a_worker_gets_no_settings_or_secrets_of_zookeeper(tmp_path: Path) -> None:
     hosts = "zk-of-ours.invalid:2181"
     credentials = tmp_path / "of-ours.toml"
     credentials.touch(0o600)
@@ -318,7 +320,7 @@ def test_the_worker_knows_of_no_zookeeper(tmp_path: Path) -> None:
         assert b"PYTHONPATH=" in environment
         assert b"of-ours" not in environment
         assert not any("of-ours" in argument for argument in command_line(pid))
-    files = [f"ZKDNS_ZOOKEEPER_{what}" for what in ("CA", "CERTIFICATE", "KEY")]
+    files = [f"ZKDNS_ZOOKEEPER_{kind}" for kind in ("CA", "CERTIFICATE", "KEY")]
     variables |= {"ZKDNS_ZOOKEEPER_TLS": "true", **dict.fromkeys(files, "/of-ours")}
     config = load_config(flags={}, environment=variables, file=None)
     assert config.zookeeper.key == "/of-ours"
@@ -326,7 +328,7 @@ def test_the_worker_knows_of_no_zookeeper(tmp_path: Path) -> None:
     assert b"of-ours" not in TASKS.encode(task)
 
 
-def test_what_lies_in_the_directory_of_the_user_is_not_imported(tmp_path: Path) -> None:
+def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> None:
     for name in ("struct.py", "zkdns.py", "asyncio.py", "dnslib.py", "kazoo.py", "msgspec.py"):
         (tmp_path / name).write_text("raise SystemExit('the wrong module')\n")
     server = ZkdnsServer("--demo", cwd=tmp_path)
@@ -338,12 +340,12 @@ def test_what_lies_in_the_directory_of_the_user_is_not_imported(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("limit", ["ulimit -Sn 256", "ulimit -n 256"], ids=["soft", "hard"])
-def test_idle_connections_lock_nobody_out_however_few_files_there_may_be(limit: str) -> None:
-    with within(demo(), limit) as server, contextlib.ExitStack() as stack:
+def test_idle_connections_do_not_block_clients_under_a_low_file_limit(limit: str) -> None:
+    with started_after(demo(), limit) as server, contextlib.ExitStack() as stack:
         server.wait_ready()
         for number in range(400):
             source = f"127.0.0.{2 + number // 100}", 0
-            at = "127.0.0.1", server.port
-            stack.enter_context(socket.create_connection(at, timeout=SECONDS, source_address=source))
+            address = "127.0.0.1", server.port
+            stack.enter_context(socket.create_connection(address, timeout=SECONDS, source_address=source))
         assert server.ask(WEB, tcp=True, timeout=3.0) == WEB_ADDRESS
         assert server.ask(WEB) == WEB_ADDRESS

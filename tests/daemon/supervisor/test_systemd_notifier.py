@@ -3,7 +3,7 @@
 import pytest
 
 from zkdns.daemon.supervisor.systemd_notifier import describe
-from zkdns.telemetry.stats import WatcherStats, WorkerStats
+from zkdns.telemetry.stats import WatcherStats
 
 NOW = 10_000.0
 TABLE = "212 services, 1,034 members"
@@ -16,7 +16,7 @@ def stats(state: str | None, stale: float | None = None, **others: int) -> Watch
 
 
 @pytest.mark.parametrize(
-    ("known", "sentence"),
+    ("reported", "sentence"),
     [
         (stats("live"), f"live: {TABLE}; ZooKeeper connected"),
         (stats("live", services=1, alive=1), "live: 1 service, 1 member; ZooKeeper connected"),
@@ -41,11 +41,10 @@ def stats(state: str | None, stale: float | None = None, **others: int) -> Watch
         ),
         (stats(None), f"live: {TABLE}"),
         (None, WAITING),
-        (WorkerStats(), WAITING),
     ],
 )
-def test_the_state_is_a_sentence(known: WatcherStats | WorkerStats | None, sentence: str) -> None:
-    assert describe(known, is_ready=True, now=NOW) == sentence
+def test_status_line_of_each_state(reported: WatcherStats | None, sentence: str) -> None:
+    assert describe(reported, is_ready=True, now=NOW) == sentence
 
 
 def test_the_table_is_loading_until_every_worker_has_it() -> None:

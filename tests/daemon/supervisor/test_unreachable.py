@@ -1,4 +1,4 @@
-"""The server while ZooKeeper has never been reached."""
+"""A server that has never reached ZooKeeper."""
 
 import contextlib
 import http.client
@@ -24,12 +24,12 @@ UNREACHABLE = "zookeeper_unreachable"
 
 @pytest.fixture
 def server() -> Iterator[ZkdnsServer]:
-    with socket.socket() as held:  # bound without listening: whoever connects is refused
+    with socket.socket() as held:  # bound without listening: connections are refused
         held.bind(("127.0.0.1", 0))
         hosts = f"127.0.0.1:{held.getsockname()[1]}"
         with ZkdnsServer("--zookeeper", hosts) as running:
             eventually(lambda: len(children(running)) == 2)
-            eventually(lambda: running.query("example.com"))  # it answers by now
+            eventually(lambda: running.query("example.com"))  # it responds
             yield running
 
 
@@ -45,7 +45,7 @@ def status_of(server: ZkdnsServer, path: str) -> int:
 
 
 @pytest.mark.parametrize("name", [NAME, "nothing.prod.discovery", "discovery", "m1.web.staging.discovery"])
-def test_its_zone_is_servfail_not_ready_and_nothing_is_denied(server: ZkdnsServer, name: str) -> None:
+def test_names_in_the_zone_are_servfail_with_extended_error_not_ready(server: ZkdnsServer, name: str) -> None:
     for tcp in (False, True):
         with_edns = server.query(name, "A", tcp=tcp, use_edns=0)
         assert with_edns.rcode() == dns.rcode.SERVFAIL
@@ -62,16 +62,16 @@ def test_other_names_are_refused(server: ZkdnsServer) -> None:
     assert server.rcode("discovery.example.com") == "REFUSED"
 
 
-def test_it_is_well_and_not_ready(server: ZkdnsServer) -> None:
+def test_it_is_healthy_and_not_ready(server: ZkdnsServer) -> None:
     assert status_of(server, "/healthz") == 200
     assert status_of(server, "/readyz") == 503
     assert server.events("server_ready") == []
 
 
-def test_it_is_told_once_and_not_at_each_try(server: ZkdnsServer) -> None:
-    begun = time.monotonic()
+def test_the_failure_is_logged_once_and_not_at_each_attempt(server: ZkdnsServer) -> None:
+    started_at = time.monotonic()
     eventually(lambda: server.events(UNREACHABLE))
-    eventually(lambda: time.monotonic() > begun + 8.0)
+    eventually(lambda: time.monotonic() > started_at + 8.0)
     (entry,) = server.events(UNREACHABLE)
     assert entry["level"] == "warning"
     assert entry["zookeeper"].startswith("127.0.0.1:")
@@ -80,7 +80,7 @@ def test_it_is_told_once_and_not_at_each_try(server: ZkdnsServer) -> None:
     ]
 
 
-def test_it_ends_in_time_and_in_order(server: ZkdnsServer) -> None:
+def test_sigterm_ends_it_without_killing_children(server: ZkdnsServer) -> None:
     pids = children(server)
     assert server.terminate() == 0
     assert not any(map(is_running, pids))

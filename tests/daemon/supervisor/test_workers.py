@@ -1,4 +1,4 @@
-"""Several workers on one port: each has the whole table, and with a lost one goes what it had in hand."""
+"""Several workers on one port: all follow the feed, and the end of one costs only its own queries."""
 
 import os
 import signal
@@ -19,15 +19,15 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.punctual, pytest.mark.processes]
 
 WORKERS = 3
-ASKERS = 60
-"""With ports of their own, by which the kernel chooses workers: hardly ever none for one of three."""
+CLIENTS = 60
+"""Client sockets. The kernel selects a worker by their ports, so nearly certainly each worker has some."""
 RATE = 500
 SECONDS = 5.0
 QUERY = dns.message.make_query("web.staging.discovery", "A").to_wire()
 
 
 def write_services(path: Path, address: str) -> None:
-    """A file with one service of one member."""
+    """Write a static file with one service of one member."""
     new = path.with_suffix(".new")
     new.write_text(f'[services."web.staging"]\nmembers = ["{address}:80"]\n')
     new.replace(path)
@@ -47,7 +47,7 @@ def server(services: Path) -> Iterator[ZkdnsServer]:
 
 
 @contextmanager
-def askers(server: ZkdnsServer, count: int = ASKERS) -> Iterator[list[socket.socket]]:
+def clients(server: ZkdnsServer, count: int = CLIENTS) -> Iterator[list[socket.socket]]:
     with ExitStack() as stack:
         socks = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(count)]
         for sock in socks:
@@ -56,8 +56,8 @@ def askers(server: ZkdnsServer, count: int = ASKERS) -> Iterator[list[socket.soc
         yield socks
 
 
-def answer_over(sock: socket.socket) -> str:
-    """The address that is answered over this socket."""
+def query_address(sock: socket.socket) -> str:
+    """Send a query over this socket, and return the address in the response."""
     sock.send(QUERY)
     return address_in(sock.recv(2000))
 
@@ -72,54 +72,54 @@ def workers_of(server: ZkdnsServer) -> set[int]:
 
 
 def test_a_change_reaches_all_workers(server: ZkdnsServer, services: Path) -> None:
-    with askers(server) as socks:
-        assert {answer_over(sock) for sock in socks} == {"10.0.0.1"}
+    with clients(server) as socks:
+        assert {query_address(sock) for sock in socks} == {"10.0.0.1"}
         write_services(services, "10.0.0.2")
-        eventually(lambda: {answer_over(sock) for sock in socks} == {"10.0.0.2"})
+        eventually(lambda: {query_address(sock) for sock in socks} == {"10.0.0.2"})
 
 
 class Load:
-    """Asks at a steady rate, each time over another socket, while others wait for what they asked for."""
+    """Sends queries at a steady rate, over all sockets in turn, and receives the responses."""
 
     def __init__(self, socks: list[socket.socket]) -> None:
         self.sent = self.received = 0
         self.slowest = 0.0
-        """Seconds until the answer that took longest."""
+        """Seconds until the slowest response."""
         self._socks = socks
-        self._due: dict[tuple[int, bytes], float] = {}
+        self._pending: dict[tuple[int, bytes], float] = {}
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._ask, self._hear)]
+        self._threads = [threading.Thread(target=work) for work in (self._send, self._receive)]
         for thread in self._threads:
             thread.start()
 
-    def _ask(self) -> None:
-        begun = time.monotonic()
+    def _send(self) -> None:
+        started_at = time.monotonic()
         while not self._ended.is_set():
             number = self.sent % len(self._socks)
             ident = (self.sent % 65536).to_bytes(2)
-            self._due[number, ident] = time.monotonic()
+            self._pending[number, ident] = time.monotonic()
             self._socks[number].send(ident + QUERY[2:])
             self.sent += 1
-            time.sleep(max(0.0, begun + self.sent / RATE - time.monotonic()))
+            time.sleep(max(0.0, started_at + self.sent / RATE - time.monotonic()))
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         for sock in self._socks:
             sock.setblocking(False)
-        while not self._ended.is_set() or self._is_awaited():
-            heard = 0
+        while not self._ended.is_set() or self._is_waiting():
+            received = 0
             for number, sock in enumerate(self._socks):
                 try:
                     response = sock.recv(2000)
                 except BlockingIOError:
                     continue
-                heard += 1
+                received += 1
                 self.received += 1
-                self.slowest = max(self.slowest, time.monotonic() - self._due.pop((number, response[:2])))
-            if not heard:
+                self.slowest = max(self.slowest, time.monotonic() - self._pending.pop((number, response[:2])))
+            if not received:
                 time.sleep(0.0005)
 
-    def _is_awaited(self) -> bool:
-        return any(time.monotonic() - asked < SECONDS for asked in list(self._due.values()))
+    def _is_waiting(self) -> bool:
+        return any(time.monotonic() - sent_at < SECONDS for sent_at in list(self._pending.values()))
 
     def stop(self) -> None:
         self._ended.set()
@@ -127,28 +127,26 @@ class Load:
             thread.join()
 
 
-def test_a_lost_worker_is_back_within_a_second_and_nothing_is_lost_but_what_it_had(
-    server: ZkdnsServer,
-) -> None:
+def test_a_killed_worker_is_replaced_and_loses_only_its_own_queries(server: ZkdnsServer) -> None:
     before = workers_of(server)
-    lost = min(before)
-    with askers(server) as socks:
+    killed = min(before)
+    with clients(server) as socks:
         load = Load(socks)
         try:
             eventually(lambda: load.received > RATE / 2)
-            os.kill(lost, signal.SIGKILL)
-            eventually(lambda: len(workers_of(server) - {lost}) == WORKERS)
-            told = load.received
-            eventually(lambda: load.received > told + RATE)
+            os.kill(killed, signal.SIGKILL)
+            eventually(lambda: len(workers_of(server) - {killed}) == WORKERS)
+            count = load.received
+            eventually(lambda: load.received > count + RATE)
         finally:
             load.stop()
-    # What waits for the lost one's successor waits in the kernel; what had been taken from there is gone.
+    # Queries wait in the kernel for the next process; only those that the killed one had read are lost.
     assert load.sent - load.received <= 2
     assert load.slowest < 1.0
-    assert before - {lost} < workers_of(server)
+    assert before - {killed} < workers_of(server)
 
 
-def test_connections_to_the_others_live_on_and_new_ones_find_somebody(server: ZkdnsServer) -> None:
+def test_connections_to_other_workers_survive_and_new_ones_are_served(server: ZkdnsServer) -> None:
     framed = len(QUERY).to_bytes(2) + QUERY
     with ExitStack() as stack:
         connections = [
@@ -157,17 +155,17 @@ def test_connections_to_the_others_live_on_and_new_ones_find_somebody(server: Zk
         for connection in connections:
             connection.sendall(framed)
             assert address_in(connection.recv(2000)[2:]) == "10.0.0.1"
-        lost = min(workers_of(server))
-        os.kill(lost, signal.SIGKILL)
+        killed = min(workers_of(server))
+        os.kill(killed, signal.SIGKILL)
         ended = sum(not _is_answered(connection, framed) for connection in connections)
         assert 0 < ended < len(connections)
-        for _ in range(30):  # some of them wait for the successor
+        for _ in range(30):  # some of them wait for the new worker
             with socket.create_connection(server.addresses[0], SECONDS) as connection:
                 assert _is_answered(connection, framed)
 
 
 def _is_answered(connection: socket.socket, framed: bytes) -> bool:
-    """Whether there is still somebody; the end of a process ends its connections."""
+    """True if the server responds over this connection; the end of a worker closes its connections."""
     try:
         connection.sendall(framed)
         response = connection.recv(2000)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zkdns.daemon.ipc.control import AcceptLosses, Refused
+from zkdns.daemon.ipc.control_messages import AcceptLosses, Refused
 from zkdns.daemon.watcher.guarded_publisher import accept_losses
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetPut
@@ -30,4 +30,4 @@ def test_a_service_is_found_with_and_without_its_zone(name: str, is_found: bool)
     table.apply(SetPut("/aurora/www/prod/hello", ServiceName("hello", "prod.www", ZONES[1]), ()))
     refused = accept_losses(AcceptLosses(name), None, table, ZONES)
     sentence = f"nothing is held of {name}" if is_found else f"there is no service {name}"
-    assert refused == Refused("nothing", sentence)
+    assert refused == Refused("not_found", sentence)

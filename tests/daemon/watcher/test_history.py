@@ -27,6 +27,7 @@ class Kept:
         self.now = NOW
         self.publisher = Publisher()
         self.history = History(self.publisher, ZONE, clock=lambda: self.now, each=each, most=most)
+        self.publisher.add_listener(self.history)
         self.publisher.publish(first)
         self.publisher.set_health(ready=True, stale=False)
 

@@ -70,7 +70,7 @@ def content(path: Path) -> bytes | None:
 async def keeping(path: Path, **flags: str) -> AsyncIterator[tuple[Publisher, SnapshotStore]]:
     publisher = Publisher()
     keeper = SnapshotStore(configured(path, **flags), publisher)
-    publisher.on_change = keeper.wake
+    publisher.add_listener(keeper)
     running = asyncio.create_task(keeper.run())
     try:
         yield publisher, keeper

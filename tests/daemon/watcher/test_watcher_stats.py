@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.daemon.ipc.feed_helpers import known_of, member, put
+from tests.daemon.ipc.feed_helpers import member, put, watcher_context
 from zkdns.config import load_config
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.queries import list_services
@@ -92,6 +92,6 @@ async def count_both_ways() -> None:
     table.apply(put("web", *(replace(member(number), weight=weight) for number, weight in weights.items())))
     census.note(set(table.services))
     census.take()
-    listed, _ = list_services(known_of(config, publisher))
+    listed, _ = list_services(watcher_context(config, publisher))
     assert [(line.alive, line.hidden) for line in listed.services] == [(2, 1)]
     assert (census.alive, census.hidden) == (2, 1)

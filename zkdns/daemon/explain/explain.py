@@ -15,8 +15,7 @@ import msgspec
 
 from zkdns.daemon.explain.classify_name import NameClass, NameClassifier
 from zkdns.daemon.explain.member_verdicts import MemberVerdicts, is_answered, merged_origins, with_stats
-from zkdns.daemon.ipc.control import Refused
-from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation, TypeAnswer
+from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation, Refused, TypeAnswer
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.queries import state_of
 from zkdns.daemon.watcher.znode_cache import MAX_CACHED
@@ -45,7 +44,7 @@ async def explain(request: Explain, known: WatcherContext) -> Explanation | Refu
     try:
         explained = _explain(request.name, known)
     except BadValueError as error:
-        return Refused("mistaken", str(error))
+        return Refused("invalid", str(error))
     znodes = [row.znode for row in explained.members if row.znode is not None] if known.zookeeper else []
     looks = await known.looks.of(znodes, known.zookeeper)
     notes = explained.notes

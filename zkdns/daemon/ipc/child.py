@@ -1,7 +1,10 @@
-"""What watcher and worker have in common: how they are told what to do, and how they end.
+"""The child processes' side of the supervisor: how a watcher or a worker gets its task, and how it ends.
 
-A child talks with the supervisor over one socket: it is sent its task as one frame, later perhaps orders, and
-sends reports. When that socket ends, so does the child: nothing outlives the supervisor, however it went.
+    supervisor ── Task (once), then orders ──▶ child
+               ◀── reports ──────────────────
+
+Both directions use one socket. A child exits when that is closed, so no child outlives the supervisor, even
+if the supervisor was killed.
 """
 
 from __future__ import annotations
@@ -26,67 +29,66 @@ from zkdns.telemetry.log_setup import configure_logging
 from zkdns.telemetry.stats import Stats
 
 RETIRE_SECONDS = 5.0
-"""How long a worker that retires may finish what it has begun: as long as askers wait for an answer."""
+"""Maximum time in which a retiring worker finishes its queries: as long as clients wait for a response."""
 
 
 class Task(msgspec.Struct, frozen=True):
-    """What a child is to do.
-
-    `sockets` are the numbers of inherited file descriptors, UDP and TCP by turns.
-    """
+    """The task of a child process."""
 
     role: Literal["watcher", "worker"]
     config: Config
     feed: str
+    """Path of the feed's socket: the watcher listens there, workers connect to it."""
     listening: tuple[HostPort, ...] = ()
-    """Where the server answers, as bound."""
+    """The server's DNS addresses, as bound."""
     sockets: tuple[int, ...] = ()
+    """File descriptors of a worker's inherited sockets, UDP and TCP alternately."""
     secret: bytes = b""
-    """What the workers of a server have in common, and nobody else knows."""
-    waits: bool = False
-    """Whether a worker answers nobody before it has a table: others do, who have one."""
-    leads: bool = True
-    """Whether a watcher has the control socket and the snapshot; else another one has, until it is told."""
-    inherits: str | None = None
-    """The feed of the watcher before, whose table it begins with."""
+    """Shared by all workers of a server, and unknown to all others."""
+    waits_for_table: bool = False
+    """True if a worker serves no query before it has a table, because older workers with a table do."""
+    is_leader: bool = True
+    """True if a watcher owns the control socket and the snapshot. False: not before a `Promote`."""
+    predecessor_feed: str | None = None
+    """The feed of the previous watcher, whose table a watcher starts with."""
     stale_since: float | None = None
-    """Since when that has been out of reach of ZooKeeper, on the monotonic clock; None: it is not."""
+    """Time by `time.monotonic` at which the previous watcher lost ZooKeeper; None: it is connected."""
 
 
 class Retire(msgspec.Struct, frozen=True, tag="retire"):
-    """For a worker: take no more queries, finish those that were taken, and end."""
+    """Order to a worker: accept no more queries, finish the accepted ones, and exit."""
 
-    alone: tuple[int, ...]
-    """Of its sockets those that nobody else takes from: what waits in them is answered before."""
+    exclusive_sockets: tuple[int, ...]
+    """Those of its sockets that no other worker reads. Their pending queries are accepted first."""
 
 
 class Follow(msgspec.Struct, frozen=True, tag="follow"):
-    """For a worker: there is another feed to follow."""
+    """Order to a worker: follow another feed."""
 
     feed: str
 
 
 class Promote(msgspec.Struct, frozen=True, tag="lead"):
-    """For a watcher: control socket and snapshot are its own now."""
+    """Order to a watcher: take over the control socket and the snapshot."""
 
     predecessor: int
-    """The process that had them, and is about to end; 0 where there is none."""
+    """Process id of their previous owner, which is about to exit; 0: there is none."""
 
 
 class Configure(msgspec.Struct, frozen=True, tag="configure"):
-    """For a watcher: another configuration is in force, which differs in what only workers do."""
+    """Order to a watcher: use another configuration. Only settings of the workers differ."""
 
     config: Config
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a child says of itself."""
+    """State of a child process."""
 
     ready: bool
     stats: Stats | None = None
     """Counters and gauges of the process."""
-    has_left: bool = False
-    """Whether a worker that retires takes nothing more where others do."""
+    has_stopped_receiving: bool = False
+    """True if a retiring worker accepts no more queries from sockets that other workers read."""
 
 
 Order: TypeAlias = Retire | Follow | Promote | Configure
@@ -104,48 +106,48 @@ def main(
     roles: dict[str, Role],
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
 ) -> None:
-    """Run as a child of the supervisor; the control socket is the last argument."""
-    # The supervisor reloads; whoever sends this to all that is called zkdns must not end its children.
+    """Run a child process. The last argument of the command line is the file descriptor of its socket."""
+    # SIGHUP is for the supervisor. It must not end children if it is sent to all processes named zkdns.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    control = socket.socket(fileno=int(sys.argv[-1]))
+    supervisor = socket.socket(fileno=int(sys.argv[-1]))
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(_run(control, roles))
+        runner.run(_run(supervisor, roles))
 
 
-async def _run(control: socket.socket, roles: dict[str, Role]) -> None:
-    reader, writer = await asyncio.open_unix_connection(sock=control)
+async def _run(supervisor: socket.socket, roles: dict[str, Role]) -> None:
+    reader, writer = await asyncio.open_unix_connection(sock=supervisor)
     task = await TASKS.read(reader)
     if task is None:
         return
     configure_logging(task.config.log.format, task.config.log.level, process=task.role)
     loop = asyncio.get_running_loop()
-    loop.set_exception_handler(_log_stray)
+    loop.set_exception_handler(_log_unhandled)
     orders: Orders = asyncio.Queue()
     work = asyncio.ensure_future(
         roles[task.role](task, lambda report: writer.write(REPORTS.encode(report)), orders)
     )
     loop.add_signal_handler(signal.SIGTERM, work.cancel)
-    orphaned = asyncio.create_task(_take_orders(reader, orders))
-    orphaned.add_done_callback(lambda _: work.cancel())
+    receiving = asyncio.create_task(_receive_orders(reader, orders))
+    receiving.add_done_callback(lambda _: work.cancel())
     await asyncio.wait([work])
-    if orphaned.done():  # nobody else is left to tidy up
+    if receiving.done():  # the supervisor has ended, and has not removed its directory
         shutil.rmtree(Path(task.feed).parent, ignore_errors=True)
     if not work.cancelled() and (error := work.exception()):
         structlog.get_logger("zkdns").error("process_failed", exc_info=error)
         os._exit(1)
-    # Before the loop is closed, which tells of a signal that comes meanwhile as of an error; and without
-    # waiting for threads: a look-up of a host name, or kazoo, may be in the middle of something.
-    os._exit(0)  # what was logged is written already
+    # Exit here, because closing the loop would report a signal that arrives meanwhile as an error, and would
+    # wait for threads: kazoo's, or a lookup of a host name. All log entries have been written.
+    os._exit(0)
 
 
-async def _take_orders(reader: asyncio.StreamReader, orders: Orders) -> None:
-    """Pass orders on until the supervisor has gone."""
+async def _receive_orders(reader: asyncio.StreamReader, orders: Orders) -> None:
+    """Put received orders into the queue until the supervisor ends."""
     while (order := await ORDERS.read(reader)) is not None:
         orders.put_nowait(order)
 
 
-def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001 - asyncio's signature
-    """An exception that escaped into the event loop is a mistake of ours: say it, and go on."""
+def _log_unhandled(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:  # noqa: ARG001 - asyncio's signature
+    """Log an exception that escaped into the event loop, and continue."""
     error = context.get("exception")
     structlog.get_logger("zkdns").error(
         "exception_unhandled",

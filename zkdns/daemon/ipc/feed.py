@@ -1,16 +1,17 @@
-"""The feed: the stream of changes from the watcher to every worker.
+"""The feed: the stream of table changes from the watcher to every worker, over a Unix socket.
 
-    worker connects ──▶ Begin, Changes…, End, Health          a whole copy of the table
-                          Changes, Health, Changes, …           then every difference, in order
+    worker connects ──▶ Begin, Changes…, End, SourceHealth    a copy of the table
+                        Changes, SourceHealth, Changes, …     then each change, in order
 
-A publisher that is still reading sends what it has read so far, and `End` when it is ready: so the workers
-are ready with it. A worker keeps what it has until a whole copy has arrived, so neither side's end is ever
-seen in answers. A subscriber that does not keep up is cut off, and begins anew with a copy.
+A publisher that is still reading its source sends the part it has read so far, and `End` when it is ready, so
+the workers become ready at the same time. A worker keeps its table until a complete copy has arrived. Thus
+restarts of either side do not show in responses. A subscriber that falls too far behind is disconnected. It
+connects again and gets a new copy.
 
-What people ask of all workers (`Flush`) goes the same way, to those who are there, and to nobody later.
+A `Flush` of the forward caches uses the same stream. It reaches the workers that are connected at that time.
 
-A subscriber says one thing, and only where it is asked to (`Barrier`): that it has come so far. Who has been
-told that something is done can ask the workers at once, and must not find them on their way to it.
+Subscribers send one message, the reply to a `Barrier`: they have processed everything before it. A command
+waits for these replies before it returns, so that queries sent after it are answered from the new state.
 """
 
 from __future__ import annotations
@@ -33,48 +34,45 @@ from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.feed")
 
-# A copy is cut into frames of so many changes, that a worker may answer between two of them.
-_CHANGES_IN_FRAME = 200
-# How far a subscriber may fall behind, beside the copy that it was sent.
-_MOST_BACKLOG = 64 << 20
-_RECONNECT_SECONDS = 0.02  # at a start both ends begin at once, and one has to wait for the other
-# So long a worker is waited for that has something to do. One that hangs gives no old answer either.
-_DELIVERY_SECONDS = 1.0
+_CHANGES_PER_FRAME = 200  # a worker serves queries between two frames of a copy
+_MAX_BACKLOG = 64 << 20  # bytes that a subscriber may fall behind, in addition to its copy
+_RECONNECT_SECONDS = 0.02  # short, because both processes start at the same time
+_BARRIER_SECONDS = 1.0  # a worker that takes longer hangs, and sends no outdated responses either
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
-    """A whole copy follows; what it does not hold is over at its end."""
+    """A copy of the table follows. At its end, the subscriber drops all sets that are not in it."""
 
 
 class Changes(msgspec.Struct, frozen=True, tag="changes"):
-    """What changed, and the zone's serial thereafter."""
+    """Changes of the table, and the zone's serial after them."""
 
     serial: int
     changes: tuple[Change, ...]
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """The copy is complete, and has this serial, also where it holds nothing."""
+    """The copy is complete. It has a serial even if it is empty."""
 
     serial: int
 
 
 class SourceHealth(msgspec.Struct, frozen=True, tag="health"):
-    """Whether the table has been read at all, and whether its source is out of reach now."""
+    """`ready`: the table has been read; `stale`: its source is disconnected."""
 
     ready: bool
     stale: bool
 
 
 class Flush(msgspec.Struct, frozen=True, tag="flush"):
-    """What is cached of upstreams' answers is to be forgotten."""
+    """Flush the forward cache."""
 
     name: bytes | None
-    """Of this name and what lies below it, in wire form and lower case; None: all of it."""
+    """Only entries of this name and of names below it, in wire format and lower case. None: all entries."""
 
 
 class Barrier(msgspec.Struct, frozen=True, tag="mark"):
-    """To be sent back by the subscriber, when what came before it is done."""
+    """The subscriber sends this back when it has processed everything before it."""
 
     number: int
 
@@ -82,53 +80,78 @@ class Barrier(msgspec.Struct, frozen=True, tag="mark"):
 FeedMessage: TypeAlias = Begin | Changes | End | SourceHealth | Flush | Barrier
 FRAMES: FrameCodec[FeedMessage] = FrameCodec(FeedMessage)  # type: ignore[arg-type]  # a union is no type to mypy
 BARRIERS: FrameCodec[Barrier] = FrameCodec(Barrier)
-"""What subscribers say."""
+"""Messages from subscribers."""
+
+
+class PublisherListener:
+    """Observes a publisher in the same process. The methods do nothing; override the ones you need."""
+
+    def before_publish(self, changes: Sequence[Change]) -> None:
+        """Called with the changes of one `publish`, before the first of them is applied."""
+
+    def before_change(self, change: Change) -> None:
+        """Called before each change is applied to the table."""
+
+    def after_change(self, keys: set[Labels]) -> None:
+        """Called after each change that altered the table, with the keys of the affected services."""
+
+    def after_batch(self) -> None:
+        """Called after the changes of one round of the event loop have been sent to the subscribers."""
 
 
 class Publisher:
-    """The watcher's end: keeps the table, and tells every subscriber of each change.
+    """The watcher's side: keeps the table, and sends every change to all subscribers.
 
-    Changes of one round of the event loop go out together, under one serial.
+    Changes of one round of the event loop are sent together, with one serial.
+
+    Attributes:
+        table: the table. `publish` applies its changes.
+        health: last value of `set_health`.
     """
 
     def __init__(self) -> None:
         self.table = Table(departed_seconds=0)
         self.health = SourceHealth(ready=False, stale=False)
-        self.on_publish: Callable[[Sequence[Change]], None] = lambda _: None
-        """Called with changes before they are made."""
-        self.on_change: Callable[[], None] = lambda: None
-        """Called after changes were made."""
-        self.before_applied: Callable[[Change], None] = lambda _: None
-        """Called before each change is made."""
-        self.on_applied: Callable[[set[Labels]], None] = lambda _: None
-        """Called with the keys of the services that a change may have altered, at each change."""
+        self._listeners: list[PublisherListener] = []
         self._pending: list[Change] = []
-        self._subscribers: dict[asyncio.StreamWriter, int] = {}  # with the backlog that each may have
-        self._mark = 0
-        self._reached: dict[asyncio.StreamWriter, int] = {}  # the last mark that each has sent back
-        self._has_moved = asyncio.Event()
+        self._max_backlogs: dict[asyncio.StreamWriter, int] = {}  # bytes, by subscriber
+        self._barrier = 0
+        self._reached: dict[asyncio.StreamWriter, int] = {}  # the last barrier that each subscriber sent back
+        self._progress = asyncio.Event()
         self._server: asyncio.Server | None = None
+
+    def add_listener(self, listener: PublisherListener) -> None:
+        """Call the listener's methods from now on, after those of earlier listeners."""
+        self._listeners.append(listener)
+
+    @property
+    def subscriber_count(self) -> int:
+        """Number of connected subscribers."""
+        return len(self._max_backlogs)
 
     async def serve(self, path: str) -> None:
         """Accept subscribers at a Unix socket."""
-        self._server = await asyncio.start_unix_server(self._subscribed, path)
+        self._server = await asyncio.start_unix_server(self._serve_subscriber, path)
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """Make changes at once, and tell of them at the end of this round of the event loop."""
-        self.on_publish(changes)
+        """Apply changes at once, and send them at the end of this round of the event loop."""
+        for listener in self._listeners:
+            listener.before_publish(changes)
         for change in changes:
-            self.before_applied(change)
+            for listener in self._listeners:
+                listener.before_change(change)
             keys = self.table.apply(change)
             if not keys:
                 continue
-            self.on_applied(keys)
+            for listener in self._listeners:
+                listener.after_change(keys)
             if not self._pending:
-                asyncio.get_running_loop().call_soon(self._flush)
+                asyncio.get_running_loop().call_soon(self._send_pending)
             self._pending.append(change)
 
     def set_health(self, *, ready: bool, stale: bool) -> None:
-        """Say how far the table can be trusted; what was published before arrives before."""
-        self._flush()
+        """Set and send the health of the source, after all changes published before."""
+        self._send_pending()
         before, self.health = self.health, SourceHealth(ready, stale)
         if ready and not before.ready:
             self._broadcast(FRAMES.encode(End(self.table.serial)))
@@ -136,91 +159,99 @@ class Publisher:
             self._broadcast(FRAMES.encode(self.health))
 
     def flush_caches(self, name: bytes | None) -> int:
-        """Let the workers forget what they cached; return how many of them are told.
+        """Flush the workers' forward caches, and return the number of workers that this reaches.
 
         Args:
-            name: of this name and what lies below it, in wire form and lower case; None: all of it.
+            name: only entries of this name and of names below it, in wire format and lower case. None: all.
         """
         self._broadcast(FRAMES.encode(Flush(name)))
-        return len(self._subscribers)
+        return self.subscriber_count
 
-    async def delivered(self) -> None:
-        """Wait until all subscribers that are there have done what they were told; for a while at most."""
-        self._flush()
-        self._mark += 1
-        mark, told = self._mark, tuple(self._subscribers)
-        self._broadcast(FRAMES.encode(Barrier(mark)))
+    async def wait_until_applied(self) -> None:
+        """Wait until all current subscribers have processed everything sent so far, or a time-out ends."""
+        self._send_pending()
+        self._barrier += 1
+        number, waited_for = self._barrier, tuple(self._max_backlogs)
+        self._broadcast(FRAMES.encode(Barrier(number)))
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_DELIVERY_SECONDS):
-                while any(one in self._subscribers and self._reached.get(one, 0) < mark for one in told):
-                    self._has_moved.clear()
-                    await self._has_moved.wait()
+            async with asyncio.timeout(_BARRIER_SECONDS):
+                while any(
+                    subscriber in self._max_backlogs and self._reached.get(subscriber, 0) < number
+                    for subscriber in waited_for
+                ):
+                    self._progress.clear()
+                    await self._progress.wait()
 
     def copy(self) -> list[Change]:
-        """The changes that make the table as it is now, under the serial that it has now."""
-        self._flush()
+        """Return the changes that build the present table, with its present serial."""
+        self._send_pending()
         return list(self.table.contents())
 
     def close(self) -> None:
-        """Send what is pending, and let go of all subscribers."""
-        self._flush()
+        """Send pending changes and disconnect all subscribers."""
+        self._send_pending()
         if self._server is not None:
             self._server.close()
-        for writer in self._subscribers:
+        for writer in self._max_backlogs:
             writer.close()
 
-    def _flush(self) -> None:
+    def _send_pending(self) -> None:
         changes, self._pending = tuple(self._pending), []
         if not changes:
             return
-        # Time keeps the serial rising over restarts, counting keeps it rising within a second (RFC 1982).
+        # The serial follows the clock, so that it rises across restarts, and is at least one more than the
+        # previous one. It wraps around as in RFC 1982.
         self.table.serial = max(self.table.serial + 1, int(time.time())) & 0xFFFFFFFF
-        for start in range(0, len(changes), _CHANGES_IN_FRAME):
-            part = changes[start : start + _CHANGES_IN_FRAME]
+        for start in range(0, len(changes), _CHANGES_PER_FRAME):
+            part = changes[start : start + _CHANGES_PER_FRAME]
             self._broadcast(FRAMES.encode(Changes(self.table.serial, part)))
-        self.on_change()
+        for listener in self._listeners:
+            listener.after_batch()
 
-    async def _subscribed(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._flush()
+    async def _serve_subscriber(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._send_pending()
         self._send_copy(writer)
-        while (reached := await BARRIERS.read(reader)) is not None:
-            self._reached[writer] = reached.number
-            self._has_moved.set()
-        self._subscribers.pop(writer, None)
+        while (barrier := await BARRIERS.read(reader)) is not None:
+            self._reached[writer] = barrier.number
+            self._progress.set()
+        self._max_backlogs.pop(writer, None)
         self._reached.pop(writer, None)
-        self._has_moved.set()
+        self._progress.set()
         writer.close()
 
     def _send_copy(self, writer: asyncio.StreamWriter) -> None:
-        """All at once, so that no change can fall between the copy and what follows it."""
+        """Send a copy in one step, so that no change comes between the copy and the changes after it."""
         contents = self.table.contents()
         messages: list[FeedMessage] = [Begin()]
-        while part := tuple(itertools.islice(contents, _CHANGES_IN_FRAME)):
+        while part := tuple(itertools.islice(contents, _CHANGES_PER_FRAME)):
             messages.append(Changes(self.table.serial, part))
         if self.health.ready:
             messages.append(End(self.table.serial))
         frames = b"".join(map(FRAMES.encode, (*messages, self.health)))
-        self._subscribers[writer] = _MOST_BACKLOG + len(frames)
+        self._max_backlogs[writer] = _MAX_BACKLOG + len(frames)
         writer.write(frames)
 
     def _broadcast(self, frame: bytes) -> None:
-        for writer, most in list(self._subscribers.items()):
+        for writer, max_backlog in list(self._max_backlogs.items()):
             writer.write(frame)
-            if writer.transport.get_write_buffer_size() > most:
+            if writer.transport.get_write_buffer_size() > max_backlog:
                 log.warning("worker_feed_lagging", effect="worker reconnects and reads the table again")
-                del self._subscribers[writer]
+                del self._max_backlogs[writer]
                 writer.transport.abort()
 
 
 class Subscriber:
-    """The worker's end: applies what arrives to a table.
+    """The worker's side: applies received changes to a table.
+
+    Attributes:
+        health: health of the publisher's source. Stays ready once it was; stale while disconnected.
 
     Args:
-        path: the Unix socket of the publisher.
-        table: what to keep current.
-        on_change: called with the keys of services whose answers may have changed.
-        on_health: called whenever readiness or staleness becomes another.
-        on_flush: called with what a `Flush` names; what it raises is logged, and costs no change.
+        path: Unix socket of the publisher.
+        table: the table to keep current.
+        on_change: called with the keys of services whose responses may have changed.
+        on_health: called with each new health.
+        on_flush: called with the name of each `Flush`. Its exceptions are logged.
     """
 
     def __init__(
@@ -237,35 +268,35 @@ class Subscriber:
         self._on_change = on_change
         self._on_health = on_health
         self._on_flush = on_flush
-        self._copied: set[str] | None = None  # the origins of a copy that is not complete yet
-        self._copying = contextlib.ExitStack()  # open while such a copy arrives
+        self._copied: set[str] | None = None  # origins received so far, while a copy arrives
+        self._copying = contextlib.ExitStack()  # pauses garbage collection, while a copy arrives
         self._writer: asyncio.StreamWriter | None = None
 
     def follow(self, path: str) -> None:
-        """Follow another publisher from now on; what is known stays until its copy has arrived."""
+        """Follow another publisher. The table stays until that one's copy has arrived."""
         self._path = path
         if self._writer is not None:
             self._writer.close()
 
     async def run(self) -> None:
-        """Follow the publisher for ever, connecting again whenever it goes."""
+        """Follow the publisher without end, and connect again whenever the connection ends."""
         while True:
             path = self._path
             with contextlib.suppress(OSError):
                 reader, self._writer = await asyncio.open_unix_connection(path)
                 try:
-                    await self._follow(reader)
+                    await self._process(reader)
                 finally:
                     self._writer.close()
                     self._writer = None
                     self._copying.close()
             self._copied = None
             if path != self._path:
-                continue  # nobody has gone
-            self._heard(SourceHealth(self.health.ready, stale=self.health.ready))
+                continue  # `follow` closed the connection; the publisher did not end
+            self._set_health(SourceHealth(self.health.ready, stale=self.health.ready))
             await asyncio.sleep(_RECONNECT_SECONDS)
 
-    async def _follow(self, reader: asyncio.StreamReader) -> None:
+    async def _process(self, reader: asyncio.StreamReader) -> None:
         while (message := await FRAMES.read(reader)) is not None:
             match message:
                 case Barrier():
@@ -277,7 +308,7 @@ class Subscriber:
                     self._copying.enter_context(gc_paused_for_loading())
                 case Changes():
                     self._apply(message)
-                    await asyncio.sleep(0)  # a whole buffer of frames must not hold up answers
+                    await asyncio.sleep(0)  # serve queries before the next buffered frame
                 case End():
                     self._table.serial = message.serial
                     if self._copied is not None:
@@ -285,8 +316,9 @@ class Subscriber:
                     self._copied = None
                     self._copying.close()
                 case SourceHealth():
-                    # A publisher that is still reading is no reason to forget what is known.
-                    self._heard(
+                    # A new publisher is not ready before it has read its source; the table is stale until
+                    # then, and still used.
+                    self._set_health(
                         SourceHealth(message.ready or self.health.ready, message.stale or not message.ready)
                     )
                 case Flush():
@@ -308,7 +340,7 @@ class Subscriber:
         except Exception:
             log.exception("cache_flush_failed", name=name)
 
-    def _heard(self, health: SourceHealth) -> None:
+    def _set_health(self, health: SourceHealth) -> None:
         if health != self.health:
             self.health = health
             self._on_health(health)

@@ -1,4 +1,4 @@
-"""Messages between our own processes: msgpack behind a length of four bytes."""
+"""Frames for messages between the processes of a server: a length of 4 bytes, then msgpack."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import msgspec
 
 T = TypeVar("T")
 
-_LENGTH = 4
+_LENGTH_BYTES = 4
 
 
 class FrameCodec(Generic[T]):
-    """Frames that carry one type (a union of tagged structs).
+    """Encodes and decodes frames of one type, usually a union of tagged structs.
 
     Args:
-        of: the type.
-        most: bytes of the longest frame that is read, where the other side is not of our own making.
+        message_type: the type.
+        max_bytes: maximum length of a received message. Set it if the sender is another program.
     """
 
-    def __init__(self, of: type[T], *, most: int = 0xFFFFFFFF) -> None:
-        self._most = most
+    def __init__(self, message_type: type[T], *, max_bytes: int = 0xFFFFFFFF) -> None:
+        self._max_bytes = max_bytes
         self._encoder = msgspec.msgpack.Encoder()
-        self._decoder = msgspec.msgpack.Decoder(of)
+        self._decoder = msgspec.msgpack.Decoder(message_type)
 
     def encode(self, message: T) -> bytes:
-        """The message as a frame."""
+        """Return the message as a frame."""
         body = self._encoder.encode(message)
-        return len(body).to_bytes(_LENGTH) + body
+        return len(body).to_bytes(_LENGTH_BYTES) + body
 
     async def read(self, reader: asyncio.StreamReader) -> T | None:
-        """The next message; None where the other side has gone.
+        """Return the next message. None: the other side has closed the connection.
 
         Raises:
-            msgspec.DecodeError: it is too long, or not of the type.
+            msgspec.DecodeError: it is too long, or of another type.
         """
         try:
-            length = int.from_bytes(await reader.readexactly(_LENGTH))
-            if length > self._most:
-                raise msgspec.DecodeError(f"a frame has {length} bytes, at most {self._most} are read")
+            length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES))
+            if length > self._max_bytes:
+                raise msgspec.DecodeError(f"a frame has {length} bytes; the maximum is {self._max_bytes}")
             return self._decoder.decode(await reader.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionError):
             return None

@@ -1,7 +1,7 @@
 """The backend of the admin address in the supervisor.
 
 Status and stats come from the reports of the processes. Everything else comes from the watcher, by requests
-over a control socket in the server's private directory, which is independent of the one for commands.
+over a control socket in the server's private directory, which works without the setting `control`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import TypeVar
 
@@ -29,125 +29,100 @@ from zkdns.admin.status import (
     ZooKeeperStatus,
 )
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import (
+from zkdns.daemon.ipc.control import ControlError, private_control_path, send_request, stream_responses
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
-    ControlError,
+    Explain,
+    Explanation,
     FlushCaches,
     Flushed,
+    HistoryPage,
+    ListServices,
     LossesAccepted,
     NotReloaded,
+    ReadHistory,
     Refused,
     Request,
     Response,
-    command,
-    private_control_path,
-    responses,
-)
-from zkdns.daemon.ipc.control_messages import (
-    Explain,
-    Explanation,
-    HistoryPage,
-    ListServices,
-    ReadHistory,
     ServiceLine,
     ServiceList,
 )
-from zkdns.daemon.supervisor.child_process import ChildProcess
 from zkdns.daemon.supervisor.reload import Reloader
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
+from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.names import to_text
 from zkdns.telemetry.stats import LATENCY_BUCKETS, ServerStats, UpstreamStats, WatcherStats, WorkerStats
 
-_ANSWER_SECONDS = 1.0
+_RESPONSE_SECONDS = 1.0
 _MAX_NAME = 4096  # characters; more than any name and nearly any znode path
 
 T = TypeVar("T", bound=Response)
 
 
 class AdminBackend:
-    """The server as the supervisor sees it. Values that may change on reload are read through callables.
+    """Implements `zkdns.admin.status.Backend`.
 
     Args:
-        started: Unix time of the start.
-        config: returns the configuration in force.
-        is_ready: returns whether every worker has a table.
-        listening: returns the bound DNS addresses.
-        watcher: returns the child process of the watcher.
-        workers: returns the child processes of the workers.
-        reloading: reloads the configuration.
+        state: state of the server.
+        reloader: reloads the configuration.
     """
 
-    def __init__(
-        self,
-        *,
-        started: float,
-        config: Callable[[], Config],
-        is_ready: Callable[[], bool],
-        listening: Callable[[], Sequence[HostPort]],
-        watcher: Callable[[], ChildProcess],
-        workers: Callable[[], Sequence[ChildProcess]],
-        reloading: Reloader,
-    ) -> None:
-        self._config = config
-        self._is_ready = is_ready
-        self._listening = listening
-        self._watcher = watcher
-        self._workers = workers
-        self._reloading = reloading
-        self._started = started
+    def __init__(self, state: ServerState, reloader: Reloader) -> None:
+        self._state = state
+        self._reloader = reloader
 
     # -- from the reports of the processes -------------------------------------------------------------------
 
     @property
     def is_ready(self) -> bool:
         """True if every worker has a table."""
-        return self._is_ready()
+        return self._state.is_ready
 
     @property
     def names(self) -> Sequence[str]:
         """The machine's host name, and the names of the setting `admin.names`."""
-        return (os.uname().nodename.lower(), *self._config().admin.names)
+        return (os.uname().nodename.lower(), *self._state.config.admin.names)
 
     @property
     def token_file(self) -> str | None:
         """Path of the token file."""
-        return self._config().admin.token
+        return self._state.config.admin.token
 
     def worker_stats(self) -> Mapping[int, WorkerStats]:
         """Return the stats of each worker by process id."""
         return {
             child.pid: child.stats
-            for child in self._workers()
+            for child in self._state.workers
             if child.pid is not None and isinstance(child.stats, WorkerStats)
         }
 
     def status(self) -> Status:
         """Return the current state."""
-        config, watcher = self._config(), self._watcher_stats()
+        config, watcher = self._state.config, self._state.watcher_stats
         return Status(
             version=__version__,
             ready=self.is_ready,
             zones=tuple(map(to_text, config.zones)),
-            listening=tuple(map(str, self._listening())),
+            listening=tuple(map(str, self._state.addresses)),
             source=_source(config),
             zookeeper=_zookeeper(config, watcher),
             table=_table(watcher),
-            workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._workers()),
+            workers=tuple(WorkerStatus(child.pid, child.ready) for child in self._state.workers),
             upstreams=_upstreams(self.worker_stats().values()),
-            started=self._started,
+            started=self._state.started,
             now=time.time(),
         )
 
     def stats(self) -> StatsReading:
         """Return the current counters and gauges."""
-        watcher = self._watcher_stats()
+        watcher = self._state.watcher_stats
         return StatsReading(
             version=__version__,
-            started=self._started,
+            started=self._state.started,
             now=time.time(),
             clock=time.monotonic(),
             latency_buckets=LATENCY_BUCKETS,
-            zookeeper=_zookeeper(self._config(), watcher),
+            zookeeper=_zookeeper(self._state.config, watcher),
             table=_table(watcher),
             workers=tuple(
                 WorkerReading(pid=pid, **msgspec.structs.asdict(stats))
@@ -160,25 +135,21 @@ class AdminBackend:
         # Imported here because prometheus-client loads slowly and no other request needs it.
         from zkdns.telemetry.prometheus import render  # noqa: PLC0415
 
-        watcher, workers = self._watcher(), self._workers()
+        watcher, workers = self._state.watcher, self._state.workers
         server = ServerStats(
             version=__version__,
-            started=self._started,
+            started=self._state.started,
             restarts={"watcher": watcher.deaths, "worker": sum(child.deaths for child in workers)},
-            reloads=self._reloading.outcomes,
+            reloads=self._reloader.outcomes,
         )
         return render(watcher.stats, [child.stats for child in workers], server, openmetrics=openmetrics)
 
     async def unresponsive_addresses(self) -> Sequence[HostPort]:
         """Return the DNS addresses that do not respond within a second. Any response counts."""
-        config = self._config()
+        config = self._state.config
         return await unresponsive_addresses(
-            self._listening(), config.zones[0], config.workers, _ANSWER_SECONDS
+            self._state.addresses, config.zones[0], config.workers, _RESPONSE_SECONDS
         )
-
-    def _watcher_stats(self) -> WatcherStats | None:
-        stats = self._watcher().stats
-        return stats if isinstance(stats, WatcherStats) else None
 
     # -- requests to the watcher -----------------------------------------------------------------------------
 
@@ -186,7 +157,7 @@ class AdminBackend:
         """Return a line for each service. The watcher sends them in parts."""
         lines: list[ServiceLine] = []
         with _control_errors_as_request_errors():
-            async with contextlib.aclosing(responses(self._control(), ListServices())) as parts:
+            async with contextlib.aclosing(stream_responses(self._control(), ListServices())) as parts:
                 async for part in parts:
                     listed = _checked(part, ServiceList).services
                     if not listed:
@@ -216,18 +187,18 @@ class AdminBackend:
 
     async def reload(self) -> Mapping[str, object]:
         """Read the configuration again and apply it."""
-        result = await self._reloading.request()
+        result = await self._reloader.request()
         if isinstance(result, NotReloaded):
-            errors = "; ".join(result.mistakes)
+            errors = "; ".join(result.errors)
             raise RequestError(HTTPStatus.CONFLICT, f"the old configuration stays in force: {errors}")
         return {"changed": result.changed, "replaced": result.replaced, "seconds": result.seconds}
 
     def _control(self) -> str:
-        return private_control_path(self._watcher().task.feed)
+        return private_control_path(self._state.watcher.task.feed)
 
     async def _request(self, request: Request, wanted: type[T]) -> T:
         with _control_errors_as_request_errors():
-            return _checked(await command(self._control(), request), wanted)
+            return _checked(await send_request(self._control(), request), wanted)
 
 
 @contextlib.contextmanager
@@ -250,8 +221,8 @@ def _checked(response: Response, wanted: type[T]) -> T:
         ControlError: it has another type.
     """
     if isinstance(response, Refused):
-        is_mistaken = response.reason == "mistaken"
-        raise RequestError(HTTPStatus.BAD_REQUEST if is_mistaken else HTTPStatus.NOT_FOUND, response.sentence)
+        is_invalid = response.reason == "invalid"
+        raise RequestError(HTTPStatus.BAD_REQUEST if is_invalid else HTTPStatus.NOT_FOUND, response.message)
     if not isinstance(response, wanted):
         raise ControlError("unexpected type of response")
     return response

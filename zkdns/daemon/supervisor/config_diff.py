@@ -1,6 +1,6 @@
-"""What a reload has to do: which processes use a changed setting, and must be replaced.
+"""Configuration diff: the changed settings of a reload, and the processes that use them.
 
-Pure: everything follows from the two configurations and the schema's rows.
+Pure functions of the two configurations and of the schema's rows.
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ import msgspec
 from zkdns.config import SETTINGS, Config, Process
 from zkdns.config.model import build_config
 
-# The settings that say which znodes the table is of; a new watcher can take over the table if they are equal.
+# These settings determine the znodes of the table. If they are equal, a new watcher can start with a copy of
+# it.
 _SOURCE: Final = frozenset({"zookeeper.hosts", "namespaces"})
 
 
 class ConfigDiff(msgspec.Struct, frozen=True):
-    """What a reload has to do."""
+    """The difference between two configurations."""
 
     changed: tuple[str, ...]
     """The changed fields of `Config` by their paths, such as `cache.entries`, in the order of the schema."""
@@ -26,30 +27,30 @@ class ConfigDiff(msgspec.Struct, frozen=True):
     """Whether to replace the watcher."""
     workers: bool
     """Whether to replace all workers."""
-    inherits: bool
-    """Whether a new watcher takes over the table of the old one."""
+    takes_over_table: bool
+    """Whether a new watcher starts with the old one's table."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to do."""
+        """True if there is nothing to do."""
         return not (self.changed or self.watcher or self.workers)
 
 
-def diff_configs(old: Config, new: Config, *, all_of_them: bool = False) -> ConfigDiff:
-    """Return the plan for a change of the configuration.
+def diff_configs(old: Config, new: Config, *, replace_all: bool = False) -> ConfigDiff:
+    """Return the difference between two configurations.
 
     Args:
         old: the configuration in force.
         new: the next one.
-        all_of_them: replace processes that use no changed setting too.
+        replace_all: replace processes that use no changed setting too.
     """
     rows = [row for row in SETTINGS if attrgetter(row.field)(old) != attrgetter(row.field)(new)]
     changed = tuple(dict.fromkeys(row.field for row in rows))
     return ConfigDiff(
         changed,
-        watcher=all_of_them or any("watcher" in row.used_by for row in rows),
-        workers=all_of_them or any("worker" in row.used_by for row in rows),
-        inherits=_SOURCE.isdisjoint(changed),
+        watcher=replace_all or any("watcher" in row.used_by for row in rows),
+        workers=replace_all or any("worker" in row.used_by for row in rows),
+        takes_over_table=_SOURCE.isdisjoint(changed),
     )
 
 

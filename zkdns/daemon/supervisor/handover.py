@@ -1,13 +1,13 @@
-"""How one configuration takes the place of another, without a query going unanswered.
+"""Handover: replaces the processes of one configuration with those of another, without losing a query.
 
-    bind what is new ─▶ start a watcher ─▶ start workers, one after the other ─▶ all of them work
-                            ╰── reads what the old one knows           ╰── on the same sockets
-    an error up to here: the new ones go, and nothing has happened          │
+    bind new sockets ─▶ start a watcher ─▶ start workers, one at a time ─▶ all are ready
+                            ╰─ copies the old watcher's table ╰─ on the same sockets
+    an error up to here: stop the new processes and keep the old ones       │
                                                                             ▼
-              close what nobody reads any more ◀─ the old ones finish ◀─ the old ones take no more
+                   close unused sockets ◀─ the old ones finish ◀─ the old workers stop accepting queries
 
-Until the new processes work, all that serves stays as it is. So there is no gap, no mixture that stays, and
-nothing to be undone; for a moment there are twice as many processes.
+The old generation serves until the new one is ready. So there is no gap in service, and an error needs no
+rollback. For a moment, twice as many processes run.
 """
 
 from __future__ import annotations
@@ -24,178 +24,181 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.config import Config
 from zkdns.daemon.ipc.child import RETIRE_SECONDS, Configure, Follow, Promote, Task
-from zkdns.daemon.supervisor.child_process import ChildProcess
-from zkdns.daemon.supervisor.children import ChildProcesses
+from zkdns.daemon.supervisor.children import ChildProcess, ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, config_for
 from zkdns.daemon.supervisor.listeners import Listeners, close
+from zkdns.daemon.supervisor.server_state import Generation
 from zkdns.telemetry.stats import WatcherStats
 from zkdns.transport.sockets import SocketPair
 
 log = structlog.get_logger("zkdns.supervisor")
 
 READY_SECONDS: Final = 30.0
-"""How long a new process may take until it works."""
-# A new watcher has the table of the old one at once; so long it may read ZooKeeper before it takes the place
-# of one that may have read it.
+"""Time-out until a new process is ready."""
+# A new watcher is ready as soon as it has copied the old one's table. It gets this time to read ZooKeeper
+# too, before it replaces a watcher that has.
 _SETTLE_SECONDS = 3.0
 
 
-class Generation(msgspec.Struct, frozen=True):
-    """What serves."""
-
-    config: Config
-    listeners: Listeners
-    watcher: ChildProcess
-    workers: tuple[ChildProcess, ...]
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether every worker has a table."""
-        return all(worker.ready for worker in self.workers)
-
-    @property
-    def has_table(self) -> bool:
-        """Whether a worker has one."""
-        return any(worker.ready for worker in self.workers)
-
-
 class Handover:
-    """Starts what serves, and puts something else in its place.
+    """Starts the first generation, and replaces a generation with the next one.
 
     Args:
-        crew: starts processes.
-        directory: for the sockets of feeds.
-        secret: what workers have in common.
+        children: starts the processes.
+        directory: the directory for the sockets of feeds.
+        secret: the secret that all workers share.
     """
 
-    def __init__(self, crew: ChildProcesses, directory: Path, secret: bytes) -> None:
-        self._crew = crew
+    def __init__(self, children: ChildProcesses, directory: Path, secret: bytes) -> None:
+        self._children = children
         self._directory = directory
         self._secret = secret
         self._feeds = 0
         self._retiring: list[ChildProcess] = []
         self._closing: asyncio.Task[None] | None = None
 
-    def begin(self, config: Config, listeners: Listeners) -> Generation:
-        """Start the first processes."""
-        _tell_addresses(listeners, Listeners())
-        watcher = self._crew.start(Task("watcher", config, self._next_feed(), listeners.addresses))
+    def start(self, config: Config, listeners: Listeners) -> Generation:
+        """Start the first generation."""
+        _log_addresses(listeners, Listeners())
+        watcher = self._children.start(Task("watcher", config, self._next_feed(), listeners.addresses))
         workers = [
-            self._crew.start(self._worker_task(config, watcher, listeners, number))
+            self._children.start(self._worker_task(config, watcher, listeners, number))
             for number in range(config.workers)
         ]
         return Generation(config, listeners, watcher, tuple(workers))
 
-    async def change(self, old: Generation, config: Config, plan: ConfigDiff) -> Generation:
-        """Let processes of another configuration work, and those of the old one end.
+    async def replace(self, old: Generation, config: Config, diff: ConfigDiff) -> Generation:
+        """Start the generation of another configuration, and retire the processes that it replaces.
 
         Raises:
             ListenError: an address cannot be bound.
-            NotReadyError: a new process does not come to work. In both cases all is as it was.
+            ChildNotReadyError: a new process does not become ready. After both errors the old generation
+                serves as before.
         """
         if self._closing is not None:
-            await asyncio.wait([self._closing])  # lest there are ever more that finish
+            await asyncio.wait([self._closing])  # limits the number of retiring processes
         listeners = old.listeners.changed(config.listen, config.workers)
-        hired: list[ChildProcess] = []
+        started: list[ChildProcess] = []
         try:
             watcher = old.watcher
-            if plan.watcher:
-                watcher = await self._new_watcher(old, config, listeners, plan, hired)
-            kept = () if plan.workers else old.workers[: config.workers]
+            if diff.watcher:
+                watcher = await self._start_watcher(old, config, listeners, diff, started)
+            kept = () if diff.workers else old.workers[: config.workers]
             for number in range(len(kept), config.workers):
                 task = self._worker_task(config, watcher, listeners, number)
-                task = msgspec.structs.replace(task, waits=old.has_table)
-                await self._hire(task, hired, must_be_ready=task.waits)
+                task = msgspec.structs.replace(task, waits_for_table=old.has_table)
+                await self._start_and_wait(task, started, must_be_ready=task.waits_for_table)
         except BaseException:
-            self._let_go(hired, listeners.without(old.listeners), then=old.listeners)
+            self._end(started, listeners.without(old.listeners), remaining=old.listeners)
             raise
-        workers = *kept, *(keeper for keeper in hired if keeper is not watcher)
-        running = Generation(config, listeners, watcher, workers)
-        self._hand_over(old, running, kept)
-        return running
+        workers = *kept, *(child for child in started if child is not watcher)
+        new = Generation(config, listeners, watcher, workers)
+        self._switch(old, new, kept)
+        return new
 
-    async def left(self) -> None:
-        """Wait until the new processes alone take queries: from then on the old configuration answers none.
+    async def wait_until_switched(self) -> None:
+        """Wait until only the new processes accept queries, so that no client gets an old response.
 
-        An old one that does not say so in time answers nobody either, or nothing that comes.
+        The wait is limited: a worker that does not report by then hangs, and does not respond either.
         """
-        await self._crew.left(self._retiring, RETIRE_SECONDS)
+        await self._children.wait_until_stopped_receiving(self._retiring, RETIRE_SECONDS)
 
-    async def _new_watcher(
+    async def _start_watcher(
         self,
         old: Generation,
         config: Config,
         listeners: Listeners,
-        plan: ConfigDiff,
-        hired: list[ChildProcess],
+        diff: ConfigDiff,
+        started: list[ChildProcess],
     ) -> ChildProcess:
-        feed = self._next_feed()
-        task = Task("watcher", config, feed, listeners.addresses, leads=False)
-        if plan.inherits:
+        task = Task("watcher", config, self._next_feed(), listeners.addresses, is_leader=False)
+        if diff.takes_over_table:
             since = _stale_since(old.watcher)
-            task = msgspec.structs.replace(task, inherits=old.watcher.task.feed, stale_since=since)
-        watcher = await self._hire(task, hired, must_be_ready=old.has_table)
+            feed = old.watcher.task.feed
+            task = msgspec.structs.replace(task, predecessor_feed=feed, stale_since=since)
+        watcher = await self._start_and_wait(task, started, must_be_ready=old.has_table)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SETTLE_SECONDS):
-                await self._crew.ready(watcher, READY_SECONDS, is_enough=lambda: _is_settled(watcher))
+                await self._children.wait_until(lambda: _is_settled(watcher), watcher, READY_SECONDS)
         return watcher
 
-    async def _hire(self, task: Task, hired: list[ChildProcess], *, must_be_ready: bool) -> ChildProcess:
-        """Start a process and wait until it works: where nobody has a table, it need not have one either."""
-        keeper = self._crew.start(task)
-        hired.append(keeper)
-        zookeeper = task.config.zookeeper.hosts  # which no worker knows
-        await self._crew.ready(
-            keeper,
-            READY_SECONDS,
-            is_enough=lambda: keeper.ready or (not must_be_ready and keeper.stats is not None),
-            awaited=f": ZooKeeper at {zookeeper} has not been read" if zookeeper else "",
-        )
-        return keeper
+    async def _start_and_wait(
+        self, task: Task, started: list[ChildProcess], *, must_be_ready: bool
+    ) -> ChildProcess:
+        """Start a process, add it to `started`, and wait until it is ready.
 
-    def _hand_over(self, old: Generation, new: Generation, kept: Sequence[ChildProcess]) -> None:
-        """Let the new ones work alone."""
+        Args:
+            task: its task.
+            started: all processes started so far.
+            must_be_ready: False if no old worker has a table. Then the first report is enough.
+        """
+        child = self._children.start(task)
+        started.append(child)
+        zookeeper = task.config.zookeeper.hosts  # empty in a worker's configuration
+        await self._children.wait_until(
+            lambda: child.ready or (not must_be_ready and child.stats is not None),
+            child,
+            READY_SECONDS,
+            reason=f": ZooKeeper at {zookeeper} has not been read" if zookeeper else "",
+        )
+        return child
+
+    def _switch(self, old: Generation, new: Generation, kept: Sequence[ChildProcess]) -> None:
+        """Let the new generation serve alone, and end the processes that are not part of it.
+
+        Args:
+            old: the previous generation.
+            new: the next one.
+            kept: workers that are part of both.
+        """
         if new.watcher is not old.watcher:
             feed = new.watcher.task.feed
-            for keeper in kept:
-                keeper.task = msgspec.structs.replace(keeper.task, feed=feed)
-                keeper.tell(Follow(feed))
-            new.watcher.tell(Promote(old.watcher.pid or 0))
-            task = msgspec.structs.replace(new.watcher.task, leads=True, inherits=None, stale_since=None)
-            new.watcher.task = task
-        elif new.config != old.config:  # it explains what workers do
+            for child in kept:
+                child.task = msgspec.structs.replace(child.task, feed=feed)
+                child.send(Follow(feed))
+            new.watcher.send(Promote(old.watcher.pid or 0))
+            new.watcher.task = msgspec.structs.replace(
+                new.watcher.task, is_leader=True, predecessor_feed=None, stale_since=None
+            )
+        elif new.config != old.config:  # the watcher explains responses, which depend on workers' settings
             new.watcher.task = msgspec.structs.replace(new.watcher.task, config=new.config)
-            new.watcher.tell(Configure(new.config))
-        for keeper in new.workers:
-            keeper.task = msgspec.structs.replace(keeper.task, waits=False)
+            new.watcher.send(Configure(new.config))
+        for child in new.workers:
+            child.task = msgspec.structs.replace(child.task, waits_for_table=False)
         new.listeners.share_out()
-        stay = new.watcher, *new.workers
-        gone = [keeper for keeper in (old.watcher, *old.workers) if keeper not in stay]
-        self._let_go(gone, old.listeners.without(new.listeners), then=new.listeners)
-        _tell_addresses(new.listeners, old.listeners)
+        remaining = new.watcher, *new.workers
+        ending = [child for child in (old.watcher, *old.workers) if child not in remaining]
+        self._end(ending, old.listeners.without(new.listeners), remaining=new.listeners)
+        _log_addresses(new.listeners, old.listeners)
 
-    def _let_go(
-        self, keepers: Sequence[ChildProcess], alone: Sequence[SocketPair], *, then: Listeners
+    def _end(
+        self, ending: Sequence[ChildProcess], unused: Sequence[SocketPair], *, remaining: Listeners
     ) -> None:
-        """Let processes finish, and close the sockets that only they read when they have."""
-        files = {sock.fileno() for pair in alone for sock in (pair.udp, pair.tcp)}
-        then.leave_out(alone)
-        self._retiring = [keeper for keeper in keepers if _is_at_work(keeper)]
-        for keeper in keepers:
-            if keeper in self._retiring:
-                keeper.retire(tuple(file for file in keeper.task.sockets if file in files))
+        """End processes, and close the sockets that only they read.
+
+        Args:
+            ending: the processes. Workers that may have accepted queries retire; the others stop.
+            unused: the sockets, closed when the processes have exited.
+            remaining: the listeners that stay.
+        """
+        descriptors = {sock.fileno() for pair in unused for sock in (pair.udp, pair.tcp)}
+        remaining.leave_out(unused)
+        self._retiring = [child for child in ending if _may_have_queries(child)]
+        for child in ending:
+            if child in self._retiring:
+                child.retire(tuple(number for number in child.task.sockets if number in descriptors))
             else:
-                keeper.stop()
+                child.stop()
 
-        async def close_in_time() -> None:
-            await self._crew.gone(keepers)
-            close(alone)
-            then.share_out()
-            for keeper in keepers:
-                if keeper.task.role == "watcher":
-                    _unlink(keeper.task.feed)
+        async def close_unused() -> None:
+            await self._children.wait_until_exited(ending)
+            close(unused)
+            remaining.share_out()
+            for child in ending:
+                if child.task.role == "watcher":
+                    _unlink(child.task.feed)
 
-        self._closing = asyncio.create_task(close_in_time())
+        self._closing = asyncio.create_task(close_unused())
 
     def _next_feed(self) -> str:
         self._feeds += 1
@@ -214,16 +217,16 @@ def worker_task(
     return Task("worker", config_for("worker", config), feed, listening, sockets, secret)
 
 
-def _is_at_work(keeper: ChildProcess) -> bool:
-    """Whether it may have begun to answer somebody."""
-    return keeper.task.role == "worker" and (keeper.ready or not keeper.task.waits)
+def _may_have_queries(child: ChildProcess) -> bool:
+    """True if the process is a worker that may have accepted queries."""
+    return child.task.role == "worker" and (child.ready or not child.task.waits_for_table)
 
 
 def _unlink(feed: str) -> None:
     Path(feed).unlink(missing_ok=True)
 
 
-def _tell_addresses(now: Listeners, before: Listeners) -> None:
+def _log_addresses(now: Listeners, before: Listeners) -> None:
     for listener in now.each:
         if listener.address not in before.addresses:
             log.info("listener_opened", address=str(listener.address), socket_activated=listener.is_passed)
@@ -233,11 +236,11 @@ def _tell_addresses(now: Listeners, before: Listeners) -> None:
 
 
 def _is_settled(watcher: ChildProcess) -> bool:
-    """Whether it says that its table is of now."""
+    """True if the watcher reports that its table is up to date."""
     return watcher.ready and watcher.stats is not None and _stale_since(watcher) is None
 
 
 def _stale_since(watcher: ChildProcess) -> float | None:
-    """Since when it has told that its table is not of now."""
+    """Return the time since which the watcher's table has been stale. None: it is up to date, or unknown."""
     stats = watcher.stats
     return stats.stale_since if isinstance(stats, WatcherStats) else None

@@ -1,4 +1,8 @@
-"""The listening sockets: of each address a pair for each worker, and what becomes of them at changes."""
+"""The listening sockets of the DNS addresses, and how a reload changes them.
+
+Each address has a pair of sockets (UDP and TCP) for each worker, all on one port; the kernel distributes the
+queries. An address that was passed by socket activation has one pair, which all workers share.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +26,22 @@ from zkdns.transport.sockets import (
 
 
 class Listener(msgspec.Struct, frozen=True):
-    """One address."""
+    """The sockets of one address."""
 
-    written: HostPort
-    """As the configuration has it."""
+    configured: HostPort
+    """The address in the configuration. Its port may be 0."""
     pairs: tuple[SocketPair, ...]
-    """By worker; what was passed is one that all of them share."""
+    """One pair for each worker, or a single pair if it was passed."""
     is_passed: bool = False
-    """Whether somebody else has bound it, who keeps it: it stays, whatever the configuration says."""
+    """True if socket activation passed it. It then stays open, whatever the configuration contains."""
 
     @property
     def address(self) -> HostPort:
-        """Where it really is."""
+        """The address, as bound."""
         return bound_address(self.pairs[0])
 
-    def with_more(self, workers: int) -> Listener:
-        """The same for so many workers at least; for those that are new it is too early to get anything.
+    def extended_to(self, workers: int) -> Listener:
+        """Return a listener with pairs for at least this number of workers. New pairs receive nothing yet.
 
         Raises:
             ListenError: the sockets cannot be bound.
@@ -45,121 +49,124 @@ class Listener(msgspec.Struct, frozen=True):
         before = len(self.pairs)
         if workers <= before or self.is_passed:
             return self
-        bound = bind_additional(self.pairs, workers - before)
-        return Listener(self.written, (*self.pairs, *bound))
+        return Listener(self.configured, (*self.pairs, *bind_additional(self.pairs, workers - before)))
 
-    def with_most(self, workers: int) -> Listener:
-        """The same for so many workers at most."""
-        return self if self.is_passed else Listener(self.written, self.pairs[:workers])
+    def limited_to(self, workers: int) -> Listener:
+        """Return a listener with pairs for at most this number of workers."""
+        return self if self.is_passed else Listener(self.configured, self.pairs[:workers])
 
     def direct_traffic(self, count: int | None) -> None:
-        """Let what arrives go to the first so many pairs alone; None: to all."""
+        """Let only the first `count` pairs receive new queries and connections. None: all pairs."""
         if not self.is_passed:
             direct_traffic(self.pairs, count)
 
 
 class Listeners:
-    """All addresses: those that were passed, and others in the order of the configuration.
-
-    They do not change: others take their place.
-    """
+    """The sockets of all addresses: passed ones first, then the others in the configured order. Immutable."""
 
     def __init__(self, each: Iterable[Listener] = ()) -> None:
         self.each = tuple(each)
 
     @classmethod
     def passed(cls, sockets: Iterable[socket.socket]) -> Listeners:
-        """Those of sockets that are bound already; who comes first of the workers has the query.
+        """Create from sockets that are already bound. All workers read them, and the first one gets a query.
 
         Raises:
-            ListenError: only one half of an address was passed, and the other cannot be bound.
+            ListenError: only UDP or only TCP of an address was passed, and the other cannot be bound.
         """
         return cls(Listener(bound_address(pair), (pair,), is_passed=True) for pair in pair_sockets(sockets))
 
     @property
     def addresses(self) -> tuple[HostPort, ...]:
-        """Where they are, as bound."""
+        """All addresses, as bound."""
         return tuple(listener.address for listener in self.each)
 
     def of_worker(self, number: int) -> tuple[int, ...]:
-        """The files of a worker's sockets, UDP and TCP by turns."""
+        """Return the file descriptors of a worker's sockets, UDP and TCP alternately."""
         pairs = [listener.pairs[0 if listener.is_passed else number] for listener in self.each]
         return tuple(sock.fileno() for pair in pairs for sock in (pair.udp, pair.tcp))
 
     def changed(self, addresses: Sequence[HostPort], workers: int) -> Listeners:
-        """Those that are wanted: what is there stays as it is, what is not is bound.
+        """Return the sockets for other settings. Existing sockets are reused, missing ones are bound.
 
-        Nothing arrives at what is bound where others are already, until `share_out`.
+        New sockets of an existing address receive nothing until `share_out`.
+
+        Args:
+            addresses: the configured addresses.
+            workers: number of workers.
 
         Raises:
-            ListenError: an address cannot be bound; nothing was bound then.
+            ListenError: an address cannot be bound. Then no new socket stays open.
         """
-        each = [one for one in self.each if one.is_passed]
-        passed = {one.address for one in each}
-        left = [one for one in self.each if not one.is_passed]
-        with contextlib.ExitStack() as undone:
-            undone.callback(self.share_out)
-            for written in addresses:
-                if written in passed:
+        each = [listener for listener in self.each if listener.is_passed]
+        passed = {listener.address for listener in each}
+        old = [listener for listener in self.each if not listener.is_passed]
+        with contextlib.ExitStack() as undone_on_error:
+            undone_on_error.callback(self.share_out)
+            for address in addresses:
+                if address in passed:
                     continue
-                here = next((one for one in left if written in (one.written, one.address)), None)
-                if here is not None:
-                    left.remove(here)
-                    each.append(here.with_more(workers))
+                same = next(
+                    (listener for listener in old if address in (listener.configured, listener.address)), None
+                )
+                if same is not None:
+                    old.remove(same)
+                    each.append(same.extended_to(workers))
                 else:
-                    pairs = _bind_beside(written, workers, (*left, *each))
-                    each.append(Listener(written, tuple(pairs)))
-                undone.callback(close, Listeners(each[-1:]).without(self))
-            # What is sent to a socket of 127.0.0.1 never reaches one of 0.0.0.0; when it is closed, something
-            # may be on its way. So it is kept, as the part of the other that it is.
-            for part in left:
-                if any(is_part(part.address, other) for other in addresses):
-                    each.append(part.with_more(workers))
-                    undone.callback(close, Listeners(each[-1:]).without(self))
-            undone.pop_all()
-        return Listeners(one.with_most(workers) for one in each)
+                    each.append(Listener(address, tuple(_bind(address, workers, (*old, *each)))))
+                undone_on_error.callback(close, Listeners(each[-1:]).without(self))
+            # An old address may be covered by a new wildcard address, such as 127.0.0.1 by 0.0.0.0. Queries
+            # on their way to the old socket never reach the wildcard socket, so the old one stays open.
+            for listener in old:
+                if any(is_covered(listener.address, address) for address in addresses):
+                    each.append(listener.extended_to(workers))
+                    undone_on_error.callback(close, Listeners(each[-1:]).without(self))
+            undone_on_error.pop_all()
+        return Listeners(listener.limited_to(workers) for listener in each)
 
     def without(self, others: Listeners) -> list[SocketPair]:
-        """The sockets that those lack."""
+        """Return the pairs that are not part of the others."""
         kept = {id(pair) for listener in others.each for pair in listener.pairs}
         return [pair for listener in self.each for pair in listener.pairs if id(pair) not in kept]
 
     def leave_out(self, others: Iterable[SocketPair]) -> None:
-        """Let nothing more arrive at those, which may be at the same addresses as these."""
-        at = {bound_address(pair) for pair in others}
+        """Let other sockets at the same addresses receive nothing more."""
+        addresses = {bound_address(pair) for pair in others}
         for listener in self.each:
-            if listener.address in at:
+            if listener.address in addresses:
                 listener.direct_traffic(len(listener.pairs))
 
     def share_out(self) -> None:
-        """Let what arrives at an address be shared out among all sockets there."""
+        """Distribute new queries and connections over all sockets of each address."""
         for listener in self.each:
             listener.direct_traffic(None)
 
     def close(self) -> None:
-        """Close all."""
+        """Close all sockets."""
         close(self.without(Listeners()))
 
 
-def _bind_beside(address: HostPort, workers: int, others: Iterable[Listener]) -> list[SocketPair]:
-    """Bind at a new address, which may be part of another (0.0.0.0), or hold it.
+def _bind(address: HostPort, workers: int, others: Iterable[Listener]) -> list[SocketPair]:
+    """Bind a new address, which may cover other addresses (0.0.0.0) or be covered by one.
 
-    Sockets that were passed are let be: whoever has bound them has said who else may be there.
+    Such sockets must all permit sharing their port. Passed sockets keep their options, because the service
+    manager has chosen them.
     """
-    neighbours = [
-        one
-        for one in others
-        if not one.is_passed and (is_part(address, one.address) or is_part(one.address, address))
+    overlapping = [
+        listener
+        for listener in others
+        if not listener.is_passed
+        and (is_covered(address, listener.address) or is_covered(listener.address, address))
     ]
-    for neighbour in neighbours:
-        allow_sharing(neighbour.pairs)
-    return bind(address, workers, shared=bool(neighbours))
+    for listener in overlapping:
+        allow_sharing(listener.pairs)
+    return bind(address, workers, shared=bool(overlapping))
 
 
-def is_part(address: HostPort, of: HostPort) -> bool:
-    """Whether who listens at the second address listens at the first one, too."""
-    one, other = (ipaddress.ip_address(host.partition("%")[0]) for host in (address.host, of.host))
-    return other.is_unspecified and one.version == other.version and address.port == of.port
+def is_covered(address: HostPort, wildcard: HostPort) -> bool:
+    """True if the second address is a wildcard address that includes the first one."""
+    one, other = (ipaddress.ip_address(at.host.partition("%")[0]) for at in (address, wildcard))
+    return other.is_unspecified and one.version == other.version and address.port == wildcard.port
 
 
 def close(pairs: Iterable[SocketPair]) -> None:

@@ -1,7 +1,8 @@
-"""Reloading: when the configuration is read again, and what is told of that.
+"""Reload: reads the configuration again, and applies the difference.
 
-SIGHUP, `zkdns reload`, … ──▶ one at a time; who asks meanwhile has the next one in common
-                               └──▶ read ──▶ plan ──▶ put in force, or the old one stays
+    SIGHUP, `zkdns reload`, POST /api/reload ──▶ queue ──▶ read ──▶ diff ──▶ apply, or keep the old one
+
+One reload runs at a time. All requests that arrive meanwhile share the next one.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import NotReloaded, Reloaded
+from zkdns.daemon.ipc.control_messages import NotReloaded, Reloaded
 from zkdns.daemon.supervisor.config_diff import ConfigDiff, diff_configs
+from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.errors import ConfigError, ZkdnsError
+from zkdns.telemetry.sd_notify import Notifier
 
 log = structlog.get_logger("zkdns.supervisor")
 
@@ -23,89 +26,86 @@ _EFFECT = "old configuration stays in force"
 
 
 class Reloader:
-    """Takes requests, and carries them out.
+    """Queues and executes requests.
 
     Attributes:
-        on_begun: called when the configuration is about to be read.
-        on_ended: called when it is in force, or the old one stays.
-        outcomes: how often it was put in force (`done`), or was not (`refused`).
+        outcomes: number of reloads that succeeded (`done`) and failed (`refused`).
 
     Args:
-        read: reads the configuration in a thread; raises ConfigError with all its mistakes.
-        present: tells the one that is in force.
-        change: puts one in force, and returns which roles' processes were replaced; raises ZkdnsError where
-            that cannot be, all being as it was then.
+        state: has the configuration in force.
+        notifier: reports begin and end of each reload to the service manager.
+        read: reads the configuration, in a thread. Raises ConfigError with all errors.
+        apply: applies a configuration, and returns the roles of the replaced processes. Raises ZkdnsError if
+            that fails and the old configuration stays in force.
     """
 
     def __init__(
         self,
+        state: ServerState,
+        notifier: Notifier,
         read: Callable[[], Config],
-        present: Callable[[], Config],
-        change: Callable[[Config, ConfigDiff], Awaitable[tuple[str, ...]]],
+        apply: Callable[[Config, ConfigDiff], Awaitable[tuple[str, ...]]],
     ) -> None:
-        self.on_begun: Callable[[], None] = lambda: None
-        self.on_ended: Callable[[], None] = lambda: None
         self.outcomes = {"done": 0, "refused": 0}
-        self._read, self._present, self._change = read, present, change
-        self._asked = asyncio.Event()
-        self._is_of_all = False
+        self._state, self._notifier, self._read, self._apply = state, notifier, read, apply
+        self._requested = asyncio.Event()
+        self._replaces_all = False
         self._waiting: list[asyncio.Future[Reloaded | NotReloaded]] = []
 
-    def request(self, *, all_of_them: bool = False) -> asyncio.Future[Reloaded | NotReloaded]:
-        """Let the configuration be read, soon; what comes of that.
+    def request(self, *, replace_all: bool = False) -> asyncio.Future[Reloaded | NotReloaded]:
+        """Request a reload, and return its future result.
 
         Args:
-            all_of_them: whether processes are replaced for which nothing has changed.
+            replace_all: replace processes that use no changed setting too.
         """
         future: asyncio.Future[Reloaded | NotReloaded] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
-        self._is_of_all |= all_of_them
-        self._asked.set()
+        self._replaces_all |= replace_all
+        self._requested.set()
         return future
 
     async def run(self) -> None:
-        """Carry requests out for ever."""
+        """Execute requests without end."""
         while True:
-            await self._asked.wait()
-            self._asked.clear()
+            await self._requested.wait()
+            self._requested.clear()
             waiting, self._waiting = self._waiting, []
-            is_of_all, self._is_of_all = self._is_of_all, False
-            self.on_begun()
-            outcome = await self._reload(is_of_all)
-            self.outcomes["done" if isinstance(outcome, Reloaded) else "refused"] += 1
-            self.on_ended()
+            replace_all, self._replaces_all = self._replaces_all, False
+            self._notifier.reloading()
+            result = await self._reload(replace_all)
+            self.outcomes["done" if isinstance(result, Reloaded) else "refused"] += 1
+            self._notifier.reloaded()
             for future in waiting:
                 if not future.done():
-                    future.set_result(outcome)
+                    future.set_result(result)
 
-    async def _reload(self, is_of_all: bool) -> Reloaded | NotReloaded:
-        begun = time.monotonic()
+    async def _reload(self, replace_all: bool) -> Reloaded | NotReloaded:
+        started_at = time.monotonic()
         try:
             config = await asyncio.to_thread(self._read)
-            plan = diff_configs(self._present(), config, all_of_them=is_of_all)
-            replaced = () if plan.is_empty else await self._change(config, plan)
+            diff = diff_configs(self._state.config, config, replace_all=replace_all)
+            replaced = () if diff.is_empty else await self._apply(config, diff)
         except ConfigError as error:
             return _refused(error.errors)
         except ZkdnsError as error:
             return _refused((str(error),))
-        except Exception:  # a mistake of ours, or no memory: it must not cost the server
+        except Exception:  # an internal error, or out of memory: the server must survive it
             log.exception("reload_failed", effect=_EFFECT)
-            return NotReloaded(("the server could not do it; its log says why",))
-        seconds = round(time.monotonic() - begun, 3)
-        if plan.is_empty:
+            return NotReloaded(("internal error; the server's log has the details",))
+        seconds = round(time.monotonic() - started_at, 3)
+        if diff.is_empty:
             log.info("configuration_unchanged")
         else:
-            # Values may be secrets; what is said is which they are.
             log.info(
                 "configuration_reloaded",
-                settings=" ".join(plan.changed) or None,
+                settings=" ".join(diff.changed) or None,  # names only, because values may be secrets
                 roles=" ".join(replaced) or None,
                 seconds=seconds,
             )
-        return Reloaded(plan.changed, replaced, seconds)
+        return Reloaded(diff.changed, replaced, seconds)
 
 
-def _refused(mistakes: tuple[str, ...] | list[str]) -> NotReloaded:
-    for mistake in mistakes:
-        log.error("reload_refused", reason=mistake, effect=_EFFECT)
-    return NotReloaded(tuple(mistakes))
+def _refused(errors: tuple[str, ...] | list[str]) -> NotReloaded:
+    for error in errors:
+        log.error("reload_refused", reason=error, effect=_EFFECT)
+    return NotReloaded(tuple(errors))

@@ -1,7 +1,6 @@
 """Self-checks: whether the server responds to a query at its own UDP sockets, as a client would send it.
 
-Any response passes, SERVFAIL too: whether the server responds is a different question from whether it has a
-table.
+Any response passes, including SERVFAIL, because a server without a table is healthy too.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _MAX_READ = 512  # bytes of a response; its header and question are enough
 _RESEND_SECONDS = 0.5
 _QUERIES_PER_WORKER = 4  # the chance to miss a hanging worker is e^-4
 _MAX_QUERIES = 64  # in parallel for each address; each needs a file descriptor
-ANSWER_SECONDS = 2.0
-"""The longest time in which a healthy server responds, also on a busy machine."""
+RESPONSE_SECONDS = 2.0
+"""Time-out in which a healthy server responds even on a busy machine."""
 
 
-async def answers_query(address: HostPort, zone: Labels, seconds: float = ANSWER_SECONDS) -> bool:
-    """Whether the server at this address responds to a query for the zone's SOA over UDP.
+async def answers_query(address: HostPort, zone: Labels, seconds: float = RESPONSE_SECONDS) -> bool:
+    """Return whether the server at this address responds to a query for the zone's SOA over UDP.
 
     Each check uses a new source port, and sends the query again every half second, because datagrams may be
     lost. If several workers have sockets of their own, the kernel selects one by the source port.
@@ -54,9 +53,9 @@ async def answers_query(address: HostPort, zone: Labels, seconds: float = ANSWER
 
 
 async def unresponsive_addresses(
-    addresses: Sequence[HostPort], zone: Labels, workers: int, seconds: float = ANSWER_SECONDS
+    addresses: Sequence[HostPort], zone: Labels, workers: int, seconds: float = RESPONSE_SECONDS
 ) -> list[HostPort]:
-    """Return those of the server's addresses at which it does not respond.
+    """Return the addresses at which the server does not respond.
 
     Addresses that the machine does not have at the moment are left out. With several workers, each address
     is checked several times, because the kernel selects the worker by the source port.

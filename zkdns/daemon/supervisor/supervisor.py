@@ -1,6 +1,9 @@
-"""The supervisor: binds, starts the other processes, replaces those that end, and ends them all.
+"""The supervisor: binds the sockets, starts the other processes, replaces those that exit, and ends them all.
 
-It holds the listening sockets, so what arrives while a worker is replaced waits in the kernel.
+It keeps the listening sockets open, so that queries wait in the kernel while a worker is replaced.
+
+    signals, control socket, HTTP API ──▶ Reloader ──▶ Supervisor._apply ──▶ Handover ──▶ next Generation
+    ServerState (the current Generation) ──▶ AdminBackend, SystemdNotifier
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.admin.server import AdminServer
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlServer, Refused, Reload, Request, Response, reload_socket
+from zkdns.daemon.ipc.control import ControlServer, reload_socket_path
+from zkdns.daemon.ipc.control_messages import Refused, Reload, Request, Response
 from zkdns.daemon.supervisor.children import ChildProcesses
 from zkdns.daemon.supervisor.config_diff import ConfigDiff
-from zkdns.daemon.supervisor.handover import Generation, Handover
+from zkdns.daemon.supervisor.handover import Handover
 from zkdns.daemon.supervisor.listeners import Listeners
 from zkdns.daemon.supervisor.reload import Reloader
+from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.daemon.supervisor.systemd_notifier import SystemdNotifier
 from zkdns.names import to_text
 from zkdns.telemetry.log_setup import configure_logging
@@ -40,21 +45,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.supervisor")
 
 _SECRET_BYTES = 16
-_LONGEST_DIRECTORY = 87  # bytes; leaves room for /feed999.control in a path of 103
+_MAX_DIRECTORY = 87  # bytes of a path; /feed999.control fits into the 103 bytes of a socket's path on macOS
 
 
 class Supervisor:
     """Runs a server.
 
-    Attributes:
-        reloading: takes requests to read the configuration again; there while it runs.
-
     Args:
-        config: what to run.
-        on_ready: called once, with the addresses that are listened at, when every worker has its table.
-        read: reads the configuration again, in a thread; raises ConfigError with all its mistakes.
-        passed: sockets that are bound already; what they listen at is answered too, and not bound again.
-        notifier: tells the service manager.
+        config: the configuration.
+        on_ready: called once with the bound addresses, when every worker has a table.
+        read: reads the configuration again, in a thread. Raises ConfigError with all errors.
+        passed: sockets from socket activation. They are served in addition to the configured addresses.
+        notifier: sends notices to the service manager.
     """
 
     def __init__(
@@ -66,198 +68,166 @@ class Supervisor:
         passed: Sequence[socket.socket] = (),
         notifier: Notifier | None = None,
     ) -> None:
-        self._config = config
         self._on_ready = on_ready
         self._passed = passed
         self._notifier = notifier or Notifier(None)
-        self._begun, self._started = time.monotonic(), time.time()
-        self._running: Generation | None = None
+        self._started_at = time.monotonic()
+        self._state = ServerState(config)
         self._was_ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._admin: AdminServer | None = None
-        self._leaving: asyncio.Task[None] | None = None
-        self._crew = ChildProcesses(self._heard, self._stopping.set)
-        self._succession: Handover
+        self._admin_stopping: asyncio.Task[None] | None = None
+        self._children = ChildProcesses(self._on_child_change, self._stopping.set)
+        self._handover: Handover
         self._control: ControlServer | None = None
         self._had_terminal = _has_terminal()
-        self._reloading = Reloader(read, lambda: self._config, self._change)
-        self._reloading.on_begun, self._reloading.on_ended = self._notifier.reloading, self._notifier.reloaded
-
-    @property
-    def is_ready(self) -> bool:
-        """Whether every worker has a table."""
-        return self._running is not None and self._running.is_ready
-
-    @property
-    def _now(self) -> Generation:
-        """What serves."""
-        assert self._running is not None  # noqa: S101 - who asks was started after it
-        return self._running
+        self._reloader = Reloader(self._state, self._notifier, read, self._apply)
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
 
         Raises:
-            ListenError: an address cannot be bound; nothing was started then.
+            ListenError: an address cannot be bound. Nothing was started then.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
-        loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+        loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        config = self._state.config
         with contextlib.ExitStack() as stack:
             listeners = Listeners.passed(self._passed)
             stack.callback(listeners.close)
-            listeners = listeners.changed(self._config.listen, self._config.workers)
-            stack.callback(listeners.close)  # again, where others have taken their place
-            self._admin = _bind_admin(self._config)
+            listeners = listeners.changed(config.listen, config.workers)
+            stack.callback(listeners.close)
+            self._admin = _bind_admin(config)
             stack.callback(lambda: self._admin.close() if self._admin else None)
             directory = stack.enter_context(_private_directory())
-            self._succession = Handover(self._crew, directory, secrets.token_bytes(_SECRET_BYTES))
-            self._running = self._succession.begin(self._config, listeners)
+            self._handover = Handover(self._children, directory, secrets.token_bytes(_SECRET_BYTES))
+            self._state.set(self._handover.start(config, listeners))
             self._start_admin()
-            others = [
+            background = [
                 asyncio.create_task(work)
                 for work in (
-                    self._listen_for_commands(),
-                    self._reloading.run(),
-                    self._systemd_notifier().run(),
+                    self._start_control(),
+                    self._reloader.run(),
+                    SystemdNotifier(self._notifier, self._state).run(),
                 )
             ]
-            # A keeper never ends by itself; should it, the server ends rather than stand on one leg.
-            await self._stopping.wait()
+            await self._stopping.wait()  # for a signal, or an internal error in self._children
             self._notifier.stopping()
             log.info("shutdown_started")
-            for other in others:
-                other.cancel()
-            await asyncio.wait(others)  # what a reload has begun is of the crew by now
+            for task in background:
+                task.cancel()
+            await asyncio.wait(background)  # an interrupted reload leaves its processes to self._children
             if self._control is not None:
                 self._control.close()
-            await asyncio.gather(self._crew.end(), *([self._admin.stop()] if self._admin else []))
-            if self._leaving is not None:
-                await self._leaving
-            self._now.listeners.close()
+            await asyncio.gather(self._children.stop_all(), *([self._admin.stop()] if self._admin else []))
+            if self._admin_stopping is not None:
+                await self._admin_stopping
+            self._state.generation.listeners.close()  # a reload may have replaced those of the start
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 loop.remove_signal_handler(number)
-                signal.signal(number, signal.SIG_IGN)  # it ends already
+                signal.signal(number, signal.SIG_IGN)  # the process is about to exit
 
-    async def _change(self, config: Config, plan: ConfigDiff) -> tuple[str, ...]:
-        """Put another configuration in force; return the roles of which processes were replaced.
+    async def _apply(self, config: Config, diff: ConfigDiff) -> tuple[str, ...]:
+        """Apply a configuration, and return the roles of the replaced processes.
 
         Raises:
-            ListenError, NotReadyError: all is as it was.
+            ListenError, ChildNotReadyError: the old configuration stays in force.
         """
-        old, before = self._now, self._config
-        admin_moves = config.admin.listen != before.admin.listen
-        new_admin = _bind_admin(config) if admin_moves else None
+        old = self._state.generation
+        new_admin = _bind_admin(config) if "admin.listen" in diff.changed else None
         try:
-            new = await self._succession.change(old, config, plan)
+            new = await self._handover.replace(old, config, diff)
         except BaseException:
             if new_admin is not None:
                 new_admin.close()
             raise
-        self._running, self._config = new, config
-        if (config.log.format, config.log.level) != (before.log.format, before.log.level):
+        self._state.set(new)
+        if {"log.format", "log.level"}.intersection(diff.changed):
             configure_logging(config.log.format, config.log.level, process="supervisor")
         old_admin = None
-        if admin_moves:
+        if "admin.listen" in diff.changed:
             old_admin, self._admin = self._admin, new_admin
             self._start_admin()
-        if config.control != before.control:
-            await self._listen_for_commands()
-        await self._leave(old_admin)
-        stays = old.watcher, *old.workers
-        now = new.watcher, *new.workers
-        return tuple(keeper.task.role for keeper in stays if keeper not in now)
+        if "control" in diff.changed:
+            await self._start_control()
+        await self._wait_until_switched(old_admin)
+        kept = new.watcher, *new.workers
+        return tuple(child.task.role for child in (old.watcher, *old.workers) if child not in kept)
 
-    async def _leave(self, old_admin: AdminServer | None) -> None:
-        """Wait until the old configuration answers nobody who asks from now on."""
+    async def _wait_until_switched(self, old_admin: AdminServer | None) -> None:
+        """Wait until the old generation accepts no more queries or HTTP requests."""
         try:
-            await self._succession.left()
+            await self._handover.wait_until_switched()
             if old_admin is not None:
                 await old_admin.leave()
         finally:
-            if old_admin is not None:  # which may have to tell who asked for this what came of it
-                self._leaving = asyncio.create_task(old_admin.stop())
+            if old_admin is not None:
+                # In the background, because it may still have to respond to the request for this reload.
+                self._admin_stopping = asyncio.create_task(old_admin.stop())
 
     def _start_admin(self) -> None:
         if self._admin is None:
             return
-        self._admin.start(self._admin_backend, self._was_ready)
+        self._admin.start(self._make_admin_backend, self._was_ready)
         log.info("admin_server_started", address=str(self._admin.address))
 
-    def _admin_backend(self) -> AdminBackend:
-        """Create the backend of the admin address."""
-        from zkdns.daemon.supervisor.admin_backend import AdminBackend  # noqa: PLC0415 - nobody waits for it at the start
+    def _make_admin_backend(self) -> AdminBackend:
+        from zkdns.daemon.supervisor.admin_backend import AdminBackend  # noqa: PLC0415 - not needed to serve DNS
 
-        return AdminBackend(
-            started=self._started,
-            config=lambda: self._config,
-            is_ready=lambda: self.is_ready,
-            listening=lambda: self._now.listeners.addresses,
-            watcher=lambda: self._now.watcher,
-            workers=lambda: self._now.workers,
-            reloading=self._reloading,
-        )
+        return AdminBackend(self._state, self._reloader)
 
-    def _systemd_notifier(self) -> SystemdNotifier:
-        return SystemdNotifier(
-            self._notifier,
-            config=lambda: self._config,
-            addresses=lambda: self._now.listeners.addresses,
-            is_ready=lambda: self.is_ready,
-            stats=lambda: self._now.watcher.stats,
-        )
-
-    async def _listen_for_commands(self) -> None:
-        """Listen for `zkdns reload`, where that is not done already."""
+    async def _start_control(self) -> None:
+        """Listen for `zkdns reload` at the configured path."""
         if self._control is not None:
             self._control.close()
-        path = self._config.control
-        self._control = ControlServer(reload_socket(path) if path else None, self._respond)
+        path = self._state.config.control
+        self._control = ControlServer(reload_socket_path(path) if path else None, self._respond)
         await self._control.start()
 
     async def _respond(self, request: Request) -> Response:
         if not isinstance(request, Reload):
-            return Refused("mistaken", "this is asked at the other control socket")
-        return await self._reloading.request(all_of_them=request.all)
+            return Refused("invalid", "the watcher's control socket takes this request")
+        return await self._reloader.request(replace_all=request.all)
 
-    def _hang_up(self) -> None:
-        """SIGHUP: read the configuration again; but where a terminal has gone, whoever looked on has too."""
+    def _on_hangup(self) -> None:
+        """Handle SIGHUP: reload, or stop if the terminal that the server was started in is closed."""
         if self._had_terminal and not _has_terminal():
             self._stopping.set()
         else:
-            self._reloading.request()
+            self._reloader.request()
 
-    def _heard(self) -> None:
-        if self.is_ready and not self._was_ready.is_set():
+    def _on_child_change(self) -> None:
+        if self._state.is_ready and not self._was_ready.is_set():
             self._was_ready.set()
-            zones = " ".join(map(to_text, self._config.zones))
-            log.info("server_ready", zones=zones, seconds=round(time.monotonic() - self._begun, 3))
-            self._on_ready(list(self._now.listeners.addresses))
+            zones = " ".join(map(to_text, self._state.config.zones))
+            log.info("server_ready", zones=zones, seconds=round(time.monotonic() - self._started_at, 3))
+            self._on_ready(list(self._state.addresses))
 
 
 def _bind_admin(config: Config) -> AdminServer | None:
-    """The admin server; None: there is none.
+    """Bind the admin address. None: it is disabled.
 
     Raises:
-        ListenError: its address cannot be bound.
+        ListenError: it cannot be bound.
     """
     return AdminServer(config.admin.listen) if config.admin.listen is not None else None
 
 
 def _has_terminal() -> bool:
-    """Whether somebody can look on; a terminal that has been closed is none any more."""
+    """True if standard input, output or error is an open terminal."""
     return any(map(os.isatty, range(3)))
 
 
 @contextlib.contextmanager
 def _private_directory() -> Iterator[Path]:
-    """A directory that only we can look into, gone at the end.
+    """A temporary directory with mode 0700, for the sockets between the processes.
 
-    Where TMPDIR is too long for a socket's path (107 bytes on Linux, 103 on macOS), it lies in /tmp.
+    It is in /tmp if TMPDIR is too long for the path of a socket (107 bytes on Linux, 103 on macOS).
     """
     directory = Path(tempfile.mkdtemp(prefix="zkdns-"))
-    if len(os.fsencode(directory)) > _LONGEST_DIRECTORY:
+    if len(os.fsencode(directory)) > _MAX_DIRECTORY:
         directory.rmdir()
         directory = Path(tempfile.mkdtemp(prefix="zkdns-", dir="/tmp"))
     try:

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
 
 from zkdns.address import HostPort
-from zkdns.config import Config
 from zkdns.daemon.supervisor.self_check import unresponsive_addresses
+from zkdns.daemon.supervisor.server_state import ServerState
 from zkdns.durations import format_duration
 from zkdns.telemetry.sd_notify import Notifier
-from zkdns.telemetry.stats import Stats, WatcherStats
+from zkdns.telemetry.stats import WatcherStats
 
 TABLE_SECONDS = 10.0
 """Maximum time that a server waits for the table before it is ready without one."""
@@ -33,26 +32,13 @@ class SystemdNotifier:
 
     Args:
         notifier: sends to systemd.
-        config: returns the configuration in force.
-        addresses: returns the bound DNS addresses.
-        is_ready: returns whether every worker has a table.
-        stats: returns the watcher's stats.
+        state: state of the server.
     """
 
-    def __init__(
-        self,
-        notifier: Notifier,
-        config: Callable[[], Config],
-        addresses: Callable[[], Sequence[HostPort]],
-        is_ready: Callable[[], bool],
-        stats: Callable[[], Stats | None],
-    ) -> None:
+    def __init__(self, notifier: Notifier, state: ServerState) -> None:
         self._notifier = notifier
-        self._config = config
-        self._addresses = addresses
-        self._is_ready = is_ready
+        self._state = state
         self._was_ready = False
-        self._stats = stats
 
     async def run(self) -> None:
         """Report without end. Returns at once without a service manager."""
@@ -72,7 +58,7 @@ class SystemdNotifier:
             if silent is None:
                 self._report_status()
             else:
-                self._notifier.status(f"no answer at {silent}")
+                self._notifier.status(f"no response at {silent}")
             await asyncio.sleep(pause)
 
     async def _start(self) -> None:
@@ -80,34 +66,34 @@ class SystemdNotifier:
         deadline = time.monotonic() + TABLE_SECONDS
         while True:
             self._report_status()
-            if (self._is_ready() or time.monotonic() >= deadline) and not await self._unresponsive():
+            if (self._state.is_ready or time.monotonic() >= deadline) and not await self._unresponsive():
                 self._notifier.ready()
                 return
             await asyncio.sleep(_START_TICK)
 
     def _report_status(self) -> None:
-        self._was_ready |= self._is_ready()
-        stats = self._stats()
+        self._was_ready |= self._state.is_ready
+        stats = self._state.watcher_stats
         if stats is None and self._was_ready:
             return  # the watcher is being replaced, which does not change the responses
         self._notifier.status(describe(stats, is_ready=self._was_ready, now=time.monotonic()))
 
     async def _unresponsive(self) -> HostPort | None:
         """Return an address that does not respond."""
-        config = self._config()
-        silent = await unresponsive_addresses(self._addresses(), config.zones[0], config.workers)
+        config = self._state.config
+        silent = await unresponsive_addresses(self._state.addresses, config.zones[0], config.workers)
         return silent[0] if silent else None
 
 
-def describe(stats: Stats | None, *, is_ready: bool, now: float) -> str:
+def describe(stats: WatcherStats | None, *, is_ready: bool, now: float) -> str:
     """Return the state of the server in a sentence.
 
     Args:
-        stats: stats of the watcher. None: not reported yet.
+        stats: stats of the watcher. None: it has not reported any.
         is_ready: true if every worker has, or had, a table.
         now: time by `time.monotonic`.
     """
-    if not isinstance(stats, WatcherStats) or not is_ready:
+    if stats is None or not is_ready:
         return "loading the table; names in the zones get SERVFAIL until then"
     table = f"{_count(stats.services, 'service')}, {_count(stats.alive, 'member')}"
     if stats.held:

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Awaitable, Iterator
 
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import (
+from zkdns.daemon.ipc.control_messages import (
     AcceptLosses,
     Contents,
+    CountMembers,
     Dump,
     Dumped,
+    Explain,
+    Explanation,
     FlushCaches,
     Flushed,
     ListNames,
+    ListServices,
     Names,
+    ReadHistory,
     Refused,
     Reload,
     Request,
     Response,
 )
-from zkdns.daemon.ipc.control_messages import CountMembers, Explain, Explanation, ListServices, ReadHistory
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher, accept_losses
@@ -60,7 +64,7 @@ def respond(request: Request, known: WatcherContext) -> Response | Iterator[Resp
             response = count_members(request, known)
         case Reload():
             sentence = "configurations are the supervisor's, which listens elsewhere"
-            response = Refused("mistaken", sentence)
+            response = Refused("invalid", sentence)
         case ListNames():
             response = _list_names(request, known.guarding, publisher.table)
     return response
@@ -75,7 +79,7 @@ async def respond_when_applied(request: Request, known: WatcherContext) -> Respo
     if isinstance(response, Awaitable):
         return await response
     if isinstance(request, AcceptLosses | FlushCaches | CountMembers):
-        await known.publisher.delivered()
+        await known.publisher.wait_until_applied()
     return response
 
 
@@ -89,17 +93,17 @@ async def _explain(request: Explain, known: WatcherContext) -> Explanation | Ref
 def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
     """Do what `zkdns flush` asks for."""
     if not config.forward.upstreams and not any(domain.upstreams for domain in config.forward.zones.values()):
-        return Refused("nothing", "this server forwards nothing, so nothing is cached")
+        return Refused("not_found", "this server forwards nothing, so nothing is cached")
     if request.name is None:
         return Flushed(publisher.flush_caches(None), config.workers)
     try:
         name = lower(parse_name(request.name))
     except BadValueError as error:
-        return Refused("mistaken", str(error))
+        return Refused("invalid", str(error))
     for zone in config.zones:
         if name[-len(zone) :] == zone:
             return Refused(
-                "nothing",
+                "not_found",
                 f"{request.name} lies in the zone {to_text(zone)}, which is never forwarded or cached",
             )
     return Flushed(publisher.flush_caches(to_wire(name) if name else None), config.workers)
@@ -108,7 +112,7 @@ def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushe
 def _dump(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
     """Do what `zkdns dump` asks for."""
     if not publisher.health.ready:
-        return Refused("nothing", "the table has not been read yet; try again when it has")
+        return Refused("not_found", "the table has not been read yet; try again when it has")
     contents = publisher.copy()  # of one moment, and quickly: members never change, so they are not copied
     return _parts(Dumped(config, publisher.table.serial, publisher.health.stale), contents)
 

@@ -9,7 +9,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import AcceptLosses, LossesAccepted, Refused, ReleasedMember
+from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, Refused, ReleasedMember
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.errors import BadValueError
 from zkdns.guard import Guard, HeldMember
@@ -131,12 +131,12 @@ def accept_losses(
         try:
             found = _origins(wanted, table, zones)
         except BadValueError as error:
-            return Refused("mistaken", str(error))
+            return Refused("invalid", str(error))
         if not found:
-            return Refused("nothing", f"there is no service {wanted}")
+            return Refused("not_found", f"there is no service {wanted}")
         held &= found
     if not held or guarding is None:
-        return Refused("nothing", f"nothing is held of {wanted}" if wanted else "nothing is held")
+        return Refused("not_found", f"nothing is held of {wanted}" if wanted else "nothing is held")
     return LossesAccepted(guarding.accept(sorted(held)))
 
 

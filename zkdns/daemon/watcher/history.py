@@ -19,7 +19,7 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryKind
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener
 from zkdns.guard.loss_window import endpoint_of
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
@@ -68,7 +68,7 @@ class _Story:
         self.changed = 0
 
 
-class History:
+class History(PublisherListener):
     """Keeps what a publisher is about to publish.
 
     Args:
@@ -97,9 +97,8 @@ class History:
         self._most = most
         self._count = 0
         self._stories: dict[Labels, _Story] = {}
-        publisher.on_publish = self.note
 
-    def note(self, changes: Sequence[Change]) -> None:
+    def before_publish(self, changes: Sequence[Change]) -> None:
         """Take notice of changes before the table does; a mistake of ours costs none of them."""
         if not self._publisher.health.ready:
             return

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
+from zkdns.daemon.ipc.feed import PublisherListener
 from zkdns.dns.message import Type
 from zkdns.forward.found import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
@@ -41,7 +42,7 @@ class Failure(NamedTuple):
     reason: str
 
 
-class HostResolver:
+class HostResolver(PublisherListener):
     """Keeps the addresses of host names current.
 
     Args:
@@ -71,6 +72,10 @@ class HostResolver:
     def wake(self) -> None:
         """Say that other names may be wanted now."""
         self._wake.set()
+
+    def after_batch(self) -> None:
+        """Look up host names that the changes have added."""
+        self.wake()
 
     async def run(self) -> None:
         """Look names up for ever, each again when its time has come."""

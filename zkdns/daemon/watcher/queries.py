@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from zkdns.daemon.ipc.control import Refused
 from zkdns.daemon.ipc.control_messages import (
     CountMembers,
     HistoryPage,
     MemberCount,
     ReadHistory,
+    Refused,
     ServiceLine,
     ServiceList,
 )
@@ -39,7 +39,7 @@ def count_members(request: CountMembers, known: WatcherContext) -> MemberCount |
     try:
         keys = _keys_of(request.service, known)
     except BadValueError as error:
-        return Refused("mistaken", str(error))
+        return Refused("invalid", str(error))
     service = next((table.services[key] for key in keys if key in table.services), None)
     if service is None:
         return MemberCount(0, 0, exists=False, ready=ready)
@@ -61,14 +61,14 @@ def count_members(request: CountMembers, known: WatcherContext) -> MemberCount |
 
 def read_history(request: ReadHistory, known: WatcherContext) -> HistoryPage | Refused:
     """Who came and went; at most 10,000 entries at a time."""
-    most = min(max(request.most, 1), _MOST_ENTRIES)
+    most = min(max(request.limit, 1), _MOST_ENTRIES)
     if request.service is None:
         return HistoryPage(*known.history.read(None, request.after, most))
     path = request.service.rstrip("/")
     try:
         keys = _keys_of(path, known)
     except BadValueError as error:
-        return Refused("mistaken", str(error))
+        return Refused("invalid", str(error))
     entries = known.history.read(lambda key, origin: key in keys or origin == path, request.after, most)
     return HistoryPage(*entries)
 

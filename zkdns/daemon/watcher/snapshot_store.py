@@ -13,7 +13,7 @@ import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener
 from zkdns.serverset.changes import Change, SetPut
 from zkdns.snapshot import (
     Header,
@@ -43,7 +43,7 @@ _END_SECONDS = 1.0  # how long a part that is being written is waited for at the
 _RETRY_SECONDS = 1.0
 
 
-class SnapshotStore:
+class SnapshotStore(PublisherListener):
     """Keeps what ZooKeeper told on disk; fixed files keep themselves."""
 
     def __init__(self, config: Config, publisher: Publisher) -> None:
@@ -71,8 +71,8 @@ class SnapshotStore:
         self._publisher.table.serial = snapshot.header.serial
         return list(snapshot.changes)
 
-    def wake(self) -> None:
-        """Say that the table is another than the one on disk."""
+    def after_batch(self) -> None:
+        """Schedule a write of the changed table."""
         self._changed.set()
 
     async def run(self, *, succeeds: bool = False) -> None:
@@ -82,7 +82,7 @@ class SnapshotStore:
             succeeds: whether another process writes it for the last time meanwhile.
         """
         if succeeds:
-            self.wake()
+            self._changed.set()
             await asyncio.sleep(SNAPSHOT_SECONDS)
         while True:
             with contextlib.suppress(TimeoutError):

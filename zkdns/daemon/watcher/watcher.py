@@ -50,7 +50,6 @@ async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
     find = _finder(routes, config) if routes is not None else None
     resolver = HostResolver(publisher.table, publisher.publish, find)
     keeper = SnapshotStore(config, publisher) if config.snapshot.path and config.zookeeper.hosts else None
-    publisher.on_change = partial(_wake, [resolver.wake, *([keeper.wake] if keeper else [])])
     health = _Health(publisher.set_health)
     clock = StaleTimer(task.stale_since)
     history = History(publisher, config.zone)
@@ -63,6 +62,8 @@ async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
         for path in (private_control_path(task.feed), config.control)
     )
     reporter = WatcherStatsReporter(publisher, config.statuses, partial(_stats_of, known), tell)
+    for listener in (history, reporter, resolver, *([keeper] if keeper else [])):
+        publisher.add_listener(listener)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
@@ -80,7 +81,7 @@ async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
                 known.zookeeper = await _follow(config, known.guarding, await _kept(task, keeper, publisher))
             await own.start()
             tasks.create_task(reporter.run())
-            predecessor = None if task.leads else await _predecessor(orders)
+            predecessor = None if task.is_leader else await _predecessor(orders)
             is_leading = True
             await control.start(predecessor)
             if keeper:
@@ -135,11 +136,6 @@ async def _tend(routes: ForwardZones) -> None:
         routes.stop()
 
 
-def _wake(sleepers: list[Callable[[], None]]) -> None:
-    for wake in sleepers:
-        wake()
-
-
 async def _predecessor(orders: Orders) -> int:
     """Wait until it is said that this leads, in whose place."""
     while True:
@@ -158,9 +154,9 @@ async def _obey(orders: Orders, known: WatcherContext) -> None:
 
 async def _kept(task: Task, keeper: SnapshotStore | None, publisher: Publisher) -> list[Change]:
     """What was known of ZooKeeper before this process."""
-    if task.inherits is not None:
-        return await take_over_table(task.inherits, publisher.table)
-    return keeper.restore() if keeper and task.leads else []
+    if task.predecessor_feed is not None:
+        return await take_over_table(task.predecessor_feed, publisher.table)
+    return keeper.restore() if keeper and task.is_leader else []
 
 
 async def _follow(config: Config, guarding: GuardedPublisher, kept: list[Change]) -> list[ZooKeeperSource]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 import msgspec
 
 from zkdns.daemon.ipc.child import Report, SendReport
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import Publisher, PublisherListener
 from zkdns.names import Labels
 from zkdns.serverset.changes import Change, SetChanged, SetDropped, SetPut
 from zkdns.table import Table
@@ -94,7 +94,7 @@ class MemberMovements:
                 self.left += len(there)
 
 
-class WatcherStatsReporter:
+class WatcherStatsReporter(PublisherListener):
     """Reports the watcher's stats while the process runs.
 
     Args:
@@ -116,8 +116,14 @@ class WatcherStatsReporter:
         self._send = send
         self._census = MemberCounts(publisher.table, statuses)
         self._movements = MemberMovements(publisher.table)
-        publisher.before_applied = self._movements.note
-        publisher.on_applied = self._census.note
+
+    def before_change(self, change: Change) -> None:
+        """Count the members that the change adds and removes."""
+        self._movements.note(change)
+
+    def after_change(self, keys: set[Labels]) -> None:
+        """Note that these services have changed."""
+        self._census.note(keys)
 
     async def run(self) -> None:
         """Report without end, whenever the stats have changed."""

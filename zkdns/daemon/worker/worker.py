@@ -65,7 +65,7 @@ async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
 
     def heard(health: SourceHealth) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
-        if health.ready or not task.waits:
+        if health.ready or not task.waits_for_table:
             may_begin.set()
         reporter.report()
 
@@ -81,7 +81,7 @@ async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
             forwarder.start()
         with contextlib.suppress(TimeoutError):
             # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
-            async with asyncio.timeout(None if task.waits else _FIRST_WORD_SECONDS):
+            async with asyncio.timeout(None if task.waits_for_table else _FIRST_WORD_SECONDS):
                 await may_begin.wait()
         for server in udp:
             server.start()
@@ -90,7 +90,7 @@ async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
         async with asyncio.TaskGroup() as tasks:
             ticking = tasks.create_task(_tick(table, authority, forwarder, reporter))
             last = await _obey(orders, subscriber)
-            await drain(last.alone, udp, tcp, forwarder, reporter.report_left)
+            await drain(last.exclusive_sockets, udp, tcp, forwarder, reporter.report_left)
             ticking.cancel()
     finally:
         follower.cancel()

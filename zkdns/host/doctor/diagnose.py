@@ -19,7 +19,8 @@ from typing import TypeVar
 
 from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_host_port
 from zkdns.config import Config
-from zkdns.daemon.ipc.control import ControlError, ListNames, command
+from zkdns.daemon.ipc.control import ControlError, send_request
+from zkdns.daemon.ipc.control_messages import ListNames
 from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError
 from zkdns.forward.forwarder import MAX_WAITING
@@ -150,7 +151,7 @@ def _diagnose_control(path: str) -> Finding:
     """Check whether a server responds at the control socket, with a request that changes nothing."""
     about = f"control {path}"
     try:
-        asyncio.run(command(path, ListNames("", only_held=True)))
+        asyncio.run(send_request(path, ListNames("", only_held=True)))
     except ControlError as error:
         found, _, cure = str(error).partition("; ")
         return warning(about, found, cure or "see whether the server runs, and its log")
