@@ -16,7 +16,7 @@ from typing import NamedTuple
 import structlog
 
 from zkdns.dns.wire import Type
-from zkdns.forward.found import HostAddresses, type_of
+from zkdns.forward.host_lookup import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
 from zkdns.table import Table
 
@@ -107,7 +107,7 @@ class HostResolver:
             pause = found.seconds
             if found.addresses and host in self._due:
                 self.resolved[host] = time.time()
-            self._publish([HostResolved(host, found.beside(self._table.addresses_of(host)))])
+            self._publish([HostResolved(host, found.merge(self._table.addresses_of(host)))])
         finally:
             del self._running[host]
         if host in self._due:
