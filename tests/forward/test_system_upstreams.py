@@ -104,7 +104,7 @@ def test_the_first_file_with_another_server_is_used(
     assert found == Upstreams(tuple(map(to, chosen)), source)
 
 
-# -- own addresses -----------------------------------------------------------------------------------------
+# -- own addresses ----------------------------------------------------------------------------------------
 
 
 def own_address() -> str:
@@ -179,7 +179,7 @@ def test_an_upstream_at_a_listening_address_is_the_server_itself(
     assert is_own(server, [listening]) is is_ours
 
 
-# -- files that change -------------------------------------------------------------------------------------
+# -- files that change ------------------------------------------------------------------------------------
 
 
 class Machine:
