@@ -24,12 +24,12 @@ def test_response_in_constant_use_is_not_evicted_by_unique_queries() -> None:
         cache=CacheSettings(entries=3),
     )
     forwarder = Forwarder(config, (), secrets.token_bytes(16))
-    gone: list[Question] = []
-    forwarder.cache.on_removed = gone.append
+    removed: list[Question] = []
+    forwarder.cache.on_removed = removed.append
 
     def put(name: str) -> None:
-        said = reply("A", [rrset("A", name)], name=name)
-        forwarder.cache.put(question("A", name), said, forwarder.now)
+        made = reply("A", [rrset("A", name)], name=name)
+        forwarder.cache.put(question("A", name), made, forwarder.now)
 
     put(POPULAR)
     answer = forwarder.answer(query("A", POPULAR), 512, bytes)
@@ -37,4 +37,4 @@ def test_response_in_constant_use_is_not_evicted_by_unique_queries() -> None:
         forwarder.now += 1
         next(answer.responses)  # the response cache has it; the forwarder is not called
         put(RARE.format(number))
-    assert gone == [question("A", RARE.format(number)) for number in range(3)]
+    assert removed == [question("A", RARE.format(number)) for number in range(3)]

@@ -181,8 +181,8 @@ def test_dns_31_replies_from_another_port_are_not_received() -> None:
             async with running_resolver(upstream.address) as resolver:
                 outcome = resolving(resolver, "www.example")
                 await until(lambda: upstream.asked)
-                received = upstream.asked[0]
-                with Flood(received, 20_000) as flood:
+                first_query = upstream.asked[0]
+                with Flood(first_query, 20_000) as flood:
                     upstream.acts(answers)
                     assert isinstance(await outcome, Reply)
                     await until(lambda: not flood.is_alive())
@@ -321,15 +321,15 @@ def test_upstream_without_edns_is_queried_without_edns(refuses: Act) -> None:
 
 def test_unreachable_upstream_is_skipped_at_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as gone, UpstreamServer(mark=2) as good:
-            gone.go_down()
-            async with running_resolver(gone.address, good.address) as resolver:
+        with UpstreamServer(mark=1) as down, UpstreamServer(mark=2) as good:
+            down.go_down()
+            async with running_resolver(down.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 assert now() - started_at < 0.25
-                resolver.replace_upstreams([gone.address])
+                resolver.replace_upstreams([down.address])
                 outcome = await failure(resolver, "www.example")
-                assert outcome.text == f"{gone.address} cannot be reached (Connection refused)"
+                assert outcome.text == f"{down.address} cannot be reached (Connection refused)"
                 assert outcome.ede == 23
 
     run(scenario)

@@ -99,11 +99,11 @@ def test_dns_35_no_response_is_older_than_its_ttl_at_any_time(seed: int) -> None
     async def scenario() -> None:
         with UpstreamServer(numbered(ttl)) as upstream:
             async with forwarding(upstream) as scene:
-                came: dict[str, int] = {}  # time of the first response with each address
+                first_seen: dict[str, int] = {}  # time of the first response with each address
                 for _ in range(150):
                     if dice.random() < 0.3:
                         scene.pass_time(dice.choice((0.3, 1, 1, 2, ttl, 50)))
-                    if came and ttl - (int(scene.clock()) - max(came.values())) == 1:
+                    if first_seen and ttl - (int(scene.clock()) - max(first_seen.values())) == 1:
                         scene.pass_time(1)  # a query in the last second starts a prefetch
                     spelled = "".join(dice.choice((letter, letter.upper())) for letter in WWW)
                     response = await scene.query(
@@ -113,10 +113,10 @@ def test_dns_35_no_response_is_older_than_its_ttl_at_any_time(seed: int) -> None
                         options=dice.choice(([], [], [COOKIE])),
                     )
                     (data,) = data_of(response)
-                    second = int(scene.clock())
-                    age = second - came.setdefault(data, second)
+                    current = int(scene.clock())
+                    age = current - first_seen.setdefault(data, current)
                     assert 0 < response.answer[0].ttl == ttl - age
-                assert len(came) == queries_to(upstream) > 3
+                assert len(first_seen) == queries_to(upstream) > 3
 
     run(scenario)
 
@@ -189,14 +189,14 @@ def test_repeated_query_is_answered_from_the_response_cache(*, tcp: bool) -> Non
         with UpstreamServer() as upstream:
             async with forwarding(upstream) as scene:
                 await scene.cached(tcp=tcp, size=1232)
-                memo = scene.streams if tcp else scene.datagrams
-                misses = memo.misses
+                cache = scene.streams if tcp else scene.datagrams
+                misses = cache.misses
                 for _ in range(5):
                     assert await scene.data(tcp=tcp, size=1232) == ["192.0.2.1"]
-                assert memo.misses == misses
+                assert cache.misses == misses
                 scene.pass_time(1)
                 assert await scene.ttl(tcp=tcp, size=1232) == 59
-                assert memo.misses == misses
+                assert cache.misses == misses
 
     run(scenario)
 
@@ -436,8 +436,8 @@ def test_dns_33_ad_is_passed_on_only_with_trust_ad() -> None:
             for trust in (False, True):
                 async with forwarding(upstream, trust_ad=trust) as scene:
                     for _ in range(2):
-                        received = await scene.query(flags=dns.flags.RD | dns.flags.AD)
-                        assert bool(received.flags & dns.flags.AD) is trust
+                        response = await scene.query(flags=dns.flags.RD | dns.flags.AD)
+                        assert bool(response.flags & dns.flags.AD) is trust
                         assert not (await scene.query()).flags & dns.flags.AD
 
     run(scenario)

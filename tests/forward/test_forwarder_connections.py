@@ -50,10 +50,10 @@ def test_pipelined_queries_are_answered_in_order_of_completion() -> None:
             async with forwarding(upstream) as scene:
                 client = await connected(scene)
                 client.send("slow.example", "none.staging.discovery", "quick.example", "slower.example")
-                heard = [await client.receive(), await client.receive()]
-                assert [message.id for message in heard] == [1, 2]
-                assert rcode_of(heard[0]) == "NXDOMAIN"
-                assert data_of(heard[1]) == ["192.0.2.1"]
+                responses = [await client.receive(), await client.receive()]
+                assert [message.id for message in responses] == [1, 2]
+                assert rcode_of(responses[0]) == "NXDOMAIN"
+                assert data_of(responses[1]) == ["192.0.2.1"]
                 for name, ident in (("slower.example", 3), ("slow.example", 0)):
                     await until(lambda: queries_to(upstream, name))  # noqa: B023 - used at once
                     release(upstream, name)
@@ -75,8 +75,8 @@ def test_equal_queries_on_one_connection_are_forwarded_once_and_all_answered() -
                 await until(lambda: scene.forwarder.waiting == 20)
                 assert scene.questions_sent == 1
                 release(upstream)
-                heard = [await client.receive() for _ in range(20)]
-                assert sorted(message.id for message in heard) == list(range(20))
+                responses = [await client.receive() for _ in range(20)]
+                assert sorted(message.id for message in responses) == list(range(20))
                 client.writer.close()
 
     run(scenario)
@@ -104,17 +104,17 @@ def test_disconnected_client_does_not_affect_others() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as upstream:
             async with forwarding(upstream) as scene:
-                gone, stays = await connected(scene), await connected(scene)
-                for client in (gone, stays):
+                leaving, staying = await connected(scene), await connected(scene)
+                for client in (leaving, staying):
                     client.send("www.example")
                 await until(lambda: scene.forwarder.waiting == 2)
-                sock = gone.writer.get_extra_info("socket")
+                sock = leaving.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                gone.writer.transport.abort()
+                leaving.writer.transport.abort()
                 release(upstream)
-                assert data_of(await stays.receive()) == ["192.0.2.1"]
+                assert data_of(await staying.receive()) == ["192.0.2.1"]
                 assert scene.forwarder.waiting == 0
-                stays.writer.close()
+                staying.writer.close()
 
     run(scenario)
 

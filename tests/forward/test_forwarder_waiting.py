@@ -171,13 +171,13 @@ def test_dns_34_failure_is_cached_and_the_question_not_sent_again() -> None:
                     assert "responds SERVFAIL" in str(response.options[0])
                 assert scene.questions_sent == 1
                 assert scene.forwarder.counters.failed == 4
-                for received, wait in enumerate((1, 2, 4, 8), 1):  # seconds for which it is cached
+                for sent, wait in enumerate((1, 2, 4, 8), 1):  # seconds for which it is cached
                     scene.pass_time(wait - 1)
                     assert await scene.rcode() == "SERVFAIL"
-                    assert scene.questions_sent == received
+                    assert scene.questions_sent == sent
                     scene.pass_time(1)
                     assert await scene.rcode() == "SERVFAIL"
-                    assert scene.questions_sent == received + 1
+                    assert scene.questions_sent == sent + 1
                 upstream.acts(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
@@ -263,7 +263,7 @@ def test_dns_35_stale_response_with_ttl_30_when_upstreams_fail(*, is_remembered:
                     await scene.cached(size=1232)
                 upstream.acts(says(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
-                received = queries_to(upstream)
+                before = queries_to(upstream)
                 for _ in range(3):
                     response = await scene.query(size=1232)
                     assert rcode_of(response) == "NOERROR"
@@ -271,7 +271,7 @@ def test_dns_35_stale_response_with_ttl_30_when_upstreams_fail(*, is_remembered:
                     assert response.answer[0].ttl == 30
                     assert extended_errors(response) == [STALE]
                     assert "responds SERVFAIL" in str(response.options[0])
-                assert queries_to(upstream) == received + 1
+                assert queries_to(upstream) == before + 1
                 assert scene.forwarder.counters.stale == 3
                 upstream.acts(numbered(ttl=5))
                 scene.pass_time(1)
@@ -338,10 +338,10 @@ def test_stale_response_is_immediate_after_others_have_waited() -> None:
                 upstream.acts(Waits())
                 scene.pass_time(5)
                 assert await scene.data() == ["198.51.100.1"]
-                received = scene.forwarder.counters.queries
+                before = scene.forwarder.counters.queries
                 for tcp in (False, True):
                     assert await scene.ttl(tcp=tcp) == 30
-                assert scene.forwarder.counters.queries == received
+                assert scene.forwarder.counters.queries == before
                 assert scene.forwarder._pending
                 release(upstream)
                 await until(lambda: not scene.forwarder._pending)

@@ -283,13 +283,13 @@ def test_hosts_file_has_precedence_and_is_read_each_time(tmp_path: Path) -> None
         with UpstreamServer(by_type(A="60 192.0.2.1")) as upstream:
             async with looking_up(upstream, hosts=hosts) as lookup:
                 assert await lookup.find(HOST) == HostAddresses(("192.0.2.1",), 60)
-                received = len(upstream.asked)
+                before = len(upstream.asked)
                 hosts.write_text(HOSTS)
                 found = await lookup.find(HOST)
                 assert found is not None
                 assert found.addresses == ("10.0.0.1", "10.0.0.2", "2001:db8::1")
                 assert 0 < found.seconds <= 60
-                assert len(upstream.asked) == received
+                assert len(upstream.asked) == before
                 hosts.write_bytes(b"\xff\xfe 10.0.0.1 db.example\n10.0.0.7 db.example\n")
                 found = await lookup.find(HOST)
                 assert found is not None

@@ -61,18 +61,18 @@ def rejected(wire: bytes) -> str:
 @pytest.mark.parametrize("cd", [False, True])
 @pytest.mark.parametrize("qtype", ["A", "TYPE65400"])
 def test_query_has_the_question_an_opt_record_and_rd(qtype: str, *, do: bool, cd: bool) -> None:
-    received = dns.message.from_wire(build_query(question(qtype, do=do, cd=cd), 0xABCD))
-    assert received.id == 0xABCD
-    assert [entry.to_text() for entry in received.question] == [f"{NAME} IN {qtype}"]
-    assert received.flags == dns.flags.RD | dns.flags.AD | (dns.flags.CD if cd else 0)
-    assert (received.edns, received.payload, received.options) == (0, 1232, ())
-    assert received.ednsflags == (dns.flags.DO if do else 0)
+    built = dns.message.from_wire(build_query(question(qtype, do=do, cd=cd), 0xABCD))
+    assert built.id == 0xABCD
+    assert [entry.to_text() for entry in built.question] == [f"{NAME} IN {qtype}"]
+    assert built.flags == dns.flags.RD | dns.flags.AD | (dns.flags.CD if cd else 0)
+    assert (built.edns, built.payload, built.options) == (0, 1232, ())
+    assert built.ednsflags == (dns.flags.DO if do else 0)
 
 
 def test_query_without_edns_has_only_header_and_question() -> None:
-    received = dns.message.from_wire(build_query(question(do=True), 1, edns=False))
-    assert received.edns == -1
-    assert not received.additional
+    built = dns.message.from_wire(build_query(question(do=True), 1, edns=False))
+    assert built.edns == -1
+    assert not built.additional
 
 
 def test_parse_query_accepts_built_queries() -> None:
@@ -216,18 +216,18 @@ TTL_AT = START + 2 + 4
 )
 def test_dns_35_name_with_a_ttl_inside_is_rejected(at: int, ttl: int) -> None:
     """A second later it would be another name, or malformed."""
-    known = record(POINTER, 0xFF14, b"x" * 12 + b"\0", ttl)
+    first = record(POINTER, 0xFF14, b"x" * 12 + b"\0", ttl)
     for stray in (
         record(struct.pack("!H", 0xC000 | TTL_AT + at), 1, bytes(4)),
         record(POINTER, 5, b"\1z" + struct.pack("!H", 0xC000 | TTL_AT + at)),
     ):
-        assert rejected(framed(known + stray, 2)) == "a name has a TTL in it"
+        assert rejected(framed(first + stray, 2)) == "a name has a TTL in it"
 
 
 @pytest.mark.parametrize("at", [HEADER + 4, START + 2 + 10, START + 2 + 12])
 def test_names_may_point_into_the_question_and_into_unknown_data(at: int) -> None:
-    known = record(POINTER, 65400, b"\1a\1b\0")
-    wire = framed(known + record(struct.pack("!H", 0xC000 | at), 1, bytes(4)), 2)
+    first = record(POINTER, 65400, b"\1a\1b\0")
+    wire = framed(first + record(struct.pack("!H", 0xC000 | at), 1, bytes(4)), 2)
     assert read(wire).answer[1].name.to_text() in ("example.com.", "a.b.", "b.")
     assert read_reply(wire, A).counts == (2, 0, 0)
 

@@ -32,13 +32,13 @@ def answer(
     name: str, qtype: str = "A", configured: Callable[[Labels], bool] = nothing, *, edns: bool = True
 ) -> dns.message.Message | None:
     """Return the response, read and checked for the properties of all responses; None: it is forwarded."""
-    received = query(qtype, name, edns=edns)
-    response = special_use_answer(received, configured)
+    asked = query(qtype, name, edns=edns)
+    response = special_use_answer(asked, configured)
     if response is None:
         return None
     parsed = read(response.pack(512))
     assert not response.truncated
-    assert parsed.id == received.id
+    assert parsed.id == asked.id
     assert parsed.flags & ~0xF == dns.flags.QR | dns.flags.AA | dns.flags.RD
     assert parsed.question[0].name == dns.name.from_text(name)
     assert (parsed.edns >= 0) == edns
@@ -191,14 +191,14 @@ def test_dns_36_name_in_a_forward_zone_is_forwarded(name: str, domain: str) -> N
 
 
 def test_dns_36_default_upstreams_do_not_get_special_use_names() -> None:
-    received: list[Labels] = []
+    checked: list[Labels] = []
 
     def configured(domain: Labels) -> bool:
-        received.append(domain)
+        checked.append(domain)
         return domain == ()
 
     assert answer("host.corp.local.", "A", configured) is not None
-    assert received == [(b"host", b"corp", b"local"), (b"corp", b"local"), (b"local",)]
+    assert checked == [(b"host", b"corp", b"local"), (b"corp", b"local"), (b"local",)]
 
 
 def test_other_classes_are_forwarded() -> None:
