@@ -65,7 +65,7 @@ class ForwardZones:
         self._system: SystemUpstreams | None = None
         if config.forward.upstreams == "auto":
             self._system = SystemUpstreams(listening, is_silent=secret is not None)  # the watcher logs them
-            servers = self._system.found.servers
+            servers = self._system.current.servers
         else:
             servers = self._without_self(config.forward.upstreams)
         self._default = ForwardZone(None, servers, make_resolver(servers))
@@ -120,7 +120,7 @@ class ForwardZones:
         """
         is_changed = False
         if self._system is not None and self._system.poll():
-            self._default.servers = self._system.found.servers
+            self._default.servers = self._system.current.servers
             is_changed = True
         expired = [avoided for avoided, until in self._avoided_until.items() if until <= now]
         for avoided in expired:
@@ -144,7 +144,7 @@ class ForwardZones:
                 continue
             is_probe = True
             if not self._is_avoided(zone, server):
-                source = self._system.found.source if self._system and zone.domain is None else None
+                source = self._system.current.source if self._system and zone.domain is None else None
                 reason = describe_loop(server, source=source, domain=zone.domain)
                 log.error("upstream_loop_detected", upstream=str(server), reason=reason)
             self._avoided_until[zone.domain, server] = now + LOOP_AVOID_SECONDS
