@@ -221,7 +221,7 @@ def test_dns_35_soa_ttl_in_a_negative_response_is_limited_by_minimum() -> None:
     st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_dns_22_response_fits_every_limit_without_additional_records_first(
+def test_dns_22_additional_records_are_removed_first_at_every_limit(
     answer: list[int], authority: list[int], additional: list[int], edns: bool
 ) -> None:
     def records(sizes: list[int], name: str) -> list[dns.rrset.RRset]:

@@ -75,7 +75,7 @@ class ForwardZones:
             zone = ForwardZone(domain, servers, make_resolver(servers), parse_name(domain))
             self._by_domain[zone.labels] = zone
         self.all = (self._default, *self._by_domain.values())
-        """All forward zones."""
+        """All forward zones, including the one for all other names."""
         self._probes = LoopProbes(secret) if secret is not None else None
         self._avoided_until: dict[tuple[str | None, UpstreamAddress], float] = {}  # by domain and upstream
         self._probed_at = float("-inf")

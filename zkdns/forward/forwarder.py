@@ -17,12 +17,12 @@ The path of a query, with its file in zkdns/:
            ├▶ message.py           the query; later, reads the reply
            └▶ udp_client.py        or tcp_client.py: sockets
                 ▼
-         Forwarder._on_outcome     stores the outcome, then for each waiting client, one by one:
+         Forwarder._on_outcome     puts the reply or failure into the cache; for each waiting query:
            └▶ reply.py             the response: TTLs, size limit, EDNS
                 ▼
-         deliver(response)         the transport sends it
+         deliver(response)         transport/udp.py or tcp.py sends it
 
-Equal questions are sent once, however many clients wait. A waiting query delays no other one.
+Equal questions are sent once, however many clients wait. A waiting query does not delay others.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class PendingQuery(msgspec.Struct, frozen=True, gc=False):
         query: the query.
         question: its question.
         limit: maximum size of the response in bytes.
-        wrap: completes a response after its id.
+        wrap: returns the bytes to deliver for a response without its id.
         zone: the forward zone.
     """
 
@@ -93,7 +93,7 @@ class PendingQuery(msgspec.Struct, frozen=True, gc=False):
     zone: ForwardZone
 
     def finish(self, message: bytes) -> bytes:
-        """Return the response to deliver for a complete message."""
+        """Return the bytes to deliver for a response."""
         return self.wrap(message[_ID_SIZE:])
 
 
@@ -234,7 +234,7 @@ class Forwarder:
         Args:
             query: a query for a name outside the zones.
             limit: maximum size of the response in bytes.
-            wrap: completes a response after its id.
+            wrap: returns the bytes to deliver for a response without its id.
         """
         special = special_use_answer(query, self.zones.is_configured)
         if special is not None:

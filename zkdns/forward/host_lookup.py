@@ -26,9 +26,9 @@ if TYPE_CHECKING:  # the watcher imports `HostAddresses` even if it has no upstr
 
 HOSTS_FILE: Final = Path("/etc/hosts")
 MIN_SECONDS: Final = 5
-"""Minimum time until a name is resolved again."""
+"""Minimum number of seconds until a name is resolved again."""
 MAX_SECONDS: Final = 300
-"""Maximum time until a name is resolved again."""
+"""Maximum number of seconds until a name is resolved again."""
 _HOSTS_FILE_SECONDS = 30
 _MIN_LABELS = 2  # search lists apply to names with one label
 _MAX_HOSTS_FILE = 1 << 20  # bytes
@@ -41,14 +41,14 @@ class HostAddresses(NamedTuple):
     addresses: tuple[str, ...]
     """Sorted, in canonical form."""
     seconds: float
-    """Time until the name should be resolved again."""
+    """Seconds until the name should be resolved again."""
     failed: tuple[Type, ...] = ()
-    """Types whose query failed, so that these addresses are unknown."""
+    """Types without a response: the addresses of these types are unknown."""
     reason: str = ""
     """Reason of the failure."""
 
     def merge(self, previous: Iterable[str]) -> tuple[str, ...]:
-        """Return the addresses, and the previous ones of the types whose query failed; sorted."""
+        """Return the addresses, and the previous ones of the failed types; sorted."""
         kept = {text for text in previous if type_of(text) in self.failed}
         return tuple(sorted(kept.union(self.addresses)))
 
@@ -132,7 +132,7 @@ async def _resolve(forward_zone: ForwardZone, question: Question) -> Reply | Fai
 
 
 def addresses_of(reply: Reply, qtype: Type) -> Iterable[str]:
-    """Yield the addresses of this type in the answer section, whichever name owns them."""
+    """Yield the addresses of this type in the answer section, with any owner name."""
     records = reply.records
     for ttl_at, end in zip(reply.ttls_at[: reply.counts[0]], reply.ends, strict=False):
         if int.from_bytes(records[ttl_at - 4 : ttl_at - 2]) == qtype:  # type and class come before the TTL

@@ -71,7 +71,7 @@ class LoopProbes:
         now: float,
         domain: Labels = DEFAULT_DOMAIN,
     ) -> UpstreamAddress | None:
-        """Return the upstream whose probe this is; None: it is no valid probe.
+        """Return the upstream to which this probe was sent; None: it is no valid probe.
 
         Returns quickly for other questions.
 

@@ -34,7 +34,7 @@ from zkdns.dns.wire import (
     Rcode,
     Type,
 )
-from zkdns.forward.reply import MAX_TTL, TTL, Reply
+from zkdns.forward.reply import MAX_TTL, TTL_FIELD, Reply
 from zkdns.names import MAX_LABEL, MAX_NAME
 
 _OPCODE = 0x7800
@@ -100,7 +100,7 @@ class BadReplyError(Exception):
     """The message is not a valid reply to the question.
 
     Attributes:
-        reason: the fault, as a clause that starts with `it` or a noun.
+        reason: the fault, as a clause such as `it is a query`.
         rcode: the response code of a message that has only a header; otherwise None. A server sends such a
             message if it cannot or will not read the query. The message names no question, so it must not end
             the attempt, but it may be a reason to repeat the query without EDNS.
@@ -289,7 +289,7 @@ def _check_without_ttl(message: bytes, at: int, start: int, ttls_at: list[int]) 
         end += 1 + length
     end += 2 if length else _ROOT_SIZE  # including the end of the name: a pointer, or the root
     before_end = bisect_left(ttls_at, end)
-    if before_end and ttls_at[before_end - 1] + TTL.size > at:
+    if before_end and ttls_at[before_end - 1] + TTL_FIELD.size > at:
         raise BadReplyError("a name has a TTL in it")
 
 
@@ -395,6 +395,6 @@ def _limit_soa_ttl(message: bytes, start: int, records: _Records, answers: int, 
     except ValueError:
         return False
     minimum: int
-    (minimum,) = TTL.unpack_from(message, start + records.ends[at] - TTL.size)
+    (minimum,) = TTL_FIELD.unpack_from(message, start + records.ends[at] - TTL_FIELD.size)
     records.ttls[at] = min(records.ttls[at], minimum if minimum <= MAX_TTL else 0)
     return True

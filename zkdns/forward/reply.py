@@ -13,7 +13,7 @@ from zkdns.dns.wire import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query, R
 
 MAX_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 
-TTL: Final = struct.Struct("!I")
+TTL_FIELD: Final = struct.Struct("!I")
 """A TTL, or another number of seconds in a record."""
 
 
@@ -105,7 +105,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     def _records_at(self, age: int, min_ttl: int, max_ttl: int) -> bytearray:
         """Return the records with the TTLs that they have at this age."""
         records = bytearray(self.records)
-        pack_into = TTL.pack_into
+        pack_into = TTL_FIELD.pack_into
         for at, ttl in zip(self.ttls_at, self.ttls, strict=True):
             left = min(max(ttl, min_ttl), max_ttl) - age
             pack_into(records, at, left if left > 0 else 0)  # noqa: FURB136 - a third of max()'s time

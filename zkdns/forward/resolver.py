@@ -50,13 +50,13 @@ MAX_IN_FLIGHT: Final = 2000
 _RECEIVE_SECONDS = 0.0001
 # Number of finished resolutions that are removed from the heap at once: some 20 µs.
 _MAX_REMOVED_AT_ONCE = 32
-# A resolver has this RRset in its cache, so the response depends on no other server.
+# Every resolver has this RRset in its cache, so the response depends on no other server.
 _PROBE_QUESTION = Question(b"\0", Type.NS)
 _PROBE_SECONDS = 1.0
 _LOG_AGAIN_SECONDS = 60.0  # for an upstream that fails again and again
 
 Owner: TypeAlias = tuple[Resolution, Attempt]
-"""What the UDP and TCP clients return with each message."""
+"""The owner of a query: the UDP and TCP clients return it with each message."""
 
 
 class Resolver:
@@ -123,7 +123,7 @@ class Resolver:
         return self._tcp.opened
 
     def start(self) -> None:
-        """Start in the running event loop, whose clock is `time.monotonic`."""
+        """Start in the running event loop; its clock must be `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
         self._put_off = putting_off()
         self._udp = UdpClient(self._max_sockets, self._put_off)

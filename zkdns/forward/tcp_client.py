@@ -28,7 +28,7 @@ CONNECT_SECONDS: Final = 3.5
 IDLE_SECONDS: Final = 3.0
 """How long an idle TCP connection is kept: the next long response is often needed soon."""
 TLS_IDLE_SECONDS: Final = 60.0
-"""The same with TLS, whose handshake costs more; most servers close earlier (RFC 7858 §3.4)."""
+"""The same with TLS: its handshake costs more. Most servers close earlier (RFC 7858 §3.4)."""
 STALLED_SECONDS: Final = 1.0
 """A connection gets no more queries if a query on it has had no response for this long."""
 

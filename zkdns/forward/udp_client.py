@@ -85,7 +85,7 @@ class UdpClient:
             raise SocketLimitError(errno.EMFILE, "too many queries are waiting for answers")
         family, at = socket_address(address.host, address.port)
         if not self._spare.get(family) and self._released:
-            self._replace_released()  # keeps the total within the limit
+            self._recycle()  # keeps the total within the limit
         spare = self._spare.get(family)
         sock = spare.pop() if spare else self._new(family)
         try:
@@ -103,15 +103,15 @@ class UdpClient:
             return
         self._released.append(sock)
         if len(self._released) == 1:
-            self._put_off(self._work_on_released)
+            self._put_off(self._recycle_next)
 
-    def _work_on_released(self) -> None:
+    def _recycle_next(self) -> None:
         if self._released:  # empty if `send` needed the socket meanwhile
-            self._replace_released()
+            self._recycle()
         if self._released:
-            self._put_off(self._work_on_released)
+            self._put_off(self._recycle_next)
 
-    def _replace_released(self) -> None:
+    def _recycle(self) -> None:
         """Close one of the released sockets, and create a spare one in its place."""
         sock = self._released.popleft()
         family = sock.family
