@@ -97,7 +97,7 @@ def test_udp_client_without_epoll(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_udp_client_over_ipv6() -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as upstream:
         upstream.bind(("::1", 0))
-        sent = UdpClient(1, lambda piece: piece())
+        sent = UdpClient[str](1, lambda piece: piece())
         try:
             sent.send(UpstreamAddress("::1", upstream.getsockname()[1]), b"query", "owner")
             message, source = upstream.recvfrom(512)

@@ -101,7 +101,7 @@ class Resolver:
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
         self._put_off: PutOff
-        self._udp: UdpClient | None = None
+        self._udp: UdpClient[Owner] | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # takes 20 ms, so not at the first query
         self._tcp = TcpClient(self._on_tcp_message, tls)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable, Collection
-from typing import Any, Final, TypeAlias
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import structlog
 
@@ -37,25 +37,28 @@ _RECEIVE_SECONDS = 0.0003
 _MAX_CANCELLED = 4096  # cancelled queries without a response; a connection with more of them is replaced
 _ID_SIZE = 2
 
-OnMessage: TypeAlias = Callable[[Any, bytes | OSError, float], None]
+OwnerT = TypeVar("OwnerT")
+"""The owner of a query, which is passed on with its response."""
+
+OnMessage: TypeAlias = Callable[[OwnerT, bytes | OSError, float], None]
 """Receives the owner of a query, its response or an error, and the time at which the query was sent."""
 
 
-class TcpQuery:
+class TcpQuery(Generic[OwnerT]):
     """A query on its way, and its owner."""
 
     __slots__ = ("connection", "is_cancelled", "owner", "query", "query_id", "sent_at", "was_repeated")
 
-    def __init__(self, query: bytes, owner: object) -> None:
+    def __init__(self, query: bytes, owner: OwnerT) -> None:
         self.query = query
-        self.owner: Any = owner
+        self.owner = owner
         self.query_id = 0
         self.sent_at = 0.0
-        self.connection: _Connection | None = None
+        self.connection: _Connection[OwnerT] | None = None
         self.is_cancelled = self.was_repeated = False
 
 
-class TcpClient:
+class TcpClient(Generic[OwnerT]):
     """Connections to upstreams, opened when needed, in the running event loop.
 
     Attributes:
@@ -66,22 +69,22 @@ class TcpClient:
         tls: the TLS context; None: one with the certification authorities of the system.
     """
 
-    def __init__(self, on_message: OnMessage, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, on_message: OnMessage[OwnerT], tls: ssl.SSLContext | None = None) -> None:
         self.opened = 0
         self._on_message = on_message
         self._tls = tls
         self._ids = RandomIds()
-        self._current: dict[UpstreamAddress, _Connection] = {}
-        self._all: set[_Connection] = set()
+        self._current: dict[UpstreamAddress, _Connection[OwnerT]] = {}
+        self._all: set[_Connection[OwnerT]] = set()
         self._mistakes = Mistakes(log, "upstream_tcp_response_failed")
 
-    def send(self, address: UpstreamAddress, query: bytes, owner: object) -> TcpQuery:
+    def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> TcpQuery[OwnerT]:
         """Send a query as soon as there is a connection, with another random id."""
         made = TcpQuery(query, owner)
         self._send(address, made)
         return made
 
-    def cancel(self, query: TcpQuery) -> None:
+    def cancel(self, query: TcpQuery[OwnerT]) -> None:
         """Ignore the response to a query."""
         query.is_cancelled = True
         if query.connection is not None:
@@ -107,7 +110,7 @@ class TcpClient:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def deliver(self, query: TcpQuery, message: bytes | OSError) -> None:
+    def deliver(self, query: TcpQuery[OwnerT], message: bytes | OSError) -> None:
         """Pass a response or an error on."""
         query.connection = None
         try:
@@ -115,12 +118,14 @@ class TcpClient:
         except Exception as error:  # noqa: BLE001 - no exception may reach the event loop
             self._mistakes.tell(error)
 
-    def retire(self, connection: _Connection) -> None:
+    def retire(self, connection: _Connection[OwnerT]) -> None:
         """Send no more queries over this connection."""
         if self._current.get(connection.address) is connection:
             del self._current[connection.address]
 
-    def on_closed(self, connection: _Connection, unanswered: list[TcpQuery], error: OSError) -> None:
+    def on_closed(
+        self, connection: _Connection[OwnerT], unanswered: list[TcpQuery[OwnerT]], error: OSError
+    ) -> None:
         """Handle the end of a connection: send its unanswered queries again, or report the error."""
         self.retire(connection)
         self._all.discard(connection)
@@ -135,7 +140,7 @@ class TcpClient:
             else:
                 self.deliver(query, error)
 
-    def _send(self, address: UpstreamAddress, query: TcpQuery) -> None:
+    def _send(self, address: UpstreamAddress, query: TcpQuery[OwnerT]) -> None:
         connection = self._current.get(address)
         if connection is not None and connection.is_stalled:
             self.retire(connection)
@@ -147,7 +152,7 @@ class TcpClient:
         connection.send(query)
 
 
-class _Connection(asyncio.Protocol):
+class _Connection(asyncio.Protocol, Generic[OwnerT]):
     """One connection, from its first query until it is closed.
 
     Attributes:
@@ -155,14 +160,14 @@ class _Connection(asyncio.Protocol):
         was_useful: whether there was a response.
     """
 
-    def __init__(self, client: TcpClient, address: UpstreamAddress, ids: RandomIds) -> None:
+    def __init__(self, client: TcpClient[OwnerT], address: UpstreamAddress, ids: RandomIds) -> None:
         self.address = address
         self.was_useful = False
         self._client = client
         self._ids = ids
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, TcpQuery] = {}
+        self._waiting: dict[int, TcpQuery[OwnerT]] = {}
         self._cancelled: set[int] = set()
         self._buffer = bytearray()
         self._received_at = self._used_at = self._loop.time()
@@ -179,7 +184,7 @@ class _Connection(asyncio.Protocol):
         oldest = next(iter(self._waiting.values()), None)
         return oldest is not None and self._is_overdue(oldest)
 
-    def send(self, query: TcpQuery) -> None:
+    def send(self, query: TcpQuery[OwnerT]) -> None:
         """Send a query as soon as the connection is established."""
         query_id = self._ids.take()
         while query_id in self._waiting or query_id in self._cancelled:
@@ -191,7 +196,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._write([query])
 
-    def cancel(self, query: TcpQuery) -> None:
+    def cancel(self, query: TcpQuery[OwnerT]) -> None:
         """Ignore the response to a query; it may still arrive."""
         self._may_be_stalled = self._may_be_stalled or self._is_overdue(query)
         del self._waiting[query.query_id]
@@ -262,7 +267,7 @@ class _Connection(asyncio.Protocol):
 
     # -- messages ------------------------------------------------------------------------------------------
 
-    def _write(self, queries: list[TcpQuery]) -> None:
+    def _write(self, queries: list[TcpQuery[OwnerT]]) -> None:
         assert self._transport is not None  # noqa: S101 - called while connected only
         pieces: list[bytes] = []
         for each in queries:
@@ -309,7 +314,7 @@ class _Connection(asyncio.Protocol):
 
     # -- closing -------------------------------------------------------------------------------------------
 
-    def _is_overdue(self, query: TcpQuery) -> bool:
+    def _is_overdue(self, query: TcpQuery[OwnerT]) -> bool:
         """Return whether nothing has been received since a query was sent some time ago."""
         return (
             self._transport is not None

@@ -18,7 +18,7 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from zkdns.address import UpstreamAddress
 from zkdns.transport.files import allow_files
@@ -41,7 +41,11 @@ class SocketLimitError(OSError):
     """The maximum number of sockets is in use."""
 
 
-class UdpClient:
+OwnerT = TypeVar("OwnerT")
+"""The owner of a query, which is passed on with its messages."""
+
+
+class UdpClient(Generic[OwnerT]):
     """Sends queries, each from a socket of its own, and receives the messages on these sockets.
 
     Args:
@@ -53,7 +57,7 @@ class UdpClient:
         self._max_sockets = max_sockets
         self._poll = _new_poll()
         self._put_off = put_off
-        self._waiting: dict[int, tuple[socket.socket, Any]] = {}
+        self._waiting: dict[int, tuple[socket.socket, OwnerT]] = {}
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
         self._released: deque[socket.socket] = deque()  # not closed yet
 
@@ -66,7 +70,7 @@ class UdpClient:
         """Return the number of sockets with an open query."""
         return len(self._waiting)
 
-    def send(self, address: UpstreamAddress, query: bytes, owner: object) -> socket.socket:
+    def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> socket.socket:
         """Send a query from a new socket.
 
         Args:
@@ -137,7 +141,7 @@ class UdpClient:
         self._poll.unregister(sock.fileno())
         sock.close()
 
-    def receive(self, on_message: Callable[[Any, bytes | OSError], None]) -> bool:
+    def receive(self, on_message: Callable[[OwnerT, bytes | OSError], None]) -> bool:
         """Read up to `MAX_DATAGRAMS_PER_CALL` datagrams or errors.
 
         Args:
