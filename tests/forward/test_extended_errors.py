@@ -9,6 +9,8 @@ import dns.flags
 import dns.message
 import dns.rcode
 import pytest
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.transport.contract import PerClientResponse
 
 from tests.forward.forwarder_helpers import (
     Scene,
@@ -20,8 +22,6 @@ from tests.forward.forwarder_helpers import (
 from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, reply_to, says
 from zkdns.dns.cookies import Cookies
-from zkdns.dns.extras import Extras
-from zkdns.transport import Personal
 
 BOGUS, NO_REACHABLE_AUTHORITY, NOT_READY, NOT_AUTHORITATIVE, BLOCKED = 6, 22, 14, 20, 15
 NOW = 1_559_731_985.0
@@ -130,7 +130,7 @@ def test_dns_26_special_use_names_get_blocked(name: str, code: str, errors: list
 
 def give_cookies(scene: Scene) -> None:
     cookies = Cookies(bytes(16), lambda: NOW, is_shared=True)
-    scene.authority.responder.extras = Extras(b"ns1", 10.0, cookies, Personal)
+    scene.authority.responder.edns_options = EdnsOptions(b"ns1", 10.0, cookies, PerClientResponse)
 
 
 def cookies_of(response: dns.message.Message) -> list[bytes]:

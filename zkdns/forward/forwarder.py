@@ -40,10 +40,10 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
-from zkdns.dns.edns import LEAST_UDP_SIZE, Ede, pack_ede
-from zkdns.dns.responder import Answer
-from zkdns.dns.sources import FORWARD_CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
-from zkdns.dns.wire import HEADER_SIZE, TYPE_CLASS, Query, Rcode, Response
+from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
+from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
+from zkdns.dns.message import HEADER_SIZE, TYPE_CLASS, Query, Rcode, Response
+from zkdns.dns.responder import CacheableAnswer
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.forward_zones import ForwardZone, ForwardZones
 from zkdns.forward.message import Question
@@ -53,9 +53,9 @@ from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import special_use_answer
 from zkdns.forward.udp_client import affordable_sockets
 from zkdns.names import Labels
-from zkdns.transport import Deliver, Later
-from zkdns.transport.loop import PutOff, putting_off
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.contract import DeferredResponse, Deliver
+from zkdns.transport.event_loop import Defer, deferrer
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -162,7 +162,7 @@ class Forwarder:
             stale_seconds=config.cache.stale,
         )
         self.counters = ForwardCounters()
-        self.sources = Sources()
+        self.sources = AnswerSources()
         self.now = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         groups = len(config.forward.zones) + 1
@@ -176,12 +176,12 @@ class Forwarder:
         self._max_waiting = max_waiting
         self._clock = clock
         self._pending: dict[Question, PendingQuestion] = {}
-        self._put_off: PutOff
+        self._put_off: Defer
         self._to_resolve: deque[PendingQuery] = deque()
         self._waiting = 0
         self._to_deliver: deque[tuple[PendingQuery, Deliver, Reply | Failure | Entry]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._mistakes = Mistakes(log, "forwarded_response_failed")
+        self._mistakes = LogOnce(log, "forwarded_response_failed")
 
     @property
     def waiting(self) -> int:
@@ -200,7 +200,7 @@ class Forwarder:
 
     def start(self) -> None:
         """Start in the running event loop."""
-        self._put_off = putting_off()
+        self._put_off = deferrer()
         self.zones.start()
         self._on_second()
 
@@ -228,7 +228,7 @@ class Forwarder:
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> CacheableAnswer:
         """Return the answer to a query of class IN.
 
         Args:
@@ -253,19 +253,19 @@ class Forwarder:
         if self.zones.detect_loop(question, self._clock()):
             denial = Response(query, Rcode.NXDOMAIN, recursion_available=True)
             return _once(pending.finish(denial.pack(limit)), REFUSED)
-        return _once(self._uncached_response(pending), UNKNOWN)
+        return _once(self._uncached_response(pending), PENDING)
 
     def _refused(self, query: Query) -> Response:
         """Return REFUSED, because the name is not forwarded (RFC 8914 §4.21)."""
         ede = Ede.NOT_AUTHORITATIVE
         return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.is_asking)
 
-    def _answer_from(self, entry: Entry, pending: PendingQuery) -> Answer:
+    def _answer_from(self, entry: Entry, pending: PendingQuery) -> CacheableAnswer:
         """Return the answer from a fresh entry; the response cache keeps it until the entry is removed."""
         edns = pending.query.edns
         if edns is not None and edns.options:
             return _once(next(self._cached_responses(entry, pending)), FORWARD_CACHE)
-        return Answer(
+        return CacheableAnswer(
             self._cached_responses(entry, pending),
             group_of_question(pending.question),
             HEADER_SIZE - _ID_SIZE + len(pending.query.question),
@@ -293,7 +293,7 @@ class Forwarder:
     def _uncached_response(self, pending: PendingQuery) -> bytes:
         """Return the response if there is no fresh entry: a deferred one if it may be forwarded."""
         if not pending.query.rd:  # only cached responses without recursion desired
-            self.sources.note(REFUSED)
+            self.sources.record(REFUSED)
             return pending.finish(self._refused(pending.query).pack(pending.limit))
         failure = self.cache.get_failure(pending.question, self.now)
         if failure is not None:
@@ -307,7 +307,7 @@ class Forwarder:
             self.counters.overloaded += 1
             text = f"{self._waiting} queries already wait for upstreams"
             return self._failure_response(pending, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
-        return Later(partial(self._begin, pending))
+        return DeferredResponse(partial(self._begin, pending))
 
     # -- resolution ----------------------------------------------------------------------------------------
 
@@ -393,20 +393,20 @@ class Forwarder:
         try:
             deliver(self._response_from(outcome, pending))
         except Exception as error:  # noqa: BLE001 - an internal error must not affect other responses
-            self._mistakes.tell(error)
+            self._mistakes.error(error)
 
     # -- responses -----------------------------------------------------------------------------------------
 
     def _response_from(self, outcome: Reply | Failure | Entry, pending: PendingQuery) -> bytes:
         """Return the response from a new reply, a failure or a stale entry."""
         if isinstance(outcome, Reply):
-            self.sources.note(UPSTREAM)
+            self.sources.record(UPSTREAM)
             return pending.finish(self._render(outcome, pending, 0, self.cache.max_ttl_of(outcome)))
         if isinstance(outcome, Entry):
             return self._stale_response(outcome, pending)
         reply = outcome.reply
         if reply is not None and reply.rcode in _QUERY_ERRORS:
-            self.sources.note(UPSTREAM)
+            self.sources.record(UPSTREAM)
             return pending.finish(reply.render(pending.query, pending.limit, 0))
         return self._failure_response(pending, _errors_of(outcome), outcome.text)
 
@@ -419,14 +419,14 @@ class Forwarder:
         if entry is not None:
             return self._stale_response(entry, pending, text)
         self.counters.failed += 1
-        self.sources.note(UPSTREAM)
+        self.sources.record(UPSTREAM)
         failure = Response(pending.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
         return pending.finish(failure.pack(pending.limit))
 
     def _stale_response(self, entry: Entry, pending: PendingQuery, text: str = "") -> bytes:
         """Return the response from a stale entry (RFC 8767 §4)."""
         self.counters.stale += 1
-        self.sources.note(STALE)
+        self.sources.record(STALE)
         return pending.finish(
             entry.reply.render(
                 pending.query,
@@ -449,11 +449,11 @@ def group_of_question(question: Question) -> Labels:
 def _errors_of(failure: Failure) -> bytes:
     """Return the extended errors of a failure: those of the upstream, which are more precise, or our own."""
     # Long ones may not fit next to the question, and are not worth caching.
-    if failure.reply is not None and 0 < len(failure.reply.ede) < LEAST_UDP_SIZE // 2:
+    if failure.reply is not None and 0 < len(failure.reply.ede) < MIN_UDP_SIZE // 2:
         return failure.reply.ede
     return pack_ede(failure.ede, failure.text[:_MAX_TEXT])
 
 
-def _once(response: bytes, source: str) -> Answer:
+def _once(response: bytes, source: str) -> CacheableAnswer:
     """Return an answer that the response cache must not keep."""
-    return Answer(itertools.repeat(response), source=source)
+    return CacheableAnswer(itertools.repeat(response), source=source)

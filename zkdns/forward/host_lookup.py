@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from zkdns.dns.wire import Type, parse_query
+from zkdns.dns.message import Type, parse_query
 from zkdns.errors import BadValueError
 from zkdns.forward.message import Question, build_query
 from zkdns.forward.reply import Reply

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeAlias
 import msgspec
 
 from zkdns.dns.edns import Ede
-from zkdns.dns.wire import Rcode
+from zkdns.dns.message import Rcode
 from zkdns.forward.message import BadReplyError, Question, read_reply
 from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import Upstream, Upstreams

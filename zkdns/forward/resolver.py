@@ -25,7 +25,7 @@ import structlog
 
 from zkdns.address import UpstreamAddress
 from zkdns.dns.edns import Ede
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.message import Question, RandomIds, build_query
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import (
@@ -40,8 +40,8 @@ from zkdns.forward.resolution import (
 from zkdns.forward.tcp_client import TcpClient
 from zkdns.forward.udp_client import UdpClient, is_resource_shortage
 from zkdns.forward.upstreams import Upstream, Upstreams
-from zkdns.transport.loop import PutOff, add_server, putting_off, remove_server
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.event_loop import Defer, add_server, deferrer, remove_server
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -100,7 +100,7 @@ class Resolver:
         self._outcomes: deque[tuple[Question, OnOutcome, Reply | Failure]] = deque()  # known within `resolve`
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
-        self._put_off: PutOff
+        self._put_off: Defer
         self._udp: UdpClient[Owner] | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # takes 20 ms, so not at the first query
@@ -108,7 +108,7 @@ class Resolver:
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_handling_timers = False
-        self._mistakes = Mistakes(log, "upstream_result_failed")
+        self._mistakes = LogOnce(log, "upstream_result_failed")
         self._dead: dict[Upstream, bool] = {}  # dead upstreams, and whether that was logged
         self._logged_at: dict[Upstream, float] = {}
 
@@ -125,7 +125,7 @@ class Resolver:
     def start(self) -> None:
         """Start in the running event loop; its clock must be `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
-        self._put_off = putting_off()
+        self._put_off = deferrer()
         self._udp = UdpClient(self._max_sockets, self._put_off)
         add_server(self._udp.fileno(), self._receive)
 
@@ -337,7 +337,7 @@ class Resolver:
         try:
             on_outcome(question, outcome)
         except Exception as error:  # noqa: BLE001 - an error in one receiver must not affect the others
-            self._mistakes.tell(error)
+            self._mistakes.error(error)
 
     def _report_later(self, question: Question, on_outcome: OnOutcome, outcome: Reply | Failure) -> None:
         self._outcomes.append((question, on_outcome, outcome))

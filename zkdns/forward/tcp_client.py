@@ -20,7 +20,7 @@ import structlog
 from zkdns.address import UpstreamAddress
 from zkdns.forward.message import RandomIds
 from zkdns.transport.framing import LENGTH
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -76,7 +76,7 @@ class TcpClient(Generic[OwnerT]):
         self._ids = RandomIds()
         self._current: dict[UpstreamAddress, _Connection[OwnerT]] = {}
         self._all: set[_Connection[OwnerT]] = set()
-        self._mistakes = Mistakes(log, "upstream_tcp_response_failed")
+        self._mistakes = LogOnce(log, "upstream_tcp_response_failed")
 
     def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> TcpQuery[OwnerT]:
         """Send a query as soon as there is a connection, with another random id."""
@@ -116,7 +116,7 @@ class TcpClient(Generic[OwnerT]):
         try:
             self._on_message(query.owner, message, query.sent_at)
         except Exception as error:  # noqa: BLE001 - no exception may reach the event loop
-            self._mistakes.tell(error)
+            self._mistakes.error(error)
 
     def retire(self, connection: _Connection[OwnerT]) -> None:
         """Send no more queries over this connection."""

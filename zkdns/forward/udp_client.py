@@ -21,9 +21,8 @@ from collections.abc import Callable
 from typing import Any, Final, Generic, TypeVar
 
 from zkdns.address import UpstreamAddress
-from zkdns.transport.files import allow_files
-from zkdns.transport.loop import PutOff
-from zkdns.transport.sockets import socket_address
+from zkdns.transport.event_loop import Defer
+from zkdns.transport.sockets import raise_open_file_limit, socket_address
 
 MAX_DATAGRAMS_PER_CALL: Final = 4
 """Number of datagrams read by one call of `UdpClient.receive`, after which the caller checks the time."""
@@ -50,10 +49,10 @@ class UdpClient(Generic[OwnerT]):
 
     Args:
         max_sockets: maximum number of sockets with an open query; each takes a file descriptor.
-        put_off: runs work that can wait; see `zkdns.transport.loop.putting_off`.
+        put_off: runs work that can wait; see `zkdns.transport.event_loop.putting_off`.
     """
 
-    def __init__(self, max_sockets: int, put_off: PutOff) -> None:
+    def __init__(self, max_sockets: int, put_off: Defer) -> None:
         self._max_sockets = max_sockets
         self._poll = _new_poll()
         self._put_off = put_off
@@ -190,7 +189,7 @@ def affordable_sockets(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    granted = allow_files(soft + wanted)
+    granted = raise_open_file_limit(soft + wanted)
     return max(1, min(wanted, max(granted - soft, granted // 2)))
 
 
