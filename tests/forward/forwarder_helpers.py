@@ -1,4 +1,4 @@
-"""A forwarder at work as workers have it: with its memos, between sockets, in a serving loop of its own."""
+"""A forwarder as part of a worker: with response caches, sockets and an event loop of its own."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ SECRET = b"0123456789abcdef"
 WWW = "www.example"
 _SECONDS = 6.0
 _RD = dns.flags.RD
-_MEMO_BYTES = 16 << 20
+_CACHE_BYTES = 16 << 20
 
 
 class Clock:
-    """Seconds that pass when a test says so; the rest of the world has its own."""
+    """The forwarder's clock; it advances only by `Scene.pass_time`."""
 
     def __init__(self) -> None:
         self.now = float(int(time.monotonic()))
@@ -48,28 +48,28 @@ class Clock:
 
 
 class Scene:
-    """A server that forwards, and who asks it.
+    """A server that forwards, and its client.
 
     Attributes:
-        clock: the forwarder's.
-        strays: queries of which the answer was a mistake.
+        clock: the clock of the forwarder.
+        errors: internal errors in the answers to queries.
     """
 
     def __init__(self, config: Config, max_waiting: int = MAX_WAITING) -> None:
         self.clock = Clock()
-        self.strays: list[Exception] = []
+        self.errors: list[Exception] = []
         pair = bind(HostPort("127.0.0.1", 0), 1)[0]
         self.address = bound_address(pair)
         self._pair = pair
-        self.authority = Authority(Table(), config, lambda _query, error: self.strays.append(error))
+        self.authority = Authority(Table(), config, lambda _query, error: self.errors.append(error))
         self.authority.responder.ready = True
         self.forwarder = Forwarder(config, [self.address], SECRET, self.clock, max_waiting=max_waiting)
-        self.forwarder.cache.on_gone = lambda question: self.authority.forget_forwarded(
+        self.forwarder.cache.on_removed = lambda question: self.authority.forget_forwarded(
             group_of_question(question)
         )
         self.forwarder.on_change = self.authority.forget_all
         self.authority.responder.fallback = self.forwarder
-        answers = partial(self.authority.make_cache, max_bytes=_MEMO_BYTES)
+        answers = partial(self.authority.make_cache, max_bytes=_CACHE_BYTES)
         self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
         self.udp = UdpServer(pair.udp, self.datagrams)
         self.tcp = TcpServer(pair.tcp, self.streams)
@@ -83,21 +83,21 @@ class Scene:
         self.forwarder.stop()
         self.udp.stop()
         self.tcp.stop()
-        for _ in range(3):  # let closed connections tell that they are
+        for _ in range(3):  # closed connections call connection_lost
             await asyncio.sleep(0)
         self._pair.close()
 
     @property
-    def exchanges_asked(self) -> int:
-        """How many questions upstreams were asked, however often each."""
-        return sum(route.exchanges.asked for route in self.forwarder.routes.all)
+    def questions_sent(self) -> int:
+        """Number of questions for upstreams, however many queries each took."""
+        return sum(zone.resolver.questions for zone in self.forwarder.zones.all)
 
     def pass_time(self, seconds: float) -> None:
-        """Let so many seconds be over."""
+        """Advance the clock of the forwarder."""
         self.clock.now += seconds
         assert self.forwarder._timer is not None
         self.forwarder._timer.cancel()
-        self.forwarder._tick()
+        self.forwarder._on_second()
 
     async def query(
         self,
@@ -110,49 +110,51 @@ class Scene:
         options: Iterable[dns.edns.Option] = (),
         do: bool = False,
     ) -> dns.message.Message:
-        """Ask; the whole response.
+        """Send a query; return the response.
 
         Args:
-            name: of which to ask.
+            name: the name.
             qtype: the type.
-            tcp: whether over TCP, or else over UDP.
-            flags: of the header.
-            size: what EDNS says of UDP; None: no EDNS.
-            options: of EDNS.
-            do: whether DNSSEC's records are wanted.
+            tcp: whether to use TCP instead of UDP.
+            flags: flags of the header.
+            size: the UDP size in the OPT record; None: no EDNS.
+            options: EDNS options.
+            do: whether to request DNSSEC records.
         """
         made = dns.message.make_query(name, qtype, flags=flags)
         if size is not None:
             made.use_edns(0, dns.flags.DO if do else 0, size, options=list(options))
-        ask = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
-        return await ask(made, self.address.host, port=self.address.port, timeout=_SECONDS)
+        send = dns.asyncquery.tcp if tcp else dns.asyncquery.udp
+        return await send(made, self.address.host, port=self.address.port, timeout=_SECONDS)
 
-    def asking(self, name: str = WWW, qtype: str = "A", **how: Any) -> asyncio.Task[dns.message.Message]:
-        """Ask, and wait later."""
-        return asyncio.get_running_loop().create_task(self.query(name, qtype, **how))
+    def querying(
+        self, name: str = WWW, qtype: str = "A", **options: Any
+    ) -> asyncio.Task[dns.message.Message]:
+        """Send a query in a task."""
+        return asyncio.get_running_loop().create_task(self.query(name, qtype, **options))
 
-    async def data(self, name: str = WWW, qtype: str = "A", **how: Any) -> list[str]:
-        """Ask; the data of the answer's records."""
-        return data_of(await self.query(name, qtype, **how))
+    async def data(self, name: str = WWW, qtype: str = "A", **options: Any) -> list[str]:
+        """Send a query; return the data of the answer records."""
+        return data_of(await self.query(name, qtype, **options))
 
-    async def ttl(self, name: str = WWW, qtype: str = "A", **how: Any) -> int:
-        """Ask; the TTL of the one RRset of the answer."""
-        (rrset,) = (await self.query(name, qtype, **how)).answer
+    async def ttl(self, name: str = WWW, qtype: str = "A", **options: Any) -> int:
+        """Send a query; return the TTL of the only RRset in the answer."""
+        (rrset,) = (await self.query(name, qtype, **options)).answer
         return int(rrset.ttl)
 
-    async def rcode(self, name: str = WWW, qtype: str = "A", **how: Any) -> str:
-        """Ask; the response code by name."""
-        return rcode_of(await self.query(name, qtype, **how))
+    async def rcode(self, name: str = WWW, qtype: str = "A", **options: Any) -> str:
+        """Send a query; return the response code by name."""
+        return rcode_of(await self.query(name, qtype, **options))
 
-    async def remembered(self, name: str = WWW, qtype: str = "A", **how: Any) -> dns.message.Message:
-        """Ask until the answer is remembered; that one."""
-        memo = self.streams if how.get("tcp") else self.datagrams
-        before = len(memo)
+    async def cached(self, name: str = WWW, qtype: str = "A", **options: Any) -> dns.message.Message:
+        """Send a query until the response cache has an entry for it; return its response."""
+        cache = self.streams if options.get("tcp") else self.datagrams
+        before = len(cache)
         for _ in range(5):
-            response = await self.query(name, qtype, **how)
-            if len(memo) > before:
+            response = await self.query(name, qtype, **options)
+            if len(cache) > before:
                 return response
-        raise AssertionError("it is not remembered")
+        raise AssertionError("the response is not cached")
 
 
 @asynccontextmanager
@@ -164,7 +166,7 @@ async def forwarding(
     max_waiting: int = MAX_WAITING,
     cache: CacheSettings = CacheSettings(),  # noqa: B008 - it is frozen
 ) -> AsyncIterator[Scene]:
-    """A server that asks these, or as the machine is configured; nothing may be wrong with it afterwards."""
+    """Run a server with these upstreams, or with `upstreams = "auto"`; fail on internal errors."""
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
@@ -182,7 +184,7 @@ async def forwarding(
             yield scene
         finally:
             await scene.stop()
-    assert scene.strays == []
+    assert scene.errors == []
     assert scene.forwarder.waiting == 0
     assert [
         entry
@@ -196,7 +198,7 @@ def _addresses(servers: Iterable[UpstreamServer | UpstreamAddress]) -> tuple[Ups
 
 
 def data_of(response: dns.message.Message) -> list[str]:
-    """The data of the answer's records."""
+    """Return the data of the answer records."""
     return [record.to_text() for rrset in response.answer for record in rrset]
 
 
@@ -205,46 +207,46 @@ def rcode_of(response: dns.message.Message) -> str:
 
 
 def extended_errors(response: dns.message.Message) -> list[int]:
-    """The codes of its extended errors (RFC 8914)."""
+    """Return the codes of the extended errors (RFC 8914)."""
     return [int(option.code) for option in response.options if isinstance(option, dns.edns.EDEOption)]
 
 
-def asked_of(resolver: UpstreamServer, name: str = WWW) -> int:
-    """How often a resolver was asked for a name over UDP; it is asked for others too, to look for loops."""
-    return len(resolver.asked_over(UDP, name))
+def queries_to(upstream: UpstreamServer, name: str = WWW) -> int:
+    """Return the number of UDP queries for a name at an upstream, which also receives loop probes."""
+    return len(upstream.asked_over(UDP, name))
 
 
 def has(*records: str) -> Act:
-    """A reply with these records, of the name that is asked: each as `ttl type data`."""
-    return lambda asked: [Sent(reply_to(asked, *(f"{asked.name} {record}" for record in records)))]
+    """Reply with these records of the queried name, each as `ttl type data`."""
+    return lambda received: [Sent(reply_to(received, *(f"{received.name} {record}" for record in records)))]
 
 
 def numbered(ttl: int = 60) -> Act:
-    """The first answer has 198.51.100.1, the second 198.51.100.2, and so on."""
+    """Reply with 198.51.100.1 to the first query, 198.51.100.2 to the second, and so on."""
     count = 0
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(received: Asked) -> list[Sent]:
         nonlocal count
-        count += not asked.name.endswith("loop.zkdns.example.")
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} A 198.51.100.{count}"))]
+        count += not received.name.endswith("loop.zkdns.example.")
+        return [Sent(reply_to(received, f"{received.name} {ttl} A 198.51.100.{count}"))]
 
     return act
 
 
 class Waits:
-    """Nothing comes until `release`."""
+    """Reply to nothing until `release` is called."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.received: list[Asked] = []
 
-    def __call__(self, asked: Asked) -> list[Sent]:
-        self.asked.append(asked)
+    def __call__(self, received: Asked) -> list[Sent]:
+        self.received.append(received)
         return []
 
 
-def release(resolver: UpstreamServer, name: str = WWW) -> None:
-    """Let a resolver that waits with its answers give those that it was asked for a name, one at least."""
-    act = resolver._acts.get(f"{name}.", resolver._act)
+def release(upstream: UpstreamServer, name: str = WWW) -> None:
+    """Let an upstream with `Waits` reply to its queries for a name; wait for the first one."""
+    act = upstream._acts.get(f"{name}.", upstream._act)
     assert isinstance(act, Waits)
-    for asked in eventually(lambda: [one for one in act.asked if one.name == f"{name}."]):
-        resolver.sends(right(asked), asked.port)
+    for received in eventually(lambda: [one for one in act.received if one.name == f"{name}."]):
+        upstream.sends(right(received), received.port)

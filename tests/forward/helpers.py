@@ -1,4 +1,4 @@
-"""Questions, and replies to them as upstreams make them: by dnspython, which knows all types."""
+"""Questions, queries and upstream replies, made with dnspython, which supports all types."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ import dns.rdatatype
 import dns.rrset
 
 from zkdns.dns.message import Query, parse_query
-from zkdns.forward.message import read_reply
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question, read_reply
 from zkdns.forward.reply import Reply
 
 NAME = "www.example.com."
 TTL = 300
 
-# One of each type that dnspython knows the data of, and of some that nobody does.
+# One record of each type with a text form in dnspython, and some of unknown types.
 DATA = {
     "A": "192.0.2.1",
     "NS": "ns1.example.com.",
@@ -72,30 +71,30 @@ DATA = {
 
 
 def rrset(qtype: str, name: str = NAME, *data: str, ttl: int = TTL) -> dns.rrset.RRset:
-    """Records of a type, with data of that type where none are given."""
+    """Return records of a type, by default with the data in `DATA`."""
     return dns.rrset.from_text(name, ttl, "IN", qtype, *(data or (DATA[qtype],)))
 
 
 def soa(minimum: int = 900, ttl: int = 900) -> dns.rrset.RRset:
-    """The SOA record of the zone that the names are in."""
+    """Return the SOA record of the zone of `NAME`."""
     fields = f"ns1.example.com. host.example.com. 7 7200 3600 1209600 {minimum}"
     return dns.rrset.from_text("example.com.", ttl, "IN", "SOA", fields)
 
 
 def question(qtype: str = "A", name: str = NAME, *, do: bool = False, cd: bool = False) -> Question:
-    """A question as the forwarder has it."""
+    """Return a question of the forwarder."""
     wire = dns.name.from_text(name).to_wire()
     assert wire is not None
     return Question(wire.lower(), int(dns.rdatatype.from_text(qtype)), do, cd)
 
 
 def option(number: int, data: bytes) -> dns.edns.Option:
-    """An EDNS option with any data."""
+    """Return an EDNS option with any data."""
     return dns.edns.GenericOption(dns.edns.OptionType.make(number), data)
 
 
 def extended_error(code: int, text: str | None = None) -> dns.edns.Option:
-    """An EDNS option with an extended error."""
+    """Return an EDNS option with an extended error."""
     return dns.edns.EDEOption(dns.edns.EDECode.make(code), text)
 
 
@@ -111,9 +110,9 @@ def message(
     edns: bool = True,
     options: Sequence[dns.edns.Option] = (),
 ) -> dns.message.Message:
-    """A reply as an upstream makes it, compressed when it is written."""
-    asked = dns.message.make_query(name, qtype, id=4711)
-    made = dns.message.make_response(asked)
+    """Return a reply of an upstream; `to_wire` compresses its names."""
+    made_query = dns.message.make_query(name, qtype, id=4711)
+    made = dns.message.make_response(made_query)
     made.flags |= dns.flags.RA | flags
     if edns:
         made.use_edns(0, 0, 1232, options=list(options))
@@ -124,14 +123,14 @@ def message(
     return made
 
 
-def reply(qtype: str = "A", *sections: Iterable[dns.rrset.RRset], **how: Any) -> Reply:
-    """Such a reply, read."""
-    asked = question(qtype, how.get("name", NAME))
-    return read_reply(to_wire(message(qtype, *sections, **how)), asked)
+def reply(qtype: str = "A", *sections: Iterable[dns.rrset.RRset], **options: Any) -> Reply:
+    """Return the same reply as `message`, read."""
+    expected = question(qtype, options.get("name", NAME))
+    return read_reply(to_wire(message(qtype, *sections, **options)), expected)
 
 
 def to_wire(made: dns.message.Message) -> bytes:
-    """Such a reply as it comes over TCP, where there is room for all of it."""
+    """Return a message as sent over TCP, without truncation."""
     return made.to_wire(max_size=65535)
 
 
@@ -144,7 +143,7 @@ def query(
     flags: int = dns.flags.RD,
     ident: int = 99,
 ) -> Query:
-    """What somebody asks us, read."""
+    """Return a client's query, read."""
     made = dns.message.make_query(name, qtype, id=ident, flags=flags)
     if edns:
         made.use_edns(0, dns.flags.DO if do else 0, 1232)
@@ -152,7 +151,7 @@ def query(
 
 
 def sections(parsed: dns.message.Message) -> list[list[str]]:
-    """The records of each section in their order, as text."""
+    """Return the records of each section in order, as text."""
     return [
         [record.to_text() for record in section]
         for section in (parsed.answer, parsed.authority, parsed.additional)
@@ -160,5 +159,5 @@ def sections(parsed: dns.message.Message) -> list[list[str]]:
 
 
 def read(wire: bytes) -> dns.message.Message:
-    """Read a message strictly, each record on its own."""
+    """Read a message strictly, with one RRset for each record."""
     return dns.message.from_wire(wire, one_rr_per_rrset=True)

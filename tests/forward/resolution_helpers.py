@@ -1,4 +1,4 @@
-"""Questions asked of resolvers through Exchanges, in the loop that workers have."""
+"""Questions sent to test upstreams by a `Resolver`, in the event loop of a worker."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ import dns.message
 
 from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type, parse_query
-from zkdns.forward.message import build_query
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question, build_query
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure
 from zkdns.forward.resolver import Resolver
 from zkdns.transport.event_loop import ServingLoop
 
-_LIMIT = 90.0  # seconds; a machine that is busy takes its time
+_LIMIT = 90.0  # seconds; long enough for a busy machine
 
 
 def question(name: str, qtype: int = Type.A) -> Question:
@@ -27,71 +26,73 @@ def question(name: str, qtype: int = Type.A) -> Question:
 
 
 def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run it in a serving loop; nothing may escape into that."""
-    strays: list[dict[str, Any]] = []
+    """Run a coroutine in a serving loop; fail if an exception reaches the loop."""
+    uncaught: list[dict[str, Any]] = []
 
     async def limited() -> None:
-        asyncio.get_running_loop().set_exception_handler(lambda _, context: strays.append(context))
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: uncaught.append(context))
         async with asyncio.timeout(_LIMIT):
             await scenario()
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
         runner.run(limited())
-    assert strays == []
+    assert uncaught == []
 
 
 @asynccontextmanager
-async def exchanging(*servers: UpstreamAddress, **options: Any) -> AsyncIterator[Resolver]:
-    exchanges = Resolver(servers, **options)
-    exchanges.start()
+async def running_resolver(*servers: UpstreamAddress, **options: Any) -> AsyncIterator[Resolver]:
+    resolver = Resolver(servers, **options)
+    resolver.start()
     try:
-        yield exchanges
+        yield resolver
     finally:
-        exchanges.stop()
-        for _ in range(3):  # let closed connections tell that they are
+        resolver.stop()
+        for _ in range(3):  # closed connections call connection_lost
             await asyncio.sleep(0)
 
 
-def asking(exchanges: Resolver, what: Question | str) -> asyncio.Future[Reply | Failure]:
-    """Ask, and see to it that the outcome comes once, and not from within."""
+def resolving(resolver: Resolver, asked: Question | str) -> asyncio.Future[Reply | Failure]:
+    """Resolve a question; check that the outcome is reported once, after `resolve` has returned."""
     loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Reply | Failure] = loop.create_future()
+    result: asyncio.Future[Reply | Failure] = loop.create_future()
+    expected = question(asked) if isinstance(asked, str) else asked
     has_returned = False
 
-    def done(result: Reply | Failure) -> None:
+    def on_outcome(reported: Question, outcome: Reply | Failure) -> None:
         assert has_returned
-        outcome.set_result(result)  # twice is an error
+        assert reported == expected
+        result.set_result(outcome)  # raises if called twice
 
-    exchanges.ask(question(what) if isinstance(what, str) else what, done)
+    resolver.resolve(expected, on_outcome)
     has_returned = True
-    return outcome
+    return result
 
 
-async def ask(exchanges: Resolver, what: Question | str) -> Reply | Failure:
-    return await asking(exchanges, what)
+async def resolve(resolver: Resolver, asked: Question | str) -> Reply | Failure:
+    return await resolving(resolver, asked)
 
 
-async def answer(exchanges: Resolver, what: Question | str) -> list[str]:
-    """The data of the answer's records; that there is none fails."""
-    outcome = await ask(exchanges, what)
+async def answer(resolver: Resolver, asked: Question | str) -> list[str]:
+    """Resolve a question; return the data of the answer records, or fail if there is no reply."""
+    outcome = await resolve(resolver, asked)
     assert isinstance(outcome, Reply), outcome
-    return data_of(outcome, question(what) if isinstance(what, str) else what)
+    return data_of(outcome, question(asked) if isinstance(asked, str) else asked)
 
 
-async def failure(exchanges: Resolver, what: Question | str) -> Failure:
-    outcome = await ask(exchanges, what)
+async def failure(resolver: Resolver, asked: Question | str) -> Failure:
+    outcome = await resolve(resolver, asked)
     assert isinstance(outcome, Failure), outcome
     return outcome
 
 
 def data_of(reply: Reply, asked: Question) -> list[str]:
-    """The data of the answer's records, as another implementation reads them."""
+    """Return the data of the answer records, read by dnspython."""
     rendered = reply.render(parse_query(build_query(asked, 1)), 65535, 0)
     return [item.to_text() for rrset in dns.message.from_wire(rendered).answer for item in rrset]
 
 
 async def until(condition: Callable[[], object], timeout: float = 30.0) -> None:
-    """Wait until something is true, while the loop goes on."""
+    """Wait until a condition is true."""
     end = asyncio.get_running_loop().time() + timeout
     while not condition():
         assert asyncio.get_running_loop().time() < end, f"not within {timeout:g} s"

@@ -1,4 +1,4 @@
-"""What is remembered of upstreams' words, for how long, and what goes when there is not room for all."""
+"""The forward cache: TTLs, stale entries, prefetching, eviction, failures and flushing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from msgspec.structs import astuple
 
 from tests.forward.helpers import query, question, read, reply, rrset, soa
 from zkdns.dns.edns import pack_ede
-from zkdns.forward.cache import Cache, Entry, is_below
-from zkdns.forward.question import Question
+from zkdns.forward.cache import Cache, Entry, is_subdomain
+from zkdns.forward.message import Question
 from zkdns.forward.reply import Reply
 
 A = question()
@@ -25,25 +25,25 @@ START = 1000
 def cache_of(
     entries: int = 100,
     *,
-    most: int = DAY,
+    max_ttl: int = DAY,
     negative: int = 3600,
     stale: int = DAY,
-    most_bytes: int = 1 << 20,
+    max_bytes: int = 1 << 20,
 ) -> Cache:
     return Cache(
-        most_entries=entries,
-        most_ttl=most,
-        most_negative_ttl=negative,
+        max_entries=entries,
+        max_ttl=max_ttl,
+        max_negative_ttl=negative,
         stale_seconds=stale,
-        most_bytes=most_bytes,
+        max_bytes=max_bytes,
     )
 
 
-def heard(cache: Cache) -> list[Question]:
-    """The questions of entries that go from now on."""
-    gone: list[Question] = []
-    cache.on_gone = gone.append
-    return gone
+def removed_from(cache: Cache) -> list[Question]:
+    """Return a list that collects the questions of entries removed from now on."""
+    removed: list[Question] = []
+    cache.on_removed = removed.append
+    return removed
 
 
 def address(ttl: int = 300) -> Reply:
@@ -58,8 +58,8 @@ def servfail() -> Reply:
     return reply("A", rcode="SERVFAIL")
 
 
-def put(cache: Cache, asked: Question = A, found: Reply | None = None, now: int = START) -> Entry:
-    entry = cache.put(asked, found or address(), now)
+def put(cache: Cache, requested: Question = A, found: Reply | None = None, now: int = START) -> Entry:
+    entry = cache.put(requested, found or address(), now)
     assert entry is not None
     return entry
 
@@ -68,10 +68,10 @@ def wire(text: str) -> bytes:
     return question(name=text).name
 
 
-# -- for how long -----------------------------------------------------------------------------------------
+# -- TTLs -------------------------------------------------------------------------------------------------
 
 
-def test_dns_35_an_entry_is_there_until_its_ttl_is_over() -> None:
+def test_dns_35_entry_is_fresh_until_its_ttl_expires() -> None:
     cache = cache_of()
     entry = put(cache, found=address(ttl=10))
     for passed in (0, 5, 9):
@@ -79,10 +79,10 @@ def test_dns_35_an_entry_is_there_until_its_ttl_is_over() -> None:
         assert (entry.age(START + passed), entry.is_fresh(START + passed)) == (passed, True)
     assert cache.get(A, START + 10) is None
     assert not entry.is_fresh(START + 10)
-    assert (entry.question, entry.stored, entry.expires, entry.hits) == (A, START, START + 10, 3)
+    assert (entry.question, entry.stored_at, entry.expires_at, entry.hits) == (A, START, START + 10, 3)
 
 
-def test_questions_that_differ_in_anything_are_others() -> None:
+def test_questions_with_any_different_field_are_separate_entries() -> None:
     cache = cache_of()
     put(cache)
     for other in (question("AAAA"), question(do=True), question(cd=True), question(name="example.com.")):
@@ -100,10 +100,10 @@ def test_questions_that_differ_in_anything_are_others() -> None:
         (denial(minimum=500), 60),
     ],
 )
-def test_dns_35_ttls_have_a_ceiling_and_denials_one_of_their_own(found: Reply, seconds: int) -> None:
-    entry = put(cache_of(most=100, negative=60), found=found)
-    assert entry.expires - entry.stored == seconds
-    response = read(found.render(query(), 512, 0, most_ttl=entry.most_ttl))
+def test_dns_35_ttl_limits_of_positive_and_negative_replies(found: Reply, seconds: int) -> None:
+    entry = put(cache_of(max_ttl=100, negative=60), found=found)
+    assert entry.expires_at - entry.stored_at == seconds
+    response = read(found.render(query(), 512, 0, max_ttl=entry.max_ttl))
     assert [record.ttl for record in (*response.answer, *response.authority)] == [seconds]
 
 
@@ -111,27 +111,27 @@ def test_dns_35_ttls_have_a_ceiling_and_denials_one_of_their_own(found: Reply, s
     "found",
     [address(ttl=0), denial(minimum=0), reply("A"), servfail(), reply("A", [rrset("A")], flags=dns.flags.TC)],
 )
-def test_dns_35_what_must_not_be_kept_is_not(found: Reply) -> None:
+def test_dns_35_uncacheable_replies_are_not_cached(found: Reply) -> None:
     cache = cache_of()
     assert cache.put(A, found, START) is None
     assert (cache.get(A, START), cache.get_stale(A, START), len(cache), cache.size) == (None, None, 0, 0)
 
 
-@pytest.mark.parametrize("how", [{"entries": 0}, {"most": 0}, {"most_bytes": 100}])
-def test_a_cache_without_room_keeps_nothing(how: dict[str, int]) -> None:
-    cache = cache_of(**how)
+@pytest.mark.parametrize("limits", [{"entries": 0}, {"max_ttl": 0}, {"max_bytes": 100}])
+def test_cache_without_room_stores_nothing(limits: dict[str, int]) -> None:
+    cache = cache_of(**limits)
     assert cache.put(A, address(), START) is None
     cache.put_failure(A, START)
     assert (len(cache), cache.size) == (0, 0)
 
 
-# -- what has expired -------------------------------------------------------------------------------------
+# -- stale entries ----------------------------------------------------------------------------------------
 
 
-def test_dns_35_what_has_expired_is_stale_for_a_while() -> None:
+def test_dns_35_expired_entry_is_stale_for_the_configured_time() -> None:
     cache = cache_of(stale=100)
     entry = put(cache, found=address(ttl=10))
-    assert cache.get_stale(A, START + 9) is None  # it is fresh
+    assert cache.get_stale(A, START + 9) is None  # still fresh
     assert cache.get(A, START + 10) is None
     assert cache.get_stale(A, START + 10) is entry
     assert cache.get_stale(A, START + 109) is entry
@@ -139,38 +139,38 @@ def test_dns_35_what_has_expired_is_stale_for_a_while() -> None:
     assert entry.hits == 0
 
 
-def test_dns_35_nothing_is_stale_for_more_than_a_day() -> None:
+def test_dns_35_entries_are_stale_for_at_most_one_day() -> None:
     cache = cache_of(stale=10 * DAY)
     entry = put(cache, found=address(ttl=10))
     assert cache.get_stale(A, START + 9 + DAY) is entry
     assert cache.get_stale(A, START + 10 + DAY) is None
 
 
-def test_what_is_of_no_more_use_goes_when_it_is_asked_for() -> None:
+def test_get_removes_an_entry_past_its_stale_time() -> None:
     cache = cache_of(stale=0)
-    gone = heard(cache)
+    removed = removed_from(cache)
     put(cache, found=address(ttl=10))
     assert (cache.get(A, START + 10), cache.get_stale(A, START + 10)) == (None, None)
-    assert (len(cache), cache.size, gone) == (0, 0, [A])
+    assert (len(cache), cache.size, removed) == (0, 0, [A])
 
 
 @pytest.mark.parametrize("found", [servfail(), reply("A", [rrset("A")], flags=dns.flags.TC)])
-def test_dns_35_a_reply_that_says_nothing_leaves_what_was_known(found: Reply) -> None:
+def test_dns_35_inconclusive_reply_keeps_the_earlier_entry(found: Reply) -> None:
     cache = cache_of()
-    gone = heard(cache)
+    removed = removed_from(cache)
     entry = put(cache, found=address(ttl=10))
     assert cache.put(A, found, START + 20) is None
     assert cache.get_stale(A, START + 20) is entry
-    assert gone == []
+    assert removed == []
 
 
-def test_a_reply_that_must_not_be_kept_ends_what_was_known() -> None:
+def test_uncacheable_reply_removes_the_earlier_entry() -> None:
     cache = cache_of()
-    gone = heard(cache)
+    removed = removed_from(cache)
     put(cache, found=address(ttl=10))
     assert cache.put(A, address(ttl=0), START + 20) is None
     assert cache.get_stale(A, START + 20) is None
-    assert (gone, cache.size) == ([A], 0)
+    assert (removed, cache.size) == ([A], 0)
 
 
 # -- prefetch ---------------------------------------------------------------------------------------------
@@ -179,70 +179,70 @@ def test_a_reply_that_must_not_be_kept_ends_what_was_known() -> None:
 @pytest.mark.parametrize(
     ("ttl", "first"), [(2, 1), (3, 2), (9, 8), (19, 18), (20, 18), (300, 270), (DAY, DAY - DAY // 10)]
 )
-def test_an_entry_wants_to_be_prefetched_once_in_the_last_tenth_of_its_time(ttl: int, first: int) -> None:
+def test_prefetch_is_due_once_in_the_last_tenth_of_the_ttl(ttl: int, first: int) -> None:
     entry = put(cache_of(), found=address(ttl=ttl))
-    assert not entry.wants_prefetch(START)
-    assert not entry.wants_prefetch(START + first - 1)
-    assert entry.wants_prefetch(START + first)
-    assert not entry.wants_prefetch(START + first)
-    assert not entry.wants_prefetch(START + ttl)
+    assert not entry.start_prefetch_if_due(START)
+    assert not entry.start_prefetch_if_due(START + first - 1)
+    assert entry.start_prefetch_if_due(START + first)
+    assert not entry.start_prefetch_if_due(START + first)
+    assert not entry.start_prefetch_if_due(START + ttl)
     late = put(cache_of(), found=address(ttl=ttl))
-    assert late.wants_prefetch(START + ttl - 1)
-    assert not put(cache_of(), found=address(ttl=ttl)).wants_prefetch(START + ttl)
+    assert late.start_prefetch_if_due(START + ttl - 1)
+    assert not put(cache_of(), found=address(ttl=ttl)).start_prefetch_if_due(START + ttl)
 
 
-def test_an_entry_for_one_second_is_not_prefetched() -> None:
-    assert not put(cache_of(), found=address(ttl=1)).wants_prefetch(START)
+def test_entry_with_a_ttl_of_one_second_is_not_prefetched() -> None:
+    assert not put(cache_of(), found=address(ttl=1)).start_prefetch_if_due(START)
 
 
-# -- what goes --------------------------------------------------------------------------------------------
+# -- eviction ---------------------------------------------------------------------------------------------
 
 
 def named(number: int, zone: str = "example.com.") -> Question:
     return question(name=f"n{number}.{zone}")
 
 
-def test_those_least_recently_asked_for_go_first() -> None:
+def test_least_recently_used_entries_are_evicted_first() -> None:
     cache = cache_of(entries=3)
     for number in range(3):
         put(cache, named(number))
-    gone = heard(cache)
+    removed = removed_from(cache)
     assert cache.get(named(0), START) is not None
     assert cache.get_stale(named(1), START + 300) is not None
     put(cache, named(3))
     put(cache, named(4))
-    assert gone == [named(2), named(0)]
-    assert (len(cache), cache.evicted) == (3, 2)
+    assert removed == [named(2), named(0)]
+    assert (len(cache), cache.evictions) == (3, 2)
 
 
-def test_an_entry_that_is_put_anew_goes_and_nothing_else() -> None:
+def test_replacing_an_entry_removes_only_that_entry() -> None:
     cache = cache_of(entries=2)
     put(cache, named(0))
     put(cache, named(1))
-    gone = heard(cache)
+    removed = removed_from(cache)
     size = cache.size
     entry = put(cache, named(0), now=START + 5)
-    assert (gone, cache.evicted, cache.size) == ([named(0)], 0, size)
+    assert (removed, cache.evictions, cache.size) == ([named(0)], 0, size)
     assert cache.get(named(0), START + 5) is entry
 
 
-def test_whoever_hears_that_an_entry_was_replaced_finds_the_new_one() -> None:
+def test_on_removed_is_called_after_the_new_entry_is_stored() -> None:
     cache = cache_of()
     put(cache)
     seen: list[Entry | None] = []
-    cache.on_gone = lambda asked: seen.append(cache.get(asked, START + 1))
+    cache.on_removed = lambda requested: seen.append(cache.get(requested, START + 1))
     entry = put(cache, now=START + 1)
     assert seen == [entry]
 
 
-def test_many_bytes_go_as_many_entries_do() -> None:
+def test_entries_are_evicted_by_size_too() -> None:
     large = reply("A", [rrset("TYPE731", "x.example.com.", f"\\# 5000 {'00' * 5000}"), rrset("A")])
-    cache = cache_of(most_bytes=50_000)
-    gone = heard(cache)
+    cache = cache_of(max_bytes=50_000)
+    removed = removed_from(cache)
     for number in range(20):
         put(cache, named(number), large)
         assert cache.size <= 50_000
-    assert gone == [named(number) for number in range(20 - len(cache))]
+    assert removed == [named(number) for number in range(20 - len(cache))]
     assert 5 < len(cache) < 10
     put(cache, named(19), address())
     assert cache.size <= 50_000
@@ -251,80 +251,80 @@ def test_many_bytes_go_as_many_entries_do() -> None:
 # -- failures ---------------------------------------------------------------------------------------------
 
 
-def failing(cache: Cache, now: int) -> int:
-    """For how many seconds from then on the question must not be asked."""
-    found = cache.failure(A, now)
+def failure_seconds(cache: Cache, now: int) -> int:
+    """Return the number of seconds from now on in which the question must not be sent."""
+    found = cache.get_failure(A, now)
     return found.until - now if found else 0
 
 
-def test_dns_34_a_failure_is_remembered_a_second_and_twice_as_long_each_time() -> None:
+def test_dns_34_failure_is_cached_for_a_second_then_twice_as_long() -> None:
     cache = cache_of()
     now, waits = START, []
-    assert failing(cache, now) == 0
+    assert failure_seconds(cache, now) == 0
     for _ in range(12):
         cache.put_failure(A, now)
-        waits.append(failing(cache, now))
+        waits.append(failure_seconds(cache, now))
         now += waits[-1]
-        assert failing(cache, now - 1) == 1
-        assert failing(cache, now) == 0
+        assert failure_seconds(cache, now - 1) == 1
+        assert failure_seconds(cache, now) == 0
     assert waits == [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300, 300]
 
 
-def test_dns_34_a_failure_while_one_is_remembered_does_not_count_twice() -> None:
+def test_dns_34_failure_during_a_cached_failure_does_not_double_it() -> None:
     cache = cache_of()
     for now in (START, START + 1):
         cache.put_failure(A, now)
     cache.put_failure(A, START + 2)
-    assert failing(cache, START + 2) == 2
+    assert failure_seconds(cache, START + 2) == 2
 
 
-def test_dns_34_a_success_ends_it_even_one_that_is_not_kept() -> None:
+def test_dns_34_success_removes_the_failure_even_if_uncacheable() -> None:
     for found in (address(), address(ttl=0), denial()):
         cache = cache_of()
         for now in (START, START + 1):
             cache.put_failure(A, now)
         cache.put(A, found, START + 1)
-        assert failing(cache, START + 1) == 0
+        assert failure_seconds(cache, START + 1) == 0
         cache.put_failure(A, START + 9)
-        assert failing(cache, START + 9) == 1
+        assert failure_seconds(cache, START + 9) == 1
     cache.put(A, servfail(), START + 9)
-    assert failing(cache, START + 9) == 1
+    assert failure_seconds(cache, START + 9) == 1
 
 
-def test_dns_34_it_begins_anew_after_a_long_time() -> None:
+def test_dns_34_backoff_restarts_after_the_maximum_time() -> None:
     for quiet, wait in ((299, 4), (300, 1)):
         cache = cache_of()
         cache.put_failure(A, START)
         cache.put_failure(A, START + 1)
         cache.put_failure(A, START + 3 + quiet)
-        assert failing(cache, START + 3 + quiet) == wait
+        assert failure_seconds(cache, START + 3 + quiet) == wait
 
 
-def test_a_failure_tells_what_was_answered_and_leaves_what_is_stale() -> None:
+def test_failure_has_the_errors_and_keeps_the_stale_entry() -> None:
     cache = cache_of()
     entry = put(cache, found=address(ttl=10))
-    cache.put_failure(A, START + 10, errors=pack_ede(22), text="no answer from 192.0.2.1")
-    found = cache.failure(A, START + 10)
+    cache.put_failure(A, START + 10, errors=pack_ede(22), text="no response from 192.0.2.1")
+    found = cache.get_failure(A, START + 10)
     assert found is not None
-    assert (found.errors, found.text) == (pack_ede(22), "no answer from 192.0.2.1")
+    assert (found.errors, found.text) == (pack_ede(22), "no response from 192.0.2.1")
     assert cache.get_stale(A, START + 10) is entry
-    assert cache.failure(question("AAAA"), START + 10) is None
+    assert cache.get_failure(question("AAAA"), START + 10) is None
 
 
-def test_failures_are_bounded_as_entries_are() -> None:
+def test_number_of_failures_is_limited_like_entries() -> None:
     cache = cache_of(entries=3)
     for number in range(9):
         cache.put_failure(named(number), START)
-    assert [cache.failure(named(number), START) is not None for number in range(9)] == 6 * [False] + 3 * [
+    assert [cache.get_failure(named(number), START) is not None for number in range(9)] == 6 * [False] + 3 * [
         True
     ]
 
 
-# -- forgetting -------------------------------------------------------------------------------------------
+# -- flushing ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("name", "below", "gone"),
+    ("name", "below", "removed"),
     [
         (None, True, ["example.com.", "www.example.com.", "a.www.example.com.", "example.net.", "."]),
         (wire("."), True, ["example.com.", "www.example.com.", "a.www.example.com.", "example.net.", "."]),
@@ -337,8 +337,8 @@ def test_failures_are_bounded_as_entries_are() -> None:
         (wire("xample.com."), True, []),
     ],
 )
-def test_a_name_can_be_forgotten_with_or_without_what_lies_below(
-    name: bytes | None, gone: Sequence[str], *, below: bool
+def test_flush_removes_a_name_with_or_without_names_below(
+    name: bytes | None, removed: Sequence[str], *, below: bool
 ) -> None:
     cache = cache_of()
     every = [
@@ -346,53 +346,53 @@ def test_a_name_can_be_forgotten_with_or_without_what_lies_below(
         for name in ("example.com.", "www.example.com.", "a.www.example.com.", "example.net.", ".")
         for qtype in ("A", "AAAA")
     ]
-    for asked in every:
-        put(cache, asked)
-    told = heard(cache)
-    assert cache.flush(name, below=below) == 2 * len(gone)
-    expected = [question(qtype, name) for name in gone for qtype in ("A", "AAAA")]
-    assert sorted(map(astuple, told)) == sorted(map(astuple, expected))
-    assert [asked for asked in every if cache.get(asked, START) is None] == [
+    for requested in every:
+        put(cache, requested)
+    logged = removed_from(cache)
+    assert cache.flush(name, below=below) == 2 * len(removed)
+    expected = [question(qtype, name) for name in removed for qtype in ("A", "AAAA")]
+    assert sorted(map(astuple, logged)) == sorted(map(astuple, expected))
+    assert [requested for requested in every if cache.get(requested, START) is None] == [
         a for a in every if a in expected
     ]
     assert (cache.size == 0) == (len(cache) == 0)
 
 
-def test_failures_are_forgotten_too_and_a_question_counts_once() -> None:
+def test_flush_removes_failures_and_counts_each_question_once() -> None:
     cache = cache_of()
     put(cache)
     cache.put_failure(A, START)
     cache.put_failure(question("AAAA"), START)
     cache.put_failure(question(name="example.net."), START)
     assert cache.flush(wire("example.com.")) == 2
-    assert cache.failure(A, START) is None
-    assert cache.failure(question(name="example.net."), START) is not None
+    assert cache.get_failure(A, START) is None
+    assert cache.get_failure(question(name="example.net."), START) is not None
 
 
-def test_bytes_within_a_label_are_no_name_above() -> None:
+def test_suffix_within_a_label_is_not_a_parent_domain() -> None:
     above = b"\3com\0"
-    assert is_below(b"\7example\3com\0", above)
-    assert is_below(above, above)
-    assert not is_below(b"\x0bexample\3com\0", above)
-    assert not is_below(b"\0", above)
+    assert is_subdomain(b"\7example\3com\0", above)
+    assert is_subdomain(above, above)
+    assert not is_subdomain(b"\x0bexample\3com\0", above)
+    assert not is_subdomain(b"\0", above)
 
 
-# -- all together -----------------------------------------------------------------------------------------
+# -- model ------------------------------------------------------------------------------------------------
 
 
 class CacheMachine(RuleBasedStateMachine):
-    """A small cache against a dictionary that forgets nothing: what the cache tells is what was put last."""
+    """A small cache, compared with a dictionary without limits: `get` returns the last reply stored."""
 
     def __init__(self) -> None:
         super().__init__()
         self.now = START
-        self.cache = cache_of(entries=4, stale=20, most_bytes=6000)
-        self.cache.on_gone = self._gone
+        self.cache = cache_of(entries=4, stale=20, max_bytes=6000)
+        self.cache.on_removed = self._on_removed
         self.last: dict[Question, Entry] = {}
 
-    def _gone(self, asked: Question) -> None:
-        if self.cache.get(asked, self.now) is None:
-            self.last.pop(asked, None)
+    def _on_removed(self, requested: Question) -> None:
+        if self.cache.get(requested, self.now) is None:
+            self.last.pop(requested, None)
 
     numbers = st.integers(0, 6)
 
@@ -416,11 +416,11 @@ class CacheMachine(RuleBasedStateMachine):
         expected = self.last.get(named(number))
         fresh, stale = self.cache.get(named(number), self.now), self.cache.get_stale(named(number), self.now)
         assert fresh is None or stale is None
-        if expected is None or self.now >= expected.expires + 20:
+        if expected is None or self.now >= expected.expires_at + 20:
             assert (fresh, stale) == (None, None)
         else:
             assert (fresh or stale) is expected
-            assert (fresh is expected) == (self.now < expected.expires)
+            assert (fresh is expected) == (self.now < expected.expires_at)
 
     @precondition(lambda self: self.last)
     @rule()
@@ -429,7 +429,7 @@ class CacheMachine(RuleBasedStateMachine):
         assert self.cache.get(named(0), self.now) is None
 
     @invariant()
-    def holds_its_bounds(self) -> None:
+    def respects_its_limits(self) -> None:
         assert len(self.cache) <= 4
         assert self.cache.size == sum(entry.size for entry in self.last.values()) <= 6000
         assert len(self.cache) == len(self.last)

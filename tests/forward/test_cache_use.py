@@ -1,4 +1,4 @@
-"""What the cache is told of answers that whoever got them remembers: that they are still in use."""
+"""The forward cache counts uses of responses that the response cache serves."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from tests.forward.helpers import query, question, reply, rrset
 from zkdns.address import UpstreamAddress
 from zkdns.config import CacheSettings, Config, ForwardSettings
 from zkdns.forward.forwarder import Forwarder
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question
 from zkdns.namespace import parse_namespace
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}", (b"discovery",))
 POPULAR, RARE = "popular.example.com.", "rare{}.example.com."
 
 
-def test_what_is_asked_for_all_the_time_does_not_go_for_what_is_asked_for_once() -> None:
+def test_response_in_constant_use_is_not_evicted_by_unique_queries() -> None:
     upstream = (UpstreamAddress("127.0.0.1", 5300),)
     config = Config(
         listen=(),
@@ -24,17 +24,17 @@ def test_what_is_asked_for_all_the_time_does_not_go_for_what_is_asked_for_once()
         cache=CacheSettings(entries=3),
     )
     forwarder = Forwarder(config, (), secrets.token_bytes(16))
-    gone: list[Question] = []
-    forwarder.cache.on_gone = gone.append
+    removed: list[Question] = []
+    forwarder.cache.on_removed = removed.append
 
     def put(name: str) -> None:
-        said = reply("A", [rrset("A", name)], name=name)
-        forwarder.cache.put(question("A", name), said, forwarder.second)
+        made = reply("A", [rrset("A", name)], name=name)
+        forwarder.cache.put(question("A", name), made, forwarder.now)
 
     put(POPULAR)
     answer = forwarder.answer(query("A", POPULAR), 512, bytes)
     for number in range(5):
-        forwarder.second += 1
-        next(answer.responses)  # the memo has it, and asks nobody else
+        forwarder.now += 1
+        next(answer.responses)  # the response cache has it; the forwarder is not called
         put(RARE.format(number))
-    assert gone == [question("A", RARE.format(number)) for number in range(3)]
+    assert removed == [question("A", RARE.format(number)) for number in range(3)]

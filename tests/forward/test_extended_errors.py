@@ -1,4 +1,4 @@
-"""What a forwarder tells beside SERVFAIL, REFUSED and NXDOMAIN (RFC 8914), and cookies on its answers."""
+"""Extended errors (RFC 8914) in forwarded SERVFAIL, REFUSED and NXDOMAIN responses, and cookies."""
 
 from __future__ import annotations
 
@@ -31,55 +31,55 @@ ANSWERED = CLIENT + Cookies(bytes(16), lambda: NOW, is_shared=True).make(CLIENT,
 
 
 def fails_since(code: int, text: str) -> Act:
-    """SERVFAIL with an extended error."""
+    """Reply with SERVFAIL and an extended error."""
 
-    def acts(asked: Asked) -> list[Sent]:
-        reply = dns.message.from_wire(reply_to(asked, rcode=dns.rcode.SERVFAIL))
+    def acts(received: Asked) -> list[Sent]:
+        reply = dns.message.from_wire(reply_to(received, rcode=dns.rcode.SERVFAIL))
         reply.use_edns(0, 0, 1232, options=[dns.edns.EDEOption(dns.edns.EDECode(code), text)])
         return [Sent(reply.to_wire())]
 
     return acts
 
 
-def test_dns_26_what_an_upstream_tells_of_its_failure_is_passed_on() -> None:
+def test_dns_26_extended_errors_of_an_upstream_are_passed_on() -> None:
     async def scenario() -> None:
-        with UpstreamServer(fails_since(BOGUS, "no valid signature")) as resolver:
-            async with forwarding(resolver) as scene:
-                for _ in range(3):  # the second time the failure is known
+        with UpstreamServer(fails_since(BOGUS, "no valid signature")) as upstream:
+            async with forwarding(upstream) as scene:
+                for _ in range(3):  # the second response comes from the cached failure
                     response = await scene.query(size=1232)
                     assert rcode_of(response) == "SERVFAIL"
                     assert extended_errors(response) == [BOGUS]
                     assert "no valid signature" in str(response.options[0])
-                assert scene.exchanges_asked == 1
+                assert scene.questions_sent == 1
                 assert (await scene.query()).edns == -1
-                # Of another one nothing is left, and a text that is too long is none of ours to keep.
+                # Our own one if the upstream sends none, or a very long one.
                 for acts in (says(dns.rcode.SERVFAIL), fails_since(BOGUS, "x" * 600)):
-                    resolver.acts(acts)
+                    upstream.acts(acts)
                     scene.pass_time(300)
                     assert extended_errors(await scene.query(size=1232)) == [NO_REACHABLE_AUTHORITY]
 
     run(scenario)
 
 
-def test_dns_26_who_waits_at_the_end_is_told_that_it_is_the_end() -> None:
+def test_dns_26_waiting_queries_get_not_ready_at_shutdown() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with forwarding(resolver) as scene:
-                waiting = [scene.asking(size=size) for size in (None, 1232)]
+        with UpstreamServer(is_silent) as upstream:
+            async with forwarding(upstream) as scene:
+                waiting = [scene.querying(size=size) for size in (None, 1232)]
                 await until(lambda: scene.forwarder.waiting == len(waiting))
                 scene.forwarder.stop()
-                plain, told = await asyncio.gather(*waiting)
-                assert (rcode_of(plain), plain.edns) == ("SERVFAIL", -1)
-                assert (rcode_of(told), extended_errors(told)) == ("SERVFAIL", [NOT_READY])
+                without_edns, with_edns = await asyncio.gather(*waiting)
+                assert (rcode_of(without_edns), without_edns.edns) == ("SERVFAIL", -1)
+                assert (rcode_of(with_edns), extended_errors(with_edns)) == ("SERVFAIL", [NOT_READY])
 
     run(scenario)
 
 
-def test_dns_26_when_too_many_wait_that_is_told() -> None:
+def test_dns_26_queries_over_the_limit_get_an_extended_error() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with forwarding(resolver, max_waiting=1) as scene:
-                waiting = scene.asking("first.example")
+        with UpstreamServer(is_silent) as upstream:
+            async with forwarding(upstream, max_waiting=1) as scene:
+                waiting = scene.querying("first.example")
                 await until(lambda: scene.forwarder.waiting == 1)
                 response = await scene.query("second.example", size=1232)
                 assert (rcode_of(response), extended_errors(response)) == (
@@ -92,15 +92,15 @@ def test_dns_26_when_too_many_wait_that_is_told() -> None:
     run(scenario)
 
 
-def test_dns_26_who_wants_nobody_else_to_be_asked_is_told_why_there_is_no_answer() -> None:
+def test_dns_26_queries_without_rd_get_not_authoritative() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(upstream) as scene:
                 response = await scene.query(flags=0, size=1232)
                 assert (rcode_of(response), extended_errors(response)) == ("REFUSED", [NOT_AUTHORITATIVE])
                 await scene.query()
-                known = await scene.query(flags=0, size=1232)
-                assert (data_of(known), extended_errors(known)) == (["192.0.2.1"], [])
+                cached = await scene.query(flags=0, size=1232)
+                assert (data_of(cached), extended_errors(cached)) == (["192.0.2.1"], [])
 
     run(scenario)
 
@@ -117,12 +117,10 @@ def test_dns_26_who_wants_nobody_else_to_be_asked_is_told_why_there_is_no_answer
         ("_dns.resolver.arpa", "NOERROR", []),
     ],
 )
-def test_dns_26_of_names_that_are_never_forwarded_that_is_told(
-    name: str, code: str, errors: list[int]
-) -> None:
+def test_dns_26_special_use_names_get_blocked(name: str, code: str, errors: list[int]) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(upstream) as scene:
                 response = await scene.query(name, size=1232)
                 assert (rcode_of(response), extended_errors(response)) == (code, errors)
                 assert (await scene.query(name)).edns == -1
@@ -142,12 +140,12 @@ def cookies_of(response: dns.message.Message) -> list[bytes]:
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
-def test_dns_23_forwarded_answers_have_cookies_whether_they_come_late_or_from_the_cache(tcp: bool) -> None:
+def test_dns_23_deferred_and_cached_forwarded_responses_have_cookies(tcp: bool) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(upstream) as scene:
                 give_cookies(scene)
-                resolver.acts(says(dns.rcode.SERVFAIL), "fails.example")
+                upstream.acts(says(dns.rcode.SERVFAIL), "fails.example")
                 for _ in range(3):
                     response = await scene.query(size=1232, options=[COOKIE], tcp=tcp)
                     assert data_of(response) == ["192.0.2.1"]
@@ -157,26 +155,26 @@ def test_dns_23_forwarded_answers_have_cookies_whether_they_come_late_or_from_th
                     special = await scene.query("x.local", size=1232, options=[COOKIE], tcp=tcp)
                     assert (rcode_of(special), cookies_of(special)) == ("NXDOMAIN", [ANSWERED])
                     assert cookies_of(await scene.query(size=1232, tcp=tcp)) == []
-                assert not any(asked.query.options for asked in resolver.asked)
+                assert not any(received.query.options for received in upstream.asked)
 
     run(scenario)
 
 
 @pytest.mark.parametrize("size", [512, 1232])
-def test_dns_21_forwarded_answers_with_cookies_are_no_longer_than_they_may_be(size: int) -> None:
-    def many(asked: Asked) -> list[Sent]:
-        records = [f"{asked.name} 60 A 192.0.2.{number}" for number in range(200)]
-        return [Sent(reply_to(asked, *records))]
+def test_dns_21_forwarded_responses_with_cookies_respect_the_size_limit(size: int) -> None:
+    def many(received: Asked) -> list[Sent]:
+        records = [f"{received.name} 60 A 192.0.2.{number}" for number in range(200)]
+        return [Sent(reply_to(received, *records))]
 
     async def scenario() -> None:
-        with UpstreamServer(many) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(many) as upstream:
+            async with forwarding(upstream) as scene:
                 give_cookies(scene)
                 for _ in range(2):
                     options = [COOKIE, dns.edns.GenericOption(dns.edns.OptionType.NSID, b"")]
                     response = await scene.query(size=size, options=options)
                     assert response.flags & dns.flags.TC
                     assert cookies_of(response) == [ANSWERED]
-                    assert size - 16 < len(response.to_wire()) <= size  # a record more would not have fitted
+                    assert size - 16 < len(response.to_wire()) <= size  # one more record would not have fit
 
     run(scenario)

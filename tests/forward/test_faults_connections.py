@@ -1,4 +1,4 @@
-"""TCP and TLS to upstreams that hang up, stall, refuse, or are not who they should be."""
+"""TCP and TLS upstreams that close connections, stall, refuse, or fail authentication."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 
 from tests.forward.resolution_helpers import (
     answer,
-    asking,
     data_of,
-    exchanging,
     failure,
     question,
+    resolving,
     run,
+    running_resolver,
     until,
 )
 from tests.support.loopback import paired_sockets
@@ -41,13 +41,13 @@ from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type
 from zkdns.forward import tcp_client
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolution import Kind
+from zkdns.forward.resolution import FailureKind
 
 pytestmark = pytest.mark.punctual
 
 
-class Secured:
-    """What TLS needs on both sides."""
+class Tls:
+    """Certificates and TLS contexts of server and client."""
 
     def __init__(self, directory: Path) -> None:
         self._authority = Authority(directory)
@@ -59,30 +59,30 @@ class Secured:
 
 
 @pytest.fixture(scope="module")
-def secured(tmp_path_factory: pytest.TempPathFactory) -> Secured:
-    return Secured(tmp_path_factory.mktemp("tls"))
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    return Tls(tmp_path_factory.mktemp("tls"))
 
 
-def silent_over_tcp(asked: Asked) -> list[Sent]:
-    return list(truncates(asked)) if asked.way == UDP else []
+def silent_over_tcp(received: Asked) -> list[Sent]:
+    return list(truncates(received)) if received.way == UDP else []
 
 
 def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-# -- TCP ----------------------------------------------------------------------------------------------------
+# -- TCP --------------------------------------------------------------------------------------------------
 
 
-def test_dns_32_one_that_hangs_up_is_left_for_the_next_over_tcp() -> None:
+def test_dns_32_closed_tcp_connection_leads_to_the_next_upstream() -> None:
     async def scenario() -> None:
         with UpstreamServer(hangs_up, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
-            async with exchanging(bad.address, good.address) as exchanges:
-                begun = now()
-                assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                assert now() - begun < 0.25
-                exchanges.change([bad.address])
-                outcome = await failure(exchanges, "www.example")
+            async with running_resolver(bad.address, good.address) as resolver:
+                started_at = now()
+                assert await answer(resolver, "www.example") == ["192.0.2.2"]
+                assert now() - started_at < 0.25
+                resolver.replace_upstreams([bad.address])
+                outcome = await failure(resolver, "www.example")
                 assert outcome.text == f"{bad.address} closed the connection"
                 assert outcome.reply is not None
                 assert outcome.reply.truncated
@@ -90,15 +90,15 @@ def test_dns_32_one_that_hangs_up_is_left_for_the_next_over_tcp() -> None:
     run(scenario)
 
 
-def test_one_that_has_no_tcp_is_left_for_the_next() -> None:
+def test_upstream_without_tcp_leads_to_the_next() -> None:
     async def scenario() -> None:
         udp, tcp = paired_sockets()
         tcp.close()
         with UpstreamServer(truncates, mark=2) as good, udp:
             udp.setblocking(False)
             only_udp = UpstreamAddress(*udp.getsockname())
-            async with exchanging(only_udp, good.address) as exchanges:
-                outcome = asking(exchanges, "www.example")
+            async with running_resolver(only_udp, good.address) as resolver:
+                outcome = resolving(resolver, "www.example")
                 loop = asyncio.get_running_loop()
                 message, source = await loop.sock_recvfrom(udp, 4096)
                 await loop.sock_sendto(udp, reply_to(Asked(message, UDP, 0, 1), flags=0x0200), source)
@@ -109,62 +109,62 @@ def test_one_that_has_no_tcp_is_left_for_the_next() -> None:
     run(scenario)
 
 
-def test_one_that_is_silent_over_tcp_is_left_for_the_next_in_time() -> None:
+def test_upstream_silent_over_tcp_leads_to_the_next_in_time() -> None:
     async def scenario() -> None:
         with UpstreamServer(silent_over_tcp, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
-            async with exchanging(bad.address, good.address) as exchanges:
-                begun = now()
-                assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                assert now() - begun < 2.0
-                assert not exchanges.upstreams.all[0].is_dead
+            async with running_resolver(bad.address, good.address) as resolver:
+                started_at = now()
+                assert await answer(resolver, "www.example") == ["192.0.2.2"]
+                assert now() - started_at < 2.0
+                assert not resolver.upstreams.all[0].is_dead
 
     run(scenario)
 
 
-def test_a_connection_is_used_for_all_that_is_truncated() -> None:
+def test_one_connection_serves_all_truncated_replies() -> None:
     async def scenario() -> None:
-        with UpstreamServer(truncates) as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(50)]
+        with UpstreamServer(truncates) as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(50)]
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                assert resolver.connections == 1
-                assert len({asked.ident for asked in resolver.asked_over(TCP)}) > 45
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                assert upstream.connections == 1
+                assert len({received.ident for received in upstream.asked_over(TCP)}) > 45
 
     run(scenario)
 
 
-def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tcp_client, "IDLE_SECONDS", 0.05)
 
     async def scenario() -> None:
-        with UpstreamServer(truncates) as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                await until(lambda: not exchanges._streams._all)
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                assert resolver.connections == 2
+        with UpstreamServer(truncates) as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                await until(lambda: not resolver._tcp._all)
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                assert upstream.connections == 2
 
     run(scenario)
 
 
-def test_answers_in_another_order_find_their_questions() -> None:
+def test_replies_in_another_order_are_matched_by_id() -> None:
     async def scenario() -> None:
         held: list[Asked] = []
 
-        def reversed_in_tens(asked: Asked) -> Iterator[Sent]:
-            if asked.way == UDP:
-                yield from truncates(asked)
+        def reversed_in_tens(received: Asked) -> Iterator[Sent]:
+            if received.way == UDP:
+                yield from truncates(received)
                 return
-            held.append(asked)
+            held.append(received)
             if len(held) == 10:
                 for earlier in reversed(held):
                     yield Sent(reply_to(earlier, f"{earlier.name} 60 TXT {earlier.name}"))
 
-        with UpstreamServer(reversed_in_tens) as resolver:
-            async with exchanging(resolver.address) as exchanges:
+        with UpstreamServer(reversed_in_tens) as upstream:
+            async with running_resolver(upstream.address) as resolver:
                 questions = [question(f"n{number}.example", Type.TXT) for number in range(10)]
-                outcomes = await asyncio.gather(*(asking(exchanges, what) for what in questions))
+                outcomes = await asyncio.gather(*(resolving(resolver, what) for what in questions))
                 for number, (what, outcome) in enumerate(zip(questions, outcomes, strict=True)):
                     assert isinstance(outcome, Reply)
                     assert data_of(outcome, what) == [f'"n{number}.example."']
@@ -172,136 +172,138 @@ def test_answers_in_another_order_find_their_questions() -> None:
     run(scenario)
 
 
-def test_garbage_over_tcp_is_no_answer() -> None:
+def test_malformed_reply_over_tcp_is_rejected() -> None:
     async def scenario() -> None:
-        def act(asked: Asked) -> list[Sent]:
-            return list(truncates(asked) if asked.way == UDP else sends_garbage(asked))
+        def act(received: Asked) -> list[Sent]:
+            return list(truncates(received) if received.way == UDP else sends_garbage(received))
 
         with UpstreamServer(act, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
-            async with exchanging(bad.address, good.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                assert exchanges.bad == 1
+            async with running_resolver(bad.address, good.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.2"]
+                assert resolver.bad_messages == 1
 
     run(scenario)
 
 
 @pytest.mark.parametrize("prelude", [b"", b"\x01"], ids=["empty", "one byte"])
-def test_messages_without_an_id_on_a_stream_do_no_harm(prelude: bytes) -> None:
+def test_tcp_messages_too_short_for_an_id_are_ignored(prelude: bytes) -> None:
     async def scenario() -> None:
-        def act(asked: Asked) -> list[Sent]:
-            return list(truncates(asked)) if asked.way == UDP else [Sent(prelude), Sent(right(asked))]
+        def act(received: Asked) -> list[Sent]:
+            return (
+                list(truncates(received)) if received.way == UDP else [Sent(prelude), Sent(right(received))]
+            )
 
-        with UpstreamServer(act) as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
+        with UpstreamServer(act) as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
 
     run(scenario)
 
 
-# -- TLS ----------------------------------------------------------------------------------------------------
+# -- TLS --------------------------------------------------------------------------------------------------
 
 
-def test_over_tls_one_connection_is_used_again_and_again(secured: Secured) -> None:
+def test_tls_connection_is_reused(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.certificate) as resolver:
-            async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(50)]
+        with UpstreamServer(certificate=secured.certificate) as upstream:
+            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(50)]
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                assert resolver.connections == 1
-                assert {asked.way for asked in resolver.asked} == {TLS}
-                rtt = exchanges.upstreams.all[0].rtt
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                assert upstream.connections == 1
+                assert {received.way for received in upstream.asked} == {TLS}
+                rtt = resolver.upstreams.all[0].rtt
                 assert rtt is not None
                 assert rtt < 0.2
 
     run(scenario)
 
 
-def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
+def test_certificate_for_another_name_is_rejected(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.sign("other.example")) as resolver:
-            async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
-                outcome = await failure(exchanges, "www.example")
-                assert f"{resolver.tls_address} has no certificate for {TLS_NAME}" in outcome.text
-                assert not resolver.asked
+        with UpstreamServer(certificate=secured.sign("other.example")) as upstream:
+            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+                outcome = await failure(resolver, "www.example")
+                assert f"{upstream.tls_address} has no certificate for {TLS_NAME}" in outcome.text
+                assert not upstream.asked
 
     run(scenario)
 
 
-def test_a_certificate_of_nobody_that_is_trusted_is_refused(secured: Secured) -> None:
+def test_certificate_of_an_unknown_authority_is_rejected(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.certificate) as resolver:
-            async with exchanging(resolver.tls_address) as exchanges:
-                outcome = await failure(exchanges, "www.example")
-                assert f"{resolver.tls_address} has no certificate" in outcome.text
-                assert not resolver.asked
+        with UpstreamServer(certificate=secured.certificate) as upstream:
+            async with running_resolver(upstream.tls_address) as resolver:
+                outcome = await failure(resolver, "www.example")
+                assert f"{upstream.tls_address} has no certificate" in outcome.text
+                assert not upstream.asked
 
     run(scenario)
 
 
-def test_one_that_speaks_no_tls_is_told_so(secured: Secured) -> None:
+def test_upstream_without_tls_fails_with_a_reason(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            address = UpstreamAddress("127.0.0.1", resolver.address.port, TLS_NAME)
-            async with exchanging(address, tls=secured.trust) as exchanges:
-                outcome = await failure(exchanges, "www.example")
-                assert outcome.kind in {Kind.NETWORK, Kind.TIMED_OUT}
-                assert not resolver.asked_over(TCP, "www.example")
+        with UpstreamServer() as upstream:
+            address = UpstreamAddress("127.0.0.1", upstream.address.port, TLS_NAME)
+            async with running_resolver(address, tls=secured.trust) as resolver:
+                outcome = await failure(resolver, "www.example")
+                assert outcome.kind in {FailureKind.NETWORK, FailureKind.TIMED_OUT}
+                assert not upstream.asked_over(TCP, "www.example")
 
     run(scenario)
 
 
-def test_a_connection_that_was_closed_meanwhile_costs_no_question(secured: Secured) -> None:
+def test_query_on_a_closed_connection_is_sent_again(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.certificate) as resolver:
-            async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
+        with UpstreamServer(certificate=secured.certificate) as upstream:
+            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 for number in range(5):
-                    resolver.hang_up()
-                    assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
-                assert exchanges.failed == 0
+                    upstream.hang_up()
+                    assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
+                assert resolver.failed == 0
 
     run(scenario)
 
 
-def test_questions_on_a_connection_that_closes_are_asked_on_another(secured: Secured) -> None:
+def test_open_queries_of_a_closing_connection_move_to_another(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.certificate) as resolver:
-            async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                resolver.acts(is_silent)
-                begun = now()
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(20)]
-                await until(lambda: len(resolver.asked) == 21)
-                resolver.acts(answers)
-                resolver.hang_up()
+        with UpstreamServer(certificate=secured.certificate) as upstream:
+            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                upstream.acts(is_silent)
+                started_at = now()
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(20)]
+                await until(lambda: len(upstream.asked) == 21)
+                upstream.acts(answers)
+                upstream.hang_up()
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
-                assert now() - begun < 0.3
-                assert resolver.connections == 2
+                assert now() - started_at < 0.3
+                assert upstream.connections == 2
 
     run(scenario)
 
 
-def test_a_connection_that_leads_nowhere_any_more_is_replaced(secured: Secured) -> None:
-    """As when a firewall on the way has forgotten it: nothing comes, and nothing is closed."""
+def test_stalled_connection_is_replaced(secured: Tls) -> None:
+    """As if a firewall had forgotten the connection: nothing arrives, and it is not closed."""
 
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.certificate) as resolver:
-            async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                lost = {asked.port for asked in resolver.asked}
-                resolver.acts(lambda asked: [] if asked.port in lost else answers(asked))
-                assert await answer(exchanges, "mail.example") == ["192.0.2.1"]
-                begun = now()
-                assert await answer(exchanges, "news.example") == ["192.0.2.1"]
-                assert now() - begun < 0.25
-                await until(lambda: len(exchanges._streams._all) == 1)
+        with UpstreamServer(certificate=secured.certificate) as upstream:
+            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                lost = {received.port for received in upstream.asked}
+                upstream.acts(lambda received: [] if received.port in lost else answers(received))
+                assert await answer(resolver, "mail.example") == ["192.0.2.1"]
+                started_at = now()
+                assert await answer(resolver, "news.example") == ["192.0.2.1"]
+                assert now() - started_at < 0.25
+                await until(lambda: len(resolver._tcp._all) == 1)
 
     run(scenario)
 
 
-def test_tls_that_cannot_be_begun_is_left_for_the_next(secured: Secured) -> None:
-    """It listens, and says nothing."""
+def test_stalled_tls_handshake_leads_to_the_next_upstream(secured: Tls) -> None:
+    """The server listens, but never responds."""
 
     async def scenario() -> None:
         udp, tcp = paired_sockets()
@@ -309,22 +311,22 @@ def test_tls_that_cannot_be_begun_is_left_for_the_next(secured: Secured) -> None
         tcp.listen()
         with UpstreamServer(mark=2, certificate=secured.certificate) as good, tcp:
             stuck = UpstreamAddress("127.0.0.1", tcp.getsockname()[1], TLS_NAME)
-            async with exchanging(stuck, good.tls_address, tls=secured.trust) as exchanges:
-                begun = now()
-                assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                assert now() - begun < 1.7
+            async with running_resolver(stuck, good.tls_address, tls=secured.trust) as resolver:
+                started_at = now()
+                assert await answer(resolver, "www.example") == ["192.0.2.2"]
+                assert now() - started_at < 1.7
 
     run(scenario)
 
 
-def test_stopping_while_connections_are_made_leaves_nothing(secured: Secured) -> None:
+def test_stop_while_connecting_leaves_no_connection(secured: Tls) -> None:
     async def scenario() -> None:
-        with UpstreamServer(certificate=secured.certificate) as resolver:
-            async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
-                outcome = asking(exchanges, "www.example")
+        with UpstreamServer(certificate=secured.certificate) as upstream:
+            async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
+                outcome = resolving(resolver, "www.example")
                 await asyncio.sleep(0)
-                exchanges.stop()
+                resolver.stop()
                 assert await outcome
-                assert not exchanges._streams._all
+                assert not resolver._tcp._all
 
     run(scenario)

@@ -1,4 +1,4 @@
-"""When this machine has no file left, and when all upstreams are gone and come back."""
+"""No file descriptor left; all upstreams down and up again."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from unittest import mock
 import pytest
 from structlog.testing import capture_logs
 
-from tests.forward.resolution_helpers import answer, asking, exchanging, failure, run, until
+from tests.forward.resolution_helpers import answer, failure, resolving, run, running_resolver, until
 from tests.support.files import no_file_left
 from tests.support.upstream import UpstreamServer, answers, is_silent, truncates
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolution import Failure, Kind
+from zkdns.forward.resolution import Failure, FailureKind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.udp_client import affordable_sockets
 
@@ -25,61 +25,63 @@ def now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def sockets_of(exchanges: Resolver) -> int:
-    assert exchanges._datagrams is not None
-    return len(exchanges._datagrams)
+def sockets_of(resolver: Resolver) -> int:
+    assert resolver._udp is not None
+    return len(resolver._udp)
 
 
-# -- no file is left ----------------------------------------------------------------------------------------
+# -- no file descriptor left ------------------------------------------------------------------------------
 
 
-def test_without_a_file_left_questions_wait_and_are_answered_when_there_is_one() -> None:
+def test_questions_without_a_file_descriptor_wait_for_one() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
+        with UpstreamServer() as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 with no_file_left():
-                    waiting = [asking(exchanges, f"n{number}.example") for number in range(20)]
-                    await asyncio.sleep(0.3)  # several tries fail; a file that is closed serves the next
+                    waiting = [resolving(resolver, f"n{number}.example") for number in range(20)]
+                    await asyncio.sleep(
+                        0.3
+                    )  # several attempts fail; a closed file makes the next one succeed
                     assert sum(outcome.done() for outcome in waiting) < 10
                 outcomes = await asyncio.gather(*waiting)
                 assert all(isinstance(outcome, Reply) for outcome in outcomes)
-                assert not exchanges.upstreams.all[0].is_dead
-                assert exchanges.upstreams.all[0].timed_out == 0
+                assert not resolver.upstreams.all[0].is_dead
+                assert resolver.upstreams.all[0].timed_out == 0
 
     run(scenario)
 
 
-def test_without_a_file_left_for_long_questions_fail_in_time_and_that_is_told() -> None:
+def test_questions_without_a_file_descriptor_fail_in_time_with_a_reason() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with exchanging(resolver.address) as exchanges:
+        with UpstreamServer() as upstream:
+            async with running_resolver(upstream.address) as resolver:
                 with no_file_left():
-                    begun = now()
-                    outcome = await failure(exchanges, "www.example")
-                    assert now() - begun < 4.2
-                assert outcome.kind is Kind.OVERLOADED
-                assert "no file was left" in outcome.text
-                assert exchanges.overloaded == 1
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
+                    started_at = now()
+                    outcome = await failure(resolver, "www.example")
+                    assert now() - started_at < 4.2
+                assert outcome.kind is FailureKind.OVERLOADED
+                assert "no file descriptor was left" in outcome.text
+                assert resolver.overloaded == 1
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
 
     run(scenario)
 
 
-def test_without_a_file_left_a_connection_waits_too() -> None:
+def test_connection_without_a_file_descriptor_waits_too() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                outcome = asking(exchanges, "www.example")
-                await until(lambda: resolver.asked)
-                asked = resolver.asked[0]
+        with UpstreamServer(is_silent) as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                outcome = resolving(resolver, "www.example")
+                await until(lambda: upstream.asked)
+                received = upstream.asked[0]
                 with no_file_left():
-                    (truncated,) = truncates(asked)
+                    (truncated,) = truncates(received)
                     assert truncated.message is not None
-                    resolver.sends(truncated.message, asked.port)
+                    upstream.sends(truncated.message, received.port)
                     await asyncio.sleep(0.3)
                     assert not outcome.done()
-                    resolver.acts(answers)
+                    upstream.acts(answers)
                 result = await outcome
                 assert isinstance(result, Reply)
                 assert not result.truncated
@@ -87,19 +89,19 @@ def test_without_a_file_left_a_connection_waits_too() -> None:
     run(scenario)
 
 
-def test_there_are_never_more_sockets_than_there_may_be() -> None:
+def test_number_of_sockets_is_limited() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with exchanging(resolver.address, most_sockets=10) as exchanges:
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(30)]
-                await until(lambda: len(resolver.asked) == 10)
-                await until(lambda: len(resolver.asked) == 20)  # those that had a socket use it again
-                assert sockets_of(exchanges) == 10
-                assert len({asked.port for asked in resolver.asked}) == 20
-                resolver.acts(answers)
+        with UpstreamServer(is_silent) as upstream:
+            async with running_resolver(upstream.address, max_sockets=10) as resolver:
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(30)]
+                await until(lambda: len(upstream.asked) == 10)
+                await until(lambda: len(upstream.asked) == 20)  # late attempts pass their sockets on
+                assert sockets_of(resolver) == 10
+                assert len({received.port for received in upstream.asked}) == 20
+                upstream.acts(answers)
                 outcomes = await asyncio.gather(*waiting)
                 assert all(isinstance(outcome, Reply) for outcome in outcomes)
-                assert sockets_of(exchanges) == 0
+                assert sockets_of(resolver) == 0
 
     run(scenario)
 
@@ -115,7 +117,7 @@ def test_there_are_never_more_sockets_than_there_may_be() -> None:
         (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 4000, 4000, None),
     ],
 )
-def test_sockets_are_had_beside_all_other_files(
+def test_affordable_sockets_leave_room_for_other_files(
     soft: int, hard: int, wanted: int, granted: int, limit: int | None
 ) -> None:
     with (
@@ -126,29 +128,29 @@ def test_sockets_are_had_beside_all_other_files(
     assert [call.args[1][0] for call in set_to.call_args_list] == ([] if limit is None else [limit])
 
 
-# -- all upstreams are gone, and back -----------------------------------------------------------------------
+# -- all upstreams down -----------------------------------------------------------------------------------
 
 
-def test_when_all_upstreams_are_gone_it_fails_at_once_and_when_one_is_back_it_answers_at_once() -> None:
+def test_unreachable_upstreams_fail_at_once_and_recover_at_once() -> None:
     async def scenario() -> None:
         with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other, capture_logs() as logs:
-            async with exchanging(one.address, other.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
+            async with running_resolver(one.address, other.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 one.go_down()
                 other.go_down()
-                begun = now()
+                started_at = now()
                 for number in range(5):
-                    outcome = await failure(exchanges, f"n{number}.example")
-                    assert outcome.kind is Kind.NETWORK
-                assert now() - begun < 0.5
-                assert all(upstream.is_dead for upstream in exchanges.upstreams.all)
+                    outcome = await failure(resolver, f"n{number}.example")
+                    assert outcome.kind is FailureKind.NETWORK
+                assert now() - started_at < 0.5
+                assert all(upstream.is_dead for upstream in resolver.upstreams.all)
                 other.come_up()
-                assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                one.come_up()  # which a probe finds out
-                await until(lambda: not any(upstream.is_dead for upstream in exchanges.upstreams.all))
-        told = [(entry["event"], entry["upstream"]) for entry in logs]
-        for resolver in (one, other):
-            assert [event for event, address in told if address == str(resolver.address)] == [
+                assert await answer(resolver, "www.example") == ["192.0.2.2"]
+                one.come_up()  # detected by a probe
+                await until(lambda: not any(upstream.is_dead for upstream in resolver.upstreams.all))
+        logged = [(entry["event"], entry["upstream"]) for entry in logs]
+        for upstream in (one, other):
+            assert [event for event, address in logged if address == str(upstream.address)] == [
                 "upstream_failed",
                 "upstream_recovered",
             ]
@@ -156,46 +158,46 @@ def test_when_all_upstreams_are_gone_it_fails_at_once_and_when_one_is_back_it_an
     run(scenario)
 
 
-def test_when_all_upstreams_fall_silent_questions_fail_in_time_and_later_ones_are_answered() -> None:
+def test_questions_to_silent_upstreams_fail_in_time_and_later_ones_succeed() -> None:
     async def scenario() -> None:
         with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other:
-            async with exchanging(one.address, other.address) as exchanges:
+            async with running_resolver(one.address, other.address) as resolver:
                 one.acts(is_silent)
                 other.acts(is_silent)
-                begun = now()
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(200)]
+                started_at = now()
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(200)]
                 outcomes = await asyncio.gather(*waiting)
-                assert now() - begun < 4.2
+                assert now() - started_at < 4.2
                 assert all(isinstance(outcome, Failure) for outcome in outcomes)
-                assert exchanges.timed_out == 200
-                assert all(upstream.is_dead for upstream in exchanges.upstreams.all)
-                await until(lambda: sockets_of(exchanges) <= 2)  # but for probes nothing is left
-                assert not exchanges.in_flight
+                assert resolver.timed_out == 200
+                assert all(upstream.is_dead for upstream in resolver.upstreams.all)
+                await until(lambda: sockets_of(resolver) <= 2)  # only probes are left
+                assert not resolver.in_flight
                 one.acts(answers)
                 other.acts(answers)
-                begun = now()
-                outcome = await asking(exchanges, "www.example")
+                started_at = now()
+                outcome = await resolving(resolver, "www.example")
                 assert isinstance(outcome, Reply)
-                assert now() - begun < 0.25
+                assert now() - started_at < 0.25
 
     run(scenario)
 
 
-def test_many_questions_without_answers_hold_up_nothing_else_in_the_loop() -> None:
+def test_many_unanswered_questions_do_not_block_the_event_loop() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_silent) as one, UpstreamServer(is_silent) as other:
-            async with exchanging(one.address, other.address) as exchanges:
+            async with running_resolver(one.address, other.address) as resolver:
                 waiting: list[asyncio.Future[Reply | Failure]] = []
                 late: list[float] = []
                 end = now() + 1.5
                 while now() < end:
-                    waiting += [asking(exchanges, f"n{len(waiting)}.example") for _ in range(10)]
+                    waiting += [resolving(resolver, f"n{len(waiting)}.example") for _ in range(10)]
                     expected = now() + 0.01
                     await asyncio.sleep(0.01)
                     late.append(now() - expected)
                 late.sort()
                 assert late[len(late) * 9 // 10] < 0.01
-                exchanges.stop()
+                resolver.stop()
                 await asyncio.gather(*waiting)
 
     run(scenario)

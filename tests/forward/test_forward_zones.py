@@ -1,4 +1,4 @@
-"""Who is asked for which names, and who never is."""
+"""Forward zones: longest match, exclusion of this server, system upstreams and loop detection."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import UpstreamServer
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
-from zkdns.forward import forward_zones as routes_module
+from zkdns.forward import forward_zones
 from zkdns.forward.forward_zones import LOOP_AVOID_SECONDS, PROBE_SECONDS, ForwardZone, ForwardZones
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.system_upstreams import SystemUpstreams
 
@@ -24,14 +24,14 @@ LISTENING = [HostPort("127.0.0.1", 5300)]
 OURSELVES = UpstreamAddress("127.0.0.1", 5300)
 
 
-def routes_of(
+def zones_of(
     upstream: tuple[UpstreamAddress, ...] | str = (ONE,),
     domains: Mapping[str, Iterable[UpstreamAddress]] | None = None,
     *,
     listening: Iterable[HostPort] = LISTENING,
     secret: bytes | None = SECRET,
 ) -> ForwardZones:
-    """The routes of a server with these upstreams."""
+    """Return the forward zones of a server with these upstreams."""
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
@@ -43,20 +43,20 @@ def routes_of(
     return ForwardZones(config, list(listening), secret, Resolver)
 
 
-def found(routes: ForwardZones, name: str) -> str | None:
-    """The domain of the route that a name takes."""
-    return routes.find(labels(name)).domain
+def domain_of(zones: ForwardZones, name: str) -> str | None:
+    """Return the domain of the forward zone of a name."""
+    return zones.find(labels(name)).domain
 
 
 def labels(name: str) -> tuple[bytes, ...]:
     return tuple(name.encode().split(b".")) if name else ()
 
 
-def asked_by(route: ForwardZone) -> list[UpstreamAddress]:
-    return [upstream.address for upstream in route.exchanges.upstreams.all]
+def upstreams_of(zone: ForwardZone) -> list[UpstreamAddress]:
+    return [upstream.address for upstream in zone.resolver.upstreams.all]
 
 
-# -- domains ------------------------------------------------------------------------------------------------
+# -- domains ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -76,30 +76,30 @@ def asked_by(route: ForwardZone) -> list[UpstreamAddress]:
         ("a.b.c.d.org", "org"),
     ],
 )
-def test_the_longest_domain_wins_at_whole_labels(name: str, domain: str | None) -> None:
-    routes = routes_of(domains={"corp.example": [TWO], "lab.corp.example": [THREE], "org": []})
-    assert found(routes, name) == domain
+def test_longest_matching_domain_wins(name: str, domain: str | None) -> None:
+    zones = zones_of(domains={"corp.example": [TWO], "lab.corp.example": [THREE], "org": []})
+    assert domain_of(zones, name) == domain
 
 
-def test_a_domain_counts_as_configured_where_somebody_is_asked() -> None:
-    routes = routes_of(domains={"corp.example": [TWO], "org": []})
-    assert routes.is_configured(labels("corp.example"))
-    assert not routes.is_configured(labels("org"))
-    assert not routes.is_configured(labels("a.corp.example"))
-    assert not routes.is_configured(())
+def test_domain_is_configured_if_it_has_upstreams() -> None:
+    zones = zones_of(domains={"corp.example": [TWO], "org": []})
+    assert zones.is_configured(labels("corp.example"))
+    assert not zones.is_configured(labels("org"))
+    assert not zones.is_configured(labels("a.corp.example"))
+    assert not zones.is_configured(())
 
 
 @pytest.mark.parametrize(
-    ("upstream", "domains", "are_any"),
+    ("upstream", "domains", "has_upstreams"),
     [((), {}, False), ((ONE,), {}, True), ((), {"org": []}, False), ((), {"org": [ONE]}, True)],
 )
-def test_whether_anything_is_forwarded(
-    upstream: tuple[UpstreamAddress, ...], domains: dict[str, list[UpstreamAddress]], *, are_any: bool
+def test_has_upstreams(
+    upstream: tuple[UpstreamAddress, ...], domains: dict[str, list[UpstreamAddress]], *, has_upstreams: bool
 ) -> None:
-    assert routes_of(upstream, domains).are_any is are_any
+    assert zones_of(upstream, domains).has_upstreams is has_upstreams
 
 
-# -- ourselves ----------------------------------------------------------------------------------------------
+# -- this server itself -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -112,14 +112,14 @@ def test_whether_anything_is_forwarded(
         ("::1", "::1"),
     ],
 )
-def test_dns_37_who_is_this_server_itself_is_left_out_and_told_of(listening: str, upstream: str) -> None:
+def test_dns_37_upstream_that_is_this_server_is_skipped_and_logged(listening: str, upstream: str) -> None:
     ourselves = UpstreamAddress(upstream, 5300)
     with capture_logs() as logs:
-        routes = routes_of((ourselves, ONE), {"org": [ourselves]}, listening=[HostPort(listening, 5300)])
-    default, org = routes.all
+        zones = zones_of((ourselves, ONE), {"org": [ourselves]}, listening=[HostPort(listening, 5300)])
+    default, org = zones.all
     assert (default.servers, org.servers) == ((ONE,), ())
-    assert asked_by(default) == [ONE]
-    assert not routes.is_configured(labels("org"))
+    assert upstreams_of(default) == [ONE]
+    assert not zones.is_configured(labels("org"))
     assert [(entry["event"], entry["upstream"]) for entry in logs] == [
         ("upstream_skipped", str(ourselves))
     ] * 2
@@ -134,159 +134,163 @@ def test_dns_37_who_is_this_server_itself_is_left_out_and_told_of(listening: str
         (HostPort("0.0.0.0", 5300), UpstreamAddress("192.0.2.1", 5300)),
     ],
 )
-def test_who_is_somebody_else_is_asked(listening: HostPort, upstream: UpstreamAddress) -> None:
-    assert routes_of((upstream,), listening=[listening]).find(()).servers == (upstream,)
+def test_other_upstreams_are_used(listening: HostPort, upstream: UpstreamAddress) -> None:
+    assert zones_of((upstream,), listening=[listening]).find(()).servers == (upstream,)
 
 
-# -- the machine's own resolvers ----------------------------------------------------------------------------
+# -- system upstreams -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that names the machine's resolvers."""
+    """The system's resolv.conf."""
     file = tmp_path / "resolv.conf"
-    name_resolvers(file, ONE, OURSELVES)
+    write_nameservers(file, ONE, OURSELVES)
     monkeypatch.setattr(
-        routes_module, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
+        forward_zones, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
     )
     return file
 
 
-def name_resolvers(file: Path, *servers: UpstreamAddress) -> None:
+def write_nameservers(file: Path, *servers: UpstreamAddress) -> None:
     file.write_text("".join(f"nameserver {server}\n" for server in servers))
 
 
-def test_auto_follows_the_file_once_it_stands_still(resolv_conf: Path) -> None:
-    routes = routes_of("auto", {"org": [TWO]})
-    assert asked_by(routes.find(())) == [ONE]
-    assert not routes.tend(0.0)
-    name_resolvers(resolv_conf, THREE)
-    assert not routes.tend(1.0)
-    assert asked_by(routes.find(())) == [ONE]
-    assert routes.tend(2.0)
-    assert routes.find(()).servers == (THREE,)
-    assert asked_by(routes.find(())) == [THREE]
-    assert asked_by(routes.find(labels("org"))) == [TWO]
-    assert not routes.tend(3.0)
+def test_auto_follows_a_changed_file_once_it_is_stable(resolv_conf: Path) -> None:
+    zones = zones_of("auto", {"org": [TWO]})
+    assert upstreams_of(zones.find(())) == [ONE]
+    assert not zones.poll(0.0)
+    write_nameservers(resolv_conf, THREE)
+    assert not zones.poll(1.0)
+    assert upstreams_of(zones.find(())) == [ONE]
+    assert zones.poll(2.0)
+    assert zones.find(()).servers == (THREE,)
+    assert upstreams_of(zones.find(())) == [THREE]
+    assert upstreams_of(zones.find(labels("org"))) == [TWO]
+    assert not zones.poll(3.0)
     resolv_conf.unlink()
-    assert [routes.tend(4.0), routes.tend(5.0)] == [False, True]
-    assert routes.find(()).servers == ()
-    assert routes.are_any  # of org
+    assert [zones.poll(4.0), zones.poll(5.0)] == [False, True]
+    assert zones.find(()).servers == ()
+    assert zones.has_upstreams  # the zone org
 
 
-def test_what_is_configured_does_not_change_with_the_file(resolv_conf: Path) -> None:
-    routes = routes_of((TWO,))
-    name_resolvers(resolv_conf, THREE)
-    assert not any(routes.tend(float(second)) for second in range(5))
-    assert asked_by(routes.find(())) == [TWO]
+def test_configured_upstreams_do_not_depend_on_the_file(resolv_conf: Path) -> None:
+    zones = zones_of((TWO,))
+    write_nameservers(resolv_conf, THREE)
+    assert not any(zones.poll(float(second)) for second in range(5))
+    assert upstreams_of(zones.find(())) == [TWO]
 
 
-# -- loops --------------------------------------------------------------------------------------------------
+# -- loops ------------------------------------------------------------------------------------------------
 
 
-def probes_of(resolver: UpstreamServer) -> list[Question]:
-    """The probes that a resolver was sent, in their order."""
-    questions = [asked.query.question[0] for asked in list(resolver.asked) if ".loop.zkdns." in asked.name]
-    return [Question(asked.name.to_wire() or b"", int(asked.rdtype)) for asked in questions]
+def probes_of(upstream: UpstreamServer) -> list[Question]:
+    """Return the probes that an upstream has received, in order."""
+    questions = [
+        received.query.question[0] for received in list(upstream.asked) if ".loop.zkdns." in received.name
+    ]
+    return [Question(received.name.to_wire() or b"", int(received.rdtype)) for received in questions]
 
 
-async def probed(routes: ForwardZones, resolver: UpstreamServer, now: float, count: int) -> list[Question]:
-    """Tend routes, and wait until the resolver has been sent so many probes in all."""
-    routes.tend(now)
-    await until(lambda: len(probes_of(resolver)) >= count)
-    return probes_of(resolver)
+async def send_probes(
+    zones: ForwardZones, upstream: UpstreamServer, now: float, count: int
+) -> list[Question]:
+    """Poll the forward zones; wait until the upstream has received this number of probes in all."""
+    zones.poll(now)
+    await until(lambda: len(probes_of(upstream)) >= count)
+    return probes_of(upstream)
 
 
-def test_dns_37_a_probe_that_comes_back_ends_the_asking_for_a_while() -> None:
+def test_dns_37_returned_probe_stops_queries_for_a_while() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver, capture_logs() as logs:
-            routes = routes_of((resolver.address,))
-            routes.start()
-            (probe,) = await probed(routes, resolver, 1000.0, 1)
-            assert routes.has_returned(probe, 1001.0)
-            assert asked_by(routes.find(())) == []
-            assert routes.find(()).servers == (resolver.address,)  # so it is SERVFAIL, and not refused
-            assert routes.has_returned(probe, 1002.0)
-            (told,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
-            assert told["reason"].startswith(
-                f"{resolver.address}, which forward.upstreams names, hands the queries"
+        with UpstreamServer() as upstream, capture_logs() as logs:
+            zones = zones_of((upstream.address,))
+            zones.start()
+            (probe,) = await send_probes(zones, upstream, 1000.0, 1)
+            assert zones.detect_loop(probe, 1001.0)
+            assert upstreams_of(zones.find(())) == []
+            assert zones.find(()).servers == (upstream.address,)  # so the response is SERVFAIL, not REFUSED
+            assert zones.detect_loop(probe, 1002.0)
+            (logged,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
+            assert logged["reason"].startswith(
+                f"{upstream.address} (from forward.upstreams) returns queries to this server"
             )
-            routes.tend(1001.0 + PROBE_SECONDS)
-            routes.tend(1002.0 + LOOP_AVOID_SECONDS - 0.1)
-            assert asked_by(routes.find(())) == []
-            await probed(routes, resolver, 1002.0 + LOOP_AVOID_SECONDS, 2)
-            assert asked_by(routes.find(())) == [resolver.address]
-            routes.stop()
+            zones.poll(1001.0 + PROBE_SECONDS)
+            zones.poll(1002.0 + LOOP_AVOID_SECONDS - 0.1)
+            assert upstreams_of(zones.find(())) == []
+            await send_probes(zones, upstream, 1002.0 + LOOP_AVOID_SECONDS, 2)
+            assert upstreams_of(zones.find(())) == [upstream.address]
+            zones.stop()
 
     run(scenario)
 
 
-def test_each_minute_there_is_another_probe_of_each_domain() -> None:
+def test_each_zone_gets_a_new_probe_every_minute() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            routes = routes_of((resolver.address,), {"corp.example": [resolver.address], "org": []})
-            routes.start()
-            first = await probed(routes, resolver, 1000.0, 2)
+        with UpstreamServer() as upstream:
+            zones = zones_of((upstream.address,), {"corp.example": [upstream.address], "org": []})
+            zones.start()
+            first = await send_probes(zones, upstream, 1000.0, 2)
             below = b"\4loop\5zkdns"
             domains = sorted(question.name.partition(below)[2] for question in first)
             assert domains == [b"\4corp\7example\0", b"\7example\0"]
-            routes.tend(1000.0 + PROBE_SECONDS - 1)
-            second = await probed(routes, resolver, 1000.0 + PROBE_SECONDS, 4)
+            zones.poll(1000.0 + PROBE_SECONDS - 1)
+            second = await send_probes(zones, upstream, 1000.0 + PROBE_SECONDS, 4)
             assert len(second) == 4
             assert len(set(second)) == 4
-            routes.stop()
+            zones.stop()
 
     run(scenario)
 
 
-def test_dns_37_who_hands_back_one_domain_is_asked_for_all_others() -> None:
+def test_dns_37_loop_in_one_zone_does_not_affect_other_zones() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver, capture_logs() as logs:
-            routes = routes_of((resolver.address,), {"corp.example": [resolver.address]})
-            routes.start()
-            probes = await probed(routes, resolver, 1000.0, 2)
+        with UpstreamServer() as upstream, capture_logs() as logs:
+            zones = zones_of((upstream.address,), {"corp.example": [upstream.address]})
+            zones.start()
+            probes = await send_probes(zones, upstream, 1000.0, 2)
             (of_corp,) = [probe for probe in probes if probe.name.endswith(b"\4corp\7example\0")]
-            assert routes.has_returned(of_corp, 1000.0)
-            assert asked_by(routes.find(labels("db.corp.example"))) == []
-            assert asked_by(routes.find(())) == [resolver.address]
-            (told,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
-            assert '[forward.zone."corp.example"]' in told["reason"]
+            assert zones.detect_loop(of_corp, 1000.0)
+            assert upstreams_of(zones.find(labels("db.corp.example"))) == []
+            assert upstreams_of(zones.find(())) == [upstream.address]
+            (logged,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
+            assert '[forward.zone."corp.example"]' in logged["reason"]
             (of_all,) = set(probes) - {of_corp}
-            assert routes.has_returned(of_all, 1000.0)
-            assert asked_by(routes.find(())) == []
-            routes.stop()
+            assert zones.detect_loop(of_all, 1000.0)
+            assert upstreams_of(zones.find(())) == []
+            zones.stop()
 
     run(scenario)
 
 
-def test_dns_37_where_the_file_names_who_loops_the_file_is_told(resolv_conf: Path) -> None:
+def test_dns_37_reason_has_the_file_that_names_the_upstream(resolv_conf: Path) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver, capture_logs() as logs:
-            name_resolvers(resolv_conf, resolver.address)
-            routes = routes_of("auto")
-            routes.start()
-            (probe,) = await probed(routes, resolver, 1000.0, 1)
-            assert routes.has_returned(probe, 1000.0)
-            (told,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
-            assert f"which {resolv_conf} names" in told["reason"]
-            assert "--upstream ADDRESS" in told["reason"]
-            routes.stop()
+        with UpstreamServer() as upstream, capture_logs() as logs:
+            write_nameservers(resolv_conf, upstream.address)
+            zones = zones_of("auto")
+            zones.start()
+            (probe,) = await send_probes(zones, upstream, 1000.0, 1)
+            assert zones.detect_loop(probe, 1000.0)
+            (logged,) = [entry for entry in logs if entry["event"] == "upstream_loop_detected"]
+            assert f"(from {resolv_conf})" in logged["reason"]
+            assert "--upstream ADDRESS" in logged["reason"]
+            zones.stop()
 
     run(scenario)
 
 
-def test_without_a_secret_nobody_is_probed() -> None:
+def test_no_probes_without_a_secret() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            with_secret, without = routes_of((resolver.address,)), routes_of((resolver.address,), secret=None)
-            for routes in (without, with_secret):
-                routes.start()
-                routes.tend(1000.0)
-            await until(lambda: probes_of(resolver))
-            assert len(resolver.asked) == 1
-            (probe,) = probes_of(resolver)
-            assert not without.has_returned(probe, 1000.0)
-            for routes in (without, with_secret):
-                routes.stop()
+        with UpstreamServer() as upstream:
+            with_secret, without = zones_of((upstream.address,)), zones_of((upstream.address,), secret=None)
+            for zones in (without, with_secret):
+                zones.start()
+                zones.poll(1000.0)
+            await until(lambda: probes_of(upstream))
+            assert len(upstream.asked) == 1
+            (probe,) = probes_of(upstream)
+            assert not without.detect_loop(probe, 1000.0)
+            for zones in (without, with_secret):
+                zones.stop()
 
     run(scenario)

@@ -1,4 +1,4 @@
-"""Askers over TCP while upstreams are asked: answers come as they are ready, also to who says no more."""
+"""TCP clients of a forwarder: order of responses, half-closed connections and shutdown."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import struct
 
 import dns.message
 
-from tests.forward.forwarder_helpers import Scene, Waits, asked_of, data_of, forwarding, rcode_of, release
+from tests.forward.forwarder_helpers import Scene, Waits, data_of, forwarding, queries_to, rcode_of, release
 from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import UpstreamServer, answers, is_silent
 
 
 def framed(*names: str, flags: int = 0x0100) -> bytes:
-    """Queries for addresses of these names; each has its place among them for an id."""
+    """Return framed A queries for these names; the id of each is its index."""
     messages = [
         dns.message.make_query(name, "A", id=number, flags=flags).to_wire()
         for number, name in enumerate(names)
@@ -22,16 +22,16 @@ def framed(*names: str, flags: int = 0x0100) -> bytes:
     return b"".join(struct.pack("!H", len(message)) + message for message in messages)
 
 
-class Asker:
-    """A connection to the server."""
+class Client:
+    """A client with a TCP connection."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
 
-    def ask(self, *names: str) -> None:
+    def send(self, *names: str) -> None:
         self.writer.write(framed(*names))
 
-    async def hear(self) -> dns.message.Message:
+    async def receive(self) -> dns.message.Message:
         size = int.from_bytes(await self.reader.readexactly(2))
         return dns.message.from_wire(await self.reader.readexactly(size))
 
@@ -39,96 +39,96 @@ class Asker:
         return await self.reader.read(1) == b""
 
 
-async def connected(scene: Scene) -> Asker:
-    return Asker(*await asyncio.open_connection(scene.address.host, scene.address.port))
+async def connected(scene: Scene) -> Client:
+    return Client(*await asyncio.open_connection(scene.address.host, scene.address.port))
 
 
-def test_pipelined_questions_are_answered_as_they_are_ready() -> None:
+def test_pipelined_queries_are_answered_in_order_of_completion() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            resolver.acts(answers, "quick.example")
-            async with forwarding(resolver) as scene:
-                asker = await connected(scene)
-                asker.ask("slow.example", "none.staging.discovery", "quick.example", "slower.example")
-                heard = [await asker.hear(), await asker.hear()]
-                assert [message.id for message in heard] == [1, 2]
-                assert rcode_of(heard[0]) == "NXDOMAIN"
-                assert data_of(heard[1]) == ["192.0.2.1"]
+        with UpstreamServer(Waits()) as upstream:
+            upstream.acts(answers, "quick.example")
+            async with forwarding(upstream) as scene:
+                client = await connected(scene)
+                client.send("slow.example", "none.staging.discovery", "quick.example", "slower.example")
+                responses = [await client.receive(), await client.receive()]
+                assert [message.id for message in responses] == [1, 2]
+                assert rcode_of(responses[0]) == "NXDOMAIN"
+                assert data_of(responses[1]) == ["192.0.2.1"]
                 for name, ident in (("slower.example", 3), ("slow.example", 0)):
-                    await until(lambda: asked_of(resolver, name))  # noqa: B023 - used at once
-                    release(resolver, name)
-                    message = await asker.hear()
+                    await until(lambda: queries_to(upstream, name))  # noqa: B023 - used at once
+                    release(upstream, name)
+                    message = await client.receive()
                     assert (message.id, data_of(message)) == (ident, ["192.0.2.1"])
-                asker.ask("quick.example")
-                assert data_of(await asker.hear()) == ["192.0.2.1"]
-                asker.writer.close()
+                client.send("quick.example")
+                assert data_of(await client.receive()) == ["192.0.2.1"]
+                client.writer.close()
 
     run(scenario)
 
 
-def test_equal_questions_on_one_connection_are_asked_once_and_each_is_answered() -> None:
+def test_equal_queries_on_one_connection_are_forwarded_once_and_all_answered() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver) as scene:
-                asker = await connected(scene)
-                asker.ask(*["www.example"] * 20)
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream) as scene:
+                client = await connected(scene)
+                client.send(*["www.example"] * 20)
                 await until(lambda: scene.forwarder.waiting == 20)
-                assert scene.exchanges_asked == 1
-                release(resolver)
-                heard = [await asker.hear() for _ in range(20)]
-                assert sorted(message.id for message in heard) == list(range(20))
-                asker.writer.close()
+                assert scene.questions_sent == 1
+                release(upstream)
+                responses = [await client.receive() for _ in range(20)]
+                assert sorted(message.id for message in responses) == list(range(20))
+                client.writer.close()
 
     run(scenario)
 
 
-def test_who_says_no_more_has_all_answers_before_the_connection_is_closed() -> None:
+def test_half_closed_connection_gets_all_responses_before_it_is_closed() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver) as scene:
-                asker = await connected(scene)
-                asker.ask("one.example", "two.example")
-                asker.writer.write_eof()
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream) as scene:
+                client = await connected(scene)
+                client.send("one.example", "two.example")
+                client.writer.write_eof()
                 await until(lambda: scene.forwarder.waiting == 2)
                 for name in ("two.example", "one.example"):
-                    await until(lambda: asked_of(resolver, name))  # noqa: B023 - used at once
-                    release(resolver, name)
-                    assert data_of(await asker.hear()) == ["192.0.2.1"]
-                assert await asker.is_closed()
-                asker.writer.close()
+                    await until(lambda: queries_to(upstream, name))  # noqa: B023 - used at once
+                    release(upstream, name)
+                    assert data_of(await client.receive()) == ["192.0.2.1"]
+                assert await client.is_closed()
+                client.writer.close()
 
     run(scenario)
 
 
-def test_who_has_gone_costs_nobody_anything() -> None:
+def test_disconnected_client_does_not_affect_others() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver) as scene:
-                gone, stays = await connected(scene), await connected(scene)
-                for asker in (gone, stays):
-                    asker.ask("www.example")
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream) as scene:
+                leaving, staying = await connected(scene), await connected(scene)
+                for client in (leaving, staying):
+                    client.send("www.example")
                 await until(lambda: scene.forwarder.waiting == 2)
-                sock = gone.writer.get_extra_info("socket")
+                sock = leaving.writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                gone.writer.transport.abort()
-                release(resolver)
-                assert data_of(await stays.hear()) == ["192.0.2.1"]
+                leaving.writer.transport.abort()
+                release(upstream)
+                assert data_of(await staying.receive()) == ["192.0.2.1"]
                 assert scene.forwarder.waiting == 0
-                stays.writer.close()
+                staying.writer.close()
 
     run(scenario)
 
 
-def test_who_still_waits_at_the_end_is_answered_before_the_connection_is_closed() -> None:
+def test_waiting_tcp_queries_are_answered_at_shutdown() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with forwarding(resolver) as scene:
-                asker = await connected(scene)
-                asker.ask("one.example", "two.example")
+        with UpstreamServer(is_silent) as upstream:
+            async with forwarding(upstream) as scene:
+                client = await connected(scene)
+                client.send("one.example", "two.example")
                 await until(lambda: scene.forwarder.waiting == 2)
                 scene.forwarder.stop()
                 scene.tcp.stop()
-                assert [rcode_of(await asker.hear()) for _ in range(2)] == ["SERVFAIL", "SERVFAIL"]
-                asker.writer.close()
+                assert [rcode_of(await client.receive()) for _ in range(2)] == ["SERVFAIL", "SERVFAIL"]
+                client.writer.close()
 
     run(scenario)

@@ -1,4 +1,4 @@
-"""Which names are forwarded to whom, which never are, and what is answered where nobody can be asked."""
+"""Names that are forwarded, and to which upstreams; special-use names, RD, system upstreams and loops."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from structlog.testing import capture_logs
 
 from tests.forward.forwarder_helpers import (
     Scene,
-    asked_of,
     data_of,
     extended_errors,
     forwarding,
     has,
     numbered,
+    queries_to,
     rcode_of,
 )
 from tests.forward.resolution_helpers import run, until
 from tests.support.upstream import Act, Asked, Sent, UpstreamServer, says
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
-from zkdns.forward import forward_zones as routes_module
+from zkdns.forward import forward_zones
 from zkdns.forward.system_upstreams import SystemUpstreams
 
 NOT_AUTHORITATIVE = 20
 
 
-# -- nobody to ask ------------------------------------------------------------------------------------------
+# -- no upstreams -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_dns_38_without_upstreams_names_are_refused_and_no_recursion_is_offered(*, tcp: bool) -> None:
+def test_dns_38_without_upstreams_names_are_refused_and_ra_is_clear(*, tcp: bool) -> None:
     async def scenario() -> None:
         async with forwarding() as scene:
             for _ in range(3):
@@ -50,10 +50,10 @@ def test_dns_38_without_upstreams_names_are_refused_and_no_recursion_is_offered(
     run(scenario)
 
 
-def test_dns_38_a_domain_without_upstreams_is_refused_and_everything_else_is_not() -> None:
+def test_dns_38_zone_without_upstreams_is_refused_and_others_are_not() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(resolver, domains={"corp.example": []}) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(upstream, domains={"corp.example": []}) as scene:
                 assert await scene.rcode("db.corp.example") == "REFUSED"
                 assert await scene.rcode("corp.example") == "REFUSED"
                 assert await scene.data("db.acorp.example") == ["192.0.2.1"]
@@ -63,12 +63,12 @@ def test_dns_38_a_domain_without_upstreams_is_refused_and_everything_else_is_not
 
 
 @pytest.mark.parametrize("is_forwarding", [True, False])
-def test_dns_08_recursion_is_available_exactly_where_anything_is_forwarded(*, is_forwarding: bool) -> None:
-    """RFC 1035 §4.1.1: in what we answer ourselves too, or dnsmasq keeps none of it (consul#8752)."""
+def test_dns_08_ra_is_set_if_and_only_if_there_are_upstreams(*, is_forwarding: bool) -> None:
+    """RFC 1035 §4.1.1. In responses of our zones too: dnsmasq caches none without RA (consul#8752)."""
 
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(*[resolver] * is_forwarding) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(*[upstream] * is_forwarding) as scene:
                 for is_ready in (True, False):
                     scene.authority.set_health(ready=is_ready, stale=False)
                     for name, qtype in (
@@ -90,10 +90,10 @@ def test_dns_08_recursion_is_available_exactly_where_anything_is_forwarded(*, is
     run(scenario)
 
 
-# -- whom to ask --------------------------------------------------------------------------------------------
+# -- forward zones ----------------------------------------------------------------------------------------
 
 
-def test_the_longest_domain_with_upstreams_of_its_own_wins() -> None:
+def test_longest_forward_zone_wins() -> None:
     async def scenario() -> None:
         with (
             UpstreamServer(mark=1) as all_names,
@@ -112,13 +112,13 @@ def test_the_longest_domain_with_upstreams_of_its_own_wins() -> None:
                     ("a.b.LAB.corp.example", 3),
                     ("example", 1),
                 ):
-                    for _ in range(4):  # the cache and what is remembered tell them apart as well
+                    for _ in range(4):  # the caches separate them too
                         assert await scene.data(name) == [f"192.0.2.{mark}"], name
 
     run(scenario)
 
 
-def test_a_domain_of_its_own_is_forwarded_where_nothing_else_is() -> None:
+def test_forward_zone_works_without_default_upstreams() -> None:
     async def scenario() -> None:
         with UpstreamServer() as corp:
             async with forwarding(domains={"corp.example": [corp]}) as scene:
@@ -130,28 +130,28 @@ def test_a_domain_of_its_own_is_forwarded_where_nothing_else_is() -> None:
     run(scenario)
 
 
-def test_dns_36_our_own_zone_is_never_forwarded_in_any_state() -> None:
+def test_dns_36_own_zone_is_never_forwarded_in_any_state() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(upstream) as scene:
                 for name in ("discovery", "none.staging.discovery", "a.b.c.staging.discovery"):
                     await scene.query(name)
                 scene.authority.set_health(ready=False, stale=False)
                 assert await scene.rcode("none.staging.discovery") == "SERVFAIL"
-                assert all(not asked.name.endswith("discovery.") for asked in resolver.asked)
-                assert await scene.data() == ["192.0.2.1"]  # which has nothing to wait for
+                assert all(not received.name.endswith("discovery.") for received in upstream.asked)
+                assert await scene.data() == ["192.0.2.1"]  # no reply will come
 
     run(scenario)
 
 
-# -- special names ------------------------------------------------------------------------------------------
+# -- special-use names ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_dns_36_special_names_are_answered_here_and_not_forwarded(*, tcp: bool) -> None:
+def test_dns_36_special_use_names_are_not_forwarded(*, tcp: bool) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer() as upstream:
+            async with forwarding(upstream) as scene:
                 for name, qtype, rcode, data in (
                     ("localhost", "A", "NOERROR", ["127.0.0.1"]),
                     ("db.LocalHost", "AAAA", "NOERROR", ["::1"]),
@@ -165,12 +165,12 @@ def test_dns_36_special_names_are_answered_here_and_not_forwarded(*, tcp: bool) 
                         response = await scene.query(name, qtype, tcp=tcp)
                         assert (rcode_of(response), data_of(response)) == (rcode, data), name
                         assert response.flags & dns.flags.RA
-                assert [asked for asked in resolver.asked if "loop.zkdns" not in asked.name] == []
+                assert [received for received in upstream.asked if "loop.zkdns" not in received.name] == []
 
     run(scenario)
 
 
-def test_dns_36_a_special_name_with_a_server_of_its_own_is_forwarded_there() -> None:
+def test_dns_36_special_use_name_in_a_forward_zone_is_forwarded() -> None:
     async def scenario() -> None:
         with UpstreamServer(mark=1) as all_names, UpstreamServer(mark=2) as home:
             domains = {"home.arpa": [home], "168.192.in-addr.arpa": [home]}
@@ -182,118 +182,118 @@ def test_dns_36_a_special_name_with_a_server_of_its_own_is_forwarded_there() -> 
     run(scenario)
 
 
-# -- no recursion is wanted ---------------------------------------------------------------------------------
+# -- recursion not desired --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_remembered", [False, True])
-def test_who_wants_no_recursion_is_told_what_is_known_and_nobody_is_asked(*, is_remembered: bool) -> None:
+def test_query_without_rd_is_answered_from_the_cache_only(*, is_remembered: bool) -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=20)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=20)) as upstream:
+            async with forwarding(upstream) as scene:
                 response = await scene.query(flags=0)
                 assert rcode_of(response) == "REFUSED"
                 assert response.flags & dns.flags.RA
                 assert not response.flags & dns.flags.RD
-                assert asked_of(resolver) == 0
+                assert queries_to(upstream) == 0
                 await scene.query()
                 assert await scene.data(flags=0) == ["198.51.100.1"]
                 if is_remembered:
-                    await scene.remembered(flags=0)
+                    await scene.cached(flags=0)
                 scene.pass_time(19)
-                assert await scene.ttl(flags=0) == 1  # which is no reason to ask anew
+                assert await scene.ttl(flags=0) == 1  # no prefetch
                 scene.pass_time(1)
                 for _ in range(2):
                     assert await scene.rcode(flags=0) == "REFUSED"
-                assert scene.exchanges_asked == 1
+                assert scene.questions_sent == 1
                 assert await scene.data() == ["198.51.100.2"]
                 assert await scene.data(flags=0) == ["198.51.100.2"]
 
     run(scenario)
 
 
-# -- the machine's own upstreams ----------------------------------------------------------------------------
+# -- system upstreams -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def resolv_conf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file that names the machine's resolvers."""
+    """The system's resolv.conf."""
     file = tmp_path / "resolv.conf"
     file.write_text("")
     monkeypatch.setattr(
-        routes_module, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
+        forward_zones, "SystemUpstreams", lambda listening, **how: SystemUpstreams(listening, [file], **how)
     )
     return file
 
 
-def name_resolver(scene: Scene, file: Path, *servers: UpstreamAddress) -> None:
-    """Let the file name these, and be looked at until it is believed."""
+def write_nameservers(scene: Scene, file: Path, *servers: UpstreamAddress) -> None:
+    """Write these into the file, and poll it until it is used."""
     file.write_text("".join(f"nameserver {server}\n" for server in servers))
     for _ in range(2):
         scene.pass_time(1)
 
 
-def test_where_others_are_asked_nothing_is_left_of_what_the_ones_before_said(resolv_conf: Path) -> None:
-    """At another place names are others, and what failed there need not fail here."""
+def test_new_system_upstreams_flush_the_cache(resolv_conf: Path) -> None:
+    """In another network names have other addresses, and earlier failures do not apply."""
 
     async def scenario() -> None:
         with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
             old.acts(says(dns.rcode.SERVFAIL), "fails.example")
             async with forwarding(is_auto=True) as scene:
                 assert await scene.rcode() == "REFUSED"
-                own = await scene.remembered("discovery", "SOA")
+                own = await scene.cached("discovery", "SOA")
                 assert not own.flags & dns.flags.RA
-                name_resolver(scene, resolv_conf, old.address)
+                write_nameservers(scene, resolv_conf, old.address)
                 own = await scene.query("discovery", "SOA")
                 assert own.flags & dns.flags.RA
-                await scene.remembered()
+                await scene.cached()
                 assert await scene.rcode("fails.example") == "SERVFAIL"
-                name_resolver(scene, resolv_conf, new.address)
+                write_nameservers(scene, resolv_conf, new.address)
                 assert await scene.data() == ["192.0.2.2"]
                 assert await scene.data("fails.example") == ["192.0.2.2"]
-                assert asked_of(old) == 1
-                name_resolver(scene, resolv_conf)
+                assert queries_to(old) == 1
+                write_nameservers(scene, resolv_conf)
                 assert await scene.rcode() == "REFUSED"
 
     run(scenario)
 
 
-def test_a_file_that_names_the_same_again_changes_nothing(resolv_conf: Path) -> None:
+def test_rewritten_file_with_the_same_upstreams_changes_nothing(resolv_conf: Path) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
+        with UpstreamServer() as upstream:
             async with forwarding(is_auto=True) as scene:
-                name_resolver(scene, resolv_conf, resolver.address)
+                write_nameservers(scene, resolv_conf, upstream.address)
                 await scene.query()
-                name_resolver(scene, resolv_conf, resolver.address)
+                write_nameservers(scene, resolv_conf, upstream.address)
                 assert await scene.data() == ["192.0.2.1"]
-                assert asked_of(resolver) == 1
+                assert queries_to(upstream) == 1
 
     run(scenario)
 
 
-def test_dns_37_our_own_address_is_never_an_upstream(resolv_conf: Path) -> None:
+def test_dns_37_own_address_is_never_an_upstream(resolv_conf: Path) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
+        with UpstreamServer() as upstream:
             async with forwarding(is_auto=True) as scene:
                 ourselves = UpstreamAddress(scene.address.host, scene.address.port)
-                name_resolver(scene, resolv_conf, ourselves)
+                write_nameservers(scene, resolv_conf, ourselves)
                 assert await scene.rcode() == "REFUSED"
-                name_resolver(scene, resolv_conf, ourselves, resolver.address)
+                write_nameservers(scene, resolv_conf, ourselves, upstream.address)
                 assert await scene.data() == ["192.0.2.1"]
-                (upstream,) = scene.forwarder.routes.all[0].exchanges.upstreams.all
-                assert upstream.address == resolver.address
+                (state,) = scene.forwarder.zones.all[0].resolver.upstreams.all
+                assert state.address == upstream.address
 
     run(scenario)
 
 
-# -- loops --------------------------------------------------------------------------------------------------
+# -- loops ------------------------------------------------------------------------------------------------
 
 
-def hands_back(scenes: list[Scene]) -> Act:
-    """A resolver that knows nothing but to ask that server, once there is one."""
+def returns_queries(scenes: list[Scene]) -> Act:
+    """An upstream that forwards every query to the server, once there is one."""
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(received: Asked) -> list[Sent]:
         (scene,) = eventually(lambda: scenes)
-        query = dns.message.from_wire(asked.message)
+        query = dns.message.from_wire(received.message)
         response = dns.query.udp(query, scene.address.host, port=scene.address.port, timeout=5)
         return [Sent(response.to_wire())]
 
@@ -301,39 +301,39 @@ def hands_back(scenes: list[Scene]) -> Act:
 
 
 @pytest.mark.parametrize("domain", [None, "corp.example"])
-def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_no_more(
+def test_dns_37_upstream_in_a_loop_is_detected_logged_and_avoided(
     domain: str | None,
 ) -> None:
     scenes: list[Scene] = []
 
     async def scenario() -> None:
-        with UpstreamServer(hands_back(scenes)) as back, UpstreamServer(mark=2) as good:
+        with UpstreamServer(returns_queries(scenes)) as back, UpstreamServer(mark=2) as good:
             upstreams = [back, good] if domain is None else [good]
             domains = {domain: [back, good]} if domain is not None else None
             async with forwarding(*upstreams, domains=domains) as scene:
                 scenes.append(scene)
-                route = scene.forwarder.routes.all[-1]
+                zone = scene.forwarder.zones.all[-1]
                 with capture_logs() as logs:
-                    await until(lambda: len(route.exchanges.upstreams.all) == 1)
-                (told,) = [entry["reason"] for entry in logs if entry["event"] == "upstream_loop_detected"]
-                assert told.startswith(f"{back.address}, which ")
-                assert (f'[forward.zone."{domain}"]' in told) is (domain is not None)
+                    await until(lambda: len(zone.resolver.upstreams.all) == 1)
+                (reason,) = [entry["reason"] for entry in logs if entry["event"] == "upstream_loop_detected"]
+                assert reason.startswith(f"{back.address} (from ")
+                assert (f'[forward.zone."{domain}"]' in reason) is (domain is not None)
                 assert await scene.data(f"www.{domain or 'example'}") == ["192.0.2.2"]
-                asked = len(back.asked)
+                before = len(back.asked)
                 scene.pass_time(60)
                 assert await scene.data(f"mail.{domain or 'example'}") == ["192.0.2.2"]
-                assert len(back.asked) == asked
-                scene.pass_time(routes_module.LOOP_AVOID_SECONDS)  # it may ask somebody else by now
-                await until(lambda: len(back.asked) > asked)
-                await until(lambda: len(route.exchanges.upstreams.all) == 1)
+                assert len(back.asked) == before
+                scene.pass_time(forward_zones.LOOP_AVOID_SECONDS)  # its configuration may have changed
+                await until(lambda: len(back.asked) > before)
+                await until(lambda: len(zone.resolver.upstreams.all) == 1)
 
     run(scenario)
 
 
-def test_a_probe_is_asked_as_every_name_where_it_is_not_ours() -> None:
+def test_probe_of_another_server_is_forwarded() -> None:
     async def scenario() -> None:
-        with UpstreamServer(has('60 TXT "as every name"')) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(has('60 TXT "as every name"')) as upstream:
+            async with forwarding(upstream) as scene:
                 name = "00" * 20 + ".loop.zkdns.example"
                 assert await scene.data(name, "TXT") == ['"as every name"']
 

@@ -1,4 +1,4 @@
-"""While upstreams are asked: equal questions once, not too many, and what is stale where nothing is fresh."""
+"""Queries that wait for upstreams: equal questions, failures, stale responses, limits and shutdown."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import pytest
 from tests.forward.forwarder_helpers import (
     WWW,
     Waits,
-    asked_of,
     data_of,
     extended_errors,
     forwarding,
     numbered,
+    queries_to,
     rcode_of,
     release,
 )
@@ -38,175 +38,175 @@ def now() -> float:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lose patience sooner."""
+    """Shorten the time until stale responses."""
     monkeypatch.setattr(forwarder_module, "STALE_SECONDS", 0.2)
 
 
-# -- equal questions ----------------------------------------------------------------------------------------
+# -- equal questions --------------------------------------------------------------------------------------
 
 
-def test_dns_34_equal_questions_in_flight_are_asked_once_whoever_asks_them() -> None:
+def test_dns_34_equal_questions_in_flight_are_sent_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream) as scene:
                 names = [WWW, "WWW.example", "wWw.eXample"]
                 waiting = [
-                    scene.asking(name, tcp=tcp, size=size)
+                    scene.querying(name, tcp=tcp, size=size)
                     for name in names
                     for tcp in (False, True)
                     for size in (None, 1232, 4096)
                 ]
                 await until(lambda: scene.forwarder.waiting == len(waiting))
-                assert scene.exchanges_asked == 1
-                assert scene.forwarder.counts.joined == len(waiting) - 1
-                release(resolver)
+                assert scene.questions_sent == 1
+                assert scene.forwarder.counters.joined == len(waiting) - 1
+                release(upstream)
                 responses = await asyncio.gather(*waiting)
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
                 spelled = [response.question[0].name.to_text() for response in responses]
                 assert spelled == [f"{name}." for name in names for _ in range(6)]
                 assert [response.edns for response in responses] == [-1, 0, 0] * 6
-                assert scene.exchanges_asked == 1
+                assert scene.questions_sent == 1
 
     run(scenario)
 
 
-def test_others_are_not_kept_waiting_by_those_who_wait() -> None:
+def test_waiting_queries_do_not_delay_others() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            resolver.acts(answers, "quick.example")
-            async with forwarding(resolver) as scene:
-                waiting = scene.asking()
+        with UpstreamServer(Waits()) as upstream:
+            upstream.acts(answers, "quick.example")
+            async with forwarding(upstream) as scene:
+                waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
                 assert await scene.data("quick.example") == ["192.0.2.1"]
                 assert await scene.rcode("none.staging.discovery") == "NXDOMAIN"
                 assert not waiting.done()
-                release(resolver)
+                release(upstream)
                 await waiting
 
     run(scenario)
 
 
-def test_thousands_who_wait_for_the_same_are_answered_in_turns_that_have_an_end() -> None:
-    """Each answer that is handed out may take its time; between some of them it is the others' turn."""
+def test_thousands_of_waiting_queries_are_answered_in_short_steps() -> None:
+    """Each delivery may take some time; other work is done between them."""
     count = 200
 
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver) as scene:
-                waiting = [scene.asking() for _ in range(count)]
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream) as scene:
+                waiting = [scene.querying() for _ in range(count)]
                 await until(lambda: scene.forwarder.waiting == count)
-                others_turns: list[int] = []
-                handed: list[int] = []
+                progress: list[int] = []
+                delivered: list[int] = []
 
-                def slowly(take: Callable[[bytes], None]) -> Callable[[bytes], None]:
+                def slowly(send: Callable[[bytes], None]) -> Callable[[bytes], None]:
                     def deliver(response: bytes) -> None:
                         time.sleep(0.0002)
-                        handed.append(1)
-                        take(response)
+                        delivered.append(1)
+                        send(response)
 
                     return deliver
 
-                (sought,) = scene.forwarder._sought.values()
-                sought.askers = [(asked, slowly(deliver)) for asked, deliver in sought.askers]
+                (current,) = scene.forwarder._pending.values()
+                current.waiters = [(pending, slowly(deliver)) for pending, deliver in current.waiters]
 
-                async def look() -> None:
-                    while len(handed) < count:
-                        others_turns.append(len(handed))
+                async def watch() -> None:
+                    while len(delivered) < count:
+                        progress.append(len(delivered))
                         await asyncio.sleep(0)
 
-                looking = asyncio.create_task(look())
-                release(resolver)
+                watching = asyncio.create_task(watch())
+                release(upstream)
                 responses = await asyncio.gather(*waiting)
-                await looking
+                await watching
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
-                assert len(set(others_turns)) > count / 10
+                assert len(set(progress)) > count / 10
 
     run(scenario)
 
 
-def test_a_mistake_with_one_response_costs_the_others_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    handed = []
+def test_internal_error_in_one_response_does_not_affect_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered = []
 
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver) as scene:
-                waiting = [scene.asking() for _ in range(3)]
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream) as scene:
+                waiting = [scene.querying() for _ in range(3)]
                 await until(lambda: scene.forwarder.waiting == 3)
-                (sought,) = scene.forwarder._sought.values()
+                (current,) = scene.forwarder._pending.values()
 
                 def fails(_: bytes) -> None:
-                    handed.append(1)
-                    raise RuntimeError("a mistake")
+                    delivered.append(1)
+                    raise RuntimeError("internal error")
 
-                first, *rest = sought.askers
-                sought.askers = [(first[0], fails), *rest]
-                told: list[Exception] = []
-                monkeypatch.setattr(scene.forwarder._log_once, "error", told.append)
-                release(resolver)
+                first, *rest = current.waiters
+                current.waiters = [(first[0], fails), *rest]
+                errors: list[Exception] = []
+                monkeypatch.setattr(scene.forwarder._log_once, "error", errors.append)
+                release(upstream)
                 done, pending = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
                 await until(lambda: sum(task.done() for task in waiting) == 2)
                 (lost,) = [task for task in waiting if not task.done()]
                 lost.cancel()
-                assert [str(error) for error in told] == ["a mistake"]
+                assert [str(error) for error in errors] == ["internal error"]
                 assert await scene.data() == ["192.0.2.1"]
                 assert done
                 assert pending
 
     run(scenario)
-    assert handed == [1]
+    assert delivered == [1]
 
 
-# -- failures -----------------------------------------------------------------------------------------------
+# -- failures ---------------------------------------------------------------------------------------------
 
 
-def test_dns_34_a_failure_is_remembered_and_the_question_asked_once() -> None:
+def test_dns_34_failure_is_cached_and_the_question_not_sent_again() -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(dns.rcode.SERVFAIL)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(says(dns.rcode.SERVFAIL)) as upstream:
+            async with forwarding(upstream) as scene:
                 for _ in range(4):
                     response = await scene.query(size=1232)
                     assert rcode_of(response) == "SERVFAIL"
                     assert response.flags & dns.flags.RA
                     assert extended_errors(response) == [NO_REACHABLE_AUTHORITY]
-                    assert "says SERVFAIL" in str(response.options[0])
-                assert scene.exchanges_asked == 1
-                assert scene.forwarder.counts.failed == 4
-                for asked, wait in enumerate((1, 2, 4, 8), 1):  # seconds that it is remembered
+                    assert "responds SERVFAIL" in str(response.options[0])
+                assert scene.questions_sent == 1
+                assert scene.forwarder.counters.failed == 4
+                for sent, wait in enumerate((1, 2, 4, 8), 1):  # seconds for which it is cached
                     scene.pass_time(wait - 1)
                     assert await scene.rcode() == "SERVFAIL"
-                    assert scene.exchanges_asked == asked
+                    assert scene.questions_sent == sent
                     scene.pass_time(1)
                     assert await scene.rcode() == "SERVFAIL"
-                    assert scene.exchanges_asked == asked + 1
-                resolver.acts(answers)
+                    assert scene.questions_sent == sent + 1
+                upstream.acts(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
 
     run(scenario)
 
 
-def test_dns_32_when_the_upstream_is_not_there_it_is_servfail_with_the_network_error() -> None:
+def test_dns_32_unreachable_upstream_is_servfail_with_network_error() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            resolver.go_down()
-            async with forwarding(resolver) as scene:
+        with UpstreamServer() as upstream:
+            upstream.go_down()
+            async with forwarding(upstream) as scene:
                 for _ in range(2):
                     response = await scene.query(size=1232)
                     assert rcode_of(response) == "SERVFAIL"
                     assert extended_errors(response) == [NETWORK_ERROR]
-                    assert str(resolver.address) in str(response.options[0])
-            resolver.come_up()
+                    assert str(upstream.address) in str(response.options[0])
+            upstream.come_up()
 
     run(scenario)
 
 
-def test_dns_32_when_the_upstream_is_silent_it_is_servfail_before_a_stub_gives_up() -> None:
+def test_dns_32_silent_upstream_is_servfail_before_a_stub_gives_up() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with forwarding(resolver) as scene:
-                begun = now()
+        with UpstreamServer(is_silent) as upstream:
+            async with forwarding(upstream) as scene:
+                started_at = now()
                 response = await scene.query(size=1232)
-                assert 3 < now() - begun < 4.5
+                assert 3 < now() - started_at < 4.5
                 assert (rcode_of(response), extended_errors(response)) == (
                     "SERVFAIL",
                     [NO_REACHABLE_AUTHORITY],
@@ -215,7 +215,7 @@ def test_dns_32_when_the_upstream_is_silent_it_is_servfail_before_a_stub_gives_u
     run(scenario)
 
 
-def test_what_many_upstreams_say_fits_into_the_least_message() -> None:
+def test_errors_of_many_upstreams_fit_into_the_smallest_message() -> None:
     name = ".".join(["a" * 63] * 3 + ["b" * 61])
 
     async def scenario() -> None:
@@ -240,40 +240,40 @@ def test_what_many_upstreams_say_fits_into_the_least_message() -> None:
 
 
 @pytest.mark.parametrize("rcode", [dns.rcode.NOTIMP, dns.rcode.FORMERR])
-def test_what_upstreams_do_not_know_to_do_is_told_as_they_tell_it(rcode: int) -> None:
+def test_notimp_and_formerr_of_upstreams_are_passed_on(rcode: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(rcode)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(says(rcode)) as upstream:
+            async with forwarding(upstream) as scene:
                 response = await scene.query(qtype="TYPE65280")
                 assert response.rcode() == rcode
 
     run(scenario)
 
 
-# -- what is stale ------------------------------------------------------------------------------------------
+# -- stale responses --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("is_remembered", [False, True])
-def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, is_remembered: bool) -> None:
+def test_dns_35_stale_response_with_ttl_30_when_upstreams_fail(*, is_remembered: bool) -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
                 await scene.query(size=1232)
                 if is_remembered:
-                    await scene.remembered(size=1232)
-                resolver.acts(says(dns.rcode.SERVFAIL))
+                    await scene.cached(size=1232)
+                upstream.acts(says(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
-                asked = asked_of(resolver)
+                before = queries_to(upstream)
                 for _ in range(3):
                     response = await scene.query(size=1232)
                     assert rcode_of(response) == "NOERROR"
                     assert data_of(response) == ["198.51.100.1"]
                     assert response.answer[0].ttl == 30
                     assert extended_errors(response) == [STALE]
-                    assert "says SERVFAIL" in str(response.options[0])
-                assert asked_of(resolver) == asked + 1
-                assert scene.forwarder.counts.stale == 3
-                resolver.acts(numbered(ttl=5))
+                    assert "responds SERVFAIL" in str(response.options[0])
+                assert queries_to(upstream) == before + 1
+                assert scene.forwarder.counters.stale == 3
+                upstream.acts(numbered(ttl=5))
                 scene.pass_time(1)
                 response = await scene.query(size=1232)
                 assert (response.answer[0].ttl, extended_errors(response)) == (5, [])
@@ -281,203 +281,203 @@ def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, 
     run(scenario)
 
 
-def test_dns_35_what_is_stale_for_too_long_is_not_answered() -> None:
+def test_dns_35_entry_past_its_stale_time_is_not_used() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver, cache=CacheSettings(stale=100)) as scene:
-                await scene.remembered()
-                resolver.acts(says(dns.rcode.SERVFAIL))
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream, cache=CacheSettings(stale=100)) as scene:
+                await scene.cached()
+                upstream.acts(says(dns.rcode.SERVFAIL))
                 scene.pass_time(104)
                 assert await scene.rcode() == "NOERROR"
                 scene.pass_time(1)
                 assert await scene.rcode() == "SERVFAIL"
-                resolver.acts(answers)
+                upstream.acts(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
 
     run(scenario)
 
 
-def test_answering_with_what_is_stale_can_be_switched_off() -> None:
+def test_stale_responses_can_be_disabled() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver, cache=CacheSettings(stale=0)) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream, cache=CacheSettings(stale=0)) as scene:
                 await scene.query()
-                resolver.acts(says(dns.rcode.SERVFAIL))
+                upstream.acts(says(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
                 assert await scene.rcode() == "SERVFAIL"
 
     run(scenario)
 
 
-def test_dns_35_while_upstreams_are_slow_what_is_stale_is_answered_after_1_8_seconds() -> None:
+def test_dns_35_stale_response_after_1_8_seconds_when_upstreams_are_slow() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
                 await scene.query(size=1232)
-                resolver.acts(is_slow(2.5))
+                upstream.acts(is_slow(2.5))
                 scene.pass_time(5)
-                begun = now()
+                started_at = now()
                 response = await scene.query(size=1232)
-                assert 1.7 < now() - begun < 2.4
+                assert 1.7 < now() - started_at < 2.4
                 assert (data_of(response), response.answer[0].ttl) == (["198.51.100.1"], 30)
                 assert extended_errors(response) == [STALE]
-                await until(lambda: not scene.forwarder._sought)  # and then there is what is fresh
+                await until(lambda: not scene.forwarder._pending)  # then the fresh response
                 assert await scene.data(size=1232) == ["192.0.2.1"]
-                assert scene.exchanges_asked == 2
+                assert scene.questions_sent == 2
 
     run(scenario)
 
 
 @pytest.mark.usefixtures("quick")
-def test_who_asks_when_others_have_waited_in_vain_is_answered_at_once() -> None:
+def test_stale_response_is_immediate_after_others_have_waited() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
-                await scene.remembered()
-                resolver.acts(Waits())
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
+                await scene.cached()
+                upstream.acts(Waits())
                 scene.pass_time(5)
                 assert await scene.data() == ["198.51.100.1"]
-                asked = scene.forwarder.counts.asked
+                before = scene.forwarder.counters.queries
                 for tcp in (False, True):
                     assert await scene.ttl(tcp=tcp) == 30
-                assert scene.forwarder.counts.asked == asked
-                assert scene.forwarder._sought
-                release(resolver)
-                await until(lambda: not scene.forwarder._sought)
+                assert scene.forwarder.counters.queries == before
+                assert scene.forwarder._pending
+                release(upstream)
+                await until(lambda: not scene.forwarder._pending)
                 assert await scene.data() == ["192.0.2.1"]
 
     run(scenario)
 
 
 @pytest.mark.usefixtures("quick")
-def test_who_waits_for_what_was_prefetched_in_vain_loses_patience_too() -> None:
+def test_stale_timer_starts_for_queries_that_join_a_prefetch() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                upstream.acts(Waits())
                 scene.pass_time(4)
                 assert await scene.ttl() == 1
-                assert scene.forwarder.counts.prefetched == 1
+                assert scene.forwarder.counters.prefetched == 1
                 scene.pass_time(1)
                 assert await scene.ttl() == 30
-                assert scene.exchanges_asked == 2
-                release(resolver)
-                await until(lambda: not scene.forwarder._sought)
+                assert scene.questions_sent == 2
+                release(upstream)
+                await until(lambda: not scene.forwarder._pending)
 
     run(scenario)
 
 
-def test_patience_is_for_one_question_and_not_for_the_next_one_of_the_name() -> None:
+def test_stale_timer_of_a_finished_question_does_not_affect_the_next() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                upstream.acts(Waits())
                 scene.pass_time(5)
-                waiting = scene.asking()
+                waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
-                (sought,) = scene.forwarder._sought.values()
-                assert sought.patience is not None
-                release(resolver)
+                (current,) = scene.forwarder._pending.values()
+                assert current.stale_timer is not None
+                release(upstream)
                 assert data_of(await waiting) == ["192.0.2.1"]
-                assert sought.patience.cancelled()
+                assert current.stale_timer.cancelled()
 
     run(scenario)
 
 
 @pytest.mark.usefixtures("quick")
-def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
+def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                upstream.acts(Waits())
                 scene.pass_time(5)
-                waiting = scene.asking()
+                waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
                 scene.forwarder.flush(None)
                 await asyncio.sleep(0.3)
                 assert not waiting.done()
-                release(resolver)
+                release(upstream)
                 assert data_of(await waiting) == ["192.0.2.1"]
 
     run(scenario)
 
 
-# -- too many -----------------------------------------------------------------------------------------------
+# -- limits -----------------------------------------------------------------------------------------------
 
 
-def test_beyond_the_most_that_may_wait_it_is_servfail_at_once_and_counted() -> None:
+def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            resolver.acts(numbered(), "known.example")
-            async with forwarding(resolver, max_waiting=10) as scene:
+        with UpstreamServer(Waits()) as upstream:
+            upstream.acts(numbered(), "known.example")
+            async with forwarding(upstream, max_waiting=10) as scene:
                 await scene.query("known.example")
-                waiting = [scene.asking(f"n{number}.example") for number in range(10)]
+                waiting = [scene.querying(f"n{number}.example") for number in range(10)]
                 await until(lambda: scene.forwarder.waiting == 10)
-                begun = now()
+                started_at = now()
                 for tcp in (False, True):
                     response = await scene.query("one.more", size=1232, tcp=tcp)
                     assert (rcode_of(response), extended_errors(response)) == (
                         "SERVFAIL",
                         [NO_REACHABLE_AUTHORITY],
                     )
-                assert now() - begun < 1
-                assert scene.forwarder.counts.overloaded == 2
-                assert scene.exchanges_asked == 11
+                assert now() - started_at < 1
+                assert scene.forwarder.counters.overloaded == 2
+                assert scene.questions_sent == 11
                 assert await scene.data("known.example") == ["198.51.100.1"]
                 assert await scene.rcode("none.staging.discovery") == "NXDOMAIN"
                 for number in range(10):
-                    release(resolver, f"n{number}.example")
+                    release(upstream, f"n{number}.example")
                 await asyncio.gather(*waiting)
-                resolver.acts(answers)
-                assert await scene.data("one.more") == ["192.0.2.1"]  # that failure is not remembered
+                upstream.acts(answers)
+                assert await scene.data("one.more") == ["192.0.2.1"]  # this failure is not cached
 
     run(scenario)
 
 
-def test_a_flood_in_one_batch_is_bounded_and_every_asker_has_an_answer() -> None:
+def test_flood_in_one_batch_is_limited_and_every_query_is_answered() -> None:
     count = 100
 
     async def scenario() -> None:
-        with UpstreamServer(Waits()) as resolver:
-            async with forwarding(resolver, max_waiting=10) as scene:
+        with UpstreamServer(Waits()) as upstream:
+            async with forwarding(upstream, max_waiting=10) as scene:
                 scene.udp.stop()
-                waiting = [scene.asking(f"n{number}.example") for number in range(count)]
-                await asyncio.sleep(0.05)  # what is sent meanwhile is there at once
+                waiting = [scene.querying(f"n{number}.example") for number in range(count)]
+                await asyncio.sleep(0.05)  # UDP queries sent meanwhile arrive in one batch
                 scene.udp.start()
                 await until(lambda: sum(task.done() for task in waiting) >= count - 10)
                 pending = {number: task for number, task in enumerate(waiting) if not task.done()}
                 failed = [task for task in waiting if task.done()]
                 assert all(rcode_of(task.result()) == "SERVFAIL" for task in failed)
                 assert len(pending) == 10
-                assert scene.forwarder.counts.overloaded == len(failed)
+                assert scene.forwarder.counters.overloaded == len(failed)
                 for number in pending:
-                    release(resolver, f"n{number}.example")
+                    release(upstream, f"n{number}.example")
                 responses = await asyncio.gather(*pending.values())
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
-                resolver.acts(answers)
-                for number in set(range(count)) - set(pending):  # their failures are not remembered
+                upstream.acts(answers)
+                for number in set(range(count)) - set(pending):  # these failures are not cached
                     assert await scene.data(f"n{number}.example") == ["192.0.2.1"]
 
     run(scenario)
 
 
-# -- the end ------------------------------------------------------------------------------------------------
+# -- shutdown ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("has_stale", [False, True])
-def test_who_waits_at_the_end_is_told_so(*, has_stale: bool) -> None:
+def test_waiting_queries_are_answered_at_shutdown(*, has_stale: bool) -> None:
     async def scenario() -> None:
-        with UpstreamServer(numbered(ttl=5)) as resolver:
-            async with forwarding(resolver) as scene:
+        with UpstreamServer(numbered(ttl=5)) as upstream:
+            async with forwarding(upstream) as scene:
                 if has_stale:
                     await scene.query(size=1232)
                     scene.pass_time(5)
-                resolver.acts(is_silent)
-                waiting = [scene.asking(size=1232, tcp=tcp) for tcp in (False, True) for _ in range(3)]
+                upstream.acts(is_silent)
+                waiting = [scene.querying(size=1232, tcp=tcp) for tcp in (False, True) for _ in range(3)]
                 await until(lambda: scene.forwarder.waiting == len(waiting))
                 scene.forwarder.stop()
                 for response in await asyncio.gather(*waiting):
@@ -490,7 +490,7 @@ def test_who_waits_at_the_end_is_told_so(*, has_stale: bool) -> None:
     run(scenario)
 
 
-def test_it_can_end_without_having_been_asked() -> None:
+def test_stop_without_any_query() -> None:
     async def scenario() -> None:
         async with forwarding() as scene:
             assert isinstance(scene.forwarder, Forwarder)

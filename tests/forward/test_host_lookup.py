@@ -1,4 +1,4 @@
-"""Host names of members, asked of upstreams: what is found, for how long, and what is left to the machine."""
+"""Host names resolved by upstreams: addresses, TTLs, failures and the hosts file."""
 
 from __future__ import annotations
 
@@ -17,29 +17,28 @@ from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, 
 from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.message import Type
 from zkdns.forward.forward_zones import ForwardZones
-from zkdns.forward.found import HostAddresses
-from zkdns.forward.host_lookup import LEAST_SECONDS, MOST_SECONDS, HostLookup, addresses_in
+from zkdns.forward.host_lookup import MAX_SECONDS, MIN_SECONDS, HostAddresses, HostLookup, addresses_in
 from zkdns.forward.resolver import Resolver
 
 HOST = "db.example"
 
 
 def by_type(**records: str) -> Act:
-    """What is answered of each type, each as `ttl data`; of others that there is none, for 900 s."""
+    """Reply with these records, by type, each as `ttl data`; deny other types for 900 s."""
 
-    def act(asked: Asked) -> list[Sent]:
-        qtype = asked.query.question[0].rdtype.name
+    def act(received: Asked) -> list[Sent]:
+        qtype = received.query.question[0].rdtype.name
         if qtype not in records:
-            return denied(asked)
+            return denied(received)
         ttl, data = records[qtype].split()
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} {qtype} {data}"))]
+        return [Sent(reply_to(received, f"{received.name} {ttl} {qtype} {data}"))]
 
     return act
 
 
-def denied(asked: Asked, rcode: int = dns.rcode.NOERROR) -> list[Sent]:
-    """No records, for 900 s."""
-    reply = dns.message.make_response(asked.query, recursion_available=True)
+def denied(received: Asked, rcode: int = dns.rcode.NOERROR) -> list[Sent]:
+    """Reply without records, for 900 s."""
+    reply = dns.message.make_response(received.query, recursion_available=True)
     reply.set_rcode(dns.rcode.Rcode(rcode))
     reply.authority.append(
         dns.rrset.from_text("example.", 900, "IN", "SOA", "ns.example. host.example. 1 2 3 4 900")
@@ -53,38 +52,38 @@ async def looking_up(
     domains: Mapping[str, UpstreamServer | None] | None = None,
     hosts: Path = Path("/nowhere"),
 ) -> AsyncIterator[HostLookup]:
-    """What asks these, in the zone `discovery`; its hosts file is this one."""
+    """Run a lookup with these upstreams, the zone `discovery` and this hosts file."""
     config = Config(
         listen=(),
         namespaces=(NAMESPACE,),
         forward=ForwardSettings(
-            upstreams=tuple(resolver.address for resolver in upstreams),
+            upstreams=tuple(upstream.address for upstream in upstreams),
             zones={
-                name: ForwardZoneSettings((resolver.address,) if resolver else ())
-                for name, resolver in (domains or {}).items()
+                name: ForwardZoneSettings((upstream.address,) if upstream else ())
+                for name, upstream in (domains or {}).items()
             },
         ),
     )
-    routes = ForwardZones(config, [], None, Resolver)
-    routes.start()
+    zones = ForwardZones(config, [], None, Resolver)
+    zones.start()
     try:
-        yield HostLookup(routes, config.zones, hosts)
+        yield HostLookup(zones, config.zones, hosts)
     finally:
-        routes.stop()
+        zones.stop()
 
 
-# -- what is found ------------------------------------------------------------------------------------------
+# -- addresses --------------------------------------------------------------------------------------------
 
 
-def test_addresses_of_both_families_are_found_in_order_each_once() -> None:
-    def act(asked: Asked) -> list[Sent]:
-        if asked.query.question[0].rdtype.name == "AAAA":
-            return [Sent(reply_to(asked, f"{asked.name} 60 AAAA 2001:DB8:0:0::1"))]
-        return [Sent(reply_to(asked, *(f"{asked.name} 60 A 10.0.0.{number}" for number in (9, 2, 10))))]
+def test_addresses_of_both_families_are_sorted_and_unique() -> None:
+    def act(received: Asked) -> list[Sent]:
+        if received.query.question[0].rdtype.name == "AAAA":
+            return [Sent(reply_to(received, f"{received.name} 60 AAAA 2001:DB8:0:0::1"))]
+        return [Sent(reply_to(received, *(f"{received.name} 60 A 10.0.0.{number}" for number in (9, 2, 10))))]
 
     async def scenario() -> None:
-        with UpstreamServer(act) as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer(act) as upstream:
+            async with looking_up(upstream) as lookup:
                 assert await lookup.find("DB.example") == HostAddresses(
                     ("10.0.0.10", "10.0.0.2", "10.0.0.9", "2001:db8::1"), 60
                 )
@@ -92,16 +91,16 @@ def test_addresses_of_both_families_are_found_in_order_each_once() -> None:
     run(scenario)
 
 
-def test_aliases_are_followed_to_their_addresses_and_are_none() -> None:
-    def act(asked: Asked) -> list[Sent]:
-        alias = f"{asked.name} 300 CNAME real.example."
-        if asked.query.question[0].rdtype.name == "AAAA":
-            return [Sent(reply_to(asked, alias))]
-        return [Sent(reply_to(asked, alias, "real.example. 40 A 10.0.0.1"))]
+def test_cname_records_are_skipped() -> None:
+    def act(received: Asked) -> list[Sent]:
+        alias = f"{received.name} 300 CNAME real.example."
+        if received.query.question[0].rdtype.name == "AAAA":
+            return [Sent(reply_to(received, alias))]
+        return [Sent(reply_to(received, alias, "real.example. 40 A 10.0.0.1"))]
 
     async def scenario() -> None:
-        with UpstreamServer(act) as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer(act) as upstream:
+            async with looking_up(upstream) as lookup:
                 found = await lookup.find(HOST)
                 assert found is not None
                 assert found.addresses == ("10.0.0.1",)
@@ -114,16 +113,16 @@ def test_aliases_are_followed_to_their_addresses_and_are_none() -> None:
     [
         ({"A": "60 10.0.0.1"}, 60),
         ({"A": "60 10.0.0.1", "AAAA": "20 2001:db8::1"}, 20),
-        ({"A": "0 10.0.0.1"}, LEAST_SECONDS),
-        ({"A": "1 10.0.0.1"}, LEAST_SECONDS),
-        ({"A": "86400 10.0.0.1"}, MOST_SECONDS),
+        ({"A": "0 10.0.0.1"}, MIN_SECONDS),
+        ({"A": "1 10.0.0.1"}, MIN_SECONDS),
+        ({"A": "86400 10.0.0.1"}, MAX_SECONDS),
         ({"AAAA": "7 2001:db8::1"}, 7),
     ],
 )
-def test_it_is_looked_up_again_when_its_least_ttl_is_over(records: dict[str, str], seconds: int) -> None:
+def test_seconds_are_the_shortest_ttl_within_limits(records: dict[str, str], seconds: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(by_type(**records)) as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer(by_type(**records)) as upstream:
+            async with looking_up(upstream) as lookup:
                 found = await lookup.find(HOST)
                 assert found is not None
                 assert found.seconds == seconds
@@ -133,41 +132,43 @@ def test_it_is_looked_up_again_when_its_least_ttl_is_over(records: dict[str, str
 
 @pytest.mark.parametrize(("failing", "record"), [("AAAA", "A 10.0.0.1"), ("A", "AAAA 2001:db8::1")])
 @pytest.mark.parametrize("fault", [says(dns.rcode.SERVFAIL), is_silent], ids=["servfail", "silence"])
-def test_one_family_is_enough_where_the_other_has_no_answer(failing: str, record: str, fault: Act) -> None:
-    """Of the other it is told that nothing is known, and why; it is asked for again before a TTL is over."""
+def test_result_with_one_failed_family_is_valid_for_a_short_time(
+    failing: str, record: str, fault: Act
+) -> None:
+    """The result has the failed type and the reason, and is valid for less than the TTL."""
 
-    def act(asked: Asked) -> list[Sent]:
-        if asked.query.question[0].rdtype.name == failing:
-            return list(fault(asked))
-        return [Sent(reply_to(asked, f"{asked.name} 60 {record}"))]
+    def act(received: Asked) -> list[Sent]:
+        if received.query.question[0].rdtype.name == failing:
+            return list(fault(received))
+        return [Sent(reply_to(received, f"{received.name} 60 {record}"))]
 
     async def scenario() -> None:
-        with UpstreamServer(act) as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer(act) as upstream:
+            async with looking_up(upstream) as lookup:
                 found = await lookup.find(HOST)
                 assert found is not None
-                assert (found.addresses, found.seconds) == ((record.split()[1],), LEAST_SECONDS)
+                assert (found.addresses, found.seconds) == ((record.split()[1],), MIN_SECONDS)
                 assert [qtype.name for qtype in found.failed] == [failing]
-                assert str(resolver.address) in found.reason
+                assert str(upstream.address) in found.reason
 
     run(scenario)
 
 
-def test_of_what_was_known_that_stands_which_no_answer_was_about() -> None:
-    known = ("10.0.0.9", "2001:db8::9")
-    assert HostAddresses(("10.0.0.1",), 5, (Type.AAAA,)).beside(known) == ("10.0.0.1", "2001:db8::9")
-    assert HostAddresses(("2001:db8::1",), 5, (Type.A,)).beside(known) == ("10.0.0.9", "2001:db8::1")
-    assert HostAddresses(("10.0.0.1",), 5).beside(known) == ("10.0.0.1",)
+def test_merge_keeps_previous_addresses_of_failed_types() -> None:
+    previous = ("10.0.0.9", "2001:db8::9")
+    assert HostAddresses(("10.0.0.1",), 5, (Type.AAAA,)).merge(previous) == ("10.0.0.1", "2001:db8::9")
+    assert HostAddresses(("2001:db8::1",), 5, (Type.A,)).merge(previous) == ("10.0.0.9", "2001:db8::1")
+    assert HostAddresses(("10.0.0.1",), 5).merge(previous) == ("10.0.0.1",)
 
 
-def test_a_domains_own_upstreams_are_asked_for_its_names() -> None:
+def test_upstreams_of_the_forward_zone_are_used() -> None:
     async def scenario() -> None:
         with (
-            UpstreamServer(by_type(A="60 10.0.0.1")) as everybodys,
-            UpstreamServer(by_type(A="60 10.0.0.2")) as corps,
+            UpstreamServer(by_type(A="60 10.0.0.1")) as default,
+            UpstreamServer(by_type(A="60 10.0.0.2")) as corp,
         ):
-            domains = {"corp.example": corps, "none.example": None}
-            async with looking_up(everybodys, domains=domains) as lookup:
+            domains = {"corp.example": corp, "none.example": None}
+            async with looking_up(default, domains=domains) as lookup:
                 assert await lookup.find("db.corp.example") == HostAddresses(("10.0.0.2",), 60)
                 assert await lookup.find("db.example") == HostAddresses(("10.0.0.1",), 60)
                 assert await lookup.find("db.none.example") is None
@@ -175,25 +176,25 @@ def test_a_domains_own_upstreams_are_asked_for_its_names() -> None:
     run(scenario)
 
 
-# -- what is not --------------------------------------------------------------------------------------------
+# -- no addresses -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("rcode", [dns.rcode.NXDOMAIN, dns.rcode.NOERROR])
-def test_what_upstreams_deny_the_machine_itself_may_know(rcode: int) -> None:
+def test_negative_replies_leave_the_name_to_the_system_resolver(rcode: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(lambda asked: denied(asked, rcode)) as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer(lambda received: denied(received, rcode)) as upstream:
+            async with looking_up(upstream) as lookup:
                 assert await lookup.find(HOST) is None
 
     run(scenario)
 
 
 @pytest.mark.parametrize("act", [says(dns.rcode.SERVFAIL), says(dns.rcode.REFUSED)])
-def test_that_upstreams_do_not_answer_is_an_error_that_says_why(act: Act) -> None:
+def test_failure_of_upstreams_is_an_error_with_a_reason(act: Act) -> None:
     async def scenario() -> None:
-        with UpstreamServer(act) as resolver:
-            async with looking_up(resolver) as lookup:
-                with pytest.raises(OSError, match=str(resolver.address)):
+        with UpstreamServer(act) as upstream:
+            async with looking_up(upstream) as lookup:
+                with pytest.raises(OSError, match=str(upstream.address)):
                     await lookup.find(HOST)
 
     run(scenario)
@@ -202,10 +203,10 @@ def test_that_upstreams_do_not_answer_is_an_error_that_says_why(act: Act) -> Non
 @pytest.mark.parametrize(
     "host",
     [
-        "database",  # for which there are search lists
+        "database",  # search lists apply
         "web.staging.discovery",
         "Discovery",
-        "printer.local",  # which mDNS may know
+        "printer.local",  # mDNS applies
         "x.localhost",
         "x.invalid",
         "nas.home.arpa",
@@ -214,17 +215,17 @@ def test_that_upstreams_do_not_answer_is_an_error_that_says_why(act: Act) -> Non
         "",
     ],
 )
-def test_names_that_upstreams_cannot_know_they_are_not_asked_for(host: str) -> None:
+def test_local_and_special_use_names_are_not_sent_to_upstreams(host: str) -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer() as upstream:
+            async with looking_up(upstream) as lookup:
                 assert await lookup.find(host) is None
-                assert resolver.asked == []
+                assert upstream.asked == []
 
     run(scenario)
 
 
-def test_without_upstreams_nothing_is_known() -> None:
+def test_without_upstreams_the_result_is_none() -> None:
     async def scenario() -> None:
         async with looking_up() as lookup:
             assert await lookup.find(HOST) is None
@@ -232,19 +233,19 @@ def test_without_upstreams_nothing_is_known() -> None:
     run(scenario)
 
 
-def test_who_waits_at_the_end_is_told() -> None:
+def test_lookup_after_stop_fails() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with looking_up(resolver) as lookup:
+        with UpstreamServer(is_silent) as upstream:
+            async with looking_up(upstream) as lookup:
                 waiting = lookup.find(HOST)
-                lookup._routes.find(()).exchanges.stop()
-                with pytest.raises(OSError, match="are on their way"):
+                lookup._forward_zones.find(()).resolver.stop()
+                with pytest.raises(OSError, match="are waiting for upstreams"):
                     await waiting
 
     run(scenario)
 
 
-# -- the hosts file -----------------------------------------------------------------------------------------
+# -- the hosts file ---------------------------------------------------------------------------------------
 
 HOSTS = """\
 # 10.9.9.9 db.example
@@ -271,24 +272,24 @@ db.example
         ("10.0.0.1", ()),
     ],
 )
-def test_names_are_found_in_a_hosts_file(host: str, addresses: tuple[str, ...]) -> None:
+def test_hosts_file_is_parsed(host: str, addresses: tuple[str, ...]) -> None:
     assert addresses_in(HOSTS, host) == addresses
 
 
-def test_the_hosts_file_goes_before_upstreams_and_is_read_each_time(tmp_path: Path) -> None:
+def test_hosts_file_has_precedence_and_is_read_each_time(tmp_path: Path) -> None:
     hosts = tmp_path / "hosts"
 
     async def scenario() -> None:
-        with UpstreamServer(by_type(A="60 192.0.2.1")) as resolver:
-            async with looking_up(resolver, hosts=hosts) as lookup:
+        with UpstreamServer(by_type(A="60 192.0.2.1")) as upstream:
+            async with looking_up(upstream, hosts=hosts) as lookup:
                 assert await lookup.find(HOST) == HostAddresses(("192.0.2.1",), 60)
-                asked = len(resolver.asked)
+                before = len(upstream.asked)
                 hosts.write_text(HOSTS)
                 found = await lookup.find(HOST)
                 assert found is not None
                 assert found.addresses == ("10.0.0.1", "10.0.0.2", "2001:db8::1")
                 assert 0 < found.seconds <= 60
-                assert len(resolver.asked) == asked
+                assert len(upstream.asked) == before
                 hosts.write_bytes(b"\xff\xfe 10.0.0.1 db.example\n10.0.0.7 db.example\n")
                 found = await lookup.find(HOST)
                 assert found is not None

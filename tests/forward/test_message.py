@@ -1,4 +1,4 @@
-"""What upstreams are asked, and what of their replies is believed: what is a reply, and to this question."""
+"""Queries to upstreams, and the checks of their replies."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from zkdns.forward.reply import Reply
 A = question()
 HEADER = 12
 START = HEADER + len(A.name) + 4
-MOST_MESSAGE = 65535
+MAX_MESSAGE = 65535
 
 
 def framed(
     records: bytes, answers: int = 0, authorities: int = 0, additionals: int = 0, *, flags: int = 0x8180
 ) -> bytes:
-    """A reply to the question for an address with these records, whatever is in them."""
+    """Return a reply to the A question with these records, valid or not."""
     header = struct.pack("!6H", 4711, flags, 1, answers, authorities, additionals)
     return header + A.name + b"\0\1\0\1" + records
 
@@ -46,8 +46,8 @@ def record(owner: bytes, rtype: int, data: bytes, ttl: int = 60) -> bytes:
     return owner + struct.pack("!HHIH", rtype, 1, ttl, len(data)) + data
 
 
-def refused(wire: bytes) -> str:
-    """Why it is not believed."""
+def rejected(wire: bytes) -> str:
+    """Return the reason why a message is rejected."""
     with pytest.raises(BadReplyError) as caught:
         read_reply(wire, A)
     assert str(caught.value) == caught.value.reason
@@ -60,24 +60,22 @@ def refused(wire: bytes) -> str:
 @pytest.mark.parametrize("do", [False, True])
 @pytest.mark.parametrize("cd", [False, True])
 @pytest.mark.parametrize("qtype", ["A", "TYPE65400"])
-def test_a_query_has_the_question_and_an_opt_record_and_asks_for_recursion(
-    qtype: str, *, do: bool, cd: bool
-) -> None:
-    asked = dns.message.from_wire(build_query(question(qtype, do=do, cd=cd), 0xABCD))
-    assert asked.id == 0xABCD
-    assert [entry.to_text() for entry in asked.question] == [f"{NAME} IN {qtype}"]
-    assert asked.flags == dns.flags.RD | dns.flags.AD | (dns.flags.CD if cd else 0)
-    assert (asked.edns, asked.payload, asked.options) == (0, 1232, ())
-    assert asked.ednsflags == (dns.flags.DO if do else 0)
+def test_query_has_the_question_an_opt_record_and_rd(qtype: str, *, do: bool, cd: bool) -> None:
+    built = dns.message.from_wire(build_query(question(qtype, do=do, cd=cd), 0xABCD))
+    assert built.id == 0xABCD
+    assert [entry.to_text() for entry in built.question] == [f"{NAME} IN {qtype}"]
+    assert built.flags == dns.flags.RD | dns.flags.AD | (dns.flags.CD if cd else 0)
+    assert (built.edns, built.payload, built.options) == (0, 1232, ())
+    assert built.ednsflags == (dns.flags.DO if do else 0)
 
 
-def test_a_query_without_edns_is_a_header_and_a_question() -> None:
-    asked = dns.message.from_wire(build_query(question(do=True), 1, edns=False))
-    assert asked.edns == -1
-    assert not asked.additional
+def test_query_without_edns_has_only_header_and_question() -> None:
+    built = dns.message.from_wire(build_query(question(do=True), 1, edns=False))
+    assert built.edns == -1
+    assert not built.additional
 
 
-def test_our_own_reader_of_queries_takes_them() -> None:
+def test_parse_query_accepts_built_queries() -> None:
     parsed = parse_query(build_query(question("AAAA", do=True, cd=True), 7))
     assert (parsed.id, parsed.rd, parsed.ad, parsed.cd, parsed.qtype) == (7, True, True, True, 28)
     assert parsed.edns is not None
@@ -85,10 +83,10 @@ def test_our_own_reader_of_queries_takes_them() -> None:
     assert (parse_query(build_query(A, 7)).cd, parse_query(build_query(A, 7)).ad) == (False, True)
 
 
-# -- what is a reply to the question ----------------------------------------------------------------------
+# -- the question -----------------------------------------------------------------------------------------
 
 
-def test_dns_31_a_reply_is_to_the_question_in_any_spelling() -> None:
+def test_dns_31_case_of_the_question_does_not_matter() -> None:
     wire = message("A", [rrset("A")], name="wWw.eXample.COM.").to_wire()
     assert read_reply(wire, A).counts == (1, 0, 0)
 
@@ -112,24 +110,24 @@ def test_dns_31_a_reply_is_to_the_question_in_any_spelling() -> None:
         (struct.pack("!6H", 4711, 0x8180, 2, 0, 0, 0) + 2 * (A.name + b"\0\1\0\1"), "2 questions"),
     ],
 )
-def test_dns_31_what_is_not_a_reply_to_the_question_is_refused(wire: bytes, reason: str) -> None:
-    assert reason in refused(wire)
+def test_dns_31_replies_to_another_question_are_rejected(wire: bytes, reason: str) -> None:
+    assert reason in rejected(wire)
 
 
-def test_a_label_that_reads_like_several_is_another_name() -> None:
+def test_dot_within_a_label_makes_another_name() -> None:
     wire = struct.pack("!6H", 1, 0x8180, 1, 0, 0, 0) + b"\x0fwww\7example\3com\0\0\1\0\1"
     assert len(wire) == len(framed(b""))
-    assert "another name" in refused(wire)
+    assert "another name" in rejected(wire)
 
 
 @pytest.mark.parametrize("rcode", [0, 1, 4, 5])
-def test_of_a_bare_header_the_rcode_is_told_but_it_is_no_reply(rcode: int) -> None:
+def test_bare_header_is_rejected_with_its_rcode(rcode: int) -> None:
     with pytest.raises(BadReplyError) as caught:
         read_reply(struct.pack("!6H", 4711, 0x8180 | rcode, 0, 0, 0, 0), A)
     assert caught.value.rcode == rcode
 
 
-def test_only_of_a_bare_header_the_rcode_is_told() -> None:
+def test_other_bad_replies_have_no_rcode() -> None:
     bare = struct.pack("!6H", 4711, 0x8181, 0, 0, 0, 0)
     for wire in (framed(b"")[:-1], struct.pack("!6H", 4711, 0x8181, 0, 1, 0, 0), bare + b"\0"):
         with pytest.raises(BadReplyError) as caught:
@@ -137,7 +135,7 @@ def test_only_of_a_bare_header_the_rcode_is_told() -> None:
         assert caught.value.rcode is None
 
 
-# -- what is well-formed ----------------------------------------------------------------------------------
+# -- well-formed records ----------------------------------------------------------------------------------
 
 POINTER = b"\xc0\x0c"
 
@@ -152,8 +150,8 @@ POINTER = b"\xc0\x0c"
         (framed(record(POINTER, 1, b"\1\2\3\4")[:5], 1), "ends within"),
         (framed(b"\xc0", 1), "ends within"),
         (framed(b"\x05abc", 1), "ends within"),
-        (framed(b"\0"), "1 bytes behind"),
-        (framed(record(POINTER, 1, b"\1\2\3\4")), "16 bytes behind"),
+        (framed(b"\0"), "1 bytes after"),
+        (framed(record(POINTER, 1, b"\1\2\3\4")), "16 bytes after"),
         (framed(record(POINTER, 1, b"\1\2\3"), 1), "address of 3 bytes"),
         (framed(record(POINTER, 28, b"\1\2\3\4"), 1), "address of 4 bytes"),
         (framed(record(struct.pack("!H", 0xC000 | START), 1, bytes(4)), 1), "points to where no name"),
@@ -173,36 +171,36 @@ POINTER = b"\xc0\x0c"
         (framed(record(POINTER, 2, b"\3abc") + record(POINTER, 2, POINTER), 2), "type 2"),
     ],
 )
-def test_what_is_not_well_formed_is_refused(wire: bytes, reason: str) -> None:
-    assert reason in refused(wire)
+def test_malformed_replies_are_rejected(wire: bytes, reason: str) -> None:
+    assert reason in rejected(wire)
 
 
-def test_a_name_may_have_255_bytes_and_no_more() -> None:
+def test_names_have_at_most_255_bytes() -> None:
     last = 255 - len(A.name) - 3 * 64 - 1
     begin = 3 * (b"\x3f" + b"x" * 63)
     longest = begin + bytes((last,)) + b"x" * last + POINTER
     assert read_reply(framed(record(longest, 1, bytes(4)), 1), A).ends == (len(longest) + 14,)
     too_long = begin + bytes((last + 1,)) + b"x" * (last + 1) + POINTER
-    assert "longer than 255" in refused(framed(record(too_long, 1, bytes(4)), 1))
+    assert "longer than 255" in rejected(framed(record(too_long, 1, bytes(4)), 1))
     pointed = struct.pack("!H", 0xC000 | START)
     for more, fits in ((b"", True), (b"\1y", False)):
         wire = framed(record(longest, 1, bytes(4)) + record(more + pointed, 1, bytes(4)), 2)
         if fits:
             assert read_reply(wire, A).counts == (2, 0, 0)
         else:
-            assert "longer than 255" in refused(wire)
+            assert "longer than 255" in rejected(wire)
 
 
-def test_a_name_that_runs_into_the_one_that_points_to_it_is_refused() -> None:
-    """Where it points to, a label begins that reaches over the pointer: it would be a part of itself."""
-    data = b"\3"  # of an unknown type, and the last byte before the next owner
+def test_name_that_overlaps_the_pointer_to_it_is_rejected() -> None:
+    """The pointer leads to a label that includes the pointer: the name would contain itself."""
+    data = b"\3"  # data of an unknown type; the last byte before the next owner
     at = START + 2 + 10
     wire = framed(record(POINTER, 65400, data) + record(struct.pack("!H", 0xC000 | at), 1, bytes(4)), 2)
-    assert "points into itself" in refused(wire)
+    assert "points into itself" in rejected(wire)
 
 
 TTL_AT = START + 2 + 4
-"""Where the first record has its TTL, if the question's name owns it."""
+"""Offset of the first record's TTL if its owner is the name of the question."""
 
 
 @pytest.mark.parametrize(
@@ -212,29 +210,29 @@ TTL_AT = START + 2 + 4
         (3, 0x100),  # the root
         (2, 0xC00C),  # a pointer
         (1, 0x016100),
-        (-1, 0x61000000),  # a label that is begun before it
-        (-3, 60),  # and one that reaches over it, whose length is the lower half of the type
+        (-1, 0x61000000),  # a label that starts before it
+        (-3, 60),  # a label across it, whose length is the low byte of the type
     ],
 )
-def test_dns_35_a_name_that_has_a_ttl_in_it_is_refused(at: int, ttl: int) -> None:
-    """A second later it would be another name, or none that can be read."""
-    known = record(POINTER, 0xFF14, b"x" * 12 + b"\0", ttl)
+def test_dns_35_name_with_a_ttl_inside_is_rejected(at: int, ttl: int) -> None:
+    """A second later it would be another name, or malformed."""
+    first = record(POINTER, 0xFF14, b"x" * 12 + b"\0", ttl)
     for stray in (
         record(struct.pack("!H", 0xC000 | TTL_AT + at), 1, bytes(4)),
         record(POINTER, 5, b"\1z" + struct.pack("!H", 0xC000 | TTL_AT + at)),
     ):
-        assert refused(framed(known + stray, 2)) == "a name has a TTL in it"
+        assert rejected(framed(first + stray, 2)) == "a name has a TTL in it"
 
 
 @pytest.mark.parametrize("at", [HEADER + 4, START + 2 + 10, START + 2 + 12])
-def test_a_name_may_lie_in_the_question_and_in_data_that_nobody_knows(at: int) -> None:
-    known = record(POINTER, 65400, b"\1a\1b\0")
-    wire = framed(known + record(struct.pack("!H", 0xC000 | at), 1, bytes(4)), 2)
+def test_names_may_point_into_the_question_and_into_unknown_data(at: int) -> None:
+    first = record(POINTER, 65400, b"\1a\1b\0")
+    wire = framed(first + record(struct.pack("!H", 0xC000 | at), 1, bytes(4)), 2)
     assert read(wire).answer[1].name.to_text() in ("example.com.", "a.b.", "b.")
     assert read_reply(wire, A).counts == (2, 0, 0)
 
 
-def test_names_in_data_of_another_class_are_nothing_to_look_at() -> None:
+def test_data_of_other_classes_are_not_checked() -> None:
     chaos = POINTER + struct.pack("!HHIH", 1, 3, 60, 3) + b"abc"
     assert read_reply(framed(chaos, 1), A).counts == (1, 0, 0)
 
@@ -254,15 +252,15 @@ OPT = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
         (framed(record(b"\0", 41, b"\0\x0f\0"), 0, 0, 1), "cut short"),
     ],
 )
-def test_dns_20_a_bad_opt_record_is_refused(wire: bytes, reason: str) -> None:
-    assert reason in refused(wire)
+def test_dns_20_bad_opt_record_is_rejected(wire: bytes, reason: str) -> None:
+    assert reason in rejected(wire)
 
 
-# -- what a reply says ------------------------------------------------------------------------------------
+# -- contents of a reply ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("edns", [False, True])
-def test_flags_and_counts_are_read(*, edns: bool) -> None:
+def test_flags_and_counts(*, edns: bool) -> None:
     found = reply(
         "A", [rrset("A")], [rrset("NS", "example.com.")], [rrset("AAAA", "ns1.example.com.")], edns=edns
     )
@@ -272,12 +270,12 @@ def test_flags_and_counts_are_read(*, edns: bool) -> None:
     assert (found.rcode, found.truncated, found.authentic, found.has_edns) == (2, True, True, edns)
 
 
-def test_the_rcode_has_the_bits_of_the_opt_record() -> None:
+def test_rcode_includes_the_bits_of_the_opt_record() -> None:
     assert reply("A", rcode="BADVERS").rcode == 16
     assert reply("A", rcode="BADCOOKIE").rcode == 23
 
 
-def test_extended_errors_are_kept_and_other_options_are_not() -> None:
+def test_only_extended_errors_are_kept_of_the_options() -> None:
     options = [
         option(10, b"12345678"),
         extended_error(22, "no way"),
@@ -287,13 +285,13 @@ def test_extended_errors_are_kept_and_other_options_are_not() -> None:
     assert found.ede == b"\0\x0f\0\x08\0\x16no way" + b"\0\x0f\0\2\0\x09"
 
 
-def test_the_text_of_an_extended_error_that_is_no_text_is_left_out() -> None:
+def test_invalid_text_of_an_extended_error_is_removed() -> None:
     wire = framed(record(b"\0", 41, b"\0\x0f\0\4\0\xff\xff\xfe"), 0, 0, 1)
     assert read_reply(wire, A).ede == b"\0\x0f\0\2\0\xff"
 
 
-def test_records_behind_the_opt_record_are_left_out() -> None:
-    """They would move, and with them what their names point to."""
+def test_records_after_the_opt_record_are_removed() -> None:
+    """They would move, and pointers into them would be wrong."""
     address = record(POINTER, 1, bytes(4))
     found = read_reply(framed(address * 2 + OPT + address * 2, 1, 0, 4), A)
     assert found.counts == (1, 0, 1)
@@ -303,7 +301,7 @@ def test_records_behind_the_opt_record_are_left_out() -> None:
     assert read_reply(framed(OPT + address, 0, 0, 2), A).counts == (0, 0, 0)
 
 
-# -- for how long -----------------------------------------------------------------------------------------
+# -- TTLs -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -316,7 +314,7 @@ def test_records_behind_the_opt_record_are_left_out() -> None:
         (reply("CNAME", [rrset("CNAME")]), 300, False),
         (reply("ANY", [rrset("HINFO")]), 300, False),
         (reply("SOA", [soa(minimum=5, ttl=900)]), 900, False),
-        # What denies something: the lesser of TTL and MINIMUM (RFC 2308 §5), and not at all without an SOA.
+        # Negative replies: the minimum of TTL and MINIMUM (RFC 2308 §5); 0 without an SOA record.
         (reply("A", [], [soa(minimum=60, ttl=900)]), 60, True),
         (reply("A", [], [soa(minimum=900, ttl=60)]), 60, True),
         (reply("A", [], [soa(minimum=60, ttl=900)], rcode="NXDOMAIN"), 60, True),
@@ -329,18 +327,18 @@ def test_records_behind_the_opt_record_are_left_out() -> None:
         (reply("A"), 0, True),
         (reply("A", [], [rrset("NS", "example.com.")]), 0, True),
         (reply("A", [soa()]), 0, True),
-        # What says nothing about the name.
+        # Inconclusive replies.
         (reply("A", rcode="SERVFAIL"), 0, False),
         (reply("A", [], [soa()], rcode="REFUSED"), 0, False),
         (reply("A", [rrset("A")], flags=dns.flags.TC), 0, False),
         (reply("A", [], [soa()], flags=dns.flags.TC), 0, True),
     ],
 )
-def test_dns_35_how_long_a_reply_may_be_kept(found: Reply, ttl: int, *, is_negative: bool) -> None:
+def test_dns_35_ttl_of_a_reply(found: Reply, ttl: int, *, is_negative: bool) -> None:
     assert (found.ttl, found.is_negative) == (ttl, is_negative)
 
 
-def test_a_ttl_with_the_topmost_bit_counts_as_zero() -> None:
+def test_ttl_with_the_top_bit_set_is_zero() -> None:
     for ttl, counted in ((0x7FFFFFFF, 0x7FFFFFFF), (0x80000000, 0), (0xFFFFFFFF, 0)):
         found = read_reply(framed(record(POINTER, 1, bytes(4), ttl), 1), A)
         assert (found.ttl, found.ttls) == (counted, (counted,))
@@ -348,11 +346,11 @@ def test_a_ttl_with_the_topmost_bit_counts_as_zero() -> None:
         assert found.ttl == min(counted, 900)
 
 
-# -- whatever comes ---------------------------------------------------------------------------------------
+# -- properties -------------------------------------------------------------------------------------------
 
 
-def check_any(wire: bytes) -> None:
-    """What holds of any bytes whatever: they are a reply or a `BadReplyError`."""
+def check_arbitrary(wire: bytes) -> None:
+    """Check that any bytes give a consistent reply or `BadReplyError`."""
     try:
         found = read_reply(wire, A)
     except BadReplyError:
@@ -371,13 +369,13 @@ def messages(draw: st.DrawFn) -> bytes:
     options = draw(st.sampled_from([(), (extended_error(3, "stale"),), (option(3, b"x"),)]))
     edns = draw(st.booleans())
     return message("A", draw(records), draw(records), draw(records), edns=edns, options=options).to_wire(
-        max_size=MOST_MESSAGE
+        max_size=MAX_MESSAGE
     )
 
 
 @st.composite
 def mutated_messages(draw: st.DrawFn) -> bytes:
-    """Such replies with bytes replaced, cut out or put in behind the header."""
+    """Such replies with bytes replaced, removed or inserted after the question."""
     wire = bytearray(draw(messages()))
     for _ in range(draw(st.integers(1, 4))):
         at = draw(st.integers(START, max(START, len(wire))))
@@ -391,41 +389,43 @@ def mutated_messages(draw: st.DrawFn) -> bytes:
 @given(st.binary(max_size=300), st.integers(0, 3), st.integers(0, 3), st.integers(0, 3))
 @example(b"", 65535, 65535, 65535)
 @settings(max_examples=300, deadline=None)
-def test_arbitrary_records_are_read_or_refused(
+def test_arbitrary_records_are_read_or_rejected(
     records: bytes, answers: int, authorities: int, additionals: int
 ) -> None:
-    check_any(records)
-    check_any(framed(records, answers, authorities, additionals))
+    check_arbitrary(records)
+    check_arbitrary(framed(records, answers, authorities, additionals))
 
 
 @given(mutated_messages())
 @settings(max_examples=500, deadline=None)
-def test_mutated_replies_are_read_or_refused(wire: bytes) -> None:
-    check_any(wire)
+def test_mutated_replies_are_read_or_rejected(wire: bytes) -> None:
+    check_arbitrary(wire)
 
 
 @given(messages())
 @settings(max_examples=200, deadline=None)
-def test_real_replies_are_read_and_refused_when_anything_is_missing(wire: bytes) -> None:
+def test_replies_are_read_and_rejected_if_a_byte_is_missing(wire: bytes) -> None:
     found = read_reply(wire, A)
     parsed = read(wire)
     expected = tuple(map(len, (parsed.answer, parsed.authority, parsed.additional)))
     assert found.counts == expected
     for size in range(len(wire)):
-        refused(wire[:size])
-    assert "bytes behind" in refused(wire + b"\0")
+        rejected(wire[:size])
+    assert "bytes after" in rejected(wire + b"\0")
 
 
-def test_dns_05_the_time_grows_with_the_message_however_names_point() -> None:
-    """Thousands of names through thousands of pointers: each of them is followed once."""
+def test_dns_05_reading_takes_linear_time_with_many_pointers() -> None:
+    """Thousands of names with thousands of pointers: each pointer is followed once."""
     pointers_at = START + len(record(POINTER, 65400, b""))
     count = (0x3FFF - pointers_at) // 2
     chain = POINTER + b"".join(struct.pack("!H", 0xC000 | pointers_at + 2 * at) for at in range(count - 1))
     first = record(POINTER, 65400, chain)
-    rest = (MOST_MESSAGE - START - len(first)) // 12
+    rest = (MAX_MESSAGE - START - len(first)) // 12
     owners = (pointers_at + 2 * (count - 1 - at % count) for at in range(rest))
     others = b"".join(record(struct.pack("!H", 0xC000 | owner), 65400, b"") for owner in owners)
     wire = framed(first + others, 1 + rest)
-    assert len(wire) > MOST_MESSAGE - 12
-    with at_most_lines(10 * len(wire)):  # thousands of times more if each name were followed to its end
+    assert len(wire) > MAX_MESSAGE - 12
+    with at_most_lines(
+        10 * len(wire)
+    ):  # it would be thousands of times more if each name were read to its end
         assert read_reply(wire, A).counts == (1 + rest, 0, 0)

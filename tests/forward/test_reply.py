@@ -1,4 +1,4 @@
-"""What askers are given of a reply: all of it, or what fits, with the time taken off that has passed."""
+"""Responses made from a reply: flags, TTLs, extended errors and size limits."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ LIMIT = 65535
 
 
 def rendered(
-    found: Reply, asked: Query, limit: int = LIMIT, seconds: int = 0, **how: object
+    found: Reply, asked: Query, limit: int = LIMIT, seconds: int = 0, **options: object
 ) -> dns.message.Message:
-    """The response to that query, read strictly."""
-    wire = found.render(asked, limit, seconds, **how)  # type: ignore[arg-type]
+    """Return the response to a query, read strictly."""
+    wire = found.render(asked, limit, seconds, **options)  # type: ignore[arg-type]
     assert len(wire) <= limit
     return read(wire)
 
 
-# -- every type intact ------------------------------------------------------------------------------------
+# -- all types --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("qtype", sorted(DATA))
 def test_dns_33_records_of_every_type_pass_intact(qtype: str) -> None:
-    """In all sections, with names compressed into the question and into each other."""
+    """In all sections, with names that point into the question and into each other."""
     made = message(
         qtype,
         [rrset("CNAME"), rrset(qtype, "web.example.com.")],
@@ -66,7 +66,7 @@ def test_dns_33_records_of_every_type_pass_intact(qtype: str) -> None:
     assert response.options == ()
 
 
-def test_dns_33_data_that_look_like_pointers_pass_as_they_are_in_a_type_that_nobody_knows() -> None:
+def test_dns_33_pointer_like_data_of_unknown_types_pass_intact() -> None:
     data = "\\# 9 c00c3fffc0c00001ff"
     found = reply("TYPE65400", [rrset("TYPE65400", NAME, data)])
     assert [record[0].to_text() for record in rendered(found, query("TYPE65400")).answer] == [data]
@@ -85,16 +85,16 @@ def replies(draw: st.DrawFn) -> dns.message.Message:
 
 @given(replies(), st.integers(0, 100_000), st.integers(0, 1000), st.integers(1000, 0x7FFFFFFF))
 @settings(max_examples=300, deadline=None)
-def test_dns_35_all_ttls_are_clamped_and_counted_down_and_nothing_else_changes(
+def test_dns_35_only_ttls_change_by_limits_and_age(
     made: dns.message.Message, seconds: int, least: int, most: int
 ) -> None:
     wire = to_wire(made)
     found = read_reply(wire, question("TYPE731"))
-    response = rendered(found, query("TYPE731"), LIMIT, seconds, least_ttl=least, most_ttl=most)
+    response = rendered(found, query("TYPE731"), LIMIT, seconds, min_ttl=least, max_ttl=most)
     expected = read(wire)
     denials = [record for record in expected.authority if record.rdtype == dns.rdatatype.SOA]
     if found.is_negative and denials:
-        denials[0].ttl = min(denials[0].ttl, 900)  # its MINIMUM
+        denials[0].ttl = min(denials[0].ttl, 900)  # the MINIMUM field
     for record in (*expected.answer, *expected.authority, *expected.additional):
         record.ttl = max(0, min(max(record.ttl, least), most) - seconds)
     assert sections(response) == sections(expected)
@@ -105,13 +105,13 @@ def test_dns_35_all_ttls_are_clamped_and_counted_down_and_nothing_else_changes(
 
 @pytest.mark.parametrize("ident", [0, 0xFFFF])
 @pytest.mark.parametrize("flags", [0, dns.flags.RD, dns.flags.CD, dns.flags.RD | dns.flags.CD])
-def test_a_response_has_the_askers_id_and_his_rd_and_cd(flags: int, ident: int) -> None:
+def test_response_has_id_rd_and_cd_of_the_query(flags: int, ident: int) -> None:
     response = rendered(reply("A", [rrset("A")]), query(flags=flags, ident=ident))
     assert response.id == ident
     assert response.flags == dns.flags.QR | dns.flags.RA | flags
 
 
-def test_of_the_upstreams_flags_only_tc_is_passed_on() -> None:
+def test_only_tc_of_the_upstreams_flags_is_passed_on() -> None:
     flags = dns.flags.AA | dns.flags.AD | dns.flags.CD | dns.flags.TC | 0x0040
     response = rendered(reply("A", [rrset("A")], flags=flags), query(flags=0))
     assert response.flags == dns.flags.QR | dns.flags.RA | dns.flags.TC
@@ -129,7 +129,7 @@ def test_of_the_upstreams_flags_only_tc_is_passed_on() -> None:
         (query(flags=dns.flags.AD, edns=False), True),
     ],
 )
-def test_dns_33_ad_is_passed_on_where_it_is_trusted_to_who_wants_it(
+def test_dns_33_ad_is_passed_on_if_trusted_and_requested(
     asked: Query, *, wants: bool, authentic: bool, trust_ad: bool
 ) -> None:
     found = reply("A", [rrset("A")], flags=dns.flags.AD if authentic else 0)
@@ -140,7 +140,7 @@ def test_dns_33_ad_is_passed_on_where_it_is_trusted_to_who_wants_it(
 @pytest.mark.parametrize("upstream", [False, True])
 @pytest.mark.parametrize("do", [False, True])
 @pytest.mark.parametrize("edns", [False, True])
-def test_dns_17_an_opt_record_is_for_who_sent_one(*, edns: bool, do: bool, upstream: bool) -> None:
+def test_dns_17_opt_record_only_in_responses_to_edns_queries(*, edns: bool, do: bool, upstream: bool) -> None:
     found = reply("A", [rrset("A")], edns=upstream)
     response = rendered(found, query(edns=edns, do=do))
     assert response.edns == (0 if edns else -1)
@@ -152,7 +152,7 @@ def test_dns_17_an_opt_record_is_for_who_sent_one(*, edns: bool, do: bool, upstr
     ("rcode", "without_edns"),
     [("NOERROR", "NOERROR"), ("NXDOMAIN", "NXDOMAIN"), ("REFUSED", "REFUSED"), ("BADCOOKIE", "SERVFAIL")],
 )
-def test_an_rcode_that_needs_an_opt_record_is_servfail_without(rcode: str, without_edns: str) -> None:
+def test_rcode_above_15_is_servfail_without_edns(rcode: str, without_edns: str) -> None:
     found = reply("A", rcode=rcode)
     assert rendered(found, query()).rcode() == dns.rcode.from_text(rcode)
     assert rendered(found, query(edns=False)).rcode() == dns.rcode.from_text(without_edns)
@@ -166,21 +166,21 @@ def test_extended_errors_of_the_upstream_follow_our_own() -> None:
     assert rendered(found, query(edns=False), ede=3).options == ()
 
 
-def test_extended_errors_go_before_the_message_grows_too_long() -> None:
+def test_extended_errors_are_removed_from_messages_over_the_limit() -> None:
     found = reply("A", rcode="SERVFAIL", options=[extended_error(22, 600 * "x")])
     response = rendered(found, query(), 512)
     assert (response.edns, response.options) == (0, ())
     assert len(rendered(found, query(), 1232).options) == 1
 
 
-# -- how much time is left --------------------------------------------------------------------------------
+# -- TTLs -------------------------------------------------------------------------------------------------
 
 
 def ttls(response: dns.message.Message) -> list[int]:
     return [record.ttl for record in (*response.answer, *response.authority, *response.additional)]
 
 
-def test_dns_35_ttls_count_down_each_on_its_own_and_not_below_zero() -> None:
+def test_dns_35_each_ttl_counts_down_to_zero() -> None:
     found = reply("A", [rrset("CNAME", ttl=30), rrset("A", "web.example.com.", ttl=100)])
     assert [ttls(rendered(found, query(), seconds=passed)) for passed in (0, 1, 30, 31, 99, 101)] == [
         [30, 100],
@@ -190,28 +190,28 @@ def test_dns_35_ttls_count_down_each_on_its_own_and_not_below_zero() -> None:
         [0, 1],
         [0, 0],
     ]
-    # Readers take what is below zero for zero (RFC 2181 §8), but that is not what is to be written.
+    # Readers treat negative TTLs as 0 (RFC 2181 §8), but they must not be sent.
     assert found.render(query(), LIMIT, 101).count(b"\0\1" + bytes(4) + b"\0\4") == 1
-    assert ttls(rendered(found, query())) == [30, 100]  # rendering changes nothing
+    assert ttls(rendered(found, query())) == [30, 100]  # rendering does not change the reply
 
 
-def test_dns_35_what_is_clamped_counts_down_too() -> None:
+def test_dns_35_limited_ttl_counts_down_too() -> None:
     found = reply("A", [rrset("CNAME", ttl=5), rrset("A", "web.example.com.", ttl=86400)])
-    assert ttls(rendered(found, query(), seconds=10, least_ttl=60, most_ttl=3600)) == [50, 3590]
+    assert ttls(rendered(found, query(), seconds=10, min_ttl=60, max_ttl=3600)) == [50, 3590]
 
 
-def test_dns_35_a_stale_answer_has_one_ttl_for_all() -> None:
+def test_dns_35_stale_response_has_one_ttl_for_all_records() -> None:
     found = reply("A", [rrset("CNAME", ttl=5), rrset("A", "web.example.com.", ttl=86400)])
-    assert ttls(rendered(found, query(), least_ttl=30, most_ttl=30, ede=3)) == [30, 30]
+    assert ttls(rendered(found, query(), min_ttl=30, max_ttl=30, ede=3)) == [30, 30]
 
 
-def test_dns_35_the_soa_of_a_denial_has_what_its_minimum_allows() -> None:
+def test_dns_35_soa_ttl_in_a_negative_response_is_limited_by_minimum() -> None:
     assert ttls(rendered(reply("A", [], [soa(minimum=60, ttl=900)], rcode="NXDOMAIN"), query())) == [60]
     assert ttls(rendered(reply("A", [], [soa(minimum=60, ttl=900)]), query(), seconds=20)) == [40]
     assert ttls(rendered(reply("A", [rrset("A")], [soa(minimum=60, ttl=900)]), query())) == [TTL, 900]
 
 
-# -- what fits --------------------------------------------------------------------------------------------
+# -- size limits ------------------------------------------------------------------------------------------
 
 
 @given(
@@ -221,7 +221,7 @@ def test_dns_35_the_soa_of_a_denial_has_what_its_minimum_allows() -> None:
     st.booleans(),
 )
 @settings(max_examples=100, deadline=None)
-def test_dns_22_at_every_size_it_fits_and_additional_records_go_first(
+def test_dns_22_additional_records_are_removed_first_at_every_limit(
     answer: list[int], authority: list[int], additional: list[int], edns: bool
 ) -> None:
     def records(sizes: list[int], name: str) -> list[dns.rrset.RRset]:
@@ -242,10 +242,10 @@ def test_dns_22_at_every_size_it_fits_and_additional_records_go_first(
         assert kept == expected[: len(kept)]
         assert bool(response.flags & dns.flags.TC) == (len(kept) < needed)
         assert (response.edns >= 0) == edns
-        assert len(kept) == sum(least + end <= limit for end in found.ends)  # no room is given away
+        assert len(kept) == sum(least + end <= limit for end in found.ends)  # no room is left unused
 
 
-def test_a_reply_of_64_kib_passes_over_tcp_and_is_cut_over_udp() -> None:
+def test_reply_of_64_kib_is_complete_over_tcp_and_truncated_over_udp() -> None:
     addresses = [f"10.{at >> 8}.{at & 255}.1" for at in range(4090)]
     found = reply("A", [rrset("A", NAME, *addresses)])
     asked = parse_query(dns.message.make_query(NAME, "A").to_wire())

@@ -1,4 +1,4 @@
-"""What follows from what, for one question: asked, time passes, answered."""
+"""The state machine of a resolution: attempts, time-outs, errors, truncation, forged replies and EDNS."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from zkdns.address import UpstreamAddress
 from zkdns.forward.message import build_query
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import (
-    DEFER_SECONDS,
     LIMIT_SECONDS,
     MAX_ATTEMPTS,
     MAX_ATTEMPTS_ON_DEAD,
     MAX_BAD_REPLIES,
     PROBE_LIMIT_SECONDS,
+    RETRY_SECONDS,
     Attempt,
     Failure,
-    Kind,
+    FailureKind,
     Resolution,
     Step,
 )
@@ -36,441 +36,442 @@ REFUSED = says(dns.rcode.REFUSED)
 SERVFAIL = says(dns.rcode.SERVFAIL)
 
 
-class Story:
-    """One question to some upstreams, and the time that passes meanwhile."""
+class Scenario:
+    """The resolution of one question, with a clock."""
 
     def __init__(
         self,
         *addresses: UpstreamAddress,
-        only: UpstreamAddress | None = None,
+        probed: UpstreamAddress | None = None,
         upstreams: Upstreams | None = None,
     ) -> None:
         self.now = 1000.0
         self.upstreams = upstreams or Upstreams(addresses)
-        one = next((upstream for upstream in self.upstreams.all if upstream.address == only), None)
+        target = next((each for each in self.upstreams.all if each.address == probed), None)
         self.question = question("www.example")
-        self.exchange = Resolution(self.question, self.upstreams, self.now, lambda _: None, one)
-        self.step = self.sent(self.exchange.begin(self.now))
+        self.resolution = Resolution(self.question, self.upstreams, self.now, lambda _, __: None, target)
+        self.step = self.execute(self.resolution.start(self.now))
 
-    def sent(self, step: Step) -> Step:
-        """Give a try the id that it is sent with."""
-        if isinstance(step, Attempt) and not step.by_stream:
-            step.ident = b"\x12\x34"
+    def execute(self, step: Step) -> Step:
+        """Give an attempt the id of its query, as the resolver does."""
+        if isinstance(step, Attempt) and not step.uses_stream:
+            step.query_id = b"\x12\x34"
         self.step = step
         return step
 
     @property
-    def tried(self) -> Attempt:
-        """The last thing to be done, which is to send something."""
+    def attempt(self) -> Attempt:
+        """The last step, which is an attempt."""
         assert isinstance(self.step, Attempt), self.step
         return self.step
 
     @property
-    def asked(self) -> tuple[UpstreamAddress, bool]:
-        """Whom it just asked, and whether over a stream."""
-        return self.tried.upstream.address, self.tried.by_stream
+    def target(self) -> tuple[UpstreamAddress, bool]:
+        """The upstream of the last attempt, and whether it uses a stream."""
+        return self.attempt.upstream.address, self.attempt.uses_stream
 
     @property
     def failure(self) -> Failure:
         assert isinstance(self.step, Failure), self.step
         return self.step
 
-    def asked_of(self, tried: Attempt) -> Asked:
-        return Asked(build_query(self.question, 0x1234, edns=tried.edns), UDP, 0, 1)
+    def query_of(self, attempt: Attempt) -> Asked:
+        return Asked(build_query(self.question, 0x1234, edns=attempt.edns), UDP, 0, 1)
 
-    def comes(self, message: bytes, tried: Attempt | None = None, after: float = 0.01) -> Step:
-        """Something comes where the answer to a try, else the last one, is waited for."""
+    def receive(self, message: bytes, attempt: Attempt | None = None, after: float = 0.01) -> Step:
+        """Receive a message for an attempt, by default the last one."""
         self.now += after
-        return self.sent(self.exchange.received(tried or self.tried, message, self.now))
+        return self.execute(self.resolution.on_message(attempt or self.attempt, message, self.now))
 
-    def answered(self, tried: Attempt | None = None, after: float = 0.01) -> Step:
-        tried = tried or self.tried
-        return self.comes(reply_to(self.asked_of(tried), "www.example. 60 A 192.0.2.1"), tried, after)
+    def receive_answer(self, attempt: Attempt | None = None, after: float = 0.01) -> Step:
+        attempt = attempt or self.attempt
+        return self.receive(reply_to(self.query_of(attempt), "www.example. 60 A 192.0.2.1"), attempt, after)
 
-    def says(self, act: Act, tried: Attempt | None = None) -> Step:
-        tried = tried or self.tried
-        (sent,) = act(self.asked_of(tried))
+    def receive_from(self, act: Act, attempt: Attempt | None = None) -> Step:
+        attempt = attempt or self.attempt
+        (sent,) = act(self.query_of(attempt))
         assert sent.message is not None
-        return self.comes(sent.message, tried)
+        return self.receive(sent.message, attempt)
 
-    def truncated(self) -> Step:
-        return self.comes(reply_to(self.asked_of(self.tried), flags=dns.flags.TC))
+    def receive_truncated(self) -> Step:
+        return self.receive(reply_to(self.query_of(self.attempt), flags=dns.flags.TC))
 
-    def fails(self, tried: Attempt | None = None, reason: str = "cannot be reached") -> Step:
-        return self.sent(self.exchange.failed(tried or self.tried, reason, self.now))
+    def fail(self, attempt: Attempt | None = None, reason: str = "cannot be reached") -> Step:
+        return self.execute(self.resolution.on_error(attempt or self.attempt, reason, self.now))
 
-    def waits(self) -> Step:
-        """Time passes until it wants to be woken."""
-        assert self.exchange.wake_at > self.now
-        self.now = self.exchange.wake_at
-        return self.sent(self.exchange.woken(self.now))
-
-
-def upstream_of(story: Story, address: UpstreamAddress) -> Upstream:
-    return next(upstream for upstream in story.upstreams.all if upstream.address == address)
+    def wake(self) -> Step:
+        """Advance the clock to `wake_at`."""
+        assert self.resolution.wake_at > self.now
+        self.now = self.resolution.wake_at
+        return self.execute(self.resolution.on_timer(self.now))
 
 
-# -- an answer, at once or late -----------------------------------------------------------------------------
+def upstream_of(scenario: Scenario, address: UpstreamAddress) -> Upstream:
+    return next(upstream for upstream in scenario.upstreams.all if upstream.address == address)
 
 
-def test_the_first_is_asked_over_udp_and_its_answer_is_the_outcome() -> None:
-    story = Story(A, B)
-    assert story.asked == (A, False)
-    assert story.tried.edns
-    assert isinstance(story.answered(after=0.02), Reply)
-    assert upstream_of(story, A).rtt == pytest.approx(0.02)
+# -- replies, at once or late -----------------------------------------------------------------------------
 
 
-def test_nxdomain_is_an_answer() -> None:
-    story = Story(A, B)
-    story.says(says(dns.rcode.NXDOMAIN))
-    assert isinstance(story.step, Reply)
+def test_first_upstream_is_queried_over_udp_and_its_reply_is_the_outcome() -> None:
+    scenario = Scenario(A, B)
+    assert scenario.target == (A, False)
+    assert scenario.attempt.edns
+    assert isinstance(scenario.receive_answer(after=0.02), Reply)
+    assert upstream_of(scenario, A).rtt == pytest.approx(0.02)
 
 
-def test_who_is_silent_is_still_listened_to_while_the_next_is_asked() -> None:
-    story = Story(A, B)
-    first = story.tried
-    story.waits()
-    assert story.asked == (B, False)
-    assert isinstance(story.answered(first), Reply)
-    assert upstream_of(story, A).rtt == pytest.approx(story.now - first.sent_at, rel=0.2)
+def test_nxdomain_is_a_conclusive_reply() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_from(says(dns.rcode.NXDOMAIN))
+    assert isinstance(scenario.step, Reply)
 
 
-def test_one_alone_is_asked_again_up_to_three_times_and_each_time_waited_for_longer() -> None:
-    story = Story(A)
-    begun, at = story.now, [0.0]
-    while isinstance(story.waits(), Attempt):
-        assert story.asked == (A, False)
-        at.append(story.now - begun)
+def test_late_reply_is_accepted_while_the_next_upstream_is_queried() -> None:
+    scenario = Scenario(A, B)
+    first = scenario.attempt
+    scenario.wake()
+    assert scenario.target == (B, False)
+    assert isinstance(scenario.receive_answer(first), Reply)
+    assert upstream_of(scenario, A).rtt == pytest.approx(scenario.now - first.sent_at, rel=0.2)
+
+
+def test_single_upstream_gets_three_attempts_with_growing_timeouts() -> None:
+    scenario = Scenario(A)
+    started_at, at = scenario.now, [0.0]
+    while isinstance(scenario.wake(), Attempt):
+        assert scenario.target == (A, False)
+        at.append(scenario.now - started_at)
     pauses = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert 0.3 <= pauses[0] <= 0.8
     assert pauses == sorted(pauses)
     assert len(at) == MAX_ATTEMPTS
-    while story.step is None:  # the last answer may still come
-        story.waits()
-    assert story.failure.kind is Kind.TIMED_OUT
-    assert story.now - begun == pytest.approx(LIMIT_SECONDS)
-    assert "192.0.2.1:53 within 3.8 s" in story.failure.text
-    assert story.failure.ede == 22
+    while scenario.step is None:  # a reply to the last attempt may still arrive
+        scenario.wake()
+    assert scenario.failure.kind is FailureKind.TIMED_OUT
+    assert scenario.now - started_at == pytest.approx(LIMIT_SECONDS)
+    assert "192.0.2.1:53 within 3.8 s" in scenario.failure.text
+    assert scenario.failure.ede == 22
 
 
-def test_one_that_is_dead_is_asked_less_often() -> None:
-    story = Story(A)
-    while not isinstance(story.step, Failure):
-        story.waits()
-    later = Story(A, upstreams=story.upstreams)
-    tries = 1
-    while not isinstance(later.step, Failure):
-        tries += isinstance(later.waits(), Attempt)
-    assert tries == MAX_ATTEMPTS_ON_DEAD
-    assert later.failure.kind is Kind.TIMED_OUT
+def test_dead_upstream_gets_fewer_attempts() -> None:
+    scenario = Scenario(A)
+    while not isinstance(scenario.step, Failure):
+        scenario.wake()
+    second = Scenario(A, upstreams=scenario.upstreams)
+    attempts = 1
+    while not isinstance(second.step, Failure):
+        attempts += isinstance(second.wake(), Attempt)
+    assert attempts == MAX_ATTEMPTS_ON_DEAD
+    assert second.failure.kind is FailureKind.TIMED_OUT
 
 
-def test_all_are_asked_before_one_is_asked_again() -> None:
-    story = Story(A, B, C)
-    order = [story.asked[0]]
+def test_every_upstream_is_queried_before_any_is_repeated() -> None:
+    scenario = Scenario(A, B, C)
+    order = [scenario.target[0]]
     for _ in range(3):
-        story.waits()
-        order.append(story.asked[0])
+        scenario.wake()
+        order.append(scenario.target[0])
     assert set(order[:3]) == {A, B, C}
 
 
-def test_a_dead_one_is_not_asked_even_after_the_living_have_said_no() -> None:
-    story = Story(A, B)
+def test_dead_upstream_is_not_queried_after_the_living_have_failed() -> None:
+    scenario = Scenario(A, B)
     for _ in range(3):
-        upstream_of(story, B).fails()
-    story.says(REFUSED)
-    assert story.failure.kind is Kind.REFUSED
+        upstream_of(scenario, B).on_failure()
+    scenario.receive_from(REFUSED)
+    assert scenario.failure.kind is FailureKind.REFUSED
 
 
-def test_nobody_to_ask_is_told_so() -> None:
-    assert Story().failure.kind is Kind.NETWORK
+def test_without_upstreams_the_outcome_is_a_failure() -> None:
+    assert Scenario().failure.kind is FailureKind.NETWORK
 
 
-# -- no -----------------------------------------------------------------------------------------------------
+# -- errors -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED, dns.rcode.NOTIMP], ids=dns.rcode.to_text
 )
-def test_dns_32_an_error_is_taken_to_the_next(rcode: dns.rcode.Rcode) -> None:
-    story = Story(A, B)
-    story.says(says(rcode))
-    assert story.asked == (B, False)
-    assert isinstance(story.answered(), Reply)
-    assert upstream_of(story, A).refusals == 1
+def test_dns_32_error_leads_to_the_next_upstream(rcode: dns.rcode.Rcode) -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_from(says(rcode))
+    assert scenario.target == (B, False)
+    assert isinstance(scenario.receive_answer(), Reply)
+    assert upstream_of(scenario, A).refusals == 1
 
 
-def test_when_all_say_no_that_is_the_outcome_at_once_with_the_best_of_what_they_said() -> None:
-    story = Story(A, B, C)
-    story.says(REFUSED)
-    story.says(SERVFAIL)
-    story.says(REFUSED)
-    failure = story.failure
-    assert failure.kind is Kind.SERVFAIL
+def test_failure_of_all_is_immediate_with_the_best_reply() -> None:
+    scenario = Scenario(A, B, C)
+    scenario.receive_from(REFUSED)
+    scenario.receive_from(SERVFAIL)
+    scenario.receive_from(REFUSED)
+    failure = scenario.failure
+    assert failure.kind is FailureKind.SERVFAIL
     assert failure.reply is not None
     assert failure.reply.rcode == dns.rcode.SERVFAIL
-    assert failure.text == "192.0.2.1:53 says REFUSED; 192.0.2.2:53 says SERVFAIL; 192.0.2.3:53 says REFUSED"
+    assert (
+        failure.text
+        == "192.0.2.1:53 responds REFUSED; 192.0.2.2:53 responds SERVFAIL; 192.0.2.3:53 responds REFUSED"
+    )
 
 
-def test_who_is_not_there_is_left_at_once_and_counts_as_silent() -> None:
-    story = Story(A, B)
-    story.fails()
-    assert story.asked == (B, False)
-    story.fails()
-    assert story.failure.kind is Kind.NETWORK
-    assert story.failure.ede == 23
+def test_unreachable_upstream_is_skipped_and_counts_as_failed() -> None:
+    scenario = Scenario(A, B)
+    scenario.fail()
+    assert scenario.target == (B, False)
+    scenario.fail()
+    assert scenario.failure.kind is FailureKind.NETWORK
+    assert scenario.failure.ede == 23
     for _ in range(2):
-        upstream_of(story, A).fails()
-    assert upstream_of(story, A).is_dead
+        upstream_of(scenario, A).on_failure()
+    assert upstream_of(scenario, A).is_dead
 
 
-def test_a_silent_one_is_waited_for_after_another_has_said_no() -> None:
-    story = Story(A, B)
-    first = story.tried
-    story.waits()
-    story.says(REFUSED)
-    assert story.asked == (A, False)
-    assert isinstance(story.answered(first), Reply)
+def test_silent_upstream_is_awaited_after_another_has_failed() -> None:
+    scenario = Scenario(A, B)
+    first = scenario.attempt
+    scenario.wake()
+    scenario.receive_from(REFUSED)
+    assert scenario.target == (A, False)
+    assert isinstance(scenario.receive_answer(first), Reply)
 
 
-def test_no_error_keeps_an_upstream_from_being_alive() -> None:
-    story = Story(A)
+def test_error_response_makes_a_dead_upstream_alive() -> None:
+    scenario = Scenario(A)
     for _ in range(3):
-        upstream_of(story, A).fails()
-    story.says(SERVFAIL)
-    assert not upstream_of(story, A).is_dead
+        upstream_of(scenario, A).on_failure()
+    scenario.receive_from(SERVFAIL)
+    assert not upstream_of(scenario, A).is_dead
 
 
-# -- too long for UDP ---------------------------------------------------------------------------------------
+# -- truncation -------------------------------------------------------------------------------------------
 
 
-def test_dns_32_what_is_truncated_is_asked_of_the_same_over_tcp() -> None:
-    story = Story(A, B)
-    story.truncated()
-    assert story.asked == (A, True)
-    assert isinstance(story.answered(), Reply)
+def test_dns_32_truncated_reply_is_retried_at_the_same_upstream_over_tcp() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_truncated()
+    assert scenario.target == (A, True)
+    assert isinstance(scenario.receive_answer(), Reply)
 
 
-def test_dns_32_after_tcp_has_failed_the_next_is_asked_over_tcp_too() -> None:
-    story = Story(A, B)
-    story.truncated()
-    story.fails()
-    assert story.asked == (B, True)
-    assert not upstream_of(story, A).is_dead
+def test_dns_32_after_a_tcp_failure_the_next_upstream_is_queried_over_tcp() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_truncated()
+    scenario.fail()
+    assert scenario.target == (B, True)
+    assert not upstream_of(scenario, A).is_dead
 
 
-def test_when_tcp_leads_nowhere_the_truncated_answer_is_the_best_there_is() -> None:
-    story = Story(A)
-    story.truncated()
-    story.fails()
-    assert story.failure.reply is not None
-    assert story.failure.reply.truncated
+def test_truncated_reply_is_the_best_reply_if_tcp_fails() -> None:
+    scenario = Scenario(A)
+    scenario.receive_truncated()
+    scenario.fail()
+    assert scenario.failure.reply is not None
+    assert scenario.failure.reply.truncated
 
 
-def test_tcp_that_fails_says_nothing_of_the_upstream_over_udp() -> None:
+def test_tcp_failure_does_not_count_for_a_udp_upstream() -> None:
     for _ in range(5):
-        story = Story(A)
-        story.truncated()
-        story.fails()
-        assert not upstream_of(story, A)._failures
+        scenario = Scenario(A)
+        scenario.receive_truncated()
+        scenario.fail()
+        assert not upstream_of(scenario, A)._failures
 
 
-def test_what_is_truncated_over_tcp_is_no_answer() -> None:
-    story = Story(A, B)
-    story.truncated()
-    story.truncated()
-    assert story.asked == (B, True)
+def test_reply_truncated_over_tcp_leads_to_the_next_upstream() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_truncated()
+    scenario.receive_truncated()
+    assert scenario.target == (B, True)
 
 
-# -- forged, or garbage -------------------------------------------------------------------------------------
+# -- forged or malformed ----------------------------------------------------------------------------------
 
 
-def test_dns_31_another_id_does_not_count_and_does_not_end_the_wait() -> None:
-    story = Story(A)
-    tried = story.tried
-    right = reply_to(story.asked_of(tried), "www.example. 60 A 192.0.2.1")
+def test_dns_31_wrong_id_is_ignored_and_the_attempt_stays_open() -> None:
+    scenario = Scenario(A)
+    attempt = scenario.attempt
+    right = reply_to(scenario.query_of(attempt), "www.example. 60 A 192.0.2.1")
     for _ in range(MAX_BAD_REPLIES - 1):
-        assert story.comes(b"\x12\x35" + right[2:], tried) is None
-    assert isinstance(story.comes(right, tried), Reply)
-    assert upstream_of(story, A).bad == story.upstreams.bad == MAX_BAD_REPLIES - 1
+        assert scenario.receive(b"\x12\x35" + right[2:], attempt) is None
+    assert isinstance(scenario.receive(right, attempt), Reply)
+    assert upstream_of(scenario, A).bad_messages == scenario.upstreams.bad_messages == MAX_BAD_REPLIES - 1
 
 
-def test_dns_31_after_some_wrong_ids_it_is_asked_over_tcp_and_no_longer_listened_to() -> None:
-    story = Story(A, B)
-    tried = story.tried
-    right = reply_to(story.asked_of(tried), "www.example. 60 A 192.0.2.1")
+def test_dns_31_several_wrong_ids_close_the_attempt_and_lead_to_tcp() -> None:
+    scenario = Scenario(A, B)
+    attempt = scenario.attempt
+    right = reply_to(scenario.query_of(attempt), "www.example. 60 A 192.0.2.1")
     for _ in range(MAX_BAD_REPLIES):
-        story.comes(b"\x12\x35" + right[2:], tried)
-    assert story.asked == (A, True)
-    stream = story.tried
-    assert story.comes(right, tried) is None
-    assert not tried.is_open
-    story.fails(stream)
-    assert story.asked == (B, True)  # whoever forges for one can do so for another
+        scenario.receive(b"\x12\x35" + right[2:], attempt)
+    assert scenario.target == (A, True)
+    stream = scenario.attempt
+    assert scenario.receive(right, attempt) is None
+    assert not attempt.is_open
+    scenario.fail(stream)
+    assert scenario.target == (B, True)  # replies of other upstreams could be forged as well
 
 
-def test_a_message_of_less_than_an_id_is_a_wrong_one() -> None:
-    story = Story(A)
-    tried = story.tried
+def test_message_too_short_for_an_id_is_ignored() -> None:
+    scenario = Scenario(A)
+    attempt = scenario.attempt
     for message in (b"", b"\x12"):
-        assert story.comes(message, tried) is None
-    assert tried.is_open
+        assert scenario.receive(message, attempt) is None
+    assert attempt.is_open
 
 
-def test_dns_31_another_question_does_not_count_and_is_asked_anew_over_tcp_while_the_answer_may_come() -> (
-    None
-):
-    story = Story(A)
-    tried = story.tried
+def test_dns_31_wrong_question_leads_to_tcp_and_the_attempt_stays_open() -> None:
+    scenario = Scenario(A)
+    attempt = scenario.attempt
     other = dns.message.make_query("other.example.", "A", id=0x1234).to_wire()
-    forged = reply_to(story.asked_of(tried)._replace(message=other), "other.example. 60 A 203.0.113.1")
-    story.comes(forged)
-    assert story.asked == (A, True)
-    assert story.comes(forged, tried) is None  # once is enough
-    assert isinstance(story.answered(tried), Reply)
+    forged = reply_to(scenario.query_of(attempt)._replace(message=other), "other.example. 60 A 203.0.113.1")
+    scenario.receive(forged)
+    assert scenario.target == (A, True)
+    assert scenario.receive(forged, attempt) is None  # one TCP query is enough
+    assert isinstance(scenario.receive_answer(attempt), Reply)
 
 
-def test_garbage_over_udp_and_tcp_is_taken_to_the_next() -> None:
-    story = Story(A, B)
-    story.comes(b"\x12\x34" + b"\xff" * 40)
-    assert story.asked == (A, True)
-    story.comes(b"\x12\x34" + b"\xff" * 40)
-    assert story.asked == (B, False)
-    assert isinstance(story.answered(), Reply)
+def test_malformed_replies_over_udp_and_tcp_lead_to_the_next_upstream() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive(b"\x12\x34" + b"\xff" * 40)
+    assert scenario.target == (A, True)
+    scenario.receive(b"\x12\x34" + b"\xff" * 40)
+    assert scenario.target == (B, False)
+    assert isinstance(scenario.receive_answer(), Reply)
 
 
-def test_garbage_alone_fails_without_waiting_for_more() -> None:
-    story = Story(A)
-    story.comes(b"\x12\x34" + b"\xff" * 40)
-    story.comes(b"\x12\x34" + b"\xff" * 40)
-    assert story.failure.kind is Kind.NETWORK
-    assert "192.0.2.1:53 sends no usable answer" in story.failure.text
+def test_malformed_replies_of_a_single_upstream_fail_at_once() -> None:
+    scenario = Scenario(A)
+    scenario.receive(b"\x12\x34" + b"\xff" * 40)
+    scenario.receive(b"\x12\x34" + b"\xff" * 40)
+    assert scenario.failure.kind is FailureKind.NETWORK
+    assert "192.0.2.1:53 sends no usable response" in scenario.failure.text
 
 
-def test_an_error_without_the_question_is_believed_over_no_udp_but_asked_for_over_tcp() -> None:
-    story = Story(A, B)
-    story.says(says_bare(dns.rcode.SERVFAIL))
-    assert story.asked == (A, True)
+def test_bare_error_over_udp_leads_to_tcp() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_from(says_bare(dns.rcode.SERVFAIL))
+    assert scenario.target == (A, True)
 
 
-# -- EDNS ---------------------------------------------------------------------------------------------------
+# -- EDNS -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("act", [says, says_bare], ids=["with the question", "bare"])
 @pytest.mark.parametrize("rcode", [dns.rcode.FORMERR, dns.rcode.NOTIMP], ids=dns.rcode.to_text)
-def test_who_does_not_know_edns_is_asked_without_and_remembered(
+def test_upstream_without_edns_is_queried_without_it_from_then_on(
     act: Callable[[int], Act], rcode: dns.rcode.Rcode
 ) -> None:
-    story = Story(A, B)
-    (sent,) = act(rcode)(story.asked_of(story.tried))
+    scenario = Scenario(A, B)
+    (sent,) = act(rcode)(scenario.query_of(scenario.attempt))
     assert sent.message is not None
     message = dns.message.from_wire(sent.message, ignore_trailing=True)
     message.use_edns(False)
-    story.comes(message.to_wire())
-    assert story.asked == (A, False)
-    assert not story.tried.edns
-    assert upstream_of(story, A).has_edns(story.now)  # it may be the question that it does not like
-    assert isinstance(story.answered(), Reply)
-    assert not upstream_of(story, A).has_edns(story.now)
+    scenario.receive(message.to_wire())
+    assert scenario.target == (A, False)
+    assert not scenario.attempt.edns
+    assert upstream_of(scenario, A).uses_edns(scenario.now)  # the question may be the reason
+    assert isinstance(scenario.receive_answer(), Reply)
+    assert not upstream_of(scenario, A).uses_edns(scenario.now)
 
 
-def test_who_says_badvers_is_asked_without_edns() -> None:
-    story = Story(A, B)
-    story.says(says(dns.rcode.BADVERS))
-    assert story.asked == (A, False)
-    assert not story.tried.edns
+def test_badvers_leads_to_a_query_without_edns() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_from(says(dns.rcode.BADVERS))
+    assert scenario.target == (A, False)
+    assert not scenario.attempt.edns
 
 
-def test_who_knows_edns_and_says_formerr_is_not_asked_again() -> None:
-    story = Story(A, B)
-    story.says(says(dns.rcode.FORMERR))
-    assert story.asked == (B, False)
+def test_formerr_with_edns_leads_to_the_next_upstream() -> None:
+    scenario = Scenario(A, B)
+    scenario.receive_from(says(dns.rcode.FORMERR))
+    assert scenario.target == (B, False)
 
 
-def test_who_says_formerr_to_everything_is_not_thought_to_lack_edns() -> None:
-    story = Story(A, B)
+def test_formerr_to_every_query_does_not_disable_edns() -> None:
+    scenario = Scenario(A, B)
     for _ in range(2):
-        story.says(says_bare(dns.rcode.FORMERR))
-    assert story.asked[0] == A  # over TCP, since it does not say to what it says no
-    story.says(says_bare(dns.rcode.FORMERR))
-    assert story.asked == (B, False)
-    assert upstream_of(story, A).has_edns(story.now)
+        scenario.receive_from(says_bare(dns.rcode.FORMERR))
+    assert scenario.target[0] == A  # over TCP, because a bare error names no question
+    scenario.receive_from(says_bare(dns.rcode.FORMERR))
+    assert scenario.target == (B, False)
+    assert upstream_of(scenario, A).uses_edns(scenario.now)
 
 
-# -- TLS ----------------------------------------------------------------------------------------------------
+# -- TLS --------------------------------------------------------------------------------------------------
 
 
-def test_over_tls_nothing_goes_in_clear() -> None:
-    story = Story(OVER_TLS)
-    assert story.asked == (OVER_TLS, True)
-    while isinstance(story.waits(), Attempt):
-        assert story.asked == (OVER_TLS, True)
+def test_tls_upstream_is_queried_over_tls_only() -> None:
+    scenario = Scenario(OVER_TLS)
+    assert scenario.target == (OVER_TLS, True)
+    while isinstance(scenario.wake(), Attempt):
+        assert scenario.target == (OVER_TLS, True)
 
 
-def test_tls_that_fails_counts_for_its_upstream() -> None:
-    story = Story(OVER_TLS, A)
-    story.fails()
-    assert story.asked == (A, False)
-    assert upstream_of(story, OVER_TLS)._failures == 1
+def test_tls_failure_counts_for_its_upstream() -> None:
+    scenario = Scenario(OVER_TLS, A)
+    scenario.fail()
+    assert scenario.target == (A, False)
+    assert upstream_of(scenario, OVER_TLS)._failures == 1
 
 
-# -- no file is left ----------------------------------------------------------------------------------------
+# -- resource shortage ------------------------------------------------------------------------------------
 
 
-def test_what_cannot_be_sent_for_want_of_files_is_tried_again_and_nobody_is_blamed() -> None:
-    story = Story(A)
-    story.sent(story.exchange.defer(story.tried, story.now))
-    assert story.step is None
-    assert story.exchange.wake_at == pytest.approx(story.now + DEFER_SECONDS)
-    story.waits()
-    assert story.asked == (A, False)
-    assert not upstream_of(story, A)._failures
-    assert isinstance(story.answered(), Reply)
+def test_shortage_is_retried_and_does_not_count_for_the_upstream() -> None:
+    scenario = Scenario(A)
+    scenario.execute(scenario.resolution.on_shortage(scenario.attempt, scenario.now))
+    assert scenario.step is None
+    assert scenario.resolution.wake_at == pytest.approx(scenario.now + RETRY_SECONDS)
+    scenario.wake()
+    assert scenario.target == (A, False)
+    assert not upstream_of(scenario, A)._failures
+    assert isinstance(scenario.receive_answer(), Reply)
 
 
-def test_without_a_file_to_the_end_that_is_the_reason() -> None:
-    story = Story(A)
-    begun = story.now
-    while not isinstance(story.step, Failure):
-        story.sent(story.exchange.defer(story.tried, story.now))
-        story.waits()
-    assert story.failure.kind is Kind.OVERLOADED
-    assert "no file" in story.failure.text
-    assert story.now - begun == pytest.approx(LIMIT_SECONDS)
+def test_shortage_until_the_deadline_is_the_reason_of_the_failure() -> None:
+    scenario = Scenario(A)
+    started_at = scenario.now
+    while not isinstance(scenario.step, Failure):
+        scenario.execute(scenario.resolution.on_shortage(scenario.attempt, scenario.now))
+        scenario.wake()
+    assert scenario.failure.kind is FailureKind.OVERLOADED
+    assert "no file descriptor" in scenario.failure.text
+    assert scenario.now - started_at == pytest.approx(LIMIT_SECONDS)
 
 
-# -- only to learn of an upstream ---------------------------------------------------------------------------
+# -- probes -----------------------------------------------------------------------------------------------
 
 
-def test_who_is_to_be_learnt_of_is_asked_once_and_alone() -> None:
-    story = Story(A, B, only=B)
-    begun = story.now
-    assert story.asked == (B, False)
-    while story.waits() is None:
+def test_probed_upstream_is_queried_once_and_no_other_is() -> None:
+    scenario = Scenario(A, B, probed=B)
+    started_at = scenario.now
+    assert scenario.target == (B, False)
+    while scenario.wake() is None:
         pass
-    assert story.failure.kind is Kind.TIMED_OUT
-    assert story.now - begun == pytest.approx(PROBE_LIMIT_SECONDS)
-    assert upstream_of(story, B).timed_out == 1
+    assert scenario.failure.kind is FailureKind.TIMED_OUT
+    assert scenario.now - started_at == pytest.approx(PROBE_LIMIT_SECONDS)
+    assert upstream_of(scenario, B).timed_out == 1
 
 
 @pytest.mark.parametrize("act", [REFUSED, SERVFAIL], ids=["REFUSED", "SERVFAIL"])
-def test_any_answer_says_that_it_lives_and_none_is_held_against_it(act: Act) -> None:
-    story = Story(A, B, only=B)
-    upstream = upstream_of(story, B)
+def test_any_response_to_a_probe_makes_the_upstream_alive(act: Act) -> None:
+    scenario = Scenario(A, B, probed=B)
+    upstream = upstream_of(scenario, B)
     for _ in range(3):
-        upstream.fails()
-    story.says(act)
+        upstream.on_failure()
+    scenario.receive_from(act)
     assert not upstream.is_dead
     assert not upstream.refusals
 
 
-def test_what_only_tells_of_an_upstream_need_not_be_whole() -> None:
-    story = Story(A, only=A)
-    assert isinstance(story.truncated(), Reply)
+def test_truncated_reply_to_a_probe_is_sufficient() -> None:
+    scenario = Scenario(A, probed=A)
+    assert isinstance(scenario.receive_truncated(), Reply)
 
 
-def test_what_only_tells_of_an_upstream_is_not_asked_over_tcp() -> None:
-    story = Story(A, only=A)
-    story.comes(b"\x12\x34" + b"\xff" * 40)
-    assert story.failure.kind is Kind.NETWORK
+def test_probe_is_not_repeated_over_tcp() -> None:
+    scenario = Scenario(A, probed=A)
+    scenario.receive(b"\x12\x34" + b"\xff" * 40)
+    assert scenario.failure.kind is FailureKind.NETWORK

@@ -1,4 +1,4 @@
-"""Questions on their way to upstreams, over real sockets: who is asked, who is told, and what is counted."""
+"""The resolver with real sockets: outcomes, ids, ports, limits and stopping."""
 
 from __future__ import annotations
 
@@ -11,207 +11,208 @@ from structlog.testing import capture_logs
 
 from tests.forward.resolution_helpers import (
     answer,
-    ask,
-    asking,
     data_of,
-    exchanging,
     failure,
     question,
+    resolve,
+    resolving,
     run,
+    running_resolver,
     until,
 )
 from tests.support.upstream import UDP, Asked, Sent, UpstreamServer, answers, is_silent, is_slow, reply_to
 from zkdns.dns.message import Type
+from zkdns.forward.message import Question
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolution import Failure, Kind
+from zkdns.forward.resolution import Failure, FailureKind
 from zkdns.forward.resolver import Resolver
-from zkdns.forward.upstreams import MOST_FAILURES
+from zkdns.forward.upstreams import MAX_FAILURES
 from zkdns.transport.event_loop import add_server, remove_server
 
 pytestmark = pytest.mark.punctual
 
 
-def answers_with_its_name(asked: Asked) -> list[Sent]:
-    return [Sent(reply_to(asked, f"{asked.name} 60 TXT {asked.name}"))]
+def answers_with_its_name(received: Asked) -> list[Sent]:
+    return [Sent(reply_to(received, f"{received.name} 60 TXT {received.name}"))]
 
 
-# -- an answer ----------------------------------------------------------------------------------------------
+# -- replies ----------------------------------------------------------------------------------------------
 
 
-def test_a_question_has_its_answer() -> None:
+def test_question_gets_its_reply() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                assert exchanges.in_flight == 0
-                assert (exchanges.asked, exchanges.sent, exchanges.answered) == (1, 1, 1)
-            assert [(asked.way, asked.has_edns) for asked in resolver.asked] == [(UDP, True)]
+        with UpstreamServer() as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                assert resolver.in_flight == 0
+                assert (resolver.questions, resolver.sent, resolver.answered) == (1, 1, 1)
+            assert [(received.way, received.has_edns) for received in upstream.asked] == [(UDP, True)]
 
     run(scenario)
 
 
-def test_of_many_at_once_each_has_the_answer_to_its_own_question() -> None:
+def test_concurrent_questions_get_their_own_replies() -> None:
     async def scenario() -> None:
-        with UpstreamServer(answers_with_its_name) as resolver:
-            async with exchanging(resolver.address) as exchanges:
+        with UpstreamServer(answers_with_its_name) as upstream:
+            async with running_resolver(upstream.address) as resolver:
                 names = [f"n{number}.example" for number in range(400)]
                 questions = [question(name, Type.TXT) for name in names]
-                outcomes = await asyncio.gather(*(asking(exchanges, what) for what in questions))
+                outcomes = await asyncio.gather(*(resolving(resolver, what) for what in questions))
                 for name, what, outcome in zip(names, questions, outcomes, strict=True):
                     assert isinstance(outcome, Reply)
                     assert data_of(outcome, what) == [f'"{name}."']
-                assert not exchanges._datagrams or len(exchanges._datagrams) == 0
+                assert not resolver._udp or len(resolver._udp) == 0
 
     run(scenario)
 
 
-def test_dns_31_each_query_has_a_port_and_an_id_that_nobody_can_guess() -> None:
+def test_dns_31_ports_and_ids_are_unpredictable() -> None:
     count = 1000
 
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with exchanging(resolver.address) as exchanges:
+        with UpstreamServer() as upstream:
+            async with running_resolver(upstream.address) as resolver:
                 for number in range(count):
-                    await ask(exchanges, f"n{number}.example")
+                    await resolve(resolver, f"n{number}.example")
             for numbers, least in (
-                ([asked.port for asked in resolver.asked], 8_000),
-                ([asked.ident for asked in resolver.asked], 32_768),
+                ([received.port for received in upstream.asked], 8_000),
+                ([received.ident for received in upstream.asked], 32_768),
             ):
                 assert len(numbers) == count
-                assert len(set(numbers)) > 0.9 * count  # no more of them twice than chance makes
+                assert len(set(numbers)) > 0.9 * count  # duplicates only by chance
                 assert max(numbers) - min(numbers) > least
                 near = sum(abs(one - other) < 64 for one, other in itertools.pairwise(numbers))
-                assert near < 0.05 * count  # none follows from the one before
+                assert near < 0.05 * count  # not sequential
                 assert 0.4 < sum(number % 2 for number in numbers) / count < 0.6
 
     run(scenario)
 
 
-def test_dns_31_a_query_that_is_sent_again_has_another_port_and_another_id() -> None:
+def test_dns_31_repeated_query_has_another_port_and_id() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                outcome = asking(exchanges, "www.example")
-                await until(lambda: len(resolver.asked) == 2)
-                resolver.acts(answers)
+        with UpstreamServer(is_silent) as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                outcome = resolving(resolver, "www.example")
+                await until(lambda: len(upstream.asked) == 2)
+                upstream.acts(answers)
                 await outcome
-            assert len({asked.port for asked in resolver.asked}) == len(resolver.asked)
-            assert len({asked.ident for asked in resolver.asked}) == len(resolver.asked)
+            assert len({received.port for received in upstream.asked}) == len(upstream.asked)
+            assert len({received.ident for received in upstream.asked}) == len(upstream.asked)
 
     run(scenario)
 
 
-# -- the nearest --------------------------------------------------------------------------------------------
+# -- ranking ----------------------------------------------------------------------------------------------
 
 
-def test_the_nearest_is_asked_and_the_others_only_to_learn_of_them() -> None:
+def test_nearest_upstream_is_used_and_others_are_only_measured() -> None:
     async def scenario() -> None:
         with UpstreamServer(is_slow(0.1), mark=1) as far, UpstreamServer(mark=2) as near:
-            async with exchanging(far.address, near.address) as exchanges:
-                assert await answer(exchanges, "first.example") == ["192.0.2.1"]
-                await until(lambda: all(upstream.rtt for upstream in exchanges.upstreams.all))
+            async with running_resolver(far.address, near.address) as resolver:
+                assert await answer(resolver, "first.example") == ["192.0.2.1"]
+                await until(lambda: all(upstream.rtt for upstream in resolver.upstreams.all))
                 for number in range(20):
-                    assert await answer(exchanges, f"n{number}.example") == ["192.0.2.2"]
+                    assert await answer(resolver, f"n{number}.example") == ["192.0.2.2"]
                 assert len(far.asked) == 1
 
     run(scenario)
 
 
-def test_a_slow_one_that_is_explored_lets_nobody_wait() -> None:
+def test_exploring_a_slow_upstream_delays_no_question() -> None:
     async def scenario() -> None:
         with UpstreamServer(mark=1) as near, UpstreamServer(is_silent, mark=2) as silent:
-            async with exchanging(near.address, silent.address) as exchanges:
-                begun = asyncio.get_running_loop().time()
+            async with running_resolver(near.address, silent.address) as resolver:
+                started_at = asyncio.get_running_loop().time()
                 for number in range(10):
-                    assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
-                assert asyncio.get_running_loop().time() - begun < 0.3
+                    assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
+                assert asyncio.get_running_loop().time() - started_at < 0.3
                 assert len(silent.asked) == 1
 
     run(scenario)
 
 
-def test_others_can_be_asked_from_now_on() -> None:
+def test_replace_upstreams() -> None:
     async def scenario() -> None:
         with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
-            async with exchanging(old.address) as exchanges:
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
+            async with running_resolver(old.address) as resolver:
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 old.acts(is_silent)
-                outcome = asking(exchanges, "mail.example")
-                exchanges.change([new.address])
-                assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                moved = await outcome  # in time it turns to who is there now
+                outcome = resolving(resolver, "mail.example")
+                resolver.replace_upstreams([new.address])
+                assert await answer(resolver, "www.example") == ["192.0.2.2"]
+                moved = await outcome  # after a time-out it queries the current upstreams
                 assert isinstance(moved, Reply)
                 assert data_of(moved, question("mail.example")) == ["192.0.2.2"]
-                exchanges.change([])
-                assert (await failure(exchanges, "www.example")).kind is Kind.NETWORK
+                resolver.replace_upstreams([])
+                assert (await failure(resolver, "www.example")).kind is FailureKind.NETWORK
 
     run(scenario)
 
 
-# -- too many, none any more --------------------------------------------------------------------------------
+# -- limits, stopping -------------------------------------------------------------------------------------
 
 
-def test_beyond_the_most_in_flight_it_fails_at_once_and_is_counted() -> None:
+def test_questions_over_the_limit_fail_at_once_and_are_counted() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with exchanging(resolver.address, most_in_flight=10) as exchanges:
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(10)]
-                assert (await failure(exchanges, "one.more")).kind is Kind.OVERLOADED
-                assert (exchanges.overloaded, exchanges.failed, exchanges.in_flight) == (1, 1, 10)
+        with UpstreamServer(is_silent) as upstream:
+            async with running_resolver(upstream.address, max_in_flight=10) as resolver:
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(10)]
+                assert (await failure(resolver, "one.more")).kind is FailureKind.OVERLOADED
+                assert (resolver.overloaded, resolver.failed, resolver.in_flight) == (1, 1, 10)
                 assert not any(outcome.done() for outcome in waiting)
-                resolver.acts(answers)
+                upstream.acts(answers)
                 await asyncio.gather(*waiting)
-                assert await answer(exchanges, "one.more") == ["192.0.2.1"]
+                assert await answer(resolver, "one.more") == ["192.0.2.1"]
 
     run(scenario)
 
 
-def test_whoever_waits_when_it_stops_is_told() -> None:
+def test_stop_reports_a_failure_for_open_questions() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent) as resolver:
-            async with exchanging(resolver.address) as exchanges:
-                waiting = [asking(exchanges, f"n{number}.example") for number in range(3)]
-                exchanges.stop()
+        with UpstreamServer(is_silent) as upstream:
+            async with running_resolver(upstream.address) as resolver:
+                waiting = [resolving(resolver, f"n{number}.example") for number in range(3)]
+                resolver.stop()
                 for outcome in waiting:
                     result = await outcome
                     assert isinstance(result, Failure)
-                    assert result.kind is Kind.STOPPED
-                assert exchanges.in_flight == 0
-                assert isinstance(await asking(exchanges, "too.late"), Failure)
+                    assert result.kind is FailureKind.STOPPED
+                assert resolver.in_flight == 0
+                assert isinstance(await resolving(resolver, "too.late"), Failure)
 
     run(scenario)
 
 
-def test_it_may_be_stopped_by_who_is_told_of_an_outcome() -> None:
+def test_on_outcome_may_stop_the_resolver() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver, capture_logs() as logs:
-            resolver.go_down()
-            async with exchanging(resolver.address) as exchanges:
-                for _ in range(MOST_FAILURES - 1):
-                    await failure(exchanges, "www.example")
+        with UpstreamServer() as upstream, capture_logs() as logs:
+            upstream.go_down()
+            async with running_resolver(upstream.address) as resolver:
+                for _ in range(MAX_FAILURES - 1):
+                    await failure(resolver, "www.example")
                 stopped = asyncio.Event()
 
-                def stop(_: Reply | Failure) -> None:
-                    exchanges.stop()
+                def stop(_question: Question, _outcome: Reply | Failure) -> None:
+                    resolver.stop()
                     stopped.set()
 
-                exchanges.ask(question("stops.example"), stop)
+                resolver.resolve(question("stops.example"), stop)
                 await stopped.wait()
             assert logs == []
 
     run(scenario)
 
 
-def test_who_fails_to_take_an_outcome_costs_the_others_nothing() -> None:
-    def fails(_: Reply | Failure) -> None:
-        raise RuntimeError("a mistake")
+def test_exception_in_on_outcome_does_not_affect_others() -> None:
+    def fails(_question: Question, _outcome: Reply | Failure) -> None:
+        raise RuntimeError("internal error")
 
     async def scenario() -> None:
-        with UpstreamServer() as resolver, capture_logs() as logs:
-            async with exchanging(resolver.address) as exchanges:
-                exchanges.ask(question("fails.example"), fails)
-                assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                await until(lambda: exchanges.answered == 2)
+        with UpstreamServer() as upstream, capture_logs() as logs:
+            async with running_resolver(upstream.address) as resolver:
+                resolver.resolve(question("fails.example"), fails)
+                assert await answer(resolver, "www.example") == ["192.0.2.1"]
+                await until(lambda: resolver.answered == 2)
             assert [(entry["event"], entry["log_level"]) for entry in logs] == [
                 ("upstream_result_failed", "error")
             ]
@@ -219,46 +220,46 @@ def test_who_fails_to_take_an_outcome_costs_the_others_nothing() -> None:
     run(scenario)
 
 
-def test_an_outcome_may_lead_to_the_next_question_at_once() -> None:
+def test_on_outcome_may_resolve_the_next_question() -> None:
     async def scenario() -> None:
-        with UpstreamServer() as resolver:
-            async with exchanging(resolver.address) as exchanges:
+        with UpstreamServer() as upstream:
+            async with running_resolver(upstream.address) as resolver:
                 left = list(range(50))
                 ended = asyncio.get_running_loop().create_future()
 
-                def done(_: Reply | Failure) -> None:
+                def done(_question: Question, _outcome: Reply | Failure) -> None:
                     if left:
-                        exchanges.ask(question(f"n{left.pop()}.example"), done)
+                        resolver.resolve(question(f"n{left.pop()}.example"), done)
                     else:
                         ended.set_result(None)
 
-                exchanges.ask(question("www.example"), done)
+                resolver.resolve(question("www.example"), done)
                 await ended
-                assert exchanges.answered == 51
+                assert resolver.answered == 51
 
     run(scenario)
 
 
-def test_asking_from_a_servers_work_needs_nothing_else_to_happen_in_the_loop() -> None:
-    """A serving loop waits for its servers alone as long as they give it nothing to do."""
+def test_resolve_within_a_socket_handler_wakes_the_loop() -> None:
+    """A serving loop waits for its sockets only, as long as nothing is scheduled."""
 
     async def scenario() -> None:
         with UpstreamServer(is_silent) as silent:
-            async with exchanging(silent.address) as exchanges:
-                outcome = await asked_from_work(exchanges, "www.example")
-                assert outcome.kind is Kind.TIMED_OUT
+            async with running_resolver(silent.address) as resolver:
+                outcome = await resolve_in_handler(resolver, "www.example")
+                assert outcome.kind is FailureKind.TIMED_OUT
 
     run(scenario)
 
 
-async def asked_from_work(exchanges: Resolver, name: str) -> Failure:
-    """The failure of a question that is asked in a server's work, which gives the loop nothing to do."""
+async def resolve_in_handler(resolver: Resolver, name: str) -> Failure:
+    """Resolve a question in a socket handler, which schedules nothing in the loop; return the failure."""
     ours, theirs = socket.socketpair()
     result: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
 
     def work() -> bool:
         ours.recv(1)
-        exchanges.ask(question(name), result.set_result)
+        resolver.resolve(question(name), lambda _, outcome: result.set_result(outcome))
         return False
 
     add_server(ours.fileno(), work)

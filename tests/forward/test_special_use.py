@@ -1,4 +1,4 @@
-"""Names that nobody out there is asked about, and what those are told who ask us."""
+"""Special-use names: responses without forwarding, and names that are forwarded."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def nothing(_domain: Labels) -> bool:
 
 
 def only(*domains: str) -> Callable[[Labels], bool]:
-    """Servers are configured for these domains."""
+    """Return a predicate: forward zones exist for these domains only."""
     return frozenset(map(parse_name, domains)).__contains__
 
 
 def answer(
     name: str, qtype: str = "A", configured: Callable[[Labels], bool] = nothing, *, edns: bool = True
 ) -> dns.message.Message | None:
-    """The answer, read; None: it is forwarded. What holds for every answer is looked at here."""
+    """Return the response, read and checked for the properties of all responses; None: it is forwarded."""
     asked = query(qtype, name, edns=edns)
     response = special_use_answer(asked, configured)
     if response is None:
@@ -46,7 +46,7 @@ def answer(
 
 
 def denial(name: str, qtype: str = "A", configured: Callable[[Labels], bool] = nothing) -> tuple[str, str]:
-    """RCODE of an answer without records, and the owner of its SOA."""
+    """Return the RCODE of a response without answer records, and the owner of its SOA record."""
     parsed = answer(name, qtype, configured)
     assert parsed is not None
     assert not parsed.answer
@@ -56,7 +56,7 @@ def denial(name: str, qtype: str = "A", configured: Callable[[Labels], bool] = n
 
 
 def data(name: str, qtype: str) -> list[str]:
-    """The data of an answer's records."""
+    """Return the data of the answer records."""
     parsed = answer(name, qtype)
     assert parsed is not None
     assert parsed.rcode() == dns.rcode.NOERROR
@@ -73,12 +73,12 @@ def test_dns_36_localhost_is_the_loopback_address(name: str) -> None:
         assert denial(name, qtype) == ("NOERROR", "localhost.")
 
 
-def test_dns_36_localhost_is_never_asked_of_a_server() -> None:
+def test_dns_36_localhost_is_never_forwarded() -> None:
     assert answer("localhost.", "A", only("localhost", "a.localhost")) is not None
 
 
 @pytest.mark.parametrize("domain", ["alt", "invalid", "local", "onion", "test"])
-def test_dns_36_top_level_domains_that_are_none_do_not_exist(domain: str) -> None:
+def test_dns_36_special_use_top_level_domains_are_nxdomain(domain: str) -> None:
     for name in (f"{domain}.", f"www.example.{domain.upper()}.", f"{LONGEST[: 250 - len(domain)]}.{domain}."):
         for qtype in ("A", "SOA", "NS", "DS", "TYPE65400"):
             assert denial(name, qtype) == ("NXDOMAIN", f"{domain}.")
@@ -105,33 +105,33 @@ PUBLIC = [
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_dns_36_names_of_private_addresses_stay_here(address: str) -> None:
+def test_dns_36_reverse_names_of_private_addresses_are_not_forwarded(address: str) -> None:
     name = dns.reversename.from_address(address).to_text()
     parsed = answer(name, "PTR")
     assert parsed is not None
     assert not parsed.answer
-    # The zones of three addresses are no larger than these.
+    # The zones of these three addresses contain no other address.
     is_apex = address in ("255.255.255.255", "::", "::1")
     assert parsed.rcode() == (dns.rcode.NOERROR if is_apex else dns.rcode.NXDOMAIN)
     assert dns.name.from_text(name).is_subdomain(parsed.authority[0].name)
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_dns_36_names_of_other_addresses_are_forwarded(address: str) -> None:
+def test_dns_36_reverse_names_of_other_addresses_are_forwarded(address: str) -> None:
     assert answer(dns.reversename.from_address(address).to_text(), "PTR") is None
 
 
 @pytest.mark.parametrize("zone", ["10.in-addr.arpa.", "31.172.in-addr.arpa.", "d.f.ip6.arpa.", "home.arpa."])
-def test_dns_36_such_a_zone_is_empty(zone: str) -> None:
-    """RFC 6303 §3: at its top it has an SOA and an NS record, and nothing is below."""
+def test_dns_36_empty_zone_has_only_soa_and_ns(zone: str) -> None:
+    """RFC 6303 §3."""
     assert data(zone, "SOA") == data(zone, "ANY") == [f"{zone} {EMPTY_SOA}"]
     assert data(zone, "NS") == [zone]
     assert denial(zone, "A") == denial(zone, "PTR") == ("NOERROR", zone)
     assert denial(f"a.{zone}", "PTR") == denial(f"a.{zone}", "SOA") == ("NXDOMAIN", zone)
 
 
-def test_dns_36_what_stands_above_such_a_zone_is_forwarded() -> None:
-    """So is its DS record, which tells validators that nothing below is signed (RFC 8375 §4)."""
+def test_dns_36_names_above_an_empty_zone_are_forwarded() -> None:
+    """The DS record of the zone itself too: it proves that the zone is unsigned (RFC 8375 §4)."""
     for name in ("arpa.", "in-addr.arpa.", "ip6.arpa.", "172.in-addr.arpa.", "f.ip6.arpa.", "e.f.ip6.arpa."):
         assert answer(name, "SOA") is None
     assert answer("home.arpa.", "DS") is None
@@ -140,7 +140,7 @@ def test_dns_36_what_stands_above_such_a_zone_is_forwarded() -> None:
 
 
 @pytest.mark.parametrize("name", ["resolver.arpa.", "_dns.resolver.arpa.", "a.b.resolver.arpa."])
-def test_there_is_no_designated_resolver(name: str) -> None:
+def test_resolver_arpa_is_nodata(name: str) -> None:
     for qtype in ("SVCB", "A", "SOA"):
         assert denial(name, qtype) == ("NOERROR", "resolver.arpa.")
 
@@ -185,29 +185,29 @@ def test_other_names_are_forwarded(name: str) -> None:
         ("1.d.f.ip6.arpa.", "d.f.ip6.arpa"),
     ],
 )
-def test_dns_36_a_name_with_a_server_of_its_own_is_forwarded(name: str, domain: str) -> None:
+def test_dns_36_name_in_a_forward_zone_is_forwarded(name: str, domain: str) -> None:
     assert answer(name, "A", only(domain)) is None
     assert answer(name, "A", only("other", "corp.example", "x." + domain, "3.10.in-addr.arpa")) is not None
 
 
-def test_dns_36_servers_for_everything_are_not_for_these_names() -> None:
-    asked: list[Labels] = []
+def test_dns_36_default_upstreams_do_not_get_special_use_names() -> None:
+    checked: list[Labels] = []
 
     def configured(domain: Labels) -> bool:
-        asked.append(domain)
+        checked.append(domain)
         return domain == ()
 
     assert answer("host.corp.local.", "A", configured) is not None
-    assert asked == [(b"host", b"corp", b"local"), (b"corp", b"local"), (b"local",)]
+    assert checked == [(b"host", b"corp", b"local"), (b"corp", b"local"), (b"local",)]
 
 
-def test_another_class_is_none_of_ours() -> None:
+def test_other_classes_are_forwarded() -> None:
     chaos = query("TXT", "localhost.")
     assert special_use_answer(chaos, nothing) is not None
     chaos = type(chaos)(chaos.id, chaos.rd, chaos.name, chaos.qtype, 3, chaos.question, chaos.edns)
     assert special_use_answer(chaos, nothing) is None
 
 
-def test_who_asks_without_edns_is_answered_so() -> None:
+def test_query_without_edns_gets_a_response_without_edns() -> None:
     assert answer("localhost.", edns=False) is not None
     assert answer(f"{LONGEST[:240]}.local.", edns=False) is not None

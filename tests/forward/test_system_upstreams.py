@@ -13,8 +13,8 @@ from structlog.testing import capture_logs
 from tests.support.network import ip, new_network, wait_until_up
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.forward.system_upstreams import (
+    NameServers,
     SystemUpstreams,
-    Upstreams,
     choose,
     is_local,
     is_own,
@@ -69,7 +69,7 @@ def test_a_malformed_line_is_reported_and_the_others_are_used() -> None:
     servers, errors = parse_upstreams(text)
     assert servers == (to("192.0.2.1"),)
     assert [error.partition(":")[0] for error in errors] == ["line 1", "line 2", "line 4", "line 5"]
-    assert "'dns.example' is no address to forward to" in errors[1]
+    assert "'dns.example' is not an address to forward to" in errors[1]
     assert all(len(error) < 300 for error in errors)
 
 
@@ -101,10 +101,10 @@ def test_the_first_file_with_another_server_is_used(
 ) -> None:
     servers = {file: [to(host) for host in hosts] for file, hosts in named.items()}
     found = choose(servers, lambda server: server.host == "127.0.0.1")
-    assert found == Upstreams(tuple(map(to, chosen)), source)
+    assert found == NameServers(tuple(map(to, chosen)), source)
 
 
-# -- own addresses -----------------------------------------------------------------------------------------
+# -- own addresses ----------------------------------------------------------------------------------------
 
 
 def own_address() -> str:
@@ -179,7 +179,7 @@ def test_an_upstream_at_a_listening_address_is_the_server_itself(
     assert is_own(server, [listening]) is is_ours
 
 
-# -- files that change -------------------------------------------------------------------------------------
+# -- files that change ------------------------------------------------------------------------------------
 
 
 class Machine:
@@ -209,7 +209,7 @@ def test_a_silent_follower_logs_nothing(machine: Machine) -> None:
     for text in ("nameserver 192.0.2.1\nnameserver none\n", "nameserver 127.0.0.1\n"):
         machine.etc.write_text(text)
         with capture_logs() as logs:
-            assert bool(machine.follow(is_silent=True).found.servers) == ("192" in text)
+            assert bool(machine.follow(is_silent=True).current.servers) == ("192" in text)
         assert logs == []
 
 
@@ -218,7 +218,7 @@ def test_the_files_are_read_at_once_and_the_result_is_logged(machine: Machine) -
     machine.resolved.write_text("nameserver 192.0.2.1\nnameserver 127.0.0.1\nnameserver 2001:db8::1\n")
     with capture_logs() as logs:
         followed = machine.follow()
-    assert followed.found == Upstreams((to("192.0.2.1"), to("2001:db8::1")), str(machine.resolved))
+    assert followed.current == NameServers((to("192.0.2.1"), to("2001:db8::1")), str(machine.resolved))
     assert logs == [
         {
             "event": "upstreams_chosen",
@@ -240,9 +240,9 @@ def test_a_change_is_read_once_it_is_the_same_in_two_polls(
     assert not followed.poll()
     write(machine.etc, "nameserver 192.0.2.22\n")
     assert not followed.poll()
-    assert followed.found.servers == (to("192.0.2.1"),)
+    assert followed.current.servers == (to("192.0.2.1"),)
     assert followed.poll()
-    assert followed.found.servers == (to("192.0.2.22"),)
+    assert followed.current.servers == (to("192.0.2.22"),)
     assert not followed.poll()
 
 
@@ -264,7 +264,7 @@ def test_another_target_of_a_link_is_a_change(machine: Machine, tmp_path: Path) 
     machine.etc.unlink()
     machine.etc.symlink_to("b")
     assert [followed.poll(), followed.poll()] == [False, True]
-    assert followed.found.servers == (to("192.0.2.2"),)
+    assert followed.current.servers == (to("192.0.2.2"),)
 
 
 def test_with_resolv_conf_naming_zkdns_the_upstreams_of_resolved_are_used(machine: Machine) -> None:
@@ -273,7 +273,7 @@ def test_with_resolv_conf_naming_zkdns_the_upstreams_of_resolved_are_used(machin
     followed = machine.follow()
     replace(machine.etc, "nameserver 127.0.0.1\n")
     assert [followed.poll(), followed.poll()] == [False, True]
-    assert followed.found == Upstreams((to("192.0.2.2"),), str(machine.resolved))
+    assert followed.current == NameServers((to("192.0.2.2"),), str(machine.resolved))
 
 
 def test_a_lack_of_upstreams_is_logged_once_until_there_are_some(machine: Machine) -> None:
@@ -282,7 +282,7 @@ def test_a_lack_of_upstreams_is_logged_once_until_there_are_some(machine: Machin
         followed = machine.follow()
         machine.etc.write_text("# none\n")
         assert [followed.poll(), followed.poll(), followed.poll()] == [False] * 3
-    assert followed.found == Upstreams()
+    assert followed.current == NameServers()
     (entry,) = logs
     assert entry["event"] == NOTHING
     assert (entry["paths"], entry["own_addresses"]) == (
@@ -291,12 +291,12 @@ def test_a_lack_of_upstreams_is_logged_once_until_there_are_some(machine: Machin
     )
     replace(machine.resolved, "nameserver 192.0.2.1\n")
     assert [followed.poll(), followed.poll()] == [False, True]
-    assert followed.found.servers == (to("192.0.2.1"),)
+    assert followed.current.servers == (to("192.0.2.1"),)
     with capture_logs() as logs:
         machine.resolved.unlink()
         assert [followed.poll(), followed.poll()] == [False, True]
     assert [entry["event"] for entry in logs] == [NOTHING]
-    assert followed.found == Upstreams()
+    assert followed.current == NameServers()
 
 
 def test_unreadable_files_are_logged_and_ignored(machine: Machine, tmp_path: Path) -> None:
@@ -304,7 +304,7 @@ def test_unreadable_files_are_logged_and_ignored(machine: Machine, tmp_path: Pat
     machine.resolved.write_bytes(b"nameserver 192.0.2.1\nnameserver \xff\n# \xff\n" + b"x" * (1 << 20))
     with capture_logs() as logs:
         followed = machine.follow()
-    assert followed.found == Upstreams((to("192.0.2.1"),), str(machine.resolved))
+    assert followed.current == NameServers((to("192.0.2.1"),), str(machine.resolved))
     assert [(entry["event"], entry["log_level"]) for entry in logs] == [
         ("nameserver_skipped", "warning"),
         ("upstreams_chosen", "info"),

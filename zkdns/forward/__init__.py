@@ -1,1 +1,1 @@
-"""Forwarding: whatever is none of our zones is asked of others, and remembered as long as they say."""
+"""Forwarding of queries for names outside the zones. `forwarder` describes the path of a query."""

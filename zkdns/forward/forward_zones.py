@@ -1,7 +1,7 @@
-"""Who is asked for which names: the upstreams of single domains, and those of everything else.
+"""Forward zones: the upstreams of single domains, and those of all other names.
 
-The longest domain with a table of its own wins. Nobody is asked who is this server itself, be it by its
-address or because it hands our queries back to us.
+The forward zone with the longest matching domain is used. An upstream that is this server itself is never
+queried, whether it has an address of this server or returns queries to it (a forwarding loop).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
-from zkdns.forward.loop_detection import ELSEWHERE, LoopProbes, report_loop
-from zkdns.forward.question import Question
+from zkdns.forward.loop_detection import DEFAULT_DOMAIN, LoopProbes, describe_loop
+from zkdns.forward.message import Question
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.system_upstreams import SystemUpstreams, is_own
 from zkdns.names import Labels, parse_name
@@ -23,35 +23,35 @@ from zkdns.names import Labels, parse_name
 log = structlog.get_logger("zkdns.forward")
 
 PROBE_SECONDS: Final = 60.0
-"""So often it is looked whether an upstream hands queries back; of several workers one hears of it."""
+"""Interval between loop probes. Only one of several workers receives a returned probe."""
 LOOP_AVOID_SECONDS: Final = 300.0
-"""So long one that does is not asked; then it is tried again, since it may have been told to ask others."""
+"""How long an upstream in a forwarding loop gets no queries; then it may have been reconfigured."""
 
 
 class ForwardZone(msgspec.Struct):
-    """The upstreams of a domain.
+    """A domain with its upstreams.
 
     Attributes:
-        domain: None: everything that is no other's.
-        servers: whom to ask, ourselves left out; none: the names are refused.
-        exchanges: asks them.
-        labels: those of the domain in lower case.
+        domain: the domain; None: all names outside of other forward zones.
+        servers: addresses of the upstreams, without this server; empty: names in the zone are refused.
+        resolver: sends the queries.
+        labels: labels of the domain in lower case.
     """
 
     domain: str | None
     servers: tuple[UpstreamAddress, ...]
-    exchanges: Resolver
+    resolver: Resolver
     labels: Labels = ()
 
 
 class ForwardZones:
-    """All routes of a server.
+    """All forward zones of a server.
 
     Args:
-        config: its upstreams and domains.
-        listening: where it answers, as bound.
-        secret: 16 random bytes, the same in all its workers; None: nobody looks for loops here.
-        make: makes what asks a group of upstreams.
+        config: the upstreams and forward zones.
+        listening: addresses of this server, as bound.
+        secret: 16 random bytes, the same in all workers; None: no loop detection in this process.
+        make_resolver: makes a resolver for a group of upstreams.
     """
 
     def __init__(
@@ -59,116 +59,116 @@ class ForwardZones:
         config: Config,
         listening: Sequence[HostPort],
         secret: bytes | None,
-        make: Callable[[Iterable[UpstreamAddress]], Resolver],
+        make_resolver: Callable[[Iterable[UpstreamAddress]], Resolver],
     ) -> None:
         self._listening = listening
         self._system: SystemUpstreams | None = None
         if config.forward.upstreams == "auto":
-            self._system = SystemUpstreams(listening, is_silent=secret is not None)  # the watcher tells
-            servers = self._system.found.servers
+            self._system = SystemUpstreams(listening, is_silent=secret is not None)  # the watcher logs them
+            servers = self._system.current.servers
         else:
-            servers = self._others(config.forward.upstreams)
-        self._default = ForwardZone(None, servers, make(servers))
-        self._domains: dict[Labels, ForwardZone] = {}
+            servers = self._without_self(config.forward.upstreams)
+        self._default = ForwardZone(None, servers, make_resolver(servers))
+        self._by_domain: dict[Labels, ForwardZone] = {}
         for domain, settings in config.forward.zones.items():
-            servers = self._others(settings.upstreams)
-            route = ForwardZone(domain, servers, make(servers), parse_name(domain))
-            self._domains[route.labels] = route
-        self.all = (self._default, *self._domains.values())
-        """Every route."""
+            servers = self._without_self(settings.upstreams)
+            zone = ForwardZone(domain, servers, make_resolver(servers), parse_name(domain))
+            self._by_domain[zone.labels] = zone
+        self.all = (self._default, *self._by_domain.values())
+        """All forward zones, including the one for all other names."""
         self._probes = LoopProbes(secret) if secret is not None else None
-        self._shunned: dict[tuple[str | None, UpstreamAddress], float] = {}  # of a domain, and until when
+        self._avoided_until: dict[tuple[str | None, UpstreamAddress], float] = {}  # by domain and upstream
         self._probed_at = float("-inf")
 
     @property
-    def are_any(self) -> bool:
-        """Whether anything is forwarded."""
-        return any(route.servers for route in self.all)
+    def has_upstreams(self) -> bool:
+        """Whether any forward zone has upstreams."""
+        return any(zone.servers for zone in self.all)
 
     def start(self) -> None:
-        """Begin to ask, in the running event loop."""
-        for route in self.all:
-            route.exchanges.start()
+        """Start the resolvers in the running event loop."""
+        for zone in self.all:
+            zone.resolver.start()
 
     def stop(self) -> None:
-        """Ask no more."""
-        for route in self.all:
-            route.exchanges.stop()
+        """Stop the resolvers."""
+        for zone in self.all:
+            zone.resolver.stop()
 
     def find(self, name: Labels) -> ForwardZone:
-        """The route of a name in lower case."""
-        if self._domains:
+        """Return the forward zone of a name in lower case."""
+        if self._by_domain:
             for start in range(len(name)):
-                route = self._domains.get(name[start:])
-                if route is not None:
-                    return route
+                zone = self._by_domain.get(name[start:])
+                if zone is not None:
+                    return zone
         return self._default
 
     def is_configured(self, domain: Labels) -> bool:
-        """Whether there is a server for that very domain, in lower case."""
-        route = self._domains.get(domain)
-        return route is not None and bool(route.servers)
+        """Return whether this very domain, in lower case, is a forward zone with upstreams."""
+        zone = self._by_domain.get(domain)
+        return zone is not None and bool(zone.servers)
 
-    def tend(self, now: float) -> bool:
-        """Follow the machine's own configuration, and look for loops; to be called each second.
+    def poll(self, now: float) -> bool:
+        """Check the system's upstreams for changes, and send loop probes; call it every second.
 
         Args:
-            now: seconds on the machine's monotonic clock.
+            now: seconds on the system's monotonic clock.
 
         Returns:
-            Whether others are asked now than before.
+            Whether the system's upstreams have changed.
         """
         is_changed = False
         if self._system is not None and self._system.poll():
-            self._default.servers = self._system.found.servers
+            self._default.servers = self._system.current.servers
             is_changed = True
-        over = [shunned for shunned, until in self._shunned.items() if until <= now]
-        for shunned in over:
-            del self._shunned[shunned]
-        if is_changed or over:
-            self._choose()
+        expired = [avoided for avoided, until in self._avoided_until.items() if until <= now]
+        for avoided in expired:
+            del self._avoided_until[avoided]
+        if is_changed or expired:
+            self._update_resolvers()
             self._probed_at = float("-inf")
         if self._probes is not None and now - self._probed_at >= PROBE_SECONDS:
             self._probed_at = now
-            self._probe(self._probes, now)
+            self._send_probes(self._probes, now)
         return is_changed
 
-    def has_returned(self, question: Question, now: float) -> bool:
-        """Whether a query that has come is a probe of ours; then whom we sent it to is asked no more."""
+    def detect_loop(self, question: Question, now: float) -> bool:
+        """Return whether a received query is a loop probe of this server; if so, avoid its upstream."""
         if self._probes is None:
             return False
-        is_one = False
-        for route in self.all:
-            server = self._probes.returned(question, route.servers, now, route.labels or ELSEWHERE)
+        is_probe = False
+        for zone in self.all:
+            server = self._probes.match(question, zone.servers, now, zone.labels or DEFAULT_DOMAIN)
             if server is None:
                 continue
-            is_one = True
-            if not self._is_shunned(route, server):
-                source = self._system.found.source if self._system and route.domain is None else None
-                reason = report_loop(server, source=source, domain=route.domain)
+            is_probe = True
+            if not self._is_avoided(zone, server):
+                source = self._system.current.source if self._system and zone.domain is None else None
+                reason = describe_loop(server, source=source, domain=zone.domain)
                 log.error("upstream_loop_detected", upstream=str(server), reason=reason)
-            self._shunned[route.domain, server] = now + LOOP_AVOID_SECONDS
-        if is_one:
-            self._choose()
-        return is_one
+            self._avoided_until[zone.domain, server] = now + LOOP_AVOID_SECONDS
+        if is_probe:
+            self._update_resolvers()
+        return is_probe
 
-    def _is_shunned(self, route: ForwardZone, server: UpstreamAddress) -> bool:
-        return (route.domain, server) in self._shunned
+    def _is_avoided(self, zone: ForwardZone, server: UpstreamAddress) -> bool:
+        return (zone.domain, server) in self._avoided_until
 
-    def _probe(self, probes: LoopProbes, now: float) -> None:
-        for route in self.all:
-            for server in route.servers:
-                question = probes.question(server, now, route.labels or ELSEWHERE)
-                if question is not None and not self._is_shunned(route, server):
-                    route.exchanges.try_one(server, question)
+    def _send_probes(self, probes: LoopProbes, now: float) -> None:
+        for zone in self.all:
+            for server in zone.servers:
+                question = probes.question(server, now, zone.labels or DEFAULT_DOMAIN)
+                if question is not None and not self._is_avoided(zone, server):
+                    zone.resolver.probe(server, question)
 
-    def _choose(self) -> None:
-        """Let everybody be asked who is not shunned."""
-        for route in self.all:
-            route.exchanges.change([one for one in route.servers if not self._is_shunned(route, one)])
+    def _update_resolvers(self) -> None:
+        """Give each resolver the upstreams that are not avoided."""
+        for zone in self.all:
+            zone.resolver.replace_upstreams([one for one in zone.servers if not self._is_avoided(zone, one)])
 
-    def _others(self, servers: Iterable[UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
-        """These without ourselves."""
+    def _without_self(self, servers: Iterable[UpstreamAddress]) -> tuple[UpstreamAddress, ...]:
+        """Return the upstreams that are not this server, and log the others."""
         others = []
         for server in servers:
             if is_own(server, self._listening):

@@ -1,12 +1,28 @@
-"""Answers for all names that are none of ours: from the cache, or of upstreams when they have answered.
+"""Forwarding: responses for names outside the zones, from the forward cache or from upstreams.
 
-    query ──▶ special names ──▶ cache ──▶ fresh: an answer, right for the second in which its TTL is
-                                  │
-                                  └─ else: later ──▶ Exchanges ──▶ reply: kept, and handed to all who wait
-                                                              └──▶ failure: what is stale, or SERVFAIL
+The path of a query, with its file in zkdns/:
 
-Equal questions are asked once, whoever waits for them. Whoever waits holds up nobody: neither the names of
-our zones, nor other questions.
+    dns/responder.py               the name is outside the zones
+      └▶ Forwarder.answer          forward/forwarder.py
+           ├▶ special_use.py       special-use name ──▶ response at once
+           ├▶ forward_zones.py     the forward zone with the longest match; none ──▶ REFUSED
+           └▶ cache.py             fresh ──▶ response at once, right for one second each
+                │ not fresh
+                ▼
+         deferred response         empty for now; transport/udp.py or tcp.py calls `Forwarder._begin`
+                ▼
+         resolver.py               `resolve`: one resolution for equal questions
+           ├▶ resolution.py        decides at each event: attempt, outcome or wait; no I/O
+           ├▶ upstreams.py         the best upstream
+           ├▶ message.py           the query; later, reads the reply
+           └▶ udp_client.py        or tcp_client.py: sockets
+                ▼
+         Forwarder._on_outcome     puts the reply or failure into the cache; for each waiting query:
+           └▶ reply.py             the response: TTLs, size limit, EDNS
+                ▼
+         deliver(response)         transport/udp.py or tcp.py sends it
+
+Equal questions are sent once, however many clients wait. A waiting query does not delay others.
 """
 
 from __future__ import annotations
@@ -26,13 +42,13 @@ from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
 from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
 from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
-from zkdns.dns.message import HEADER_SIZE, Query, Rcode, Response
+from zkdns.dns.message import HEADER_SIZE, TYPE_CLASS, Query, Rcode, Response
 from zkdns.dns.responder import CacheableAnswer
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.forward_zones import ForwardZone, ForwardZones
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolution import STOPPED, Failure, Kind
+from zkdns.forward.resolution import STOPPED, Failure, FailureKind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import special_use_answer
 from zkdns.forward.udp_client import affordable_sockets
@@ -44,81 +60,90 @@ from zkdns.transport.log_once import LogOnce
 log = structlog.get_logger("zkdns.forward")
 
 MAX_WAITING: Final = 4_000
-"""Maximum number of queries that wait for upstreams, in each worker; each of them may need a socket."""
+"""Maximum number of queries in each worker that wait for upstreams; each of them may need a socket."""
 STALE_TTL: Final = 30  # RFC 8767 §4
 STALE_SECONDS: Final = 1.8
-"""So long an asker waits for what is fresh, where something stale is there (RFC 8767 §5)."""
+"""How long a client waits for a fresh response if there is a stale one (RFC 8767 §5)."""
 
-_ID = 2
-_TYPE_AND_CLASS = 4
-_GENERATOR = 700  # bytes that an answer takes beside its response (measured)
-# Letters of what people are told: with the longest question it fits into the least message (RFC 8914 §2).
-_MOST_TEXT = 200
-_NOT_REMEMBERED = frozenset({Kind.OVERLOADED, Kind.STOPPED})
-# What is not about the upstreams but about the query, and so is passed on as it is.
-_ABOUT_QUERY = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
+_ID_SIZE = 2
+_TYPE_CLASS_SIZE = TYPE_CLASS.size
+_ANSWER_OVERHEAD = 700  # bytes of a cached answer in addition to its response (measured)
+# Maximum length of error texts; fits into the smallest message with the longest question (RFC 8914 §2).
+_MAX_TEXT = 200
+_NOT_CACHED = frozenset({FailureKind.OVERLOADED, FailureKind.STOPPED})
+# Errors about the query, not about the upstream; passed on unchanged.
+_QUERY_ERRORS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})
 
 
-class _Asked(msgspec.Struct, frozen=True, gc=False):
-    """A query, and what its responses must be like."""
+class PendingQuery(msgspec.Struct, frozen=True, gc=False):
+    """A client's query, with everything that is needed to make its response.
+
+    Attributes:
+        query: the query.
+        question: its question.
+        limit: maximum size of the response in bytes.
+        encode: returns the bytes to deliver for a response without its id.
+        zone: the forward zone.
+    """
 
     query: Query
     question: Question
     limit: int
     encode: Callable[[bytes], bytes]
-    route: ForwardZone
+    zone: ForwardZone
 
-    def encoded(self, message: bytes) -> bytes:
-        """A whole message, ready to be handed out."""
-        return self.encode(message[_ID:])
+    def finish(self, message: bytes) -> bytes:
+        """Return the bytes to deliver for a response."""
+        return self.encode(message[_ID_SIZE:])
 
 
-class _Sought(msgspec.Struct, gc=False):
-    """A question on its way to upstreams.
+class PendingQuestion(msgspec.Struct, gc=False):
+    """A question that is being resolved.
 
     Attributes:
-        askers: who waits for the answer, and how each is handed it.
-        patience: ends their waiting, where something stale is there; None: there was nobody, or nothing.
-        is_late: whether that has happened.
+        waiters: the waiting queries, and the functions that deliver their responses.
+        stale_timer: sends a stale response to them; None: no query, or no stale entry so far.
+        is_late: whether the timer has fired.
     """
 
-    askers: list[tuple[_Asked, Deliver]]
-    patience: asyncio.TimerHandle | None = None
+    waiters: list[tuple[PendingQuery, Deliver]]
+    stale_timer: asyncio.TimerHandle | None = None
     is_late: bool = False
 
 
-class Counts(msgspec.Struct):
-    """What was counted so far."""
+class ForwardCounters(msgspec.Struct):
+    """Counters of a forwarder."""
 
-    asked: int = 0
-    """Queries that were not answered from the cache at once."""
+    queries: int = 0
+    """Queries that the forward cache could not answer at once."""
     joined: int = 0
-    """Of those, that waited for a question that was on its way already."""
+    """Of these, queries with a question that was already being resolved."""
     failed: int = 0
-    """Queries that were answered with SERVFAIL."""
+    """Responses with SERVFAIL."""
     stale: int = 0
-    """Queries that were answered with what has expired."""
+    """Responses from stale cache entries."""
     overloaded: int = 0
-    """Queries for which nobody was asked, since too many others waited, or no file was left."""
+    """Queries that were not forwarded: too many are waiting, or no file descriptor is left."""
     prefetched: int = 0
-    """Questions asked anew before anybody had to wait for them."""
+    """Questions that were sent again before their cache entry expired."""
 
 
 class Forwarder:
-    """Answers what is forwarded, in the running event loop.
+    """Answers queries for names outside the zones, in the running event loop.
 
     Attributes:
-        cache: what upstreams have said.
-        counts: what was counted.
-        routes: who is asked.
-        second: the present one, on a clock that never goes back.
-        sources: is told what answers are made from, where `Answer.source` does not tell.
+        cache: the forward cache.
+        counters: the counters.
+        zones: the forward zones.
+        now: the current second on the monotonic clock.
+        sources: counts responses by source, if `Answer.source` does not have it.
+        on_change: called after the upstreams have changed.
 
     Args:
-        config: upstreams, limits, and what is done with answers.
-        listening: where this server answers, as bound.
-        secret: 16 random bytes, the same in all its workers.
-        clock: tells seconds, and never goes back.
+        config: the upstreams and limits.
+        listening: addresses of this server, as bound.
+        secret: 16 random bytes, the same in all workers.
+        clock: returns seconds that never decrease.
         max_waiting: maximum number of queries that wait for upstreams; further ones get SERVFAIL.
     """
 
@@ -132,299 +157,303 @@ class Forwarder:
         max_waiting: int = MAX_WAITING,
     ) -> None:
         self.cache = Cache(
-            most_entries=config.cache.entries,
-            most_ttl=config.cache.max_ttl,
+            max_entries=config.cache.entries,
+            max_ttl=config.cache.max_ttl,
             stale_seconds=config.cache.stale,
         )
-        self.counts = Counts()
+        self.counters = ForwardCounters()
         self.sources = AnswerSources()
-        self.second = int(clock())
+        self.now = int(clock())
         self.on_change: Callable[[], None] = lambda: None
-        """Called when others are asked than before."""
         groups = len(config.forward.zones) + 1
-        sockets = max(1, affordable_sockets(2 * max_waiting) // groups)
+        max_sockets = max(1, affordable_sockets(2 * max_waiting) // groups)
 
-        def make(servers: Iterable[UpstreamAddress]) -> Resolver:
-            return Resolver(servers, most_in_flight=max_waiting, most_sockets=sockets)
+        def make_resolver(servers: Iterable[UpstreamAddress]) -> Resolver:
+            return Resolver(servers, max_in_flight=max_waiting, max_sockets=max_sockets)
 
-        self.routes = ForwardZones(config, listening, secret, make)
-        self._config = config
+        self.zones = ForwardZones(config, listening, secret, make_resolver)
+        self._trust_ad = config.forward.trust_ad
         self._max_waiting = max_waiting
         self._clock = clock
-        self._sought: dict[Question, _Sought] = {}
+        self._pending: dict[Question, PendingQuestion] = {}
         self._defer: Defer
-        self._to_ask: deque[_Asked] = deque()
-        self._awaited = 0
-        self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
+        self._to_resolve: deque[PendingQuery] = deque()
+        self._waiting = 0
+        self._to_deliver: deque[tuple[PendingQuery, Deliver, Reply | Failure | Entry]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._log_once = LogOnce(log, "forwarded_response_failed")
 
     @property
     def waiting(self) -> int:
-        """Queries that wait for an answer."""
-        return self._awaited
+        """Number of queries that wait for upstreams."""
+        return self._waiting
 
     @property
     def connections(self) -> int:
-        """How many there were to upstreams over TCP and TLS so far."""
-        return sum(route.exchanges.connections for route in self.routes.all)
+        """TCP and TLS connections to upstreams so far."""
+        return sum(zone.resolver.connections for zone in self.zones.all)
 
     @property
     def recursion_available(self) -> bool:
-        """Whether there is anybody to ask."""
-        return self.routes.are_any
+        """Whether there are upstreams, so that recursion is available."""
+        return self.zones.has_upstreams
 
     def start(self) -> None:
-        """Begin, in the running event loop."""
+        """Start in the running event loop."""
         self._defer = deferrer()
-        self.routes.start()
-        self._tick()
+        self.zones.start()
+        self._on_second()
 
     def stop(self) -> None:
-        """End; whoever waits is told that there is no answer."""
+        """Stop; all waiting queries fail at once."""
         if self._timer is not None:
             self._timer.cancel()
-        self.routes.stop()
-        while self._to_ask:
-            self._done(self._to_ask.popleft().question, STOPPED)
-        while self._ready:
-            self._hand_out_one()
+        self.zones.stop()
+        while self._to_resolve:
+            self._on_outcome(self._to_resolve.popleft().question, STOPPED)
+        while self._to_deliver:
+            self._deliver_one()
 
-    def _tick(self) -> None:
+    def _on_second(self) -> None:
         now = self._clock()
-        self.second = int(now)
-        self._timer = asyncio.get_running_loop().call_later(self.second + 1 - now, self._tick)
-        if self.routes.tend(now):
-            self.cache.flush()  # others may know other names, and what failed need not fail there
+        self.now = int(now)
+        self._timer = asyncio.get_running_loop().call_later(self.now + 1 - now, self._on_second)
+        if self.zones.poll(now):
+            self.cache.flush()  # other upstreams may have other names and no failures
             self.on_change()
 
     def flush(self, name: bytes | None) -> None:
-        """Forget what is cached of a name (in wire form and lower case) and of those below it; None: all."""
+        """Remove a name in wire format and lower case, and all below it, from the cache; None: all names."""
         self.cache.flush(name)
 
-    # -- answering -----------------------------------------------------------------------------------------
+    # -- answers -------------------------------------------------------------------------------------------
 
     def answer(self, query: Query, limit: int, encode: Callable[[bytes], bytes]) -> CacheableAnswer:
-        """The answer to a query of class IN.
+        """Return the answer to a query of class IN.
 
         Args:
-            query: for a name outside our zones.
-            limit: bytes of the longest message.
-            encode: makes a response after its id ready to send.
+            query: a query for a name outside the zones.
+            limit: maximum size of the response in bytes.
+            encode: returns the bytes to deliver for a response without its id.
         """
-        special = special_use_answer(query, self.routes.is_configured)
+        special = special_use_answer(query, self.zones.is_configured)
         if special is not None:
             special.recursion_available = self.recursion_available
-            return _once(encode(special.pack(limit)[_ID:]), ZONE)
-        route = self.routes.find(query.name)
-        if not route.servers:
-            return _once(encode(self._refusal(query).pack(limit)[_ID:]), REFUSED)
-        # Lengths of labels are below the letters, so that lower() changes none of them.
-        name = query.question[:-_TYPE_AND_CLASS].lower()
+            return _once(encode(special.pack(limit)[_ID_SIZE:]), ZONE)
+        zone = self.zones.find(query.name)
+        if not zone.servers:
+            return _once(encode(self._refused(query).pack(limit)[_ID_SIZE:]), REFUSED)
+        # lower() leaves the length bytes unchanged: they are smaller than any letter.
+        name = query.question[:-_TYPE_CLASS_SIZE].lower()
         question = Question(name, query.qtype, query.edns is not None and query.edns.do, query.cd)
-        asked = _Asked(query, question, limit, encode, route)
-        entry = self.cache.get(question, self.second)
+        pending = PendingQuery(query, question, limit, encode, zone)
+        entry = self.cache.get(question, self.now)
         if entry is not None:
-            return self._from(entry, asked)
-        if self.routes.has_returned(question, self._clock()):
+            return self._answer_from(entry, pending)
+        if self.zones.detect_loop(question, self._clock()):
             denial = Response(query, Rcode.NXDOMAIN, recursion_available=True)
-            return _once(asked.encoded(denial.pack(limit)), REFUSED)
-        return _once(self._unknown(asked), PENDING)
+            return _once(pending.finish(denial.pack(limit)), REFUSED)
+        return _once(self._uncached_response(pending), PENDING)
 
-    def _refusal(self, query: Query) -> Response:
-        """REFUSED, since nobody else is asked for this (RFC 8914 §4.21)."""
+    def _refused(self, query: Query) -> Response:
+        """Return REFUSED, because the name is not forwarded (RFC 8914 §4.21)."""
         ede = Ede.NOT_AUTHORITATIVE
         return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.recursion_available)
 
-    def _from(self, entry: Entry, asked: _Asked) -> CacheableAnswer:
-        """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
-        edns = asked.query.edns
+    def _answer_from(self, entry: Entry, pending: PendingQuery) -> CacheableAnswer:
+        """Return the answer from a fresh entry; the response cache keeps it until the entry is removed."""
+        edns = pending.query.edns
         if edns is not None and edns.options:
-            return _once(next(self._aging(entry, asked)), FORWARD_CACHE)
+            return _once(next(self._cached_responses(entry, pending)), FORWARD_CACHE)
         return CacheableAnswer(
-            self._aging(entry, asked),
-            group_of_question(asked.question),
-            HEADER_SIZE - _ID + len(asked.query.question),
-            size=_GENERATOR + min(asked.limit, len(entry.reply.records)),
+            self._cached_responses(entry, pending),
+            group_of_question(pending.question),
+            HEADER_SIZE - _ID_SIZE + len(pending.query.question),
+            size=_ANSWER_OVERHEAD + min(pending.limit, len(entry.reply.records)),
             is_rare=True,
             source=FORWARD_CACHE,
         )
 
-    def _aging(self, entry: Entry, asked: _Asked) -> Iterator[bytes]:
-        """Its responses for ever: the same while a second lasts, as long as it is fresh."""
-        second = self.second
-        while entry.is_fresh(second):
-            if asked.query.rd and entry.wants_prefetch(second):
-                self.counts.prefetched += self._refresh(asked)
-            response = asked.encoded(self._render(entry.reply, asked, second - entry.stored, entry.most_ttl))
-            while second == self.second:
+    def _cached_responses(self, entry: Entry, pending: PendingQuery) -> Iterator[bytes]:
+        """Yield responses forever: a new one each second while the entry is fresh, then uncached ones."""
+        now = self.now
+        while entry.is_fresh(now):
+            if pending.query.rd and entry.start_prefetch_if_due(now):
+                self.counters.prefetched += self._prefetch(pending)
+            response = pending.finish(
+                self._render(entry.reply, pending, now - entry.stored_at, entry.max_ttl)
+            )
+            while now == self.now:
                 yield response
-            second = self.second
-            self.cache.get(asked.question, second)  # lest it gives way to what is asked for less often
+            now = self.now
+            self.cache.get(pending.question, now)  # counts as a use, which delays eviction
         while True:
-            yield self._unknown(asked)
+            yield self._uncached_response(pending)
 
-    def _unknown(self, asked: _Asked) -> bytes:
-        """The response to what is not in the cache, or not fresh: later, where it can be asked for."""
-        if not asked.query.rd:  # who asks for no recursion is told what is known, and nobody else is asked
+    def _uncached_response(self, pending: PendingQuery) -> bytes:
+        """Return the response if there is no fresh entry: a deferred one if it may be forwarded."""
+        if not pending.query.rd:  # only cached responses without recursion desired
             self.sources.record(REFUSED)
-            return asked.encoded(self._refusal(asked.query).pack(asked.limit))
-        failure = self.cache.failure(asked.question, self.second)
+            return pending.finish(self._refused(pending.query).pack(pending.limit))
+        failure = self.cache.get_failure(pending.question, self.now)
         if failure is not None:
-            return self._without(asked, failure.errors, failure.text)
-        sought = self._sought.get(asked.question)
-        if sought is not None and sought.is_late:
-            stale = self.cache.get_stale(asked.question, self.second)
-            if stale is not None:  # and for its successor others have waited in vain
-                return self._stale(stale, asked)
-        if self._awaited >= self._max_waiting:
-            self.counts.overloaded += 1
-            text = f"{self._awaited} queries wait for upstreams already"
-            return self._without(asked, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
-        return DeferredResponse(partial(self._begin, asked))
+            return self._failure_response(pending, failure.errors, failure.text)
+        current = self._pending.get(pending.question)
+        if current is not None and current.is_late:
+            stale = self.cache.get_stale(pending.question, self.now)
+            if stale is not None:  # other clients have already waited in vain
+                return self._stale_response(stale, pending)
+        if self._waiting >= self._max_waiting:
+            self.counters.overloaded += 1
+            text = f"{self._waiting} queries already wait for upstreams"
+            return self._failure_response(pending, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
+        return DeferredResponse(partial(self._begin, pending))
 
-    # -- asking --------------------------------------------------------------------------------------------
+    # -- resolution ----------------------------------------------------------------------------------------
 
-    def _begin(self, asked: _Asked, deliver: Deliver) -> None:
-        """Let an asker wait."""
-        self.counts.asked += 1
-        self._awaited += 1
-        question = asked.question
-        sought = self._sought.get(question)
-        if sought is None:
-            sought = self._seek(asked)
+    def _begin(self, pending: PendingQuery, deliver: Deliver) -> None:
+        """Let a query wait for the outcome of its question."""
+        self.counters.queries += 1
+        self._waiting += 1
+        question = pending.question
+        current = self._pending.get(question)
+        if current is None:
+            current = self._resolve_later(pending)
         else:
-            self.counts.joined += 1
-        sought.askers.append((asked, deliver))
-        if sought.patience is None and self.cache.get_stale(question, self.second) is not None:
+            self.counters.joined += 1
+        current.waiters.append((pending, deliver))
+        if current.stale_timer is None and self.cache.get_stale(question, self.now) is not None:
             loop = asyncio.get_running_loop()
-            sought.patience = loop.call_later(STALE_SECONDS, self._lose_patience, question, sought)
+            current.stale_timer = loop.call_later(STALE_SECONDS, self._on_stale_timer, question, current)
 
-    def _refresh(self, asked: _Asked) -> bool:
-        """Ask for what is cached before it expires; whether that was not on its way already."""
-        if asked.question in self._sought or self._awaited >= self._max_waiting:
+    def _prefetch(self, pending: PendingQuery) -> bool:
+        """Resolve a question before its cache entry expires; return False if it is being resolved already."""
+        if pending.question in self._pending or self._waiting >= self._max_waiting:
             return False
-        self._seek(asked)
+        self._resolve_later(pending)
         return True
 
-    def _seek(self, asked: _Asked) -> _Sought:
-        """Ask upstreams, soon; nobody waits yet."""
-        sought = self._sought[asked.question] = _Sought([])
-        self._to_ask.append(asked)
-        self._defer(self._ask_one)
-        return sought
+    def _resolve_later(self, pending: PendingQuery) -> PendingQuestion:
+        """Resolve a question after the sockets have been served; the result has no waiters yet."""
+        current = self._pending[pending.question] = PendingQuestion([])
+        self._to_resolve.append(pending)
+        self._defer(self._resolve_next)
+        return current
 
-    def _ask_one(self) -> None:
-        if self._to_ask:  # or this has been stopped meanwhile
-            asked = self._to_ask.popleft()
-            asked.route.exchanges.ask(asked.question, partial(self._done, asked.question))
+    def _resolve_next(self) -> None:
+        if self._to_resolve:  # empty after `stop`
+            pending = self._to_resolve.popleft()
+            pending.zone.resolver.resolve(pending.question, self._on_outcome)
 
-    def _done(self, question: Question, outcome: Reply | Failure) -> None:
-        sought = self._sought.pop(question)
-        if sought.patience is not None:
-            sought.patience.cancel()
-        self._awaited -= len(sought.askers)
+    def _on_outcome(self, question: Question, outcome: Reply | Failure) -> None:
+        """Deliver the outcome of a resolution to the waiting clients, and store it."""
+        current = self._pending.pop(question)
+        if current.stale_timer is not None:
+            current.stale_timer.cancel()
+        self._waiting -= len(current.waiters)
         if isinstance(outcome, Reply):
-            self._hand(sought.askers, partial(self._replied, outcome, self.cache.max_ttl(outcome)))
-            # Who waits has waited long enough, and does not need what only those do who will ask later.
-            self.cache.put(question, outcome, self.second)
+            self._deliver(current.waiters, outcome)
+            self.cache.put(question, outcome, self.now)  # after the delivery, which does not need it
             return
-        if outcome.kind not in _NOT_REMEMBERED:
-            self.cache.put_failure(question, self.second, errors=_errors_of(outcome), text=outcome.text)
-        if outcome.kind is Kind.OVERLOADED:
-            self.counts.overloaded += len(sought.askers)
-        self._hand(sought.askers, partial(self._after, outcome))
+        if outcome.kind not in _NOT_CACHED:
+            self.cache.put_failure(question, self.now, errors=_errors_of(outcome), text=outcome.text)
+        if outcome.kind is FailureKind.OVERLOADED:
+            self.counters.overloaded += len(current.waiters)
+        self._deliver(current.waiters, outcome)
 
-    def _lose_patience(self, question: Question, sought: _Sought) -> None:
-        """Answer those who wait with what is stale; the question stays on its way."""
-        entry = self.cache.get_stale(question, self.second)
-        if entry is None:  # it was flushed meanwhile
+    def _on_stale_timer(self, question: Question, current: PendingQuestion) -> None:
+        """Deliver the stale response to the waiting clients; the resolution continues."""
+        entry = self.cache.get_stale(question, self.now)
+        if entry is None:  # flushed meanwhile
             return
-        sought.is_late = True
-        askers, sought.askers = sought.askers, []
-        self._awaited -= len(askers)
-        self._hand(askers, partial(self._stale, entry))
+        current.is_late = True
+        waiters, current.waiters = current.waiters, []
+        self._waiting -= len(waiters)
+        self._deliver(waiters, entry)
 
-    # -- handing out ---------------------------------------------------------------------------------------
+    # -- delivery ------------------------------------------------------------------------------------------
 
-    def _hand(self, askers: Iterable[tuple[_Asked, Deliver]], response: Callable[[_Asked], bytes]) -> None:
-        """Hand their responses to these askers: to one at once, as thousands may have asked for the same."""
-        is_at_it = bool(self._ready)
-        self._ready.extend((asked, deliver, response) for asked, deliver in askers)
-        if self._ready and not is_at_it:
-            self._hand_out()
+    def _deliver(
+        self, waiters: Iterable[tuple[PendingQuery, Deliver]], outcome: Reply | Failure | Entry
+    ) -> None:
+        """Deliver an outcome: to one client at once, to the others later, because there may be thousands."""
+        is_delivering = bool(self._to_deliver)
+        self._to_deliver.extend((pending, deliver, outcome) for pending, deliver in waiters)
+        if self._to_deliver and not is_delivering:
+            self._deliver_next()
 
-    def _hand_out(self) -> None:
-        if self._ready:  # or this has been stopped meanwhile
-            self._hand_out_one()
-        if self._ready:
-            self._defer(self._hand_out)
+    def _deliver_next(self) -> None:
+        if self._to_deliver:  # empty after `stop`
+            self._deliver_one()
+        if self._to_deliver:
+            self._defer(self._deliver_next)
 
-    def _hand_out_one(self) -> None:
-        """Make a response and hand it out."""
-        asked, deliver, response = self._ready.popleft()
+    def _deliver_one(self) -> None:
+        pending, deliver, outcome = self._to_deliver.popleft()
         try:
-            deliver(response(asked))
-        except Exception as error:  # noqa: BLE001 - a mistake of ours costs one response
+            deliver(self._response_from(outcome, pending))
+        except Exception as error:  # noqa: BLE001 - an internal error must not affect other responses
             self._log_once.error(error)
 
-    def _render(self, reply: Reply, asked: _Asked, seconds: int, most: int) -> bytes:
-        trust_ad = self._config.forward.trust_ad
-        return reply.render(asked.query, asked.limit, seconds, most_ttl=most, trust_ad=trust_ad)
+    # -- responses -----------------------------------------------------------------------------------------
 
-    def _replied(self, reply: Reply, most: int, asked: _Asked) -> bytes:
-        """The response with what an upstream has just said."""
-        self.sources.record(UPSTREAM)
-        return asked.encoded(self._render(reply, asked, 0, most))
-
-    def _after(self, failure: Failure, asked: _Asked) -> bytes:
-        """The response when nobody could answer."""
-        reply = failure.reply
-        if reply is not None and reply.rcode in _ABOUT_QUERY:
+    def _response_from(self, outcome: Reply | Failure | Entry, pending: PendingQuery) -> bytes:
+        """Return the response from a new reply, a failure or a stale entry."""
+        if isinstance(outcome, Reply):
             self.sources.record(UPSTREAM)
-            return asked.encoded(reply.render(asked.query, asked.limit, 0))
-        return self._without(asked, _errors_of(failure), failure.text)
+            return pending.finish(self._render(outcome, pending, 0, self.cache.max_ttl_of(outcome)))
+        if isinstance(outcome, Entry):
+            return self._stale_response(outcome, pending)
+        reply = outcome.reply
+        if reply is not None and reply.rcode in _QUERY_ERRORS:
+            self.sources.record(UPSTREAM)
+            return pending.finish(reply.render(pending.query, pending.limit, 0))
+        return self._failure_response(pending, _errors_of(outcome), outcome.text)
 
-    def _without(self, asked: _Asked, errors: bytes, text: str) -> bytes:
-        """The response without an answer of upstreams: the last good one, or SERVFAIL with these errors."""
-        entry = self.cache.get_stale(asked.question, self.second)
+    def _render(self, reply: Reply, pending: PendingQuery, age: int, max_ttl: int) -> bytes:
+        return reply.render(pending.query, pending.limit, age, max_ttl=max_ttl, trust_ad=self._trust_ad)
+
+    def _failure_response(self, pending: PendingQuery, errors: bytes, text: str) -> bytes:
+        """Return the stale response, or SERVFAIL with these extended errors."""
+        entry = self.cache.get_stale(pending.question, self.now)
         if entry is not None:
-            return self._stale(entry, asked, text)
-        self.counts.failed += 1
+            return self._stale_response(entry, pending, text)
+        self.counters.failed += 1
         self.sources.record(UPSTREAM)
-        failure = Response(asked.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
-        return asked.encoded(failure.pack(asked.limit))
+        failure = Response(pending.query, Rcode.SERVFAIL, recursion_available=True, errors=errors)
+        return pending.finish(failure.pack(pending.limit))
 
-    def _stale(self, entry: Entry, asked: _Asked, text: str = "") -> bytes:
-        """The response with what has expired (RFC 8767 §4)."""
-        self.counts.stale += 1
+    def _stale_response(self, entry: Entry, pending: PendingQuery, text: str = "") -> bytes:
+        """Return the response from a stale entry (RFC 8767 §4)."""
+        self.counters.stale += 1
         self.sources.record(STALE)
-        return asked.encoded(
+        return pending.finish(
             entry.reply.render(
-                asked.query,
-                asked.limit,
+                pending.query,
+                pending.limit,
                 0,
-                least_ttl=STALE_TTL,
-                most_ttl=STALE_TTL,
+                min_ttl=STALE_TTL,
+                max_ttl=STALE_TTL,
                 ede=Ede.STALE_ANSWER,
-                ede_text=text[:_MOST_TEXT],
-                trust_ad=self._config.forward.trust_ad,
+                ede_text=text[:_MAX_TEXT],
+                trust_ad=self._trust_ad,
             )
         )
 
 
 def group_of_question(question: Question) -> Labels:
-    """What answers to a question are remembered under: like a service's key, and never one."""
+    """Return the group of cached responses to a question: like a service's key, but never equal to one."""
     return b"", question.name, question.qtype.to_bytes(2), bytes((question.do, question.cd))
 
 
 def _errors_of(failure: Failure) -> bytes:
-    """The extended errors of a failure: those of the upstream, which knows more, or else our own."""
-    # What is long may not fit beside the question, and is not worth remembering.
+    """Return the extended errors of a failure: those of the upstream, which are more precise, or our own."""
+    # Long ones may not fit next to the question, and are not worth caching.
     if failure.reply is not None and 0 < len(failure.reply.ede) < MIN_UDP_SIZE // 2:
         return failure.reply.ede
-    return pack_ede(failure.ede, failure.text[:_MOST_TEXT])
+    return pack_ede(failure.ede, failure.text[:_MAX_TEXT])
 
 
 def _once(response: bytes, source: str) -> CacheableAnswer:
+    """Return an answer that the response cache must not keep."""
     return CacheableAnswer(itertools.repeat(response), source=source)

@@ -1,8 +1,8 @@
-"""The addresses of host names, asked of the upstreams themselves: they tell how long an answer may be kept.
+"""Addresses of host names, from the upstreams, whose replies have TTLs.
 
-    /etc/hosts ──▶ upstreams ──▶ (None) the machine's own resolver
+    /etc/hosts ──▶ upstreams ──▶ (None) the caller uses the system's resolver
 
-The last knows what cannot be asked for here: search lists, mDNS, LDAP, and whatever else nsswitch.conf names.
+The system's resolver also uses search lists, mDNS, LDAP and the other sources of nsswitch.conf.
 """
 
 from __future__ import annotations
@@ -11,110 +11,136 @@ import asyncio
 import socket
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from zkdns.dns.message import Type, parse_query
 from zkdns.errors import BadValueError
-from zkdns.forward.forward_zones import ForwardZone, ForwardZones
-from zkdns.forward.found import HostAddresses
-from zkdns.forward.message import build_query
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question, build_query
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure
 from zkdns.forward.special_use import special_use_answer
 from zkdns.names import Labels, lower, parse_name, to_wire
 
-HOSTS: Final = Path("/etc/hosts")
-LEAST_SECONDS: Final = 5
-MOST_SECONDS: Final = 300
-_HOSTS_SECONDS = 30
-_LEAST_LABELS = 2  # one label is completed from search lists
-_MOST_HOSTS = 1 << 20  # bytes
+if TYPE_CHECKING:  # the watcher imports `HostAddresses` even if it has no upstreams
+    from zkdns.forward.forward_zones import ForwardZone, ForwardZones
+
+HOSTS_FILE: Final = Path("/etc/hosts")
+MIN_SECONDS: Final = 5
+"""Minimum number of seconds until a name is resolved again."""
+MAX_SECONDS: Final = 300
+"""Maximum number of seconds until a name is resolved again."""
+_HOSTS_FILE_SECONDS = 30
+_MIN_LABELS = 2  # search lists apply to names with one label
+_MAX_HOSTS_FILE = 1 << 20  # bytes
 _FAMILIES = {Type.A: socket.AF_INET, Type.AAAA: socket.AF_INET6}
 
 
+class HostAddresses(NamedTuple):
+    """The addresses of a host name."""
+
+    addresses: tuple[str, ...]
+    """Sorted, in canonical form."""
+    seconds: float
+    """Seconds until the name should be resolved again."""
+    failed: tuple[Type, ...] = ()
+    """Types without a response: the addresses of these types are unknown."""
+    reason: str = ""
+    """Reason of the failure."""
+
+    def merge(self, previous: Iterable[str]) -> tuple[str, ...]:
+        """Return the addresses, and the previous ones of the failed types; sorted."""
+        kept = {text for text in previous if type_of(text) in self.failed}
+        return tuple(sorted(kept.union(self.addresses)))
+
+
+def type_of(address: str) -> Type:
+    """Return the type of the record for an address."""
+    return Type.AAAA if ":" in address else Type.A
+
+
 class HostLookup:
-    """Looks host names up, in the running event loop.
+    """Resolves host names, in the running event loop.
 
     Args:
-        routes: who is asked.
-        zones: our own, whose names upstreams do not know.
-        hosts: the file that goes before DNS (hosts(5)).
+        forward_zones: the upstreams.
+        zones: the zones of this server, which upstreams do not know.
+        hosts_file: the file with precedence over DNS (hosts(5)).
     """
 
-    def __init__(self, routes: ForwardZones, zones: Sequence[Labels], hosts: Path = HOSTS) -> None:
-        self._routes = routes
+    def __init__(
+        self, forward_zones: ForwardZones, zones: Sequence[Labels], hosts_file: Path = HOSTS_FILE
+    ) -> None:
+        self._forward_zones = forward_zones
         self._zones = zones
-        self._hosts = hosts
+        self._hosts_file = hosts_file
 
     async def find(self, host: str) -> HostAddresses | None:
-        """Look a host name up.
+        """Resolve a host name.
 
-        Where there are addresses of one type, and the other failed, it should be looked up again soon.
+        If one of the two address types fails, the result is valid for a short time only.
 
         Returns:
-            None where the machine's own resolver may know more.
+            None if the system's resolver may know more.
 
         Raises:
-            OSError: upstreams do not answer.
+            OSError: the upstreams failed.
         """
-        if written := addresses_in(_text_of(self._hosts), host):
-            return HostAddresses(written, _HOSTS_SECONDS)
+        if listed := addresses_in(_content_of(self._hosts_file), host):
+            return HostAddresses(listed, _HOSTS_FILE_SECONDS)
         try:
             name = lower(parse_name(host))
         except BadValueError:
             return None
-        route = self._routes.find(name)
+        forward_zone = self._forward_zones.find(name)
         wire = to_wire(name)
-        if len(name) < _LEAST_LABELS or not route.servers or self._is_ours(name) or self._is_special(wire):
+        if not forward_zone.servers or not self._is_forwarded(name, wire):
             return None
-        outcomes = await asyncio.gather(*(_ask(route, Question(wire, qtype)) for qtype in _FAMILIES))
+        outcomes = await asyncio.gather(*(_resolve(forward_zone, Question(wire, each)) for each in _FAMILIES))
         replies = {
-            qtype: one
-            for qtype, one in zip(_FAMILIES, outcomes, strict=True)
-            if isinstance(one, Reply) and one.is_conclusive
+            qtype: outcome
+            for qtype, outcome in zip(_FAMILIES, outcomes, strict=True)
+            if isinstance(outcome, Reply) and outcome.is_conclusive
         }
-        reason = next((one.text for one in outcomes if isinstance(one, Failure)), "")
+        reason = next((outcome.text for outcome in outcomes if isinstance(outcome, Failure)), "")
         addresses = {text for qtype, reply in replies.items() for text in addresses_of(reply, qtype)}
         if addresses:
             failed = tuple(qtype for qtype in _FAMILIES if qtype not in replies)
-            least = 0 if failed else min(reply.ttl for reply in replies.values() if reply.counts[0])
-            seconds = min(max(least, LEAST_SECONDS), MOST_SECONDS)
+            ttl = 0 if failed else min(reply.ttl for reply in replies.values() if reply.counts[0])
+            seconds = min(max(ttl, MIN_SECONDS), MAX_SECONDS)
             return HostAddresses(tuple(sorted(addresses)), seconds, failed, reason)
         if reason:
             raise OSError(reason)
         return None
 
-    def _is_ours(self, name: Labels) -> bool:
-        return any(name[-len(zone) :] == zone for zone in self._zones)
+    def _is_forwarded(self, name: Labels, wire: bytes) -> bool:
+        """Return whether upstreams may receive the name: it is not local, and no special-use name."""
+        if len(name) < _MIN_LABELS or any(name[-len(zone) :] == zone for zone in self._zones):
+            return False
+        query = parse_query(build_query(Question(wire, Type.A), 0))
+        return special_use_answer(query, self._forward_zones.is_configured) is None
 
-    def _is_special(self, name: bytes) -> bool:
-        """Whether upstreams must not hear of it, as of names in `local`."""
-        query = parse_query(build_query(Question(name, Type.A), 0))
-        return special_use_answer(query, self._routes.is_configured) is not None
 
-
-async def _ask(route: ForwardZone, question: Question) -> Reply | Failure:
+async def _resolve(forward_zone: ForwardZone, question: Question) -> Reply | Failure:
     result: asyncio.Future[Reply | Failure] = asyncio.get_running_loop().create_future()
 
-    def done(outcome: Reply | Failure) -> None:
+    def on_outcome(_question: Question, outcome: Reply | Failure) -> None:
         if not result.done():
             result.set_result(outcome)
 
-    route.exchanges.ask(question, done)
+    forward_zone.resolver.resolve(question, on_outcome)
     return await result
 
 
 def addresses_of(reply: Reply, qtype: Type) -> Iterable[str]:
-    """The addresses of that type in a reply's answer, whatever aliases lead to them."""
+    """Yield the addresses of this type in the answer section, with any owner name."""
     records = reply.records
-    for at, end in zip(reply.ttls_at[: reply.counts[0]], reply.ends, strict=False):
-        if int.from_bytes(records[at - 4 : at - 2]) == qtype:  # the type stands before class and TTL
-            yield socket.inet_ntop(_FAMILIES[qtype], records[at + 6 : end])  # behind TTL and length
+    for ttl_at, end in zip(reply.ttls_at[: reply.counts[0]], reply.ends, strict=False):
+        if int.from_bytes(records[ttl_at - 4 : ttl_at - 2]) == qtype:  # type and class come before the TTL
+            yield socket.inet_ntop(_FAMILIES[qtype], records[ttl_at + 6 : end])  # after TTL and length
 
 
 def addresses_in(text: str, host: str) -> tuple[str, ...]:
-    """The addresses that a hosts file (hosts(5)) has for a name, sorted."""
+    """Return the addresses of a host in the content of a hosts file (hosts(5)), sorted."""
     wanted = host.lower().removesuffix(".")
     found = set()
     for line in text.splitlines():
@@ -129,9 +155,9 @@ def addresses_in(text: str, host: str) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _text_of(file: Path) -> str:
+def _content_of(file: Path) -> str:
     try:
         with file.open("rb") as stream:
-            return stream.read(_MOST_HOSTS).decode(errors="replace")
+            return stream.read(_MAX_HOSTS_FILE).decode(errors="replace")
     except OSError:
         return ""

@@ -1,13 +1,13 @@
-"""Whether an upstream hands queries back to us: probes that only we can know again.
+"""Detection of upstreams that return queries to this server, by probes that only this server can recognize.
 
-    zkdns ── probe ──▶ upstream ──▶ … ──▶ zkdns: "this is mine, so there is a loop"
+    zkdns ── probe ──▶ upstream ──▶ … ──▶ zkdns receives its own probe: a loop
 
-A loop costs no storm, as equal questions in flight are asked once; but every one of them ends in a time-out,
-and nothing says why. A probe's name holds when it was made and a code over that, the domain and the upstream,
-with the server's secret as key. So any worker knows the probes of all, remembers none of them, and a probe
-that somebody wrote down proves nothing a moment later.
+A loop causes no storm, because equal questions in flight are sent once; but each of them times out, for no
+visible reason. The name of a probe holds its time and a keyed hash of the time, the domain and the upstream;
+the key is the server's secret. So every worker recognizes the probes of all workers without storing them, and
+a recorded probe is rejected a moment later.
 
-Never here: sending probes, and leaving an upstream alone.
+This module sends no probes, and does not remove upstreams.
 """
 
 from __future__ import annotations
@@ -18,110 +18,112 @@ from collections.abc import Iterable
 
 from zkdns.address import UpstreamAddress
 from zkdns.dns.message import Type
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question
 from zkdns.names import MAX_NAME, Labels, to_wire
 
-# Resolvers on the way must pass the probe on, so it cannot lie below `test` or `invalid`, which they answer
-# themselves; names below `example` they are to resolve like any other (RFC 6761 §6.5), and nobody owns one.
-ELSEWHERE: Labels = (b"example",)
-"""The domain of probes for upstreams that get all names."""
+# Resolvers must forward a probe, but answer names below `test` and `invalid` themselves. They resolve names
+# below `example` like others (RFC 6761 §6.5), and these names are reserved.
+DEFAULT_DOMAIN: Labels = (b"example",)
+"""Domain of the probes for upstreams of all names."""
 
-# Queries for text are passed on by resolvers that filter some other types; there is never an answer.
+# Some resolvers filter other types; there is never an answer.
 _QTYPE = Type.TXT
-_MARK = to_wire((b"loop", b"zkdns"))[:-1]
-_TIME, _SALT, _CODE = 4, 4, 12  # bytes; in hexadecimal the label has 40 characters
-_LABEL = bytes((2 * (_TIME + _SALT + _CODE),))
-_BEFORE_MARK = 1 + _LABEL[0]
-# A resolver gives up within some seconds, and tries others before; nothing comes back later than this.
+_SUFFIX = to_wire((b"loop", b"zkdns"))[:-1]
+_TIME, _SALT, _HASH = 4, 4, 12  # bytes; 40 characters in hexadecimal
+_LABEL_LENGTH = bytes((2 * (_TIME + _SALT + _HASH),))
+_SUFFIX_AT = 1 + _LABEL_LENGTH[0]
+# Resolvers give up within some seconds, also after they have tried others, so no probe returns later.
 _VALID_SECONDS = 15
 
 
 class LoopProbes:
-    """Makes probes, and knows them when they come back.
+    """Makes and recognizes probes.
 
     Args:
-        secret: 16 random bytes, the same in all workers of a server: the kernel chooses who gets a query.
+        secret: 16 random bytes, the same in all workers: the kernel chooses the worker that gets a query.
     """
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
-    def question(self, upstream: UpstreamAddress, now: float, domain: Labels = ELSEWHERE) -> Question | None:
-        """What to ask that upstream; another one each time, so that no cache knows the answer.
+    def question(
+        self, upstream: UpstreamAddress, now: float, domain: Labels = DEFAULT_DOMAIN
+    ) -> Question | None:
+        """Return a probe for an upstream, different each time, so that it is in no cache.
 
         Args:
-            upstream: who is asked.
-            now: seconds on the machine's monotonic clock, which all its processes share.
-            domain: whose names it is asked for, in lower case.
+            upstream: the upstream that gets the probe.
+            now: seconds on the system's monotonic clock, which is the same in all processes.
+            domain: domain of the forward zone in lower case.
 
         Returns:
-            None where the domain is too long to have such a name below it.
+            None if the domain is too long for a probe's name below it.
         """
         stamp = (int(now) % (1 << 8 * _TIME)).to_bytes(_TIME) + secrets.token_bytes(_SALT)
-        behind = _MARK + to_wire(domain)
-        name = _LABEL + (stamp + self._code(stamp, behind, upstream)).hex().encode() + behind
+        suffix = _SUFFIX + to_wire(domain)
+        name = _LABEL_LENGTH + (stamp + self._hash(stamp, suffix, upstream)).hex().encode() + suffix
         return Question(name, _QTYPE) if len(name) <= MAX_NAME else None
 
-    def returned(
+    def match(
         self,
         question: Question,
         upstreams: Iterable[UpstreamAddress],
         now: float,
-        domain: Labels = ELSEWHERE,
+        domain: Labels = DEFAULT_DOMAIN,
     ) -> UpstreamAddress | None:
-        """The upstream whose probe a query is; None: it is none of ours, or an old one.
+        """Return the upstream to which this probe was sent; None: it is no valid probe.
 
-        For names that are no probes it costs next to nothing.
+        Returns quickly for other questions.
 
         Args:
-            question: of a query that has arrived, whoever sent it.
-            upstreams: those that may have been asked.
+            question: question of a received query.
+            upstreams: the upstreams of the forward zone.
             now: as in `question`.
-            domain: for whose names they are asked, in lower case.
+            domain: domain of the forward zone in lower case.
         """
         name = question.name
-        if question.qtype != _QTYPE or not name.startswith(_MARK, _BEFORE_MARK) or name[:1] != _LABEL:
+        if question.qtype != _QTYPE or not name.startswith(_SUFFIX, _SUFFIX_AT) or name[:1] != _LABEL_LENGTH:
             return None
         try:
-            data = bytes.fromhex(name[1:_BEFORE_MARK].decode())
+            data = bytes.fromhex(name[1:_SUFFIX_AT].decode())
         except ValueError:
             return None
-        stamp, code = data[: _TIME + _SALT], data[_TIME + _SALT :]
+        stamp, received_hash = data[: _TIME + _SALT], data[_TIME + _SALT :]
         age = (int(now) - int.from_bytes(stamp[:_TIME])) % (1 << 8 * _TIME)
-        if len(code) != _CODE or age > _VALID_SECONDS:
+        if len(received_hash) != _HASH or age > _VALID_SECONDS:
             return None
-        behind = name[_BEFORE_MARK:]
-        if behind != _MARK + to_wire(domain):
+        suffix = name[_SUFFIX_AT:]
+        if suffix != _SUFFIX + to_wire(domain):
             return None
         return next(
             (
                 upstream
                 for upstream in upstreams
-                if secrets.compare_digest(code, self._code(stamp, behind, upstream))
+                if secrets.compare_digest(received_hash, self._hash(stamp, suffix, upstream))
             ),
             None,
         )
 
-    def _code(self, stamp: bytes, behind: bytes, upstream: UpstreamAddress) -> bytes:
-        content = stamp + behind + str(upstream).encode()
-        return hashlib.blake2b(content, digest_size=_CODE, key=self._secret).digest()
+    def _hash(self, stamp: bytes, suffix: bytes, upstream: UpstreamAddress) -> bytes:
+        content = stamp + suffix + str(upstream).encode()
+        return hashlib.blake2b(content, digest_size=_HASH, key=self._secret).digest()
 
 
-def report_loop(upstream: UpstreamAddress, *, source: str | None = None, domain: str | None = None) -> str:
-    """What to tell people of a loop: which upstream it is, and what to change.
+def describe_loop(upstream: UpstreamAddress, *, source: str | None = None, domain: str | None = None) -> str:
+    """Return an explanation of a loop: the upstream, and the setting to change.
 
     Args:
-        upstream: the one that hands queries back.
-        source: the file that names it, where no setting does.
-        domain: the one whose names it is asked for; None: all.
+        upstream: the upstream that returns queries.
+        source: the file with its address; None: it is in the configuration.
+        domain: domain of the forward zone; None: all names.
     """
     if domain is not None:
-        where, change = f'[forward.zone."{domain}"]', f'name others in [forward.zone."{domain}"]'
+        where, change = f'[forward.zone."{domain}"]', f'set other upstreams in [forward.zone."{domain}"]'
     elif source is not None:
-        where, change = source, "name others with forward.upstreams (--upstream ADDRESS)"
+        where, change = source, "set other upstreams with forward.upstreams (--upstream ADDRESS)"
     else:
-        where, change = "forward.upstreams", "name others there (--upstream ADDRESS)"
+        where, change = "forward.upstreams", "set other upstreams there (--upstream ADDRESS)"
     return (
-        f"{upstream}, which {where} names, hands the queries that it is sent back to this server, so it is "
-        f"asked no more; let it ask somebody else, or {change}"
+        f"{upstream} (from {where}) returns queries to this server, so it gets no more queries; "
+        f"configure it to use other resolvers, or {change}"
     )

@@ -1,19 +1,23 @@
-"""What is said to upstreams, and what they say: a writer of queries, a strict reader of replies.
+"""Messages to and from upstreams: a writer of queries and a strict reader of replies.
 
-A reply is checked to its last byte and then kept as it came: its records are never taken apart, so that every
-type passes intact, unknown ones too (RFC 3597). That goes because a name in them may point back into the
-question, whose length is the same in every message about it, and to records before it, which stay where they
-are. Only TTLs change, which no name may lie in, and records go from the end where there is not room for all.
+The reader checks a reply to its last byte and then keeps the records as they came, without taking them apart.
+So every type passes intact, unknown ones too (RFC 3597). This works because the names in a record may point
+only into the question, which has the same length in every message about it, or into an earlier record, which
+keeps its place. Only TTLs change, so the reader rejects a name with a TTL inside it; and if a message is too
+long, records are removed from the end only.
 
-The reader never raises anything but `BadReplyError` and works in time linear in the message. Never here:
-sockets, clocks.
+The reader raises only `BadReplyError` and works in time linear in the message. No sockets and no clocks here.
 """
 
 from __future__ import annotations
 
+import array
+import os
 import struct
 from bisect import bisect_left
 from typing import Final, NamedTuple
+
+import msgspec
 
 from zkdns.dns.edns import OPT, BadOptionError, OptionCode, iter_options, pack_opt, sanitize_ede
 from zkdns.dns.message import (
@@ -30,25 +34,21 @@ from zkdns.dns.message import (
     Rcode,
     Type,
 )
-from zkdns.forward.question import Question
-from zkdns.forward.reply import Reply
+from zkdns.forward.reply import MAX_TTL, TTL_FIELD, Reply
 from zkdns.names import MAX_LABEL, MAX_NAME
 
 _OPCODE = 0x7800
-_MOST_SECONDS = 0x7FFFFFFF
 _ROOT_SIZE = 1
 _POINTER = 0xC0
+_RANDOM_BYTES = 4096  # read by one system call; two bytes for each id
 
-_LONG = struct.Struct("!I")
-
-# As plain numbers: an enumeration's members take several times as long to look up.
+# Plain integers: access to a member of an enumeration takes several times as long.
 _NOERROR, _NXDOMAIN = int(Rcode.NOERROR), int(Rcode.NXDOMAIN)
 _SOA_TYPE, _OPT_TYPE, _ANY_TYPE = int(Type.SOA), int(Type.OPT), int(Type.ANY)
-_TTL_SIZE = 4
-_SIZES: Final = {int(Type.A): 4, int(Type.AAAA): 16}
+_ADDRESS_SIZES: Final = {int(Type.A): 4, int(Type.AAAA): 16}
 
-# Data with names that may be compressed (RFC 1035 §3.3), or are by some although they must not (RFC 3597 §4):
-# bytes before the names, how many names there are, bytes behind them.
+# Types whose data holds names that may be compressed (RFC 1035 §3.3), or that some servers compress although
+# they must not (RFC 3597 §4): bytes before the names, number of names, bytes after them.
 _NAMES_IN: Final = {
     2: (0, 1, 0),  # NS
     3: (0, 1, 0),  # MD
@@ -71,14 +71,39 @@ _NAMES_IN: Final = {
 }
 
 
+class Question(msgspec.Struct, frozen=True, gc=False):
+    """A question of class IN, with the flags that change its reply (RFC 4035 §3.2)."""
+
+    name: bytes
+    """In wire format: labels with their lengths, in lower case, with the zero of the root; 1 to 255 bytes."""
+    qtype: int
+    do: bool = False
+    """True if the client accepts DNSSEC records (RFC 3225)."""
+    cd: bool = False
+    """True if the upstream should not validate the data (checking disabled)."""
+
+
+class RandomIds:
+    """Unpredictable 16-bit message ids, from the random source of the system (RFC 5452 §9.2)."""
+
+    def __init__(self) -> None:
+        self._unused = array.array("H")
+
+    def take(self) -> int:
+        """Return the next id."""
+        if not self._unused:
+            self._unused.frombytes(os.urandom(_RANDOM_BYTES))
+        return self._unused.pop()
+
+
 class BadReplyError(Exception):
-    """A message that is no reply to the question.
+    """The message is not a valid reply to the question.
 
     Attributes:
-        reason: what is wrong with it, as a short text.
-        rcode: what its header says, where it has nothing but a header: so answers who could not read the
-            query, or will not. It does not say to what, so it must not end the wait; it may be a reason to
-            ask otherwise.
+        reason: the fault, as a clause such as `it is a query`.
+        rcode: the response code of a message that has only a header; otherwise None. A server sends such a
+            message if it cannot or will not read the query. The message names no question, so it must not end
+            the attempt, but it may be a reason to repeat the query without EDNS.
     """
 
     def __init__(self, reason: str, rcode: int | None = None) -> None:
@@ -88,15 +113,15 @@ class BadReplyError(Exception):
 
 
 def build_query(question: Question, ident: int, *, edns: bool = True) -> bytes:
-    """The query for an upstream.
+    """Build a query for an upstream.
 
-    AD is always set, which asks to be told whether the data are authentic (RFC 6840 §5.7): the reply may be
-    kept for others than who asked first.
+    AD is always set, so that the upstream reports whether it has validated the data (RFC 6840 §5.7): the
+    reply may be cached for clients that want to know.
 
     Args:
-        question: what is asked.
-        ident: the message's id.
-        edns: whether it has an OPT record. Without one DNSSEC's records cannot be asked for.
+        question: the question.
+        ident: the id of the message.
+        edns: whether to add an OPT record, which is required to request DNSSEC records.
     """
     flags = RD | AD | (question.cd and CD)
     header = HEADER.pack(ident, flags, 1, 0, 0, edns)
@@ -105,7 +130,10 @@ def build_query(question: Question, ident: int, *, edns: bool = True) -> bytes:
 
 
 class _Records(NamedTuple):
-    """A message's records, an element of each list for one of them; places are counted from the first one."""
+    """The records of a message: element i of each list is about record i.
+
+    Offsets count from the first record.
+    """
 
     types: list[int]
     ttls: list[int]
@@ -114,30 +142,30 @@ class _Records(NamedTuple):
 
 
 class _Names(NamedTuple):
-    """The names of a message so far.
+    """The names found in a message so far.
 
     Attributes:
-        sizes: by place how long the name that begins there is, uncompressed. All that is found is put there,
-            so that no byte is looked at twice, however many names point to it.
-        strays: where a name points to and none was known to begin.
+        sizes: uncompressed length of the name that starts at each offset. Includes every suffix, so that no
+            byte is read twice, however many names point to it.
+        unchecked: targets of pointers at which no name was known to start.
     """
 
     sizes: dict[int, int]
-    strays: list[int]
+    unchecked: list[int]
 
 
 class _Opt(NamedTuple):
-    """What an OPT record says: the upper bits of the RCODE, and extended errors as options."""
+    """An OPT record: the upper bits of the RCODE, and the extended errors as options."""
 
     rcode: int
     ede: bytes
 
 
 def read_reply(message: bytes, question: Question) -> Reply:
-    """Read what came as the reply to a question; that its id is the query's is for the caller to see.
+    """Read the reply to a question. The caller checks the id.
 
     Raises:
-        BadReplyError: it is not well-formed, or the reply to another question.
+        BadReplyError: the message is malformed, or is the reply to another question.
     """
     flags, answers, authorities, additionals = _read_header(message)
     start = _match_question(message, question)
@@ -150,7 +178,7 @@ def read_reply(message: bytes, question: Question) -> Reply:
     if _OPT_TYPE in records.types:
         count = records.types.index(_OPT_TYPE)
         opt = _read_opt(message, start, records, count, answers + authorities)
-        # Those behind it would move, and with them what their names point to.
+        # The records after OPT are removed: they would move, and pointers into them would be wrong.
         additionals = count - answers - authorities
         for column in records:
             del column[count:]
@@ -158,16 +186,16 @@ def read_reply(message: bytes, question: Question) -> Reply:
     is_negative = rcode == _NXDOMAIN or (
         rcode == _NOERROR and not _has_answer(records.types[:answers], question.qtype)
     )
-    # RFC 2308 §5: what denies something is kept only with an SOA, which says for how long.
-    has_limit = not is_negative or _limit_soa(message, start, records, answers, authorities)
-    is_lasting = has_limit and rcode in (_NOERROR, _NXDOMAIN) and not flags & TC
+    # RFC 2308 §5: a negative reply is cached only if it has an SOA record, which limits its TTL.
+    has_ttl = not is_negative or _limit_soa_ttl(message, start, records, answers, authorities)
+    is_cacheable = has_ttl and rcode in (_NOERROR, _NXDOMAIN) and not flags & TC
     return Reply(
         rcode=rcode,
         truncated=bool(flags & TC),
         authentic=bool(flags & AD),
         has_edns=opt is not None,
         is_negative=is_negative,
-        ttl=min(records.ttls, default=0) if is_lasting else 0,
+        ttl=min(records.ttls, default=0) if is_cacheable else 0,
         records=message[start : start + records.ends[-1]] if count else b"",
         counts=(answers, authorities, additionals),
         ends=tuple(records.ends),
@@ -178,7 +206,7 @@ def read_reply(message: bytes, question: Question) -> Reply:
 
 
 def _read_header(message: bytes) -> tuple[int, int, int, int]:
-    """Flags, and how many records each section has."""
+    """Return the flags, and the number of records in each section."""
     if len(message) < HEADER_SIZE:
         raise BadReplyError(f"it has {len(message)} bytes, a header has {HEADER_SIZE}")
     _, flags, questions, answers, authorities, additionals = HEADER.unpack_from(message)
@@ -193,9 +221,9 @@ def _read_header(message: bytes) -> tuple[int, int, int, int]:
 
 
 def _match_question(message: bytes, question: Question) -> int:
-    """Where the records begin behind the question, which must be the one that was asked."""
+    """Check that the question is the expected one, and return the offset of the first record."""
     name_end = HEADER_SIZE + len(question.name)
-    # Lengths of labels are below the letters, so that lower() changes none of them.
+    # lower() leaves the length bytes unchanged: they are smaller than any letter.
     if message[HEADER_SIZE:name_end].lower() != question.name:
         raise BadReplyError("it is about another name")
     start = name_end + TYPE_CLASS.size
@@ -205,75 +233,81 @@ def _match_question(message: bytes, question: Question) -> int:
 
 
 def _walk(message: bytes, start: int, name_size: int, count: int) -> _Records:
-    """The records, which must end where the message does.
+    """Read all records; the last one must end where the message ends.
 
     Raises:
-        BadReplyError: what is wrong.
-        IndexError: it is too short.
-        struct.error: it is too short.
+        BadReplyError: a record is malformed.
+        IndexError: the message is too short.
+        struct.error: the message is too short.
     """
     records = types, ttls, ttls_at, ends = _Records([], [], [], [])
     names = _Names({HEADER_SIZE: name_size}, [])
     at = start
     for _ in range(count):
         first = message[at]
-        if first == _POINTER and message[at + 1] == HEADER_SIZE:  # most records are about the question's name
+        if first == _POINTER and message[at + 1] == HEADER_SIZE:  # most owners are the name of the question
             at += 2
-        elif not first:  # the root, which owns the OPT record
+        elif not first:  # the root, the owner of the OPT record
             at += _ROOT_SIZE
         else:
             at = _skip_name(message, at, names)
         rtype, rclass, ttl, size = RECORD.unpack_from(message, at)
         data_at = at + RECORD.size
         types.append(rtype)
-        ttls.append(ttl if ttl <= _MOST_SECONDS else 0)  # RFC 2181 §8
+        ttls.append(ttl if ttl <= MAX_TTL else 0)  # RFC 2181 §8
         ttls_at.append(at + 4 - start)
         at = data_at + size
         ends.append(at - start)
         if rclass == CLASS_IN:
-            if size != _SIZES.get(rtype, size):
+            if size != _ADDRESS_SIZES.get(rtype, size):
                 raise BadReplyError(f"it has an address of {size} bytes")
             if rtype in _NAMES_IN:
                 _check_data(message, rtype, data_at, at, names)
     if at < len(message):
-        raise BadReplyError(f"it has {len(message) - at} bytes behind its last record")
+        raise BadReplyError(f"it has {len(message) - at} bytes after its last record")
     if at > len(message):
         raise BadReplyError("it ends within a record")
-    for place in names.strays:
-        _check_stray(message, place - start, start, ttls_at)
+    for place in names.unchecked:
+        _check_without_ttl(message, place - start, start, ttls_at)
     return records
 
 
-def _check_stray(message: bytes, at: int, start: int, ttls_at: list[int]) -> None:
-    """Refuse a name that has a TTL in it, which would be another name a second later, or none.
+def _check_without_ttl(message: bytes, at: int, start: int, ttls_at: list[int]) -> None:
+    """Reject a name with a TTL inside it: the name would change with the TTL.
 
     Args:
-        message: what the name is in.
-        at: where it begins, counted from the first record; it may lie before that.
-        start: where that one begins.
-        ttls_at: where TTLs are.
+        message: the message.
+        at: offset of the name from the first record; negative in the question.
+        start: offset of the first record.
+        ttls_at: offsets of the TTLs from the first record.
+
+    Raises:
+        BadReplyError: the name has a TTL inside it.
     """
     end = at
     while 0 < (length := message[start + end]) <= MAX_LABEL:
         end += 1 + length
-    end += 2 if length else _ROOT_SIZE  # with what it ends with: a pointer, or the root
+    end += 2 if length else _ROOT_SIZE  # including the end of the name: a pointer, or the root
     before_end = bisect_left(ttls_at, end)
-    if before_end and ttls_at[before_end - 1] + _TTL_SIZE > at:
+    if before_end and ttls_at[before_end - 1] + TTL_FIELD.size > at:
         raise BadReplyError("a name has a TTL in it")
 
 
 def _skip_name(message: bytes, at: int, names: _Names) -> int:
-    """Where a name ends: behind its root or behind its first pointer.
+    """Check a name, and return the offset after its root or its first pointer.
 
     Args:
-        message: what the name is in.
-        at: where it begins.
-        names: those before; what is found is added.
+        message: the message.
+        at: offset of the name.
+        names: the earlier names; this one is added.
+
+    Raises:
+        BadReplyError: the name is malformed.
     """
-    known, strays = names
+    known, unchecked = names
     path: list[tuple[int, int]] = []
-    # The labels that are being read began at `run` and lie before `limit`. Each pointer leads to a name that
-    # lies wholly before the one that it stands in, so there is no circle.
+    # The current run of labels starts at `run` and lies before `limit`. A pointer must lead to before the
+    # run that it ends, so there are no loops.
     run, limit = at, len(message)
     end = 0
     while at not in known:
@@ -291,15 +325,15 @@ def _skip_name(message: bytes, at: int, names: _Names) -> int:
                 raise BadReplyError("a name points to where no name was before")
             path.append((at, 0))
             if target not in known:
-                strays.append(target)
+                unchecked.append(target)
             end = end or at + 2
             at, run, limit = target, target, run
         else:
             raise BadReplyError(f"a name has a label of the unknown kind {length:#04x}")
     end = end or at + _ROOT_SIZE
     size = known[at]
-    for place, taken in reversed(path):
-        size += taken
+    for place, length in reversed(path):
+        size += length
         if size > MAX_NAME:
             raise BadReplyError(f"a name is longer than {MAX_NAME} bytes")
         known[place] = size
@@ -307,17 +341,32 @@ def _skip_name(message: bytes, at: int, names: _Names) -> int:
 
 
 def _check_data(message: bytes, rtype: int, at: int, end: int, names: _Names) -> None:
-    """Whether the names in a record's data are names, and end where they must."""
-    before, count, behind = _NAMES_IN[rtype]
+    """Check that the names in the data of a record are valid, and that the data end with them.
+
+    Raises:
+        BadReplyError: a name is malformed, or the length of the data is wrong.
+    """
+    before, count, after = _NAMES_IN[rtype]
     at += before
     for _ in range(count):
         at = _skip_name(message, at, names)
-    if at + behind != end:
-        raise BadReplyError(f"the data of a record of type {rtype} are not as long as what is in them")
+    if at + after != end:
+        raise BadReplyError(f"the data of a record of type {rtype} do not have the length of their content")
 
 
 def _read_opt(message: bytes, start: int, records: _Records, at: int, first: int) -> _Opt:
-    """Read the OPT record, which is the one with the number `at`; additional ones begin with `first`."""
+    """Read the OPT record.
+
+    Args:
+        message: the message.
+        start: offset of the first record.
+        records: all records.
+        at: index of the OPT record.
+        first: index of the first additional record.
+
+    Raises:
+        BadReplyError: there are two OPT records, it is in another section, or its options are malformed.
+    """
     record_at = start + (records.ends[at - 1] if at else 0)
     if records.types.count(_OPT_TYPE) > 1 or at < first or message[record_at]:  # RFC 6891 §6.1.1
         raise BadReplyError("it has two OPT records, or one in the wrong place")
@@ -331,20 +380,21 @@ def _read_opt(message: bytes, start: int, records: _Records, at: int, first: int
 
 
 def _has_answer(types: list[int], qtype: int) -> bool:
-    """Whether records of these types in the answer section are what was asked for, not only the way there."""
+    """Return whether answer records of these types include the requested type, not only aliases."""
     return qtype in types or (qtype == _ANY_TYPE and bool(types))
 
 
-def _limit_soa(message: bytes, start: int, records: _Records, answers: int, authorities: int) -> bool:
-    """Let the SOA of a negative reply live no longer than its MINIMUM says (RFC 2308 §3, §5).
+def _limit_soa_ttl(message: bytes, start: int, records: _Records, answers: int, authorities: int) -> bool:
+    """Limit the TTL of the SOA record in a negative reply to its MINIMUM field (RFC 2308 §3, §5).
 
-    Without one the reply must not be kept.
+    Returns:
+        Whether there is an SOA record; without one the reply must not be cached.
     """
     try:
         at = records.types.index(_SOA_TYPE, answers, answers + authorities)
     except ValueError:
         return False
     minimum: int
-    (minimum,) = _LONG.unpack_from(message, start + records.ends[at] - _LONG.size)
-    records.ttls[at] = min(records.ttls[at], minimum if minimum <= _MOST_SECONDS else 0)
+    (minimum,) = TTL_FIELD.unpack_from(message, start + records.ends[at] - TTL_FIELD.size)
+    records.ttls[at] = min(records.ttls[at], minimum if minimum <= MAX_TTL else 0)
     return True

@@ -1,4 +1,4 @@
-"""What an upstream has said, made into the responses to those who ask for it, now or later."""
+"""The reply of an upstream, and the responses made from it for clients, at once or later."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import msgspec
 from zkdns.dns.edns import pack_ede, response_opt
 from zkdns.dns.message import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
 
-MOST_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
+MAX_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 
-_TTL = struct.Struct("!I")
+TTL_FIELD: Final = struct.Struct("!I")
+"""A TTL, or another number of seconds in a record."""
 
 
 class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
-    """A reply of an upstream, that goes for everyone who asks the same.
+    """A reply of an upstream, valid for every client with the same question.
 
     Attributes:
-        rcode: 12 bits, those of the OPT record too.
-        truncated: whether the upstream had to leave out something (TC).
-        authentic: whether the upstream says that it has checked the data (AD).
-        has_edns: whether it came with an OPT record.
-        is_negative: whether it denies the name, or that it has records of the type (RFC 2308 §2).
-        ttl: seconds for which it may be kept; 0: not at all. It is the least TTL of all its records.
-        records: as they came, without the OPT record.
-        counts: how many there are in the answer, authority and additional section.
-        ends: where each ends in `records`.
-        ttls: of each; an SOA's in a negative reply is at most its MINIMUM.
-        ttls_at: where each has its TTL in `records`.
-        ede: the extended errors that came with it (RFC 8914), as EDNS options.
+        rcode: 12 bits, including those of the OPT record.
+        truncated: whether the upstream had to omit records (TC).
+        authentic: whether the upstream reports that it has validated the data (AD).
+        has_edns: whether there was an OPT record.
+        is_negative: whether it denies the name, or records of the type (RFC 2308 §2).
+        ttl: seconds for which it may be cached: the shortest TTL of all its records. 0: do not cache.
+        records: the records as they came, without the OPT record.
+        counts: number of records in the answer, authority and additional section.
+        ends: offset of each record's end in `records`.
+        ttls: TTL of each record; that of an SOA record in a negative reply is at most its MINIMUM field.
+        ttls_at: offset of each record's TTL in `records`.
+        ede: the extended errors (RFC 8914), as EDNS options.
     """
 
     rcode: int
@@ -49,38 +50,37 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def is_conclusive(self) -> bool:
-        """Whether it says all that there is to say about its question (RFC 8767 §4)."""
+        """Whether it answers its question completely, positively or negatively (RFC 8767 §4)."""
         return self.rcode in (Rcode.NOERROR, Rcode.NXDOMAIN) and not self.truncated
 
     def render(
         self,
         query: Query,
         limit: int,
-        seconds: int,
+        age: int,
         *,
-        least_ttl: int = 0,
-        most_ttl: int = MOST_TTL,
+        min_ttl: int = 0,
+        max_ttl: int = MAX_TTL,
         ede: int | None = None,
         ede_text: str = "",
         trust_ad: bool = False,
     ) -> bytes:
-        """The response to a query for it.
+        """Return the response to a query.
 
         Args:
-            query: asks for the same name and type; the spelling may be another.
-            limit: bytes that the message may have. Additional records go first; when others must go, from
-                the end, TC says so (RFC 2181 §9).
-            seconds: how long ago the upstream said it. TTLs are less by that, and not below 0.
-            least_ttl: what shorter TTLs count as, before time is taken off.
-            most_ttl: what longer TTLs count as, before time is taken off. With both the same and no seconds
-                all TTLs are that (RFC 8767 §4: 30 for what has expired).
+            query: a query for the same name and type; the case of the name may differ.
+            limit: maximum size of the message in bytes. Additional records are removed first. If answer or
+                authority records are removed, from the end, TC is set (RFC 2181 §9).
+            age: seconds since the upstream replied, subtracted from the TTLs; the results are at least 0.
+            min_ttl: lower limit of the TTLs before the age is subtracted.
+            max_ttl: upper limit of the TTLs before the age is subtracted. If both limits are equal and the
+                age is 0, every TTL has this value (RFC 8767 §4: 30 in stale responses).
             ede: an extended error to add to those of the upstream.
-            ede_text: what people are told with it.
-            trust_ad: whether the upstream's word is passed on that the data are authentic, to those who want
-                to know (RFC 6840 §5.8).
+            ede_text: the text of `ede`.
+            trust_ad: whether AD is passed on to clients that want it (RFC 6840 §5.8).
         """
         edns, rcode = query.edns, self.rcode
-        if edns is None and rcode > 0xF:  # noqa: PLR2004 - what a header can hold; its lower bits mean something else
+        if edns is None and rcode > 0xF:  # noqa: PLR2004 - the size of the header's field; the lower bits are another code
             rcode = Rcode.SERVFAIL
         flags = QR | RA | (query.rd and RD) | (query.cd and CD) | (self.truncated and TC) | rcode & 0xF
         if trust_ad and self.authentic and (query.ad or (edns is not None and edns.do)):
@@ -89,7 +89,7 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         errors = self.ede if ede is None else pack_ede(ede, ede_text) + self.ede
         opt = response_opt(edns, rcode, errors, room)
         room -= len(opt)
-        records: bytes | bytearray = self._records_after(seconds, least_ttl, most_ttl)
+        records: bytes | bytearray = self._records_at(age, min_ttl, max_ttl)
         answers, authorities, additionals = self.counts
         if len(records) > room:
             kept = bisect_right(self.ends, room)
@@ -102,11 +102,11 @@ class Reply(msgspec.Struct, frozen=True, kw_only=True, gc=False):
         header = HEADER.pack(query.id, flags, 1, answers, authorities, additionals + bool(opt))
         return b"".join((header, query.question, records, opt))
 
-    def _records_after(self, seconds: int, least_ttl: int, most_ttl: int) -> bytearray:
-        """The records as they are when that time has passed."""
+    def _records_at(self, age: int, min_ttl: int, max_ttl: int) -> bytearray:
+        """Return the records with the TTLs that they have at this age."""
         records = bytearray(self.records)
-        pack_into = _TTL.pack_into
+        pack_into = TTL_FIELD.pack_into
         for at, ttl in zip(self.ttls_at, self.ttls, strict=True):
-            left = min(max(ttl, least_ttl), most_ttl) - seconds
+            left = min(max(ttl, min_ttl), max_ttl) - age
             pack_into(records, at, left if left > 0 else 0)  # noqa: FURB136 - a third of max()'s time
         return records

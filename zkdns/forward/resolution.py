@@ -1,57 +1,56 @@
-"""One question, from when it is asked until it has an answer: what to do at each event. No socket, no clock.
+"""The resolution of one question: what to do at each event. No sockets, no clock.
 
-    begin ──▶ Try ──▶ received ──▶ Reply          an answer that counts
-               ▲         ├───────▶ Try            of the same upstream in another way, or of the next one
-               │         └───────▶ None           nothing changes: a forged message, say
-               └───────── woken                   it took too long: the next one is asked as well
-                         failed, defer          could not be sent, came back, or must be sent later
-    the time is over, or all have said no ──▶ Failure
+    start ──▶ Attempt ──▶ on_message ──▶ Reply      a conclusive reply
+                 ▲             ├───────▶ Attempt    the same upstream in another way, or the next one
+                 │             └───────▶ None       no change, for example after a forged message
+                 └─────── on_timer                  no response yet: query the next upstream as well
+                          on_error, on_shortage     the query could not be sent, or was rejected
+    deadline reached, or every upstream has failed ──▶ Failure
 
-What takes long is still listened to while others are asked: the time after which another one is asked is that
-of a lost packet, and resolvers need longer than that for names that they have not in their caches.
+An attempt that is late stays open while other upstreams are queried: the time-out is that of a lost packet,
+and a resolver needs longer for a name that it has not cached.
 
-Who forges an answer must guess the id and the port of a query before its answer is there. He may not guess
-often: after some wrong messages the question is asked over TCP, where nobody guesses (RFC 5452 §9).
+A forged response must have the id and the port of a query and arrive before the real one. After some wrong
+messages the question goes over TCP, which cannot be forged by guessing (RFC 5452 §9).
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from zkdns.dns.edns import Ede
 from zkdns.dns.message import Rcode
-from zkdns.forward.message import BadReplyError, read_reply
-from zkdns.forward.question import Question
+from zkdns.forward.message import BadReplyError, Question, read_reply
 from zkdns.forward.reply import Reply
 from zkdns.forward.upstreams import Upstream, Upstreams
 
 LIMIT_SECONDS: Final = 3.8
-"""So long a question takes at most; stubs give up after 5 s, and some of our own work comes on top of it."""
+"""Maximum duration of a resolution. Stub resolvers give up after 5 s, and zkdns itself needs some time."""
 PROBE_LIMIT_SECONDS: Final = 2.0
-"""So long an answer is waited for that only shall tell something of its upstream."""
+"""Maximum duration of a probe, which only updates the state of an upstream."""
 MAX_BAD_REPLIES: Final = 8
-"""So many messages that are no answer may come to one socket. Each has a chance of one in 65,536."""
+"""Maximum number of bad messages at one socket. A forged one has the right id with probability 1/65,536."""
 MAX_ATTEMPTS: Final = 3
-"""So often one upstream is asked one question at most in the same way (RFC 9520 §3.1)."""
+"""Maximum number of attempts with one upstream over one transport (RFC 9520 §3.1)."""
 MAX_ATTEMPTS_ON_DEAD: Final = 2
-"""The same of one that was dead already: thousands may wait for it, and each try takes its time."""
-DEFER_SECONDS: Final = 0.1
-"""After so long what could not be sent for want of files is tried again."""
+"""The same for an upstream that was dead before. Lower: thousands of questions may wait for it."""
+RETRY_SECONDS: Final = 0.1
+"""Delay before a query is sent again that could not be sent because the process had no file descriptor."""
 
-_MOST_PATIENCE = 1.0  # seconds until one is asked again that is silent
-_STREAM_PATIENCE = 2  # a connection takes one way there and back more than a datagram
+_MAX_REPEATED_TIMEOUT = 1.0  # seconds; the time-out doubles up to this when an upstream is queried again
+_STREAM_TIMEOUT_FACTOR = 2  # TCP takes one more round trip than UDP, to connect
 
 _NO_EDNS = frozenset({Rcode.FORMERR, Rcode.NOTIMP})  # RFC 6891 §7
-# What another upstream may know better. Everything else is an answer; NXDOMAIN first of all.
+# After these another upstream may have an answer. All other codes are conclusive, above all NXDOMAIN.
 _REFUSALS = frozenset({Rcode.FORMERR, Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED, Rcode.BADVERS})
 
 
-class Kind(enum.Enum):
-    """Why there is no answer."""
+class FailureKind(enum.Enum):
+    """Why a resolution failed."""
 
     TIMED_OUT = "timed out"
     SERVFAIL = "servfail"
@@ -62,112 +61,120 @@ class Kind(enum.Enum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """That there is no answer.
+    """The outcome of a resolution without a conclusive reply.
 
     Attributes:
-        kind: why.
-        text: the same for people, with the upstreams' addresses.
-        ede: the extended error that tells it (RFC 8914).
-        reply: the best of what upstreams said: a truncated answer that could not be had whole, or an error.
+        kind: the reason.
+        text: the reason for people, with the addresses of the upstreams.
+        ede: the extended error for it (RFC 8914).
+        reply: the best inconclusive reply: a truncated one that could not be completed, or an error.
     """
 
-    kind: Kind
+    kind: FailureKind
     text: str
     ede: Ede
     reply: Reply | None = None
 
 
-STOPPED: Final = Failure(Kind.STOPPED, "this server is being stopped", Ede.NOT_READY)
+STOPPED: Final = Failure(FailureKind.STOPPED, "this server is being stopped", Ede.NOT_READY)
+
+OnOutcome: TypeAlias = Callable[[Question, Reply | Failure], None]
+"""Receives the outcome of a resolution."""
 
 
 class Attempt:
     """One query to one upstream.
 
     Attributes:
-        upstream: whom.
-        by_stream: whether over TCP or TLS, or else over UDP.
-        edns: whether with EDNS.
-        ident: the id that its answer must have; None: a stream takes care of that.
-        sent_at: when.
-        due: when its answer begins to be late.
-        is_open: whether an answer to it is still waited for; if not, what carries it can go.
-        carrier: the socket, or whatever else carries it: its owner's affair.
+        upstream: the upstream.
+        uses_stream: whether it goes over TCP or TLS instead of UDP.
+        edns: whether it has an OPT record.
+        query_id: the id of the query in two bytes; None: the TCP client matches ids itself.
+        sent_at: time at which it was sent.
+        due_at: time from which on it is late.
+        is_open: whether a response is still accepted. If not, its carrier can be released.
+        is_late: whether it was late.
+        has_tcp_copy: whether the question was sent again over TCP, because an unusable message arrived.
+        bad_messages: messages so far that do not answer it.
+        carrier: the socket or TCP query; set and used by the resolver only.
     """
 
     __slots__ = (
-        "by_stream",
+        "bad_messages",
         "carrier",
-        "due",
+        "due_at",
         "edns",
-        "ident",
-        "is_doubted",
+        "has_tcp_copy",
         "is_late",
         "is_open",
+        "query_id",
         "sent_at",
         "upstream",
-        "wrong",
+        "uses_stream",
     )
 
     def __init__(
-        self, upstream: Upstream, *, by_stream: bool, edns: bool, sent_at: float, due: float
+        self, upstream: Upstream, *, uses_stream: bool, edns: bool, sent_at: float, due_at: float
     ) -> None:
         self.upstream = upstream
-        self.by_stream = by_stream
+        self.uses_stream = uses_stream
         self.edns = edns
         self.sent_at = sent_at
-        self.due = due
-        self.ident: bytes | None = None
+        self.due_at = due_at
+        self.query_id: bytes | None = None
         self.carrier: Any = None
-        self.wrong = 0
+        self.bad_messages = 0
         self.is_open = True
         self.is_late = False
-        self.is_doubted = False  # it got something that cannot be read, and was asked anew over TCP
+        self.has_tcp_copy = False
 
     @property
-    def tells_distance(self) -> bool:
-        """Whether its time says something of its upstream, and not of a connection that had to be made."""
-        return not self.by_stream or self.upstream.address.tls is not None
+    def measures_rtt(self) -> bool:
+        """Whether its duration is about the upstream, and not about a TCP connection that had to be made."""
+        return not self.uses_stream or self.upstream.address.tls is not None
 
 
-Step = Attempt | Reply | Failure | None
-"""What to do next: send that, be done with that outcome, or wait."""
+Step: TypeAlias = Attempt | Reply | Failure | None
+"""The next step: send this attempt, finish with this outcome, or wait."""
 
 
 class Resolution:
-    """One question on its way.
+    """State of one question.
 
     Attributes:
-        question: what is asked.
-        done: who wants the outcome.
-        tries: the queries so far.
-        only: the one upstream that is asked, once, to learn of it; None: the question wants an answer.
-        wake_at: when `woken` wants to be called.
+        question: the question.
+        on_outcome: the receiver of the outcome; stored here for the resolver, never called.
+        attempts: the attempts so far.
+        probed: the only upstream to query, once, to update its state; None: a client needs a response.
+        wake_at: when to call `on_timer`.
+        is_over: set by the resolver.
+        scheduled_at: set by the resolver: the time of its timer for this resolution.
 
     Args:
-        question: what is asked.
-        upstreams: whom to ask.
-        now: when it begins.
-        done: is kept here, and never called.
-        only: an upstream to ask that one alone.
+        question: the question.
+        upstreams: the upstreams to query.
+        now: the current time.
+        on_outcome: see above.
+        probed: see above.
     """
 
     __slots__ = (
-        "_began",
-        "_best",
-        "_by_stream",
-        "_dead",
-        "_end",
-        "_is_short",
-        "_out",
-        "_plain",
+        "_best_reply",
+        "_dead_at_start",
+        "_deadline",
+        "_excluded",
+        "_had_shortage",
+        "_needs_stream",
+        "_started_at",
         "_upstreams",
-        "done",
+        "_without_edns",
+        "attempts",
         "is_over",
-        "only",
+        "on_outcome",
+        "probed",
         "question",
-        "tries",
+        "scheduled_at",
         "wake_at",
-        "watched_at",
     )
 
     def __init__(
@@ -175,239 +182,245 @@ class Resolution:
         question: Question,
         upstreams: Upstreams,
         now: float,
-        done: Callable[[Reply | Failure], None],
-        only: Upstream | None = None,
+        on_outcome: OnOutcome,
+        probed: Upstream | None = None,
     ) -> None:
         self.question = question
-        self.done = done
-        self.only = only
-        self.tries: list[Attempt] = []
-        self.is_over = False  # for who carries it out
-        self.wake_at = self._end = now + (LIMIT_SECONDS if only is None else PROBE_LIMIT_SECONDS)
-        self.watched_at = 0.0  # for who wakes it
+        self.on_outcome = on_outcome
+        self.probed = probed
+        self.attempts: list[Attempt] = []
+        self.is_over = False
+        self.wake_at = self._deadline = now + (LIMIT_SECONDS if probed is None else PROBE_LIMIT_SECONDS)
+        self.scheduled_at = 0.0
         self._upstreams = upstreams
-        self._began = now
-        self._best: Reply | None = None
-        self._by_stream = False
-        self._out: dict[Upstream, str] = {}  # who has said no, and how
-        self._plain: Upstream | None = None  # who may not know EDNS
-        self._is_short = False
-        self._dead = [upstream for upstream in upstreams.all if upstream.is_dead]
+        self._started_at = now
+        self._best_reply: Reply | None = None
+        self._needs_stream = False
+        self._excluded: dict[Upstream, str] = {}  # upstreams that have failed, with the reason
+        self._without_edns: Upstream | None = None  # the upstream that may not support EDNS
+        self._had_shortage = False
+        self._dead_at_start = [upstream for upstream in upstreams.all if upstream.is_dead]
 
-    def begin(self, now: float) -> Step:
-        """The first query, or a failure where there is nobody to ask."""
-        if self.only is not None:
-            return self._ask(self.only, now)
-        return self._ask_next(now)
+    # -- events --------------------------------------------------------------------------------------------
 
-    def received(self, tried: Attempt, message: bytes, now: float) -> Step:
-        """Something came where the answer to a try is waited for."""
-        if not tried.is_open:
+    def start(self, now: float) -> Step:
+        """Return the first attempt, or a failure if there are no upstreams."""
+        if self.probed is not None:
+            return self._attempt(self.probed, now)
+        return self._attempt_next(now)
+
+    def on_message(self, attempt: Attempt, message: bytes, now: float) -> Step:
+        """Handle a message from the carrier of an attempt."""
+        if not attempt.is_open:
             return None
-        if tried.ident is not None and message[:2] != tried.ident:
-            return self._wrong(tried, now)
+        if attempt.query_id is not None and message[:2] != attempt.query_id:
+            return self._on_wrong_id(attempt, now)
         try:
             reply = read_reply(message, self.question)
         except BadReplyError as error:
-            return self._unreadable(tried, error, now)
-        tried.is_open = False
-        tried.upstream.answered += 1
-        tried.upstream.lives(now - tried.sent_at if tried.tells_distance else None)
-        return self._answered(tried, reply, now)
+            return self._on_bad_reply(attempt, error, now)
+        attempt.is_open = False
+        attempt.upstream.answered += 1
+        attempt.upstream.on_response(now - attempt.sent_at if attempt.measures_rtt else None)
+        return self._on_reply(attempt, reply, now)
 
-    def failed(self, tried: Attempt, reason: str, now: float) -> Step:
-        """A query could not be sent, or came back: its upstream is not there, or hangs up."""
-        if not tried.is_open:
+    def on_error(self, attempt: Attempt, reason: str, now: float) -> Step:
+        """Handle a network error: the query could not be sent, or the upstream rejected or closed it."""
+        if not attempt.is_open:
             return None
-        tried.is_open = False
-        if tried.tells_distance:
-            tried.upstream.fails()
-        return self._ask_other(tried.upstream, reason, now)
+        attempt.is_open = False
+        if attempt.measures_rtt:
+            attempt.upstream.on_failure()
+        return self._exclude(attempt.upstream, reason, now)
 
-    def defer(self, tried: Attempt, now: float) -> Step:
-        """A query could not be sent for want of files, which says nothing of its upstream."""
-        tried.is_open = False
-        self.tries.remove(tried)
-        self._is_short = True
-        if self.only is not None:
+    def on_shortage(self, attempt: Attempt, now: float) -> Step:
+        """Handle a lack of file descriptors, ports or memory of this machine: retry later."""
+        attempt.is_open = False
+        self.attempts.remove(attempt)
+        self._had_shortage = True
+        if self.probed is not None:
             return self._failure(now)
-        self.wake_at = min(now + DEFER_SECONDS, self._end)
+        self.wake_at = min(now + RETRY_SECONDS, self._deadline)
         return None
 
-    def give_way(self) -> Attempt | None:
-        """Listen no more to the oldest query that is late, so that its socket can serve the next one."""
-        for tried in self.tries:
-            if tried.is_open and tried.is_late and not tried.by_stream:
-                tried.is_open = False
-                return tried
+    def on_timer(self, now: float) -> Step:
+        """Handle `wake_at`: query the next upstream as well, or fail."""
+        for attempt in self.attempts:
+            if attempt.is_open and not attempt.is_late and attempt.due_at <= now:
+                attempt.is_late = True
+                attempt.upstream.timed_out += 1
+                if attempt.measures_rtt:
+                    attempt.upstream.on_failure(now - attempt.sent_at)
+        if now >= self._deadline:
+            return self._failure(now)
+        return self._attempt_next(now)
+
+    def close_late_attempt(self) -> Attempt | None:
+        """Close the oldest late attempt over UDP, so that the next attempt can have its socket."""
+        for attempt in self.attempts:
+            if attempt.is_open and attempt.is_late and not attempt.uses_stream:
+                attempt.is_open = False
+                return attempt
         return None
 
-    def woken(self, now: float) -> Step:
-        """It is `wake_at`: ask another one too, or give up."""
-        for tried in self.tries:
-            if tried.is_open and not tried.is_late and tried.due <= now:
-                tried.is_late = True
-                tried.upstream.timed_out += 1
-                if tried.tells_distance:
-                    tried.upstream.fails(now - tried.sent_at)
-        if now >= self._end:
-            return self._failure(now)
-        return self._ask_next(now)
+    # -- messages ------------------------------------------------------------------------------------------
 
-    # -- what came -----------------------------------------------------------------------------------------
-
-    def _answered(self, tried: Attempt, reply: Reply, now: float) -> Step:
-        """A message came that counts as what this upstream says (RFC 5452 §9.1)."""
-        upstream = tried.upstream
-        if reply.truncated and self.only is None:
-            if tried.by_stream:
-                return self._ask_other(upstream, "truncates even over TCP", now)
-            self._keep(reply)
-            self._by_stream = True  # the answer will be too long for all
-            return self._ask(upstream, now, edns=tried.edns)
+    def _on_reply(self, attempt: Attempt, reply: Reply, now: float) -> Step:
+        """Handle a message that is a reply of the upstream (RFC 5452 §9.1)."""
+        upstream = attempt.upstream
+        if reply.truncated and self.probed is None:
+            if attempt.uses_stream:
+                return self._exclude(upstream, "truncates even over TCP", now)
+            self._keep_if_best(reply)
+            self._needs_stream = True  # other upstreams would truncate it as well
+            return self._attempt(upstream, now, edns=attempt.edns)
         if reply.rcode not in _REFUSALS:
             upstream.refusals = 0
-            if upstream is self._plain:
-                upstream.plain(now)
+            if upstream is self._without_edns:
+                upstream.disable_edns(now)
             return reply
         no_edns = reply.rcode == Rcode.BADVERS or (reply.rcode in _NO_EDNS and not reply.has_edns)
-        if tried.edns and no_edns:
-            return self._ask_plain(tried, now)
-        if self.only is None:
+        if attempt.edns and no_edns:
+            return self._attempt_without_edns(attempt, now)
+        if self.probed is None:
             upstream.refusals += 1
-        self._keep(reply)
-        return self._ask_other(upstream, f"says {_rcode_name(reply.rcode)}", now)
+        self._keep_if_best(reply)
+        return self._exclude(upstream, f"responds {_rcode_name(reply.rcode)}", now)
 
-    def _wrong(self, tried: Attempt, now: float) -> Step:
-        """A message with another id."""
-        self._count_bad(tried)
-        if tried.wrong < MAX_BAD_REPLIES:
+    def _on_wrong_id(self, attempt: Attempt, now: float) -> Step:
+        """Handle a message with another id; after too many of them, use TCP."""
+        self._count_bad_message(attempt)
+        if attempt.bad_messages < MAX_BAD_REPLIES:
             return None
-        tried.is_open = False
-        if self.only is not None:
-            return self._ask_other(tried.upstream, "has its answers forged", now)
-        self._by_stream = True
-        return self._ask(tried.upstream, now, edns=tried.edns)
+        attempt.is_open = False
+        if self.probed is not None:
+            return self._exclude(attempt.upstream, "has its responses forged", now)
+        self._needs_stream = True
+        return self._attempt(attempt.upstream, now, edns=attempt.edns)
 
-    def _unreadable(self, tried: Attempt, error: BadReplyError, now: float) -> Step:
-        """A message with the right id that is no answer to the question.
+    def _on_bad_reply(self, attempt: Attempt, error: BadReplyError, now: float) -> Step:
+        """Handle a message with the right id that is not a reply to the question.
 
-        It may be a forged one, so the answer is still waited for; more likely it is all that will come, so
-        TCP is tried at once. A bare FORMERR or NOTIMP comes from servers that know no EDNS; who could forge
-        that could forge an answer as well.
+        It may be forged, so the attempt stays open. More likely it is the only message that the upstream will
+        send, so TCP is tried at once. Servers without EDNS support send a bare FORMERR or NOTIMP; an attacker
+        who can forge that could also forge a reply, so it is trusted.
         """
-        self._count_bad(tried)
-        if tried.edns and error.rcode in _NO_EDNS:
-            tried.is_open = False
-            return self._ask_plain(tried, now)
-        if tried.by_stream or self.only is not None:
-            tried.is_open = False
-            return self._ask_other(tried.upstream, f"sends no usable answer ({error.reason})", now)
-        if tried.wrong >= MAX_BAD_REPLIES:
-            tried.is_open = False
-        if tried.is_doubted:
+        self._count_bad_message(attempt)
+        if attempt.edns and error.rcode in _NO_EDNS:
+            attempt.is_open = False
+            return self._attempt_without_edns(attempt, now)
+        if attempt.uses_stream or self.probed is not None:
+            attempt.is_open = False
+            return self._exclude(attempt.upstream, f"sends no usable response ({error.reason})", now)
+        if attempt.bad_messages >= MAX_BAD_REPLIES:
+            attempt.is_open = False
+        if attempt.has_tcp_copy:
             return None
-        tried.is_doubted = True
-        return self._ask(tried.upstream, now, by_stream=True, edns=tried.edns)
+        attempt.has_tcp_copy = True
+        return self._attempt(attempt.upstream, now, uses_stream=True, edns=attempt.edns)
 
-    def _count_bad(self, tried: Attempt) -> None:
-        tried.wrong += 1
-        tried.upstream.bad += 1
-        self._upstreams.bad += 1
+    def _count_bad_message(self, attempt: Attempt) -> None:
+        attempt.bad_messages += 1
+        attempt.upstream.bad_messages += 1
+        self._upstreams.bad_messages += 1
 
-    def _keep(self, reply: Reply) -> None:
-        if self._best is None or _worth(reply) > _worth(self._best):
-            self._best = reply
+    def _keep_if_best(self, reply: Reply) -> None:
+        if self._best_reply is None or _worth(reply) > _worth(self._best_reply):
+            self._best_reply = reply
 
-    # -- whom to ask next ----------------------------------------------------------------------------------
+    # -- attempts ------------------------------------------------------------------------------------------
 
-    def _ask(
-        self, upstream: Upstream, now: float, *, by_stream: bool = False, edns: bool | None = None
+    def _attempt(
+        self, upstream: Upstream, now: float, *, uses_stream: bool = False, edns: bool | None = None
     ) -> Attempt:
-        by_stream = by_stream or self._by_stream or upstream.address.tls is not None
+        """Return a new attempt with this upstream."""
+        uses_stream = uses_stream or self._needs_stream or upstream.address.tls is not None
         seconds = upstream.timeout
-        for earlier in self.tries:  # who has let us wait is asked again less often
+        for earlier in self.attempts:
             if earlier.is_late and earlier.upstream is upstream:
-                seconds = min(2 * seconds, _MOST_PATIENCE)
-        if by_stream:
-            seconds *= _STREAM_PATIENCE
+                seconds = min(2 * seconds, _MAX_REPEATED_TIMEOUT)
+        if uses_stream:
+            seconds *= _STREAM_TIMEOUT_FACTOR
         if edns is None:
-            edns = upstream is not self._plain and upstream.has_edns(now)
-        tried = Attempt(upstream, by_stream=by_stream, edns=edns, sent_at=now, due=now + seconds)
-        upstream.asked_at = now
-        self.tries.append(tried)
-        self.wake_at = min(tried.due, self._end)
-        return tried
+            edns = upstream is not self._without_edns and upstream.uses_edns(now)
+        attempt = Attempt(upstream, uses_stream=uses_stream, edns=edns, sent_at=now, due_at=now + seconds)
+        upstream.queried_at = now
+        self.attempts.append(attempt)
+        self.wake_at = min(attempt.due_at, self._deadline)
+        return attempt
 
-    def _ask_plain(self, tried: Attempt, now: float) -> Attempt:
-        """The same without EDNS."""
-        self._plain = tried.upstream
-        return self._ask(tried.upstream, now, by_stream=tried.by_stream, edns=False)
+    def _attempt_without_edns(self, attempt: Attempt, now: float) -> Attempt:
+        """Return the same attempt without EDNS."""
+        self._without_edns = attempt.upstream
+        return self._attempt(attempt.upstream, now, uses_stream=attempt.uses_stream, edns=False)
 
-    def _ask_other(self, upstream: Upstream, reason: str, now: float) -> Step:
-        """This one has said no."""
-        self._out[upstream] = reason
-        return self._ask_next(now)
+    def _exclude(self, upstream: Upstream, reason: str, now: float) -> Step:
+        """Query this upstream no more; continue with the next one."""
+        self._excluded[upstream] = reason
+        return self._attempt_next(now)
 
-    def _ask_next(self, now: float) -> Step:
-        """Ask the best of those that were asked least often; wait, or give up, where all have said no."""
+    def _attempt_next(self, now: float) -> Step:
+        """Return an attempt with the best of the upstreams with the fewest attempts.
+
+        If there is none, wait for the open attempts, or fail if there are none of those either.
+        """
         chosen, fewest = None, 0
-        for upstream in self._upstreams.ranked() if self.only is None else ():
-            if upstream in self._out:
+        for upstream in self._upstreams.ranked() if self.probed is None else ():
+            if upstream in self._excluded:
                 continue
-            count = sum(tried.upstream is upstream for tried in self.tries)
-            if count >= (MAX_ATTEMPTS_ON_DEAD if upstream in self._dead else MAX_ATTEMPTS):
+            count = sum(attempt.upstream is upstream for attempt in self.attempts)
+            if count >= (MAX_ATTEMPTS_ON_DEAD if upstream in self._dead_at_start else MAX_ATTEMPTS):
                 continue
             if chosen is None or count < fewest:
                 chosen, fewest = upstream, count
         if chosen is not None:
-            return self._ask(chosen, now)
-        if any(tried.is_open and not tried.is_doubted for tried in self.tries):
-            self.wake_at = self._next_due(now)
+            return self._attempt(chosen, now)
+        if any(attempt.is_open and not attempt.has_tcp_copy for attempt in self.attempts):
+            self.wake_at = self._next_due_at(now)
             return None
         return self._failure(now)
 
-    def _next_due(self, now: float) -> float:
-        """When the next answer begins to be late, which says something of its upstream."""
-        dues = (tried.due for tried in self.tries if tried.is_open and tried.due > now)
-        return min([self._end, *dues])
+    def _next_due_at(self, now: float) -> float:
+        """Return when the next attempt becomes late, which is recorded for its upstream."""
+        due = (attempt.due_at for attempt in self.attempts if attempt.is_open and attempt.due_at > now)
+        return min([self._deadline, *due])
 
-    # -- that nothing came ---------------------------------------------------------------------------------
+    # -- failure -------------------------------------------------------------------------------------------
 
     def _failure(self, now: float) -> Failure:
         silent = dict.fromkeys(
-            tried.upstream
-            for tried in self.tries
-            if (tried.is_open or tried.is_late) and tried.upstream not in self._out
+            attempt.upstream
+            for attempt in self.attempts
+            if (attempt.is_open or attempt.is_late) and attempt.upstream not in self._excluded
         )
-        parts = [f"{upstream.address} {reason}" for upstream, reason in self._out.items()]
+        parts = [f"{upstream.address} {reason}" for upstream, reason in self._excluded.items()]
         if silent:
-            names = _listed([str(upstream.address) for upstream in silent])
-            parts.append(f"no answer from {names} within {now - self._began:.1f} s")
-        if self._is_short and not parts:
-            text = "no file was left to ask with (ulimit -n says how many there are)"
-            return Failure(Kind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)
-        text = "; ".join(parts) or "there is no upstream to ask"
-        best = self._best
+            names = _enumerate([str(upstream.address) for upstream in silent])
+            parts.append(f"no response from {names} within {now - self._started_at:.1f} s")
+        if self._had_shortage and not parts:
+            text = "no file descriptor was left for a query (see ulimit -n)"
+            return Failure(FailureKind.OVERLOADED, text, Ede.NO_REACHABLE_AUTHORITY)
+        text = "; ".join(parts) or "there is no upstream to query"
+        best = self._best_reply
         if best is not None and not best.truncated:
-            kind = Kind.REFUSED if best.rcode == Rcode.REFUSED else Kind.SERVFAIL
+            kind = FailureKind.REFUSED if best.rcode == Rcode.REFUSED else FailureKind.SERVFAIL
             return Failure(kind, text, Ede.NO_REACHABLE_AUTHORITY, best)
         if silent:
-            return Failure(Kind.TIMED_OUT, text, Ede.NO_REACHABLE_AUTHORITY, best)
-        return Failure(Kind.NETWORK, text, Ede.NETWORK_ERROR, best)
+            return Failure(FailureKind.TIMED_OUT, text, Ede.NO_REACHABLE_AUTHORITY, best)
+        return Failure(FailureKind.NETWORK, text, Ede.NETWORK_ERROR, best)
 
 
 def _worth(reply: Reply) -> int:
-    """How much a reply says that is no answer: a part of one most, then that there was a try to find it."""
+    """Rank an inconclusive reply: a truncated one has data; after SERVFAIL, the upstream at least tried."""
     if reply.truncated:
         return 3
     return {Rcode.SERVFAIL: 2, Rcode.REFUSED: 1}.get(Rcode(reply.rcode), 0)
 
 
 def _rcode_name(rcode: int) -> str:
-    return Rcode(rcode).name  # of those that are refusals each has one
+    return Rcode(rcode).name  # every code in _REFUSALS has one
 
 
-def _listed(names: Sequence[str]) -> str:
-    """As a sentence lists them."""
+def _enumerate(names: Sequence[str]) -> str:
+    """Join names as in a sentence: `a, b and c`."""
     return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else names[0]

@@ -1,12 +1,12 @@
-"""Questions on their way to upstreams, carried by sockets in the running event loop.
+"""Resolves questions at a group of upstreams, with sockets in the running event loop.
 
-    ask ──▶ Exchange ──▶ a try ──▶ Datagrams ─┐             (zkdns.forward.resolution decides,
-               ▲           └─────▶ Streams ───┤              and the others carry it out)
-               └── what came, errors, timer ◀─┘
-    an outcome ──▶ done(outcome), once
+    resolve ──▶ Resolution ──▶ Attempt ──▶ UdpClient ─┐     (zkdns.forward.resolution decides,
+                   ▲              └──────▶ TcpClient ─┤      the other three do the I/O)
+                   └── messages, errors, timer ◀──────┘
+    outcome ──▶ on_outcome(question, outcome), once
 
-Whatever comes, it holds up nobody: answers are taken in turns that have an end, time-outs are worked off one
-by one with other things in between, and all sockets together are one to the event loop.
+No event delays other work for long: messages are read for a limited time, time-outs are handled one by one
+with other work in between, and the event loop watches one file descriptor for all UDP sockets.
 """
 
 from __future__ import annotations
@@ -18,19 +18,25 @@ import os
 import ssl
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final
+from collections.abc import Iterable
+from typing import Final, TypeAlias
 
 import structlog
 
 from zkdns.address import UpstreamAddress
 from zkdns.dns.edns import Ede
 from zkdns.dns.message import Type
-from zkdns.forward.ids import RandomIds
-from zkdns.forward.message import build_query
-from zkdns.forward.question import Question
+from zkdns.forward.message import Question, RandomIds, build_query
 from zkdns.forward.reply import Reply
-from zkdns.forward.resolution import STOPPED, Attempt, Failure, Kind, Resolution, Step
+from zkdns.forward.resolution import (
+    STOPPED,
+    Attempt,
+    Failure,
+    FailureKind,
+    OnOutcome,
+    Resolution,
+    Step,
+)
 from zkdns.forward.tcp_client import TcpClient
 from zkdns.forward.udp_client import UdpClient, is_resource_shortage
 from zkdns.forward.upstreams import Upstream, Upstreams
@@ -40,363 +46,365 @@ from zkdns.transport.log_once import LogOnce
 log = structlog.get_logger("zkdns.forward")
 
 MAX_IN_FLIGHT: Final = 2000
-# So long answers are taken before UDP, the feed and timers get their turn.
-_TURN_SECONDS = 0.0001
-# So many that are over are taken out of the heap before others get their turn: some 20 µs.
-_OVER_AT_ONCE = 32
-# What nobody has to answer from elsewhere, so it tells most surely whether an upstream lives.
-_PROBE = Question(b"\0", Type.NS)
-_TEND_SECONDS = 1.0
-_TELL_AGAIN_SECONDS = 60.0  # of one upstream that dies again and again
+# Datagrams are read for this long before other sockets, the feed and timers are served.
+_RECEIVE_SECONDS = 0.0001
+# Number of finished resolutions that are removed from the heap at once: some 20 µs.
+_MAX_REMOVED_AT_ONCE = 32
+# Every resolver has this RRset in its cache, so the response depends on no other server.
+_PROBE_QUESTION = Question(b"\0", Type.NS)
+_PROBE_SECONDS = 1.0
+_LOG_AGAIN_SECONDS = 60.0  # for an upstream that fails again and again
 
-Done = Callable[[Reply | Failure], None]
+Owner: TypeAlias = tuple[Resolution, Attempt]
+"""The owner of a query: the UDP and TCP clients return it with each message."""
 
 
 class Resolver:
-    """Asks a group of upstreams, and hands each answer to who asked; in the running event loop.
+    """Resolves questions at a group of upstreams, in the running event loop.
 
     Attributes:
-        upstreams: the group, with what is known of each.
-        in_flight: questions on their way now.
-        asked: questions so far.
-        sent: queries so far, those included that only shall tell something of an upstream.
-        answered: questions that had an answer.
-        failed: questions that had none; also counted as one of the following two where they apply.
-        timed_out: of those, to which all upstreams were silent.
-        overloaded: of those, that could not be asked, since too many were on their way or no file was left.
-        by_stream: queries over TCP and TLS.
+        upstreams: the group, with the state of each upstream.
+        in_flight: current resolutions, without probes.
+        questions: questions so far.
+        sent: queries so far, including probes.
+        answered: questions with a conclusive reply.
+        failed: questions without one, including the following two.
+        timed_out: questions to which no upstream responded in time.
+        overloaded: questions that could not be sent: too many at a time, or no file descriptor left.
+        sent_over_tcp: queries over TCP and TLS.
 
     Args:
-        servers: whom to ask; where there are none, every question fails.
-        most_in_flight: questions that may be on their way.
-        most_sockets: of UDP, for all tries of all questions (`zkdns.forward.udp_client.affordable_sockets`).
-        tls: checks certificates; None: by the authorities that this machine trusts.
+        servers: addresses of the upstreams; without any, every question fails.
+        max_in_flight: maximum number of resolutions at a time.
+        max_sockets: maximum number of UDP sockets (see `zkdns.forward.udp_client.affordable_sockets`).
+        tls: the TLS context; None: one with the certification authorities of the system.
     """
 
     def __init__(
         self,
         servers: Iterable[UpstreamAddress],
         *,
-        most_in_flight: int = MAX_IN_FLIGHT,
-        most_sockets: int | None = None,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        max_sockets: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self.upstreams = Upstreams(servers)
-        self.in_flight = self.asked = self.sent = self.answered = self.failed = 0
-        self.timed_out = self.overloaded = self.by_stream = 0
-        self._most_in_flight = most_in_flight
-        self._most_sockets = most_sockets or 2 * most_in_flight
+        self.in_flight = self.questions = self.sent = self.answered = self.failed = 0
+        self.timed_out = self.overloaded = self.sent_over_tcp = 0
+        self._max_in_flight = max_in_flight
+        self._max_sockets = max_sockets or 2 * max_in_flight
         self._ids = RandomIds()
         self._numbers = itertools.count()
         self._running: set[Resolution] = set()
-        self._due: list[tuple[float, int, Resolution]] = []  # a heap; what is in it may be over meanwhile
-        self._outcomes: deque[tuple[Done, Reply | Failure]] = deque()  # that could not be told within ask
+        self._timers: list[tuple[float, int, Resolution]] = []  # a heap; includes some finished resolutions
+        self._outcomes: deque[tuple[Question, OnOutcome, Reply | Failure]] = deque()  # known within `resolve`
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
         self._defer: Defer
-        self._datagrams: UdpClient | None = None
+        self._udp: UdpClient[Owner] | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
-            tls = ssl.create_default_context()  # now, since that takes 20 ms
-        self._streams = TcpClient(self._stream_arrived, tls)
+            tls = ssl.create_default_context()  # takes 20 ms, so not at the first query
+        self._tcp = TcpClient(self._on_tcp_message, tls)
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
-        self._is_waking = False  # whether time-outs are being worked off
+        self._is_handling_timers = False
         self._log_once = LogOnce(log, "upstream_result_failed")
-        self._dead: dict[Upstream, bool] = {}  # and whether that was told
-        self._told_at: dict[Upstream, float] = {}
+        self._dead: dict[Upstream, bool] = {}  # dead upstreams, and whether that was logged
+        self._logged_at: dict[Upstream, float] = {}
 
     @property
-    def bad(self) -> int:
-        """Messages so far that were no answer to what was asked: forged ones, or garbage."""
-        return self.upstreams.bad
+    def bad_messages(self) -> int:
+        """Messages so far that do not answer their query: forged or malformed ones."""
+        return self.upstreams.bad_messages
 
     @property
     def connections(self) -> int:
-        """How many there were over TCP and TLS so far."""
-        return self._streams.opened
+        """TCP and TLS connections so far."""
+        return self._tcp.opened
 
     def start(self) -> None:
-        """Begin to ask, in the running event loop, whose clock is `time.monotonic`."""
+        """Start in the running event loop; its clock must be `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
         self._defer = deferrer()
-        self._datagrams = UdpClient(self._most_sockets, self._defer)
-        add_server(self._datagrams.fileno(), self._turn)
+        self._udp = UdpClient(self._max_sockets, self._defer)
+        add_server(self._udp.fileno(), self._receive)
 
     def stop(self) -> None:
-        """Ask no more; whoever waits is told so at once."""
-        if self._datagrams is None:
+        """Stop; all current resolutions fail at once."""
+        if self._udp is None:
             return
         for timer in (self._timer, self._probe_timer):
             if timer is not None:
                 timer.cancel()
         self._timer = self._probe_timer = None
-        remove_server(self._datagrams.fileno())
-        self._datagrams.close()
-        self._datagrams = None
-        self._streams.close()
-        self._due.clear()
-        self._outcomes.extend((exchange.done, STOPPED) for exchange in self._running)
+        remove_server(self._udp.fileno())
+        self._udp.close()
+        self._udp = None
+        self._tcp.close()
+        self._timers.clear()
+        self._outcomes.extend((each.question, each.on_outcome, STOPPED) for each in self._running)
         self.failed += self.in_flight
         self.in_flight = 0
-        for exchange in self._running:
-            exchange.is_over = True
+        for resolution in self._running:
+            resolution.is_over = True
         self._running.clear()
         while self._outcomes:
-            self._tell(*self._outcomes.popleft())
+            self._report(*self._outcomes.popleft())
 
-    def change(self, servers: Iterable[UpstreamAddress]) -> None:
-        """Ask these from now on; what is known of those that stay is kept, and so are connections to them."""
-        self.upstreams.change(servers)
-        self._streams.keep([upstream.address for upstream in self.upstreams.all])
-        for known in (self._dead, self._told_at):
-            for upstream in known.keys() - set(self.upstreams.all):
-                del known[upstream]
+    def replace_upstreams(self, servers: Iterable[UpstreamAddress]) -> None:
+        """Replace the upstreams; those in both groups keep their state and connections."""
+        self.upstreams.replace(servers)
+        self._tcp.retire_others([upstream.address for upstream in self.upstreams.all])
+        for by_upstream in (self._dead, self._logged_at):
+            for upstream in by_upstream.keys() - set(self.upstreams.all):
+                del by_upstream[upstream]
 
-    def ask(self, question: Question, done: Done) -> None:
-        """Ask a question.
+    def resolve(self, question: Question, on_outcome: OnOutcome) -> None:
+        """Resolve a question.
 
         Args:
-            question: what is asked.
-            done: is called exactly once, in the event loop, never from within here.
+            question: the question.
+            on_outcome: called exactly once, in the event loop, after this method has returned.
         """
-        self.asked += 1
-        if self._datagrams is None or self.in_flight >= self._most_in_flight:
+        self.questions += 1
+        if self._udp is None or self.in_flight >= self._max_in_flight:
             self.overloaded += 1
             self.failed += 1
-            reason = f"more than {self._most_in_flight} questions are on their way to upstreams"
-            self._tell_later(done, Failure(Kind.OVERLOADED, reason, Ede.NO_REACHABLE_AUTHORITY))
+            reason = f"more than {self._max_in_flight} questions are waiting for upstreams"
+            failure = Failure(FailureKind.OVERLOADED, reason, Ede.NO_REACHABLE_AUTHORITY)
+            self._report_later(question, on_outcome, failure)
             return
         now = self._clock()
-        exchange = Resolution(question, self.upstreams, now, done)
+        resolution = Resolution(question, self.upstreams, now, on_outcome)
         self.in_flight += 1
-        self._running.add(exchange)
-        outcome = self._carry_out(exchange, exchange.begin(now), now)
+        self._running.add(resolution)
+        outcome = self._execute(resolution, resolution.start(now), now)
         if outcome is not None:
-            self._end(exchange, outcome)
-            self._tell_later(done, outcome)
-        elif exchange.tries and (other := self.upstreams.to_explore(exchange.tries[0].upstream, now)):
-            self._learn_of(other, question, now)
+            self._finish(resolution, outcome)
+            self._report_later(question, on_outcome, outcome)
+        elif resolution.attempts and (
+            other := self.upstreams.to_explore(resolution.attempts[0].upstream, now)
+        ):
+            self._probe(other, question, now)
 
-    def try_one(self, server: UpstreamAddress, question: Question) -> None:
-        """Ask one upstream of the group, for no other reason than to see what comes of it."""
+    def probe(self, server: UpstreamAddress, question: Question) -> None:
+        """Send a question to one upstream of the group, and ignore the outcome."""
         for upstream in self.upstreams.all:
-            if upstream.address == server and self._datagrams is not None:
-                self._learn_of(upstream, question, self._clock())
+            if upstream.address == server and self._udp is not None:
+                self._probe(upstream, question, self._clock())
 
-    # -- what happens --------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------
 
-    def _turn(self) -> bool:
-        """Take what came, until the turn is over; what is left makes for another turn."""
-        end = self._clock() + _TURN_SECONDS
-        while self._datagrams is not None and self._datagrams.receive(self._datagram_arrived):
+    def _receive(self) -> bool:
+        """Read datagrams for a limited time; the event loop calls again if there are more."""
+        end = self._clock() + _RECEIVE_SECONDS
+        while self._udp is not None and self._udp.receive(self._on_datagram):
             if self._clock() >= end:
                 break
         return False
 
-    def _datagram_arrived(self, owner: tuple[Resolution, Attempt], message: bytes | OSError) -> None:
-        exchange, tried = owner
-        self._arrived(exchange, tried, message)
+    def _on_datagram(self, owner: Owner, message: bytes | OSError) -> None:
+        resolution, attempt = owner
+        self._on_message(resolution, attempt, message)
 
-    def _stream_arrived(
-        self, owner: tuple[Resolution, Attempt], message: bytes | OSError, sent_at: float
-    ) -> None:
-        exchange, tried = owner
-        tried.carrier = None
-        if not exchange.is_over:
-            tried.sent_at = sent_at
-            self._arrived(exchange, tried, message)
+    def _on_tcp_message(self, owner: Owner, message: bytes | OSError, sent_at: float) -> None:
+        resolution, attempt = owner
+        attempt.carrier = None
+        if not resolution.is_over:
+            attempt.sent_at = sent_at
+            self._on_message(resolution, attempt, message)
 
-    def _arrived(self, exchange: Resolution, tried: Attempt, message: bytes | OSError) -> None:
+    def _on_message(self, resolution: Resolution, attempt: Attempt, message: bytes | OSError) -> None:
         now = self._clock()
         if isinstance(message, bytes):
-            step = exchange.received(tried, message, now)
+            step = resolution.on_message(attempt, message, now)
         elif is_resource_shortage(message):
-            step = exchange.defer(tried, now)
+            step = resolution.on_shortage(attempt, now)
         else:
-            step = exchange.failed(tried, _reason(message), now)
-        if not tried.is_open and not isinstance(step, Reply):  # or it is dropped when that was handed over
-            self._drop(tried)
-        self._go_on(exchange, step, now)
-        if tried.upstream.is_dead != (tried.upstream in self._dead):
-            self._tend(now)
+            step = resolution.on_error(attempt, _reason(message), now)
+        if not attempt.is_open and not isinstance(step, Reply):  # after a reply, the client goes first
+            self._release(attempt)
+        self._continue(resolution, step, now)
+        if attempt.upstream.is_dead != (attempt.upstream in self._dead):
+            self._check_upstreams(now)
 
-    def _time_out(self) -> None:
-        """Something is due."""
+    def _on_timer(self) -> None:
         self._timer = None
-        if not self._is_waking:
-            self._is_waking = True
-            self._defer(self._wake_one)
+        if not self._is_handling_timers:
+            self._is_handling_timers = True
+            self._defer(self._handle_timer)
 
-    def _wake_one(self) -> None:
-        """Work off one of those that are due; the others wait for their turn.
+    def _handle_timer(self) -> None:
+        """Handle the timer of one resolution; other work is done before the next one.
 
-        Nearly all are over when they would be due. They are taken out together, lest the loop wakes for each.
+        Nearly all resolutions are finished before their timer. They are removed several at a time, without a
+        wake-up of the event loop for each.
         """
         now = self._clock()
-        for _ in range(_OVER_AT_ONCE):
-            if not self._due:
+        for _ in range(_MAX_REMOVED_AT_ONCE):
+            if not self._timers:
                 break
-            at, _, exchange = self._due[0]
-            is_over = exchange.is_over or exchange.watched_at != at
-            if at > now and not is_over:
+            at, _, resolution = self._timers[0]
+            is_obsolete = resolution.is_over or resolution.scheduled_at != at
+            if at > now and not is_obsolete:
                 break
-            heapq.heappop(self._due)
-            if not is_over:
-                exchange.watched_at = 0.0
-                self._defer(self._wake_one)  # whatever comes of this one, the others have their turn
-                self._go_on(exchange, exchange.woken(now), now)
-                self._tend(now)
+            heapq.heappop(self._timers)
+            if not is_obsolete:
+                resolution.scheduled_at = 0.0
+                self._defer(self._handle_timer)  # first, so that an exception does not stop the others
+                self._continue(resolution, resolution.on_timer(now), now)
+                self._check_upstreams(now)
                 return
         else:
-            self._defer(self._wake_one)
+            self._defer(self._handle_timer)
             return
-        self._is_waking = False
-        if self._due and self._datagrams is not None:
-            self._set_timer(self._due[0][0])
+        self._is_handling_timers = False
+        if self._timers and self._udp is not None:
+            self._set_timer(self._timers[0][0])
 
-    # -- what to do then -----------------------------------------------------------------------------------
+    # -- steps ---------------------------------------------------------------------------------------------
 
-    def _go_on(self, exchange: Resolution, step: Step, now: float) -> None:
-        outcome = self._carry_out(exchange, step, now)
+    def _continue(self, resolution: Resolution, step: Step, now: float) -> None:
+        """Execute a step, and report the outcome if there is one."""
+        outcome = self._execute(resolution, step, now)
         if outcome is not None:
-            exchange.is_over = True
-            self._tell(exchange.done, outcome)
-            self._end(exchange, outcome)  # who waits does not have to wait for that
+            resolution.is_over = True
+            self._report(resolution.question, resolution.on_outcome, outcome)
+            self._finish(resolution, outcome)  # after the report: clients need not wait for it
 
-    def _carry_out(self, exchange: Resolution, step: Step, now: float) -> Reply | Failure | None:
-        """Send what is to be sent, and see to it that it is woken; return its outcome if there is one."""
+    def _execute(self, resolution: Resolution, step: Step, now: float) -> Reply | Failure | None:
+        """Send attempts and set the timer; return the outcome if there is one."""
         while isinstance(step, Attempt):
-            step = self._send(exchange, step, now)
-        if step is None and exchange.watched_at != exchange.wake_at:
-            exchange.watched_at = exchange.wake_at
-            heapq.heappush(self._due, (exchange.wake_at, next(self._numbers), exchange))
-            self._set_timer(exchange.wake_at)
+            step = self._send(resolution, step, now)
+        if step is None and resolution.scheduled_at != resolution.wake_at:
+            resolution.scheduled_at = resolution.wake_at
+            heapq.heappush(self._timers, (resolution.wake_at, next(self._numbers), resolution))
+            self._set_timer(resolution.wake_at)
         return step
 
-    def _send(self, exchange: Resolution, tried: Attempt, now: float) -> Step:
-        """Send one query; what follows if that cannot be."""
-        assert self._datagrams is not None  # noqa: S101 - who has stopped has no exchange left
-        ident = self._ids.take()
-        query = build_query(exchange.question, ident, edns=tried.edns)
-        address = tried.upstream.address
+    def _send(self, resolution: Resolution, attempt: Attempt, now: float) -> Step:
+        """Send one query; return the next step if that fails."""
+        assert self._udp is not None  # noqa: S101 - no resolution is left after `stop`
+        query_id = self._ids.take()
+        query = build_query(resolution.question, query_id, edns=attempt.edns)
+        address = attempt.upstream.address
         try:
-            if tried.by_stream:
-                tried.carrier = self._streams.send(address, query, (exchange, tried))
-                self.by_stream += 1
+            if attempt.uses_stream:
+                attempt.carrier = self._tcp.send(address, query, (resolution, attempt))
+                self.sent_over_tcp += 1
             else:
-                tried.ident = query[:2]
-                tried.carrier = self._datagrams.send(address, query, (exchange, tried))
+                attempt.query_id = query[:2]
+                attempt.carrier = self._udp.send(address, query, (resolution, attempt))
         except OSError as error:
             if not is_resource_shortage(error):
-                return exchange.failed(tried, _reason(error), now)
-            oldest = exchange.give_way()
+                return resolution.on_error(attempt, _reason(error), now)
+            oldest = resolution.close_late_attempt()
             if oldest is None:
-                return exchange.defer(tried, now)
-            self._drop(oldest)
-            return self._send(exchange, tried, now)
+                return resolution.on_shortage(attempt, now)
+            self._release(oldest)
+            return self._send(resolution, attempt, now)
         self.sent += 1
-        tried.upstream.sent += 1
+        attempt.upstream.sent += 1
         return None
 
-    def _drop(self, tried: Attempt) -> None:
-        carrier, tried.carrier = tried.carrier, None
+    def _release(self, attempt: Attempt) -> None:
+        """Release the socket or TCP query of an attempt."""
+        carrier, attempt.carrier = attempt.carrier, None
         if carrier is None:
             return
-        if tried.by_stream:
-            self._streams.drop(carrier)
-        elif self._datagrams is not None:
-            self._datagrams.drop(carrier)
+        if attempt.uses_stream:
+            self._tcp.cancel(carrier)
+        elif self._udp is not None:
+            self._udp.release(carrier)
 
-    def _end(self, exchange: Resolution, outcome: Reply | Failure) -> None:
-        """It is over: nothing of it is left, and it is counted."""
-        exchange.is_over = True
-        for tried in exchange.tries:
-            self._drop(tried)
-        self._running.discard(exchange)
-        if exchange.only is not None:
+    def _finish(self, resolution: Resolution, outcome: Reply | Failure) -> None:
+        """Release everything of a resolution, and count its outcome."""
+        resolution.is_over = True
+        for attempt in resolution.attempts:
+            self._release(attempt)
+        self._running.discard(resolution)
+        if resolution.probed is not None:
             return
         self.in_flight -= 1
         if isinstance(outcome, Reply):
             self.answered += 1
             return
         self.failed += 1
-        self.timed_out += outcome.kind is Kind.TIMED_OUT
-        self.overloaded += outcome.kind is Kind.OVERLOADED
+        self.timed_out += outcome.kind is FailureKind.TIMED_OUT
+        self.overloaded += outcome.kind is FailureKind.OVERLOADED
 
-    def _tell(self, done: Done, outcome: Reply | Failure) -> None:
+    def _report(self, question: Question, on_outcome: OnOutcome, outcome: Reply | Failure) -> None:
         try:
-            done(outcome)
-        except Exception as error:  # noqa: BLE001 - a mistake of one must not cost the others their answers
+            on_outcome(question, outcome)
+        except Exception as error:  # noqa: BLE001 - an error in one receiver must not affect the others
             self._log_once.error(error)
 
-    def _tell_later(self, done: Done, outcome: Reply | Failure) -> None:
-        self._outcomes.append((done, outcome))
-        self._defer(self._tell_one)
+    def _report_later(self, question: Question, on_outcome: OnOutcome, outcome: Reply | Failure) -> None:
+        self._outcomes.append((question, on_outcome, outcome))
+        self._defer(self._report_next)
 
-    def _tell_one(self) -> None:
-        if self._outcomes:  # or this has been stopped meanwhile
-            self._tell(*self._outcomes.popleft())
-
-    # -- timers --------------------------------------------------------------------------------------------
+    def _report_next(self) -> None:
+        if self._outcomes:  # empty after `stop`
+            self._report(*self._outcomes.popleft())
 
     def _set_timer(self, at: float) -> None:
-        """Let the loop look at what is due then, if it does not so earlier anyway."""
-        if self._is_waking:  # which goes on as long as anything is due, and then sets it
+        """Call `_on_timer` at this time, unless it is called earlier anyway."""
+        if self._is_handling_timers:  # which sets the timer at its end
             return
         if self._timer is not None:
             if self._timer.when() <= at:
                 return
             self._timer.cancel()
-        self._timer = self._loop.call_at(at, self._time_out)
+        self._timer = self._loop.call_at(at, self._on_timer)
 
-    # -- upstreams that are dead, or not well known --------------------------------------------------------
+    # -- probes --------------------------------------------------------------------------------------------
 
-    def _learn_of(self, upstream: Upstream, question: Question, now: float) -> None:
-        """Ask one upstream for no other reason than to learn how it is."""
-        exchange = Resolution(question, self.upstreams, now, _nobody, upstream)
-        self._running.add(exchange)
-        outcome = self._carry_out(exchange, exchange.begin(now), now)
+    def _probe(self, upstream: Upstream, question: Question, now: float) -> None:
+        """Query one upstream, only to update its state."""
+        resolution = Resolution(question, self.upstreams, now, _ignore_outcome, upstream)
+        self._running.add(resolution)
+        outcome = self._execute(resolution, resolution.start(now), now)
         if outcome is not None:
-            self._end(exchange, outcome)
+            self._finish(resolution, outcome)
 
-    def _tend(self, now: float) -> None:
-        """See who has died or come to life, and probe the dead, now and later."""
-        if self._datagrams is None:  # who was told of an outcome has stopped it
+    def _check_upstreams(self, now: float) -> None:
+        """Log upstreams that have failed or recovered, and probe the dead ones, now and periodically."""
+        if self._udp is None:  # stopped by a receiver of an outcome
             return
         for upstream in self.upstreams.all:
             if upstream.is_dead != (upstream in self._dead):
-                self._note(upstream, now)
-            if upstream.is_to_be_probed(now):
-                self._learn_of(upstream, _PROBE, now)
+                self._log_change(upstream, now)
+            if upstream.start_probe_if_due(now):
+                self._probe(upstream, _PROBE_QUESTION, now)
         if self._dead and self._probe_timer is None:
-            self._probe_timer = self._loop.call_later(_TEND_SECONDS, self._tend_again)
+            self._probe_timer = self._loop.call_later(_PROBE_SECONDS, self._on_probe_timer)
 
-    def _tend_again(self) -> None:
+    def _on_probe_timer(self) -> None:
         self._probe_timer = None
-        self._tend(self._clock())
+        self._check_upstreams(self._clock())
 
-    def _note(self, upstream: Upstream, now: float) -> None:
-        """Note that it is dead, or that it lives again; tell of it, but not over and over."""
+    def _log_change(self, upstream: Upstream, now: float) -> None:
+        """Log that an upstream is dead or alive again, at a limited rate."""
         address = str(upstream.address)
         if not upstream.is_dead:
             if self._dead.pop(upstream):
                 log.info("upstream_recovered", upstream=address)
             return
-        is_told = now >= self._told_at.get(upstream, now - _TELL_AGAIN_SECONDS) + _TELL_AGAIN_SECONDS
-        self._dead[upstream] = is_told
-        if is_told:
-            self._told_at[upstream] = now
+        is_logged = now >= self._logged_at.get(upstream, now - _LOG_AGAIN_SECONDS) + _LOG_AGAIN_SECONDS
+        self._dead[upstream] = is_logged
+        if is_logged:
+            self._logged_at[upstream] = now
             log.warning("upstream_failed", upstream=address)
 
 
-def _nobody(_: Reply | Failure) -> None:
-    """Nobody wants to know."""
+def _ignore_outcome(_question: Question, _outcome: Reply | Failure) -> None:
+    """Receive the outcome of a probe."""
 
 
 def _reason(error: OSError) -> str:
-    """What an upstream does, as it goes on after its address."""
+    """Return a reason that follows the address of an upstream."""
     if isinstance(error, ssl.SSLError):
-        return f"does not speak TLS as it should ({error.reason or error})"
+        return f"has a TLS error ({error.reason or error})"
     if error.errno is None:
-        return str(error)  # a sentence of our own
+        return str(error)  # a text of the TCP client
     return f"cannot be reached ({os.strerror(error.errno)})"

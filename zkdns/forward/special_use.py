@@ -1,14 +1,14 @@
-"""Names that are never forwarded, because nobody out there knows them or should hear of them.
+"""Answers for special-use names, which resolvers do not know or should not receive.
 
     localhost                           the loopback addresses (RFC 6761 §6.3)
     alt, invalid, local, onion, test    NXDOMAIN (RFC 9476, 6761 §6.4, 6762 §22.1, 7686, 6761 §6.2)
     reverse zones of private addresses  empty zones: NXDOMAIN below them (RFC 6303 §4, 7793, 6762 §22.1)
     home.arpa                           an empty zone as well (RFC 8375 §4)
-    resolver.arpa                       NODATA at all its names: there is no designated resolver (RFC 9462 §4)
+    resolver.arpa                       NODATA for all its names: no designated resolver (RFC 9462 §4)
 
-A server that is configured for such a domain, or for one above or below it that has the name, is asked all
-the same; only `localhost` is nobody else's. `example` is a name as others are (RFC 6761 §6.5), and so is
-`ipv4only.arpa` where nobody translates addresses (RFC 8880 §7.1).
+A name in a forward zone is forwarded, whether the zone is such a domain or lies above or below it; only
+`localhost` never is. `example` is a name like any other (RFC 6761 §6.5), and so is `ipv4only.arpa` for a
+server without address translation (RFC 8880 §7.1).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TTL: Final = 10800  # RFC 6303 §3
 _LOCALHOST = b"localhost"
 _LOOPBACK: Final[dict[int, bytes]] = {Type.A: b"\x7f\0\0\1", Type.AAAA: bytes(15) + b"\1"}
 _ARPA = b"arpa"
-_NOWHERE = frozenset((b"alt", b"invalid", b"local", b"onion", b"test"))
+_NXDOMAIN_TLDS = frozenset((b"alt", b"invalid", b"local", b"onion", b"test"))
 _RESOLVER = (b"resolver", _ARPA)
 
 _SOA_TIMES = struct.Struct("!5I")
@@ -34,7 +34,7 @@ _SOA_REST = to_wire((b"nobody", b"invalid")) + _SOA_TIMES.pack(1, 3600, 1200, 60
 
 
 def _zones() -> frozenset[Labels]:
-    """The zones that are served empty: what is below them belongs to whoever has a network."""
+    """Return the empty zones: the names below them are private to each network."""
     ipv4 = ["0", "10", "127", "254.169", "168.192", "2.0.192", "100.51.198", "113.0.203", "255.255.255.255"]
     ipv4 += [f"{second}.172" for second in range(16, 32)]
     ipv4 += [f"{second}.100" for second in range(64, 128)]  # RFC 7793
@@ -45,18 +45,18 @@ def _zones() -> frozenset[Labels]:
 
 
 EMPTY_ZONES: Final = _zones()
-_LABELS_OF_ZONES = sorted(set(map(len, EMPTY_ZONES)))
+_ZONE_LENGTHS = sorted(set(map(len, EMPTY_ZONES)))
 
 
 def special_use_answer(query: Query, configured: Callable[[Labels], bool]) -> Response | None:
-    """The answer to a query that must not be forwarded; None: it may be.
+    """Return the response to a query that must not be forwarded; None: it may be forwarded.
 
-    Whether recursion is available is for the caller to say.
+    The caller sets RA.
 
     Args:
-        query: of class IN; others are never special.
-        configured: whether a server is configured for that very domain (in lower case). It is not asked about
-            the root: who is asked about everything was not chosen for these names.
+        query: a query; those of classes other than IN are always forwarded.
+        configured: returns whether this very domain (in lower case) has upstreams of its own. Not called with
+            the root: the upstreams of all names were not chosen for special-use names.
     """
     name = query.name
     if not name or query.qclass != CLASS_IN:
@@ -66,8 +66,8 @@ def special_use_answer(query: Query, configured: Callable[[Labels], bool]) -> Re
     zone = _zone_of(name)
     if zone is None or any(configured(name[start:]) for start in range(len(name))):
         return None
-    if zone[0] in _NOWHERE:
-        # At the domain itself too: where an SOA is found at `local`, nss-mdns does not use mDNS.
+    if zone[0] in _NXDOMAIN_TLDS:
+        # For the domain itself as well: nss-mdns does not use mDNS if `local` has an SOA record.
         return _denial(query, zone, Rcode.NXDOMAIN)
     if zone == _RESOLVER:
         return _denial(query, zone, Rcode.NOERROR)
@@ -75,11 +75,11 @@ def special_use_answer(query: Query, configured: Callable[[Labels], bool]) -> Re
 
 
 def _zone_of(name: Labels) -> Labels | None:
-    """The domain among those above that the name lies in."""
+    """Return the special-use domain that contains the name, except `localhost`."""
     last = name[-1]
-    if last in _NOWHERE:
+    if last in _NXDOMAIN_TLDS:
         return (last,)
-    for count in _LABELS_OF_ZONES if last == _ARPA else ():
+    for count in _ZONE_LENGTHS if last == _ARPA else ():
         zone = name[-count:]
         if zone in EMPTY_ZONES or zone == _RESOLVER:
             return zone
@@ -87,8 +87,8 @@ def _zone_of(name: Labels) -> Labels | None:
 
 
 def _localhost(query: Query) -> Response:
-    """The loopback address; there is no data of other types."""
-    qtype = Type.A if query.qtype == Type.ANY else query.qtype  # of ANY one RRset is enough (RFC 8482 §4.1)
+    """Return the loopback address, or NODATA for other types."""
+    qtype = Type.A if query.qtype == Type.ANY else query.qtype  # for ANY, one RRset is enough (RFC 8482 §4.1)
     address = _LOOPBACK.get(qtype)
     if address is None:
         return _denial(query, (_LOCALHOST,), Rcode.NOERROR)
@@ -98,12 +98,12 @@ def _localhost(query: Query) -> Response:
 
 
 def _from_empty_zone(query: Query, zone: Labels) -> Response | None:
-    """The answer of a zone that has nothing but an SOA and an NS record (RFC 6303 §3)."""
+    """Return the response of a zone with only an SOA and an NS record (RFC 6303 §3)."""
     if query.name != zone:
         return _denial(query, zone, Rcode.NXDOMAIN)
     if query.qtype == Type.DS:
-        # It stands above the zone, where it says that nothing signed is to be expected (RFC 4035 §3.1.4.1,
-        # RFC 8375 §4).
+        # The parent zone has the DS records, and proves with them that this zone is unsigned
+        # (RFC 4035 §3.1.4.1, RFC 8375 §4).
         return None
     response = Response(query, authoritative=True)
     if query.qtype in (Type.SOA, Type.ANY):
@@ -116,10 +116,10 @@ def _from_empty_zone(query: Query, zone: Labels) -> Response | None:
 
 
 def _denial(query: Query, zone: Labels, rcode: Rcode) -> Response:
-    """NXDOMAIN or NODATA, with the SOA that lets it be remembered (RFC 2308 §2)."""
+    """Return NXDOMAIN or NODATA, with the SOA record for negative caching (RFC 2308 §2)."""
     response = Response(query, authoritative=True)
     response.rcode, response.authority = rcode, (_soa(query, zone),)
-    if rcode == Rcode.NXDOMAIN:  # whoever knows such names on this network was not asked
+    if rcode == Rcode.NXDOMAIN:  # a resolver of this network might know the name
         response.ede, response.ede_text = Ede.BLOCKED, "a special-use name, which is not forwarded"
     return response
 

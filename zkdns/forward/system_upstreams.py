@@ -39,7 +39,7 @@ _MAX_SHOWN = 80  # characters of a wrong value; no address is longer
 _MAX_FILE = 1 << 16  # bytes; three lines are usual
 
 
-class Upstreams(msgspec.Struct, frozen=True):
+class NameServers(msgspec.Struct, frozen=True):
     """The upstreams, and the file that names them; None: no file does."""
 
     servers: tuple[UpstreamAddress, ...] = ()
@@ -66,13 +66,15 @@ def parse_upstreams(text: str) -> tuple[tuple[UpstreamAddress, ...], tuple[str, 
 
 def choose(
     named: Mapping[str, Sequence[UpstreamAddress]], is_own: Callable[[UpstreamAddress], bool]
-) -> Upstreams:
+) -> NameServers:
     """Choose the upstreams from the name servers in each file; earlier files have precedence."""
     others = {file: [one for one in servers if not is_own(one)] for file, servers in named.items()}
     for file, servers in others.items():
         if better := tuple(one for one in servers if one.host not in RESOLVED_STUBS):
-            return Upstreams(better, file)
-    return next((Upstreams(tuple(servers), file) for file, servers in others.items() if servers), Upstreams())
+            return NameServers(better, file)
+    return next(
+        (NameServers(tuple(servers), file) for file, servers in others.items() if servers), NameServers()
+    )
 
 
 def is_own(server: UpstreamAddress, listening: Iterable[HostPort]) -> bool:
@@ -128,7 +130,7 @@ class SystemUpstreams:
         self._listening = tuple(listening)
         self._files = tuple(files)
         self._taken = self._seen = self._signatures()
-        self.found = Upstreams()
+        self.current = NameServers()
         """The current upstreams."""
         self._read(is_first=True)
 
@@ -139,7 +141,7 @@ class SystemUpstreams:
         before they write it, and a truncated one has no name servers.
 
         Returns:
-            Whether `found` has changed.
+            Whether `current` has changed.
         """
         before, self._seen = self._seen, self._signatures()
         if self._seen != before or self._seen == self._taken:
@@ -157,8 +159,8 @@ class SystemUpstreams:
             named[str(file)] = servers
             for error in errors if not self._is_silent else ():
                 log.warning("nameserver_skipped", path=str(file), reason=error)
-        before, self.found = self.found, choose(named, lambda server: is_own(server, self._listening))
-        if self.found == before and not is_first:
+        before, self.current = self.current, choose(named, lambda server: is_own(server, self._listening))
+        if self.current == before and not is_first:
             return False
         if not self._is_silent:
             self._log(named)
@@ -166,9 +168,9 @@ class SystemUpstreams:
 
     def _log(self, named: Mapping[str, Sequence[UpstreamAddress]]) -> None:
         """Log the current upstreams."""
-        if self.found.servers:
+        if self.current.servers:
             log.info(
-                "upstreams_chosen", upstreams=list(map(str, self.found.servers)), source=self.found.source
+                "upstreams_chosen", upstreams=list(map(str, self.current.servers)), source=self.current.source
             )
         else:
             log.warning(

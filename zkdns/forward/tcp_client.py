@@ -1,236 +1,239 @@
-"""TCP and TLS to upstreams (RFC 7766, RFC 7858): one connection each, kept for a while, queries pipelined.
+"""TCP and TLS to upstreams (RFC 7766, RFC 7858): one kept connection for each, with pipelined queries.
 
-    send ──▶ connection ──▶ connected? ──▶ written ──▶ a message with its id ──▶ handed over
-                 │              └── no: waits ──┐
-                 └── closes ──▶ asked once more on a new one, if it had been of use before; else an error
+    send ──▶ connection ──▶ connected? ──▶ written ──▶ message with the same id ──▶ on_message
+                 │              └── no: query waits
+                 └── closed ──▶ query is sent again on a new connection if this one was useful;
+                                otherwise, or the second time, on_message with the error
 
-A server may close a connection that has been idle at any time: a query that met such an end was not refused.
+A server may close an idle connection at any time, so a query on a closing connection was not refused.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-import struct
 from collections.abc import Callable, Collection
-from typing import Any, Final
+from typing import Final, Generic, TypeAlias, TypeVar
 
 import structlog
 
 from zkdns.address import UpstreamAddress
-from zkdns.forward.ids import RandomIds
+from zkdns.forward.message import RandomIds
+from zkdns.transport.framing import LENGTH
 from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
 CONNECT_SECONDS: Final = 3.5
 IDLE_SECONDS: Final = 3.0
-"""So long a TCP connection is kept without a question: for the next long answer, which often follows soon."""
+"""How long an idle TCP connection is kept: the next long response is often needed soon."""
 TLS_IDLE_SECONDS: Final = 60.0
-"""The same with TLS, which costs more to begin; most servers hang up earlier (RFC 7858 §3.4)."""
+"""The same with TLS: its handshake costs more. Most servers close earlier (RFC 7858 §3.4)."""
 STALLED_SECONDS: Final = 1.0
-"""A connection from which nothing has come for so long, though it was asked, gets no more questions."""
+"""A connection gets no more queries if a query on it has had no response for this long."""
 
-# So long messages are handed over before UDP, the feed and timers get their turn.
-_TURN_SECONDS = 0.0003
-_MOST_FORGOTTEN = (
-    4096  # ids of questions whose answers were not waited for; a connection with more is replaced
-)
+# Messages are passed on for this long before other sockets, the feed and timers are served.
+_RECEIVE_SECONDS = 0.0003
+_MAX_CANCELLED = 4096  # cancelled queries without a response; a connection with more of them is replaced
+_ID_SIZE = 2
 
-_length = struct.Struct("!H")
+OwnerT = TypeVar("OwnerT")
+"""The owner of a query, which is passed on with its response."""
 
-Arrived = Callable[[Any, bytes | OSError, float], None]
-"""What is told of an answer, or of an error: the query's owner, and when it was sent."""
+OnMessage: TypeAlias = Callable[[OwnerT, bytes | OSError, float], None]
+"""Receives the owner of a query, its response or an error, and the time at which the query was sent."""
 
 
-class StreamQuery:
-    """A query on a stream, and who asked it."""
+class TcpQuery(Generic[OwnerT]):
+    """A query on its way, and its owner."""
 
-    __slots__ = ("ident", "is_dropped", "owner", "query", "sent_at", "stream", "was_sent_again")
+    __slots__ = ("connection", "is_cancelled", "owner", "query", "query_id", "sent_at", "was_repeated")
 
-    def __init__(self, query: bytes, owner: object) -> None:
+    def __init__(self, query: bytes, owner: OwnerT) -> None:
         self.query = query
-        self.owner: Any = owner
-        self.ident = 0
+        self.owner = owner
+        self.query_id = 0
         self.sent_at = 0.0
-        self.stream: _Stream | None = None
-        self.is_dropped = self.was_sent_again = False
+        self.connection: _Connection[OwnerT] | None = None
+        self.is_cancelled = self.was_repeated = False
 
 
-class TcpClient:
-    """The connections to upstreams, made as they are needed, in the running event loop.
+class TcpClient(Generic[OwnerT]):
+    """Connections to upstreams, opened when needed, in the running event loop.
 
     Attributes:
-        opened: connections so far that came about.
+        opened: connections so far.
 
     Args:
-        arrived: told of what comes, never from within `send` and `drop`.
-        tls: checks certificates; None: those that this machine trusts.
+        on_message: receives responses and errors, never within `send` or `cancel`.
+        tls: the TLS context; None: one with the certification authorities of the system.
     """
 
-    def __init__(self, arrived: Arrived, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, on_message: OnMessage[OwnerT], tls: ssl.SSLContext | None = None) -> None:
         self.opened = 0
-        self._arrived = arrived
+        self._on_message = on_message
         self._tls = tls
         self._ids = RandomIds()
-        self._current: dict[UpstreamAddress, _Stream] = {}
-        self._all: set[_Stream] = set()
+        self._current: dict[UpstreamAddress, _Connection[OwnerT]] = {}
+        self._all: set[_Connection[OwnerT]] = set()
         self._log_once = LogOnce(log, "upstream_tcp_response_failed")
 
-    def send(self, address: UpstreamAddress, query: bytes, owner: object) -> StreamQuery:
-        """Send a query, as soon as there is a connection; its id is replaced by a fresh one."""
-        asked = StreamQuery(query, owner)
-        self._ask(address, asked)
-        return asked
+    def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> TcpQuery[OwnerT]:
+        """Send a query as soon as there is a connection, with another random id."""
+        made = TcpQuery(query, owner)
+        self._send(address, made)
+        return made
 
-    def drop(self, asked: StreamQuery) -> None:
-        """Wait for that answer no more."""
-        asked.is_dropped = True
-        if asked.stream is not None:
-            asked.stream.forget(asked)
+    def cancel(self, query: TcpQuery[OwnerT]) -> None:
+        """Ignore the response to a query."""
+        query.is_cancelled = True
+        if query.connection is not None:
+            query.connection.cancel(query)
 
-    def keep(self, addresses: Collection[UpstreamAddress]) -> None:
-        """Send no more questions to others than these; what was asked of them may still be answered."""
+    def retire_others(self, addresses: Collection[UpstreamAddress]) -> None:
+        """Close connections to all but these addresses, once their open queries have a response."""
         for address in self._current.keys() - set(addresses):
             self._current.pop(address).close_when_unused()
 
     def close(self) -> None:
-        """Close all connections, and hand over nothing more."""
-        for stream in list(self._all):
-            stream.close()
+        """Close all connections without a call of `on_message`."""
+        for connection in list(self._all):
+            connection.close()
         self._all.clear()
         self._current.clear()
 
-    # -- for the connections -------------------------------------------------------------------------------
+    # -- called by connections -----------------------------------------------------------------------------
 
     def tls_context(self) -> ssl.SSLContext:
-        """What connects to those with TLS; made when it is first needed, since that takes 20 ms."""
+        """Return the TLS context; created when first needed, because that takes 20 ms."""
         if self._tls is None:
             self._tls = ssl.create_default_context()
         return self._tls
 
-    def arrived(self, asked: StreamQuery, message: bytes | OSError) -> None:
-        """Hand over what came."""
-        asked.stream = None
+    def deliver(self, query: TcpQuery[OwnerT], message: bytes | OSError) -> None:
+        """Pass a response or an error on."""
+        query.connection = None
         try:
-            self._arrived(asked.owner, message, asked.sent_at)
-        except Exception as error:  # noqa: BLE001 - nothing may escape into the event loop
+            self._on_message(query.owner, message, query.sent_at)
+        except Exception as error:  # noqa: BLE001 - no exception may reach the event loop
             self._log_once.error(error)
 
-    def retire(self, stream: _Stream) -> None:
-        """Send no more questions there."""
-        if self._current.get(stream.address) is stream:
-            del self._current[stream.address]
+    def retire(self, connection: _Connection[OwnerT]) -> None:
+        """Send no more queries over this connection."""
+        if self._current.get(connection.address) is connection:
+            del self._current[connection.address]
 
-    def closed(self, stream: _Stream, left: list[StreamQuery], error: OSError) -> None:
-        """A connection is gone, and has left questions without an answer."""
-        self.retire(stream)
-        self._all.discard(stream)
-        for asked in left:
-            asked.stream = None
-        for asked in left:
-            if asked.is_dropped:  # by who was told of another a moment ago
+    def on_closed(
+        self, connection: _Connection[OwnerT], unanswered: list[TcpQuery[OwnerT]], error: OSError
+    ) -> None:
+        """Handle the end of a connection: send its unanswered queries again, or report the error."""
+        self.retire(connection)
+        self._all.discard(connection)
+        for query in unanswered:
+            query.connection = None
+        for query in unanswered:
+            if query.is_cancelled:  # by the receiver of an earlier error of this loop
                 continue
-            if stream.was_useful and not asked.was_sent_again:
-                asked.was_sent_again = True
-                self._ask(stream.address, asked)
+            if connection.was_useful and not query.was_repeated:
+                query.was_repeated = True
+                self._send(connection.address, query)
             else:
-                self.arrived(asked, error)
+                self.deliver(query, error)
 
-    def _ask(self, address: UpstreamAddress, asked: StreamQuery) -> None:
-        stream = self._current.get(address)
-        if stream is not None and stream.is_stalled:
-            self.retire(stream)
-            stream.close_when_unused()
-            stream = None
-        if stream is None:
-            stream = self._current[address] = _Stream(self, address, self._ids)
-            self._all.add(stream)
-        stream.ask(asked)
+    def _send(self, address: UpstreamAddress, query: TcpQuery[OwnerT]) -> None:
+        connection = self._current.get(address)
+        if connection is not None and connection.is_stalled:
+            self.retire(connection)
+            connection.close_when_unused()
+            connection = None
+        if connection is None:
+            connection = self._current[address] = _Connection(self, address, self._ids)
+            self._all.add(connection)
+        connection.send(query)
 
 
-class _Stream(asyncio.Protocol):
-    """One connection, from before it is made until it is closed.
+class _Connection(asyncio.Protocol, Generic[OwnerT]):
+    """One connection, from its first query until it is closed.
 
     Attributes:
-        address: where it goes.
-        was_useful: whether an answer has come.
+        address: the address of the upstream.
+        was_useful: whether there was a response.
     """
 
-    def __init__(self, streams: TcpClient, address: UpstreamAddress, ids: RandomIds) -> None:
+    def __init__(self, client: TcpClient[OwnerT], address: UpstreamAddress, ids: RandomIds) -> None:
         self.address = address
         self.was_useful = False
-        self._streams = streams
+        self._client = client
         self._ids = ids
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._waiting: dict[int, StreamQuery] = {}
-        self._forgotten: set[int] = set()
+        self._waiting: dict[int, TcpQuery[OwnerT]] = {}
+        self._cancelled: set[int] = set()
         self._buffer = bytearray()
-        self._heard_at = self._used_at = self._loop.time()
-        self._is_retired = self._is_closed = self._is_suspect = False
+        self._received_at = self._used_at = self._loop.time()
+        self._is_retired = self._is_closed = self._may_be_stalled = False
         self._idle_seconds = IDLE_SECONDS if address.tls is None else TLS_IDLE_SECONDS
         self._idle_timer: asyncio.TimerHandle | None = None
         self._connecting = self._loop.create_task(self._connect())
 
     @property
     def is_stalled(self) -> bool:
-        """Whether it seems to lead nowhere any more, as behind a firewall that has forgotten it."""
-        if self._is_suspect or len(self._forgotten) > _MOST_FORGOTTEN:
+        """Whether it seems to be dead, for example because a firewall has forgotten it."""
+        if self._may_be_stalled or len(self._cancelled) > _MAX_CANCELLED:
             return True
-        longest = next(iter(self._waiting.values()), None)
-        return longest is not None and self._lacks_an_answer(longest)
+        oldest = next(iter(self._waiting.values()), None)
+        return oldest is not None and self._is_overdue(oldest)
 
-    def ask(self, asked: StreamQuery) -> None:
-        """Send a query when it is connected."""
-        ident = self._ids.take()
-        while ident in self._waiting or ident in self._forgotten:
-            ident = self._ids.take()
-        asked.ident, asked.stream = ident, self
-        self._waiting[ident] = asked
+    def send(self, query: TcpQuery[OwnerT]) -> None:
+        """Send a query as soon as the connection is established."""
+        query_id = self._ids.take()
+        while query_id in self._waiting or query_id in self._cancelled:
+            query_id = self._ids.take()
+        query.query_id, query.connection = query_id, self
+        self._waiting[query_id] = query
         self._used_at = self._loop.time()
-        asked.sent_at = self._used_at
+        query.sent_at = self._used_at
         if self._transport is not None:
-            self._write([asked])
+            self._write([query])
 
-    def forget(self, asked: StreamQuery) -> None:
-        """Nobody waits for that answer any more, which may come all the same."""
-        self._is_suspect = self._is_suspect or self._lacks_an_answer(asked)
-        del self._waiting[asked.ident]
-        asked.stream = None
+    def cancel(self, query: TcpQuery[OwnerT]) -> None:
+        """Ignore the response to a query; it may still arrive."""
+        self._may_be_stalled = self._may_be_stalled or self._is_overdue(query)
+        del self._waiting[query.query_id]
+        query.connection = None
         if self._transport is not None:
-            self._forgotten.add(asked.ident)
+            self._cancelled.add(query.query_id)
         self._close_if_unused()
 
     def close_when_unused(self) -> None:
-        """It gets no more questions: close it when it has answered those that it has."""
+        """Close once all open queries have a response; the client sends no more queries here."""
         self._is_retired = True
         self._close_if_unused()
 
     def close(self) -> None:
-        """Close at once, and say nothing to those that wait."""
+        """Close at once, without a report to the owners of open queries."""
         self._waiting.clear()
-        self._end(OSError("closed"))
+        self._close(OSError("closed"))
 
     # -- called by asyncio ---------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Something came."""
-        self._heard_at = self._loop.time()
-        self._is_suspect = False
+        """Handle received bytes."""
+        self._received_at = self._loop.time()
+        self._may_be_stalled = False
         self._buffer += data
-        self._hand_over()
+        self._process_buffer()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """It is closed, by whomever."""
+        """Handle the end of the connection, whichever side has closed it."""
         if self._transport is None:
-            return  # whoever connects is told more
-        self._end(error if isinstance(error, OSError) else ConnectionResetError("closed the connection"))
+            return  # the exception in `_connect` has the reason
+        self._close(error if isinstance(error, OSError) else ConnectionResetError("closed the connection"))
 
-    # -- inside --------------------------------------------------------------------------------------------
+    # -- connecting ----------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        """In two steps, of which each closes what it has made when it is interrupted."""
+        """Connect in two steps; each closes its socket if it is cancelled."""
         transport: asyncio.Transport | None
         host, port, name = self.address.host, self.address.port, self.address.tls
         try:
@@ -239,48 +242,51 @@ class _Stream(asyncio.Protocol):
                 if name is None:
                     transport.set_protocol(self)
                 else:
-                    context = self._streams.tls_context()
+                    context = self._client.tls_context()
                     transport = await self._loop.start_tls(transport, self, context, server_hostname=name)
-            assert transport is not None  # noqa: S101 - nobody has closed it
-            self._connected(transport)
+            assert transport is not None  # noqa: S101 - start_tls returns None only for a closed transport
+            self._on_connected(transport)
         except TimeoutError:
-            self._end(TimeoutError(f"cannot be connected to within {CONNECT_SECONDS:g} s"))
+            self._close(TimeoutError(f"does not accept connections within {CONNECT_SECONDS:g} s"))
         except ssl.SSLCertVerificationError as error:
-            self._end(OSError(f"has no certificate for {name}: {error.verify_message}"))
+            self._close(OSError(f"has no certificate for {name}: {error.verify_message}"))
         except OSError as error:
-            self._end(error)
-        except ValueError as error:  # no name that a certificate can have
-            self._end(OSError(f"cannot have a certificate for {name}: {error}"))
+            self._close(error)
+        except ValueError as error:  # the name is not valid in a certificate
+            self._close(OSError(f"cannot have a certificate for {name}: {error}"))
 
-    def _connected(self, transport: asyncio.Transport) -> None:
-        """It is connected, and with TLS the certificate is that of the upstream."""
+    def _on_connected(self, transport: asyncio.Transport) -> None:
+        """Send the waiting queries; with TLS, the certificate has been verified."""
         self._transport = transport
-        self._streams.opened += 1
-        now = self._heard_at = self._used_at = self._loop.time()
-        for asked in self._waiting.values():
-            asked.sent_at = now
+        self._client.opened += 1
+        now = self._received_at = self._used_at = self._loop.time()
+        for query in self._waiting.values():
+            query.sent_at = now
         self._write(list(self._waiting.values()))
-        self._idle_timer = self._loop.call_later(self._idle_seconds, self._look_whether_idle)
+        self._idle_timer = self._loop.call_later(self._idle_seconds, self._on_idle_timer)
 
-    def _write(self, several: list[StreamQuery]) -> None:
-        assert self._transport is not None  # noqa: S101 - it is connected
+    # -- messages ------------------------------------------------------------------------------------------
+
+    def _write(self, queries: list[TcpQuery[OwnerT]]) -> None:
+        assert self._transport is not None  # noqa: S101 - called while connected only
         pieces: list[bytes] = []
-        for asked in several:
-            pieces += (_length.pack(len(asked.query)), _length.pack(asked.ident), asked.query[2:])
+        for each in queries:
+            pieces += (LENGTH.pack(len(each.query)), each.query_id.to_bytes(_ID_SIZE), each.query[_ID_SIZE:])
         if pieces:
             self._transport.write(b"".join(pieces))  # RFC 7766 §8: lengths and messages together
 
-    def _hand_over(self) -> None:
-        """Hand over the messages that came whole; some of them later, when others have had their turn."""
-        begun = self._loop.time()
+    def _process_buffer(self) -> None:
+        """Pass complete messages on for a limited time; pause if there are more."""
+        end_of_turn = self._loop.time() + _RECEIVE_SECONDS
         at, buffer = 0, self._buffer
-        while not self._is_closed and len(buffer) >= at + 2:
-            end = at + 2 + _length.unpack_from(buffer, at)[0]
+        while not self._is_closed and len(buffer) >= at + LENGTH.size:
+            start = at + LENGTH.size
+            end = start + LENGTH.unpack_from(buffer, at)[0]
             if end > len(buffer):
                 break
-            self._take(bytes(buffer[at + 2 : end]))
+            self._on_message(bytes(buffer[start:end]))
             at = end
-            if self._loop.time() >= begun + _TURN_SECONDS and len(buffer) > at:
+            if self._loop.time() >= end_of_turn and len(buffer) > at:
                 self._pause()
                 break
         del buffer[:at]
@@ -289,44 +295,46 @@ class _Stream(asyncio.Protocol):
     def _pause(self) -> None:
         if self._transport is not None:
             self._transport.pause_reading()
-            self._loop.call_soon(self._go_on)
+            self._loop.call_soon(self._resume)
 
-    def _go_on(self) -> None:
+    def _resume(self) -> None:
         if self._transport is not None and not self._is_closed:
             self._transport.resume_reading()
-            self._hand_over()
+            self._process_buffer()
 
-    def _take(self, message: bytes) -> None:
-        if len(message) < _length.size:
+    def _on_message(self, message: bytes) -> None:
+        if len(message) < _ID_SIZE:
             return
-        (ident,) = _length.unpack_from(message)
-        self._forgotten.discard(ident)
-        asked = self._waiting.pop(ident, None)
-        if asked is not None:
+        query_id = int.from_bytes(message[:_ID_SIZE])
+        self._cancelled.discard(query_id)
+        query = self._waiting.pop(query_id, None)
+        if query is not None:
             self.was_useful = True
-            self._streams.arrived(asked, message)
+            self._client.deliver(query, message)
 
-    def _lacks_an_answer(self, asked: StreamQuery) -> bool:
-        """Whether nothing has come since that was asked, and that is long ago."""
+    # -- closing -------------------------------------------------------------------------------------------
+
+    def _is_overdue(self, query: TcpQuery[OwnerT]) -> bool:
+        """Return whether nothing has been received since a query was sent some time ago."""
         return (
             self._transport is not None
-            and asked.sent_at >= self._heard_at
-            and self._loop.time() - asked.sent_at > STALLED_SECONDS
+            and query.sent_at >= self._received_at
+            and self._loop.time() - query.sent_at > STALLED_SECONDS
         )
 
-    def _look_whether_idle(self) -> None:
-        rest = self._used_at + self._idle_seconds - self._loop.time()
-        if rest <= 0 and not self._waiting:
-            self._end(OSError("idle"))
+    def _on_idle_timer(self) -> None:
+        left = self._used_at + self._idle_seconds - self._loop.time()
+        if left <= 0 and not self._waiting:
+            self._close(OSError("idle"))
         else:
-            self._idle_timer = self._loop.call_later(max(rest, 1.0), self._look_whether_idle)
+            self._idle_timer = self._loop.call_later(max(left, 1.0), self._on_idle_timer)
 
     def _close_if_unused(self) -> None:
         if self._is_retired and not self._waiting:
-            self._end(OSError("retired"))
+            self._close(OSError("retired"))
 
-    def _end(self, error: OSError) -> None:
-        """It is over, for whatever reason; called again, it does nothing."""
+    def _close(self, error: OSError) -> None:
+        """Close the connection, and report its open queries to the client. Idempotent."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -336,6 +344,6 @@ class _Stream(asyncio.Protocol):
             self._transport.abort()
         elif self._connecting is not asyncio.current_task():
             self._connecting.cancel()
-        left = list(self._waiting.values())
+        unanswered = list(self._waiting.values())
         self._waiting.clear()
-        self._streams.closed(self, left, error)
+        self._client.on_closed(self, unanswered, error)

@@ -1,9 +1,10 @@
-"""UDP to upstreams: a fresh socket for each query, all of them in one object that the event loop watches.
+"""UDP to upstreams: a new socket for each query; one epoll object watches all of them for the event loop.
 
-A fresh socket has a fresh port, which the kernel takes at random (from net.ipv4.ip_local_port_range). Being
-connected, it takes datagrams from its upstream's address and port alone, so that who forges an answer must
-guess the port as well (RFC 5452 §9.2). It costs some 11 µs in all (measured), so a few are made beforehand
-and closed afterwards, when nobody waits for that: such a new socket has no port yet.
+A new socket has a new port, which the kernel chooses at random (from net.ipv4.ip_local_port_range). It is
+connected, so it receives only datagrams from the address and port of its upstream. To forge a response, an
+attacker must guess the port as well as the id (RFC 5452 §9.2). A socket costs some 11 µs (measured), so a few
+are created in advance and closed later, outside of the path of a query. They have no port until they are
+connected.
 """
 
 from __future__ import annotations
@@ -17,69 +18,77 @@ import selectors
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from zkdns.address import UpstreamAddress
 from zkdns.transport.event_loop import Defer
 from zkdns.transport.sockets import raise_open_file_limit, socket_address
 
-MAX_DATAGRAMS_PER_TURN: Final = 4
-"""So many datagrams are taken before the clock is looked at."""
-# More than is ever asked for (RFC 6891: 1,232 bytes); what is longer is cut, and so cannot be read.
-_LARGEST = 4096
+MAX_DATAGRAMS_PER_CALL: Final = 4
+"""Number of datagrams read by one call of `UdpClient.receive`, after which the caller checks the time."""
+# Queries request at most 1,232 bytes (EDNS); a longer message is cut here and rejected as malformed.
+_MAX_DATAGRAM = 4096
 
-# So many sockets of each kind are made beforehand.
-_SPARE = 4
-# Not to wait is said where the socket is made: a system call less for each query.
-_KIND = socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0)
-# The last is what the kernel says when no port is left.
+_SPARE_SOCKETS = 4  # of each address family, created in advance
+# A flag of the socket's type saves the system call that makes it non-blocking.
+_TYPE = socket.SOCK_DGRAM | getattr(socket, "SOCK_NONBLOCK", 0)
+# EAGAIN: no port is left.
 _SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN})
 
 
-class NoSocketError(OSError):
-    """There are as many sockets as there may be."""
+class SocketLimitError(OSError):
+    """The maximum number of sockets is in use."""
 
 
-class UdpClient:
-    """The sockets on which answers are waited for.
+OwnerT = TypeVar("OwnerT")
+"""The owner of a query, which is passed on with its messages."""
+
+
+class UdpClient(Generic[OwnerT]):
+    """Sends queries, each from a socket of its own, and receives the messages on these sockets.
 
     Args:
-        most: how many there may be; each takes a file.
-        defer: does what can wait, as `zkdns.transport.event_loop.deferrer` has it.
+        max_sockets: maximum number of sockets with an open query; each takes a file descriptor.
+        defer: runs work that can wait; see `zkdns.transport.event_loop.deferrer`.
     """
 
-    def __init__(self, most: int, defer: Defer) -> None:
-        self._most = most
+    def __init__(self, max_sockets: int, defer: Defer) -> None:
+        self._max_sockets = max_sockets
         self._poll = _new_poll()
         self._defer = defer
-        self._waiting: dict[int, tuple[socket.socket, Any]] = {}
+        self._waiting: dict[int, tuple[socket.socket, OwnerT]] = {}
         self._spare: dict[socket.AddressFamily, list[socket.socket]] = {}
-        self._dropped: deque[socket.socket] = deque()  # still open
+        self._released: deque[socket.socket] = deque()  # not closed yet
 
     def fileno(self) -> int:
-        """What is readable when `receive` has something to tell."""
+        """Return a file descriptor that is readable when `receive` has messages."""
         file: int = self._poll.fileno()
         return file
 
     def __len__(self) -> int:
-        """How many sockets wait."""
+        """Return the number of sockets with an open query."""
         return len(self._waiting)
 
-    def send(self, address: UpstreamAddress, query: bytes, owner: object) -> socket.socket:
-        """Send a query from a socket of its own.
+    def send(self, address: UpstreamAddress, query: bytes, owner: OwnerT) -> socket.socket:
+        """Send a query from a new socket.
+
+        Args:
+            address: the upstream.
+            query: the message.
+            owner: passed to the receiver of the messages on this socket.
 
         Returns:
-            The socket; it belongs to whoever sent, who gives it back with `drop`.
+            The socket. The caller must pass it to `release`.
 
         Raises:
-            NoSocketError: there are too many sockets.
-            OSError: no file is left, or there is no way to that address.
+            SocketLimitError: too many sockets are in use.
+            OSError: no file descriptor is left, or the address cannot be reached.
         """
-        if len(self._waiting) >= self._most:
-            raise NoSocketError(errno.EMFILE, "too many queries are waiting for answers")
+        if len(self._waiting) >= self._max_sockets:
+            raise SocketLimitError(errno.EMFILE, "too many queries are waiting for answers")
         family, at = socket_address(address.host, address.port)
-        if not self._spare.get(family) and self._dropped:
-            self._renew()  # or there would be more than there may be
+        if not self._spare.get(family) and self._released:
+            self._recycle()  # keeps the total within the limit
         spare = self._spare.get(family)
         sock = spare.pop() if spare else self._new(family)
         try:
@@ -91,35 +100,35 @@ class UdpClient:
         self._waiting[sock.fileno()] = sock, owner
         return sock
 
-    def drop(self, sock: socket.socket) -> None:
-        """Wait for nothing more there; the socket is closed when nobody waits for that."""
+    def release(self, sock: socket.socket) -> None:
+        """Ignore further messages on a socket, and close it soon."""
         if self._waiting.pop(sock.fileno(), None) is None:
             return
-        self._dropped.append(sock)
-        if len(self._dropped) == 1:
-            self._defer(self._renew_one)
+        self._released.append(sock)
+        if len(self._released) == 1:
+            self._defer(self._recycle_next)
 
-    def _renew_one(self) -> None:
-        if self._dropped:  # or it was needed at once
-            self._renew()
-        if self._dropped:
-            self._defer(self._renew_one)
+    def _recycle_next(self) -> None:
+        if self._released:  # empty if `send` needed the socket meanwhile
+            self._recycle()
+        if self._released:
+            self._defer(self._recycle_next)
 
-    def _renew(self) -> None:
-        """Close one of the dropped sockets, and have another one at hand in its place."""
-        sock = self._dropped.popleft()
+    def _recycle(self) -> None:
+        """Close one of the released sockets, and create a spare one in its place."""
+        sock = self._released.popleft()
         family = sock.family
         self._close(sock)
         spare = self._spare.setdefault(family, [])
-        if len(spare) < _SPARE:
-            with contextlib.suppress(OSError):  # as when no file is left
+        if len(spare) < _SPARE_SOCKETS:
+            with contextlib.suppress(OSError):  # for example, no file descriptor is left
                 spare.append(self._new(family))
 
     def _new(self, family: socket.AddressFamily) -> socket.socket:
-        """A socket that is watched, and cannot get anything yet."""
-        sock = socket.socket(family, _KIND)
+        """Create a socket, unconnected and watched."""
+        sock = socket.socket(family, _TYPE)
         try:
-            if _KIND == socket.SOCK_DGRAM:
+            if _TYPE == socket.SOCK_DGRAM:
                 sock.setblocking(False)
             self._poll.register(sock.fileno(), selectors.EVENT_READ)
         except BaseException:
@@ -131,51 +140,51 @@ class UdpClient:
         self._poll.unregister(sock.fileno())
         sock.close()
 
-    def receive(self, arrived: Callable[[Any, bytes | OSError], None]) -> bool:
-        """Hand over a few of the datagrams that are there, or errors, each with who sent on that socket.
+    def receive(self, on_message: Callable[[OwnerT, bytes | OSError], None]) -> bool:
+        """Read up to `MAX_DATAGRAMS_PER_CALL` datagrams or errors.
+
+        Args:
+            on_message: called with the owner of each socket, and the message or error.
 
         Returns:
             Whether there may be more.
         """
-        ready = self._poll.poll(0, MAX_DATAGRAMS_PER_TURN)
+        ready = self._poll.poll(0, MAX_DATAGRAMS_PER_CALL)
         for number, _ in ready:
             waiting = self._waiting.get(number)
-            if waiting is None:  # dropped a moment ago by who got the one before
+            if waiting is None:  # released because of an earlier message of this call
                 continue
             sock, owner = waiting
             try:
-                message: bytes | OSError = sock.recv(_LARGEST)
-            except (
-                BlockingIOError,
-                InterruptedError,
-            ):  # its checksum was wrong, or the number is another's now
+                message: bytes | OSError = sock.recv(_MAX_DATAGRAM)
+            except (BlockingIOError, InterruptedError):  # wrong checksum, or the descriptor was reused
                 continue
             except OSError as error:
                 message = error
-            arrived(owner, message)
-        return len(ready) == MAX_DATAGRAMS_PER_TURN
+            on_message(owner, message)
+        return len(ready) == MAX_DATAGRAMS_PER_CALL
 
     def close(self) -> None:
-        """Close everything."""
+        """Close all sockets."""
         waiting = (sock for sock, _ in self._waiting.values())
-        for sock in itertools.chain(waiting, self._dropped, *self._spare.values()):
+        for sock in itertools.chain(waiting, self._released, *self._spare.values()):
             self._close(sock)
         self._waiting.clear()
-        self._dropped.clear()
+        self._released.clear()
         self._spare.clear()
         self._poll.close()
 
 
 def is_resource_shortage(error: OSError) -> bool:
-    """Whether it is files, ports or memory of this machine that are missing, not a way to the upstream."""
+    """Return whether this machine lacks file descriptors, ports or memory: not the fault of the upstream."""
     return error.errno in _SHORTAGES
 
 
 def affordable_sockets(wanted: int) -> int:
-    """How many sockets of the wanted ones this process may have beside all its other files.
+    """Return how many of the wanted sockets this process can have in addition to its other files.
 
-    A soft limit is raised by that many, as far as the hard one allows; if that is not far enough, half of all
-    files are left to others.
+    Raises the soft limit of open files by the wanted number, as far as the hard limit allows. If that is not
+    enough, the sockets get at most half of all file descriptors.
     """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
@@ -185,7 +194,7 @@ def affordable_sockets(wanted: int) -> int:
 
 
 class _SelectorPoll:
-    """What of `select.epoll` is needed here, where there is none."""
+    """The methods of `select.epoll` used here, on systems without it."""
 
     def __init__(self) -> None:
         self._selector = selectors.DefaultSelector()
@@ -199,12 +208,12 @@ class _SelectorPoll:
     def unregister(self, number: int) -> None:
         self._selector.unregister(number)
 
-    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
-        return [(key.fd, events) for key, events in self._selector.select(timeout)][:most]
+    def poll(self, timeout: float, max_events: int) -> list[tuple[int, int]]:
+        return [(key.fd, events) for key, events in self._selector.select(timeout)][:max_events]
 
     def close(self) -> None:
         self._selector.close()
 
 
-def _new_poll() -> Any:  # noqa: ANN401 - either of two that share no type
+def _new_poll() -> Any:  # noqa: ANN401 - the two classes have no common type
     return select.epoll() if hasattr(select, "epoll") else _SelectorPoll()

@@ -1,10 +1,10 @@
-"""Upstreams: how far away each is, whether it lives, and which one a question goes to first.
+"""State of the upstreams: distance, liveness, and the order in which they are queried.
 
-    not known ──▶ alive ──▶ dead      `MOST_FAILURES` times in a row without an answer
-                    ▲         │
-                    └─────────┘       any answer, to a question or to a probe
+    unmeasured ──▶ alive ──▶ dead     after `MAX_FAILURES` failures in a row
+                     ▲         │
+                     └─────────┘      after any response, to a query or to a probe
 
-No clock in here: who calls says what time it is, in seconds of one that only goes forwards.
+No clock here: the caller passes the time, in seconds of a monotonic clock.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Final
 
 from zkdns.address import UpstreamAddress
 
-LEAST_TIMEOUT: Final = 0.3
-MOST_TIMEOUT: Final = 0.8
-_FIRST_TIMEOUT = 0.4  # of an upstream that has not answered yet; a late answer counts all the same
+MIN_TIMEOUT: Final = 0.3
+MAX_TIMEOUT: Final = 0.8
+_FIRST_TIMEOUT = 0.4  # before the first measurement; late responses are accepted all the same
 
-MOST_FAILURES: Final = 3
-"""So many times in a row may a living upstream leave a question unanswered."""
-MOST_REFUSALS: Final = 3
-"""After so many errors in a row an upstream is asked after those that answer."""
+MAX_FAILURES: Final = 3
+"""An upstream is dead after this number of failures in a row."""
+MAX_REFUSALS: Final = 3
+"""After this number of error responses in a row an upstream ranks below the others."""
 
 PROBE_SECONDS: Final = 3.0
-"""Between probes of a dead upstream. The first goes out at once: it may just have been unlucky."""
+"""Interval between probes of a dead upstream. The first is sent at once."""
 EXPLORE_SECONDS: Final = 10.0
-"""So old may the measure of an upstream become that is not asked because others are nearer."""
-PLAIN_SECONDS: Final = 3600.0
-"""So long an upstream is asked without EDNS that did not know it; it may have been replaced by then."""
+"""Maximum age of the measurement of an upstream that gets no queries because others are nearer."""
+NO_EDNS_SECONDS: Final = 3600.0
+"""How long queries to an upstream without EDNS support omit EDNS; it may be replaced or updated later."""
 
-# RFC 6298 §2: how fast the measures follow.
+# Weights of a new measurement (RFC 6298 §2).
 _RTT_GAIN = 1 / 8
 _VARIATION_GAIN = 1 / 4
 
@@ -38,60 +38,66 @@ _NEVER = float("-inf")
 
 
 class Upstream:
-    """One upstream, and what is known of it.
+    """State of one upstream.
 
     Attributes:
-        address: where it is.
-        rtt: smoothed seconds from a query to its answer; None: not measured since it came to life.
-        refusals: errors in a row that it gave to questions.
-        asked_at: when a query was last sent to it.
+        address: its address.
+        rtt: smoothed round-trip time in seconds; None: not measured since it was last dead.
+        refusals: error responses in a row.
+        queried_at: time of the last query.
         sent: queries so far.
-        answered: queries to which an answer came.
-        timed_out: queries whose answer did not come in time (it may have come later).
-        bad: messages that were no answer to what was asked: forged ones, or garbage.
+        answered: queries with a response.
+        timed_out: queries without a response in time; it may have arrived later.
+        bad_messages: messages that do not answer their query: forged or malformed ones.
     """
 
     def __init__(self, address: UpstreamAddress) -> None:
         self.address = address
         self.rtt: float | None = None
         self.refusals = 0
-        self.asked_at = _NEVER
-        self.sent = self.answered = self.timed_out = self.bad = 0
+        self.queried_at = _NEVER
+        self.sent = self.answered = self.timed_out = self.bad_messages = 0
         self._variation = 0.0
         self._failures = 0
         self._probe_at = _NEVER
-        self._plain_until = _NEVER
+        self._no_edns_until = _NEVER
 
     @property
     def is_dead(self) -> bool:
-        """Whether it has left too many questions in a row unanswered."""
-        return self._failures >= MOST_FAILURES
+        """Whether it has failed too many times in a row."""
+        return self._failures >= MAX_FAILURES
 
     @property
     def timeout(self) -> float:
-        """So many seconds are waited for it before another one is asked."""
+        """Seconds to wait for a response before the next upstream is queried as well."""
         if self.rtt is None:
             return _FIRST_TIMEOUT
-        return min(max(self.rtt + 4 * self._variation, LEAST_TIMEOUT), MOST_TIMEOUT)
+        return min(max(self.rtt + 4 * self._variation, MIN_TIMEOUT), MAX_TIMEOUT)
 
-    def has_edns(self, now: float) -> bool:
-        """Whether it is asked with EDNS."""
-        return now >= self._plain_until
+    def uses_edns(self, now: float) -> bool:
+        """Return whether queries to it have an OPT record."""
+        return now >= self._no_edns_until
 
-    def plain(self, now: float) -> None:
-        """It answers what is asked without EDNS, and only that."""
-        self._plain_until = now + PLAIN_SECONDS
+    def disable_edns(self, now: float) -> None:
+        """Omit EDNS for some time, because it answers only queries without EDNS."""
+        self._no_edns_until = now + NO_EDNS_SECONDS
 
-    def lives(self, seconds: float | None = None) -> None:
-        """An answer came, whatever it says, after so many seconds (None: they say not how far it is)."""
+    def on_response(self, seconds: float | None = None) -> None:
+        """Record a response of any kind.
+
+        Args:
+            seconds: the round-trip time; None: it was not measured.
+        """
         self._failures = 0
         if seconds is not None:
             self._measure(seconds)
 
-    def fails(self, seconds: float | None = None) -> None:
-        """No answer came; or none yet, after so many seconds.
+    def on_failure(self, seconds: float | None = None) -> None:
+        """Record a query without a response.
 
-        Those count as if it had come then, so that who has become slow is soon asked after others.
+        Args:
+            seconds: how long ago it was sent; None: it could not be sent. Counts as a round-trip time, so
+                that an upstream which has become slow soon ranks below the others.
         """
         was_dead = self.is_dead
         self._failures += 1
@@ -102,8 +108,8 @@ class Upstream:
         elif seconds is not None:
             self._measure(seconds)
 
-    def is_to_be_probed(self, now: float) -> bool:
-        """Whether it is dead, and the last probe was long enough ago; if so, that is one."""
+    def start_probe_if_due(self, now: float) -> bool:
+        """Return whether to send a probe now: it is dead, and the last probe is old enough."""
         if not self.is_dead or now < self._probe_at:
             return False
         self._probe_at = now + PROBE_SECONDS
@@ -118,55 +124,55 @@ class Upstream:
 
 
 class Upstreams:
-    """A group of upstreams that know the same.
+    """A group of upstreams that can answer the same questions.
 
     Attributes:
-        all: those that there are now.
-        bad: messages that were no answer to what was asked, of all that ever were in the group.
+        all: the current upstreams.
+        bad_messages: messages that do not answer their query, from current and former upstreams.
 
     Args:
-        addresses: the first is asked first, as long as nothing is known of any.
+        addresses: in order of preference as long as nothing has been measured.
     """
 
     def __init__(self, addresses: Iterable[UpstreamAddress]) -> None:
         self.all: Sequence[Upstream] = ()
-        self.bad = 0
+        self.bad_messages = 0
         self._explore_at = _NEVER
-        self.change(addresses)
+        self.replace(addresses)
 
-    def change(self, addresses: Iterable[UpstreamAddress]) -> None:
-        """Let these be the upstreams; of those that stay everything is still known."""
-        known = {upstream.address: upstream for upstream in self.all}
-        self.all = [known.get(address) or Upstream(address) for address in dict.fromkeys(addresses)]
+    def replace(self, addresses: Iterable[UpstreamAddress]) -> None:
+        """Replace the upstreams; an upstream in both groups keeps its state."""
+        current = {upstream.address: upstream for upstream in self.all}
+        self.all = [current.get(address) or Upstream(address) for address in dict.fromkeys(addresses)]
         self._explore_at = _NEVER
 
     def ranked(self) -> Sequence[Upstream]:
-        """Those to be asked, the best first: the living ones, or all where none lives."""
+        """Return the living upstreams, or all if none is alive, the best first."""
         if len(self.all) == 1:
             return self.all
         alive = [upstream for upstream in self.all if not upstream.is_dead]
         return sorted(alive or self.all, key=_rank)
 
     def to_explore(self, first: Upstream, now: float) -> Upstream | None:
-        """An upstream of which too little is known, to be asked what `first` is asked, and for that alone.
+        """Return the upstream with the oldest measurement if that is too old.
 
-        With the same questions all are measured alike; and since nobody waits for the answer, it does no harm
-        if that one is slow.
+        The caller sends it the question that `first` gets, only to measure it. Upstreams are compared by the
+        same questions this way, and no client waits for the response, so a slow upstream does no harm.
         """
         if now < self._explore_at:
             return None
         others = [upstream for upstream in self.all if upstream is not first and not upstream.is_dead]
-        stalest = min(others, key=_asked_at, default=None)
-        if stalest is None or now < stalest.asked_at + EXPLORE_SECONDS:
-            self._explore_at = now + 1.0 if stalest is None else stalest.asked_at + EXPLORE_SECONDS
+        oldest = min(others, key=_queried_at, default=None)
+        if oldest is None or now < oldest.queried_at + EXPLORE_SECONDS:
+            self._explore_at = now + 1.0 if oldest is None else oldest.queried_at + EXPLORE_SECONDS
             return None
-        return stalest
+        return oldest
 
 
 def _rank(upstream: Upstream) -> tuple[bool, float]:
     rtt = float("inf") if upstream.rtt is None else upstream.rtt
-    return upstream.refusals >= MOST_REFUSALS, rtt
+    return upstream.refusals >= MAX_REFUSALS, rtt
 
 
-def _asked_at(upstream: Upstream) -> float:
-    return upstream.asked_at
+def _queried_at(upstream: Upstream) -> float:
+    return upstream.queried_at

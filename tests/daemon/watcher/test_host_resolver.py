@@ -20,7 +20,7 @@ from tests.support.upstream import Act, Asked, Sent, UpstreamServer, says
 from zkdns.daemon.watcher import host_resolver
 from zkdns.daemon.watcher.host_resolver import HostResolver
 from zkdns.forward import host_lookup
-from zkdns.forward.found import HostAddresses
+from zkdns.forward.host_lookup import HostAddresses
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import HostResolved, SetDropped, SetPut
 from zkdns.serverset.member import Endpoint, Member
@@ -270,8 +270,8 @@ def test_while_one_family_fails_what_was_known_of_it_stands_beside_what_the_othe
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It is told once; an answer that there is none ends it, as every answer does."""
-    monkeypatch.setattr(host_lookup, "LEAST_SECONDS", 0)
-    monkeypatch.setattr(host_lookup, "MOST_SECONDS", 0)
+    monkeypatch.setattr(host_lookup, "MIN_SECONDS", 0)
+    monkeypatch.setattr(host_lookup, "MAX_SECONDS", 0)
     old = {"A": "60 10.0.0.1", "AAAA": "60 2001:db8::1"}
 
     def but_fails(failing: str, **records: str) -> Act:

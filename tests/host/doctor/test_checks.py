@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zkdns.address import HostPort, UpstreamAddress
-from zkdns.forward.system_upstreams import Upstreams
+from zkdns.forward.system_upstreams import NameServers
 from zkdns.host.doctor.checks import (
     NameResolution,
     check_hosts_line,
@@ -157,21 +157,21 @@ _STUB, _OTHER, _SELF = (UpstreamAddress(host, 53) for host in ("127.0.0.53", "10
     ("chosen", "own", "asks_us", "level", "sentence"),
     [
         (
-            Upstreams((_OTHER,), "/etc/resolv.conf"),
+            NameServers((_OTHER,), "/etc/resolv.conf"),
             [],
             False,
             "ok",
             "10.0.0.1:53 (from /etc/resolv.conf)",
         ),
-        (Upstreams(), [_SELF], False, "wrong", "zkdns is the only server in the files of this machine"),
-        (Upstreams(), [], False, "wrong", "there are none"),
-        (Upstreams((_STUB,), "/etc/resolv.conf"), [], True, "wrong", "a loop"),
-        (Upstreams((_STUB,), "/etc/resolv.conf"), [], False, "ok", "127.0.0.53"),
-        (Upstreams((_OTHER,), "/run/systemd/resolve/resolv.conf"), [_SELF], True, "ok", "10.0.0.1"),
+        (NameServers(), [_SELF], False, "wrong", "zkdns is the only server in the files of this machine"),
+        (NameServers(), [], False, "wrong", "there are none"),
+        (NameServers((_STUB,), "/etc/resolv.conf"), [], True, "wrong", "a loop"),
+        (NameServers((_STUB,), "/etc/resolv.conf"), [], False, "ok", "127.0.0.53"),
+        (NameServers((_OTHER,), "/run/systemd/resolve/resolv.conf"), [_SELF], True, "ok", "10.0.0.1"),
     ],
 )
 def test_upstreams(
-    chosen: Upstreams, own: list[UpstreamAddress], asks_us: bool, level: str, sentence: str
+    chosen: NameServers, own: list[UpstreamAddress], asks_us: bool, level: str, sentence: str
 ) -> None:
     found = list(check_upstreams(chosen, own, resolved_asks_us=asks_us))
     assert levels(found) == [level]

@@ -72,12 +72,12 @@ def test_zkdns_finds_the_same_upstreams_after_setup(manager: str, tmp_path: Path
         tmp_path, {path: text.replace("-> /", f"-> {tmp_path}/") for path, text in files.items()}
     )
     places = [tree.at(str(file)) for file in FILES]
-    upstreams = SystemUpstreams(wanted.listening, places, is_silent=True).found.servers
+    upstreams = SystemUpstreams(wanted.listening, places, is_silent=True).current.servers
     assert upstreams
     tree = make_tree(tmp_path / "set up", files)
     set_up(tree, wanted)
     places = [tree.at(str(file)) for file in FILES]
-    assert SystemUpstreams(wanted.listening, places, is_silent=True).found.servers == upstreams
+    assert SystemUpstreams(wanted.listening, places, is_silent=True).current.servers == upstreams
 
 
 def test_with_networkmanager_resolv_conf_names_only_zkdns(tmp_path: Path) -> None:

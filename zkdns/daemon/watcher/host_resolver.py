@@ -17,7 +17,7 @@ import structlog
 
 from zkdns.daemon.ipc.feed import PublisherListener
 from zkdns.dns.message import Type
-from zkdns.forward.found import HostAddresses, type_of
+from zkdns.forward.host_lookup import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
 from zkdns.table import Table
 
@@ -112,7 +112,7 @@ class HostResolver(PublisherListener):
             pause = found.seconds
             if found.addresses and host in self._due:
                 self.resolved[host] = time.time()
-            self._publish([HostResolved(host, found.beside(self._table.addresses_of(host)))])
+            self._publish([HostResolved(host, found.merge(self._table.addresses_of(host)))])
         finally:
             del self._running[host]
         if host in self._due:

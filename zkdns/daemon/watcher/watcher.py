@@ -35,7 +35,7 @@ from zkdns.telemetry.stats import WatcherStats
 if TYPE_CHECKING:
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
-    from zkdns.forward.found import HostAddresses
+    from zkdns.forward.host_lookup import HostAddresses
 
 _TEND_SECONDS = 1.0
 _RESTORED_AT_ONCE = 500  # changes
@@ -130,7 +130,7 @@ async def _tend(routes: ForwardZones) -> None:
     routes.start()
     try:
         while True:
-            routes.tend(time.monotonic())
+            routes.poll(time.monotonic())
             await asyncio.sleep(_TEND_SECONDS)
     finally:
         routes.stop()

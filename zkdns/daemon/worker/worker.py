@@ -160,7 +160,7 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
 
     forwarder = Forwarder(config, task.listening, task.secret)
     forwarder.sources = authority.sources
-    forwarder.cache.on_gone = lambda question: authority.forget_forwarded(group_of_question(question))
+    forwarder.cache.on_removed = lambda question: authority.forget_forwarded(group_of_question(question))
     forwarder.on_change = authority.forget_all
     authority.responder.fallback = forwarder
     return forwarder

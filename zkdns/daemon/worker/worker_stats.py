@@ -143,28 +143,28 @@ def _latency_stats(counters: Sequence[Counters]) -> tuple[LatencyStats, ...]:
 
 
 def _forward_stats(forwarder: Forwarder) -> ForwardStats:
-    counts, cache = forwarder.counts, forwarder.cache
+    counters, cache = forwarder.counters, forwarder.cache
     return ForwardStats(
-        queries=counts.asked,
+        queries=counters.queries,
         waiting=forwarder.waiting,
-        failed=counts.failed,
-        stale=counts.stale,
-        overloaded=counts.overloaded,
-        prefetched=counts.prefetched,
+        failed=counters.failed,
+        stale=counters.stale,
+        overloaded=counters.overloaded,
+        prefetched=counters.prefetched,
         cache_entries=len(cache),
         cache_bytes=cache.size,
-        cache_evictions=cache.evicted,
+        cache_evictions=cache.evictions,
         upstreams=tuple(
             UpstreamStats(
                 address=str(upstream.address),
-                domain=route.domain or "",
+                domain=zone.domain or "",
                 is_dead=upstream.is_dead,
                 rtt_seconds=upstream.rtt,
                 queries=upstream.sent,
                 timeouts=upstream.timed_out,
-                bad_messages=upstream.bad,
+                bad_messages=upstream.bad_messages,
             )
-            for route in forwarder.routes.all
-            for upstream in route.exchanges.upstreams.all
+            for zone in forwarder.zones.all
+            for upstream in zone.resolver.upstreams.all
         ),
     )

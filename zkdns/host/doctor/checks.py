@@ -13,7 +13,7 @@ import msgspec
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.durations import format_duration
-from zkdns.forward.system_upstreams import Upstreams
+from zkdns.forward.system_upstreams import NameServers
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import NSSWITCH_CONF, NssSource
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_STUBS, ResolvConf
@@ -231,7 +231,7 @@ def check_snapshot(age: float | None, failure: str | None, *, is_configured: boo
 
 
 def check_upstreams(
-    chosen: Upstreams, own: Sequence[UpstreamAddress], *, resolved_asks_us: bool
+    chosen: NameServers, own: Sequence[UpstreamAddress], *, resolved_asks_us: bool
 ) -> Iterator[Finding]:
     """Check whether there are upstreams, and whether they lead back to zkdns.
 

@@ -24,7 +24,7 @@ from zkdns.daemon.ipc.control_messages import ListNames
 from zkdns.dns.client_messages import BadResponseError
 from zkdns.errors import ConfigError
 from zkdns.forward.forwarder import MAX_WAITING
-from zkdns.forward.system_upstreams import FILES, Upstreams, choose, is_own, parse_upstreams
+from zkdns.forward.system_upstreams import FILES, NameServers, choose, is_own, parse_upstreams
 from zkdns.host.doctor.checks import (
     UPSTREAMS,
     Finding,
@@ -229,7 +229,7 @@ def _diagnose_upstreams(config: Config, listening: tuple[HostPort, ...]) -> Iter
         own = [one for servers in named.values() for one in servers if is_own(one, listening)]
         chosen = choose(named, lambda server: is_own(server, listening))
     else:
-        chosen = Upstreams(config.forward.upstreams)
+        chosen = NameServers(config.forward.upstreams)
     listed = parse_resolv_conf(tree.text(RESOLVED_LIST) or "").nameservers
     hosts = {one.host for one in listening}
     asks_us = RESOLVED_DROP_IN in tree.names("/etc/systemd/resolved.conf.d") or not hosts.isdisjoint(
