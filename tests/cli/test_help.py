@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from tests.cli import SCRIPTS, Terminal, proposed
 from zkdns.cli import main
 from zkdns.cli.help import pages, summary
-from zkdns.cli.options import DONE, MISTAKEN
+from zkdns.cli.options import DONE, EX_USAGE
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
 COMMANDS = main.list_commands(main.make_context("zkdns", ["x"]))
@@ -90,7 +90,7 @@ def test_a_command_has_its_own_help() -> None:
 )
 def test_an_unknown_topic_is_a_usage_error_that_names_the_nearest(typed: str, error: str) -> None:
     status, printed, errors = invoke("help", typed)
-    assert (status, printed) == (MISTAKEN, "")
+    assert (status, printed) == (EX_USAGE, "")
     assert f"Error: {error}" in errors
 
 
