@@ -134,9 +134,9 @@ def _write(entries: Iterable[HistoryEntry], *, as_json: bool) -> None:
     elif is_terminal(sys.stdout):
         console = Console(highlight=False)
         for entry in entries:
-            time_of, kind, *rest = _fields(entry)
+            moment, kind, *rest = _fields(entry)
             console.print(
-                Text.assemble((time_of, "dim"), "  ", (f"{kind:13}", _STYLES[kind]), "  ", "  ".join(rest)),
+                Text.assemble((moment, "dim"), "  ", (f"{kind:13}", _STYLES[kind]), "  ", "  ".join(rest)),
                 soft_wrap=True,
             )
     else:

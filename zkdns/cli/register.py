@@ -20,36 +20,42 @@ from zkdns.serverset.member import canonical_host
 from zkdns.serverset.server_set import make_member
 
 _AUTO = "auto"
-_ANYWHERE = frozenset({"0.0.0.0", "::"})
+_WILDCARDS = frozenset({"0.0.0.0", "::"})
 _MAX_SHARD = 2**31 - 1
 
 
-def _parse_host(written: str) -> str:
-    host = written if written == _AUTO else canonical_host(written)
-    if host in _ANYWHERE:
-        raise BadValueError(f"is {written!r}, the wildcard address; write an address of this machine")
+def _parse_host(value: str) -> str:
+    host = value if value == _AUTO else canonical_host(value)
+    if host in _WILDCARDS:
+        raise BadValueError(f"is {value!r}, the wildcard address; write an address of this machine")
     return host
 
 
-def _parse_endpoint(written: str) -> tuple[str, str | int]:
-    name, equals, value = written.partition("=")
-    if not name or not equals or not value:
-        raise BadValueError(f"is {written!r}; write NAME=PORT or NAME=HOST:PORT, such as admin=9990")
-    if not value.isascii() or not value.isdigit():
-        return name, str(parse_host_port(value))
-    if len(value) > len(str(MAX_PORT)) or not 1 <= int(value) <= MAX_PORT:
-        raise BadValueError(f"is {written!r}, which has port {value}; ports are 1 to {MAX_PORT}")
-    return name, int(value)
+def _parse_endpoint(value: str) -> tuple[str, str | int]:
+    name, equals, target = value.partition("=")
+    if not name or not equals or not target:
+        raise BadValueError(f"is {value!r}; write NAME=PORT or NAME=HOST:PORT, such as admin=9990")
+    if not target.isascii() or not target.isdigit():
+        return name, str(parse_host_port(target))
+    if len(target) > len(str(MAX_PORT)) or not 1 <= int(target) <= MAX_PORT:
+        raise BadValueError(f"is {value!r}, which has port {target}; ports are 1 to {MAX_PORT}")
+    return name, int(target)
 
 
-def _parse_metadata(written: str) -> tuple[str, str]:
-    key, equals, value = written.partition("=")
+def _parse_metadata(value: str) -> tuple[str, str]:
+    key, equals, item = value.partition("=")
     if not key or not equals:
-        raise BadValueError(f"is {written!r}; write KEY=VALUE")
-    return key, value
+        raise BadValueError(f"is {value!r}; write KEY=VALUE")
+    return key, item
 
 
 _option = partial(Setting, in_environment=False)
+
+
+def _duration_option(key: str, lowest: float, help_text: str) -> Setting:
+    return _option(key, text(duration_parser(lowest, 3600), "a duration"), "DURATION", help_text)
+
+
 _ROWS = (
     ENVIRONMENT,
     _option(
@@ -71,30 +77,14 @@ _ROWS = (
     _option("shard", integer(0, _MAX_SHARD), "NUMBER", "Shard number of this member."),
     _option("metadata", text(_parse_metadata, "KEY=VALUE"), "KEY=VALUE", "Metadata for clients.", many=True),
     _option("check", text(parse_check, FORMS), "CHECK", f"Register only while this check passes: {FORMS}."),
-    _option(
-        "interval",
-        text(duration_parser(0.01, 3600), "a duration"),
-        "DURATION",
-        "Time between two checks. Default: 1s.",
-    ),
-    _option(
-        "timeout",
-        text(duration_parser(0.01, 3600), "a duration"),
-        "DURATION",
-        "Time-out of a check. Default: the interval, at least 1s.",
-    ),
-    _option(
+    _duration_option("interval", 0.01, "Time between two checks. Default: 1s."),
+    _duration_option("timeout", 0.01, "Time-out of a check. Default: the interval, at least 1s."),
+    _duration_option(
         "session_timeout",
-        text(duration_parser(0.1, 3600), "a duration"),
-        "DURATION",
-        "Time after which ZooKeeper removes the member if this command does not respond. Default: 5s.",
+        0.1,
+        "Time until ZooKeeper removes the member of a dead command. Default: 5s.",
     ),
-    _option(
-        "drain",
-        text(duration_parser(0, 3600), "a duration"),
-        "DURATION",
-        "Time between unregistering and sending the signal to the program. Default: 5s.",
-    ),
+    _duration_option("drain", 0, "Time from unregistering to sending the signal to CMD. Default: 5s."),
     _option("wait", boolean, "", "If ZooKeeper is unreachable, wait until it is reachable."),
 )
 

@@ -43,7 +43,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     Runs until SIGTERM or Ctrl-C. SIGHUP and `zkdns reload` make it read its configuration again. The exit
     status is 1 if an address cannot be bound, 2 for usage errors.
     """
-    _open_standard_files()
+    _open_standard_streams()
     notifier = Notifier.taken_from(os.environ)
     try:
         passed = take_passed(os.environ)
@@ -63,23 +63,19 @@ def serve(config_file: str | None, **flags: object) -> None:
             silence(sys.stdout)
 
     try:
-        asyncio.run(_run(Supervisor(config, ready, read, passed=passed, notifier=notifier)))
+        asyncio.run(Supervisor(config, ready, read, passed=passed, notifier=notifier).run())
     except ListenError as error:
         fail(error)
 
 
-def _open_standard_files() -> None:
-    """Open /dev/null as those of the file descriptors 0, 1 and 2 that are closed.
+def _open_standard_streams() -> None:
+    """Open /dev/null for each closed standard stream (file descriptors 0, 1 and 2).
 
     Otherwise a socket would get the number of a standard stream, and child processes would write to it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
-
-
-async def _run(supervisor: Supervisor) -> None:
-    await supervisor.run()
 
 
 def _show_examples(config: Config, address: HostPort) -> None:

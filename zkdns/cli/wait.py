@@ -60,10 +60,11 @@ def wait(
 ) -> None:
     """Wait until the server has the given number of members.
 
-    SERVICE is a name such as web.staging, or the path of its znode. Counted are all members that the server
-    answers with, including held members, even if a response is limited to fewer. Members with the same
-    endpoint count once. The exit status is 0 as soon as the number is reached, 1 if it is not reached in
-    time, 2 for usage errors, 3 if no server responds in time (one may still be starting), 130 for Ctrl-C.
+    SERVICE is a name such as web.staging, or the path of its znode. All members that the server answers with
+    count, including held members, even if a response is limited to fewer. Members with the same endpoint
+    count once. If the server is starting, wait for it too. The exit status is 0 as soon as the number is
+    reached, 1 if it is not reached in time, 2 for usage errors, 3 if no server responds in time, 130 for
+    Ctrl-C.
     """
     bounds = _bounds(minimum, maximum, exactly, gone=gone)
     waiter = _Waiter(service, bounds, _DEFAULT_TIMEOUT if timeout is None else timeout)
