@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from zkdns.cli.control_client import control_option, send_request
+from zkdns.cli.control_client import control_option, request_or_exit
 from zkdns.cli.name_completion import complete_held
 from zkdns.cli.options import config_option, fail_usage
 from zkdns.daemon.ipc.control import AcceptLosses, LossesAccepted, ReleasedMember
@@ -29,7 +29,7 @@ def accept(
     """
     if is_all == (service is not None):
         fail_usage(["write one SERVICE, or --all for all services"])
-    for member in send_request(AcceptLosses(service), LossesAccepted, control, config_file).members:
+    for member in request_or_exit(AcceptLosses(service), LossesAccepted, control, config_file).members:
         click.echo(msgspec.json.encode(member) if as_json else _line(member))
 
 

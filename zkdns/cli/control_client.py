@@ -31,7 +31,7 @@ control_option = click.option(
 )
 
 
-def send_request(request: Request, expected: type[T], control: str | None, config_file: str | None) -> T:
+def request_or_exit(request: Request, expected: type[T], control: str | None, config_file: str | None) -> T:
     """Send a request to the server and return the response. If there is none, or an error, print it and exit.
 
     Args:

@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.control_client import control_option, send_request
+from zkdns.cli.control_client import control_option, request_or_exit
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
 from zkdns.cli.output import printable, write_columns
@@ -50,7 +50,7 @@ def explain(name: str, control: str | None, config_file: str | None, as_json: bo
     service or member. The exit status is 0 if there are records or the name is forwarded, 1 if there are no
     records, 2 for usage errors, 3 if the server does not respond.
     """
-    explained = send_request(Explain(name), Explanation, control, config_file)
+    explained = request_or_exit(Explain(name), Explanation, control, config_file)
     try:
         if as_json:
             write_out(msgspec.json.encode(explained).decode() + "\n")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 import msgspec
 
-from zkdns.cli.control_client import control_option, send_request
+from zkdns.cli.control_client import control_option, request_or_exit
 from zkdns.cli.options import FAILED, config_option, fail
 from zkdns.daemon.ipc.control import FlushCaches, Flushed
 from zkdns.errors import ZkdnsError
@@ -34,7 +34,7 @@ def flush(name: str | None, control: str | None, config_file: str | None, as_jso
     server's own zones are never in this cache. The exit status is 1 if the server forwards no queries or not
     all workers could be reached, 2 for usage errors, 3 if the server does not respond.
     """
-    flushed = send_request(FlushCaches(name), Flushed, control, config_file)
+    flushed = request_or_exit(FlushCaches(name), Flushed, control, config_file)
     if as_json:
         click.echo(msgspec.json.encode(Report(name, flushed.flushed_workers, flushed.workers)))
     done = flushed.flushed_workers

@@ -15,7 +15,13 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.control_client import control_option, control_path, fail_refused, other_version, send_request
+from zkdns.cli.control_client import (
+    control_option,
+    control_path,
+    fail_refused,
+    other_version,
+    request_or_exit,
+)
 from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
@@ -85,7 +91,7 @@ def history(
     try:
         while True:
             size = _PAGE_SIZE if after else last or _PAGE_SIZE
-            page = send_request(ReadHistory(service, after, size), HistoryPage, control, config_file)
+            page = request_or_exit(ReadHistory(service, after, size), HistoryPage, control, config_file)
             entries += page.entries
             is_last_page = not after or len(page.entries) < size
             after = page.last or after
