@@ -44,7 +44,7 @@ def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     try:
         report = _report(load(flags, config_file))
     except ConfigError as error:
-        report = Report(valid=False, errors=error.mistakes)
+        report = Report(valid=False, errors=error.errors)
     click.echo(msgspec.json.encode(report))
     sys.exit(DONE if report.valid else EX_USAGE)
 

@@ -20,8 +20,8 @@ from zkdns.config.setting import flag_of
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.names import to_text
 from zkdns.namespace import Namespace
-from zkdns.serverset.access import load_access
-from zkdns.serverset.fixed import load_demo, load_fixed
+from zkdns.serverset.auth import load_access
+from zkdns.serverset.static_file import load_demo, load_static
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 from zkdns.telemetry.log_setup import silence
 
@@ -211,7 +211,7 @@ def load_or_exit(
     try:
         return load(flags, config_file, with_static=with_static, with_access=with_access, listen=listen)
     except ConfigError as error:
-        fail_usage(error.mistakes)
+        fail_usage(error.errors)
 
 
 def load(
@@ -258,7 +258,7 @@ def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
     Raises:
         ConfigError: the file has errors.
     """
-    load_fixed(Path(path), namespaces)
+    load_static(Path(path), namespaces)
 
 
 def fail_usage(errors: Iterable[str]) -> NoReturn:

@@ -15,7 +15,7 @@ from zkdns.config.setting import parse_table
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
-from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, load_access
+from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
 from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -100,7 +100,7 @@ class ParsedOptions:
         location = Location("", typed=False, directory="", errors=self.errors)
         self.values: dict[str, Any] = parse_table(given, rows, location)
         """The values of the used options by `Setting.key`; None for a value with an error."""
-        self.access = ANYBODY
+        self.access = ANONYMOUS
         """Credentials and TLS for ZooKeeper."""
         self._config: Config | None = None
         try:
@@ -112,7 +112,7 @@ class ParsedOptions:
             )
             self.access = load_access(self._config.zookeeper)
         except ConfigError as error:
-            self.errors += error.mistakes
+            self.errors += error.errors
         else:
             if self._config.zookeeper.hosts is None:
                 self.errors.append("--zookeeper: is missing, and not in the configuration; write HOST:PORT")
