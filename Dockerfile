@@ -1,10 +1,10 @@
-# The server in an image of its own, for docker, podman and buildah:
+# Image of the server, for docker, podman and buildah:
 #
 #     docker build -t zkdns .
 #     docker run -p 53:53/udp -p 53:53/tcp -e ZKDNS_ZOOKEEPER=zk01:2181 zkdns
 #
-# (podman and buildah with --format docker, since OCI's own format knows no health check.) BASE may be any image with
-# Python 3.11 or newer, or one of Debian or Ubuntu without: then Python is installed by apt.
+# With podman and buildah, use --format docker: the OCI format has no health checks. BASE is an image with Python 3.11
+# or newer, or an image of Debian or Ubuntu, in which Python is then installed with apt.
 
 ARG BASE=python:3.11-slim
 
@@ -21,7 +21,7 @@ RUN python3 -c 'import ensurepip' 2>/dev/null || { apt-get update && \
 RUN python3 -m venv /pip && python3 -m venv --without-pip /opt/zkdns
 COPY pyproject.toml README.md /src/
 COPY zkdns /src/zkdns
-# pip compiles what it installs: whoever runs the image may not write there, and would compile at each start.
+# pip also compiles the modules. The user of the image cannot write there, and would compile them at each start.
 RUN /pip/bin/pip --python /opt/zkdns/bin/python install --no-cache-dir --no-input '/src[sasl]'
 
 FROM base
@@ -30,13 +30,13 @@ LABEL org.opencontainers.image.title="zkdns" \
       org.opencontainers.image.description="A DNS server for one machine that answers from ZooKeeper server sets." \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/zkdns /opt/zkdns
-# The file is there to be mounted over; until then it says nothing.
+# The configuration file is empty until another one is mounted over it.
 RUN ln -s /opt/zkdns/bin/zkdns /usr/local/bin/zkdns && \
     mkdir -p /etc/zkdns /run/zkdns /var/lib/zkdns && \
     touch /etc/zkdns/zkdns.toml && \
     chown 65532:65532 /run/zkdns /var/lib/zkdns
-# What a container is: its own machine, asked by others. Variables go before the file, so that a file from elsewhere
-# can be mounted as it is; with `-e` they can be others.
+# Settings for a container, which other machines query. Variables override the file, so that a file from another
+# machine can be mounted unchanged. Change them with `-e`.
 ENV ZKDNS_CONFIG=/etc/zkdns/zkdns.toml \
     ZKDNS_LISTEN=0.0.0.0:53 \
     ZKDNS_ADMIN=0.0.0.0:9153 \
@@ -44,12 +44,12 @@ ENV ZKDNS_CONFIG=/etc/zkdns/zkdns.toml \
     ZKDNS_SNAPSHOT=/var/lib/zkdns/table
 VOLUME /var/lib/zkdns
 EXPOSE 53/udp 53/tcp 9153/tcp
-# No name of /etc/passwd, so that Kubernetes sees that it is not root. In a container's own network docker and podman
-# let every user have port 53 (net.ipv4.ip_unprivileged_port_start=0).
+# A number, so that Kubernetes can verify that it is not root. In a container's own network, docker and podman allow
+# every user to bind port 53 (net.ipv4.ip_unprivileged_port_start=0).
 USER 65532:65532
 STOPSIGNAL SIGTERM
-# Healthy is who answers at all, if only that ZooKeeper has not been read yet: a restart would not make that better.
-# The server is named, so that no mistake in a file which it has refused to reload makes it ill.
+# The server is healthy if it responds, even if it has not read ZooKeeper yet: a restart would not help. --server is
+# given so that the check does not read the configuration file, which may have errors that the server has rejected.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=10s --retries=3 \
     CMD zkdns lookup localhost --timeout 3 ${ZKDNS_LISTEN:+--server "${ZKDNS_LISTEN%%,*}"} >/dev/null; test $? -le 1
 ENTRYPOINT ["zkdns"]

@@ -72,7 +72,7 @@ def test_it_holds_what_it_runs_with_and_nothing_else(image: Image) -> None:
     assert {"serve", "lookup"} <= compiled  # or each start would compile anew, since nobody may write there
     assert run(image, "zkdns", "--version").stdout == f"zkdns, version {zkdns.__version__}\n"
     demo = run(image, "env", "ZKDNS_CONFIG=", "zkdns", "check", "--demo").stdout
-    assert demo == "right: discovery from the embedded example, at 0.0.0.0:53\n"
+    assert demo == "valid: discovery from the built-in example, at 0.0.0.0:53\n"
     for place, is_its_own in (("/var/lib/zkdns", True), ("/run/zkdns", True), ("/opt/zkdns", False)):
         assert (run(image, "sh", "-c", f"echo > {place}/file").returncode == 0) == is_its_own, place
 

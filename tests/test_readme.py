@@ -328,7 +328,10 @@ def test_the_first_command_serves_the_example_from_a_fresh_copy() -> None:
             start_new_session=True,
         )
     try:
-        eventually(lambda: "Ctrl-C ends it." in output.read_text() or process.poll() is not None, timeout=180)
+        eventually(
+            lambda: "Press Ctrl-C to stop the server." in output.read_text() or process.poll() is not None,
+            timeout=180,
+        )
         line = next(line for line in output.read_text().splitlines() if line.startswith("  dig @"))
         assert re.fullmatch(r"  dig @127\.0\.0\.1 -p \d+ web\.staging\.discovery A +# .*", line)
         for page in topics().values():

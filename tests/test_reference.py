@@ -6,7 +6,7 @@ from click.testing import CliRunner
 
 from tests.support.reference import DOCS, commands, pages, paragraphs, statuses
 from zkdns.cli import main
-from zkdns.cli.options import DONE, FAILED, INTERRUPTED, MISTAKEN, NO_ANSWER, NOT_FOUND, STATUSES
+from zkdns.cli.options import DONE, EX_USAGE, FAILED, INTERRUPTED, NO_ANSWER, NOT_FOUND, STATUSES
 from zkdns.config import SETTINGS
 from zkdns.registrar import runner
 
@@ -47,7 +47,7 @@ def test_what_is_printed_may_be_had_as_json(name: str) -> None:
 @pytest.mark.parametrize("name", commands())
 def test_help_tells_the_exit_statuses_and_each_is_known(name: str) -> None:
     told = statuses(commands()[name])
-    assert MISTAKEN in told, "write in its docstring: The exit status is …, 2 for mistakes."
+    assert EX_USAGE in told, "write in its docstring: The exit status is …, 2 for usage errors."
     assert told <= STATUSES.keys()
 
 
@@ -58,14 +58,14 @@ def test_each_status_is_told_by_some_command() -> None:
 
 def test_the_statuses_are_those_that_the_commands_end_with() -> None:
     of_programs = [runner.NOT_EXECUTABLE, runner.NOT_FOUND, INTERRUPTED]
-    assert list(STATUSES) == [DONE, FAILED, MISTAKEN, NO_ANSWER, *of_programs]
+    assert list(STATUSES) == [DONE, FAILED, EX_USAGE, NO_ANSWER, *of_programs]
     assert NOT_FOUND == FAILED
 
 
 def test_a_status_is_found_where_it_is_told_and_no_other_number_is() -> None:
     """Do 8 things.
 
-    They take 7 s where that is possible. The exit status is 1 where 5 are
+    They take 7 s if that is possible. The exit status is 1 where 5 are
     missing, 3 for others. It is 4 where nobody knows.
     """
     text = test_a_status_is_found_where_it_is_told_and_no_other_number_is.__doc__
@@ -94,6 +94,6 @@ def test_help_is_had_by_the_word_and_by_the_flag(name: str) -> None:
 )
 def test_who_mistypes_a_command_is_told_which_was_meant(typed: list[str], told: str) -> None:
     status, printed, said = invoke(*typed)
-    assert (status, printed) == (MISTAKEN, "")
+    assert (status, printed) == (EX_USAGE, "")
     assert f"Error: {told}" in said
     assert ("Did you mean" in said) == ("Did you mean" in told)

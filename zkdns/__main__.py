@@ -1,4 +1,4 @@
-"""`python -m zkdns` is the command `zkdns`."""
+"""Entry point of `python -m zkdns`: the `zkdns` command."""
 
 from zkdns.cli import main
 

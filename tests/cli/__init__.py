@@ -1,4 +1,4 @@
-"""The real commands, run as their users would, and ended with the test."""
+"""Runs `zkdns` commands as processes and in terminals; each ends with its test."""
 
 import contextlib
 import ctypes
@@ -22,30 +22,30 @@ from tests.support.waiting import eventually
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 SCRIPTS = Path(sys.executable).parent
-"""Where `zkdns` itself lies."""
-_OUTLIVED = 60  # seconds after which a program of a test ends in any case
+"""The directory of the script `zkdns`."""
+_MAX_SECONDS = 60  # after which a program of a test ends in any case
 
-# Says each signal that it gets, and when, on the clock that all processes of the machine share.
+# Prints each signal that it receives, with the monotonic time, which is the same in all processes.
 PROGRAM = f"""\
 import signal, sys, time
-signal.alarm({_OUTLIVED})
-def say(number, frame):
+signal.alarm({_MAX_SECONDS})
+def report(number, frame):
     print(signal.Signals(number).name, time.monotonic(), flush=True)
     if number in (signal.SIGTERM, signal.SIGINT):
         sys.exit(7)
 for name in ("HUP", "INT", "QUIT", "TERM", "USR1", "USR2", "WINCH"):
-    signal.signal(getattr(signal, "SIG" + name), say)
+    signal.signal(getattr(signal, "SIG" + name), report)
 print("ready", time.monotonic(), flush=True)
 while True:
     signal.pause()
 """
 
-# Long enough that a znode that is gone was deleted, and did not go with its session.
+# Longer than a test: a znode that disappears was deleted, and did not expire with its session.
 SESSION = ("--session-timeout", "30s")
 SERVED = ("web", "--environment", "staging", "--host", "10.0.0.1", "--port", "8080", *SESSION)
 AS_PROGRAM = ("--", sys.executable, "-c", PROGRAM)
 
-# Makes the terminal on standard input that of the session, and becomes the command.
+# Makes the terminal on standard input the controlling terminal of the session, and executes the command.
 _TAKE_TERMINAL = """\
 import fcntl, os, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -54,7 +54,10 @@ os.execv(sys.argv[1], sys.argv[1:])
 
 
 class Command:
-    """`zkdns` with these arguments; as a context manager it is started, and ended with its program."""
+    """Runs `zkdns` with these arguments.
+
+    A context manager: it starts the command, and kills it and its program.
+    """
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
@@ -78,7 +81,7 @@ class Command:
 
     def __exit__(self, *_: object) -> None:
         process = self.process
-        # The group is the command's and its guard's; the guard keeps the number from being another's by now.
+        # The process group is the command and its guard. While the guard runs, its number is not reused.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -97,33 +100,33 @@ class Command:
 
     @property
     def output(self) -> str:
-        """What it and its program have printed."""
+        """Standard output of the command and its program."""
         return self._out_file.read_text()
 
     @property
     def errors(self) -> str:
-        """What they have said on standard error, logs included."""
+        """Standard error of both, with the log."""
         return self._err_file.read_text()
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """What was logged under this event."""
-        whole, _, _ = self.errors.rpartition("\n")  # what is being written may be seen in part
-        lines = [line for line in whole.splitlines() if line.startswith("{") and line.endswith("}")]
+        """The log entries with this event."""
+        complete, _, _ = self.errors.rpartition("\n")  # the last line may be incomplete
+        lines = [line for line in complete.splitlines() if line.startswith("{") and line.endswith("}")]
         return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
-    def said(self, word: str) -> float:
-        """When the program said this; waited for."""
+    def time_of(self, word: str) -> float:
+        """Wait until the program has printed this word, and return the time that it printed."""
         return float(eventually(lambda: dict(line.split() for line in self.output.splitlines())[word]))
 
     def wait_logged(self, event: str, count: int = 1) -> Self:
-        """Wait until it has logged this, so many times."""
+        """Wait until the log has this number of entries with this event."""
         eventually(lambda: len(self.events(event)) >= count or None, 20.0)
         return self
 
-    def signal_aside(self, number: signal.Signals) -> None:
-        """Signal a thread beside the main one, which goes on waiting for what it waits for.
+    def signal_other_thread(self, number: signal.Signals) -> None:
+        """Send a signal to a thread other than the main one. It does not interrupt the main thread.
 
-        So does one that was about to wait when the signal came, which a test cannot bring about at will.
+        The same happens if a signal arrives just before the main thread waits, which a test cannot cause.
         """
         pid = self.process.pid
         threads = {int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()}
@@ -134,12 +137,12 @@ class Command:
         self.process.send_signal(number)
 
     def wait(self, timeout: float = 15.0) -> int:
-        """The exit status."""
+        """Wait for the exit status."""
         return self.process.wait(timeout)
 
 
 class Ended(NamedTuple):
-    """What a command left."""
+    """The result of a command."""
 
     status: int
     output: str
@@ -153,19 +156,19 @@ def run(*arguments: str, environment: dict[str, str] | None = None, timeout: flo
         return Ended(status, command.output, command.errors)
 
 
-def proposed(typed: str, environment: dict[str, str]) -> list[str]:
-    """What bash is told to propose: `plain,VALUE` or `file,VALUE`; nothing may be said beside that."""
-    ended = propose(typed, environment)
+def completions(typed: str, environment: dict[str, str]) -> list[str]:
+    """The completions for bash, as `plain,VALUE` or `file,VALUE`. Standard error must be empty."""
+    ended = complete(typed, environment)
     assert ended.stderr == ""
     return ended.stdout.split()
 
 
-def propose(typed: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    """Complete what was typed as bash does."""
-    asked = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+def complete(typed: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run the completion of a typed line as bash does."""
+    request = {"_ZKDNS_COMPLETE": "bash_complete", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
     return subprocess.run(
         [SCRIPTS / "zkdns"],
-        env={**os.environ, **environment, **asked},
+        env={**os.environ, **environment, **request},
         check=True,
         capture_output=True,
         text=True,
@@ -174,9 +177,10 @@ def propose(typed: str, environment: dict[str, str]) -> subprocess.CompletedProc
 
 
 class Terminal:
-    """`zkdns` with these arguments in a terminal of its own; as a context manager it is started and ended.
+    """Runs `zkdns` with these arguments in a new terminal.
 
-    Closing a terminal hangs up on whatever runs in it, so nothing outlives the test.
+    A context manager: it starts and kills the command. Closing the terminal sends SIGHUP to all programs in
+    it, so that none outlives the test.
     """
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
@@ -214,19 +218,19 @@ class Terminal:
 
     @property
     def written(self) -> str:
-        """Everything that was written to it so far."""
-        with contextlib.suppress(BlockingIOError, OSError):  # nothing new, or nobody is left to write
+        """All output so far."""
+        with contextlib.suppress(BlockingIOError, OSError):  # no new output, or no writer
             while chunk := os.read(self.master, 65536):
                 self._written += chunk
         return self._written.decode(errors="replace")
 
     @property
     def screen(self) -> str:
-        """The same without what moves and colours."""
+        """All output without control sequences."""
         return _CONTROLS.sub("", self.written)
 
     def wait(self, timeout: float = 15.0) -> int:
-        """The exit status; what it writes meanwhile is read, as a terminal would."""
+        """Wait for the exit status, and read the output, as a terminal does."""
         deadline = time.monotonic() + timeout
         while self.process.poll() is None and time.monotonic() < deadline:
             _ = self.written

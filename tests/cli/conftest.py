@@ -1,4 +1,4 @@
-"""What the tests of commands share."""
+"""Fixtures for the tests of commands."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.support.zookeeper import ZooKeeperServer
 
 @pytest.fixture(scope="module")
 def demo() -> Iterator[ZkdnsServer]:
-    """A server that commands can reach; it holds nothing and forwards nothing."""
+    """A server of the built-in example."""
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         eventually(lambda: Path(server.control).exists())
@@ -21,5 +21,5 @@ def demo() -> Iterator[ZkdnsServer]:
 
 @pytest.fixture
 def environment(zookeeper: ZooKeeperServer, zk_root: str) -> dict[str, str]:
-    """The variables that lead a command to the test's own root."""
+    """The variables with which a command uses ZooKeeper with the root of this test."""
     return {"ZKDNS_ZOOKEEPER": zookeeper.address, "ZKDNS_NAMESPACE": f"{zk_root}/{{environment}}/{{service}}"}

@@ -1,4 +1,4 @@
-"""`zkdns accept` against running servers, and where there are none."""
+"""`zkdns accept` with running servers, and without one."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from kazoo.client import KazooClient
 
-from tests.cli import Ended, proposed, run
+from tests.cli import Ended, completions, run
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
@@ -23,7 +23,7 @@ HELD = "members_held"
 
 @pytest.fixture
 def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[str]]]:
-    """A server that holds all members of two services, six and one; with the paths of the larger one's."""
+    """A server of two services with six and one held members, and the paths of the six."""
     client: Any = KazooClient(hosts=own_zookeeper.address)
     client.start()
     paths = []
@@ -40,7 +40,7 @@ def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[
             transaction.delete(path)
         transaction.commit()
         eventually(lambda: len(server.events(HELD)) == 2)
-        # A few may have been let go before so many were gone that it looked like a failure; they come back.
+        # The first removals may take effect before the number looks like a failure; these members return.
         eventually(lambda: held_by(server) == len(paths))
         eventually(lambda: len(server.ask("web.staging.discovery")) == 6)
         yield server, paths[:6]
@@ -61,7 +61,7 @@ def accept(server: ZkdnsServer, *arguments: str) -> Ended:
 @pytest.mark.parametrize(
     "name", ["web.staging", "WEB.staging.discovery.", "web.staging.discovery", "/discovery/staging/web"]
 )
-def test_a_service_is_let_go_and_each_of_its_members_listed(
+def test_the_held_members_of_a_service_are_dropped_and_listed(
     holding: tuple[ZkdnsServer, list[str]], name: str
 ) -> None:
     server, paths = holding
@@ -77,7 +77,7 @@ def test_a_service_is_let_go_and_each_of_its_members_listed(
     assert again.errors == f"zkdns: nothing is held of {name}\n"
 
 
-def test_all_are_let_go_as_objects(holding: tuple[ZkdnsServer, list[str]]) -> None:
+def test_all_held_members_are_dropped_and_printed_as_json(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
     ended = accept(server, "--all", "--json")
     rows = [json.loads(line) for line in ended.output.splitlines()]
@@ -92,28 +92,28 @@ def test_all_are_let_go_as_objects(holding: tuple[ZkdnsServer, list[str]]) -> No
     assert accept(server, "--all").errors == "zkdns: nothing is held\n"
 
 
-def test_what_cannot_be_accepted_is_told(holding: tuple[ZkdnsServer, list[str]]) -> None:
+def test_a_service_without_held_members_is_an_error(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
     assert accept(server, "empty.staging")[::2] == (1, "zkdns: nothing is held of empty.staging\n")
     assert accept(server, "no.staging")[::2] == (1, "zkdns: there is no service no.staging\n")
-    mistaken = accept(server, "a..b")
-    assert (mistaken.status, mistaken.output) == (2, "")
-    assert "'a..b' is not a domain name" in mistaken.errors
+    invalid = accept(server, "a..b")
+    assert (invalid.status, invalid.output) == (2, "")
+    assert "'a..b' is not a domain name" in invalid.errors
 
 
-def test_a_shell_proposes_the_services_that_hold_members(holding: tuple[ZkdnsServer, list[str]]) -> None:
+def test_services_with_held_members_are_completed(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
     environment = {"ZKDNS_CONTROL": server.control}
     held = ["plain,db.staging.discovery", "plain,web.staging.discovery"]
-    # Nothing is proposed where the server takes too long, as it may while other tests run.
-    eventually(lambda: proposed("zkdns accept ", environment) == held)
-    all_of_them = [held[0], "plain,empty.staging.discovery", held[1]]
-    eventually(lambda: proposed("zkdns lookup ", environment) == all_of_them)
+    # There are no completions if the server is too slow, for example while other tests run.
+    eventually(lambda: completions("zkdns accept ", environment) == held)
+    services = [held[0], "plain,empty.staging.discovery", held[1]]
+    eventually(lambda: completions("zkdns lookup ", environment) == services)
     assert accept(server, "web.staging.discovery").status == 0
-    eventually(lambda: proposed("zkdns accept ", environment) == held[:1])
+    eventually(lambda: completions("zkdns accept ", environment) == held[:1])
 
 
-def test_a_server_without_zookeeper_holds_nothing() -> None:
+def test_a_server_without_zookeeper_has_no_held_members() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         eventually(lambda: Path(server.control).exists())
@@ -122,7 +122,7 @@ def test_a_server_without_zookeeper_holds_nothing() -> None:
         assert not Path(server.control).exists()
 
 
-def test_a_server_whose_watcher_was_killed_can_be_reached_again() -> None:
+def test_a_server_responds_again_after_its_watcher_was_killed() -> None:
     with ZkdnsServer("--demo") as server:
         pid = server.wait_ready().pid_of("watcher")
         eventually(lambda: Path(server.control).exists())
@@ -132,13 +132,13 @@ def test_a_server_whose_watcher_was_killed_can_be_reached_again() -> None:
 
 
 @pytest.mark.parametrize("arguments", [(), ("web.staging", "--all")])
-def test_either_one_service_or_all_are_named(arguments: tuple[str, ...]) -> None:
+def test_either_a_service_or_all_is_required(arguments: tuple[str, ...]) -> None:
     ended = run("accept", *arguments)
     assert (ended.status, ended.output) == (2, "")
-    assert ended.errors == "zkdns: name one service, or write --all for all of them\n"
+    assert ended.errors == "zkdns: write one SERVICE, or --all for all services\n"
 
 
-def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
     control = str(short_path / "control")
     ended = run("accept", "--all", "--control", control)
     assert (ended.status, ended.output) == (3, "")
@@ -146,5 +146,5 @@ def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
     ended = run("accept", "--all", "--control", "none")
     assert (ended.status, ended.errors) == (
         3,
-        "zkdns: there is no control socket; name the server's with --control FILE\n",
+        "zkdns: no control socket is configured; specify the server's with --control FILE\n",
     )

@@ -1,4 +1,4 @@
-"""Completion in real shells, set up as on the page host-setup, and the proposals in each place."""
+"""Shell completion: the values for each argument, and the scripts in real shells."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import SCRIPTS, propose, proposed
+from tests.cli import SCRIPTS, complete, completions
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.cli import main
@@ -22,7 +22,7 @@ from zkdns.config import SETTINGS
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[=>]|\r")
-# What takes most of the time from the key to what it brings, where a command needs it.
+# Packages that are slow to import: most of the time of a completion.
 _SLOW_TO_LOAD = {
     *(
         "aiohttp",
@@ -37,12 +37,12 @@ _SLOW_TO_LOAD = {
     ),
     *("requests", "rich", "structlog", "thriftpy2"),
 }
-_MOST_MODULES = 500
+_MAX_MODULES = 500
 
 
 @pytest.fixture
 def environment(demo: ZkdnsServer, tmp_path: Path) -> dict[str, str]:
-    """The variables of a user who has nothing set up, but zkdns on the PATH and a server that runs."""
+    """The variables of a user with `zkdns` on the PATH and a running server, without other configuration."""
     host, port = demo.addresses[0]
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("ZKDNS_")},
@@ -60,7 +60,7 @@ def plain(*words: str) -> list[str]:
     return [f"plain,{word}" for word in words]
 
 
-# -- what is proposed ---------------------------------------------------------------------------------------
+# -- completed values ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def plain(*words: str) -> list[str]:
             (f"zkdns {command} api.v", ["api.v2.staging.discovery"])
             for command in ("explain", "history", "wait")
         ),
-        ("zkdns accept web", []),  # where nothing is held
+        ("zkdns accept web", []),  # there are no held members
         ("zkdns serve --order ", ["round-robin", "random", "fixed"]),
         ("zkdns serve --upstream ", ["auto", "none"]),
         ("zkdns check --log-format c", ["console"]),
@@ -83,70 +83,72 @@ def plain(*words: str) -> list[str]:
         ("zkdns completion ", ["bash", "zsh", "fish"]),
     ],
 )
-def test_values_are_proposed(typed: str, words: list[str], environment: dict[str, str]) -> None:
-    assert proposed(typed, environment) == plain(*words)
+def test_values_are_completed(typed: str, words: list[str], environment: dict[str, str]) -> None:
+    assert completions(typed, environment) == plain(*words)
 
 
-def test_all_commands_are_proposed(environment: dict[str, str]) -> None:
-    assert proposed("zkdns ", environment) == plain(*main.list_commands(main.make_context("zkdns", ["x"])))
+def test_all_commands_are_completed(environment: dict[str, str]) -> None:
+    assert completions("zkdns ", environment) == plain(*main.list_commands(main.make_context("zkdns", ["x"])))
 
 
 @pytest.mark.parametrize(
     "option", ["--config", *(row.flag for row in SETTINGS if row.in_flags and "FILE" in row.metavar)]
 )
-def test_files_are_left_to_the_shell(option: str, environment: dict[str, str]) -> None:
-    assert proposed(f"zkdns serve {option} /etc/ho", environment) == ["file,/etc/ho"]
+def test_files_are_completed_by_the_shell(option: str, environment: dict[str, str]) -> None:
+    assert completions(f"zkdns serve {option} /etc/ho", environment) == ["file,/etc/ho"]
 
 
-def test_where_no_server_is_nothing_is_proposed(environment: dict[str, str], tmp_path: Path) -> None:
+def test_without_a_server_there_are_no_completions(environment: dict[str, str], tmp_path: Path) -> None:
     for control in (str(tmp_path / "control"), "none"):
-        assert proposed("zkdns lookup we", {**environment, "ZKDNS_CONTROL": control}) == []
-    assert proposed("zkdns lookup we", {**environment, "ZKDNS_TTL": "soon"}) == []
-    assert proposed(f"zkdns accept --control {tmp_path}/none we", environment) == []
+        assert completions("zkdns lookup we", {**environment, "ZKDNS_CONTROL": control}) == []
+    assert completions("zkdns lookup we", {**environment, "ZKDNS_TTL": "soon"}) == []
+    assert completions(f"zkdns accept --control {tmp_path}/none we", environment) == []
 
 
-# -- how long it takes --------------------------------------------------------------------------------------
+# -- duration -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("typed", "needed"),
     [
         ("zkdns ", set()),
-        ("zkdns serve --", {"asyncio", "rich", "structlog"}),  # structlog loads rich where it is there
+        ("zkdns serve --", {"asyncio", "rich", "structlog"}),  # structlog imports rich if it can
         ("zkdns lookup w", {"asyncio", "dnslib", "rich", "structlog"}),
         ("zkdns watch --", {"asyncio", "kazoo", "rich", "structlog"}),
     ],
 )
-def test_it_is_quick(typed: str, needed: set[str], environment: dict[str, str]) -> None:
-    """It loads no more than it needs: that is nearly all of its time."""
+def test_a_completion_imports_few_modules(typed: str, needed: set[str], environment: dict[str, str]) -> None:
+    """Importing modules takes nearly all of its time."""
     loaded = loaded_for(typed, environment)
     assert "click" in loaded
     assert {name.partition(".")[0] for name in loaded} & _SLOW_TO_LOAD <= needed
-    assert len(loaded) < _MOST_MODULES
+    assert len(loaded) < _MAX_MODULES
 
 
 def loaded_for(typed: str, environment: dict[str, str]) -> set[str]:
-    """The modules that are loaded to propose something."""
-    lines = propose(typed, {**environment, "PYTHONPROFILEIMPORTTIME": "1"}).stderr.splitlines()
+    """The modules that are imported for a completion."""
+    lines = complete(typed, {**environment, "PYTHONPROFILEIMPORTTIME": "1"}).stderr.splitlines()
     assert all(line.startswith("import time:") for line in lines)
     return {line.rpartition("|")[2].strip() for line in lines}
 
 
-def test_a_server_that_hangs_is_not_waited_for(environment: dict[str, str], short_path: Path) -> None:
+def test_a_server_that_does_not_respond_does_not_block_completion(
+    environment: dict[str, str], short_path: Path
+) -> None:
     silent = str(short_path / "silent")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
         listener.bind(silent)
         listener.listen()
-        begun = time.monotonic()
-        assert proposed("zkdns lookup w", {**environment, "ZKDNS_CONTROL": silent}) == []
-        assert time.monotonic() - begun < 10
+        started_at = time.monotonic()
+        assert completions("zkdns lookup w", {**environment, "ZKDNS_CONTROL": silent}) == []
+        assert time.monotonic() - started_at < 10
 
 
 # -- in real shells -----------------------------------------------------------------------------------------
 
 
 class Shell:
-    """An interactive shell in a terminal; closing that ends it."""
+    """An interactive shell in a terminal."""
 
     def __init__(self, *command: str, environment: dict[str, str], cwd: Path) -> None:
         self._master, slave = pty.openpty()
@@ -170,7 +172,7 @@ class Shell:
         os.close(self._master)
 
     def type(self, keys: str, shown: str) -> None:
-        """Type, and wait until this is on the screen, behind all that was there before."""
+        """Type keys, and wait until this text appears after the previous output."""
         before = len(self._screen())
         os.write(self._master, keys.encode())
         try:
@@ -192,20 +194,20 @@ def skip_without(shell: str) -> None:
 
 
 def set_up(shell: str, place: Path, environment: dict[str, str]) -> None:
-    """Write the script to the place that the page host-setup names."""
+    """Write the script to the file that the page host-setup lists."""
     place.parent.mkdir(parents=True, exist_ok=True)
     with place.open("wb") as script:
         subprocess.run(["zkdns", "completion", shell], env=environment, stdout=script, check=True)
 
 
-def use(shell: Shell) -> None:
-    """Look an example up with as few keys as can be, and name a file."""
+def check_completion(shell: Shell) -> None:
+    """Type a lookup and a file name with completion."""
     shell.type("zkdns loo\t", "kup ")
     shell.type("ap\t", "i.v2.staging.discovery ")
     shell.type("AA\t", "AA ")
     shell.type("\n", "2001:db8::11")
     shell.type("zkdns check --static serv\t", "ices.toml")
-    shell.type("\n", "right: discovery from")
+    shell.type("\n", "valid: discovery from")
 
 
 def test_bash(environment: dict[str, str], tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_bash(environment: dict[str, str], tmp_path: Path) -> None:
         Shell("bash", "--noprofile", "--norc", "-i", environment=environment, cwd=tmp_path)
     ) as shell:
         shell.type("source completions; echo so''urced\n", "sourced")
-        use(shell)
+        check_completion(shell)
 
 
 def test_zsh(environment: dict[str, str], tmp_path: Path) -> None:
@@ -225,7 +227,7 @@ def test_zsh(environment: dict[str, str], tmp_path: Path) -> None:
     with contextlib.closing(Shell("zsh", "-f", "-i", environment=environment, cwd=tmp_path)) as shell:
         shell.type("fpath=($PWD/functions $fpath); autoload -Uz compinit\n", "> ")
         shell.type("compinit -u -d $PWD/dump; echo re''ady\n", "ready")
-        use(shell)
+        check_completion(shell)
 
 
 @pytest.mark.parametrize(

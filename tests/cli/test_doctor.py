@@ -114,7 +114,7 @@ def test_control_sockets_without_a_responding_server(short_path: Path, machine: 
     assert (level, "does not answer within" in sentence) == ("warning", True)
 
 
-def test_the_fixed_file_is_checked_too(tmp_path: Path, machine: Machine) -> None:
+def test_the_static_file_is_checked_too(tmp_path: Path, machine: Machine) -> None:
     (tmp_path / "services.toml").write_text('[services."web.staging"]\nmembers = ["10.0.0.1"]\n')
     found = findings(machine, "--static", str(tmp_path / "services.toml"))
     assert found.keys() == {"configuration"}

@@ -1,4 +1,4 @@
-"""`zkdns dump --zone` of running servers and of sources, and where there are none."""
+"""`zkdns dump --zone` from running servers and from sources, and without either."""
 
 import asyncio
 import subprocess
@@ -28,7 +28,7 @@ path = "/discovery/{environment}/{service}"
 path = "/aurora/{role}/{environment}/{job}"
 zone = "aurora"
 """
-FIXED = '[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n'
+STATIC = '[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n'
 
 
 def dump(server: ZkdnsServer, *arguments: str) -> Ended:
@@ -36,11 +36,11 @@ def dump(server: ZkdnsServer, *arguments: str) -> Ended:
 
 
 def records(text: str) -> set[str]:
-    """All lines but for the SOA record, whose serial is the time."""
+    """All lines except the SOA record, whose serial is the time."""
     return {line for line in text.splitlines() if "\tSOA\t" not in line}
 
 
-def test_a_running_servers_table_is_a_zone_file_whose_records_are_answered() -> None:
+def test_the_zone_file_of_a_server_has_the_records_it_answers_with() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         eventually(lambda: "127.0.0.1" in server.ask("m0.database.prod.discovery"))
@@ -61,13 +61,17 @@ def test_a_running_servers_table_is_a_zone_file_whose_records_are_answered() -> 
         assert records(run("dump", "--zone", "--demo").output) == records(ended.output)
 
 
-def test_of_several_zones_one_is_named(tmp_path: Path) -> None:
+def test_a_name_is_required_if_there_are_several_zones(tmp_path: Path) -> None:
     config = tmp_path / "zkdns.toml"
     config.write_text(TWO_ZONES)
     with ZkdnsServer("--config", str(config)) as server:
         server.wait_ready()
         which = "write --zone discovery or --zone aurora\n"
-        assert dump(server, "--zone") == (2, "", f"zkdns: --zone: does not say which; {which}")
+        assert dump(server, "--zone") == (
+            2,
+            "",
+            f"zkdns: --zone: needs a name, because there are several zones; {which}",
+        )
         missing = dump(server, "--zone", "example")
         assert missing == (2, "", f"zkdns: --zone: there is no zone example; {which}")
         wrong = dump(server, "--zone", "a..b")
@@ -78,14 +82,14 @@ def test_of_several_zones_one_is_named(tmp_path: Path) -> None:
         assert "web.staging.discovery.\t5\tIN\tA\t192.0.2.1" in dump(server, "--zone", "discovery").output
 
 
-def test_a_table_that_has_not_been_read_is_not_written() -> None:
+def test_a_table_that_is_not_read_yet_is_an_error() -> None:
     with ZkdnsServer("--zookeeper", "127.0.0.1:1") as server:
         eventually(lambda: Path(server.control).exists())
         ended = dump(server, "--zone")
         assert ended == (1, "", "zkdns: the table has not been read yet; try again when it has\n")
 
 
-def test_a_zookeeper_can_be_read_without_a_server(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+def test_zookeeper_is_read_without_a_server(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     join(zk, f"{zk_root}/staging/web", "10.0.0.1", 8080)
     flags = ("--zookeeper", environment["ZKDNS_ZOOKEEPER"], "--namespace", environment["ZKDNS_NAMESPACE"])
     ended = run("dump", "--zone", *flags)
@@ -93,9 +97,9 @@ def test_a_zookeeper_can_be_read_without_a_server(environment: dict[str, str], z
     assert "m0.web.staging.discovery.\t5\tIN\tSRV\t0 100 8080 m0.web.staging.discovery.\n" in ended.output
 
 
-def test_a_fixed_file_can_be_read_without_a_server(tmp_path: Path) -> None:
+def test_a_static_file_is_read_without_a_server(tmp_path: Path) -> None:
     file = tmp_path / "services.toml"
-    file.write_text(FIXED)
+    file.write_text(STATIC)
     ended = run("dump", "--zone", "discovery", "--static", str(file))
     assert (ended.status, ended.errors) == (0, "")
     assert "web.staging.discovery.\t5\tIN\tA\t10.0.0.1\n" in ended.output
@@ -105,7 +109,9 @@ def test_a_fixed_file_can_be_read_without_a_server(tmp_path: Path) -> None:
     assert ended.errors.startswith(f"zkdns: {file}: wrong: is not known")
 
 
-def test_a_snapshots_zone_file_says_that_it_is_old(own_zookeeper: ZooKeeperServer, tmp_path: Path) -> None:
+def test_the_zone_file_of_a_snapshot_has_a_comment_about_its_age(
+    own_zookeeper: ZooKeeperServer, tmp_path: Path
+) -> None:
     snapshot = str(tmp_path / "snapshot")
     with ZkdnsServer("--zookeeper", own_zookeeper.address, "--snapshot", snapshot) as server:
         server.wait_ready()
@@ -114,46 +120,50 @@ def test_a_snapshots_zone_file_says_that_it_is_old(own_zookeeper: ZooKeeperServe
     ended = run("dump", "--zone", "--offline", "--snapshot", snapshot)
     assert (ended.status, ended.errors) == (0, "")
     comment, soa, _ = ended.output.splitlines()
-    assert comment == "; the source of these records is out of reach: they are the last that were known"
+    assert comment == "; the source of these records is unreachable: this is the last table that was read"
     assert soa.startswith("discovery.\t2\tIN\tSOA\t")
     assert Path(snapshot).read_bytes() == before
 
 
-def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
     control = str(short_path / "control")
     ended = run("dump", "--zone", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
     ended = run("dump", "--zone", "--control", "none")
-    assert ended == (3, "", "zkdns: there is no control socket; name the server's with --control FILE\n")
+    assert ended == (
+        3,
+        "",
+        "zkdns: no control socket is configured; specify the server's with --control FILE\n",
+    )
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mistake"),
+    ("arguments", "error"),
     [
         ((), "--zone: is missing; write --zone for a zone file"),
         (
             ("--zone", "--snapshot", "file"),
-            "--snapshot: belongs to a source; name that too (--zookeeper, --static, --demo, --offline)",
+            "--snapshot: is only used with a source; add one of --zookeeper, --static, --demo, --offline",
         ),
         (
             ("--zone", "--demo", "--control", "file"),
-            "--control: names a server, and --demo a source; write one of the two",
+            "--control: cannot be combined with the source --demo; remove one of them",
         ),
     ],
 )
-def test_what_was_meant_is_asked_for(arguments: tuple[str, ...], mistake: str) -> None:
-    assert run("dump", *arguments) == (2, "", f"zkdns: {mistake}\n")
+def test_usage_errors(arguments: tuple[str, ...], error: str) -> None:
+    assert run("dump", *arguments) == (2, "", f"zkdns: {error}\n")
 
 
 @pytest.mark.parametrize(
-    ("response", "told"),
+    ("response", "error"),
     [
         (LossesAccepted(()), "the server at {} is of another version of zkdns"),
-        (Refused("not_found", "it is not to be had"), "it is not to be had"),
+        (Refused("not_found", "there is no table"), "there is no table"),
     ],
 )
-def test_what_the_server_responds_is_told(short_path: Path, response: Response, told: str) -> None:
+def test_unexpected_responses_are_errors(short_path: Path, response: Response, error: str) -> None:
     control = str(short_path / "control")
 
     async def scenario() -> Ended:
@@ -163,14 +173,14 @@ def test_what_the_server_responds_is_told(short_path: Path, response: Response, 
                 return Ended(command.wait(), command.output, command.errors)
 
     ended = asyncio.run(scenario())
-    assert ended == (1 if isinstance(response, Refused) else 3, "", f"zkdns: {told.format(control)}\n")
+    assert ended == (1 if isinstance(response, Refused) else 3, "", f"zkdns: {error.format(control)}\n")
 
 
-def test_who_stops_reading_ends_it_without_a_word(tmp_path: Path) -> None:
+def test_a_closed_pipe_ends_it_without_an_error(tmp_path: Path) -> None:
     members = ", ".join(f'"10.0.{number >> 8}.{number & 255}:80"' for number in range(5000))
     file = tmp_path / "services.toml"
     file.write_text(f'[services."web.staging"]\nmembers = [{members}]\n')
-    for target, told in (
+    for target, error in (
         ("| head -n 1", ""),
         (">/dev/full", "zkdns: cannot write to standard output: No space left on device\n"),
     ):
@@ -181,4 +191,4 @@ def test_who_stops_reading_ends_it_without_a_word(tmp_path: Path) -> None:
             check=False,
             timeout=60,
         )
-        assert ended.stderr == told
+        assert ended.stderr == error

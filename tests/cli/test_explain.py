@@ -1,4 +1,4 @@
-"""`zkdns explain` against running servers, over a real ZooKeeper: each verdict, and what ZooKeeper knows."""
+"""`zkdns explain` with servers of a real ZooKeeper: each verdict, and the state of the znodes."""
 
 import json
 import re
@@ -27,7 +27,7 @@ def explain(server: ZkdnsServer, *arguments: str) -> Ended:
 
 
 def explained(server: ZkdnsServer, name: str) -> dict[str, Any]:
-    """What `--json` says."""
+    """The output of `--json`."""
     found: dict[str, Any] = json.loads(explain(server, name, "--json").output)
     return found
 
@@ -40,14 +40,14 @@ def verdicts(found: dict[str, Any]) -> set[str]:
     return {row["verdict"] for row in found["members"]}
 
 
-def looked_at(server: ZkdnsServer, name: str) -> dict[str, Any]:
-    """What `--json` says, with what ZooKeeper knows; of a busy one that is not told in the time for it."""
+def explained_with_znodes(server: ZkdnsServer, name: str) -> dict[str, Any]:
+    """The output of `--json` with the state of the znodes, which is left out if ZooKeeper is slow."""
 
-    def found() -> dict[str, Any] | None:
-        told = explained(server, name)
-        return told if told["members"][0]["session"] is not None else None
+    def complete() -> dict[str, Any] | None:
+        found = explained(server, name)
+        return found if found["members"][0]["session"] is not None else None
 
-    return eventually(found)
+    return eventually(complete)
 
 
 def data(host: str, status: str = "ALIVE", **more: Any) -> bytes:
@@ -56,7 +56,7 @@ def data(host: str, status: str = "ALIVE", **more: Any) -> bytes:
 
 @pytest.fixture
 def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsServer]:
-    """A server of a service with a member for each verdict but those that take a disturbance."""
+    """A server of a service with a member for each verdict that needs no disturbance."""
     path = f"{zk_root}/staging/web/member_"
     written = [
         data("10.0.0.1", additionalEndpoints={"admin\x1b[2J": {"host": "10.0.0.1", "port": 81}}),
@@ -70,8 +70,8 @@ def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsS
     ]
     for at, member in enumerate(written):
         zk.create(path, member, ephemeral=at != 0, sequence=True, makepath=True)
-    somebodys = make_digest_acl("somebody", "else", all=True)
-    denied = zk.create(path, data("10.0.0.8"), [somebodys], ephemeral=True, sequence=True)
+    acl = make_digest_acl("other", "secret", all=True)
+    denied = zk.create(path, data("10.0.0.8"), [acl], ephemeral=True, sequence=True)
     vector = {"vector": [{"select": f"member=member_000000000{at}", "weight": at - 2} for at in (2, 3)]}
     vector["vector"][1]["weight"] = -1
     zk.create(f"{zk_root}/staging/web/vector_0000000001", json.dumps(vector).encode())
@@ -85,12 +85,14 @@ def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsS
         server.wait_ready()
         eventually(lambda: server.events("host_resolution_failed"))
         yield server
-    zk.delete(denied)  # whose children nobody may list, as a recursive deletion would
+    zk.delete(denied)  # a recursive deletion of its parent could not list its children
 
 
-def test_each_member_has_its_verdict_and_its_znode(judged: ZkdnsServer, zk: Any, zk_root: str) -> None:
+def test_each_member_has_a_verdict_and_the_state_of_its_znode(
+    judged: ZkdnsServer, zk: Any, zk_root: str
+) -> None:
     before = time.time()
-    found = looked_at(judged, "web.staging")
+    found = explained_with_znodes(judged, "web.staging")
     rows = by_member(found)
     assert {name: row["verdict"] for name, row in rows.items()} == {
         "0": "duplicate",
@@ -120,8 +122,8 @@ def test_each_member_has_its_verdict_and_its_znode(judged: ZkdnsServer, zk: Any,
     )
 
 
-def test_people_read_it_as_a_table(judged: ZkdnsServer) -> None:
-    looked_at(judged, "web.staging")  # which is told again for two seconds
+def test_members_are_printed_as_a_table(judged: ZkdnsServer) -> None:
+    explained_with_znodes(judged, "web.staging")  # the server caches this for 2 s
     ended = explain(judged, "web.staging")
     assert (ended.status, ended.errors) == (0, "")
     lines = ended.output.splitlines()
@@ -132,10 +134,10 @@ def test_people_read_it_as_a_table(judged: ZkdnsServer) -> None:
     assert len(rows) == 9
     at = head.index("session")
     assert rows[0][at:].split()[0] == "persistent"
-    assert "admin\\x1b[2J=10.0.0.1:81" in ended.output  # and not what would clear the terminal
+    assert "admin\\x1b[2J=10.0.0.1:81" in ended.output  # escaped: it would clear the terminal
 
 
-def test_one_members_name_tells_of_that_member(judged: ZkdnsServer) -> None:
+def test_the_name_of_a_member_explains_that_member(judged: ZkdnsServer) -> None:
     ended = explain(judged, "m1.web.staging")
     assert ended.status == 1
     assert ended.output.startswith("m1.web.staging.discovery: web.staging is not answered with its member")
@@ -143,7 +145,7 @@ def test_one_members_name_tells_of_that_member(judged: ZkdnsServer) -> None:
     assert len(by_member(explained(judged, "m4.web.staging"))) == 1
 
 
-def test_in_a_terminal_verdicts_have_colours() -> None:
+def test_verdicts_have_colours_in_a_terminal() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         with Terminal("explain", "web.staging", environment={"ZKDNS_CONTROL": server.control}) as terminal:
@@ -152,7 +154,7 @@ def test_in_a_terminal_verdicts_have_colours() -> None:
         assert "\x1b" not in explain(server, "web.staging").output
 
 
-def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> None:
+def test_a_held_member_has_its_hold_time(own_zookeeper: ZooKeeperServer) -> None:
     with client_of(own_zookeeper.address) as client:
         paths = [
             client.create(f"/discovery/staging/{service}/member_", data(host), sequence=True, makepath=True)
@@ -176,39 +178,41 @@ def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> 
                 assert abs(row["held_since"] - time.time()) < 30
                 assert row["why"].startswith("it has left (")
                 assert row["why"].endswith("); zkdns accept web.staging lets it go")
-            assert re.search(", for (10|9) m ", explain(server, "web.staging").output)
+            assert re.search(
+                "; .*: held for .*, (10m|9m [0-9]+s) left", explain(server, "web.staging").output
+            )
 
 
-def test_while_zookeeper_is_away_its_part_is_unknown_and_the_rest_is_told(
+def test_without_zookeeper_only_the_state_of_znodes_is_missing(
     own_zookeeper: ZooKeeperServer,
 ) -> None:
     with client_of(own_zookeeper.address) as client:
         client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
-        assert looked_at(server, "web.staging")["members"][0]["session"]["owner"] == "0x0"
-        own_zookeeper.pause()  # connected still, and silent: longer than a command would wait for an answer
-        # What was seen before is told for two seconds.
+        assert explained_with_znodes(server, "web.staging")["members"][0]["session"]["owner"] == "0x0"
+        own_zookeeper.pause()  # it stays connected, but does not respond
+        # The server caches the state of the znodes for 2 s.
         eventually(lambda: explained(server, "web.staging")["members"][0]["session"] is None, 20.0)
         assert explained(server, "web.staging")["members"][0]["verdict"] == "answered"
         own_zookeeper.kill()
         eventually(lambda: explained(server, "web.staging")["state"] == "away", 20)
         ended = explain(server, "web.staging")
         assert ended.status == 0
-        assert "zookeeper: away, out of reach for " in ended.output
+        assert "zookeeper: away, unreachable for " in ended.output
 
 
-def test_a_name_that_is_not_there_is_told_with_what_is(judged: ZkdnsServer) -> None:
+def test_an_unknown_name_is_explained_with_similar_names(judged: ZkdnsServer) -> None:
     ended = explain(judged, "web.stagin")
     assert (ended.status, ended.errors) == (1, "")
     assert ended.output.splitlines()[:3] == [
         "web.stagin.discovery: there is no service web.stagin",
         "answered now: A NXDOMAIN, AAAA NXDOMAIN, SRV NXDOMAIN",
-        "there is: web.staging",
+        "similar names: web.staging",
     ]
 
 
-def test_a_snapshot_by_itself_is_told_to_be_old(own_zookeeper: ZooKeeperServer, tmp_path: Any) -> None:
+def test_an_offline_snapshot_is_reported_as_old(own_zookeeper: ZooKeeperServer, tmp_path: Any) -> None:
     with client_of(own_zookeeper.address) as client:
         client.create("/discovery/staging/web/member_", data("10.0.0.1"), sequence=True, makepath=True)
     snapshot = ("--snapshot", str(tmp_path / "table"))
@@ -219,21 +223,21 @@ def test_a_snapshot_by_itself_is_told_to_be_old(own_zookeeper: ZooKeeperServer, 
         server.wait_ready()
         ended = explain(server, "web.staging")
         assert ended.status == 0
-        assert "\nthe table is the last that was known\n" in ended.output
+        assert "\nthe source is unreachable: this is the last table that was read\n" in ended.output
         assert explained(server, "web.staging")["members"][0]["session"] is None
 
 
-def test_mistakes_and_absent_servers_have_their_status(tmp_path: Any) -> None:
+def test_usage_errors_and_missing_servers_have_exit_statuses(tmp_path: Any) -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
-        mistaken = explain(server, "a..b")
-        assert (mistaken.status, mistaken.output) == (2, "")
-        assert mistaken.errors == "zkdns: 'a..b' is not a domain name: it has an empty label\n"
+        invalid = explain(server, "a..b")
+        assert (invalid.status, invalid.output) == (2, "")
+        assert invalid.errors == "zkdns: 'a..b' is not a domain name: it has an empty label\n"
     ended = run("explain", "web", "--control", str(tmp_path / "control"))
     assert (ended.status, ended.output) == (3, "")
 
 
-def test_the_private_socket_answers_whatever_the_configuration_says(short_path: Any) -> None:
+def test_the_private_socket_responds_without_a_configured_one(short_path: Any) -> None:
     environment = {"ZKDNS_CONTROL": "none", "TMPDIR": str(short_path)}
     with ZkdnsServer("--demo", environment=environment) as server:
         server.wait_ready()

@@ -1,4 +1,4 @@
-"""`zkdns flush` against running servers, and where there are none."""
+"""`zkdns flush` with running servers, and without one."""
 
 import asyncio
 import contextlib
@@ -22,21 +22,21 @@ def flush(server: ZkdnsServer, *arguments: str) -> Ended:
     return run("flush", *arguments, environment={"ZKDNS_CONTROL": server.control})
 
 
-def test_every_process_that_answers_is_told() -> None:
+def test_all_workers_flush_their_caches() -> None:
     with ZkdnsServer("--demo", "--workers", "2", "--upstream", "192.0.2.1") as server:
         server.wait_ready()
         eventually(lambda: Path(server.control).exists())
-        assert flush(server) == (0, "forgotten: everything, by 2 processes\n", "")
+        assert flush(server) == (0, "flushed all names in 2 workers\n", "")
         assert flush(server, "www.example.com") == (
             0,
-            "forgotten: www.example.com and what lies below, by 2 processes\n",
+            "flushed www.example.com and all names below it in 2 workers\n",
             "",
         )
-        told = flush(server, "www.example.com", "--json").output
-        assert json.loads(told) == {"name": "www.example.com", "flushed_workers": 2, "workers": 2}
-        mistaken = flush(server, "a..b")
-        assert (mistaken.status, mistaken.output) == (2, "")
-        assert "'a..b' is not a domain name" in mistaken.errors
+        output = flush(server, "www.example.com", "--json").output
+        assert json.loads(output) == {"name": "www.example.com", "flushed_workers": 2, "workers": 2}
+        invalid = flush(server, "a..b")
+        assert (invalid.status, invalid.output) == (2, "")
+        assert "'a..b' is not a domain name" in invalid.errors
         own = flush(server, "web.staging.discovery")
         assert (own.status, own.output) == (1, "")
         assert own.errors.startswith(
@@ -44,20 +44,24 @@ def test_every_process_that_answers_is_told() -> None:
         )
 
 
-def test_a_server_that_forwards_nothing_says_so() -> None:
+def test_a_server_without_upstreams_has_no_cache() -> None:
     with ZkdnsServer("--demo", "--upstream", "none") as server:
         server.wait_ready()
         eventually(lambda: Path(server.control).exists())
         assert flush(server) == (1, "", "zkdns: this server forwards nothing, so nothing is cached\n")
 
 
-def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
     control = str(short_path / "control")
     ended = run("flush", "--control", control)
     assert (ended.status, ended.output) == (3, "")
     assert ended.errors.startswith(f"zkdns: no server listens at {control}; start one, or name another's")
     ended = run("flush", "--control", "none")
-    assert ended == (3, "", "zkdns: there is no control socket; name the server's with --control FILE\n")
+    assert ended == (
+        3,
+        "",
+        "zkdns: no control socket is configured; specify the server's with --control FILE\n",
+    )
 
 
 @contextlib.asynccontextmanager
@@ -73,12 +77,12 @@ async def responding(path: str, response: Response) -> AsyncIterator[None]:
 @pytest.mark.parametrize(
     ("response", "ended"),
     [
-        (Flushed(1, 1), (0, "forgotten: everything, by 1 process\n", "")),
-        (Flushed(1, 2), (1, "", "zkdns: of 2 processes that answer 1 could be told; try again\n")),
+        (Flushed(1, 1), (0, "flushed all names in 1 worker\n", "")),
+        (Flushed(1, 2), (1, "", "zkdns: flushed only 1 of 2 workers; try again\n")),
         (LossesAccepted(()), (3, "", "zkdns: the server at {} is of another version of zkdns\n")),
     ],
 )
-def test_what_the_server_responds_is_told(
+def test_responses_and_exit_statuses(
     short_path: Path, response: Response, ended: tuple[int, str, str]
 ) -> None:
     control = str(short_path / "control")

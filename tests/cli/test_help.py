@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tests.cli import SCRIPTS, Terminal, proposed
+from tests.cli import SCRIPTS, Terminal, completions
 from zkdns.cli import main
 from zkdns.cli.help import pages, summary
-from zkdns.cli.options import DONE, MISTAKEN
+from zkdns.cli.options import DONE, EX_USAGE, default_text
+from zkdns.config import SETTINGS
 
 DOCS = Path(__file__).parents[2] / "zkdns" / "docs"
 COMMANDS = main.list_commands(main.make_context("zkdns", ["x"]))
@@ -90,7 +91,7 @@ def test_a_command_has_its_own_help() -> None:
 )
 def test_an_unknown_topic_is_a_usage_error_that_names_the_nearest(typed: str, error: str) -> None:
     status, printed, errors = invoke("help", typed)
-    assert (status, printed) == (MISTAKEN, "")
+    assert (status, printed) == (EX_USAGE, "")
     assert f"Error: {error}" in errors
 
 
@@ -109,6 +110,42 @@ def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
     assert 80 < max(map(len, text.splitlines())) <= 100
 
 
+# -- help of commands ---------------------------------------------------------------------------------------
+
+
+def help_at_80_columns(*command: str) -> list[str]:
+    environment = {**os.environ, "COLUMNS": "80"}
+    return subprocess.run(
+        [SCRIPTS / "zkdns", *command, "--help"],
+        check=True,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=30,
+    ).stdout.splitlines()
+
+
+def test_at_80_columns_the_summary_of_every_command_is_complete() -> None:
+    lines = help_at_80_columns()
+    summaries = {name: line for line in lines for name in COMMANDS if line.startswith(f"  {name} ")}
+    assert list(summaries) == list(COMMANDS)
+    assert [line for line in summaries.values() if not line.endswith(".") or line.endswith("...")] == []
+    assert [line for line in lines if len(line) > 80] == []
+
+
+def test_the_help_of_an_option_has_the_variable_and_the_default_of_its_setting() -> None:
+    text = " ".join(" ".join(help_at_80_columns("serve")).split())
+    for setting in SETTINGS:
+        if not setting.in_flags:
+            continue
+        option = text[text.index(f" {setting.flag} ") :]
+        extra = re.search(r"\[env var: (\w+)(?:; default: ([^]]*))?\]", option)
+        assert extra is not None
+        assert extra[1] == setting.variable
+        if "Default: " not in setting.help:
+            assert (extra[2] or "") == default_text(setting)
+
+
 # -- the shell and other commands ---------------------------------------------------------------------------
 
 
@@ -122,7 +159,7 @@ def test_a_page_is_rendered_and_paged_in_a_terminal(tmp_path: Path) -> None:
 )
 def test_topics_and_commands_are_completed(typed: str, words: list[str]) -> None:
     environment = {**os.environ, "PATH": f"{SCRIPTS}:{os.environ['PATH']}"}
-    assert proposed(typed, environment) == [f"plain,{word}" for word in words]
+    assert completions(typed, environment) == [f"plain,{word}" for word in words]
 
 
 def test_other_commands_do_not_load_it() -> None:

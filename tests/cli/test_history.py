@@ -1,4 +1,4 @@
-"""`zkdns history` against running servers: what has happened, and what happens."""
+"""`zkdns history` with running servers: past changes, and new ones with `--follow`."""
 
 import json
 import os
@@ -49,17 +49,19 @@ def web(zk: Any, zk_root: str) -> Web:
 
 @pytest.fixture
 def server(zookeeper: ZooKeeperServer, web: Web, zk_root: str) -> Iterator[ZkdnsServer]:
-    """One that knows a member already."""
+    """A server with one member."""
     web.join(1)
     namespace = f"{zk_root}/{{environment}}/{{service}}"
     with ZkdnsServer("--zookeeper", zookeeper.address, "--namespace", namespace) as server:
         yield server.wait_ready()
 
 
-def test_who_came_and_went_is_listed(server: ZkdnsServer, web: Web) -> None:
-    assert history(server)[::2] == (1, "zkdns: no change is known\n")
+def test_added_and_removed_members_are_listed(server: ZkdnsServer, web: Web) -> None:
+    assert history(server)[::2] == (1, "zkdns: the server has no changes in its history\n")
     path = web.join(2)
-    eventually(lambda: "joined" in history(server).output)  # else nobody might ever have read it
+    eventually(
+        lambda: "joined" in history(server).output
+    )  # otherwise the znode might be deleted before it is read
     web.leave(path)
     eventually(lambda: len(history(server).output.splitlines()) == 2)
     ended = history(server, "web.staging")
@@ -72,21 +74,27 @@ def test_who_came_and_went_is_listed(server: ZkdnsServer, web: Web) -> None:
     assert fields[0][0] <= fields[1][0]
     assert history(server, "--last", "1").output.splitlines() == ended.output.splitlines()[1:]
     assert history(server, "--since", "1h").output == ended.output
-    assert history(server, "--since", "0s")[::2] == (1, "zkdns: no change is known of that time\n")
-    assert history(server, "nix.staging")[::2] == (1, "zkdns: no change of nix.staging is known\n")
+    assert history(server, "--since", "0s")[::2] == (
+        1,
+        "zkdns: the server has no changes in this time in its history\n",
+    )
+    assert history(server, "nix.staging")[::2] == (
+        1,
+        "zkdns: the server has no changes of nix.staging in its history\n",
+    )
     entries = [json.loads(line) for line in history(server, "--json").output.splitlines()]
     assert [entry["znode"] for entry in entries] == [path, path]
     assert abs(entries[0]["at"] - time.time()) < 60
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_what_happens_is_told_as_it_does_until_a_signal(
+def test_follow_prints_changes_as_they_happen_until_a_signal(
     number: signal.Signals, server: ZkdnsServer, web: Web
 ) -> None:
     with following(server, "--json") as command:
         paths = [web.join(one) for one in range(2, 40)]
         eventually(lambda: len(command.output.splitlines()) == 38)
-        for one in (40, 41):  # the second one shows whether the first is told again
+        for one in (40, 41):  # the second one would show a repetition of the first
             paths.append(web.join(one))
             eventually(lambda: paths[-1] in command.output)
         entries = [json.loads(line) for line in command.output.splitlines()]
@@ -98,30 +106,30 @@ def test_what_happens_is_told_as_it_does_until_a_signal(
         assert "Traceback" not in command.errors
 
 
-def test_who_follows_goes_on_with_the_watcher_that_comes_next(server: ZkdnsServer, web: Web) -> None:
+def test_follow_continues_with_a_restarted_watcher(server: ZkdnsServer, web: Web) -> None:
     with following(server, "web.staging") as command:
         web.join(2)
         eventually(lambda: command.output.count("joined") == 1)
         pid = server.pid_of("watcher")
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: server.pid_of("watcher") != pid)
-        eventually(lambda: history(server).errors == "zkdns: no change is known\n")
-        # What that one finds at its first reading is no change.
+        eventually(lambda: history(server).errors == "zkdns: the server has no changes in its history\n")
+        # The members that the new watcher finds at its start are not changes.
         assert run("wait", "web.staging", "--min", "2", "--control", server.control).status == 0
         web.join(3)
         eventually(lambda: command.output.count("joined") == 2)
-        assert command.errors.count("trying again until it can") <= 1
+        assert command.errors.count("; trying again") <= 1
 
 
-def test_churn_leaves_the_newest_thousand_of_a_service(server: ZkdnsServer, web: Web) -> None:
+def test_the_newest_1000_changes_of_a_service_are_kept(server: ZkdnsServer, web: Web) -> None:
     paths = [web.join(number % 250) for number in range(600)]
     name = "web.staging"
-    # Members who left while nobody had read them would be missing.
+    # A member that is removed before it is read would be missing.
     eventually(lambda: len(history(server, name).output.splitlines()) == 600, 30.0)
     for path in paths:
         web.leave(path)
     last = paths[-1].rpartition("/")[2]
-    # Those who leave last may wait a moment in the guard.
+    # The guard may delay the last removals.
     eventually(lambda: f"left\t{name}\t{last}" in history(server, name).output, 30.0)
     lines = history(server, name, "--last", "5000", "--since", "1h").output.splitlines()
     assert lines == history(server).output.splitlines()
@@ -129,7 +137,7 @@ def test_churn_leaves_the_newest_thousand_of_a_service(server: ZkdnsServer, web:
     assert kinds == ["joined"] * 400 + ["left"] * 600
 
 
-def test_in_a_terminal_it_has_colours(server: ZkdnsServer, web: Web) -> None:
+def test_changes_have_colours_in_a_terminal(server: ZkdnsServer, web: Web) -> None:
     with Terminal("history", "--follow", environment={"ZKDNS_CONTROL": server.control}) as terminal:
         web.join(2)
         eventually(lambda: "\x1b[32mjoined" in terminal.written)
@@ -145,7 +153,7 @@ def test_in_a_terminal_it_has_colours(server: ZkdnsServer, web: Web) -> None:
         (("a..b",), "zkdns: 'a..b' is not a domain name: it has an empty label"),
     ],
 )
-def test_mistakes_are_told(arguments: tuple[str, ...], sentence: str) -> None:
+def test_usage_errors(arguments: tuple[str, ...], sentence: str) -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         ended = history(server, *arguments)

@@ -183,7 +183,7 @@ def test_an_ipv6_wildcard_is_queried_at_loopback(demo: ZkdnsServer) -> None:
     assert f"from [::1]:{port} in" in lookup("web.staging.discovery", ZKDNS_LISTEN=f"[::]:{port}").stdout
 
 
-def test_a_malformed_fixed_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
+def test_a_malformed_static_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp_path: Path) -> None:
     """The server keeps the previous services, and they are still to be looked up."""
     broken = tmp_path / "services.toml"
     broken.write_text("[services")
@@ -191,7 +191,7 @@ def test_a_malformed_fixed_file_does_not_prevent_a_lookup(demo: ZkdnsServer, tmp
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-# -- usage errors --------------------------------------------------------------------------------------------
+# -- usage errors -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`zkdns register` against a real ZooKeeper: alone, with a program, with checks, and with mistakes."""
+"""`zkdns register` with a real ZooKeeper: alone, with a program, and with checks."""
 
 import contextlib
 import re
@@ -29,22 +29,22 @@ def site() -> Iterator[WebServer]:
 
 @pytest.fixture
 def members(zk: Any, zk_root: str) -> Callable[[], list[str]]:
-    """The names of the members that are registered now."""
+    """A function that returns the names of the registered members."""
     path = f"{zk_root}/staging/web"
     return lambda: sorted(zk.get_children(path)) if zk.exists(path) else []
 
 
-def gone_at(zk: Any, path: str) -> list[float]:
-    """Fills with the time when the znode is deleted."""
+def deletion_times(zk: Any, path: str) -> list[float]:
+    """A list that gets the time of the deletion of the znode."""
     times: list[float] = []
     zk.exists(path, watch=lambda _: times.append(time.monotonic()))
     return times
 
 
-# -- alone ---------------------------------------------------------------------------------------------------
+# -- alone --------------------------------------------------------------------------------------------------
 
 
-def test_it_writes_what_was_asked_for(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+def test_it_writes_all_options_to_the_znode(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     more = (
         "--endpoint",
         "admin=9990",
@@ -68,7 +68,7 @@ def test_it_writes_what_was_asked_for(environment: dict[str, str], zk: Any, zk_r
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_unregisters_and_is_no_failure(
+def test_a_signal_unregisters_the_member_and_exits_with_0(
     environment: dict[str, str], members: Callable[[], list[str]], number: signal.Signals
 ) -> None:
     with Command("register", *SERVED, environment=environment) as command:
@@ -79,19 +79,19 @@ def test_a_signal_unregisters_and_is_no_failure(
         assert command.events("member_unregistered")
 
 
-def test_a_signal_that_wakes_nobody_is_noticed(
+def test_a_signal_to_another_thread_ends_it(
     environment: dict[str, str], members: Callable[[], list[str]]
 ) -> None:
     with Command("register", *SERVED, environment=environment) as command:
         command.wait_logged("member_registered")
-        time.sleep(0.5)  # after which it waits for nothing but news
-        command.signal_aside(signal.SIGTERM)
+        time.sleep(0.5)  # it now waits for events
+        command.signal_other_thread(signal.SIGTERM)
         assert command.wait() == 0
         assert members() == []
 
 
 @pytest.mark.parametrize("more", [(), ("--host", "auto")])
-def test_the_host_is_the_address_that_reaches_zookeeper(
+def test_the_default_host_is_the_address_towards_zookeeper(
     environment: dict[str, str], zk: Any, more: tuple[str, ...]
 ) -> None:
     line = ("register", "web", "--environment", "e", "--port", "80", *more)
@@ -103,7 +103,7 @@ def test_the_host_is_the_address_that_reaches_zookeeper(
         assert "loopback" in chosen["reason"]
 
 
-def test_a_member_that_somebody_deletes_comes_back(
+def test_a_deleted_member_is_registered_again(
     environment: dict[str, str], zk: Any, zk_root: str, members: Callable[[], list[str]]
 ) -> None:
     with Command("register", *SERVED, environment=environment) as command:
@@ -114,11 +114,11 @@ def test_a_member_that_somebody_deletes_comes_back(
         command.wait_logged("member_registered", 2)
 
 
-# -- a program -----------------------------------------------------------------------------------------------
+# -- a program ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("script", "status"), [("exit 7", 7), ("exit 0", 0), ("kill -KILL $$", 137)])
-def test_it_exits_as_the_program_does(
+def test_it_exits_with_the_status_of_the_program(
     environment: dict[str, str], members: Callable[[], list[str]], script: str, status: int, tmp_path: Path
 ) -> None:
     go = tmp_path / "go"
@@ -134,7 +134,7 @@ def test_it_exits_as_the_program_does(
     "case",
     [("no-such-program", 127, "there is no such program"), ("{tmp}/plain", 126, "Permission denied")],
 )
-def test_a_program_that_cannot_be_run_is_not_registered(
+def test_a_program_that_cannot_be_executed_is_not_registered(
     environment: dict[str, str], zk: Any, zk_root: str, tmp_path: Path, case: tuple[str, int, str]
 ) -> None:
     program, status, reason = case
@@ -146,33 +146,33 @@ def test_a_program_that_cannot_be_run_is_not_registered(
     assert zk.exists(zk_root) is None
 
 
-def test_signals_go_on_to_the_program_at_once(
+def test_other_signals_are_forwarded_to_the_program_at_once(
     environment: dict[str, str], members: Callable[[], list[str]]
 ) -> None:
     with Command("register", *SERVED, *AS_PROGRAM, environment=environment) as command:
-        command.said("ready")
+        command.time_of("ready")
         for name in ("HUP", "QUIT", "USR1", "USR2", "WINCH"):
             command.signal(signal.Signals[f"SIG{name}"])
-            command.said(f"SIG{name}")
+            command.time_of(f"SIG{name}")
         assert eventually(members)
         assert command.process.poll() is None
 
 
-def test_what_keys_send_reaches_the_programs_children_too(environment: dict[str, str]) -> None:
-    # A shell that waits for its child either leaves Ctrl-C to it, or ends by itself and leaves it behind.
+def test_signals_of_keys_reach_the_children_of_the_program(environment: dict[str, str]) -> None:
+    # On Ctrl-C, a waiting shell either ignores the signal, or exits without ending its child.
     script = f"{shlex.join([sys.executable, '-c', PROGRAM])}; exit $?"
     line = ("register", *SERVED, "--drain", "0", "--", "sh", "-c", script)
     with Command(*line, environment=environment) as command:
-        command.said("ready")
+        command.time_of("ready")
         command.signal(signal.SIGINT)
-        command.said("SIGINT")
+        command.time_of("SIGINT")
         assert command.wait() in (7, 128 + signal.SIGINT)
 
 
-def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -> None:
+def test_an_ignored_sighup_stays_ignored(environment: dict[str, str]) -> None:
     with contextlib.ExitStack() as stack:
         stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, signal.SIG_IGN))
-        # The test's own program takes hang-ups whatever it was handed; sleep does not.
+        # PROGRAM installs a handler for SIGHUP even if it was ignored; sleep does not.
         line = ("register", *SERVED, "--", "sleep", "60")
         command = stack.enter_context(Command(*line, environment=environment))
         command.wait_logged("member_registered")
@@ -183,7 +183,7 @@ def test_a_hang_up_that_was_ignored_stays_ignored(environment: dict[str, str]) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_is_unregistered_and_drained_before_the_program_hears_of_the_signal(
+def test_the_program_gets_the_signal_after_unregistering_and_draining(
     environment: dict[str, str],
     zk: Any,
     zk_root: str,
@@ -192,12 +192,14 @@ def test_it_is_unregistered_and_drained_before_the_program_hears_of_the_signal(
 ) -> None:
     drained = ("--drain", "1500ms", *AS_PROGRAM)
     with Command("register", *SERVED, *drained, environment=environment) as command:
-        command.said("ready")
+        command.time_of("ready")
         [name] = eventually(members)
-        gone = gone_at(zk, f"{zk_root}/staging/web/{name}")
+        deleted = deletion_times(zk, f"{zk_root}/staging/web/{name}")
         command.signal(number)
         assert command.wait() == 7
-        assert command.said(number.name) - gone[0] >= 1.0  # less what we may have heard late of the znode
+        assert (
+            command.time_of(number.name) - deleted[0] >= 1.0
+        )  # less than --drain: the watch event may be late
         assert members() == []
 
 
@@ -206,7 +208,7 @@ def test_a_second_signal_ends_the_drain(
 ) -> None:
     drained = ("--drain", "60s", *AS_PROGRAM)
     with Command("register", *SERVED, *drained, environment=environment) as command:
-        command.said("ready")
+        command.time_of("ready")
         eventually(members)
         command.signal(signal.SIGTERM)
         command.wait_logged("drain_started")
@@ -217,7 +219,7 @@ def test_a_second_signal_ends_the_drain(
         assert "SIGTERM" in command.output
 
 
-def test_the_programs_end_ends_the_drain(
+def test_the_exit_of_the_program_ends_the_drain(
     environment: dict[str, str], members: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     done = tmp_path / "done"
@@ -232,25 +234,25 @@ def test_the_programs_end_ends_the_drain(
         assert not command.events("signal_forwarded")
 
 
-def test_ctrl_c_in_a_terminal_reaches_the_program_only_after_it_is_unregistered(
+def test_ctrl_c_reaches_the_program_after_unregistering(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str, members: Callable[[], list[str]]
 ) -> None:
-    where = (
+    options = (
         "--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}",
         "--drain", "1500ms",
     )  # fmt: skip
-    with Terminal("register", *SERVED, *where, *AS_PROGRAM) as terminal:
+    with Terminal("register", *SERVED, *options, *AS_PROGRAM) as terminal:
         eventually(lambda: re.search(r"^ready [0-9.]+$", terminal.screen, re.MULTILINE))
         [name] = eventually(members)
-        gone = gone_at(zk, f"{zk_root}/staging/web/{name}")
+        deleted = deletion_times(zk, f"{zk_root}/staging/web/{name}")
         terminal.type(b"\x03")
         assert terminal.wait() == 7
-        said = [line for line in terminal.screen.splitlines() if line.startswith("SIGINT ")]
-        assert len(said) == 1
-        assert float(said[0].split()[1]) - gone[0] >= 1.0  # as above
+        lines = [line for line in terminal.screen.splitlines() if line.startswith("SIGINT ")]
+        assert len(lines) == 1
+        assert float(lines[0].split()[1]) - deleted[0] >= 1.0  # as above
 
 
-# -- checks --------------------------------------------------------------------------------------------------
+# -- checks -------------------------------------------------------------------------------------------------
 
 
 def checked(site: WebServer, *more: str) -> tuple[str, ...]:
@@ -265,7 +267,7 @@ def test_it_is_registered_while_its_check_passes(
     line = checked(site, "--check", "http:/health", "--timeout", "10s", *AS_PROGRAM)
     with Command(*line, environment=environment) as command:
         command.wait_logged("check_failed")
-        command.said("ready")
+        command.time_of("ready")
         assert members() == []
         site.statuses["/health"] = 302
         eventually(members)
@@ -279,7 +281,7 @@ def test_it_is_registered_while_its_check_passes(
         ]
 
 
-def test_tcp_is_checked_where_it_is_registered(
+def test_a_tcp_check_connects_to_the_registered_endpoint(
     environment: dict[str, str], members: Callable[[], list[str]]
 ) -> None:
     with socket.socket() as served:
@@ -294,7 +296,7 @@ def test_tcp_is_checked_where_it_is_registered(
             eventually(members)
 
 
-def test_a_command_is_checked(
+def test_an_exec_check_runs_a_command(
     environment: dict[str, str], members: Callable[[], list[str]], tmp_path: Path
 ) -> None:
     good = tmp_path / "good"
@@ -308,14 +310,12 @@ def test_a_command_is_checked(
         eventually(lambda: not members())
 
 
-def test_checks_are_the_interval_apart(environment: dict[str, str], tmp_path: Path) -> None:
-    check = (
-        f"exec:: > {tmp_path}/$$"  # a file for each; a shell alone is there at once, and the kernel's time
-    )
+def test_checks_run_once_per_interval(environment: dict[str, str], tmp_path: Path) -> None:
+    check = f"exec:: > {tmp_path}/$$"  # a file per check; the file's time is the kernel's
     with Command("register", *SERVED, "--check", check, "--interval", "700ms", environment=environment):
         files = eventually(lambda: found if len(found := list(tmp_path.iterdir())) >= 4 else None, 20.0)
-    begun = sorted(file.stat().st_mtime for file in files)
-    assert begun[3] - begun[0] > 1.4  # three intervals, less what the first may have been late
+    started_at = sorted(file.stat().st_mtime for file in files)
+    assert started_at[3] - started_at[0] > 1.4  # three intervals, minus a delay of the first
 
 
 def test_a_check_that_hangs_fails(
@@ -326,18 +326,18 @@ def test_a_check_that_hangs_fails(
         eventually(members)
         site.hanging.add("/health")
         eventually(lambda: not members())
-        # A machine that is busy may have let one of those before take too long.
+        # On a busy machine, an earlier check may have timed out too.
         failures = command.events("check_failed")
         assert failures
         assert all("within 0.2 s" in failure["reason"] for failure in failures)
 
 
-def test_a_program_that_never_was_registered_gets_the_signal_at_once(
+def test_without_a_registration_the_program_gets_the_signal_at_once(
     environment: dict[str, str], members: Callable[[], list[str]], site: WebServer
 ) -> None:
     line = checked(site, "--check", "exec:false", "--drain", "60s", *AS_PROGRAM)
     with Command(*line, environment=environment) as command:
-        command.said("ready")
+        command.time_of("ready")
         command.wait_logged("check_failed")
         command.signal(signal.SIGTERM)
         assert command.wait() == 7

@@ -1,4 +1,4 @@
-"""`zkdns reload` against running servers, and where there are none."""
+"""`zkdns reload` with running servers, and without one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,38 +24,38 @@ def server(tmp_path: Path) -> Iterator[Reloadable]:
         yield running
 
 
-def test_it_ends_when_the_new_configuration_is_in_force(server: Reloadable) -> None:
+def test_it_returns_when_the_new_configuration_is_in_force(server: Reloadable) -> None:
     assert reload(server) == (0, "nothing has changed\n", "")
     server.write(ttl=6, zookeeper={"session_timeout": 20})
     ended = reload(server)
     assert (ended.status, ended.errors) == (0, "")
-    assert ended.output.startswith("in force after ")
-    assert ended.output.endswith(" s: zookeeper.session_timeout, ttl changed, 2 processes replaced\n")
+    assert ended.output.startswith("reloaded in ")
+    assert ended.output.endswith("s: zookeeper.session_timeout, ttl changed, 2 processes replaced\n")
     server.settle()
     assert server.query(WEB).answer[0].ttl == 6
 
 
-def test_all_processes_are_replaced_where_that_is_asked_for(server: Reloadable) -> None:
+def test_all_replaces_all_processes(server: Reloadable) -> None:
     before = server.processes("worker") | server.processes("watcher")
     ended = reload(server, "--all")
-    assert ended.output.endswith(" s: nothing changed, 2 processes replaced\n")
+    assert ended.output.endswith("s: nothing changed, 2 processes replaced\n")
     server.settle()
     assert not (server.processes("worker") | server.processes("watcher")) & before
-    # What commands ask has been handed over.
+    # The new processes serve the control socket.
     assert run("dump", "--zone", environment={"ZKDNS_CONTROL": server.control}).status == 0
 
 
-def test_every_mistake_is_told_and_the_status_is_2(server: Reloadable) -> None:
+def test_all_errors_are_printed_with_exit_status_2(server: Reloadable) -> None:
     server.write(ttl=-1, order="upwards")
     ended = reload(server)
     assert (ended.status, ended.output) == (2, "")
-    *told, last = ended.errors.splitlines()
-    assert {line.split(": ")[2] for line in told} == {"ttl", "order"}
+    *errors, last = ended.errors.splitlines()
+    assert {line.split(": ")[2] for line in errors} == {"ttl", "order"}
     assert last == "zkdns: the old configuration stays in force"
     assert server.query(WEB).answer[0].ttl == 5
 
 
-def test_where_no_server_is_the_status_is_3(short_path: Path) -> None:
+def test_without_a_server_the_exit_status_is_3(short_path: Path) -> None:
     control = str(short_path / "control")
     ended = run("reload", "--control", control)
     assert (ended.status, ended.output) == (3, "")

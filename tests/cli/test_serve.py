@@ -1,4 +1,4 @@
-"""`zkdns serve` as far as its start: what it prints, and why it does not start."""
+"""The start of `zkdns serve`: its output, and errors that prevent the start."""
 
 import contextlib
 import os
@@ -39,8 +39,8 @@ _SECONDS = 5.0
 
 
 def commands(server: ZkdnsServer) -> list[str]:
-    """The command lines that it printed, once the last line is there."""
-    eventually(lambda: "Ctrl-C ends it." in server.output)
+    """The printed `dig` commands, after all of them are printed."""
+    eventually(lambda: "Press Ctrl-C to stop the server." in server.output)
     return _DIG_LINE.findall(server.output)
 
 
@@ -50,7 +50,7 @@ def demo() -> Iterator[ZkdnsServer]:
         yield server.wait_ready()
 
 
-def test_the_example_prints_what_to_try_with_the_port_that_it_got(demo: ZkdnsServer) -> None:
+def test_the_demo_prints_commands_with_its_port(demo: ZkdnsServer) -> None:
     printed = commands(demo)
     assert len(printed) >= 5
     assert all(f" @127.0.0.1 -p {demo.port} " in line for line in printed)
@@ -58,7 +58,7 @@ def test_the_example_prints_what_to_try_with_the_port_that_it_got(demo: ZkdnsSer
 
 
 @pytest.mark.skipif(_DIG is None, reason="there is no dig here")
-def test_each_printed_command_gets_an_answer(demo: ZkdnsServer) -> None:
+def test_each_printed_command_gets_a_response(demo: ZkdnsServer) -> None:
     for line in commands(demo):
         ended = subprocess.run([*line.split(), "+short"], capture_output=True, text=True, check=False)
         assert ended.returncode == 0, line
@@ -67,19 +67,19 @@ def test_each_printed_command_gets_an_answer(demo: ZkdnsServer) -> None:
 
 
 @pytest.mark.parametrize(
-    ("listen", "asked"), [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "::1"), ("[::1]:0", "::1")]
+    ("listen", "address"), [("0.0.0.0:0", "127.0.0.1"), ("[::]:0", "::1"), ("[::1]:0", "::1")]
 )
-def test_the_printed_commands_ask_an_address_that_can_be_asked(listen: str, asked: str) -> None:
+def test_the_printed_commands_have_an_address_that_can_be_queried(listen: str, address: str) -> None:
     with ZkdnsServer("--demo", "--listen", listen) as server:
-        assert all(f"@{asked} -p {server.port} " in line for line in commands(server))
+        assert all(f"@{address} -p {server.port} " in line for line in commands(server))
 
 
-def test_the_printed_commands_name_the_zone_that_was_asked_for() -> None:
+def test_the_printed_commands_have_the_configured_zone() -> None:
     with ZkdnsServer("--demo", "--zone", "my.example") as server:
         assert all(".my.example " in line for line in commands(server))
 
 
-def test_without_the_example_nothing_is_printed(tmp_path: Path) -> None:
+def test_without_demo_nothing_is_printed(tmp_path: Path) -> None:
     fixed = tmp_path / "services.toml"
     fixed.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n')
     with ZkdnsServer("--static", str(fixed)) as server:
@@ -88,8 +88,8 @@ def test_without_the_example_nothing_is_printed(tmp_path: Path) -> None:
         assert server.output == ""
 
 
-def start_in_vain(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A server that must end by itself."""
+def fail_to_start(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a server that exits by itself."""
     return subprocess.run(
         [sys.executable, "-m", "zkdns", "serve", *arguments],
         capture_output=True,
@@ -102,50 +102,50 @@ def start_in_vain(*arguments: str, **environment: str) -> subprocess.CompletedPr
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM], ids=["udp", "tcp"])
-def test_a_taken_port_ends_it_with_a_sentence_and_status_1(kind: socket.SocketKind, workers: str) -> None:
+def test_a_port_in_use_is_an_error_with_status_1(kind: socket.SocketKind, workers: str) -> None:
     with socket.socket(socket.AF_INET, kind) as other:
         other.bind(("127.0.0.1", 0))
         if kind == socket.SOCK_STREAM:
             other.listen()
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        ended = start_in_vain("--demo", "--listen", address, "--admin", "none", "--workers", workers)
+        ended = fail_to_start("--demo", "--listen", address, "--admin", "none", "--workers", workers)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"zkdns: cannot listen on {address}: another program listens there")
 
 
-def test_a_taken_admin_port_ends_it_with_a_sentence_and_status_1() -> None:
+def test_an_admin_port_in_use_is_an_error_with_status_1() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        ended = start_in_vain("--demo", "--listen", "127.0.0.1:0", "--admin", address)
+        ended = fail_to_start("--demo", "--listen", "127.0.0.1:0", "--admin", address)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"zkdns: cannot listen on {address} for admin requests" in ended.stderr.splitlines()[-1]
 
 
-def test_two_servers_stand_side_by_side_and_a_third_on_a_port_of_theirs_is_refused() -> None:
+def test_two_servers_run_at_the_same_time_but_not_on_the_same_port() -> None:
     with ZkdnsServer("--demo") as one, ZkdnsServer("--demo", "--workers", "2") as two:
         assert one.wait_ready().port != two.wait_ready().port
         for server in (one, two):
             assert server.ask("m0.web.staging.discovery") == {"192.0.2.1"}
             for workers in ("1", "2"):
                 address = f"127.0.0.1:{server.port}"
-                ended = start_in_vain("--demo", "--listen", address, "--workers", workers)
+                ended = fail_to_start("--demo", "--listen", address, "--workers", workers)
                 assert ended.returncode == 1
                 assert f"cannot listen on {address}: another program listens there" in ended.stderr
 
 
-def test_mistakes_are_told_at_once_with_status_2() -> None:
-    ended = start_in_vain("--ttl", "never", "--workers", "0", ZKDNS_ORDER="mixed")
+def test_all_usage_errors_are_printed_with_status_2() -> None:
+    ended = fail_to_start("--ttl", "never", "--workers", "0", ZKDNS_ORDER="mixed")
     assert (ended.returncode, ended.stdout) == (2, "")
     assert len(ended.stderr.splitlines()) == 3
 
 
-# -- a snapshot by itself -----------------------------------------------------------------------------------
+# -- offline snapshots --------------------------------------------------------------------------------------
 
 NAMESPACES = ("/discovery/{environment}/{service} in the zone discovery",)
 
 
 def snapshot(path: Path, **others: Any) -> Path:
-    """A snapshot of two services, a week old unless it is said otherwise."""
+    """Write a snapshot of two services, a week old by default."""
     header = Header(**{"written": time.time() - 7 * 86_400, "serial": 7, "namespaces": NAMESPACES, **others})
     web, api = (
         SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), (member,))
@@ -158,7 +158,7 @@ def snapshot(path: Path, **others: Any) -> Path:
     return path
 
 
-def test_a_snapshot_is_served_by_itself_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_an_offline_snapshot_is_served_and_not_changed(tmp_path: Path) -> None:
     path = snapshot(tmp_path / "table", zookeeper="zk1:2181/chroot")
     before = path.read_bytes(), path.stat().st_mtime_ns
     with ZkdnsServer("--offline", "--snapshot", str(path)) as server:
@@ -166,7 +166,7 @@ def test_a_snapshot_is_served_by_itself_and_stays_as_it_is(tmp_path: Path) -> No
         assert [str(record) for rrset in response.answer for record in rrset] == ["10.0.0.1"]
         (stale,) = response.options
         assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "answered from a snapshot")
-        assert server.ask("api.staging.discovery") == {"10.0.0.2"}  # without a resolver
+        assert server.ask("api.staging.discovery") == {"10.0.0.2"}  # from the snapshot, without a resolver
         assert server.rcode("nothing.staging.discovery") == "NXDOMAIN"
         admin = parse_host_port(server.admin.removeprefix("http://"))
         assert ask(admin, "/api/status").json["source"] == "snapshot"
@@ -181,34 +181,34 @@ def test_a_snapshot_is_served_by_itself_and_stays_as_it_is(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("command", ["serve", "check"])
-def test_a_snapshot_that_cannot_be_served_by_itself_is_a_mistake(tmp_path: Path, command: str) -> None:
+def test_an_offline_snapshot_that_cannot_be_served_is_a_usage_error(tmp_path: Path, command: str) -> None:
     path = tmp_path / "table"
 
-    def told(*arguments: str) -> str:
+    def error(*arguments: str) -> str:
         result = CliRunner().invoke(main, [command, "--offline", "--snapshot", str(path), *arguments])
         assert (result.exit_code, result.stdout) == (2, "")
         (line,) = result.stderr.splitlines()
         return line
 
-    assert told() == f"zkdns: {path}: cannot be read: there is no such file"
+    assert error() == f"zkdns: {path}: cannot be read: there is no such file"
     path.write_bytes(b"something else")
-    assert told() == f"zkdns: {path}: is not a snapshot of this version of zkdns"
+    assert error() == f"zkdns: {path}: is not a snapshot of this version of zkdns"
     snapshot(path)
-    assert told("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7d old; at most 1d")
-    assert told("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: is of the namespace /discovery/")
+    assert error("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7d old; at most 1d")
+    assert error("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: is of the namespace /discovery/")
     path.write_bytes(path.read_bytes()[:-1])
-    assert told() == f"zkdns: {path}: is damaged: its checksum is wrong"
+    assert error() == f"zkdns: {path}: is damaged: its checksum is wrong"
 
 
-def test_a_right_one_is_checked(tmp_path: Path) -> None:
+def test_check_accepts_a_valid_snapshot(tmp_path: Path) -> None:
     path = snapshot(tmp_path / "table")
     result = CliRunner().invoke(main, ["check", "--offline", "--snapshot", str(path)])
-    assert result.stdout == f"right: discovery from the snapshot {path}, at 127.0.0.1:53\n"
+    assert result.stdout == f"valid: discovery from the snapshot {path}, at 127.0.0.1:53\n"
 
 
-def test_a_snapshot_is_answered_from_while_zookeeper_has_not_been_reached(tmp_path: Path) -> None:
+def test_a_snapshot_is_served_until_zookeeper_is_reachable(tmp_path: Path) -> None:
     path = snapshot(tmp_path / "table", written=time.time() - 60)
-    with socket.socket() as held:  # bound without listening: whoever connects is refused
+    with socket.socket() as held:  # bound without listening, so that connections are refused
         held.bind(("127.0.0.1", 0))
         hosts = f"127.0.0.1:{held.getsockname()[1]}"
         with ZkdnsServer("--zookeeper", hosts, "--snapshot", str(path)) as server:
@@ -224,11 +224,11 @@ def test_a_snapshot_is_answered_from_while_zookeeper_has_not_been_reached(tmp_pa
             eventually(lambda: server.rcode("web.staging.discovery") == "SERVFAIL")
 
 
-# -- standard files -----------------------------------------------------------------------------------------
+# -- standard streams ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&-"])
-def test_it_serves_with_closed_standard_files(closed: str) -> None:
+def test_it_serves_with_closed_standard_streams(closed: str) -> None:
     server = ZkdnsServer("--demo")
     server.command = ["sh", "-c", f'exec "$@" {closed}', "sh", *server.command]
     with server:
@@ -239,15 +239,17 @@ def test_it_serves_with_closed_standard_files(closed: str) -> None:
 
 
 @contextlib.contextmanager
-def unheard(redirected: str, output: int | None = None) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
-    """A server whose log nobody can read, and its port; it has been asked and has answered."""
+def serving_without_output(
+    redirection: str, output: int | None = None
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """Start a server with these standard streams, wait for its first response, and return its port."""
     serve = [sys.executable, "-m", "zkdns", "serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none"]
-    command = guarded(["sh", "-c", f'exec "$@" {redirected}', "sh", *serve])
+    command = guarded(["sh", "-c", f'exec "$@" {redirection}', "sh", *serve])
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, start_new_session=True, stdout=output, stderr=output
     ) as process:
         try:
-            port = eventually(lambda: port_of(process.pid), 20.0)  # which it can tell nobody
+            port = eventually(lambda: port_of(process.pid), 20.0)  # its log cannot be read
             eventually(lambda: answers(port), 20.0)
             yield process, port
             process.terminate()
@@ -258,7 +260,7 @@ def unheard(redirected: str, output: int | None = None) -> Iterator[tuple[subpro
 
 
 def port_of(session: int) -> int | None:
-    """Where a process of this session listens, as the kernel has it."""
+    """The UDP port of a process in this session."""
     for one in listeners():
         if one.protocol == "udp" and one.pid is not None and os.getsid(one.pid) == session:
             return one.at.port
@@ -271,14 +273,14 @@ def answers(port: int) -> bool:
     return [str(record) for rrset in response.answer for record in rrset] == ["192.0.2.1"]
 
 
-@pytest.mark.parametrize("redirected", ["<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/full"])
-def test_it_serves_when_it_can_tell_nobody(redirected: str) -> None:
-    with unheard(redirected):
+@pytest.mark.parametrize("redirection", ["<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/full"])
+def test_it_serves_if_its_output_cannot_be_written(redirection: str) -> None:
+    with serving_without_output(redirection):
         pass
 
 
-def test_it_serves_on_when_readers_of_its_output_go_away() -> None:
-    with unheard("", subprocess.PIPE) as (process, port):
+def test_it_serves_after_the_readers_of_its_output_close_the_pipes() -> None:
+    with serving_without_output("", subprocess.PIPE) as (process, port):
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stderr.readline()
@@ -287,11 +289,11 @@ def test_it_serves_on_when_readers_of_its_output_go_away() -> None:
         assert all(answers(port) for _ in range(20))
 
 
-def test_it_serves_when_the_reader_of_its_output_went_away_before_it_spoke() -> None:
+def test_it_serves_if_its_output_is_a_closed_pipe() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     try:
-        with unheard("", writer) as (_, port):
+        with serving_without_output("", writer) as (_, port):
             assert all(answers(port) for _ in range(20))
     finally:
         os.close(writer)

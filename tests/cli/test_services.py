@@ -1,4 +1,4 @@
-"""`zkdns services` against a real ZooKeeper."""
+"""`zkdns services` with a real ZooKeeper."""
 
 import json
 import re
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.processes
 
 @pytest.fixture
 def filled(zk: Any, zk_root: str) -> str:
-    """A root with services, of which one has members and something else, one has none, and one hides them."""
+    """A root with three services: with members and another znode, without members, and without permission."""
     for name in ("member_0000000001", "member_0000000002", "vector_0000000000"):
         zk.create(f"{zk_root}/staging/web/{name}", b"", makepath=True)
     zk.create(f"{zk_root}/prod/api.v2", makepath=True)
@@ -27,7 +27,7 @@ def filled(zk: Any, zk_root: str) -> str:
 
 @pytest.fixture(autouse=True)
 def deletable(zk: Any, zk_root: str) -> Any:
-    """Lets the root be removed after the test."""
+    """Allows that the root is removed after the test."""
     yield
     if zk.exists(f"{zk_root}/prod/hidden"):
         zk.set_acls(f"{zk_root}/prod/hidden", [make_acl("world", "anyone", all=True)])
@@ -36,13 +36,11 @@ def deletable(zk: Any, zk_root: str) -> Any:
 def test_each_service_is_a_line(environment: dict[str, str], filled: str) -> None:
     ended = run("services", environment=environment)
     assert ended.output == "prod\tapi.v2\t0\nprod\thidden\t?\nstaging\tweb\t2\n"
-    assert ended.errors == (
-        f"zkdns: {filled}/prod/hidden may not be listed: ZooKeeper's ACL does not permit this client to\n"
-    )
+    assert ended.errors == (f"zkdns: cannot list {filled}/prod/hidden: its ACL denies this client access\n")
     assert ended.status == 0
 
 
-def test_each_service_is_an_object(environment: dict[str, str], filled: str) -> None:
+def test_each_service_is_a_json_object(environment: dict[str, str], filled: str) -> None:
     ended = run("services", "--environment", "staging", "--json", environment=environment)
     [row] = map(json.loads, ended.output.splitlines())
     assert row == {"environment": "staging", "service": "web", "members": 2, "path": f"{filled}/staging/web"}
@@ -60,7 +58,7 @@ def test_a_terminal_shows_a_table(zookeeper: ZooKeeperServer, filled: str) -> No
     assert re.search(r"^test +no services\s*$", shown, re.MULTILINE)
 
 
-def test_another_namespace_names_what_lies_above_the_service(
+def test_all_parents_of_a_service_are_printed_as_its_environment(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
     zk.create(f"{zk_root}/www/prod/hello/member_0000000000", makepath=True)
@@ -68,7 +66,7 @@ def test_another_namespace_names_what_lies_above_the_service(
     assert run("services", *where).output == "prod.www\thello\t1\n"
 
 
-def test_many_services_are_counted_in_one_go(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+def test_many_services_are_counted(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     zk.create(f"{zk_root}/staging", makepath=True)
     names = [f"service-{number:04}" for number in range(2000)]
     for result in [zk.create_async(f"{zk_root}/staging/{name}") for name in names]:
@@ -77,24 +75,24 @@ def test_many_services_are_counted_in_one_go(environment: dict[str, str], zk: An
     assert ended.output == "".join(f"staging\t{name}\t0\n" for name in names)
 
 
-def test_a_root_that_may_not_be_listed_is_told_and_nothing_claimed_of_it(
+def test_a_root_without_permission_is_reported_but_not_as_missing(
     environment: dict[str, str], zk: Any, zk_root: str
 ) -> None:
     zk.create(zk_root, acl=[make_acl("world", "anyone", admin=True, delete=True)])
     ended = run("services", environment=environment)
-    zk.set_acls(zk_root, [make_acl("world", "anyone", all=True)])  # to be removed
-    told = f"zkdns: {zk_root} may not be listed: ZooKeeper's ACL does not permit this client to\n"
-    assert (ended.status, ended.output, ended.errors) == (1, "", told)
+    zk.set_acls(zk_root, [make_acl("world", "anyone", all=True)])  # so that it can be removed
+    error = f"zkdns: cannot list {zk_root}: its ACL denies this client access\n"
+    assert (ended.status, ended.output, ended.errors) == (1, "", error)
 
 
-def test_an_environment_that_can_be_none_is_refused() -> None:
+def test_an_invalid_environment_is_a_usage_error() -> None:
     ended = run("services", "--environment", "a/b")
     assert ended.status == 2
     assert ended.errors.startswith("zkdns: --environment: is 'a/b'; ")
 
 
 @pytest.mark.parametrize("more", [(), ("--environment", "prod")])
-def test_what_is_not_there_is_told_and_not_made(
+def test_a_missing_root_or_environment_is_an_error_and_not_created(
     environment: dict[str, str], zk: Any, zk_root: str, more: tuple[str, ...]
 ) -> None:
     ended = run("services", *more, environment=environment)

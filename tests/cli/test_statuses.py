@@ -1,4 +1,4 @@
-"""The exit statuses of whole commands, one case for each that the table on the page cli lists."""
+"""The exit statuses of commands: a case for each status in the table of the page cli."""
 
 import signal
 from pathlib import Path
@@ -11,7 +11,7 @@ from zkdns.cli.options import STATUSES
 
 pytestmark = pytest.mark.processes
 
-TRIED = {
+CASES = {
     0: ["lookup web.staging.discovery", "check --demo", "completion bash", "dump --zone"],
     1: ["lookup staging.discovery", "accept --all", "flush", "serve --listen 203.0.113.1:0 --admin none"],
     2: ["check --ttl soon", "lookup a..b", "accept", "dump", "completion tcsh", "lokup", "lookup"],
@@ -20,17 +20,17 @@ TRIED = {
 
 
 @pytest.mark.parametrize(
-    ("status", "typed"), [(status, typed) for status in TRIED for typed in TRIED[status]]
+    ("status", "typed"), [(status, typed) for status in CASES for typed in CASES[status]]
 )
-def test_a_command_ends_with(status: int, typed: str, demo: ZkdnsServer, tmp_path: Path) -> None:
+def test_commands_exit_with_their_status(status: int, typed: str, demo: ZkdnsServer, tmp_path: Path) -> None:
     host, port = demo.addresses[0]
-    reached = {"ZKDNS_CONTROL": demo.control, "ZKDNS_SERVER": f"{host}:{port}"}
-    ended = run(*typed.format(nowhere=tmp_path / "control").split(), environment=reached)
+    variables = {"ZKDNS_CONTROL": demo.control, "ZKDNS_SERVER": f"{host}:{port}"}
+    ended = run(*typed.format(nowhere=tmp_path / "control").split(), environment=variables)
     assert ended.status == status, ended.errors
     assert bool(ended.errors) == bool(status) or typed.startswith("lookup staging")
 
 
-def test_who_is_told_to_end_ends_with_0() -> None:
+def test_a_server_that_gets_a_signal_exits_with_0() -> None:
     with Command("serve", "--demo", "--listen", "127.0.0.1:0", "--admin", "none") as command:
         command.wait_logged("server_ready").signal(signal.SIGINT)
         assert command.wait() == 0
@@ -40,9 +40,11 @@ def test_who_is_told_to_end_ends_with_0() -> None:
     ("status", "program"),
     [(126, [str(Path(__file__).parent)]), (127, ["/nowhere/program"]), (7, ["sh", "-c", "exit 7"])],
 )
-def test_register_ends_as_a_shell_would(status: int, program: list[str], environment: dict[str, str]) -> None:
+def test_register_exits_with_the_status_of_the_program(
+    status: int, program: list[str], environment: dict[str, str]
+) -> None:
     assert run("register", *SERVED, "--", *program, environment=environment).status == status
 
 
-def test_every_status_is_tried() -> None:
-    assert [*TRIED, 126, 127, 130] == list(STATUSES)  # the last one where `wait` is
+def test_every_status_has_a_case() -> None:
+    assert [*CASES, 126, 127, 130] == list(STATUSES)  # 130 is in test_wait.py

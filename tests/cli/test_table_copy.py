@@ -1,4 +1,4 @@
-"""Copies of a server's table: from sources that can be read, and from those that cannot."""
+"""Copies of the table: from readable sources, and from unreadable ones."""
 
 import asyncio
 from pathlib import Path
@@ -16,7 +16,7 @@ def configured(**flags: Any) -> Config:
     return load_config(flags={"upstream": ("none",), **flags}, environment={}, file=None)
 
 
-def test_a_source_is_read_until_its_host_names_are_resolved(tmp_path: Path) -> None:
+def test_a_copy_waits_for_the_addresses_of_host_names(tmp_path: Path) -> None:
     file = tmp_path / "services.toml"
     file.write_text('[services."db.prod"]\nmembers = ["localhost:1", "10.0.0.1:2"]\n')
     config = configured(static=str(file), ttl="9")
@@ -27,9 +27,7 @@ def test_a_source_is_read_until_its_host_names_are_resolved(tmp_path: Path) -> N
     assert list(copy.table.services) == [(b"db", b"prod", b"discovery")]
 
 
-def test_host_names_that_are_not_resolved_are_not_waited_for_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_wait_for_addresses_has_a_time_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_copy, "_RESOLVE_SECONDS", 0.1)
     file = tmp_path / "services.toml"
     file.write_text('[services."db.prod"]\nmembers = ["nowhere.invalid:1"]\n')
@@ -38,13 +36,13 @@ def test_host_names_that_are_not_resolved_are_not_waited_for_long(
     assert not copy.table.addresses_of("nowhere.invalid")
 
 
-def test_a_source_that_cannot_be_read_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_source_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(table_copy, "_READ_SECONDS", 0.3)
     with pytest.raises(ZkdnsError, match=r"^ZooKeeper at 127\.0\.0\.1:1 could not be read within 0\.3 s$"):
         asyncio.run(copy_from_sources(configured(zookeeper="127.0.0.1:1")))
 
 
-def test_a_snapshot_that_is_there_is_neither_read_nor_written(
+def test_a_configured_snapshot_is_neither_read_nor_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_copy, "_READ_SECONDS", 0.3)

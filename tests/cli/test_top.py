@@ -124,7 +124,7 @@ def test_once_without_a_server_is_an_error_with_status_3() -> None:
 def test_the_default_address_is_the_configured_one(server: ZkdnsServer) -> None:
     environment = {"ZKDNS_ADMIN": admin_of(server)}
     assert run("top", "--once", environment=environment).output.startswith("zkdns ")
-    missing = "zkdns: there is no admin address; name the server's with --admin ADDRESS:PORT\n"
+    missing = "zkdns: no admin address is configured; specify the server's with --admin ADDRESS:PORT\n"
     assert run("top", environment={"ZKDNS_ADMIN": "none"}) == Ended(1, "", missing)
     invalid = run("top", "--admin", "localhost")
     assert invalid.status == 2

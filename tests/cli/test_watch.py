@@ -1,4 +1,4 @@
-"""`zkdns watch` against a real ZooKeeper: lines, objects, a table, a command at each change."""
+"""`zkdns watch` with a real ZooKeeper: lines, JSON objects, the live table, and `--exec`."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ WATCHED = ("watch", "web", "--environment", "staging")
 
 
 class Members:
-    """Members of the watched set, made and removed as others would."""
+    """Creates and removes members of the watched server set."""
 
     def __init__(self, zk: Any, directory: str) -> None:
         self._zk = zk
@@ -50,15 +50,15 @@ def members(zk: Any, zk_root: str) -> Members:
 
 
 def lines_of(command: Command, count: int) -> list[str]:
-    """The lines that were printed, once there are so many."""
+    """Wait until this number of lines is printed, and return them."""
     eventually(lambda: len(command.output.splitlines()) >= count)
     return command.output.splitlines()
 
 
-# -- what is printed ---------------------------------------------------------------------------------------
+# -- output -------------------------------------------------------------------------------------------------
 
 
-def test_each_member_that_comes_or_goes_is_a_line(environment: dict[str, str], members: Members) -> None:
+def test_each_added_or_removed_member_is_a_line(environment: dict[str, str], members: Members) -> None:
     first, second = members.add("10.0.0.1"), members.add("::1")
     with Command(*WATCHED, environment=environment) as command:
         lines_of(command, 2)
@@ -75,7 +75,7 @@ def test_each_member_that_comes_or_goes_is_a_line(environment: dict[str, str], m
         assert all(datetime.fromisoformat(time).utcoffset() is not None for time, _, _ in lines)
 
 
-def test_each_change_is_an_object(environment: dict[str, str], members: Members) -> None:
+def test_each_change_is_a_json_object(environment: dict[str, str], members: Members) -> None:
     with Command(*WATCHED, "--json", environment=environment) as command:
         lines_of(command, 1)
         name = members.add("10.0.0.2", ',"shard":3,"metadata":{"zone":"b"}')
@@ -97,9 +97,7 @@ def test_each_change_is_an_object(environment: dict[str, str], members: Members)
         assert {(change["environment"], change["service"]) for change in changes} == {("staging", "web")}
 
 
-def test_a_terminal_shows_a_table_that_lives(
-    zookeeper: ZooKeeperServer, zk_root: str, members: Members
-) -> None:
+def test_a_terminal_shows_a_live_table(zookeeper: ZooKeeperServer, zk_root: str, members: Members) -> None:
     members.add("10.0.0.1", ',"shard":7')
     where = ("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}")
     with Terminal(*WATCHED, *where) as terminal:
@@ -115,7 +113,7 @@ def test_a_terminal_shows_a_table_that_lives(
         assert "Traceback" not in terminal.screen
 
 
-def test_a_terminal_of_another_size_shows_the_table_anew(
+def test_the_table_is_redrawn_if_the_terminal_size_changes(
     environment: dict[str, str], members: Members
 ) -> None:
     members.add("10.0.0.1")
@@ -123,7 +121,7 @@ def test_a_terminal_of_another_size_shows_the_table_anew(
         eventually(lambda: re.search(r"^10\.0\.0\.1:80 +member_\d{10} ", terminal.screen, re.MULTILINE))
         terminal.resize(40, 50)
         eventually(lambda: re.search(r"^10\.0\.0\.1:80 +mem.*… +before", terminal.screen, re.MULTILINE))
-        assert len(lines_shown(terminal)[-1]) <= 48  # an echoed ^C must not begin another line
+        assert len(lines_shown(terminal)[-1]) <= 48  # so that an echoed ^C does not wrap
 
 
 def lines_shown(terminal: Terminal) -> list[str]:
@@ -137,7 +135,7 @@ def test_a_dumb_terminal_shows_lines(environment: dict[str, str], members: Membe
         assert "\x1b" not in terminal.written
 
 
-def test_colours_are_left_to_those_who_want_them(environment: dict[str, str], members: Members) -> None:
+def test_no_color_removes_colours(environment: dict[str, str], members: Members) -> None:
     members.add("10.0.0.1")
     failing = (*WATCHED, "--exec", "exit 3")
     with (
@@ -150,7 +148,9 @@ def test_colours_are_left_to_those_who_want_them(environment: dict[str, str], me
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_it_well(environment: dict[str, str], members: Members, number: signal.Signals) -> None:
+def test_a_signal_ends_it_with_status_0(
+    environment: dict[str, str], members: Members, number: signal.Signals
+) -> None:
     members.add("10.0.0.1")
     with Command(*WATCHED, environment=environment) as command:
         lines_of(command, 1)
@@ -159,11 +159,11 @@ def test_a_signal_ends_it_well(environment: dict[str, str], members: Members, nu
         assert command.errors == ""
 
 
-def test_a_signal_that_wakes_nobody_is_noticed(environment: dict[str, str], members: Members) -> None:
+def test_a_signal_to_another_thread_ends_it(environment: dict[str, str], members: Members) -> None:
     members.add("10.0.0.1")
     with Command(*WATCHED, environment=environment) as command:
         lines_of(command, 1)
-        command.signal_aside(signal.SIGTERM)
+        command.signal_other_thread(signal.SIGTERM)
         assert command.wait() == 0
 
 
@@ -183,7 +183,7 @@ def catches(pid: int, number: signal.Signals) -> bool:
 
 @pytest.fixture
 def unread(environment: dict[str, str]) -> Iterator[Callable[[], subprocess.Popen[bytes]]]:
-    """Starts a watch whose output is a pipe, and closes that after its first line."""
+    """Starts a watch with a pipe as standard output, and closes the pipe after the first line."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start() -> subprocess.Popen[bytes]:
@@ -204,7 +204,7 @@ def unread(environment: dict[str, str]) -> Iterator[Callable[[], subprocess.Pope
 
     yield start
     for process in started:
-        with contextlib.suppress(ProcessLookupError):  # the guard may have ended already
+        with contextlib.suppress(ProcessLookupError):  # the guard has already ended
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         assert process.stdin is not None
@@ -213,20 +213,18 @@ def unread(environment: dict[str, str]) -> Iterator[Callable[[], subprocess.Pope
         process.stderr.close()
 
 
-def test_a_closed_pipe_ends_it_quietly(
+def test_a_closed_pipe_ends_it_without_an_error(
     unread: Callable[[], subprocess.Popen[bytes]], members: Members
 ) -> None:
     members.add("10.0.0.1")
     process = unread()
     assert process.wait(15.0) == 0
-    os.killpg(process.pid, signal.SIGKILL)  # the guard holds standard error too
+    os.killpg(process.pid, signal.SIGKILL)  # the guard has standard error open too
     assert process.stderr is not None
     assert process.stderr.read() == b""
 
 
-def test_an_output_that_cannot_be_written_is_a_sentence(
-    environment: dict[str, str], members: Members
-) -> None:
+def test_an_output_that_cannot_be_written_is_an_error(environment: dict[str, str], members: Members) -> None:
     members.add("10.0.0.1")
     for command in (WATCHED, (*WATCHED, "--json"), ("services",)):
         line = f"exec {shlex.join([sys.executable, '-m', 'zkdns', *command])} > /dev/full"
@@ -244,11 +242,11 @@ def test_an_output_that_cannot_be_written_is_a_sentence(
         )
 
 
-def test_a_closed_output_changes_nothing_else(
+def test_with_closed_standard_output_the_command_still_runs(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
     members.add("10.0.0.1")
-    file = tmp_path / "told"
+    file = tmp_path / "record"
     watching = shlex.join([sys.executable, "-m", "zkdns", *WATCHED, "--exec", f"cat > {file}; kill $PPID"])
     listing = shlex.join([sys.executable, "-m", "zkdns", "services"])
     for line in (watching, listing):
@@ -264,33 +262,33 @@ def test_a_closed_output_changes_nothing_else(
     assert file.read_text() == "10.0.0.1:80\n"
 
 
-# -- a command at each change ------------------------------------------------------------------------------
+# -- a command at each change -------------------------------------------------------------------------------
 
-TELL = 'echo "$ZKDNS_ENDPOINTS|$ZKDNS_ADDED|$ZKDNS_REMOVED" >> {file}'
+RECORD = 'echo "$ZKDNS_ENDPOINTS|$ZKDNS_ADDED|$ZKDNS_REMOVED" >> {file}'
 
 
 def runs(file: Path, count: int) -> list[str]:
-    """What the command has written, once there are so many lines."""
+    """Wait until the command has written this number of lines, and return them."""
     eventually(lambda: len(file.read_text().splitlines()) >= count)
     return file.read_text().splitlines()
 
 
-def test_the_command_is_told_the_set_and_what_changed(
+def test_the_command_gets_members_and_changes_in_variables(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
-    file = tmp_path / "told"
+    file = tmp_path / "record"
     members.add("10.0.0.2")
     first = members.add("10.0.0.1")
-    with Command(*WATCHED, "--exec", TELL.format(file=file), environment=environment):
+    with Command(*WATCHED, "--exec", RECORD.format(file=file), environment=environment):
         assert runs(file, 1) == ["10.0.0.1:80 10.0.0.2:80|10.0.0.1:80 10.0.0.2:80|"]
         members.remove(first)
         assert runs(file, 2)[1] == "10.0.0.2:80||10.0.0.1:80"
 
 
-def test_the_command_reads_the_endpoints_on_its_input(
+def test_the_command_gets_the_endpoints_on_standard_input(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
-    file = tmp_path / "told"
+    file = tmp_path / "record"
     members.add("10.0.0.2")
     members.add("::1")
     script = f"{{ cat; echo end; }} >> {file}"
@@ -300,29 +298,29 @@ def test_the_command_reads_the_endpoints_on_its_input(
         assert runs(file, 7)[3:] == ["10.0.0.1:80", "10.0.0.2:80", "[::1]:80", "end"]
 
 
-def test_what_the_command_prints_stands_above_the_table(
+def test_the_output_of_the_command_appears_above_the_table(
     environment: dict[str, str], members: Members
 ) -> None:
     members.add("10.0.0.1")
-    script = "echo said; echo complained >&2"
+    script = "echo output; echo error >&2"
     with Terminal(*WATCHED, "--exec", script, environment=environment) as terminal:
-        for line in ("said", "complained"):
+        for line in ("output", "error"):
             shown = rf"{line}\s+web in staging: 1 member\s+endpoint.*\s+10\.0\.0\.1:80 "
             eventually(lambda shown=shown: re.search(shown, terminal.screen, re.MULTILINE))  # type: ignore[misc]
 
 
-def test_changes_while_the_command_runs_make_it_run_once_more(
+def test_changes_during_a_run_of_the_command_cause_one_more_run(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
-    file, go = tmp_path / "told", tmp_path / "go"
-    script = f"{TELL.format(file=file)}; while [ ! -e {go} ] && kill -0 $PPID; do sleep 0.02; done; rm {go}"
+    file, go = tmp_path / "record", tmp_path / "go"
+    script = f"{RECORD.format(file=file)}; while [ ! -e {go} ] && kill -0 $PPID; do sleep 0.02; done; rm {go}"
     with Command(*WATCHED, "--json", "--exec", script, environment=environment) as command:
         runs(file, 1)
         for number in range(1, 4):
             members.add(f"10.0.0.{number}")
             lines_of(command, 1 + number)
         assert len(runs(file, 1)) == 1
-        time.sleep(0.5)  # a line is printed before the command is told, which nothing shows
+        time.sleep(0.5)  # the command gets a change only after it is printed
         go.touch()
         everything = "10.0.0.1:80 10.0.0.2:80 10.0.0.3:80"
         assert runs(file, 2)[1:] == [f"{everything}|{everything}|"]
@@ -332,19 +330,21 @@ def test_changes_while_the_command_runs_make_it_run_once_more(
         assert runs(file, 3)[2] == f"{everything} 10.0.0.4:80|10.0.0.4:80|"
 
 
-def test_a_failing_command_is_told_and_watching_goes_on(
+def test_a_failing_command_is_logged_and_the_watch_continues(
     environment: dict[str, str], members: Members, tmp_path: Path
 ) -> None:
-    file = tmp_path / "told"
-    with Command(*WATCHED, "--exec", f"{TELL.format(file=file)}; exit 3", environment=environment) as command:
+    file = tmp_path / "record"
+    with Command(
+        *WATCHED, "--exec", f"{RECORD.format(file=file)}; exit 3", environment=environment
+    ) as command:
         command.wait_logged("watch_command_failed")
         assert command.events("watch_command_failed")[0]["outcome"] == "status 3"
         members.add("10.0.0.1")
         assert runs(file, 2)[1] == "10.0.0.1:80|10.0.0.1:80|"
 
 
-def test_a_command_that_runs_is_ended_with_the_watch(environment: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "told"
+def test_a_running_command_is_terminated_with_the_watch(environment: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "record"
     script = f"exec {shlex.join([sys.executable, '-c', PROGRAM])} > {file}"
     with Command(*WATCHED, "--exec", script, environment=environment) as command:
         assert [line.split()[0] for line in runs(file, 1)] == ["ready"]
@@ -353,29 +353,31 @@ def test_a_command_that_runs_is_ended_with_the_watch(environment: dict[str, str]
         assert [line.split()[0] for line in runs(file, 2)] == ["ready", "SIGTERM"]
 
 
-# -- what goes wrong ---------------------------------------------------------------------------------------
+# -- errors -------------------------------------------------------------------------------------------------
 
 
-def test_every_mistake_is_told_at_once() -> None:
+def test_all_usage_errors_are_printed() -> None:
     ended = run("watch", "a/b", "--exec", " ", "--zookeeper", "h:0")
     assert ended.status == 2
-    told = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
-    assert sorted(told) == ["--environment", "--exec", "--zookeeper", "SERVICE"]
+    options = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
+    assert sorted(options) == ["--environment", "--exec", "--zookeeper", "SERVICE"]
 
 
-def test_without_permission_it_is_a_sentence(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+def test_missing_permission_is_an_error(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     zk.create(f"{zk_root}/staging/web", makepath=True)
     zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", admin=True, delete=True)])
     ended = run(*WATCHED, environment=environment)
-    zk.set_acls(f"{zk_root}/staging/web", [make_acl("world", "anyone", all=True)])  # to be removed
+    zk.set_acls(
+        f"{zk_root}/staging/web", [make_acl("world", "anyone", all=True)]
+    )  # so that it can be removed
     assert ended.status == 1
-    told = f"zkdns: cannot watch {zk_root}/staging/web: ZooKeeper denies"
-    assert ended.errors.splitlines()[-1].startswith(told)
+    error = f"zkdns: cannot watch {zk_root}/staging/web: ZooKeeper denies"
+    assert ended.errors.splitlines()[-1].startswith(error)
 
 
-def test_a_lost_zookeeper_is_told_and_the_watch_goes_on(own_zookeeper: ZooKeeperServer) -> None:
+def test_a_lost_connection_is_reported_and_the_watch_continues(own_zookeeper: ZooKeeperServer) -> None:
     with Command(*WATCHED, "--json", "--zookeeper", own_zookeeper.address) as command:
         lines_of(command, 1)
         own_zookeeper.kill()
-        eventually(lambda: "ZooKeeper is out of reach" in command.errors)
+        eventually(lambda: "ZooKeeper is unreachable" in command.errors)
         assert command.process.poll() is None

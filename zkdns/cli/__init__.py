@@ -1,4 +1,4 @@
-"""The commands. Never here: logic."""
+"""The `zkdns` command: one module per subcommand, without logic of the server."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from click.shell_completion import CompletionItem
 
 import zkdns
 
-# In the order of the help. Each is imported when it is used: a server that starts needs no other command's
-# libraries, which take longer to load than it takes to be ready.
+# In the order of the help. A command is imported when it is used: loading the libraries of all commands would
+# take longer than starting the server.
 _COMMANDS = (
     *("serve", "reload", "check", "lookup", "explain", "history", "wait", "register", "watch", "services"),
     *("accept", "flush", "dump", "top", "setup", "doctor", "completion", "help"),
@@ -23,9 +23,9 @@ _COMMANDS = (
 
 @contextlib.contextmanager
 def _hidden(package: str) -> Iterator[None]:
-    """Within this the package cannot be imported, unless it was before.
+    """Make imports of a package fail, unless it is already imported.
 
-    structlog would load rich, for tracebacks that nobody asks for, in a tenth of the time that a start takes.
+    structlog imports rich if it can, only to format tracebacks. That takes a tenth of the start-up time.
     """
     if package in sys.modules:
         yield
@@ -38,25 +38,25 @@ def _hidden(package: str) -> Iterator[None]:
 
 
 class _Commands(click.Group):
-    """The commands by their modules' names."""
+    """The commands by name. Each is in the module with its name."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """All names."""
+        """Return the names of all commands."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - as above
-        """The command of a name, which its module calls the same; None: there is none."""
+        """Import the command with this name. None: there is no such command."""
         if cmd_name not in _COMMANDS:
             return None
         with _hidden("rich") if cmd_name == "serve" else contextlib.nullcontext():
             command = getattr(import_module(f"{__name__}.{cmd_name}"), cmd_name)
-        assert isinstance(command, click.Command)  # noqa: S101 - what such a module holds
+        assert isinstance(command, click.Command)  # noqa: S101 - each module has its command
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command; where there is none, tell which one may have been meant."""
+        """Find the command. If it does not exist, name the most similar one in the error."""
         name = args[0]
         if name not in _COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
             near = get_close_matches(name, _COMMANDS, n=1)
@@ -64,7 +64,7 @@ class _Commands(click.Group):
         return super().resolve_command(ctx, args)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """What a shell may propose; commands by their names alone, as loading all takes too long."""
+        """Complete names of commands and options. No command is imported for it: that takes too long."""
         names = [CompletionItem(name) for name in _COMMANDS if name.startswith(incomplete)]
         return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
 
@@ -74,4 +74,4 @@ class _Commands(click.Group):
 )
 @click.version_option(zkdns.__version__, prog_name="zkdns")
 def main() -> None:
-    """DNS for the services that ZooKeeper server sets know."""
+    """DNS server and tools for the services in ZooKeeper server sets."""

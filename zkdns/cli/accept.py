@@ -1,34 +1,35 @@
-"""`zkdns accept`: tell a running server that a loss is real."""
+"""`zkdns accept`: drop held members."""
 
 from __future__ import annotations
 
 import click
 import msgspec
 
-from zkdns.cli.names import complete_held
-from zkdns.cli.options import config_option, exit_mistaken
-from zkdns.cli.running import ask_server, control_option
+from zkdns.cli.control_client import control_option, request_or_exit
+from zkdns.cli.name_completion import complete_held
+from zkdns.cli.options import config_option, fail_usage
 from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, ReleasedMember
 
 
 @click.command()
 @click.argument("service", required=False, shell_complete=complete_held)
-@click.option("--all", "every", is_flag=True, help="Accept the losses of all services.")
+@click.option("--all", "is_all", is_flag=True, help="Drop the held members of all services.")
 @control_option
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each member, a line each.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each member, one per line.")
 def accept(
-    service: str | None, every: bool, control: str | None, config_file: str | None, as_json: bool
+    service: str | None, is_all: bool, control: str | None, config_file: str | None, as_json: bool
 ) -> None:
-    """Let go of members that a server still answers with, although they have left.
+    """Drop the held members of SERVICE.
 
-    SERVICE is a name as web.staging, or a znode's path. What was let go is listed: service, member and
-    endpoint, tabs between. The exit status is 1 where nothing was held, 2 for mistakes, 3 where no server
-    answers.
+    Held members were removed from ZooKeeper, but the server still answers with them, because their removal
+    looked like a failure of ZooKeeper. SERVICE is a name such as web.staging, or the path of its znode. The
+    output has a line for each dropped member: service, member and endpoint, separated by tabs. The exit
+    status is 1 if there are no held members, 2 for usage errors, 3 if the server does not respond.
     """
-    if every == (service is not None):
-        exit_mistaken(["name one service, or write --all for all of them"])
-    for member in ask_server(AcceptLosses(service), LossesAccepted, control, config_file).members:
+    if is_all == (service is not None):
+        fail_usage(["write one SERVICE, or --all for all services"])
+    for member in request_or_exit(AcceptLosses(service), LossesAccepted, control, config_file).members:
         click.echo(msgspec.json.encode(member) if as_json else _line(member))
 
 

@@ -1,4 +1,4 @@
-"""`zkdns check`: is the configuration right?"""
+"""`zkdns check`: validate the configuration."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import sys
 import click
 import msgspec
 
-from zkdns.cli.options import DONE, MISTAKEN, config_option, load, load_or_exit, setting_options
+from zkdns.cli.options import DONE, EX_USAGE, config_option, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.names import to_text
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `--json` prints; what lies in the configuration is called as in a file."""
+    """The output of `--json`. Settings have the same names as in the configuration file."""
 
-    right: bool
-    mistakes: tuple[str, ...] = ()
-    """Sentences; where there are any, the rest is not known."""
+    valid: bool
+    errors: tuple[str, ...] = ()
+    """If there are any, all other fields have their defaults."""
     zones: tuple[str, ...] = ()
     zookeeper: str | None = None
     static: str | None = None
@@ -31,11 +31,12 @@ class Report(msgspec.Struct, frozen=True):
 @click.command()
 @config_option
 @setting_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, which holds mistakes too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, also for errors.")
 def check(config_file: str | None, as_json: bool, **flags: object) -> None:
-    """Validate the configuration without starting; every mistake is told at once.
+    """Validate the configuration without starting the server.
 
-    The exit status is 2 where there are mistakes.
+    All errors in options, variables and files are reported together. The exit status is 2 if there are
+    errors.
     """
     if not as_json:
         click.echo(_summary(load_or_exit(flags, config_file)))
@@ -43,23 +44,23 @@ def check(config_file: str | None, as_json: bool, **flags: object) -> None:
     try:
         report = _report(load(flags, config_file))
     except ConfigError as error:
-        report = Report(right=False, mistakes=error.errors)
+        report = Report(valid=False, errors=error.errors)
     click.echo(msgspec.json.encode(report))
-    sys.exit(DONE if report.right else MISTAKEN)
+    sys.exit(DONE if report.valid else EX_USAGE)
 
 
 def _summary(config: Config) -> str:
     zookeeper = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else None
-    demo = "the embedded example" if config.demo else None
-    alone = f"the snapshot {config.snapshot.path}" if config.offline else None
-    sources = " and ".join(source for source in (zookeeper, config.static, demo, alone) if source)
+    demo = "the built-in example" if config.demo else None
+    snapshot = f"the snapshot {config.snapshot.path}" if config.offline else None
+    sources = " and ".join(source for source in (zookeeper, config.static, demo, snapshot) if source)
     zones = " and ".join(map(to_text, config.zones))
-    return f"right: {zones} from {sources}, at {', '.join(map(str, config.listen))}"
+    return f"valid: {zones} from {sources}, at {', '.join(map(str, config.listen))}"
 
 
 def _report(config: Config) -> Report:
     return Report(
-        right=True,
+        valid=True,
         zones=tuple(map(to_text, config.zones)),
         zookeeper=str(config.zookeeper.hosts) if config.zookeeper.hosts else None,
         static=config.static,

@@ -1,18 +1,18 @@
-"""`zkdns completion`: have a shell complete commands, options and names."""
+"""`zkdns completion`: the shell completion scripts."""
 
 from __future__ import annotations
 
 import click
 from click.shell_completion import BashComplete, FishComplete, ShellComplete, ZshComplete
 
-_VARIABLE = "_ZKDNS_COMPLETE"  # by it the program knows that a shell asks; its name is given by click
+_VARIABLE = "_ZKDNS_COMPLETE"  # set by the scripts; click derives the name from the program's
 
 
 class _ZshComplete(ZshComplete):
-    """click's script, but for how it knows that it lies in a directory of `fpath`, as `_zkdns`.
+    """click's zsh script with another test for being autoloaded as `_zkdns` from a directory of `fpath`.
 
-    There zsh runs it as the function of that name: the first time while it is loaded, which click looks for,
-    and then no more, so that each second key would do nothing but set completion up again.
+    click tests whether zsh is loading the function, which is true only for its first call. All later calls
+    would then register the completion again instead of completing.
     """
 
     source_template = ZshComplete.source_template.replace(
@@ -27,10 +27,11 @@ _SHELLS: dict[str, type[ShellComplete]] = {"bash": BashComplete, "zsh": _ZshComp
 @click.argument("shell", type=click.Choice(tuple(_SHELLS)), metavar="|".join(_SHELLS))
 @click.pass_context
 def completion(context: click.Context, shell: str) -> None:
-    """Print the script that makes a shell complete what is typed of zkdns.
+    """Print the script that completes zkdns commands in a shell.
 
-    It completes commands, options, values, files, and the names of services that a running server knows.
-    `zkdns help host-setup` lists the place of the script for each shell. The exit status is 2 for mistakes.
+    It completes commands, options, values and files, and the service names of a running server.
+    `zkdns help host-setup` lists the file for the script of each shell. The exit status is 2 for usage
+    errors.
     """
     program = context.find_root().command
     click.echo(_SHELLS[shell](program, {}, "zkdns", _VARIABLE).source(), nl=False)

@@ -28,9 +28,9 @@ _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}
 @config_option
 @setting_options
 def doctor(as_json: bool, config_file: str | None, **flags: object) -> None:
-    """Check a server, its ZooKeeper and the name resolution of this machine.
+    """Check a server, its ZooKeeper and this machine's resolver.
 
-    Run it with the server's own settings, on its machine; root gets more details. It changes nothing. The
+    Run it with the settings of the server, on its machine. As root it finds more. It changes nothing. The
     exit status is 1 if something does not work, 2 for usage errors.
     """
     console = Console(highlight=False, soft_wrap=True)
@@ -64,8 +64,8 @@ def _findings(flags: Mapping[str, object], config_file: str | None) -> Iterator[
             check_access=load_access,
         )
     except ConfigError as error:
-        for mistake in error.errors:
-            yield wrong("configuration", mistake, "correct it; all other checks were skipped")
+        for sentence in error.errors:
+            yield wrong("configuration", sentence, "correct it; all other checks were skipped")
         return
     yield ok("configuration", "has no errors")
     configure_logging(config.log.format, "error", process="doctor")

@@ -1,4 +1,4 @@
-"""`zkdns dump`: what is answered, as other servers read it."""
+"""`zkdns dump`: the table of a server or of its sources, as a zone file."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import NoReturn
 
 import click
 
+from zkdns.cli.control_client import control_option, control_path, fail_refused
 from zkdns.cli.options import (
     NO_ANSWER,
     config_option,
-    exit_failed,
-    exit_mistaken,
+    fail,
+    fail_usage,
     load_or_exit,
     options_of,
     write_out,
 )
-from zkdns.cli.progress import Bar
-from zkdns.cli.running import control_option, control_path, exit_refused
+from zkdns.cli.output import ProgressBar
 from zkdns.cli.table_copy import TableCopy, copy_from_server, copy_from_sources
 from zkdns.config import SETTINGS, Config
 from zkdns.daemon.ipc.control import ControlError
@@ -31,7 +31,7 @@ from zkdns.serverset.auth import ACCESS_KEYS
 from zkdns.telemetry.log_setup import configure_logging, silence
 
 _SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper.hosts", "static", "demo", "offline"})
-_OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot.path"})
+_SOURCE_OPTIONS = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namespace", "snapshot.path"})
 
 
 @click.command()
@@ -40,44 +40,44 @@ _OF_SOURCES = tuple(row for row in SETTINGS if row.key in {*ACCESS_KEYS, "namesp
     is_flag=False,
     flag_value="",
     metavar="[NAME]",
-    help="As a zone file (RFC 1035): of the zone NAME, which may be left out where there is only one.",
+    help="Write a zone file (RFC 1035) of the zone NAME. NAME may be omitted if there is only one zone.",
 )
 @control_option
 @config_option
-@options_of((*_SOURCES, *_OF_SOURCES))
+@options_of((*_SOURCES, *_SOURCE_OPTIONS))
 def dump(zone: str | None, control: str | None, config_file: str | None, **flags: object) -> None:
-    """Write what a running server answers with to standard output.
+    """Write a zone file of a running server's table.
 
-    Where a source is named (--zookeeper, --static, --demo, --offline) it is read, and no server is asked. The
-    exit status is 1 where nothing has been read yet, or the source cannot be read, 2 for mistakes, 3 where no
-    server answers.
+    With a source (--zookeeper, --static, --demo or --offline), read the table from it instead of from a
+    server. The exit status is 1 if the table has not been read yet or the source cannot be read, 2 for usage
+    errors, 3 if the server does not respond.
     """
     if zone is None:
-        exit_mistaken(["--zone: is missing; write --zone for a zone file"])
+        fail_usage(["--zone: is missing; write --zone for a zone file"])
     sources = [row for row in _SOURCES if flags[row.name] not in (None, False)]
-    given = sources or [row for row in _OF_SOURCES if flags[row.name] is not None]
+    given = sources or [row for row in _SOURCE_OPTIONS if flags[row.name] is not None]
     if sources:
         if control is not None:
-            exit_mistaken([f"--control: names a server, and {given[0].flag} a source; write one of the two"])
+            fail_usage([f"--control: cannot be combined with the source {given[0].flag}; remove one of them"])
         copy = _read_sources(load_or_exit(flags, config_file))
     elif given:
-        known = ", ".join(row.flag for row in _SOURCES)
-        exit_mistaken([f"{given[0].flag}: belongs to a source; name that too ({known})"])
+        accepted = ", ".join(row.flag for row in _SOURCES)
+        fail_usage([f"{given[0].flag}: is only used with a source; add one of {accepted}"])
     else:
-        copy = _ask_server(control_path(control, config_file))
+        copy = _read_server(control_path(control, config_file))
     try:
         _write(copy, _apex(zone, copy.config))
     except BrokenPipeError:
         silence(sys.stdout)
 
 
-def _ask_server(path: str) -> TableCopy:
+def _read_server(path: str) -> TableCopy:
     try:
         copy = asyncio.run(copy_from_server(path))
     except ControlError as error:
-        exit_failed(error, NO_ANSWER)
+        fail(error, NO_ANSWER)
     if isinstance(copy, Refused):
-        exit_refused(copy)
+        fail_refused(copy)
     return copy
 
 
@@ -86,37 +86,37 @@ def _read_sources(config: Config) -> TableCopy:
     try:
         return asyncio.run(copy_from_sources(config))
     except ZkdnsError as error:
-        exit_failed(error)
+        fail(error)
 
 
 def _apex(zone: str, config: Config) -> Labels:
-    """The zone that is meant; where none is, tell which there are and exit."""
+    """Return the apex of the selected zone. If there is none, print the accepted names and exit."""
     if not zone:
         if len(config.zones) > 1:
-            _exit_which("--zone: does not say which", config)
+            _fail_zone("--zone: needs a name, because there are several zones", config)
         return config.zone
     try:
         apex = lower(parse_name(zone))
     except BadValueError as error:
-        exit_mistaken([f"--zone: {error}"])
+        fail_usage([f"--zone: {error}"])
     if apex not in config.zones:
-        _exit_which(f"--zone: there is no zone {zone}", config)
+        _fail_zone(f"--zone: there is no zone {zone}", config)
     return apex
 
 
-def _exit_which(mistake: str, config: Config) -> NoReturn:
-    exit_mistaken([f"{mistake}; write --zone {' or --zone '.join(map(to_text, config.zones))}"])
+def _fail_zone(error: str, config: Config) -> NoReturn:
+    fail_usage([f"{error}; write --zone {' or --zone '.join(map(to_text, config.zones))}"])
 
 
 def _write(copy: TableCopy, apex: Labels) -> None:
     zone = Zone(copy.table, copy.config)
     if copy.is_stale:
-        write_out("; the source of these records is out of reach: they are the last that were known\n")
+        write_out("; the source of these records is unreachable: this is the last table that was read\n")
     write_out(zone_header(zone, apex))
     services = sorted(zone.services, key=lambda key: key[::-1])
-    bar = Bar("writing services")
+    bar = ProgressBar("writing services")
     with bar.progress:
         for done, service in enumerate(services, 1):
             if records := service_records(zone, apex, service):
                 write_out(records)
-            bar.advance(done, len(services))
+            bar.update(done, len(services))

@@ -1,4 +1,4 @@
-"""`zkdns explain`: what a running server answers to a name, and why."""
+"""`zkdns explain`: how a running server answers a name, and why."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.columns import printable, write_columns
-from zkdns.cli.names import complete_names
+from zkdns.cli.control_client import control_option, request_or_exit
+from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import NOT_FOUND, config_option, is_terminal, write_out
-from zkdns.cli.running import ask_server, control_option
+from zkdns.cli.output import printable, write_columns
 from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation
 from zkdns.durations import format_duration
 from zkdns.telemetry.log_setup import silence
@@ -43,13 +43,14 @@ _COLUMNS = (
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def explain(name: str, control: str | None, config_file: str | None, as_json: bool) -> None:
-    """Tell what NAME is, what it is answered with, and what becomes of each member.
+    """Show how a running server answers NAME, and why.
 
-    NAME is a name with or without its zone (with a dot at its end it is taken as it stands), an address, or
-    the path of a service's or a member's znode. The exit status is 0 where there are records, or others are
-    asked for the name, 1 where there are none, 2 for mistakes, 3 where no server answers.
+    Also shows the verdict on each member: whether the server answers with it, and the reason. NAME is a name
+    with or without its zone (a dot at the end makes it absolute), an address, or the path of the znode of a
+    service or member. The exit status is 0 if there are records or the name is forwarded, 1 if there are no
+    records, 2 for usage errors, 3 if the server does not respond.
     """
-    explained = ask_server(Explain(name), Explanation, control, config_file)
+    explained = request_or_exit(Explain(name), Explanation, control, config_file)
     try:
         if as_json:
             write_out(msgspec.json.encode(explained).decode() + "\n")
@@ -76,61 +77,61 @@ def _show(explained: Explanation) -> None:
 
 
 def _lines(explained: Explanation) -> Iterator[str]:
-    """What stands between the headline and the members."""
+    """Yield the lines between the headline and the table of members."""
     if explained.answers:
         answers = ", ".join(
             f"{answer.type} {answer.records if answer.rcode == 'NOERROR' else answer.rcode}"
             for answer in explained.answers
         )
-        yield f"answered now: {answers}{_manner(explained)}"
+        yield f"answered now: {answers}{_policy(explained)}"
     if explained.nearest:
-        yield f"there is: {', '.join(explained.nearest)}"
+        yield f"similar names: {', '.join(explained.nearest)}"
     yield from explained.notes
     if znodes := [origin for origin in explained.origins if origin.startswith("/")]:
         yield f"znode: {', '.join(znodes)}"
     if explained.changed is not None:
         yield f"last change: {format_duration(explained.now - explained.changed)} ago"
     if explained.state is not None:
-        yield f"zookeeper: {', '.join(_of_zookeeper(explained))}"
+        yield f"zookeeper: {', '.join(_zookeeper_state(explained))}"
     elif not explained.ready:
         yield "the table has not been read yet"
     elif explained.stale:
-        yield "the table is the last that was known"
+        yield "the source is unreachable: this is the last table that was read"
 
 
-def _manner(explained: Explanation) -> str:
+def _policy(explained: Explanation) -> str:
     if explained.ttl is None:
         return ""
-    most = f", at most {explained.max_answers}" if explained.max_answers is not None else ""
-    return f" (TTL {explained.ttl}, {explained.order}{most})"
+    limit = f", at most {explained.max_answers}" if explained.max_answers is not None else ""
+    return f" (TTL {explained.ttl}, {explained.order}{limit})"
 
 
-def _of_zookeeper(explained: Explanation) -> Iterator[str]:
+def _zookeeper_state(explained: Explanation) -> Iterator[str]:
     yield str(explained.state)
     if explained.stale_seconds is not None:
-        yield f"out of reach for {format_duration(explained.stale_seconds)}"
+        yield f"unreachable for {format_duration(explained.stale_seconds)}"
     if explained.heard_seconds is not None:
-        yield f"last heard of {format_duration(explained.heard_seconds)} ago"
+        yield f"last response {format_duration(explained.heard_seconds)} ago"
     if explained.audited_seconds is not None:
-        yield f"all listed {format_duration(explained.audited_seconds)} ago"
+        yield f"last audit {format_duration(explained.audited_seconds)} ago"
 
 
 def _row(member: ExplainedMember, explained: Explanation) -> tuple[str, ...]:
     now, session = explained.now, member.session
-    is_one_set = len(explained.origins) == 1
+    has_one_znode = len(explained.origins) == 1
     why = member.why
     if member.held_since is not None and member.held_until is not None:
         held, left = format_duration(now - member.held_since), format_duration(member.held_until - now)
-        why = f"{why}: since {held}, for {left} more"
+        why = f"{why}: held for {held}, {left} left"
     is_changed = session is not None and session.modified - session.created > 1
     endpoint = member.endpoint or ""
     if member.addresses:
         endpoint = f"{endpoint} ({', '.join(member.addresses)})"
     return (
         member.verdict,
-        member.member if is_one_set or member.znode is None else member.znode,
+        member.member if has_one_znode or member.znode is None else member.znode,
         endpoint,
-        " ".join(f"{name}={where}" for name, where in member.additional.items()),
+        " ".join(f"{name}={address}" for name, address in member.additional.items()),
         "" if member.shard is None else str(member.shard),
         "" if member.weight == 1 else f"{member.weight:g}",
         "" if session is None else "persistent" if session.owner == _PERSISTENT else session.owner,

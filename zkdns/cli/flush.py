@@ -1,25 +1,25 @@
-"""`zkdns flush`: let a running server forget what it has cached of upstreams' answers."""
+"""`zkdns flush`: remove responses from a running server's forward cache."""
 
 from __future__ import annotations
 
 import click
 import msgspec
 
-from zkdns.cli.options import FAILED, config_option, exit_failed
-from zkdns.cli.running import ask_server, control_option
+from zkdns.cli.control_client import control_option, request_or_exit
+from zkdns.cli.options import FAILED, config_option, fail
 from zkdns.daemon.ipc.control_messages import FlushCaches, Flushed
 from zkdns.errors import ZkdnsError
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What `--json` prints."""
+    """The output of `--json`."""
 
     name: str | None
-    """This name was forgotten, and what lies below it; None: everything was."""
+    """The flushed name; names below it are flushed too. None: all names."""
     flushed_workers: int
-    """By so many processes,"""
+    """The number of workers that flushed their caches."""
     workers: int
-    """of so many that answer."""
+    """The number of workers of the server."""
 
 
 @click.command()
@@ -28,21 +28,19 @@ class Report(msgspec.Struct, frozen=True):
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def flush(name: str | None, control: str | None, config_file: str | None, as_json: bool) -> None:
-    """Let a server ask its upstreams anew.
+    """Remove responses from a running server's forward cache.
 
-    What it has cached of NAME and of all that lies below it is forgotten; without NAME everything is. The
-    server's own zones are never cached. The exit status is 1 where nothing is cached, or not every process
-    that answers could be told, 2 for mistakes, 3 where no server answers.
+    Removes the responses for NAME and all names below it, or without NAME all responses. Names in the
+    server's own zones are never in this cache. The exit status is 1 if the server forwards no queries or not
+    all workers could be reached, 2 for usage errors, 3 if the server does not respond.
     """
-    flushed = ask_server(FlushCaches(name), Flushed, control, config_file)
+    flushed = request_or_exit(FlushCaches(name), Flushed, control, config_file)
     if as_json:
         click.echo(msgspec.json.encode(Report(name, flushed.flushed_workers, flushed.workers)))
     done = flushed.flushed_workers
     if done < flushed.workers:
-        exit_failed(
-            ZkdnsError(f"of {flushed.workers} processes that answer {done} could be told; try again"), FAILED
-        )
+        fail(ZkdnsError(f"flushed only {done} of {flushed.workers} workers; try again"), FAILED)
     if as_json:
         return
-    what = f"{name} and what lies below" if name is not None else "everything"
-    click.echo(f"forgotten: {what}, by {done} process{'es' if done > 1 else ''}")
+    removed = f"{name} and all names below it" if name is not None else "all names"
+    click.echo(f"flushed {removed} in {done} worker{'s' if done > 1 else ''}")

@@ -59,7 +59,7 @@ def help(context: click.Context, topic: str | None) -> None:  # noqa: A001 - the
     """Show a page of the documentation, or the help of a command.
 
     TOPIC is the name of a page or of a command; without TOPIC all pages are listed. In a terminal, a page is
-    shown in a pager. The exit status is 2 for mistakes.
+    shown in a pager. The exit status is 2 for usage errors.
     """
     found = pages()
     if topic is None:

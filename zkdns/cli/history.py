@@ -1,4 +1,4 @@
-"""`zkdns history`: who came and went."""
+"""`zkdns history`: recent changes of members."""
 
 from __future__ import annotations
 
@@ -15,29 +15,35 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.cli.columns import printable
-from zkdns.cli.names import complete_names
+from zkdns.cli.control_client import (
+    control_option,
+    control_path,
+    fail_refused,
+    other_version,
+    request_or_exit,
+)
+from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
     INTERRUPTED,
     NO_ANSWER,
     NOT_FOUND,
     config_option,
-    exit_failed,
+    fail,
     is_terminal,
     write_out,
 )
-from zkdns.cli.running import ask_server, control_option, control_path, exit_refused
-from zkdns.cli.sets import duration_option
+from zkdns.cli.output import printable
+from zkdns.cli.serverset_options import duration_option
 from zkdns.daemon.ipc.control import ControlError, send_request
 from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryPage, ReadHistory, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.log_setup import silence
 
-_PART = 1000
-_MOST = 100_000
-_PAUSE = 0.25  # seconds between two looks, for who follows
-_LONGEST = 366 * 86_400.0
+_PAGE_SIZE = 1000  # changes per request
+_MAX_CHANGES = 100_000
+_POLL_SECONDS = 0.25  # between two requests with --follow
+_MAX_SINCE = 366 * 86_400.0
 _STYLES = {
     "joined": "green",
     "left": "yellow",
@@ -53,14 +59,17 @@ _STYLES = {
 
 @click.command()
 @click.argument("service", required=False, shell_complete=complete_names)
-@duration_option("--since", 0, _LONGEST, meaning="Only what happened in the last 10m, 2h, ….")
+@duration_option("--since", 0, _MAX_SINCE, help="Only changes in this time until now, such as 10m or 2h.")
 @click.option(
-    "--last", type=click.IntRange(1, _MOST), help="Only so many, the newest; else 1000 or all --since."
+    "--last",
+    type=click.IntRange(1, _MAX_CHANGES),
+    metavar="N",
+    help="Only the newest N changes. Default: 1000, or with --since all.",
 )
-@click.option("--follow", "-f", is_flag=True, help="Go on with what happens, until Ctrl-C.")
+@click.option("--follow", "-f", is_flag=True, help="Wait for further changes and print them, until Ctrl-C.")
 @control_option
 @config_option
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each change, a line each.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each change, one per line.")
 def history(
     service: str | None,
     since: float | None,
@@ -70,25 +79,25 @@ def history(
     config_file: str | None,
     as_json: bool,
 ) -> None:
-    """Tell which members of SERVICE came and went, and when; without SERVICE those of all.
+    """List recent changes of the members of SERVICE.
 
-    SERVICE is a name as web.staging, or a znode's path. A running server remembers the last 1000 changes of
-    each service since its start: a line for each, with time, change, service, member and endpoint, tabs
-    between. The exit status is 1 where nothing is known, 2 for mistakes, 3 where no server answers, 130 for
-    Ctrl-C where it does not --follow.
+    SERVICE is a name such as web.staging, or the path of its znode; without it, list the changes of all
+    services. The server keeps the last 1000 changes of each service since its start. The output has a line
+    for each: time, change, service, member and endpoint, separated by tabs. The exit status is 1 if there are
+    no changes, 2 for usage errors, 3 if the server does not respond, 130 if Ctrl-C ends it without --follow.
     """
     after = int((time.time() - since) * 1_000_000) if since is not None else 0
-    kept: deque[HistoryEntry] = deque(maxlen=last or _MOST)
+    entries: deque[HistoryEntry] = deque(maxlen=last or _MAX_CHANGES)
     try:
         while True:
-            most = _PART if after else min(kept.maxlen or _PART, last or _PART)
-            read = ask_server(ReadHistory(service, after, most), HistoryPage, control, config_file)
-            kept += read.entries
-            is_all = not after or len(read.entries) < most
-            after = read.last or after
-            if is_all:
+            size = _PAGE_SIZE if after else last or _PAGE_SIZE
+            page = request_or_exit(ReadHistory(service, after, size), HistoryPage, control, config_file)
+            entries += page.entries
+            is_last_page = not after or len(page.entries) < size
+            after = page.last or after
+            if is_last_page:
                 break
-        _write(kept, as_json=as_json)
+        _write(entries, as_json=as_json)
         if follow:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
             asyncio.run(_follow(service, after, control_path(control, config_file), as_json=as_json))
@@ -96,34 +105,33 @@ def history(
         silence(sys.stdout)
     except KeyboardInterrupt:
         sys.exit(DONE if follow else INTERRUPTED)
-    if not kept:
-        whose = f" of {service}" if service is not None else ""
-        exit_failed(
-            ZkdnsError(f"no change{whose} is known{' of that time' if since is not None else ''}"), NOT_FOUND
-        )
+    if not entries:
+        of_service = f" of {service}" if service is not None else ""
+        in_time = " in this time" if since is not None else ""
+        fail(ZkdnsError(f"the server has no changes{of_service}{in_time} in its history"), NOT_FOUND)
 
 
 async def _follow(service: str | None, after: int, path: str, *, as_json: bool) -> None:
-    """Write what happens, also when the server is replaced by another one meanwhile."""
-    is_there = True
+    """Write new changes. While the server does not respond, for example during a restart, try again."""
+    is_responding = True
     while True:
         try:
-            response = await send_request(path, ReadHistory(service, after, _PART))
+            response = await send_request(path, ReadHistory(service, after, _PAGE_SIZE))
         except ControlError as error:
-            if is_there:
-                click.echo(f"zkdns: {error}; trying again until it can", err=True)
-            is_there = False
-            await asyncio.sleep(_PAUSE)
+            if is_responding:
+                click.echo(f"zkdns: {error}; trying again", err=True)
+            is_responding = False
+            await asyncio.sleep(_POLL_SECONDS)
             continue
-        is_there = True
+        is_responding = True
         if isinstance(response, Refused):
-            exit_refused(response)
+            fail_refused(response)
         if not isinstance(response, HistoryPage):
-            exit_failed(ControlError(f"the server at {path} is of another version of zkdns"), NO_ANSWER)
+            fail(other_version(path), NO_ANSWER)
         _write(response.entries, as_json=as_json)
         after = max(after, response.last)
-        if len(response.entries) < _PART:
-            await asyncio.sleep(_PAUSE)
+        if len(response.entries) < _PAGE_SIZE:
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 def _write(entries: Iterable[HistoryEntry], *, as_json: bool) -> None:
@@ -132,9 +140,9 @@ def _write(entries: Iterable[HistoryEntry], *, as_json: bool) -> None:
     elif is_terminal(sys.stdout):
         console = Console(highlight=False)
         for entry in entries:
-            time_of, kind, *rest = _fields(entry)
+            moment, kind, *rest = _fields(entry)
             console.print(
-                Text.assemble((time_of, "dim"), "  ", (f"{kind:13}", _STYLES[kind]), "  ", "  ".join(rest)),
+                Text.assemble((moment, "dim"), "  ", (f"{kind:13}", _STYLES[kind]), "  ", "  ".join(rest)),
                 soft_wrap=True,
             )
     else:

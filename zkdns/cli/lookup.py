@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.text import Text
 
 from zkdns.address import HostPort, connectable, parse_host_port
-from zkdns.cli.names import complete_names
+from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     DONE,
-    MISTAKEN,
+    EX_USAGE,
     NO_ANSWER,
     NOT_FOUND,
     complete_words,
@@ -73,7 +73,8 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, value: float)
     "--server",
     metavar="ADDR[:PORT]",
     envvar="ZKDNS_SERVER",
-    help="The server to query (default: the configured one).",
+    show_envvar=True,
+    help="The server to query. Default: the configured one.",
 )
 @click.option(
     "--timeout",
@@ -101,7 +102,7 @@ def lookup(
         )
     except BadValueError as error:
         click.echo(f"zkdns: {error}", err=True)
-        sys.exit(MISTAKEN)
+        sys.exit(EX_USAGE)
     try:
         result = _exchange(query, address, timeout)
     except BadResponseError as error:
@@ -135,9 +136,9 @@ def _parse_type(qtype: str) -> int:
 
 
 def _exchange(query: bytes, server: HostPort, timeout: float) -> LookupResult:
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     response = exchange(server, query, timeout)
-    milliseconds = (time.perf_counter() - begun) * 1000
+    milliseconds = (time.perf_counter() - started_at) * 1000
     question = dnslib.DNSRecord.parse(query).q
     header = response.header
     options = [

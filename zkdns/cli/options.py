@@ -1,4 +1,4 @@
-"""What the commands share: flags made from the table of settings, and mistakes told to people."""
+"""Shared by all commands: options of settings, exit statuses, error messages, and output."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NoReturn, TextIO, TypeVar
 
@@ -14,8 +15,10 @@ from click.shell_completion import CompletionItem
 
 from zkdns.address import HostPort
 from zkdns.config import SETTINGS, Config, Setting, load_config
+from zkdns.config.load import FILE_VARIABLE
 from zkdns.config.setting import flag_of
 from zkdns.errors import ConfigError, ZkdnsError
+from zkdns.names import to_text
 from zkdns.namespace import Namespace
 from zkdns.serverset.auth import load_access
 from zkdns.serverset.static_file import load_demo, load_static
@@ -25,64 +28,144 @@ from zkdns.telemetry.log_setup import silence
 F = TypeVar("F", bound=Callable[..., Any])
 
 DONE = 0
-"""The exit status where what was asked for has been done, also where that was to run until a signal."""
+"""Exit status of a command that has done its work, or that runs until a signal and got one."""
 FAILED = 1
-"""The exit status where it could not be done."""
+"""Exit status of a command that failed."""
 NOT_FOUND = 1
-"""The exit status where the server answered, and there is nothing of what was asked for."""
-MISTAKEN = 2
-"""The exit status for whatever somebody typed or wrote wrongly."""
+"""Exit status if the server responded, but has no data for the request."""
+EX_USAGE = 2
+"""Exit status for invalid arguments, variables or configuration files."""
 NO_ANSWER = 3
-"""The exit status where the server did not answer."""
+"""Exit status if the server did not respond."""
 INTERRUPTED = 130
-"""The exit status after Ctrl-C of what was to end by itself, as shells have it."""
+"""Exit status of a command that Ctrl-C ended before it was done: 128 + SIGINT, as in shells."""
 
 STATUSES = {
-    DONE: "done; of what runs until it is told to end: ended by SIGTERM or Ctrl-C",
-    FAILED: "it could not be done, or there is nothing of what was asked for",
-    MISTAKEN: "a mistake in what was typed, in a variable or in a file; nothing was done",
-    NO_ANSWER: "no server answers",
-    126: "the program that was to be run cannot be",  # as shells have it
-    127: "there is no such program",
+    DONE: "success; commands that run until a signal end with it after SIGTERM or Ctrl-C",
+    FAILED: "failure, or no data for the request",
+    EX_USAGE: "invalid arguments, variables or configuration; nothing was done",
+    NO_ANSWER: "the server does not respond",
+    126: "the program to run is not executable",  # 126 and 127 as in shells
+    127: "the program to run does not exist",
     INTERRUPTED: "ended by Ctrl-C before it was done",
 }
-"""What the exit statuses mean, whichever command it is.
+"""The meaning of each exit status.
 
-The help of each says which are its own, in a sentence that begins with `The exit status is`.
+The help of each command lists its own statuses, in a sentence that begins with `The exit status is`.
 """
 
-_DUMB = frozenset({"dumb", "unknown"})  # as rich has it
+_DUMB_TERMINALS = frozenset({"dumb", "unknown"})  # the same names as in rich
+_WITHOUT_DEFAULT = frozenset({"zookeeper.hosts", "control"})  # depends on other settings or the user
+
+
+class SettingOption(click.Option):
+    """An option whose help shows the default and the variable of its setting.
+
+    click knows neither: `load_config` reads the variables and applies the defaults.
+
+    Args:
+        variable: the environment variable; empty if there is none.
+        setting: None if the option belongs to no setting, or the default is in its help.
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's arguments
+        variable: str = "",
+        setting: Setting | None = None,
+        **attributes: Any,  # noqa: ANN401
+    ) -> None:
+        super().__init__(*args, **attributes)
+        self.variable = variable
+        self._setting = setting
+
+    @property
+    def default_text(self) -> str:
+        """The default of the setting; empty if there is none."""
+        return default_text(self._setting) if self._setting is not None else ""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The forms of the option, and its help with the variable and the default in brackets."""
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        forms, text = record
+        extra = [f"env var: {self.variable}"] if self.variable else []
+        if self.default_text and "Default: " not in text:
+            extra.append(f"default: {self.default_text}")
+        return forms, f"{text}  [{'; '.join(extra)}]" if extra else text
+
+
+def default_text(setting: Setting) -> str:
+    """The default of a setting as text; empty if there is none."""
+    if setting.key in _WITHOUT_DEFAULT:
+        return ""
+    defaults = load_config(flags={}, environment={}, file=None)
+    if setting.key == "zone":
+        return to_text(defaults.zone)
+    if setting.key == "namespace":
+        return defaults.namespace.template
+    return _value_text(attrgetter(setting.field)(defaults))
+
+
+def _value_text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return "on" if value else "off"
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
 
 
 def complete_file(
     _context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Have the shell propose files."""
+    """Let the shell complete file names."""
     return [CompletionItem(incomplete, type="file")]
 
 
 config_option = click.option(
     "--config",
     "config_file",
+    cls=SettingOption,
+    variable=FILE_VARIABLE,
     metavar="FILE",
     shell_complete=complete_file,
-    help="TOML file; variables (ZKDNS_…) go before it, flags before both.",
+    help="Configuration file (TOML). Variables override it, and options override both.",
 )
 
 
 def flag_option(setting: Setting) -> Callable[[F], F]:
-    """The flag of a setting. It takes any text: what is wrong with it is told with all other mistakes."""
+    """Make the option of a setting. click accepts any text; `load_config` reports all errors together."""
+    variable = setting.variable if setting.in_environment else ""
+    configured = setting if setting.in_environment else None
     if setting.is_boolean:
-        # What a file or a variable may switch on can be switched off again.
+        # The negative form overrides a file or a variable.
         flags = f"{setting.flag}/{flag_of('no_' + setting.name)}" if setting.in_environment else setting.flag
-        return click.option(flags, setting.name, is_flag=True, default=None, help=setting.help)
-    meaning = setting.help + (" Repeatable." if setting.many else "")
+        return click.option(
+            flags,
+            setting.name,
+            cls=SettingOption,
+            variable=variable,
+            setting=configured,
+            is_flag=True,
+            default=None,
+            help=setting.help,
+        )
     return click.option(
         setting.flag,
         setting.name,
+        cls=SettingOption,
+        variable=variable,
+        setting=configured,
         metavar=setting.metavar,
         multiple=setting.many,
-        help=meaning,
+        help=setting.help + (" Repeatable." if setting.many else ""),
         shell_complete=complete_file if setting.is_file else complete_words(*setting.words),
     )
 
@@ -90,7 +173,7 @@ def flag_option(setting: Setting) -> Callable[[F], F]:
 def complete_words(
     *words: str,
 ) -> Callable[[click.Context, click.Parameter, str], list[CompletionItem]]:
-    """Have the shell propose these words, however far one is typed."""
+    """Return a completion function for these words; case does not matter."""
 
     def complete(
         _context: click.Context, _parameter: click.Parameter, incomplete: str
@@ -101,7 +184,7 @@ def complete_words(
 
 
 def options_of(settings: Iterable[Setting]) -> Callable[[F], F]:
-    """Add a flag for each of these settings that has one."""
+    """Return a decorator that adds the options of these settings, except those without a flag."""
 
     def add(command: F) -> F:
         for setting in reversed(tuple(settings)):
@@ -113,7 +196,7 @@ def options_of(settings: Iterable[Setting]) -> Callable[[F], F]:
 
 
 setting_options = options_of(SETTINGS)
-"""Adds a flag for each setting that has one."""
+"""Adds the option of each setting that has a flag."""
 
 
 def load_or_exit(
@@ -124,11 +207,11 @@ def load_or_exit(
     with_access: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
-    """The configuration, as `load` reads it; where it has mistakes, tell all of them and exit."""
+    """Load the configuration with `load`. If it has errors, print all of them and exit."""
     try:
         return load(flags, config_file, with_static=with_static, with_access=with_access, listen=listen)
     except ConfigError as error:
-        exit_mistaken(error.errors)
+        fail_usage(error.errors)
 
 
 def load(
@@ -139,17 +222,17 @@ def load(
     with_access: bool = True,
     listen: tuple[HostPort, ...] = (),
 ) -> Config:
-    """The configuration.
+    """Load the configuration.
 
     Args:
-        flags: by `Setting.name`, as click reads them.
-        config_file: what `--config` says.
-        with_static: whether the fixed file must be right too, and the snapshot where it is served alone.
-        with_access: whether the files that say how ZooKeeper is accessed must be right too.
-        listen: where to answer unless told otherwise.
+        flags: values by `Setting.name`, as click parses them.
+        config_file: the value of `--config`.
+        with_static: check the static file too, and with `offline` the snapshot.
+        with_access: check the files for access to ZooKeeper too: credentials and certificates.
+        listen: the default of the setting `listen`.
 
     Raises:
-        ConfigError: with all mistakes.
+        ConfigError: the configuration has errors; it holds all of them.
     """
     try:
         config = load_config(
@@ -170,38 +253,45 @@ def load(
 
 
 def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
-    """Read the file of services; ConfigError tells its mistakes."""
+    """Read the static file to check it.
+
+    Raises:
+        ConfigError: the file has errors.
+    """
     load_static(Path(path), namespaces)
 
 
-def exit_mistaken(mistakes: Iterable[str]) -> NoReturn:
-    """Tell mistakes, a line each, and exit."""
-    for mistake in mistakes:
-        click.echo(f"zkdns: {mistake}", err=True)
-    sys.exit(MISTAKEN)
+def fail_usage(errors: Iterable[str]) -> NoReturn:
+    """Print errors to standard error, one per line, and exit with `EX_USAGE`."""
+    for error in errors:
+        click.echo(f"zkdns: {error}", err=True)
+    sys.exit(EX_USAGE)
 
 
-def exit_failed(error: ZkdnsError, status: int = FAILED) -> NoReturn:
-    """Tell an error and exit."""
+def fail(error: ZkdnsError, status: int = FAILED) -> NoReturn:
+    """Print an error to standard error and exit."""
     click.echo(f"zkdns: {error}", err=True)
     sys.exit(status)
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person looks at it, who sees what moves; None is what whoever started us closed."""
-    return stream is not None and stream.isatty() and os.environ.get("TERM") not in _DUMB
+    """Whether a stream is a terminal with cursor movement and colours.
+
+    None is a standard stream that was closed when the program started.
+    """
+    return stream is not None and stream.isatty() and os.environ.get("TERM") not in _DUMB_TERMINALS
 
 
 def write_out(text: str) -> None:
-    """Write to standard output; where that cannot be (a full disk), tell and exit.
+    """Write to standard output. On an error such as a full disk, print it and exit.
 
     Raises:
-        BrokenPipeError: nobody reads it any more.
+        BrokenPipeError: the reader has closed the pipe.
     """
     try:
         click.echo(text, nl=False)
     except BrokenPipeError:
         raise
     except OSError as error:
-        silence(sys.stdout)  # what is still buffered would be an error once more at exit
-        exit_failed(ZkdnsError(f"cannot write to standard output: {error.strerror}"))
+        silence(sys.stdout)  # flushing the rest of the buffer at exit would fail again
+        fail(ZkdnsError(f"cannot write to standard output: {error.strerror}"))

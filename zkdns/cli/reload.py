@@ -1,4 +1,4 @@
-"""`zkdns reload`: let a running server read its configuration again."""
+"""`zkdns reload`: make a running server read its configuration again."""
 
 from __future__ import annotations
 
@@ -7,53 +7,53 @@ import asyncio
 import click
 import msgspec
 
-from zkdns.cli.options import NO_ANSWER, config_option, exit_failed, exit_mistaken
-from zkdns.cli.running import control_option, control_path
+from zkdns.cli.control_client import control_option, control_path, other_version
+from zkdns.cli.options import NO_ANSWER, config_option, fail, fail_usage
 from zkdns.daemon.ipc.control import ControlError, reload_socket_path, send_request
 from zkdns.daemon.ipc.control_messages import NotReloaded, Reload, Reloaded
+from zkdns.durations import format_duration
 
-_SECONDS = 600.0  # each new process may take half a minute, and somebody else's reload comes before
+_TIMEOUT = 600.0  # seconds; each new process may take 30 s, and another reload may run first
 
 
 @click.command()
-@click.option("--all", "is_all", is_flag=True, help="Replace every process, also where nothing has changed.")
+@click.option("--all", "is_all", is_flag=True, help="Replace all processes, even if nothing has changed.")
 @control_option
 @config_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def reload(is_all: bool, control: str | None, config_file: str | None, as_json: bool) -> None:
-    """Let a server read its configuration again.
+    """Make a running server read its configuration again.
 
-    It reads the same file with the same flags and variables that it was started with, and replaces those of
-    its processes that know what has changed; no query is lost. This ends when the new configuration is in
-    force. Where that has mistakes or cannot be had, they are told, and the old one stays in force. The exit
-    status is 2 for such mistakes, 3 where no server answers.
+    The server reads the same file, options and variables as at its start, and replaces the processes that use
+    a changed setting, without losing queries. The command returns when the new configuration is in force. If
+    it has errors, they are printed, and the old configuration stays in force. The exit status is 2 for errors
+    in the configuration, 3 if the server does not respond.
     """
-    # With a socket named, a file that has mistakes is for the server alone to read.
-    known = control if control not in {None, "none"} else None
-    path = reload_socket_path(known or control_path(control, config_file))
+    # With --control, the file is not read here: only the server reports its errors.
+    named = control if control not in {None, "none"} else None
+    path = reload_socket_path(named or control_path(control, config_file))
     try:
-        response = asyncio.run(send_request(path, Reload(is_all), _SECONDS))
+        response = asyncio.run(send_request(path, Reload(is_all), _TIMEOUT))
     except ControlError as error:
-        exit_failed(error, NO_ANSWER)
+        fail(error, NO_ANSWER)
     match response:
-        case NotReloaded(mistakes):
-            exit_mistaken((*mistakes, "the old configuration stays in force"))
+        case NotReloaded(errors):
+            fail_usage((*errors, "the old configuration stays in force"))
         case Reloaded():
-            told = _as_json(response) if as_json else _told(response)
-            click.echo(told)
+            click.echo(_as_json(response) if as_json else _summary(response))
         case _:
-            exit_failed(ControlError(f"the server at {path} is of another version of zkdns"), NO_ANSWER)
+            fail(other_version(path), NO_ANSWER)
 
 
 def _as_json(reloaded: Reloaded) -> str:
-    told = {"changed": reloaded.changed, "replaced": reloaded.replaced, "seconds": reloaded.seconds}
-    return msgspec.json.encode(told).decode()
+    report = {"changed": reloaded.changed, "replaced": reloaded.replaced, "seconds": reloaded.seconds}
+    return msgspec.json.encode(report).decode()
 
 
-def _told(reloaded: Reloaded) -> str:
+def _summary(reloaded: Reloaded) -> str:
     if not reloaded.changed and not reloaded.replaced:
         return "nothing has changed"
     changed = ", ".join(reloaded.changed) or "nothing"
     count = len(reloaded.replaced)
     processes = f"{count} process{'' if count == 1 else 'es'} replaced"
-    return f"in force after {reloaded.seconds:.1f} s: {changed} changed, {processes}"
+    return f"reloaded in {format_duration(reloaded.seconds)}: {changed} changed, {processes}"

@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from zkdns.address import HostPort, connectable
-from zkdns.cli.options import config_option, exit_failed, load, load_or_exit, setting_options
+from zkdns.cli.options import config_option, fail, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor.supervisor import Supervisor
 from zkdns.errors import ListenError
@@ -21,12 +21,12 @@ from zkdns.transport.activation import addresses_of, take_inherited_sockets
 
 _STDERR = 2
 
-# What to try in the example: each shows another thing that it can do.
+# Name, type and description of the queries that --demo suggests.
 _EXAMPLES = (
-    ("web.staging", "A", "addresses, in turn"),
-    ("web.staging", "SRV", "addresses with their ports"),
+    ("web.staging", "A", "addresses, rotated"),
+    ("web.staging", "SRV", "addresses with ports"),
     ("_admin._tcp.web.staging", "SRV", "an additional endpoint"),
-    ("_web._tcp.staging", "SRV", "as RFC 2782 has it"),
+    ("_web._tcp.staging", "SRV", "the form of RFC 2782"),
     ("m1.web.staging", "A", "one member"),
     ("s2.web.staging", "SRV", "one shard"),
     ("api.v2.staging", "AAAA", "IPv6"),
@@ -38,17 +38,17 @@ _EXAMPLES = (
 @config_option
 @setting_options
 def serve(config_file: str | None, **flags: object) -> None:
-    """Answer DNS queries from ZooKeeper's server sets, until SIGTERM or Ctrl-C.
+    """Answer DNS queries from ZooKeeper server sets.
 
-    On SIGHUP, and when `zkdns reload` says so, the configuration is read again. The exit status is 1 where an
-    address cannot be listened at, 2 for mistakes.
+    Runs until SIGTERM or Ctrl-C. SIGHUP and `zkdns reload` make it read its configuration again. The exit
+    status is 1 if an address cannot be bound, 2 for usage errors.
     """
-    _open_standard_files()
+    _open_standard_streams()
     notifier = Notifier.taken_from(os.environ)
     try:
         passed = take_inherited_sockets(os.environ)
     except ListenError as error:
-        exit_failed(error)
+        fail(error)
     listen = addresses_of(passed)
     config = load_or_exit(flags, config_file, listen=listen)
     read = partial(load, flags, config_file, listen=listen)
@@ -59,32 +59,28 @@ def serve(config_file: str | None, **flags: object) -> None:
             return
         try:
             _show_examples(config, connectable(addresses[0]))
-        except OSError:  # nobody can read them; the server stands all the same
+        except OSError:  # standard output is closed; the server runs without it
             silence(sys.stdout)
 
     try:
-        asyncio.run(_run(Supervisor(config, ready, read, passed=passed, notifier=notifier)))
+        asyncio.run(Supervisor(config, ready, read, passed=passed, notifier=notifier).run())
     except ListenError as error:
-        exit_failed(error)
+        fail(error)
 
 
-def _open_standard_files() -> None:
-    """Take the numbers 0, 1 and 2 where whoever started us closed them, lest a socket gets one of them.
+def _open_standard_streams() -> None:
+    """Open /dev/null for each closed standard stream (file descriptors 0, 1 and 2).
 
-    A child finds other files there than its parent had.
+    Otherwise a socket would get the number of a standard stream, and child processes would write to it.
     """
     while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(number, True)
     os.close(number)
 
 
-async def _run(supervisor: Supervisor) -> None:
-    await supervisor.run()
-
-
 def _show_examples(config: Config, address: HostPort) -> None:
     click.echo("\nTry, in another terminal:\n")
-    for name, qtype, meaning in _EXAMPLES:
+    for name, qtype, description in _EXAMPLES:
         command = f"dig @{address.host} -p {address.port} {name}.{to_text(config.zone)} {qtype}"
-        click.echo(f"  {command:<72} # {meaning}")
-    click.echo("\nCtrl-C ends it.\n")
+        click.echo(f"  {command:<72} # {description}")
+    click.echo("\nPress Ctrl-C to stop the server.\n")

@@ -1,4 +1,4 @@
-"""`zkdns services`: which services there are, and how many members each has."""
+"""`zkdns services`: the services in ZooKeeper, with their numbers of members."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from zkdns.cli.options import FAILED, exit_failed, is_terminal, write_out
-from zkdns.cli.progress import Bar
-from zkdns.cli.sets import ENVIRONMENT, Reading, set_options
+from zkdns.cli.options import FAILED, fail, is_terminal, write_out
+from zkdns.cli.output import ProgressBar
+from zkdns.cli.serverset_options import ENVIRONMENT, ParsedOptions, server_set_options
 from zkdns.errors import ZkdnsError
 from zkdns.serverset.listing import Listing, list_services
 
 
 @click.command()
-@set_options(ENVIRONMENT)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each service, a line each.")
+@server_set_options(ENVIRONMENT)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each service, one per line.")
 def services(config_file: str | None, as_json: bool, **flags: object) -> None:
-    """List environments, services and their numbers of members.
+    """List the services in ZooKeeper, with their numbers of members.
 
-    A table in a terminal; otherwise a line for each service: environment, service and members, tabs between.
+    Prints a table in a terminal; otherwise a line for each service: environment, service and number of
+    members, separated by tabs.
 
-    The exit status is 1 where there is nothing to list, or ZooKeeper cannot be reached, 2 for mistakes.
+    The exit status is 1 if there are no services or ZooKeeper is unreachable, 2 for usage errors.
     """
-    reading = Reading({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
-    config = reading.finish("services")
-    environment = reading.values.get("environment")
-    bar = Bar("counting members")
+    parsed = ParsedOptions({ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
+    config = parsed.config_or_fail("services")
+    environment = parsed.values.get("environment")
+    bar = ProgressBar("counting members")
     try:
         with bar.progress:
             listing = list_services(
                 str(config.zookeeper.hosts),
                 config.namespace,
                 environment=environment,
-                progress=bar.advance,
-                access=reading.access,
+                progress=bar.update,
+                access=parsed.access,
             )
     except ZkdnsError as error:
-        exit_failed(error)
+        fail(error)
     if as_json:
         write_out("".join(f"{msgspec.json.encode(row).decode()}\n" for row in listing.services))
     elif is_terminal(sys.stdout):
@@ -51,30 +52,28 @@ def services(config_file: str | None, as_json: bool, **flags: object) -> None:
             "".join(f"{row.environment}\t{row.service}\t{_count(row.members)}\n" for row in listing.services)
         )
     for path in listing.denied:
-        click.echo(
-            f"zkdns: {path} may not be listed: ZooKeeper's ACL does not permit this client to", err=True
-        )
+        click.echo(f"zkdns: cannot list {path}: its ACL denies this client access", err=True)
     if not listing.services and listing.denied:
         sys.exit(FAILED)
     if not listing.services and not listing.empty:
-        where = f"{environment!r} below {config.namespace.root}" if environment else config.namespace.root
-        is_missing = not listing.exists or environment
-        what = f"there is no {where}" if is_missing else f"there is nothing below {where}"
-        click.echo(f"zkdns: {what}, in ZooKeeper at {config.zookeeper.hosts}", err=True)
+        root = config.namespace.root
+        if environment:
+            problem = f"there is no environment {environment!r} below {root}"
+        else:
+            problem = f"there are no services below {root}" if listing.exists else f"there is no znode {root}"
+        click.echo(f"zkdns: {problem} in ZooKeeper at {config.zookeeper.hosts}", err=True)
         sys.exit(FAILED)
 
 
 def _show(listing: Listing) -> None:
     table = Table("environment", "service", box=None, pad_edge=False, header_style="bold")
     table.add_column("members", justify="right")
-    shown = ""
+    previous = ""
     for row in listing.services:
-        repeated = row.environment == shown
-        shown = row.environment
+        environment = "" if row.environment == previous else row.environment
+        previous = row.environment
         style = "yellow" if not row.members else ""
-        table.add_row(
-            Text("" if repeated else shown), Text(row.service), Text(_count(row.members), style=style)
-        )
+        table.add_row(Text(environment), Text(row.service), Text(_count(row.members), style=style))
     for path in listing.empty:
         table.add_row(Text(path.rpartition("/")[2]), Text("no services", style="dim"), "")
     Console(highlight=False).print(table)

@@ -16,8 +16,8 @@ from rich.text import Text
 from zkdns.cli.options import (
     FAILED,
     config_option,
-    exit_failed,
-    exit_mistaken,
+    fail,
+    fail_usage,
     is_terminal,
     load_or_exit,
     options_of,
@@ -100,11 +100,11 @@ def setup(
     """
     tree = FileTree(Path(root))
     if not tree.root.is_dir():
-        exit_mistaken([f"--root: {root} is not a directory"])
+        fail_usage([f"--root: {root} is not a directory"])
     if is_to_apply and is_to_undo:
-        exit_mistaken(["--undo: cannot be combined with --apply"])
+        fail_usage(["--undo: cannot be combined with --apply"])
     if as_json and not is_agreed and (is_to_apply or is_to_undo):
-        exit_mistaken(["--yes: is missing; --json needs it, because it does not ask for confirmation"])
+        fail_usage(["--yes: is missing; --json needs it, because it does not ask for confirmation"])
     output = _Output(as_json=as_json, is_agreed=is_agreed)
     try:
         journal = read_journal(tree)
@@ -127,7 +127,7 @@ def setup(
                 if tree.is_this_machine and not status:
                     status = _check_result(request, config, output)
     except HostError as error:
-        exit_failed(error)
+        fail(error)
     output.finish()
     sys.exit(status)
 
@@ -155,7 +155,7 @@ def _parse_domains(search: tuple[str, ...]) -> tuple[str, ...]:
     try:
         return tuple(to_text(parse_name(domain)).lower() for domain in search)
     except BadValueError as error:
-        exit_mistaken([f"--search: {error}"])
+        fail_usage([f"--search: {error}"])
 
 
 def _apply(tree: FileTree, journal: ChangeJournal, plan: SetupPlan, output: _Output) -> int:
@@ -244,7 +244,7 @@ class _Output:
         if self._is_agreed:
             return
         if not is_terminal(sys.stdin):
-            exit_mistaken(["--yes: is missing, and there is no terminal to ask for confirmation"])
+            fail_usage(["--yes: is missing, and there is no terminal to ask for confirmation"])
         if not click.confirm(question, err=True):
             sys.exit(FAILED)
 

@@ -1,4 +1,4 @@
-"""Copies of a server's table for those who look at it: from the server, or read from its sources once."""
+"""Copies of a server's table: read from the server, or once from its sources."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from zkdns.cli.control_client import other_version
 from zkdns.config import Config, SnapshotSettings
 from zkdns.daemon.ipc.child import Task
 from zkdns.daemon.ipc.control import ControlError, private_control_path, stream_responses
@@ -16,36 +17,36 @@ from zkdns.daemon.ipc.control_messages import Contents, Dump, Dumped, Refused
 from zkdns.errors import ZkdnsError
 from zkdns.table import Table
 
-_READ_SECONDS = 30.0  # some ten times what 100,000 members in ZooKeeper take
-_RESOLVE_SECONDS = 3.0  # for host names: as long as somebody who looks at it waits
-_PAUSE = 0.02
+_READ_SECONDS = 30.0  # ten times as long as 100,000 members take
+_RESOLVE_SECONDS = 3.0  # for the addresses of host names; the user waits
+_POLL_SECONDS = 0.02
 
 
 class TableCopy(msgspec.Struct, frozen=True):
-    """A table, and what a server answers from it by."""
+    """A table, with the configuration of the server that answers from it."""
 
     table: Table
     config: Config
     is_stale: bool
-    """Whether its source is out of reach, so that it is the last that was known."""
+    """Whether its source is unreachable, so that it is the last table that was read."""
 
 
 async def copy_from_server(path: str) -> TableCopy | Refused:
-    """The table of the server whose control socket this is.
+    """Read the table of the server with this control socket.
 
     Raises:
-        ControlError: there is none, it may not be asked, or it does not answer.
+        ControlError: there is no server, it does not respond, or this user has no permission.
     """
-    async with contextlib.aclosing(stream_responses(path, Dump())) as all_of_them:
-        head = await anext(all_of_them)
+    async with contextlib.aclosing(stream_responses(path, Dump())) as messages:
+        head = await anext(messages)
         if isinstance(head, Refused):
             return head
         if not isinstance(head, Dumped):
-            raise ControlError(f"the server at {path} is of another version of zkdns")
+            raise other_version(path)
         table = Table(departed_seconds=0)
-        async for part in all_of_them:
+        async for part in messages:
             if not isinstance(part, Contents):
-                raise ControlError(f"the server at {path} could not hand out its table; its log says why")
+                raise ControlError(f"the server at {path} failed to send its table; its log has the reason")
             if not part.changes:
                 break
             for change in part.changes:
@@ -55,51 +56,51 @@ async def copy_from_server(path: str) -> TableCopy | Refused:
 
 
 async def copy_from_sources(config: Config) -> TableCopy:
-    """What a server of this configuration would begin with.
+    """Read the table that a server with this configuration would start with.
 
-    It is read by a watcher of our own, so that it is what a server's would be.
+    A watcher in this process reads it, so that it equals the table of a server.
 
     Raises:
         ZkdnsError: it cannot be read in time.
     """
-    from zkdns.daemon.watcher.watcher import run_watcher  # noqa: PLC0415 - a server is mostly asked, and this takes longer
+    from zkdns.daemon.watcher.watcher import run_watcher  # noqa: PLC0415 - slow to load, rarely used
 
     with tempfile.TemporaryDirectory(prefix="zkdns-") as directory:
         feed = str(Path(directory, "feed"))
         # A watcher that only reads must not write the snapshot.
         snapshot = config.snapshot if config.offline else SnapshotSettings()
         config = msgspec.structs.replace(config, control=None, snapshot=snapshot)
-        watching = asyncio.create_task(
+        watcher = asyncio.create_task(
             run_watcher(Task("watcher", config, feed), lambda _: None, asyncio.Queue())
         )
         try:
-            return await _first_copy(private_control_path(feed), watching)
+            return await _first_copy(private_control_path(feed), watcher)
         except TimeoutError:
             source = f"ZooKeeper at {config.zookeeper.hosts}" if config.zookeeper.hosts else "the source"
             raise ZkdnsError(f"{source} could not be read within {_READ_SECONDS:g} s") from None
         finally:
-            watching.cancel()
-            await asyncio.wait([watching])
+            watcher.cancel()
+            await asyncio.wait([watcher])
 
 
-async def _first_copy(control: str, watching: asyncio.Task[None]) -> TableCopy:
-    """The first copy in which all that can be known soon is known."""
-    clock = asyncio.get_running_loop().time
+async def _first_copy(control: str, watcher: asyncio.Task[None]) -> TableCopy:
+    """Copy the watcher's table when all its host names have addresses, or after a time-out."""
+    now = asyncio.get_running_loop().time
     async with asyncio.timeout(_READ_SECONDS):
-        copy = await _next_copy(control, watching)
-    patience = clock() + _RESOLVE_SECONDS
-    while clock() < patience and not all(map(copy.table.addresses_of, copy.table.hosts)):
-        await asyncio.sleep(_PAUSE)
-        copy = await _next_copy(control, watching)
+        copy = await _next_copy(control, watcher)
+    deadline = now() + _RESOLVE_SECONDS
+    while now() < deadline and not all(map(copy.table.addresses_of, copy.table.hosts)):
+        await asyncio.sleep(_POLL_SECONDS)
+        copy = await _next_copy(control, watcher)
     return copy
 
 
-async def _next_copy(control: str, watching: asyncio.Task[None]) -> TableCopy:
+async def _next_copy(control: str, watcher: asyncio.Task[None]) -> TableCopy:
     while True:
-        if watching.done():
-            await watching  # which raises what has ended it
-        with contextlib.suppress(ControlError):  # it does not listen yet
+        if watcher.done():
+            await watcher  # raises its error
+        with contextlib.suppress(ControlError):  # its socket does not exist yet
             copy = await copy_from_server(control)
             if isinstance(copy, TableCopy):
                 return copy
-        await asyncio.sleep(_PAUSE)
+        await asyncio.sleep(_POLL_SECONDS)

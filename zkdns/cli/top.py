@@ -23,8 +23,9 @@ from zkdns.address import HostPort, connectable
 from zkdns.admin.status import StatsReading
 from zkdns.cli.options import (
     NO_ANSWER,
+    SettingOption,
     config_option,
-    exit_failed,
+    fail,
     is_terminal,
     load_or_exit,
     write_out,
@@ -46,20 +47,25 @@ Wait = Callable[[float], bool]
 @click.command()
 @config_option
 @click.option(
-    "--admin", metavar="ADDRESS:PORT", help="The server's admin address (default: the configured one)."
+    "--admin",
+    cls=SettingOption,
+    variable="ZKDNS_ADMIN",
+    metavar="ADDRESS:PORT",
+    help="The server's admin address. Default: the configured one.",
 )
 @click.option("--once", is_flag=True, help="Measure for one second, print the result, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object each second, one per line.")
 def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -> None:
-    """Show the running server's queries, responses, latencies, members and upstreams.
+    """Show rates, latencies and state of the running server.
 
-    Updates live in a terminal, until q or Ctrl-C. Otherwise, and with --once, prints a table of one second.
-    The exit status is 1 if the server has no admin address, 2 for errors in options or configuration, 3 if no
+    Queries, responses, caches, members and upstreams. In a terminal, the display is live until q or Ctrl-C.
+    Otherwise, and with --once, it covers one second.
+    The exit status is 1 if the server has no admin address, 2 for usage errors, 3 if no
     server responds to --once.
     """
     configured = load_or_exit({"admin": admin}, config_file, with_static=False).admin.listen
     if configured is None:
-        exit_failed(ZkdnsError("there is no admin address; name the server's with --admin ADDRESS:PORT"))
+        fail(ZkdnsError("no admin address is configured; specify the server's with --admin ADDRESS:PORT"))
     address = connectable(configured)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it restores the terminal too
     try:
@@ -81,9 +87,9 @@ def _print_once(address: HostPort, *, as_json: bool) -> None:
         _wait(_SECONDS)
         after = read_stats(address)
     except NoStatsError as error:
-        exit_failed(error, NO_ANSWER)
+        fail(error, NO_ANSWER)
     if not is_comparable(before, after):
-        exit_failed(ZkdnsError(f"the server at {address} was restarted meanwhile; try again"), NO_ANSWER)
+        fail(ZkdnsError(f"the server at {address} was restarted meanwhile; try again"), NO_ANSWER)
     rates = rates_between(before, after)
     if as_json:
         write_out(_line(rates))
@@ -93,18 +99,22 @@ def _print_once(address: HostPort, *, as_json: bool) -> None:
 
 def _print_lines(address: HostPort) -> None:
     """Print an object each second. While the server does not respond, report that once."""
-    for seen in _measurements(address, _wait, most=2):
-        if isinstance(seen, Rates):
-            write_out(_line(seen))
-        elif seen.is_new:
-            click.echo(f"zkdns: {seen.sentence}", err=True)
+    for result in _measurements(address, _wait, window=2):
+        if isinstance(result, Rates):
+            write_out(_line(result))
+        elif result.is_new:
+            click.echo(f"zkdns: {result.sentence}", err=True)
 
 
 def _live(address: HostPort) -> None:
     with _keys() as wait, Live(screen=True, auto_refresh=False, console=Console(highlight=False)) as live:
         live.update(Text(f"connecting to {address} …"), refresh=True)
-        for seen in _measurements(address, wait, most=_WINDOW):
-            shown = view(seen, str(address)) if isinstance(seen, Rates) else Text(seen.sentence, style="red")
+        for result in _measurements(address, wait, window=_WINDOW):
+            shown = (
+                view(result, str(address))
+                if isinstance(result, Rates)
+                else Text(result.sentence, style="red")
+            )
             live.update(shown, refresh=True)
 
 
@@ -115,12 +125,12 @@ class _Unavailable(msgspec.Struct, frozen=True):
     is_new: bool
 
 
-def _measurements(address: HostPort, wait: Wait, *, most: int) -> Iterator[Rates | _Unavailable]:
-    """Yield the rates over the last `most` readings each second, until the user quits."""
-    readings: deque[StatsReading] = deque(maxlen=most)
+def _measurements(address: HostPort, wait: Wait, *, window: int) -> Iterator[Rates | _Unavailable]:
+    """Yield the rates over the last `window` readings each second, until the user quits."""
+    readings: deque[StatsReading] = deque(maxlen=window)
     since: str | None = None
     while True:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         try:
             reading = read_stats(address)
         except NoStatsError as error:
@@ -135,7 +145,7 @@ def _measurements(address: HostPort, wait: Wait, *, most: int) -> Iterator[Rates
             readings.append(reading)
             if len(readings) > 1:
                 yield rates_between(readings[0], readings[-1])
-        if wait(max(begun + _SECONDS - time.monotonic(), 0.0)):
+        if wait(max(started_at + _SECONDS - time.monotonic(), 0.0)):
             return
 
 

@@ -10,11 +10,10 @@ from rich.table import Table
 from rich.text import Text
 
 from zkdns.cli.top_rates import Rates
+from zkdns.durations import format_duration
 
 _MAX_ROWS = 8  # of a table
-_MICRO, _MILLI = 1e-6, 1e-3
 _KIBI = 1024
-_MINUTE, _HOUR, _DAY = 60, 3600, 86400
 _STATES = {"live": "green", "reading": "yellow", "readonly": "yellow", "away": "red"}
 
 
@@ -26,10 +25,13 @@ def view(rates: Rates, address: str) -> RenderableType:
         _rates("source", rates.sources), _rates("type", rates.types), _rates("response code", rates.rcodes)
     )
     parts: list[RenderableType] = [
-        Text(f"zkdns {rates.version} at {address}, up {_long(rates.uptime_seconds)}, {clock}", style="bold"),
+        Text(
+            f"zkdns {rates.version} at {address}, up {format_duration(rates.uptime_seconds)}, {clock}",
+            style="bold",
+        ),
         Text(f"{_rate(rates.queries)} queries/s{_transports(rates.transports)}"),
         Text(
-            f"p50 {_short(rates.p50_seconds)}, p99 {_short(rates.p99_seconds)}; "
+            f"p50 {_latency(rates.p50_seconds)}, p99 {_latency(rates.p99_seconds)}; "
             f"hits: response cache {_percent(rates.response_cache_share)}, "
             f"forward cache {_percent(rates.forward_cache_share)}"
         ),
@@ -59,7 +61,7 @@ def _table_line(rates: Rates) -> Text:
         line.append("; ZooKeeper is ")
         line.append(rates.zookeeper, style=_STATES.get(rates.zookeeper, ""))
         if rates.zookeeper_stale_seconds:
-            line.append(f" for {_long(rates.zookeeper_stale_seconds)}")
+            line.append(f" for {format_duration(rates.zookeeper_stale_seconds)}")
     return line
 
 
@@ -80,7 +82,7 @@ def _upstreams(rates: Rates) -> Table:
     for one in rates.upstreams:
         state = Text("down", style="red") if one.dead else Text("up", style="green")
         domain = (Text(one.domain or "all others"),) if with_domains else ()
-        numbers = (_short(one.rtt_seconds), _rate(one.queries), _rate(one.timeouts))
+        numbers = (_latency(one.rtt_seconds), _rate(one.queries), _rate(one.timeouts))
         table.add_row(Text(one.address), *domain, state, *map(Text, numbers))
     return table
 
@@ -93,24 +95,8 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _short(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    if seconds < _MILLI:
-        return f"{seconds / _MICRO:.0f} µs"
-    return f"{seconds / _MILLI:.1f} ms" if seconds < 1 else f"{seconds:.1f} s"
-
-
-def _long(seconds: float) -> str:
-    """Format a duration in its two largest units."""
-    for unit, smaller, name, smaller_name in (
-        (_DAY, _HOUR, "d", "h"),
-        (_HOUR, _MINUTE, "h", "min"),
-        (_MINUTE, 1, "min", "s"),
-    ):
-        if seconds >= unit:
-            return f"{int(seconds // unit)} {name} {int(seconds % unit // smaller)} {smaller_name}"
-    return f"{seconds:.0f} s"
+def _latency(seconds: float | None) -> str:
+    return "-" if seconds is None else format_duration(seconds)
 
 
 def _size(count: float) -> str:

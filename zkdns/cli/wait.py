@@ -1,4 +1,4 @@
-"""`zkdns wait`: until a running server answers with so many members of a service."""
+"""`zkdns wait`: wait until a running server answers with a number of members of a service."""
 
 from __future__ import annotations
 
@@ -10,90 +10,93 @@ import click
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from zkdns.cli.names import complete_names
+from zkdns.cli.control_client import control_option, control_path, fail_refused, other_version
+from zkdns.cli.name_completion import complete_names
 from zkdns.cli.options import (
     FAILED,
     INTERRUPTED,
     NO_ANSWER,
     config_option,
-    exit_failed,
-    exit_mistaken,
+    fail,
+    fail_usage,
     is_terminal,
 )
-from zkdns.cli.running import control_option, control_path, exit_refused
-from zkdns.cli.sets import duration_option
+from zkdns.cli.serverset_options import duration_option
 from zkdns.daemon.ipc.control import ControlError, send_request
 from zkdns.daemon.ipc.control_messages import CountMembers, MemberCount, Refused
 from zkdns.durations import format_duration
 from zkdns.errors import ZkdnsError
 
-_MOST = 1_000_000
-_PAUSE = 0.1  # seconds between two looks
-# Seconds for an answer, even at the end of the time: more than a server waits for a worker that hangs.
-_LEAST_PATIENCE = 1.5
-_TIMEOUT = 60.0
-_LONGEST = 86_400.0
+_MAX_MEMBERS = 1_000_000
+_POLL_SECONDS = 0.1
+# The time-out of a request, even at the end of --timeout. A server waits less for a worker that hangs.
+_MIN_REQUEST_SECONDS = 1.5
+_DEFAULT_TIMEOUT = 60.0
+_MAX_TIMEOUT = 86_400.0
 
-_count = click.IntRange(0, _MOST)
+_count = click.IntRange(0, _MAX_MEMBERS)
 
 
 @click.command()
 @click.argument("service", shell_complete=complete_names)
-@click.option("--min", "least", type=_count, metavar="N", help="So many members or more; else 1.")
-@click.option("--max", "most", type=_count, metavar="N", help="So many or fewer; without --min also none.")
-@click.option("--exactly", type=_count, metavar="N", help="So many.")
-@click.option("--gone", is_flag=True, help="None: the same as --max 0.")
-@duration_option("--timeout", 0, _LONGEST, meaning="How long to wait, as 500ms, 90s or 5m; else 60s.")
+@click.option("--min", "minimum", type=_count, metavar="N", help="N members or more. Default: 1.")
+@click.option(
+    "--max", "maximum", type=_count, metavar="N", help="N members or fewer; without --min also none."
+)
+@click.option("--exactly", type=_count, metavar="N", help="Exactly N members.")
+@click.option("--gone", is_flag=True, help="No members, as with --max 0.")
+@duration_option("--timeout", 0, _MAX_TIMEOUT, help="Time-out, such as 500ms, 90s or 5m. Default: 60s.")
 @control_option
 @config_option
 def wait(
     service: str,
-    least: int | None,
-    most: int | None,
+    minimum: int | None,
+    maximum: int | None,
     exactly: int | None,
     gone: bool,
     timeout: float | None,
     control: str | None,
     config_file: str | None,
 ) -> None:
-    """Wait until the running server answers with so many members of SERVICE.
+    """Wait until the server has the given number of members.
 
-    SERVICE is a name as web.staging, or a znode's path. Members are counted as they are answered with, those
-    that are held among them, however many an answer holds; equal endpoints are one. The exit status is 0 as
-    soon as there are so many, 1 where there are not in time, 2 for mistakes, 3 where no server answers by
-    then (one that is just being started is waited for), 130 for Ctrl-C.
+    SERVICE is a name such as web.staging, or the path of its znode. All members that the server answers with
+    count, including held members, even if a response is limited to fewer. Members with the same endpoint
+    count once. If the server is starting, wait for it too. The exit status is 0 as soon as the number is
+    reached, 1 if it is not reached in time, 2 for usage errors, 3 if no server responds in time, 130 for
+    Ctrl-C.
     """
-    bounds = _bounds(least, most, exactly, gone=gone)
-    waiting = _Waiting(service, bounds, _TIMEOUT if timeout is None else timeout)
+    bounds = _bounds(minimum, maximum, exactly, gone=gone)
+    waiter = _Waiter(service, bounds, _DEFAULT_TIMEOUT if timeout is None else timeout)
     try:
-        asyncio.run(waiting.run(control_path(control, config_file)))
+        asyncio.run(waiter.run(control_path(control, config_file)))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
 
 
-def _bounds(least: int | None, most: int | None, exactly: int | None, *, gone: bool) -> tuple[int, int]:
-    """How many are wanted: at least, and at most; where that is said twice, tell so and exit."""
-    if gone + (exactly is not None) + (least is not None or most is not None) > 1:
-        exit_mistaken(["write one of --gone, --exactly N, or --min N and --max N"])
+def _bounds(minimum: int | None, maximum: int | None, exactly: int | None, *, gone: bool) -> tuple[int, int]:
+    """Return the minimum and maximum number of members. If the options contradict each other, fail."""
+    if gone + (exactly is not None) + (minimum is not None or maximum is not None) > 1:
+        fail_usage(["write one of --gone, --exactly N, or --min N and --max N"])
     if gone:
         return 0, 0
     if exactly is not None:
         return exactly, exactly
-    if least is None:
-        least = 1 if most is None else 0
-    if most is not None and most < least:
-        exit_mistaken([f"--min {least}: is more than --max {most}"])
-    return least, _MOST if most is None else most
+    if minimum is None:
+        minimum = 1 if maximum is None else 0
+    if maximum is not None and maximum < minimum:
+        fail_usage([f"--min {minimum}: is greater than --max {maximum}"])
+    return minimum, _MAX_MEMBERS if maximum is None else maximum
 
 
-class _Waiting:
-    """Asks again and again, and shows to a person what is answered."""
+class _Waiter:
+    """Counts the members repeatedly, and shows the number in a terminal."""
 
     def __init__(self, service: str, bounds: tuple[int, int], timeout: float) -> None:
         self._service = service
         self._bounds = bounds
         self._timeout = timeout
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -104,64 +107,68 @@ class _Waiting:
         self._task = self._progress.add_task("")
 
     async def run(self, path: str) -> None:
-        """Until there are as many as are wanted; where there are not in time, tell it and exit."""
+        """Wait until the number of members is within the bounds. After the time-out, print it and exit."""
         with self._progress:
             while True:
-                counted = await self._ask(path)
-                if isinstance(counted, MemberCount) and self._is_enough(counted):
+                counted = await self._count(path)
+                if isinstance(counted, MemberCount) and self._is_reached(counted):
                     break
-                for_now = f"{_told(self._service, counted)}; {self._wanted}; {format_duration(self._elapsed)}"
-                self._progress.update(self._task, description=for_now)
+                state = (
+                    f"{_describe(self._service, counted)}; {self._expected}; {format_duration(self._elapsed)}"
+                )
+                self._progress.update(self._task, description=state)
                 left = self._timeout - self._elapsed
                 if left <= 0:
                     self._progress.stop()
                     self._give_up(counted)
-                await asyncio.sleep(min(_PAUSE, left))
+                await asyncio.sleep(min(_POLL_SECONDS, left))
         if is_terminal(sys.stderr):
-            click.echo(f"{_told(self._service, counted)}, after {format_duration(self._elapsed)}", err=True)
+            click.echo(
+                f"{_describe(self._service, counted)}, after {format_duration(self._elapsed)}", err=True
+            )
 
     @property
     def _elapsed(self) -> float:
-        return time.monotonic() - self._begun
+        return time.monotonic() - self._started_at
 
-    async def _ask(self, path: str) -> MemberCount | ControlError:
-        """What the server says; or that it says nothing."""
-        patience = max(self._timeout - self._elapsed, _LEAST_PATIENCE)
+    async def _count(self, path: str) -> MemberCount | ControlError:
+        """Request the number of members from the server; return the error if it does not respond."""
+        timeout = max(self._timeout - self._elapsed, _MIN_REQUEST_SECONDS)
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 response = await send_request(path, CountMembers(self._service))
         except ControlError as error:
             return error
         except TimeoutError:
-            return ControlError(f"the server at {path} does not answer")
+            return ControlError(f"the server at {path} does not respond")
         if isinstance(response, Refused):
             self._progress.stop()
-            exit_refused(response)
+            fail_refused(response)
         if not isinstance(response, MemberCount):
-            return ControlError(f"the server at {path} is of another version of zkdns")
+            return other_version(path)
         return response
 
-    def _is_enough(self, counted: MemberCount) -> bool:
-        least, most = self._bounds
-        return counted.ready and least <= counted.answered <= most
+    def _is_reached(self, counted: MemberCount) -> bool:
+        minimum, maximum = self._bounds
+        return counted.ready and minimum <= counted.answered <= maximum
 
     @property
-    def _wanted(self) -> str:
-        least, most = self._bounds
-        if least == most:
-            return f"exactly {least} wanted" if least else "none wanted"
-        if most == _MOST:
-            return f"at least {least} wanted"
-        return f"{least} to {most} wanted"
+    def _expected(self) -> str:
+        minimum, maximum = self._bounds
+        if minimum == maximum:
+            return f"expected exactly {minimum}" if minimum else "expected none"
+        if maximum == _MAX_MEMBERS:
+            return f"expected at least {minimum}"
+        return f"expected {minimum} to {maximum}"
 
     def _give_up(self, counted: MemberCount | ControlError) -> None:
         if isinstance(counted, ControlError):
-            exit_failed(counted, NO_ANSWER)
-        told = _told(self._service, counted)
-        exit_failed(ZkdnsError(f"{told} after {format_duration(self._timeout)}; {self._wanted}"), FAILED)
+            fail(counted, NO_ANSWER)
+        state = _describe(self._service, counted)
+        fail(ZkdnsError(f"{state} after {format_duration(self._timeout)}; {self._expected}"), FAILED)
 
 
-def _told(service: str, counted: MemberCount | ControlError) -> str:
+def _describe(service: str, counted: MemberCount | ControlError) -> str:
     if isinstance(counted, ControlError):
         return str(counted)
     if not counted.ready:
@@ -170,4 +177,4 @@ def _told(service: str, counted: MemberCount | ControlError) -> str:
         return f"{service}: there is no such service"
     held = f" ({counted.held} of them held)" if counted.held else ""
     count = counted.answered
-    return f"{service}: {count} member{' is' if count == 1 else 's are'} answered{held}"
+    return f"{service}: {count} member{'' if count == 1 else 's'}{held}"

@@ -1,4 +1,4 @@
-"""`zkdns watch`: see the members of a service come and go, and have something done about it."""
+"""`zkdns watch`: follow the members of a service, and run a command at each change."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import threading
 
 import click
 
-from zkdns.cli.changes import Shower, difference, make_shower
-from zkdns.cli.options import exit_failed
-from zkdns.cli.sets import ENVIRONMENT, SERVICE, Reading, set_options
+from zkdns.cli.options import fail
+from zkdns.cli.serverset_options import ENVIRONMENT, SERVICE, ParsedOptions, server_set_options
+from zkdns.cli.watch_output import WatchOutput, difference, make_output
 from zkdns.config import Config
 from zkdns.errors import ZkdnsError
 from zkdns.registrar.hook import Hook
@@ -29,65 +29,72 @@ from zkdns.serverset.server_set import ServerSet
 from zkdns.serverset.set_watch import SetWatch
 from zkdns.telemetry.log_setup import silence
 
-_SESSION_TIMEOUT = 10.0  # seconds; nothing of ours goes with the session
+_SESSION_TIMEOUT = 10.0  # seconds; the session has no ephemeral znodes
 
 
-class _News(enum.Enum):
-    CHANGED = enum.auto()
+class _Event(enum.Enum):
+    MEMBERS_CHANGED = enum.auto()
     CONNECTED = enum.auto()
-    AWAY = enum.auto()
-    RESIZED = enum.auto()
-    """The terminal is."""
-    UNREAD = enum.auto()
-    """Nobody reads any more what is printed."""
+    DISCONNECTED = enum.auto()
+    TERMINAL_RESIZED = enum.auto()
+    OUTPUT_CLOSED = enum.auto()
+    """The reader of standard output has closed the pipe."""
     STOP = enum.auto()
 
 
-_Item = _News | SetWatch | ZkdnsError
-"""What the main thread takes from its queue; all others only put there."""
+_Item = _Event | SetWatch | ZkdnsError
+"""An item of the queue that the main thread reads. All other threads only write to it.
+
+A `SetWatch` is the watch that has started, and a `ZkdnsError` the reason why it could not start.
+"""
 
 
 @click.command()
 @click.argument("service")
-@set_options(ENVIRONMENT)
-@click.option("--json", "as_json", is_flag=True, help="Print a JSON object at each change, a line each.")
+@server_set_options(ENVIRONMENT)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object for each change, one per line.")
 @click.option(
     "--exec",
     "command",
     metavar="CMD",
-    help="Run CMD by the shell at each change, with all endpoints on its standard input, a line each.",
+    help="Run CMD in the shell at each change, with all endpoints on its standard input, one per line.",
 )
 def watch(config_file: str | None, as_json: bool, command: str | None, **flags: object) -> None:
-    """Follow the members of SERVICE, until Ctrl-C or SIGTERM.
+    """Follow the members of SERVICE, until SIGTERM or Ctrl-C.
 
-    A live table in a terminal; otherwise a line for each member that comes (+) or goes (-), those of the
-    first set included.
+    Shows a live table in a terminal; otherwise prints a line for each added (+) or removed (-) member,
+    starting with the existing ones.
 
-    CMD runs for the first set too, never twice at once, and once more for what changed meanwhile. The
-    variables ZKDNS_ENDPOINTS, ZKDNS_ADDED and ZKDNS_REMOVED hold endpoints with spaces between; one that
-    would exceed what an environment holds (128 KiB on Linux) is not set.
+    CMD also runs for the existing members. It never runs twice at the same time: changes during a run are
+    passed to the next run together. The variables ZKDNS_ENDPOINTS, ZKDNS_ADDED and ZKDNS_REMOVED contain
+    endpoints, separated by spaces. A variable that would be larger than the system allows (128 KiB on Linux)
+    is not set.
 
-    The exit status is 1 where ZooKeeper cannot be reached at first, or refuses, 2 for mistakes.
+    The exit status is 1 if ZooKeeper is unreachable at the start or denies access, 2 for usage errors.
     """
-    reading = Reading({**SERVICE, ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
-    reading.need_set()
+    parsed = ParsedOptions({**SERVICE, ENVIRONMENT.flag: ENVIRONMENT}, flags, config_file)
+    parsed.require_server_set()
     if command is not None and not command.strip():
-        reading.mistakes.append("--exec: is empty; write a command")
-    config = reading.finish("watch")
-    environment, service = reading.values["environment"], reading.values["service"]
+        parsed.errors.append("--exec: is empty; write a command")
+    config = parsed.config_or_fail("watch")
+    environment, service = parsed.values["environment"], parsed.values["service"]
     title = f"{service} in {environment}" if environment else service
-    shower = make_shower(title, config, as_json=as_json)
+    output = make_output(title, config, as_json=as_json)
     try:
-        with contextlib.closing(Hook(command, shower.say)) if command else contextlib.nullcontext() as hook:
-            _Following(reading.access, config, environment, service, shower, hook).run()
+        with (
+            contextlib.closing(Hook(command, output.print_line))
+            if command
+            else contextlib.nullcontext() as hook
+        ):
+            _Follower(parsed.access, config, environment, service, output, hook).run()
     except BrokenPipeError:
         silence(sys.stdout)
     except ZkdnsError as error:
-        exit_failed(error)
+        fail(error)
 
 
-class _Following:
-    """Tells the changes of one set until a signal; one thread decides, the main one."""
+class _Follower:
+    """Writes the changes of one server set until a signal. Only the main thread acts; it reads a queue."""
 
     def __init__(
         self,
@@ -95,77 +102,77 @@ class _Following:
         config: Config,
         environment: str,
         service: str,
-        shower: Shower,
+        output: WatchOutput,
         hook: Hook | None,
     ) -> None:
-        self._news: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._client = make_client(
             str(config.zookeeper.hosts), session_timeout=_SESSION_TIMEOUT, access=access
         )
         self._set = ServerSet(environment, service, namespace=config.namespace.template, client=self._client)
-        self._shower = shower
+        self._output = output
         self._hook = hook
-        self._known: dict[str, Member] | None = None
+        self._members: dict[str, Member] | None = None
 
     def run(self) -> None:
-        """Tell what happens.
+        """Write the changes, until a signal.
 
         Raises:
-            BrokenPipeError: nobody reads it any more.
-            ZkdnsError: ZooKeeper could not be reached from the beginning, or refuses.
+            BrokenPipeError: the reader of standard output has closed the pipe.
+            ZkdnsError: ZooKeeper is unreachable at the start, or denies access.
         """
-        self._client.add_listener(self._hear)
+        self._client.add_listener(self._on_state)
         with contextlib.ExitStack() as stack:
             stack.callback(disconnect, self._client)
-            stack.enter_context(self._shower)
-            _take_signals(self._news)
-            _notice_closed_pipe(self._news)
+            stack.enter_context(self._output)
+            _queue_signals(self._queue)
+            _watch_closed_pipe(self._queue)
             self._client.start_async()
-            threading.Thread(target=self._begin, daemon=True).start()
+            threading.Thread(target=self._start_watch, daemon=True).start()
             watched: SetWatch | None = None
-            while (item := self._news.get()) is not _News.STOP:
+            while (item := self._queue.get()) is not _Event.STOP:
                 match item:
                     case SetWatch():
                         watched = stack.enter_context(contextlib.closing(item))
-                        watched.subscribe(lambda: self._news.put(_News.CHANGED))
-                        self._changed(watched)
+                        watched.subscribe(lambda: self._queue.put(_Event.MEMBERS_CHANGED))
+                        self._write_change(watched)
                     case ZkdnsError():
                         raise item
-                    case _News.UNREAD:
+                    case _Event.OUTPUT_CLOSED:
                         raise BrokenPipeError
-                    case _News.RESIZED:
-                        self._shower.resized()
-                    case _News.CHANGED:
-                        assert watched is not None  # noqa: S101 - it is what told
-                        self._changed(watched)
+                    case _Event.TERMINAL_RESIZED:
+                        self._output.redraw()
+                    case _Event.MEMBERS_CHANGED:
+                        assert watched is not None  # noqa: S101 - it sends this event
+                        self._write_change(watched)
                     case _:
-                        self._shower.connection(is_there=item is _News.CONNECTED)
+                        self._output.write_connection(is_connected=item is _Event.CONNECTED)
 
-    def _hear(self, state: str) -> None:
-        """The listener of the connection, in a thread of kazoo's."""
-        self._news.put(_News.CONNECTED if state == "CONNECTED" else _News.AWAY)
+    def _on_state(self, state: str) -> None:
+        """Queue a state of the connection; kazoo calls this in a thread of its own."""
+        self._queue.put(_Event.CONNECTED if state == "CONNECTED" else _Event.DISCONNECTED)
 
-    def _begin(self) -> None:
+    def _start_watch(self) -> None:
         try:
-            self._news.put(self._set.watch())
+            self._queue.put(self._set.watch())
         except ZkdnsError as error:
-            self._news.put(error)
+            self._queue.put(error)
 
-    def _changed(self, watched: SetWatch) -> None:
+    def _write_change(self, watched: SetWatch) -> None:
         current = {member.name: member for member in watched.members}
-        if current == self._known:
+        if current == self._members:
             return
         at = watched.last_event
-        change = difference(self._known or {}, current, self._set.environment, self._set.service, at)
-        self._known = current
-        self._shower.changed(change)
+        change = difference(self._members or {}, current, self._set.environment, self._set.service, at)
+        self._members = current
+        self._output.write_change(change)
         if self._hook is not None:
             self._hook.changed(change.endpoints)
 
 
-def _notice_closed_pipe(news: queue.SimpleQueue[_Item]) -> None:
-    """Have it told when the other end of standard output is closed, also while there is nothing to print."""
-    if sys.stdout is None:  # whoever started us closed it
+def _watch_closed_pipe(events: queue.SimpleQueue[_Item]) -> None:
+    """If standard output is a pipe, queue an event when its reader closes it, even if nothing is written."""
+    if sys.stdout is None:  # closed when the program started
         return
     output = sys.stdout.fileno()
     if not stat.S_ISFIFO(os.fstat(output).st_mode):
@@ -173,18 +180,18 @@ def _notice_closed_pipe(news: queue.SimpleQueue[_Item]) -> None:
 
     def wait() -> None:
         poller = select.poll()
-        poller.register(output, 0)  # errors are always told, and nothing else is asked for
+        poller.register(output, 0)  # poll(2) always reports errors
         poller.poll()
-        news.put(_News.UNREAD)
+        events.put(_Event.OUTPUT_CLOSED)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _take_signals(news: queue.SimpleQueue[_Item]) -> None:
-    """Have Ctrl-C and SIGTERM end it; who does not want to wait for an orderly end sends a second."""
-    ending = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+def _queue_signals(events: queue.SimpleQueue[_Item]) -> None:
+    """Queue Ctrl-C, SIGTERM and changes of the terminal size. A second signal ends the program at once."""
+    stopping = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
 
-    def tell(number: signal.Signals) -> None:
-        news.put(_News.RESIZED if number == signal.SIGWINCH else _News.STOP)
+    def put(number: signal.Signals) -> None:
+        events.put(_Event.TERMINAL_RESIZED if number == signal.SIGWINCH else _Event.STOP)
 
-    queue_signals((*ending, signal.SIGWINCH), tell, once=ending)
+    queue_signals((*stopping, signal.SIGWINCH), put, once=stopping)

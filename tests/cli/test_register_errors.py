@@ -1,4 +1,4 @@
-"""`zkdns register` where something is wrong: what was typed, ZooKeeper, or the permission."""
+"""Errors of `zkdns register`: usage errors, an unreachable ZooKeeper, and missing permission."""
 
 import signal
 from typing import Any
@@ -12,15 +12,15 @@ from tests.support.zookeeper import ZooKeeperServer
 pytestmark = pytest.mark.processes
 
 
-def test_every_mistake_is_told_at_once(environment: dict[str, str], zk: Any, zk_root: str) -> None:
+def test_all_usage_errors_are_printed(environment: dict[str, str], zk: Any, zk_root: str) -> None:
     ended = run(
         "register", "a/b", "--port", "65536", "--host", "10.0.0", "--endpoint", "admin", "--check", "ping",
         "--interval", "fast", "--shard", "x", "--metadata", "k", "--drain", "2h", "--log-level", "loud",
         environment=environment,
     )  # fmt: skip
     assert ended.status == 2
-    told = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
-    assert sorted(told) == [
+    options = [line.removeprefix("zkdns: ").partition(": ")[0] for line in ended.errors.splitlines()]
+    assert sorted(options) == [
         "--check", "--drain", "--endpoint", "--environment", "--host", "--interval", "--log-level",
         "--metadata", "--port", "--shard", "SERVICE",
     ]  # fmt: skip
@@ -30,13 +30,13 @@ def test_every_mistake_is_told_at_once(environment: dict[str, str], zk: Any, zk_
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "error"),
     [
         (("--environment", "e"), "--port: is missing"),
         (("--environment", "e", "--port", "0"), "--port: is 0"),
         (
             ("--environment", "e", "--port", "0", "--endpoint", "a=1", "--check", "tcp"),
-            "--check: there is no port",
+            "--check: needs a port",
         ),
         (
             ("--environment", "e", "--port", "1", "--endpoint", "a=1", "--endpoint", "a=2"),
@@ -44,42 +44,44 @@ def test_every_mistake_is_told_at_once(environment: dict[str, str], zk: Any, zk_
         ),
         (
             ("--environment", "e", "--port", "1", "--host", "0.0.0.0"),
-            "--host: is '0.0.0.0', which nobody can",
+            "--host: is '0.0.0.0', the wildcard",
         ),
         (
             ("--environment", "e", "--port", "1", "--namespace", "/aurora/{role}/{environment}/{job}"),
-            "--namespace: '/aurora/{role}/{environment}/{job}' leaves {role} open",
+            "--namespace: '/aurora/{role}/{environment}/{job}' contains {role}",
         ),
     ],
 )
-def test_a_mistake_is_told_with_its_flag(arguments: tuple[str, ...], told: str) -> None:
+def test_a_usage_error_names_its_option(arguments: tuple[str, ...], error: str) -> None:
     ended = run("register", "web", *arguments)
     assert ended.status == 2
     [line] = ended.errors.splitlines()
-    assert line.startswith(f"zkdns: {told}")
+    assert line.startswith(f"zkdns: {error}")
 
 
-def test_more_than_zookeeper_takes_is_refused(environment: dict[str, str], zk: Any, zk_root: str) -> None:
-    much = [word for key in range(11) for word in ("--metadata", f"{key}={'x' * 100_000}")]
-    ended = run("register", *SERVED, *much, environment=environment)
+def test_a_znode_larger_than_1_mb_is_a_usage_error(
+    environment: dict[str, str], zk: Any, zk_root: str
+) -> None:
+    metadata = [word for key in range(11) for word in ("--metadata", f"{key}={'x' * 100_000}")]
+    ended = run("register", *SERVED, *metadata, environment=environment)
     assert ended.status == 2
     assert "less than 1 MB" in ended.errors
     assert zk.exists(zk_root) is None
 
 
-def test_an_unreachable_zookeeper_is_a_sentence_and_starts_nothing(own_zookeeper: ZooKeeperServer) -> None:
+def test_an_unreachable_zookeeper_is_an_error_and_no_program_starts(own_zookeeper: ZooKeeperServer) -> None:
     own_zookeeper.kill()
-    where = ("--zookeeper", own_zookeeper.address)
-    with (  # all at once, since each waits for a while
-        Command("register", *SERVED, *where, "--", "echo", "started") as register,
-        Command("watch", "web", "--environment", "staging", *where) as watch,
-        Command("services", *where) as services,
+    options = ("--zookeeper", own_zookeeper.address)
+    with (  # in parallel, because each waits
+        Command("register", *SERVED, *options, "--", "echo", "started") as register,
+        Command("watch", "web", "--environment", "staging", *options) as watch,
+        Command("services", *options) as services,
     ):
-        for command, what in ((register, "register in"), (watch, "watch"), (services, "list")):
+        for command, action in ((register, "register in"), (watch, "watch"), (services, "list")):
             assert command.wait(20.0) == 1
             assert command.output == ""
             [sentence] = [line for line in command.errors.splitlines() if line.startswith("zkdns: ")]
-            assert sentence.startswith(f"zkdns: cannot {what} /discovery")
+            assert sentence.startswith(f"zkdns: cannot {action} /discovery")
             assert f"ZooKeeper at {own_zookeeper.address} cannot be reached" in sentence
             assert ("--wait" in sentence) is (command is register)
 
@@ -88,16 +90,16 @@ def test_a_signal_ends_the_wait_for_zookeeper(own_zookeeper: ZooKeeperServer) ->
     own_zookeeper.kill()
     line = ("register", *SERVED, "--zookeeper", own_zookeeper.address, "--wait")
     with Command(*line, *AS_PROGRAM) as command:
-        command.said("ready")
+        command.time_of("ready")
         command.signal(signal.SIGTERM)
         assert command.wait() == 7
 
 
-def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperServer) -> None:
+def test_with_wait_it_registers_when_zookeeper_becomes_reachable(own_zookeeper: ZooKeeperServer) -> None:
     own_zookeeper.kill()
     line = ("register", *SERVED, "--session-timeout", "2s", "--zookeeper", own_zookeeper.address, "--wait")
     with Command(*line, *AS_PROGRAM) as command:
-        command.said("ready")
+        command.time_of("ready")
         own_zookeeper.start()
         command.wait_logged("member_registered")
         command.signal(signal.SIGTERM)
@@ -106,10 +108,10 @@ def test_with_wait_it_registers_when_zookeeper_comes(own_zookeeper: ZooKeeperSer
         assert command.wait() == 7
 
 
-def test_the_program_ends_in_time_where_zookeeper_does_not_answer(own_zookeeper: ZooKeeperServer) -> None:
+def test_the_program_ends_in_time_if_zookeeper_does_not_respond(own_zookeeper: ZooKeeperServer) -> None:
     line = ("register", *SERVED, "--zookeeper", own_zookeeper.address)
     with Command(*line, *AS_PROGRAM) as command:
-        command.said("ready")
+        command.time_of("ready")
         command.wait_logged("member_registered")
         own_zookeeper.pause()
         command.signal(signal.SIGTERM)
@@ -121,7 +123,7 @@ def test_the_program_ends_in_time_where_zookeeper_does_not_answer(own_zookeeper:
 
 
 @pytest.mark.parametrize("more", [(), ("--wait",)])
-def test_without_permission_the_program_is_ended_and_nothing_registered(
+def test_without_permission_the_program_ends_and_is_not_registered(
     environment: dict[str, str], zk: Any, zk_root: str, more: tuple[str, ...]
 ) -> None:
     zk.create(f"{zk_root}/staging/web", makepath=True)

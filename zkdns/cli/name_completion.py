@@ -1,4 +1,4 @@
-"""The names of services that a shell proposes: those that the running server knows, quickly or not at all."""
+"""Shell completion of service names: the running server returns them, within a short time-out."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from zkdns.daemon.ipc.control import send_request
 from zkdns.daemon.ipc.control_messages import ListNames, Names
 from zkdns.errors import ZkdnsError
 
-_PATIENCE = 0.2  # seconds; somebody has pressed a key and waits
+_TIMEOUT = 0.2  # seconds; the user has pressed a key and waits
 
 
 def complete_names(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Propose the server's services."""
+    """Return the services of the server that begin with the typed text."""
     return _complete(context, ListNames(incomplete, only_held=False))
 
 
 def complete_held(
     context: click.Context, _parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """Propose those of them that hold members."""
+    """Return those services that have held members."""
     return _complete(context, ListNames(incomplete, only_held=True))
 
 
 def _complete(context: click.Context, request: ListNames) -> list[CompletionItem]:
-    """What the server says; nothing where that fails, since nobody would read why."""
+    """Send the request to the configured server. Errors are ignored: a completion cannot show them."""
     try:
         control = load_config(
             flags={"control": context.params.get("control")},
@@ -40,12 +40,12 @@ def _complete(context: click.Context, request: ListNames) -> list[CompletionItem
         ).control
         if control is None:
             return []
-        response = asyncio.run(_ask(control, request))
+        response = asyncio.run(_send(control, request))
     except (ZkdnsError, TimeoutError):
         return []
     return [CompletionItem(name) for name in response.names] if isinstance(response, Names) else []
 
 
-async def _ask(path: str, request: ListNames) -> object:
-    async with asyncio.timeout(_PATIENCE):
+async def _send(path: str, request: ListNames) -> object:
+    async with asyncio.timeout(_TIMEOUT):
         return await send_request(path, request)
