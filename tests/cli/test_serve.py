@@ -195,7 +195,7 @@ def test_an_offline_snapshot_that_cannot_be_served_is_a_usage_error(tmp_path: Pa
     assert error() == f"zkdns: {path}: is not a snapshot of this version of zkdns"
     snapshot(path)
     assert error("--snapshot-max-age", "86400").startswith(f"zkdns: {path}: is 7d old; at most 1d")
-    assert error("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: is of the namespace /discovery/")
+    assert error("--namespace", "/aurora/{job}").startswith(f"zkdns: {path}: has the namespace /discovery/")
     path.write_bytes(path.read_bytes()[:-1])
     assert error() == f"zkdns: {path}: is damaged: its checksum is wrong"
 

@@ -6,12 +6,15 @@ faster parser of their own (`zkdns.forward.message`), because their responses go
 
 from __future__ import annotations
 
-import dnslib
+from typing import TYPE_CHECKING
 
 from zkdns.dns.edns import pack_opt
 from zkdns.dns.message import CLASS_IN, HEADER, HEADER_SIZE, QR, RD, TYPE_CLASS
 from zkdns.errors import ZkdnsError
 from zkdns.names import Labels, to_wire
+
+if TYPE_CHECKING:
+    import dnslib
 
 
 class BadResponseError(ZkdnsError):
@@ -72,6 +75,8 @@ def parse_response(query: bytes, message: bytes) -> dnslib.DNSRecord:
     Raises:
         BadResponseError: the message is malformed, or does not match the query.
     """
+    import dnslib  # noqa: PLC0415 - the processes of the server only build queries, and start faster without it
+
     try:
         response = dnslib.DNSRecord.parse(message)
     except (dnslib.DNSError, ValueError) as error:
