@@ -42,13 +42,13 @@ def told(file: Path, count: int) -> list[str]:
 
 def test_the_command_reads_each_endpoint_as_a_line(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "told"
-    start(f"cat > {file}; echo end >> {file}").changed(("10.0.0.1:80", "[::1]:80", "web.example:80"))
+    start(f"cat > {file}; echo end >> {file}").schedule(("10.0.0.1:80", "[::1]:80", "web.example:80"))
     assert told(file, 4) == ["10.0.0.1:80", "[::1]:80", "web.example:80", "end"]
 
 
 def test_a_set_without_members_is_no_line_and_an_empty_variable(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "told"
-    start(f"{TELL} {file}").changed(())
+    start(f"{TELL} {file}").schedule(())
     assert told(file, 1) == ["set 0 set 0 set 0 0"]
 
 
@@ -58,7 +58,7 @@ def test_more_endpoints_than_variables_hold_are_all_on_its_input(
     file = tmp_path / "told"
     hook = start(f"{TELL} {file}")
     for count, endpoints in enumerate((MANY, MANY[1:], MANY[:2], MANY), 1):
-        hook.changed(endpoints)
+        hook.schedule(endpoints)
         told(file, count)
     few = len(" ".join(MANY[:2]))
     assert told(file, 4) == [
@@ -77,7 +77,7 @@ def test_a_variable_that_came_with_the_environment_is_not_taken_for_ours(
 ) -> None:
     monkeypatch.setenv(ENDPOINTS, "10.9.9.9:1")
     file = tmp_path / "told"
-    start(f"{TELL} {file}").changed(MANY)
+    start(f"{TELL} {file}").schedule(MANY)
     assert told(file, 1) == [" 0  0 set 0 10000"]
 
 
@@ -85,9 +85,9 @@ def test_the_longest_string_that_the_kernel_takes_is_set(start: Start, tmp_path:
     file = tmp_path / "told"
     longest = 32 * resource.getpagesize() - len(f"{ENDPOINTS}=\0")  # MAX_ARG_STRLEN
     hook = start(f"{TELL} {file}")
-    hook.changed(("x" * longest,))
+    hook.schedule(("x" * longest,))
     told(file, 1)
-    hook.changed(("x" * (longest + 1),))
+    hook.schedule(("x" * (longest + 1),))
     assert [line.split(" ")[:3] for line in told(file, 2)] == [
         ["set", str(longest), "set"],
         ["", "0", "set"],  # that one's name is shorter, so that it still fits
@@ -99,7 +99,7 @@ def test_where_the_variables_are_too_much_together_none_is_set(
 ) -> None:
     file = tmp_path / "told"
     fill_environment(monkeypatch, free=120_000)
-    start(f"{TELL} {file}").changed(MANY[:5000])
+    start(f"{TELL} {file}").schedule(MANY[:5000])
     assert told(file, 1) == [" 0  0  0 5000"]
     [warning] = eventually(lambda: caplog.records)
     assert f"variables='{ADDED}, {ENDPOINTS}, {REMOVED}'" in warning.getMessage()
@@ -125,9 +125,9 @@ def test_a_command_that_does_not_read_its_input_is_no_failure(
 ) -> None:
     file = tmp_path / "told"
     hook = start(f"{script} > /dev/null && echo done >> {file}")
-    hook.changed(MANY[:5000])
+    hook.schedule(MANY[:5000])
     told(file, 1)
-    hook.changed(MANY[:4999])
+    hook.schedule(MANY[:4999])
     assert told(file, 2) == ["done", "done"]
     assert caplog.records == []
 
@@ -135,7 +135,7 @@ def test_a_command_that_does_not_read_its_input_is_no_failure(
 def test_a_command_that_reads_nothing_and_stays_ends_when_it_is_told_to(start: Start, tmp_path: Path) -> None:
     file = tmp_path / "told"
     hook = start(f"echo $$ >> {file}; exec sleep 60")
-    hook.changed(MANY)
+    hook.schedule(MANY)
     told(file, 1)
     hook.close()
     pid = file.read_text().strip()
@@ -148,10 +148,10 @@ def test_what_cannot_be_run_is_told_and_the_next_change_is_another_try(
     file = tmp_path / "told"
     hook = start(f"cat >> {file}")
     fill_environment(monkeypatch, free=-200_000)
-    hook.changed(("10.0.0.1:80",))
+    hook.schedule(("10.0.0.1:80",))
     eventually(lambda: caplog.records)
     assert caplog.records[0].getMessage().startswith("zkdns: watch_command_start_failed ")
     assert "reason='Argument list too long'" in caplog.records[0].getMessage()
     monkeypatch.undo()
-    hook.changed(("10.0.0.2:80",))
+    hook.schedule(("10.0.0.2:80",))
     assert told(file, 1) == ["10.0.0.2:80"]

@@ -160,7 +160,7 @@ class _Following:
         self._known = current
         self._shower.changed(change)
         if self._hook is not None:
-            self._hook.changed(change.endpoints)
+            self._hook.schedule(change.endpoints)
 
 
 def _notice_closed_pipe(news: queue.SimpleQueue[_Item]) -> None:
