@@ -175,7 +175,7 @@ def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> 
                 assert row["held_until"] - row["held_since"] == pytest.approx(600)
                 assert abs(row["held_since"] - time.time()) < 30
                 assert row["why"].startswith("it has left (")
-                assert row["why"].endswith("); zkdns accept web.staging lets it go")
+                assert row["why"].endswith("); zkdns accept web.staging releases it")
             assert re.search(", for (10|9) m ", explain(server, "web.staging").output)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.daemon.ipc.feed_helpers import known_of
+from tests.daemon.ipc.feed_helpers import context_of
 from tests.dns.helpers import member, put
 from zkdns.config import Config, load_config
 from zkdns.daemon.explain.explain import explain
@@ -16,8 +16,8 @@ from zkdns.daemon.ipc.control import Refused
 from zkdns.daemon.ipc.control_messages import CountMembers, Explain, Explanation, MemberCount, ReadHistory
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
+from zkdns.daemon.watcher.control_handlers import count_members, list_services, read_history
 from zkdns.daemon.watcher.host_resolver import Failure
-from zkdns.daemon.watcher.queries import count_members, list_services, read_history
 from zkdns.dns.zone import Zone
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.resolver import Resolver
@@ -42,12 +42,12 @@ class Server:
     def __init__(self, *changes: Change, ready: bool = True, **flags: Any) -> None:
         self.config: Config = load_config(flags={"upstream": ("none",), **flags}, environment={}, file=None)
         self.publisher = Publisher()
-        self.known: WatcherContext = known_of(self.config, self.publisher)
+        self.context: WatcherContext = context_of(self.config, self.publisher)
         self.publisher.publish(changes)
         self.publisher.set_health(ready=ready, stale=False)
 
     async def explain(self, name: str) -> Explanation:
-        explained = await explain(Explain(name), self.known)
+        explained = await explain(Explain(name), self.context)
         assert isinstance(explained, Explanation)
         return explained
 
@@ -76,8 +76,8 @@ def answers_of(found: Explanation) -> str:
         ("web.prod", "service", "web.prod.discovery", "A:0 AAAA:0 SRV:0", "the service web.prod"),
         ("api.v2.staging", "service", "api.v2.staging.discovery", "A:1 AAAA:0 SRV:1", "api.v2.staging"),
         ("discovery", "apex", "discovery", "SOA:1 NS:1 A:0 AAAA:0 SRV:0", "zone"),
-        ("staging", "environment", "staging.discovery", "A:0 AAAA:0 SRV:0", "2 services lie below"),
-        ("v2.staging", "environment", "v2.staging.discovery", "A:0 AAAA:0 SRV:0", "1 service lies below"),
+        ("staging", "environment", "staging.discovery", "A:0 AAAA:0 SRV:0", "2 services are below"),
+        ("v2.staging", "environment", "v2.staging.discovery", "A:0 AAAA:0 SRV:0", "1 service is below"),
         ("m1.web.staging", "member", "m1.web.staging.discovery", "A:1 AAAA:0 SRV:1", "member_0000000001"),
         ("s3.web.staging", "shard", "s3.web.staging.discovery", "A:1 AAAA:0 SRV:1", "shard 3"),
         ("m1-debug.web.staging", "host", "m1-debug.web.staging.discovery", "A:1 AAAA:0 SRV:1", "host"),
@@ -138,9 +138,9 @@ def answers_of(found: Explanation) -> str:
             "refused",
             "www.example.com",
             "A:REFUSED AAAA:REFUSED SRV:REFUSED",
-            "nobody is asked",
+            'forward.upstreams is "none"',
         ),
-        ("web.staging.", "refused", "web.staging", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside our zones"),
+        ("web.staging.", "refused", "web.staging", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside the zones"),
         ("10.0.0.1", "refused", "1.0.0.10.in-addr.arpa", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside"),
     ],
 )
@@ -181,12 +181,12 @@ def test_browsing_and_reverse_names_are_told_where_they_are_answered() -> None:
 def test_names_of_others_are_told_with_whom_is_asked() -> None:
     async def run() -> list[Explanation]:
         server = Server(*FIRST, upstream=("192.0.2.53", "192.0.2.54:5353"))
-        server.known.routes = ForwardZones(server.config, (), None, Resolver)
+        server.context.forward_zones = ForwardZones(server.config, (), None, Resolver)
         return [await server.explain(name) for name in ("www.example.com", "x.onion", "localhost", ".")]
 
     example, onion, local, root = asyncio.run(run())
     assert (example.kind, example.is_answered, example.answers) == ("forwarded", True, ())
-    assert example.rule.endswith("forwarded to 192.0.2.53:53, 192.0.2.54:5353 (upstream)")
+    assert example.rule.endswith("forwarded to 192.0.2.53:53, 192.0.2.54:5353 (forward.upstreams)")
     assert (onion.kind, answers_of(onion)) == ("special", "A:NXDOMAIN AAAA:NXDOMAIN SRV:NXDOMAIN")
     assert (local.kind, answers_of(local), local.is_answered) == ("special", "A:1 AAAA:1 SRV:0", True)
     assert (root.kind, root.name) == ("forwarded", ".")
@@ -208,7 +208,7 @@ def test_what_is_not_read_yet_is_told() -> None:
 
 def test_who_types_no_name_is_told_so() -> None:
     async def run() -> object:
-        return await explain(Explain("a..b"), Server(*FIRST).known)
+        return await explain(Explain("a..b"), Server(*FIRST).context)
 
     assert asyncio.run(run()) == Refused("mistaken", "'a..b' is not a domain name: it has an empty label")
 
@@ -234,7 +234,7 @@ def test_each_member_has_its_verdict() -> None:
         server = Server(put("web.staging", JUDGED))
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
         since = time.time() - 90
-        server.known.resolver.failures["nowhere.example"] = Failure("A, AAAA", since, "SERVFAIL")
+        server.context.resolver.failures["nowhere.example"] = Failure("A, AAAA", since, "SERVFAIL")
         found = await server.explain("web.staging")
         assert verdicts(found) == [
             *[("1", "duplicate"), ("2", "hidden"), ("3", "drained"), ("4", "dropped"), ("5", "answered")],
@@ -247,10 +247,10 @@ def test_each_member_has_its_verdict() -> None:
         assert why["7"] == "it has left"
         assert found.members[3].name is None
         server.publisher.publish([HostResolved("nowhere.example", ("10.0.0.6",))])
-        server.known.resolver.resolved["nowhere.example"] = since
+        server.context.resolver.resolved["nowhere.example"] = since
         row = (await server.explain("web.staging")).members[5]
         assert (row.verdict, row.addresses) == ("answered", ("10.0.0.6",))
-        assert row.why.endswith("; what is known is 1m 30s old")
+        assert row.why.endswith("; its addresses are 1m 30s old")
 
     asyncio.run(run())
 
@@ -269,7 +269,7 @@ def test_who_never_gets_into_a_limited_answer_is_told(order: str, expected: Sequ
     found = explained("web.staging", put("web.staging", members), order=order, max_answers="2")
     assert [row.verdict for row in found.members] == expected
     assert answers_of(found) == "A:2 AAAA:0 SRV:2"
-    assert found.notes == ("an answer holds 2 of 5 members (max_answers)",)
+    assert found.notes == ("an answer has 2 of 5 members (max_answers)",)
 
 
 def test_sets_whose_names_differ_in_case_are_told_to_be_one() -> None:
@@ -317,14 +317,14 @@ def test_members_are_counted_as_they_are_explained() -> None:
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
         for name in ("web.staging", "web.staging.discovery", "/discovery/staging/web"):
             # 1 and 5 are one; 3 is drained; 8 has no service endpoint; 6 will be known sooner or later.
-            assert count_members(CountMembers(name), server.known) == MemberCount(
+            assert count_members(CountMembers(name), server.context) == MemberCount(
                 3, 1, exists=True, ready=True
             )
-        drained = count_members(CountMembers("drained.staging"), server.known)
+        drained = count_members(CountMembers("drained.staging"), server.context)
         assert drained == MemberCount(1, 0, exists=True, ready=True)
         none = MemberCount(0, 0, exists=False, ready=True)
-        assert count_members(CountMembers("nix.staging"), server.known) == none
-        assert isinstance(count_members(CountMembers("a..b"), server.known), Refused)
+        assert count_members(CountMembers("nix.staging"), server.context) == none
+        assert isinstance(count_members(CountMembers("a..b"), server.context), Refused)
 
     asyncio.run(run())
 
@@ -334,7 +334,7 @@ def test_services_are_listed_in_numbers_and_in_parts() -> None:
         many = [put(f"s{number:04}.prod", ["10.0.0.1:80"]) for number in range(1200)]
         server = Server(put("web.staging", JUDGED), *many)
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
-        *parts, last = list_services(server.known)
+        *parts, last = list_services(server.context)
         assert (last.services, len(parts)) == ((), 3)
         lines = {line.name: line for part in parts for line in part.services}
         assert len(lines) == 1201
@@ -351,12 +351,12 @@ def test_the_history_of_a_service_is_found_by_each_of_its_names_even_when_it_is_
         server = Server(*FIRST)
         server.publisher.publish([SetDropped(WEB.origin), SetDropped(MORE[2].origin)])
         for name in ("web.staging", "WEB.staging.discovery.", WEB.origin):
-            read = read_history(ReadHistory(name), server.known)
+            read = read_history(ReadHistory(name), server.context)
             assert not isinstance(read, Refused)
             assert [entry.kind for entry in read.entries] == ["left"] * 3 + ["service gone"]
-        everything = read_history(ReadHistory(), server.known)
+        everything = read_history(ReadHistory(), server.context)
         assert not isinstance(everything, Refused)
         assert len(everything.entries) == 6
-        assert isinstance(read_history(ReadHistory("a..b"), server.known), Refused)
+        assert isinstance(read_history(ReadHistory("a..b"), server.context), Refused)
 
     asyncio.run(run())

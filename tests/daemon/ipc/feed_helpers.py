@@ -91,8 +91,8 @@ def put(service: str, *members: Member) -> SetPut:
     return SetPut(f"/discovery/staging/{service}", ServiceName(service, "staging"), members)
 
 
-def known_of(config: Config, publisher: Publisher) -> WatcherContext:
-    """What a watcher with nothing but this publisher knows."""
+def context_of(config: Config, publisher: Publisher) -> WatcherContext:
+    """The context of a watcher that has this publisher and no ZooKeeper."""
     history = History(publisher, config.zone)
     return WatcherContext(
         config, publisher, history, HostResolver(publisher.table, publisher.publish), StaleTimer()

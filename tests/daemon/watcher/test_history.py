@@ -26,7 +26,9 @@ class Kept:
     def __init__(self, *first: Change, each: int = 1000, most: int = 100_000) -> None:
         self.now = NOW
         self.publisher = Publisher()
-        self.history = History(self.publisher, ZONE, clock=lambda: self.now, each=each, most=most)
+        self.history = History(
+            self.publisher, ZONE, clock=lambda: self.now, max_per_service=each, max_entries=most
+        )
         self.publisher.publish(first)
         self.publisher.set_health(ready=True, stale=False)
 
@@ -53,7 +55,7 @@ def test_what_was_there_at_the_start_is_no_change() -> None:
     def scenario() -> None:
         kept = Kept(put("web", *members(1, 2)))
         assert kept.history.read(None, 0, 100) == ((), 0)
-        assert kept.history.changed((b"web", b"staging", *ZONE)) is None
+        assert kept.history.changed_at((b"web", b"staging", *ZONE)) is None
 
     keep(scenario)
 
@@ -85,7 +87,7 @@ def test_limbo_has_its_words() -> None:
         assert kept.told(changed([1])) == [("back", "1")]
         elsewhere = member(7, host="10.0.0.2")  # under another name at the same place
         assert kept.told(SetChanged(WEB, (elsewhere,), (member(2).name,))) == [("left", "2"), ("back", "7")]
-        assert kept.told(changed([], [3])) == [("let go", "3")]
+        assert kept.told(changed([], [3])) == [("released", "3")]
         # Who has left, and is given back, has not joined; not even where the whole service was gone.
         assert kept.told(changed([3]), MembersHeld(WEB, (member(3).name,))) == [("held", "3")]
         assert kept.told(put("db", member(1)), MembersHeld(origin_of("db"), (member(1).name,))) == [
@@ -102,14 +104,14 @@ def test_what_the_guard_does_is_told() -> None:
         config = load_config(flags={}, environment={}, file=None)
         guarding = GuardedPublisher(config, kept.publisher, lambda _ready, _stale: None, session_timeout=10)
         guarding.publish([put("web", *members(1, 2, 3, 4, 5, 6))])
-        guarding.heard(True, True)
+        guarding.set_health(True, True)
         after = kept.history.last
         guarding.publish([changed([], [1, 2, 3, 4, 5, 6])])
         guarding.publish([changed([7])])
-        guarding.accept([WEB])
+        guarding.release([WEB])
         guarding.close()
         kinds = [entry.kind for entry in kept.history.read(None, after, 100)[0]]
-        assert kinds == ["held"] * 6 + ["joined"] + ["let go"] * 6
+        assert kinds == ["held"] * 6 + ["joined"] + ["released"] * 6
 
     asyncio.run(run())
 
@@ -130,13 +132,13 @@ def test_an_entry_says_all_of_it() -> None:
             "znode": "/discovery/staging/web/member_0000000003",
         }
         assert last == entry["number"]
-        assert kept.history.changed((b"web", b"staging", *ZONE)) == NOW
+        assert kept.history.changed_at((b"web", b"staging", *ZONE)) == NOW
         kept.now += 5
         kept.told(changed([], [3]))
         kept.now += 7
-        leavers = list(kept.history.leavers(60))
+        leavers = list(kept.history.departures(60))
         assert leavers == [((b"web", b"staging", *ZONE), WEB, member(3), 7.0)]
-        assert list(kept.history.leavers(6)) == []
+        assert list(kept.history.departures(6)) == []
 
     keep(scenario)
 
@@ -189,7 +191,7 @@ def test_of_each_service_and_of_all_only_so_many_are_kept() -> None:
         assert [entry.service for entry in newest[-10:]] == ["s29.staging"] * 10
         assert newest[0].number > int((NOW + 1) * 1e6)
         assert [entry.number for entry in newest] == sorted(entry.number for entry in newest)
-        assert kept.history.changed((b"s0", b"staging", *ZONE)) == NOW + 49e-6
+        assert kept.history.changed_at((b"s0", b"staging", *ZONE)) == NOW + 49e-6
 
     keep(scenario)
 
@@ -199,7 +201,7 @@ def test_services_that_are_gone_are_forgotten_in_the_end() -> None:
         kept = Kept(most=20)
         for number in range(100):
             kept.told(put(f"s{number}"), SetDropped(origin_of(f"s{number}")))
-        assert len(kept.history._stories) <= 21
+        assert len(kept.history._services) <= 21
 
     keep(scenario)
 

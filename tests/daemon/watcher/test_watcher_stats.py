@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tests.daemon.ipc.feed_helpers import known_of, member, put
+from tests.daemon.ipc.feed_helpers import context_of, member, put
 from zkdns.config import load_config
 from zkdns.daemon.ipc.feed import Publisher
-from zkdns.daemon.watcher.queries import list_services
+from zkdns.daemon.watcher.control_handlers import list_services
 from zkdns.daemon.watcher.watcher_stats import MemberCounts, MemberMovements
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
 from zkdns.serverset.member import Member
@@ -91,7 +91,7 @@ async def count_both_ways() -> None:
     weights = {1: 1.0, 2: 0.0, 3: -1.0}
     table.apply(put("web", *(replace(member(number), weight=weight) for number, weight in weights.items())))
     census.note(set(table.services))
-    census.take()
-    listed, _ = list_services(known_of(config, publisher))
+    census.update()
+    listed, _ = list_services(context_of(config, publisher))
     assert [(line.alive, line.hidden) for line in listed.services] == [(2, 1)]
     assert (census.alive, census.hidden) == (2, 1)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 
-from zkdns.daemon.watcher.znode_cache import MAX_CACHED, ZnodeStatCache
+from zkdns.daemon.watcher.znode_cache import MAX_ZNODES, ZnodeStatCache
 from zkdns.serverset.looking import Look
 
 
@@ -17,7 +17,7 @@ class Asked:
     def holds(self, path: str, /) -> bool:
         return path.startswith("/own")
 
-    async def look(self, paths: Iterable[str], _seconds: float) -> dict[str, Look]:
+    async def read_stats(self, paths: Iterable[str], _seconds: float) -> dict[str, Look]:
         wanted = list(paths)
         self.times.append(wanted)
         self.now += 1
@@ -34,8 +34,8 @@ def test_many_who_ask_at_once_cost_one_look_which_is_shared() -> None:
 
     async def run() -> list[dict[str, Look]]:
         looks = ZnodeStatCache()
-        same = [looks.of(["/own/1", "/own/gone", "/other/1"], [source]) for _ in range(50)]
-        return await asyncio.gather(*same, looks.of(["/own/2"], [source]))
+        same = [looks.read(["/own/1", "/own/gone", "/other/1"], [source]) for _ in range(50)]
+        return await asyncio.gather(*same, looks.read(["/own/2"], [source]))
 
     *same, other = asyncio.run(run())
     assert [set(found) for found in same] == [{"/own/1"}] * 50
@@ -46,9 +46,11 @@ def test_many_who_ask_at_once_cost_one_look_which_is_shared() -> None:
 
 def test_so_many_are_looked_at_and_no_more() -> None:
     source = Asked()
-    found = asyncio.run(ZnodeStatCache().of([f"/own/{number}" for number in range(MAX_CACHED + 5)], [source]))
-    assert len(found) == len(source.times[0]) == MAX_CACHED
-    assert f"/own/{MAX_CACHED}" not in found
+    found = asyncio.run(
+        ZnodeStatCache().read([f"/own/{number}" for number in range(MAX_ZNODES + 5)], [source])
+    )
+    assert len(found) == len(source.times[0]) == MAX_ZNODES
+    assert f"/own/{MAX_ZNODES}" not in found
 
 
 def test_who_hangs_up_leaves_the_turn_to_others() -> None:
@@ -56,9 +58,9 @@ def test_who_hangs_up_leaves_the_turn_to_others() -> None:
 
     async def run() -> dict[str, Look]:
         looks = ZnodeStatCache()
-        hung_up = asyncio.create_task(looks.of(["/own/1"], [source]))
+        hung_up = asyncio.create_task(looks.read(["/own/1"], [source]))
         await asyncio.sleep(0)
         hung_up.cancel()
-        return await looks.of(["/own/2"], [source])
+        return await looks.read(["/own/2"], [source])
 
     assert set(asyncio.run(run())) == {"/own/2"}

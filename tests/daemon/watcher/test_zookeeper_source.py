@@ -23,7 +23,7 @@ pytestmark = pytest.mark.zookeeper
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look often."""
-    monkeypatch.setattr(zookeeper_source, "_LOOK_SECONDS", 0.02)
+    monkeypatch.setattr(zookeeper_source, "_CHECK_SECONDS", 0.02)
 
 
 def source_of(hosts: str, zk_root: str, changes: list[Change]) -> ZooKeeperSource:

@@ -46,7 +46,7 @@ HistoryKind: TypeAlias = Literal[
     "left",
     "held",
     "back",
-    "let go",
+    "released",
     "status",
     "changed",
     "service added",
