@@ -119,7 +119,7 @@ async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> No
             is_leading = True
             await control.start(predecessor)
             if keeper:
-                await keeper.run(has_predecessor=predecessor is not None)
+                tasks.create_task(keeper.run(has_predecessor=predecessor is not None))
             await _execute_orders(orders, context)
     finally:
         private_control.close()
