@@ -1,4 +1,4 @@
-"""Delivers signals to a program whose main thread waits for a queue.
+"""Delivers signals to a program with a main thread that waits for a queue.
 
 Python runs a signal handler when the main thread next executes Python code. A signal that arrives just before
 the main thread blocks, or in another thread, does not interrupt that wait, so its handler could be delayed

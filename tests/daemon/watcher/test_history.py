@@ -87,9 +87,9 @@ def test_each_change_is_recorded_with_its_kind() -> None:
 def test_held_members_are_recorded_as_held_back_released_or_left() -> None:
     def scenario() -> None:
         recorder = Recorder(put("web", *members(1, 2, 3, 4, 5, 6)))
-        gone = MembersHeld(WEB, tuple(one.name for one in members(1, 2, 3)))
-        assert recorder.record(gone) == [("held", "1"), ("held", "2"), ("held", "3")]
-        assert recorder.record(gone) == []
+        held = MembersHeld(WEB, tuple(one.name for one in members(1, 2, 3)))
+        assert recorder.record(held) == [("held", "1"), ("held", "2"), ("held", "3")]
+        assert recorder.record(held) == []
         assert recorder.record(changed([1])) == [("back", "1")]
         replacement = member(7, host="10.0.0.2")  # another name, the same endpoint
         assert recorder.record(SetChanged(WEB, (replacement,), (member(2).name,))) == [

@@ -1,4 +1,4 @@
-"""Classifies a name: the rule that answers it, or why it does not exist.
+"""Classifies a name: by which rule it is answered, or why it does not exist.
 
     192.0.2.1                   the reverse name of the address
     /discovery/staging/web      the service or the member of that znode
@@ -105,7 +105,7 @@ class NameClassifier:
     # -- from the text to a name ---------------------------------------------------------------------------
 
     def _with_zone(self, labels: Labels) -> Labels:
-        """Append the zone to a relative name, if there is or may be a name in a zone that was meant."""
+        """Complete a relative name with its zone, if that name exists or is probably meant."""
         is_in_zone = self._zone.apex_of(labels) is not None
         with_zones = [(*labels, *zone) for zone in self._config.zones]
         legal = [name for name in with_zones if wire_length(name) <= MAX_NAME]
@@ -124,7 +124,7 @@ class NameClassifier:
         return labels
 
     def _closest_encloser(self, name: Labels) -> Labels | None:
-        """Return the longest existing name above a name. None: that is the apex."""
+        """Return the longest existing name above a name. None: only its zone exists."""
         apex = self._zone.apex_of(name) or ()
         for start in range(1, len(name) - len(apex)):
             if self._zone.find(name[start:]).node is not None:
@@ -296,7 +296,7 @@ class NameClassifier:
         return iter(sorted(key for key in self._zone.services if key[-len(name) :] == name))
 
     def _similar_services(self, labels: Labels) -> tuple[str, ...]:
-        """Return services with a similar name, below the closest encloser if that is not the apex."""
+        """Return services with a similar name: below the closest encloser, or of the whole zone."""
         encloser = self._closest_encloser(labels)
         apex = self._zone.apex_of(labels) or ()
         text = self.short_name(labels)

@@ -182,7 +182,7 @@ def is_in_answers(row: ExplainedMember) -> bool:
 
 
 def describe_merged_sets(service: Service) -> str:
-    """Return a sentence about znodes whose names differ in case only. Empty if the service has one set."""
+    """Return a sentence about several sets with names that differ in case. Empty if there is one set."""
     origins = [owner.origin for owner in service.by_precedence()]
     if len(origins) == 1:
         return ""

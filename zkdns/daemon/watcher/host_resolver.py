@@ -166,8 +166,8 @@ async def _resolve_in_thread(host: str, previous: Sequence[str]) -> HostAddresse
 def _resolve(host: str, previous: Sequence[str]) -> HostAddresses:
     """Look a host name up with the system resolver (getaddrinfo(3)).
 
-    For both families together, getaddrinfo does not distinguish a family without addresses from one whose
-    lookup failed. So a family that had addresses before, and now has none, is looked up alone.
+    A lookup of both families succeeds even if it failed for one of them. So a family that had addresses
+    before, and now has none, is looked up alone.
 
     Args:
         host: the name.

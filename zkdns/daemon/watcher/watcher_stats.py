@@ -43,7 +43,7 @@ class MemberCounts:
         self._changed |= keys
 
     def update(self) -> None:
-        """Count the services that have changed."""
+        """Count the members of the changed services again."""
         for key in self._changed:
             alive, hidden, held = self._counted.pop(key, (0, 0, 0))
             self.alive, self.hidden, self.held = self.alive - alive, self.hidden - hidden, self.held - held
@@ -120,7 +120,7 @@ class WatcherStatsReporter:
         publisher.on_applied = self._census.note
 
     async def run(self) -> None:
-        """Report without end, whenever the stats have changed."""
+        """Send a report whenever the stats have changed, without end."""
         last: Report | None = None
         while True:
             report = Report(self._publisher.health.ready, self._stats())

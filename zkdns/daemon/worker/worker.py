@@ -4,8 +4,8 @@ A worker does not connect to ZooKeeper, and has no credentials for it.
 
     watcher ══ feed ══▶ Subscriber ──▶ Table ──▶ Authority ◀──▶ Forwarder ◀──▶ upstreams
                                                      ▲
-                                                     ▼
-    clients ◀──▶ access control ◀──▶ UdpServer, TcpServer
+                                                     ▼ response caches
+    clients ◀──▶ UdpServer, TcpServer, each with the access control of its socket
 
     component            file                  task
     Subscriber           daemon/ipc/feed.py    applies the watcher's changes to the table
