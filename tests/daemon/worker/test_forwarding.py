@@ -218,8 +218,8 @@ def test_dns_37_a_forwarding_loop_of_two_servers_is_detected_and_logged() -> Non
         with ready(f"127.0.0.1:{first.port}", arguments=arguments) as second:
             (event,) = eventually(lambda: second.events("upstream_loop_detected"), 20.0)
             assert event["level"] == "error"
-            assert f"127.0.0.1:{first.port}, which upstream names, hands the queries" in event["reason"]
-            assert "--upstream ADDRESS" in event["reason"]
+            for part in (f"127.0.0.1:{first.port}", "forward.upstreams", "--upstream ADDRESS"):
+                assert part in event["reason"]
             for server in (first, second):
                 assert server.rcode(WWW, timeout=5.0) == "SERVFAIL"
                 assert server.ask(WEB) == MEMBERS
