@@ -37,8 +37,8 @@ import msgspec
 from zkdns.address import parse_host_port
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.registrar.signals import queue_signals
-from zkdns.serverset.access import Access
-from zkdns.serverset.checks import Check, Health, describe_status
+from zkdns.serverset.auth import Access
+from zkdns.serverset.checks import Check, HealthMonitor, describe_status
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.logs import Log
@@ -129,7 +129,7 @@ class Registrar:
         )
         self._is_connected = False
         self._registration: Registration | None = None
-        self._health: Health | None = None
+        self._health: HealthMonitor | None = None
         self._was_registered = False
         self._is_unregistered = False
         self._program: subprocess.Popen[bytes] | None = None
@@ -257,7 +257,7 @@ class Registrar:
             reason = "loopback, as ZooKeeper; --host names another" if is_loopback else "it reaches ZooKeeper"
             log.info("host_chosen", host=host, reason=reason)
         if options.check is not None:
-            self._health = Health(options.check, host, options.port, options.timeout)
+            self._health = HealthMonitor(options.check, host, options.port, options.timeout)
         self._registration = self._set.register(
             host,
             options.port,

@@ -306,7 +306,9 @@ def test_every_name_with_records_is_classified_as_existing() -> None:
     async def run() -> None:
         server = Server(*FIRST, put("deep.er.staging", ["db.example:80", "[2001:db8::1]:80"]), dns_sd=True)
         zone = Zone(server.publisher.table, server.config)
-        names = [name for key in zone.services for name in zone.names_of(key)] + [*zone.names_of_domains()]
+        names = [name for key in zone.services for name in zone.names_of_service(key)] + [
+            *zone.dns_sd_names()
+        ]
         assert len(names) > 30
         for name in names:
             found = await server.explain(to_text(name) + ".")

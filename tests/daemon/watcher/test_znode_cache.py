@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 
+from zkdns.serverset.znode_stat import ZnodeStat
+
 from zkdns.daemon.watcher.znode_cache import MAX_ZNODES, ZnodeStatCache
-from zkdns.serverset.looking import Look
 
 
 class RecordingSource:
@@ -17,7 +18,7 @@ class RecordingSource:
     def holds(self, path: str, /) -> bool:
         return path.startswith("/own")
 
-    async def read_stats(self, paths: Iterable[str], _seconds: float) -> dict[str, Look]:
+    async def read_stats(self, paths: Iterable[str], _seconds: float) -> dict[str, ZnodeStat]:
         requested = list(paths)
         self.reads.append(requested)
         self.concurrent += 1
@@ -26,13 +27,13 @@ class RecordingSource:
             await asyncio.sleep(0)  # other tasks run
         finally:
             self.concurrent -= 1
-        return {path: Look(b"", 1, 0.0, 0.0) for path in requested if path != "/own/gone"}
+        return {path: ZnodeStat(b"", 1, 0.0, 0.0) for path in requested if path != "/own/gone"}
 
 
 def test_concurrent_requests_for_the_same_znodes_share_one_read() -> None:
     source = RecordingSource()
 
-    async def run() -> list[dict[str, Look]]:
+    async def run() -> list[dict[str, ZnodeStat]]:
         cache = ZnodeStatCache()
         same = [cache.read(["/own/1", "/own/gone", "/other/1"], [source]) for _ in range(50)]
         return await asyncio.gather(*same, cache.read(["/own/2"], [source]))
@@ -56,7 +57,7 @@ def test_at_most_max_znodes_are_read_for_a_request() -> None:
 def test_a_cancelled_request_does_not_block_the_next_one() -> None:
     source = RecordingSource()
 
-    async def run() -> dict[str, Look]:
+    async def run() -> dict[str, ZnodeStat]:
         cache = ZnodeStatCache()
         cancelled = asyncio.create_task(cache.read(["/own/1"], [source]))
         await asyncio.sleep(0)

@@ -19,16 +19,16 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.ipc.control_messages import Kind
-from zkdns.dns.reverse import Reverse, address_of, name_of
-from zkdns.dns.service import PROTOCOLS
-from zkdns.dns.wire import CLASS_IN, Query, Type
-from zkdns.dns.zone import ABOVE, Found, Zone
+from zkdns.dns.message import CLASS_IN, Query, Type
+from zkdns.dns.reverse import ReverseZones, address_of, name_of
+from zkdns.dns.service_names import PROTOCOLS
+from zkdns.dns.zone import ANY_SERVICE, Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.special_use import special_use_answer
 from zkdns.names import MAX_NAME, Labels, lower, parse_name, to_text, to_wire, wire_length
 from zkdns.serverset.member import Member
-from zkdns.table import Addresses, Table
+from zkdns.table import AddressIndex, Table
 
 _MAX_SUGGESTIONS = 3
 _MAX_COMPARED = 2_000  # names that are compared with an unknown one: 20 ms
@@ -74,7 +74,7 @@ class NameClassifier:
         *,
         ready: bool,
     ) -> None:
-        self.reverse: Reverse | None = None
+        self.reverse: ReverseZones | None = None
         self._zone = zone
         self._table = table
         self._config = config
@@ -116,7 +116,7 @@ class NameClassifier:
             for name in legal:
                 if (
                     not self._ready
-                    or self._zone.find(name).service != ABOVE
+                    or self._zone.find(name).service != ANY_SERVICE
                     or self._closest_encloser(name)
                     or self._similar_services(name)
                 ):
@@ -156,7 +156,7 @@ class NameClassifier:
 
     def _classify_member(self, key: Labels, origin: str, name: str) -> NameClass:
         """Classify the own name of a member, given by its znode. It has none if it is not answered."""
-        for seat in self._zone.view(key).seats():
+        for seat in self._zone.view(key).served_members():
             if (seat.origin, seat.member.name) == (origin, name):
                 return self._classify_in_zone((seat.label, *key))
         service = to_text(key)
@@ -174,7 +174,7 @@ class NameClassifier:
         name, query = to_text(labels) or ".", _query(labels)
         address = address_of(labels)
         if address is not None and self._config.reverse and self._ready:
-            self.reverse = Reverse(self._zone, _services_with_address(address, self._table))
+            self.reverse = ReverseZones(self._zone, _services_with_address(address, self._table))
             if self.reverse.find(query) is not None:
                 rule = f"the name of the address {address}, which members have (reverse)"
                 return NameClass(name=name, kind="address", rule=rule, labels=labels)
@@ -199,7 +199,7 @@ class NameClassifier:
 
     def _classify_in_zone(self, labels: Labels) -> NameClass:
         name, found = to_text(labels), self._zone.find(labels)
-        key = found.service if found.service != ABOVE else None
+        key = found.service if found.service != ANY_SERVICE else None
         if not self._ready:
             rule = "the table has not been read yet, so every name in the zones is SERVFAIL"
             return NameClass(name=name, kind="unread", rule=rule, labels=labels)
@@ -233,7 +233,7 @@ class NameClassifier:
         if labels[-len(key) :] != key:
             if labels[0].startswith(b"_"):
                 return "rfc2782", f"it is the service {service} in RFC 2782's form: SRV", None
-            owner = self._zone.view(key).whose(labels[0])
+            owner = self._zone.view(key).member_at(labels[0])
             rule = f"it is the DNS-SD instance name of a member of {service}"
             return "dns-sd", rule, (owner[1], owner[2].name) if owner else None
         if not prefix:
@@ -243,7 +243,7 @@ class NameClassifier:
                 return "environment", f"the names of additional endpoints of {service} are below it", None
             endpoint = to_text(prefix[:-1]).removeprefix("_")
             return "endpoint", f"it is the additional endpoint {endpoint} of {service}: SRV", None
-        owner = self._zone.view(key).whose(prefix[0])
+        owner = self._zone.view(key).member_at(prefix[0])
         assert owner is not None  # noqa: S101 - all other names below a service are handled above
         kind, origin, member = owner
         name = member.name
@@ -256,9 +256,9 @@ class NameClassifier:
 
     # -- names in the zones that do not exist --------------------------------------------------------------
 
-    def _classify_absent(self, labels: Labels, found: Found) -> NameClass:
+    def _classify_absent(self, labels: Labels, found: ZoneMatch) -> NameClass:
         name, key = to_text(labels), found.service
-        if key == ABOVE:
+        if key == ANY_SERVICE:
             rule = f"there is no service {self.short_name(labels)}"
             encloser, nearest = self._closest_encloser(labels), self._similar_services(labels)
             if encloser is not None and not nearest:
@@ -326,8 +326,8 @@ def _labels_of(member: Member) -> Sequence[bytes]:
     return member.name.encode().lower(), b"m%d" % number if number is not None else b""
 
 
-def _services_with_address(address: str, table: Table) -> Addresses:
-    addresses = Addresses()
+def _services_with_address(address: str, table: Table) -> AddressIndex:
+    addresses = AddressIndex()
     for service in table.services.values():
         for owner in service.sets.values():
             for member in owner.members.values():

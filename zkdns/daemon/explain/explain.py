@@ -28,11 +28,11 @@ from zkdns.daemon.ipc.control import Refused
 from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation, TypeAnswer
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.znode_cache import MAX_ZNODES
+from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.client_messages import build_query
-from zkdns.dns.identity import Identity
+from zkdns.dns.message import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
 from zkdns.dns.responder import Responder
-from zkdns.dns.reverse import Reverse
-from zkdns.dns.wire import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
+from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadValueError
@@ -116,8 +116,8 @@ def _sync_ages(context: WatcherContext) -> tuple[float | None, float | None]:
     """
     now = asyncio.get_running_loop().time()
     syncs = [source.sync for source in context.zookeeper_sources]
-    heard = [sync.heard_at for sync in syncs if sync.heard_at is not None]
-    audited = [sync.audited_at for sync in syncs if sync.audited_at is not None]
+    heard = [sync.last_activity_at for sync in syncs if sync.last_activity_at is not None]
+    audited = [sync.last_audit_at for sync in syncs if sync.last_audit_at is not None]
     is_all = len(audited) == len(syncs)
     return now - max(heard) if heard else None, now - min(audited) if audited and is_all else None
 
@@ -151,12 +151,12 @@ def _departed_members(context: WatcherContext) -> Iterator[dict[tuple[str, str],
 
 
 def _answers(
-    name_class: NameClass, zone: Zone, reverse: Reverse | None, context: WatcherContext
+    name_class: NameClass, zone: Zone, reverse: ReverseZones | None, context: WatcherContext
 ) -> Iterator[TypeAnswer]:
     """Yield the rcode and the number of records for each type, computed by the workers' responder."""
     if name_class.labels is None:
         return
-    responder = Responder(zone, Identity(), reverse)
+    responder = Responder(zone, ServerIdentity(), reverse)
     responder.ready, responder.stale = context.publisher.health.ready, context.publisher.health.stale
     for qtype in _OTHER_TYPES.get(name_class.kind, _TYPES):
         message = build_query(name_class.labels, qtype, ident=0)
@@ -166,7 +166,7 @@ def _answers(
         if special is not None:
             response = special.pack(MAX_MESSAGE)
         else:
-            answer = responder.answer(message[_ID:], stream=True, wrap=lambda body, _: body)
+            answer = responder.answer(message[_ID:], stream=True, encode=lambda body, _: body)
             response = message[:_ID] + next(answer.responses)
         _, flags, _, count, _, _ = HEADER.unpack_from(response)
         yield TypeAnswer(qtype.name, Rcode(flags & 0xF).name, count)

@@ -12,16 +12,16 @@ from zkdns.address import HostPort
 from zkdns.daemon.ipc.control_messages import ExplainedMember, Session, Verdict
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
-from zkdns.dns.service import Seat
+from zkdns.dns.service_names import ServedMember
 from zkdns.dns.zone import Policy, Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadMemberError
 from zkdns.guard import HeldMember
 from zkdns.names import Labels, to_text
-from zkdns.serverset.looking import Look
 from zkdns.serverset.member import Endpoint, Member, decode_member, is_ip
 from zkdns.serverset.weights import VECTOR_PREFIX, parse_vector
-from zkdns.table import ServerSet, Service
+from zkdns.serverset.znode_stat import ZnodeStat
+from zkdns.table import MemberSet, Service
 
 _PERSISTENT = "its znode is persistent: it stays when its server is gone"
 
@@ -43,8 +43,8 @@ class MemberVerdicts:
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
         """Yield all members of a service, and the znodes that could not be parsed or read."""
         service = self._table.services[key]
-        seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).seats()}
-        has_weighted = any(seat.standing.weight > 0 and not seat.standing.held for seat in seats.values())
+        seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).served_members()}
+        has_weighted = any(seat.weighting.weight > 0 and not seat.weighting.held for seat in seats.values())
         policy = self._zone.policy_of(key)
         beyond = _members_beyond_limit(list(seats.values()), policy, has_weighted=has_weighted)
         for owner in service.by_precedence():
@@ -59,19 +59,19 @@ class MemberVerdicts:
             yield from self._unusable_znodes(owner)
 
     def _judge(
-        self, member: Member, seat: Seat | None, held: HeldMember | None, *, has_weighted: bool
+        self, member: Member, seat: ServedMember | None, held: HeldMember | None, *, has_weighted: bool
     ) -> tuple[Verdict, str]:
         """Return a member's verdict and its reason. The reason is empty if the verdict needs none."""
         if seat is None:
             return self._why_absent(member)
-        if seat.standing.held:
+        if seat.weighting.held:
             return "held", self._why_held(held)
-        if seat.stand_in is not None:
-            return "duplicate", f"{seat.stand_in.name} has the same endpoint"
+        if seat.represented_by is not None:
+            return "duplicate", f"{seat.represented_by.name} has the same endpoint"
         why = self._host_problem(member.service)
         if why and not self._addresses(member.service):
             return "unresolved", why
-        if seat.standing.weight > 0:
+        if seat.weighting.weight > 0:
             return "answered", why or ("" if member.service else "it has additional endpoints only (port 0)")
         drained = "its weight is 0, and there are others"
         return (
@@ -109,7 +109,7 @@ class MemberVerdicts:
         return endpoint.addresses or self._table.addresses_of(endpoint.host)
 
     def _row(
-        self, owner: ServerSet, member: Member, seat: Seat | None, held: HeldMember | None
+        self, owner: MemberSet, member: Member, seat: ServedMember | None, held: HeldMember | None
     ) -> ExplainedMember:
         """Return a member with all fields but its verdict."""
         service = member.service
@@ -130,7 +130,7 @@ class MemberVerdicts:
             held_until=held.until + self._unix_offset if held is not None else None,
         )
 
-    def _unusable_znodes(self, owner: ServerSet) -> Iterator[ExplainedMember]:
+    def _unusable_znodes(self, owner: MemberSet) -> Iterator[ExplainedMember]:
         """Yield znodes that have a member's name, but could not be parsed or read."""
         path = f"{owner.origin}/"
         for sync in (source.sync for source in self._context.zookeeper_sources):
@@ -146,17 +146,19 @@ class MemberVerdicts:
                 )
 
 
-def _members_beyond_limit(seats: list[Seat], policy: Policy, *, has_weighted: bool) -> set[tuple[str, str]]:
+def _members_beyond_limit(
+    seats: list[ServedMember], policy: Policy, *, has_weighted: bool
+) -> set[tuple[str, str]]:
     """Return the members that no answer has, because of `max_answers` and a fixed order."""
     if policy.max_answers is None or policy.order != "fixed":
         return set()
-    candidates = [seat for seat in seats if seat.stand_in is None and seat.member.service is not None]
+    candidates = [seat for seat in seats if seat.represented_by is None and seat.member.service is not None]
     if has_weighted:
-        candidates = [seat for seat in candidates if seat.standing.weight > 0]
+        candidates = [seat for seat in candidates if seat.weighting.weight > 0]
     return {(seat.origin, seat.member.name) for seat in candidates[policy.max_answers :]}
 
 
-def with_znode_stat(row: ExplainedMember, stats: Mapping[str, Look]) -> ExplainedMember:
+def with_znode_stat(row: ExplainedMember, stats: Mapping[str, ZnodeStat]) -> ExplainedMember:
     """Add the session of a member's znode. Add the details of a parse error to a bad one."""
     stat = stats.get(row.znode or "")
     if stat is None:

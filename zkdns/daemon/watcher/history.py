@@ -20,7 +20,7 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryKind
 from zkdns.daemon.ipc.feed import Publisher
-from zkdns.guard.losses import endpoint_of
+from zkdns.guard.loss_window import endpoint_of
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
@@ -33,7 +33,7 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Member
-from zkdns.table import ServerSet
+from zkdns.table import MemberSet
 
 log = structlog.get_logger("zkdns.history")
 
@@ -175,11 +175,11 @@ class History:
     # -- changes to entries --------------------------------------------------------------------------------
 
     def _record_put(
-        self, owner: ServerSet | None, change: SetPut | SetUnread, restored: Collection[tuple[str, str]]
+        self, owner: MemberSet | None, change: SetPut | SetUnread, restored: Collection[tuple[str, str]]
     ) -> None:
         if owner is None:
             self._add("service added", change.name, change.origin)
-            owner = ServerSet(change.origin, change.name)
+            owner = MemberSet(change.origin, change.name)
         if isinstance(change, SetPut):
             names = {member.name for member in change.members}
             removed = [name for name in owner.members if name not in names]
@@ -187,7 +187,7 @@ class History:
 
     def _record_members(
         self,
-        owner: ServerSet,
+        owner: MemberSet,
         added: Iterable[Member],
         removed: Iterable[str],
         restored: Collection[tuple[str, str]],
@@ -213,12 +213,12 @@ class History:
                 kind: HistoryKind = "status" if previous.status != member.status else "changed"
                 self._add(kind, owner.name, owner.origin, member)
 
-    def _record_held(self, owner: ServerSet | None, change: MembersHeld, changes: Sequence[Change]) -> None:
+    def _record_held(self, owner: MemberSet | None, change: MembersHeld, changes: Sequence[Change]) -> None:
         """Record members that become held. An earlier one of the same changes may have added them."""
         members = dict(owner.members) if owner is not None else {}
         for other in changes:
             if isinstance(other, SetPut) and other.origin == change.origin:
-                owner = owner or ServerSet(other.origin, other.name)
+                owner = owner or MemberSet(other.origin, other.name)
                 members |= {member.name: member for member in other.members}
             elif isinstance(other, SetChanged) and other.origin == change.origin:
                 members |= {member.name: member for member in other.added}

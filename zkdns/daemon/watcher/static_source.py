@@ -12,7 +12,7 @@ import structlog
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.serverset.changes import Change, SetDropped, SetPut
-from zkdns.serverset.fixed import FixedSets, load_demo, load_fixed
+from zkdns.serverset.static_file import StaticSets, load_demo, load_static
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -59,15 +59,15 @@ class StaticSource:
 
     def _load(self, path: Path) -> None:
         try:
-            sets = load_fixed(path, self._config.namespaces)
+            sets = load_static(path, self._config.namespaces)
         except ConfigError as error:
-            for reason in error.mistakes:
+            for reason in error.errors:
                 log.error("static_file_invalid", reason=reason, effect="previous content stays in force")
             return
         self._publish_sets(sets)
         log.info("static_file_loaded", path=str(path), services=len(sets))
 
-    def _publish_sets(self, sets: FixedSets) -> None:
+    def _publish_sets(self, sets: StaticSets) -> None:
         puts = [SetPut(f"fixed:{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
         self._publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from zkdns.serverset.looking import Look
+from zkdns.serverset.znode_stat import ZnodeStat
 
 MAX_ZNODES: Final = 500
 """Maximum number of znodes that are read for one request."""
@@ -20,7 +20,7 @@ class StatSource(Protocol):
     def holds(self, path: str, /) -> bool:
         """Return True if a znode is in this namespace."""
 
-    async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, Look]:
+    async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """Read znodes, with a timeout. Znodes that could not be read in time are not in the result."""
 
 
@@ -29,9 +29,9 @@ class ZnodeStatCache:
 
     def __init__(self) -> None:
         self._lock = asyncio.Lock()
-        self._cache: dict[str, tuple[float, Look | None]] = {}  # with the time of the read
+        self._cache: dict[str, tuple[float, ZnodeStat | None]] = {}  # with the time of the read
 
-    async def read(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, Look]:
+    async def read(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, ZnodeStat]:
         """Return the Stats of the first `MAX_ZNODES` znodes, without those that could not be read in time."""
         try:
             async with asyncio.timeout(_TIMEOUT_SECONDS):
@@ -43,12 +43,12 @@ class ZnodeStatCache:
         finally:
             self._lock.release()
 
-    async def _read(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, Look]:
+    async def _read(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, ZnodeStat]:
         clock = asyncio.get_running_loop().time
         oldest = clock() - _CACHE_SECONDS
         self._cache = {path: entry for path, entry in self._cache.items() if entry[0] > oldest}
         if missing := [path for path in paths if path not in self._cache]:
-            found: dict[str, Look] = {}
+            found: dict[str, ZnodeStat] = {}
             reads = (source.read_stats(filter(source.holds, missing), _TIMEOUT_SECONDS) for source in sources)
             for stats in await asyncio.gather(*reads):
                 found |= stats

@@ -16,12 +16,12 @@ import structlog
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.namespace import Namespace
-from zkdns.serverset.access import load_access
+from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import Change, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client
-from zkdns.serverset.kazoo_private import has_ended
-from zkdns.serverset.looking import Look, look
+from zkdns.serverset.kazoo_ext import is_terminated
 from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.serverset.znode_stat import ZnodeStat, read_stats
 from zkdns.telemetry.stats import WatcherStats
 
 log = structlog.get_logger("zkdns.watcher")
@@ -87,9 +87,9 @@ class ZooKeeperSource:
         """Return True if a member's znode is in this namespace."""
         return self._namespace.holds(path.rpartition("/")[0])
 
-    async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, Look]:
+    async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """Read znodes, with a timeout. Znodes that could not be read in time are not in the result."""
-        return await look(self._client, paths, seconds)
+        return await read_stats(self._client, paths, seconds)
 
     async def stop(self) -> None:
         """Close the session, or leave it to its timeout if that takes too long."""
@@ -124,7 +124,7 @@ class ZooKeeperSource:
         asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check)
         if self._restored_origins and self.sync.state in _READ_STATES:
             self._drop_absent()
-        if time.monotonic() < self._next_client_at or not has_ended(self._client):
+        if time.monotonic() < self._next_client_at or not is_terminated(self._client):
             return
         self._client_pause = min(self._client_pause * 2, _MAX_CLIENT_PAUSE)
         self._next_client_at = time.monotonic() + self._client_pause
@@ -170,7 +170,7 @@ class ZooKeeperSource:
     def _drop_absent(self) -> None:
         """Drop restored sets that are not in ZooKeeper. Keep those below a znode that cannot be listed."""
         absent = self._restored_origins - self.sync.origins
-        self._restored_origins = {origin for origin in absent if self.sync.may_hold(origin)}
+        self._restored_origins = {origin for origin in absent if self.sync.may_contain(origin)}
         self._publish([SetDropped(origin) for origin in sorted(absent - self._restored_origins)])
 
 

@@ -52,7 +52,7 @@ async def drain(
             server.leave()
     while time.monotonic() < end:
         # A list, not a generator: each call closes idle connections of its server.
-        are_idle = [listener.close_quiet(time.monotonic()) for listener in tcp]
+        are_idle = [listener.close_inactive(time.monotonic()) for listener in tcp]
         if all(are_idle) and not (forwarder is not None and forwarder.waiting):
             return
         await asyncio.sleep(_POLL_SECONDS)

@@ -14,7 +14,7 @@ A worker does not connect to ZooKeeper, and has no credentials for it.
     Forwarder            forward/forwarder.py  resolves names outside the zones, with a cache of its own
     UdpServer            transport/udp.py      reads queries and sends responses, in batches
     TcpServer            transport/tcp.py      accepts connections, and answers the queries on them
-    access control       transport/door.py     checks the allowed networks and the rate limit
+    access control       transport/access_control.py     checks the allowed networks and the rate limit
     WorkerStatsReporter  worker_stats.py       reports readiness and stats to the supervisor
     drain                drain.py              finishes the open queries after the order `Retire`
 
@@ -43,16 +43,16 @@ from zkdns.daemon.worker.drain import drain
 from zkdns.daemon.worker.worker_stats import WorkerStatsReporter
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
-from zkdns.dns.extras import Extras
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.refusals import ErrorResponder, is_proven, refused_response, truncated_response
 from zkdns.dns.response_class import classify
-from zkdns.dns.turned_away import TurnedAway, is_proven, refusal, truncation
 from zkdns.table import Table
 from zkdns.telemetry.query_log import QueryLog
-from zkdns.transport import Answers, Personal
-from zkdns.transport.door import PRIVATE, Allowed, Counts, Door
-from zkdns.transport.files import affordable_connections
-from zkdns.transport.forms import Datagrams, Streams
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.contract import PerClientResponse, ResponseLookup
+from zkdns.transport.log_once import LogOnce
+from zkdns.transport.sockets import connections_per_listener
 from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -75,13 +75,13 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
     """Run the worker until it is cancelled or retired."""
     collect_young_generations_only()
     table = Table(with_addresses=task.config.reverse)
-    errors = Mistakes(log, "query_failed")
+    errors = LogOnce(log, "query_failed")
     authority = Authority(
         table, task.config, lambda query, error: errors.tell(error, query=query[:512].hex())
     )
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
-    authority.responder.extras = _make_edns_options(task)
+    authority.responder.edns_options = _make_edns_options(task)
 
     sockets = [socket.socket(fileno=number) for number in task.sockets]
     may_serve = asyncio.Event()
@@ -92,7 +92,7 @@ async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> Non
             may_serve.set()
         reporter.report()
 
-    access_counters = Counts()
+    access_counters = AccessCounters()
     udp, tcp = _make_servers(task, authority, sockets, access_counters)
     forwarder = _make_forwarder(
         task, authority
@@ -158,10 +158,10 @@ async def _tick(
 
 
 def _make_servers(
-    task: Task, authority: Authority, sockets: Sequence[socket.socket], access_counters: Counts
+    task: Task, authority: Authority, sockets: Sequence[socket.socket], access_counters: AccessCounters
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """Return a server for each socket."""
-    allowed = Allowed(task.config.access.allow or PRIVATE)
+    allowed = Allowlist(task.config.access.allow or PRIVATE)
     access_control = partial(
         _make_access_control,
         config=task.config,
@@ -170,23 +170,23 @@ def _make_servers(
         counters=access_counters,
     )
     query_log = QueryLog(task.config.log.queries, authority.sources) if task.config.log.queries else None
-    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MAX_UDP_CACHE_BYTES)
+    datagrams = authority.make_cache(UdpCodec, stream=False, most_bytes=_MAX_UDP_CACHE_BYTES)
     udp = [
-        UdpServer(sock, datagrams, door=access_control(sock), observer=query_log)
+        UdpServer(sock, datagrams, access=access_control(sock), observer=query_log)
         for sock in sockets
         if sock.type == socket.SOCK_DGRAM
     ]
-    streams = authority.answers(Streams, stream=True, most_bytes=_MAX_TCP_CACHE_BYTES)
+    streams = authority.make_cache(TcpCodec, stream=True, most_bytes=_MAX_TCP_CACHE_BYTES)
     listening = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
-    max_connections = affordable_connections(len(listening))
+    max_connections = connections_per_listener(len(listening))
     tcp = [
         TcpServer(
             sock,
             streams,
-            door=access_control(sock),
+            access=access_control(sock),
             classify=classify,
             observer=query_log,
-            most_connections=max_connections,
+            max_connections=max_connections,
         )
         for sock in listening
     ]
@@ -194,8 +194,8 @@ def _make_servers(
 
 
 def _make_access_control(
-    sock: socket.socket, config: Config, authority: Authority, allowed: Allowed, counters: Counts
-) -> Door | None:
+    sock: socket.socket, config: Config, authority: Authority, allowed: Allowlist, counters: AccessCounters
+) -> AccessControl | None:
     """Return the access control of a socket, or None for one on a loopback address.
 
     Only this host can send to a loopback address, and a client's address cannot be forged there.
@@ -210,22 +210,22 @@ def _make_access_control(
     if ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
         return None
     is_udp = sock.type == socket.SOCK_DGRAM
-    codec = Datagrams if is_udp else Streams
-    extras = authority.responder.extras
-    refused: Answers = TurnedAway(codec, refusal, extras, authority.sources)
-    truncated: Answers = TurnedAway(codec, truncation, extras, authority.sources)
+    codec = UdpCodec if is_udp else TcpCodec
+    extras = authority.responder.edns_options
+    refused: ResponseLookup = ErrorResponder(codec, refused_response, extras, authority.sources)
+    truncated: ResponseLookup = ErrorResponder(codec, truncated_response, extras, authority.sources)
     has_valid_cookie = partial(is_proven, codec, extras)
     rate_limit = config.access.rate_limit if is_udp else 0  # 0: no limit
-    return Door(allowed, refused, truncated, has_valid_cookie, rate_limit, counters)
+    return AccessControl(allowed, refused, truncated, has_valid_cookie, rate_limit, counters)
 
 
-def _make_edns_options(task: Task) -> Extras:
+def _make_edns_options(task: Task) -> EdnsOptions:
     """Return the EDNS options of this server's responses."""
     config, cookies = task.config, None
     if config.access.cookies:
         secret = config.access.cookie_secret or task.secret
         cookies = Cookies(secret, time.time, is_shared=config.access.cookie_secret is not None)
-    return Extras(config.identity.encode(), IDLE_SECONDS, cookies, Personal)
+    return EdnsOptions(config.identity.encode(), IDLE_SECONDS, cookies, PerClientResponse)
 
 
 def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
@@ -238,7 +238,7 @@ def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
 
     forwarder = Forwarder(config, task.listening, task.secret)
     forwarder.sources = authority.sources
-    forwarder.cache.on_gone = lambda question: authority.forget_elsewhere(group_of_question(question))
+    forwarder.cache.on_gone = lambda question: authority.forget_forwarded(group_of_question(question))
     forwarder.on_change = authority.forget_all
-    authority.responder.elsewhere = forwarder
+    authority.responder.fallback = forwarder
     return forwarder
