@@ -98,7 +98,7 @@ def test_its_server_serves_without_being_root_and_ends_in_time(image: Image, tmp
         assert run(image, *image.health).returncode == 0
         file.write_text(right)
         # Commands reach it from inside, as by `docker exec`.
-        assert "nothing is held" in run(image, "zkdns", "accept", "--all").stderr
+        assert "no members are held" in run(image, "zkdns", "accept", "--all").stderr
         assert container.stop(signal.SIGTERM, 5.0) == 0
 
 

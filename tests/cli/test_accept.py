@@ -74,7 +74,7 @@ def test_the_held_members_of_a_service_are_dropped_and_listed(
     assert server.ask("db.staging.discovery") == {"10.0.0.1"}
     again = accept(server, name)
     assert (again.status, again.output) == (1, "")
-    assert again.errors == f"zkdns: nothing is held of {name}\n"
+    assert again.errors == f"zkdns: no members of {name} are held\n"
 
 
 def test_all_held_members_are_dropped_and_printed_as_json(holding: tuple[ZkdnsServer, list[str]]) -> None:
@@ -89,12 +89,12 @@ def test_all_held_members_are_dropped_and_printed_as_json(holding: tuple[ZkdnsSe
     }
     assert rows[0]["held_seconds"] >= 0
     assert not server.ask("db.staging.discovery")
-    assert accept(server, "--all").errors == "zkdns: nothing is held\n"
+    assert accept(server, "--all").errors == "zkdns: no members are held\n"
 
 
 def test_a_service_without_held_members_is_an_error(holding: tuple[ZkdnsServer, list[str]]) -> None:
     server, _ = holding
-    assert accept(server, "empty.staging")[::2] == (1, "zkdns: nothing is held of empty.staging\n")
+    assert accept(server, "empty.staging")[::2] == (1, "zkdns: no members of empty.staging are held\n")
     assert accept(server, "no.staging")[::2] == (1, "zkdns: there is no service no.staging\n")
     invalid = accept(server, "a..b")
     assert (invalid.status, invalid.output) == (2, "")
@@ -117,7 +117,7 @@ def test_a_server_without_zookeeper_has_no_held_members() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         eventually(lambda: Path(server.control).exists())
-        assert accept(server, "web.staging")[::2] == (1, "zkdns: nothing is held of web.staging\n")
+        assert accept(server, "web.staging")[::2] == (1, "zkdns: no members of web.staging are held\n")
         assert server.terminate() == 0
         assert not Path(server.control).exists()
 

@@ -177,7 +177,7 @@ def test_a_held_member_has_its_hold_time(own_zookeeper: ZooKeeperServer) -> None
                 assert row["held_until"] - row["held_since"] == pytest.approx(600)
                 assert abs(row["held_since"] - time.time()) < 30
                 assert row["why"].startswith("it has left (")
-                assert row["why"].endswith("); zkdns accept web.staging lets it go")
+                assert row["why"].endswith("); zkdns accept web.staging releases it")
             assert re.search(
                 "; .*: held for .*, (10m|9m [0-9]+s) left", explain(server, "web.staging").output
             )

@@ -126,7 +126,7 @@ def test_a_loss_is_accepted_with_the_token(
         "--zookeeper", own_zookeeper.address, environment={"ZKDNS_ADMIN_TOKEN": token_file}
     ) as server:
         server.wait_ready()
-        assert change(server, "/api/accept?all=1").error == "nothing is held"
+        assert change(server, "/api/accept?all=1").error == "no members are held"
         transaction = client.transaction()
         for path in (*paths, *others):
             transaction.delete(path)

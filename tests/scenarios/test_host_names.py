@@ -25,7 +25,7 @@ SECONDS = 30.0  # nothing is claimed of how long look-ups take that fail
 # Looks a name up again at once, as no server would, and prints what is known of it whenever that changes.
 _LOOK_UP = """
 import asyncio
-from zkdns.daemon import hosts
+from zkdns.daemon.watcher import host_resolver as hosts
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetPut
 from zkdns.serverset.member import Endpoint, Member

@@ -49,7 +49,7 @@ _STYLES = {
     "left": "yellow",
     "held": "magenta",
     "back": "green",
-    "let go": "yellow",
+    "released": "yellow",
     "status": "cyan",
     "changed": "cyan",
     "service added": "bold green",

@@ -167,7 +167,7 @@ class _Follower:
         self._members = current
         self._output.write_change(change)
         if self._hook is not None:
-            self._hook.changed(change.endpoints)
+            self._hook.schedule(change.endpoints)
 
 
 def _watch_closed_pipe(events: queue.SimpleQueue[_Item]) -> None:

@@ -1,10 +1,11 @@
-"""Runs a command at each change of a set: never two at once, once more for all that changed meanwhile.
+"""Runs a command after each change of a set: never twice at once, and once for all changes during a run.
 
-The command reads all endpoints on its standard input, a line each, sorted. That is a file: however many
-there are, a command that does not read them, or not all, neither waits for us nor lets us wait. The variables
-are for short scripts, and hold what an environment can: Linux takes 128 KiB for each string (execve(2)), some
-6,000 IPv4 endpoints. What does not fit is not set at all, since a part of the set would be taken for the
-whole, and an empty variable for a set without members.
+The command gets all endpoints on its standard input, one on each line, sorted. The standard input is a file,
+so a command that reads it partly or not at all neither blocks nor is blocked.
+
+Environment variables are for short scripts. Linux limits each string to 128 KiB (execve(2)), which is about
+6,000 IPv4 endpoints. A variable that is too long is not set at all: a shortened one would look like a smaller
+set, and an empty one like a set without members.
 """
 
 from __future__ import annotations
@@ -23,125 +24,128 @@ from zkdns.serverset.logs import Log
 log = Log("zkdns.watch")
 
 ENDPOINTS: Final = "ZKDNS_ENDPOINTS"
-"""All endpoints, sorted, with spaces between, as in the other two."""
+"""Variable with all endpoints, sorted and separated by spaces."""
 ADDED: Final = "ZKDNS_ADDED"
-"""Those of them that were not there when the command last ran."""
+"""Variable with the endpoints that were added since the last run."""
 REMOVED: Final = "ZKDNS_REMOVED"
-"""Those that were there then and are gone."""
+"""Variable with the endpoints that were removed since the last run."""
 
-_MOST_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # bytes, with the zero at the end: MAX_ARG_STRLEN of Linux
-_GRACE = 5.0  # seconds that the command has to end in
+_MAX_STRING = 32 * os.sysconf("SC_PAGE_SIZE")  # bytes, with the final zero: MAX_ARG_STRLEN of Linux
+_GRACE = 5.0  # seconds between SIGTERM and SIGKILL
 
 
 class Hook:
-    """A command and the thread that runs it; a failure is logged, and the next change runs it again.
+    """A command, and the thread that runs it. A failure is logged; the next change runs the command again.
 
     Args:
         command: for the shell.
-        say: takes each line that the command prints, in a thread of its own; None: it prints where we do.
+        on_output: called with each line that the command prints, in a thread of its own. None: the command
+            inherits standard output and standard error.
     """
 
-    def __init__(self, command: str, say: Callable[[str], None] | None = None) -> None:
+    def __init__(self, command: str, on_output: Callable[[str], None] | None = None) -> None:
         self._command = command
-        self._say = say
-        self._waiting: tuple[str, ...] | None = None
-        self._news = threading.Condition()
-        self._ended = threading.Event()
+        self._on_output = on_output
+        self._pending: tuple[str, ...] | None = None
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
         self._has_warned = False
         self._thread = threading.Thread(target=self._work, name="zkdns hook", daemon=True)
         self._thread.start()
 
-    def changed(self, endpoints: tuple[str, ...]) -> None:
-        """Run the command with these, sorted as they are."""
-        with self._news:
-            self._waiting = endpoints
-            self._news.notify()
+    def schedule(self, endpoints: tuple[str, ...]) -> None:
+        """Run the command with these endpoints (sorted), after a current run."""
+        with self._changed:
+            self._pending = endpoints
+            self._changed.notify()
 
     def close(self) -> None:
-        """End the command if it is running: SIGTERM, and SIGKILL after 5 s."""
-        self._ended.set()
-        with self._news:
-            self._news.notify()
+        """Terminate a running command: SIGTERM, and SIGKILL after 5 s."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify()
         self._thread.join()
 
     def _work(self) -> None:
-        known: tuple[str, ...] = ()
+        previous: tuple[str, ...] = ()
         while True:
-            with self._news:
-                self._news.wait_for(lambda: self._waiting is not None or self._ended.is_set())
-                endpoints, self._waiting = self._waiting, None
-            if endpoints is None or self._ended.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._pending is not None or self._closed.is_set())
+                endpoints, self._pending = self._pending, None
+            if endpoints is None or self._closed.is_set():
                 return
-            self._run(endpoints, known)
-            known = endpoints
+            self._run(endpoints, previous)
+            previous = endpoints
 
-    def _run(self, endpoints: tuple[str, ...], known: tuple[str, ...]) -> None:
+    def _run(self, endpoints: tuple[str, ...], previous: tuple[str, ...]) -> None:
         variables = {
             ENDPOINTS: " ".join(endpoints),
-            ADDED: " ".join(sorted(set(endpoints) - set(known))),
-            REMOVED: " ".join(sorted(set(known) - set(endpoints))),
+            ADDED: " ".join(sorted(set(endpoints) - set(previous))),
+            REMOVED: " ".join(sorted(set(previous) - set(endpoints))),
         }
         try:
-            with tempfile.TemporaryFile() as told:
-                told.write("".join(f"{endpoint}\n" for endpoint in endpoints).encode())
-                told.seek(0)
-                process = self._start(told, variables)
+            with tempfile.TemporaryFile() as stdin:
+                stdin.write("".join(f"{endpoint}\n" for endpoint in endpoints).encode())
+                stdin.seek(0)
+                process = self._start(stdin, variables)
         except OSError as error:  # for instance a full disk, or a user with too many processes
             log.warning(
                 "watch_command_start_failed", command=self._command, reason=error.strerror or str(error)
             )
             return
-        if self._say is not None and process.stdout is not None:
-            # What it leaves running may print for ever, so nobody waits for the end of that.
-            threading.Thread(target=_pass_on, args=(process.stdout, self._say), daemon=True).start()
-        if wait_for_command(process, self._ended, grace=_GRACE) and process.returncode:
+        if self._on_output is not None and process.stdout is not None:
+            # This thread is not joined: background processes of the command may keep its output open.
+            threading.Thread(
+                target=_forward_lines, args=(process.stdout, self._on_output), daemon=True
+            ).start()
+        if wait_for_command(process, self._closed, grace=_GRACE) and process.returncode:
             log.warning(
                 "watch_command_failed", command=self._command, outcome=describe_status(process.returncode)
             )
 
-    def _start(self, told: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start(self, stdin: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         fitting = {name: value for name, value in variables.items() if _fits(name, value)}
         try:
-            process = self._start_with(told, fitting)
+            process = self._start_with(stdin, fitting)
         except OSError as error:
             if error.errno != errno.E2BIG or not fitting:
                 raise
             fitting = {}  # all strings together have a limit too, which depends on `ulimit -s`
-            process = self._start_with(told, fitting)
+            process = self._start_with(stdin, fitting)
         self._warn(variables.keys() - fitting.keys())
         return process
 
-    def _start_with(self, told: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    def _start_with(self, stdin: IO[bytes], variables: Mapping[str, str]) -> subprocess.Popen[bytes]:
         inherited = {
             name: value for name, value in os.environ.items() if name not in (ENDPOINTS, ADDED, REMOVED)
         }
-        output = None if self._say is None else subprocess.PIPE
-        return subprocess.Popen(  # noqa: S602 - the shell is what was asked for
+        output = None if self._on_output is None else subprocess.PIPE
+        return subprocess.Popen(  # noqa: S602 - the user gives a shell command
             self._command,
             shell=True,
-            stdin=told,
+            stdin=stdin,
             stdout=output,
             stderr=output and subprocess.STDOUT,
             env={**inherited, **variables},
             process_group=0,
         )
 
-    def _warn(self, left_out: Iterable[str]) -> None:
-        """Say once that there are more endpoints than variables hold: they may stay so many for ever."""
-        if left_out and not self._has_warned:
+    def _warn(self, unset: Iterable[str]) -> None:
+        """Log once that variables are too long, because each later run may have the same problem."""
+        if unset and not self._has_warned:
             self._has_warned = True
             log.warning(
                 "watch_command_variables_unset",
                 command=self._command,
-                variables=", ".join(sorted(left_out)),
+                variables=", ".join(sorted(unset)),
             )
 
 
-def _pass_on(printed: IO[bytes], say: Callable[[str], None]) -> None:
-    with printed:
-        for line in printed:
-            say(line.decode(errors="replace").rstrip("\r\n"))
+def _forward_lines(output: IO[bytes], on_output: Callable[[str], None]) -> None:
+    with output:
+        for line in output:
+            on_output(line.decode(errors="replace").rstrip("\r\n"))
 
 
 def _fits(name: str, value: str) -> bool:
-    return len(os.fsencode(f"{name}={value}")) < _MOST_STRING
+    return len(os.fsencode(f"{name}={value}")) < _MAX_STRING

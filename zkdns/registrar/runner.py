@@ -1,18 +1,21 @@
-"""Registers a member for as long as a signal or a program of the user's lets it be one.
+"""Registers a member until a stop signal arrives or the program exits: `zkdns register -- PROGRAM`.
 
-    connect ──▶ start the program ──▶ register, when the check passes ──▶ a stop signal, or its end
-                                         unregister ──▶ drain ──▶ send the signal on ──▶ its end
+    connect ──▶ start the program ──▶ register, when the check passes ──▶ a stop signal, or the program exits
+                                         unregister ──▶ drain ──▶ forward the signal ──▶ the program exits
 
-One thread decides: the main one, which takes news from a queue. Kazoo's listener, and the threads that wait
-for a signal or for something else, only post to it.
+The main thread makes all decisions. It reads events from a queue. Kazoo's listener and the threads that wait
+for signals, for the program or for the registration only put events into that queue.
 
-Signals. SIGTERM and SIGINT unregister first, and then go on to the program; HUP, QUIT, USR1, USR2 and WINCH
-go on at once; what was ignored when this started (nohup) stays ignored, here and there. The program leads a
-process group of its own: Ctrl-C reaches every process of a terminal's foreground group, so in ours it would
-end before it is unregistered. What keys send goes on to all of that group, as a terminal would have it: a
-shell that waits for its child leaves Ctrl-C to that. Other signals go to the program alone: what a hang-up
-means to its children is its own business. Nobody may read from a terminal in its background, so a program
-whose standard input would be one gets /dev/null. Without a program, a hang-up is as good as SIGTERM.
+Signals:
+- SIGTERM and SIGINT are stop signals: the member is unregistered first, then the signal is forwarded.
+- HUP, QUIT, USR1, USR2 and WINCH are forwarded at once. Without a program, HUP is a stop signal.
+- A signal that is ignored at start (nohup) stays ignored, in this process and in the program.
+
+The program leads a process group of its own. In this process's group, Ctrl-C would reach it directly, and it
+would exit before it is unregistered. Signals from terminal keys are forwarded to the whole new group, as a
+terminal would send them: a shell that waits for its child relies on that. Other signals are forwarded to the
+program only. A process of a background group cannot read from the terminal, so the program gets /dev/null if
+its standard input would be one.
 """
 
 from __future__ import annotations
@@ -47,22 +50,26 @@ if TYPE_CHECKING:
 log = Log("zkdns.register")
 
 NOT_FOUND: Final = 127
-"""The exit status where there is no such program, as shells have it."""
+"""Exit status if the program does not exist, as in shells."""
 NOT_EXECUTABLE: Final = 126
-"""The exit status where there is one that cannot be run, as shells have it."""
-_BY_SIGNAL = 128  # and the signal's number: the exit status of what a signal ended
+"""Exit status if the program cannot be executed, as in shells."""
+_BY_SIGNAL = 128  # plus the signal's number: exit status if a signal terminated the program, as in shells
 
-_STOPPING = (signal.SIGTERM, signal.SIGINT)
-_PASSED_ON = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
-_FROM_KEYS = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)  # the terminal's, whose window is one too
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_FORWARDED_SIGNALS = (signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH)
+_TERMINAL_SIGNALS = (signal.SIGINT, signal.SIGQUIT, signal.SIGWINCH)
 
-_REACH_TIMEOUT = 10.0  # seconds to wait for ZooKeeper before the program is started
-_LOOK = 0.1  # seconds between looks at a registration that has not come about yet
-_CHECK_SLACK = 1.0  # seconds beyond its own time-out, until what a check cannot end itself counts as hanging
+_CONNECT_TIMEOUT = 10.0  # seconds to wait for ZooKeeper before the program is started
+_POLL_SECONDS = 0.1  # interval of the checks whether the first registration has succeeded
+_CHECK_SLACK = 1.0  # seconds after a check's own timeout, until the registration regards it as hanging
 
 
 class ProgramError(ZkdnsError):
-    """The program cannot be run; `status` is what to exit with."""
+    """The program cannot be executed.
+
+    Attributes:
+        status: exit status for `zkdns register`.
+    """
 
     def __init__(self, status: int, detail: str) -> None:
         self.status = status
@@ -70,7 +77,7 @@ class ProgramError(ZkdnsError):
 
 
 class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What `zkdns register` is to do; durations are in seconds."""
+    """Options of `zkdns register`. Durations are in seconds."""
 
     environment: str
     service: str
@@ -80,7 +87,7 @@ class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str
     session_timeout: float
     host: str | None
-    """None: the address from which this machine reaches ZooKeeper."""
+    """None: the address of this machine that reaches ZooKeeper."""
     port: int
     additional: Mapping[str, str | int]
     shard: int | None
@@ -89,201 +96,210 @@ class RegisterOptions(msgspec.Struct, frozen=True, kw_only=True):
     interval: float
     timeout: float
     wait: bool
-    """Whether to go on where ZooKeeper cannot be reached, until it can."""
+    """Start the program without waiting for ZooKeeper."""
     drain: float
     command: tuple[str, ...]
-    """The program and its arguments; empty: whoever it is that serves runs elsewhere."""
+    """The program and its arguments. Empty: the service is not run by this process."""
 
 
-class _News(enum.Enum):
+class _Event(enum.Enum):
     CONNECTED = enum.auto()
-    AWAY = enum.auto()
-    ENDED = enum.auto()
-    """The program has; it can be reaped."""
-    LEFT = enum.auto()
+    DISCONNECTED = enum.auto()
+    PROGRAM_EXITED = enum.auto()
+    """The program has exited, and can be reaped."""
+    UNREGISTERED = enum.auto()
     """The registration is closed."""
 
 
 class Registrar:
-    """Carries out one plan, in the main thread."""
+    """Runs one `zkdns register`, in the main thread."""
 
-    def __init__(self, plan: RegisterOptions) -> None:
-        self._plan = plan
-        self._news: queue.SimpleQueue[_News | signal.Signals] = queue.SimpleQueue()
-        self._client = make_client(plan.zookeeper, session_timeout=plan.session_timeout, access=plan.access)
+    def __init__(self, options: RegisterOptions) -> None:
+        self._options = options
+        self._events: queue.SimpleQueue[_Event | signal.Signals] = queue.SimpleQueue()
+        self._client = make_client(
+            options.zookeeper, session_timeout=options.session_timeout, access=options.access
+        )
         self._set = ServerSet(
-            plan.environment,
-            plan.service,
-            namespace=plan.namespace,
-            session_timeout=plan.session_timeout,
+            options.environment,
+            options.service,
+            namespace=options.namespace,
+            session_timeout=options.session_timeout,
             client=self._client,
         )
         self._is_connected = False
         self._registration: Registration | None = None
         self._health: HealthMonitor | None = None
         self._was_registered = False
-        self._has_left = False
+        self._is_unregistered = False
         self._program: subprocess.Popen[bytes] | None = None
-        self._stops: list[signal.Signals] = []
-        self._is_stop_sent = False
+        self._stop_signals: list[signal.Signals] = []
+        self._is_stop_forwarded = False
 
     def run(self) -> int:
-        """Register, and stay so until a signal or the program's end. Signals stay taken afterwards.
+        """Register, and stay registered until a stop signal arrives or the program exits.
+
+        The signal handlers stay installed afterwards.
 
         Returns:
-            The program's exit status (128 and the signal's number where one ended it); without a program 0.
+            The program's exit status (128 plus the signal's number if a signal terminated it); 0 without a
+            program.
 
         Raises:
-            ProgramError: the program cannot be run; nothing was registered.
-            BadValueError: this machine's own address cannot be registered.
-            UnreachableError: ZooKeeper cannot be reached; the program was not started.
-            ZooKeeperError: ZooKeeper refuses; the program has been ended.
+            ProgramError: the program cannot be executed. Nothing was registered.
+            BadValueError: this machine's address cannot be registered.
+            UnreachableError: ZooKeeper cannot be reached. The program was not started.
+            ZooKeeperError: ZooKeeper refuses the registration. The program was terminated.
         """
-        wanted = (*_STOPPING, *(_PASSED_ON if self._plan.command else (signal.SIGHUP,)))
-        queue_signals([n for n in wanted if signal.getsignal(n) is not signal.SIG_IGN], self._news.put)
+        numbers = (*_STOP_SIGNALS, *(_FORWARDED_SIGNALS if self._options.command else (signal.SIGHUP,)))
+        queue_signals([n for n in numbers if signal.getsignal(n) is not signal.SIG_IGN], self._events.put)
         try:
-            self._client.add_listener(self._hear)
+            self._client.add_listener(self._on_connection_state)
             self._client.start_async()
-            self._reach()
-            self._start()
+            self._wait_for_zookeeper()
+            self._start_program()
             self._serve()
         finally:
-            self._leave()
-            self._end()
+            self._unregister()
+            self._stop_program()
             disconnect(self._client)
-        return self._status()
+        return self._exit_status()
 
-    # -- what happens --------------------------------------------------------------------------------------
+    # -- events --------------------------------------------------------------------------------------------
 
-    def _hear(self, state: str) -> None:
-        """The listener of the connection, in a thread of kazoo's."""
-        self._news.put(_News.CONNECTED if state == "CONNECTED" else _News.AWAY)
+    def _on_connection_state(self, state: str) -> None:
+        """Listener of the ZooKeeper connection, called in a thread of kazoo."""
+        self._events.put(_Event.CONNECTED if state == "CONNECTED" else _Event.DISCONNECTED)
 
-    def _next(self, deadline: float | None = None) -> bool:
-        """Take a piece of news; False where none came until the deadline (on the monotonic clock)."""
+    def _handle_event(self, deadline: float | None = None) -> bool:
+        """Wait for an event, and handle it. Return False at the deadline (on the monotonic clock)."""
         try:
-            news = self._news.get(timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0))
+            event = self._events.get(
+                timeout=None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            )
         except queue.Empty:
             return False
-        if isinstance(news, signal.Signals):
-            self._signalled(news)
-        elif news is _News.LEFT:
-            self._has_left = True
-        elif news is _News.ENDED:
+        if isinstance(event, signal.Signals):
+            self._handle_signal(event)
+        elif event is _Event.UNREGISTERED:
+            self._is_unregistered = True
+        elif event is _Event.PROGRAM_EXITED:
             assert self._program is not None  # noqa: S101 - it was started
             log.info("program_exited", outcome=describe_status(self._program.wait()))
         else:
-            self._connection_changed(news is _News.CONNECTED)
+            self._connection_changed(event is _Event.CONNECTED)
         return True
 
-    def _signalled(self, number: signal.Signals) -> None:
-        if number in _STOPPING or not self._plan.command:
-            self._stops.append(number)
-            if not self._is_stop_sent:
+    def _handle_signal(self, number: signal.Signals) -> None:
+        if number in _STOP_SIGNALS or not self._options.command:
+            self._stop_signals.append(number)
+            if not self._is_stop_forwarded:
                 return
         if self._is_running():
-            self._send(number)
+            self._forward_signal(number)
 
-    def _connection_changed(self, is_there: bool) -> None:
-        if is_there and not self._is_connected:
-            log.info("zookeeper_connected", zookeeper=self._plan.zookeeper)
-        elif not is_there and self._is_connected:
-            log.warning("zookeeper_disconnected", zookeeper=self._plan.zookeeper)
-        self._is_connected = is_there
+    def _connection_changed(self, is_connected: bool) -> None:
+        if is_connected and not self._is_connected:
+            log.info("zookeeper_connected", zookeeper=self._options.zookeeper)
+        elif not is_connected and self._is_connected:
+            log.warning("zookeeper_disconnected", zookeeper=self._options.zookeeper)
+        self._is_connected = is_connected
 
-    # -- the way -------------------------------------------------------------------------------------------
+    # -- start and registration ----------------------------------------------------------------------------
 
-    def _reach(self) -> None:
-        """Wait for ZooKeeper, unless the program need not."""
-        deadline = time.monotonic() + _REACH_TIMEOUT
-        while not (self._is_connected or self._stops or self._plan.wait):
-            if not self._next(deadline):
+    def _wait_for_zookeeper(self) -> None:
+        """Wait until ZooKeeper is connected, unless the option `wait` is set."""
+        deadline = time.monotonic() + _CONNECT_TIMEOUT
+        while not (self._is_connected or self._stop_signals or self._options.wait):
+            if not self._handle_event(deadline):
                 raise UnreachableError(
-                    f"cannot register in {self._set.path}: ZooKeeper at {self._plan.zookeeper} cannot be "
+                    f"cannot register in {self._set.path}: ZooKeeper at {self._options.zookeeper} cannot be "
                     "reached (--wait keeps trying)"
                 )
 
-    def _start(self) -> None:
-        """Start the program, if there is one."""
-        command = self._plan.command
-        if not command or self._stops:
+    def _start_program(self) -> None:
+        command = self._options.command
+        if not command or self._stop_signals:
             return
         try:
-            self._program = subprocess.Popen(  # noqa: S603 - the user's own program
+            self._program = subprocess.Popen(  # noqa: S603 - the user gives the program
                 command, stdin=subprocess.DEVNULL if os.isatty(0) else None, process_group=0
             )
         except FileNotFoundError:
-            reason = "there is no such program, or no such interpreter as it names"
+            reason = "there is no such program, or its interpreter does not exist"
             raise ProgramError(NOT_FOUND, f"cannot run {command[0]!r}: {reason}") from None
         except OSError as error:
             reason = error.strerror or str(error)
             raise ProgramError(NOT_EXECUTABLE, f"cannot run {command[0]!r}: {reason}") from None
         log.info("program_started", pid=self._program.pid, command=shlex.join(command))
-        threading.Thread(target=self._await_program, args=(self._program.pid,), daemon=True).start()
+        threading.Thread(target=self._wait_for_program, args=(self._program.pid,), daemon=True).start()
 
-    def _await_program(self, pid: int) -> None:
-        # It is not reaped here, so that its number is its own for as long as a signal may be sent to it.
+    def _wait_for_program(self, pid: int) -> None:
+        # WNOWAIT does not reap the process. So its pid is not reused while the main thread may signal it.
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        self._news.put(_News.ENDED)
+        self._events.put(_Event.PROGRAM_EXITED)
 
     def _serve(self) -> None:
-        """Register as soon as that can be, and stay so until there is a reason to stop."""
-        while not self._stops and (self._program is None or self._program.returncode is None):
+        """Register as soon as ZooKeeper is connected, and handle events until there is a reason to stop."""
+        while not self._stop_signals and (self._program is None or self._program.returncode is None):
             if self._is_connected and self._registration is None:
                 self._register()
             is_pending = self._registration is not None and not self._was_registered
-            self._next(time.monotonic() + _LOOK if is_pending else None)
+            self._handle_event(time.monotonic() + _POLL_SECONDS if is_pending else None)
             if is_pending:
-                self._look()
+                self._check_registration()
 
     def _register(self) -> None:
-        plan = self._plan
-        host = plan.host or own_address(plan.zookeeper)
-        if plan.host is None:
+        options = self._options
+        host = options.host or own_address(options.zookeeper)
+        if options.host is None:
             is_loopback = host.startswith("127.") or host == "::1"
-            why = "loopback, as ZooKeeper; --host names another" if is_loopback else "it reaches ZooKeeper"
-            log.info("host_chosen", host=host, reason=why)
-        if plan.check is not None:
-            self._health = HealthMonitor(plan.check, host, plan.port, plan.timeout)
+            reason = "loopback, as ZooKeeper; --host names another" if is_loopback else "it reaches ZooKeeper"
+            log.info("host_chosen", host=host, reason=reason)
+        if options.check is not None:
+            self._health = HealthMonitor(options.check, host, options.port, options.timeout)
         self._registration = self._set.register(
             host,
-            plan.port,
+            options.port,
             ping=self._health,
-            ping_interval=plan.interval,
-            ping_timeout=plan.timeout + _CHECK_SLACK,
-            additional=plan.additional,
-            shard=plan.shard,
-            metadata=plan.metadata,
+            ping_interval=options.interval,
+            ping_timeout=options.timeout + _CHECK_SLACK,
+            additional=options.additional,
+            shard=options.shard,
+            metadata=options.metadata,
             timeout=None,
         )
 
-    def _look(self) -> None:
-        """Whether the first registration has come about, or never will."""
-        assert self._registration is not None  # noqa: S101 - there is one that is looked at
+    def _check_registration(self) -> None:
+        """Note whether the first registration has succeeded. Raise its error if it cannot succeed."""
+        assert self._registration is not None  # noqa: S101 - checked by the caller
         error = self._registration.last_error
         if self._registration.is_registered:
             self._was_registered = True
         elif isinstance(error, ZooKeeperError) and not isinstance(error, UnreachableError):
             raise error
 
-    def _leave(self) -> None:
-        """Unregister, and wait until the znode is gone; a second signal ends the waiting."""
+    # -- the end -------------------------------------------------------------------------------------------
+
+    def _unregister(self) -> None:
+        """Unregister, and wait until the znode is deleted. A second stop signal ends the wait."""
         registration = self._registration
         if registration is None:
             return
-        # What is about to be registered may be known to others before it is to us.
+        # A registration in progress may already be visible to clients, so it counts as registered.
         if registration.is_registered or self._health is None or self._health.passes:
             self._was_registered = True
-            log.info("unregistration_started", reason=self._stops[0].name if self._stops else "the end")
+            reason = self._stop_signals[0].name if self._stop_signals else "the end"
+            log.info("unregistration_started", reason=reason)
         threading.Thread(target=self._close, args=(registration,), daemon=True).start()
-        enough = max(len(self._stops), 1) + 1
-        while not self._has_left and len(self._stops) < enough:
-            self._next()
+        max_signals = max(len(self._stop_signals), 1) + 1
+        while not self._is_unregistered and len(self._stop_signals) < max_signals:
+            self._handle_event()
         if registration.is_registered:
             log.warning(
                 "unregistration_failed",
                 path=registration.path,
-                seconds=self._plan.session_timeout,
+                seconds=self._options.session_timeout,
             )
 
     def _close(self, registration: Registration) -> None:
@@ -292,43 +308,43 @@ class Registrar:
             if self._health is not None:
                 self._health.close()
         finally:
-            self._news.put(_News.LEFT)
+            self._events.put(_Event.UNREGISTERED)
 
-    def _end(self) -> None:
-        """Let the program finish what it serves, send the signal on, and wait for its end."""
-        if self._was_registered and self._stops and self._is_running():
-            log.info("drain_started", seconds=self._plan.drain)
-            deadline = time.monotonic() + self._plan.drain
-            while len(self._stops) == 1 and self._is_running() and self._next(deadline):
+    def _stop_program(self) -> None:
+        """Wait for the drain time, forward the stop signal, and wait until the program has exited."""
+        if self._was_registered and self._stop_signals and self._is_running():
+            log.info("drain_started", seconds=self._options.drain)
+            deadline = time.monotonic() + self._options.drain
+            while len(self._stop_signals) == 1 and self._is_running() and self._handle_event(deadline):
                 pass
         if self._is_running():
-            self._is_stop_sent = True
-            self._send(self._stops[0] if self._stops else signal.SIGTERM)
+            self._is_stop_forwarded = True
+            self._forward_signal(self._stop_signals[0] if self._stop_signals else signal.SIGTERM)
         while self._is_running():
-            self._next()
+            self._handle_event()
 
     def _is_running(self) -> bool:
         return self._program is not None and self._program.returncode is None
 
-    def _send(self, number: signal.Signals) -> None:
+    def _forward_signal(self, number: signal.Signals) -> None:
         assert self._program is not None  # noqa: S101 - it is running
         log.info("signal_forwarded", signal=number.name)
-        (os.killpg if number in _FROM_KEYS else os.kill)(self._program.pid, number)
+        (os.killpg if number in _TERMINAL_SIGNALS else os.kill)(self._program.pid, number)
 
-    def _status(self) -> int:
-        if not self._plan.command:
+    def _exit_status(self) -> int:
+        if not self._options.command:
             return 0
         if self._program is None:  # stopped before it was started
-            return _BY_SIGNAL + self._stops[0]
+            return _BY_SIGNAL + self._stop_signals[0]
         code = self._program.returncode
         return code if code >= 0 else _BY_SIGNAL - code
 
 
 def own_address(zookeeper: str) -> str:
-    """The address from which this machine reaches ZooKeeper; nothing is sent to find out.
+    """Return the address of this machine that reaches ZooKeeper. No packet is sent.
 
     Raises:
-        ZkdnsError: there is no way to any of the servers.
+        ZkdnsError: there is no route to any of the servers.
     """
     servers = zookeeper.partition("/")[0]
     for server in servers.split(","):
@@ -336,8 +352,8 @@ def own_address(zookeeper: str) -> str:
         try:
             for family, *_, target in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM):
                 with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                    probe.connect(target)  # only chooses a route
+                    probe.connect(target)  # selects a route; a UDP socket sends nothing
                     return str(probe.getsockname()[0])
         except OSError:
             continue
-    raise ZkdnsError(f"cannot tell which address reaches ZooKeeper at {servers}; name one with --host")
+    raise ZkdnsError(f"cannot find the address that reaches ZooKeeper at {servers}; name one with --host")

@@ -1,9 +1,9 @@
-"""Signals to a program whose main thread takes news from a queue.
+"""Delivers signals to a program with a main thread that waits for a queue.
 
-Python runs a handler when the main thread next executes Python. A signal that comes just before that thread
-waits for a lock, or to another thread, ends no waiting: it is noticed with the next news, which may never
-come. What the interpreter does at once, in whichever thread, is to write the signal's number to a file
-(signal.set_wakeup_fd); so a thread reads that.
+Python runs a signal handler when the main thread next executes Python code. A signal that arrives just before
+the main thread blocks, or in another thread, does not interrupt that wait, so its handler could be delayed
+without limit. But the interpreter writes the signal's number to a file descriptor at once, in any thread
+(signal.set_wakeup_fd). A thread reads that descriptor.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from collections.abc import Callable, Collection
 
 
 def queue_signals(
-    numbers: Collection[int], tell: Callable[[signal.Signals], None], *, once: Collection[int] = ()
+    numbers: Collection[int], on_signal: Callable[[signal.Signals], None], *, once: Collection[int] = ()
 ) -> None:
-    """Have it told when one of these comes; for good, and for the one program that this process is.
+    """Call a function for each of these signals, until the process exits.
 
     Args:
         numbers: the signals.
-        tell: called with each as it comes, in a thread of its own.
-        once: those of them that are told together once: the second ends the program, as it would have without
-            us.
+        on_signal: called with each signal, in a thread of its own.
+        once: a subset of the signals. After the first signal of this subset, all of them get their default
+            action back, so that a second one terminates the process.
     """
 
-    def take(number: int, _frame: object) -> None:
+    def handler(number: int, _frame: object) -> None:
         if number in once:
             for each in once:
                 signal.signal(each, signal.SIG_DFL)
 
-    told, telling = os.pipe()
-    os.set_blocking(telling, False)  # as set_wakeup_fd wants it
-    threading.Thread(target=_pass_on, args=(told, frozenset(numbers), tell), daemon=True).start()
-    signal.set_wakeup_fd(telling, warn_on_full_buffer=False)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)  # required by set_wakeup_fd
+    threading.Thread(target=_deliver, args=(reader, frozenset(numbers), on_signal), daemon=True).start()
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in numbers:
-        signal.signal(number, take)
+        signal.signal(number, handler)
 
 
-def _pass_on(told: int, numbers: Collection[int], tell: Callable[[signal.Signals], None]) -> None:
-    while read := os.read(told, 64):
-        for number in read:
+def _deliver(reader: int, numbers: Collection[int], on_signal: Callable[[signal.Signals], None]) -> None:
+    while data := os.read(reader, 64):
+        for number in data:
             if number in numbers:
-                tell(signal.Signals(number))
+                on_signal(signal.Signals(number))

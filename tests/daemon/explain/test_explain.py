@@ -1,4 +1,4 @@
-"""What names are said to be, what becomes of members, and that nothing stays behind of the question."""
+"""Explanations of names, verdicts on members, and that an explanation does not change the table."""
 
 import asyncio
 import re
@@ -22,8 +22,8 @@ from zkdns.daemon.ipc.control_messages import (
 )
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
+from zkdns.daemon.watcher.control_handlers import count_members, list_services, read_history
 from zkdns.daemon.watcher.host_resolver import Failure
-from zkdns.daemon.watcher.queries import count_members, list_services, read_history
 from zkdns.dns.zone import Zone
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.resolver import Resolver
@@ -43,23 +43,23 @@ FIRST = (WEB, *MORE)
 
 
 class Server:
-    """What a watcher knows that has read these sets."""
+    """The context of a watcher that has read these sets."""
 
     def __init__(self, *changes: Change, ready: bool = True, **flags: Any) -> None:
         self.config: Config = load_config(flags={"upstream": ("none",), **flags}, environment={}, file=None)
         self.publisher = Publisher()
-        self.known: WatcherContext = watcher_context(self.config, self.publisher)
+        self.context: WatcherContext = watcher_context(self.config, self.publisher)
         self.publisher.publish(changes)
         self.publisher.set_health(ready=ready, stale=False)
 
     async def explain(self, name: str) -> Explanation:
-        explained = await explain(Explain(name), self.known)
+        explained = await explain(Explain(name), self.context)
         assert isinstance(explained, Explanation)
         return explained
 
 
 def explained(name: str, *changes: Change, **flags: Any) -> Explanation:
-    """What is said of one name."""
+    """Explain one name."""
 
     async def run() -> Explanation:
         return await Server(*(changes or FIRST), **flags).explain(name)
@@ -68,22 +68,22 @@ def explained(name: str, *changes: Change, **flags: Any) -> Explanation:
 
 
 def answers_of(found: Explanation) -> str:
-    """Records by type, or the rcode."""
+    """Return the number of records by type, or the rcode."""
     return " ".join(
         f"{one.type}:{one.records if one.rcode == 'NOERROR' else one.rcode}" for one in found.answers
     )
 
 
 @pytest.mark.parametrize(
-    ("asked", "kind", "name", "answers", "says"),
+    ("asked", "kind", "name", "answers", "rule"),
     [
         ("web.staging", "service", "web.staging.discovery", "A:2 AAAA:0 SRV:2", "the service web.staging"),
         ("WEB.Staging.Discovery.", "service", "web.staging.discovery", "A:2 AAAA:0 SRV:2", "the service"),
         ("web.prod", "service", "web.prod.discovery", "A:0 AAAA:0 SRV:0", "the service web.prod"),
         ("api.v2.staging", "service", "api.v2.staging.discovery", "A:1 AAAA:0 SRV:1", "api.v2.staging"),
         ("discovery", "apex", "discovery", "SOA:1 NS:1 A:0 AAAA:0 SRV:0", "zone"),
-        ("staging", "environment", "staging.discovery", "A:0 AAAA:0 SRV:0", "2 services lie below"),
-        ("v2.staging", "environment", "v2.staging.discovery", "A:0 AAAA:0 SRV:0", "1 service lies below"),
+        ("staging", "environment", "staging.discovery", "A:0 AAAA:0 SRV:0", "2 services are below"),
+        ("v2.staging", "environment", "v2.staging.discovery", "A:0 AAAA:0 SRV:0", "1 service is below"),
         ("m1.web.staging", "member", "m1.web.staging.discovery", "A:1 AAAA:0 SRV:1", "member_0000000001"),
         ("s3.web.staging", "shard", "s3.web.staging.discovery", "A:1 AAAA:0 SRV:1", "shard 3"),
         ("m1-debug.web.staging", "host", "m1-debug.web.staging.discovery", "A:1 AAAA:0 SRV:1", "host"),
@@ -144,16 +144,18 @@ def answers_of(found: Explanation) -> str:
             "refused",
             "www.example.com",
             "A:REFUSED AAAA:REFUSED SRV:REFUSED",
-            "nobody is asked",
+            'forward.upstreams is "none"',
         ),
-        ("web.staging.", "refused", "web.staging", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside our zones"),
+        ("web.staging.", "refused", "web.staging", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside the zones"),
         ("10.0.0.1", "refused", "1.0.0.10.in-addr.arpa", "A:REFUSED AAAA:REFUSED SRV:REFUSED", "outside"),
     ],
 )
-def test_each_name_is_told_by_its_rule(asked: str, kind: str, name: str, answers: str, says: str) -> None:
+def test_each_name_is_explained_by_the_rule_that_answers_it(
+    asked: str, kind: str, name: str, answers: str, rule: str
+) -> None:
     found = explained(asked)
     assert (found.kind, found.name, answers_of(found)) == (kind, name, answers)
-    assert says in found.rule
+    assert rule in found.rule
     assert found.is_answered == any(one.records for one in found.answers)
 
 
@@ -162,17 +164,17 @@ def test_each_name_is_told_by_its_rule(asked: str, kind: str, name: str, answers
     [
         ("web.stagin", ("web.staging",)),
         ("wbe.staging", ("web.staging",)),
-        ("nix.staging", ("web.staging", "api.v2.staging")),  # not alike, but these there are
+        ("nix.staging", ("web.staging", "api.v2.staging")),  # not similar, but existing
         ("web.prd", ("web.prod", "db.prod")),
         ("_admi._tcp.web.staging", ("_admin._tcp.web.staging",)),
         ("/discovery/stagin/web", ("/discovery/staging/web",)),
     ],
 )
-def test_what_may_have_been_meant_is_named(asked: str, nearest: tuple[str, ...]) -> None:
+def test_similar_names_are_suggested_for_an_absent_name(asked: str, nearest: tuple[str, ...]) -> None:
     assert set(nearest) <= set(explained(asked).nearest)
 
 
-def test_browsing_and_reverse_names_are_told_where_they_are_answered() -> None:
+def test_dns_sd_and_reverse_names_are_explained_if_they_are_switched_on() -> None:
     flags = {"dns_sd": True, "reverse": True}
     instance = explained("m1._web._tcp.staging", **flags)
     assert (instance.kind, answers_of(instance)) == ("dns-sd", "PTR:0 SRV:1 TXT:1")
@@ -184,10 +186,10 @@ def test_browsing_and_reverse_names_are_told_where_they_are_answered() -> None:
     assert explained("10.0.0.77", **flags).kind == "refused"
 
 
-def test_names_of_others_are_told_with_whom_is_asked() -> None:
+def test_names_outside_the_zones_are_explained_with_their_upstreams() -> None:
     async def run() -> list[Explanation]:
         server = Server(*FIRST, upstream=("192.0.2.53", "192.0.2.54:5353"))
-        server.known.routes = ForwardZones(server.config, (), None, Resolver)
+        server.context.forward_zones = ForwardZones(server.config, (), None, Resolver)
         return [await server.explain(name) for name in ("www.example.com", "x.onion", "localhost", ".")]
 
     example, onion, local, root = asyncio.run(run())
@@ -198,32 +200,33 @@ def test_names_of_others_are_told_with_whom_is_asked() -> None:
     assert (root.kind, root.name) == ("forwarded", ".")
 
 
-def test_what_is_not_read_yet_is_told() -> None:
+def test_names_of_a_table_or_service_that_was_not_read_are_unread() -> None:
     for asked in ("web.staging", "web.staging.discovery"):
         found = explained(asked, ready=False)
         assert (found.kind, found.is_answered, answers_of(found)) == (
             *("unread", False),
             "A:SERVFAIL AAAA:SERVFAIL SRV:SERVFAIL",
         )
-        nothing_known = explained(asked, SetDropped(WEB.origin), ready=False)
-        assert (nothing_known.kind, nothing_known.name) == ("unread", "web.staging.discovery")
+        dropped = explained(asked, SetDropped(WEB.origin), ready=False)
+        assert (dropped.kind, dropped.name) == ("unread", "web.staging.discovery")
     unread = explained("web.staging", SetUnread(WEB.origin, WEB.name))
     assert (unread.kind, answers_of(unread)) == ("unread", "A:SERVFAIL AAAA:SERVFAIL SRV:SERVFAIL")
     assert "ACL" in unread.rule
 
 
-def test_who_types_no_name_is_told_so() -> None:
+def test_an_invalid_name_is_refused() -> None:
     async def run() -> object:
-        return await explain(Explain("a..b"), Server(*FIRST).known)
+        return await explain(Explain("a..b"), Server(*FIRST).context)
 
     assert asyncio.run(run()) == Refused("invalid", "'a..b' is not a domain name: it has an empty label")
 
 
 def verdicts(found: Explanation) -> list[tuple[str, str]]:
+    """Return number and verdict of each member."""
     return [(row.member.removeprefix("member_").lstrip("0"), row.verdict) for row in found.members]
 
 
-JUDGED = [
+MEMBERS = [
     member(1, "10.0.0.1:80"),
     member(2, "10.0.0.2:80", status="STARTING"),
     member(3, "10.0.0.3:80", weight=0.0),
@@ -235,12 +238,12 @@ JUDGED = [
 ]
 
 
-def test_each_member_has_its_verdict() -> None:
+def test_each_member_has_a_verdict_with_a_reason() -> None:
     async def run() -> None:
-        server = Server(put("web.staging", JUDGED))
+        server = Server(put("web.staging", MEMBERS))
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
         since = time.time() - 90
-        server.known.resolver.failures["nowhere.example"] = Failure("A, AAAA", since, "SERVFAIL")
+        server.context.resolver.failures["nowhere.example"] = Failure("A, AAAA", since, "SERVFAIL")
         found = await server.explain("web.staging")
         assert verdicts(found) == [
             *[("1", "duplicate"), ("2", "hidden"), ("3", "drained"), ("4", "dropped"), ("5", "answered")],
@@ -253,16 +256,16 @@ def test_each_member_has_its_verdict() -> None:
         assert why["7"] == "it has left"
         assert found.members[3].name is None
         server.publisher.publish([HostResolved("nowhere.example", ("10.0.0.6",))])
-        server.known.resolver.resolved["nowhere.example"] = since
+        server.context.resolver.resolved["nowhere.example"] = since
         row = (await server.explain("web.staging")).members[5]
         assert (row.verdict, row.addresses) == ("answered", ("10.0.0.6",))
-        assert row.why.endswith("; what is known is 1m 30s old")
+        assert row.why.endswith("; its addresses are 1m 30s old")
 
     asyncio.run(run())
 
 
-def test_who_is_drained_is_answered_where_there_is_no_other() -> None:
-    found = explained("web.staging", put("web.staging", JUDGED[1:4]))
+def test_a_member_of_weight_0_is_answered_if_there_is_no_other() -> None:
+    found = explained("web.staging", put("web.staging", MEMBERS[1:4]))
     assert verdicts(found) == [("2", "hidden"), ("3", "answered"), ("4", "dropped")]
     assert answers_of(found) == "A:1 AAAA:0 SRV:1"
 
@@ -270,15 +273,17 @@ def test_who_is_drained_is_answered_where_there_is_no_other() -> None:
 @pytest.mark.parametrize(
     ("order", "expected"), [("fixed", ["answered"] * 2 + ["beyond"] * 3), ("random", ["answered"] * 5)]
 )
-def test_who_never_gets_into_a_limited_answer_is_told(order: str, expected: Sequence[str]) -> None:
+def test_members_beyond_max_answers_are_marked_if_the_order_is_fixed(
+    order: str, expected: Sequence[str]
+) -> None:
     members = [member(number, f"10.0.0.{number}:80") for number in range(1, 6)]
     found = explained("web.staging", put("web.staging", members), order=order, max_answers="2")
     assert [row.verdict for row in found.members] == expected
     assert answers_of(found) == "A:2 AAAA:0 SRV:2"
-    assert found.notes == ("an answer holds 2 of 5 members (max_answers)",)
+    assert found.notes == ("an answer has 2 of 5 members (max_answers)",)
 
 
-def test_sets_whose_names_differ_in_case_are_told_to_be_one() -> None:
+def test_sets_whose_names_differ_in_case_only_are_explained_as_one_service() -> None:
     other = put("web.staging", [member(1, "10.0.0.9:80")], origin="/discovery/staging/Web")
     found = explained("web.staging", WEB, other)
     assert found.origins == ("/discovery/staging/Web", "/discovery/staging/web")
@@ -286,15 +291,15 @@ def test_sets_whose_names_differ_in_case_are_told_to_be_one() -> None:
     assert len({row.name for row in found.members if row.name}) == 3
 
 
-def test_the_name_of_who_has_just_left_is_still_answered_and_nothing_stays_behind() -> None:
+def test_the_name_of_a_departed_member_is_answered_and_the_table_is_not_changed() -> None:
     async def run() -> None:
         server = Server(*FIRST)
-        gone = SetChanged(WEB.origin, (), ("member_0000000002",))
-        server.publisher.publish([gone])
+        removal = SetChanged(WEB.origin, (), ("member_0000000002",))
+        server.publisher.publish([removal])
         found = await server.explain("m2.web.staging")
         assert (found.kind, answers_of(found), found.members) == ("member", "A:1 AAAA:0 SRV:1", ())
-        left = r"it left [0-9.]+(?:µs|ms|s) ago; its own name is answered for 1m more"
-        assert re.fullmatch(left, found.notes[0])
+        note = r"it left [0-9.]+(?:µs|ms|s) ago; its own name is answered for 1m more"
+        assert re.fullmatch(note, found.notes[0])
         assert answers_of(await server.explain("web.staging")) == "A:1 AAAA:0 SRV:1"
         assert server.publisher.table.services[WEB.name.key].departed == {}
         server.publisher.publish([SetChanged(WEB.origin, WEB.members[1:2], ())])
@@ -303,7 +308,7 @@ def test_the_name_of_who_has_just_left_is_still_answered_and_nothing_stays_behin
     asyncio.run(run())
 
 
-def test_every_name_that_has_records_is_told_as_such() -> None:
+def test_every_name_with_records_is_classified_as_existing() -> None:
     async def run() -> None:
         server = Server(*FIRST, put("deep.er.staging", ["db.example:80", "[2001:db8::1]:80"]), dns_sd=True)
         zone = Zone(server.publisher.table, server.config)
@@ -319,30 +324,30 @@ def test_every_name_that_has_records_is_told_as_such() -> None:
     asyncio.run(run())
 
 
-def test_members_are_counted_as_they_are_explained() -> None:
+def test_counted_members_agree_with_their_verdicts() -> None:
     async def run() -> None:
-        server = Server(put("web.staging", JUDGED), put("drained.staging", JUDGED[1:4]))
+        server = Server(put("web.staging", MEMBERS), put("drained.staging", MEMBERS[1:4]))
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
         for name in ("web.staging", "web.staging.discovery", "/discovery/staging/web"):
-            # 1 and 5 are one; 3 is drained; 8 has no service endpoint; 6 will be known sooner or later.
-            assert count_members(CountMembers(name), server.known) == MemberCount(
+            # 1 and 5 have one endpoint; 3 is drained; 8 has no service endpoint; 6 counts without addresses.
+            assert count_members(CountMembers(name), server.context) == MemberCount(
                 3, 1, exists=True, ready=True
             )
-        drained = count_members(CountMembers("drained.staging"), server.known)
+        drained = count_members(CountMembers("drained.staging"), server.context)
         assert drained == MemberCount(1, 0, exists=True, ready=True)
         none = MemberCount(0, 0, exists=False, ready=True)
-        assert count_members(CountMembers("nix.staging"), server.known) == none
-        assert isinstance(count_members(CountMembers("a..b"), server.known), Refused)
+        assert count_members(CountMembers("nix.staging"), server.context) == none
+        assert isinstance(count_members(CountMembers("a..b"), server.context), Refused)
 
     asyncio.run(run())
 
 
-def test_services_are_listed_in_numbers_and_in_parts() -> None:
+def test_services_are_listed_with_member_counts_in_parts() -> None:
     async def run() -> None:
         many = [put(f"s{number:04}.prod", ["10.0.0.1:80"]) for number in range(1200)]
-        server = Server(put("web.staging", JUDGED), *many)
+        server = Server(put("web.staging", MEMBERS), *many)
         server.publisher.publish([MembersHeld("/discovery/staging/web", ("member_0000000007",))])
-        *parts, last = list_services(server.known)
+        *parts, last = list_services(server.context)
         assert (last.services, len(parts)) == ((), 3)
         lines = {line.name: line for part in parts for line in part.services}
         assert len(lines) == 1201
@@ -354,17 +359,17 @@ def test_services_are_listed_in_numbers_and_in_parts() -> None:
     asyncio.run(run())
 
 
-def test_the_history_of_a_service_is_found_by_each_of_its_names_even_when_it_is_gone() -> None:
+def test_the_history_of_a_removed_service_is_found_by_each_of_its_names() -> None:
     async def run() -> None:
         server = Server(*FIRST)
         server.publisher.publish([SetDropped(WEB.origin), SetDropped(MORE[2].origin)])
         for name in ("web.staging", "WEB.staging.discovery.", WEB.origin):
-            read = read_history(ReadHistory(name), server.known)
-            assert not isinstance(read, Refused)
-            assert [entry.kind for entry in read.entries] == ["left"] * 3 + ["service gone"]
-        everything = read_history(ReadHistory(), server.known)
+            page = read_history(ReadHistory(name), server.context)
+            assert not isinstance(page, Refused)
+            assert [entry.kind for entry in page.entries] == ["left"] * 3 + ["service gone"]
+        everything = read_history(ReadHistory(), server.context)
         assert not isinstance(everything, Refused)
         assert len(everything.entries) == 6
-        assert isinstance(read_history(ReadHistory("a..b"), server.known), Refused)
+        assert isinstance(read_history(ReadHistory("a..b"), server.context), Refused)
 
     asyncio.run(run())

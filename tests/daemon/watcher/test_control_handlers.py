@@ -1,4 +1,4 @@
-"""What commands ask of a running server: `zkdns flush` as it reaches the workers, and what is refused."""
+"""Control requests: their effect on the workers, their responses and their errors."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from tests.daemon.ipc.feed_helpers import (
     contents,
@@ -32,15 +33,16 @@ from zkdns.daemon.ipc.control_messages import (
     Refused,
 )
 from zkdns.daemon.ipc.feed import BARRIERS, FRAMES, Barrier, Publisher
-from zkdns.daemon.watcher.control_handlers import respond, respond_when_applied
-from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped
+from zkdns.daemon.watcher.control_handlers import accept_losses, respond, respond_when_applied
+from zkdns.namespace import ServiceName, parse_namespace
+from zkdns.serverset.changes import HostResolved, MembersHeld, SetDropped, SetPut
 from zkdns.table import Table
 
 NOT_CACHED = "lies in the zone discovery, which is never forwarded or cached"
 
 
-def respond_to(name: str | None, **flags: Any) -> object:
-    """What a server without workers responds."""
+def flush(name: str | None, **flags: Any) -> object:
+    """Return the response to `FlushCaches` of a watcher without workers."""
     config = load_config(flags=flags, environment={}, file=None)
     return respond(FlushCaches(name), watcher_context(config, Publisher()))
 
@@ -55,7 +57,7 @@ def respond_to(name: str | None, **flags: Any) -> object:
         ("discovery.example", b"\x09discovery\7example\0"),
     ],
 )
-def test_a_name_reaches_each_worker_as_the_wire_has_it(
+def test_flush_sends_the_name_in_wire_form_to_each_worker(
     short_path: Path, name: str | None, wire: bytes | None
 ) -> None:
     config = load_config(flags={"workers": "3"}, environment={}, file=None)
@@ -75,17 +77,17 @@ def test_a_name_reaches_each_worker_as_the_wire_has_it(
     asyncio.run(scenario())
 
 
-def test_where_nobody_answers_nobody_is_told() -> None:
-    assert respond_to(None) == Flushed(0, 1)
+def test_flush_without_workers_flushes_no_worker() -> None:
+    assert flush(None) == Flushed(0, 1)
 
 
 @pytest.mark.parametrize("name", ["discovery", "web.staging.DISCOVERY."])
-def test_our_own_names_are_not_cached(name: str) -> None:
-    assert respond_to(name) == Refused("not_found", f"{name} {NOT_CACHED}")
+def test_flush_of_a_name_in_a_zone_is_refused(name: str) -> None:
+    assert flush(name) == Refused("not_found", f"{name} {NOT_CACHED}")
 
 
-def test_what_is_no_name_is_a_mistake() -> None:
-    response = respond_to("a..b")
+def test_flush_of_an_invalid_name_is_refused() -> None:
+    response = flush("a..b")
     assert isinstance(response, Refused)
     assert (response.reason, response.message) == (
         "invalid",
@@ -93,9 +95,9 @@ def test_what_is_no_name_is_a_mistake() -> None:
     )
 
 
-def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
+def test_flush_is_refused_if_the_server_forwards_nothing(tmp_path: Path) -> None:
     refused = Refused("not_found", "this server forwards nothing, so nothing is cached")
-    assert respond_to(None, upstream=("none",)) == refused
+    assert flush(None, upstream=("none",)) == refused
     file = tmp_path / "zkdns.toml"
     for upstreams, response in (("none", refused), ("192.0.2.1", Flushed(0, 1))):
         file.write_text(f'forward.upstreams = "none"\n[forward.zone.example]\nupstreams = "{upstreams}"')
@@ -103,23 +105,45 @@ def test_who_forwards_nothing_has_nothing_to_forget(tmp_path: Path) -> None:
         assert respond(FlushCaches(None), watcher_context(config, Publisher())) == response
 
 
-def test_losses_are_accepted_too() -> None:
+def test_accept_is_refused_if_no_members_are_held() -> None:
     config = load_config(flags={}, environment={}, file=None)
-    assert respond(AcceptLosses(None), watcher_context(config, Publisher())) == Refused(
-        "not_found", "nothing is held"
-    )
+    refused = Refused("not_found", "no members are held")
+    assert respond(AcceptLosses(None), watcher_context(config, Publisher())) == refused
 
 
-def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "is_found"),
+    [
+        ("web.staging", True),
+        ("WEB.staging.discovery.", True),
+        ("/discovery/staging/web", True),
+        ("hello.prod.www", True),
+        ("hello.prod.www.aurora", True),
+        ("web.staging.aurora", False),
+        ("hello.prod.www.discovery", False),
+        ("/discovery/staging", False),
+    ],
+)
+def test_accept_finds_a_service_by_name_with_or_without_zone_or_by_znode(name: str, is_found: bool) -> None:
+    aurora = parse_namespace("/aurora/{role}/{environment}/{job}", (b"aurora",))
+    config = load_config(flags={}, environment={}, file=None)
+    config = replace(config, namespaces=(*config.namespaces, aurora))
+    publisher = Publisher()
+    publisher.table.apply(SetPut("/discovery/staging/web", ServiceName("web", "staging"), ()))
+    publisher.table.apply(SetPut("/aurora/www/prod/hello", ServiceName("hello", "prod.www", aurora.zone), ()))
+    refused = accept_losses(AcceptLosses(name), watcher_context(config, publisher))
+    sentence = f"no members of {name} are held" if is_found else f"there is no service {name}"
+    assert refused == Refused("not_found", sentence)
+
+
+def test_names_are_listed_by_prefix_and_at_most_1000(short_path: Path) -> None:
     config = load_config(flags={}, environment={}, file=None)
 
     async def scenario() -> None:
         async with running_publisher(str(short_path / "feed")) as publisher:
 
-            def listed(beginning: str, *, only_held: bool = False) -> tuple[str, ...]:
-                response = respond(
-                    ListNames(beginning, only_held=only_held), watcher_context(config, publisher)
-                )
+            def listed(prefix: str, *, only_held: bool = False) -> tuple[str, ...]:
+                response = respond(ListNames(prefix, only_held=only_held), watcher_context(config, publisher))
                 assert isinstance(response, Names)
                 return response.names
 
@@ -133,13 +157,13 @@ def test_services_are_listed_by_how_their_names_begin(short_path: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_table_that_has_not_been_read_is_not_handed_out() -> None:
+def test_dump_is_refused_until_the_table_has_been_read() -> None:
     config = load_config(flags={}, environment={}, file=None)
     refused = Refused("not_found", "the table has not been read yet; try again when it has")
     assert respond(Dump(), watcher_context(config, Publisher())) == refused
 
 
-def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Path) -> None:
+def test_a_dump_has_the_table_at_the_time_of_the_request(short_path: Path) -> None:
     config = load_config(flags={"ttl": "9"}, environment={}, file=None)
 
     async def scenario() -> None:
@@ -149,7 +173,7 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Pat
             publisher.publish([put("small"), put("last", member(1, "db.example"))])
             publisher.publish([HostResolved("db.example", ("192.0.2.1",))])
             publisher.set_health(ready=True, stale=True)
-            publisher.publish([put("web", member(2))])  # no word of it has gone out yet
+            publisher.publish([put("web", member(2))])  # not yet sent to the subscribers
             parts = respond(Dump(), watcher_context(config, publisher))
             assert isinstance(parts, Iterator)
             serial, expected = contents(publisher.table)
@@ -157,18 +181,18 @@ def test_the_table_is_handed_out_as_it_was_when_it_was_asked_for(short_path: Pat
             assert head == Dumped(config, serial, is_stale=True)
             publisher.publish([SetDropped("/discovery/staging/last"), put("web")])
             table = Table(departed_seconds=0)
-            *some, last = parts
-            for part in some:
+            *full_parts, last = parts
+            for part in full_parts:
                 assert isinstance(part, Contents)
                 for change in part.changes:
                     table.apply(change)
-            assert (last, len(some)) == (Contents(()), 2)
+            assert (last, len(full_parts)) == (Contents(()), 2)
             assert contents(table)[1] == expected
 
     asyncio.run(scenario())
 
 
-def test_a_copy_has_the_serial_of_its_last_change(short_path: Path) -> None:
+def test_a_copy_of_the_table_has_the_serial_of_its_last_change(short_path: Path) -> None:
     async def scenario() -> None:
         async with running_publisher(str(short_path / "feed")) as publisher:
             publisher.publish([put("web", member(1))])
@@ -181,18 +205,18 @@ def test_a_copy_has_the_serial_of_its_last_change(short_path: Path) -> None:
     asyncio.run(scenario())
 
 
-# -- what is done when it is responded -----------------------------------------------------------------------
+# -- waiting for the workers ---------------------------------------------------------------------------------
 
 
-async def mark_in(reader: asyncio.StreamReader) -> Barrier:
-    """The next mark that a subscriber is sent."""
+async def read_barrier(reader: asyncio.StreamReader) -> Barrier:
+    """Read messages from the feed up to the next barrier."""
     while (message := await FRAMES.read(reader)) is not None:
         if isinstance(message, Barrier):
             return message
     raise AssertionError
 
 
-def test_each_worker_has_what_was_told_it_before_it_is_said_to_be_done(short_path: Path) -> None:
+def test_a_response_is_sent_after_the_workers_have_applied_the_changes(short_path: Path) -> None:
     config = load_config(flags={}, environment={}, file=None)
     feed = str(short_path / "feed")
 
@@ -200,19 +224,19 @@ def test_each_worker_has_what_was_told_it_before_it_is_said_to_be_done(short_pat
         async with running_publisher(feed) as publisher, running_worker(feed) as worker:
             publisher.set_health(ready=True, stale=False)
             await until(lambda: worker.health.ready)
-            known = watcher_context(config, publisher)
+            context = watcher_context(config, publisher)
             for count in range(1, 100):
                 publisher.publish([put("web", *(member(n, f"10.0.0.{n}") for n in range(count)))])
-                counted = await respond_when_applied(CountMembers("web.staging"), known)
+                counted = await respond_when_applied(CountMembers("web.staging"), context)
                 assert counted == MemberCount(count, 0, exists=True, ready=True)
                 assert contents(worker.table) == contents(publisher.table)
-                await respond_when_applied(FlushCaches(None), known)
+                await respond_when_applied(FlushCaches(None), context)
                 assert len(worker.flushed) == count
 
     asyncio.run(scenario())
 
 
-def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
+def test_a_response_waits_for_a_slow_worker_but_not_for_one_that_exits_or_hangs(
     short_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = load_config(flags={"workers": "2"}, environment={}, file=None)
@@ -220,21 +244,21 @@ def test_who_is_slow_is_waited_for_and_who_goes_or_hangs_is_not(
 
     async def scenario() -> None:
         async with running_publisher(feed) as publisher, running_worker(feed) as prompt:
-            known = watcher_context(config, publisher)
+            context = watcher_context(config, publisher)
             monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 20.0)
-            for turn, how in enumerate(("slow", "goes", "hangs"), 1):
+            for count, behaviour in enumerate(("slow", "exits", "hangs"), 1):
                 reader, writer = await asyncio.open_unix_connection(feed)
                 await until(lambda: publisher.subscriber_count == 2)
-                if how == "hangs":
+                if behaviour == "hangs":
                     monkeypatch.setattr(feed_module, "_BARRIER_SECONDS", 0.05)
-                flushing = asyncio.create_task(respond_when_applied(FlushCaches(None), known))
-                mark = await asyncio.wait_for(mark_in(reader), 10.0)
-                await until(lambda: len(prompt.flushed) == turn)  # noqa: B023 - used at once
-                if how == "slow":
+                flushing = asyncio.create_task(respond_when_applied(FlushCaches(None), context))
+                barrier = await asyncio.wait_for(read_barrier(reader), 10.0)
+                await until(lambda: len(prompt.flushed) == count)  # noqa: B023 - used at once
+                if behaviour == "slow":
                     await asyncio.sleep(0.05)
                     assert not flushing.done()
-                    writer.write(BARRIERS.encode(mark))
-                elif how == "goes":
+                    writer.write(BARRIERS.encode(barrier))
+                elif behaviour == "exits":
                     writer.close()
                 assert await asyncio.wait_for(flushing, 10.0) == Flushed(2, 2)
                 writer.close()

@@ -1,4 +1,4 @@
-"""What is kept of who came and went: the right words for it, in order, and no more than there is room for."""
+"""The history of changes: kinds of entries, order, paging and limits."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,26 +20,34 @@ NOW = 1_800_000_000.0
 WEB = origin_of("web")
 
 
-class Kept:
-    """A publisher that is ready with what it has, and the history of all thereafter."""
+class Recorder:
+    """A publisher that is ready with its first changes, and the history of the following ones."""
 
-    def __init__(self, *first: Change, each: int = 1000, most: int = 100_000) -> None:
+    def __init__(self, *first: Change, max_per_service: int = 1000, max_entries: int = 100_000) -> None:
         self.now = NOW
         self.publisher = Publisher()
-        self.history = History(self.publisher, ZONE, clock=lambda: self.now, each=each, most=most)
+        self.history = History(
+            self.publisher,
+            ZONE,
+            clock=lambda: self.now,
+            max_per_service=max_per_service,
+            max_entries=max_entries,
+        )
         self.publisher.add_listener(self.history)
         self.publisher.publish(first)
         self.publisher.set_health(ready=True, stale=False)
 
-    def told(self, *changes: Change) -> list[tuple[str, str]]:
-        """What is told of these changes: the kind, and the number of the member."""
+    def record(self, *changes: Change) -> list[tuple[str, str]]:
+        """Publish changes, and return the new entries as their kind and the member's number."""
         after = self.history.last
         self.publisher.publish(changes)
         entries, _ = self.history.read(None, after, 1000)
         return [(entry.kind, entry.member.removeprefix("member_").lstrip("0")) for entry in entries]
 
 
-def keep(scenario: Callable[[], None]) -> None:
+def run_in_loop(scenario: Callable[[], None]) -> None:
+    """Run a function within a running event loop."""
+
     async def run() -> None:
         scenario()
 
@@ -50,76 +58,81 @@ def changed(added: Sequence[int] = (), removed: Sequence[int] = ()) -> SetChange
     return SetChanged(WEB, members(*added), tuple(member(number).name for number in removed))
 
 
-def test_what_was_there_at_the_start_is_no_change() -> None:
+def test_the_first_read_of_the_table_is_not_recorded() -> None:
     def scenario() -> None:
-        kept = Kept(put("web", *members(1, 2)))
-        assert kept.history.read(None, 0, 100) == ((), 0)
-        assert kept.history.changed((b"web", b"staging", *ZONE)) is None
+        recorder = Recorder(put("web", *members(1, 2)))
+        assert recorder.history.read(None, 0, 100) == ((), 0)
+        assert recorder.history.changed_at((b"web", b"staging", *ZONE)) is None
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_each_change_has_its_word() -> None:
+def test_each_change_is_recorded_with_its_kind() -> None:
     def scenario() -> None:
-        kept = Kept(put("web", *members(1, 2)))
+        recorder = Recorder(put("web", *members(1, 2)))
         starting = msgspec.structs.replace(member(2), status=Status.STARTING)
         weighed = msgspec.structs.replace(starting, weight=0.0)
-        assert kept.told(changed([3], [1])) == [("left", "1"), ("joined", "3")]
-        assert kept.told(SetChanged(WEB, (starting,), ())) == [("status", "2")]
-        assert kept.told(SetChanged(WEB, (weighed,), ())) == [("changed", "2")]
-        assert kept.told(SetChanged(WEB, (weighed,), ()), HostResolved("db", ("10.0.0.9",))) == []
-        assert kept.told(put("web", member(3), member(4))) == [("left", "2"), ("joined", "4")]
-        assert kept.told(put("db", member(1))) == [("service added", ""), ("joined", "1")]
-        assert kept.told(SetDropped(origin_of("db"))) == [("left", "1"), ("service gone", "")]
-        assert kept.told(SetDropped(origin_of("db")), changed([], [9])) == []
-        assert kept.told(SetUnread(origin_of("db"), put("db").name)) == [("service added", "")]
+        assert recorder.record(changed([3], [1])) == [("left", "1"), ("joined", "3")]
+        assert recorder.record(SetChanged(WEB, (starting,), ())) == [("status", "2")]
+        assert recorder.record(SetChanged(WEB, (weighed,), ())) == [("changed", "2")]
+        assert recorder.record(SetChanged(WEB, (weighed,), ()), HostResolved("db", ("10.0.0.9",))) == []
+        assert recorder.record(put("web", member(3), member(4))) == [("left", "2"), ("joined", "4")]
+        assert recorder.record(put("db", member(1))) == [("service added", ""), ("joined", "1")]
+        assert recorder.record(SetDropped(origin_of("db"))) == [("left", "1"), ("service gone", "")]
+        assert recorder.record(SetDropped(origin_of("db")), changed([], [9])) == []
+        assert recorder.record(SetUnread(origin_of("db"), put("db").name)) == [("service added", "")]
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_limbo_has_its_words() -> None:
+def test_held_members_are_recorded_as_held_back_released_or_left() -> None:
     def scenario() -> None:
-        kept = Kept(put("web", *members(1, 2, 3, 4, 5, 6)))
-        gone = MembersHeld(WEB, tuple(one.name for one in members(1, 2, 3)))
-        assert kept.told(gone) == [("held", "1"), ("held", "2"), ("held", "3")]
-        assert kept.told(gone) == []
-        assert kept.told(changed([1])) == [("back", "1")]
-        elsewhere = member(7, host="10.0.0.2")  # under another name at the same place
-        assert kept.told(SetChanged(WEB, (elsewhere,), (member(2).name,))) == [("left", "2"), ("back", "7")]
-        assert kept.told(changed([], [3])) == [("let go", "3")]
-        # Who has left, and is given back, has not joined; not even where the whole service was gone.
-        assert kept.told(changed([3]), MembersHeld(WEB, (member(3).name,))) == [("held", "3")]
-        assert kept.told(put("db", member(1)), MembersHeld(origin_of("db"), (member(1).name,))) == [
+        recorder = Recorder(put("web", *members(1, 2, 3, 4, 5, 6)))
+        held = MembersHeld(WEB, tuple(one.name for one in members(1, 2, 3)))
+        assert recorder.record(held) == [("held", "1"), ("held", "2"), ("held", "3")]
+        assert recorder.record(held) == []
+        assert recorder.record(changed([1])) == [("back", "1")]
+        replacement = member(7, host="10.0.0.2")  # another name, the same endpoint
+        assert recorder.record(SetChanged(WEB, (replacement,), (member(2).name,))) == [
+            ("left", "2"),
+            ("back", "7"),
+        ]
+        assert recorder.record(changed([], [3])) == [("released", "3")]
+        # A held member that the guard puts back has not joined, even if the whole service was removed.
+        assert recorder.record(changed([3]), MembersHeld(WEB, (member(3).name,))) == [("held", "3")]
+        assert recorder.record(put("db", member(1)), MembersHeld(origin_of("db"), (member(1).name,))) == [
             ("service added", ""),
             ("held", "1"),
         ]
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_what_the_guard_does_is_told() -> None:
+def test_members_that_the_guard_holds_and_releases_are_recorded() -> None:
     async def run() -> None:
-        kept = Kept()
+        recorder = Recorder()
         config = load_config(flags={}, environment={}, file=None)
-        guarding = GuardedPublisher(config, kept.publisher, lambda _ready, _stale: None, session_timeout=10)
-        guarding.publish([put("web", *members(1, 2, 3, 4, 5, 6))])
-        guarding.heard(True, True)
-        after = kept.history.last
-        guarding.publish([changed([], [1, 2, 3, 4, 5, 6])])
-        guarding.publish([changed([7])])
-        guarding.accept([WEB])
-        guarding.close()
-        kinds = [entry.kind for entry in kept.history.read(None, after, 100)[0]]
-        assert kinds == ["held"] * 6 + ["joined"] + ["let go"] * 6
+        guarded = GuardedPublisher(
+            config, recorder.publisher, lambda _ready, _stale: None, session_timeout=10
+        )
+        guarded.publish([put("web", *members(1, 2, 3, 4, 5, 6))])
+        guarded.set_health(True, True)
+        after = recorder.history.last
+        guarded.publish([changed([], [1, 2, 3, 4, 5, 6])])
+        guarded.publish([changed([7])])
+        guarded.release([WEB])
+        guarded.close()
+        kinds = [entry.kind for entry in recorder.history.read(None, after, 100)[0]]
+        assert kinds == ["held"] * 6 + ["joined"] + ["released"] * 6
 
     asyncio.run(run())
 
 
-def test_an_entry_says_all_of_it() -> None:
+def test_an_entry_has_all_fields_of_its_change() -> None:
     def scenario() -> None:
-        kept = Kept(put("web"))
-        kept.told(changed([3]))
-        entries, last = kept.history.read(None, 0, 10)
+        recorder = Recorder(put("web"))
+        recorder.record(changed([3]))
+        entries, last = recorder.history.read(None, 0, 10)
         (entry,) = map(msgspec.structs.asdict, entries)
         assert entry == {
             "number": int(NOW * 1e6),
@@ -131,36 +144,36 @@ def test_an_entry_says_all_of_it() -> None:
             "znode": "/discovery/staging/web/member_0000000003",
         }
         assert last == entry["number"]
-        assert kept.history.changed((b"web", b"staging", *ZONE)) == NOW
-        kept.now += 5
-        kept.told(changed([], [3]))
-        kept.now += 7
-        leavers = list(kept.history.leavers(60))
-        assert leavers == [((b"web", b"staging", *ZONE), WEB, member(3), 7.0)]
-        assert list(kept.history.leavers(6)) == []
+        assert recorder.history.changed_at((b"web", b"staging", *ZONE)) == NOW
+        recorder.now += 5
+        recorder.record(changed([], [3]))
+        recorder.now += 7
+        departures = list(recorder.history.departures(60))
+        assert departures == [((b"web", b"staging", *ZONE), WEB, member(3), 7.0)]
+        assert list(recorder.history.departures(6)) == []
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_numbers_rise_even_where_the_clock_does_not() -> None:
+def test_numbers_rise_even_if_the_clock_is_set_back() -> None:
     def scenario() -> None:
-        kept = Kept(put("web"))
-        kept.told(changed([1, 2, 3]))
-        kept.now -= 3600
-        kept.told(changed([4]))
-        numbers = [entry.number for entry in kept.history.read(None, 0, 10)[0]]
+        recorder = Recorder(put("web"))
+        recorder.record(changed([1, 2, 3]))
+        recorder.now -= 3600
+        recorder.record(changed([4]))
+        numbers = [entry.number for entry in recorder.history.read(None, 0, 10)[0]]
         assert numbers == [int(NOW * 1e6) + step for step in range(4)]
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_it_is_read_in_parts_and_of_one_service() -> None:
+def test_entries_are_read_in_pages_and_by_service() -> None:
     def scenario() -> None:
-        kept = Kept(put("web"), put("db"))
+        recorder = Recorder(put("web"), put("db"))
         for number in range(1, 6):
-            kept.told(changed([number]))
-            kept.told(SetChanged(origin_of("db"), members(number), ()))
-        history = kept.history
+            recorder.record(changed([number]))
+            recorder.record(SetChanged(origin_of("db"), members(number), ()))
+        history = recorder.history
         everything, last = history.read(None, 0, 100)
         assert [entry.service for entry in everything] == ["web.staging", "db.staging"] * 5
         assert history.read(None, 0, 3) == (everything[-3:], last)
@@ -171,47 +184,47 @@ def test_it_is_read_in_parts_and_of_one_service() -> None:
         assert history.read(lambda key, _: key[0] == b"db", 0, 2)[0] == everything[7::2]
         assert history.read(lambda _, origin: origin == WEB, 0, 100)[0] == everything[::2]
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_of_each_service_and_of_all_only_so_many_are_kept() -> None:
+def test_the_oldest_entries_of_a_service_and_of_all_services_are_dropped() -> None:
     def scenario() -> None:
         names = [f"s{number}" for number in range(30)]
-        kept = Kept(*map(put, names), each=10, most=100)
+        recorder = Recorder(*map(put, names), max_per_service=10, max_entries=100)
         for number in range(1, 51):
-            kept.told(SetChanged(origin_of("s0"), members(number), ()))
-        assert len(kept.history.read(None, 0, 1000)[0]) == 10
-        kept.now += 1
+            recorder.record(SetChanged(origin_of("s0"), members(number), ()))
+        assert len(recorder.history.read(None, 0, 1000)[0]) == 10
+        recorder.now += 1
         for name in names[1:]:
             for number in range(1, 11):
-                kept.told(SetChanged(origin_of(name), members(number), ()))
-                assert len(kept.history.read(None, 0, 1000)[0]) <= 100
-        newest = kept.history.read(None, 0, 1000)[0]
+                recorder.record(SetChanged(origin_of(name), members(number), ()))
+                assert len(recorder.history.read(None, 0, 1000)[0]) <= 100
+        newest = recorder.history.read(None, 0, 1000)[0]
         assert [entry.service for entry in newest[-10:]] == ["s29.staging"] * 10
         assert newest[0].number > int((NOW + 1) * 1e6)
         assert [entry.number for entry in newest] == sorted(entry.number for entry in newest)
-        assert kept.history.changed((b"s0", b"staging", *ZONE)) == NOW + 49e-6
+        assert recorder.history.changed_at((b"s0", b"staging", *ZONE)) == NOW + 49e-6
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_services_that_are_gone_are_forgotten_in_the_end() -> None:
+def test_services_without_entries_that_are_not_in_the_table_are_dropped() -> None:
     def scenario() -> None:
-        kept = Kept(most=20)
+        recorder = Recorder(max_entries=20)
         for number in range(100):
-            kept.told(put(f"s{number}"), SetDropped(origin_of(f"s{number}")))
-        assert len(kept.history._stories) <= 21
+            recorder.record(put(f"s{number}"), SetDropped(origin_of(f"s{number}")))
+        assert len(recorder.history._services) <= 21
 
-    keep(scenario)
+    run_in_loop(scenario)
 
 
-def test_a_mistake_of_the_history_costs_no_change() -> None:
+def test_an_internal_error_is_logged_and_the_change_is_applied() -> None:
     def scenario() -> None:
-        kept = Kept(put("web"))
-        kept.history._add = None  # type: ignore[assignment,method-assign]
+        recorder = Recorder(put("web"))
+        recorder.history._add = None  # type: ignore[assignment,method-assign]
         with capture_logs() as logs:
-            kept.publisher.publish([changed([1])])
+            recorder.publisher.publish([changed([1])])
         assert [entry["event"] for entry in logs] == ["history_update_failed"]
-        assert kept.publisher.table.services[(b"web", b"staging", *ZONE)].first.members
+        assert recorder.publisher.table.services[(b"web", b"staging", *ZONE)].first.members
 
-    keep(scenario)
+    run_in_loop(scenario)

@@ -1,6 +1,6 @@
-"""Host names of members, looked up: of upstreams where they can tell, or else as the machine itself does.
+"""Lookups of members' host names, with upstreams and with the system resolver.
 
-`localhost` is in every hosts file, and `invalid` in no DNS (RFC 6761 §6.4).
+`localhost` is in every hosts file. Names below `invalid` do not exist (RFC 6761 §6.4).
 """
 
 import asyncio
@@ -33,15 +33,15 @@ LOOPBACK = {"127.0.0.1", "::1"}
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look again soon, and let the machine's resolver give up soon."""
+    """Make retries and the system resolver fast."""
     monkeypatch.setenv("RES_OPTIONS", "timeout:1 attempts:1")
     monkeypatch.setattr(host_resolver, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(host_resolver, "REFRESH_SECONDS", 0.0)
     monkeypatch.setattr(host_resolver, "_ROUND_SECONDS", 0.001)
 
 
-class Resolving:
-    """A resolver at work on a table."""
+class ResolverHarness:
+    """A host resolver and its table."""
 
     def __init__(self, find: Callable[[str], Awaitable[HostAddresses | None]] | None = None) -> None:
         self.table = Table(departed_seconds=0)
@@ -53,22 +53,22 @@ class Resolving:
         for change in changes:
             self.table.apply(change)
 
-    def want(self, *names: str) -> None:
-        """Put members with these hosts into the table, and those before out of it."""
+    def set_hosts(self, *names: str) -> None:
+        """Replace the members of the table by ones with these hosts."""
         members = tuple(Member(f"m{n}", Endpoint(name, 80)) for n, name in enumerate(names))
         self.table.apply(SetPut("fixed:web", ServiceName("web"), members))
         self.resolver.wake()
 
     async def rounds(self, host: str, count: int) -> None:
-        """Wait until a name was looked up so many times."""
+        """Wait for `count` lookups of a name."""
         due = self.resolver._due
         for _ in range(count):
-            before = due.get(host) or 0.0  # which is at once
+            before = due.get(host) or 0.0  # 0: due at once
             self.resolver.wake()
             await until(lambda: due.get(host, 0.0) > before)  # noqa: B023 - used at once
 
     async def look_ups(self, asked: Sequence[Asked], count: int) -> None:
-        """Wait until an upstream was asked for both types so many times more."""
+        """Wait for `count` more lookups that query an upstream for both types."""
         before = len(asked)
 
         def is_done() -> bool:
@@ -81,200 +81,200 @@ class Resolving:
 @asynccontextmanager
 async def resolving(
     find: Callable[[str], Awaitable[HostAddresses | None]] | None = None,
-) -> AsyncIterator[Resolving]:
-    made = Resolving(find)
-    task = asyncio.create_task(made.resolver.run())
+) -> AsyncIterator[ResolverHarness]:
+    harness = ResolverHarness(find)
+    task = asyncio.create_task(harness.resolver.run())
     try:
-        yield made
+        yield harness
     finally:
         task.cancel()
-        for running in [*made.resolver._running.values()]:
+        for running in [*harness.resolver._running.values()]:
             running.cancel()
 
 
-def test_a_name_that_members_have_is_looked_up_again_and_again() -> None:
+def test_a_host_name_of_a_member_is_looked_up_repeatedly() -> None:
     async def scenario() -> None:
-        async with resolving() as made:
-            made.want("localhost", "10.0.0.1")
-            await until(lambda: made.table.addresses_of("localhost"))
-            addresses = made.table.addresses_of("localhost")
+        async with resolving() as harness:
+            harness.set_hosts("localhost", "10.0.0.1")
+            await until(lambda: harness.table.addresses_of("localhost"))
+            addresses = harness.table.addresses_of("localhost")
             assert set(addresses) <= LOOPBACK
             assert list(addresses) == sorted(set(addresses))
-            await made.rounds("localhost", 2)
-            assert {change.host for change in made.found} == {"localhost"}
+            await harness.rounds("localhost", 2)
+            assert {change.host for change in harness.found} == {"localhost"}
 
     asyncio.run(scenario())
 
 
-def test_while_look_ups_fail_the_last_addresses_stand_and_it_is_told_once() -> None:
+def test_failed_lookups_keep_the_addresses_and_are_logged_once() -> None:
     async def scenario() -> None:
-        async with resolving() as made:
-            made.want(ABSENT, "localhost")
-            made.table.apply(HostResolved(ABSENT, ("192.0.2.1",)))
-            await made.rounds(ABSENT, 4)
-            await until(lambda: made.table.addresses_of("localhost"))
-            assert made.table.addresses_of(ABSENT) == ("192.0.2.1",)
-            assert {change.host for change in made.found} == {"localhost"}
+        async with resolving() as harness:
+            harness.set_hosts(ABSENT, "localhost")
+            harness.table.apply(HostResolved(ABSENT, ("192.0.2.1",)))
+            await harness.rounds(ABSENT, 4)
+            await until(lambda: harness.table.addresses_of("localhost"))
+            assert harness.table.addresses_of(ABSENT) == ("192.0.2.1",)
+            assert {change.host for change in harness.found} == {"localhost"}
 
     assert failures(scenario) == [ABSENT]
 
 
-def test_names_that_nobody_has_any_more_are_forgotten() -> None:
+def test_host_names_that_no_member_has_are_dropped() -> None:
     async def scenario() -> None:
-        async with resolving() as made:
-            made.want(ABSENT, "localhost")
-            await made.rounds(ABSENT, 2)
-            await until(lambda: made.table.addresses_of("localhost"))
-            made.table.apply(SetDropped("fixed:web"))
-            made.resolver.wake()
-            resolver = made.resolver
+        async with resolving() as harness:
+            harness.set_hosts(ABSENT, "localhost")
+            await harness.rounds(ABSENT, 2)
+            await until(lambda: harness.table.addresses_of("localhost"))
+            harness.table.apply(SetDropped("fixed:web"))
+            harness.resolver.wake()
+            resolver = harness.resolver
             await until(lambda: not resolver._due and not resolver._running and not resolver.failures)
-            assert made.table.addresses_of("localhost") == ()
-            made.want("localhost")
-            await until(lambda: made.table.addresses_of("localhost"))
+            assert harness.table.addresses_of("localhost") == ()
+            harness.set_hosts("localhost")
+            await until(lambda: harness.table.addresses_of("localhost"))
 
     assert failures(scenario) == [ABSENT]
 
 
-def test_a_name_that_comes_back_is_told_of_again_when_it_fails() -> None:
+def test_a_failure_is_logged_again_after_the_host_name_was_dropped() -> None:
     async def scenario() -> None:
-        async with resolving() as made:
+        async with resolving() as harness:
             for _ in range(2):
-                made.want(ABSENT)
-                await made.rounds(ABSENT, 2)
-                made.want()
-                await until(lambda: not made.resolver._due and not made.resolver._running)
+                harness.set_hosts(ABSENT)
+                await harness.rounds(ABSENT, 2)
+                harness.set_hosts()
+                await until(lambda: not harness.resolver._due and not harness.resolver._running)
 
     assert failures(scenario) == [ABSENT, ABSENT]
 
 
-def test_addresses_that_went_with_the_last_user_are_looked_up_at_once_when_there_is_one_again(
+def test_a_host_name_that_returns_after_its_last_member_left_is_looked_up_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(host_resolver, "REFRESH_SECONDS", 3600.0)
 
     async def scenario() -> None:
-        async with resolving() as made:
-            made.want("localhost")
-            await until(lambda: made.table.addresses_of("localhost"))
-            made.want()
-            made.want("localhost")  # before the resolver has looked
-            assert not made.table.addresses_of("localhost")
-            await until(lambda: made.table.addresses_of("localhost"))
+        async with resolving() as harness:
+            harness.set_hosts("localhost")
+            await until(lambda: harness.table.addresses_of("localhost"))
+            harness.set_hosts()
+            harness.set_hosts("localhost")  # before the resolver has checked the table
+            assert not harness.table.addresses_of("localhost")
+            await until(lambda: harness.table.addresses_of("localhost"))
 
     asyncio.run(scenario())
 
 
-def test_more_names_than_are_looked_up_at_once_are_all_looked_up() -> None:
-    dice = random.Random(1)
-    names = {"".join(map(dice.choice, zip("localhost", "LOCALHOST", strict=True))) for _ in range(20)}
+def test_more_host_names_than_concurrent_lookups_are_all_looked_up() -> None:
+    rng = random.Random(1)
+    names = {"".join(map(rng.choice, zip("localhost", "LOCALHOST", strict=True))) for _ in range(20)}
 
     async def scenario() -> None:
-        async with resolving() as made:
-            made.want(*names)
-            await until(lambda: all(map(made.table.addresses_of, names)))
+        async with resolving() as harness:
+            harness.set_hosts(*names)
+            await until(lambda: all(map(harness.table.addresses_of, names)))
 
     assert failures(scenario) == []
 
 
-# -- of upstreams -------------------------------------------------------------------------------------------
+# -- with upstreams -----------------------------------------------------------------------------------------
 
 
-class Upstreams:
-    """What looks names up before the machine does.
+class FakeUpstreams:
+    """A `find` function with given results.
 
     Attributes:
-        known: what it finds, or the error that it meets; of other names it knows nothing.
-        asked: the names that were looked up, each time.
+        results: result or error by name. All other names are left to the system resolver.
+        lookups: the names of all calls.
     """
 
-    def __init__(self, **known: HostAddresses | OSError) -> None:
-        self.known = known
-        self.asked: list[str] = []
+    def __init__(self, **results: HostAddresses | OSError) -> None:
+        self.results = results
+        self.lookups: list[str] = []
 
     async def find(self, host: str) -> HostAddresses | None:
-        self.asked.append(host)
+        self.lookups.append(host)
         await asyncio.sleep(0)
-        found = self.known.get(host)
-        if isinstance(found, OSError):
-            raise found
-        return found
+        result = self.results.get(host)
+        if isinstance(result, OSError):
+            raise result
+        return result
 
 
-def test_what_upstreams_find_stands_as_long_as_they_say() -> None:
+def test_addresses_from_upstreams_are_kept_for_their_ttl() -> None:
     async def scenario() -> None:
-        upstreams = Upstreams(database=HostAddresses(("192.0.2.1", "192.0.2.2"), 100))
-        async with resolving(upstreams.find) as made:
-            begun = asyncio.get_running_loop().time()
-            made.want("database")
-            await until(lambda: made.resolver._due.get("database"))
-            assert made.table.addresses_of("database") == ("192.0.2.1", "192.0.2.2")
-            ended = asyncio.get_running_loop().time()
-            assert begun + 100 <= made.resolver._due["database"] <= ended + 100
-            made.resolver.wake()
+        upstreams = FakeUpstreams(database=HostAddresses(("192.0.2.1", "192.0.2.2"), 100))
+        async with resolving(upstreams.find) as harness:
+            started_at = asyncio.get_running_loop().time()
+            harness.set_hosts("database")
+            await until(lambda: harness.resolver._due.get("database"))
+            assert harness.table.addresses_of("database") == ("192.0.2.1", "192.0.2.2")
+            ended_at = asyncio.get_running_loop().time()
+            assert started_at + 100 <= harness.resolver._due["database"] <= ended_at + 100
+            harness.resolver.wake()
             await asyncio.sleep(0.05)  # some rounds
-            assert upstreams.asked == ["database"]
+            assert upstreams.lookups == ["database"]
 
     assert failures(scenario) == []
 
 
-def test_what_upstreams_find_is_looked_up_again_when_that_is_over() -> None:
+def test_addresses_from_upstreams_are_looked_up_again_after_their_ttl() -> None:
     async def scenario() -> None:
-        upstreams = Upstreams(database=HostAddresses(("192.0.2.1",), 0))
-        async with resolving(upstreams.find) as made:
-            made.want("database")
-            await until(lambda: made.table.addresses_of("database"))
-            upstreams.known["database"] = HostAddresses(("192.0.2.2",), 0)
-            made.resolver.wake()
-            await until(lambda: made.table.addresses_of("database") == ("192.0.2.2",))
+        upstreams = FakeUpstreams(database=HostAddresses(("192.0.2.1",), 0))
+        async with resolving(upstreams.find) as harness:
+            harness.set_hosts("database")
+            await until(lambda: harness.table.addresses_of("database"))
+            upstreams.results["database"] = HostAddresses(("192.0.2.2",), 0)
+            harness.resolver.wake()
+            await until(lambda: harness.table.addresses_of("database") == ("192.0.2.2",))
 
     assert failures(scenario) == []
 
 
-def test_what_upstreams_do_not_know_the_machine_is_asked_for() -> None:
+def test_the_system_resolver_is_used_if_upstreams_do_not_have_the_name() -> None:
     async def scenario() -> None:
-        upstreams = Upstreams()
-        async with resolving(upstreams.find) as made:
-            made.want("localhost", ABSENT)
-            await until(lambda: made.table.addresses_of("localhost"))
-            assert set(made.table.addresses_of("localhost")) <= LOOPBACK
-            await made.rounds(ABSENT, 2)
-            assert {"localhost", ABSENT} == set(upstreams.asked)
+        upstreams = FakeUpstreams()
+        async with resolving(upstreams.find) as harness:
+            harness.set_hosts("localhost", ABSENT)
+            await until(lambda: harness.table.addresses_of("localhost"))
+            assert set(harness.table.addresses_of("localhost")) <= LOOPBACK
+            await harness.rounds(ABSENT, 2)
+            assert {"localhost", ABSENT} == set(upstreams.lookups)
 
     assert failures(scenario) == [ABSENT]
 
 
-def test_while_upstreams_do_not_answer_the_last_addresses_stand_and_nobody_else_is_asked() -> None:
-    """What the machine's resolver says then may be of yesterday, or of another world."""
+def test_the_system_resolver_is_not_used_if_upstreams_do_not_answer() -> None:
+    """The previous addresses stay: the system resolver's may be old, or from another view of the DNS."""
 
     async def scenario() -> None:
-        upstreams = Upstreams(localhost=HostAddresses(("192.0.2.1",), 0))
-        async with resolving(upstreams.find) as made:
-            made.want("localhost")
-            await until(lambda: made.table.addresses_of("localhost"))
-            upstreams.known["localhost"] = OSError("no answer from 192.0.2.53:53 within 3.8 s")
-            before = len(upstreams.asked)
+        upstreams = FakeUpstreams(localhost=HostAddresses(("192.0.2.1",), 0))
+        async with resolving(upstreams.find) as harness:
+            harness.set_hosts("localhost")
+            await until(lambda: harness.table.addresses_of("localhost"))
+            upstreams.results["localhost"] = OSError("no answer from 192.0.2.53:53 within 3.8 s")
+            before = len(upstreams.lookups)
             for _ in range(4):
-                made.resolver.wake()
-                await until(lambda: len(upstreams.asked) > before)  # noqa: B023 - used at once
-                before = len(upstreams.asked)
-            assert made.table.addresses_of("localhost") == ("192.0.2.1",)
-            upstreams.known["localhost"] = HostAddresses(("192.0.2.2",), 0)
-            made.resolver.wake()
-            await until(lambda: made.table.addresses_of("localhost") == ("192.0.2.2",))
+                harness.resolver.wake()
+                await until(lambda: len(upstreams.lookups) > before)  # noqa: B023 - used at once
+                before = len(upstreams.lookups)
+            assert harness.table.addresses_of("localhost") == ("192.0.2.1",)
+            upstreams.results["localhost"] = HostAddresses(("192.0.2.2",), 0)
+            harness.resolver.wake()
+            await until(lambda: harness.table.addresses_of("localhost") == ("192.0.2.2",))
 
     assert failures(scenario) == ["localhost"]
 
 
-def test_while_one_family_fails_what_was_known_of_it_stands_beside_what_the_other_has(
+def test_if_one_type_fails_its_previous_addresses_stay_and_the_other_is_updated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is told once; an answer that there is none ends it, as every answer does."""
+    """Each failure is logged once. Any response ends it, even one without addresses."""
     monkeypatch.setattr(host_lookup, "MIN_SECONDS", 0)
     monkeypatch.setattr(host_lookup, "MAX_SECONDS", 0)
     old = {"A": "60 10.0.0.1", "AAAA": "60 2001:db8::1"}
 
-    def but_fails(failing: str, **records: str) -> Act:
+    def all_but(failing: str, **records: str) -> Act:
         def act(asked: Asked) -> Iterable[Sent]:
             if asked.query.question[0].rdtype.name == failing:
                 return says(dns.rcode.SERVFAIL)(asked)
@@ -284,29 +284,29 @@ def test_while_one_family_fails_what_was_known_of_it_stands_beside_what_the_othe
 
     async def scenario() -> None:
         with UpstreamServer(by_type(**old)) as upstream:
-            async with looking_up(upstream) as looking, resolving(looking.find) as made:
-                made.want(HOST)
-                for act, known in (
+            async with looking_up(upstream) as looking, resolving(looking.find) as harness:
+                harness.set_hosts(HOST)
+                for act, expected in (
                     (by_type(**old), ("10.0.0.1", "2001:db8::1")),
-                    (but_fails("AAAA", A="60 10.0.0.2"), ("10.0.0.2", "2001:db8::1")),
-                    (but_fails("AAAA", A="60 10.0.0.3"), ("10.0.0.3", "2001:db8::1")),
+                    (all_but("AAAA", A="60 10.0.0.2"), ("10.0.0.2", "2001:db8::1")),
+                    (all_but("AAAA", A="60 10.0.0.3"), ("10.0.0.3", "2001:db8::1")),
                     (by_type(A="60 10.0.0.3"), ("10.0.0.3",)),
                     (by_type(**old), ("10.0.0.1", "2001:db8::1")),
-                    (but_fails("A", AAAA="60 2001:db8::2"), ("10.0.0.1", "2001:db8::2")),
+                    (all_but("A", AAAA="60 2001:db8::2"), ("10.0.0.1", "2001:db8::2")),
                     (says(dns.rcode.SERVFAIL), ("10.0.0.1", "2001:db8::2")),
                 ):
                     upstream.acts(act)
-                    await made.look_ups(upstream.asked, 2)
-                    await until(lambda: made.table.addresses_of(HOST) == known)  # noqa: B023 - used at once
+                    await harness.look_ups(upstream.asked, 2)
+                    await until(lambda: harness.table.addresses_of(HOST) == expected)  # noqa: B023 - used at once
 
     with capture_logs() as logs:
         run(scenario)
-    told = [(entry["host"], entry["types"]) for entry in logs if entry["event"] == NOT_RESOLVED]
-    assert told == [(HOST, "AAAA"), (HOST, "A"), (HOST, "A, AAAA")]
+    logged = [(entry["host"], entry["types"]) for entry in logs if entry["event"] == NOT_RESOLVED]
+    assert logged == [(HOST, "AAAA"), (HOST, "A"), (HOST, "A, AAAA")]
 
 
 def failures(scenario: Callable[[], Any]) -> list[str]:
-    """Run it; the names of which it was told that they cannot be resolved."""
+    """Run a scenario, and return the host names of the logged failures."""
     with capture_logs() as logs:
         asyncio.run(scenario())
     return [entry["host"] for entry in logs if entry["event"] == NOT_RESOLVED]

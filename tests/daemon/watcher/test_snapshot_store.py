@@ -1,4 +1,4 @@
-"""The snapshot in a server's life: written while the table changes, beside the changes' way."""
+"""The snapshot is written while the table changes, and restored at the next start."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ NAMESPACES = ("/discovery/{environment}/{service} in the zone discovery",)
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write again soon."""
+    """Write often."""
     monkeypatch.setattr(snapshot_store, "SNAPSHOT_SECONDS", 0.01)
 
 
@@ -44,7 +44,7 @@ def on_disk(path: Path) -> Snapshot:
 
 
 def holds(path: Path, publisher: Publisher) -> bool:
-    """Whether the file makes the very table that the publisher has."""
+    """Return True if the file has the same table as the publisher."""
     try:
         snapshot = on_disk(path)
     except SnapshotError:
@@ -57,8 +57,8 @@ def holds(path: Path, publisher: Publisher) -> bool:
     return set(map(repr, table.contents())) == set(map(repr, publisher.table.contents()))
 
 
-def beside(path: Path) -> list[Path]:
-    """What lies in its directory, itself among it."""
+def directory_content(path: Path) -> list[Path]:
+    """Return the files in the directory of a path."""
     return list(path.parent.iterdir())
 
 
@@ -67,22 +67,22 @@ def content(path: Path) -> bytes | None:
 
 
 @contextlib.asynccontextmanager
-async def keeping(path: Path, **flags: str) -> AsyncIterator[tuple[Publisher, SnapshotStore]]:
+async def storing(path: Path, **flags: str) -> AsyncIterator[tuple[Publisher, SnapshotStore]]:
     publisher = Publisher()
-    keeper = SnapshotStore(configured(path, **flags), publisher)
-    publisher.add_listener(keeper)
-    running = asyncio.create_task(keeper.run())
+    store = SnapshotStore(configured(path, **flags), publisher)
+    publisher.add_listener(store)
+    running = asyncio.create_task(store.run())
     try:
-        yield publisher, keeper
+        yield publisher, store
         assert not running.done()
     finally:
         running.cancel()
         await asyncio.wait([running])
 
 
-def test_whatever_the_table_holds_is_on_disk_soon_and_comes_back(path: Path) -> None:
+def test_every_change_of_the_table_is_written_and_restored(path: Path) -> None:
     async def scenario() -> None:
-        async with keeping(path) as (publisher, _):
+        async with storing(path) as (publisher, _):
             publisher.set_health(ready=True, stale=False)
             publisher.publish([WEB, HostResolved("web.example", ("192.0.2.1",)), put("empty")])
             await until(lambda: holds(path, publisher))
@@ -103,13 +103,13 @@ def test_whatever_the_table_holds_is_on_disk_soon_and_comes_back(path: Path) -> 
     asyncio.run(scenario())
 
 
-def test_only_what_zookeeper_says_now_is_written(path: Path) -> None:
+def test_only_a_current_table_and_only_sets_from_zookeeper_are_written(path: Path) -> None:
     async def scenario() -> None:
-        async with keeping(path) as (publisher, keeper):
+        async with storing(path) as (publisher, store):
             publisher.publish([WEB, SetPut("fixed:api.staging", put("api").name, (member(1),))])
             await asyncio.sleep(0.05)
-            keeper.save()
-            assert content(path) is None  # nothing has been read completely
+            store.save()
+            assert content(path) is None  # the table is not ready
             publisher.set_health(ready=True, stale=False)
             await until(lambda: content(path))
             assert [change for change in on_disk(path).changes if isinstance(change, SetPut)] == [WEB]
@@ -117,15 +117,15 @@ def test_only_what_zookeeper_says_now_is_written(path: Path) -> None:
             publisher.set_health(ready=True, stale=True)
             publisher.publish([SetDropped(WEB.origin)])
             await asyncio.sleep(0.05)
-            keeper.save()
+            store.save()
             assert content(path) == before
 
     asyncio.run(scenario())
 
 
-def test_a_table_that_does_not_change_is_written_again_before_it_seems_old(path: Path) -> None:
+def test_an_unchanged_table_is_written_again_before_its_maximum_age(path: Path) -> None:
     async def scenario() -> None:
-        async with keeping(path, snapshot_max_age="1") as (publisher, _):
+        async with storing(path, snapshot_max_age="1") as (publisher, _):
             publisher.set_health(ready=True, stale=False)
             publisher.publish([WEB])
             await until(lambda: content(path))
@@ -136,24 +136,26 @@ def test_a_table_that_does_not_change_is_written_again_before_it_seems_old(path:
     asyncio.run(scenario())
 
 
-def test_the_event_loop_goes_on_and_each_set_is_whole_while_many_are_written(path: Path) -> None:
+def test_changes_are_published_during_a_write_and_each_set_is_consistent(path: Path) -> None:
     sets = 2000
 
     async def scenario() -> None:
-        async with keeping(path) as (publisher, keeper):
+        async with storing(path) as (publisher, store):
             publisher.set_health(ready=True, stale=False)
             publisher.publish([put(f"s{n}", *map(member, range(10))) for n in range(sets)])
             await asyncio.sleep(0)
-            parts = list(keeper._parts())
-            assert max(map(len, parts)) < 2 * sum(map(len, parts)) / (sets / 100)  # none takes long to encode
-            turns = 0
-            while content(path) is None:  # members leave and come while it is written
-                some = put(f"s{turns % sets}")
-                leaving, coming = (member(turns // sets * 5 + n) for n in (0, 10))
-                publisher.publish([SetChanged(some.origin, (coming,), (leaving.name,))])
-                turns += 1
+            parts = list(store._parts())
+            assert max(map(len, parts)) < 2 * sum(map(len, parts)) / (
+                sets / 100
+            )  # no part takes long to encode
+            rounds = 0
+            while content(path) is None:  # members leave and join during the write
+                empty = put(f"s{rounds % sets}")
+                leaving, joining = (member(rounds // sets * 5 + n) for n in (0, 10))
+                publisher.publish([SetChanged(empty.origin, (joining,), (leaving.name,))])
+                rounds += 1
                 await asyncio.sleep(0)
-            assert turns > 20
+            assert rounds > 20
             for change in on_disk(path).changes:
                 assert isinstance(change, SetPut)
                 assert len(change.members) == 10
@@ -162,12 +164,12 @@ def test_the_event_loop_goes_on_and_each_set_is_whole_while_many_are_written(pat
     asyncio.run(scenario())
 
 
-def test_a_failure_is_told_once_with_its_cure_and_tried_again(tmp_path: Path) -> None:
+def test_a_failed_write_is_logged_once_with_a_hint_and_retried(tmp_path: Path) -> None:
     path = tmp_path / "missing" / "table"
     make_directory = path.parent.mkdir
 
     async def scenario() -> None:
-        async with keeping(path) as (publisher, _):
+        async with storing(path) as (publisher, _):
             publisher.set_health(ready=True, stale=False)
             publisher.publish([WEB])
             await until(lambda: logs)
@@ -188,29 +190,30 @@ def test_a_failure_is_told_once_with_its_cure_and_tried_again(tmp_path: Path) ->
     )
 
 
-def test_the_last_table_is_saved_also_amid_another_writing(path: Path) -> None:
+def test_the_table_is_saved_at_exit_even_if_a_write_was_interrupted(path: Path) -> None:
     async def scenario() -> Publisher:
-        async with keeping(path) as (publisher, keeper):
+        async with storing(path) as (publisher, store):
             publisher.set_health(ready=True, stale=False)
             publisher.publish([put(f"s{n}", *map(member, range(10))) for n in range(1000)])
-            await until(lambda: beside(path))  # it has begun
+            await until(lambda: directory_content(path))  # a write has started
             publisher.publish([WEB])
             await asyncio.sleep(0)
-        keeper.save()
+        store.save()
         return publisher
 
     publisher = asyncio.run(scenario())
     assert holds(path, publisher)
-    assert beside(path) == [path]
+    assert directory_content(path) == [path]
 
 
-def snapshot_of(path: Path, **others: Any) -> None:
-    header = {"written": time.time(), "serial": 7, "namespaces": NAMESPACES, **others}
+def write(path: Path, **fields: Any) -> None:
+    """Write a snapshot with these fields of the header."""
+    header = {"written": time.time(), "serial": 7, "namespaces": NAMESPACES, **fields}
     write_snapshot(path, Header(**header), [[WEB]])
 
 
 @pytest.mark.parametrize(
-    ("others", "told"),
+    ("fields", "reason"),
     [
         ({"written": time.time() - 86_500}, "is 1d old; at most 1d is accepted"),
         ({"written": time.time() + 1e6}, "was written 11d 13h in the future"),
@@ -218,31 +221,31 @@ def snapshot_of(path: Path, **others: Any) -> None:
         ({"zookeeper": "zk1:2181/chroot"}, "whose chroot differs"),
     ],
 )
-def test_what_cannot_be_used_is_ignored_with_one_warning(
-    path: Path, others: dict[str, Any], told: str
+def test_an_unusable_snapshot_is_ignored_with_a_warning(
+    path: Path, fields: dict[str, Any], reason: str
 ) -> None:
-    snapshot_of(path, **others)
+    write(path, **fields)
     with capture_logs() as logs:
-        assert asyncio.run(restored(path)) == []
+        assert asyncio.run(restore(path)) == []
     (entry,) = logs
     assert (entry["event"], entry["log_level"]) == ("snapshot_ignored", "warning")
-    assert told in entry["reason"]
+    assert reason in entry["reason"]
 
 
-async def restored(path: Path) -> list[Any]:
+async def restore(path: Path) -> list[Any]:
     return SnapshotStore(configured(path), Publisher()).restore()
 
 
-def test_where_there_is_none_nothing_is_said(path: Path) -> None:
+def test_a_missing_snapshot_is_not_logged(path: Path) -> None:
     with capture_logs() as logs:
-        assert asyncio.run(restored(path)) == []
+        assert asyncio.run(restore(path)) == []
     assert logs == []
 
 
-def test_one_that_can_be_used_is_told_with_its_age(path: Path) -> None:
-    snapshot_of(path, written=time.time() - 3600, zookeeper="zk1:2181")
+def test_a_restored_snapshot_is_logged_with_its_age(path: Path) -> None:
+    write(path, written=time.time() - 3600, zookeeper="zk1:2181")
     with capture_logs() as logs:
-        assert asyncio.run(restored(path)) == [WEB]
+        assert asyncio.run(restore(path)) == [WEB]
     (entry,) = logs
     assert 3600 <= entry["age_seconds"] <= 3610
     assert (entry["path"], entry["zookeeper"]) == (str(path), "zk1:2181")

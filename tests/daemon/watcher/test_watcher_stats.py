@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from tests.daemon.ipc.feed_helpers import member, put, watcher_context
 from zkdns.config import load_config
 from zkdns.daemon.ipc.feed import Publisher
-from zkdns.daemon.watcher.queries import list_services
+from zkdns.daemon.watcher.control_handlers import list_services
 from zkdns.daemon.watcher.watcher_stats import MemberCounts, MemberMovements
 from zkdns.serverset.changes import Change, MembersHeld, SetChanged, SetDropped, SetUnread
 from zkdns.serverset.member import Member
@@ -21,13 +21,13 @@ from zkdns.table import Table
 WEB = put("web")
 
 
-def some_members() -> st.SearchStrategy[tuple[Member, ...]]:
+def distinct_members() -> st.SearchStrategy[tuple[Member, ...]]:
     """Distinct members with one of two hosts each."""
     numbers = st.dictionaries(st.integers(0, 4), st.sampled_from(["10.0.0.1", "10.0.0.2"]))
     return numbers.map(lambda hosts: tuple(member(number, host) for number, host in hosts.items()))
 
 
-def some_names() -> st.SearchStrategy[tuple[str, ...]]:
+def member_names() -> st.SearchStrategy[tuple[str, ...]]:
     return st.lists(st.integers(0, 4), unique=True).map(
         lambda numbers: tuple(member(number).name for number in numbers)
     )
@@ -36,14 +36,14 @@ def some_names() -> st.SearchStrategy[tuple[str, ...]]:
 def changes() -> st.SearchStrategy[Change]:
     origins = st.sampled_from(["web", "db"])
     return st.one_of(
-        st.builds(lambda name, members: put(name, *members), origins, some_members()),
+        st.builds(lambda name, members: put(name, *members), origins, distinct_members()),
         st.builds(
             lambda name, added, removed: SetChanged(put(name).origin, added, removed),
-            *(origins, some_members(), some_names()),
+            *(origins, distinct_members(), member_names()),
         ),
         st.builds(lambda name: SetDropped(put(name).origin), origins),
         st.builds(lambda name: SetUnread(put(name).origin, put(name).name), origins),
-        st.builds(lambda name, names: MembersHeld(put(name).origin, names), origins, some_names()),
+        st.builds(lambda name, names: MembersHeld(put(name).origin, names), origins, member_names()),
     )
 
 
@@ -54,8 +54,8 @@ def test_joined_minus_left_is_the_number_of_members(made: list[Change]) -> None:
     for change in made:
         movements.note(change)
         table.apply(change)
-        there = sum(len(owner.members) for one in table.services.values() for owner in one.sets.values())
-        assert movements.joined - movements.left == there
+        members = sum(len(owner.members) for one in table.services.values() for owner in one.sets.values())
+        assert movements.joined - movements.left == members
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_joined_minus_left_is_the_number_of_members(made: list[Change]) -> None:
         (SetDropped(WEB.origin), 0, 2),
         (MembersHeld(WEB.origin, (member(1).name,)), 0, 0),
     ],
-    ids=["put", "put fewer", "added", "replaced", "removed", "of an unknown set", "dropped", "held"],
+    ids=["put", "put fewer", "added", "replaced", "removed", "unknown set", "dropped", "held"],
 )
 def test_a_replaced_or_held_member_neither_joins_nor_leaves(change: Change, joined: int, left: int) -> None:
     table = Table(departed_seconds=0)
@@ -80,18 +80,18 @@ def test_a_replaced_or_held_member_neither_joins_nor_leaves(change: Change, join
     assert (movements.joined, movements.left) == (joined, left)
 
 
-def test_the_census_agrees_with_the_list_of_services() -> None:
-    asyncio.run(count_both_ways())
+def test_member_counts_agree_with_the_list_of_services() -> None:
+    asyncio.run(compare_counts())
 
 
-async def count_both_ways() -> None:
+async def compare_counts() -> None:
     publisher, config = Publisher(), load_config(flags={}, environment={}, file=None)
     table = publisher.table
-    census = MemberCounts(table, config.statuses)
+    counts = MemberCounts(table, config.statuses)
     weights = {1: 1.0, 2: 0.0, 3: -1.0}
     table.apply(put("web", *(replace(member(number), weight=weight) for number, weight in weights.items())))
-    census.note(set(table.services))
-    census.take()
+    counts.note(set(table.services))
+    counts.update()
     listed, _ = list_services(watcher_context(config, publisher))
     assert [(line.alive, line.hidden) for line in listed.services] == [(2, 1)]
-    assert (census.alive, census.hidden) == (2, 1)
+    assert (counts.alive, counts.hidden) == (2, 1)

@@ -1,4 +1,4 @@
-"""One namespace's source: what becomes of clients that end, and of what only a snapshot knew."""
+"""The source of one namespace: clients that end, and sets that only the snapshot has."""
 
 import asyncio
 import threading
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.zookeeper
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Look often."""
-    monkeypatch.setattr(zookeeper_source, "_LOOK_SECONDS", 0.02)
+    """Check often."""
+    monkeypatch.setattr(zookeeper_source, "_CHECK_SECONDS", 0.02)
 
 
 def source_of(hosts: str, zk_root: str, changes: list[Change]) -> ZooKeeperSource:
@@ -32,8 +32,12 @@ def source_of(hosts: str, zk_root: str, changes: list[Change]) -> ZooKeeperSourc
     return ZooKeeperSource(config, namespace, changes.extend, lambda *_: None)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # which is how they end
-def test_clients_that_end_leave_no_threads(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> None:
+@pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning"
+)  # the clients end by an exception
+def test_clients_that_end_are_replaced_and_leave_no_threads(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
     join(zk, f"{zk_root}/staging/web")
 
     async def scenario(proxy: FaultProxy) -> None:
@@ -43,7 +47,7 @@ def test_clients_that_end_leave_no_threads(zookeeper: ZooKeeperServer, zk: Any, 
         threads = threading.active_count()
         for _ in range(5):
             client = source._client
-            proxy.send_reply(-4, -115)  # to what nobody has asked
+            proxy.send_reply(-4, -115)  # no request has this xid
             await until(lambda: source._client is not client)  # noqa: B023 - used at once
             await until(lambda: source.sync.state is SyncState.LIVE)
         await until(lambda: threading.active_count() <= threads)
@@ -53,22 +57,22 @@ def test_clients_that_end_leave_no_threads(zookeeper: ZooKeeperServer, zk: Any, 
         asyncio.run(scenario(proxy))
 
 
-def test_what_only_a_snapshot_knew_goes_when_it_can_be_seen_that_it_is_no_more(
+def test_a_restored_set_is_dropped_when_its_environment_can_be_listed_without_it(
     zookeeper: ZooKeeperServer, zk: Any, zk_root: str
 ) -> None:
-    there, gone = f"{zk_root}/staging/web", f"{zk_root}/staging/old"
-    join(zk, there)
+    existing, absent = f"{zk_root}/staging/web", f"{zk_root}/staging/old"
+    join(zk, existing)
     changes: list[Change] = []
 
     async def scenario() -> None:
         source = source_of(zookeeper.address, zk_root, changes)
         with Locked(zookeeper.address, f"{zk_root}/staging"):
-            source.restore([there, gone])
+            source.restore([existing, absent])
             source.start()
             await until(lambda: source.sync.state is SyncState.LIVE)
             assert changes == []
-        await until(lambda: SetDropped(gone) in changes)
-        assert SetDropped(there) not in changes
+        await until(lambda: SetDropped(absent) in changes)
+        assert SetDropped(existing) not in changes
         await source.stop()
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""A whole server that knows its own zone and forwards everything else: its processes, and who they ask."""
+"""Forwarding by a whole server: its processes, its upstreams, and members' host names."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ from tests.support.waiting import eventually
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 WEB, WWW = "m0.web.staging.discovery", "www.example"
-OURS, THEIRS = {"192.0.2.1"}, {"192.0.2.77"}
+MEMBERS, FORWARDED = {"192.0.2.1"}, {"192.0.2.77"}
 _SECONDS = 10
 
 
-def addresses(mark: int = 77, ttl: int = 60) -> Act:
-    """IPv4 addresses alone."""
+def addresses(last_byte: int = 77, ttl: int = 60) -> Act:
+    """An upstream with one IPv4 address, and no IPv6 address, for every name."""
 
     def act(asked: Asked) -> list[Sent]:
         if asked.query.question[0].rdtype.name != "A":
             return [Sent(reply_to(asked))]
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} A 192.0.2.{mark}"))]
+        return [Sent(reply_to(asked, f"{asked.name} {ttl} A 192.0.2.{last_byte}"))]
 
     return act
 
@@ -50,9 +50,16 @@ def serving(
     environment: dict[str, str] | None = None,
     resolv_conf: Path | None = None,
 ) -> Iterator[ZkdnsServer]:
-    """A server that asks these, listening; it sees that file as /etc/resolv.conf."""
-    named = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
-    server = ZkdnsServer(*arguments, *named, environment=environment)
+    """A server with these upstreams, when it listens.
+
+    Args:
+        upstreams: addresses.
+        arguments: of the command line.
+        environment: variables.
+        resolv_conf: the file that replaces /etc/resolv.conf.
+    """
+    flags = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
+    server = ZkdnsServer(*arguments, *flags, environment=environment)
     if resolv_conf is not None:
         server.command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server.command]
     with server:
@@ -60,9 +67,9 @@ def serving(
 
 
 @contextlib.contextmanager
-def ready(*upstreams: object, **how: Any) -> Iterator[ZkdnsServer]:
-    """The same, with its table read."""
-    with serving(*upstreams, **how) as server:
+def ready(*upstreams: object, **options: Any) -> Iterator[ZkdnsServer]:
+    """A server as in `serving`, when its table has been read."""
+    with serving(*upstreams, **options) as server:
         yield server.wait_ready()
 
 
@@ -72,119 +79,119 @@ def resolver() -> Iterator[UpstreamServer]:
         yield running
 
 
-def asked_for(resolver: UpstreamServer, name: str = WWW) -> int:
-    """How often a resolver was asked for the IPv4 addresses of a name over UDP."""
-    asked = [one.query.question[0].rdtype.name for one in resolver.asked_over(UDP, name)]
-    return asked.count("A")
+def query_count(resolver: UpstreamServer, name: str = WWW) -> int:
+    """Return the number of A queries for a name that an upstream received over UDP."""
+    types = [asked.query.question[0].rdtype.name for asked in resolver.asked_over(UDP, name)]
+    return types.count("A")
 
 
-# -- both worlds --------------------------------------------------------------------------------------------
+# -- names in and outside the zones -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("tcp", [False, True])
-def test_both_worlds_are_answered(resolver: UpstreamServer, *, tcp: bool) -> None:
+def test_names_in_and_outside_the_zones_are_answered(resolver: UpstreamServer, *, tcp: bool) -> None:
     with ready(resolver.address) as server:
         for _ in range(3):
-            own, other = server.query(WEB, tcp=tcp), server.query(WWW, tcp=tcp)
-            assert bool(own.flags & dns.flags.AA)
+            member, other = server.query(WEB, tcp=tcp), server.query(WWW, tcp=tcp)
+            assert bool(member.flags & dns.flags.AA)
             assert not other.flags & dns.flags.AA
-            assert own.flags & other.flags & dns.flags.RA
-            assert server.ask(WEB, tcp=tcp) == OURS
-            assert server.ask(WWW, tcp=tcp) == THEIRS
+            assert member.flags & other.flags & dns.flags.RA
+            assert server.ask(WEB, tcp=tcp) == MEMBERS
+            assert server.ask(WWW, tcp=tcp) == FORWARDED
         assert server.rcode("none.staging.discovery", tcp=tcp) == "NXDOMAIN"
-        assert asked_for(resolver) == 1
+        assert query_count(resolver) == 1
 
 
-def test_dig_finds_both_worlds(resolver: UpstreamServer) -> None:
+def test_dig_resolves_names_in_and_outside_the_zones(resolver: UpstreamServer) -> None:
     with ready(resolver.address) as server:
-        for how in ((), ("+tcp",), ("+noedns",), ("+dnssec",), ("+nocookie",)):
-            dig = ["dig", "@127.0.0.1", "-p", str(server.port), "+short", "+tries=1", *how, WWW, WEB]
-            ended = subprocess.run(dig, capture_output=True, text=True, timeout=_SECONDS, check=True)
-            assert set(ended.stdout.split()) == OURS | THEIRS, how
+        for option in ((), ("+tcp",), ("+noedns",), ("+dnssec",), ("+nocookie",)):
+            dig = ["dig", "@127.0.0.1", "-p", str(server.port), "+short", "+tries=1", *option, WWW, WEB]
+            process = subprocess.run(dig, capture_output=True, text=True, timeout=_SECONDS, check=True)
+            assert set(process.stdout.split()) == MEMBERS | FORWARDED, option
 
 
-def test_a_zone_that_has_nothing_to_say_yet_keeps_nobody_from_the_rest(
+def test_other_names_are_forwarded_while_zookeeper_has_not_been_read(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
-    """ZooKeeper is not there, so the zone is not ready; that is no reason to lose the rest of the world."""
+    """ZooKeeper is unreachable, so names in the zone are SERVFAIL, and are not forwarded."""
     udp, tcp = paired_sockets()
     udp.close()
     with tcp:
-        nowhere = f"127.0.0.1:{tcp.getsockname()[1]}"
-        with serving(resolver.address, arguments=("--zookeeper", nowhere)) as server:
-            assert eventually(lambda: server.ask(WWW)) == THEIRS
+        closed_port = f"127.0.0.1:{tcp.getsockname()[1]}"
+        with serving(resolver.address, arguments=("--zookeeper", closed_port)) as server:
+            assert eventually(lambda: server.ask(WWW)) == FORWARDED
             assert server.rcode("web.staging.discovery") == "SERVFAIL"
-            assert asked_for(resolver, "web.staging.discovery") == 0
+            assert query_count(resolver, "web.staging.discovery") == 0
     assert tmp_path.exists()
 
 
-def test_over_tls_the_certificate_is_checked(tmp_path: Path) -> None:
+def test_the_certificate_of_a_tls_upstream_is_verified(tmp_path: Path) -> None:
     authority = Authority(tmp_path)
     trusted = {"SSL_CERT_FILE": str(authority.file)}
     with UpstreamServer(addresses(), certificate=authority.sign(TLS_NAME)) as resolver:
         with ready(resolver.tls_address, environment=trusted) as server:
             for number in range(20):
-                assert server.ask(f"n{number}.example", timeout=5.0) == THEIRS
+                assert server.ask(f"n{number}.example", timeout=5.0) == FORWARDED
             assert {asked.way for asked in resolver.asked} == {TLS}
-            assert resolver.connections < 5  # one, but where the machine was too busy to answer for a second
+            assert resolver.connections < 5  # one, unless the test machine was too busy for a second
         with ready(resolver.tls_address) as server:
             response = server.query(WWW, use_edns=0, timeout=5.0)
             assert response.rcode() == dns.rcode.SERVFAIL
             assert f"no certificate for {TLS_NAME}" in str(response.options[0])
 
 
-def test_domains_of_a_configuration_file_have_upstreams_of_their_own(
+def test_forward_zones_of_the_configuration_file_have_their_own_upstreams(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
-    with UpstreamServer(addresses(88)) as corps:
+    with UpstreamServer(addresses(88)) as corp:
         config = tmp_path / "zkdns.toml"
         config.write_text(
             f'demo = true\nforward.upstreams = ["{resolver.address}"]\n'
-            f'[forward.zone."corp.example"]\nupstreams = ["{corps.address}"]\n'
+            f'[forward.zone."corp.example"]\nupstreams = ["{corp.address}"]\n'
             '[forward.zone."lab.corp.example"]\nupstreams = "none"\n'
         )
         with ready(arguments=("--config", str(config)), environment={"ZKDNS_UPSTREAM": ""}) as server:
             assert server.ask("db.corp.example") == {"192.0.2.88"}
-            assert server.ask(WWW) == THEIRS
+            assert server.ask(WWW) == FORWARDED
             assert server.rcode("x.lab.corp.example") == "REFUSED"
 
 
 # -- workers ------------------------------------------------------------------------------------------------
 
 
-def test_every_worker_forwards_and_every_one_forgets_what_is_flushed(resolver: UpstreamServer) -> None:
+def test_every_worker_forwards_and_flushes_its_cache(resolver: UpstreamServer) -> None:
     workers = 3
     with ready(resolver.address, arguments=("--demo", "--workers", str(workers))) as server:
         eventually(lambda: Path(server.control).exists())
         query = dns.message.make_query(WWW, "A")
 
-        def ask_all() -> int:
-            """Ask from so many ports that every worker is met; how often the resolver was asked for that."""
-            before = asked_for(resolver)
+        def query_all_workers() -> int:
+            """Send queries from 60 ports, to reach every worker. Return the number of upstream queries."""
+            before = query_count(resolver)
             for _ in range(60):
                 (answer,) = dns.query.udp(query, "127.0.0.1", port=server.port, timeout=5).answer
-                assert {str(record) for record in answer} == THEIRS
-            return asked_for(resolver) - before
+                assert {str(record) for record in answer} == FORWARDED
+            return query_count(resolver) - before
 
-        assert ask_all() == workers
-        assert ask_all() == 0
+        assert query_all_workers() == workers
+        assert query_all_workers() == 0
         for name in ("example", WWW):
             flushed = run("flush", name, environment={"ZKDNS_CONTROL": server.control})
             assert flushed.status == 0
-            assert ask_all() == workers
+            assert query_all_workers() == workers
         assert run("flush", "another", environment={"ZKDNS_CONTROL": server.control}).status == 0
-        assert ask_all() == 0
+        assert query_all_workers() == 0
 
 
-def test_a_worker_that_is_lost_has_a_successor_that_forwards(resolver: UpstreamServer) -> None:
+def test_a_worker_that_replaces_a_killed_one_forwards(resolver: UpstreamServer) -> None:
     with ready(resolver.address) as server:
-        assert server.ask(WWW) == THEIRS
+        assert server.ask(WWW) == FORWARDED
         os.kill(server.pid_of("worker"), signal.SIGKILL)
-        assert eventually(lambda: server.ask(WWW)) == THEIRS
-        assert asked_for(resolver) == 2
+        assert eventually(lambda: server.ask(WWW)) == FORWARDED
+        assert query_count(resolver) == 2
 
 
-def test_it_ends_in_time_while_queries_wait_and_tells_who_waits(resolver: UpstreamServer) -> None:
+def test_a_terminated_server_answers_waiting_queries_with_servfail(resolver: UpstreamServer) -> None:
     resolver.acts(is_silent)
     with ready(resolver.address) as server, socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.settimeout(5.0)
@@ -201,27 +208,29 @@ def test_it_ends_in_time_while_queries_wait_and_tells_who_waits(resolver: Upstre
 # -- loops --------------------------------------------------------------------------------------------------
 
 
-def test_dns_37_two_servers_that_ask_each_other_find_that_out_and_say_what_to_change() -> None:
+def test_dns_37_a_forwarding_loop_of_two_servers_is_detected_and_logged() -> None:
     udp, tcp = paired_sockets()
-    second_at = f"127.0.0.1:{tcp.getsockname()[1]}"
-    with ready(second_at) as first:
+    second_address = f"127.0.0.1:{tcp.getsockname()[1]}"
+    with ready(second_address) as first:
         udp.close()
         tcp.close()
-        arguments = ("--demo", "--listen", second_at)
+        arguments = ("--demo", "--listen", second_address)
         with ready(f"127.0.0.1:{first.port}", arguments=arguments) as second:
-            (told,) = eventually(lambda: second.events("upstream_loop_detected"), 20.0)
-            assert told["level"] == "error"
-            assert f"127.0.0.1:{first.port} (from forward.upstreams) returns queries" in told["reason"]
-            assert "--upstream ADDRESS" in told["reason"]
+            (event,) = eventually(lambda: second.events("upstream_loop_detected"), 20.0)
+            assert event["level"] == "error"
+            for part in (f"127.0.0.1:{first.port}", "forward.upstreams", "--upstream ADDRESS"):
+                assert part in event["reason"]
             for server in (first, second):
                 assert server.rcode(WWW, timeout=5.0) == "SERVFAIL"
-                assert server.ask(WEB) == OURS
+                assert server.ask(WEB) == MEMBERS
 
 
-# -- the machine's own resolvers ----------------------------------------------------------------------------
+# -- the system's resolvers ---------------------------------------------------------------------------------
 
 
-def test_auto_asks_whom_the_machine_would_and_follows_it(resolver: UpstreamServer, tmp_path: Path) -> None:
+def test_auto_uses_the_nameservers_of_resolv_conf_and_follows_its_changes(
+    resolver: UpstreamServer, tmp_path: Path
+) -> None:
     resolv_conf = tmp_path / "resolv.conf"
     resolv_conf.write_text(f"search corp.example\nnameserver {resolver.address}\n")
     arguments = ("--demo", "--workers", "2")
@@ -230,27 +239,27 @@ def test_auto_asks_whom_the_machine_would_and_follows_it(resolver: UpstreamServe
         ready("auto", arguments=arguments, resolv_conf=resolv_conf) as server,
     ):
 
-        def all_answer(wanted: set[str]) -> bool:
-            return all(server.ask(WWW) == wanted for _ in range(20))
+        def all_answer(expected: set[str]) -> bool:
+            return all(server.ask(WWW) == expected for _ in range(20))
 
-        assert all_answer(THEIRS)
+        assert all_answer(FORWARDED)
         assert all(server.query(WEB).flags & dns.flags.RA for _ in range(20))
         resolv_conf.write_text(f"nameserver {other.address}\n")
         eventually(lambda: all_answer({"192.0.2.88"}))
         resolv_conf.write_text(f"nameserver 127.0.0.1:{server.port}\n")
         eventually(lambda: all(server.rcode(WWW) == "REFUSED" for _ in range(20)))
-        told = eventually(lambda: server.events("upstreams_missing"))
-        assert told[0]["own_addresses"] == [f"127.0.0.1:{server.port}"]
+        events = eventually(lambda: server.events("upstreams_missing"))
+        assert events[0]["own_addresses"] == [f"127.0.0.1:{server.port}"]
         assert not any(server.query(WEB).flags & dns.flags.RA for _ in range(20))
-        assert server.ask(WEB) == OURS
+        assert server.ask(WEB) == MEMBERS
         resolv_conf.write_text(f"nameserver {resolver.address}\n")
-        eventually(lambda: all_answer(THEIRS))
+        eventually(lambda: all_answer(FORWARDED))
 
 
 # -- host names of members ----------------------------------------------------------------------------------
 
 
-def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
+def test_host_names_of_members_are_looked_up_with_upstreams_by_their_ttl(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
     resolver.acts(addresses(5, ttl=5), "quick.example")
@@ -265,10 +274,10 @@ def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
         assert eventually(lambda: server.ask("db.staging.discovery")) == {"192.0.2.6"}
         resolver.acts(addresses(7, ttl=5), "quick.example")
         eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.7"}, 20.0)
-        assert asked_for(resolver, "lasting.example") == 1
+        assert query_count(resolver, "lasting.example") == 1
 
 
-def test_while_upstreams_are_away_members_keep_the_addresses_that_they_had(
+def test_members_keep_their_addresses_while_upstreams_are_down(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
     resolver.acts(addresses(5, ttl=5), "quick.example")
@@ -277,8 +286,8 @@ def test_while_upstreams_are_away_members_keep_the_addresses_that_they_had(
     with serving(resolver.address, arguments=("--static", str(services))) as server:
         assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
         resolver.go_down()
-        (told,) = eventually(lambda: server.events("host_resolution_failed"), timeout=20.0)
-        assert str(resolver.address) in told["reason"]
+        (event,) = eventually(lambda: server.events("host_resolution_failed"), timeout=20.0)
+        assert str(resolver.address) in event["reason"]
         assert server.ask("web.staging.discovery") == {"192.0.2.5"}
         resolver.come_up()
         resolver.acts(addresses(8, ttl=5), "quick.example")

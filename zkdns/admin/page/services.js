@@ -14,7 +14,7 @@ const VERDICTS = [
 ];
 const VERDICT_TONES = { answered: "good", drained: "info", hidden: "info", beyond: "info", bad: "bad", unread: "bad" };
 const KIND_TONES = {
-  joined: "good", back: "good", "service added": "good", left: "bad", "let go": "bad", "service gone": "bad",
+  joined: "good", back: "good", "service added": "good", left: "bad", "released": "bad", "service gone": "bad",
   held: "warn",
 };
 

@@ -1,7 +1,11 @@
-"""Answers to people who ask what a running server answers, and why (`inquiries`).
+"""Explains how this server answers a name, and why: the work behind `zkdns explain`.
 
-Zones are looked at anew each time. What ZooKeeper knows of members' znodes is asked when somebody wants to
-know it, and kept for a moment (`looks`).
+    name ──▶ classify_name.py: the rule that answers it ──▶ the responses by record type, from the workers'
+    code
+                     └──▶ its service ──▶ member_verdicts.py: a verdict on each member, with the reason
+
+Each request makes a `Zone` of its own from the current table. Sessions of members' znodes are read from
+ZooKeeper on request, and cached for two seconds (`ZnodeStatCache`).
 """
 
 from __future__ import annotations
@@ -14,11 +18,15 @@ from collections.abc import Collection, Iterator
 import msgspec
 
 from zkdns.daemon.explain.classify_name import NameClass, NameClassifier
-from zkdns.daemon.explain.member_verdicts import MemberVerdicts, is_answered, merged_origins, with_stats
+from zkdns.daemon.explain.member_verdicts import (
+    MemberVerdicts,
+    describe_merged_sets,
+    is_in_answers,
+    with_znode_stat,
+)
 from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanation, Refused, TypeAnswer
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.daemon.watcher.queries import state_of
-from zkdns.daemon.watcher.znode_cache import MAX_CACHED
+from zkdns.daemon.watcher.znode_cache import MAX_ZNODES
 from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.client_messages import build_query
 from zkdns.dns.message import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
@@ -30,7 +38,7 @@ from zkdns.errors import BadValueError
 from zkdns.forward.special_use import special_use_answer
 from zkdns.table import DEPARTED_SECONDS, Service
 
-_ID = 2
+_ID = 2  # bytes
 _TYPES = (Type.A, Type.AAAA, Type.SRV)
 _OTHER_TYPES: dict[str, tuple[Type, ...]] = {
     "address": (Type.PTR,),
@@ -39,111 +47,121 @@ _OTHER_TYPES: dict[str, tuple[Type, ...]] = {
 }
 
 
-async def explain(request: Explain, known: WatcherContext) -> Explanation | Refused:
-    """What a name is, and what becomes of each of its members."""
+async def explain(request: Explain, context: WatcherContext) -> Explanation | Refused:
+    """Return the class of a name, its responses, and the verdict of each member."""
     try:
-        explained = _explain(request.name, known)
+        explanation = _explain_table(request.name, context)
     except BadValueError as error:
         return Refused("invalid", str(error))
-    znodes = [row.znode for row in explained.members if row.znode is not None] if known.zookeeper else []
-    looks = await known.looks.of(znodes, known.zookeeper)
-    notes = explained.notes
-    if len(znodes) > MAX_CACHED:
-        notes += (f"sessions are told of the first {MAX_CACHED} members alone, of {len(znodes)}",)
-    members = tuple(with_stats(row, looks) for row in explained.members)
-    return msgspec.structs.replace(explained, members=members, notes=notes, now=time.time())
+    sources = context.zookeeper_sources
+    znodes = [row.znode for row in explanation.members if row.znode is not None] if sources else []
+    stats = await context.znode_stats.read(znodes, sources)
+    notes = explanation.notes
+    if len(znodes) > MAX_ZNODES:
+        notes += (f"only the first {MAX_ZNODES} of {len(znodes)} members are listed with their sessions",)
+    members = tuple(with_znode_stat(row, stats) for row in explanation.members)
+    return msgspec.structs.replace(explanation, members=members, notes=notes, now=time.time())
 
 
-def _explain(asked: str, known: WatcherContext) -> Explanation:
-    config, table, health = known.config, known.publisher.table, known.publisher.health
-    with _departed(known) as left:
+def _explain_table(text: str, context: WatcherContext) -> Explanation:
+    """Explain a name by the table alone, without the sessions of members' znodes.
+
+    Raises:
+        BadValueError: the text is neither a path nor a domain name.
+    """
+    config, table, health = context.config, context.publisher.table, context.publisher.health
+    with _departed_members(context) as departed:
         zone = Zone(table, config)
-        meanings = NameClassifier(zone, table, config, known.routes, ready=health.ready)
-        meaning = meanings.of(asked)
-        answers = tuple(_answers(meaning, zone, meanings.reverse, known))
-        service = table.services.get(meaning.service) if meaning.service is not None else None
-        members = tuple(MemberVerdicts(zone, known).of(service.key)) if service is not None else ()
+        classifier = NameClassifier(zone, table, config, context.forward_zones, ready=health.ready)
+        name_class = classifier.classify(text)
+        answers = tuple(_answers(name_class, zone, classifier.reverse, context))
+        service = table.services.get(name_class.service) if name_class.service is not None else None
+        members = tuple(MemberVerdicts(zone, context).of(service.key)) if service is not None else ()
         policy = zone.policy_of(service.key) if service is not None else None
-    if meaning.member is not None:
-        members = tuple(row for row in members if _is(row, meaning.member))
-    heard, audited = _heard(known)
+    if name_class.member is not None:
+        members = tuple(row for row in members if _is_member(row, name_class.member))
+    heard, audited = _sync_ages(context)
+    max_answers = policy.max_answers if policy is not None else None
     return Explanation(
-        asked=asked,
-        name=meaning.name,
-        kind=meaning.kind,
-        rule=meaning.rule,
-        notes=tuple(_notes(meaning, service, members, left, policy.max_answers if policy else None)),
-        nearest=meaning.nearest,
+        asked=text,
+        name=name_class.name,
+        kind=name_class.kind,
+        rule=name_class.rule,
+        notes=tuple(_notes(name_class, service, members, departed, max_answers)),
+        nearest=name_class.nearest,
         answers=answers,
-        is_answered=meaning.kind == "forwarded" or any(answer.records for answer in answers),
-        service=meanings.short(service.first.name.labels) if service is not None else None,
+        is_answered=name_class.kind == "forwarded" or any(answer.records for answer in answers),
+        service=classifier.short_name(service.first.name.labels) if service is not None else None,
         origins=tuple(owner.origin for owner in service.by_precedence()) if service is not None else (),
         members=members,
         ttl=policy.ttl if policy is not None else None,
         order=policy.order if policy is not None else None,
-        max_answers=policy.max_answers if policy is not None else None,
-        state=state_of(known),
+        max_answers=max_answers,
+        state=context.zookeeper_state,
         ready=health.ready,
         stale=health.stale,
-        stale_seconds=known.stale_seconds,
+        stale_seconds=context.stale_seconds,
         heard_seconds=heard,
         audited_seconds=audited,
-        changed=known.history.changed(service.key) if service is not None else None,
+        changed=context.history.changed_at(service.key) if service is not None else None,
         now=time.time(),
     )
 
 
-def _heard(known: WatcherContext) -> tuple[float | None, float | None]:
-    """How long ago ZooKeeper last told anything, and everything was last listed; None: never yet."""
+def _sync_ages(context: WatcherContext) -> tuple[float | None, float | None]:
+    """Return the seconds since ZooKeeper's last message, and since the last audit of all namespaces.
+
+    None: there was none yet.
+    """
     now = asyncio.get_running_loop().time()
-    syncs = [source.sync for source in known.zookeeper]
+    syncs = [source.sync for source in context.zookeeper_sources]
     heard = [sync.last_activity_at for sync in syncs if sync.last_activity_at is not None]
     audited = [sync.last_audit_at for sync in syncs if sync.last_audit_at is not None]
     is_all = len(audited) == len(syncs)
     return now - max(heard) if heard else None, now - min(audited) if audited and is_all else None
 
 
-def _is(row: ExplainedMember, wanted: tuple[str, str]) -> bool:
-    origin, name = wanted
+def _is_member(row: ExplainedMember, origin_and_name: tuple[str, str]) -> bool:
+    origin, name = origin_and_name
     return row.member == name and (row.znode is None or row.znode == f"{origin}/{name}")
 
 
 @contextlib.contextmanager
-def _departed(known: WatcherContext) -> Iterator[dict[tuple[str, str], float]]:
-    """Within this the table knows who has just left, as those of the workers do.
+def _departed_members(context: WatcherContext) -> Iterator[dict[tuple[str, str], float]]:
+    """Put members that left a short time ago into the table, as in the workers' tables, within the context.
 
-    Yields: how long ago that was, by origin and name.
+    Yields: the seconds since a member left, by origin and name.
     """
-    left: dict[tuple[str, str], float] = {}
-    lent: list[tuple[Service, tuple[str, str]]] = []
+    departed: dict[tuple[str, str], float] = {}
+    added: list[tuple[Service, tuple[str, str]]] = []
     try:
-        for key, origin, member, seconds in known.history.leavers(DEPARTED_SECONDS):
-            service, who = known.publisher.table.services.get(key), (origin, member.name)
+        for key, origin, member, seconds in context.history.departures(DEPARTED_SECONDS):
+            service, member_key = context.publisher.table.services.get(key), (origin, member.name)
             owner = service.sets.get(origin) if service is not None else None
-            if service is None or owner is None or member.name in owner.members or who in left:
+            if service is None or owner is None or member.name in owner.members or member_key in departed:
                 continue
-            left[who] = seconds
-            service.departed[who] = member, 0.0
-            lent.append((service, who))
-        yield left
+            departed[member_key] = seconds
+            service.departed[member_key] = member, 0.0
+            added.append((service, member_key))
+        yield departed
     finally:
-        for service, who in lent:
-            del service.departed[who]
+        for service, member_key in added:
+            del service.departed[member_key]
 
 
 def _answers(
-    meaning: NameClass, zone: Zone, reverse: ReverseZones | None, known: WatcherContext
+    name_class: NameClass, zone: Zone, reverse: ReverseZones | None, context: WatcherContext
 ) -> Iterator[TypeAnswer]:
-    """What the name is answered with, by the same rules as in the workers."""
-    if meaning.labels is None:
+    """Yield the rcode and the number of records for each type, computed by the workers' responder."""
+    if name_class.labels is None:
         return
     responder = Responder(zone, ServerIdentity(), reverse)
-    responder.ready, responder.stale = known.publisher.health.ready, known.publisher.health.stale
-    for qtype in _OTHER_TYPES.get(meaning.kind, _TYPES):
-        message = build_query(meaning.labels, qtype, ident=0)
+    responder.ready, responder.stale = context.publisher.health.ready, context.publisher.health.stale
+    for qtype in _OTHER_TYPES.get(name_class.kind, _TYPES):
+        message = build_query(name_class.labels, qtype, ident=0)
         special = None
-        if meaning.kind == "special" and known.routes is not None:
-            special = special_use_answer(parse_query(message), known.routes.is_configured)
+        if name_class.kind == "special" and context.forward_zones is not None:
+            special = special_use_answer(parse_query(message), context.forward_zones.is_configured)
         if special is not None:
             response = special.pack(MAX_MESSAGE)
         else:
@@ -154,23 +172,23 @@ def _answers(
 
 
 def _notes(
-    meaning: NameClass,
+    name_class: NameClass,
     service: Service | None,
     members: Collection[ExplainedMember],
-    left: dict[tuple[str, str], float],
-    most: int | None,
+    departed: dict[tuple[str, str], float],
+    max_answers: int | None,
 ) -> Iterator[str]:
-    """What else is worth knowing."""
-    if meaning.member in left:
-        ago = left[meaning.member]
-        rest = format_duration(DEPARTED_SECONDS - ago)
-        yield f"it left {format_duration(ago)} ago; its own name is answered for {rest} more"
+    """Yield additional remarks, one sentence each."""
+    if name_class.member in departed:
+        age = departed[name_class.member]
+        rest = format_duration(DEPARTED_SECONDS - age)
+        yield f"it left {format_duration(age)} ago; its own name is answered for {rest} more"
     if service is None:
         return
-    if merged := merged_origins(service):
+    if merged := describe_merged_sets(service):
         yield merged
-    answered = sum(map(is_answered, members))
-    if most is not None and meaning.kind == "service" and answered > most:
-        yield f"an answer holds {most} of {answered} members (max_answers)"
-    if not members and meaning.kind == "service" and not service.is_unread:
+    count = sum(map(is_in_answers, members))
+    if max_answers is not None and name_class.kind == "service" and count > max_answers:
+        yield f"an answer has {max_answers} of {count} members (max_answers)"
+    if not members and name_class.kind == "service" and not service.is_unread:
         yield "it has no members"

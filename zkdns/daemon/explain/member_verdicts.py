@@ -1,4 +1,4 @@
-"""What becomes of each member of a service in its answers, and why."""
+"""Decides for each member of a service how it is answered, and why."""
 
 from __future__ import annotations
 
@@ -27,89 +27,81 @@ _PERSISTENT = "its znode is persistent: it stays when its server is gone"
 
 
 class MemberVerdicts:
-    """Judges members as one state of the table has them.
+    """Verdicts on the members of the current table.
 
     Args:
-        zone: of that state.
-        known: the same, and who is held, what is bad, what becomes of host names.
+        zone: of the same table.
+        context: has the table, the held members, the bad znodes and the failed host names.
     """
 
-    def __init__(self, zone: Zone, known: WatcherContext) -> None:
+    def __init__(self, zone: Zone, context: WatcherContext) -> None:
         self._zone = zone
-        self._known = known
-        self._table = known.publisher.table
-        self._shift = time.time() - asyncio.get_running_loop().time()
+        self._context = context
+        self._table = context.publisher.table
+        self._unix_offset = time.time() - asyncio.get_running_loop().time()
 
     def of(self, key: Labels) -> Iterator[ExplainedMember]:
-        """All members of the service with that key, those that cannot be understood among them."""
+        """Yield all members of a service, and the znodes that could not be parsed or read."""
         service = self._table.services[key]
         seats = {(seat.origin, seat.member.name): seat for seat in self._zone.view(key).served_members()}
-        are_others = any(seat.weighting.weight > 0 and not seat.weighting.held for seat in seats.values())
-        is_beyond = self._those_beyond(list(seats.values()), self._zone.policy_of(key), are_others=are_others)
+        has_weighted = any(seat.weighting.weight > 0 and not seat.weighting.held for seat in seats.values())
+        policy = self._zone.policy_of(key)
+        beyond = _members_beyond_limit(list(seats.values()), policy, has_weighted=has_weighted)
         for owner in service.by_precedence():
-            held = {one.member.name: one for one in self._known.held_of(owner.origin)}
+            held = {one.member.name: one for one in self._context.held_members(owner.origin)}
             for name, member in sorted(owner.members.items()):
                 seat = seats.get((owner.origin, name))
-                verdict, why = self._judge(member, seat, held.get(name), are_others=are_others)
-                if verdict == "answered" and (owner.origin, name) in is_beyond:
+                verdict, why = self._judge(member, seat, held.get(name), has_weighted=has_weighted)
+                if verdict == "answered" and (owner.origin, name) in beyond:
                     verdict, why = "beyond", "answers are full before it (max_answers), in a fixed order"
                 row = self._row(owner, member, seat, held.get(name))
                 yield msgspec.structs.replace(row, verdict=verdict, why=why)
-            yield from self._bad(owner)
+            yield from self._unusable_znodes(owner)
 
     def _judge(
-        self, member: Member, seat: ServedMember | None, held: HeldMember | None, *, are_others: bool
+        self, member: Member, seat: ServedMember | None, held: HeldMember | None, *, has_weighted: bool
     ) -> tuple[Verdict, str]:
+        """Return a member's verdict and its reason. The reason is empty if the verdict needs none."""
         if seat is None:
-            return self._why_not(member)
+            return self._why_absent(member)
         if seat.weighting.held:
-            return "held", self._of_held(held)
+            return "held", self._why_held(held)
         if seat.represented_by is not None:
             return "duplicate", f"{seat.represented_by.name} has the same endpoint"
-        why = self._of_host(member.service)
+        why = self._host_problem(member.service)
         if why and not self._addresses(member.service):
             return "unresolved", why
         if seat.weighting.weight > 0:
             return "answered", why or ("" if member.service else "it has additional endpoints only (port 0)")
         drained = "its weight is 0, and there are others"
-        return ("drained", drained) if are_others else ("answered", "its weight is 0, but there is no other")
+        return (
+            ("drained", drained) if has_weighted else ("answered", "its weight is 0, but there is no other")
+        )
 
-    def _of_held(self, held: HeldMember | None) -> str:
-        """Why a member is held; the guard may just be letting it go."""
-        if held is None:
+    def _why_held(self, held: HeldMember | None) -> str:
+        if held is None:  # the guard releases it at this moment
             return "it has left"
-        service = short_name(held.service, self._known.config.zone)
-        return f"it has left ({held.why}); zkdns accept {service} lets it go"
+        service = short_name(held.service, self._context.config.zone)
+        return f"it has left ({held.why}); zkdns accept {service} releases it"
 
-    def _why_not(self, member: Member) -> tuple[Verdict, str]:
-        """Why a member is not answered with."""
+    def _why_absent(self, member: Member) -> tuple[Verdict, str]:
         if member.weight < 0:
             return "dropped", f"its weight is {member.weight:g}, which drops it"
-        statuses = ", ".join(self._known.config.statuses)
+        statuses = ", ".join(self._context.config.statuses)
         return "hidden", f"its status is {member.status.value}; answered are {statuses}"
 
-    def _those_beyond(
-        self, seats: list[ServedMember], policy: Policy, *, are_others: bool
-    ) -> set[tuple[str, str]]:
-        """Whom the answers never get to, since they are limited and always in one order."""
-        if policy.max_answers is None or policy.order != "fixed":
-            return set()
-        standing = [seat for seat in seats if seat.represented_by is None and seat.member.service is not None]
-        if are_others:
-            standing = [seat for seat in standing if seat.weighting.weight > 0]
-        return {(seat.origin, seat.member.name) for seat in standing[policy.max_answers :]}
-
-    def _of_host(self, endpoint: Endpoint | None) -> str:
-        """What is wrong with a host name's addresses; empty: nothing."""
+    def _host_problem(self, endpoint: Endpoint | None) -> str:
+        """Return why an endpoint's host name has no current addresses. Empty if it has."""
         if endpoint is None or is_ip(endpoint.host) or endpoint.addresses:
             return ""
-        host, now = endpoint.host, time.time()
-        failure, found = self._known.resolver.failures.get(host), self._known.resolver.resolved.get(host)
+        host, now, resolver = endpoint.host, time.time(), self._context.resolver
+        failure, resolved_at = resolver.failures.get(host), resolver.resolved.get(host)
         if failure is None:
             return "" if self._table.addresses_of(host) else f"{host} has no address"
         why = f"no {failure.types} of {host} for {format_duration(now - failure.since)} ({failure.reason})"
-        age = f"; what is known is {format_duration(now - found)} old" if found is not None else ""
-        return why + age
+        if resolved_at is None:
+            return why
+        return f"{why}; its addresses are {format_duration(now - resolved_at)} old"
 
     def _addresses(self, endpoint: Endpoint | None) -> tuple[str, ...]:
         if endpoint is None:
@@ -119,73 +111,85 @@ class MemberVerdicts:
     def _row(
         self, owner: MemberSet, member: Member, seat: ServedMember | None, held: HeldMember | None
     ) -> ExplainedMember:
-        """What a member is, before it is judged."""
-        own = member.service
-        is_named = own is not None and not is_ip(own.host)
+        """Return a member with all fields but its verdict."""
+        service = member.service
+        is_named = service is not None and not is_ip(service.host)
         return ExplainedMember(
             member=member.name,
             znode=f"{owner.origin}/{member.name}" if owner.origin.startswith("/") else None,
             name=to_text((seat.label, *owner.name.key)) if seat is not None else None,
             verdict="answered",
             why="",
-            endpoint=_text(own) if own is not None else None,
-            additional={name: _text(at) for name, at in member.additional.items()},
+            endpoint=_to_text(service) if service is not None else None,
+            additional={name: _to_text(endpoint) for name, endpoint in member.additional.items()},
             status=member.status.value,
             shard=member.shard,
             weight=member.weight,
-            addresses=self._addresses(own) if is_named else (),
-            held_since=held.since + self._shift if held is not None else None,
-            held_until=held.until + self._shift if held is not None else None,
+            addresses=self._addresses(service) if is_named else (),
+            held_since=held.since + self._unix_offset if held is not None else None,
+            held_until=held.until + self._unix_offset if held is not None else None,
         )
 
-    def _bad(self, owner: MemberSet) -> Iterator[ExplainedMember]:
-        """Znodes of a set that are no member, though they are called so."""
+    def _unusable_znodes(self, owner: MemberSet) -> Iterator[ExplainedMember]:
+        """Yield znodes that have a member's name, but could not be parsed or read."""
         path = f"{owner.origin}/"
-        for sync in (source.sync for source in self._known.zookeeper):
+        for sync in (source.sync for source in self._context.zookeeper_sources):
             bad = {name: reason for name, reason in sync.bad.items() if name.startswith(path)}
             for znode, reason in sorted(bad.items()):
                 name = znode.removeprefix(path)
                 if "/" not in name:
                     yield ExplainedMember(member=name, znode=znode, name=None, verdict="bad", why=reason)
             for name in sorted(sync.unreadable(owner.origin) - owner.members.keys()):
-                why = "ZooKeeper does not let it be read (its ACL, or an error that passes)"
+                why = "ZooKeeper does not let it be read (its ACL, or a temporary error)"
                 yield ExplainedMember(
                     member=name, znode=f"{path}{name}", name=None, verdict="unread", why=why
                 )
 
 
-def with_stats(row: ExplainedMember, looks: Mapping[str, ZnodeStat]) -> ExplainedMember:
-    """The member with what ZooKeeper tells of its znode."""
-    look = looks.get(row.znode or "")
-    if look is None:
+def _members_beyond_limit(
+    seats: list[ServedMember], policy: Policy, *, has_weighted: bool
+) -> set[tuple[str, str]]:
+    """Return the members that no answer has, because of `max_answers` and a fixed order."""
+    if policy.max_answers is None or policy.order != "fixed":
+        return set()
+    candidates = [seat for seat in seats if seat.represented_by is None and seat.member.service is not None]
+    if has_weighted:
+        candidates = [seat for seat in candidates if seat.weighting.weight > 0]
+    return {(seat.origin, seat.member.name) for seat in candidates[policy.max_answers :]}
+
+
+def with_znode_stat(row: ExplainedMember, stats: Mapping[str, ZnodeStat]) -> ExplainedMember:
+    """Add the session of a member's znode. Add the details of a parse error to a bad one."""
+    stat = stats.get(row.znode or "")
+    if stat is None:
         return row
     why = row.why
     if row.verdict == "bad":
         try:
             if row.member.startswith(VECTOR_PREFIX):
-                parse_vector(row.member, look.data)
+                parse_vector(row.member, stat.data)
             else:
-                decode_member(row.member, look.data)
+                decode_member(row.member, stat.data)
         except BadMemberError as error:
             why = f"{row.why}: {error}"
-    if not look.session:
+    if not stat.session:
         why = f"{why}; {_PERSISTENT}" if why else _PERSISTENT
-    session = Session(hex(look.session & 0xFFFFFFFFFFFFFFFF), look.created, look.modified)
+    session = Session(hex(stat.session & 0xFFFFFFFFFFFFFFFF), stat.created, stat.modified)
     return msgspec.structs.replace(row, why=why, session=session)
 
 
-def is_answered(row: ExplainedMember) -> bool:
-    """Whether its endpoint is among the answers by itself."""
+def is_in_answers(row: ExplainedMember) -> bool:
+    """Return True if the member counts against `max_answers`."""
     return row.verdict in ("answered", "held", "beyond")
 
 
-def merged_origins(service: Service) -> str:
-    """That znodes which differ in case only are one service; empty where there is one."""
+def describe_merged_sets(service: Service) -> str:
+    """Return a sentence about several sets with names that differ in case. Empty if there is one set."""
     origins = [owner.origin for owner in service.by_precedence()]
     if len(origins) == 1:
         return ""
     return f"several sets are one service: {', '.join(origins)}"
 
 
-def _text(endpoint: Endpoint) -> str:
+def _to_text(endpoint: Endpoint) -> str:
     return str(HostPort(endpoint.host, endpoint.port))

@@ -154,7 +154,7 @@ HistoryKind: TypeAlias = Literal[
     "left",
     "held",
     "back",
-    "let go",
+    "released",
     "status",
     "changed",
     "service added",

@@ -1,4 +1,4 @@
-"""What the watcher process knows, for those who explain it."""
+"""State of the watcher process that the handlers of control requests read."""
 
 from __future__ import annotations
 
@@ -21,29 +21,40 @@ if TYPE_CHECKING:
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource
     from zkdns.forward.forward_zones import ForwardZones
 
+_WORST_STATE_FIRST = ("reading", "away", "readonly", "live")
+
 
 class WatcherContext(msgspec.Struct):
-    """All of it; `guarding` and `zookeeper` come a little later than the rest."""
+    """The parts of the watcher. `guarded_publisher` and `zookeeper_sources` are set during start-up."""
 
     config: Config
+    """The current configuration. A reload replaces it."""
     publisher: Publisher
     history: History
     resolver: HostResolver
-    stale: StaleTimer
-    routes: ForwardZones | None = None
-    """Who is asked for other names; None: nobody."""
-    guarding: GuardedPublisher | None = None
-    """Who holds members; None: nobody."""
-    zookeeper: Sequence[ZooKeeperSource] = ()
-    """What follows ZooKeeper; none: nothing is read from there."""
-    looks: ZnodeStatCache = msgspec.field(default_factory=ZnodeStatCache)
-    """Asks ZooKeeper for those who ask here."""
+    stale_timer: StaleTimer
+    forward_zones: ForwardZones | None = None
+    """None: this server forwards nothing."""
+    guarded_publisher: GuardedPublisher | None = None
+    """None: there is no ZooKeeper, so no member is ever held."""
+    zookeeper_sources: Sequence[ZooKeeperSource] = ()
+    """One source for each namespace. Empty without ZooKeeper."""
+    znode_stats: ZnodeStatCache = msgspec.field(default_factory=ZnodeStatCache)
 
-    def held_of(self, origin: str) -> list[HeldMember]:
-        """A set's members in limbo, in times of the event loop's clock."""
-        return self.guarding.guard.held_of(origin) if self.guarding is not None else []
+    def held_members(self, origin: str) -> list[HeldMember]:
+        """Return the held members of a set. Their times are of the event loop's clock."""
+        if self.guarded_publisher is None:
+            return []
+        return self.guarded_publisher.guard.held_of(origin)
 
     @property
     def stale_seconds(self) -> float | None:
-        """For how long the source has been out of reach; None: it is not."""
-        return asyncio.get_running_loop().time() - self.stale.since if self.stale.since is not None else None
+        """Seconds since the connection to ZooKeeper was lost. None: it is not lost."""
+        since = self.stale_timer.since
+        return asyncio.get_running_loop().time() - since if since is not None else None
+
+    @property
+    def zookeeper_state(self) -> str | None:
+        """The worst `SyncState` of all namespaces. None: there is no ZooKeeper."""
+        states = {source.sync.state.value for source in self.zookeeper_sources}
+        return next((state for state in _WORST_STATE_FIRST if state in states), None)

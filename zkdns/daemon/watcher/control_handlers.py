@@ -1,8 +1,14 @@
-"""What commands may ask of a running server, and what it does then."""
+"""Handlers of the control requests that commands and the HTTP API send to the watcher.
+
+`respond_when_applied` is the entry point: `daemon/ipc/control.py` calls it with each request. One handler for
+each type of request reads the watcher's state from a `WatcherContext`, and changes it through its parts.
+`zkdns explain` has a package of its own, `daemon/explain`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Iterator, Mapping
 
 from zkdns.config import Config
 from zkdns.daemon.ipc.control_messages import (
@@ -15,84 +21,96 @@ from zkdns.daemon.ipc.control_messages import (
     Explanation,
     FlushCaches,
     Flushed,
+    HistoryPage,
     ListNames,
     ListServices,
+    LossesAccepted,
+    MemberCount,
     Names,
     ReadHistory,
     Refused,
     Reload,
     Request,
     Response,
+    ServiceLine,
+    ServiceList,
 )
 from zkdns.daemon.ipc.feed import Publisher
 from zkdns.daemon.watcher.context import WatcherContext
-from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher, accept_losses
-from zkdns.daemon.watcher.queries import count_members, list_services, read_history
+from zkdns.daemon.watcher.history import short_name
 from zkdns.errors import BadValueError
-from zkdns.names import lower, parse_name, to_text, to_wire
+from zkdns.names import Labels, lower, parse_name, to_text, to_wire
 from zkdns.serverset.changes import Change, SetPut
-from zkdns.table import Table
+from zkdns.table import Service
 
-# So many members are encoded before the event loop has its turn: 1 ms.
-_MEMBERS_IN_PART = 1000
-_MOST_NAMES = 1000  # more than anybody would read
+_MEMBERS_PER_PART = 1000  # members of a dump that are encoded in one round of the event loop: 1 ms
+_SERVICES_PER_PART = 500  # services that are counted in one round: a few ms with ten members each
+_MAX_NAMES = 1000
+_MAX_HISTORY_ENTRIES = 10_000
 
 
-def respond(request: Request, known: WatcherContext) -> Response | Iterator[Response] | Awaitable[Response]:
-    """Do what is asked for.
+async def respond_when_applied(request: Request, context: WatcherContext) -> Response | Iterator[Response]:
+    """Execute a request, and wait until the workers have applied the changes that it made.
 
-    Args:
-        request: what that is.
-        known: what this process knows, and by what it reaches others.
+    Without the wait, a client that reads that members or cache entries are removed could still get them from
+    a worker for a moment.
     """
-    config, publisher = known.config, known.publisher
-    response: Response | Iterator[Response] | Awaitable[Response]
-    match request:
-        case AcceptLosses():
-            response = accept_losses(request, known.guarding, publisher.table, config.zones)
-        case FlushCaches():
-            response = _flush(request, config, publisher)
-        case Dump():
-            response = _dump(config, publisher)
-        case Explain():
-            response = _explain(request, known)
-        case ReadHistory():
-            response = read_history(request, known)
-        case ListServices():
-            response = list_services(known)
-        case CountMembers():
-            response = count_members(request, known)
-        case Reload():
-            sentence = "configurations are the supervisor's, which listens elsewhere"
-            response = Refused("invalid", sentence)
-        case ListNames():
-            response = _list_names(request, known.guarding, publisher.table)
-    return response
-
-
-async def respond_when_applied(request: Request, known: WatcherContext) -> Response | Iterator[Response]:
-    """Do what is asked for; what workers have to do with it, they have done when it is responded.
-
-    Who reads here that members are gone, or a cache empty, would else be answered as before for a moment.
-    """
-    response = respond(request, known)
+    response = respond(request, context)
     if isinstance(response, Awaitable):
         return await response
     if isinstance(request, AcceptLosses | FlushCaches | CountMembers):
-        await known.publisher.wait_until_applied()
+        await context.publisher.wait_until_applied()
     return response
 
 
-async def _explain(request: Explain, known: WatcherContext) -> Explanation | Refused:
-    """Do what `zkdns explain` asks for."""
-    from zkdns.daemon.explain.explain import explain  # noqa: PLC0415 - nobody else here needs all of DNS
+def respond(request: Request, context: WatcherContext) -> Response | Iterator[Response] | Awaitable[Response]:
+    """Execute a request, and return its response, or an iterator of its parts."""
+    response: Response | Iterator[Response] | Awaitable[Response]
+    match request:
+        case AcceptLosses():
+            response = accept_losses(request, context)
+        case FlushCaches():
+            response = _flush_caches(request, context.config, context.publisher)
+        case Dump():
+            response = _dump(context.config, context.publisher)
+        case Explain():
+            response = _explain(request, context)
+        case ReadHistory():
+            response = read_history(request, context)
+        case ListServices():
+            response = list_services(context)
+        case CountMembers():
+            response = count_members(request, context)
+        case Reload():
+            response = Refused("invalid", "the watcher cannot reload; send this to the supervisor")
+        case ListNames():
+            response = _list_names(request, context)
+    return response
 
-    return await explain(request, known)
+
+# -- requests that change something --------------------------------------------------------------------------
 
 
-def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
-    """Do what `zkdns flush` asks for."""
-    if not config.forward.upstreams and not any(domain.upstreams for domain in config.forward.zones.values()):
+def accept_losses(request: AcceptLosses, context: WatcherContext) -> LossesAccepted | Refused:
+    """Handle `zkdns accept`: remove the held members of one service, or of all."""
+    wanted, guarded = request.service, context.guarded_publisher
+    held = {member.origin for member in guarded.guard.held} if guarded is not None else set()
+    if wanted is not None:
+        try:
+            origins = _origins_of(wanted, context)
+        except BadValueError as error:
+            return Refused("invalid", str(error))
+        if not origins:
+            return Refused("not_found", f"there is no service {wanted}")
+        held &= origins
+    if not held or guarded is None:
+        return Refused("not_found", f"no members of {wanted} are held" if wanted else "no members are held")
+    return LossesAccepted(guarded.release(sorted(held)))
+
+
+def _flush_caches(request: FlushCaches, config: Config, publisher: Publisher) -> Flushed | Refused:
+    """Handle `zkdns flush`."""
+    if not config.forward.upstreams and not any(zone.upstreams for zone in config.forward.zones.values()):
         return Refused("not_found", "this server forwards nothing, so nothing is cached")
     if request.name is None:
         return Flushed(publisher.flush_caches(None), config.workers)
@@ -109,36 +127,163 @@ def _flush(request: FlushCaches, config: Config, publisher: Publisher) -> Flushe
     return Flushed(publisher.flush_caches(to_wire(name) if name else None), config.workers)
 
 
+# -- requests that read the table ----------------------------------------------------------------------------
+
+
 def _dump(config: Config, publisher: Publisher) -> Refused | Iterator[Response]:
-    """Do what `zkdns dump` asks for."""
+    """Handle `zkdns dump`. The parts have the state of the table at the time of the request."""
     if not publisher.health.ready:
         return Refused("not_found", "the table has not been read yet; try again when it has")
-    contents = publisher.copy()  # of one moment, and quickly: members never change, so they are not copied
-    return _parts(Dumped(config, publisher.table.serial, publisher.health.stale), contents)
+    contents = publisher.copy()  # fast: members are immutable, so they are not copied
+    return _dump_parts(Dumped(config, publisher.table.serial, publisher.health.stale), contents)
 
 
-def _list_names(request: ListNames, guarding: GuardedPublisher | None, table: Table) -> Names:
-    """Do what a shell asks for that completes a name."""
-    held = {one.origin for one in guarding.guard.held} if guarding else set()
-    beginning = request.beginning.lower()
-    names = (
-        to_text(service.key)
-        for service in table.services.values()
-        if not request.only_held or not held.isdisjoint(service.sets)
-    )
-    return Names(tuple(sorted(name for name in names if name.startswith(beginning))[:_MOST_NAMES]))
-
-
-def _parts(head: Dumped, contents: list[Change]) -> Iterator[Response]:
+def _dump_parts(head: Dumped, contents: list[Change]) -> Iterator[Response]:
     yield head
     part: list[Change] = []
     count = 0
     for change in contents:
         part.append(change)
         count += len(change.members) + 1 if isinstance(change, SetPut) else 1
-        if count >= _MEMBERS_IN_PART:
+        if count >= _MEMBERS_PER_PART:
             yield Contents(tuple(part))
             part, count = [], 0
     if part:
         yield Contents(tuple(part))
     yield Contents(())
+
+
+def _list_names(request: ListNames, context: WatcherContext) -> Names:
+    """Return the service names that a shell offers to complete a word."""
+    guarded = context.guarded_publisher
+    held = {member.origin for member in guarded.guard.held} if guarded is not None else set()
+    prefix = request.beginning.lower()
+    names = (
+        to_text(service.key)
+        for service in context.publisher.table.services.values()
+        if not request.only_held or not held.isdisjoint(service.sets)
+    )
+    return Names(tuple(sorted(name for name in names if name.startswith(prefix))[:_MAX_NAMES]))
+
+
+def count_members(request: CountMembers, context: WatcherContext) -> MemberCount | Refused:
+    """Handle `zkdns wait`: count the distinct endpoints that a service is answered with."""
+    table, statuses = context.publisher.table, context.config.statuses
+    ready = context.publisher.health.ready
+    try:
+        keys = _keys_of(request.service, context)
+    except BadValueError as error:
+        return Refused("invalid", str(error))
+    service = next((table.services[key] for key in keys if key in table.services), None)
+    if service is None:
+        return MemberCount(0, 0, exists=False, ready=ready)
+    if service.is_unread:  # the number of members is unknown
+        return MemberCount(0, 0, exists=True, ready=False)
+    weighted: set[tuple[str, int]] = set()
+    drained: set[tuple[str, int]] = set()
+    held: set[tuple[str, int]] = set()
+    for owner in service.sets.values():
+        for name, member in owner.members.items():
+            endpoint = member.service
+            if endpoint is None or not member.is_served(statuses):
+                continue
+            group = held if name in owner.held else weighted if member.weight > 0 else drained
+            group.add((endpoint.host.lower(), endpoint.port))  # members with equal endpoints count once
+    live = weighted or drained
+    return MemberCount(len(live | held), len(held - live), exists=True, ready=ready)
+
+
+def list_services(context: WatcherContext) -> Iterator[ServiceList]:
+    """Yield all services, sorted by name, in parts. The last part is empty."""
+    table = context.publisher.table
+    state, stale, ready = context.zookeeper_state, context.stale_seconds, context.publisher.health.ready
+    bad = Counter(path.rpartition("/")[0] for source in context.zookeeper_sources for path in source.sync.bad)
+    keys = sorted(table.services, key=lambda key: key[::-1])
+    for start in range(0, len(keys), _SERVICES_PER_PART):
+        part = [
+            table.services[key] for key in keys[start : start + _SERVICES_PER_PART] if key in table.services
+        ]
+        if part:
+            yield ServiceList(
+                tuple(_service_line(service, bad, context) for service in part), state, stale, ready
+            )
+    yield ServiceList((), state, stale, ready)
+
+
+def _service_line(service: Service, bad: Mapping[str, int], context: WatcherContext) -> ServiceLine:
+    statuses = context.config.statuses
+    alive = hidden = held = drained = 0
+    for owner in service.sets.values():
+        held += len(owner.held)
+        for name, member in owner.members.items():
+            if name in owner.held:
+                continue
+            if member.is_served(statuses):
+                alive += 1
+                drained += not member.weight
+            else:
+                hidden += 1
+    return ServiceLine(
+        name=short_name(service.first.name, context.config.zone),
+        alive=alive,
+        hidden=hidden,
+        held=held,
+        bad=sum(bad.get(origin, 0) for origin in service.sets),
+        drained=drained,
+        changed=context.history.changed_at(service.key),
+    )
+
+
+# -- other requests ------------------------------------------------------------------------------------------
+
+
+def read_history(request: ReadHistory, context: WatcherContext) -> HistoryPage | Refused:
+    """Handle `zkdns history`: return at most 10,000 changes of one service, or of all."""
+    limit = min(max(request.limit, 1), _MAX_HISTORY_ENTRIES)
+    if request.service is None:
+        return HistoryPage(*context.history.read(None, request.after, limit))
+    path = request.service.rstrip("/")
+    try:
+        keys = _keys_of(path, context)
+    except BadValueError as error:
+        return Refused("invalid", str(error))
+    page = context.history.read(lambda key, origin: key in keys or origin == path, request.after, limit)
+    return HistoryPage(*page)
+
+
+async def _explain(request: Explain, context: WatcherContext) -> Explanation | Refused:
+    """Handle `zkdns explain`."""
+    from zkdns.daemon.explain.explain import explain  # noqa: PLC0415 - only this request needs zkdns.dns
+
+    return await explain(request, context)
+
+
+# -- service names in requests -------------------------------------------------------------------------------
+
+
+def _keys_of(text: str, context: WatcherContext) -> tuple[Labels, ...]:
+    """Return the possible keys of a service, given by its name with or without zone, or by its znode's path.
+
+    Raises:
+        BadValueError: the text is neither a path nor a domain name.
+    """
+    if text.startswith("/"):
+        owner = context.publisher.table.set_of(text)
+        return (owner.name.key,) if owner is not None else ()
+    labels = lower(parse_name(text))
+    return (labels, *((*labels, *zone) for zone in context.config.zones))
+
+
+def _origins_of(text: str, context: WatcherContext) -> set[str]:
+    """Return the origins of a service's sets; of the one set if a znode's path is given.
+
+    Raises:
+        BadValueError: the text is neither a path nor a domain name.
+    """
+    table = context.publisher.table
+    if text.startswith("/"):
+        return {text} & table.origins
+    for key in _keys_of(text, context):
+        if key in table.services:
+            return set(table.services[key].sets)
+    return set()

@@ -1,4 +1,4 @@
-"""The guard at work: between a source and the publisher, with the event loop's clock, and who commands it."""
+"""Passes ZooKeeper's changes through the guard to the publisher, with the event loop's clock."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import structlog
 
 from zkdns.address import HostPort
 from zkdns.config import Config
-from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, Refused, ReleasedMember
+from zkdns.daemon.ipc.control_messages import ReleasedMember
 from zkdns.daemon.ipc.feed import Publisher
-from zkdns.errors import BadValueError
 from zkdns.guard import Guard, HeldMember
-from zkdns.names import Labels, lower, parse_name
 from zkdns.serverset.changes import Change
-from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.guard")
 
-_SHOWN = 300  # characters of a change that help to find a mistake
+_MAX_LOGGED = 300  # characters of a change in a log event
 
 
 class GuardedPublisher:
-    """Passes changes of one source on to the publisher, as its guard says, and calls the guard in time.
+    """Publishes the changes that the guard admits, and releases held members when their time ends.
+
+    Attributes:
+        guard: decides which removed members are held.
 
     Args:
-        config: says what is suspicious, and which members are answered with.
-        publisher: gets what is passed on.
-        on_health: told what the source tells of itself.
-        session_timeout: ZooKeeper's, in seconds.
+        config: settings of the guard, and the statuses of members that are answered.
+        publisher: gets the admitted changes.
+        on_health: called with the health of ZooKeeper (ready, stale) after the guard has noted it.
+        session_timeout: ZooKeeper's session timeout in seconds.
     """
 
     def __init__(
@@ -53,21 +53,21 @@ class GuardedPublisher:
         )
 
     def publish(self, changes: Iterable[Change]) -> None:
-        """Take changes of the source."""
+        """Publish changes from ZooKeeper. The guard replaces suspicious removals by held members."""
         now = self._clock()
         for change in changes:
             try:
-                passed = self.guard.admit(change, now)
-            except Exception:  # a mistake of ours costs no change, and not the other changes either
+                admitted = self.guard.admit(change, now)
+            except Exception:  # an internal error must not lose this change or the following ones
                 log.exception(
-                    "guard_failed", change=repr(change)[:_SHOWN], effect="change passed on unguarded"
+                    "guard_failed", change=repr(change)[:_MAX_LOGGED], effect="change passed on unguarded"
                 )
-                passed = [change]
-            self._publisher.publish(passed)
+                admitted = [change]
+            self._publisher.publish(admitted)
         self._set_timer()
 
-    def heard(self, ready: bool, stale: bool) -> None:
-        """Take what the source tells of itself: a stale one is disturbed until it is ready again."""
+    def set_health(self, ready: bool, stale: bool) -> None:
+        """Report the health of ZooKeeper. Stale starts a disturbance that ends when it is ready again."""
         if stale:
             self._publisher.publish(self.guard.disturbed(self._clock()))
         elif ready:
@@ -75,17 +75,17 @@ class GuardedPublisher:
         self._set_timer()
         self._on_health(ready, stale)
 
-    def accept(self, origins: Iterable[str]) -> tuple[ReleasedMember, ...]:
-        """End the limbo of these sets; return whom they lose."""
+    def release(self, origins: Iterable[str]) -> tuple[ReleasedMember, ...]:
+        """Remove the held members of these sets, and return them in order."""
         held: list[HeldMember] = []
         for origin in origins:
             held += self.guard.held_of(origin)
             self._publisher.publish(self.guard.accept(origin))
         self._set_timer()
-        return tuple(_let_go(one, self._clock()) for one in sorted(held, key=_order))
+        return tuple(_to_released_member(one, self._clock()) for one in sorted(held, key=_sort_key))
 
     def close(self) -> None:
-        """Do nothing of oneself any more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -103,49 +103,12 @@ class GuardedPublisher:
         self._timer = asyncio.get_running_loop().call_at(due, self._expire) if due is not None else None
 
 
-def _order(held: HeldMember) -> tuple[str, str]:
+def _sort_key(held: HeldMember) -> tuple[str, str]:
     return held.origin, held.member.name
 
 
-def _let_go(held: HeldMember, now: float) -> ReleasedMember:
+def _to_released_member(held: HeldMember, now: float) -> ReleasedMember:
     service = held.member.service
-    where = str(HostPort(service.host, service.port)) if service else None
+    endpoint = str(HostPort(service.host, service.port)) if service else None
     znode = f"{held.origin}/{held.member.name}"
-    return ReleasedMember(str(held.service), znode, where, round(now - held.since, 3))
-
-
-def accept_losses(
-    request: AcceptLosses, guarding: GuardedPublisher | None, table: Table, zones: Iterable[Labels]
-) -> LossesAccepted | Refused:
-    """Do what `zkdns accept` asks for.
-
-    Args:
-        request: which service.
-        guarding: what may hold its members; None: there is nothing that could.
-        table: knows all services.
-        zones: what may stand behind a service's name, or be left out.
-    """
-    wanted = request.service
-    held = {one.origin for one in guarding.guard.held} if guarding else set()
-    if wanted is not None:
-        try:
-            found = _origins(wanted, table, zones)
-        except BadValueError as error:
-            return Refused("invalid", str(error))
-        if not found:
-            return Refused("not_found", f"there is no service {wanted}")
-        held &= found
-    if not held or guarding is None:
-        return Refused("not_found", f"nothing is held of {wanted}" if wanted else "nothing is held")
-    return LossesAccepted(guarding.accept(sorted(held)))
-
-
-def _origins(wanted: str, table: Table, zones: Iterable[Labels]) -> set[str]:
-    """The sets of a service, by its name with or without the zone, or by its znode's path."""
-    if wanted.startswith("/"):
-        return {wanted} & table.origins
-    labels = lower(parse_name(wanted))
-    for key in (labels, *((*labels, *zone) for zone in zones)):
-        if key in table.services:
-            return set(table.services[key].sets)
-    return set()
+    return ReleasedMember(str(held.service), znode, endpoint, round(now - held.since, 3))

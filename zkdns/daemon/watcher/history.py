@@ -1,7 +1,7 @@
-"""Who came and went: the last changes of each service, as they pass on their way to the workers.
+"""Records the last changes of each service, for `zkdns history`.
 
-What is there when the table has been read for the first time is no change. All of it is in memory, and begins
-anew with this process; numbers are times, so that they rise over that as well.
+The first read of the table is not recorded. Entries are in memory only, so a new watcher starts with an empty
+history. Entry numbers are times in microseconds, so they keep rising when the watcher is replaced.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from zkdns.table import MemberSet
 log = structlog.get_logger("zkdns.history")
 
 MAX_PER_SERVICE = 1_000
-"""So many changes are kept of each service,"""
+"""Maximum number of entries of one service."""
 MAX_ENTRIES = 100_000
-"""and so many of all together; the oldest go first. They take 30 MB at most."""
+"""Maximum number of entries of all services. They take 30 MB. The oldest are dropped first."""
 
-_FORGOTTEN = 10  # one in so many goes at once when there are too many: 30 ms each ten thousand changes
+_DROPPED_FRACTION = 10  # one in 10 entries is dropped at once: 30 ms for each 10,000 changes
 _PER_SECOND = 1_000_000
-_SHOWN = 300  # characters of changes that help to find a mistake
+_MAX_LOGGED = 300  # characters of the changes in a log event
 _number_of = attrgetter("number")
-_LEAVES: tuple[HistoryKind, ...] = ("left", "let go")
+_DEPARTURES: tuple[HistoryKind, ...] = ("left", "released")
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -55,28 +55,31 @@ class _Entry(msgspec.Struct, frozen=True, gc=False):
     name: ServiceName
     origin: str
     member: Member | None
-    """None: it is about the set as a whole."""
+    """None: the entry is about the whole set."""
 
 
-class _Story:
-    """What happened to one service."""
+class _ServiceHistory:
+    """The entries of one service, and the number of the newest one."""
 
     __slots__ = ("changed", "entries")
 
-    def __init__(self, most: int) -> None:
-        self.entries: deque[_Entry] = deque(maxlen=most)
+    def __init__(self, max_entries: int) -> None:
+        self.entries: deque[_Entry] = deque(maxlen=max_entries)
         self.changed = 0
 
 
 class History(PublisherListener):
-    """Keeps what a publisher is about to publish.
+    """Records changes from a publisher before it applies them.
+
+    Attributes:
+        last: number of the newest entry; 0 if there is none.
 
     Args:
-        publisher: whose table is the one that changes; nothing is kept until that has been read.
-        zone: names in it are told without it.
-        clock: Unix time.
-        each: as `MAX_PER_SERVICE`.
-        most: as `MAX_ENTRIES`.
+        publisher: has the table. Nothing is recorded until it is ready.
+        zone: the zone that is left out of service names.
+        clock: returns Unix time.
+        max_per_service: as `MAX_PER_SERVICE`.
+        max_entries: as `MAX_ENTRIES`.
     """
 
     def __init__(
@@ -85,31 +88,30 @@ class History(PublisherListener):
         zone: Labels,
         *,
         clock: Callable[[], float] = time.time,
-        each: int = MAX_PER_SERVICE,
-        most: int = MAX_ENTRIES,
+        max_per_service: int = MAX_PER_SERVICE,
+        max_entries: int = MAX_ENTRIES,
     ) -> None:
         self.last = 0
-        """The number of the newest entry; 0: there is none."""
         self._publisher = publisher
         self._zone = zone
         self._clock = clock
-        self._each = each
-        self._most = most
+        self._max_per_service = max_per_service
+        self._max_entries = max_entries
         self._count = 0
-        self._stories: dict[Labels, _Story] = {}
+        self._services: dict[Labels, _ServiceHistory] = {}
 
     def before_publish(self, changes: Sequence[Change]) -> None:
-        """Take notice of changes before the table does; a mistake of ours costs none of them."""
+        """Record changes that the table does not have yet. An internal error is logged."""
         if not self._publisher.health.ready:
             return
         try:
             self._note(changes)
         except Exception:
-            log.exception("history_update_failed", changes=repr(changes)[:_SHOWN])
+            log.exception("history_update_failed", changes=repr(changes)[:_MAX_LOGGED])
 
     def _note(self, changes: Sequence[Change]) -> None:
-        # Those that the table is given back, because it was not right to take them: they have not joined.
-        returned = {
+        # Members that the guard puts back into the table as held. They have not joined.
+        restored = {
             (change.origin, name)
             for change in changes
             if isinstance(change, MembersHeld)
@@ -121,97 +123,97 @@ class History(PublisherListener):
             owner = self._publisher.table.set_of(change.origin)
             match change:
                 case SetPut() | SetUnread():
-                    self._put(owner, change, returned)
+                    self._record_put(owner, change, restored)
                 case SetChanged() if owner is not None:
-                    self._exchange(owner, change.added, change.removed, returned)
+                    self._record_members(owner, change.added, change.removed, restored)
                 case MembersHeld():
-                    self._hold(owner, change, changes)
+                    self._record_held(owner, change, changes)
                 case SetDropped() if owner is not None:
-                    self._exchange(owner, (), tuple(owner.members), returned)
+                    self._record_members(owner, (), tuple(owner.members), restored)
                     self._add("service gone", owner.name, change.origin)
 
     def read(
-        self, wanted: Callable[[Labels, str], bool] | None, after: int, most: int
+        self, is_wanted: Callable[[Labels, str], bool] | None, after: int, limit: int
     ) -> tuple[tuple[HistoryEntry, ...], int]:
-        """Entries, the oldest first, and the number after which to ask next (see `ReadHistory`).
+        """Return entries, the oldest first, and the number to pass as `after` next time (see `HistoryPage`).
 
         Args:
-            wanted: told a service's key and a set's origin; None: all of them.
-            after: only entries with a greater number.
-            most: at most so many.
+            is_wanted: selects entries by the service's key and the set's origin. None: all entries.
+            after: only entries with a greater number, the oldest of them. 0: the newest entries.
+            limit: maximum number of entries.
         """
         streams = [
-            _selected(story.entries, key, wanted, after)
-            for key, story in (self._stories.items() if after < self.last else ())
-            if story.changed > after
+            _select(service.entries, key, is_wanted, after)
+            for key, service in (self._services.items() if after < self.last else ())
+            if service.changed > after
         ]
         if after:
-            found = list(islice(merge(*streams, key=_number_of), most + 1))
-            is_all, found = len(found) <= most, found[:most]
+            found = list(islice(merge(*streams, key=_number_of), limit + 1))
+            is_all, found = len(found) <= limit, found[:limit]
         else:
-            is_all, found = True, list(islice(merge(*streams, key=_number_of, reverse=True), most))[::-1]
-        return tuple(map(self._told, found)), self.last if is_all else found[-1].number
+            is_all, found = True, list(islice(merge(*streams, key=_number_of, reverse=True), limit))[::-1]
+        return tuple(map(self._to_message, found)), self.last if is_all else found[-1].number
 
-    def changed(self, key: Labels) -> float | None:
-        """When the service with that key last changed (Unix time); None: never since the start."""
-        story = self._stories.get(key)
-        return story.changed / _PER_SECOND if story else None
+    def changed_at(self, key: Labels) -> float | None:
+        """Return the time of a service's last change (Unix time). None: no change since the start."""
+        service = self._services.get(key)
+        return service.changed / _PER_SECOND if service else None
 
-    def leavers(self, seconds: float) -> Iterator[tuple[Labels, str, Member, float]]:
-        """Who left within so many seconds, the last of a service first.
+    def departures(self, seconds: float) -> Iterator[tuple[Labels, str, Member, float]]:
+        """Yield the members that left within the last `seconds`, the newest of each service first.
 
-        Yields: the service's key, the set's origin, the member, and how many seconds ago it left.
+        Yields: the service's key, the set's origin, the member, and the seconds since it left.
         """
         now = self._clock()
         first = int((now - seconds) * _PER_SECOND)
-        for key, story in self._stories.items():
-            for entry in _newer(story.entries, first) if story.changed > first else ():
-                if entry.member is not None and entry.kind in _LEAVES:
+        for key, service in self._services.items():
+            for entry in _newer(service.entries, first) if service.changed > first else ():
+                if entry.member is not None and entry.kind in _DEPARTURES:
                     yield key, entry.origin, entry.member, now - entry.number / _PER_SECOND
 
-    # -- what happened -------------------------------------------------------------------------------------
+    # -- changes to entries --------------------------------------------------------------------------------
 
-    def _put(
-        self, owner: MemberSet | None, change: SetPut | SetUnread, returned: Collection[tuple[str, str]]
+    def _record_put(
+        self, owner: MemberSet | None, change: SetPut | SetUnread, restored: Collection[tuple[str, str]]
     ) -> None:
         if owner is None:
             self._add("service added", change.name, change.origin)
             owner = MemberSet(change.origin, change.name)
         if isinstance(change, SetPut):
-            there = {member.name for member in change.members}
-            gone = [name for name in owner.members if name not in there]
-            self._exchange(owner, change.members, gone, returned)
+            names = {member.name for member in change.members}
+            removed = [name for name in owner.members if name not in names]
+            self._record_members(owner, change.members, removed, restored)
 
-    def _exchange(
+    def _record_members(
         self,
         owner: MemberSet,
         added: Iterable[Member],
         removed: Iterable[str],
-        returned: Collection[tuple[str, str]],
+        restored: Collection[tuple[str, str]],
     ) -> None:
-        """Members join and leave; one that was held is back where another one has its endpoint."""
-        known, held = owner.members, owner.held
+        """Record members that join, leave or change. A new member at a held member's endpoint is `back`."""
+        current, held = owner.members, owner.held
         joining = {member.name: member for member in added}
-        leaving = [known[name] for name in removed if name in known and name not in joining]
-        there = _endpoints(joining.values()) if held else ()
-        missed = _endpoints(known[name] for name in held) if joining else ()
+        leaving = [current[name] for name in removed if name in current and name not in joining]
+        joining_endpoints = _endpoints(joining.values()) if held else ()
+        held_endpoints = _endpoints(current[name] for name in held) if joining else ()
         for member in leaving:
-            is_over = member.name in held and endpoint_of(member) not in there
-            self._add("let go" if is_over else "left", owner.name, owner.origin, member)
+            is_released = member.name in held and endpoint_of(member) not in joining_endpoints
+            self._add("released" if is_released else "left", owner.name, owner.origin, member)
         for name, member in joining.items():
-            before = known.get(name)
-            if before is None:
-                is_back = endpoint_of(member) in missed
-                if (owner.origin, name) not in returned:
+            previous = current.get(name)
+            if previous is None:
+                is_back = endpoint_of(member) in held_endpoints
+                if (owner.origin, name) not in restored:
                     self._add("back" if is_back else "joined", owner.name, owner.origin, member)
             elif name in held:
                 self._add("back", owner.name, owner.origin, member)
-            elif before != member:
-                kind: HistoryKind = "status" if before.status != member.status else "changed"
+            elif previous != member:
+                kind: HistoryKind = "status" if previous.status != member.status else "changed"
                 self._add(kind, owner.name, owner.origin, member)
 
-    def _hold(self, owner: MemberSet | None, change: MembersHeld, changes: Sequence[Change]) -> None:
-        """Limbo begins; of those that the table is only just given, a change before this one knows more."""
+    def _record_held(self, owner: MemberSet | None, change: MembersHeld, changes: Sequence[Change]) -> None:
+        """Record members that become held. An earlier one of the same changes may have added them."""
         members = dict(owner.members) if owner is not None else {}
         for other in changes:
             if isinstance(other, SetPut) and other.origin == change.origin:
@@ -225,66 +227,66 @@ class History(PublisherListener):
             if name in members and name not in owner.held:
                 self._add("held", owner.name, change.origin, members[name])
 
-    # -- keeping -------------------------------------------------------------------------------------------
+    # -- storage -------------------------------------------------------------------------------------------
 
     def _add(self, kind: HistoryKind, name: ServiceName, origin: str, member: Member | None = None) -> None:
         self.last = max(self.last + 1, int(self._clock() * _PER_SECOND))
-        story = self._stories.get(name.key)
-        if story is None:
-            story = self._stories[name.key] = _Story(self._each)
-        self._count += len(story.entries) < self._each
-        story.entries.append(_Entry(self.last, kind, name, origin, member))
-        story.changed = self.last
-        if self._count > self._most:
-            self._forget()
+        service = self._services.get(name.key)
+        if service is None:
+            service = self._services[name.key] = _ServiceHistory(self._max_per_service)
+        self._count += len(service.entries) < self._max_per_service
+        service.entries.append(_Entry(self.last, kind, name, origin, member))
+        service.changed = self.last
+        if self._count > self._max_entries:
+            self._drop_oldest()
 
-    def _forget(self) -> None:
-        """Let the oldest go; and services of which nothing is left, neither in the table nor here."""
-        numbers = sorted(entry.number for story in self._stories.values() for entry in story.entries)
-        last = numbers[len(numbers) // _FORGOTTEN]
-        for key, story in list(self._stories.items()):
-            while story.entries and story.entries[0].number <= last:
-                story.entries.popleft()
+    def _drop_oldest(self) -> None:
+        """Drop the oldest entries, and services that have no entries and are not in the table."""
+        numbers = sorted(entry.number for service in self._services.values() for entry in service.entries)
+        last = numbers[len(numbers) // _DROPPED_FRACTION]
+        for key, service in list(self._services.items()):
+            while service.entries and service.entries[0].number <= last:
+                service.entries.popleft()
                 self._count -= 1
-            if not story.entries and key not in self._publisher.table.services:
-                del self._stories[key]
+            if not service.entries and key not in self._publisher.table.services:
+                del self._services[key]
 
-    def _told(self, entry: _Entry) -> HistoryEntry:
+    def _to_message(self, entry: _Entry) -> HistoryEntry:
         member = entry.member
-        at = member.service if member is not None else None
+        endpoint = member.service if member is not None else None
         return HistoryEntry(
             number=entry.number,
             at=entry.number / _PER_SECOND,
             service=short_name(entry.name, self._zone),
             member=member.name if member is not None else "",
             kind=entry.kind,
-            endpoint=str(HostPort(at.host, at.port)) if at is not None else None,
+            endpoint=str(HostPort(endpoint.host, endpoint.port)) if endpoint is not None else None,
             znode=f"{entry.origin}/{member.name}" if member is not None else entry.origin,
         )
 
 
 def short_name(name: ServiceName, zone: Labels) -> str:
-    """A service's name without its zone, where that is the one given."""
+    """Return a service's name, without the zone if it is the given one."""
     return str(name) if name.zone == zone else name.absolute
 
 
 def _endpoints(members: Iterable[Member]) -> set[tuple[str, int]]:
-    return {where for member in members if (where := endpoint_of(member)) is not None}
+    return {endpoint for member in members if (endpoint := endpoint_of(member)) is not None}
 
 
-def _selected(
-    entries: deque[_Entry], key: Labels, wanted: Callable[[Labels, str], bool] | None, after: int
+def _select(
+    entries: deque[_Entry], key: Labels, is_wanted: Callable[[Labels, str], bool] | None, after: int
 ) -> Iterator[_Entry]:
-    """Those that are wanted: in order behind the number `after`; where that is 0 from the newest one back."""
+    """Yield the wanted entries: in order those after the number `after`; if it is 0, from the newest back."""
     if after:
         found: Iterator[_Entry] = islice(entries, bisect_right(entries, after, key=_number_of), None)
     else:
         found = reversed(entries)
-    return found if wanted is None else (entry for entry in found if wanted(key, entry.origin))
+    return found if is_wanted is None else (entry for entry in found if is_wanted(key, entry.origin))
 
 
 def _newer(entries: deque[_Entry], after: int) -> Iterator[_Entry]:
-    """Those with a greater number, the newest first."""
+    """Yield the entries with a greater number, the newest first."""
     for entry in reversed(entries):
         if entry.number <= after:
             return

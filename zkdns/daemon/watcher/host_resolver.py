@@ -1,6 +1,7 @@
-"""Addresses of members' host names, looked up in the background: of upstreams, or as the machine itself does.
+"""Resolves members' host names in the background, with the upstreams or with the system resolver.
 
-While a look-up fails, the last good addresses stand; where it fails for one family alone, those of that.
+If a lookup fails, the previous addresses stay in the table. If it fails for A or AAAA alone, the previous
+addresses of that type stay.
 """
 
 from __future__ import annotations
@@ -23,19 +24,19 @@ from zkdns.table import Table
 
 log = structlog.get_logger("zkdns.hosts")
 
-REFRESH_SECONDS = 30.0  # the machine's resolver does not tell TTLs; this is a common one
+REFRESH_SECONDS = 30.0  # a common TTL; the system resolver does not report TTLs
 RETRY_SECONDS = 5.0
-_AT_ONCE = 4
+_MAX_CONCURRENT = 4
 _ROUND_SECONDS = 0.05
 _FAMILIES = {Type.A: socket.AF_INET, Type.AAAA: socket.AF_INET6}
-# What says that a name has no such addresses; everything else says that nobody knows.
-_NOTHING = {
+# Errors that mean that a name has no addresses of a family. All others mean that the lookup failed.
+_NO_ADDRESSES = {
     getattr(socket, name) for name in ("EAI_NONAME", "EAI_NODATA", "EAI_ADDRFAMILY") if hasattr(socket, name)
 }
 
 
 class Failure(NamedTuple):
-    """That a host name cannot be resolved: of which types, since when (Unix time), and why."""
+    """Types of a host name that cannot be resolved, since when (Unix time), and why."""
 
     types: str
     since: float
@@ -43,12 +44,16 @@ class Failure(NamedTuple):
 
 
 class HostResolver(PublisherListener):
-    """Keeps the addresses of host names current.
+    """Keeps the addresses of the table's host names current.
+
+    Attributes:
+        failures: the host names that cannot be resolved now.
+        resolved: time of the last lookup that found addresses (Unix time), by host name.
 
     Args:
-        table: tells which names are wanted, and what is known of them.
-        publish: called in the event loop with what was found, whether or not it is new.
-        find: asks upstreams; where it does not know, or is None, the machine's own resolver is asked.
+        table: has the host names and their previous addresses.
+        publish: called in the event loop with the result of each lookup, changed or not.
+        find: looks a name up with the upstreams. If it is None or returns None, the system resolver is used.
     """
 
     def __init__(
@@ -57,20 +62,18 @@ class HostResolver(PublisherListener):
         publish: Callable[[list[HostResolved]], None],
         find: Callable[[str], Awaitable[HostAddresses | None]] | None = None,
     ) -> None:
+        self.failures: dict[str, Failure] = {}
+        self.resolved: dict[str, float] = {}
         self._table = table
         self._find = find
         self._publish = publish
-        self._due: dict[str, float] = {}
-        self.failures: dict[str, Failure] = {}
-        """Of those names that cannot be resolved at the moment, by name."""
-        self.resolved: dict[str, float] = {}
-        """When addresses of a name were last found (Unix time), by name."""
-        self._room = asyncio.Semaphore(_AT_ONCE)
+        self._due: dict[str, float] = {}  # time of the next lookup (event loop's clock)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
-        """Say that other names may be wanted now."""
+        """Check the table for new host names soon."""
         self._wake.set()
 
     def after_batch(self) -> None:
@@ -78,37 +81,37 @@ class HostResolver(PublisherListener):
         self.wake()
 
     async def run(self) -> None:
-        """Look names up for ever, each again when its time has come."""
+        """Look up each host name when it is due, without end."""
         clock = asyncio.get_running_loop().time
         while True:
             self._wake.clear()
-            wanted = self._table.hosts
-            for host in self._due.keys() - wanted:
+            hosts = self._table.hosts
+            for host in self._due.keys() - hosts:
                 del self._due[host]
                 self.failures.pop(host, None)
                 self.resolved.pop(host, None)
-            for host in wanted - self._running.keys():
+            for host in hosts - self._running.keys():
                 is_due = self._due.setdefault(host, 0.0) <= clock()
-                # A name that was out of use for a moment has lost its addresses in the table.
+                # The table drops the addresses of a host name together with its last member.
                 is_lost = host not in self.failures and not self._table.addresses_of(host)
                 if is_due or is_lost:
                     self._running[host] = asyncio.create_task(self._look_up(host))
             with contextlib.suppress(TimeoutError):
-                # Not wait_for, which before Python 3.12 loses a cancellation that comes with the event.
+                # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
                 async with asyncio.timeout(1.0):
                     await self._wake.wait()
-            await asyncio.sleep(_ROUND_SECONDS)  # a storm of changes is looked at in rounds
+            await asyncio.sleep(_ROUND_SECONDS)  # handles many changes in one round
 
     async def _look_up(self, host: str) -> None:
         try:
-            async with self._room:
+            async with self._slots:
                 found = await self._find(host) if self._find else None
-                found = found or await _find_as_the_machine_does(host, self._table.addresses_of(host))
+                found = found or await _resolve_in_thread(host, self._table.addresses_of(host))
         except OSError as error:
-            self._tell(host, "A, AAAA", str(error))
+            self._note_failure(host, "A, AAAA", str(error))
             pause = RETRY_SECONDS
         else:
-            self._tell(host, ", ".join(qtype.name for qtype in found.failed), found.reason)
+            self._note_failure(host, ", ".join(qtype.name for qtype in found.failed), found.reason)
             pause = found.seconds
             if found.addresses and host in self._due:
                 self.resolved[host] = time.time()
@@ -118,23 +121,24 @@ class HostResolver(PublisherListener):
         if host in self._due:
             self._due[host] = asyncio.get_running_loop().time() + pause
 
-    def _tell(self, host: str, failed: str, reason: str) -> None:
-        """Take notice of which types there was no answer about; it is told once."""
-        if host not in self._due:  # it was forgotten meanwhile
+    def _note_failure(self, host: str, failed: str, reason: str) -> None:
+        """Store and log which types failed. A failure is logged once, until the failed types change."""
+        if host not in self._due:  # no member has this host name any more
             return
         if not failed:
             self.failures.pop(host, None)
             return
-        before = self.failures.get(host)
-        self.failures[host] = Failure(failed, before.since if before else time.time(), reason)
-        if before is None or before.types != failed:
+        previous = self.failures.get(host)
+        self.failures[host] = Failure(failed, previous.since if previous else time.time(), reason)
+        if previous is None or previous.types != failed:
             log.warning("host_resolution_failed", host=host, types=failed, reason=reason)
 
 
-async def _find_as_the_machine_does(host: str, known: Sequence[str]) -> HostAddresses:
-    """All addresses of a host name, of which these were known before.
+async def _resolve_in_thread(host: str, previous: Sequence[str]) -> HostAddresses:
+    """Call `_resolve` in a daemon thread.
 
-    In a thread that nobody waits for at exit: the resolver takes its own time, and cannot be interrupted.
+    The system resolver can take long and cannot be interrupted. The process exits without waiting for a
+    daemon thread.
 
     Raises:
         OSError: the name cannot be resolved.
@@ -152,36 +156,41 @@ async def _find_as_the_machine_does(host: str, known: Sequence[str]) -> HostAddr
 
     def work() -> None:
         try:
-            outcome: HostAddresses | OSError = _ask_the_machine(host, known)
+            outcome: HostAddresses | OSError = _resolve(host, previous)
         except OSError as error:
             outcome = error
         except UnicodeError as error:
             outcome = OSError(str(error))
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the event loop is closed
             loop.call_soon_threadsafe(settle, outcome)
 
     threading.Thread(target=work, name=f"resolve {host}", daemon=True).start()
     return await result
 
 
-def _ask_the_machine(host: str, known: Sequence[str]) -> HostAddresses:
-    """What the machine's resolver says, to whom a family that fails is as good as one that has nothing.
+def _resolve(host: str, previous: Sequence[str]) -> HostAddresses:
+    """Look a host name up with the system resolver (getaddrinfo(3)).
 
-    So a family that had addresses, and has none, is asked for by itself.
+    A lookup of both families succeeds even if it failed for one of them. So a family that had addresses
+    before, and now has none, is looked up alone.
+
+    Args:
+        host: the name.
+        previous: the addresses that are in the table.
 
     Raises:
-        OSError: it knows of no address.
+        OSError: there are no addresses, or the lookup failed.
     """
     addresses = _addresses_of(host)
     failed: list[Type] = []
     reason = ""
     for qtype, family in _FAMILIES.items():
-        if qtype not in map(type_of, known) or qtype in map(type_of, addresses):
+        if qtype not in map(type_of, previous) or qtype in map(type_of, addresses):
             continue
         try:
             addresses |= _addresses_of(host, family)
         except socket.gaierror as error:
-            if error.errno not in _NOTHING:
+            if error.errno not in _NO_ADDRESSES:
                 failed.append(qtype)
                 reason = str(error)
     seconds = RETRY_SECONDS if failed else REFRESH_SECONDS

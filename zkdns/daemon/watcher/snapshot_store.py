@@ -1,4 +1,4 @@
-"""The snapshot in a server's life: answered from at a start, written while the table changes."""
+"""Reads the snapshot at start, and writes it while the table changes."""
 
 from __future__ import annotations
 
@@ -31,34 +31,33 @@ from zkdns.snapshot import (
 log = structlog.get_logger("zkdns.watcher")
 
 SNAPSHOT_SECONDS = 5.0
-"""The least time between two writings of the snapshot."""
+"""Minimum time between two writes of the snapshot."""
 
-# A table that does not change is written again now and then, so that its file does not seem old.
+# An unchanged table is written again from time to time, so that its file does not exceed the maximum age.
 _RENEW_SECONDS = 3600.0
 _RENEWALS_IN_AGE = 4
-# So many members are encoded before the event loop has its turn: 1 ms. All 100,000 at once would hold up
-# changes for 100 ms.
-_MEMBERS_IN_PART = 1000
-_END_SECONDS = 1.0  # how long a part that is being written is waited for at the end
+# Members that are encoded in one round of the event loop: 1 ms. All 100,000 at once would take 100 ms.
+_MEMBERS_PER_PART = 1000
+_CANCEL_SECONDS = 1.0  # how long a cancelled write waits for its thread
 _RETRY_SECONDS = 1.0
 
 
 class SnapshotStore(PublisherListener):
-    """Keeps what ZooKeeper told on disk; fixed files keep themselves."""
+    """Keeps the sets from ZooKeeper on disk. Sets from the static file are not stored."""
 
     def __init__(self, config: Config, publisher: Publisher) -> None:
-        assert config.snapshot.path  # noqa: S101 - whoever makes a keeper was told a file
+        assert config.snapshot.path  # noqa: S101 - the caller checks it
         self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
         self._changed = asyncio.Event()
-        self._complaint = ""
+        self._last_error = ""
         self._is_stuck = False
-        age = config.snapshot.max_age
-        self._renew_seconds = min(_RENEW_SECONDS, age / _RENEWALS_IN_AGE) if age else _RENEW_SECONDS
+        max_age = config.snapshot.max_age
+        self._renew_seconds = min(_RENEW_SECONDS, max_age / _RENEWALS_IN_AGE) if max_age else _RENEW_SECONDS
 
     def restore(self) -> list[Change]:
-        """What the snapshot holds; nothing where there is none that can be used."""
+        """Read the snapshot. Return no changes if there is no usable one."""
         remove_leftovers(self._path)
         try:
             snapshot = read_snapshot(self._path, expected_by(self._config, time.time()))
@@ -67,40 +66,40 @@ class SnapshotStore(PublisherListener):
         except SnapshotError as error:
             log.warning("snapshot_ignored", reason=str(error))
             return []
-        log.info("snapshot_restored", **_fields_of(self._path, snapshot))
+        log.info("snapshot_restored", **_log_fields(self._path, snapshot))
         self._publisher.table.serial = snapshot.header.serial
         return list(snapshot.changes)
 
     def after_batch(self) -> None:
-        """Schedule a write of the changed table."""
+        """Write the table soon, because it has changed."""
         self._changed.set()
 
-    async def run(self, *, succeeds: bool = False) -> None:
-        """Write the table after changes, at most every `SNAPSHOT_SECONDS`, while the event loop goes on.
+    async def run(self, *, has_predecessor: bool = False) -> None:
+        """Write the table after changes, at most once in `SNAPSHOT_SECONDS`, without end.
 
         Args:
-            succeeds: whether another process writes it for the last time meanwhile.
+            has_predecessor: another watcher is exiting and writes its last snapshot now.
         """
-        if succeeds:
+        if has_predecessor:
             self._changed.set()
             await asyncio.sleep(SNAPSHOT_SECONDS)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._renew_seconds):
                     await self._changed.wait()
-            if self._is_right:
+            if self._is_table_current:
                 self._changed.clear()
                 try:
                     await self._write()
                 except SnapshotError as error:
-                    self._failed(error)
+                    self._note_failure(error)
                 else:
-                    self._succeeded()
+                    self._note_success()
             await asyncio.sleep(SNAPSHOT_SECONDS)
 
     def save(self) -> None:
-        """Write the table now, for the last time."""
-        if not self._is_right or self._is_stuck:
+        """Write the table before the process exits. Blocks the event loop."""
+        if not self._is_table_current or self._is_stuck:
             return
         try:
             with SnapshotWriter(self._path, self._header()) as writer:
@@ -108,11 +107,11 @@ class SnapshotStore(PublisherListener):
                     writer.add(part)
                 writer.commit()
         except SnapshotError as error:
-            self._failed(error)
+            self._note_failure(error)
 
     @property
-    def _is_right(self) -> bool:
-        """Whether the table is what ZooKeeper says now."""
+    def _is_table_current(self) -> bool:
+        """True if the table is complete and ZooKeeper is connected. Only such a table is written."""
         health = self._publisher.health
         return health.ready and not health.stale
 
@@ -122,7 +121,7 @@ class SnapshotStore(PublisherListener):
         return Header(time.time(), serial, namespaces_of(config), config.zookeeper.hosts or "")
 
     def _parts(self) -> Iterator[bytes]:
-        """The table as it is written. It may change between two parts; each set is whole in itself."""
+        """Encode the table in parts. It may change between two parts; no set is split between parts."""
         table = self._publisher.table
         part: list[Change] = []
         count = 0
@@ -130,84 +129,83 @@ class SnapshotStore(PublisherListener):
             for change in table.contents_of(origin):
                 part.append(change)
                 count += len(change.members) + 1 if isinstance(change, SetPut) else 1
-            if count >= _MEMBERS_IN_PART:
+            if count >= _MEMBERS_PER_PART:
                 yield encode_part(part)
                 part, count = [], 0
         yield encode_part([*part, *table.resolved()])
 
     async def _write(self) -> None:
-        """Write it, the disk's part in a thread, so that neither it nor the encoding holds up changes.
+        """Write the table in parts, with disk access in a thread, so that changes are not delayed.
 
         Raises:
-            SnapshotError: it cannot be written.
+            SnapshotError: the file cannot be written.
         """
         writer = SnapshotWriter(self._path, self._header())
         try:
             for part in self._parts():
-                await self._in_thread(partial(writer.add, part))
-            await self._in_thread(writer.commit)
+                await self._run_in_thread(partial(writer.add, part))
+            await self._run_in_thread(writer.commit)
         finally:
             if not self._is_stuck:
                 writer.discard()
 
-    async def _in_thread(self, work: Callable[[], None]) -> None:
-        """Do it in a thread; also who is cancelled waits for its end, since `save` may follow."""
+    async def _run_in_thread(self, work: Callable[[], None]) -> None:
+        """Run a function in a thread. If cancelled, wait until it has returned, because `save` may follow."""
         running = asyncio.ensure_future(asyncio.to_thread(work))
         try:
             await asyncio.shield(running)
         except asyncio.CancelledError:
-            await asyncio.wait([running], timeout=_END_SECONDS)
+            await asyncio.wait([running], timeout=_CANCEL_SECONDS)
             self._is_stuck = not running.done()
             raise
 
-    def _failed(self, error: SnapshotError) -> None:
-        """Tell a failure, once; it is tried again all the same."""
+    def _note_failure(self, error: SnapshotError) -> None:
+        """Log an error, unless it is the same as the last one, and let `run` try again."""
         self._changed.set()
-        if str(error) != self._complaint:
+        if str(error) != self._last_error:
             log.error("snapshot_write_failed", reason=str(error))
-        self._complaint = str(error)
+        self._last_error = str(error)
 
-    def _succeeded(self) -> None:
-        if self._complaint:
+    def _note_success(self) -> None:
+        if self._last_error:
             log.info("snapshot_write_recovered", path=str(self._path))
-        self._complaint = ""
+        self._last_error = ""
 
 
 class SnapshotSource:
-    """A snapshot by itself, read once; nobody says that it is right still."""
+    """Publishes a snapshot once, for a server without ZooKeeper. Its table is stale from the start."""
 
     def __init__(self, config: Config, publisher: Publisher, on_health: Callable[[bool, bool], None]) -> None:
-        assert config.snapshot.path  # noqa: S101 - a configuration without it is refused
+        assert config.snapshot.path  # noqa: S101 - required by the configuration's checks
         self._path = Path(config.snapshot.path)
         self._config = config
         self._publisher = publisher
         self._on_health = on_health
 
     async def run(self) -> None:
-        """Read it; where it has become unusable since the start, as soon as it can be used again."""
-        complaint = ""
+        """Read and publish the snapshot. If it is not usable, try again every second."""
+        last_error = ""
         while True:
             try:
-                self._read()
+                self._load()
             except SnapshotError as error:
-                if str(error) != complaint:
+                if str(error) != last_error:
                     log.error("snapshot_read_failed", reason=str(error))
-                complaint = str(error)
+                last_error = str(error)
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 return
 
-    def _read(self) -> None:
+    def _load(self) -> None:
         with gc_paused_for_loading():
             snapshot = read_snapshot(self._path, expected_by(self._config, time.time()))
-            log.info("snapshot_loaded", **_fields_of(self._path, snapshot))
+            log.info("snapshot_loaded", **_log_fields(self._path, snapshot))
             self._publisher.table.serial = snapshot.header.serial
             self._publisher.publish(snapshot.changes)
             self._on_health(True, True)
 
 
-def _fields_of(path: Path, snapshot: Snapshot) -> dict[str, object]:
-    """The fields of a log event about a snapshot that is used."""
+def _log_fields(path: Path, snapshot: Snapshot) -> dict[str, object]:
     header = snapshot.header
     age = round(time.time() - header.written)
     return {"path": str(path), "age_seconds": age, "zookeeper": header.zookeeper}

@@ -1,4 +1,4 @@
-"""The fixed file as a source of the table's contents; or the embedded example."""
+"""Publishes the services of the static file, or of the built-in example."""
 
 from __future__ import annotations
 
@@ -23,7 +23,13 @@ _POLL_SECONDS = 0.25
 
 
 class StaticSource:
-    """A fixed file, read again when it changes; or the embedded example."""
+    """Reads the static file at start and after each change; or the built-in example (`demo`) once.
+
+    Args:
+        config: path of the file, and the namespaces that give its services their names.
+        publish: called with changes.
+        on_health: called with (True, False) after each successful read.
+    """
 
     def __init__(self, config: Config, publish: Publish, on_health: OnHealth) -> None:
         self._config = config
@@ -33,35 +39,35 @@ class StaticSource:
         self._origins: set[str] = set()
 
     async def run(self) -> None:
-        """Read the file now, and whenever it has become another.
+        """Publish the services, then poll the file without end.
 
-        A file that changes is let be until it has stood still from one look to the next: many editors empty
-        a file before they write it, and an empty one would be taken for one without services.
+        A changed file is read when it has been the same at two polls. Many editors truncate a file before
+        they write it, and an empty file would drop all services.
         """
         if self._path is None:
-            self._take(load_demo(self._config.namespaces))
+            self._publish_sets(load_demo(self._config.namespaces))
             return
-        read = before = _signature(self._path)
-        self._read(self._path)
+        loaded = previous = _signature(self._path)
+        self._load(self._path)
         while True:
             await asyncio.sleep(_POLL_SECONDS)
-            now = _signature(self._path)
-            if now == before != read:
-                read = now
-                self._read(self._path)
-            before = now
+            current = _signature(self._path)
+            if current == previous != loaded:
+                loaded = current
+                self._load(self._path)
+            previous = current
 
-    def _read(self, path: Path) -> None:
+    def _load(self, path: Path) -> None:
         try:
             sets = load_static(path, self._config.namespaces)
         except ConfigError as error:
-            for mistake in error.errors:
-                log.error("static_file_invalid", reason=mistake, effect="previous content stays in force")
+            for reason in error.errors:
+                log.error("static_file_invalid", reason=reason, effect="previous content stays in force")
             return
-        self._take(sets)
+        self._publish_sets(sets)
         log.info("static_file_loaded", path=str(path), services=len(sets))
 
-    def _take(self, sets: StaticSets) -> None:
+    def _publish_sets(self, sets: StaticSets) -> None:
         puts = [SetPut(f"fixed:{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
         self._publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])
@@ -70,9 +76,9 @@ class StaticSource:
 
 
 def _signature(path: Path) -> tuple[int, ...] | None:
-    """What changes whenever a file does: also when an editor replaces it by another of equal size."""
+    """Return a value that differs after each change, even if a file of equal size replaces the old one."""
     try:
-        status = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size, status.st_ino
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

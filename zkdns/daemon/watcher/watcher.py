@@ -1,25 +1,54 @@
-"""The watcher process: what every source says goes into one table, and out to the workers.
+"""The watcher process: merges all sources into one table, and streams its changes to the workers.
 
-snapshot (at start) ─┐   or, of a watcher in whose place this is put, its table
-ZooKeeper ───────────┴─▶ Guarding ─┬─▶ Publisher ══feed══▶ workers
-fixed file ────────────────────────┘        └──▶ snapshot
+    snapshot, or the previous watcher's feed
+        │ at the start
+        ▼
+    ZooKeeperSource ──▶ GuardedPublisher ─┐
+    StaticSource ─────────────────────────┤
+    SnapshotSource ───────────────────────┼─▶ Publisher ══ feed ══▶ workers
+    HostResolver ─────────────────────────┘      │
+                                                 ├─▶ HostResolver: host names of the members
+                                                 ├─▶ SnapshotStore ──▶ disk
+                                                 ├─▶ History
+                                                 └─▶ WatcherStatsReporter ──▶ supervisor
+
+    commands, HTTP API ◀──▶ ControlServer ◀──▶ respond_when_applied
+
+    component             file                  task
+    ZooKeeperSource       zookeeper_source.py   follows one namespace, with a ZooKeeper session of its own
+    GuardedPublisher      guarded_publisher.py  holds members if their removal looks like a ZooKeeper failure
+    StaticSource          static_source.py      reads the static file, or the built-in example
+    SnapshotSource        snapshot_store.py     reads a snapshot, for a server without ZooKeeper
+    SnapshotStore         snapshot_store.py     writes the table to disk, and restores it at the next start
+    HostResolver          host_resolver.py      resolves members whose host is a DNS name
+    Publisher             ../ipc/feed.py        has the table, and sends its changes to the workers
+    History               history.py            records the last changes, for `zkdns history`
+    WatcherStatsReporter  watcher_stats.py      reports stats and readiness to the supervisor
+    ControlServer         ../ipc/control.py     accepts control requests at a Unix socket
+    respond_when_applied  control_handlers.py   executes them; they read the state in context.py
+
+At the start, the table is filled from the feed of the previous watcher (after a reload) or from the snapshot,
+so that the workers can answer while ZooKeeper is read. A watcher that replaces another one uses the control
+socket and the snapshot only after the supervisor has sent `Promote`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
+import structlog
 
 from zkdns.config import Config
 from zkdns.daemon.gc_tuning import gc_paused_for_loading
 from zkdns.daemon.ipc.child import Configure, Orders, Promote, SendReport, Task
 from zkdns.daemon.ipc.control import ControlServer, private_control_path
-from zkdns.daemon.ipc.feed import Publisher
+from zkdns.daemon.ipc.feed import FRAMES, Changes, End, Publisher, SourceHealth
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.control_handlers import respond_when_applied
 from zkdns.daemon.watcher.guarded_publisher import GuardedPublisher
@@ -27,9 +56,9 @@ from zkdns.daemon.watcher.history import History
 from zkdns.daemon.watcher.host_resolver import HostResolver
 from zkdns.daemon.watcher.snapshot_store import SnapshotSource, SnapshotStore
 from zkdns.daemon.watcher.static_source import StaticSource
-from zkdns.daemon.watcher.takeover import take_over_table
 from zkdns.daemon.watcher.watcher_stats import StaleTimer, WatcherStatsReporter
-from zkdns.serverset.changes import Change, SetPut, SetUnread
+from zkdns.serverset.changes import Change, HostResolved, SetPut, SetUnread
+from zkdns.table import Table
 from zkdns.telemetry.stats import WatcherStats
 
 if TYPE_CHECKING:
@@ -37,173 +66,233 @@ if TYPE_CHECKING:
     from zkdns.forward.forward_zones import ForwardZones
     from zkdns.forward.host_lookup import HostAddresses
 
-_TEND_SECONDS = 1.0
-_RESTORED_AT_ONCE = 500  # changes
+log = structlog.get_logger("zkdns.watcher")
+
+_MAINTAIN_SECONDS = 1.0
+_CHANGES_PER_ROUND = 500  # restored changes that are published in one round of the event loop
+_TAKEOVER_SECONDS = 5.0  # a copy of 100,000 members takes one second
 
 
-async def run_watcher(task: Task, tell: SendReport, orders: Orders) -> None:
-    """Keep the workers' table current until cancelled."""
+async def run_watcher(task: Task, send_report: SendReport, orders: Orders) -> None:
+    """Run the watcher until it is cancelled."""
     config = task.config
     publisher = Publisher()
     await publisher.serve(task.feed)
-    routes = _routes_of(task)
-    find = _finder(routes, config) if routes is not None else None
+    forward_zones = _make_forward_zones(task)
+    find = _make_host_lookup(forward_zones, config) if forward_zones is not None else None
     resolver = HostResolver(publisher.table, publisher.publish, find)
-    keeper = SnapshotStore(config, publisher) if config.snapshot.path and config.zookeeper.hosts else None
-    health = _Health(publisher.set_health)
-    clock = StaleTimer(task.stale_since)
+    store = SnapshotStore(config, publisher) if config.snapshot.path and config.zookeeper.hosts else None
+    health = _HealthMerger(publisher.set_health)
+    stale_timer = StaleTimer(task.stale_since)
     history = History(publisher, config.zone)
-    known = WatcherContext(config, publisher, history, resolver, clock, routes)
+    context = WatcherContext(config, publisher, history, resolver, stale_timer, forward_zones)
     is_leading = False
 
-    # The first is for the server's own processes, whatever the configuration says of that for commands.
-    own, control = (
-        ControlServer(path, partial(respond_when_applied, known=known))
+    # The supervisor uses the private socket. The public one may be switched off by the configuration.
+    private_control, control = (
+        ControlServer(path, partial(respond_when_applied, context=context))
         for path in (private_control_path(task.feed), config.control)
     )
-    reporter = WatcherStatsReporter(publisher, config.statuses, partial(_stats_of, known), tell)
-    for listener in (history, reporter, resolver, *([keeper] if keeper else [])):
+    reporter = WatcherStatsReporter(publisher, config.statuses, partial(_collect_stats, context), send_report)
+    for listener in (history, reporter, resolver, *([store] if store else [])):
         publisher.add_listener(listener)
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(resolver.run())
-            if routes is not None:
-                tasks.create_task(_tend(routes))
+            if forward_zones is not None:
+                tasks.create_task(_maintain(forward_zones))
             if config.offline:
-                tasks.create_task(SnapshotSource(config, publisher, health.of("snapshot")).run())
+                tasks.create_task(SnapshotSource(config, publisher, health.add("snapshot")).run())
             if config.static or config.demo:
-                tasks.create_task(StaticSource(config, publisher.publish, health.of("fixed")).run())
+                tasks.create_task(StaticSource(config, publisher.publish, health.add("static")).run())
             if config.zookeeper.hosts:
-                on_health = clock.before(health.of("zookeeper"))
-                known.guarding = GuardedPublisher(
-                    config, publisher, on_health, session_timeout=config.zookeeper.session_timeout
+                guarded = context.guarded_publisher = GuardedPublisher(
+                    config,
+                    publisher,
+                    stale_timer.wrap(health.add("zookeeper")),
+                    session_timeout=config.zookeeper.session_timeout,
                 )
-                known.zookeeper = await _follow(config, known.guarding, await _kept(task, keeper, publisher))
-            await own.start()
+                restored = await _restore(task, store, publisher)
+                context.zookeeper_sources = await _start_zookeeper_sources(config, guarded, restored)
+            await private_control.start()
             tasks.create_task(reporter.run())
-            predecessor = None if task.is_leader else await _predecessor(orders)
+            predecessor = None if task.is_leader else await _wait_for_promotion(orders)
             is_leading = True
             await control.start(predecessor)
-            if keeper:
-                await keeper.run(succeeds=predecessor is not None)
-            await _obey(orders, known)
+            if store:
+                tasks.create_task(store.run(has_predecessor=predecessor is not None))
+            await _execute_orders(orders, context)
     finally:
-        own.close()
+        private_control.close()
         control.close()
-        if known.guarding:
-            known.guarding.close()
+        if context.guarded_publisher:
+            context.guarded_publisher.close()
         publisher.close()
-        if keeper and is_leading:
-            keeper.save()
-        await asyncio.gather(*(source.stop() for source in known.zookeeper))
+        if store and is_leading:
+            store.save()
+        await asyncio.gather(*(source.stop() for source in context.zookeeper_sources))
 
 
-def _stats_of(known: WatcherContext) -> WatcherStats:
-    """Return the stats that are not counted in the table."""
-    since = known.stale.since
-    if known.guarding is None or not known.zookeeper:
-        return WatcherStats(stale_since=since)
-    from zkdns.daemon.watcher.zookeeper_source import stats_of  # noqa: PLC0415 - it is loaded by now
-
-    holds = known.guarding.guard.holds_total
-    return msgspec.structs.replace(stats_of(known.zookeeper), stale_since=since, holds=holds)
-
-
-def _routes_of(task: Task) -> ForwardZones | None:
-    """Whom to ask for host names; None: nobody but the machine's own resolver."""
-    if not task.config.forwards:
-        return None
-    from zkdns.forward.forward_zones import ForwardZones  # noqa: PLC0415 - see above
-    from zkdns.forward.resolver import Resolver  # noqa: PLC0415 - OpenSSL takes its time to be loaded
-
-    return ForwardZones(task.config, task.listening, None, Resolver)
-
-
-def _finder(routes: ForwardZones, config: Config) -> Callable[[str], Awaitable[HostAddresses | None]]:
-    from zkdns.forward.host_lookup import HostLookup  # noqa: PLC0415 - see above
-
-    return HostLookup(routes, config.zones).find
-
-
-async def _tend(routes: ForwardZones) -> None:
-    """Let routes ask, and follow the machine's configuration."""
-    routes.start()
-    try:
-        while True:
-            routes.poll(time.monotonic())
-            await asyncio.sleep(_TEND_SECONDS)
-    finally:
-        routes.stop()
-
-
-async def _predecessor(orders: Orders) -> int:
-    """Wait until it is said that this leads, in whose place."""
+async def _wait_for_promotion(orders: Orders) -> int:
+    """Wait for `Promote`, and return the process id of the previous watcher."""
     while True:
         match await orders.get():
             case Promote(predecessor):
                 return predecessor
 
 
-async def _obey(orders: Orders, known: WatcherContext) -> None:
-    """Do what the supervisor says, for ever."""
+async def _execute_orders(orders: Orders, context: WatcherContext) -> None:
+    """Execute the supervisor's orders, without end."""
     while True:
         match await orders.get():
             case Configure(config):
-                known.config = config  # of which this process explains what workers do
+                context.config = config  # `zkdns explain` evaluates the workers' settings in this process
 
 
-async def _kept(task: Task, keeper: SnapshotStore | None, publisher: Publisher) -> list[Change]:
-    """What was known of ZooKeeper before this process."""
+def _collect_stats(context: WatcherContext) -> WatcherStats:
+    """Return the stats about ZooKeeper and the guard."""
+    since = context.stale_timer.since
+    if context.guarded_publisher is None or not context.zookeeper_sources:
+        return WatcherStats(stale_since=since)
+    from zkdns.daemon.watcher.zookeeper_source import stats_of  # noqa: PLC0415 - already loaded here
+
+    stats = stats_of(context.zookeeper_sources)
+    holds = context.guarded_publisher.guard.holds_total
+    return msgspec.structs.replace(stats, stale_since=since, holds=holds)
+
+
+# -- the table at the start ----------------------------------------------------------------------------------
+
+
+async def _restore(task: Task, store: SnapshotStore | None, publisher: Publisher) -> list[Change]:
+    """Return ZooKeeper's sets as the previous watcher or the snapshot has them."""
     if task.predecessor_feed is not None:
-        return await take_over_table(task.predecessor_feed, publisher.table)
-    return keeper.restore() if keeper and task.is_leader else []
+        return await _copy_table(task.predecessor_feed, publisher.table)
+    return store.restore() if store and task.is_leader else []
 
 
-async def _follow(config: Config, guarding: GuardedPublisher, kept: list[Change]) -> list[ZooKeeperSource]:
-    """Follow all namespaces, beginning with what is known of them."""
+async def _copy_table(feed: str, table: Table) -> list[Change]:
+    """Copy ZooKeeper's sets, with their held members, from the feed of the previous watcher.
+
+    Sets of the static file are left out, because this process reads the file itself.
+
+    Args:
+        feed: path of its Unix socket.
+        table: gets the serial of the copy, so that serials keep rising.
+
+    Returns:
+        No changes if the previous watcher has not read its sources yet, or does not answer in time.
+    """
+    copied: list[Change] = []
+    with contextlib.suppress(OSError, TimeoutError, msgspec.DecodeError):
+        async with asyncio.timeout(_TAKEOVER_SECONDS):
+            reader, writer = await asyncio.open_unix_connection(feed)
+            with contextlib.closing(writer):
+                while (message := await FRAMES.read(reader)) is not None:
+                    match message:
+                        case Changes(changes=changes):
+                            copied += changes
+                        case End(serial):
+                            table.serial = serial
+                            return list(filter(_is_from_zookeeper, copied))
+                        case SourceHealth():  # without an `End` before it: the watcher is still reading
+                            return []
+    log.warning("table_takeover_failed")
+    return []
+
+
+def _is_from_zookeeper(change: Change) -> bool:
+    return isinstance(change, HostResolved) or change.origin.startswith("/")
+
+
+async def _start_zookeeper_sources(
+    config: Config, guarded: GuardedPublisher, restored: list[Change]
+) -> list[ZooKeeperSource]:
+    """Publish the restored changes, then start a source for each namespace."""
     with gc_paused_for_loading():
-        for start in range(0, len(kept), _RESTORED_AT_ONCE):
-            guarding.publish(kept[start : start + _RESTORED_AT_ONCE])
-            await asyncio.sleep(0)  # the workers take what there is, while the rest is restored
-    if kept:
-        guarding.heard(True, True)
+        for start in range(0, len(restored), _CHANGES_PER_ROUND):
+            guarded.publish(restored[start : start + _CHANGES_PER_ROUND])
+            await asyncio.sleep(0)  # the workers apply these while the rest is restored
+    if restored:
+        guarded.set_health(True, True)
         await asyncio.sleep(0)
-    # Not before: kazoo takes nearly as long to load as a snapshot.
+    # Imported after the restored table is published, because loading kazoo takes as long as a snapshot.
     from zkdns.daemon.watcher.zookeeper_source import ZooKeeperSource  # noqa: PLC0415 - see above
 
-    together = _Health(lambda *, ready, stale: guarding.heard(ready, stale))
+    health = _HealthMerger(lambda *, ready, stale: guarded.set_health(ready, stale))
     sources = [
         ZooKeeperSource(
-            config, namespace, guarding.publish, together.of(namespace.template, is_restored=bool(kept))
+            config,
+            namespace,
+            guarded.publish,
+            health.add(namespace.template, is_restored=bool(restored)),
         )
         for namespace in config.namespaces
     ]
-    origins = [change.origin for change in kept if isinstance(change, SetPut | SetUnread)]
+    origins = [change.origin for change in restored if isinstance(change, SetPut | SetUnread)]
     for source in sources:
         source.restore(origins)
         source.start()
     return sources
 
 
-class _TellHealth(Protocol):
+# -- forwarding, to resolve members' host names --------------------------------------------------------------
+
+
+def _make_forward_zones(task: Task) -> ForwardZones | None:
+    """Return the forward zones, or None if the server forwards nothing."""
+    if not task.config.forwards:
+        return None
+    from zkdns.forward.forward_zones import ForwardZones  # noqa: PLC0415 - see below
+    from zkdns.forward.resolver import Resolver  # noqa: PLC0415 - loading OpenSSL takes time
+
+    return ForwardZones(task.config, task.listening, None, Resolver)
+
+
+def _make_host_lookup(
+    forward_zones: ForwardZones, config: Config
+) -> Callable[[str], Awaitable[HostAddresses | None]]:
+    from zkdns.forward.host_lookup import HostLookup  # noqa: PLC0415 - loading OpenSSL takes time
+
+    return HostLookup(forward_zones, config.zones).find
+
+
+async def _maintain(forward_zones: ForwardZones) -> None:
+    """Keep the forward zones running. They follow changes of /etc/resolv.conf."""
+    forward_zones.start()
+    try:
+        while True:
+            forward_zones.poll(time.monotonic())
+            await asyncio.sleep(_MAINTAIN_SECONDS)
+    finally:
+        forward_zones.stop()
+
+
+# -- health --------------------------------------------------------------------------------------------------
+
+
+class _OnHealth(Protocol):
     def __call__(self, *, ready: bool, stale: bool) -> None: ...
 
 
-class _Health:
-    """Joins what the sources say: ready when all are, stale when one is."""
+class _HealthMerger:
+    """Merges the health of several sources: ready if all are ready, stale if any is stale."""
 
-    def __init__(self, tell_all: _TellHealth) -> None:
-        self._tell_all = tell_all
+    def __init__(self, on_health: _OnHealth) -> None:
+        self._on_health = on_health
         self._sources: dict[str, tuple[bool, bool]] = {}
 
-    def of(self, source: str, *, is_restored: bool = False) -> Callable[[bool, bool], None]:
-        """What the source of this name tells (ready, stale); until then it is neither, or restored both."""
-        self._sources[source] = is_restored, is_restored
-        return partial(self._tell, source)
+    def add(self, source: str, *, is_restored: bool = False) -> Callable[[bool, bool], None]:
+        """Return the health callback (ready, stale) of a source.
 
-    def _tell(self, source: str, ready: bool, stale: bool) -> None:
+        Before its first call, the source is ready and stale if it was restored, otherwise neither.
+        """
+        self._sources[source] = is_restored, is_restored
+        return partial(self._set, source)
+
+    def _set(self, source: str, ready: bool, stale: bool) -> None:
         self._sources[source] = ready, stale
-        self._tell_all(
+        self._on_health(
             ready=all(ready for ready, _ in self._sources.values()),
             stale=any(stale for _, stale in self._sources.values()),
         )

@@ -1,4 +1,4 @@
-"""Counts services and members in the watcher, and reports its stats at most once a second."""
+"""Counts the table's members by state, and reports the watcher's stats at most once a second."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class MemberCounts:
         self.changes += 1
         self._changed |= keys
 
-    def take(self) -> None:
-        """Count the services that have changed."""
+    def update(self) -> None:
+        """Count the members of the changed services again."""
         for key in self._changed:
             alive, hidden, held = self._counted.pop(key, (0, 0, 0))
             self.alive, self.hidden, self.held = self.alive - alive, self.hidden - hidden, self.held - held
@@ -80,18 +80,18 @@ class MemberMovements:
         if not isinstance(change, SetPut | SetChanged | SetDropped):
             return
         owner = self._table.set_of(change.origin)
-        there = owner.members.keys() if owner is not None else set[str]()
+        before = owner.members.keys() if owner is not None else set[str]()
         match change:
             case SetPut():
                 after = {member.name for member in change.members}
-                self.joined += len(after - there)
-                self.left += len(there - after)
+                self.joined += len(after - before)
+                self.left += len(before - after)
             case SetChanged() if owner is not None:
                 added = {member.name for member in change.added}
-                self.joined += len(added - there)
-                self.left += len(there & set(change.removed) - added)
+                self.joined += len(added - before)
+                self.left += len(before & set(change.removed) - added)
             case SetDropped():
-                self.left += len(there)
+                self.left += len(before)
 
 
 class WatcherStatsReporter(PublisherListener):
@@ -126,7 +126,7 @@ class WatcherStatsReporter(PublisherListener):
         self._census.note(keys)
 
     async def run(self) -> None:
-        """Report without end, whenever the stats have changed."""
+        """Send a report whenever the stats have changed, without end."""
         last: Report | None = None
         while True:
             report = Report(self._publisher.health.ready, self._stats())
@@ -136,33 +136,38 @@ class WatcherStatsReporter(PublisherListener):
             await asyncio.sleep(REPORT_SECONDS)
 
     def _stats(self) -> WatcherStats:
-        census = self._census
-        if self._publisher.health.ready:  # not worth the time while the first read fills the table
-            census.take()
+        counts = self._census
+        if self._publisher.health.ready:  # saves time while the first read fills the table
+            counts.update()
         return msgspec.structs.replace(
             self._collect(),
             services=len(self._publisher.table.services),
-            alive=census.alive,
-            hidden=census.hidden,
-            held=census.held,
-            changes=census.changes,
+            alive=counts.alive,
+            hidden=counts.hidden,
+            held=counts.held,
+            changes=counts.changes,
             joined=self._movements.joined,
             left=self._movements.left,
         )
 
 
 class StaleTimer:
-    """Start time of the current loss of ZooKeeper. Own clock, because kazoo reports a lost session late.
+    """Start time of the current disconnection from ZooKeeper, on the monotonic clock.
+
+    kazoo reports a lost session late, so the time counts from the first stale report.
+
+    Attributes:
+        since: the start time. None: ZooKeeper is connected.
 
     Args:
-        since: start of a loss that began under the previous watcher. None: there was none.
+        since: start of a disconnection that the previous watcher had noted.
     """
 
     def __init__(self, since: float | None = None) -> None:
         self.since = since
 
-    def before(self, on_health: Callable[[bool, bool], None]) -> Callable[[bool, bool], None]:
-        """Return a health callback (ready, stale) that notes the time and calls the given one."""
+    def wrap(self, on_health: Callable[[bool, bool], None]) -> Callable[[bool, bool], None]:
+        """Return a health callback (ready, stale) that updates `since` and then calls `on_health`."""
 
         def note(ready: bool, stale: bool) -> None:
             if not stale:

@@ -1,7 +1,7 @@
-"""ZooKeeper as a source of the table's contents: one session, and one tree, for each namespace.
+"""Publishes the sets of one namespace in ZooKeeper: one session and one znode tree.
 
-A kazoo client may end for good (it was refused, or met what it does not understand); then another one takes
-its place, and what is known stays.
+A kazoo client can end for good, after a refused session or a message that it cannot parse. The source then
+makes a new client, and the table keeps its content.
 """
 
 from __future__ import annotations
@@ -26,26 +26,30 @@ from zkdns.telemetry.stats import WatcherStats
 
 log = structlog.get_logger("zkdns.watcher")
 
-_UNREACHABLE_SECONDS = 3.0  # before this a connection that is not there yet is not worth a line
+_UNREACHABLE_SECONDS = 3.0  # time for the first connection, before a warning is logged
 _STOP_SECONDS = 2.0
-_LOOK_SECONDS = 2.0
-_REPLACED = "replaced"  # what was logged last of a client that had ended
-"""How often a client is looked at, whether it has ended; an ended one is replaced then."""
+_CHECK_SECONDS = 2.0
+"""Interval of the checks for a client that has ended."""
+_MAX_CLIENT_PAUSE = 60.0  # seconds between two clients, if one after the other ends
+_REPLACED = "replaced"
+"""Value of `_last_problem` after a client was replaced."""
 
-_READ = (SyncState.LIVE, SyncState.READ_ONLY)
-_LONGEST_PAUSE = 60.0  # seconds between two clients, where one after the other is refused
-
-_WORST_FIRST = (SyncState.READING, SyncState.AWAY, SyncState.READ_ONLY, SyncState.LIVE)
+_READ_STATES = (SyncState.LIVE, SyncState.READ_ONLY)
+_WORST_STATE_FIRST = (SyncState.READING, SyncState.AWAY, SyncState.READ_ONLY, SyncState.LIVE)
 
 
 class ZooKeeperSource:
     """All sets of one namespace.
 
+    Attributes:
+        sync: follows the znode tree; has its state and counters.
+
     Args:
-        config: where ZooKeeper is, and how it is accessed.
-        namespace: where the sets lie.
+        config: address of ZooKeeper and the credentials.
+        namespace: the namespace.
         publish: called in the event loop with changes, in order.
-        on_health: called in the event loop with whether all has been read, and whether it may be out of date.
+        on_health: called in the event loop with (ready, stale): whether all sets have been read, and whether
+            the table may be out of date.
     """
 
     def __init__(
@@ -59,46 +63,45 @@ class ZooKeeperSource:
         self._namespace = namespace
         self._publish = publish
         self._on_health = on_health
-        self._begun = time.monotonic()
-        self._restored: set[str] = set()
+        self._disconnected_at = time.monotonic()
+        self._restored_origins: set[str] = set()
         self._is_stopping = False
-        self._complaint = ""
-        self._pause = _LOOK_SECONDS / 2
-        self._next_client = 0.0
+        self._last_problem = ""  # so that each problem of the client is logged once
+        self._client_pause = _CHECK_SECONDS / 2
+        self._next_client_at = 0.0
         self._client = self._make_client()
         self.sync = TreeSync(self._client, namespace, publish, self._state_changed)
-        """What follows the tree, with its state and its counters."""
 
     def restore(self, origins: Iterable[str]) -> None:
-        """Begin with these sets of a snapshot, until ZooKeeper says otherwise."""
-        self._restored = {origin for origin in origins if self._namespace.holds(origin)}
+        """Note sets of a snapshot. Those that ZooKeeper does not have are dropped after the first read."""
+        self._restored_origins = {origin for origin in origins if self._namespace.holds(origin)}
 
     def start(self) -> None:
-        """Connect, and never give up."""
+        """Connect, and retry without end."""
         self._client.start_async()
         loop = asyncio.get_running_loop()
-        loop.call_later(_UNREACHABLE_SECONDS, self._tell_unreachable)
-        loop.call_later(_LOOK_SECONDS, self._look)
+        loop.call_later(_UNREACHABLE_SECONDS, self._warn_if_unreachable)
+        loop.call_later(_CHECK_SECONDS, self._check)
 
     def holds(self, path: str) -> bool:
-        """Whether a member's znode at this path would be of this namespace."""
+        """Return True if a member's znode is in this namespace."""
         return self._namespace.holds(path.rpartition("/")[0])
 
     async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
-        """What ZooKeeper tells of these znodes within so many seconds; see `looking.look`."""
+        """Read znodes, with a timeout. Znodes that could not be read in time are not in the result."""
         return await read_stats(self._client, paths, seconds)
 
     async def stop(self) -> None:
-        """Close the session, if that goes quickly; else it ends by itself in its time."""
+        """Close the session, or leave it to its timeout if that takes too long."""
         self._is_stopping = True
         stopped = asyncio.Event()
         loop = asyncio.get_running_loop()
 
-        def tell() -> None:
-            with contextlib.suppress(RuntimeError):  # nobody waits any more
+        def on_disposed() -> None:
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(stopped.set)
 
-        dispose(self._client, tell)
+        dispose(self._client, on_disposed)
         await asyncio.wait([asyncio.ensure_future(stopped.wait())], timeout=_STOP_SECONDS)
 
     def _make_client(self) -> Client:
@@ -110,33 +113,32 @@ class ZooKeeperSource:
             read_only=True,
         )
 
-    def _tell_unreachable(self) -> None:
+    def _warn_if_unreachable(self) -> None:
         if self.sync.state is SyncState.READING and not self._client.connected:
             log.warning("zookeeper_unreachable", zookeeper=self._config.zookeeper.hosts)
 
-    def _look(self) -> None:
-        """Put another client in the place of one that has ended, and see whether what was hidden is."""
+    def _check(self) -> None:
+        """Replace a client that has ended. Drop restored sets that have become known to be absent."""
         if self._is_stopping:
             return
-        asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
-        if self._restored and self.sync.state in _READ:
+        asyncio.get_running_loop().call_later(_CHECK_SECONDS, self._check)
+        if self._restored_origins and self.sync.state in _READ_STATES:
             self._drop_absent()
-        if time.monotonic() < self._next_client or not is_terminated(self._client):
+        if time.monotonic() < self._next_client_at or not is_terminated(self._client):
             return
-        self._pause = min(self._pause * 2, _LONGEST_PAUSE)
-        self._next_client = time.monotonic() + self._pause
+        self._client_pause = min(self._client_pause * 2, _MAX_CLIENT_PAUSE)
+        self._next_client_at = time.monotonic() + self._client_pause
+        zookeeper = self._config.zookeeper.hosts
         try:
             client = self._make_client()
-        except ConfigError as error:  # a file of credentials that is being changed
-            if str(error) != self._complaint:
-                log.warning(
-                    "zookeeper_client_restart_failed", zookeeper=self._config.zookeeper, reason=str(error)
-                )
-            self._complaint = str(error)
+        except ConfigError as error:  # for instance while the credentials file is being edited
+            if str(error) != self._last_problem:
+                log.warning("zookeeper_client_restart_failed", zookeeper=zookeeper, reason=str(error))
+            self._last_problem = str(error)
             return
-        if self._complaint != _REPLACED:
-            log.warning("zookeeper_client_replaced", zookeeper=self._config.zookeeper)
-        self._complaint = _REPLACED
+        if self._last_problem != _REPLACED:
+            log.warning("zookeeper_client_replaced", zookeeper=zookeeper)
+        self._last_problem = _REPLACED
         ended, self._client = self._client, client
         self.sync.attach(client)
         dispose(ended)
@@ -145,40 +147,39 @@ class ZooKeeperSource:
     def _state_changed(self, state: SyncState) -> None:
         if self._is_stopping:
             return
-        if state in _READ:
-            self._read(state)
+        if state in _READ_STATES:
+            self._read_completed(state)
         elif state is SyncState.AWAY:
-            self._begun = time.monotonic()
+            self._disconnected_at = time.monotonic()
             log.warning("zookeeper_disconnected", zookeeper=self._config.zookeeper.hosts)
         self._on_health(state is not SyncState.READING, state is not SyncState.LIVE)
 
-    def _read(self, state: SyncState) -> None:
-        """Everything has been read."""
-        self._complaint = ""
-        self._pause = _LOOK_SECONDS / 2
+    def _read_completed(self, state: SyncState) -> None:
+        self._last_problem = ""
+        self._client_pause = _CHECK_SECONDS / 2
         self._drop_absent()
         log.info(
             "zookeeper_read",
             zookeeper=self._config.zookeeper.hosts,
             namespace=self._namespace.template,
             services=len(self.sync.origins),
-            seconds=round(time.monotonic() - self._begun, 3),
+            seconds=round(time.monotonic() - self._disconnected_at, 3),
             state=state.value,
         )
 
     def _drop_absent(self) -> None:
-        """What only the snapshot knew is no more; what cannot be listed keeps what it knew of that."""
-        absent = self._restored - self.sync.origins
-        self._restored = {origin for origin in absent if self.sync.may_contain(origin)}
-        self._publish([SetDropped(origin) for origin in sorted(absent - self._restored)])
+        """Drop restored sets that are not in ZooKeeper. Keep those below a znode that cannot be listed."""
+        absent = self._restored_origins - self.sync.origins
+        self._restored_origins = {origin for origin in absent if self.sync.may_contain(origin)}
+        self._publish([SetDropped(origin) for origin in sorted(absent - self._restored_origins)])
 
 
 def stats_of(sources: Sequence[ZooKeeperSource]) -> WatcherStats:
-    """Return the sum of the stats of all namespaces, at least one. The worst state counts."""
+    """Return the sum of the stats of all namespaces (at least one). The state is the worst of them."""
     syncs = [source.sync for source in sources]
     reasons = {reason for sync in syncs for reason in sync.bad_members}
     return WatcherStats(
-        state=min((sync.state for sync in syncs), key=_WORST_FIRST.index).value,
+        state=min((sync.state for sync in syncs), key=_WORST_STATE_FIRST.index).value,
         bad=sum(len(sync.bad) for sync in syncs),
         bad_members={reason: sum(sync.bad_members[reason] for sync in syncs) for reason in sorted(reasons)},
         bad_names=sum(sync.bad_names for sync in syncs),

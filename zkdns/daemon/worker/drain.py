@@ -1,7 +1,7 @@
-"""How a worker that another one replaces ends: nobody who asked it goes without an answer.
+"""Drains a retiring worker: every query that it has received gets a response.
 
-Retire ──▶ take nothing more ──▶ answers of upstreams arrive, connections fall silent ──▶ the end
-              └ from sockets that nobody else takes from only when what waits in them has been taken
+Retire ──▶ stop receiving ──▶ upstreams answer, connections become idle ──▶ exit
+              └ sockets that no other process reads: only after the queries that wait in them were read
 """
 
 from __future__ import annotations
@@ -18,41 +18,41 @@ from zkdns.transport.udp import UdpServer
 if TYPE_CHECKING:
     from zkdns.forward.forwarder import Forwarder
 
-# To a socket that nobody else takes from nothing more is sent by now; but the last connections to it may be
-# half open still, for as long as a way there and back takes.
-_ALONE_SECONDS = 0.5
-_LOOK_SECONDS = 0.05
+# Clients no longer send to a socket that only this worker reads. But the handshakes of the last TCP
+# connections may take another round trip.
+_LAST_QUERIES_SECONDS = 0.5
+_POLL_SECONDS = 0.05
 
 
 async def drain(
-    alone: Collection[int],
+    unshared: Collection[int],
     udp: Sequence[UdpServer],
     tcp: Sequence[TcpServer],
     forwarder: Forwarder | None,
-    left: Callable[[], None],
+    on_left: Callable[[], None],
 ) -> None:
-    """Take no more queries, and return when those that were taken are answered, or it takes too long.
+    """Stop receiving, and return when all responses are sent, or after `RETIRE_SECONDS`.
 
     Args:
-        alone: the sockets that nobody else takes from.
-        udp: what answers datagrams.
-        tcp: what answers connections.
-        forwarder: who knows which answers are awaited.
-        left: called when nothing more is taken where others do.
+        unshared: file descriptors of the sockets that no other process reads.
+        udp: the servers.
+        tcp: the servers.
+        forwarder: has the number of queries that wait for upstreams.
+        on_left: called when this worker has stopped receiving from the shared sockets.
     """
     end = time.monotonic() + RETIRE_SECONDS
     servers: list[UdpServer | TcpServer] = [*udp, *tcp]
     for server in servers:
-        if server.file not in alone:
+        if server.file not in unshared:
             server.stop_accepting()
-    left()
-    if alone:
-        await asyncio.sleep(_ALONE_SECONDS)
+    on_left()
+    if unshared:
+        await asyncio.sleep(_LAST_QUERIES_SECONDS)
         for server in servers:
             server.stop_accepting()
     while time.monotonic() < end:
-        # Each of them, whatever the others say: those that are quiet are closed.
-        are_quiet = [listener.close_inactive(time.monotonic()) for listener in tcp]
-        if all(are_quiet) and not (forwarder is not None and forwarder.waiting):
+        # A list, not a generator: each call closes idle connections of its server.
+        are_idle = [listener.close_inactive(time.monotonic()) for listener in tcp]
+        if all(are_idle) and not (forwarder is not None and forwarder.waiting):
             return
-        await asyncio.sleep(_LOOK_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)

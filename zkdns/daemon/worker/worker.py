@@ -1,33 +1,56 @@
-"""The worker process: follows the feed, answers over UDP and TCP.
+"""The worker process: follows the watcher's feed, and answers queries over UDP and TCP.
 
-It knows nothing of ZooKeeper, and holds no secret of it.
+A worker does not connect to ZooKeeper, and has no credentials for it.
+
+    watcher ══ feed ══▶ Subscriber ──▶ Table ──▶ Authority ◀──▶ Forwarder ◀──▶ upstreams
+                                                     ▲
+                                                     ▼ response caches
+    clients ◀──▶ UdpServer, TcpServer, each with the access control of its socket
+
+    component            file                  task
+    Subscriber           daemon/ipc/feed.py    applies the watcher's changes to the table
+    Table                table.py              has all services and members
+    Authority            dns/authority.py      has zone, responder and response caches of the table
+    Forwarder            forward/forwarder.py  resolves names outside the zones, with a cache of its own
+    UdpServer            transport/udp.py      reads queries and sends responses, in batches
+    TcpServer            transport/tcp.py      accepts connections, and answers the queries on them
+    access control       transport/access_control.py     checks the allowed networks and the rate limit
+    WorkerStatsReporter  worker_stats.py       reports readiness and stats to the supervisor
+    drain                drain.py              finishes the open queries after the order `Retire`
+
+A worker opens the inherited sockets, waits for the first message of the feed, and serves. After `Retire` it
+drains and exits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
 
+from zkdns.config import Config
 from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
 from zkdns.daemon.ipc.child import Follow, Orders, Retire, SendReport, Task
 from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
-from zkdns.daemon.worker.doors import Doors
 from zkdns.daemon.worker.drain import drain
 from zkdns.daemon.worker.worker_stats import WorkerStatsReporter
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.refusals import ErrorResponder, refused_response, truncated_response
 from zkdns.dns.response_class import classify
 from zkdns.table import Table
 from zkdns.telemetry.query_log import QueryLog
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
 from zkdns.transport.codecs import TcpCodec, UdpCodec
-from zkdns.transport.contract import PerClientResponse
+from zkdns.transport.contract import PerClientResponse, ResponseLookup
 from zkdns.transport.log_once import LogOnce
 from zkdns.transport.sockets import connections_per_listener
 from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
@@ -39,110 +62,164 @@ if TYPE_CHECKING:
 log = structlog.get_logger("zkdns.worker")
 
 _TICK_SECONDS = 1.0
-# How long questions wait at most for the watcher's first word. It comes at once, and what is asked while this
-# process is a lost one's successor deserves the table; a mute watcher must not keep anybody waiting.
-_FIRST_WORD_SECONDS = 2.0
-# So many connections to upstreams leave a megabyte.
-_CONNECTIONS = 256
-# What may be remembered of answers, more or less.
-_MOST_UDP_BYTES, _MOST_TCP_BYTES = 72 << 20, 16 << 20
+# Maximum time that queries wait for the first message of the feed. It arrives at once, with a table that
+# makes better responses than SERVFAIL; but queries must not wait for a watcher that hangs.
+_FIRST_MESSAGE_SECONDS = 2.0
+# Number of new upstream connections before a full collection. They leave 1 MB of garbage.
+_CONNECTIONS_PER_COLLECTION = 256
+# Approximate sizes of the response caches.
+_MAX_UDP_CACHE_BYTES, _MAX_TCP_CACHE_BYTES = 72 << 20, 16 << 20
 
 
-async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
-    """Answer until cancelled or retired; readiness is told to the supervisor."""
+async def run_worker(task: Task, send_report: SendReport, orders: Orders) -> None:
+    """Run the worker until it is cancelled or retired."""
     collect_young_generations_only()
     table = Table(with_addresses=task.config.reverse)
-    mistakes = LogOnce(log, "query_failed")
+    log_once = LogOnce(log, "query_failed")
     authority = Authority(
-        table, task.config, lambda query, error: mistakes.error(error, query=query[:512].hex())
+        table, task.config, lambda query, error: log_once.error(error, query=query[:512].hex())
     )
     if task.config.offline:
         authority.responder.stale_reason = "answered from a snapshot"
-    authority.responder.edns_options = _extras_of(task)
+    authority.responder.edns_options = _make_edns_options(task)
 
-    opened = [socket.socket(fileno=number) for number in task.sockets]
-    may_begin = asyncio.Event()
+    sockets = [socket.socket(fileno=number) for number in task.sockets]
+    may_serve = asyncio.Event()
 
-    def heard(health: SourceHealth) -> None:
+    def on_health(health: SourceHealth) -> None:
         authority.set_health(ready=health.ready, stale=health.stale)
         if health.ready or not task.waits_for_table:
-            may_begin.set()
+            may_serve.set()
         reporter.report()
 
-    doors = Doors(task.config, authority.responder.edns_options, authority.sources)
-    udp, tcp = _servers_of(task, authority, doors, opened)
-    forwarder = _forwarder_of(task, authority)  # which takes what files are left
-    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), doors.counts, tell)
+    access_counters = AccessCounters()
+    udp, tcp = _make_servers(task, authority, sockets, access_counters)
+    forwarder = _make_forwarder(
+        task, authority
+    )  # after the servers, because it uses the remaining descriptors
+    reporter = WorkerStatsReporter(authority, forwarder, (udp, tcp), access_counters, send_report)
     flush = forwarder.flush if forwarder is not None else lambda _: None
-    subscriber = Subscriber(task.feed, table, authority.refresh, heard, flush)
-    follower = asyncio.create_task(subscriber.run())
+    subscriber = Subscriber(task.feed, table, authority.refresh, on_health, flush)
+    subscription = asyncio.create_task(subscriber.run())
     try:
         if forwarder is not None:
             forwarder.start()
         with contextlib.suppress(TimeoutError):
-            # Not wait_for, which before Python 3.12 loses a cancellation that comes with what it waits for.
-            async with asyncio.timeout(None if task.waits_for_table else _FIRST_WORD_SECONDS):
-                await may_begin.wait()
+            # Before Python 3.12, wait_for loses a cancellation that comes together with the event.
+            async with asyncio.timeout(None if task.waits_for_table else _FIRST_MESSAGE_SECONDS):
+                await may_serve.wait()
         for server in udp:
             server.start()
         for listener in tcp:
             await listener.start()
         async with asyncio.TaskGroup() as tasks:
-            ticking = tasks.create_task(_tick(table, authority, forwarder, reporter))
-            last = await _obey(orders, subscriber)
-            await drain(last.exclusive_sockets, udp, tcp, forwarder, reporter.report_left)
-            ticking.cancel()
+            ticks = tasks.create_task(_tick(table, authority, forwarder, reporter))
+            retire = await _execute_orders(orders, subscriber)
+            await drain(retire.exclusive_sockets, udp, tcp, forwarder, reporter.report_left)
+            ticks.cancel()
     finally:
-        follower.cancel()
+        subscription.cancel()
         if forwarder is not None:
             forwarder.stop()
         for server in udp:
             server.stop()
         for listener in tcp:
             listener.stop()
-        await asyncio.sleep(0)  # what was answered over TCP leaves before the process does
+        await asyncio.sleep(0)  # TCP transports send their last responses before the process exits
 
 
-def _servers_of(
-    task: Task, authority: Authority, doors: Doors, opened: Sequence[socket.socket]
+async def _execute_orders(orders: Orders, subscriber: Subscriber) -> Retire:
+    """Execute the supervisor's orders until `Retire`, and return that one."""
+    while True:
+        match await orders.get():
+            case Retire() as retire:
+                return retire
+            case Follow(feed):
+                subscriber.follow(feed)
+
+
+async def _tick(
+    table: Table, authority: Authority, forwarder: Forwarder | None, reporter: WorkerStatsReporter
+) -> None:
+    """Every second, expire the names of departed members, report stats, and collect garbage if needed."""
+    collected = 0
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        authority.refresh(table.expire(time.monotonic()))
+        reporter.report()
+        # asyncio's transports are reference cycles of some kilobytes, and live too long for a young
+        # collection.
+        if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS_PER_COLLECTION:
+            collected = forwarder.connections
+            collect_all()
+
+
+# -- servers -------------------------------------------------------------------------------------------------
+
+
+def _make_servers(
+    task: Task, authority: Authority, sockets: Sequence[socket.socket], access_counters: AccessCounters
 ) -> tuple[list[UdpServer], list[TcpServer]]:
-    """What answers at these sockets."""
+    """Return a server for each socket."""
+    allowed = Allowlist(task.config.access.allow or PRIVATE)
+    access_control = partial(
+        _make_access_control,
+        config=task.config,
+        authority=authority,
+        allowed=allowed,
+        counters=access_counters,
+    )
     query_log = QueryLog(task.config.log.queries, authority.sources) if task.config.log.queries else None
-    datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=_MOST_UDP_BYTES)
+    datagrams = authority.make_cache(UdpCodec, stream=False, max_bytes=_MAX_UDP_CACHE_BYTES)
     udp = [
-        UdpServer(sock, datagrams, access=doors.of(sock), observer=query_log)
-        for sock in opened
+        UdpServer(sock, datagrams, access=access_control(sock), observer=query_log)
+        for sock in sockets
         if sock.type == socket.SOCK_DGRAM
     ]
-    streams = authority.make_cache(TcpCodec, stream=True, max_bytes=_MOST_TCP_BYTES)
-    listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
-    most = connections_per_listener(len(listening))
+    streams = authority.make_cache(TcpCodec, stream=True, max_bytes=_MAX_TCP_CACHE_BYTES)
+    listening = [sock for sock in sockets if sock.type == socket.SOCK_STREAM]
+    max_connections = connections_per_listener(len(listening))
     tcp = [
         TcpServer(
             sock,
             streams,
-            access=doors.of(sock),
+            access=access_control(sock),
             classify=classify,
             observer=query_log,
-            max_connections=most,
+            max_connections=max_connections,
         )
         for sock in listening
     ]
     return udp, tcp
 
 
-async def _obey(orders: Orders, subscriber: Subscriber) -> Retire:
-    """Do what the supervisor says, until it says that this is to end."""
-    while True:
-        match await orders.get():
-            case Retire() as last:
-                return last
-            case Follow(feed):
-                subscriber.follow(feed)
+def _make_access_control(
+    sock: socket.socket, config: Config, authority: Authority, allowed: Allowlist, counters: AccessCounters
+) -> AccessControl | None:
+    """Return the access control of a socket, or None for one on a loopback address.
+
+    Only this host can send to a loopback address, and a client's address cannot be forged there.
+
+    Args:
+        sock: a bound socket.
+        config: has the rate limit.
+        authority: its EDNS options check server cookies; a client with a valid one bypasses the rate limit.
+        allowed: the allowed networks.
+        counters: of refused and rate-limited queries, shared by all sockets.
+    """
+    if ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
+        return None
+    is_udp = sock.type == socket.SOCK_DGRAM
+    codec = UdpCodec if is_udp else TcpCodec
+    edns_options = authority.responder.edns_options
+    refused: ResponseLookup = ErrorResponder(codec, refused_response, edns_options, authority.sources)
+    rate_limited = ErrorResponder(codec, truncated_response, edns_options, authority.sources)
+    rate_limit = config.access.rate_limit if is_udp else 0  # 0: no limit
+    return AccessControl(allowed, refused, rate_limited, rate_limited.has_valid_cookie, rate_limit, counters)
 
 
-def _extras_of(task: Task) -> EdnsOptions:
-    """What is said by EDNS options."""
+def _make_edns_options(task: Task) -> EdnsOptions:
+    """Return the EDNS options of this server's responses."""
     config, cookies = task.config, None
     if config.access.cookies:
         secret = config.access.cookie_secret or task.secret
@@ -150,12 +227,12 @@ def _extras_of(task: Task) -> EdnsOptions:
     return EdnsOptions(config.identity.encode(), IDLE_SECONDS, cookies, PerClientResponse)
 
 
-def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
-    """What answers for names outside the zones, at work for the authority; None: nobody shall."""
+def _make_forwarder(task: Task, authority: Authority) -> Forwarder | None:
+    """Return a forwarder that is connected to the authority, or None if the server forwards nothing."""
     config = task.config
     if not config.forwards:
         return None
-    # OpenSSL takes its time to be loaded, so it is where something is forwarded, and not before.
+    # Imported here, because loading OpenSSL takes time.
     from zkdns.forward.forwarder import Forwarder, group_of_question  # noqa: PLC0415
 
     forwarder = Forwarder(config, task.listening, task.secret)
@@ -164,18 +241,3 @@ def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:
     forwarder.on_change = authority.forget_all
     authority.responder.fallback = forwarder
     return forwarder
-
-
-async def _tick(
-    table: Table, authority: Authority, forwarder: Forwarder | None, reporter: WorkerStatsReporter
-) -> None:
-    """What time brings: departed members' names end, and what was counted is told."""
-    collected = 0
-    while True:
-        await asyncio.sleep(_TICK_SECONDS)
-        authority.refresh(table.expire(time.monotonic()))
-        reporter.report()
-        # asyncio's transports are cycles of some kilobytes, and live longer than what is collected by itself.
-        if forwarder is not None and forwarder.connections - collected >= _CONNECTIONS:
-            collected = forwarder.connections
-            collect_all()

@@ -66,9 +66,9 @@ class WorkerStatsReporter:
         self.report()
 
     def report(self) -> None:
-        """Report the current stats, and log new responses that were truncated over TCP.
+        """Report the current stats. Log a warning for new responses that were truncated over TCP.
 
-        Such a service has too many members for one response, and should be divided.
+        A service with a response that does not fit into a TCP message has too many members for one name.
         """
         stats = self._stats()
         report = Report(self._authority.responder.ready, stats, self._has_left)
@@ -107,8 +107,8 @@ class WorkerStatsReporter:
     def _sources(self, responses: int) -> dict[str, int]:
         """Return the number of responses by source.
 
-        The response cache is the source of all responses that are not noted. A noted response is not sent if
-        its client has disconnected, so the difference may shrink; the counter must not.
+        Responses without a noted source are from the response cache. A noted response is not sent if its
+        client has disconnected, so the difference may decrease, but the counter must not.
         """
         noted = self._authority.sources.counts
         self._from_response_cache = max(self._from_response_cache, responses - noted.total())

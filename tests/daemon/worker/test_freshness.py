@@ -1,4 +1,4 @@
-"""What has been delivered is what is answered: no answer is older than the last change that arrived."""
+"""No response is older than the last change that the worker had applied before the query was sent."""
 
 import asyncio
 import socket
@@ -24,59 +24,62 @@ VERSIONS = 300
 SECONDS = 5.0
 
 
-class Askers:
-    """Threads that ask as fast as they can, each noting what it was told before and after what was delivered.
+class Clients:
+    """Threads that send queries as fast as they can, and compare each response with the applied version.
 
-    A version is told by the one address of the service: 10.0.1.2 is number 258.
+    The version is the one address of the service: 10.0.1.2 is version 258.
+
+    Attributes:
+        applied: the last version that the worker has applied.
+        stale: pairs of the version that was applied when a query was sent, and the older one of its response.
     """
 
     def __init__(self, port: int, count: int) -> None:
-        self.delivered = 0
-        self.answers = 0
+        self.applied = 0
+        self.responses = 0
         self.stale: list[tuple[int, int]] = []
-        """Versions that had been delivered when the question was sent, and older ones that were answered."""
-        self.seen: set[int] = set()
+        self.versions: set[int] = set()
         self._port = port
-        self._ended = threading.Event()
-        self._threads = [threading.Thread(target=self._ask, args=(number,)) for number in range(count)]
+        self._stopped = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(count)]
         for thread in self._threads:
             thread.start()
 
-    def _ask(self, number: int) -> None:
+    def _run(self, number: int) -> None:
         query = dns.message.make_query(
             "web.staging.discovery", "A", use_edns=0 if number % 2 else None
         ).to_wire()
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.settimeout(SECONDS)
             sock.connect(("127.0.0.1", self._port))
-            while not self._ended.is_set():
-                before = self.delivered
+            while not self._stopped.is_set():
+                applied = self.applied
                 sock.send(query)
                 (rrset,) = dns.message.from_wire(sock.recv(2000)).answer
-                told = int.from_bytes(socket.inet_aton(str(rrset[0]))[1:])
-                self.answers += 1
-                self.seen.add(told)
-                if told < before:
-                    self.stale.append((before, told))
+                version = int.from_bytes(socket.inet_aton(str(rrset[0]))[1:])
+                self.responses += 1
+                self.versions.add(version)
+                if version < applied:
+                    self.stale.append((applied, version))
 
     def stop(self) -> None:
-        self._ended.set()
+        self._stopped.set()
         for thread in self._threads:
             thread.join(2 * SECONDS)
             assert not thread.is_alive()
 
 
-def _is_another(table: Table, serial: int) -> Callable[[], bool]:
+def _has_other_serial(table: Table, serial: int) -> Callable[[], bool]:
     return lambda: table.serial != serial
 
 
-def _has_told_more(askers: Askers, than: int) -> Callable[[], bool]:
-    return lambda: askers.answers > than
+def _has_more_responses(clients: Clients, count: int) -> Callable[[], bool]:
+    return lambda: clients.responses > count
 
 
 @pytest.mark.punctual
-def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(short_path: Path) -> None:
-    async def main() -> Askers:
+def test_no_response_is_older_than_the_change_applied_before_its_query(short_path: Path) -> None:
+    async def main() -> Clients:
         path = str(short_path / "feed")
         table = Table()
         errors: list[Exception] = []
@@ -89,32 +92,31 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(shor
             sock.bind(("127.0.0.1", 0))
             server = UdpServer(sock, datagrams)
 
-            def heard(health: SourceHealth) -> None:
+            def on_health(health: SourceHealth) -> None:
                 authority.set_health(ready=health.ready, stale=health.stale)
 
             async with running_publisher(path) as publisher:
                 publisher.publish([put("web", member(0, "10.0.0.0")), put("db", member(0, "10.1.1.1"))])
                 publisher.set_health(ready=True, stale=False)
-                follower = asyncio.create_task(Subscriber(path, table, authority.refresh, heard).run())
+                follower = asyncio.create_task(Subscriber(path, table, authority.refresh, on_health).run())
                 await until(lambda: authority.responder.ready)
                 server.start()
-                askers = Askers(sock.getsockname()[1], 2)
+                clients = Clients(sock.getsockname()[1], 2)
                 for version in range(1, VERSIONS):
                     serial = table.serial
                     publisher.publish([put("web", member(version, f"10.0.{version >> 8}.{version & 255}"))])
-                    await until(_is_another(table, serial))
-                    askers.delivered = version
-                    told = askers.answers
-                    await until(_has_told_more(askers, told + 2))
-                await asyncio.to_thread(askers.stop)
+                    await until(_has_other_serial(table, serial))
+                    clients.applied = version
+                    await until(_has_more_responses(clients, clients.responses + 2))
+                await asyncio.to_thread(clients.stop)
                 server.stop()
                 follower.cancel()
                 await asyncio.wait([follower])
         assert errors == []
-        return askers
+        return clients
 
     with asyncio.Runner(loop_factory=ServingLoop) as runner:
-        askers = runner.run(main())
-    assert askers.stale == []
-    assert len(askers.seen) > VERSIONS * 0.9
-    assert askers.answers > len(askers.seen)
+        clients = runner.run(main())
+    assert clients.stale == []
+    assert len(clients.versions) > VERSIONS * 0.9
+    assert clients.responses > len(clients.versions)
