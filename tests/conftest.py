@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
 from tests.support.files import new_short_directory
-from tests.support.signals import stop_ignoring
+from tests.support.signals import reset_ignored_signals
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
 # Commands that a test runs leave the machine's own control socket and resolver alone; servers of tests have
@@ -25,7 +25,7 @@ from tests.support.zookeeper import Ensemble, ZooKeeperServer
 os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 
 # Before anything is started, and before pytest-xdist starts its workers.
-stop_ignoring()
+reset_ignored_signals()
 
 # An example takes as long as the machine lets it: by itself Hypothesis calls one of 0.2 s a failure, and also
 # where drawing the first ten takes a second.

@@ -11,11 +11,11 @@ import pytest
 from kazoo.security import make_digest_acl
 
 from tests.cli import Ended, Terminal, run
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import UpstreamServer, says
+from tests.support.upstream import UpstreamServer, returns_rcode
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = pytest.mark.processes
 
@@ -76,7 +76,7 @@ def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsS
     vector["vector"][1]["weight"] = -1
     zk.create(f"{zk_root}/staging/web/vector_0000000001", json.dumps(vector).encode())
     with (
-        UpstreamServer(says(dns.rcode.SERVFAIL)) as upstream,
+        UpstreamServer(returns_rcode(dns.rcode.SERVFAIL)) as upstream,
         ZkdnsServer(
             *("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}"),
             environment={"ZKDNS_UPSTREAM": str(upstream.address)},

@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.admin.helpers import ask
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import parse_host_port

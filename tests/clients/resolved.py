@@ -19,8 +19,8 @@ import dns.query
 
 from tests.clients.client import Client, Ended, Found, MissingError, Workplace, find, records
 from tests.clients.tools import DIG
-from tests.support.guard import running
 from tests.support.machine import Machine
+from tests.support.process_guard import running
 from tests.support.waiting import eventually
 
 STUB = "127.0.0.53"

@@ -14,7 +14,7 @@ from tests.clients.client import MissingError
 from tests.clients.resolved import STUB, accounts, runtime_directory, started
 from tests.clients.scene import IPV4, LINK, WEB
 from tests.host.trees import everything
-from tests.support.network import ip, new_network, seeing, wait_until_up
+from tests.support.network import bind_mount_prefix, ip, new_network, wait_until_up
 from tests.support.server import ZkdnsServer
 
 pytestmark = [pytest.mark.processes, pytest.mark.alone]
@@ -53,7 +53,7 @@ def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path
     (etc / "nsswitch.conf").write_text("hosts: files dns\n")
     (etc / "resolv.conf").unlink()
     (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    prefix = seeing({"/etc": etc, "/var/lib": saved, "/run": run})
+    prefix = bind_mount_prefix({"/etc": etc, "/var/lib": saved, "/run": run})
 
     def on_machine(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*prefix, *command], check=False, capture_output=True, text=True, timeout=30)

@@ -16,7 +16,15 @@ import dns.message
 import dns.rcode
 from structlog.testing import capture_logs
 
-from tests.support.upstream import UDP, Act, Asked, Sent, UpstreamServer, reply_to, right
+from tests.support.upstream import (
+    UDP,
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    correct_answer,
+    reply_to,
+)
 from tests.support.waiting import eventually
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSettings
@@ -211,22 +219,22 @@ def extended_errors(response: dns.message.Message) -> list[int]:
 
 def asked_of(resolver: UpstreamServer, name: str = WWW) -> int:
     """How often a resolver was asked for a name over UDP; it is asked for others too, to look for loops."""
-    return len(resolver.asked_over(UDP, name))
+    return len(resolver.queries_over(UDP, name))
 
 
-def has(*records: str) -> Act:
+def has(*records: str) -> Behaviour:
     """A reply with these records, of the name that is asked: each as `ttl type data`."""
-    return lambda asked: [Sent(reply_to(asked, *(f"{asked.name} {record}" for record in records)))]
+    return lambda asked: [Send(reply_to(asked, *(f"{asked.name} {record}" for record in records)))]
 
 
-def numbered(ttl: int = 60) -> Act:
+def numbered(ttl: int = 60) -> Behaviour:
     """The first answer has 198.51.100.1, the second 198.51.100.2, and so on."""
     count = 0
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         nonlocal count
         count += not asked.name.endswith("loop.zkdns.example.")
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} A 198.51.100.{count}"))]
+        return [Send(reply_to(asked, f"{asked.name} {ttl} A 198.51.100.{count}"))]
 
     return act
 
@@ -235,16 +243,16 @@ class Waits:
     """Nothing comes until `release`."""
 
     def __init__(self) -> None:
-        self.asked: list[Asked] = []
+        self.asked: list[ReceivedQuery] = []
 
-    def __call__(self, asked: Asked) -> list[Sent]:
+    def __call__(self, asked: ReceivedQuery) -> list[Send]:
         self.asked.append(asked)
         return []
 
 
 def release(resolver: UpstreamServer, name: str = WWW) -> None:
     """Let a resolver that waits with its answers give those that it was asked for a name, one at least."""
-    act = resolver._acts.get(f"{name}.", resolver._act)
+    act = resolver._behaviours.get(f"{name}.", resolver._behaviour)
     assert isinstance(act, Waits)
     for asked in eventually(lambda: [one for one in act.asked if one.name == f"{name}."]):
-        resolver.sends(right(asked), asked.port)
+        resolver.send_datagram(correct_answer(asked), asked.port)

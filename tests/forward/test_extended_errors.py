@@ -18,7 +18,15 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, reply_to, says
+from tests.support.upstream import (
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    is_silent,
+    reply_to,
+    returns_rcode,
+)
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.extras import Extras
 from zkdns.transport import Personal
@@ -30,13 +38,13 @@ COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, CLIENT)
 ANSWERED = CLIENT + Cookies(bytes(16), lambda: NOW, is_shared=True).make(CLIENT, b"\x7f\0\0\1")
 
 
-def fails_since(code: int, text: str) -> Act:
+def fails_since(code: int, text: str) -> Behaviour:
     """SERVFAIL with an extended error."""
 
-    def acts(asked: Asked) -> list[Sent]:
+    def acts(asked: ReceivedQuery) -> list[Send]:
         reply = dns.message.from_wire(reply_to(asked, rcode=dns.rcode.SERVFAIL))
         reply.use_edns(0, 0, 1232, options=[dns.edns.EDEOption(dns.edns.EDECode(code), text)])
-        return [Sent(reply.to_wire())]
+        return [Send(reply.to_wire())]
 
     return acts
 
@@ -53,8 +61,8 @@ def test_dns_26_what_an_upstream_tells_of_its_failure_is_passed_on() -> None:
                 assert scene.exchanges_asked == 1
                 assert (await scene.query()).edns == -1
                 # Of another one nothing is left, and a text that is too long is none of ours to keep.
-                for acts in (says(dns.rcode.SERVFAIL), fails_since(BOGUS, "x" * 600)):
-                    resolver.acts(acts)
+                for acts in (returns_rcode(dns.rcode.SERVFAIL), fails_since(BOGUS, "x" * 600)):
+                    resolver.set_behaviour(acts)
                     scene.pass_time(300)
                     assert extended_errors(await scene.query(size=1232)) == [NO_REACHABLE_AUTHORITY]
 
@@ -147,7 +155,7 @@ def test_dns_23_forwarded_answers_have_cookies_whether_they_come_late_or_from_th
         with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 give_cookies(scene)
-                resolver.acts(says(dns.rcode.SERVFAIL), "fails.example")
+                resolver.set_behaviour(returns_rcode(dns.rcode.SERVFAIL), "fails.example")
                 for _ in range(3):
                     response = await scene.query(size=1232, options=[COOKIE], tcp=tcp)
                     assert data_of(response) == ["192.0.2.1"]
@@ -157,16 +165,16 @@ def test_dns_23_forwarded_answers_have_cookies_whether_they_come_late_or_from_th
                     special = await scene.query("x.local", size=1232, options=[COOKIE], tcp=tcp)
                     assert (rcode_of(special), cookies_of(special)) == ("NXDOMAIN", [ANSWERED])
                     assert cookies_of(await scene.query(size=1232, tcp=tcp)) == []
-                assert not any(asked.query.options for asked in resolver.asked)
+                assert not any(asked.query.options for asked in resolver.queries)
 
     run(scenario)
 
 
 @pytest.mark.parametrize("size", [512, 1232])
 def test_dns_21_forwarded_answers_with_cookies_are_no_longer_than_they_may_be(size: int) -> None:
-    def many(asked: Asked) -> list[Sent]:
+    def many(asked: ReceivedQuery) -> list[Send]:
         records = [f"{asked.name} 60 A 192.0.2.{number}" for number in range(200)]
-        return [Sent(reply_to(asked, *records))]
+        return [Send(reply_to(asked, *records))]
 
     async def scenario() -> None:
         with UpstreamServer(many) as resolver:

@@ -15,23 +15,23 @@ from tests.forward.resolution_helpers import answer, asking, exchanging, failure
 from tests.support.upstream import (
     TCP,
     UDP,
-    Act,
-    Asked,
-    Sent,
+    Behaviour,
+    ReceivedQuery,
+    Send,
     UpstreamServer,
     answers,
     answers_another_question,
-    answers_from_elsewhere,
+    answers_from_another_port,
+    correct_answer,
     forges_ids,
     is_long,
     is_silent,
     is_slow,
-    knows_no_edns,
     only_over_udp,
+    rejects_edns,
     reply_to,
-    right,
-    says,
-    says_bare,
+    returns_bare_rcode,
+    returns_rcode,
     sends_garbage,
     truncates,
 )
@@ -51,7 +51,7 @@ def now() -> float:
 
 def test_dns_32_when_one_is_silent_the_next_has_answered_within_a_second() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent, mark=1) as silent, UpstreamServer(mark=2) as good:
+        with UpstreamServer(is_silent, last_byte=1) as silent, UpstreamServer(last_byte=2) as good:
             async with exchanging(silent.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -62,22 +62,22 @@ def test_dns_32_when_one_is_silent_the_next_has_answered_within_a_second() -> No
 
 def test_a_silent_one_is_soon_asked_no_more_and_is_asked_again_when_it_answers() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as first, UpstreamServer(is_slow(0.05), mark=2) as second:
+        with UpstreamServer(last_byte=1) as first, UpstreamServer(is_slow(0.05), last_byte=2) as second:
             async with exchanging(first.address, second.address) as exchanges:
                 for number in range(3):
                     assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
-                first.acts(is_silent)
+                first.set_behaviour(is_silent)
                 waiting = [asking(exchanges, f"m{number}.example") for number in range(10)]
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 dead = exchanges.upstreams.all[0]
                 assert dead.is_dead
-                begun, before = now(), len(first.asked_over(UDP, "later.example"))
+                begun, before = now(), len(first.queries_over(UDP, "later.example"))
                 assert await answer(exchanges, "later.example") == ["192.0.2.2"]
                 assert now() - begun < 0.25
-                assert len(first.asked_over(UDP, "later.example")) == before
-                first.acts(answers)  # the next probe finds out
+                assert len(first.queries_over(UDP, "later.example")) == before
+                first.set_behaviour(answers)  # the next probe finds out
                 await until(lambda: not dead.is_dead)
-                assert any(asked.name == "." for asked in first.asked)
+                assert any(asked.name == "." for asked in first.queries)
                 assert await answer(exchanges, "again.example") == ["192.0.2.1"]
 
     run(scenario)
@@ -117,7 +117,7 @@ def test_dns_32_what_is_truncated_is_asked_over_tcp() -> None:
         with UpstreamServer(truncates) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                assert [asked.way for asked in resolver.asked] == [UDP, TCP]
+                assert [asked.transport for asked in resolver.queries] == [UDP, TCP]
                 assert exchanges.by_stream == 1
 
     run(scenario)
@@ -147,7 +147,7 @@ def test_dns_31_answers_with_another_id_do_not_count(count: int) -> None:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert exchanges.bad == count
-                assert [asked.way for asked in resolver.asked] == [UDP]
+                assert [asked.transport for asked in resolver.queries] == [UDP]
 
     run(scenario)
 
@@ -160,7 +160,7 @@ def test_dns_31_of_20000_forged_answers_none_is_taken() -> None:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert exchanges.bad == MAX_BAD_REPLIES
-                assert [asked.way for asked in resolver.asked] == [UDP, TCP]
+                assert [asked.transport for asked in resolver.queries] == [UDP, TCP]
 
     run(scenario)
 
@@ -172,10 +172,10 @@ def test_dns_31_forged_answers_from_elsewhere_do_not_even_arrive() -> None:
         with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 outcome = asking(exchanges, "www.example")
-                await until(lambda: resolver.asked)
-                asked = resolver.asked[0]
+                await until(lambda: resolver.queries)
+                asked = resolver.queries[0]
                 with flooding(asked, 20_000) as flood:
-                    resolver.acts(answers)
+                    resolver.set_behaviour(answers)
                     assert isinstance(await outcome, Reply)
                     await until(lambda: not flood.is_alive())
                 assert exchanges.bad == 0
@@ -187,7 +187,7 @@ def test_dns_31_forged_answers_from_elsewhere_do_not_even_arrive() -> None:
 class flooding:  # noqa: N801 - used as a function
     """Forged answers to a query, from another port, with every other id."""
 
-    def __init__(self, asked: Asked, count: int) -> None:
+    def __init__(self, asked: ReceivedQuery, count: int) -> None:
         forged = reply_to(asked, f"{asked.name} 60 A 203.0.113.1")
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -209,7 +209,7 @@ class flooding:  # noqa: N801 - used as a function
 @pytest.mark.parametrize("does_tcp", [True, False], ids=["with TCP", "without TCP"])
 def test_dns_31_an_answer_to_another_question_does_not_count(does_tcp: bool) -> None:
     async def scenario() -> None:
-        act: Act = only_over_udp(answers_another_question) if does_tcp else wrong_then_slowly_right
+        act: Behaviour = only_over_udp(answers_another_question) if does_tcp else wrong_then_slowly_right
         with UpstreamServer(act) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
@@ -218,16 +218,19 @@ def test_dns_31_an_answer_to_another_question_does_not_count(does_tcp: bool) -> 
     run(scenario)
 
 
-def wrong_then_slowly_right(asked: Asked) -> Iterator[Sent]:
+def wrong_then_slowly_right(asked: ReceivedQuery) -> Iterator[Send]:
     """Over UDP the right answer comes in the end; over TCP nothing does."""
-    if asked.way == UDP:
+    if asked.transport == UDP:
         wrong, _ = answers_another_question(asked)
-        yield from (wrong, Sent(right(asked), after=0.1))
+        yield from (wrong, Send(correct_answer(asked), after=0.1))
 
 
 def test_dns_31_an_answer_from_another_port_does_not_count() -> None:
     async def scenario() -> None:
-        with UpstreamServer(answers_from_elsewhere, mark=1) as wrong, UpstreamServer(mark=2) as good:
+        with (
+            UpstreamServer(answers_from_another_port, last_byte=1) as wrong,
+            UpstreamServer(last_byte=2) as good,
+        ):
             async with exchanging(wrong.address, good.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
                 assert exchanges.bad == 0
@@ -237,7 +240,7 @@ def test_dns_31_an_answer_from_another_port_does_not_count() -> None:
 
 def test_garbage_is_taken_to_the_next() -> None:
     async def scenario() -> None:
-        with UpstreamServer(sends_garbage, mark=1) as wrong, UpstreamServer(mark=2) as good:
+        with UpstreamServer(sends_garbage, last_byte=1) as wrong, UpstreamServer(last_byte=2) as good:
             async with exchanging(wrong.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -254,14 +257,14 @@ def test_garbage_is_taken_to_the_next() -> None:
 @pytest.mark.parametrize("length", [1, 2, 11, 12, 40])
 def test_an_answer_that_is_cut_off_anywhere_does_no_harm(length: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(only_over_udp(lambda asked: [Sent(right(asked)[:length])])) as resolver:
-            resolver.acts(answers, "good.example")
+        with UpstreamServer(only_over_udp(lambda asked: [Send(correct_answer(asked)[:length])])) as resolver:
+            resolver.set_behaviour(answers, "good.example")
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "good.example") == ["192.0.2.1"]
                 outcome = asking(exchanges, "www.example")
                 if length < 2:  # there is no id that could be right
                     await until(lambda: exchanges.bad == 1)
-                    resolver.acts(answers)
+                    resolver.set_behaviour(answers)
                 assert isinstance(await outcome, Reply)
 
     run(scenario)
@@ -273,11 +276,11 @@ def test_an_answer_that_is_cut_off_anywhere_does_no_harm(length: int) -> None:
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED], ids=dns.rcode.to_text)
 def test_dns_32_an_error_of_one_is_taken_to_the_next_and_of_all_to_who_asked(rcode: dns.rcode.Rcode) -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(rcode), mark=1) as bad, UpstreamServer(mark=2) as good:
+        with UpstreamServer(returns_rcode(rcode), last_byte=1) as bad, UpstreamServer(last_byte=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
-                good.acts(says(rcode))
+                good.set_behaviour(returns_rcode(rcode))
                 outcome = await failure(exchanges, "www.example")
                 assert now() - begun < 0.25
                 assert outcome.kind is (Kind.SERVFAIL if rcode == dns.rcode.SERVFAIL else Kind.REFUSED)
@@ -288,30 +291,32 @@ def test_dns_32_an_error_of_one_is_taken_to_the_next_and_of_all_to_who_asked(rco
 
 
 @pytest.mark.parametrize(
-    "refuses", [says(dns.rcode.FORMERR), says_bare(dns.rcode.FORMERR)], ids=["whole", "bare"]
+    "refuses",
+    [returns_rcode(dns.rcode.FORMERR), returns_bare_rcode(dns.rcode.FORMERR)],
+    ids=["whole", "bare"],
 )
-def test_one_that_knows_no_edns_is_asked_without(refuses: Act) -> None:
-    def without_opt(asked: Asked) -> list[Sent]:
+def test_one_that_knows_no_edns_is_asked_without(refuses: Behaviour) -> None:
+    def without_opt(asked: ReceivedQuery) -> list[Send]:
         (sent,) = refuses(asked)
         assert sent.message is not None
         reply = dns.message.from_wire(sent.message)
         reply.use_edns(False)
-        return [Sent(reply.to_wire())]
+        return [Send(reply.to_wire())]
 
     async def scenario() -> None:
-        with UpstreamServer(knows_no_edns(without_opt)) as resolver:
+        with UpstreamServer(rejects_edns(without_opt)) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 for number in range(3):
                     assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
-                assert [asked.has_edns for asked in resolver.asked] == [True, False, False, False]
-                assert {asked.way for asked in resolver.asked} == {UDP}
+                assert [asked.has_edns for asked in resolver.queries] == [True, False, False, False]
+                assert {asked.transport for asked in resolver.queries} == {UDP}
 
     run(scenario)
 
 
 def test_one_that_is_not_there_is_left_at_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as gone, UpstreamServer(mark=2) as good:
+        with UpstreamServer(last_byte=1) as gone, UpstreamServer(last_byte=2) as good:
             gone.go_down()
             async with exchanging(gone.address, good.address) as exchanges:
                 begun = now()

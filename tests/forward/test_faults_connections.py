@@ -20,20 +20,20 @@ from tests.forward.resolution_helpers import (
     until,
 )
 from tests.support.loopback import paired_sockets
-from tests.support.tls import Authority
+from tests.support.tls import CertificateAuthority
 from tests.support.upstream import (
     TCP,
     TLS,
     TLS_NAME,
     UDP,
-    Asked,
-    Sent,
+    ReceivedQuery,
+    Send,
     UpstreamServer,
     answers,
+    correct_answer,
     hangs_up,
     is_silent,
     reply_to,
-    right,
     sends_garbage,
     truncates,
 )
@@ -50,7 +50,7 @@ class Secured:
     """What TLS needs on both sides."""
 
     def __init__(self, directory: Path) -> None:
-        self._authority = Authority(directory)
+        self._authority = CertificateAuthority(directory)
         self.trust = ssl.create_default_context(cafile=self._authority.file)
         self.certificate = self.sign(TLS_NAME)
 
@@ -63,8 +63,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Secured:
     return Secured(tmp_path_factory.mktemp("tls"))
 
 
-def silent_over_tcp(asked: Asked) -> list[Sent]:
-    return list(truncates(asked)) if asked.way == UDP else []
+def silent_over_tcp(asked: ReceivedQuery) -> list[Send]:
+    return list(truncates(asked)) if asked.transport == UDP else []
 
 
 def now() -> float:
@@ -76,7 +76,7 @@ def now() -> float:
 
 def test_dns_32_one_that_hangs_up_is_left_for_the_next_over_tcp() -> None:
     async def scenario() -> None:
-        with UpstreamServer(hangs_up, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
+        with UpstreamServer(hangs_up, last_byte=1) as bad, UpstreamServer(truncates, last_byte=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -94,14 +94,14 @@ def test_one_that_has_no_tcp_is_left_for_the_next() -> None:
     async def scenario() -> None:
         udp, tcp = paired_sockets()
         tcp.close()
-        with UpstreamServer(truncates, mark=2) as good, udp:
+        with UpstreamServer(truncates, last_byte=2) as good, udp:
             udp.setblocking(False)
             only_udp = UpstreamAddress(*udp.getsockname())
             async with exchanging(only_udp, good.address) as exchanges:
                 outcome = asking(exchanges, "www.example")
                 loop = asyncio.get_running_loop()
                 message, source = await loop.sock_recvfrom(udp, 4096)
-                await loop.sock_sendto(udp, reply_to(Asked(message, UDP, 0, 1), flags=0x0200), source)
+                await loop.sock_sendto(udp, reply_to(ReceivedQuery(message, UDP, 0, 1), flags=0x0200), source)
                 result = await outcome
                 assert isinstance(result, Reply)
                 assert data_of(result, question("www.example")) == ["192.0.2.2"]
@@ -111,7 +111,10 @@ def test_one_that_has_no_tcp_is_left_for_the_next() -> None:
 
 def test_one_that_is_silent_over_tcp_is_left_for_the_next_in_time() -> None:
     async def scenario() -> None:
-        with UpstreamServer(silent_over_tcp, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
+        with (
+            UpstreamServer(silent_over_tcp, last_byte=1) as bad,
+            UpstreamServer(truncates, last_byte=2) as good,
+        ):
             async with exchanging(bad.address, good.address) as exchanges:
                 begun = now()
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -129,7 +132,7 @@ def test_a_connection_is_used_for_all_that_is_truncated() -> None:
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert resolver.connections == 1
-                assert len({asked.ident for asked in resolver.asked_over(TCP)}) > 45
+                assert len({asked.ident for asked in resolver.queries_over(TCP)}) > 45
 
     run(scenario)
 
@@ -150,16 +153,16 @@ def test_an_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answers_in_another_order_find_their_questions() -> None:
     async def scenario() -> None:
-        held: list[Asked] = []
+        held: list[ReceivedQuery] = []
 
-        def reversed_in_tens(asked: Asked) -> Iterator[Sent]:
-            if asked.way == UDP:
+        def reversed_in_tens(asked: ReceivedQuery) -> Iterator[Send]:
+            if asked.transport == UDP:
                 yield from truncates(asked)
                 return
             held.append(asked)
             if len(held) == 10:
                 for earlier in reversed(held):
-                    yield Sent(reply_to(earlier, f"{earlier.name} 60 TXT {earlier.name}"))
+                    yield Send(reply_to(earlier, f"{earlier.name} 60 TXT {earlier.name}"))
 
         with UpstreamServer(reversed_in_tens) as resolver:
             async with exchanging(resolver.address) as exchanges:
@@ -174,10 +177,10 @@ def test_answers_in_another_order_find_their_questions() -> None:
 
 def test_garbage_over_tcp_is_no_answer() -> None:
     async def scenario() -> None:
-        def act(asked: Asked) -> list[Sent]:
-            return list(truncates(asked) if asked.way == UDP else sends_garbage(asked))
+        def act(asked: ReceivedQuery) -> list[Send]:
+            return list(truncates(asked) if asked.transport == UDP else sends_garbage(asked))
 
-        with UpstreamServer(act, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
+        with UpstreamServer(act, last_byte=1) as bad, UpstreamServer(truncates, last_byte=2) as good:
             async with exchanging(bad.address, good.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
                 assert exchanges.bad == 1
@@ -188,8 +191,12 @@ def test_garbage_over_tcp_is_no_answer() -> None:
 @pytest.mark.parametrize("prelude", [b"", b"\x01"], ids=["empty", "one byte"])
 def test_messages_without_an_id_on_a_stream_do_no_harm(prelude: bytes) -> None:
     async def scenario() -> None:
-        def act(asked: Asked) -> list[Sent]:
-            return list(truncates(asked)) if asked.way == UDP else [Sent(prelude), Sent(right(asked))]
+        def act(asked: ReceivedQuery) -> list[Send]:
+            return (
+                list(truncates(asked))
+                if asked.transport == UDP
+                else [Send(prelude), Send(correct_answer(asked))]
+            )
 
         with UpstreamServer(act) as resolver:
             async with exchanging(resolver.address) as exchanges:
@@ -209,7 +216,7 @@ def test_over_tls_one_connection_is_used_again_and_again(secured: Secured) -> No
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert resolver.connections == 1
-                assert {asked.way for asked in resolver.asked} == {TLS}
+                assert {asked.transport for asked in resolver.queries} == {TLS}
                 rtt = exchanges.upstreams.all[0].rtt
                 assert rtt is not None
                 assert rtt < 0.2
@@ -223,7 +230,7 @@ def test_a_certificate_for_another_name_is_refused(secured: Secured) -> None:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 outcome = await failure(exchanges, "www.example")
                 assert f"{resolver.tls_address} has no certificate for {TLS_NAME}" in outcome.text
-                assert not resolver.asked
+                assert not resolver.queries
 
     run(scenario)
 
@@ -234,7 +241,7 @@ def test_a_certificate_of_nobody_that_is_trusted_is_refused(secured: Secured) ->
             async with exchanging(resolver.tls_address) as exchanges:
                 outcome = await failure(exchanges, "www.example")
                 assert f"{resolver.tls_address} has no certificate" in outcome.text
-                assert not resolver.asked
+                assert not resolver.queries
 
     run(scenario)
 
@@ -246,7 +253,7 @@ def test_one_that_speaks_no_tls_is_told_so(secured: Secured) -> None:
             async with exchanging(address, tls=secured.trust) as exchanges:
                 outcome = await failure(exchanges, "www.example")
                 assert outcome.kind in {Kind.NETWORK, Kind.TIMED_OUT}
-                assert not resolver.asked_over(TCP, "www.example")
+                assert not resolver.queries_over(TCP, "www.example")
 
     run(scenario)
 
@@ -269,11 +276,11 @@ def test_questions_on_a_connection_that_closes_are_asked_on_another(secured: Sec
         with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                resolver.acts(is_silent)
+                resolver.set_behaviour(is_silent)
                 begun = now()
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(20)]
-                await until(lambda: len(resolver.asked) == 21)
-                resolver.acts(answers)
+                await until(lambda: len(resolver.queries) == 21)
+                resolver.set_behaviour(answers)
                 resolver.hang_up()
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 assert now() - begun < 0.3
@@ -289,8 +296,8 @@ def test_a_connection_that_leads_nowhere_any_more_is_replaced(secured: Secured) 
         with UpstreamServer(certificate=secured.certificate) as resolver:
             async with exchanging(resolver.tls_address, tls=secured.trust) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                lost = {asked.port for asked in resolver.asked}
-                resolver.acts(lambda asked: [] if asked.port in lost else answers(asked))
+                lost = {asked.port for asked in resolver.queries}
+                resolver.set_behaviour(lambda asked: [] if asked.port in lost else answers(asked))
                 assert await answer(exchanges, "mail.example") == ["192.0.2.1"]
                 begun = now()
                 assert await answer(exchanges, "news.example") == ["192.0.2.1"]
@@ -307,7 +314,7 @@ def test_tls_that_cannot_be_begun_is_left_for_the_next(secured: Secured) -> None
         udp, tcp = paired_sockets()
         udp.close()
         tcp.listen()
-        with UpstreamServer(mark=2, certificate=secured.certificate) as good, tcp:
+        with UpstreamServer(last_byte=2, certificate=secured.certificate) as good, tcp:
             stuck = UpstreamAddress("127.0.0.1", tcp.getsockname()[1], TLS_NAME)
             async with exchanging(stuck, good.tls_address, tls=secured.trust) as exchanges:
                 begun = now()

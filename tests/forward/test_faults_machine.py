@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.forward.resolution_helpers import answer, asking, exchanging, failure, run, until
-from tests.support.files import no_file_left
+from tests.support.files import file_descriptors_exhausted
 from tests.support.upstream import UpstreamServer, answers, is_silent, truncates
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure, Kind
@@ -38,7 +38,7 @@ def test_without_a_file_left_questions_wait_and_are_answered_when_there_is_one()
         with UpstreamServer() as resolver:
             async with exchanging(resolver.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                with no_file_left():
+                with file_descriptors_exhausted():
                     waiting = [asking(exchanges, f"n{number}.example") for number in range(20)]
                     await asyncio.sleep(0.3)  # several tries fail; a file that is closed serves the next
                     assert sum(outcome.done() for outcome in waiting) < 10
@@ -54,7 +54,7 @@ def test_without_a_file_left_for_long_questions_fail_in_time_and_that_is_told() 
     async def scenario() -> None:
         with UpstreamServer() as resolver:
             async with exchanging(resolver.address) as exchanges:
-                with no_file_left():
+                with file_descriptors_exhausted():
                     begun = now()
                     outcome = await failure(exchanges, "www.example")
                     assert now() - begun < 4.2
@@ -71,15 +71,15 @@ def test_without_a_file_left_a_connection_waits_too() -> None:
         with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 outcome = asking(exchanges, "www.example")
-                await until(lambda: resolver.asked)
-                asked = resolver.asked[0]
-                with no_file_left():
+                await until(lambda: resolver.queries)
+                asked = resolver.queries[0]
+                with file_descriptors_exhausted():
                     (truncated,) = truncates(asked)
                     assert truncated.message is not None
-                    resolver.sends(truncated.message, asked.port)
+                    resolver.send_datagram(truncated.message, asked.port)
                     await asyncio.sleep(0.3)
                     assert not outcome.done()
-                    resolver.acts(answers)
+                    resolver.set_behaviour(answers)
                 result = await outcome
                 assert isinstance(result, Reply)
                 assert not result.truncated
@@ -92,11 +92,11 @@ def test_there_are_never_more_sockets_than_there_may_be() -> None:
         with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address, most_sockets=10) as exchanges:
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(30)]
-                await until(lambda: len(resolver.asked) == 10)
-                await until(lambda: len(resolver.asked) == 20)  # those that had a socket use it again
+                await until(lambda: len(resolver.queries) == 10)
+                await until(lambda: len(resolver.queries) == 20)  # those that had a socket use it again
                 assert sockets_of(exchanges) == 10
-                assert len({asked.port for asked in resolver.asked}) == 20
-                resolver.acts(answers)
+                assert len({asked.port for asked in resolver.queries}) == 20
+                resolver.set_behaviour(answers)
                 outcomes = await asyncio.gather(*waiting)
                 assert all(isinstance(outcome, Reply) for outcome in outcomes)
                 assert sockets_of(exchanges) == 0
@@ -131,7 +131,7 @@ def test_sockets_are_had_beside_all_other_files(
 
 def test_when_all_upstreams_are_gone_it_fails_at_once_and_when_one_is_back_it_answers_at_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other, capture_logs() as logs:
+        with UpstreamServer(last_byte=1) as one, UpstreamServer(last_byte=2) as other, capture_logs() as logs:
             async with exchanging(one.address, other.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 one.go_down()
@@ -158,10 +158,10 @@ def test_when_all_upstreams_are_gone_it_fails_at_once_and_when_one_is_back_it_an
 
 def test_when_all_upstreams_fall_silent_questions_fail_in_time_and_later_ones_are_answered() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other:
+        with UpstreamServer(last_byte=1) as one, UpstreamServer(last_byte=2) as other:
             async with exchanging(one.address, other.address) as exchanges:
-                one.acts(is_silent)
-                other.acts(is_silent)
+                one.set_behaviour(is_silent)
+                other.set_behaviour(is_silent)
                 begun = now()
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(200)]
                 outcomes = await asyncio.gather(*waiting)
@@ -171,8 +171,8 @@ def test_when_all_upstreams_fall_silent_questions_fail_in_time_and_later_ones_ar
                 assert all(upstream.is_dead for upstream in exchanges.upstreams.all)
                 await until(lambda: sockets_of(exchanges) <= 2)  # but for probes nothing is left
                 assert not exchanges.in_flight
-                one.acts(answers)
-                other.acts(answers)
+                one.set_behaviour(answers)
+                other.set_behaviour(answers)
                 begun = now()
                 outcome = await asking(exchanges, "www.example")
                 assert isinstance(outcome, Reply)

@@ -186,7 +186,7 @@ def test_what_is_configured_does_not_change_with_the_file(resolv_conf: Path) -> 
 
 def probes_of(resolver: UpstreamServer) -> list[Question]:
     """The probes that a resolver was sent, in their order."""
-    questions = [asked.query.question[0] for asked in list(resolver.asked) if ".loop.zkdns." in asked.name]
+    questions = [asked.query.question[0] for asked in list(resolver.queries) if ".loop.zkdns." in asked.name]
     return [Question(asked.name.to_wire() or b"", int(asked.rdtype)) for asked in questions]
 
 
@@ -283,7 +283,7 @@ def test_without_a_secret_nobody_is_probed() -> None:
                 routes.start()
                 routes.tend(1000.0)
             await until(lambda: probes_of(resolver))
-            assert len(resolver.asked) == 1
+            assert len(resolver.queries) == 1
             (probe,) = probes_of(resolver)
             assert not without.has_returned(probe, 1000.0)
             for routes in (without, with_secret):

@@ -23,19 +23,19 @@ from tests.forward.forwarder_helpers import (
     release,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import Asked, Sent, UpstreamServer, is_long, reply_to, truncates
+from tests.support.upstream import ReceivedQuery, Send, UpstreamServer, is_long, reply_to, truncates
 from zkdns.config import CacheSettings
 
 COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"8 bytes!")
 
 
-def soa_reply(asked: Asked) -> list[Sent]:
+def soa_reply(asked: ReceivedQuery) -> list[Send]:
     """NXDOMAIN, to be kept for 7 s."""
     reply = dns.message.make_response(asked.query, recursion_available=True)
     reply.set_rcode(dns.rcode.NXDOMAIN)
     soa = "ns.example. host.example. 1 2 3 4 7"
     reply.authority.append(dns.rrset.from_text("example.", 300, "IN", "SOA", soa))
-    return [Sent(reply.to_wire())]
+    return [Send(reply.to_wire())]
 
 
 # -- the cache ----------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_what_must_not_be_kept_is_asked_each_time() -> None:
 def test_dns_35_the_ceiling_is_the_setting() -> None:
     async def scenario() -> None:
         with UpstreamServer() as resolver:
-            resolver.acts(has("900 A 192.0.2.1"))
+            resolver.set_behaviour(has("900 A 192.0.2.1"))
             async with forwarding(resolver, cache=CacheSettings(max_ttl=100)) as scene:
                 assert await scene.ttl() == 100
                 scene.pass_time(9)
@@ -173,7 +173,7 @@ def test_questions_that_differ_in_what_changes_answers_are_others() -> None:
                 await scene.query(flags=dns.flags.RD | dns.flags.CD)
                 await scene.query(qtype="AAAA")
                 assert asked_of(resolver) == 4
-                sent = [asked.query for asked in resolver.asked_over("udp", WWW)]
+                sent = [asked.query for asked in resolver.queries_over("udp", WWW)]
                 assert [bool(query.ednsflags & dns.flags.DO) for query in sent] == [False, True, False, False]
                 assert [bool(query.flags & dns.flags.CD) for query in sent] == [False, False, True, False]
 
@@ -292,7 +292,7 @@ def test_queries_with_options_are_answered_from_the_cache_and_not_remembered() -
                     assert not response.options
                 assert len(scene.datagrams) == 0
                 assert asked_of(resolver) == 1
-                (asked,) = resolver.asked_over("udp", WWW)
+                (asked,) = resolver.queries_over("udp", WWW)
                 assert not asked.query.options  # what askers tell each other is none of the upstream's
 
     run(scenario)
@@ -329,7 +329,7 @@ def test_who_asks_while_it_is_prefetched_waits_only_when_it_is_over() -> None:
         with UpstreamServer() as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                resolver.set_behaviour(Waits())
                 scene.pass_time(59)
                 assert await scene.ttl() == 1
                 await until(lambda: asked_of(resolver) >= 2)  # again, where that takes its time
@@ -428,8 +428,8 @@ def test_dns_33_types_pass_intact_whether_or_not_anybody_knows_them(qtype: str) 
 
 
 def test_dns_33_ad_is_passed_on_only_where_the_setting_says_so() -> None:
-    def authentic(asked: Asked) -> list[Sent]:
-        return [Sent(reply_to(asked, f"{asked.name} 60 A 192.0.2.1", flags=dns.flags.AD))]
+    def authentic(asked: ReceivedQuery) -> list[Send]:
+        return [Send(reply_to(asked, f"{asked.name} 60 A 192.0.2.1", flags=dns.flags.AD))]
 
     async def scenario() -> None:
         with UpstreamServer(authentic) as resolver:

@@ -46,7 +46,7 @@ async def connected(scene: Scene) -> Asker:
 def test_pipelined_questions_are_answered_as_they_are_ready() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as resolver:
-            resolver.acts(answers, "quick.example")
+            resolver.set_behaviour(answers, "quick.example")
             async with forwarding(resolver) as scene:
                 asker = await connected(scene)
                 asker.ask("slow.example", "none.staging.discovery", "quick.example", "slower.example")

@@ -22,7 +22,7 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, says
+from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, returns_rcode
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
 from zkdns.forward import forward_zones as routes_module
@@ -96,9 +96,9 @@ def test_dns_08_recursion_is_available_exactly_where_anything_is_forwarded(*, is
 def test_the_longest_domain_with_upstreams_of_its_own_wins() -> None:
     async def scenario() -> None:
         with (
-            UpstreamServer(mark=1) as all_names,
-            UpstreamServer(mark=2) as corp,
-            UpstreamServer(mark=3) as lab,
+            UpstreamServer(last_byte=1) as all_names,
+            UpstreamServer(last_byte=2) as corp,
+            UpstreamServer(last_byte=3) as lab,
         ):
             domains = {"corp.example": [corp], "lab.corp.example": [lab]}
             async with forwarding(all_names, domains=domains) as scene:
@@ -138,7 +138,7 @@ def test_dns_36_our_own_zone_is_never_forwarded_in_any_state() -> None:
                     await scene.query(name)
                 scene.authority.set_health(ready=False, stale=False)
                 assert await scene.rcode("none.staging.discovery") == "SERVFAIL"
-                assert all(not asked.name.endswith("discovery.") for asked in resolver.asked)
+                assert all(not asked.name.endswith("discovery.") for asked in resolver.queries)
                 assert await scene.data() == ["192.0.2.1"]  # which has nothing to wait for
 
     run(scenario)
@@ -165,14 +165,14 @@ def test_dns_36_special_names_are_answered_here_and_not_forwarded(*, tcp: bool) 
                         response = await scene.query(name, qtype, tcp=tcp)
                         assert (rcode_of(response), data_of(response)) == (rcode, data), name
                         assert response.flags & dns.flags.RA
-                assert [asked for asked in resolver.asked if "loop.zkdns" not in asked.name] == []
+                assert [asked for asked in resolver.queries if "loop.zkdns" not in asked.name] == []
 
     run(scenario)
 
 
 def test_dns_36_a_special_name_with_a_server_of_its_own_is_forwarded_there() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as all_names, UpstreamServer(mark=2) as home:
+        with UpstreamServer(last_byte=1) as all_names, UpstreamServer(last_byte=2) as home:
             domains = {"home.arpa": [home], "168.192.in-addr.arpa": [home]}
             async with forwarding(all_names, domains=domains) as scene:
                 assert await scene.data("nas.home.arpa") == ["192.0.2.2"]
@@ -236,8 +236,8 @@ def test_where_others_are_asked_nothing_is_left_of_what_the_ones_before_said(res
     """At another place names are others, and what failed there need not fail here."""
 
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
-            old.acts(says(dns.rcode.SERVFAIL), "fails.example")
+        with UpstreamServer(last_byte=1) as old, UpstreamServer(last_byte=2) as new:
+            old.set_behaviour(returns_rcode(dns.rcode.SERVFAIL), "fails.example")
             async with forwarding(is_auto=True) as scene:
                 assert await scene.rcode() == "REFUSED"
                 own = await scene.remembered("discovery", "SOA")
@@ -288,14 +288,14 @@ def test_dns_37_our_own_address_is_never_an_upstream(resolv_conf: Path) -> None:
 # -- loops --------------------------------------------------------------------------------------------------
 
 
-def hands_back(scenes: list[Scene]) -> Act:
+def hands_back(scenes: list[Scene]) -> Behaviour:
     """A resolver that knows nothing but to ask that server, once there is one."""
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         (scene,) = eventually(lambda: scenes)
         query = dns.message.from_wire(asked.message)
         response = dns.query.udp(query, scene.address.host, port=scene.address.port, timeout=5)
-        return [Sent(response.to_wire())]
+        return [Send(response.to_wire())]
 
     return act
 
@@ -307,7 +307,7 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
     scenes: list[Scene] = []
 
     async def scenario() -> None:
-        with UpstreamServer(hands_back(scenes)) as back, UpstreamServer(mark=2) as good:
+        with UpstreamServer(hands_back(scenes)) as back, UpstreamServer(last_byte=2) as good:
             upstreams = [back, good] if domain is None else [good]
             domains = {domain: [back, good]} if domain is not None else None
             async with forwarding(*upstreams, domains=domains) as scene:
@@ -319,12 +319,12 @@ def test_dns_37_an_upstream_that_hands_queries_back_is_found_told_of_and_asked_n
                 assert told.startswith(f"{back.address}, which ")
                 assert (f'[forward.zone."{domain}"]' in told) is (domain is not None)
                 assert await scene.data(f"www.{domain or 'example'}") == ["192.0.2.2"]
-                asked = len(back.asked)
+                asked = len(back.queries)
                 scene.pass_time(60)
                 assert await scene.data(f"mail.{domain or 'example'}") == ["192.0.2.2"]
-                assert len(back.asked) == asked
+                assert len(back.queries) == asked
                 scene.pass_time(routes_module.LOOP_AVOID_SECONDS)  # it may ask somebody else by now
-                await until(lambda: len(back.asked) > asked)
+                await until(lambda: len(back.queries) > asked)
                 await until(lambda: len(route.exchanges.upstreams.all) == 1)
 
     run(scenario)

@@ -22,7 +22,7 @@ from tests.forward.forwarder_helpers import (
     release,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import UpstreamServer, answers, is_silent, is_slow, says
+from tests.support.upstream import UpstreamServer, answers, is_silent, is_slow, returns_rcode
 from zkdns.config import CacheSettings
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
@@ -73,7 +73,7 @@ def test_dns_34_equal_questions_in_flight_are_asked_once_whoever_asks_them() -> 
 def test_others_are_not_kept_waiting_by_those_who_wait() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as resolver:
-            resolver.acts(answers, "quick.example")
+            resolver.set_behaviour(answers, "quick.example")
             async with forwarding(resolver) as scene:
                 waiting = scene.asking()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -161,7 +161,7 @@ def test_a_mistake_with_one_response_costs_the_others_nothing(monkeypatch: pytes
 
 def test_dns_34_a_failure_is_remembered_and_the_question_asked_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(dns.rcode.SERVFAIL)) as resolver:
+        with UpstreamServer(returns_rcode(dns.rcode.SERVFAIL)) as resolver:
             async with forwarding(resolver) as scene:
                 for _ in range(4):
                     response = await scene.query(size=1232)
@@ -178,7 +178,7 @@ def test_dns_34_a_failure_is_remembered_and_the_question_asked_once() -> None:
                     scene.pass_time(1)
                     assert await scene.rcode() == "SERVFAIL"
                     assert scene.exchanges_asked == asked + 1
-                resolver.acts(answers)
+                resolver.set_behaviour(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
 
@@ -220,14 +220,14 @@ def test_what_many_upstreams_say_fits_into_the_least_message() -> None:
 
     async def scenario() -> None:
         with (
-            UpstreamServer(says(dns.rcode.REFUSED), mark=1) as one,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=2) as two,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=3) as three,
-            UpstreamServer(says(dns.rcode.REFUSED), mark=4) as four,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=5) as five,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=6) as six,
-            UpstreamServer(says(dns.rcode.REFUSED), mark=7) as seven,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=8) as eight,
+            UpstreamServer(returns_rcode(dns.rcode.REFUSED), last_byte=1) as one,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=2) as two,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=3) as three,
+            UpstreamServer(returns_rcode(dns.rcode.REFUSED), last_byte=4) as four,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=5) as five,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=6) as six,
+            UpstreamServer(returns_rcode(dns.rcode.REFUSED), last_byte=7) as seven,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=8) as eight,
         ):
             async with forwarding(one, two, three, four, five, six, seven, eight) as scene:
                 for _ in range(2):
@@ -242,7 +242,7 @@ def test_what_many_upstreams_say_fits_into_the_least_message() -> None:
 @pytest.mark.parametrize("rcode", [dns.rcode.NOTIMP, dns.rcode.FORMERR])
 def test_what_upstreams_do_not_know_to_do_is_told_as_they_tell_it(rcode: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(rcode)) as resolver:
+        with UpstreamServer(returns_rcode(rcode)) as resolver:
             async with forwarding(resolver) as scene:
                 response = await scene.query(qtype="TYPE65280")
                 assert response.rcode() == rcode
@@ -261,7 +261,7 @@ def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, 
                 await scene.query(size=1232)
                 if is_remembered:
                     await scene.remembered(size=1232)
-                resolver.acts(says(dns.rcode.SERVFAIL))
+                resolver.set_behaviour(returns_rcode(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
                 asked = asked_of(resolver)
                 for _ in range(3):
@@ -273,7 +273,7 @@ def test_dns_35_when_upstreams_fail_what_is_stale_is_answered_for_30_seconds(*, 
                     assert "says SERVFAIL" in str(response.options[0])
                 assert asked_of(resolver) == asked + 1
                 assert scene.forwarder.counts.stale == 3
-                resolver.acts(numbered(ttl=5))
+                resolver.set_behaviour(numbered(ttl=5))
                 scene.pass_time(1)
                 response = await scene.query(size=1232)
                 assert (response.answer[0].ttl, extended_errors(response)) == (5, [])
@@ -286,12 +286,12 @@ def test_dns_35_what_is_stale_for_too_long_is_not_answered() -> None:
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver, cache=CacheSettings(stale=100)) as scene:
                 await scene.remembered()
-                resolver.acts(says(dns.rcode.SERVFAIL))
+                resolver.set_behaviour(returns_rcode(dns.rcode.SERVFAIL))
                 scene.pass_time(104)
                 assert await scene.rcode() == "NOERROR"
                 scene.pass_time(1)
                 assert await scene.rcode() == "SERVFAIL"
-                resolver.acts(answers)
+                resolver.set_behaviour(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
 
@@ -303,7 +303,7 @@ def test_answering_with_what_is_stale_can_be_switched_off() -> None:
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver, cache=CacheSettings(stale=0)) as scene:
                 await scene.query()
-                resolver.acts(says(dns.rcode.SERVFAIL))
+                resolver.set_behaviour(returns_rcode(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
                 assert await scene.rcode() == "SERVFAIL"
 
@@ -315,7 +315,7 @@ def test_dns_35_while_upstreams_are_slow_what_is_stale_is_answered_after_1_8_sec
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query(size=1232)
-                resolver.acts(is_slow(2.5))
+                resolver.set_behaviour(is_slow(2.5))
                 scene.pass_time(5)
                 begun = now()
                 response = await scene.query(size=1232)
@@ -335,7 +335,7 @@ def test_who_asks_when_others_have_waited_in_vain_is_answered_at_once() -> None:
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.remembered()
-                resolver.acts(Waits())
+                resolver.set_behaviour(Waits())
                 scene.pass_time(5)
                 assert await scene.data() == ["198.51.100.1"]
                 asked = scene.forwarder.counts.asked
@@ -356,7 +356,7 @@ def test_who_waits_for_what_was_prefetched_in_vain_loses_patience_too() -> None:
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                resolver.set_behaviour(Waits())
                 scene.pass_time(4)
                 assert await scene.ttl() == 1
                 assert scene.forwarder.counts.prefetched == 1
@@ -374,7 +374,7 @@ def test_patience_is_for_one_question_and_not_for_the_next_one_of_the_name() -> 
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                resolver.set_behaviour(Waits())
                 scene.pass_time(5)
                 waiting = scene.asking()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -393,7 +393,7 @@ def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
         with UpstreamServer(numbered(ttl=5)) as resolver:
             async with forwarding(resolver) as scene:
                 await scene.query()
-                resolver.acts(Waits())
+                resolver.set_behaviour(Waits())
                 scene.pass_time(5)
                 waiting = scene.asking()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -412,7 +412,7 @@ def test_who_waits_goes_on_waiting_when_what_is_stale_is_flushed() -> None:
 def test_beyond_the_most_that_may_wait_it_is_servfail_at_once_and_counted() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as resolver:
-            resolver.acts(numbered(), "known.example")
+            resolver.set_behaviour(numbered(), "known.example")
             async with forwarding(resolver, max_waiting=10) as scene:
                 await scene.query("known.example")
                 waiting = [scene.asking(f"n{number}.example") for number in range(10)]
@@ -432,7 +432,7 @@ def test_beyond_the_most_that_may_wait_it_is_servfail_at_once_and_counted() -> N
                 for number in range(10):
                     release(resolver, f"n{number}.example")
                 await asyncio.gather(*waiting)
-                resolver.acts(answers)
+                resolver.set_behaviour(answers)
                 assert await scene.data("one.more") == ["192.0.2.1"]  # that failure is not remembered
 
     run(scenario)
@@ -458,7 +458,7 @@ def test_a_flood_in_one_batch_is_bounded_and_every_asker_has_an_answer() -> None
                     release(resolver, f"n{number}.example")
                 responses = await asyncio.gather(*pending.values())
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
-                resolver.acts(answers)
+                resolver.set_behaviour(answers)
                 for number in set(range(count)) - set(pending):  # their failures are not remembered
                     assert await scene.data(f"n{number}.example") == ["192.0.2.1"]
 
@@ -476,7 +476,7 @@ def test_who_waits_at_the_end_is_told_so(*, has_stale: bool) -> None:
                 if has_stale:
                     await scene.query(size=1232)
                     scene.pass_time(5)
-                resolver.acts(is_silent)
+                resolver.set_behaviour(is_silent)
                 waiting = [scene.asking(size=1232, tcp=tcp) for tcp in (False, True) for _ in range(3)]
                 await until(lambda: scene.forwarder.waiting == len(waiting))
                 scene.forwarder.stop()

@@ -13,7 +13,15 @@ import pytest
 
 from tests.forward.forwarder_helpers import NAMESPACE
 from tests.forward.resolution_helpers import run
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, reply_to, says
+from tests.support.upstream import (
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    is_silent,
+    reply_to,
+    returns_rcode,
+)
 from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.wire import Type
 from zkdns.forward.forward_zones import ForwardZones
@@ -24,27 +32,27 @@ from zkdns.forward.resolver import Resolver
 HOST = "db.example"
 
 
-def by_type(**records: str) -> Act:
+def by_type(**records: str) -> Behaviour:
     """What is answered of each type, each as `ttl data`; of others that there is none, for 900 s."""
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         qtype = asked.query.question[0].rdtype.name
         if qtype not in records:
             return denied(asked)
         ttl, data = records[qtype].split()
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} {qtype} {data}"))]
+        return [Send(reply_to(asked, f"{asked.name} {ttl} {qtype} {data}"))]
 
     return act
 
 
-def denied(asked: Asked, rcode: int = dns.rcode.NOERROR) -> list[Sent]:
+def denied(asked: ReceivedQuery, rcode: int = dns.rcode.NOERROR) -> list[Send]:
     """No records, for 900 s."""
     reply = dns.message.make_response(asked.query, recursion_available=True)
     reply.set_rcode(dns.rcode.Rcode(rcode))
     reply.authority.append(
         dns.rrset.from_text("example.", 900, "IN", "SOA", "ns.example. host.example. 1 2 3 4 900")
     )
-    return [Sent(reply.to_wire())]
+    return [Send(reply.to_wire())]
 
 
 @asynccontextmanager
@@ -77,10 +85,10 @@ async def looking_up(
 
 
 def test_addresses_of_both_families_are_found_in_order_each_once() -> None:
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         if asked.query.question[0].rdtype.name == "AAAA":
-            return [Sent(reply_to(asked, f"{asked.name} 60 AAAA 2001:DB8:0:0::1"))]
-        return [Sent(reply_to(asked, *(f"{asked.name} 60 A 10.0.0.{number}" for number in (9, 2, 10))))]
+            return [Send(reply_to(asked, f"{asked.name} 60 AAAA 2001:DB8:0:0::1"))]
+        return [Send(reply_to(asked, *(f"{asked.name} 60 A 10.0.0.{number}" for number in (9, 2, 10))))]
 
     async def scenario() -> None:
         with UpstreamServer(act) as resolver:
@@ -93,11 +101,11 @@ def test_addresses_of_both_families_are_found_in_order_each_once() -> None:
 
 
 def test_aliases_are_followed_to_their_addresses_and_are_none() -> None:
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         alias = f"{asked.name} 300 CNAME real.example."
         if asked.query.question[0].rdtype.name == "AAAA":
-            return [Sent(reply_to(asked, alias))]
-        return [Sent(reply_to(asked, alias, "real.example. 40 A 10.0.0.1"))]
+            return [Send(reply_to(asked, alias))]
+        return [Send(reply_to(asked, alias, "real.example. 40 A 10.0.0.1"))]
 
     async def scenario() -> None:
         with UpstreamServer(act) as resolver:
@@ -132,14 +140,16 @@ def test_it_is_looked_up_again_when_its_least_ttl_is_over(records: dict[str, str
 
 
 @pytest.mark.parametrize(("failing", "record"), [("AAAA", "A 10.0.0.1"), ("A", "AAAA 2001:db8::1")])
-@pytest.mark.parametrize("fault", [says(dns.rcode.SERVFAIL), is_silent], ids=["servfail", "silence"])
-def test_one_family_is_enough_where_the_other_has_no_answer(failing: str, record: str, fault: Act) -> None:
+@pytest.mark.parametrize("fault", [returns_rcode(dns.rcode.SERVFAIL), is_silent], ids=["servfail", "silence"])
+def test_one_family_is_enough_where_the_other_has_no_answer(
+    failing: str, record: str, fault: Behaviour
+) -> None:
     """Of the other it is told that nothing is known, and why; it is asked for again before a TTL is over."""
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         if asked.query.question[0].rdtype.name == failing:
             return list(fault(asked))
-        return [Sent(reply_to(asked, f"{asked.name} 60 {record}"))]
+        return [Send(reply_to(asked, f"{asked.name} 60 {record}"))]
 
     async def scenario() -> None:
         with UpstreamServer(act) as resolver:
@@ -188,8 +198,8 @@ def test_what_upstreams_deny_the_machine_itself_may_know(rcode: int) -> None:
     run(scenario)
 
 
-@pytest.mark.parametrize("act", [says(dns.rcode.SERVFAIL), says(dns.rcode.REFUSED)])
-def test_that_upstreams_do_not_answer_is_an_error_that_says_why(act: Act) -> None:
+@pytest.mark.parametrize("act", [returns_rcode(dns.rcode.SERVFAIL), returns_rcode(dns.rcode.REFUSED)])
+def test_that_upstreams_do_not_answer_is_an_error_that_says_why(act: Behaviour) -> None:
     async def scenario() -> None:
         with UpstreamServer(act) as resolver:
             async with looking_up(resolver) as lookup:
@@ -219,7 +229,7 @@ def test_names_that_upstreams_cannot_know_they_are_not_asked_for(host: str) -> N
         with UpstreamServer() as resolver:
             async with looking_up(resolver) as lookup:
                 assert await lookup.find(host) is None
-                assert resolver.asked == []
+                assert resolver.queries == []
 
     run(scenario)
 
@@ -282,13 +292,13 @@ def test_the_hosts_file_goes_before_upstreams_and_is_read_each_time(tmp_path: Pa
         with UpstreamServer(by_type(A="60 192.0.2.1")) as resolver:
             async with looking_up(resolver, hosts=hosts) as lookup:
                 assert await lookup.find(HOST) == HostAddresses(("192.0.2.1",), 60)
-                asked = len(resolver.asked)
+                asked = len(resolver.queries)
                 hosts.write_text(HOSTS)
                 found = await lookup.find(HOST)
                 assert found is not None
                 assert found.addresses == ("10.0.0.1", "10.0.0.2", "2001:db8::1")
                 assert 0 < found.seconds <= 60
-                assert len(resolver.asked) == asked
+                assert len(resolver.queries) == asked
                 hosts.write_bytes(b"\xff\xfe 10.0.0.1 db.example\n10.0.0.7 db.example\n")
                 found = await lookup.find(HOST)
                 assert found is not None

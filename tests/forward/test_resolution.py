@@ -11,7 +11,7 @@ import dns.rcode
 import pytest
 
 from tests.forward.resolution_helpers import question
-from tests.support.upstream import UDP, Act, Asked, reply_to, says, says_bare
+from tests.support.upstream import UDP, Behaviour, ReceivedQuery, reply_to, returns_bare_rcode, returns_rcode
 from zkdns.address import UpstreamAddress
 from zkdns.forward.message import build_query
 from zkdns.forward.reply import Reply
@@ -32,8 +32,8 @@ from zkdns.forward.upstreams import Upstream, Upstreams
 
 A, B, C = (UpstreamAddress(f"192.0.2.{number}", 53) for number in (1, 2, 3))
 OVER_TLS = UpstreamAddress("192.0.2.4", 853, "resolver.example")
-REFUSED = says(dns.rcode.REFUSED)
-SERVFAIL = says(dns.rcode.SERVFAIL)
+REFUSED = returns_rcode(dns.rcode.REFUSED)
+SERVFAIL = returns_rcode(dns.rcode.SERVFAIL)
 
 
 class Story:
@@ -75,8 +75,8 @@ class Story:
         assert isinstance(self.step, Failure), self.step
         return self.step
 
-    def asked_of(self, tried: Attempt) -> Asked:
-        return Asked(build_query(self.question, 0x1234, edns=tried.edns), UDP, 0, 1)
+    def asked_of(self, tried: Attempt) -> ReceivedQuery:
+        return ReceivedQuery(build_query(self.question, 0x1234, edns=tried.edns), UDP, 0, 1)
 
     def comes(self, message: bytes, tried: Attempt | None = None, after: float = 0.01) -> Step:
         """Something comes where the answer to a try, else the last one, is waited for."""
@@ -87,7 +87,7 @@ class Story:
         tried = tried or self.tried
         return self.comes(reply_to(self.asked_of(tried), "www.example. 60 A 192.0.2.1"), tried, after)
 
-    def says(self, act: Act, tried: Attempt | None = None) -> Step:
+    def says(self, act: Behaviour, tried: Attempt | None = None) -> Step:
         tried = tried or self.tried
         (sent,) = act(self.asked_of(tried))
         assert sent.message is not None
@@ -123,7 +123,7 @@ def test_the_first_is_asked_over_udp_and_its_answer_is_the_outcome() -> None:
 
 def test_nxdomain_is_an_answer() -> None:
     story = Story(A, B)
-    story.says(says(dns.rcode.NXDOMAIN))
+    story.says(returns_rcode(dns.rcode.NXDOMAIN))
     assert isinstance(story.step, Reply)
 
 
@@ -195,7 +195,7 @@ def test_nobody_to_ask_is_told_so() -> None:
 )
 def test_dns_32_an_error_is_taken_to_the_next(rcode: dns.rcode.Rcode) -> None:
     story = Story(A, B)
-    story.says(says(rcode))
+    story.says(returns_rcode(rcode))
     assert story.asked == (B, False)
     assert isinstance(story.answered(), Reply)
     assert upstream_of(story, A).refusals == 1
@@ -350,17 +350,17 @@ def test_garbage_alone_fails_without_waiting_for_more() -> None:
 
 def test_an_error_without_the_question_is_believed_over_no_udp_but_asked_for_over_tcp() -> None:
     story = Story(A, B)
-    story.says(says_bare(dns.rcode.SERVFAIL))
+    story.says(returns_bare_rcode(dns.rcode.SERVFAIL))
     assert story.asked == (A, True)
 
 
 # -- EDNS ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("act", [says, says_bare], ids=["with the question", "bare"])
+@pytest.mark.parametrize("act", [returns_rcode, returns_bare_rcode], ids=["with the question", "bare"])
 @pytest.mark.parametrize("rcode", [dns.rcode.FORMERR, dns.rcode.NOTIMP], ids=dns.rcode.to_text)
 def test_who_does_not_know_edns_is_asked_without_and_remembered(
-    act: Callable[[int], Act], rcode: dns.rcode.Rcode
+    act: Callable[[int], Behaviour], rcode: dns.rcode.Rcode
 ) -> None:
     story = Story(A, B)
     (sent,) = act(rcode)(story.asked_of(story.tried))
@@ -377,23 +377,23 @@ def test_who_does_not_know_edns_is_asked_without_and_remembered(
 
 def test_who_says_badvers_is_asked_without_edns() -> None:
     story = Story(A, B)
-    story.says(says(dns.rcode.BADVERS))
+    story.says(returns_rcode(dns.rcode.BADVERS))
     assert story.asked == (A, False)
     assert not story.tried.edns
 
 
 def test_who_knows_edns_and_says_formerr_is_not_asked_again() -> None:
     story = Story(A, B)
-    story.says(says(dns.rcode.FORMERR))
+    story.says(returns_rcode(dns.rcode.FORMERR))
     assert story.asked == (B, False)
 
 
 def test_who_says_formerr_to_everything_is_not_thought_to_lack_edns() -> None:
     story = Story(A, B)
     for _ in range(2):
-        story.says(says_bare(dns.rcode.FORMERR))
+        story.says(returns_bare_rcode(dns.rcode.FORMERR))
     assert story.asked[0] == A  # over TCP, since it does not say to what it says no
-    story.says(says_bare(dns.rcode.FORMERR))
+    story.says(returns_bare_rcode(dns.rcode.FORMERR))
     assert story.asked == (B, False)
     assert upstream_of(story, A).has_edns(story.now)
 
@@ -455,7 +455,7 @@ def test_who_is_to_be_learnt_of_is_asked_once_and_alone() -> None:
 
 
 @pytest.mark.parametrize("act", [REFUSED, SERVFAIL], ids=["REFUSED", "SERVFAIL"])
-def test_any_answer_says_that_it_lives_and_none_is_held_against_it(act: Act) -> None:
+def test_any_answer_says_that_it_lives_and_none_is_held_against_it(act: Behaviour) -> None:
     story = Story(A, B, only=B)
     upstream = upstream_of(story, B)
     for _ in range(3):

@@ -20,7 +20,16 @@ from tests.forward.resolution_helpers import (
     run,
     until,
 )
-from tests.support.upstream import UDP, Asked, Sent, UpstreamServer, answers, is_silent, is_slow, reply_to
+from tests.support.upstream import (
+    UDP,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    answers,
+    is_silent,
+    is_slow,
+    reply_to,
+)
 from zkdns.dns.wire import Type
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure, Kind
@@ -31,8 +40,8 @@ from zkdns.transport.loop import add_server, remove_server
 pytestmark = pytest.mark.punctual
 
 
-def answers_with_its_name(asked: Asked) -> list[Sent]:
-    return [Sent(reply_to(asked, f"{asked.name} 60 TXT {asked.name}"))]
+def answers_with_its_name(asked: ReceivedQuery) -> list[Send]:
+    return [Send(reply_to(asked, f"{asked.name} 60 TXT {asked.name}"))]
 
 
 # -- an answer ----------------------------------------------------------------------------------------------
@@ -45,7 +54,7 @@ def test_a_question_has_its_answer() -> None:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
                 assert exchanges.in_flight == 0
                 assert (exchanges.asked, exchanges.sent, exchanges.answered) == (1, 1, 1)
-            assert [(asked.way, asked.has_edns) for asked in resolver.asked] == [(UDP, True)]
+            assert [(asked.transport, asked.has_edns) for asked in resolver.queries] == [(UDP, True)]
 
     run(scenario)
 
@@ -74,8 +83,8 @@ def test_dns_31_each_query_has_a_port_and_an_id_that_nobody_can_guess() -> None:
                 for number in range(count):
                     await ask(exchanges, f"n{number}.example")
             for numbers, least in (
-                ([asked.port for asked in resolver.asked], 8_000),
-                ([asked.ident for asked in resolver.asked], 32_768),
+                ([asked.port for asked in resolver.queries], 8_000),
+                ([asked.ident for asked in resolver.queries], 32_768),
             ):
                 assert len(numbers) == count
                 assert len(set(numbers)) > 0.9 * count  # no more of them twice than chance makes
@@ -92,11 +101,11 @@ def test_dns_31_a_query_that_is_sent_again_has_another_port_and_another_id() -> 
         with UpstreamServer(is_silent) as resolver:
             async with exchanging(resolver.address) as exchanges:
                 outcome = asking(exchanges, "www.example")
-                await until(lambda: len(resolver.asked) == 2)
-                resolver.acts(answers)
+                await until(lambda: len(resolver.queries) == 2)
+                resolver.set_behaviour(answers)
                 await outcome
-            assert len({asked.port for asked in resolver.asked}) == len(resolver.asked)
-            assert len({asked.ident for asked in resolver.asked}) == len(resolver.asked)
+            assert len({asked.port for asked in resolver.queries}) == len(resolver.queries)
+            assert len({asked.ident for asked in resolver.queries}) == len(resolver.queries)
 
     run(scenario)
 
@@ -106,36 +115,36 @@ def test_dns_31_a_query_that_is_sent_again_has_another_port_and_another_id() -> 
 
 def test_the_nearest_is_asked_and_the_others_only_to_learn_of_them() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_slow(0.1), mark=1) as far, UpstreamServer(mark=2) as near:
+        with UpstreamServer(is_slow(0.1), last_byte=1) as far, UpstreamServer(last_byte=2) as near:
             async with exchanging(far.address, near.address) as exchanges:
                 assert await answer(exchanges, "first.example") == ["192.0.2.1"]
                 await until(lambda: all(upstream.rtt for upstream in exchanges.upstreams.all))
                 for number in range(20):
                     assert await answer(exchanges, f"n{number}.example") == ["192.0.2.2"]
-                assert len(far.asked) == 1
+                assert len(far.queries) == 1
 
     run(scenario)
 
 
 def test_a_slow_one_that_is_explored_lets_nobody_wait() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as near, UpstreamServer(is_silent, mark=2) as silent:
+        with UpstreamServer(last_byte=1) as near, UpstreamServer(is_silent, last_byte=2) as silent:
             async with exchanging(near.address, silent.address) as exchanges:
                 begun = asyncio.get_running_loop().time()
                 for number in range(10):
                     assert await answer(exchanges, f"n{number}.example") == ["192.0.2.1"]
                 assert asyncio.get_running_loop().time() - begun < 0.3
-                assert len(silent.asked) == 1
+                assert len(silent.queries) == 1
 
     run(scenario)
 
 
 def test_others_can_be_asked_from_now_on() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
+        with UpstreamServer(last_byte=1) as old, UpstreamServer(last_byte=2) as new:
             async with exchanging(old.address) as exchanges:
                 assert await answer(exchanges, "www.example") == ["192.0.2.1"]
-                old.acts(is_silent)
+                old.set_behaviour(is_silent)
                 outcome = asking(exchanges, "mail.example")
                 exchanges.change([new.address])
                 assert await answer(exchanges, "www.example") == ["192.0.2.2"]
@@ -159,7 +168,7 @@ def test_beyond_the_most_in_flight_it_fails_at_once_and_is_counted() -> None:
                 assert (await failure(exchanges, "one.more")).kind is Kind.OVERLOADED
                 assert (exchanges.overloaded, exchanges.failed, exchanges.in_flight) == (1, 1, 10)
                 assert not any(outcome.done() for outcome in waiting)
-                resolver.acts(answers)
+                resolver.set_behaviour(answers)
                 await asyncio.gather(*waiting)
                 assert await answer(exchanges, "one.more") == ["192.0.2.1"]
 

@@ -9,7 +9,16 @@ import socket
 import pytest
 
 from tests.forward.resolution_helpers import answer, asking, exchanging, question, run, until
-from tests.support.upstream import TCP, UDP, Asked, Sent, UpstreamServer, is_silent, right, truncates
+from tests.support.upstream import (
+    TCP,
+    UDP,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    correct_answer,
+    is_silent,
+    truncates,
+)
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
 from zkdns.forward import tcp_client, udp_client
@@ -27,7 +36,7 @@ def test_a_turn_has_an_end_however_many_answers_are_there() -> None:
         with UpstreamServer() as resolver:
             async with exchanging(resolver.address) as exchanges:
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(COUNT)]
-                eventually(lambda: len(resolver.asked) == COUNT)  # this loop stands still meanwhile
+                eventually(lambda: len(resolver.queries) == COUNT)  # this loop stands still meanwhile
                 exchanges._turn()
                 assert 0 < exchanges.answered < COUNT
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
@@ -57,8 +66,8 @@ def test_a_turn_has_an_end_however_many_answers_come_over_one_connection(
         tcp_client, "STALLED_SECONDS", math.inf
     )  # however slow this machine is: one connection
 
-    def silent_over_tcp(asked: Asked) -> list[Sent]:
-        return list(truncates(asked)) if asked.way == UDP else []
+    def silent_over_tcp(asked: ReceivedQuery) -> list[Send]:
+        return list(truncates(asked)) if asked.transport == UDP else []
 
     async def scenario() -> None:
         with UpstreamServer(silent_over_tcp) as resolver:
@@ -66,9 +75,9 @@ def test_a_turn_has_an_end_however_many_answers_come_over_one_connection(
                 # Nothing is due, or a slow machine would ask some questions again and give others up.
                 monkeypatch.setattr(exchanges, "_set_timer", lambda _: None)
                 waiting = [asking(exchanges, f"n{number}.example") for number in range(COUNT)]
-                await until(lambda: len(resolver.asked_over(TCP)) == COUNT)
+                await until(lambda: len(resolver.queries_over(TCP)) == COUNT)
                 assert resolver.connections == 1
-                resolver.writes([right(asked) for asked in resolver.asked_over(TCP)])
+                resolver.send_to_connections([correct_answer(asked) for asked in resolver.queries_over(TCP)])
                 assert await most_in_a_round(exchanges) < COUNT // 2
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
 

@@ -13,11 +13,11 @@ from tests.support.waiting import eventually
 
 WEB = "web.staging.discovery"
 MEMBERS = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-IN_FORCE = "configuration_reloaded"
+RELOADED = "configuration_reloaded"
 REFUSED = "reload_refused"
 
 
-class Reloadable(ZkdnsServer):
+class ReloadableServer(ZkdnsServer):
     """A server of one fixed service whose configuration can be written again."""
 
     def __init__(self, directory: Path, *arguments: str, **settings: object) -> None:
@@ -52,21 +52,21 @@ class Reloadable(ZkdnsServer):
         new.write_text(text)
         new.replace(self.file)
 
-    def hang_up(self) -> None:
+    def send_sighup(self) -> None:
         """SIGHUP."""
         self.process.send_signal(signal.SIGHUP)
 
     def reload(self) -> dict[str, object]:
         """SIGHUP, and wait until the new configuration is in force; what was logged of that."""
-        before = len(self.events(IN_FORCE))
-        self.hang_up()
-        return eventually(lambda: self.events(IN_FORCE)[before:], timeout=40.0)[0]
+        before = len(self.events(RELOADED))
+        self.send_sighup()
+        return eventually(lambda: self.events(RELOADED)[before:], timeout=40.0)[0]
 
     def processes(self, role: str) -> set[int]:
         """The processes of a role that there are now."""
         return {pid for pid, one in children(self).items() if one == role}
 
-    def settle(self, workers: int = 1) -> None:
+    def wait_for_processes(self, workers: int = 1) -> None:
         """Wait until those that finish have."""
         wanted = ["worker"] * workers + ["watcher"]
         eventually(lambda: sorted(children(self).values()) == wanted, timeout=30.0)
@@ -85,7 +85,7 @@ def answer_of(message: dns.message.Message) -> tuple[int, tuple[str, ...]]:
     return rrset.ttl, tuple(str(record) for record in rrset)
 
 
-def is_one_of_both(load: SteadyLoad, ttls: set[int]) -> bool:
+def all_answered_with(load: SteadyLoad, ttls: set[int]) -> bool:
     """Whether everybody was answered, by a configuration that was in force."""
     assert (load.lost, load.failures) == (0, []), (load.lost, load.failures)
     found = {answer_of(message) for message in load.messages}

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.network import Network, ip, link_twice, new_network
-from tests.support.sandbox import forbidding
+from tests.support.sandbox import seccomp_prefix
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer, is_slow
 
@@ -98,7 +98,7 @@ def test_dns_24_each_address_answers_for_itself_over_udp_and_tcp(
     services = tmp_path / "services.toml"
     names = [name.removesuffix(".discovery") for name in (OWN, LONG)]
     services.write_text("".join(f'[services."{name}"]\nmembers = ["{MEMBER}:80"]\n' for name in names))
-    prefix = [] if is_batched else forbidding("recvmmsg", "sendmmsg")
+    prefix = [] if is_batched else seccomp_prefix("recvmmsg", "sendmmsg")
     numbers = itertools.count()
     with machines.ours.entered(), UpstreamServer(is_slow(LATE_SECONDS)) as upstream:
         arguments = [f"--static={services}", f"--workers={workers}", f"--upstream={upstream.address}"]

@@ -12,7 +12,7 @@ import pytest
 
 from tests.serverset.sync_helpers import join
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Asked, Sent, UpstreamServer, reply_to
+from tests.support.upstream import ReceivedQuery, Send, UpstreamServer, reply_to
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 
@@ -57,9 +57,9 @@ def walk(server: ZkdnsServer, domain: str = STAGING) -> dict[str, dict[str, Seen
     return found
 
 
-def names_everything(asked: Asked) -> Iterable[Sent]:
+def names_everything(asked: ReceivedQuery) -> Iterable[Send]:
     """Every address has a name, which is nobody's here."""
-    return [Sent(reply_to(asked, f"{asked.name} 60 PTR upstream.example."))]
+    return [Send(reply_to(asked, f"{asked.name} 60 PTR upstream.example."))]
 
 
 @pytest.fixture
@@ -132,10 +132,10 @@ def test_an_address_leads_to_its_members_while_it_has_any(
     response = server.query(PUBLIC, "PTR")
     assert response.flags & dns.flags.AA
     assert response.flags & dns.flags.RA
-    asked = len(resolver.asked)
+    asked = len(resolver.queries)
     denied = server.query(PUBLIC, "A")
     assert [str(rrset.name) for rrset in denied.authority] == [f"{PUBLIC}."]
-    assert len(resolver.asked) == asked
+    assert len(resolver.queries) == asked
     for path in paths[1:]:
         zk.delete(path)
     by_all_workers(lambda: server.ask(PRIVATE, "PTR") == {"m0.web.staging.discovery."})

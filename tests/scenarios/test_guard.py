@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import dns.rcode
 import pytest
 
-from tests.support.guard import guarded
-from tests.support.network import new_network, seeing
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, reply_to, says
+from tests.support.network import bind_mount_prefix, new_network
+from tests.support.process_guard import guarded
+from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, reply_to, returns_rcode
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -46,15 +46,15 @@ asyncio.run(resolver.run())
 """
 
 
-def knows(*records: str, failing: str = "") -> Act:
+def knows(*records: str, failing: str = "") -> Behaviour:
     """What is answered with these, each as `type data`; look-ups of one type fail."""
 
-    def act(asked: Asked) -> Iterable[Sent]:
+    def act(asked: ReceivedQuery) -> Iterable[Send]:
         qtype = asked.query.question[0].rdtype.name
         if qtype == failing:
-            return says(dns.rcode.SERVFAIL)(asked)
+            return returns_rcode(dns.rcode.SERVFAIL)(asked)
         found = [record for record in records if record.startswith(f"{qtype} ")]
-        return [Sent(reply_to(asked, *(f"{asked.name} 60 {record}" for record in found)))]
+        return [Send(reply_to(asked, *(f"{asked.name} 60 {record}" for record in found)))]
 
     return act
 
@@ -70,7 +70,7 @@ def test_while_look_ups_fail_for_one_family_what_is_known_of_it_stands(tmp_path:
     resolv_conf, nsswitch, out = (tmp_path / name for name in ("resolv.conf", "nsswitch.conf", "out"))
     resolv_conf.write_text("nameserver 127.0.0.1\n")
     nsswitch.write_text("hosts: dns\n")
-    prefix = seeing({"/etc/resolv.conf": resolv_conf, "/etc/nsswitch.conf": nsswitch})
+    prefix = bind_mount_prefix({"/etc/resolv.conf": resolv_conf, "/etc/nsswitch.conf": nsswitch})
     both = ("A 10.0.0.1", "AAAA 2001:db8::1")
     with (
         new_network() as network,
@@ -93,10 +93,10 @@ def test_while_look_ups_fail_for_one_family_what_is_known_of_it_stands(tmp_path:
                 (knows(*both), "10.0.0.1 2001:db8::1"),
                 (knows("AAAA 2001:db8::2", failing="A"), "10.0.0.1 2001:db8::2"),
             ):
-                resolver.acts(act)
+                resolver.set_behaviour(act)
                 eventually(lambda: last_known(out) == known, SECONDS)  # noqa: B023 - used at once
-                before = len(resolver.asked)
-                eventually(lambda: len(resolver.asked) > before + 10, SECONDS)  # noqa: B023 - as above
+                before = len(resolver.queries)
+                eventually(lambda: len(resolver.queries) > before + 10, SECONDS)  # noqa: B023 - as above
                 assert last_known(out) == known
         finally:
             os.killpg(process.pid, signal.SIGKILL)

@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Sent, UpstreamServer, answers, is_silent, reply_to, says
+from tests.support.upstream import Send, UpstreamServer, answers, is_silent, reply_to, returns_rcode
 from tests.support.waiting import eventually
 from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
@@ -76,7 +76,7 @@ def query_without_question(server: ZkdnsServer) -> bytes:
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[UpstreamServer]:
     with UpstreamServer(answers) as resolver:
-        resolver.acts(says(2), FAILING)
+        resolver.set_behaviour(returns_rcode(2), FAILING)
         yield resolver
 
 
@@ -256,12 +256,12 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
 
 def test_responses_from_expired_entries_are_counted_as_stale() -> None:
     with (
-        UpstreamServer(lambda asked: [Sent(reply_to(asked, f"{asked.name} 1 A 192.0.2.1"))]) as resolver,
+        UpstreamServer(lambda asked: [Send(reply_to(asked, f"{asked.name} 1 A 192.0.2.1"))]) as resolver,
         ZkdnsServer("--demo", "--upstream", str(resolver.address)) as running,
     ):
         running.wait_ready()
         running.query(WWW, "A", use_edns=0)
-        resolver.acts(is_silent)
+        resolver.set_behaviour(is_silent)
         eventually(lambda: is_stale(running.query(WWW, "A", timeout=8.0, use_edns=0)))
         eventually(lambda: samples_of(running, "zkdns_answers_total", "source")["stale",])
 

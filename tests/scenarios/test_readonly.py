@@ -5,10 +5,10 @@ import httpx2
 import pytest
 
 from tests.serverset.sync_helpers import join
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable
+from tests.scenarios.reloadable import MEMBERS, RELOADED, WEB, ReloadableServer
 from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
@@ -24,14 +24,14 @@ FRAMED = len(QUERY).to_bytes(2) + QUERY
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Reloadable]:
-    with Reloadable(tmp_path, ttl=5) as running:
+def server(tmp_path: Path) -> Iterator[ReloadableServer]:
+    with ReloadableServer(tmp_path, ttl=5) as running:
         running.wait_ready()
         yield running
 
 
 @contextlib.contextmanager
-def connection(server: Reloadable) -> Iterator[socket.socket]:
+def connection(server: ReloadableServer) -> Iterator[socket.socket]:
     with socket.create_connection(server.addresses[0], SECONDS) as sock:
         yield sock
 
@@ -47,38 +47,40 @@ def answered(sock: socket.socket) -> int:
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
 def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) -> None:
     with UpstreamServer() as upstream:
-        upstream.acts(is_slow(1.5))
-        server = Reloadable(tmp_path, ttl=5, forward={"upstreams": [str(upstream.address)]})
+        upstream.set_behaviour(is_slow(1.5))
+        server = ReloadableServer(tmp_path, ttl=5, forward={"upstreams": [str(upstream.address)]})
         del server.environment["ZKDNS_UPSTREAM"]
         with server:
             server.wait_ready()
             old = server.processes("worker")
             server.write(ttl=6, forward={"upstreams": [str(upstream.address)]})
-            server.hang_up()
+            server.send_sighup()
             asked = []
             # However long the reload takes, some wait when it is in force.
             with ThreadPoolExecutor(_MOST_ASKERS) as askers:
                 for number in itertools.count():
                     asked.append(askers.submit(server.rcode, f"n{number}.example", tcp=tcp, timeout=SECONDS))
-                    if server.events(IN_FORCE):
+                    if server.events(RELOADED):
                         break
                     time.sleep(0.1)
                 assert server.query(WEB).answer[0].ttl == 6
                 assert server.processes("worker") > old
             assert {one.result() for one in asked} == {"NOERROR"}
-            server.settle()
+            server.wait_for_processes()
 
 
-def test_a_connection_that_has_just_been_made_or_has_asked_in_part_is_answered(server: Reloadable) -> None:
+def test_a_connection_that_has_just_been_made_or_has_asked_in_part_is_answered(
+    server: ReloadableServer,
+) -> None:
     with connection(server) as half, connection(server) as another:
         another.sendall(FRAMED)
         assert answered(another) == 5  # so both have been accepted
         half.sendall(FRAMED[:7])
         server.write(ttl=6)
-        server.hang_up()
+        server.send_sighup()
         # Who is silent for a second is closed: so until it is in force others connect, and ask again.
         with contextlib.ExitStack() as made_before:
-            while not server.events(IN_FORCE):
+            while not server.events(RELOADED):
                 made_before.close()
                 silent = made_before.enter_context(connection(server))
                 another.sendall(FRAMED)
@@ -95,10 +97,10 @@ def test_a_connection_that_has_just_been_made_or_has_asked_in_part_is_answered(s
         with connection(server) as new:
             new.sendall(FRAMED)
             assert answered(new) == 6
-    server.settle()
+    server.wait_for_processes()
 
 
-def test_who_never_falls_silent_holds_nobody_up_for_ever(server: Reloadable) -> None:
+def test_who_never_falls_silent_holds_nobody_up_for_ever(server: ReloadableServer) -> None:
     (old,) = server.processes("worker")
     with connection(server) as busy:
         busy.sendall(FRAMED)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.cli import run
-from tests.scenarios.reloadable import REFUSED, Reloadable, answer_of
-from tests.support.members import client_of
+from tests.scenarios.reloadable import REFUSED, ReloadableServer, answer_of
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = pytest.mark.processes
 
@@ -40,9 +40,9 @@ def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[Reloadable]:
+def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[ReloadableServer]:
     assert client.connected
-    with Reloadable(tmp_path, static=None, zookeeper={"hosts": own_zookeeper.address}) as running:
+    with ReloadableServer(tmp_path, static=None, zookeeper={"hosts": own_zookeeper.address}) as running:
         running.wait_ready()
         yield running
 
@@ -54,7 +54,7 @@ def addresses_of(load: SteadyLoad) -> set[frozenset[str]]:
 
 
 def test_another_zookeeper_is_read_before_it_is_answered_from(
-    server: Reloadable, own_zookeeper: ZooKeeperServer
+    server: ReloadableServer, own_zookeeper: ZooKeeperServer
 ) -> None:
     with ZooKeeperServer() as other, client_of(other.address) as client:
         register(client, OTHERS)
@@ -62,14 +62,14 @@ def test_another_zookeeper_is_read_before_it_is_answered_from(
             server.write(static=None, zookeeper={"hosts": other.address})
             assert server.reload()["settings"] == "zookeeper.hosts"
             eventually(lambda: server.ask(WEB) == OTHERS)
-            server.settle()
+            server.wait_for_processes()
         assert addresses_of(load) == {frozenset(HOSTS), frozenset(OTHERS)}
         register(client, {"10.1.0.3"})
         eventually(lambda: server.ask(WEB) == {*OTHERS, "10.1.0.3"})
     eventually(lambda: own_zookeeper.count_watches() == 0)
 
 
-def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> None:
+def test_members_that_are_held_are_held_on(server: ReloadableServer, client: Any) -> None:
     gone = client.transaction()
     for service in ("web", "db"):
         path = f"/discovery/staging/{service}"
@@ -82,7 +82,7 @@ def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> N
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper={"hosts": server_of(server), "session_timeout": 12}, ttl=6)
         server.reload()
-        server.settle()
+        server.wait_for_processes()
         eventually(lambda: len(server.events("zookeeper_read")) == 2)
     assert addresses_of(load) == {frozenset(HOSTS)}
     # Who accepts the loss reaches the new watcher, and it is the one that knows.
@@ -91,17 +91,17 @@ def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> N
     eventually(lambda: server.ask(WEB) == set())
 
 
-def server_of(server: Reloadable) -> str:
+def server_of(server: ReloadableServer) -> str:
     return server.file.read_text().partition('hosts = "')[2].partition('"')[0]
 
 
-def stale_seconds(server: Reloadable) -> float:
+def stale_seconds(server: ReloadableServer) -> float:
     with urllib.request.urlopen(f"{server.admin}/api/status", timeout=5.0) as response:  # noqa: S310 - of our own
         return float(json.load(response)["zookeeper"]["stale_seconds"])
 
 
 def test_settings_change_also_while_zookeeper_is_away(
-    server: Reloadable, own_zookeeper: ZooKeeperServer
+    server: ReloadableServer, own_zookeeper: ZooKeeperServer
 ) -> None:
     own_zookeeper.kill()
     eventually(lambda: server.events("zookeeper_disconnected"))
@@ -110,7 +110,7 @@ def test_settings_change_also_while_zookeeper_is_away(
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper={"hosts": own_zookeeper.address, "session_timeout": 12}, ttl=6)
         server.reload()
-        server.settle()
+        server.wait_for_processes()
     assert addresses_of(load) == {frozenset(HOSTS)}
     gone = time.monotonic() - away
     assert eventually(lambda: stale_seconds(server)) > gone  # and not since the watcher was replaced
@@ -121,13 +121,13 @@ def test_settings_change_also_while_zookeeper_is_away(
 
 
 def test_a_zookeeper_that_cannot_be_read_does_not_take_the_place_of_one_that_was(
-    server: Reloadable,
+    server: ReloadableServer,
 ) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper="127.0.0.1:1", ttl=6)
-        server.hang_up()
+        server.send_sighup()
         eventually(lambda: server.events(REFUSED), 45.0)
-        server.settle()
+        server.wait_for_processes()
     assert addresses_of(load) == {frozenset(HOSTS)}
     (refused,) = server.events(REFUSED)
     assert refused["reason"] == (

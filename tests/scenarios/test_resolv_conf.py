@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 

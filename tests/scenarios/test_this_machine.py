@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.host.trees import AT_5300, everything, make_tree, set_up
-from tests.support.guard import running
 from tests.support.machine import Machine
 from tests.support.network import ip, new_network
+from tests.support.process_guard import running
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dns_hierarchy import dns_hierarchy, skip_without_programs
 from tests.support.machine import Machine
-from tests.support.made_up_world import made_up_world, skip_without_programs
 from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -55,7 +55,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         new_network() as network,
         network.entered(),
         ipv4(),
-        made_up_world(directory, _RECORDS) as upstream,
+        dns_hierarchy(directory, _RECORDS) as upstream,
         WebServer("127.0.0.10") as service,
         WebServer("127.0.0.20") as site,
     ):
@@ -112,7 +112,7 @@ def test_curl_reaches_both_worlds(machine: World) -> None:
     for name, web in ((SERVICE, service), (SITE, site), (ALIAS, site)):
         url = f"http://{name}:{web.server_port}/"
         assert machine.output("curl", "--silent", "--fail", "--noproxy", "*", "-4", url) == web.endpoint
-        assert web.asked[-1].host == f"{name}:{web.server_port}"
+        assert web.requests[-1].host == f"{name}:{web.server_port}"
     failed = machine.run("curl", "--silent", "--noproxy", "*", f"http://none.example:{site.server_port}/")
     assert failed.returncode == 6  # it could not resolve the name
 

@@ -14,7 +14,7 @@ from kazoo.client import KazooClient, KeeperState
 from kazoo.exceptions import NoAuthError
 from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 
-from tests.support.tls import Authority
+from tests.support.tls import CertificateAuthority
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 from zkdns import ServerSet
@@ -131,7 +131,7 @@ def test_without_its_package_sasl_is_refused(tmp_path: Path, monkeypatch: pytest
 
 
 def test_files_for_tls_must_be_what_they_are_called(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+    authority = CertificateAuthority(tmp_path)
     own, other = authority.sign("a.example"), authority.sign("b.example")
     locked = authority.sign("c.example", password=b"4711")
     garbage = tmp_path / "garbage.pem"
@@ -243,19 +243,19 @@ def test_a_wrong_password_ends_the_client_and_another_may_try_again(
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
-def tls_server(authority: Authority) -> Iterator[ZooKeeperServer]:
+def tls_server(authority: CertificateAuthority) -> Iterator[ZooKeeperServer]:
     """A server that shows a certificate for localhost, and wants one of whoever connects."""
     settings = authority.settings_for(authority.sign("localhost"), clients=True)
     with ZooKeeperServer(tls=settings) as server:
         yield server
 
 
-def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
+def tls_settings(authority: CertificateAuthority, **settings: object) -> dict[str, Any]:
     return {
         "tls": True,
         "ca": str(authority.file),
@@ -264,7 +264,7 @@ def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
     }
 
 
-def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> None:
+def test_what_tls_holds_back_is_waited_for_no_longer(authority: CertificateAuthority) -> None:
     """Two messages in one record: after the first one is read, the kernel has nothing left."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.sign("localhost"))
@@ -284,7 +284,7 @@ def test_what_tls_holds_back_is_waited_for_no_longer(authority: Authority) -> No
 
 
 @pytest.mark.zookeeper
-def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperServer) -> None:
+def test_over_tls_everything_works(authority: CertificateAuthority, tls_server: ZooKeeperServer) -> None:
     access = load(**tls_settings(authority))
     client = make_client(f"localhost:{tls_server.secure_port}", access=access)
     client.start(timeout=15)
@@ -311,7 +311,7 @@ def test_over_tls_everything_works(authority: Authority, tls_server: ZooKeeperSe
     ],
 )
 def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
-    authority: Authority,
+    authority: CertificateAuthority,
     tls_server: ZooKeeperServer,
     caplog: pytest.LogCaptureFixture,
     *,
@@ -339,7 +339,7 @@ def test_a_server_is_taken_for_whom_it_says_only_with_a_certificate_for_that(
 
 @pytest.mark.zookeeper
 def test_where_no_tls_is_spoken_that_is_told(
-    authority: Authority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
+    authority: CertificateAuthority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     access = load(**tls_settings(authority))
     sets = ServerSet("test", "web", zookeeper.address, access=access)

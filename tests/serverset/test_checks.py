@@ -59,7 +59,7 @@ def site() -> Iterator[WebServer]:
 def test_http_goes_by_the_status(site: WebServer, status: int, is_good: bool) -> None:
     site.statuses["/health"] = status
     assert Health(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
-    assert [(asked.path, asked.host) for asked in site.asked] == [("/health", site.endpoint)]
+    assert [(asked.path, asked.host) for asked in site.requests] == [("/health", site.endpoint)]
 
 
 def test_http_asks_at_its_own_port(site: WebServer) -> None:

@@ -10,9 +10,9 @@ import pytest
 from kazoo.security import make_acl
 
 from tests.support.fault_proxy import CREATE, DELETE, FaultProxy
-from tests.support.members import Witness, client_of
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import Registration, ServerSet
 
 pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.punctual]
@@ -46,9 +46,9 @@ def zk(server: ZooKeeperServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def witness(server: ZooKeeperServer, zk: Any) -> Iterator[Witness]:
+def witness(server: ZooKeeperServer, zk: Any) -> Iterator[MembershipMonitor]:
     del zk  # first it empties the set
-    with Witness(server.address, SET) as looking:
+    with MembershipMonitor(server.address, SET) as looking:
         yield looking
 
 
@@ -57,7 +57,7 @@ def web_through(way: FaultProxy | ZooKeeperServer) -> ServerSet:
 
 
 def assert_one(
-    registration: Registration, witness: Witness, timeout: float = BACK, *, holds: float = 0.3
+    registration: Registration, witness: MembershipMonitor, timeout: float = BACK, *, holds: float = 0.3
 ) -> None:
     """Within this time it is exactly one znode that stays for `holds` seconds; two were there at no time."""
 
@@ -72,7 +72,7 @@ def assert_one(
             time.sleep(0.005)
         if is_one() and witness.changes == changes:
             break
-    assert witness.most == 1
+    assert witness.max_present == 1
 
 
 # -- replies that are lost -----------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def assert_one(
 
 @pytest.mark.parametrize("_again", range(20))
 def test_a_create_whose_reply_was_lost_is_recognised(
-    proxy: FaultProxy, witness: Witness, _again: int
+    proxy: FaultProxy, witness: MembershipMonitor, _again: int
 ) -> None:
     proxy.lose_reply_of(CREATE)
     with web_through(proxy).register("a", 1) as registration:
@@ -91,7 +91,7 @@ def test_a_create_whose_reply_was_lost_is_recognised(
 
 @pytest.mark.parametrize("lost", [1, 2, 3, 4])
 def test_replies_may_be_lost_also_while_parents_are_made(
-    proxy: FaultProxy, zk: Any, witness: Witness, lost: int
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor, lost: int
 ) -> None:
     zk.delete("/discovery", recursive=True)
     web = web_through(proxy)
@@ -152,7 +152,7 @@ def test_a_delete_whose_reply_was_lost_is_done(proxy: FaultProxy, zk: Any, _agai
 # -- connections that are reset and stalled ------------------------------------------------------------------
 
 
-def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
+def test_many_resets_cost_nothing(proxy: FaultProxy, witness: MembershipMonitor) -> None:
     with web_through(proxy).register("a", 1) as registration:
         witness.wait_for_one()
         for turn in range(30):
@@ -161,11 +161,11 @@ def test_many_resets_cost_nothing(proxy: FaultProxy, witness: Witness) -> None:
                 eventually(lambda: proxy.connections)
         assert_one(registration, witness)
         assert len(witness.seen) == 1
-        assert witness.longest_absence == 0
+        assert witness.longest_gap == 0
 
 
 def test_a_client_that_has_ended_has_a_successor_in_the_same_session(
-    proxy: FaultProxy, zk: Any, witness: Witness
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor
 ) -> None:
     with web_through(proxy).register("10.0.0.1", 80) as registration, web_through(proxy).watch() as watch:
         path, session = registration.path, registration._session
@@ -181,7 +181,9 @@ def test_a_client_that_has_ended_has_a_successor_in_the_same_session(
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
-def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
+def test_a_stalled_connection_ends_in_one(
+    proxy: FaultProxy, witness: MembershipMonitor, seconds: float
+) -> None:
     with web_through(proxy).register("a", 1) as registration:
         name = witness.wait_for_one()
         proxy.stall()
@@ -195,7 +197,9 @@ def test_a_stalled_connection_ends_in_one(proxy: FaultProxy, witness: Witness, s
         assert name in witness.seen
 
 
-def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
+def test_a_create_that_is_stalled_is_done_once(
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor
+) -> None:
     web = web_through(proxy)
     with web.register("a", 1) as registration:
         for _ in range(3):
@@ -209,7 +213,9 @@ def test_a_create_that_is_stalled_is_done_once(proxy: FaultProxy, zk: Any, witne
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Witness, seed: int) -> None:
+def test_whatever_happens_it_ends_in_one(
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor, seed: int
+) -> None:
     web, chance = web_through(proxy), random.Random(seed)
 
     def delete_it() -> None:
@@ -260,7 +266,9 @@ def test_whatever_happens_it_ends_in_one(proxy: FaultProxy, zk: Any, witness: Wi
 
 
 @pytest.mark.parametrize("_again", range(3))
-def test_zookeeper_paused_past_the_session(server: ZooKeeperServer, witness: Witness, _again: int) -> None:
+def test_zookeeper_paused_past_the_session(
+    server: ZooKeeperServer, witness: MembershipMonitor, _again: int
+) -> None:
     with web_through(server).register("a", 1) as registration:
         witness.wait_for_one()
         server.pause()
@@ -268,10 +276,10 @@ def test_zookeeper_paused_past_the_session(server: ZooKeeperServer, witness: Wit
         server.resume()
         eventually(server.is_serving)
         assert_one(registration, witness, holds=1.2)  # the old session is given up at a tick, of 0.5 s
-        assert witness.longest_absence < BACK
+        assert witness.longest_gap < BACK
 
 
-def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witness: Witness) -> None:
+def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witness: MembershipMonitor) -> None:
     with web_through(server).register("a", 1) as registration:
         for _ in range(2):
             witness.wait_for_one()

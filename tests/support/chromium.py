@@ -14,7 +14,7 @@ from typing import Any, Self
 
 import aiohttp
 
-from tests.support.guard import running
+from tests.support.process_guard import running
 from tests.support.waiting import eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -142,7 +142,7 @@ class Tab:
         self._session = session
         self.requests: list[str] = []
         """The URLs of all that was asked for."""
-        self.complaints: list[str] = []
+        self.console_errors: list[str] = []
         """What stands in the console as a mistake; exceptions and violations of policies among them."""
         self.failures: list[str] = []
         """Requests that failed."""
@@ -157,11 +157,11 @@ class Tab:
             self.requests.append(told["request"]["url"])
         elif event == "Runtime.exceptionThrown":
             details = told["exceptionDetails"]
-            self.complaints.append(str(details.get("exception", {}).get("description", details["text"])))
+            self.console_errors.append(str(details.get("exception", {}).get("description", details["text"])))
         elif event == "Runtime.consoleAPICalled" and told["type"] in _LOUD:
-            self.complaints.append(json.dumps(told["args"]))
+            self.console_errors.append(json.dumps(told["args"]))
         elif event == "Log.entryAdded" and told["entry"]["level"] in _LOUD:
-            noted = self.failures if told["entry"]["source"] == "network" else self.complaints
+            noted = self.failures if told["entry"]["source"] == "network" else self.console_errors
             noted.append(f"{told['entry']['text']} {told['entry'].get('url', '')}")
 
     def open(self, url: str) -> None:

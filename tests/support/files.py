@@ -25,7 +25,7 @@ def new_short_directory() -> tempfile.TemporaryDirectory[str]:
 
 
 @contextlib.contextmanager
-def no_file_left() -> Iterator[None]:
+def file_descriptors_exhausted() -> Iterator[None]:
     """This process can open no file more."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.dup(0)]

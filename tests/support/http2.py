@@ -8,7 +8,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived, StreamEnded
 
-from tests.support.web import Asked, WebServer
+from tests.support.web import ReceivedRequest, WebServer
 
 
 def offering_http2(context: ssl.SSLContext) -> ssl.SSLContext:
@@ -31,8 +31,10 @@ class Http2Handler(BaseRequestHandler):
             for event in self._connection.receive_data(data):
                 if isinstance(event, RequestReceived):
                     headers = {str(name): str(value) for name, value in event.headers}
-                    self.server.asked.append(
-                        Asked(headers[":authority"], headers[":path"], b"", self.request.tls_name, None)
+                    self.server.requests.append(
+                        ReceivedRequest(
+                            headers[":authority"], headers[":path"], b"", self.request.tls_name, None
+                        )
                     )
                 elif isinstance(event, StreamEnded):
                     self._connection.send_headers(event.stream_id, [(":status", "200")])

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import pytest
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / ".tests" / "debian.tar"

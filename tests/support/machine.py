@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.network import seeing
+from tests.support.network import bind_mount_prefix
 
 _SECONDS = 30
 
@@ -28,7 +28,7 @@ class Machine:
         nsswitch.write_text("hosts: files dns\n")
         self.configure()
         files = {"/etc/resolv.conf": self._resolv_conf, "/etc/nsswitch.conf": nsswitch}
-        self.prefix = seeing({**files, **(also or {})})
+        self.prefix = bind_mount_prefix({**files, **(also or {})})
 
     def configure(self, more: str = "") -> None:
         """Write resolv.conf."""

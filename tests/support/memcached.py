@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 

@@ -68,7 +68,7 @@ def new_network() -> Iterator[Network]:
         os.close(number)
 
 
-def seeing(files: Mapping[str, Path]) -> list[str]:
+def bind_mount_prefix(files: Mapping[str, Path]) -> list[str]:
     """What runs a command that finds these files at those places; a test is skipped where that cannot be."""
     if not all(map(shutil.which, ("unshare", "mount"))):
         pytest.skip("needs unshare and mount")

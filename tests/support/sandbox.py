@@ -27,7 +27,7 @@ os.execvp(command[0], command)
 """
 
 
-def forbidding(*calls: str) -> list[str]:
+def seccomp_prefix(*calls: str) -> list[str]:
     """What runs a command, and all that it starts, without these calls; a test is skipped where none can."""
     machine = platform.machine()
     if sys.platform != "linux" or any(machine not in _NUMBERS[call] for call in calls):

@@ -17,7 +17,7 @@ import dns.query
 import dns.rcode
 
 from tests.support.files import new_short_directory
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _START_SECONDS = 30.0  # of which a busy machine takes a few

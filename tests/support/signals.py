@@ -7,7 +7,7 @@ import signal
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
 
 
-def stop_ignoring() -> None:
+def reset_ignored_signals() -> None:
     """Let no program that this process starts from now on inherit an ignored signal.
 
     `nohup` ignores SIGHUP, and a shell without job control ignores SIGINT and SIGQUIT in its background jobs.

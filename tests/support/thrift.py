@@ -157,7 +157,7 @@ class Holder:
         """Give the connection back."""
         self.__exit__()
 
-    def served(self) -> EchoClient:
+    def wait_for_client(self) -> EchoClient:
         """The connection, as soon as there is one."""
         return eventually(lambda: self.client)
 
@@ -184,6 +184,6 @@ def wait_for_no_connections(*servers: EchoServer) -> None:
     eventually(lambda: [server.open for server in servers] == [0] * len(servers))
 
 
-def waiting_in(connections: ThriftSet[EchoClient], count: int) -> None:
+def wait_for_waiters(connections: ThriftSet[EchoClient], count: int) -> None:
     """Wait until so many wait for a place."""
     eventually(lambda: len(connections._queue) == count)

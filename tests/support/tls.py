@@ -6,7 +6,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 
-class Authority:
+class CertificateAuthority:
     """An authority; what it signs is written to files in its directory."""
 
     def __init__(self, directory: Path) -> None:

@@ -1,6 +1,6 @@
 """A resolver that answers as badly as a test wants, over UDP, TCP and TLS, and remembers what it was asked.
 
-What it does is a function of what it was asked: an `Act`. They are made below, and a test can make others.
+Its `Behaviour` is a function of the query. Some are defined below, and a test can define others.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ TLS_NAME = "resolver.example"
 _LIMIT = 10.0
 
 
-class Asked(NamedTuple):
+class ReceivedQuery(NamedTuple):
     """A query as it came."""
 
     message: bytes
-    way: str
+    transport: str
     """Over what it came."""
     port: int
     """From where."""
-    mark: int
+    last_byte: int
     """Of the resolver that was asked: the last byte of the addresses that it answers."""
 
     @property
@@ -56,21 +56,21 @@ class Asked(NamedTuple):
         return self.query.edns >= 0
 
 
-class Sent(NamedTuple):
+class Send(NamedTuple):
     """What the resolver sends."""
 
     message: bytes | None
     """None: it hangs up, where there is something to hang up."""
     after: float = 0.0
     """Seconds."""
-    from_elsewhere: bool = False
+    from_another_port: bool = False
     """From another port, over UDP."""
 
 
-Act = Callable[[Asked], Iterable[Sent]]
+Behaviour = Callable[[ReceivedQuery], Iterable[Send]]
 
 
-def reply_to(asked: Asked, *records: str, rcode: int = dns.rcode.NOERROR, flags: int = 0) -> bytes:
+def reply_to(asked: ReceivedQuery, *records: str, rcode: int = dns.rcode.NOERROR, flags: int = 0) -> bytes:
     """A reply with these records, each as `name ttl type data`."""
     reply = dns.message.make_response(asked.query, recursion_available=True)
     reply.set_rcode(dns.rcode.Rcode(rcode))
@@ -81,88 +81,88 @@ def reply_to(asked: Asked, *records: str, rcode: int = dns.rcode.NOERROR, flags:
     return reply.to_wire(max_size=65535)
 
 
-def right(asked: Asked) -> bytes:
+def correct_answer(asked: ReceivedQuery) -> bytes:
     """The right answer: an address that tells who gave it."""
-    return reply_to(asked, f"{asked.name} 60 A 192.0.2.{asked.mark}")
+    return reply_to(asked, f"{asked.name} 60 A 192.0.2.{asked.last_byte}")
 
 
-def answers(asked: Asked) -> Iterable[Sent]:
+def answers(asked: ReceivedQuery) -> Iterable[Send]:
     """As it should be."""
-    return [Sent(right(asked))]
+    return [Send(correct_answer(asked))]
 
 
-def is_silent(_: Asked) -> Iterable[Sent]:
+def is_silent(_: ReceivedQuery) -> Iterable[Send]:
     """Nothing comes."""
     return []
 
 
-def is_slow(seconds: float) -> Act:
+def is_slow(seconds: float) -> Behaviour:
     """The answer comes late."""
-    return lambda asked: [Sent(right(asked), after=seconds)]
+    return lambda asked: [Send(correct_answer(asked), after=seconds)]
 
 
-def truncates(asked: Asked) -> Iterable[Sent]:
+def truncates(asked: ReceivedQuery) -> Iterable[Send]:
     """Over UDP there is room for nothing."""
-    return [Sent(reply_to(asked, flags=dns.flags.TC))] if asked.way == UDP else answers(asked)
+    return [Send(reply_to(asked, flags=dns.flags.TC))] if asked.transport == UDP else answers(asked)
 
 
-def only_over_udp(act: Act) -> Act:
+def only_over_udp(act: Behaviour) -> Behaviour:
     """A fault that TCP and TLS do not have."""
-    return lambda asked: act(asked) if asked.way == UDP else answers(asked)
+    return lambda asked: act(asked) if asked.transport == UDP else answers(asked)
 
 
-def forges_ids(count: int) -> Act:
+def forges_ids(count: int) -> Behaviour:
     """So many answers with other ids, and then the right one."""
 
-    def act(asked: Asked) -> Iterable[Sent]:
+    def act(asked: ReceivedQuery) -> Iterable[Send]:
         forged = reply_to(asked, f"{asked.name} 60 A 203.0.113.1")
         for number in range(1, count + 1):
-            yield Sent((asked.ident ^ number).to_bytes(2) + forged[2:])
-        yield Sent(right(asked))
+            yield Send((asked.ident ^ number).to_bytes(2) + forged[2:])
+        yield Send(correct_answer(asked))
 
     return act
 
 
-def answers_another_question(asked: Asked) -> Iterable[Sent]:
+def answers_another_question(asked: ReceivedQuery) -> Iterable[Send]:
     """The id is right, the question is not; the right answer follows."""
     other = dns.message.make_query("other.example.", "A", id=asked.ident).to_wire()
-    return [Sent(reply_to(asked._replace(message=other), "other.example. 60 A 203.0.113.1")), *answers(asked)]
+    return [Send(reply_to(asked._replace(message=other), "other.example. 60 A 203.0.113.1")), *answers(asked)]
 
 
-def answers_from_elsewhere(asked: Asked) -> Iterable[Sent]:
+def answers_from_another_port(asked: ReceivedQuery) -> Iterable[Send]:
     """From another port of the same address."""
-    return [Sent(reply_to(asked, f"{asked.name} 60 A 203.0.113.1"), from_elsewhere=True)]
+    return [Send(reply_to(asked, f"{asked.name} 60 A 203.0.113.1"), from_another_port=True)]
 
 
-def sends_garbage(asked: Asked) -> Iterable[Sent]:
+def sends_garbage(asked: ReceivedQuery) -> Iterable[Send]:
     """The id is right, and nothing else."""
-    return [Sent(asked.message[:2] + b"\xff" * 40)]
+    return [Send(asked.message[:2] + b"\xff" * 40)]
 
 
-def is_long(asked: Asked) -> Iterable[Sent]:
+def is_long(asked: ReceivedQuery) -> Iterable[Send]:
     """As much as fits into a message; over UDP that does not."""
-    if asked.way == UDP:
+    if asked.transport == UDP:
         return truncates(asked)
     records = [f'{asked.name} 60 TXT "{number:05d}{"x" * 245}"' for number in range(248)]
-    return [Sent(reply_to(asked, *records))]
+    return [Send(reply_to(asked, *records))]
 
 
-def hangs_up(asked: Asked) -> Iterable[Sent]:
+def hangs_up(asked: ReceivedQuery) -> Iterable[Send]:
     """Truncated over UDP; over a connection, it is closed."""
-    return truncates(asked) if asked.way == UDP else [Sent(None)]
+    return truncates(asked) if asked.transport == UDP else [Send(None)]
 
 
-def says(rcode: int) -> Act:
+def returns_rcode(rcode: int) -> Behaviour:
     """An error, with the question."""
-    return lambda asked: [Sent(reply_to(asked, rcode=rcode))]
+    return lambda asked: [Send(reply_to(asked, rcode=rcode))]
 
 
-def says_bare(rcode: int) -> Act:
+def returns_bare_rcode(rcode: int) -> Behaviour:
     """An error in a header and no more, as those send that could not read the query, or would not."""
-    return lambda asked: [Sent(asked.message[:2] + bytes([0x80, rcode]) + bytes(8))]
+    return lambda asked: [Send(asked.message[:2] + bytes([0x80, rcode]) + bytes(8))]
 
 
-def knows_no_edns(refuses: Act) -> Act:
+def rejects_edns(refuses: Behaviour) -> Behaviour:
     """With EDNS it refuses in this way."""
     return lambda asked: refuses(asked) if asked.has_edns else answers(asked)
 
@@ -171,24 +171,24 @@ class UpstreamServer:
     """A resolver on a port of 127.0.0.1; as a context manager it is started, in its own thread, and ended.
 
     Attributes:
-        asked: every query so far.
+        queries: every query so far.
         connections: how many were made to it so far.
 
     Args:
         act: what it does, unless told otherwise for a name.
-        mark: the last byte of the addresses that it answers.
+        last_byte: the last byte of the addresses that it answers.
         certificate: a PEM file with key and certificate, to serve TLS as well.
         port: for those who can be told of no other; 0: a free one.
     """
 
     def __init__(
-        self, act: Act = answers, *, mark: int = 1, certificate: Path | None = None, port: int = 0
+        self, act: Behaviour = answers, *, last_byte: int = 1, certificate: Path | None = None, port: int = 0
     ) -> None:
-        self.asked: list[Asked] = []
+        self.queries: list[ReceivedQuery] = []
         self.connections = 0
-        self._mark = mark
-        self._acts: dict[str, Act] = {}
-        self._act = act
+        self._last_byte = last_byte
+        self._behaviours: dict[str, Behaviour] = {}
+        self._behaviour = act
         self._tls: ssl.SSLContext | None = None
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -211,25 +211,27 @@ class UpstreamServer:
         """Where it is asked over TLS; its certificate should have that name."""
         return UpstreamAddress("127.0.0.1", self._tls_port, TLS_NAME)
 
-    def acts(self, act: Act, name: str | None = None) -> None:
+    def set_behaviour(self, act: Behaviour, name: str | None = None) -> None:
         """Let it do that from now on, for one name or for all that it was told nothing of."""
         if name is None:
-            self._act = act
+            self._behaviour = act
         else:
-            self._acts[f"{name}."] = act
+            self._behaviours[f"{name}."] = act
 
-    def asked_over(self, way: str, name: str | None = None) -> Sequence[Asked]:
+    def queries_over(self, way: str, name: str | None = None) -> Sequence[ReceivedQuery]:
         """What it was asked over that, of a name or at all."""
         return [
-            asked for asked in list(self.asked) if asked.way == way and name in (None, asked.name.rstrip("."))
+            asked
+            for asked in list(self.queries)
+            if asked.transport == way and name in (None, asked.name.rstrip("."))
         ]
 
-    def sends(self, message: bytes, port: int) -> None:
+    def send_datagram(self, message: bytes, port: int) -> None:
         """Send that over UDP to a port of 127.0.0.1, unasked."""
         assert self._udp is not None
         self._loop.call_soon_threadsafe(self._udp.sendto, message, ("127.0.0.1", port))
 
-    def writes(self, messages: Iterable[bytes]) -> None:
+    def send_to_connections(self, messages: Iterable[bytes]) -> None:
         """Send that over every connection, at once and unasked."""
         framed = b"".join(len(message).to_bytes(2) + message for message in messages)
 
@@ -308,8 +310,8 @@ class UpstreamServer:
 
     def datagram(self, message: bytes, source: tuple[str, int]) -> None:
         """Do with a datagram what is to be done."""
-        for sent in self._told(Asked(message, UDP, source[1], self._mark)):
-            transport = self._elsewhere if sent.from_elsewhere else self._udp
+        for sent in self._told(ReceivedQuery(message, UDP, source[1], self._last_byte)):
+            transport = self._elsewhere if sent.from_another_port else self._udp
             if sent.message is None or transport is None:
                 continue
             if sent.after:
@@ -334,12 +336,12 @@ class UpstreamServer:
                     await writer.start_tls(self._tls)
                 while True:
                     message = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
-                    self._send(writer, Asked(message, way, port, self._mark))
+                    self._send(writer, ReceivedQuery(message, way, port, self._last_byte))
         finally:
             self._writers.pop(writer, None)
             writer.transport.abort()
 
-    def _send(self, writer: asyncio.StreamWriter, asked: Asked) -> None:
+    def _send(self, writer: asyncio.StreamWriter, asked: ReceivedQuery) -> None:
         for sent in self._told(asked):
             if sent.message is None:
                 self._loop.call_later(sent.after, writer.transport.abort)
@@ -347,9 +349,9 @@ class UpstreamServer:
                 framed = len(sent.message).to_bytes(2) + sent.message
                 self._loop.call_later(sent.after, writer.write, framed)
 
-    def _told(self, asked: Asked) -> Iterable[Sent]:
-        self.asked.append(asked)
-        return self._acts.get(asked.name, self._act)(asked)
+    def _told(self, asked: ReceivedQuery) -> Iterable[Send]:
+        self.queries.append(asked)
+        return self._behaviours.get(asked.name, self._behaviour)(asked)
 
 
 async def _some_rounds() -> None:

@@ -18,7 +18,7 @@ _MOST_DRIPS = 10_000  # bytes; more than fall while a test takes
 
 
 @dataclass(frozen=True)
-class Asked:
+class ReceivedRequest:
     """One request as it came; `tls_name` is the name that TLS asked for."""
 
     host: str
@@ -48,7 +48,7 @@ class WebServer(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, 0), handler or _Handler)
         self.endpoint = f"[{host}]:{self.server_port}" if ":" in host else f"{host}:{self.server_port}"
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.accepted = 0
         self.go_on = threading.Event()
         self.statuses: dict[str, int] = {"/to": 302}
@@ -95,8 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         tls_name = getattr(self.connection, "tls_name", None)
-        self.server.asked.append(
-            Asked(self.headers["Host"], self.path, self._body(), tls_name, self.headers["Cookie"])
+        self.server.requests.append(
+            ReceivedRequest(self.headers["Host"], self.path, self._body(), tls_name, self.headers["Cookie"])
         )
         if path == "/die":
             self.close_connection = True
@@ -156,7 +156,7 @@ def refusing() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def deaf_port(host: str = "127.0.0.1") -> Iterator[int]:
+def closed_udp_port(host: str = "127.0.0.1") -> Iterator[int]:
     """A port where nobody takes datagrams, and that nobody else gets meanwhile.
 
     A socket has it that is connected, and so takes those of its peer alone: the kernel refuses all others.

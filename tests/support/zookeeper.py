@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _HOST = "127.0.0.1"

@@ -1,6 +1,6 @@
 """The units at work: a real systemd starts, reloads, restarts, watches and ends zkdns in its sandbox.
 
-It is booted in namespaces of the test's own (tests/support/booted.py); where that cannot be, all is skipped.
+It is booted in separate namespaces (tests/support/booted_systemd.py); without these, all tests are skipped.
 """
 
 import json
@@ -20,7 +20,7 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.security import make_digest_acl
 
-from tests.support.booted import BootedSystemd
+from tests.support.booted_systemd import BootedSystemd
 from tests.support.network import Network, new_network
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer

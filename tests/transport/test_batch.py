@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.sandbox import forbidding
+from tests.support.sandbox import seccomp_prefix
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, datagram
 from tests.transport.udp_helpers import asker, hears_nothing_more
@@ -346,5 +346,5 @@ def test_where_the_call_is_forbidden_it_is_not_used(number: int, monkeypatch: py
 
 def test_in_a_sandbox_that_forbids_it_it_is_not_used() -> None:
     program = "from zkdns.transport.batch import is_available; print(is_available())"
-    command = [*forbidding("recvmmsg"), sys.executable, "-c", program]
+    command = [*seccomp_prefix("recvmmsg"), sys.executable, "-c", program]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.files import no_file_left
+from tests.support.files import file_descriptors_exhausted
 from tests.support.waiting import eventually
 from tests.transport.asker import SECONDS, Asker, framed
 from tests.transport.helpers import Running, echo, serving
@@ -183,7 +183,7 @@ def test_without_a_file_left_the_longest_idle_connection_gives_way() -> None:
             assert asker.answer() == b"question:tcp"
         with held(server):
             newest = stack.enter_context(Asker(server))
-            stack.enter_context(no_file_left())
+            stack.enter_context(file_descriptors_exhausted())
         newest.send(b"question")
         assert newest.answer() == b"question:tcp"
         assert first.answer() is None
@@ -195,7 +195,7 @@ def test_without_a_file_left_and_without_a_connection_it_tries_again_later() -> 
         full = contextlib.ExitStack()
         with held(server):
             newest = Asker(server)
-            full.enter_context(no_file_left())
+            full.enter_context(file_descriptors_exhausted())
         with newest:
             eventually(lambda: server.call(lambda: server.tcp._sock not in selected(server)))
             full.close()

@@ -16,9 +16,9 @@ import dns.query
 import pytest
 
 from tests.daemon.processes import children, links_to_files
-from tests.support.guard import running
 from tests.support.loopback import paired_sockets
 from tests.support.network import ip, new_network
+from tests.support.process_guard import running
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import HostPort

@@ -19,10 +19,20 @@ import pytest
 
 from tests.cli import run
 from tests.support.loopback import paired_sockets
-from tests.support.network import seeing
+from tests.support.network import bind_mount_prefix
 from tests.support.server import ZkdnsServer
-from tests.support.tls import Authority
-from tests.support.upstream import TLS, TLS_NAME, UDP, Act, Asked, Sent, UpstreamServer, is_silent, reply_to
+from tests.support.tls import CertificateAuthority
+from tests.support.upstream import (
+    TLS,
+    TLS_NAME,
+    UDP,
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    is_silent,
+    reply_to,
+)
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -32,13 +42,13 @@ OURS, THEIRS = {"192.0.2.1"}, {"192.0.2.77"}
 _SECONDS = 10
 
 
-def addresses(mark: int = 77, ttl: int = 60) -> Act:
+def addresses(mark: int = 77, ttl: int = 60) -> Behaviour:
     """IPv4 addresses alone."""
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         if asked.query.question[0].rdtype.name != "A":
-            return [Sent(reply_to(asked))]
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} A 192.0.2.{mark}"))]
+            return [Send(reply_to(asked))]
+        return [Send(reply_to(asked, f"{asked.name} {ttl} A 192.0.2.{mark}"))]
 
     return act
 
@@ -54,7 +64,7 @@ def serving(
     named = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
     server = ZkdnsServer(*arguments, *named, environment=environment)
     if resolv_conf is not None:
-        server.command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server.command]
+        server.command = [*bind_mount_prefix({"/etc/resolv.conf": resolv_conf}), *server.command]
     with server:
         yield server
 
@@ -74,7 +84,7 @@ def resolver() -> Iterator[UpstreamServer]:
 
 def asked_for(resolver: UpstreamServer, name: str = WWW) -> int:
     """How often a resolver was asked for the IPv4 addresses of a name over UDP."""
-    asked = [one.query.question[0].rdtype.name for one in resolver.asked_over(UDP, name)]
+    asked = [one.query.question[0].rdtype.name for one in resolver.queries_over(UDP, name)]
     return asked.count("A")
 
 
@@ -119,13 +129,13 @@ def test_a_zone_that_has_nothing_to_say_yet_keeps_nobody_from_the_rest(
 
 
 def test_over_tls_the_certificate_is_checked(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+    authority = CertificateAuthority(tmp_path)
     trusted = {"SSL_CERT_FILE": str(authority.file)}
     with UpstreamServer(addresses(), certificate=authority.sign(TLS_NAME)) as resolver:
         with ready(resolver.tls_address, environment=trusted) as server:
             for number in range(20):
                 assert server.ask(f"n{number}.example", timeout=5.0) == THEIRS
-            assert {asked.way for asked in resolver.asked} == {TLS}
+            assert {asked.transport for asked in resolver.queries} == {TLS}
             assert resolver.connections < 5  # one, but where the machine was too busy to answer for a second
         with ready(resolver.tls_address) as server:
             response = server.query(WWW, use_edns=0, timeout=5.0)
@@ -185,13 +195,13 @@ def test_a_worker_that_is_lost_has_a_successor_that_forwards(resolver: UpstreamS
 
 
 def test_it_ends_in_time_while_queries_wait_and_tells_who_waits(resolver: UpstreamServer) -> None:
-    resolver.acts(is_silent)
+    resolver.set_behaviour(is_silent)
     with ready(resolver.address) as server, socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.settimeout(5.0)
         for number in range(50):
             query = dns.message.make_query(f"n{number}.example", "A")
             sock.sendto(query.to_wire(), server.addresses[0])
-        eventually(lambda: len(resolver.asked_over(UDP)) >= 50)
+        eventually(lambda: len(resolver.queries_over(UDP)) >= 50)
         assert server.terminate() == 0
         responses = [dns.message.from_wire(sock.recv(2000)) for _ in range(50)]
         assert {response.rcode() for response in responses} == {dns.rcode.SERVFAIL}
@@ -253,8 +263,8 @@ def test_auto_asks_whom_the_machine_would_and_follows_it(resolver: UpstreamServe
 def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
-    resolver.acts(addresses(5, ttl=5), "quick.example")
-    resolver.acts(addresses(6, ttl=600), "lasting.example")
+    resolver.set_behaviour(addresses(5, ttl=5), "quick.example")
+    resolver.set_behaviour(addresses(6, ttl=600), "lasting.example")
     services = tmp_path / "services.toml"
     services.write_text(
         '[services."web.staging"]\nmembers = ["quick.example:80"]\n'
@@ -263,7 +273,7 @@ def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
     with serving(resolver.address, arguments=("--static", str(services))) as server:
         assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
         assert eventually(lambda: server.ask("db.staging.discovery")) == {"192.0.2.6"}
-        resolver.acts(addresses(7, ttl=5), "quick.example")
+        resolver.set_behaviour(addresses(7, ttl=5), "quick.example")
         eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.7"}, 20.0)
         assert asked_for(resolver, "lasting.example") == 1
 
@@ -271,7 +281,7 @@ def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
 def test_while_upstreams_are_away_members_keep_the_addresses_that_they_had(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
-    resolver.acts(addresses(5, ttl=5), "quick.example")
+    resolver.set_behaviour(addresses(5, ttl=5), "quick.example")
     services = tmp_path / "services.toml"
     services.write_text('[services."web.staging"]\nmembers = ["quick.example:80"]\n')
     with serving(resolver.address, arguments=("--static", str(services))) as server:
@@ -281,5 +291,5 @@ def test_while_upstreams_are_away_members_keep_the_addresses_that_they_had(
         assert str(resolver.address) in told["reason"]
         assert server.ask("web.staging.discovery") == {"192.0.2.5"}
         resolver.come_up()
-        resolver.acts(addresses(8, ttl=5), "quick.example")
+        resolver.set_behaviour(addresses(8, ttl=5), "quick.example")
         eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.8"}, 20.0)

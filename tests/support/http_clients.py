@@ -20,7 +20,7 @@ class Answer:
     url: str
 
 
-class Caller(Protocol):
+class HttpClient(Protocol):
     """What the three have in common; `connect` and `read` are time-outs in seconds."""
 
     errors: tuple[type[Exception], type[Exception]]  # not connected at all; anything of the transport's

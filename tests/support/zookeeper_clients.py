@@ -15,13 +15,13 @@ from tests.support.waiting import eventually
 _PAUSE = 0.005
 
 
-class Witness:
+class MembershipMonitor:
     """Samples the children of a znode; what it cannot see, since the server is away, it says nothing of."""
 
     def __init__(self, hosts: str, path: str) -> None:
-        self.most = 0
+        self.max_present = 0
         """The most members that were there at one time."""
-        self.longest_absence = 0.0
+        self.longest_gap = 0.0
         """Seconds, between two samples, in which there was none; from the first member on."""
         self.seen: set[str] = set()
         """Every member that ever was."""
@@ -62,13 +62,13 @@ class Witness:
                 absent_since = None if absent_since is None else time.monotonic()
                 continue
             now = time.monotonic()
-            self.most = max(self.most, len(names))
+            self.max_present = max(self.max_present, len(names))
             self.seen |= names
             if names or not self.seen:
                 absent_since = None
             else:
                 absent_since = absent_since or now
-                self.longest_absence = max(self.longest_absence, now - absent_since)
+                self.longest_gap = max(self.longest_gap, now - absent_since)
             self.changes += names != self.present
             self.present = names
 

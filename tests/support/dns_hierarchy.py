@@ -20,7 +20,7 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.support.guard import running
+from tests.support.process_guard import running
 from tests.support.waiting import eventually
 
 ROOT, EXAMPLE, RESOLVER = "127.0.0.3", "127.0.0.4", "127.0.0.2"
@@ -81,7 +81,7 @@ def skip_without_programs() -> None:
 
 
 @contextlib.contextmanager
-def made_up_world(directory: Path, records: str) -> Iterator[str]:
+def dns_hierarchy(directory: Path, records: str) -> Iterator[str]:
     """The world, in the thread's network; the address of its resolver.
 
     Args:

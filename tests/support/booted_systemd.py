@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _SYSTEMD = Path("/lib/systemd/systemd")
