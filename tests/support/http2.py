@@ -1,4 +1,4 @@
-"""A real HTTP/2 server on loopback: what a `WebServer` handles connections with."""
+"""HTTP/2 for `WebServer`: a connection handler, and the TLS settings."""
 
 import ssl
 from socketserver import BaseRequestHandler
@@ -12,13 +12,13 @@ from tests.support.web import ReceivedRequest, WebServer
 
 
 def offering_http2(context: ssl.SSLContext) -> ssl.SSLContext:
-    """A server's context, which now agrees on HTTP/2 and nothing else."""
+    """Make a server context offer only HTTP/2 (ALPN), and return it."""
     context.set_alpn_protocols(["h2"])
     return context
 
 
 class Http2Handler(BaseRequestHandler):
-    """Answers each request with the server's endpoint as text; bodies are not read."""
+    """Responds to each request with the endpoint of the server as text. Bodies are not read."""
 
     server: WebServer
     request: Any
