@@ -1,4 +1,4 @@
-"""Several namespaces of one ZooKeeper, each with a zone of its own, in one server."""
+"""A server with several namespaces of one ZooKeeper, each with its own zone."""
 
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,14 @@ zone = "aurora"
 
 @pytest.fixture
 def config(zookeeper: ZooKeeperServer, zk: Any, zk_root: str, tmp_path: Path) -> Path:
-    """A configuration of two namespaces below the test's own root."""
+    """A configuration with two namespaces below the root of the test."""
     zk.ensure_path(zk_root)
     path = tmp_path / "zkdns.toml"
     path.write_text(CONFIG.format(hosts=f"{zookeeper.address}{zk_root}"))
     return path
 
 
-def test_each_zone_is_answered_from_its_own_namespace(config: Path, zk: Any, zk_root: str) -> None:
+def test_each_zone_has_the_services_of_its_namespace(config: Path, zk: Any, zk_root: str) -> None:
     join(zk, f"{zk_root}/discovery/staging/web", "10.0.0.1", 8080)
     with ZkdnsServer("--config", str(config)) as server:
         server.wait_ready()
@@ -50,13 +50,11 @@ def test_each_zone_is_answered_from_its_own_namespace(config: Path, zk: Any, zk_
         zk.delete(hello)
         eventually(lambda: server.ask("hello.prod.www.aurora") == set())
         assert server.ask("web.staging.discovery") == {"10.0.0.1"}
-        for figure in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
-            eventually(lambda: figure in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - used at once
+        for sample in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
+            eventually(lambda: sample in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - called in this iteration
 
 
-def test_a_snapshot_holds_all_namespaces(
-    own_zookeeper: ZooKeeperServer, tmp_path: Path, config: Path
-) -> None:
+def test_snapshot_has_all_namespaces(own_zookeeper: ZooKeeperServer, tmp_path: Path, config: Path) -> None:
     config.write_text(CONFIG.format(hosts=own_zookeeper.address))
     client = KazooClient(own_zookeeper.address)
     client.start()
