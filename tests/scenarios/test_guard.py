@@ -91,7 +91,7 @@ def test_losses_after_an_outage_are_held_for_the_configured_time(
         own_zookeeper.start()
         eventually(lambda: len(server.events("zookeeper_read")) == 2, 30)
         # A new client connects immediately. The other one may wait for a request that ZooKeeper lost during
-        # its start, until the guard has ended its observation.
+        # its start, and return after the guard has stopped treating losses as a failure.
         with client_of(own_zookeeper.address) as new_client:
             delete(new_client, "api")
         eventually(lambda: server.events(HELD))

@@ -189,9 +189,8 @@ def test_removed_worker_answers_the_queries_in_its_sockets(
             sock.sendall(framed)
         server.write(ttl=5, workers=1)
         server.send_sighup()
-        time.sleep(
-            1.0
-        )  # until the worker is asked to drain; the reload completes after its confirmation or a timeout
+        # Long enough for the request to drain. The reload completes after the confirmation of the worker.
+        time.sleep(1.0)
         os.kill(removed, signal.SIGCONT)
         for sock in (*clients, *connections):
             sock.settimeout(5.0)
