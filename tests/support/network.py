@@ -88,7 +88,7 @@ def ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True, capture_output=True, text=True)
 
 
-def link_twice(theirs: Network) -> None:
+def link_twice(other: Network) -> None:
     """Connect the network of this thread with another one by two links, `here` and `back` (at both ends).
 
     This network has 192.0.0.1, 2001:db8::1 and fe80::1 on `here`, and 192.0.1.1, 2001:db8:1::1 and fe80::1 on
@@ -96,11 +96,11 @@ def link_twice(theirs: Network) -> None:
     2001:db8:9::9, which are routed over `back`.
     """
     for number, link in enumerate(("here", "back")):
-        ip(f"link add {link} type veth peer name {link} netns {theirs.path}")
+        ip(f"link add {link} type veth peer name {link} netns {other.path}")
         _add_addresses(link, number, 1)
-        with theirs.entered():
+        with other.entered():
             _add_addresses(link, number, 2)
-    with theirs.entered():
+    with other.entered():
         # Otherwise it would answer ARP requests for its addresses on both links.
         for setting, value in (("arp_ignore", "1"), ("arp_announce", "2")):
             Path(f"/proc/sys/net/ipv4/conf/all/{setting}").write_text(value)
