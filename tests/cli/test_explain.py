@@ -116,7 +116,7 @@ def test_each_member_has_its_verdict_and_its_znode(judged: ZkdnsServer, zk: Any,
     assert rows["6"]["why"].startswith("json: its data is not JSON")
     assert rows["7"]["why"].startswith("port: serviceEndpoint has the port 0.5")
     assert {answer["type"]: answer["records"] for answer in found["answers"]}["A"] == len(
-        judged.ask("web.staging.discovery")
+        judged.lookup("web.staging.discovery")
     )
 
 
@@ -165,7 +165,7 @@ def test_a_held_member_is_told_with_its_time(own_zookeeper: ZooKeeperServer) -> 
                 transaction.delete(path)
             transaction.commit()
             eventually(lambda: len(server.events(HELD)) == 2)
-            eventually(lambda: len(server.ask("web.staging.discovery")) == 6)
+            eventually(lambda: len(server.lookup("web.staging.discovery")) == 6)
             found = eventually(
                 lambda: found if verdicts(found := explained(server, "web.staging")) == {"held"} else None
             )

@@ -105,7 +105,7 @@ def test_it_waits_for_members_that_come_and_for_those_that_go(fixed: Fixed) -> N
             fixed.hold(count)
             assert command.wait() == 0
             assert (command.output, command.errors) == ("", "")
-        assert len(fixed.server.ask("web.staging.discovery")) == count
+        assert len(fixed.server.lookup("web.staging.discovery")) == count
 
 
 def test_a_server_that_is_not_there_yet_is_waited_for(tmp_path: Path) -> None:

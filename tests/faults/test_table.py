@@ -138,7 +138,7 @@ def delete_many(history: History, zk: Any, members: list[MemberLifetime]) -> Non
 
 
 def answers_only(server: ZkdnsServer, name: str, address: str) -> bool:
-    return server.ask(name) == {address}
+    return server.lookup(name) == {address}
 
 
 def test_a_service_has_5000_members(zookeeper_server: ZooKeeperServer, direct_client: Any) -> None:

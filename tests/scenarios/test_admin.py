@@ -135,7 +135,7 @@ def test_loss_is_accepted_with_the_token(
         assert call(server, "/api/accept?service=web.staging", "POST").status == HTTPStatus.UNAUTHORIZED
         accepted = change(server, "/api/accept?service=web.staging").json["members"]
         assert sorted(member["znode"] for member in accepted) == sorted(paths)
-        eventually(lambda: server.ask("web.staging.discovery") == set())
+        eventually(lambda: server.lookup("web.staging.discovery") == set())
         assert held_of(server) == {"api.staging": 3, "web.staging": 0}
         nothing = change(server, "/api/accept?service=nope.staging")
         assert (nothing.status, nothing.error) == (HTTPStatus.NOT_FOUND, "there is no service nope.staging")
@@ -181,7 +181,7 @@ def test_last_hour_has_the_queries_by_source() -> None:
         server.wait_ready()
         with reading(admin_of(server)) as reader:
             for _ in range(20):
-                server.ask("web.staging.discovery")
+                server.lookup("web.staging.discovery")
             newest = eventually(lambda: _next_with_queries(reader), 25.0)
         assert newest["upstream"] in (0, None)
         assert 0 < newest["latency_p50"] <= newest["latency_p99"] < 1

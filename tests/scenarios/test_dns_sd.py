@@ -47,13 +47,13 @@ class Instance(msgspec.Struct, frozen=True):
 def browse(server: ZkdnsServer, domain: str = STAGING) -> dict[str, dict[str, Instance]]:
     """Browse a domain, using only names from responses; returns the instances by type and name."""
     found: dict[str, dict[str, Instance]] = {}
-    for kind in server.ask(f"_services._dns-sd._udp.{domain}", "PTR"):
+    for kind in server.lookup(f"_services._dns-sd._udp.{domain}", "PTR"):
         found[kind] = {}
-        for instance in server.ask(kind, "PTR"):
-            for service in server.ask(instance, "SRV"):
+        for instance in server.lookup(kind, "PTR"):
+            for service in server.lookup(instance, "SRV"):
                 _, _, port, target = service.split()
-                is_alive = any('"status=ALIVE"' in text for text in server.ask(instance, "TXT"))
-                found[kind][instance] = Instance(target, int(port), server.ask(target), is_alive)
+                is_alive = any('"status=ALIVE"' in text for text in server.lookup(instance, "TXT"))
+                found[kind][instance] = Instance(target, int(port), server.lookup(target), is_alive)
     return found
 
 
@@ -119,7 +119,7 @@ def test_reverse_names_resolve_while_an_address_has_members(
     server: ZkdnsServer, zk: Any, zk_root: str, resolver: UpstreamServer
 ) -> None:
     """Without members, the responses are those of the RFC 6303 zone or of an upstream."""
-    assert [server.rcode(PRIVATE, "PTR"), server.ask(PUBLIC, "PTR")] == ["NXDOMAIN", {"upstream.example."}]
+    assert [server.rcode(PRIVATE, "PTR"), server.lookup(PUBLIC, "PTR")] == ["NXDOMAIN", {"upstream.example."}]
     paths = [
         join(zk, f"{zk_root}/{path}", host)
         for path, host in (
@@ -129,8 +129,8 @@ def test_reverse_names_resolve_while_an_address_has_members(
         )
     ]
     both = {"m0.web.staging.discovery.", "m0.db.staging.discovery."}
-    wait_for_all_workers(lambda: server.ask(PRIVATE, "PTR") == both)
-    wait_for_all_workers(lambda: server.ask(PUBLIC, "PTR") == {"m0.hello.prod.www.aurora."})
+    wait_for_all_workers(lambda: server.lookup(PRIVATE, "PTR") == both)
+    wait_for_all_workers(lambda: server.lookup(PUBLIC, "PTR") == {"m0.hello.prod.www.aurora."})
     response = server.query(PUBLIC, "PTR")
     assert response.flags & dns.flags.AA
     assert response.flags & dns.flags.RA
@@ -140,7 +140,7 @@ def test_reverse_names_resolve_while_an_address_has_members(
     assert len(resolver.queries) == count
     for path in paths[1:]:
         zk.delete(path)
-    wait_for_all_workers(lambda: server.ask(PRIVATE, "PTR") == {"m0.web.staging.discovery."})
-    wait_for_all_workers(lambda: server.ask(PUBLIC, "PTR") == {"upstream.example."})
+    wait_for_all_workers(lambda: server.lookup(PRIVATE, "PTR") == {"m0.web.staging.discovery."})
+    wait_for_all_workers(lambda: server.lookup(PUBLIC, "PTR") == {"upstream.example."})
     zk.delete(paths[0])
     wait_for_all_workers(lambda: server.rcode(PRIVATE, "PTR") == "NXDOMAIN")

@@ -56,7 +56,7 @@ def wait_for_all_members(server: ZkdnsServer, *services: str) -> None:
     failure are missing for a moment.
     """
     for service in services:
-        eventually(lambda: server.ask(name_of(service)) == addresses(service))  # noqa: B023 - called in this iteration
+        eventually(lambda: server.lookup(name_of(service)) == addresses(service))  # noqa: B023 - called in this iteration
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_members_that_are_deleted_together_are_held(own_zookeeper: ZooKeeperServ
         # They register again with new znode names and the same endpoints, which releases the held members.
         register_all(client)
         eventually(lambda: len(server.events("members_released")) == len(SERVICES))
-        assert len(server.ask(name_of("web"), "SRV")) == SERVICES["web"]
+        assert len(server.lookup(name_of("web"), "SRV")) == SERVICES["web"]
 
 
 def test_losses_after_an_outage_are_held_for_the_configured_time(
@@ -96,8 +96,8 @@ def test_losses_after_an_outage_are_held_for_the_configured_time(
             delete(new_client, "api")
         eventually(lambda: server.events(HELD))
         wait_for_all_members(server, "api")
-        eventually(lambda: not server.ask(name_of("api")))
-        assert server.ask(name_of("db")) == addresses("db")
+        eventually(lambda: not server.lookup(name_of("api")))
+        assert server.lookup(name_of("db")) == addresses("db")
         assert [entry["reason"] for entry in server.events("members_released")] == ["hold expired"]
 
 

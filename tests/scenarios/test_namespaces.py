@@ -37,19 +37,19 @@ def test_each_zone_has_the_services_of_its_namespace(config: Path, zk: Any, zk_r
     join(zk, f"{zk_root}/discovery/staging/web", "10.0.0.1", 8080)
     with ZkdnsServer("--config", str(config)) as server:
         server.wait_ready()
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         assert server.rcode("hello.prod.www.aurora") == "NXDOMAIN"
         hello = join(zk, f"{zk_root}/aurora/www/prod/hello", "10.0.0.2", 31000)
-        eventually(lambda: server.ask("hello.prod.www.aurora") == {"10.0.0.2"})
-        assert server.ask("hello.prod.www.aurora", "SRV") == {"0 100 31000 m0.hello.prod.www.aurora."}
+        eventually(lambda: server.lookup("hello.prod.www.aurora") == {"10.0.0.2"})
+        assert server.lookup("hello.prod.www.aurora", "SRV") == {"0 100 31000 m0.hello.prod.www.aurora."}
         assert [server.rcode(apex, "SOA") for apex in ("discovery", "aurora")] == ["NOERROR"] * 2
         assert [server.rcode(name) for name in ("web.staging.aurora", "hello.prod.www.discovery")] == [
             "NXDOMAIN"
         ] * 2
         assert server.rcode("web.staging.example") == "REFUSED"
         zk.delete(hello)
-        eventually(lambda: server.ask("hello.prod.www.aurora") == set())
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        eventually(lambda: server.lookup("hello.prod.www.aurora") == set())
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         for sample in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
             eventually(lambda: sample in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - called in this iteration
 
@@ -66,13 +66,13 @@ def test_snapshot_has_all_namespaces(own_zookeeper: ZooKeeperServer, tmp_path: P
     names = {"web.staging.discovery": {"10.0.0.1"}, "hello.prod.www.aurora": {"10.0.0.2"}}
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
-        assert {name: server.ask(name) for name in names} == names
+        assert {name: server.lookup(name) for name in names} == names
         assert server.terminate() == 0
     own_zookeeper.kill()
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
-        assert {name: server.ask(name) for name in names} == names
+        assert {name: server.lookup(name) for name in names} == names
         assert server.query("web.staging.discovery", use_edns=0).options  # stale
         own_zookeeper.start()
         eventually(lambda: not server.query("web.staging.discovery", use_edns=0).options, 30)
-        assert {name: server.ask(name) for name in names} == names
+        assert {name: server.lookup(name) for name in names} == names

@@ -67,7 +67,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebMachine]:
         with ZkdnsServer(*arguments) as server:
             server.wait_ready()
             # The host name of a member is resolved after the start.
-            eventually(lambda: server.ask("named.staging.discovery"))
+            eventually(lambda: server.lookup("named.staging.discovery"))
             yield WebMachine(directory, [service, site])
 
 

@@ -35,11 +35,11 @@ def test_data_of_a_readonly_server_is_marked_as_stale() -> None:
             member.kill()
         with ZkdnsServer("--zookeeper", ensemble.hosts, "--zookeeper-session-timeout", "4") as server:
             server.wait_ready(60)  # it connects to a read-only server first
-            assert server.ask(NAME) == {"10.0.0.1"}
+            assert server.lookup(NAME) == {"10.0.0.1"}
             eventually(lambda: is_stale(server))  # set a moment after it is ready
             eventually(lambda: 'zkdns_zookeeper_state{state="readonly"} 1.0' in metrics(server))
             for member in stopped:
                 member.start()
             eventually(lambda: not is_stale(server), 60)
             eventually(lambda: 'zkdns_zookeeper_state{state="live"} 1.0' in metrics(server))
-            assert server.ask(NAME) == {"10.0.0.1"}
+            assert server.lookup(NAME) == {"10.0.0.1"}

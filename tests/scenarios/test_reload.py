@@ -97,7 +97,7 @@ def test_watcher_settings_replace_only_the_watcher(server: ReloadableServer) -> 
     assert not server.processes("watcher") & watchers
     # The workers follow the new watcher.
     server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
-    eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
+    eventually(lambda: server.lookup(WEB) == {"10.0.0.9"})
 
 
 def test_explain_uses_settings_that_replaced_only_workers(server: ReloadableServer) -> None:
@@ -122,12 +122,12 @@ def test_new_worker_connects_to_the_replaced_watcher(
     server.wait_for_processes()
     (pid,) = server.processes("worker")
     os.kill(pid, signal.SIGKILL)
-    assert server.ask(WEB, timeout=20.0) == set(MEMBERS)
+    assert server.lookup(WEB, timeout=20.0) == set(MEMBERS)
     (watcher,) = server.processes("watcher")
     os.kill(watcher, signal.SIGKILL)
     eventually(lambda: server.processes("watcher") - {watcher})
     server.services.write_text('[services."web.staging"]\nmembers = ["10.0.0.9:80"]\n')
-    eventually(lambda: server.ask(WEB) == {"10.0.0.9"})
+    eventually(lambda: server.lookup(WEB) == {"10.0.0.9"})
 
 
 def test_log_level_applies_to_all_processes(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_sighup_to_a_child_process_is_ignored(server: ReloadableServer) -> None:
     pids = server.processes("worker") | server.processes("watcher")
     for pid in pids:
         os.kill(pid, signal.SIGHUP)
-    assert server.ask(WEB) == set(MEMBERS)
+    assert server.lookup(WEB) == set(MEMBERS)
     assert server.processes("worker") | server.processes("watcher") == pids
 
 

@@ -61,11 +61,11 @@ def test_new_zookeeper_is_read_before_its_members_are_served(
         with SteadyLoad(server.addresses[0], WEB) as load:
             server.write(static=None, zookeeper={"hosts": other.address})
             assert server.reload()["settings"] == "zookeeper.hosts"
-            eventually(lambda: server.ask(WEB) == OTHERS)
+            eventually(lambda: server.lookup(WEB) == OTHERS)
             server.wait_for_processes()
         assert addresses_of(load) == {frozenset(HOSTS), frozenset(OTHERS)}
         register(client, {"10.1.0.3"})
-        eventually(lambda: server.ask(WEB) == {*OTHERS, "10.1.0.3"})
+        eventually(lambda: server.lookup(WEB) == {*OTHERS, "10.1.0.3"})
     eventually(lambda: own_zookeeper.count_watches() == 0)
 
 
@@ -78,7 +78,7 @@ def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
     deletion.commit()
     eventually(lambda: len(server.events(HELD)) == 2)
     # Members that were removed before the guard detected the loss are restored.
-    eventually(lambda: server.ask(WEB) == HOSTS)
+    eventually(lambda: server.lookup(WEB) == HOSTS)
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper={"hosts": zookeeper_of(server), "session_timeout": 12}, ttl=6)
         server.reload()
@@ -88,7 +88,7 @@ def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
     # `zkdns accept` reaches the new watcher, which has the held members.
     ended = run("accept", "web.staging", environment={"ZKDNS_CONTROL": server.control})
     assert ended.status == 0
-    eventually(lambda: server.ask(WEB) == set())
+    eventually(lambda: server.lookup(WEB) == set())
 
 
 def zookeeper_of(server: ReloadableServer) -> str:
@@ -117,7 +117,7 @@ def test_settings_change_while_zookeeper_is_unavailable(
     assert server.query(WEB).answer[0].ttl == 6
     own_zookeeper.start()
     eventually(lambda: len(server.events("zookeeper_read")) == 2, 30.0)
-    assert server.ask(WEB) == HOSTS
+    assert server.lookup(WEB) == HOSTS
 
 
 def test_unreachable_zookeeper_refuses_the_reload(

@@ -33,7 +33,7 @@ def register(client: Any, host: str, port: int = 8080, *, path: str = SET, ephem
 
 def has_addresses(server: ZkdnsServer, addresses: set[str]) -> bool:
     """Whether the response has exactly these addresses."""
-    return server.ask(NAME) == addresses
+    return server.lookup(NAME) == addresses
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_members_appear_and_disappear_with_their_znodes(chrooted: tuple[str, Any
             path = register(client, f"10.0.0.{number}")
             eventually(partial(has_addresses, server, {f"10.0.0.{number}"}))
             client.delete(path)
-            eventually(lambda: not server.ask(NAME))
+            eventually(lambda: not server.lookup(NAME))
 
 
 def test_all_names_of_a_member_are_answered(chrooted: tuple[str, Any]) -> None:
@@ -80,15 +80,20 @@ def test_all_names_of_a_member_are_answered(chrooted: tuple[str, Any]) -> None:
     own = f"{label}.{NAME}"
     with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1"}
-        assert server.ask(NAME, "SRV") == {f"0 100 8080 {own}."}
-        assert server.ask(f"_admin._tcp.{NAME}", "SRV") == {f"0 100 9990 {own}."}
-        assert server.ask("_web._tcp.staging.discovery", "SRV") == {f"0 100 8080 {own}."}
+        assert server.lookup(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME, "SRV") == {f"0 100 8080 {own}."}
+        assert server.lookup(f"_admin._tcp.{NAME}", "SRV") == {f"0 100 9990 {own}."}
+        assert server.lookup("_web._tcp.staging.discovery", "SRV") == {f"0 100 8080 {own}."}
         assert (
-            server.ask(own) == server.ask(f"{path[-17:]}.{NAME}") == server.ask(f"s3.{NAME}") == {"10.0.0.1"}
+            server.lookup(own)
+            == server.lookup(f"{path[-17:]}.{NAME}")
+            == server.lookup(f"s3.{NAME}")
+            == {"10.0.0.1"}
         )
-        assert server.ask(NAME, "TXT") == {f'"member={path[-17:]}" "status=ALIVE" "shard=3" "znode={path}"'}
-        assert server.ask(NAME, "AAAA") == set()
+        assert server.lookup(NAME, "TXT") == {
+            f'"member={path[-17:]}" "status=ALIVE" "shard=3" "znode={path}"'
+        }
+        assert server.lookup(NAME, "AAAA") == set()
         assert [server.rcode(name) for name in ("staging.discovery", f"_tcp.{NAME}")] == ["NOERROR"] * 2
         assert [server.rcode(name) for name in (f"x.{NAME}", "no.staging.discovery")] == ["NXDOMAIN"] * 2
         assert server.rcode("example.com") == "REFUSED"
@@ -105,7 +110,7 @@ def test_dig_gets_a_truncated_response_over_tcp(chrooted: tuple[str, Any]) -> No
         # Truncated over UDP, so that dig retries over TCP.
         assert server.query(NAME, "SRV").flags & dns.flags.TC
         printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
-        assert set(printed.splitlines()) == server.ask(NAME, "SRV", tcp=True)
+        assert set(printed.splitlines()) == server.lookup(NAME, "SRV", tcp=True)
         assert len(printed.splitlines()) == 50
 
 
@@ -121,18 +126,18 @@ def test_members_stay_during_an_outage_and_changes_resume_after_it(own_zookeeper
     register(client, "10.0.0.1", ephemeral=False)
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
         own_zookeeper.kill()
         eventually(lambda: server.events("zookeeper_disconnected"))
         eventually(lambda: is_stale(server.query(NAME, use_edns=0)))
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
         own_zookeeper.start()
         client.stop()
         client.start()
         path = register(client, "10.0.0.2")
-        eventually(lambda: server.ask(NAME) == {"10.0.0.1", "10.0.0.2"}, timeout=30)
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1", "10.0.0.2"}, timeout=30)
         client.delete(path)
-        eventually(lambda: server.ask(NAME) == {"10.0.0.1"})
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1"})
         assert not server.query(NAME, use_edns=0).options
         assert not server.ended
     client.stop()
@@ -147,9 +152,9 @@ def test_expired_session_removes_its_members(zookeeper: ZooKeeperServer, chroote
     register(expiring, "10.0.0.2")
     with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1", "10.0.0.2"}
+        assert server.lookup(NAME) == {"10.0.0.1", "10.0.0.2"}
         expire_session(expiring)
-        eventually(lambda: server.ask(NAME) == {"10.0.0.1"})
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1"})
     expiring.stop()
     expiring.close()
     eventually(zookeeper.is_serving)
@@ -170,7 +175,7 @@ def test_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeperSe
         ]
         own_zookeeper.start()
         server.wait_ready(30)
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
 
 
 def test_snapshot_is_served_at_a_start_without_zookeeper(
@@ -192,12 +197,12 @@ def test_snapshot_is_served_at_a_start_without_zookeeper(
     own_zookeeper.kill()
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1"}
-        assert server.ask("old.staging.discovery") == {"10.0.0.2"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
+        assert server.lookup("old.staging.discovery") == {"10.0.0.2"}
         assert server.query(NAME, use_edns=0).options  # marked as stale
         own_zookeeper.start()
         eventually(lambda: server.rcode("old.staging.discovery") == "NXDOMAIN", timeout=30)
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
         eventually(lambda: not server.query(NAME, use_edns=0).options)
 
 
@@ -209,7 +214,7 @@ def test_changes_continue_without_one_server_of_an_ensemble(ensemble: Ensemble) 
         server.wait_ready()
         for number, member in enumerate(ensemble.members, 2):
             member.kill()
-            before = server.ask(NAME)
+            before = server.lookup(NAME)
             assert len(before) == number - 1
             added = f"10.0.0.{number}"
             eventually(partial(client.retry, register, client, added, ephemeral=False), timeout=30)

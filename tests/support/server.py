@@ -196,7 +196,7 @@ class ZkdnsServer:
         send = dns.query.tcp if tcp else dns.query.udp
         return send(message, host, port=port, timeout=timeout)
 
-    def ask(self, name: str, qtype: str = "A", **options: Any) -> set[str]:
+    def lookup(self, name: str, qtype: str = "A", **options: Any) -> set[str]:
         """Send one query, and return the record data of the answer section."""
         response = self.query(name, qtype, **options)
         return {str(record) for rrset in response.answer for record in rrset}

@@ -91,8 +91,8 @@ def test_what_is_passed_is_answered_at(pair: SocketPair, workers: str) -> None:
     with activated(pair, "--demo", "--workers", workers) as server:
         assert server.wait_ready().addresses == [pair.udp.getsockname()]
         for _ in range(20):
-            assert server.ask(NAME) == {"192.0.2.1"}
-            assert server.ask(NAME, tcp=True) == {"192.0.2.1"}
+            assert server.lookup(NAME) == {"192.0.2.1"}
+            assert server.lookup(NAME, tcp=True) == {"192.0.2.1"}
 
 
 def test_a_configured_address_is_bound_beside_what_is_passed(pair: SocketPair) -> None:
@@ -110,7 +110,7 @@ def test_a_configured_address_that_is_passed_is_not_bound_again(pair: SocketPair
     host, port = pair.udp.getsockname()
     with activated(pair, "--demo", "--listen", f"{host}:{port}") as server:
         assert server.wait_ready().addresses == [(host, port)]
-        assert server.ask(NAME)
+        assert server.lookup(NAME)
 
 
 def test_a_socket_for_both_families_answers_both() -> None:

@@ -45,7 +45,7 @@ def wait_for_events(server: ZkdnsServer, event: str, count: int) -> None:
 
 
 def wait_for_answer(server: ZkdnsServer, address: str, timeout: float) -> None:
-    eventually(lambda: server.ask("web.staging.discovery") == {address}, timeout)
+    eventually(lambda: server.lookup("web.staging.discovery") == {address}, timeout)
 
 
 def within(server: ZkdnsServer, command: str) -> ZkdnsServer:
@@ -90,7 +90,7 @@ def test_a_directory_for_temporary_files_may_have_a_long_path(tmp_path: Path) ->
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     with demo(temporary=deep) as server:
-        assert server.wait_ready().ask("web.staging.discovery")
+        assert server.wait_ready().lookup("web.staging.discovery")
         assert server.terminate() == 0
         assert list(deep.iterdir()) == []
 
@@ -123,8 +123,8 @@ def test_an_worker_that_was_killed_is_replaced_and_answers_go_on_within_a_second
         pid = server.wait_ready().pid_of("worker")
         os.kill(pid, signal.SIGKILL)
         # What is asked meanwhile waits in the supervisor's socket.
-        assert server.ask(WEB, timeout=1.0) == WEB_ADDRESS
-        assert server.ask(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
+        assert server.lookup(WEB, timeout=1.0) == WEB_ADDRESS
+        assert server.lookup(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
         assert server.pid_of("worker") != pid
         assert roles(server) == ["worker", "watcher"]  # and no zombie
         (ended,) = server.events("process_exited")
@@ -137,7 +137,7 @@ def test_answers_never_stop_while_the_watcher_is_replaced_and_changes_flow_again
         os.kill(pid, signal.SIGKILL)
         asked = 0
         while asked < 200 or server.pid_of("watcher") == pid:
-            assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+            assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
             asked += 1
         write(fixed, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", SECONDS)
@@ -152,7 +152,7 @@ def test_a_child_that_dies_again_and_again_is_replaced_a_little_later_each_time(
             os.kill(server.pid_of("watcher"), signal.SIGKILL)
             wait_for_events(server, event, count)
             wait_for_events(server, "process_started", count + 2)
-            assert server.ask(WEB) == WEB_ADDRESS
+            assert server.lookup(WEB) == WEB_ADDRESS
         assert [entry["restart_seconds"] for entry in server.events(event)] == [0.0, 0.1, 0.2, 0.4]
         assert server.terminate() == 0
 
@@ -186,7 +186,7 @@ def fixed_server(directory: Path, *addresses: str) -> Iterator[tuple[ZkdnsServer
     fixed = directory / "services.toml"
     write(fixed, *addresses)
     with ZkdnsServer("--static", str(fixed)) as server:
-        assert server.wait_ready().ask("web.staging.discovery") == set(addresses)
+        assert server.wait_ready().lookup("web.staging.discovery") == set(addresses)
         yield server, fixed
 
 
@@ -227,13 +227,13 @@ def test_a_broken_edit_is_told_and_what_was_good_stays(tmp_path: Path, broken: s
         else:
             fixed.write_text(broken)
         eventually(lambda: server.events(mistake), 2.0)
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         (entry,) = server.events(mistake)
         assert entry["reason"].startswith(f"{fixed}: {told}")
         assert entry["level"] == "error"
         os.kill(server.pid_of("watcher"), signal.SIGKILL)  # the next one has never seen the good one
         eventually(lambda: len(server.events(mistake)) == 2)
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         write(fixed, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", 2.0)
 
@@ -245,7 +245,7 @@ def test_a_file_that_an_editor_empties_before_it_writes_it_never_empties_the_ans
                 begun = time.monotonic()
                 seen = set()
                 while time.monotonic() < begun + 0.08:
-                    seen |= server.ask("web.staging.discovery") or {"nothing"}
+                    seen |= server.lookup("web.staging.discovery") or {"nothing"}
                 stream.write(services("10.0.0.1"))
                 stream.flush()
                 took = time.monotonic() - begun
@@ -263,7 +263,7 @@ def test_every_worker_answers_and_a_lost_one_is_replaced() -> None:
         os.kill(lost, signal.SIGKILL)
         # The kernel chooses a worker by the asker's port: some of these wait for the lost one's successor.
         for tcp in (False, True):
-            assert all(server.ask(WEB, tcp=tcp, timeout=SECONDS) == WEB_ADDRESS for _ in range(50))
+            assert all(server.lookup(WEB, tcp=tcp, timeout=SECONDS) == WEB_ADDRESS for _ in range(50))
         eventually(lambda: roles(server) == ["worker"] * 3 + ["watcher"])
 
 
@@ -332,7 +332,7 @@ def test_what_lies_in_the_directory_of_the_user_is_not_imported(tmp_path: Path) 
     server = ZkdnsServer("--demo", cwd=tmp_path)
     server.command[:3] = [str(Path(sys.executable).with_name("zkdns"))]
     with server:
-        assert server.wait_ready().ask(WEB) == WEB_ADDRESS
+        assert server.wait_ready().lookup(WEB) == WEB_ADDRESS
         assert "the wrong module" not in server.log
         assert server.terminate() == 0
 
@@ -345,5 +345,5 @@ def test_idle_connections_lock_nobody_out_however_few_files_there_may_be(limit: 
             source = f"127.0.0.{2 + number // 100}", 0
             at = "127.0.0.1", server.port
             stack.enter_context(socket.create_connection(at, timeout=SECONDS, source_address=source))
-        assert server.ask(WEB, tcp=True, timeout=3.0) == WEB_ADDRESS
-        assert server.ask(WEB) == WEB_ADDRESS
+        assert server.lookup(WEB, tcp=True, timeout=3.0) == WEB_ADDRESS
+        assert server.lookup(WEB) == WEB_ADDRESS

@@ -99,8 +99,8 @@ def test_both_worlds_are_answered(resolver: UpstreamServer, *, tcp: bool) -> Non
             assert bool(own.flags & dns.flags.AA)
             assert not other.flags & dns.flags.AA
             assert own.flags & other.flags & dns.flags.RA
-            assert server.ask(WEB, tcp=tcp) == OURS
-            assert server.ask(WWW, tcp=tcp) == THEIRS
+            assert server.lookup(WEB, tcp=tcp) == OURS
+            assert server.lookup(WWW, tcp=tcp) == THEIRS
         assert server.rcode("none.staging.discovery", tcp=tcp) == "NXDOMAIN"
         assert asked_for(resolver) == 1
 
@@ -122,7 +122,7 @@ def test_a_zone_that_has_nothing_to_say_yet_keeps_nobody_from_the_rest(
     with tcp:
         nowhere = f"127.0.0.1:{tcp.getsockname()[1]}"
         with serving(resolver.address, arguments=("--zookeeper", nowhere)) as server:
-            assert eventually(lambda: server.ask(WWW)) == THEIRS
+            assert eventually(lambda: server.lookup(WWW)) == THEIRS
             assert server.rcode("web.staging.discovery") == "SERVFAIL"
             assert asked_for(resolver, "web.staging.discovery") == 0
     assert tmp_path.exists()
@@ -134,7 +134,7 @@ def test_over_tls_the_certificate_is_checked(tmp_path: Path) -> None:
     with UpstreamServer(addresses(), certificate=authority.sign(TLS_NAME)) as resolver:
         with ready(resolver.tls_address, environment=trusted) as server:
             for number in range(20):
-                assert server.ask(f"n{number}.example", timeout=5.0) == THEIRS
+                assert server.lookup(f"n{number}.example", timeout=5.0) == THEIRS
             assert {asked.transport for asked in resolver.queries} == {TLS}
             assert resolver.connections < 5  # one, but where the machine was too busy to answer for a second
         with ready(resolver.tls_address) as server:
@@ -154,8 +154,8 @@ def test_domains_of_a_configuration_file_have_upstreams_of_their_own(
             '[forward.zone."lab.corp.example"]\nupstreams = "none"\n'
         )
         with ready(arguments=("--config", str(config)), environment={"ZKDNS_UPSTREAM": ""}) as server:
-            assert server.ask("db.corp.example") == {"192.0.2.88"}
-            assert server.ask(WWW) == THEIRS
+            assert server.lookup("db.corp.example") == {"192.0.2.88"}
+            assert server.lookup(WWW) == THEIRS
             assert server.rcode("x.lab.corp.example") == "REFUSED"
 
 
@@ -188,9 +188,9 @@ def test_every_worker_forwards_and_every_one_forgets_what_is_flushed(resolver: U
 
 def test_a_worker_that_is_lost_has_a_successor_that_forwards(resolver: UpstreamServer) -> None:
     with ready(resolver.address) as server:
-        assert server.ask(WWW) == THEIRS
+        assert server.lookup(WWW) == THEIRS
         os.kill(server.pid_of("worker"), signal.SIGKILL)
-        assert eventually(lambda: server.ask(WWW)) == THEIRS
+        assert eventually(lambda: server.lookup(WWW)) == THEIRS
         assert asked_for(resolver) == 2
 
 
@@ -225,7 +225,7 @@ def test_dns_37_two_servers_that_ask_each_other_find_that_out_and_say_what_to_ch
             assert "--upstream ADDRESS" in told["reason"]
             for server in (first, second):
                 assert server.rcode(WWW, timeout=5.0) == "SERVFAIL"
-                assert server.ask(WEB) == OURS
+                assert server.lookup(WEB) == OURS
 
 
 # -- the machine's own resolvers ----------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def test_auto_asks_whom_the_machine_would_and_follows_it(resolver: UpstreamServe
     ):
 
         def all_answer(wanted: set[str]) -> bool:
-            return all(server.ask(WWW) == wanted for _ in range(20))
+            return all(server.lookup(WWW) == wanted for _ in range(20))
 
         assert all_answer(THEIRS)
         assert all(server.query(WEB).flags & dns.flags.RA for _ in range(20))
@@ -252,7 +252,7 @@ def test_auto_asks_whom_the_machine_would_and_follows_it(resolver: UpstreamServe
         told = eventually(lambda: server.events("upstreams_missing"))
         assert told[0]["own_addresses"] == [f"127.0.0.1:{server.port}"]
         assert not any(server.query(WEB).flags & dns.flags.RA for _ in range(20))
-        assert server.ask(WEB) == OURS
+        assert server.lookup(WEB) == OURS
         resolv_conf.write_text(f"nameserver {resolver.address}\n")
         eventually(lambda: all_answer(THEIRS))
 
@@ -271,10 +271,10 @@ def test_host_names_of_members_are_asked_of_upstreams_as_often_as_they_say(
         '[services."db.staging"]\nmembers = ["lasting.example:80"]\n'
     )
     with serving(resolver.address, arguments=("--static", str(services))) as server:
-        assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
-        assert eventually(lambda: server.ask("db.staging.discovery")) == {"192.0.2.6"}
+        assert eventually(lambda: server.lookup("web.staging.discovery")) == {"192.0.2.5"}
+        assert eventually(lambda: server.lookup("db.staging.discovery")) == {"192.0.2.6"}
         resolver.set_behaviour(addresses(7, ttl=5), "quick.example")
-        eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.7"}, 20.0)
+        eventually(lambda: server.lookup("web.staging.discovery") == {"192.0.2.7"}, 20.0)
         assert asked_for(resolver, "lasting.example") == 1
 
 
@@ -285,11 +285,11 @@ def test_while_upstreams_are_away_members_keep_the_addresses_that_they_had(
     services = tmp_path / "services.toml"
     services.write_text('[services."web.staging"]\nmembers = ["quick.example:80"]\n')
     with serving(resolver.address, arguments=("--static", str(services))) as server:
-        assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
+        assert eventually(lambda: server.lookup("web.staging.discovery")) == {"192.0.2.5"}
         resolver.go_down()
         (told,) = eventually(lambda: server.events("host_resolution_failed"), timeout=20.0)
         assert str(resolver.address) in told["reason"]
-        assert server.ask("web.staging.discovery") == {"192.0.2.5"}
+        assert server.lookup("web.staging.discovery") == {"192.0.2.5"}
         resolver.come_up()
         resolver.set_behaviour(addresses(8, ttl=5), "quick.example")
-        eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.8"}, 20.0)
+        eventually(lambda: server.lookup("web.staging.discovery") == {"192.0.2.8"}, 20.0)
