@@ -66,9 +66,9 @@ def dig_commands(numbers: Iterator[int], tcp: bool) -> Iterator[tuple[list[str],
     for address, source in routes:
         number = next(numbers)
         questions = [OWN, LONG, f"n{number}.example", f"n{number}.{'x' * 60}.{'y' * 60}.example"]
-        how = [f"@{address}", *(("-b", source) if source else ()), "+tcp" if tcp else "+notcp", "+short"]
+        options = [f"@{address}", *(("-b", source) if source else ()), "+tcp" if tcp else "+notcp", "+short"]
         yield (
-            ["dig", *how, "+time=8", "+tries=1", *questions, OWN, "+padding=512"],
+            ["dig", *options, "+time=8", "+tries=1", *questions, OWN, "+padding=512"],
             [MEMBER, MEMBER, FORWARDED, FORWARDED, MEMBER],
         )
 
