@@ -70,7 +70,7 @@ class ReloadableServer(ZkdnsServer):
 
     def wait_for_processes(self, workers: int = 1) -> None:
         """Wait until the processes of the previous configuration have ended."""
-        wanted = ["worker"] * workers + ["watcher"]
+        wanted = ["watcher"] + ["worker"] * workers
         eventually(lambda: sorted(children(self).values()) == wanted, timeout=30.0)
 
 

@@ -25,13 +25,13 @@ SECONDS = 30.0  # failing look-ups have no guaranteed duration
 # Resolves a name repeatedly without a delay, and prints its addresses after each change.
 _LOOK_UP = """
 import asyncio
-from zkdns.daemon import hosts
+from zkdns.daemon.watcher import host_resolver
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import SetPut
 from zkdns.serverset.member import Endpoint, Member
 from zkdns.table import Table
 
-hosts.REFRESH_SECONDS = hosts.RETRY_SECONDS = 0.0
+host_resolver.REFRESH_SECONDS = host_resolver.RETRY_SECONDS = 0.0
 table = Table()
 table.apply(SetPut("fixed:web", ServiceName("web"), (Member("m0", Endpoint("db.example", 80)),)))
 
@@ -41,7 +41,7 @@ def publish(changes):
             print("addresses:", *change.addresses, flush=True)
     resolver.wake()
 
-resolver = hosts.HostResolver(table, publish)
+resolver = host_resolver.HostResolver(table, publish)
 asyncio.run(resolver.run())
 """
 
