@@ -124,7 +124,7 @@ def test_unreachable_zookeeper_refuses_the_reload(
     server: ReloadableServer,
 ) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(static=None, zookeeper="127.0.0.1:1", ttl=6)
+        server.write(static=None, zookeeper={"hosts": "127.0.0.1:1"}, ttl=6)
         server.send_sighup()
         eventually(lambda: server.events(REFUSED), 45.0)
         server.wait_for_processes()
