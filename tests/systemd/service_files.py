@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-UNITS = ROOT / "systemd"
+UNITS = sorted(path for path in (ROOT / "systemd").iterdir() if path.suffix in {".service", ".socket"})
 INSTALLED = "/usr/local/bin/zkdns"
 """The program's path in the units."""
 
@@ -24,7 +24,7 @@ StandardError=append:/etc/zkdns/log
 def files(configuration: str) -> dict[str, str]:
     """The files of a machine with the units and this zkdns.toml, by path."""
     found = {"/etc/zkdns/zkdns.toml": configuration}
-    for unit in UNITS.iterdir():
+    for unit in UNITS:
         text = unit.read_text().replace(INSTALLED, f'"{sys.executable}" -m zkdns')
         found[f"/etc/systemd/system/{unit.name}"] = text
         if unit.suffix == ".service":

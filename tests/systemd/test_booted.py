@@ -216,7 +216,7 @@ def test_service_with_credentials_a_snapshot_and_a_registration() -> None:
             live = "live: 2 services, 2 members; ZooKeeper connected"
             eventually(lambda: machine.show("zkdns.service", "StatusText") == live, SECONDS)
             found = findings(machine)
-            assert found["control /run/zkdns/control"] == "answers"
+            assert found["control /run/zkdns/control"] == "responds"
             assert found["snapshot"].endswith(" old")
             assert found[f"ZooKeeper {zookeeper.address}"].startswith(
                 "grants a session; /discovery has 1 znode"
@@ -229,5 +229,5 @@ def test_service_with_credentials_a_snapshot_and_a_registration() -> None:
             zookeeper.stop()
             machine.run("systemctl", "start", "zkdns.service")
             assert addresses("web.staging.discovery") == {"10.0.0.1"}
-            status = "answers from the snapshot, until ZooKeeper has been read: 2 services, 1 member"
+            status = "serving the snapshot until ZooKeeper has been read: 2 services, 1 member"
             eventually(lambda: machine.show("zkdns.service", "StatusText") == status, SECONDS)
