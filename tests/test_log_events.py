@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from zkdns.transport.log_once import LogOnce
 
 import zkdns
 from zkdns.serverset.logs import Log
-from zkdns.transport.mistakes import Mistakes
 
 PACKAGE = Path(zkdns.__file__).parent
 PAGE = PACKAGE / "docs" / "log-events.md"
@@ -28,7 +28,7 @@ LEVELS = {
     "log": "varies",
 }
 # These pass on the events that they are given; the calls that give them are checked.
-FORWARDERS = {Path(str(inspect.getsourcefile(forwarder))) for forwarder in (Log, Mistakes)}
+FORWARDERS = {Path(str(inspect.getsourcefile(forwarder))) for forwarder in (Log, LogOnce)}
 LOGGERS = re.compile(r"(?:.*\.)?_?log(?:ger|ging)?|(?:.*\.)?get_?[lL]ogger\(.*\)|Log\(.*\)")
 IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
 

@@ -16,6 +16,8 @@ from typing import Any, cast
 
 import msgspec
 import pytest
+from zkdns.serverset.auth import load_access
+from zkdns.serverset.static_file import parse_static
 
 from tests.support.memcached import MemcachedServer, memcached_is_missing
 from tests.support.process_guard import guarded
@@ -32,8 +34,6 @@ from zkdns.admin.token import Tokens
 from zkdns.balance.ring import Ring
 from zkdns.cli.help import pages as topics
 from zkdns.config import SETTINGS, load_config
-from zkdns.serverset.access import load_access
-from zkdns.serverset.fixed import parse_fixed
 from zkdns.serverset.member import decode_member, encode_member
 from zkdns.telemetry.last_hour import LastHour
 
@@ -202,7 +202,7 @@ def load_configuration(text: str, directory: Path) -> None:
 
 def load_services(text: str, _directory: Path) -> None:
     namespaces = load_config(flags={}, environment={}, file=None).namespaces
-    assert parse_fixed(text, namespaces, origin="services.toml")
+    assert parse_static(text, namespaces, origin="services.toml")
 
 
 def load_credentials(text: str, directory: Path) -> None:

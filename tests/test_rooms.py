@@ -60,7 +60,7 @@ MAX_FUNCTION = 60
 
 
 def room_of(module: str) -> str:
-    """The room of a module below the package: `dns.wire` lies in `dns`."""
+    """The room of a module below the package: `dns.message` lies in `dns`."""
     return module.partition(".")[0]
 
 
@@ -189,7 +189,7 @@ def test_no_command_imports_another(path: Path) -> None:
 @pytest.mark.parametrize(
     ("module", "text"),
     [
-        ("table", "import zkdns.dns.wire"),
+        ("table", "import zkdns.dns.message"),
         ("table", "from zkdns.dns import wire"),
         ("table", "from zkdns import dns"),
         ("table", "from . import dns"),
@@ -200,24 +200,24 @@ def test_no_command_imports_another(path: Path) -> None:
         ("table", "import importlib\nimportlib.import_module('zkdns.dns')"),
         ("table", "__import__('zkdns.dns')"),
         ("table", "from zkdns import snapshot"),
-        ("dns.wire", "from ..transport import udp"),
-        ("dns.wire", "from ..transport.udp import UdpServer"),
+        ("dns.message", "from ..transport import udp"),
+        ("dns.message", "from ..transport.udp import UdpServer"),
         ("dns.__init__", "from ..daemon import feed"),
         ("names", "from zkdns.config import Config"),
         ("errors", "import zkdns.config.model"),
         ("serverset.member", "from zkdns.table import Table"),
         ("config.load", "from zkdns.serverset.member import Status"),
-        ("balance.robin", "from zkdns.dns.wire import Type"),
+        ("balance.robin", "from zkdns.dns.message import Type"),
         ("balance.robin", "import kazoo.client"),
         ("transport.udp", "from zkdns.telemetry.log_setup import configure_logging"),
         ("telemetry.stats", "from zkdns.admin.status import Status"),
         ("admin.api", "from zkdns.daemon.ipc.control import Flushed"),
         ("cli.serve", "import zkdns.__main__"),
         ("__init__", "from zkdns.table import Table"),
-        ("dns.wire", "import socket"),
-        ("dns.wire", "import asyncio.streams"),
-        ("dns.wire", "def f():\n    import time"),
-        ("dns.wire", "from threading import Lock"),
+        ("dns.message", "import socket"),
+        ("dns.message", "import asyncio.streams"),
+        ("dns.message", "def f():\n    import time"),
+        ("dns.message", "from threading import Lock"),
         ("table", "import time"),
         ("table", "from asyncio import Queue"),
         ("guard", "import socket"),
@@ -229,7 +229,7 @@ def test_no_command_imports_another(path: Path) -> None:
         ("snapshot", "from dnslib import DNSRecord"),
         ("kitchen", ""),
         ("kitchen.sink", "import os"),
-        ("dns.wire", "from zkdns.kitchen import sink"),
+        ("dns.message", "from zkdns.kitchen import sink"),
     ],
 )
 def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
@@ -272,8 +272,8 @@ def test_a_command_that_imports_another_is_noticed(text: str) -> None:
 
 def test_what_is_too_long_is_noticed() -> None:
     body = "    pass\n"
-    assert overgrown(f"def f():\n{body * 59}", "dns.wire") == []
-    assert overgrown(f"def f():\n{body * 60}", "dns.wire") == ["dns.wire:1: f has 61 lines, at most 60"]
+    assert overgrown(f"def f():\n{body * 59}", "dns.message") == []
+    assert overgrown(f"def f():\n{body * 60}", "dns.message") == ["dns.message:1: f has 61 lines, at most 60"]
     assert overgrown(f"class C:\n    async def f():\n{('    ' + body) * 60}", "x") != []
-    assert overgrown("#\n" * 700, "dns.wire") == []
-    assert overgrown("#\n" * 701, "dns.wire") == ["dns.wire: 701 lines, at most 700"]
+    assert overgrown("#\n" * 700, "dns.message") == []
+    assert overgrown("#\n" * 701, "dns.message") == ["dns.message: 701 lines, at most 700"]

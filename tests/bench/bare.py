@@ -11,18 +11,18 @@ import time
 from collections.abc import Callable
 
 from kazoo.client import KazooClient
-
-from zkdns.serverset.client import make_client
-from zkdns.serverset.kazoo_private import (
+from zkdns.serverset.kazoo_ext import (
     CREATED,
     GET_CHILDREN,
     GET_DATA,
     AddWatch,
     MultiRead,
     Result,
-    ask,
-    take_events,
+    intercept_events,
+    send_request,
 )
+
+from zkdns.serverset.client import make_client
 
 _BATCH = 200
 _IN_FLIGHT = 4
@@ -45,7 +45,7 @@ def read_all(client: KazooClient, reads: list[tuple[int, str]]) -> list[Result]:
 
     for index, batch in enumerate(batches):
         room.acquire()
-        ask(client, MultiRead(batch), answered(index))
+        send_request(client, MultiRead(batch), answered(index))
     for _ in range(_IN_FLIGHT):
         room.acquire()
     return [result for results in answers for result in results]
@@ -70,7 +70,7 @@ def read(client: KazooClient, root: str) -> None:
 def follow(client: KazooClient, root: str) -> None:
     """Print path and moment of each znode that was created and read."""
     ready = threading.Event()
-    ask(client, AddWatch(root), lambda _results, _error: ready.set())
+    send_request(client, AddWatch(root), lambda _results, _error: ready.set())
     ready.wait(_TIMEOUT)
     print("ready", flush=True)
     signal.pause()  # until whoever started this has enough, and kills it
@@ -86,10 +86,10 @@ def main() -> None:
             def told(_results: list[Result], _error: BaseException | None) -> None:
                 print(path, time.monotonic(), flush=True)
 
-            ask(client, MultiRead([(GET_DATA, path)]), told)
+            send_request(client, MultiRead([(GET_DATA, path)]), told)
 
     if what == "follow":
-        take_events(client, heard)
+        intercept_events(client, heard)
     client.start(timeout=_TIMEOUT)
     {"read": read, "follow": follow}[what](client, root)
     client.stop()

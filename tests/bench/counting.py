@@ -8,17 +8,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from zkdns.dns.response_cache import ResponseCache
+from zkdns.serverset.static_file import parse_static
+from zkdns.transport.codecs import UdpCodec
+
 from tests.bench.queries import encode, ordinary
 from tests.bench.report import percentile
 from tests.bench.rounds import MICRO, Bench
 from tests.bench.zone import make_services, to_fixed_file
 from zkdns.config import load_config
 from zkdns.dns.authority import Authority
-from zkdns.dns.memo import Memo
 from zkdns.serverset.changes import SetPut
-from zkdns.serverset.fixed import parse_fixed
 from zkdns.table import Table
-from zkdns.transport.forms import Datagrams
 from zkdns.transport.udp import UdpServer
 
 BURSTS = (64, 32, 1)
@@ -99,15 +100,15 @@ def _spent(
     return spent
 
 
-def _answers() -> Memo:
+def _answers() -> ResponseCache:
     config = load_config(flags={"demo": True}, environment={}, file=None)
     table = Table()
-    fixed = parse_fixed(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
+    fixed = parse_static(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
     for name, members in fixed.items():
         table.apply(SetPut(f"fixed:{name.absolute}", name, members))
     authority = Authority(table, config, _fail)
     authority.set_health(ready=True, stale=False)
-    return authority.answers(Datagrams, stream=False, most_bytes=_MEMORY)
+    return authority.answers(UdpCodec, stream=False, most_bytes=_MEMORY)
 
 
 def _fail(_query: bytes, error: Exception) -> None:

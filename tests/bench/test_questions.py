@@ -5,11 +5,11 @@ from pathlib import Path
 import dns.message
 import dns.rdatatype
 import dns.zone
+from zkdns.serverset.static_file import parse_static
 
 from tests.bench.queries import encode, in_random_case, names_of_nobody, ordinary, write_queries
 from tests.bench.zone import make_services, to_dnsmasq_lines, to_fixed_file, to_hosts_file, to_zone_file
 from zkdns.namespace import parse_namespace
-from zkdns.serverset.fixed import parse_fixed
 
 SERVICES = make_services(3, 4)
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}", (b"discovery",))
@@ -22,7 +22,7 @@ def test_members_have_addresses_of_their_own_across_services() -> None:
 
 def test_the_zone_file_and_the_fixed_file_hold_the_same_members() -> None:
     zone = dns.zone.from_text(to_zone_file(SERVICES), relativize=False)
-    sets = parse_fixed(to_fixed_file(SERVICES), [NAMESPACE], origin="services.toml")
+    sets = parse_static(to_fixed_file(SERVICES), [NAMESPACE], origin="services.toml")
     for service, members in zip(SERVICES, sets.values(), strict=True):
         served = [(member.name, member.service) for member in members if member.service]
         assert len(served) == len(service.members)

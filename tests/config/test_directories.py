@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
+from zkdns.serverset.auth import load_access
 
 from zkdns.address import HostPort
 from zkdns.config import load_config
 from zkdns.errors import ConfigError
-from zkdns.serverset.access import load_access
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 from structlog.testing import capture_logs
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 from tests.support.upstream import (
     UDP,
@@ -32,7 +33,6 @@ from zkdns.dns.authority import Authority
 from zkdns.forward.forwarder import MAX_WAITING, Forwarder, group_of_question
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
-from zkdns.transport.forms import Datagrams, Streams
 from zkdns.transport.sockets import bind, bound_address
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
@@ -78,7 +78,7 @@ class Scene:
         self.forwarder.on_change = self.authority.forget_all
         self.authority.responder.elsewhere = self.forwarder
         answers = partial(self.authority.answers, most_bytes=_MEMO_BYTES)
-        self.datagrams, self.streams = answers(Datagrams, stream=False), answers(Streams, stream=True)
+        self.datagrams, self.streams = answers(UdpCodec, stream=False), answers(TcpCodec, stream=True)
         self.udp = UdpServer(pair.udp, self.datagrams)
         self.tcp = TcpServer(pair.tcp, self.streams)
 

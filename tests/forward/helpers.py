@@ -12,8 +12,8 @@ import dns.name
 import dns.rcode
 import dns.rdatatype
 import dns.rrset
+from zkdns.dns.message import Query, parse_query
 
-from zkdns.dns.wire import Query, parse_query
 from zkdns.forward.message import read_reply
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply

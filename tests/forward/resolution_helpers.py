@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import dns.message
+from zkdns.dns.message import Type, parse_query
+from zkdns.transport.event_loop import ServingLoop
 
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type, parse_query
 from zkdns.forward.message import build_query
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure
 from zkdns.forward.resolver import Resolver
-from zkdns.transport.loop import ServingLoop
 
 _LIMIT = 90.0  # seconds; a machine that is busy takes its time
 

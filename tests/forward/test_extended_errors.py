@@ -9,6 +9,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import pytest
+from zkdns.dns.edns_options import EdnsOptions
 
 from tests.forward.forwarder_helpers import (
     Scene,
@@ -28,8 +29,7 @@ from tests.support.upstream import (
     returns_rcode,
 )
 from zkdns.dns.cookies import Cookies
-from zkdns.dns.extras import Extras
-from zkdns.transport import Personal
+from zkdns.transport import PerClientResponse
 
 BOGUS, NO_REACHABLE_AUTHORITY, NOT_READY, NOT_AUTHORITATIVE, BLOCKED = 6, 22, 14, 20, 15
 NOW = 1_559_731_985.0
@@ -140,7 +140,7 @@ def test_dns_26_of_names_that_are_never_forwarded_that_is_told(
 
 def give_cookies(scene: Scene) -> None:
     cookies = Cookies(bytes(16), lambda: NOW, is_shared=True)
-    scene.authority.responder.extras = Extras(b"ns1", 10.0, cookies, Personal)
+    scene.authority.responder.extras = EdnsOptions(b"ns1", 10.0, cookies, PerClientResponse)
 
 
 def cookies_of(response: dns.message.Message) -> list[bytes]:

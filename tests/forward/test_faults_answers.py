@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import dns.message
 import dns.rcode
 import pytest
+from zkdns.dns.message import Type
 
 from tests.forward.resolution_helpers import answer, asking, exchanging, failure, question, run, until
 from tests.support.upstream import (
@@ -35,7 +36,6 @@ from tests.support.upstream import (
     sends_garbage,
     truncates,
 )
-from zkdns.dns.wire import Type
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import MAX_BAD_REPLIES, Kind
 

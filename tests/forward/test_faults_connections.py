@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from zkdns.dns.message import Type
 
 from tests.forward.resolution_helpers import (
     answer,
@@ -38,7 +39,6 @@ from tests.support.upstream import (
     truncates,
 )
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type
 from zkdns.forward import tcp_client
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Kind

@@ -10,6 +10,7 @@ import dns.message
 import dns.rcode
 import dns.rrset
 import pytest
+from zkdns.dns.message import Type
 
 from tests.forward.forwarder_helpers import NAMESPACE
 from tests.forward.resolution_helpers import run
@@ -23,7 +24,6 @@ from tests.support.upstream import (
     returns_rcode,
 )
 from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
-from zkdns.dns.wire import Type
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.found import HostAddresses
 from zkdns.forward.host_lookup import LEAST_SECONDS, MOST_SECONDS, HostLookup, addresses_in

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from zkdns.dns.message import Type
 
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type
 from zkdns.forward.loop_detection import ELSEWHERE, LoopProbes, report_loop
 from zkdns.forward.question import Question
 from zkdns.names import to_wire

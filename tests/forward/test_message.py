@@ -10,6 +10,7 @@ import dns.rcode
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from zkdns.dns.message import parse_query
 
 from tests.forward.helpers import (
     DATA,
@@ -24,7 +25,6 @@ from tests.forward.helpers import (
     soa,
 )
 from tests.support.line_count import at_most_lines
-from zkdns.dns.wire import parse_query
 from zkdns.forward.message import BadReplyError, build_query, read_reply
 from zkdns.forward.reply import Reply
 

@@ -12,6 +12,7 @@ import dns.rrset
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zkdns.dns.message import Query, parse_query
 
 from tests.forward.helpers import (
     DATA,
@@ -29,7 +30,6 @@ from tests.forward.helpers import (
     soa,
     to_wire,
 )
-from zkdns.dns.wire import Query, parse_query
 from zkdns.forward.message import read_reply
 from zkdns.forward.reply import Reply
 

@@ -8,6 +8,8 @@ import socket
 
 import pytest
 from structlog.testing import capture_logs
+from zkdns.dns.message import Type
+from zkdns.transport.event_loop import add_server, remove_server
 
 from tests.forward.resolution_helpers import (
     answer,
@@ -30,12 +32,10 @@ from tests.support.upstream import (
     is_slow,
     reply_to,
 )
-from zkdns.dns.wire import Type
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure, Kind
 from zkdns.forward.resolver import Resolver
 from zkdns.forward.upstreams import MOST_FAILURES
-from zkdns.transport.loop import add_server, remove_server
 
 pytestmark = pytest.mark.punctual
 

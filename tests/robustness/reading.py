@@ -7,9 +7,9 @@ from typing import Any
 
 import dns.message
 import dnslib
+from zkdns.dns.message import HEADER_SIZE
 
 from tests.dns.helpers import assert_records_once
-from zkdns.dns.wire import HEADER_SIZE
 
 Labels = tuple[bytes, ...]
 Record = tuple[Labels, int, int, int, object]

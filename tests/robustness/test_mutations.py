@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dns.rcode
 import pytest
+from zkdns.dns.message import BadQueryError, parse_query
 
 from tests.bench.processes import resident_megabytes
 from tests.robustness.mutations import Mutator, is_answered
@@ -28,7 +29,6 @@ from tests.robustness.scene import (
 )
 from tests.support.upstream import UpstreamServer
 from zkdns.dns.edns import udp_limit
-from zkdns.dns.wire import BadQueryError, parse_query
 
 pytestmark = pytest.mark.processes
 

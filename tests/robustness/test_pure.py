@@ -12,16 +12,16 @@ import dns.rdatatype
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from zkdns.dns.message import BadQueryError, Query, parse_query
+from zkdns.dns.response_cache import QueryCodec, ResponseCache
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 from tests.dns.helpers import Server, many, read
-from tests.dns.memo_helpers import assert_account_is_right
+from tests.dns.response_cache_helpers import assert_accounting_is_consistent
 from tests.forward.helpers import DATA, NAME, message, question, rrset, soa, to_wire
 from tests.forward.helpers import query as forwarded_query
 from tests.robustness.mutations import Mutator, is_answered, ordinary
-from zkdns.dns.memo import Form, Memo
-from zkdns.dns.wire import BadQueryError, Query, parse_query
 from zkdns.forward.message import BadReplyError, read_reply
-from zkdns.transport.forms import Datagrams, Streams
 
 WEB = "web.staging.discovery"
 SEEDS = ordinary(
@@ -81,18 +81,18 @@ def sorted_records(wire: bytes) -> list[list[str]]:
     return [sorted(record.to_text() for record in section) for section in sections]
 
 
-@pytest.mark.parametrize("form", [Datagrams, Streams], ids=["UDP", "TCP"])
+@pytest.mark.parametrize("form", [UdpCodec, TcpCodec], ids=["UDP", "TCP"])
 @pytest.mark.parametrize("most_bytes", [40_000, 1 << 22])
-def test_what_is_remembered_is_what_would_be_answered_anew(form: Form, most_bytes: int) -> None:
+def test_what_is_remembered_is_what_would_be_answered_anew(form: QueryCodec, most_bytes: int) -> None:
     server = Server({"web.staging": many(12), "api.staging": many(2)})
     anew = Server({"web.staging": many(12), "api.staging": many(2)}).responder
-    is_stream = form is Streams
+    is_stream = form is TcpCodec
     memo = server.authority.answers(form, stream=is_stream, most_bytes=most_bytes)
     dice = random.Random(most_bytes)
     asked = list(mutated(2, 1000))
     for number, wire in enumerate((*asked, *dice.sample(asked, 1000))):
         body = next(memo[form.key(wire[_ID:])])
-        told = Datagrams.message(wire, body) if form is Datagrams else wire[:_ID] + body if body else b""
+        told = UdpCodec.message(wire, body) if form is UdpCodec else wire[:_ID] + body if body else b""
         expected = next(anew.answer(wire[_ID:], stream=is_stream, wrap=lambda body, _: body).responses)
         assert bool(told) == bool(expected) == is_answered(wire)
         if told:
@@ -101,21 +101,21 @@ def test_what_is_remembered_is_what_would_be_answered_anew(form: Form, most_byte
             assert sorted_records(told) == sorted_records(wire[:_ID] + expected)
         assert memo.size <= most_bytes
         if number % 500 == 0:
-            assert_account_is_right(memo)
-    assert_account_is_right(memo)
+            assert_accounting_is_consistent(memo)
+    assert_accounting_is_consistent(memo)
     assert len(memo) > 10
 
 
-MEMOS: dict[str, tuple[Form, Memo]] = {}
-for _form in (Datagrams, Streams):
+MEMOS: dict[str, tuple[QueryCodec, ResponseCache]] = {}
+for _form in (UdpCodec, TcpCodec):
     _server = Server({"web.staging": many(12)})
-    MEMOS[_form.__name__] = _form, _server.datagrams if _form is Datagrams else _server.streams
+    MEMOS[_form.__name__] = _form, _server.datagrams if _form is UdpCodec else _server.streams
 
 
 @given(st.binary(max_size=300), st.sampled_from(sorted(MEMOS)))
-@example(b"", "Datagrams")
-@example(b"", "Streams")
-@example(b"\0", "Datagrams")
+@example(b"", "UdpCodec")
+@example(b"", "TcpCodec")
+@example(b"\0", "UdpCodec")
 @settings(max_examples=500, deadline=None, derandomize=True)
 def test_a_memo_answers_any_bytes_as_often_as_they_come(wire: bytes, name: str) -> None:
     """What a mistake of ours would raise here, where it is not told of as one."""

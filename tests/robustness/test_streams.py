@@ -24,8 +24,8 @@ from tests.robustness.scene import HUGE, OUTSIDE, SEEDS, SIZES, WEB, answers_odd
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import UpstreamServer
 from tests.support.waiting import eventually
-from zkdns.transport.files import MOST_CONNECTIONS
-from zkdns.transport.tcp import IDLE_SECONDS, MOST_PER_CLIENT
+from zkdns.transport.files import MAX_CONNECTIONS
+from zkdns.transport.tcp import IDLE_SECONDS, MAX_PER_CLIENT
 
 pytestmark = pytest.mark.processes
 
@@ -198,7 +198,7 @@ def test_who_asks_for_much_and_does_not_read_keeps_nobody_waiting(server: ZkdnsS
 
 def test_a_flood_of_connections_locks_nobody_out(server: ZkdnsServer) -> None:
     """Up to what all may have, and beyond: the longest idle ones make room."""
-    count = MOST_CONNECTIONS + 200
+    count = MAX_CONNECTIONS + 200
     with contextlib.ExitStack() as stack:
         flood = []
         for number in range(count):
@@ -207,9 +207,9 @@ def test_a_flood_of_connections_locks_nobody_out(server: ZkdnsServer) -> None:
             if number % 200 == 0:
                 assert is_everyone_answered(server)
         assert is_everyone_answered(server)
-        eventually(lambda: len(closed(flood)) >= count - MOST_CONNECTIONS, SECONDS)
+        eventually(lambda: len(closed(flood)) >= count - MAX_CONNECTIONS, SECONDS)
         gone = {sock.fileno() for sock in closed(flood)}
-        assert [sock for sock in flood[-MOST_CONNECTIONS // 2 :] if sock.fileno() in gone] == []
+        assert [sock for sock in flood[-MAX_CONNECTIONS // 2 :] if sock.fileno() in gone] == []
         flood[-1].sendall(framed(*numbered(5)))
         check(answers(flood[-1], 5), 5)
 
@@ -217,7 +217,7 @@ def test_a_flood_of_connections_locks_nobody_out(server: ZkdnsServer) -> None:
 def test_a_client_with_more_than_his_share_loses_his_own(server: ZkdnsServer) -> None:
     with contextlib.ExitStack() as stack:
         other = stack.enter_context(connected(server, "127.0.2.2"))
-        greedy = [stack.enter_context(connected(server, "127.0.2.1")) for _ in range(MOST_PER_CLIENT + 50)]
+        greedy = [stack.enter_context(connected(server, "127.0.2.1")) for _ in range(MAX_PER_CLIENT + 50)]
         eventually(lambda: len(closed(greedy)) == 50, SECONDS)
         assert is_everyone_answered(server, "127.0.2.1")
         other.sendall(framed(*numbered(5)))

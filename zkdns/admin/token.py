@@ -15,7 +15,7 @@ import structlog
 
 from zkdns.admin.status import RequestError
 from zkdns.errors import BadValueError
-from zkdns.serverset.access import check_private
+from zkdns.serverset.auth import check_private
 
 log = structlog.get_logger("zkdns.admin")
 

@@ -21,7 +21,7 @@ from zkdns.address import HostPort
 from zkdns.cli.options import is_terminal, write_out
 from zkdns.config import Config
 from zkdns.serverset.member import Member
-from zkdns.serverset.watch import text_of
+from zkdns.serverset.watch import endpoint_text
 from zkdns.telemetry.log_setup import configure_logging
 
 
@@ -74,7 +74,7 @@ def difference(
         time=moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         environment=environment,
         service=service,
-        endpoints=tuple(sorted({text_of(member) for member in now.values() if member.service})),
+        endpoints=tuple(sorted({endpoint_text(member) for member in now.values() if member.service})),
         added=tuple(_row(member) for name, member in now.items() if before.get(name) != member),
         removed=tuple(_row(member) for name, member in before.items() if now.get(name) != member),
     )
@@ -82,7 +82,7 @@ def difference(
 
 def _row(member: Member) -> Row:
     additional = {name: str(HostPort(at.host, at.port)) for name, at in member.additional.items()}
-    return Row(member.name, text_of(member) or None, additional, member.shard, dict(member.metadata))
+    return Row(member.name, endpoint_text(member) or None, additional, member.shard, dict(member.metadata))
 
 
 def make_shower(title: str, config: Config, *, as_json: bool) -> Shower:

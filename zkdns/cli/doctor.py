@@ -17,7 +17,7 @@ from zkdns.errors import ConfigError
 from zkdns.host.doctor.checks import Finding, ok, wrong
 from zkdns.host.doctor.diagnose import diagnose, unit_environment
 from zkdns.host.files import FileTree
-from zkdns.serverset.access import load_access
+from zkdns.serverset.auth import load_access
 from zkdns.telemetry.log_setup import configure_logging
 
 _STYLES = {"ok": "green", "warning": "yellow", "wrong": "bold red"}

@@ -23,10 +23,10 @@ from zkdns.cli.table_copy import TableCopy, copy_from_server, copy_from_sources
 from zkdns.config import SETTINGS, Config
 from zkdns.daemon.ipc.control import ControlError, Refused
 from zkdns.dns.zone import Zone
-from zkdns.dns.zonefile import service_records, zone_head
+from zkdns.dns.zonefile import service_records, zone_header
 from zkdns.errors import BadValueError, ZkdnsError
 from zkdns.names import Labels, lower, parse_name, to_text
-from zkdns.serverset.access import ACCESS_KEYS
+from zkdns.serverset.auth import ACCESS_KEYS
 from zkdns.telemetry.log_setup import configure_logging, silence
 
 _SOURCES = tuple(row for row in SETTINGS if row.key in {"zookeeper.hosts", "static", "demo", "offline"})
@@ -111,7 +111,7 @@ def _write(copy: TableCopy, apex: Labels) -> None:
     zone = Zone(copy.table, copy.config)
     if copy.is_stale:
         write_out("; the source of these records is out of reach: they are the last that were known\n")
-    write_out(zone_head(zone, apex))
+    write_out(zone_header(zone, apex))
     services = sorted(zone.services, key=lambda key: key[::-1])
     bar = Bar("writing services")
     with bar.progress:

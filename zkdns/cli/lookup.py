@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from zkdns.address import HostPort, askable, parse_host_port
+from zkdns.address import HostPort, connectable, parse_host_port
 from zkdns.cli.names import complete_names
 from zkdns.cli.options import (
     DONE,
@@ -121,7 +121,7 @@ def _server(text: str | None, config_file: str | None) -> HostPort:
     address = load_or_exit({}, config_file, with_static=False).listen[0]
     if not address.port:
         raise BadValueError(f"{address} does not contain the server's port; write --server ADDR:PORT")
-    return askable(address)
+    return connectable(address)
 
 
 def _parse_type(qtype: str) -> int:

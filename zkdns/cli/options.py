@@ -17,8 +17,8 @@ from zkdns.config import SETTINGS, Config, Setting, load_config
 from zkdns.config.setting import flag_of
 from zkdns.errors import ConfigError, ZkdnsError
 from zkdns.namespace import Namespace
-from zkdns.serverset.access import load_access
-from zkdns.serverset.fixed import load_demo, load_fixed
+from zkdns.serverset.auth import load_access
+from zkdns.serverset.static_file import load_demo, load_static
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 from zkdns.telemetry.log_setup import silence
 
@@ -171,7 +171,7 @@ def load(
 
 def check_static(path: str, namespaces: Sequence[Namespace]) -> None:
     """Read the file of services; ConfigError tells its mistakes."""
-    load_fixed(Path(path), namespaces)
+    load_static(Path(path), namespaces)
 
 
 def exit_mistaken(mistakes: Iterable[str]) -> NoReturn:

@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort, connectable
 from zkdns.cli.options import config_option, exit_failed, load, load_or_exit, setting_options
 from zkdns.config import Config
 from zkdns.daemon.supervisor.supervisor import Supervisor
@@ -17,7 +17,7 @@ from zkdns.errors import ListenError
 from zkdns.names import to_text
 from zkdns.telemetry.log_setup import configure_logging, silence
 from zkdns.telemetry.sd_notify import Notifier
-from zkdns.transport.activation import addresses_of, take_passed
+from zkdns.transport.activation import addresses_of, take_inherited_sockets
 
 _STDERR = 2
 
@@ -46,7 +46,7 @@ def serve(config_file: str | None, **flags: object) -> None:
     _open_standard_files()
     notifier = Notifier.taken_from(os.environ)
     try:
-        passed = take_passed(os.environ)
+        passed = take_inherited_sockets(os.environ)
     except ListenError as error:
         exit_failed(error)
     listen = addresses_of(passed)
@@ -58,7 +58,7 @@ def serve(config_file: str | None, **flags: object) -> None:
         if not config.demo:
             return
         try:
-            _show_examples(config, askable(addresses[0]))
+            _show_examples(config, connectable(addresses[0]))
         except OSError:  # nobody can read them; the server stands all the same
             silence(sys.stdout)
 

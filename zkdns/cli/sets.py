@@ -15,7 +15,7 @@ from zkdns.config.setting import parse_table
 from zkdns.durations import duration_parser
 from zkdns.errors import BadValueError, ConfigError
 from zkdns.namespace import Namespace, check_znode_path
-from zkdns.serverset.access import ACCESS_KEYS, ANYBODY, load_access
+from zkdns.serverset.auth import ACCESS_KEYS, ANONYMOUS, load_access
 from zkdns.telemetry.log_setup import configure_logging
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -95,7 +95,7 @@ class Reading:
         location = Location("", typed=False, directory="", errors=self.mistakes)
         self.values: dict[str, Any] = parse_table(given, rows, location)
         """By `Setting.key`, what was given; None where it was wrong."""
-        self.access = ANYBODY
+        self.access = ANONYMOUS
         """How the configuration says that ZooKeeper is to be accessed."""
         self._config: Config | None = None
         try:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort, connectable
 from zkdns.admin.status import StatsReading
 from zkdns.cli.options import (
     NO_ANSWER,
@@ -60,7 +60,7 @@ def top(config_file: str | None, admin: str | None, once: bool, as_json: bool) -
     configured = load_or_exit({"admin": admin}, config_file, with_static=False).admin.listen
     if configured is None:
         exit_failed(ZkdnsError("there is no admin address; name the server's with --admin ADDRESS:PORT"))
-    address = askable(configured)
+    address = connectable(configured)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that it restores the terminal too
     try:
         if once or not (as_json or is_terminal(sys.stdout)):

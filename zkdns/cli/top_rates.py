@@ -12,7 +12,7 @@ import msgspec
 
 from zkdns.address import HostPort
 from zkdns.admin.status import StatsReading, WorkerReading
-from zkdns.dns.sources import FORWARD_CACHE, RESPONSE_CACHE, STALE, UPSTREAM
+from zkdns.dns.answer_source import FORWARD_CACHE, RESPONSE_CACHE, STALE, UPSTREAM
 from zkdns.errors import ZkdnsError
 from zkdns.telemetry.stats import ForwardStats, UpstreamStats, WorkerStats, growth, quantile
 

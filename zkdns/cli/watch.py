@@ -21,7 +21,7 @@ from zkdns.config import Config
 from zkdns.errors import ZkdnsError
 from zkdns.registrar.hook import Hook
 from zkdns.registrar.signals import queue_signals
-from zkdns.serverset.access import Access
+from zkdns.serverset.auth import Access
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.member import Member

@@ -17,6 +17,6 @@ if sys.argv[1] == "watcher":
     main({"watcher": run_watcher})
 else:
     from zkdns.daemon.worker.worker import run_worker
-    from zkdns.transport.loop import ServingLoop
+    from zkdns.transport.event_loop import ServingLoop
 
     main({"worker": run_worker}, ServingLoop)

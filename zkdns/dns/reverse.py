@@ -19,7 +19,7 @@ from zkdns.dns.turns import Record, Standing
 from zkdns.dns.wire import QUESTION_POINTER, Query, Type, pack_record
 from zkdns.dns.zone import NAME_SERVER, Found, Zone
 from zkdns.names import Labels, to_wire
-from zkdns.table import Addresses
+from zkdns.table import AddressIndex
 
 _IPV4, _IPV6 = (b"in-addr", b"arpa"), (b"ip6", b"arpa")  # RFC 1035 §3.5, RFC 3596 §2.5
 _OCTETS = {b"%d" % octet: str(octet) for octet in range(0x100)}
@@ -52,7 +52,7 @@ class Reverse:
         addresses: who uses which address.
     """
 
-    def __init__(self, zone: Zone, addresses: Addresses) -> None:
+    def __init__(self, zone: Zone, addresses: AddressIndex) -> None:
         self._zone = zone
         self._addresses = addresses
         # By service the addresses whose answers depend on it, and were given.

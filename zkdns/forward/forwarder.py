@@ -24,10 +24,10 @@ import structlog
 
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import Config
-from zkdns.dns.edns import LEAST_UDP_SIZE, Ede, pack_ede
-from zkdns.dns.responder import Answer
-from zkdns.dns.sources import FORWARD_CACHE, REFUSED, STALE, UNKNOWN, UPSTREAM, ZONE, Sources
-from zkdns.dns.wire import HEADER_SIZE, Query, Rcode, Response
+from zkdns.dns.answer_source import FORWARD_CACHE, PENDING, REFUSED, STALE, UPSTREAM, ZONE, AnswerSources
+from zkdns.dns.edns import MIN_UDP_SIZE, Ede, pack_ede
+from zkdns.dns.message import HEADER_SIZE, Query, Rcode, Response
+from zkdns.dns.responder import CacheableAnswer
 from zkdns.forward.cache import Cache, Entry
 from zkdns.forward.forward_zones import ForwardZone, ForwardZones
 from zkdns.forward.question import Question
@@ -37,9 +37,9 @@ from zkdns.forward.resolver import Resolver
 from zkdns.forward.special_use import special_use_answer
 from zkdns.forward.udp_client import affordable_sockets
 from zkdns.names import Labels
-from zkdns.transport import Deliver, Later
-from zkdns.transport.loop import PutOff, putting_off
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport import DeferredResponse, Deliver
+from zkdns.transport.event_loop import Defer, deferrer
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -137,7 +137,7 @@ class Forwarder:
             stale_seconds=config.cache.stale,
         )
         self.counts = Counts()
-        self.sources = Sources()
+        self.sources = AnswerSources()
         self.second = int(clock())
         self.on_change: Callable[[], None] = lambda: None
         """Called when others are asked than before."""
@@ -152,12 +152,12 @@ class Forwarder:
         self._max_waiting = max_waiting
         self._clock = clock
         self._sought: dict[Question, _Sought] = {}
-        self._put_off: PutOff
+        self._put_off: Defer
         self._to_ask: deque[_Asked] = deque()
         self._awaited = 0
         self._ready: deque[tuple[_Asked, Deliver, Callable[[_Asked], bytes]]] = deque()
         self._timer: asyncio.TimerHandle | None = None
-        self._mistakes = Mistakes(log, "forwarded_response_failed")
+        self._mistakes = LogOnce(log, "forwarded_response_failed")
 
     @property
     def waiting(self) -> int:
@@ -176,7 +176,7 @@ class Forwarder:
 
     def start(self) -> None:
         """Begin, in the running event loop."""
-        self._put_off = putting_off()
+        self._put_off = deferrer()
         self.routes.start()
         self._tick()
 
@@ -204,7 +204,7 @@ class Forwarder:
 
     # -- answering -----------------------------------------------------------------------------------------
 
-    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> Answer:
+    def answer(self, query: Query, limit: int, wrap: Callable[[bytes], bytes]) -> CacheableAnswer:
         """The answer to a query of class IN.
 
         Args:
@@ -229,19 +229,19 @@ class Forwarder:
         if self.routes.has_returned(question, self._clock()):
             denial = Response(query, Rcode.NXDOMAIN, recursion_available=True)
             return _once(asked.wrapped(denial.pack(limit)), REFUSED)
-        return _once(self._unknown(asked), UNKNOWN)
+        return _once(self._unknown(asked), PENDING)
 
     def _refusal(self, query: Query) -> Response:
         """REFUSED, since nobody else is asked for this (RFC 8914 §4.21)."""
         ede = Ede.NOT_AUTHORITATIVE
         return Response(query, Rcode.REFUSED, ede=ede, recursion_available=self.is_asking)
 
-    def _from(self, entry: Entry, asked: _Asked) -> Answer:
+    def _from(self, entry: Entry, asked: _Asked) -> CacheableAnswer:
         """The answer that is cached; where it may be remembered, until it is not in the cache any more."""
         edns = asked.query.edns
         if edns is not None and edns.options:
             return _once(next(self._aging(entry, asked)), FORWARD_CACHE)
-        return Answer(
+        return CacheableAnswer(
             self._aging(entry, asked),
             group_of_question(asked.question),
             HEADER_SIZE - _ID + len(asked.query.question),
@@ -281,7 +281,7 @@ class Forwarder:
             self.counts.overloaded += 1
             text = f"{self._awaited} queries wait for upstreams already"
             return self._without(asked, pack_ede(Ede.NO_REACHABLE_AUTHORITY, text), text)
-        return Later(partial(self._begin, asked))
+        return DeferredResponse(partial(self._begin, asked))
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -421,10 +421,10 @@ def group_of_question(question: Question) -> Labels:
 def _errors_of(failure: Failure) -> bytes:
     """The extended errors of a failure: those of the upstream, which knows more, or else our own."""
     # What is long may not fit beside the question, and is not worth remembering.
-    if failure.reply is not None and 0 < len(failure.reply.ede) < LEAST_UDP_SIZE // 2:
+    if failure.reply is not None and 0 < len(failure.reply.ede) < MIN_UDP_SIZE // 2:
         return failure.reply.ede
     return pack_ede(failure.ede, failure.text[:_MOST_TEXT])
 
 
-def _once(response: bytes, source: str) -> Answer:
-    return Answer(itertools.repeat(response), source=source)
+def _once(response: bytes, source: str) -> CacheableAnswer:
+    return CacheableAnswer(itertools.repeat(response), source=source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 
 
 class HostAddresses(NamedTuple):

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
-from zkdns.dns.wire import Type, parse_query
+from zkdns.dns.message import Type, parse_query
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZone, ForwardZones
 from zkdns.forward.found import HostAddresses

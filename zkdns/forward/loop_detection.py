@@ -17,7 +17,7 @@ import secrets
 from collections.abc import Iterable
 
 from zkdns.address import UpstreamAddress
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.question import Question
 from zkdns.names import MAX_NAME, Labels, to_wire
 

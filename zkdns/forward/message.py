@@ -15,8 +15,8 @@ import struct
 from bisect import bisect_left
 from typing import Final, NamedTuple
 
-from zkdns.dns.edns import OPT, BadOptionError, OptionCode, copied_ede, options_in, pack_opt
-from zkdns.dns.wire import (
+from zkdns.dns.edns import OPT, BadOptionError, OptionCode, iter_options, pack_opt, sanitize_ede
+from zkdns.dns.message import (
     AD,
     CD,
     CLASS_IN,
@@ -323,7 +323,7 @@ def _read_opt(message: bytes, start: int, records: _Records, at: int, first: int
         raise BadReplyError("it has two OPT records, or one in the wrong place")
     options = message[record_at + OPT.size : start + records.ends[at]]
     try:
-        ede = [copied_ede(data) for code, data in options_in(options) if code == OptionCode.EDE]
+        ede = [sanitize_ede(data) for code, data in iter_options(options) if code == OptionCode.EDE]
     except BadOptionError as bad:
         raise BadReplyError(str(bad)) from None
     extended_rcode = message[record_at + 5]

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from zkdns.dns.edns import pack_ede, response_opt
-from zkdns.dns.wire import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
+from zkdns.dns.message import AD, CD, HEADER, HEADER_SIZE, QR, RA, RD, TC, Query, Rcode
 
 MOST_TTL: Final = 0x7FFFFFFF  # RFC 2181 §8
 

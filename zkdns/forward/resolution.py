@@ -23,7 +23,7 @@ from typing import Any, Final
 import msgspec
 
 from zkdns.dns.edns import Ede
-from zkdns.dns.wire import Rcode
+from zkdns.dns.message import Rcode
 from zkdns.forward.message import BadReplyError, read_reply
 from zkdns.forward.question import Question
 from zkdns.forward.reply import Reply

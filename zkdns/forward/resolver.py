@@ -25,7 +25,7 @@ import structlog
 
 from zkdns.address import UpstreamAddress
 from zkdns.dns.edns import Ede
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.ids import RandomIds
 from zkdns.forward.message import build_query
 from zkdns.forward.question import Question
@@ -34,8 +34,8 @@ from zkdns.forward.resolution import STOPPED, Attempt, Failure, Kind, Resolution
 from zkdns.forward.tcp_client import TcpClient
 from zkdns.forward.udp_client import UdpClient, is_resource_shortage
 from zkdns.forward.upstreams import Upstream, Upstreams
-from zkdns.transport.loop import PutOff, add_server, putting_off, remove_server
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.event_loop import Defer, add_server, deferrer, remove_server
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -93,7 +93,7 @@ class Resolver:
         self._outcomes: deque[tuple[Done, Reply | Failure]] = deque()  # that could not be told within ask
         self._clock = time.monotonic
         self._loop: asyncio.AbstractEventLoop
-        self._put_off: PutOff
+        self._put_off: Defer
         self._datagrams: UdpClient | None = None
         if tls is None and any(upstream.address.tls for upstream in self.upstreams.all):
             tls = ssl.create_default_context()  # now, since that takes 20 ms
@@ -101,7 +101,7 @@ class Resolver:
         self._timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._is_waking = False  # whether time-outs are being worked off
-        self._mistakes = Mistakes(log, "upstream_result_failed")
+        self._mistakes = LogOnce(log, "upstream_result_failed")
         self._dead: dict[Upstream, bool] = {}  # and whether that was told
         self._told_at: dict[Upstream, float] = {}
 
@@ -118,7 +118,7 @@ class Resolver:
     def start(self) -> None:
         """Begin to ask, in the running event loop, whose clock is `time.monotonic`."""
         self._loop = asyncio.get_running_loop()
-        self._put_off = putting_off()
+        self._put_off = deferrer()
         self._datagrams = UdpClient(self._most_sockets, self._put_off)
         add_server(self._datagrams.fileno(), self._turn)
 

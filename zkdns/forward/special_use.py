@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Final
 
 from zkdns.dns.edns import Ede
-from zkdns.dns.wire import CLASS_IN, QUESTION_POINTER, Query, Rcode, Response, Type, pack_record
+from zkdns.dns.message import CLASS_IN, QUESTION_POINTER, Query, Rcode, Response, Type, pack_record
 from zkdns.names import Labels, to_wire
 
 TTL: Final = 10800  # RFC 6303 §3

@@ -19,7 +19,7 @@ import structlog
 
 from zkdns.address import UpstreamAddress
 from zkdns.forward.ids import RandomIds
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport.log_once import LogOnce
 
 log = structlog.get_logger("zkdns.forward")
 
@@ -75,7 +75,7 @@ class TcpClient:
         self._ids = RandomIds()
         self._current: dict[UpstreamAddress, _Stream] = {}
         self._all: set[_Stream] = set()
-        self._mistakes = Mistakes(log, "upstream_tcp_response_failed")
+        self._mistakes = LogOnce(log, "upstream_tcp_response_failed")
 
     def send(self, address: UpstreamAddress, query: bytes, owner: object) -> StreamQuery:
         """Send a query, as soon as there is a connection; its id is replaced by a fresh one."""

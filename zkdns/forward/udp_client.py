@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from zkdns.address import UpstreamAddress
-from zkdns.transport.files import allow_files
-from zkdns.transport.loop import PutOff
+from zkdns.transport.event_loop import Defer
+from zkdns.transport.files import raise_open_file_limit
 from zkdns.transport.sockets import socket_address
 
 MAX_DATAGRAMS_PER_TURN: Final = 4
@@ -46,10 +46,10 @@ class UdpClient:
 
     Args:
         most: how many there may be; each takes a file.
-        put_off: does what can wait, as `zkdns.transport.loop.putting_off` has it.
+        put_off: does what can wait, as `zkdns.transport.event_loop.putting_off` has it.
     """
 
-    def __init__(self, most: int, put_off: PutOff) -> None:
+    def __init__(self, most: int, put_off: Defer) -> None:
         self._most = most
         self._poll = _new_poll()
         self._put_off = put_off
@@ -181,7 +181,7 @@ def affordable_sockets(wanted: int) -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted
-    granted = allow_files(soft + wanted)
+    granted = raise_open_file_limit(soft + wanted)
     return max(1, min(wanted, max(granted - soft, granted // 2)))
 
 

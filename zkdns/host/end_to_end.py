@@ -19,7 +19,7 @@ import msgspec
 from zkdns.address import HostPort
 from zkdns.daemon.ipc.control import Contents, ControlError, Dump, Dumped, responses
 from zkdns.dns.client_messages import BadResponseError, build_query
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.errors import ZkdnsError
 from zkdns.names import parse_name, to_text
 from zkdns.serverset.changes import Change, SetPut

@@ -34,8 +34,8 @@ import msgspec
 from zkdns.address import parse_host_port
 from zkdns.errors import UnreachableError, ZkdnsError, ZooKeeperError
 from zkdns.registrar.signals import queue_signals
-from zkdns.serverset.access import Access
-from zkdns.serverset.checks import Check, Health, describe_status
+from zkdns.serverset.auth import Access
+from zkdns.serverset.checks import Check, HealthMonitor, describe_status
 from zkdns.serverset.client import make_client
 from zkdns.serverset.listing import disconnect
 from zkdns.serverset.logs import Log
@@ -120,7 +120,7 @@ class Registrar:
         )
         self._is_connected = False
         self._registration: Registration | None = None
-        self._health: Health | None = None
+        self._health: HealthMonitor | None = None
         self._was_registered = False
         self._has_left = False
         self._program: subprocess.Popen[bytes] | None = None
@@ -244,7 +244,7 @@ class Registrar:
             why = "loopback, as ZooKeeper; --host names another" if is_loopback else "it reaches ZooKeeper"
             log.info("host_chosen", host=host, reason=why)
         if plan.check is not None:
-            self._health = Health(plan.check, host, plan.port, plan.timeout)
+            self._health = HealthMonitor(plan.check, host, plan.port, plan.timeout)
         self._registration = self._set.register(
             host,
             plan.port,

@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 import structlog
 
+from zkdns.dns.answer_source import RESPONSE_CACHE, AnswerSources
 from zkdns.dns.response_class import summarize
-from zkdns.dns.sources import RESPONSE_CACHE, Sources
-from zkdns.transport import Observer
+from zkdns.transport import ResponseObserver
 
 log = structlog.get_logger("zkdns.query")
 
 _MICROSECONDS = 1e6
 
 
-class QueryLog(Observer):
+class QueryLog(ResponseObserver):
     """Logs responses.
 
     Args:
@@ -25,7 +25,9 @@ class QueryLog(Observer):
         draw: returns random numbers from 0 to below 1.
     """
 
-    def __init__(self, share: float, sources: Sources, draw: Callable[[], float] = random.random) -> None:
+    def __init__(
+        self, share: float, sources: AnswerSources, draw: Callable[[], float] = random.random
+    ) -> None:
         self._share = share
         self._sources = sources
         self._draw = draw

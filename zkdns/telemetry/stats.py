@@ -11,14 +11,14 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
-from zkdns.dns.sources import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
+from zkdns.dns.answer_source import FORWARD_CACHE, REFUSED, RESPONSE_CACHE, STALE, UPSTREAM, ZONE
 from zkdns.transport import counters
 
 LATENCY_BUCKETS: Final = counters.LATENCY_BUCKETS
 """Upper bounds of the latency buckets in seconds. One more bucket holds all longer latencies."""
 
 SOURCES: Final = (RESPONSE_CACHE, ZONE, FORWARD_CACHE, UPSTREAM, STALE, REFUSED)
-"""Sources of responses (`zkdns.dns.sources`), in the order in which they are displayed."""
+"""Sources of responses (`zkdns.dns.answer_source`), in the order in which they are displayed."""
 
 STATES: Final = ("reading", "live", "away", "readonly")
 """States of the ZooKeeper connection: first read in progress, in sync, lost, without a quorum."""

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import dns.message
 import pytest
+from zkdns.transport.codecs import UdpCodec
+from zkdns.transport.event_loop import ServingLoop
 
 from tests.daemon.ipc.feed_helpers import member, publishing, put, until
 from zkdns.config import Config
@@ -15,8 +17,6 @@ from zkdns.daemon.ipc.feed import SourceHealth, Subscriber
 from zkdns.dns.authority import Authority
 from zkdns.namespace import parse_namespace
 from zkdns.table import Table
-from zkdns.transport.forms import Datagrams
-from zkdns.transport.loop import ServingLoop
 from zkdns.transport.udp import UdpServer
 
 NAMESPACE = parse_namespace("/discovery/{environment}/{service}")
@@ -83,7 +83,7 @@ def test_no_answer_is_older_than_what_was_delivered_before_it_was_asked_for(shor
         authority = Authority(
             table, Config(listen=(), namespaces=(NAMESPACE,)), lambda _, error: errors.append(error)
         )
-        datagrams = authority.answers(Datagrams, stream=False, most_bytes=1 << 20)
+        datagrams = authority.answers(UdpCodec, stream=False, most_bytes=1 << 20)
         with socket.socket(type=socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
             sock.bind(("127.0.0.1", 0))

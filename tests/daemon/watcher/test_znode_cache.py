@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 
+from zkdns.serverset.znode_stat import ZnodeStat
+
 from zkdns.daemon.watcher.znode_cache import MAX_CACHED, ZnodeStatCache
-from zkdns.serverset.looking import Look
 
 
 class Asked:
@@ -17,7 +18,7 @@ class Asked:
     def holds(self, path: str, /) -> bool:
         return path.startswith("/own")
 
-    async def look(self, paths: Iterable[str], _seconds: float) -> dict[str, Look]:
+    async def look(self, paths: Iterable[str], _seconds: float) -> dict[str, ZnodeStat]:
         wanted = list(paths)
         self.times.append(wanted)
         self.now += 1
@@ -26,13 +27,13 @@ class Asked:
             await asyncio.sleep(0)  # others have their turn
         finally:
             self.now -= 1
-        return {path: Look(b"", 1, 0.0, 0.0) for path in wanted if path != "/own/gone"}
+        return {path: ZnodeStat(b"", 1, 0.0, 0.0) for path in wanted if path != "/own/gone"}
 
 
 def test_many_who_ask_at_once_cost_one_look_which_is_shared() -> None:
     source = Asked()
 
-    async def run() -> list[dict[str, Look]]:
+    async def run() -> list[dict[str, ZnodeStat]]:
         looks = ZnodeStatCache()
         same = [looks.of(["/own/1", "/own/gone", "/other/1"], [source]) for _ in range(50)]
         return await asyncio.gather(*same, looks.of(["/own/2"], [source]))
@@ -54,7 +55,7 @@ def test_so_many_are_looked_at_and_no_more() -> None:
 def test_who_hangs_up_leaves_the_turn_to_others() -> None:
     source = Asked()
 
-    async def run() -> dict[str, Look]:
+    async def run() -> dict[str, ZnodeStat]:
         looks = ZnodeStatCache()
         hung_up = asyncio.create_task(looks.of(["/own/1"], [source]))
         await asyncio.sleep(0)

@@ -24,7 +24,7 @@ from zkdns.host.doctor.checks import (
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import parse_hosts_line
 from zkdns.resolv_conf import parse_resolv_conf
-from zkdns.serverset.probe import Probed, Root
+from zkdns.serverset.probe import ProbeResult, RootListing
 
 OWN = HostPort("127.0.0.1", 53)
 ROOT, USER = BindRights(is_privileged=True), BindRights(is_privileged=False)
@@ -187,18 +187,22 @@ def test_silent_upstreams_are_an_error_only_if_none_responds() -> None:
 
 
 def test_zookeeper_servers() -> None:
-    healthy = Probed(HostPort("zk01", 2181), roots=(Root("/discovery", 2), Root("/aurora", 1)))
-    away = Probed(HostPort("zk02", 2181), "cannot be connected to: Connection refused")
+    healthy = ProbeResult(
+        HostPort("zk01", 2181), roots=(RootListing("/discovery", 2), RootListing("/aurora", 1))
+    )
+    away = ProbeResult(HostPort("zk02", 2181), "cannot be connected to: Connection refused")
     found = list(check_zookeeper([healthy, away]))
     assert levels(found) == ["ok", "warning"]
     assert "/discovery has 2 znodes, /aurora has 1 znode;" in sentences(found)
     assert levels(check_zookeeper([away])) == ["wrong"]
-    lonely = Probed(HostPort("zk03", 2181), is_read_only=True, roots=(Root("/discovery", 1),))
+    lonely = ProbeResult(HostPort("zk03", 2181), is_read_only=True, roots=(RootListing("/discovery", 1),))
     assert levels(check_zookeeper([lonely])) == ["warning"]
-    missing = Root("/aurora", refusal="does not exist")
-    denied = Root("/secret", refusal="may not be listed: its ACL denies it")
+    missing = RootListing("/aurora", refusal="does not exist")
+    denied = RootListing("/secret", refusal="may not be listed: its ACL denies it")
     found = list(
-        check_zookeeper([Probed(HostPort("zk04", 2181), roots=(Root("/discovery", 1), missing, denied))])
+        check_zookeeper(
+            [ProbeResult(HostPort("zk04", 2181), roots=(RootListing("/discovery", 1), missing, denied))]
+        )
     )
     assert [finding.found.partition(" ")[0] for finding in found] == ["/aurora", "/secret"]
     assert levels(found) == ["wrong", "wrong"]

@@ -19,16 +19,16 @@ import msgspec
 
 from zkdns.config import Config
 from zkdns.daemon.ipc.control_messages import Kind
-from zkdns.dns.reverse import Reverse, address_of, name_of
-from zkdns.dns.service import PROTOCOLS
-from zkdns.dns.wire import CLASS_IN, Query, Type
-from zkdns.dns.zone import ABOVE, Found, Zone
+from zkdns.dns.message import CLASS_IN, Query, Type
+from zkdns.dns.reverse import ReverseZones, address_of, name_of
+from zkdns.dns.service_names import PROTOCOLS
+from zkdns.dns.zone import ANY_SERVICE, Zone, ZoneMatch
 from zkdns.errors import BadValueError
 from zkdns.forward.forward_zones import ForwardZones
 from zkdns.forward.special_use import special_use_answer
 from zkdns.names import MAX_NAME, Labels, lower, parse_name, to_text, to_wire, wire_length
 from zkdns.serverset.member import Member
-from zkdns.table import Addresses, Table
+from zkdns.table import AddressIndex, Table
 
 _NEAREST = 3
 _COMPARED = 2_000  # names, which take 20 ms
@@ -65,7 +65,7 @@ class NameClassifier:
     def __init__(
         self, zone: Zone, table: Table, config: Config, routes: ForwardZones | None, *, ready: bool
     ) -> None:
-        self.reverse: Reverse | None = None
+        self.reverse: ReverseZones | None = None
         """What stands at the name of the address that was asked for, if that is one of ours."""
         self._zone = zone
         self._table = table
@@ -102,7 +102,7 @@ class NameClassifier:
             for name in fitting:
                 if (
                     not self._ready
-                    or self._zone.find(name).service != ABOVE
+                    or self._zone.find(name).service != ANY_SERVICE
                     or self._above(name)
                     or self._nearest(name)
                 ):
@@ -160,7 +160,7 @@ class NameClassifier:
         name, query = to_text(labels) or ".", _query(labels)
         address = address_of(labels)
         if address is not None and self._config.reverse and self._ready:
-            self.reverse = Reverse(self._zone, _users_of(address, self._table))
+            self.reverse = ReverseZones(self._zone, _users_of(address, self._table))
             if self.reverse.find(query) is not None:
                 rule = f"the name of the address {address}, which members have (reverse)"
                 return NameClass(name=name, kind="address", rule=rule, labels=labels)
@@ -188,7 +188,7 @@ class NameClassifier:
 
     def _of_name(self, labels: Labels) -> NameClass:
         name, found = to_text(labels), self._zone.find(labels)
-        key = found.service if found.service != ABOVE else None
+        key = found.service if found.service != ANY_SERVICE else None
         if not self._ready:
             rule = "the table has not been read yet, so every name of our zones is SERVFAIL"
             return NameClass(name=name, kind="unread", rule=rule, labels=labels)
@@ -242,9 +242,9 @@ class NameClassifier:
 
     # -- names that there are not --------------------------------------------------------------------------
 
-    def _absent(self, labels: Labels, found: Found) -> NameClass:
+    def _absent(self, labels: Labels, found: ZoneMatch) -> NameClass:
         name, key = to_text(labels), found.service
-        if key == ABOVE:
+        if key == ANY_SERVICE:
             rule = f"there is no service {self.short(labels)}"
             above, nearest = self._above(labels), self._nearest(labels)
             if above is not None and not nearest:
@@ -313,9 +313,9 @@ def _labels_of(member: Member) -> Sequence[bytes]:
     return member.name.encode().lower(), b"m%d" % number if number is not None else b""
 
 
-def _users_of(address: str, table: Table) -> Addresses:
+def _users_of(address: str, table: Table) -> AddressIndex:
     """Which services have members of that address."""
-    users = Addresses()
+    users = AddressIndex()
     for service in table.services.values():
         for owner in service.sets.values():
             for member in owner.members.values():

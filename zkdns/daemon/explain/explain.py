@@ -20,11 +20,11 @@ from zkdns.daemon.ipc.control_messages import Explain, ExplainedMember, Explanat
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.queries import state_of
 from zkdns.daemon.watcher.znode_cache import MAX_CACHED
+from zkdns.dns.chaos import ServerIdentity
 from zkdns.dns.client_messages import build_query
-from zkdns.dns.identity import Identity
+from zkdns.dns.message import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
 from zkdns.dns.responder import Responder
-from zkdns.dns.reverse import Reverse
-from zkdns.dns.wire import HEADER, MAX_MESSAGE, Rcode, Type, parse_query
+from zkdns.dns.reverse import ReverseZones
 from zkdns.dns.zone import Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadValueError
@@ -133,12 +133,12 @@ def _departed(known: WatcherContext) -> Iterator[dict[tuple[str, str], float]]:
 
 
 def _answers(
-    meaning: NameClass, zone: Zone, reverse: Reverse | None, known: WatcherContext
+    meaning: NameClass, zone: Zone, reverse: ReverseZones | None, known: WatcherContext
 ) -> Iterator[TypeAnswer]:
     """What the name is answered with, by the same rules as in the workers."""
     if meaning.labels is None:
         return
-    responder = Responder(zone, Identity(), reverse)
+    responder = Responder(zone, ServerIdentity(), reverse)
     responder.ready, responder.stale = known.publisher.health.ready, known.publisher.health.stale
     for qtype in _OTHER_TYPES.get(meaning.kind, _TYPES):
         message = build_query(meaning.labels, qtype, ident=0)

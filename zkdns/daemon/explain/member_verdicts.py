@@ -12,16 +12,16 @@ from zkdns.address import HostPort
 from zkdns.daemon.ipc.control_messages import ExplainedMember, Session, Verdict
 from zkdns.daemon.watcher.context import WatcherContext
 from zkdns.daemon.watcher.history import short_name
-from zkdns.dns.service import Seat
+from zkdns.dns.service_names import ServedMember
 from zkdns.dns.zone import Policy, Zone
 from zkdns.durations import format_duration
 from zkdns.errors import BadMemberError
 from zkdns.guard import HeldMember
 from zkdns.names import Labels, to_text
-from zkdns.serverset.looking import Look
 from zkdns.serverset.member import Endpoint, Member, decode_member, is_ip
 from zkdns.serverset.weights import VECTOR_PREFIX, parse_vector
-from zkdns.table import ServerSet, Service
+from zkdns.serverset.znode_stat import ZnodeStat
+from zkdns.table import MemberSet, Service
 
 _PERSISTENT = "its znode is persistent: it stays when its server is gone"
 
@@ -58,7 +58,7 @@ class MemberVerdicts:
             yield from self._bad(owner)
 
     def _judge(
-        self, member: Member, seat: Seat | None, held: HeldMember | None, *, are_others: bool
+        self, member: Member, seat: ServedMember | None, held: HeldMember | None, *, are_others: bool
     ) -> tuple[Verdict, str]:
         if seat is None:
             return self._why_not(member)
@@ -88,7 +88,9 @@ class MemberVerdicts:
         statuses = ", ".join(self._known.config.statuses)
         return "hidden", f"its status is {member.status.value}; answered are {statuses}"
 
-    def _those_beyond(self, seats: list[Seat], policy: Policy, *, are_others: bool) -> set[tuple[str, str]]:
+    def _those_beyond(
+        self, seats: list[ServedMember], policy: Policy, *, are_others: bool
+    ) -> set[tuple[str, str]]:
         """Whom the answers never get to, since they are limited and always in one order."""
         if policy.max_answers is None or policy.order != "fixed":
             return set()
@@ -115,7 +117,7 @@ class MemberVerdicts:
         return endpoint.addresses or self._table.addresses_of(endpoint.host)
 
     def _row(
-        self, owner: ServerSet, member: Member, seat: Seat | None, held: HeldMember | None
+        self, owner: MemberSet, member: Member, seat: ServedMember | None, held: HeldMember | None
     ) -> ExplainedMember:
         """What a member is, before it is judged."""
         own = member.service
@@ -136,7 +138,7 @@ class MemberVerdicts:
             held_until=held.until + self._shift if held is not None else None,
         )
 
-    def _bad(self, owner: ServerSet) -> Iterator[ExplainedMember]:
+    def _bad(self, owner: MemberSet) -> Iterator[ExplainedMember]:
         """Znodes of a set that are no member, though they are called so."""
         path = f"{owner.origin}/"
         for sync in (source.sync for source in self._known.zookeeper):
@@ -152,7 +154,7 @@ class MemberVerdicts:
                 )
 
 
-def with_stats(row: ExplainedMember, looks: Mapping[str, Look]) -> ExplainedMember:
+def with_stats(row: ExplainedMember, looks: Mapping[str, ZnodeStat]) -> ExplainedMember:
     """The member with what ZooKeeper tells of its znode."""
     look = looks.get(row.znode or "")
     if look is None:

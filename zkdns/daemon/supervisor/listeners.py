@@ -10,8 +10,15 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from zkdns.address import HostPort
-from zkdns.transport.activation import pair_up
-from zkdns.transport.sockets import SocketPair, bind, bind_more, bound_address, favour, share
+from zkdns.transport.activation import pair_sockets
+from zkdns.transport.sockets import (
+    SocketPair,
+    allow_sharing,
+    bind,
+    bind_additional,
+    bound_address,
+    direct_traffic,
+)
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -38,17 +45,17 @@ class Listener(msgspec.Struct, frozen=True):
         before = len(self.pairs)
         if workers <= before or self.is_passed:
             return self
-        bound = bind_more(self.pairs, workers - before)
+        bound = bind_additional(self.pairs, workers - before)
         return Listener(self.written, (*self.pairs, *bound))
 
     def with_most(self, workers: int) -> Listener:
         """The same for so many workers at most."""
         return self if self.is_passed else Listener(self.written, self.pairs[:workers])
 
-    def favour(self, count: int | None) -> None:
+    def direct_traffic(self, count: int | None) -> None:
         """Let what arrives go to the first so many pairs alone; None: to all."""
         if not self.is_passed:
-            favour(self.pairs, count)
+            direct_traffic(self.pairs, count)
 
 
 class Listeners:
@@ -67,7 +74,7 @@ class Listeners:
         Raises:
             ListenError: only one half of an address was passed, and the other cannot be bound.
         """
-        return cls(Listener(bound_address(pair), (pair,), is_passed=True) for pair in pair_up(sockets))
+        return cls(Listener(bound_address(pair), (pair,), is_passed=True) for pair in pair_sockets(sockets))
 
     @property
     def addresses(self) -> tuple[HostPort, ...]:
@@ -145,7 +152,7 @@ def _bind_beside(address: HostPort, workers: int, others: Iterable[Listener]) ->
         if not one.is_passed and (is_part(address, one.address) or is_part(one.address, address))
     ]
     for neighbour in neighbours:
-        share(neighbour.pairs)
+        allow_sharing(neighbour.pairs)
     return bind(address, workers, shared=bool(neighbours))
 
 

@@ -12,9 +12,9 @@ import secrets
 import socket
 from collections.abc import Sequence
 
-from zkdns.address import HostPort, askable
+from zkdns.address import HostPort, connectable
 from zkdns.dns.client_messages import build_query, is_response_to
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.system_upstreams import is_local
 from zkdns.names import Labels
 from zkdns.transport.sockets import socket_address
@@ -40,7 +40,7 @@ async def answers_query(address: HostPort, zone: Labels, seconds: float = ANSWER
         seconds: the time-out.
     """
     try:
-        target = askable(address)
+        target = connectable(address)
         family, at = socket_address(target.host, target.port)
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.setblocking(False)
@@ -68,7 +68,7 @@ async def unresponsive_addresses(
         seconds: the time-out.
     """
     count = min(_MAX_QUERIES, _QUERIES_PER_WORKER * workers) if workers > 1 else 1
-    targets = [address for address in addresses if _is_assigned(askable(address))] * count
+    targets = [address for address in addresses if _is_assigned(connectable(address))] * count
     results = await asyncio.gather(*(answers_query(address, zone, seconds) for address in targets))
     silent = (address for address, responds in zip(targets, results, strict=True) if not responds)
     return list(dict.fromkeys(silent))

@@ -20,7 +20,7 @@ import structlog
 from zkdns.address import HostPort
 from zkdns.daemon.ipc.control_messages import HistoryEntry, HistoryKind
 from zkdns.daemon.ipc.feed import Publisher
-from zkdns.guard.losses import endpoint_of
+from zkdns.guard.loss_window import endpoint_of
 from zkdns.names import Labels
 from zkdns.namespace import ServiceName
 from zkdns.serverset.changes import (
@@ -33,7 +33,7 @@ from zkdns.serverset.changes import (
     SetUnread,
 )
 from zkdns.serverset.member import Member
-from zkdns.table import ServerSet
+from zkdns.table import MemberSet
 
 log = structlog.get_logger("zkdns.history")
 
@@ -173,11 +173,11 @@ class History:
     # -- what happened -------------------------------------------------------------------------------------
 
     def _put(
-        self, owner: ServerSet | None, change: SetPut | SetUnread, returned: Collection[tuple[str, str]]
+        self, owner: MemberSet | None, change: SetPut | SetUnread, returned: Collection[tuple[str, str]]
     ) -> None:
         if owner is None:
             self._add("service added", change.name, change.origin)
-            owner = ServerSet(change.origin, change.name)
+            owner = MemberSet(change.origin, change.name)
         if isinstance(change, SetPut):
             there = {member.name for member in change.members}
             gone = [name for name in owner.members if name not in there]
@@ -185,7 +185,7 @@ class History:
 
     def _exchange(
         self,
-        owner: ServerSet,
+        owner: MemberSet,
         added: Iterable[Member],
         removed: Iterable[str],
         returned: Collection[tuple[str, str]],
@@ -211,12 +211,12 @@ class History:
                 kind: HistoryKind = "status" if before.status != member.status else "changed"
                 self._add(kind, owner.name, owner.origin, member)
 
-    def _hold(self, owner: ServerSet | None, change: MembersHeld, changes: Sequence[Change]) -> None:
+    def _hold(self, owner: MemberSet | None, change: MembersHeld, changes: Sequence[Change]) -> None:
         """Limbo begins; of those that the table is only just given, a change before this one knows more."""
         members = dict(owner.members) if owner is not None else {}
         for other in changes:
             if isinstance(other, SetPut) and other.origin == change.origin:
-                owner = owner or ServerSet(other.origin, other.name)
+                owner = owner or MemberSet(other.origin, other.name)
                 members |= {member.name: member for member in other.members}
             elif isinstance(other, SetChanged) and other.origin == change.origin:
                 members |= {member.name: member for member in other.added}

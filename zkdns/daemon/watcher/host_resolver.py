@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import structlog
 
-from zkdns.dns.wire import Type
+from zkdns.dns.message import Type
 from zkdns.forward.found import HostAddresses, type_of
 from zkdns.serverset.changes import HostResolved
 from zkdns.table import Table

@@ -12,7 +12,7 @@ import structlog
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.serverset.changes import Change, SetDropped, SetPut
-from zkdns.serverset.fixed import FixedSets, load_demo, load_fixed
+from zkdns.serverset.static_file import StaticSets, load_demo, load_static
 
 log = structlog.get_logger("zkdns.watcher")
 
@@ -53,7 +53,7 @@ class StaticSource:
 
     def _read(self, path: Path) -> None:
         try:
-            sets = load_fixed(path, self._config.namespaces)
+            sets = load_static(path, self._config.namespaces)
         except ConfigError as error:
             for mistake in error.mistakes:
                 log.error("static_file_invalid", reason=mistake, effect="previous content stays in force")
@@ -61,7 +61,7 @@ class StaticSource:
         self._take(sets)
         log.info("static_file_loaded", path=str(path), services=len(sets))
 
-    def _take(self, sets: FixedSets) -> None:
+    def _take(self, sets: StaticSets) -> None:
         puts = [SetPut(f"fixed:{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
         self._publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])

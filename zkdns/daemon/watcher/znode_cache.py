@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
-from zkdns.serverset.looking import Look
+from zkdns.serverset.znode_stat import ZnodeStat
 
 MAX_CACHED: Final = 500
 """Znodes that are looked at for one who asks."""
@@ -20,7 +20,7 @@ class StatSource(Protocol):
     def holds(self, path: str, /) -> bool:
         """Whether it is the one to ask for this znode."""
 
-    async def look(self, paths: Iterable[str], seconds: float) -> dict[str, Look]:
+    async def look(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """What ZooKeeper tells of these znodes within so many seconds."""
 
 
@@ -29,9 +29,9 @@ class ZnodeStatCache:
 
     def __init__(self) -> None:
         self._turn = asyncio.Lock()
-        self._seen: dict[str, tuple[float, Look | None]] = {}
+        self._seen: dict[str, tuple[float, ZnodeStat | None]] = {}
 
-    async def of(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, Look]:
+    async def of(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, ZnodeStat]:
         """What is known of the first `MAX_CACHED` of these znodes; what is not told in time lacks."""
         try:
             async with asyncio.timeout(_LOOK_SECONDS):
@@ -43,12 +43,12 @@ class ZnodeStatCache:
         finally:
             self._turn.release()
 
-    async def _look(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, Look]:
+    async def _look(self, paths: Sequence[str], sources: Sequence[StatSource]) -> dict[str, ZnodeStat]:
         clock = asyncio.get_running_loop().time
         oldest = clock() - _KEPT_SECONDS
         self._seen = {path: one for path, one in self._seen.items() if one[0] > oldest}
         if missing := [path for path in paths if path not in self._seen]:
-            found: dict[str, Look] = {}
+            found: dict[str, ZnodeStat] = {}
             asked = (source.look(filter(source.holds, missing), _LOOK_SECONDS) for source in sources)
             for some in await asyncio.gather(*asked):
                 found |= some

@@ -16,12 +16,12 @@ import structlog
 from zkdns.config import Config
 from zkdns.errors import ConfigError
 from zkdns.namespace import Namespace
-from zkdns.serverset.access import load_access
+from zkdns.serverset.auth import load_access
 from zkdns.serverset.changes import Change, SetDropped
 from zkdns.serverset.client import Client, dispose, make_client
-from zkdns.serverset.kazoo_private import has_ended
-from zkdns.serverset.looking import Look, look
+from zkdns.serverset.kazoo_ext import is_terminated
 from zkdns.serverset.sync import SyncState, TreeSync
+from zkdns.serverset.znode_stat import ZnodeStat, read_stats
 from zkdns.telemetry.stats import WatcherStats
 
 log = structlog.get_logger("zkdns.watcher")
@@ -84,9 +84,9 @@ class ZooKeeperSource:
         """Whether a member's znode at this path would be of this namespace."""
         return self._namespace.holds(path.rpartition("/")[0])
 
-    async def look(self, paths: Iterable[str], seconds: float) -> dict[str, Look]:
+    async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """What ZooKeeper tells of these znodes within so many seconds; see `looking.look`."""
-        return await look(self._client, paths, seconds)
+        return await read_stats(self._client, paths, seconds)
 
     async def stop(self) -> None:
         """Close the session, if that goes quickly; else it ends by itself in its time."""
@@ -121,7 +121,7 @@ class ZooKeeperSource:
         asyncio.get_running_loop().call_later(_LOOK_SECONDS, self._look)
         if self._restored and self.sync.state in _READ:
             self._drop_absent()
-        if time.monotonic() < self._next_client or not has_ended(self._client):
+        if time.monotonic() < self._next_client or not is_terminated(self._client):
             return
         self._pause = min(self._pause * 2, _LONGEST_PAUSE)
         self._next_client = time.monotonic() + self._pause

@@ -7,12 +7,12 @@ import socket
 from functools import partial
 
 from zkdns.config import Config
-from zkdns.dns.extras import Extras
-from zkdns.dns.sources import Sources
-from zkdns.dns.turned_away import TurnedAway, is_proven, refusal, truncation
-from zkdns.transport import Answers
-from zkdns.transport.door import PRIVATE, Allowed, Counts, Door
-from zkdns.transport.forms import Datagrams, Streams
+from zkdns.dns.answer_source import AnswerSources
+from zkdns.dns.edns_options import EdnsOptions
+from zkdns.dns.refusals import ErrorResponder, is_proven, refused_response, truncated_response
+from zkdns.transport import ResponseLookup
+from zkdns.transport.access_control import PRIVATE, AccessControl, AccessCounters, Allowlist
+from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 
 class Doors:
@@ -27,19 +27,19 @@ class Doors:
         sources: is told of each answer to who is turned away.
     """
 
-    def __init__(self, config: Config, extras: Extras, sources: Sources) -> None:
-        self.counts = Counts()
+    def __init__(self, config: Config, extras: EdnsOptions, sources: AnswerSources) -> None:
+        self.counts = AccessCounters()
         self._config, self._extras, self._sources = config, extras, sources
-        self._allowed = Allowed(config.access.allow or PRIVATE)
+        self._allowed = Allowlist(config.access.allow or PRIVATE)
 
-    def of(self, sock: socket.socket) -> Door | None:
+    def of(self, sock: socket.socket) -> AccessControl | None:
         """The door of a socket; none where only this machine can ask, and nobody can be named instead."""
         if ipaddress.ip_address(sock.getsockname()[0].partition("%")[0]).is_loopback:
             return None
         is_udp = sock.type == socket.SOCK_DGRAM
-        form = Datagrams if is_udp else Streams
-        refusals: Answers = TurnedAway(form, refusal, self._extras, self._sources)
-        truncations: Answers = TurnedAway(form, truncation, self._extras, self._sources)
+        form = UdpCodec if is_udp else TcpCodec
+        refusals: ResponseLookup = ErrorResponder(form, refused_response, self._extras, self._sources)
+        truncations: ResponseLookup = ErrorResponder(form, truncated_response, self._extras, self._sources)
         proof = partial(is_proven, form, self._extras)
         most = self._config.access.rate_limit if is_udp else 0
-        return Door(self._allowed, refusals, truncations, proof, most, self.counts)
+        return AccessControl(self._allowed, refusals, truncations, proof, most, self.counts)

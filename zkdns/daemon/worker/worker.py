@@ -22,14 +22,14 @@ from zkdns.daemon.worker.drain import drain
 from zkdns.daemon.worker.worker_stats import WorkerStatsReporter
 from zkdns.dns.authority import Authority
 from zkdns.dns.cookies import Cookies
-from zkdns.dns.extras import Extras
+from zkdns.dns.edns_options import EdnsOptions
 from zkdns.dns.response_class import classify
 from zkdns.table import Table
 from zkdns.telemetry.query_log import QueryLog
-from zkdns.transport import Personal
-from zkdns.transport.files import affordable_connections
-from zkdns.transport.forms import Datagrams, Streams
-from zkdns.transport.mistakes import Mistakes
+from zkdns.transport import PerClientResponse
+from zkdns.transport.codecs import TcpCodec, UdpCodec
+from zkdns.transport.files import connections_per_listener
+from zkdns.transport.log_once import LogOnce
 from zkdns.transport.tcp import IDLE_SECONDS, TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -52,7 +52,7 @@ async def run_worker(task: Task, tell: SendReport, orders: Orders) -> None:
     """Answer until cancelled or retired; readiness is told to the supervisor."""
     collect_young_generations_only()
     table = Table(with_addresses=task.config.reverse)
-    mistakes = Mistakes(log, "query_failed")
+    mistakes = LogOnce(log, "query_failed")
     authority = Authority(
         table, task.config, lambda query, error: mistakes.tell(error, query=query[:512].hex())
     )
@@ -108,15 +108,15 @@ def _servers_of(
 ) -> tuple[list[UdpServer], list[TcpServer]]:
     """What answers at these sockets."""
     query_log = QueryLog(task.config.log.queries, authority.sources) if task.config.log.queries else None
-    datagrams = authority.answers(Datagrams, stream=False, most_bytes=_MOST_UDP_BYTES)
+    datagrams = authority.answers(UdpCodec, stream=False, most_bytes=_MOST_UDP_BYTES)
     udp = [
         UdpServer(sock, datagrams, door=doors.of(sock), observer=query_log)
         for sock in opened
         if sock.type == socket.SOCK_DGRAM
     ]
-    streams = authority.answers(Streams, stream=True, most_bytes=_MOST_TCP_BYTES)
+    streams = authority.answers(TcpCodec, stream=True, most_bytes=_MOST_TCP_BYTES)
     listening = [sock for sock in opened if sock.type == socket.SOCK_STREAM]
-    most = affordable_connections(len(listening))
+    most = connections_per_listener(len(listening))
     tcp = [
         TcpServer(
             sock,
@@ -141,13 +141,13 @@ async def _obey(orders: Orders, subscriber: Subscriber) -> Retire:
                 subscriber.follow(feed)
 
 
-def _extras_of(task: Task) -> Extras:
+def _extras_of(task: Task) -> EdnsOptions:
     """What is said by EDNS options."""
     config, cookies = task.config, None
     if config.access.cookies:
         secret = config.access.cookie_secret or task.secret
         cookies = Cookies(secret, time.time, is_shared=config.access.cookie_secret is not None)
-    return Extras(config.identity.encode(), IDLE_SECONDS, cookies, Personal)
+    return EdnsOptions(config.identity.encode(), IDLE_SECONDS, cookies, PerClientResponse)
 
 
 def _forwarder_of(task: Task, authority: Authority) -> Forwarder | None:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import structlog
 
 from zkdns.daemon.ipc.child import Report, SendReport
+from zkdns.dns.answer_source import RESPONSE_CACHE
 from zkdns.dns.authority import Authority
 from zkdns.dns.response_class import describe
-from zkdns.dns.sources import RESPONSE_CACHE
 from zkdns.telemetry.stats import (
     SOURCES,
     ForwardStats,
@@ -21,8 +21,8 @@ from zkdns.telemetry.stats import (
     UpstreamStats,
     WorkerStats,
 )
+from zkdns.transport.access_control import AccessCounters
 from zkdns.transport.counters import Counters, LatencyHistogram
-from zkdns.transport.door import Counts
 from zkdns.transport.tcp import TcpServer
 from zkdns.transport.udp import UdpServer
 
@@ -48,7 +48,7 @@ class WorkerStatsReporter:
         authority: Authority,
         forwarder: Forwarder | None,
         servers: tuple[Sequence[UdpServer], Sequence[TcpServer]],
-        access: Counts,
+        access: AccessCounters,
         send: SendReport,
     ) -> None:
         self._access = access

@@ -17,7 +17,7 @@ from zkdns.forward.system_upstreams import Upstreams
 from zkdns.host.doctor.processes import BindRights, Listener
 from zkdns.host.resolver_config import NSSWITCH_CONF, NssSource
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_STUBS, ResolvConf
-from zkdns.serverset.probe import Probed
+from zkdns.serverset.probe import ProbeResult
 
 Level: TypeAlias = Literal["ok", "warning", "wrong"]
 
@@ -179,7 +179,7 @@ def check_response(about: str, rcode: str, *, is_authoritative: bool) -> Finding
     return ok(about, "responds")
 
 
-def check_zookeeper(probes: Iterable[Probed]) -> Iterator[Finding]:
+def check_zookeeper(probes: Iterable[ProbeResult]) -> Iterator[Finding]:
     """Check each server of the connect string by the result of its probe."""
     probes = tuple(probes)
     failed = [probe for probe in probes if probe.failure is not None]

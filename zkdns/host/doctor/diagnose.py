@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, askable, parse_host_port
+from zkdns.address import DNS_PORT, HostPort, UpstreamAddress, connectable, parse_host_port
 from zkdns.config import Config
 from zkdns.daemon.ipc.control import ControlError, ListNames, command
 from zkdns.dns.client_messages import BadResponseError
@@ -55,7 +55,7 @@ from zkdns.host.resolver_config import (
 )
 from zkdns.names import to_text
 from zkdns.resolv_conf import MAX_NAMESERVERS, RESOLV_CONF, RESOLVED_LIST, parse_resolv_conf
-from zkdns.serverset.access import load_access
+from zkdns.serverset.auth import load_access
 from zkdns.serverset.probe import probe
 from zkdns.snapshot import SnapshotError, expected_by, read_header
 
@@ -89,7 +89,7 @@ def unit_environment(environment: Mapping[str, str], tree: FileTree) -> dict[str
 
 def diagnose(config: Config) -> Iterator[Finding]:
     """Diagnose this machine and the server with this configuration; yields findings as they come."""
-    listening = tuple(map(askable, config.listen))
+    listening = tuple(map(connectable, config.listen))
     zones = tuple(map(to_text, config.zones))
     steps: tuple[Callable[[], Iterable[Finding]], ...] = (
         lambda: _diagnose_listening(config),
@@ -141,7 +141,7 @@ def _diagnose_serving(config: Config, listening: Iterable[HostPort], zone: str) 
                 yield check_response(about, reply.rcode, is_authoritative=reply.is_authoritative)
     if config.admin.listen is not None and config.admin.listen.port:
         for path in ("healthz", "readyz"):
-            yield _diagnose_http(f"http://{askable(config.admin.listen)}/{path}")
+            yield _diagnose_http(f"http://{connectable(config.admin.listen)}/{path}")
     if config.control is not None:
         yield _diagnose_control(config.control)
 

@@ -14,7 +14,7 @@ import tomllib
 
 import msgspec
 
-from zkdns.address import DNS_PORT, HostPort, askable, parse_upstream
+from zkdns.address import DNS_PORT, HostPort, connectable, parse_upstream
 from zkdns.config import Config, UpstreamsSetting
 from zkdns.errors import BadValueError
 from zkdns.host.files import File, FileState, FileTree
@@ -58,7 +58,7 @@ class SetupRequest(msgspec.Struct, frozen=True, kw_only=True):
     ) -> SetupRequest:
         """The request for a server with this configuration, on this platform."""
         return cls(
-            listening=tuple(map(askable, config.listen)),
+            listening=tuple(map(connectable, config.listen)),
             zones=tuple(map(to_text, config.zones)),
             upstream=config.forward.upstreams,
             search=search,
