@@ -1,6 +1,6 @@
-"""Fixtures with real ZooKeeper servers, and what holds for every test.
+"""Fixtures with real ZooKeeper servers, and settings for all tests.
 
-A test that uses one of these fixtures gets the marker `zookeeper` here. Each file sets the other markers of
+A test that uses one of these fixtures gets the marker `zookeeper`. Each file sets the other markers of
 pyproject.toml in its `pytestmark`.
 """
 
@@ -17,18 +17,18 @@ from hypothesis import HealthCheck, settings
 from kazoo.client import KazooClient
 
 from tests.support.files import new_short_directory
-from tests.support.signals import stop_ignoring
+from tests.support.signals import reset_ignored_signals
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 
-# Commands that a test runs leave the machine's own control socket and resolver alone; servers of tests have
-# their own.
+# Commands in tests must not use the control socket and the resolver of this machine. Servers in tests have
+# their own control sockets.
 os.environ["ZKDNS_CONTROL"] = os.environ["ZKDNS_UPSTREAM"] = "none"
 
-# Before anything is started, and before pytest-xdist starts its workers.
-stop_ignoring()
+# Before any process is started, including the workers of pytest-xdist.
+reset_ignored_signals()
 
-# An example takes as long as the machine lets it: by itself Hypothesis calls one of 0.2 s a failure, and also
-# where drawing the first ten takes a second.
+# By default Hypothesis fails if an example takes 0.2 s, or if generating the first ten takes a second. That
+# is too short on a busy machine.
 settings.register_profile("zkdns", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("zkdns")
 
@@ -43,8 +43,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _logs_are_not_set_up() -> Iterator[None]:
-    """A command that a test calls sets the logs of its process up, which is the tests' own here."""
+def _reset_logging() -> Iterator[None]:
+    """Undo the logging setup of commands that a test calls in this process."""
     root = logging.getLogger()
     level = root.level
     yield
@@ -57,21 +57,21 @@ def _logs_are_not_set_up() -> Iterator[None]:
 
 @pytest.fixture
 def short_path() -> Iterator[Path]:
-    """A directory for Unix sockets, whose paths are limited; that of `tmp_path` may be too long."""
+    """A directory with a short path for Unix sockets; `tmp_path` may be too long."""
     with new_short_directory() as directory:
         yield Path(directory)
 
 
 @pytest.fixture(scope="session")
 def zookeeper() -> Iterator[ZooKeeperServer]:
-    """The server that all tests share: leave it running, and work below `zk_root`."""
+    """The shared server. Do not stop it, and use only paths below `zk_root`."""
     with ZooKeeperServer() as server:
         yield server
 
 
 @pytest.fixture
 def zk_root(zookeeper: ZooKeeperServer) -> Iterator[str]:
-    """A path of the test's own, not created, and deleted with all below it afterwards."""
+    """A unique path for the test. It is not created; it is deleted recursively after the test."""
     root = f"/t-{uuid.uuid4().hex[:12]}"
     yield root
     client = KazooClient(hosts=zookeeper.address)
@@ -86,7 +86,7 @@ def zk_root(zookeeper: ZooKeeperServer) -> Iterator[str]:
 
 @pytest.fixture
 def zk(zookeeper: ZooKeeperServer) -> Iterator[Any]:
-    """A plain connected KazooClient on the shared server."""
+    """A connected KazooClient for the shared server."""
     client = KazooClient(hosts=zookeeper.address)
     try:
         client.start()
@@ -98,13 +98,13 @@ def zk(zookeeper: ZooKeeperServer) -> Iterator[Any]:
 
 @pytest.fixture
 def own_zookeeper() -> Iterator[ZooKeeperServer]:
-    """A started server of the test's own, to kill, pause and restart."""
+    """A separate server for the test, which it may kill, pause and restart."""
     with ZooKeeperServer() as server:
         yield server
 
 
 @pytest.fixture
 def ensemble() -> Iterator[Ensemble]:
-    """A started ensemble of three of the test's own."""
+    """A separate ensemble of three servers for the test."""
     with Ensemble() as members:
         yield members

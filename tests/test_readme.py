@@ -17,8 +17,8 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from tests.support.guard import guarded
 from tests.support.memcached import MemcachedServer, memcached_is_missing
+from tests.support.process_guard import guarded
 from tests.support.reference import commands, pages
 from tests.support.server import ZkdnsServer
 from tests.support.thrift import IDL, EchoServer
@@ -408,6 +408,6 @@ def test_balancers_of_the_library_page(tmp_path: Path) -> None:
                 program = program.replace(f'"10.0.0.{number}:{port}"', f'"{endpoint}"')
         two_hundred, again, picked, name, echoed = run_python(program, tmp_path)
     assert (two_hundred, again) == ("200", "200")
-    assert [asked.host for web in webs for asked in web.asked] == ["web", "web"]
+    assert [asked.host for web in webs for asked in web.requests] == ["web", "web"]
     assert picked in endpoints[11211]
     assert (name, echoed) == ("b'Ada'", "hello")

@@ -154,7 +154,7 @@ def test_a_server_outlives_the_thread_that_started_it() -> None:
 def test_a_server_tells_why_it_did_not_start() -> None:
     server = ZooKeeperServer(settings={"tickTime": "nonsense"})
     try:
-        with pytest.raises(RuntimeError, match=r"(?s)ended by itself.*nonsense"):
+        with pytest.raises(RuntimeError, match=r"(?s)has exited.*nonsense"):
             server.start()
         assert not server.running
     finally:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATHS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"

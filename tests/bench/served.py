@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from tests.support.guard import guarded
 from tests.support.loopback import free_port
+from tests.support.process_guard import guarded
 
 _TYPE_A = 1
 _EDNS = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)

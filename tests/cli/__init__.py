@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _CONTROLS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")

@@ -42,7 +42,7 @@ def holding(own_zookeeper: ZooKeeperServer) -> Iterator[tuple[ZkdnsServer, list[
         eventually(lambda: len(server.events(HELD)) == 2)
         # The first removals may take effect before the number looks like a failure; these members return.
         eventually(lambda: held_by(server) == len(paths))
-        eventually(lambda: len(server.ask("web.staging.discovery")) == 6)
+        eventually(lambda: len(server.lookup("web.staging.discovery")) == 6)
         yield server, paths[:6]
     client.stop()
     client.close()
@@ -70,8 +70,8 @@ def test_the_held_members_of_a_service_are_dropped_and_listed(
         f"web.staging\t{path.rpartition('/')[2]}\t10.0.0.{number}:80" for number, path in enumerate(paths, 1)
     ]
     assert (ended.status, ended.errors, ended.output.splitlines()) == (0, "", lines)
-    assert not server.ask("web.staging.discovery")
-    assert server.ask("db.staging.discovery") == {"10.0.0.1"}
+    assert not server.lookup("web.staging.discovery")
+    assert server.lookup("db.staging.discovery") == {"10.0.0.1"}
     again = accept(server, name)
     assert (again.status, again.output) == (1, "")
     assert again.errors == f"zkdns: no members of {name} are held\n"
@@ -88,7 +88,7 @@ def test_all_held_members_are_dropped_and_printed_as_json(holding: tuple[ZkdnsSe
         "endpoint": "10.0.0.1:80",
     }
     assert rows[0]["held_seconds"] >= 0
-    assert not server.ask("db.staging.discovery")
+    assert not server.lookup("db.staging.discovery")
     assert accept(server, "--all").errors == "zkdns: no members are held\n"
 
 

@@ -1,4 +1,4 @@
-"""`zkdns doctor` for a server with ZooKeeper; for name resolution, see `scenarios/test_this_machine.py`."""
+"""`zkdns doctor` for a server with ZooKeeper. `scenarios/test_setup_and_doctor.py` tests name resolution."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ def records(text: str) -> set[str]:
 def test_the_zone_file_of_a_server_has_the_records_it_answers_with() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
-        eventually(lambda: "127.0.0.1" in server.ask("m0.database.prod.discovery"))
+        eventually(lambda: "127.0.0.1" in server.lookup("m0.database.prod.discovery"))
         ended = dump(server, "--zone")
         assert (ended.status, ended.errors) == (0, "")
         zone = dns.zone.from_text(ended.output, "discovery.", relativize=False)
@@ -54,10 +54,10 @@ def test_the_zone_file_of_a_server_has_the_records_it_answers_with() -> None:
         ):
             found = zone.get_rdataset(f"{name}.discovery.", qtype)
             assert found is not None
-            assert {str(record) for record in found} == server.ask(f"{name}.discovery", qtype)
+            assert {str(record) for record in found} == server.lookup(f"{name}.discovery", qtype)
         soa = zone.get_rdataset("discovery.", "SOA")
         assert soa is not None
-        assert {str(soa[0])} == server.ask("discovery", "SOA")
+        assert {str(soa[0])} == server.lookup("discovery", "SOA")
         assert records(run("dump", "--zone", "--demo").output) == records(ended.output)
 
 

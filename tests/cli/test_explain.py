@@ -11,11 +11,11 @@ import pytest
 from kazoo.security import make_digest_acl
 
 from tests.cli import Ended, Terminal, run
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import UpstreamServer, says
+from tests.support.upstream import UpstreamServer, returns_rcode
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = pytest.mark.processes
 
@@ -76,7 +76,7 @@ def judged(zookeeper: ZooKeeperServer, zk: Any, zk_root: str) -> Iterator[ZkdnsS
     vector["vector"][1]["weight"] = -1
     zk.create(f"{zk_root}/staging/web/vector_0000000001", json.dumps(vector).encode())
     with (
-        UpstreamServer(says(dns.rcode.SERVFAIL)) as upstream,
+        UpstreamServer(returns_rcode(dns.rcode.SERVFAIL)) as upstream,
         ZkdnsServer(
             *("--zookeeper", zookeeper.address, "--namespace", f"{zk_root}/{{environment}}/{{service}}"),
             environment={"ZKDNS_UPSTREAM": str(upstream.address)},
@@ -118,7 +118,7 @@ def test_each_member_has_a_verdict_and_the_state_of_its_znode(
     assert rows["6"]["why"].startswith("json: its data is not JSON")
     assert rows["7"]["why"].startswith("port: serviceEndpoint has the port 0.5")
     assert {answer["type"]: answer["records"] for answer in found["answers"]}["A"] == len(
-        judged.ask("web.staging.discovery")
+        judged.lookup("web.staging.discovery")
     )
 
 
@@ -167,7 +167,7 @@ def test_a_held_member_has_its_hold_time(own_zookeeper: ZooKeeperServer) -> None
                 transaction.delete(path)
             transaction.commit()
             eventually(lambda: len(server.events(HELD)) == 2)
-            eventually(lambda: len(server.ask("web.staging.discovery")) == 6)
+            eventually(lambda: len(server.lookup("web.staging.discovery")) == 6)
             found = eventually(
                 lambda: found if verdicts(found := explained(server, "web.staging")) == {"held"} else None
             )

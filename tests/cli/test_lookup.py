@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.loopback import paired_sockets
 from tests.support.server import ZkdnsServer
-from tests.support.web import deaf_port
+from tests.support.web import closed_udp_port
 
 pytestmark = pytest.mark.processes
 
@@ -307,7 +307,7 @@ def test_a_silent_server_is_an_error_after_the_timeout() -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "[::1]"])
 def test_a_closed_port_is_an_error_at_once(host: str) -> None:
-    with deaf_port(host.strip("[]")) as port:
+    with closed_udp_port(host.strip("[]")) as port:
         server = f"{host}:{port}"
         ended = lookup("web", "--server", server, "--timeout", "20")
     assert ended.returncode == 3

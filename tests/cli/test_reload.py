@@ -6,46 +6,46 @@ from pathlib import Path
 import pytest
 
 from tests.cli import Ended, run
-from tests.scenarios.reloadable import WEB, Reloadable
+from tests.scenarios.reloadable import WEB, ReloadableServer
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.processes
 
 
-def reload(server: Reloadable, *arguments: str) -> Ended:
+def reload(server: ReloadableServer, *arguments: str) -> Ended:
     return run("reload", *arguments, environment={"ZKDNS_CONTROL": server.control})
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Reloadable]:
-    with Reloadable(tmp_path, ttl=5) as running:
+def server(tmp_path: Path) -> Iterator[ReloadableServer]:
+    with ReloadableServer(tmp_path, ttl=5) as running:
         running.wait_ready()
         eventually(lambda: Path(f"{running.control}.reload").exists())
         yield running
 
 
-def test_it_returns_when_the_new_configuration_is_in_force(server: Reloadable) -> None:
+def test_it_returns_when_the_new_configuration_is_in_force(server: ReloadableServer) -> None:
     assert reload(server) == (0, "nothing has changed\n", "")
     server.write(ttl=6, zookeeper={"session_timeout": 20})
     ended = reload(server)
     assert (ended.status, ended.errors) == (0, "")
     assert ended.output.startswith("reloaded in ")
     assert ended.output.endswith("s: zookeeper.session_timeout, ttl changed, 2 processes replaced\n")
-    server.settle()
+    server.wait_for_processes()
     assert server.query(WEB).answer[0].ttl == 6
 
 
-def test_all_replaces_all_processes(server: Reloadable) -> None:
+def test_all_replaces_all_processes(server: ReloadableServer) -> None:
     before = server.processes("worker") | server.processes("watcher")
     ended = reload(server, "--all")
     assert ended.output.endswith("s: nothing changed, 2 processes replaced\n")
-    server.settle()
+    server.wait_for_processes()
     assert not (server.processes("worker") | server.processes("watcher")) & before
     # The new processes serve the control socket.
     assert run("dump", "--zone", environment={"ZKDNS_CONTROL": server.control}).status == 0
 
 
-def test_all_errors_are_printed_with_exit_status_2(server: Reloadable) -> None:
+def test_all_errors_are_printed_with_exit_status_2(server: ReloadableServer) -> None:
     server.write(ttl=-1, order="upwards")
     ended = reload(server)
     assert (ended.status, ended.output) == (2, "")

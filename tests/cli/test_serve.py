@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 
 from tests.admin.helpers import ask
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import parse_host_port
@@ -84,7 +84,7 @@ def test_without_demo_nothing_is_printed(tmp_path: Path) -> None:
     fixed.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80"]\n')
     with ZkdnsServer("--static", str(fixed)) as server:
         server.wait_ready()
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         assert server.output == ""
 
 
@@ -125,7 +125,7 @@ def test_two_servers_run_at_the_same_time_but_not_on_the_same_port() -> None:
     with ZkdnsServer("--demo") as one, ZkdnsServer("--demo", "--workers", "2") as two:
         assert one.wait_ready().port != two.wait_ready().port
         for server in (one, two):
-            assert server.ask("m0.web.staging.discovery") == {"192.0.2.1"}
+            assert server.lookup("m0.web.staging.discovery") == {"192.0.2.1"}
             for workers in ("1", "2"):
                 address = f"127.0.0.1:{server.port}"
                 ended = fail_to_start("--demo", "--listen", address, "--workers", workers)
@@ -166,7 +166,7 @@ def test_an_offline_snapshot_is_served_and_not_changed(tmp_path: Path) -> None:
         assert [str(record) for rrset in response.answer for record in rrset] == ["10.0.0.1"]
         (stale,) = response.options
         assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "answered from a snapshot")
-        assert server.ask("api.staging.discovery") == {"10.0.0.2"}  # from the snapshot, without a resolver
+        assert server.lookup("api.staging.discovery") == {"10.0.0.2"}  # from the snapshot, without a resolver
         assert server.rcode("nothing.staging.discovery") == "NXDOMAIN"
         admin = parse_host_port(server.admin.removeprefix("http://"))
         assert ask(admin, "/api/status").json["source"] == "snapshot"
@@ -174,7 +174,7 @@ def test_an_offline_snapshot_is_served_and_not_changed(tmp_path: Path) -> None:
         assert entry["age_seconds"] >= 7 * 86_400
         os.kill(server.pid_of("watcher"), signal.SIGKILL)
         eventually(lambda: len(server.events("snapshot_loaded")) == 2)
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         assert server.terminate() == 0
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert list(tmp_path.iterdir()) == [path]
@@ -216,7 +216,7 @@ def test_a_snapshot_is_served_until_zookeeper_is_reachable(tmp_path: Path) -> No
             assert [str(record) for rrset in response.answer for record in rrset] == ["10.0.0.1"]
             (stale,) = response.options
             assert (stale.code, stale.text) == (dns.edns.EDECode.STALE_ANSWER, "ZooKeeper is out of reach")
-            assert server.ask("api.staging.discovery") == {"10.0.0.2"}
+            assert server.lookup("api.staging.discovery") == {"10.0.0.2"}
         path.write_bytes(b"something else")
         with ZkdnsServer("--zookeeper", hosts, "--snapshot", str(path)) as server:
             (entry,) = eventually(lambda: server.events("snapshot_ignored"))
@@ -232,8 +232,8 @@ def test_it_serves_with_closed_standard_streams(closed: str) -> None:
     server = ZkdnsServer("--demo")
     server.command = ["sh", "-c", f'exec "$@" {closed}', "sh", *server.command]
     with server:
-        assert server.wait_ready().ask("m0.web.staging.discovery") == {"192.0.2.1"}
-        assert server.ask("m0.web.staging.discovery", tcp=True) == {"192.0.2.1"}
+        assert server.wait_ready().lookup("m0.web.staging.discovery") == {"192.0.2.1"}
+        assert server.lookup("m0.web.staging.discovery", tcp=True) == {"192.0.2.1"}
         assert server.events("process_exited") == []
         assert server.terminate() == 0
 

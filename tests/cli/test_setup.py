@@ -13,7 +13,7 @@ import pytest
 
 from tests.cli import Ended, Terminal, run
 from tests.host.trees import everything, make_tree
-from tests.support.network import seeing
+from tests.support.network import bind_mount_prefix
 from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.processes
@@ -147,7 +147,13 @@ def test_the_configuration_of_an_image_is_read_and_written_in_the_image(tmp_path
 def test_a_read_only_file_system_is_an_error_and_nothing_changes(root: Path) -> None:
     before = everything(root)
     etc = root / "etc"
-    read_only = [*seeing({str(etc): etc}), "sh", "-c", f'mount -o remount,bind,ro {etc} && exec "$@"', "sh"]
+    read_only = [
+        *bind_mount_prefix({str(etc): etc}),
+        "sh",
+        "-c",
+        f'mount -o remount,bind,ro {etc} && exec "$@"',
+        "sh",
+    ]
     probe = subprocess.run([*read_only, "true"], check=False, capture_output=True, text=True)
     if probe.returncode:
         pytest.skip(f"no read-only mount can be made: {probe.stderr.strip()}")

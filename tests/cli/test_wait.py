@@ -105,7 +105,7 @@ def test_it_waits_for_added_and_for_removed_members(static: StaticServer) -> Non
             static.write_members(count)
             assert command.wait() == 0
             assert (command.output, command.errors) == ("", "")
-        assert len(static.server.ask("web.staging.discovery")) == count
+        assert len(static.server.lookup("web.staging.discovery")) == count
 
 
 def test_it_waits_for_a_server_that_starts_later(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 from kazoo.security import make_acl
 
 from tests.cli import PROGRAM, Command, Terminal, run
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
 

@@ -1,7 +1,7 @@
-"""A client: how it is asked, and how what it tells is read.
+"""A client program: the command that makes it look up a name, and the parsing of its output.
 
-The kinds of questions are A, AAAA and SRV, and `both`: addresses of either family at once, which programs ask
-for that want to connect.
+The query types are A, AAAA, SRV, and `both`: addresses of both families, which programs look up before they
+connect.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-Ended = subprocess.CompletedProcess[str]
+CompletedCommand = subprocess.CompletedProcess[str]
 
-# Where programs are that only root has on the PATH, or that nobody has.
-_PLACES = "/usr/sbin:/sbin:/usr/lib/systemd:/lib/systemd"
+# Directories of programs that may not be on the PATH.
+_DIRECTORIES = "/usr/sbin:/sbin:/usr/lib/systemd:/lib/systemd"
 
 
-class MissingError(Exception):
-    """A client is not on this machine; the message says what would bring it."""
+class MissingProgramError(Exception):
+    """A client is not installed. The message names the package."""
 
 
 class Case(Enum):
-    """What a client is asked for, as the summary names it."""
+    """A test case, with its name in the summary."""
 
     A = "A"
     AAAA = "AAAA"
@@ -39,70 +39,76 @@ class Case(Enum):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a client has told: sorted records, or the word by which it tells that there are none."""
+class LookupResult:
+    """The result of a client: sorted records, or the error code of the client."""
 
     records: tuple[str, ...] = ()
     failure: str = ""
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where a client runs: a directory for what is compiled, the services' port, and what runs a command."""
+class ClientEnvironment:
+    """The environment of a client.
+
+    Attributes:
+        directory: for compiled programs.
+        port: the port of the services.
+        run: runs a command.
+    """
 
     directory: Path
     port: int
-    run: Callable[..., Ended]
+    run: Callable[..., CompletedCommand]
 
 
 @dataclass(frozen=True)
 class Client:
-    """One way in which programs ask.
+    """A client program or resolver library.
 
     Attributes:
-        name: as the summary has it.
-        command: of a workplace, a kind and a name, what asks; raises MissingError.
-        read: what that has told.
-        nxdomain: its word for a name that does not exist.
-        nodata: its word for a name without records of that kind.
-        packages: Debian's, by the programs that it needs.
-        cannot: the reasons, in a few words, for which cases are left out.
-        most: of a kind, how many records it tells where there are more.
-        asks_both: whether it asks for addresses of either family at once.
-        resolved: asks systemd-resolved, which asks the server.
+        name: the name in the summary.
+        command: the command for an environment, a query type and a name; raises MissingProgramError.
+        read: parses the output.
+        nxdomain: the error code for a name that does not exist.
+        nodata: the error code for a name without records of the query type.
+        packages: the Debian packages of the required programs.
+        unsupported: the reasons why cases are skipped.
+        max_records: the maximum number of records that it returns, by query type; None: no limit.
+        queries_both_families: whether one look-up returns addresses of both families.
+        resolved: whether it queries systemd-resolved, which forwards to the server.
     """
 
     name: str
-    command: Callable[[Workplace, str, str], list[str]]
-    read: Callable[[Ended], Found]
+    command: Callable[[ClientEnvironment, str, str], list[str]]
+    read: Callable[[CompletedCommand], LookupResult]
     nxdomain: str
     nodata: str
     packages: Mapping[str, str] = field(default_factory=dict)
-    cannot: Mapping[Case, str] = field(default_factory=dict)
-    most: Callable[[str], int | None] = lambda _: None
-    asks_both: bool = True
+    unsupported: Mapping[Case, str] = field(default_factory=dict)
+    max_records: Callable[[str], int | None] = lambda _: None
+    queries_both_families: bool = True
     resolved: bool = False
 
-    def ask(self, workplace: Workplace, kind: str, name: str) -> Found:
-        """Ask, and read what comes."""
-        return self.read(workplace.run(*self.command(workplace, kind, name)))
+    def look_up(self, environment: ClientEnvironment, query_type: str, name: str) -> LookupResult:
+        """Run the client, and parse its output."""
+        return self.read(environment.run(*self.command(environment, query_type, name)))
 
     def require(self) -> None:
-        """Raise MissingError where one of its programs is missing."""
+        """Raise MissingProgramError if a required program is missing."""
         for program, package in self.packages.items():
             if find(program) is None:
-                raise MissingError(f"needs {package}")
+                raise MissingProgramError(f"needs {package}")
 
 
 def find(program: str) -> str | None:
-    """The path of a program."""
-    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:{_PLACES}")
+    """The path of a program, or None."""
+    return shutil.which(program, path=f"{os.environ.get('PATH', os.defpath)}:{_DIRECTORIES}")
 
 
-def records(lines: list[str], failure: str = "") -> Found:
-    """Addresses as RFC 5952 writes them, targets without their last dot; the failure where there are none."""
+def records(lines: list[str], failure: str = "") -> LookupResult:
+    """The records in canonical form (RFC 5952, no final dot), or the failure if there are none."""
     found = tuple(sorted(_record(line) for line in lines))
-    return Found(found) if found else Found(failure=failure)
+    return LookupResult(found) if found else LookupResult(failure=failure)
 
 
 def _record(text: str) -> str:

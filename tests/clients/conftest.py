@@ -1,4 +1,4 @@
-"""Tells after everything else, in two lines, which clients were asked for what."""
+"""Prints a summary of the tested clients and cases after the test run."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clients.client import Case, Client
-from tests.clients.summary import Ran, summary
+from tests.clients.summary import CaseResult, summarize
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let reports, also of what is skipped, say which client and which case they are of."""
+    """Add client and case to the reports, including reports of skipped tests."""
     for item in items:
         parameters = getattr(getattr(item, "callspec", None), "params", {})
         client, case = parameters.get("client"), parameters.get("case")
@@ -22,11 +22,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     reporter = config.pluginmanager.get_plugin("terminalreporter")
     if reporter is not None:
-        for line in summary(_all_ran(reporter.stats)):
+        for line in summarize(_results(reporter.stats)):
             reporter.write_line(line)
 
 
-def _all_ran(stats: dict[str, list[pytest.TestReport]]) -> Iterator[Ran]:
+def _results(stats: dict[str, list[pytest.TestReport]]) -> Iterator[CaseResult]:
     for category, outcome in (
         ("passed", "passed"),
         ("failed", "failed"),
@@ -37,7 +37,7 @@ def _all_ran(stats: dict[str, list[pytest.TestReport]]) -> Iterator[Ran]:
             properties = dict(getattr(report, "user_properties", ()))
             if "client" in properties:
                 reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else ""
-                yield Ran(
+                yield CaseResult(
                     str(properties["client"]),
                     str(properties["case"]),
                     outcome,

@@ -1,4 +1,4 @@
-"""Two lines on which clients were asked for what, from what has really run."""
+"""A summary of the tested clients and cases in two lines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Ran:
-    """One client and one case; the outcome is `passed`, `failed` or `skipped`, and then has a reason."""
+class CaseResult:
+    """The result of one client and one case: `passed`, `failed`, or `skipped` with a reason."""
 
     client: str
     case: str
@@ -17,39 +17,41 @@ class Ran:
     reason: str = ""
 
 
-def summary(all_ran: Iterable[Ran]) -> list[str]:
-    """How many clients and cases were tried, and what was left out, by its reasons; nothing for nothing.
+def summarize(results: Iterable[CaseResult]) -> list[str]:
+    """The numbers of clients and cases, and the skipped ones by reason. Without results, no lines.
 
-    A client that was not tried at all stands there without its cases.
+    A client is listed without its cases if all of them were skipped.
     """
     counts: dict[str, int] = defaultdict(int)
     tried: set[str] = set()
     cases: set[str] = set()
     skipped: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    for ran in all_ran:
-        counts[ran.outcome] += 1
-        if ran.outcome == "skipped":
-            skipped[ran.reason][ran.client].append(ran.case)
+    for result in results:
+        counts[result.outcome] += 1
+        if result.outcome == "skipped":
+            skipped[result.reason][result.client].append(result.case)
         else:
-            tried.add(ran.client)
-            cases.add(ran.case)
+            tried.add(result.client)
+            cases.add(result.case)
     if not counts:
         return []
-    told = [
+    outcomes = [
         f"{counts[outcome]} {outcome}"
         for outcome in ("passed", "failed", "skipped")
         if counts[outcome] or outcome == "passed"
     ]
-    lines = [f"clients: {len(tried)} clients x {len(cases)} cases: {', '.join(told)}"]
+    lines = [f"clients: {len(tried)} clients x {len(cases)} cases: {', '.join(outcomes)}"]
     if skipped:
-        lines.append(f"skipped: {'; '.join(_group(reason, who, tried) for reason, who in skipped.items())}")
+        lines.append(
+            f"skipped: {'; '.join(_group(reason, cases_of, tried) for reason, cases_of in skipped.items())}"
+        )
     return lines
 
 
 def _group(reason: str, cases_of: dict[str, list[str]], tried: set[str]) -> str:
-    """Who was left out of what for this reason; those together who were left out of the same."""
-    alike: dict[str, list[str]] = defaultdict(list)
+    """The clients that were skipped for this reason, grouped by their skipped cases."""
+    by_cases: dict[str, list[str]] = defaultdict(list)
     for client, cases in cases_of.items():
-        alike[f": {' + '.join(cases)}" if client in tried else ""].append(client)
-    who = ", ".join(f"{', '.join(clients)}{cases}" for cases, clients in alike.items())
-    return f"{who} ({reason})"
+        by_cases[f": {' + '.join(cases)}" if client in tried else ""].append(client)
+    clients_text = ", ".join(f"{', '.join(clients)}{cases}" for cases, clients in by_cases.items())
+    return f"{clients_text} ({reason})"

@@ -1,4 +1,4 @@
-"""Whoever asks, with whatever library or tool, gets what the standards promise."""
+"""Clients of many libraries and tools get correct results from a real server."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.client import Case, Client, Found, MissingError, Workplace
-from tests.clients.libraries import LIBRARIES
-from tests.clients.resolved import RESOLVED, resolvectl, resolved
-from tests.clients.scene import (
+from tests.clients.client import Case, Client, ClientEnvironment, LookupResult, MissingProgramError
+from tests.clients.environment import (
     HUNDRED,
     IPV4,
     IPV6,
@@ -28,7 +26,9 @@ from tests.clients.scene import (
     serving,
     srv,
 )
-from tests.clients.tools import TOOLS
+from tests.clients.library_clients import LIBRARIES
+from tests.clients.systemd_resolved import RESOLVED, resolvectl, resolved
+from tests.clients.tool_clients import TOOLS
 from tests.support.machine import Machine
 from tests.support.server import ZkdnsServer
 
@@ -36,13 +36,13 @@ pytestmark = [pytest.mark.processes, pytest.mark.alone]
 
 CLIENTS = (*LIBRARIES, *TOOLS, *RESOLVED)
 
-# Below what any of these waits before it asks again (musl 2.5 s, glibc 5 s), programs' start included.
-AT_ONCE = 2.0  # seconds
-TRIES = 3  # who is held up is each time; a program's start may be slow once, where the machine is busy
+# Shorter than the retry interval of all clients (musl 2.5 s, glibc 5 s), including the start of the program.
+MAX_SECONDS = 2.0
+TRIES = 3  # on a busy machine the start of a program may be slow once; a retry happens each time
 
 
-class World:
-    """The network with the server, and the machines in it."""
+class ClientMachines:
+    """The machines that clients run on, with and without systemd-resolved."""
 
     def __init__(self, directory: Path, served: Served, stack: contextlib.ExitStack) -> None:
         self.server = served.server
@@ -50,18 +50,21 @@ class World:
         self._plain = Machine(directory / "plain")
         self._resolved: Machine | Exception | None = None
 
-    def workplace(self, client: Client) -> Workplace:
-        """Where that client asks; or MissingError."""
+    def environment(self, client: Client) -> ClientEnvironment:
+        """The environment of a client. Raises MissingProgramError."""
         client.require()
         machine = self.through_resolved() if client.resolved else self._plain
-        return Workplace(self._directory, self._port, machine.run)
+        return ClientEnvironment(self._directory, self._port, machine.run)
 
     def through_resolved(self) -> Machine:
-        """The machine with systemd-resolved, which is started when it is first needed; or MissingError."""
+        """The machine with systemd-resolved, which is started on first use. Raises MissingProgramError."""
         if self._resolved is None:
             try:
                 self._resolved = self._stack.enter_context(resolved(self._directory / "resolved"))
-            except (MissingError, AssertionError) as failure:  # it would fail for the next client too
+            except (
+                MissingProgramError,
+                AssertionError,
+            ) as failure:  # so that the next client does not try again
                 self._resolved = failure
         if isinstance(self._resolved, Exception):
             raise self._resolved
@@ -69,81 +72,83 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def machines(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ClientMachines]:
     directory = tmp_path_factory.mktemp("clients")
     with serving(directory) as served, contextlib.ExitStack() as stack:
-        yield World(directory, served, stack)
+        yield ClientMachines(directory, served, stack)
 
 
 @dataclass(frozen=True)
-class Asking:
-    """A client at its workplace."""
+class Lookup:
+    """A client in its environment."""
 
     client: Client
-    workplace: Workplace
+    environment: ClientEnvironment
 
-    def __call__(self, kind: str, name: str) -> Found:
-        return self.client.ask(self.workplace, kind, name)
+    def __call__(self, query_type: str, name: str) -> LookupResult:
+        return self.client.look_up(self.environment, query_type, name)
 
-    def finds(self, kind: str, name: str, wanted: tuple[str, ...]) -> None:
-        """It is told all of these and nothing else; or as many as it can take, and others the next time."""
-        found = self(kind, name)
-        most = self.client.most(kind)
-        if most is None or len(wanted) <= most:
-            assert found == Found(tuple(sorted(wanted)))
+    def finds(self, query_type: str, name: str, wanted: tuple[str, ...]) -> None:
+        """Check that the client finds exactly these records; above its limit, different ones each time."""
+        found = self(query_type, name)
+        max_records = self.client.max_records(query_type)
+        if max_records is None or len(wanted) <= max_records:
+            assert found == LookupResult(tuple(sorted(wanted)))
         else:
             assert found.failure == ""
-            assert len(set(found.records)) == len(found.records) == most
+            assert len(set(found.records)) == len(found.records) == max_records
             assert set(found.records) <= set(wanted)
-            # Of one it says only where it has connected to, having sorted all of them by itself.
-            assert most == 1 or self(kind, name) != found
+            # A client that returns only one address has sorted all of them, and may return the same one.
+            assert max_records == 1 or self(query_type, name) != found
 
 
-def finds_ipv4(ask: Asking) -> None:
-    ask.finds("A", WEB, IPV4)
+def finds_ipv4(look_up: Lookup) -> None:
+    look_up.finds("A", WEB, IPV4)
 
 
-def finds_ipv6(ask: Asking) -> None:
-    ask.finds("AAAA", WEB, IPV6)
+def finds_ipv6(look_up: Lookup) -> None:
+    look_up.finds("AAAA", WEB, IPV6)
 
 
-def is_not_held_up_by_a_missing_aaaa(ask: Asking) -> None:
-    """Not even by being told that the whole name is missing, which ends the search for an A with some."""
-    assert ask("AAAA", OLD) == Found(failure=ask.client.nodata)
+def is_not_delayed_by_a_missing_aaaa(look_up: Lookup) -> None:
+    """A missing AAAA record is NODATA. After NXDOMAIN some clients would not look up A records."""
+    assert look_up("AAAA", OLD) == LookupResult(failure=look_up.client.nodata)
     took: list[float] = []
-    while len(took) < TRIES and min(took, default=AT_ONCE) >= AT_ONCE:
-        began = time.monotonic()
-        ask.finds("both" if ask.client.asks_both else "A", OLD, OLD_IPV4)
-        took.append(time.monotonic() - began)
-    assert min(took) < AT_ONCE, took
+    while len(took) < TRIES and min(took, default=MAX_SECONDS) >= MAX_SECONDS:
+        started_at = time.monotonic()
+        look_up.finds("both" if look_up.client.queries_both_families else "A", OLD, OLD_IPV4)
+        took.append(time.monotonic() - started_at)
+    assert min(took) < MAX_SECONDS, took
 
 
-def finds_srv(ask: Asking) -> None:
-    ask.finds("SRV", WEB, srv(WEB))
+def finds_srv(look_up: Lookup) -> None:
+    look_up.finds("SRV", WEB, srv(WEB))
 
 
-def learns_that_there_is_no_such_name(ask: Asking) -> None:
-    assert ask("both" if ask.client.asks_both else "A", NONE) == Found(failure=ask.client.nxdomain)
+def reports_a_missing_name(look_up: Lookup) -> None:
+    assert look_up("both" if look_up.client.queries_both_families else "A", NONE) == LookupResult(
+        failure=look_up.client.nxdomain
+    )
 
 
-def finds_a_hundred_addresses(ask: Asking) -> None:
-    ask.finds("A", MANY, HUNDRED)
+def finds_a_hundred_addresses(look_up: Lookup) -> None:
+    look_up.finds("A", MANY, HUNDRED)
 
 
-def finds_a_hundred_srv(ask: Asking) -> None:
-    ask.finds("SRV", MANY, srv(MANY))
+def finds_a_hundred_srv(look_up: Lookup) -> None:
+    look_up.finds("SRV", MANY, srv(MANY))
 
 
-def finds_by_search(ask: Asking) -> None:
-    ask.finds("A", "web", IPV4)
+def finds_by_search(look_up: Lookup) -> None:
+    look_up.finds("A", "web", IPV4)
 
 
-CASES: dict[Case, Callable[[Asking], None]] = {
+CASES: dict[Case, Callable[[Lookup], None]] = {
     Case.A: finds_ipv4,
     Case.AAAA: finds_ipv6,
-    Case.WITHOUT_AAAA: is_not_held_up_by_a_missing_aaaa,
+    Case.WITHOUT_AAAA: is_not_delayed_by_a_missing_aaaa,
     Case.SRV: finds_srv,
-    Case.NXDOMAIN: learns_that_there_is_no_such_name,
+    Case.NXDOMAIN: reports_a_missing_name,
     Case.HUNDRED: finds_a_hundred_addresses,
     Case.HUNDRED_SRV: finds_a_hundred_srv,
     Case.SEARCH: finds_by_search,
@@ -152,26 +157,26 @@ CASES: dict[Case, Callable[[Asking], None]] = {
 
 @pytest.mark.parametrize("case", CASES, ids=attrgetter("value"))
 @pytest.mark.parametrize("client", CLIENTS, ids=attrgetter("name"))
-def test_a_client(world: World, client: Client, case: Case) -> None:
-    if case in client.cannot:
-        pytest.skip(client.cannot[case])
+def test_a_client(machines: ClientMachines, client: Client, case: Case) -> None:
+    if case in client.unsupported:
+        pytest.skip(client.unsupported[case])
     try:
-        CASES[case](Asking(client, world.workplace(client)))
-    except MissingError as missing:
+        CASES[case](Lookup(client, machines.environment(client)))
+    except MissingProgramError as missing:
         pytest.skip(str(missing))
 
 
-def test_systemd_resolved_finds_our_zone_here_and_everything_else_elsewhere(
-    world: World, tmp_path: Path
-) -> None:
+def test_systemd_resolved_routes_only_the_zone_to_zkdns(machines: ClientMachines, tmp_path: Path) -> None:
     others = tmp_path / "others.toml"
     others.write_text('[services."www.all"]\nmembers = ["203.0.113.80:80"]\n')
     try:
-        machine = world.through_resolved()
-    except MissingError as missing:
+        machine = machines.through_resolved()
+    except MissingProgramError as missing:
         pytest.skip(str(missing))
-    with ZkdnsServer("--static", str(others), "--zone", "example", "--listen", "127.0.0.2:53") as elsewhere:
-        elsewhere.wait_ready()
+    with ZkdnsServer(
+        "--static", str(others), "--zone", "example", "--listen", "127.0.0.2:53"
+    ) as other_server:
+        other_server.wait_ready()
         machine.output(*resolvectl("dns", LINK, "127.0.0.2"))
         try:
             for name, found in (
@@ -179,11 +184,11 @@ def test_systemd_resolved_finds_our_zone_here_and_everything_else_elsewhere(
                 ("www.all.example", {"203.0.113.80"}),
                 (OLD, {*OLD_IPV4}),
             ):
-                told = machine.output("getent", "ahosts", name)
-                assert {line.split()[0] for line in told.splitlines()} == found
-                # Each server refuses the other's names.
-                for server in (world.server, elsewhere):
-                    refuses = name.endswith(".example") == (server is world.server)
+                output = machine.output("getent", "ahosts", name)
+                assert {line.split()[0] for line in output.splitlines()} == found
+                # Each server refuses the names of the other one.
+                for server in (machines.server, other_server):
+                    refuses = name.endswith(".example") == (server is machines.server)
                     assert server.rcode(name) == ("REFUSED" if refuses else "NOERROR")
         finally:
             machine.output(*resolvectl("revert", LINK))

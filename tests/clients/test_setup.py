@@ -1,4 +1,4 @@
-"""`zkdns setup` on a machine with systemd-resolved: the drop-in works."""
+"""`zkdns setup` on a machine with systemd-resolved: the drop-in forwards the zone."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.client import MissingError
-from tests.clients.resolved import STUB, accounts, runtime_directory, started
-from tests.clients.scene import IPV4, LINK, WEB
+from tests.clients.client import MissingProgramError
+from tests.clients.environment import IPV4, LINK, WEB
+from tests.clients.systemd_resolved import STUB, accounts, runtime_directory, started
 from tests.host.trees import everything
-from tests.support.network import ip, new_network, seeing, wait_until_up
+from tests.support.network import bind_mount_prefix, ip, new_network, wait_until_up
 from tests.support.server import ZkdnsServer
 
 pytestmark = [pytest.mark.processes, pytest.mark.alone]
@@ -34,7 +34,7 @@ _SETUP = (
 
 @pytest.fixture
 def network() -> Iterator[None]:
-    with new_network() as made, made.entered():
+    with new_network() as created, created.entered():
         ip(f"link add {LINK} type veth peer name far")
         ip(f"link set {LINK} up")
         ip("link set far up")
@@ -43,7 +43,7 @@ def network() -> Iterator[None]:
         yield
 
 
-def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path: Path) -> None:
+def test_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path: Path) -> None:
     del network
     etc, saved, run = tmp_path / "etc", tmp_path / "saved", runtime_directory(tmp_path, _QUIET)
     shutil.copytree("/etc", etc, symlinks=True)
@@ -53,7 +53,7 @@ def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path
     (etc / "nsswitch.conf").write_text("hosts: files dns\n")
     (etc / "resolv.conf").unlink()
     (etc / "resolv.conf").symlink_to("../run/systemd/resolve/stub-resolv.conf")
-    prefix = seeing({"/etc": etc, "/var/lib": saved, "/run": run})
+    prefix = bind_mount_prefix({"/etc": etc, "/var/lib": saved, "/run": run})
 
     def on_machine(*command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([*prefix, *command], check=False, capture_output=True, text=True, timeout=30)
@@ -72,7 +72,7 @@ def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path
                 applied = on_machine(*_SETUP, "--control", server.control, "--apply", "--yes")
                 assert "name resolution is managed by systemd-resolved" in applied.stdout
                 assert "DNS=127.0.0.1:5300\n" in applied.stdout
-            with started(prefix, tmp_path):  # there is no systemd that would restart it
+            with started(prefix, tmp_path):  # without systemd, the test restarts it
                 assert finds(WEB) == finds("web") == set(IPV4)
                 doctor = (sys.executable, "-m", "zkdns", "doctor", "--listen", "127.0.0.1:5300")
                 diagnosed = on_machine(*doctor, "--static", str(services), "--control", server.control)
@@ -90,7 +90,7 @@ def test_a_drop_in_forwards_the_zone_to_zkdns_until_undo(network: None, tmp_path
                 on_machine(*_SETUP[:4], "--undo", "--yes")
             with started(prefix, tmp_path):
                 assert finds(WEB) == set()
-    except MissingError as missing:
+    except MissingProgramError as missing:
         pytest.skip(str(missing))
     assert everything(etc) == before
     assert everything(saved) == {}

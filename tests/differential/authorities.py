@@ -14,8 +14,8 @@ import dns.query
 import dns.rcode
 
 from tests.bench.processes import find_program
-from tests.support.guard import guarded
 from tests.support.loopback import free_port
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _START_SECONDS = 20.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.dns.helpers import Server, additional_of, ask, authoritative, data, has_soa, ports, query, rcode
-from tests.support.work import at_most_lines
+from tests.support.line_count import at_most_lines
 from zkdns.names import parse_name, to_wire
 
 WEB = "web.staging.discovery"

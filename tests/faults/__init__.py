@@ -1,1 +1,1 @@
-"""Every way that ZooKeeper and our own processes can fail; each answer is held against what was true."""
+"""Failures of ZooKeeper, the network and zkdns processes; all responses are checked against the history."""

@@ -1,4 +1,4 @@
-"""Ways to a ZooKeeper, by which a server follows it: by a recursive watch, and as an old one makes it."""
+"""A ZooKeeper server, a client for it, and a proxy with either watch strategy (recursive or one-shot)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.history import ROOT
-from tests.faults.scene import patient_client
+from tests.faults.scenario import reconnecting_client
 from tests.support.fault_proxy import ADD_WATCH, FaultProxy
 from tests.support.zookeeper import ZooKeeperServer
 
@@ -16,16 +16,16 @@ RECURSIVE, ONE_SHOT = "recursive", "one-shot"
 
 
 @pytest.fixture(scope="module")
-def faulty() -> Iterator[ZooKeeperServer]:
-    """This module's server, which its tests pause and kill; each leaves it serving."""
+def zookeeper_server() -> Iterator[ZooKeeperServer]:
+    """The server of this module. Tests pause and kill it; each test leaves it running."""
     with ZooKeeperServer() as server:
         yield server
 
 
 @pytest.fixture
-def reach(faulty: ZooKeeperServer) -> Iterator[Any]:
-    """A client that no proxy's fault hits; nothing is registered yet."""
-    with patient_client(faulty.address) as client:
+def direct_client(zookeeper_server: ZooKeeperServer) -> Iterator[Any]:
+    """A client that does not use the proxy. The tree is empty."""
+    with reconnecting_client(zookeeper_server.address) as client:
         if client.exists("/discovery"):
             client.delete("/discovery", recursive=True)
         client.ensure_path(ROOT)
@@ -33,9 +33,9 @@ def reach(faulty: ZooKeeperServer) -> Iterator[Any]:
 
 
 @pytest.fixture(params=[RECURSIVE, ONE_SHOT])
-def proxy(request: pytest.FixtureRequest, faulty: ZooKeeperServer) -> Iterator[FaultProxy]:
-    """The server's way to ZooKeeper; once it refuses recursive watches, as ZooKeeper before 3.6 does."""
-    with FaultProxy(faulty.port) as started:
+def proxy(request: pytest.FixtureRequest, zookeeper_server: ZooKeeperServer) -> Iterator[FaultProxy]:
+    """The connection of zkdns to ZooKeeper. With ONE_SHOT it refuses recursive watches, as before 3.6."""
+    with FaultProxy(zookeeper_server.port) as started:
         if request.param == ONE_SHOT:
             started.refused = frozenset({ADD_WATCH})
         yield started

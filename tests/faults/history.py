@@ -1,7 +1,8 @@
-"""What was true in ZooKeeper, and when: kept by a test as it makes things true.
+"""The history of members and services in ZooKeeper, recorded by a test while it changes them.
 
-A change that a test asks for happens somewhere between the asking and the answer. So whatever comes or goes
-has four times: until `born` it cannot be there, from `certain` to `leaving` it is, after `gone` it cannot be.
+A change happens at an unknown moment between its request and the response of ZooKeeper. Therefore a lifetime
+has four times: the object cannot exist before `create_sent`, certainly exists from `created` to
+`delete_sent`, and cannot exist after `deleted`.
 """
 
 from __future__ import annotations
@@ -19,36 +20,36 @@ _FIRST_PORT, _PORTS = 10_000, 50_000
 
 
 @dataclass(eq=False)
-class Life:
-    """When something was there; times of `time.monotonic`."""
+class Lifetime:
+    """When a member or a service existed, in seconds of `time.monotonic`."""
 
-    born: float
-    certain: float = math.inf
-    leaving: float = math.inf
-    gone: float = math.inf
+    create_sent: float
+    created: float = math.inf
+    delete_sent: float = math.inf
+    deleted: float = math.inf
 
-    def may_be_in(self, begin: float, end: float) -> bool:
-        """Whether it can have been there at some moment of these."""
-        return self.born <= end and begin <= self.gone
+    def may_exist_in(self, begin: float, end: float) -> bool:
+        """Whether it may have existed at some moment of this interval."""
+        return self.create_sent <= end and begin <= self.deleted
 
-    def is_throughout(self, begin: float, end: float) -> bool:
-        """Whether it was there at all of them, without a doubt."""
-        return self.certain <= begin and end < self.leaving
+    def exists_throughout(self, begin: float, end: float) -> bool:
+        """Whether it certainly existed in the whole interval."""
+        return self.created <= begin and end < self.delete_sent
 
 
 @dataclass(eq=False)
-class Entry(Life):
-    """A member: no other one ever has its address or its port."""
+class MemberLifetime(Lifetime):
+    """A member, with a unique address and port."""
 
     service: str = ""
     number: int = 0
     path: str = ""
     is_held: bool = False
-    """Whether it may still be answered when it is gone, since it went with a failure."""
+    """Whether responses may contain it after its deletion, because it was deleted by a failure."""
 
     @property
     def address(self) -> str:
-        """10.0.0.1 is the first."""
+        """The IPv4 address; the first member has 10.0.0.1."""
         return f"10.{self.number >> 16}.{self.number >> 8 & 255}.{self.number & 255}"
 
     @property
@@ -56,116 +57,118 @@ class Entry(Life):
         return _FIRST_PORT + self.number % _PORTS
 
     def data(self, **more: Any) -> bytes:
-        """What go.serversets would write, and more fields."""
+        """The znode data in the format of go.serversets, with additional fields."""
         endpoint = {"host": self.address, "port": self.port}
         member = {"serviceEndpoint": endpoint, "additionalEndpoints": {}, "status": "ALIVE", **more}
         return json.dumps(member, separators=(",", ":")).encode()
 
 
 @dataclass
-class Disturbance:
-    """A fault: from `begin` on answers may be as old as that, until `end`."""
+class Fault:
+    """A fault. Responses between `begin` and `end` may be as old as `begin`."""
 
     begin: float
     end: float = math.inf
-    told_from: float = math.inf
-    """From when on until `repaired` those who can be told are told that answers are stale."""
+    stale_from: float = math.inf
+    """From here until `repaired`, responses with EDNS must be marked as stale."""
     repaired: float = math.inf
 
 
 @dataclass
 class History:
-    """Everything that a test made true, by service (`web` is `/discovery/staging/web`)."""
+    """All changes of a test, by service (`web` is `/discovery/staging/web`)."""
 
-    entries: list[Entry] = field(default_factory=list)
-    services: dict[str, list[Life]] = field(default_factory=dict)
-    disturbances: list[Disturbance] = field(default_factory=list)
+    all_members: list[MemberLifetime] = field(default_factory=list)
+    services: dict[str, list[Lifetime]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
     excused: list[tuple[float, float]] = field(default_factory=list)
-    """Queries sent between these may be lost, since a process was killed that had read them."""
+    """Queries sent in these intervals may get no response: their worker may have been killed."""
     unread_until: float = -math.inf
-    """Until this nothing can have been read: SERVFAIL, and nothing else."""
+    """Before this time ZooKeeper cannot have been read, so that only SERVFAIL is correct."""
     read_by: float = -math.inf
-    """From this on everything had been: no SERVFAIL any more."""
+    """At this time ZooKeeper had been read, so that SERVFAIL is wrong afterwards."""
 
-    # -- making things true --------------------------------------------------------------------------------
+    # -- changes -------------------------------------------------------------------------------------------
 
-    def new_entry(self, service: str) -> Entry:
-        """A member that is about to be registered."""
-        entry = Entry(time.monotonic(), service=service, number=len(self.entries) + 1)
-        self.entries.append(entry)
-        return entry
+    def new_member(self, service: str) -> MemberLifetime:
+        """Add a member that is about to be registered."""
+        member = MemberLifetime(time.monotonic(), service=service, number=len(self.all_members) + 1)
+        self.all_members.append(member)
+        return member
 
-    def make_service(self, zk: Any, service: str) -> None:
-        """Create the service's znode, and those above it."""
-        life = Life(time.monotonic())
-        self.services.setdefault(service, []).append(life)
+    def create_service(self, zk: Any, service: str) -> None:
+        """Create the znode of a service, and its parents."""
+        lifetime = Lifetime(time.monotonic())
+        self.services.setdefault(service, []).append(lifetime)
         zk.ensure_path(f"{ROOT}/{service}")
-        life.certain = time.monotonic()
+        lifetime.created = time.monotonic()
 
-    def register(self, zk: Any, service: str, *, ephemeral: bool = False, **more: Any) -> Entry:
-        """Register one more member of a service that exists; with more fields than it needs."""
-        entry = self.new_entry(service)
-        entry.path = zk.create(
-            f"{ROOT}/{service}/member_", entry.data(**more), sequence=True, ephemeral=ephemeral
+    def register(self, zk: Any, service: str, *, ephemeral: bool = False, **more: Any) -> MemberLifetime:
+        """Register a member of an existing service, with additional fields."""
+        member = self.new_member(service)
+        member.path = zk.create(
+            f"{ROOT}/{service}/member_", member.data(**more), sequence=True, ephemeral=ephemeral
         )
-        entry.certain = time.monotonic()
-        return entry
+        member.created = time.monotonic()
+        return member
 
-    def delete(self, zk: Any, entry: Entry) -> None:
+    def delete(self, zk: Any, member: MemberLifetime) -> None:
         """Deregister a member."""
-        entry.leaving = time.monotonic()
-        zk.delete(entry.path)
-        entry.gone = time.monotonic()
+        member.delete_sent = time.monotonic()
+        zk.delete(member.path)
+        member.deleted = time.monotonic()
 
     @contextmanager
-    def leaving(self, entries: Iterable[Life], *, held: bool = False) -> Iterator[None]:
-        """These members or services go within the block, all of them; `held`: they are answered on."""
-        lives = [life for life in entries if life.leaving == math.inf]
+    def deletion(self, lifetimes: Iterable[Lifetime], *, held: bool = False) -> Iterator[None]:
+        """Record that the block deletes these members or services. `held` marks the members as held."""
+        existing = [lifetime for lifetime in lifetimes if lifetime.delete_sent == math.inf]
         now = time.monotonic()
-        for life in lives:
-            life.leaving = now
-            if isinstance(life, Entry):
-                life.is_held = held
+        for lifetime in existing:
+            lifetime.delete_sent = now
+            if isinstance(lifetime, MemberLifetime):
+                lifetime.is_held = held
         yield
         now = time.monotonic()
-        for life in lives:
-            life.gone = now
+        for lifetime in existing:
+            lifetime.deleted = now
 
-    def members(self, service: str) -> list[Entry]:
-        """The members that are there now, the oldest first."""
+    def members(self, service: str) -> list[MemberLifetime]:
+        """The current members, ordered by creation."""
         return [
-            entry
-            for entry in self.entries
-            if entry.service == service and entry.certain < math.inf and entry.leaving == math.inf
+            member
+            for member in self.all_members
+            if member.service == service and member.created < math.inf and member.delete_sent == math.inf
         ]
 
-    def lives_of(self, service: str) -> list[Life]:
-        """All that goes when the service's znode is deleted."""
+    def lifetimes(self, service: str) -> list[Lifetime]:
+        """The lifetimes that end when the znode of the service is deleted."""
         return [*self.services.get(service, ()), *self.members(service)]
 
     def present(self, service: str) -> set[str]:
-        """The addresses of the members that are there now."""
-        return {entry.address for entry in self.members(service)}
+        """The addresses of the current members."""
+        return {member.address for member in self.members(service)}
 
     def held(self, service: str) -> set[str]:
-        """The addresses of those that went with a failure, and may be answered on."""
-        return {entry.address for entry in self.entries if entry.service == service and entry.is_held}
+        """The addresses of the held members."""
+        return {member.address for member in self.all_members if member.service == service and member.is_held}
 
-    # -- what was true -------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------
 
     def oldest(self, sent: float, lag: float) -> float:
-        """How old the truth may be that an answer tells; in calm times as old as the lag."""
+        """The oldest moment that a response may reflect: `sent - lag`, or earlier during a fault."""
         oldest = sent - lag
-        for disturbance in sorted(self.disturbances, key=lambda each: each.begin, reverse=True):
-            if disturbance.begin <= sent and oldest <= disturbance.end:
-                oldest = min(oldest, disturbance.begin - lag)
+        for fault in sorted(self.faults, key=lambda each: each.begin, reverse=True):
+            if fault.begin <= sent and oldest <= fault.end:
+                oldest = min(oldest, fault.begin - lag)
         return oldest
 
-    def had_members(self, service: str, begin: float, end: float) -> bool:
-        """Whether at each of these moments some member was there without a doubt."""
+    def had_member_throughout(self, service: str, begin: float, end: float) -> bool:
+        """Whether the service certainly had a member at each moment of this interval."""
         reached = begin
-        spans = sorted((entry.certain, entry.leaving) for entry in self.entries if entry.service == service)
-        for certain, leaving in spans:
-            if certain <= reached < leaving:
-                reached = leaving
+        spans = sorted(
+            (member.created, member.delete_sent) for member in self.all_members if member.service == service
+        )
+        for created, delete_sent in spans:
+            if created <= reached < delete_sent:
+                reached = delete_sent
         return reached > end

@@ -1,4 +1,4 @@
-"""The checker itself: it must object to what is wrong, and to nothing else."""
+"""The checker reports wrong responses, and accepts correct ones."""
 
 from __future__ import annotations
 
@@ -12,23 +12,25 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from tests.faults.checker import ANSWER_SECONDS, LAG, Answer, objections
-from tests.faults.history import Disturbance, Entry, History, Life
+from tests.faults.checker import ANSWER_SECONDS, LAG, Answer, find_errors
+from tests.faults.history import Fault, History, Lifetime, MemberLifetime
 
 NAME = "web.staging.discovery."
-NOW = 1000.0  # when what is answered was asked, in most cases
+NOW = 1000.0  # the time of the query, in most cases
 LONG_AGO, JUST_NOW = NOW - 10 * LAG, NOW - LAG / 2
 
 
-def entry(number: int, born: float = LONG_AGO, gone: float = math.inf, **more: object) -> Entry:
-    """A member that came and went at once when it did."""
-    return Entry(born, born, gone, gone, service="web", number=number, **more)  # type: ignore[arg-type]
+def member(
+    number: int, create_sent: float = LONG_AGO, deleted: float = math.inf, **more: object
+) -> MemberLifetime:
+    """A member; its creation and deletion took no time."""
+    return MemberLifetime(create_sent, create_sent, deleted, deleted, service="web", number=number, **more)  # type: ignore[arg-type]
 
 
-def history(*entries: Entry, exists: tuple[float, float] = (LONG_AGO, math.inf)) -> History:
-    """A history with these members of web, which exists from then to then."""
+def history(*members: MemberLifetime, exists: tuple[float, float] = (LONG_AGO, math.inf)) -> History:
+    """A history of the service `web` with these members. `exists` is the lifetime of the service."""
     begin, end = exists
-    return History(list(entries), {"web": [Life(begin, begin, end, end)]})
+    return History(list(members), {"web": [Lifetime(begin, begin, end, end)]})
 
 
 def answer(
@@ -37,149 +39,165 @@ def answer(
     qtype: str = "A",
     took: float | None = 0.01,
     stale: bool = False,
-    cut: bool = False,
+    truncated: bool = False,
     edit: Callable[[dns.message.Message], None] = lambda _: None,
 ) -> Answer:
-    """An answer with the members of these numbers."""
+    """A response with the members of these numbers."""
     response = dns.message.make_response(dns.message.make_query(NAME, qtype, use_edns=0))
     response.set_rcode(dns.rcode.from_text(rcode))
-    told = [Entry(0, number=number) for number in numbers]
+    members = [MemberLifetime(0, number=number) for number in numbers]
     if qtype == "A":
-        data = [each.address for each in told]
+        data = [each.address for each in members]
     else:
-        data = [f"0 100 {each.port} m{each.number}.{NAME}" for each in told]
+        data = [f"0 100 {each.port} m{each.number}.{NAME}" for each in members]
         response.additional = [
-            dns.rrset.from_text(f"m{each.number}.{NAME}", 5, "IN", "A", each.address) for each in told
+            dns.rrset.from_text(f"m{each.number}.{NAME}", 5, "IN", "A", each.address) for each in members
         ]
     if data:
         response.answer = [dns.rrset.from_text(NAME, 5, "IN", qtype, *data)]
     if stale:
         option = dns.edns.EDEOption(dns.edns.EDECode.STALE_ANSWER)
         response.use_edns(0, options=[option])
-    if cut:
+    if truncated:
         response.flags |= dns.flags.TC
     edit(response)
     received = None if took is None else NOW + took
     return Answer("web", qtype, NOW, received, response.to_wire(), has_edns=True)
 
 
-def disturbed(
-    known: History, begin: float = LONG_AGO, end: float = math.inf, told: float = math.inf
+def with_fault(
+    known: History, begin: float = LONG_AGO, end: float = math.inf, stale: float = math.inf
 ) -> History:
-    known.disturbances.append(Disturbance(begin, end, told, math.inf))
+    known.faults.append(Fault(begin, end, stale, math.inf))
     return known
 
 
-RIGHT = [
-    ("all who are there", history(entry(1), entry(2)), answer(1, 2)),
-    ("and by SRV", history(entry(1), entry(2)), answer(1, 2, qtype="SRV")),
-    ("who has just come may be missing", history(entry(1), entry(2, JUST_NOW)), answer(1)),
-    ("and may be there", history(entry(1), entry(2, JUST_NOW)), answer(1, 2)),
-    ("who has just left may be there", history(entry(1), entry(2, gone=JUST_NOW)), answer(1, 2)),
-    ("and may be missing", history(entry(1), entry(2, gone=JUST_NOW)), answer(1)),
-    ("nobody has been there for long", history(entry(1, gone=NOW - 2 * LAG)), answer()),
-    ("the only one has just left", history(entry(1, gone=JUST_NOW)), answer()),
-    ("it has just been deleted", history(exists=(LONG_AGO, JUST_NOW)), answer(rcode="NXDOMAIN")),
-    ("it has just been made", history(exists=(JUST_NOW, math.inf)), answer(rcode="NXDOMAIN")),
-    ("it is cut", history(entry(1), entry(2)), answer(1, cut=True)),
+CORRECT = [
+    ("all members", history(member(1), member(2)), answer(1, 2)),
+    ("all members by SRV", history(member(1), member(2)), answer(1, 2, qtype="SRV")),
+    ("new member is missing", history(member(1), member(2, JUST_NOW)), answer(1)),
+    ("new member is present", history(member(1), member(2, JUST_NOW)), answer(1, 2)),
+    ("deleted member is present", history(member(1), member(2, deleted=JUST_NOW)), answer(1, 2)),
+    ("deleted member is missing", history(member(1), member(2, deleted=JUST_NOW)), answer(1)),
+    ("no members", history(member(1, deleted=NOW - 2 * LAG)), answer()),
+    ("last member was just deleted", history(member(1, deleted=JUST_NOW)), answer()),
+    ("service was just deleted", history(exists=(LONG_AGO, JUST_NOW)), answer(rcode="NXDOMAIN")),
+    ("service was just created", history(exists=(JUST_NOW, math.inf)), answer(rcode="NXDOMAIN")),
+    ("truncated", history(member(1), member(2)), answer(1, truncated=True)),
     (
-        "old, during a fault",
-        disturbed(history(entry(1), entry(2, gone=NOW - 3 * LAG), entry(3, NOW - 3 * LAG))),
+        "old during a fault",
+        with_fault(history(member(1), member(2, deleted=NOW - 3 * LAG), member(3, NOW - 3 * LAG))),
         answer(1, 2, stale=True),
     ),
-    ("a held one", history(entry(1), entry(2, gone=LONG_AGO, is_held=True)), answer(1, 2)),
+    ("held member", history(member(1), member(2, deleted=LONG_AGO, is_held=True)), answer(1, 2)),
 ]
 
 WRONG = [
-    ("never registered", history(entry(1)), answer(1, 7)),
-    ("never registered", history(entry(1)), answer(1, 7, qtype="SRV")),
-    ("was not there", history(entry(1), entry(2, NOW + LAG)), answer(1, 2)),
-    ("has been gone", history(entry(1), entry(2, gone=NOW - 2 * LAG)), answer(1, 2)),
-    ("has been gone", history(entry(1), entry(2, gone=NOW - 2 * LAG)), answer(1, 2, cut=True)),
-    ("10.0.0.2 is missing", history(entry(1), entry(2)), answer(1)),
-    ("10.0.0.2 is missing", history(entry(1), entry(2)), answer(1, qtype="SRV")),
-    ("empty, and it had members", history(entry(1)), answer()),
-    ("empty, and it had members", history(entry(1, gone=JUST_NOW), entry(2, NOW - 2 * LAG)), answer()),
-    ("empty, and it had members", disturbed(history(entry(1)), NOW - LAG), answer(stale=True)),
-    # At no moment without one, though none stayed.
+    ("never registered", history(member(1)), answer(1, 7)),
+    ("never registered", history(member(1)), answer(1, 7, qtype="SRV")),
+    ("was created later", history(member(1), member(2, NOW + LAG)), answer(1, 2)),
+    ("was deleted before", history(member(1), member(2, deleted=NOW - 2 * LAG)), answer(1, 2)),
     (
-        "empty, and it had members",
-        disturbed(history(entry(1, LONG_AGO - 2 * LAG, NOW - LAG), entry(2, NOW - 2 * LAG))),
+        "was deleted before",
+        history(member(1), member(2, deleted=NOW - 2 * LAG)),
+        answer(1, 2, truncated=True),
+    ),
+    ("10.0.0.2 is missing", history(member(1), member(2)), answer(1)),
+    ("10.0.0.2 is missing", history(member(1), member(2)), answer(1, qtype="SRV")),
+    ("empty answer for a service with members", history(member(1)), answer()),
+    (
+        "empty answer for a service with members",
+        history(member(1, deleted=JUST_NOW), member(2, NOW - 2 * LAG)),
         answer(),
     ),
-    ("its members are held", history(entry(1, gone=LONG_AGO, is_held=True)), answer()),
-    ("NXDOMAIN of a service that exists", history(entry(1)), answer(rcode="NXDOMAIN")),
-    ("NXDOMAIN of a service that exists", disturbed(history(), NOW - LAG), answer(rcode="NXDOMAIN")),
     (
-        "NXDOMAIN of a service whose members are held",
-        history(entry(1, gone=LONG_AGO, is_held=True), exists=(LONG_AGO, NOW - 2 * LAG)),
+        "empty answer for a service with members",
+        with_fault(history(member(1)), NOW - LAG),
+        answer(stale=True),
+    ),
+    # The service always had a member, but not always the same one.
+    (
+        "empty answer for a service with members",
+        with_fault(history(member(1, LONG_AGO - 2 * LAG, NOW - LAG), member(2, NOW - 2 * LAG))),
+        answer(),
+    ),
+    (
+        "empty answer for a service with held members",
+        history(member(1, deleted=LONG_AGO, is_held=True)),
+        answer(),
+    ),
+    ("NXDOMAIN for an existing service", history(member(1)), answer(rcode="NXDOMAIN")),
+    ("NXDOMAIN for an existing service", with_fault(history(), NOW - LAG), answer(rcode="NXDOMAIN")),
+    (
+        "NXDOMAIN for a service with held members",
+        history(member(1, deleted=LONG_AGO, is_held=True), exists=(LONG_AGO, NOW - 2 * LAG)),
         answer(rcode="NXDOMAIN"),
     ),
     ("does not exist", history(exists=(LONG_AGO, NOW - 2 * LAG)), answer()),
-    ("SERVFAIL", history(entry(1)), answer(rcode="SERVFAIL")),
-    ("REFUSED", history(entry(1)), answer(rcode="REFUSED")),
-    ("no answer", history(entry(1)), answer(1, took=None)),
-    ("answered only after", history(entry(1)), answer(1, took=ANSWER_SECONDS + 0.1)),
-    ("stale, though nothing is wrong", history(entry(1)), answer(1, stale=True)),
+    ("SERVFAIL", history(member(1)), answer(rcode="SERVFAIL")),
+    ("REFUSED", history(member(1)), answer(rcode="REFUSED")),
+    ("no response", history(member(1)), answer(1, took=None)),
+    ("late response", history(member(1)), answer(1, took=ANSWER_SECONDS + 0.1)),
+    ("marked as stale without a fault", history(member(1)), answer(1, stale=True)),
     (
-        "stale, though nothing is wrong",
-        disturbed(history(entry(1)), LONG_AGO, NOW - LAG),
+        "marked as stale without a fault",
+        with_fault(history(member(1)), LONG_AGO, NOW - LAG),
         answer(1, stale=True),
     ),
-    ("not told to be stale", disturbed(history(entry(1)), told=NOW - LAG), answer(1)),
-    # What is old during a fault must not be older than its begin.
+    ("not marked as stale", with_fault(history(member(1)), stale=NOW - LAG), answer(1)),
+    # During a fault, responses must not be older than its begin.
     (
-        "has been gone",
-        disturbed(history(entry(1), entry(2, gone=NOW - 9 * LAG)), NOW - 5 * LAG),
+        "was deleted before",
+        with_fault(history(member(1), member(2, deleted=NOW - 9 * LAG)), NOW - 5 * LAG),
         answer(1, 2),
     ),
-    # After it all must be as it was before.
+    # After a fault, responses must be up to date again.
     (
-        "has been gone",
-        disturbed(history(entry(1), entry(2, gone=NOW - 5 * LAG)), end=NOW - 2 * LAG),
+        "was deleted before",
+        with_fault(history(member(1), member(2, deleted=NOW - 5 * LAG)), end=NOW - 2 * LAG),
         answer(1, 2),
     ),
-    ("is missing", disturbed(history(entry(1), entry(2, NOW - 5 * LAG)), end=NOW - 2 * LAG), answer(1)),
+    ("is missing", with_fault(history(member(1), member(2, NOW - 5 * LAG)), end=NOW - 2 * LAG), answer(1)),
 ]
 
 
-@pytest.mark.parametrize(("_what", "known", "told"), RIGHT, ids=[what for what, _, _ in RIGHT])
-def test_it_has_nothing_against(_what: str, known: History, told: Answer) -> None:
-    assert objections(known, [told]) == []
+@pytest.mark.parametrize(("_case", "known", "response"), CORRECT, ids=[case for case, _, _ in CORRECT])
+def test_correct_response_is_accepted(_case: str, known: History, response: Answer) -> None:
+    assert find_errors(known, [response]) == []
 
 
-@pytest.mark.parametrize(("sentence", "known", "told"), WRONG)
-def test_it_objects(sentence: str, known: History, told: Answer) -> None:
-    (objection,) = objections(known, [told])
-    assert sentence in objection
+@pytest.mark.parametrize(("sentence", "known", "response"), WRONG)
+def test_wrong_response_is_reported(sentence: str, known: History, response: Answer) -> None:
+    (error,) = find_errors(known, [response])
+    assert sentence in error
 
 
-def test_an_address_of_another_service_is_told() -> None:
-    known = history(entry(1))
-    known.entries.append(Entry(LONG_AGO, LONG_AGO, service="api", number=2))
-    assert "belongs to api" in objections(known, [answer(1, 2)])[0]
+def test_address_of_another_service_is_reported() -> None:
+    known = history(member(1))
+    known.all_members.append(MemberLifetime(LONG_AGO, LONG_AGO, service="api", number=2))
+    assert "belongs to api" in find_errors(known, [answer(1, 2)])[0]
 
 
-def test_the_port_and_the_address_must_be_one_members() -> None:
+def test_port_and_address_must_belong_to_the_same_member() -> None:
     def exchange(response: dns.message.Message) -> None:
         response.additional = [dns.rrset.from_text(f"m1.{NAME}", 5, "IN", "A", "10.0.0.2")]
 
-    known = history(entry(1), entry(2))
-    told = objections(known, [answer(1, 2, qtype="SRV", edit=exchange)])
-    assert any("but {'10.0.0.2'}" in each for each in told)
+    known = history(member(1), member(2))
+    errors = find_errors(known, [answer(1, 2, qtype="SRV", edit=exchange)])
+    assert any("but {'10.0.0.2'}" in each for each in errors)
 
 
-def test_before_the_first_reading_nothing_but_servfail_is_right() -> None:
-    known = history(entry(1))
+def test_only_servfail_is_correct_before_zookeeper_is_read() -> None:
+    known = history(member(1))
     known.unread_until = known.read_by = NOW + 1
-    assert objections(known, [answer(rcode="SERVFAIL")]) == []
-    assert objections(known, [answer(rcode="NXDOMAIN")])
-    assert objections(known, [answer(1)])
+    assert find_errors(known, [answer(rcode="SERVFAIL")]) == []
+    assert find_errors(known, [answer(rcode="NXDOMAIN")])
+    assert find_errors(known, [answer(1)])
 
 
-def test_what_a_killed_process_had_read_is_excused_and_nothing_else() -> None:
-    known = history(entry(1))
+def test_lost_queries_are_excused_only_when_a_process_was_killed() -> None:
+    known = history(member(1))
     known.excused.append((NOW - 0.1, NOW))
-    assert objections(known, [answer(1, took=None)]) == []
+    assert find_errors(known, [answer(1, took=None)]) == []
     known.excused[:] = [(NOW - 0.2, NOW - 0.1)]
-    assert objections(known, [answer(1, took=None)])
+    assert find_errors(known, [answer(1, took=None)])

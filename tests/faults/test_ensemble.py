@@ -1,4 +1,4 @@
-"""Three ZooKeepers, of which some die."""
+"""Failures of servers in a ZooKeeper ensemble of three."""
 
 from __future__ import annotations
 
@@ -9,66 +9,66 @@ from typing import Any
 import pytest
 
 from tests.faults.history import ROOT
-from tests.faults.scene import patient_client, playing
+from tests.faults.scenario import fault_scenario, reconnecting_client
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble
 
 pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
-_ELECTION = 30.0  # seconds; nothing is claimed of ZooKeeper's own
+_ELECTION = 30.0  # seconds for an election by ZooKeeper
 
 
 @pytest.fixture(scope="module")
-def three() -> Iterator[Ensemble]:
-    """This module's ensemble; each test leaves it complete."""
+def shared_ensemble() -> Iterator[Ensemble]:
+    """The ensemble of this module. Each test leaves all servers running."""
     with Ensemble() as ensemble:
         yield ensemble
 
 
 @pytest.fixture
-def reach_three(three: Ensemble) -> Iterator[Any]:
-    with patient_client(three.hosts) as client:
+def ensemble_client(shared_ensemble: Ensemble) -> Iterator[Any]:
+    with reconnecting_client(shared_ensemble.hosts) as client:
         if client.exists("/discovery"):
             client.delete("/discovery", recursive=True)
         client.ensure_path(ROOT)
         yield client
 
 
-def test_restarted_one_by_one(three: Ensemble, reach_three: Any) -> None:
-    with playing(three.hosts, reach_three) as scene:
-        for member in three.members:
-            with scene.fault():
+def test_rolling_restart(shared_ensemble: Ensemble, ensemble_client: Any) -> None:
+    with fault_scenario(shared_ensemble.hosts, ensemble_client) as scenario:
+        for member in shared_ensemble.members:
+            with scenario.fault():
                 member.kill()
-                three.start()
-                eventually(lambda: len(three.followers()) == 2, _ELECTION)
-            scene.wait_reachable()
-            scene.changes_flow()
+                shared_ensemble.start()
+                eventually(lambda: len(shared_ensemble.followers()) == 2, _ELECTION)
+            scenario.wait_reachable()
+            scenario.check_changes()
 
 
-def test_its_leader_is_killed(three: Ensemble, reach_three: Any) -> None:
-    with playing(three.hosts, reach_three) as scene:
-        leader = three.leader()
-        with scene.fault():
+def test_leader_is_killed(shared_ensemble: Ensemble, ensemble_client: Any) -> None:
+    with fault_scenario(shared_ensemble.hosts, ensemble_client) as scenario:
+        leader = shared_ensemble.leader()
+        with scenario.fault():
             leader.kill()
-            three.leader()
-            eventually(three.followers, _ELECTION)
-        scene.wait_reachable()
-        scene.changes_flow()
+            shared_ensemble.leader()
+            eventually(shared_ensemble.followers, _ELECTION)
+        scenario.wait_reachable()
+        scenario.check_changes()
         leader.start()
 
 
-def test_its_quorum_is_lost_and_found(three: Ensemble, reach_three: Any) -> None:
-    with playing(three.hosts, reach_three) as scene:
-        leader = three.leader()
-        follower = eventually(three.followers, _ELECTION)[0]
-        with scene.fault() as fault:
+def test_quorum_is_lost_and_restored(shared_ensemble: Ensemble, ensemble_client: Any) -> None:
+    with fault_scenario(shared_ensemble.hosts, ensemble_client) as scenario:
+        leader = shared_ensemble.leader()
+        follower = eventually(shared_ensemble.followers, _ELECTION)[0]
+        with scenario.fault() as fault:
             leader.kill()
             follower.kill()
-            scene.wait_stale(fault)
-            scene.goes_on(200)
+            scenario.wait_stale(fault)
+            scenario.wait_for_answers(200)
             fault.repaired = time.monotonic()
             follower.launch()
             eventually(lambda: follower.running and follower.mode(timeout=0.2), _ELECTION)
-        scene.wait_reachable()
-        scene.changes_flow()
+        scenario.wait_reachable()
+        scenario.check_changes()
         leader.start()

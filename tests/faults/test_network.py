@@ -1,4 +1,4 @@
-"""A network that loses or refuses packets, in a namespace of its own with rules of nft."""
+"""Packet loss and rejected connections, by nft rules in a separate network namespace."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.faults.scene import SESSION, patient_client, playing
+from tests.faults.scenario import SESSION, fault_scenario, reconnecting_client
 from tests.support.network import new_network, nft, skip_without_nft
 from tests.support.zookeeper import ZooKeeperServer
 
 pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
-_SERVERS_WAY = "127.0.0.2"  # to ZooKeeper; the test's own is 127.0.0.1
+_ADDRESS = "127.0.0.2"  # of ZooKeeper for the server; the test uses 127.0.0.1
 
 
 @pytest.fixture
 def own_network() -> Iterator[None]:
-    """A network namespace that this thread, and all that it starts, lives in until the end of the test."""
+    """A network namespace for this thread and its child processes during the test."""
     with new_network() as network, network.entered():
         skip_without_nft()
         yield
 
 
 @contextlib.contextmanager
-def rule(port: int, words: str) -> Iterator[None]:
-    """This becomes of what goes over the server's way to ZooKeeper, `words` saying which direction."""
-    line = words.format(way=_SERVERS_WAY, port=port)
+def rule(port: int, template: str) -> Iterator[None]:
+    """A packet filter rule for the connection of the server to ZooKeeper."""
+    line = template.format(address=_ADDRESS, port=port)
     nft(f"table inet fault {{ chain input {{ type filter hook input priority 0\n{line}\n}}\n}}\n")
     try:
         yield
@@ -37,25 +37,25 @@ def rule(port: int, words: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "words",
+    "template",
     [
-        "ip daddr {way} tcp dport {port} drop\nip saddr {way} tcp sport {port} drop",
-        "ip saddr {way} tcp sport {port} drop",
-        "ip daddr {way} tcp dport {port} reject with tcp reset",
+        "ip daddr {address} tcp dport {port} drop\nip saddr {address} tcp sport {port} drop",
+        "ip saddr {address} tcp sport {port} drop",
+        "ip daddr {address} tcp dport {port} reject with tcp reset",
     ],
-    ids=["dropped", "answers dropped", "reset"],
+    ids=["dropped", "replies dropped", "reset"],
 )
-def test_connections_are(words: str, own_network: None) -> None:
+def test_connections_to_zookeeper_are_blocked(template: str, own_network: None) -> None:
     del own_network
     with (
         ZooKeeperServer(settings={"clientPortAddress": "0.0.0.0"}) as zookeeper,
-        patient_client(zookeeper.address) as reach,
-        playing(f"{_SERVERS_WAY}:{zookeeper.port}", reach) as scene,
+        reconnecting_client(zookeeper.address) as direct_client,
+        fault_scenario(f"{_ADDRESS}:{zookeeper.port}", direct_client) as scenario,
     ):
-        with scene.fault() as fault, rule(zookeeper.port, words):
-            scene.history.delete(reach, scene.history.members("web")[0])
-            scene.history.register(reach, "web")
-            scene.wait_stale(fault)
-            time.sleep(SESSION)  # until its session has ended as well
+        with scenario.fault() as fault, rule(zookeeper.port, template):
+            scenario.history.delete(direct_client, scenario.history.members("web")[0])
+            scenario.history.register(direct_client, "web")
+            scenario.wait_stale(fault)
+            time.sleep(SESSION)  # until its session has expired
             fault.repaired = time.monotonic()
-        scene.changes_flow()
+        scenario.check_changes()

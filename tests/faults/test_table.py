@@ -1,4 +1,4 @@
-"""What is registered itself is the fault: all of it gone at once, far too much of it, not to be read."""
+"""Faults in the registered data: mass deletion, very large services and members, and denied access."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
-from tests.faults.history import ROOT, Entry, History
-from tests.faults.scene import BACK, SERVICES, Scene, patient_client, playing
+from tests.faults.history import ROOT, History, MemberLifetime
+from tests.faults.scenario import RECOVERY, SERVICES, FaultScenario, fault_scenario, reconnecting_client
 from tests.serverset.sync_helpers import delete_at_once
 from tests.support.fault_proxy import FaultProxy
 from tests.support.server import ZkdnsServer
@@ -23,188 +23,205 @@ pytestmark = [pytest.mark.zookeeper, pytest.mark.processes, pytest.mark.alone]
 
 _OWNERS = 6
 _DENIED = [make_digest_acl("zkdns-test", "secret", all=True)]
-_MEGABYTE = 1_000_000  # a little more is refused by ZooKeeper itself
+_MEGABYTE = 1_000_000  # ZooKeeper rejects slightly larger data (jute.maxbuffer)
 
 
-def owned(owners: list[Any]) -> History:
-    """A history in which each of these clients has a member of each service, for as long as it lives."""
+def history_with_owners(owners: list[Any]) -> History:
+    """A history with an ephemeral member of each service for each of these clients."""
     history = History()
     for service in SERVICES:
-        history.make_service(owners[0], service)
+        history.create_service(owners[0], service)
         for owner in owners:
             history.register(owner, service, ephemeral=True)
     return history
 
 
-def newcomers_lead(scene: Scene, reach: Any) -> None:
-    """Who registers anew stands before those that are held, who are there still."""
+def check_new_members_come_first(scenario: FaultScenario, direct_client: Any) -> None:
+    """Check that new members come before held members in responses."""
     for service in SERVICES:
-        came = scene.history.register(reach, service)
-        eventually(lambda name=service, entry=came: scene.addresses(name)[0] == entry.address)  # type: ignore[misc]
-        assert set(scene.addresses(service)) > {came.address}
+        added = scenario.history.register(direct_client, service)
+        eventually(lambda name=service, member=added: scenario.addresses(name)[0] == member.address)  # type: ignore[misc]
+        assert set(scenario.addresses(service)) > {added.address}
 
 
-# -- gone at once --------------------------------------------------------------------------------------------
+# -- mass deletion -------------------------------------------------------------------------------------------
 
 
-def test_every_member_is_deregistered_at_once(faulty: ZooKeeperServer, reach: Any, proxy: FaultProxy) -> None:
+def test_all_members_are_deregistered_at_once(
+    zookeeper_server: ZooKeeperServer, direct_client: Any, proxy: FaultProxy
+) -> None:
     with contextlib.ExitStack() as stack:
-        owners = [stack.enter_context(patient_client(faulty.address)) for _ in range(_OWNERS)]
-        with playing(proxy.address, reach, history=owned(owners)) as scene:
-            with scene.fault(), scene.history.leaving(scene.history.entries, held=True):
+        owners = [stack.enter_context(reconnecting_client(zookeeper_server.address)) for _ in range(_OWNERS)]
+        with fault_scenario(proxy.address, direct_client, history=history_with_owners(owners)) as scenario:
+            with scenario.fault(), scenario.history.deletion(scenario.history.all_members, held=True):
                 ending = [threading.Thread(target=owner.stop) for owner in owners]
                 for thread in ending:
                     thread.start()
                 for thread in ending:
                     thread.join()
-                assert not any(reach.get_children(f"{ROOT}/{service}") for service in SERVICES)
-            scene.goes_on(200)
-            newcomers_lead(scene, reach)
+                assert not any(direct_client.get_children(f"{ROOT}/{service}") for service in SERVICES)
+            scenario.wait_for_answers(200)
+            check_new_members_come_first(scenario, direct_client)
 
 
-def test_every_session_expires_while_zookeeper_sleeps(
-    faulty: ZooKeeperServer, reach: Any, proxy: FaultProxy
+def test_all_sessions_end_during_a_stall(
+    zookeeper_server: ZooKeeperServer, direct_client: Any, proxy: FaultProxy
 ) -> None:
     with contextlib.ExitStack() as stack:
-        owners = [stack.enter_context(patient_client(faulty.address)) for _ in range(_OWNERS)]
-        with playing(proxy.address, reach, history=owned(owners)) as scene:
-            with scene.fault() as fault, scene.history.leaving(scene.history.entries, held=True):
-                proxy.stall()  # the server is away as well, and must not take the loss for the members' own
-                scene.wait_stale(fault)
+        owners = [stack.enter_context(reconnecting_client(zookeeper_server.address)) for _ in range(_OWNERS)]
+        with fault_scenario(proxy.address, direct_client, history=history_with_owners(owners)) as scenario:
+            with (
+                scenario.fault() as fault,
+                scenario.history.deletion(scenario.history.all_members, held=True),
+            ):
+                proxy.stall()  # zkdns is disconnected too, and must hold the members
+                scenario.wait_stale(fault)
                 for owner in owners:
                     owner.stop()
-                eventually(lambda: not any(reach.get_children(f"{ROOT}/{service}") for service in SERVICES))
+                eventually(
+                    lambda: not any(direct_client.get_children(f"{ROOT}/{service}") for service in SERVICES)
+                )
                 fault.repaired = time.monotonic()
                 proxy.resume()
-            scene.goes_on(200)
-            newcomers_lead(scene, reach)
+            scenario.wait_for_answers(200)
+            check_new_members_come_first(scenario, direct_client)
 
 
-def test_the_base_path_is_deleted_and_made_again(reach: Any, proxy: FaultProxy) -> None:
-    with playing(proxy.address, reach) as scene:
-        history = scene.history
-        lives = [life for service in SERVICES for life in history.lives_of(service)]
-        with scene.fault(), history.leaving(lives, held=True):
-            # Not one by one: on a server that has just started it takes its time, and then the first service
-            # is truly gone for a while before it can be known that all others go as well.
-            delete_at_once(reach, "/discovery")
-        scene.goes_on(200)
+def test_base_path_is_deleted_and_recreated(direct_client: Any, proxy: FaultProxy) -> None:
+    with fault_scenario(proxy.address, direct_client) as scenario:
+        history = scenario.history
+        lifetimes = [lifetime for service in SERVICES for lifetime in history.lifetimes(service)]
+        with scenario.fault(), history.deletion(lifetimes, held=True):
+            # In one transaction. One by one, the deletion takes so long on a server that has just started
+            # that zkdns removes the first service before it can detect the mass deletion.
+            delete_at_once(direct_client, "/discovery")
+        scenario.wait_for_answers(200)
         for service in SERVICES:
-            history.make_service(reach, service)
-        newcomers_lead(scene, reach)
-        scene.changes_flow()
+            history.create_service(direct_client, service)
+        check_new_members_come_first(scenario, direct_client)
+        scenario.check_changes()
 
 
-def test_members_are_replaced_one_by_one_and_never_missed(reach: Any, proxy: FaultProxy) -> None:
-    with playing(proxy.address, reach) as scene:
-        history = scene.history
+def test_only_member_of_a_service_is_replaced_repeatedly(direct_client: Any, proxy: FaultProxy) -> None:
+    with fault_scenario(proxy.address, direct_client) as scenario:
+        history = scenario.history
         for service in SERVICES:
-            for entry in history.members(service)[1:]:
-                history.delete(reach, entry)
+            for member in history.members(service)[1:]:
+                history.delete(direct_client, member)
         for _ in range(100):
             for service in SERVICES:
                 (only,) = history.members(service)
-                history.register(reach, service)
-                history.delete(reach, only)
-        scene.converges(BACK)
+                history.register(direct_client, service)
+                history.delete(direct_client, only)
+        scenario.wait_converged(RECOVERY)
 
 
-# -- too much ------------------------------------------------------------------------------------------------
+# -- large data ----------------------------------------------------------------------------------------------
 
 
-def register_many(history: History, zk: Any, service: str, count: int) -> list[Entry]:
-    """Register many at once."""
-    entries = [history.new_entry(service) for _ in range(count)]
-    asked = [zk.create_async(f"{ROOT}/{service}/member_", entry.data(), sequence=True) for entry in entries]
-    for entry, result in zip(entries, asked, strict=True):
-        entry.path = result.get(60.0)
-        entry.certain = time.monotonic()
-    return entries
+def register_many(history: History, zk: Any, service: str, count: int) -> list[MemberLifetime]:
+    """Register members with pipelined requests."""
+    members = [history.new_member(service) for _ in range(count)]
+    results = [
+        zk.create_async(f"{ROOT}/{service}/member_", member.data(), sequence=True) for member in members
+    ]
+    for member, result in zip(members, results, strict=True):
+        member.path = result.get(60.0)
+        member.created = time.monotonic()
+    return members
 
 
-def delete_many(history: History, zk: Any, entries: list[Entry]) -> None:
-    with history.leaving(entries):
-        for result in [zk.delete_async(entry.path) for entry in entries]:
+def delete_many(history: History, zk: Any, members: list[MemberLifetime]) -> None:
+    with history.deletion(members):
+        for result in [zk.delete_async(member.path) for member in members]:
             result.get(60.0)
 
 
-def is_told(server: ZkdnsServer, name: str, address: str) -> bool:
-    return server.ask(name) == {address}
+def answers_only(server: ZkdnsServer, name: str, address: str) -> bool:
+    return server.lookup(name) == {address}
 
 
-def test_a_service_has_5000_members(faulty: ZooKeeperServer, reach: Any) -> None:
+def test_a_service_has_5000_members(zookeeper_server: ZooKeeperServer, direct_client: Any) -> None:
     history = History()
     for service in SERVICES:
-        history.make_service(reach, service)
-        register_many(history, reach, service, 5000 if service == "web" else 3)
+        history.create_service(direct_client, service)
+        register_many(history, direct_client, service, 5000 if service == "web" else 3)
     try:
-        with playing(faulty.address, reach, history=history, services=("api", "db"), tcp_rate=4.0) as scene:
-            gone = history.members("web")[:500]
-            delete_many(history, reach, gone)
-            came = register_many(history, reach, "web", 500)
-            for entry in came:
-                own = f"m{int(entry.path[-10:])}.web.staging.discovery"
-                eventually(partial(is_told, scene.server, own, entry.address))
-            # Not even TCP's 64 KiB hold them all, and each answer begins with another one.
-            told = {address for _ in range(12) for address in scene.addresses("web")}
-            assert len(told) > 4000
-            assert told <= history.present("web")
-            assert scene.server.query("web.staging.discovery").answer, "cut, yet not empty"
-            scene.changes_flow()
+        with fault_scenario(
+            zookeeper_server.address, direct_client, history=history, services=("api", "db"), tcp_rate=4.0
+        ) as scenario:
+            delete_many(history, direct_client, history.members("web")[:500])
+            added = register_many(history, direct_client, "web", 500)
+            for member in added:
+                own = f"m{int(member.path[-10:])}.web.staging.discovery"
+                eventually(partial(answers_only, scenario.server, own, member.address))
+            # They do not fit into 64 KiB over TCP, and each response starts with another member.
+            addresses = {address for _ in range(12) for address in scenario.addresses("web")}
+            assert len(addresses) > 4000
+            assert addresses <= history.present("web")
+            assert scenario.server.query("web.staging.discovery").answer, (
+                "a truncated response must not be empty"
+            )
+            scenario.check_changes()
     finally:
-        delete_many(history, reach, history.members("web"))
+        delete_many(history, direct_client, history.members("web"))
 
 
-def test_a_member_has_a_megabyte_of_data(reach: Any, proxy: FaultProxy) -> None:
-    with playing(proxy.address, reach) as scene:
-        history = scene.history
-        history.register(reach, "web", metadata={"big": "x" * _MEGABYTE})
+def test_member_has_a_megabyte_of_data(direct_client: Any, proxy: FaultProxy) -> None:
+    with fault_scenario(proxy.address, direct_client) as scenario:
+        history = scenario.history
+        history.register(direct_client, "web", metadata={"big": "x" * _MEGABYTE})
         for data in (b"x" * _MEGABYTE, b"{" * _MEGABYTE):
-            reach.create(f"{ROOT}/web/member_", data, sequence=True)
-        scene.converges(BACK)
-        eventually(lambda: len(scene.server.events("member_skipped")) == 2)
-        with scene.fault(rereads=True):
-            proxy.reset()  # so that all is listed again
-        scene.changes_flow()
-    with playing(proxy.address, reach, history=history) as scene:  # and at a start
-        scene.changes_flow()
+            direct_client.create(f"{ROOT}/web/member_", data, sequence=True)
+        scenario.wait_converged(RECOVERY)
+        eventually(lambda: len(scenario.server.events("member_skipped")) == 2)
+        with scenario.fault(rereads=True):
+            proxy.reset()  # zkdns lists the tree again
+        scenario.check_changes()
+    with fault_scenario(proxy.address, direct_client, history=history) as scenario:  # also at the start
+        scenario.check_changes()
 
 
-# -- not to be read ------------------------------------------------------------------------------------------
+# -- denied access -------------------------------------------------------------------------------------------
 
 
-def test_access_is_denied_while_it_runs(faulty: ZooKeeperServer, reach: Any, proxy: FaultProxy) -> None:
+def test_access_is_denied_while_it_runs(
+    zookeeper_server: ZooKeeperServer, direct_client: Any, proxy: FaultProxy
+) -> None:
     with (
-        patient_client(faulty.address) as master,
-        playing(proxy.address, reach) as scene,
+        reconnecting_client(zookeeper_server.address) as owner,
+        fault_scenario(proxy.address, direct_client) as scenario,
     ):
-        master.add_auth("digest", "zkdns-test:secret")
-        with scene.fault():
-            reach.set_acls(f"{ROOT}/web", _DENIED)
-            proxy.reset()  # so that all is listed again
-            told = "znode_read_failed"
-            eventually(lambda: scene.server.events(told))
-            scene.history.delete(master, scene.history.members("web")[0])
-            scene.history.register(master, "web")
-            scene.goes_on(200)
-            master.set_acls(f"{ROOT}/web", OPEN_ACL_UNSAFE)
-        scene.changes_flow()
+        owner.add_auth("digest", "zkdns-test:secret")
+        with scenario.fault():
+            direct_client.set_acls(f"{ROOT}/web", _DENIED)
+            proxy.reset()  # zkdns lists the tree again
+            eventually(lambda: scenario.server.events("znode_read_failed"))
+            scenario.history.delete(owner, scenario.history.members("web")[0])
+            scenario.history.register(owner, "web")
+            scenario.wait_for_answers(200)
+            owner.set_acls(f"{ROOT}/web", OPEN_ACL_UNSAFE)
+        scenario.check_changes()
 
 
-def test_access_is_denied_from_the_start(faulty: ZooKeeperServer, reach: Any, proxy: FaultProxy) -> None:
+def test_access_is_denied_from_the_start(
+    zookeeper_server: ZooKeeperServer, direct_client: Any, proxy: FaultProxy
+) -> None:
     history = History()
     for service in SERVICES:
-        history.make_service(reach, service)
-        history.register(reach, service)
-    reach.set_acls(f"{ROOT}/web", _DENIED)
-    with patient_client(faulty.address) as master:
-        master.add_auth("digest", "zkdns-test:secret")
+        history.create_service(direct_client, service)
+        history.register(direct_client, service)
+    direct_client.set_acls(f"{ROOT}/web", _DENIED)
+    with reconnecting_client(zookeeper_server.address) as owner:
+        owner.add_auth("digest", "zkdns-test:secret")
         try:
-            with playing(proxy.address, reach, history=history, services=("api", "db")) as scene:
-                # It exists, and nobody knows its members.
-                assert scene.server.rcode("web.staging.discovery") == "SERVFAIL"
-                master.set_acls(f"{ROOT}/web", OPEN_ACL_UNSAFE)
-                eventually(lambda: scene.is_answered("web"), BACK)
-                scene.changes_flow()
+            with fault_scenario(
+                proxy.address, direct_client, history=history, services=("api", "db")
+            ) as scenario:
+                # The service exists, but its members are unknown.
+                assert scenario.server.rcode("web.staging.discovery") == "SERVFAIL"
+                owner.set_acls(f"{ROOT}/web", OPEN_ACL_UNSAFE)
+                eventually(lambda: scenario.matches_history("web"), RECOVERY)
+                scenario.check_changes()
         finally:
-            master.set_acls(f"{ROOT}/web", OPEN_ACL_UNSAFE)
+            owner.set_acls(f"{ROOT}/web", OPEN_ACL_UNSAFE)

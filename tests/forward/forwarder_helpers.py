@@ -16,7 +16,15 @@ import dns.message
 import dns.rcode
 from structlog.testing import capture_logs
 
-from tests.support.upstream import UDP, Act, Asked, Sent, UpstreamServer, reply_to, right
+from tests.support.upstream import (
+    UDP,
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    correct_answer,
+    reply_to,
+)
 from tests.support.waiting import eventually
 from zkdns.address import HostPort, UpstreamAddress
 from zkdns.config import CacheSettings, Config, ForwardSettings, ForwardZoneSettings
@@ -213,22 +221,22 @@ def extended_errors(response: dns.message.Message) -> list[int]:
 
 def queries_to(upstream: UpstreamServer, name: str = WWW) -> int:
     """Return the number of UDP queries for a name at an upstream, which also receives loop probes."""
-    return len(upstream.asked_over(UDP, name))
+    return len(upstream.queries_over(UDP, name))
 
 
-def has(*records: str) -> Act:
+def has(*records: str) -> Behaviour:
     """Reply with these records of the queried name, each as `ttl type data`."""
-    return lambda received: [Sent(reply_to(received, *(f"{received.name} {record}" for record in records)))]
+    return lambda received: [Send(reply_to(received, *(f"{received.name} {record}" for record in records)))]
 
 
-def numbered(ttl: int = 60) -> Act:
+def numbered(ttl: int = 60) -> Behaviour:
     """Reply with 198.51.100.1 to the first query, 198.51.100.2 to the second, and so on."""
     count = 0
 
-    def act(received: Asked) -> list[Sent]:
+    def act(received: ReceivedQuery) -> list[Send]:
         nonlocal count
         count += not received.name.endswith("loop.zkdns.example.")
-        return [Sent(reply_to(received, f"{received.name} {ttl} A 198.51.100.{count}"))]
+        return [Send(reply_to(received, f"{received.name} {ttl} A 198.51.100.{count}"))]
 
     return act
 
@@ -237,16 +245,16 @@ class Waits:
     """Reply to nothing until `release` is called."""
 
     def __init__(self) -> None:
-        self.received: list[Asked] = []
+        self.received: list[ReceivedQuery] = []
 
-    def __call__(self, received: Asked) -> list[Sent]:
+    def __call__(self, received: ReceivedQuery) -> list[Send]:
         self.received.append(received)
         return []
 
 
 def release(upstream: UpstreamServer, name: str = WWW) -> None:
     """Let an upstream with `Waits` reply to its queries for a name; wait for the first one."""
-    act = upstream._acts.get(f"{name}.", upstream._act)
+    act = upstream._behaviours.get(f"{name}.", upstream._behaviour)
     assert isinstance(act, Waits)
     for received in eventually(lambda: [one for one in act.received if one.name == f"{name}."]):
-        upstream.sends(right(received), received.port)
+        upstream.send_datagram(correct_answer(received), received.port)

@@ -18,7 +18,15 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, reply_to, says
+from tests.support.upstream import (
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    is_silent,
+    reply_to,
+    returns_rcode,
+)
 from zkdns.dns.cookies import Cookies
 from zkdns.dns.edns_options import EdnsOptions
 from zkdns.transport.contract import PerClientResponse
@@ -30,13 +38,13 @@ COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, CLIENT)
 ANSWERED = CLIENT + Cookies(bytes(16), lambda: NOW, is_shared=True).make(CLIENT, b"\x7f\0\0\1")
 
 
-def fails_since(code: int, text: str) -> Act:
+def fails_since(code: int, text: str) -> Behaviour:
     """Reply with SERVFAIL and an extended error."""
 
-    def acts(received: Asked) -> list[Sent]:
+    def acts(received: ReceivedQuery) -> list[Send]:
         reply = dns.message.from_wire(reply_to(received, rcode=dns.rcode.SERVFAIL))
         reply.use_edns(0, 0, 1232, options=[dns.edns.EDEOption(dns.edns.EDECode(code), text)])
-        return [Sent(reply.to_wire())]
+        return [Send(reply.to_wire())]
 
     return acts
 
@@ -53,8 +61,8 @@ def test_dns_26_extended_errors_of_an_upstream_are_passed_on() -> None:
                 assert scene.questions_sent == 1
                 assert (await scene.query()).edns == -1
                 # Our own one if the upstream sends none, or a very long one.
-                for acts in (says(dns.rcode.SERVFAIL), fails_since(BOGUS, "x" * 600)):
-                    upstream.acts(acts)
+                for acts in (returns_rcode(dns.rcode.SERVFAIL), fails_since(BOGUS, "x" * 600)):
+                    upstream.set_behaviour(acts)
                     scene.pass_time(300)
                     assert extended_errors(await scene.query(size=1232)) == [NO_REACHABLE_AUTHORITY]
 
@@ -145,7 +153,7 @@ def test_dns_23_deferred_and_cached_forwarded_responses_have_cookies(tcp: bool) 
         with UpstreamServer() as upstream:
             async with forwarding(upstream) as scene:
                 give_cookies(scene)
-                upstream.acts(says(dns.rcode.SERVFAIL), "fails.example")
+                upstream.set_behaviour(returns_rcode(dns.rcode.SERVFAIL), "fails.example")
                 for _ in range(3):
                     response = await scene.query(size=1232, options=[COOKIE], tcp=tcp)
                     assert data_of(response) == ["192.0.2.1"]
@@ -155,16 +163,16 @@ def test_dns_23_deferred_and_cached_forwarded_responses_have_cookies(tcp: bool) 
                     special = await scene.query("x.local", size=1232, options=[COOKIE], tcp=tcp)
                     assert (rcode_of(special), cookies_of(special)) == ("NXDOMAIN", [ANSWERED])
                     assert cookies_of(await scene.query(size=1232, tcp=tcp)) == []
-                assert not any(received.query.options for received in upstream.asked)
+                assert not any(received.query.options for received in upstream.queries)
 
     run(scenario)
 
 
 @pytest.mark.parametrize("size", [512, 1232])
 def test_dns_21_forwarded_responses_with_cookies_respect_the_size_limit(size: int) -> None:
-    def many(received: Asked) -> list[Sent]:
+    def many(received: ReceivedQuery) -> list[Send]:
         records = [f"{received.name} 60 A 192.0.2.{number}" for number in range(200)]
-        return [Sent(reply_to(received, *records))]
+        return [Send(reply_to(received, *records))]
 
     async def scenario() -> None:
         with UpstreamServer(many) as upstream:

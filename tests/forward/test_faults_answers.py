@@ -23,23 +23,23 @@ from tests.forward.resolution_helpers import (
 from tests.support.upstream import (
     TCP,
     UDP,
-    Act,
-    Asked,
-    Sent,
+    Behaviour,
+    ReceivedQuery,
+    Send,
     UpstreamServer,
     answers,
     answers_another_question,
-    answers_from_elsewhere,
+    answers_from_another_port,
+    correct_answer,
     forges_ids,
     is_long,
     is_silent,
     is_slow,
-    knows_no_edns,
     only_over_udp,
+    rejects_edns,
     reply_to,
-    right,
-    says,
-    says_bare,
+    returns_bare_rcode,
+    returns_rcode,
     sends_garbage,
     truncates,
 )
@@ -59,7 +59,7 @@ def now() -> float:
 
 def test_dns_32_next_upstream_replaces_a_silent_one_within_a_second() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_silent, mark=1) as silent, UpstreamServer(mark=2) as good:
+        with UpstreamServer(is_silent, last_byte=1) as silent, UpstreamServer(last_byte=2) as good:
             async with running_resolver(silent.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
@@ -70,22 +70,22 @@ def test_dns_32_next_upstream_replaces_a_silent_one_within_a_second() -> None:
 
 def test_silent_upstream_gets_no_queries_until_it_responds_again() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as first, UpstreamServer(is_slow(0.05), mark=2) as second:
+        with UpstreamServer(last_byte=1) as first, UpstreamServer(is_slow(0.05), last_byte=2) as second:
             async with running_resolver(first.address, second.address) as resolver:
                 for number in range(3):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
-                first.acts(is_silent)
+                first.set_behaviour(is_silent)
                 waiting = [resolving(resolver, f"m{number}.example") for number in range(10)]
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 dead = resolver.upstreams.all[0]
                 assert dead.is_dead
-                started_at, before = now(), len(first.asked_over(UDP, "later.example"))
+                started_at, before = now(), len(first.queries_over(UDP, "later.example"))
                 assert await answer(resolver, "later.example") == ["192.0.2.2"]
                 assert now() - started_at < 0.25
-                assert len(first.asked_over(UDP, "later.example")) == before
-                first.acts(answers)  # the next probe detects it
+                assert len(first.queries_over(UDP, "later.example")) == before
+                first.set_behaviour(answers)  # the next probe detects it
                 await until(lambda: not dead.is_dead)
-                assert any(received.name == "." for received in first.asked)
+                assert any(received.name == "." for received in first.queries)
                 assert await answer(resolver, "again.example") == ["192.0.2.1"]
 
     run(scenario)
@@ -125,7 +125,7 @@ def test_dns_32_truncated_replies_are_retried_over_tcp() -> None:
         with UpstreamServer(truncates) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                assert [received.way for received in upstream.asked] == [UDP, TCP]
+                assert [received.transport for received in upstream.queries] == [UDP, TCP]
                 assert resolver.sent_over_tcp == 1
 
     run(scenario)
@@ -155,7 +155,7 @@ def test_dns_31_replies_with_another_id_are_ignored(count: int) -> None:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert resolver.bad_messages == count
-                assert [received.way for received in upstream.asked] == [UDP]
+                assert [received.transport for received in upstream.queries] == [UDP]
 
     run(scenario)
 
@@ -168,7 +168,7 @@ def test_dns_31_none_of_20000_forged_replies_is_accepted() -> None:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert resolver.bad_messages == MAX_BAD_REPLIES
-                assert [received.way for received in upstream.asked] == [UDP, TCP]
+                assert [received.transport for received in upstream.queries] == [UDP, TCP]
 
     run(scenario)
 
@@ -180,10 +180,10 @@ def test_dns_31_replies_from_another_port_are_not_received() -> None:
         with UpstreamServer(is_silent) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 outcome = resolving(resolver, "www.example")
-                await until(lambda: upstream.asked)
-                first_query = upstream.asked[0]
+                await until(lambda: upstream.queries)
+                first_query = upstream.queries[0]
                 with Flood(first_query, 20_000) as flood:
-                    upstream.acts(answers)
+                    upstream.set_behaviour(answers)
                     assert isinstance(await outcome, Reply)
                     await until(lambda: not flood.is_alive())
                 assert resolver.bad_messages == 0
@@ -195,7 +195,7 @@ def test_dns_31_replies_from_another_port_are_not_received() -> None:
 class Flood:
     """Forged replies to a query from another port, with every other id."""
 
-    def __init__(self, received: Asked, count: int) -> None:
+    def __init__(self, received: ReceivedQuery, count: int) -> None:
         forged = reply_to(received, f"{received.name} 60 A 203.0.113.1")
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
@@ -217,7 +217,7 @@ class Flood:
 @pytest.mark.parametrize("does_tcp", [True, False], ids=["with TCP", "without TCP"])
 def test_dns_31_replies_to_another_question_are_ignored(does_tcp: bool) -> None:
     async def scenario() -> None:
-        act: Act = only_over_udp(answers_another_question) if does_tcp else wrong_then_late_reply
+        act: Behaviour = only_over_udp(answers_another_question) if does_tcp else wrong_then_late_reply
         with UpstreamServer(act) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
@@ -226,16 +226,19 @@ def test_dns_31_replies_to_another_question_are_ignored(does_tcp: bool) -> None:
     run(scenario)
 
 
-def wrong_then_late_reply(received: Asked) -> Iterator[Sent]:
+def wrong_then_late_reply(received: ReceivedQuery) -> Iterator[Send]:
     """Over UDP a wrong reply, later the right one; over TCP none."""
-    if received.way == UDP:
+    if received.transport == UDP:
         wrong, _ = answers_another_question(received)
-        yield from (wrong, Sent(right(received), after=0.1))
+        yield from (wrong, Send(correct_answer(received), after=0.1))
 
 
 def test_dns_31_reply_from_another_port_is_ignored() -> None:
     async def scenario() -> None:
-        with UpstreamServer(answers_from_elsewhere, mark=1) as wrong, UpstreamServer(mark=2) as good:
+        with (
+            UpstreamServer(answers_from_another_port, last_byte=1) as wrong,
+            UpstreamServer(last_byte=2) as good,
+        ):
             async with running_resolver(wrong.address, good.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 assert resolver.bad_messages == 0
@@ -245,7 +248,7 @@ def test_dns_31_reply_from_another_port_is_ignored() -> None:
 
 def test_malformed_reply_leads_to_the_next_upstream() -> None:
     async def scenario() -> None:
-        with UpstreamServer(sends_garbage, mark=1) as wrong, UpstreamServer(mark=2) as good:
+        with UpstreamServer(sends_garbage, last_byte=1) as wrong, UpstreamServer(last_byte=2) as good:
             async with running_resolver(wrong.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
@@ -262,14 +265,16 @@ def test_malformed_reply_leads_to_the_next_upstream() -> None:
 @pytest.mark.parametrize("length", [1, 2, 11, 12, 40])
 def test_reply_cut_off_at_any_byte_does_no_harm(length: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(only_over_udp(lambda received: [Sent(right(received)[:length])])) as upstream:
-            upstream.acts(answers, "good.example")
+        with UpstreamServer(
+            only_over_udp(lambda received: [Send(correct_answer(received)[:length])])
+        ) as upstream:
+            upstream.set_behaviour(answers, "good.example")
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "good.example") == ["192.0.2.1"]
                 outcome = resolving(resolver, "www.example")
                 if length < 2:  # too short for an id
                     await until(lambda: resolver.bad_messages == 1)
-                    upstream.acts(answers)
+                    upstream.set_behaviour(answers)
                 assert isinstance(await outcome, Reply)
 
     run(scenario)
@@ -281,11 +286,11 @@ def test_reply_cut_off_at_any_byte_does_no_harm(length: int) -> None:
 @pytest.mark.parametrize("rcode", [dns.rcode.SERVFAIL, dns.rcode.REFUSED], ids=dns.rcode.to_text)
 def test_dns_32_error_leads_to_the_next_upstream_and_finally_to_failure(rcode: dns.rcode.Rcode) -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(rcode), mark=1) as bad, UpstreamServer(mark=2) as good:
+        with UpstreamServer(returns_rcode(rcode), last_byte=1) as bad, UpstreamServer(last_byte=2) as good:
             async with running_resolver(bad.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
-                good.acts(says(rcode))
+                good.set_behaviour(returns_rcode(rcode))
                 outcome = await failure(resolver, "www.example")
                 assert now() - started_at < 0.25
                 assert outcome.kind is (
@@ -298,30 +303,32 @@ def test_dns_32_error_leads_to_the_next_upstream_and_finally_to_failure(rcode: d
 
 
 @pytest.mark.parametrize(
-    "refuses", [says(dns.rcode.FORMERR), says_bare(dns.rcode.FORMERR)], ids=["whole", "bare"]
+    "refuses",
+    [returns_rcode(dns.rcode.FORMERR), returns_bare_rcode(dns.rcode.FORMERR)],
+    ids=["whole", "bare"],
 )
-def test_upstream_without_edns_is_queried_without_edns(refuses: Act) -> None:
-    def without_opt(received: Asked) -> list[Sent]:
+def test_upstream_without_edns_is_queried_without_edns(refuses: Behaviour) -> None:
+    def without_opt(received: ReceivedQuery) -> list[Send]:
         (sent,) = refuses(received)
         assert sent.message is not None
         reply = dns.message.from_wire(sent.message)
         reply.use_edns(False)
-        return [Sent(reply.to_wire())]
+        return [Send(reply.to_wire())]
 
     async def scenario() -> None:
-        with UpstreamServer(knows_no_edns(without_opt)) as upstream:
+        with UpstreamServer(rejects_edns(without_opt)) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 for number in range(3):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
-                assert [received.has_edns for received in upstream.asked] == [True, False, False, False]
-                assert {received.way for received in upstream.asked} == {UDP}
+                assert [received.has_edns for received in upstream.queries] == [True, False, False, False]
+                assert {received.transport for received in upstream.queries} == {UDP}
 
     run(scenario)
 
 
 def test_unreachable_upstream_is_skipped_at_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as down, UpstreamServer(mark=2) as good:
+        with UpstreamServer(last_byte=1) as down, UpstreamServer(last_byte=2) as good:
             down.go_down()
             async with running_resolver(down.address, good.address) as resolver:
                 started_at = now()

@@ -20,20 +20,20 @@ from tests.forward.resolution_helpers import (
     until,
 )
 from tests.support.loopback import paired_sockets
-from tests.support.tls import Authority
+from tests.support.tls import CertificateAuthority
 from tests.support.upstream import (
     TCP,
     TLS,
     TLS_NAME,
     UDP,
-    Asked,
-    Sent,
+    ReceivedQuery,
+    Send,
     UpstreamServer,
     answers,
+    correct_answer,
     hangs_up,
     is_silent,
     reply_to,
-    right,
     sends_garbage,
     truncates,
 )
@@ -50,7 +50,7 @@ class Tls:
     """Certificates and TLS contexts of server and client."""
 
     def __init__(self, directory: Path) -> None:
-        self._authority = Authority(directory)
+        self._authority = CertificateAuthority(directory)
         self.trust = ssl.create_default_context(cafile=self._authority.file)
         self.certificate = self.sign(TLS_NAME)
 
@@ -63,8 +63,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory) -> Tls:
     return Tls(tmp_path_factory.mktemp("tls"))
 
 
-def silent_over_tcp(received: Asked) -> list[Sent]:
-    return list(truncates(received)) if received.way == UDP else []
+def silent_over_tcp(received: ReceivedQuery) -> list[Send]:
+    return list(truncates(received)) if received.transport == UDP else []
 
 
 def now() -> float:
@@ -76,7 +76,7 @@ def now() -> float:
 
 def test_dns_32_closed_tcp_connection_leads_to_the_next_upstream() -> None:
     async def scenario() -> None:
-        with UpstreamServer(hangs_up, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
+        with UpstreamServer(hangs_up, last_byte=1) as bad, UpstreamServer(truncates, last_byte=2) as good:
             async with running_resolver(bad.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
@@ -94,14 +94,14 @@ def test_upstream_without_tcp_leads_to_the_next() -> None:
     async def scenario() -> None:
         udp, tcp = paired_sockets()
         tcp.close()
-        with UpstreamServer(truncates, mark=2) as good, udp:
+        with UpstreamServer(truncates, last_byte=2) as good, udp:
             udp.setblocking(False)
             only_udp = UpstreamAddress(*udp.getsockname())
             async with running_resolver(only_udp, good.address) as resolver:
                 outcome = resolving(resolver, "www.example")
                 loop = asyncio.get_running_loop()
                 message, source = await loop.sock_recvfrom(udp, 4096)
-                await loop.sock_sendto(udp, reply_to(Asked(message, UDP, 0, 1), flags=0x0200), source)
+                await loop.sock_sendto(udp, reply_to(ReceivedQuery(message, UDP, 0, 1), flags=0x0200), source)
                 result = await outcome
                 assert isinstance(result, Reply)
                 assert data_of(result, question("www.example")) == ["192.0.2.2"]
@@ -111,7 +111,10 @@ def test_upstream_without_tcp_leads_to_the_next() -> None:
 
 def test_upstream_silent_over_tcp_leads_to_the_next_in_time() -> None:
     async def scenario() -> None:
-        with UpstreamServer(silent_over_tcp, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
+        with (
+            UpstreamServer(silent_over_tcp, last_byte=1) as bad,
+            UpstreamServer(truncates, last_byte=2) as good,
+        ):
             async with running_resolver(bad.address, good.address) as resolver:
                 started_at = now()
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
@@ -129,7 +132,7 @@ def test_one_connection_serves_all_truncated_replies() -> None:
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert upstream.connections == 1
-                assert len({received.ident for received in upstream.asked_over(TCP)}) > 45
+                assert len({received.ident for received in upstream.queries_over(TCP)}) > 45
 
     run(scenario)
 
@@ -150,16 +153,16 @@ def test_idle_connection_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_replies_in_another_order_are_matched_by_id() -> None:
     async def scenario() -> None:
-        held: list[Asked] = []
+        held: list[ReceivedQuery] = []
 
-        def reversed_in_tens(received: Asked) -> Iterator[Sent]:
-            if received.way == UDP:
+        def reversed_in_tens(received: ReceivedQuery) -> Iterator[Send]:
+            if received.transport == UDP:
                 yield from truncates(received)
                 return
             held.append(received)
             if len(held) == 10:
                 for earlier in reversed(held):
-                    yield Sent(reply_to(earlier, f"{earlier.name} 60 TXT {earlier.name}"))
+                    yield Send(reply_to(earlier, f"{earlier.name} 60 TXT {earlier.name}"))
 
         with UpstreamServer(reversed_in_tens) as upstream:
             async with running_resolver(upstream.address) as resolver:
@@ -174,10 +177,10 @@ def test_replies_in_another_order_are_matched_by_id() -> None:
 
 def test_malformed_reply_over_tcp_is_rejected() -> None:
     async def scenario() -> None:
-        def act(received: Asked) -> list[Sent]:
-            return list(truncates(received) if received.way == UDP else sends_garbage(received))
+        def act(received: ReceivedQuery) -> list[Send]:
+            return list(truncates(received) if received.transport == UDP else sends_garbage(received))
 
-        with UpstreamServer(act, mark=1) as bad, UpstreamServer(truncates, mark=2) as good:
+        with UpstreamServer(act, last_byte=1) as bad, UpstreamServer(truncates, last_byte=2) as good:
             async with running_resolver(bad.address, good.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
                 assert resolver.bad_messages == 1
@@ -188,9 +191,11 @@ def test_malformed_reply_over_tcp_is_rejected() -> None:
 @pytest.mark.parametrize("prelude", [b"", b"\x01"], ids=["empty", "one byte"])
 def test_tcp_messages_too_short_for_an_id_are_ignored(prelude: bytes) -> None:
     async def scenario() -> None:
-        def act(received: Asked) -> list[Sent]:
+        def act(received: ReceivedQuery) -> list[Send]:
             return (
-                list(truncates(received)) if received.way == UDP else [Sent(prelude), Sent(right(received))]
+                list(truncates(received))
+                if received.transport == UDP
+                else [Send(prelude), Send(correct_answer(received))]
             )
 
         with UpstreamServer(act) as upstream:
@@ -211,7 +216,7 @@ def test_tls_connection_is_reused(secured: Tls) -> None:
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert upstream.connections == 1
-                assert {received.way for received in upstream.asked} == {TLS}
+                assert {received.transport for received in upstream.queries} == {TLS}
                 rtt = resolver.upstreams.all[0].rtt
                 assert rtt is not None
                 assert rtt < 0.2
@@ -225,7 +230,7 @@ def test_certificate_for_another_name_is_rejected(secured: Tls) -> None:
             async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
                 outcome = await failure(resolver, "www.example")
                 assert f"{upstream.tls_address} has no certificate for {TLS_NAME}" in outcome.text
-                assert not upstream.asked
+                assert not upstream.queries
 
     run(scenario)
 
@@ -236,7 +241,7 @@ def test_certificate_of_an_unknown_authority_is_rejected(secured: Tls) -> None:
             async with running_resolver(upstream.tls_address) as resolver:
                 outcome = await failure(resolver, "www.example")
                 assert f"{upstream.tls_address} has no certificate" in outcome.text
-                assert not upstream.asked
+                assert not upstream.queries
 
     run(scenario)
 
@@ -248,7 +253,7 @@ def test_upstream_without_tls_fails_with_a_reason(secured: Tls) -> None:
             async with running_resolver(address, tls=secured.trust) as resolver:
                 outcome = await failure(resolver, "www.example")
                 assert outcome.kind in {FailureKind.NETWORK, FailureKind.TIMED_OUT}
-                assert not upstream.asked_over(TCP, "www.example")
+                assert not upstream.queries_over(TCP, "www.example")
 
     run(scenario)
 
@@ -271,11 +276,11 @@ def test_open_queries_of_a_closing_connection_move_to_another(secured: Tls) -> N
         with UpstreamServer(certificate=secured.certificate) as upstream:
             async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                upstream.acts(is_silent)
+                upstream.set_behaviour(is_silent)
                 started_at = now()
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(20)]
-                await until(lambda: len(upstream.asked) == 21)
-                upstream.acts(answers)
+                await until(lambda: len(upstream.queries) == 21)
+                upstream.set_behaviour(answers)
                 upstream.hang_up()
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
                 assert now() - started_at < 0.3
@@ -291,8 +296,8 @@ def test_stalled_connection_is_replaced(secured: Tls) -> None:
         with UpstreamServer(certificate=secured.certificate) as upstream:
             async with running_resolver(upstream.tls_address, tls=secured.trust) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                lost = {received.port for received in upstream.asked}
-                upstream.acts(lambda received: [] if received.port in lost else answers(received))
+                lost = {received.port for received in upstream.queries}
+                upstream.set_behaviour(lambda received: [] if received.port in lost else answers(received))
                 assert await answer(resolver, "mail.example") == ["192.0.2.1"]
                 started_at = now()
                 assert await answer(resolver, "news.example") == ["192.0.2.1"]
@@ -309,7 +314,7 @@ def test_stalled_tls_handshake_leads_to_the_next_upstream(secured: Tls) -> None:
         udp, tcp = paired_sockets()
         udp.close()
         tcp.listen()
-        with UpstreamServer(mark=2, certificate=secured.certificate) as good, tcp:
+        with UpstreamServer(last_byte=2, certificate=secured.certificate) as good, tcp:
             stuck = UpstreamAddress("127.0.0.1", tcp.getsockname()[1], TLS_NAME)
             async with running_resolver(stuck, good.tls_address, tls=secured.trust) as resolver:
                 started_at = now()

@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from tests.forward.resolution_helpers import answer, failure, resolving, run, running_resolver, until
-from tests.support.files import no_file_left
+from tests.support.files import file_descriptors_exhausted
 from tests.support.upstream import UpstreamServer, answers, is_silent, truncates
 from zkdns.forward.reply import Reply
 from zkdns.forward.resolution import Failure, FailureKind
@@ -38,7 +38,7 @@ def test_questions_without_a_file_descriptor_wait_for_one() -> None:
         with UpstreamServer() as upstream:
             async with running_resolver(upstream.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                with no_file_left():
+                with file_descriptors_exhausted():
                     waiting = [resolving(resolver, f"n{number}.example") for number in range(20)]
                     await asyncio.sleep(
                         0.3
@@ -56,7 +56,7 @@ def test_questions_without_a_file_descriptor_fail_in_time_with_a_reason() -> Non
     async def scenario() -> None:
         with UpstreamServer() as upstream:
             async with running_resolver(upstream.address) as resolver:
-                with no_file_left():
+                with file_descriptors_exhausted():
                     started_at = now()
                     outcome = await failure(resolver, "www.example")
                     assert now() - started_at < 4.2
@@ -73,15 +73,15 @@ def test_connection_without_a_file_descriptor_waits_too() -> None:
         with UpstreamServer(is_silent) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 outcome = resolving(resolver, "www.example")
-                await until(lambda: upstream.asked)
-                received = upstream.asked[0]
-                with no_file_left():
+                await until(lambda: upstream.queries)
+                received = upstream.queries[0]
+                with file_descriptors_exhausted():
                     (truncated,) = truncates(received)
                     assert truncated.message is not None
-                    upstream.sends(truncated.message, received.port)
+                    upstream.send_datagram(truncated.message, received.port)
                     await asyncio.sleep(0.3)
                     assert not outcome.done()
-                    upstream.acts(answers)
+                    upstream.set_behaviour(answers)
                 result = await outcome
                 assert isinstance(result, Reply)
                 assert not result.truncated
@@ -94,11 +94,11 @@ def test_number_of_sockets_is_limited() -> None:
         with UpstreamServer(is_silent) as upstream:
             async with running_resolver(upstream.address, max_sockets=10) as resolver:
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(30)]
-                await until(lambda: len(upstream.asked) == 10)
-                await until(lambda: len(upstream.asked) == 20)  # late attempts pass their sockets on
+                await until(lambda: len(upstream.queries) == 10)
+                await until(lambda: len(upstream.queries) == 20)  # late attempts pass their sockets on
                 assert sockets_of(resolver) == 10
-                assert len({received.port for received in upstream.asked}) == 20
-                upstream.acts(answers)
+                assert len({received.port for received in upstream.queries}) == 20
+                upstream.set_behaviour(answers)
                 outcomes = await asyncio.gather(*waiting)
                 assert all(isinstance(outcome, Reply) for outcome in outcomes)
                 assert sockets_of(resolver) == 0
@@ -133,7 +133,7 @@ def test_affordable_sockets_leave_room_for_other_files(
 
 def test_unreachable_upstreams_fail_at_once_and_recover_at_once() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other, capture_logs() as logs:
+        with UpstreamServer(last_byte=1) as one, UpstreamServer(last_byte=2) as other, capture_logs() as logs:
             async with running_resolver(one.address, other.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 one.go_down()
@@ -160,10 +160,10 @@ def test_unreachable_upstreams_fail_at_once_and_recover_at_once() -> None:
 
 def test_questions_to_silent_upstreams_fail_in_time_and_later_ones_succeed() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as one, UpstreamServer(mark=2) as other:
+        with UpstreamServer(last_byte=1) as one, UpstreamServer(last_byte=2) as other:
             async with running_resolver(one.address, other.address) as resolver:
-                one.acts(is_silent)
-                other.acts(is_silent)
+                one.set_behaviour(is_silent)
+                other.set_behaviour(is_silent)
                 started_at = now()
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(200)]
                 outcomes = await asyncio.gather(*waiting)
@@ -173,8 +173,8 @@ def test_questions_to_silent_upstreams_fail_in_time_and_later_ones_succeed() -> 
                 assert all(upstream.is_dead for upstream in resolver.upstreams.all)
                 await until(lambda: sockets_of(resolver) <= 2)  # only probes are left
                 assert not resolver.in_flight
-                one.acts(answers)
-                other.acts(answers)
+                one.set_behaviour(answers)
+                other.set_behaviour(answers)
                 started_at = now()
                 outcome = await resolving(resolver, "www.example")
                 assert isinstance(outcome, Reply)

@@ -187,7 +187,7 @@ def test_configured_upstreams_do_not_depend_on_the_file(resolv_conf: Path) -> No
 def probes_of(upstream: UpstreamServer) -> list[Question]:
     """Return the probes that an upstream has received, in order."""
     questions = [
-        received.query.question[0] for received in list(upstream.asked) if ".loop.zkdns." in received.name
+        received.query.question[0] for received in list(upstream.queries) if ".loop.zkdns." in received.name
     ]
     return [Question(received.name.to_wire() or b"", int(received.rdtype)) for received in questions]
 
@@ -287,7 +287,7 @@ def test_no_probes_without_a_secret() -> None:
                 zones.start()
                 zones.poll(1000.0)
             await until(lambda: probes_of(upstream))
-            assert len(upstream.asked) == 1
+            assert len(upstream.queries) == 1
             (probe,) = probes_of(upstream)
             assert not without.detect_loop(probe, 1000.0)
             for zones in (without, with_secret):

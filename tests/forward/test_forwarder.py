@@ -23,19 +23,19 @@ from tests.forward.forwarder_helpers import (
     release,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import Asked, Sent, UpstreamServer, is_long, reply_to, truncates
+from tests.support.upstream import ReceivedQuery, Send, UpstreamServer, is_long, reply_to, truncates
 from zkdns.config import CacheSettings
 
 COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"8 bytes!")
 
 
-def soa_reply(received: Asked) -> list[Sent]:
+def soa_reply(received: ReceivedQuery) -> list[Send]:
     """Reply with NXDOMAIN that may be cached for 7 s."""
     reply = dns.message.make_response(received.query, recursion_available=True)
     reply.set_rcode(dns.rcode.NXDOMAIN)
     soa = "ns.example. host.example. 1 2 3 4 7"
     reply.authority.append(dns.rrset.from_text("example.", 300, "IN", "SOA", soa))
-    return [Sent(reply.to_wire())]
+    return [Send(reply.to_wire())]
 
 
 # -- the cache --------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_uncacheable_response_is_requested_each_time() -> None:
 def test_dns_35_max_ttl_setting_limits_ttls() -> None:
     async def scenario() -> None:
         with UpstreamServer() as upstream:
-            upstream.acts(has("900 A 192.0.2.1"))
+            upstream.set_behaviour(has("900 A 192.0.2.1"))
             async with forwarding(upstream, cache=CacheSettings(max_ttl=100)) as scene:
                 assert await scene.ttl() == 100
                 scene.pass_time(9)
@@ -173,7 +173,7 @@ def test_queries_with_different_do_or_cd_are_separate_questions() -> None:
                 await scene.query(flags=dns.flags.RD | dns.flags.CD)
                 await scene.query(qtype="AAAA")
                 assert queries_to(upstream) == 4
-                sent = [received.query for received in upstream.asked_over("udp", WWW)]
+                sent = [received.query for received in upstream.queries_over("udp", WWW)]
                 assert [bool(query.ednsflags & dns.flags.DO) for query in sent] == [False, True, False, False]
                 assert [bool(query.flags & dns.flags.CD) for query in sent] == [False, False, True, False]
 
@@ -292,7 +292,7 @@ def test_queries_with_options_use_the_forward_cache_but_not_the_response_cache()
                     assert not response.options
                 assert len(scene.datagrams) == 0
                 assert queries_to(upstream) == 1
-                (received,) = upstream.asked_over("udp", WWW)
+                (received,) = upstream.queries_over("udp", WWW)
                 assert not received.query.options  # options are not forwarded
 
     run(scenario)
@@ -329,7 +329,7 @@ def test_query_during_a_prefetch_waits_only_after_expiry() -> None:
         with UpstreamServer() as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query()
-                upstream.acts(Waits())
+                upstream.set_behaviour(Waits())
                 scene.pass_time(59)
                 assert await scene.ttl() == 1
                 await until(lambda: queries_to(upstream) >= 2)  # again, with a slow upstream
@@ -428,8 +428,8 @@ def test_dns_33_known_and_unknown_types_pass_intact(qtype: str) -> None:
 
 
 def test_dns_33_ad_is_passed_on_only_with_trust_ad() -> None:
-    def authentic(received: Asked) -> list[Sent]:
-        return [Sent(reply_to(received, f"{received.name} 60 A 192.0.2.1", flags=dns.flags.AD))]
+    def authentic(received: ReceivedQuery) -> list[Send]:
+        return [Send(reply_to(received, f"{received.name} 60 A 192.0.2.1", flags=dns.flags.AD))]
 
     async def scenario() -> None:
         with UpstreamServer(authentic) as upstream:

@@ -46,7 +46,7 @@ async def connected(scene: Scene) -> Client:
 def test_pipelined_queries_are_answered_in_order_of_completion() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as upstream:
-            upstream.acts(answers, "quick.example")
+            upstream.set_behaviour(answers, "quick.example")
             async with forwarding(upstream) as scene:
                 client = await connected(scene)
                 client.send("slow.example", "none.staging.discovery", "quick.example", "slower.example")

@@ -22,7 +22,7 @@ from tests.forward.forwarder_helpers import (
     rcode_of,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, says
+from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, returns_rcode
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
 from zkdns.forward import forward_zones
@@ -96,9 +96,9 @@ def test_dns_08_ra_is_set_if_and_only_if_there_are_upstreams(*, is_forwarding: b
 def test_longest_forward_zone_wins() -> None:
     async def scenario() -> None:
         with (
-            UpstreamServer(mark=1) as all_names,
-            UpstreamServer(mark=2) as corp,
-            UpstreamServer(mark=3) as lab,
+            UpstreamServer(last_byte=1) as all_names,
+            UpstreamServer(last_byte=2) as corp,
+            UpstreamServer(last_byte=3) as lab,
         ):
             domains = {"corp.example": [corp], "lab.corp.example": [lab]}
             async with forwarding(all_names, domains=domains) as scene:
@@ -138,7 +138,7 @@ def test_dns_36_own_zone_is_never_forwarded_in_any_state() -> None:
                     await scene.query(name)
                 scene.authority.set_health(ready=False, stale=False)
                 assert await scene.rcode("none.staging.discovery") == "SERVFAIL"
-                assert all(not received.name.endswith("discovery.") for received in upstream.asked)
+                assert all(not received.name.endswith("discovery.") for received in upstream.queries)
                 assert await scene.data() == ["192.0.2.1"]  # no reply will come
 
     run(scenario)
@@ -165,14 +165,14 @@ def test_dns_36_special_use_names_are_not_forwarded(*, tcp: bool) -> None:
                         response = await scene.query(name, qtype, tcp=tcp)
                         assert (rcode_of(response), data_of(response)) == (rcode, data), name
                         assert response.flags & dns.flags.RA
-                assert [received for received in upstream.asked if "loop.zkdns" not in received.name] == []
+                assert [received for received in upstream.queries if "loop.zkdns" not in received.name] == []
 
     run(scenario)
 
 
 def test_dns_36_special_use_name_in_a_forward_zone_is_forwarded() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as all_names, UpstreamServer(mark=2) as home:
+        with UpstreamServer(last_byte=1) as all_names, UpstreamServer(last_byte=2) as home:
             domains = {"home.arpa": [home], "168.192.in-addr.arpa": [home]}
             async with forwarding(all_names, domains=domains) as scene:
                 assert await scene.data("nas.home.arpa") == ["192.0.2.2"]
@@ -236,8 +236,8 @@ def test_new_system_upstreams_flush_the_cache(resolv_conf: Path) -> None:
     """In another network names have other addresses, and earlier failures do not apply."""
 
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
-            old.acts(says(dns.rcode.SERVFAIL), "fails.example")
+        with UpstreamServer(last_byte=1) as old, UpstreamServer(last_byte=2) as new:
+            old.set_behaviour(returns_rcode(dns.rcode.SERVFAIL), "fails.example")
             async with forwarding(is_auto=True) as scene:
                 assert await scene.rcode() == "REFUSED"
                 own = await scene.cached("discovery", "SOA")
@@ -288,14 +288,14 @@ def test_dns_37_own_address_is_never_an_upstream(resolv_conf: Path) -> None:
 # -- loops ------------------------------------------------------------------------------------------------
 
 
-def returns_queries(scenes: list[Scene]) -> Act:
+def returns_queries(scenes: list[Scene]) -> Behaviour:
     """An upstream that forwards every query to the server, once there is one."""
 
-    def act(received: Asked) -> list[Sent]:
+    def act(received: ReceivedQuery) -> list[Send]:
         (scene,) = eventually(lambda: scenes)
         query = dns.message.from_wire(received.message)
         response = dns.query.udp(query, scene.address.host, port=scene.address.port, timeout=5)
-        return [Sent(response.to_wire())]
+        return [Send(response.to_wire())]
 
     return act
 
@@ -307,7 +307,7 @@ def test_dns_37_upstream_in_a_loop_is_detected_logged_and_avoided(
     scenes: list[Scene] = []
 
     async def scenario() -> None:
-        with UpstreamServer(returns_queries(scenes)) as back, UpstreamServer(mark=2) as good:
+        with UpstreamServer(returns_queries(scenes)) as back, UpstreamServer(last_byte=2) as good:
             upstreams = [back, good] if domain is None else [good]
             domains = {domain: [back, good]} if domain is not None else None
             async with forwarding(*upstreams, domains=domains) as scene:
@@ -319,12 +319,12 @@ def test_dns_37_upstream_in_a_loop_is_detected_logged_and_avoided(
                 assert reason.startswith(f"{back.address} (from ")
                 assert (f'[forward.zone."{domain}"]' in reason) is (domain is not None)
                 assert await scene.data(f"www.{domain or 'example'}") == ["192.0.2.2"]
-                before = len(back.asked)
+                before = len(back.queries)
                 scene.pass_time(60)
                 assert await scene.data(f"mail.{domain or 'example'}") == ["192.0.2.2"]
-                assert len(back.asked) == before
+                assert len(back.queries) == before
                 scene.pass_time(forward_zones.LOOP_AVOID_SECONDS)  # its configuration may have changed
-                await until(lambda: len(back.asked) > before)
+                await until(lambda: len(back.queries) > before)
                 await until(lambda: len(zone.resolver.upstreams.all) == 1)
 
     run(scenario)

@@ -22,7 +22,7 @@ from tests.forward.forwarder_helpers import (
     release,
 )
 from tests.forward.resolution_helpers import run, until
-from tests.support.upstream import UpstreamServer, answers, is_silent, is_slow, says
+from tests.support.upstream import UpstreamServer, answers, is_silent, is_slow, returns_rcode
 from zkdns.config import CacheSettings
 from zkdns.forward import forwarder as forwarder_module
 from zkdns.forward.forwarder import Forwarder
@@ -73,7 +73,7 @@ def test_dns_34_equal_questions_in_flight_are_sent_once() -> None:
 def test_waiting_queries_do_not_delay_others() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as upstream:
-            upstream.acts(answers, "quick.example")
+            upstream.set_behaviour(answers, "quick.example")
             async with forwarding(upstream) as scene:
                 waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -161,7 +161,7 @@ def test_internal_error_in_one_response_does_not_affect_others(monkeypatch: pyte
 
 def test_dns_34_failure_is_cached_and_the_question_not_sent_again() -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(dns.rcode.SERVFAIL)) as upstream:
+        with UpstreamServer(returns_rcode(dns.rcode.SERVFAIL)) as upstream:
             async with forwarding(upstream) as scene:
                 for _ in range(4):
                     response = await scene.query(size=1232)
@@ -178,7 +178,7 @@ def test_dns_34_failure_is_cached_and_the_question_not_sent_again() -> None:
                     scene.pass_time(1)
                     assert await scene.rcode() == "SERVFAIL"
                     assert scene.questions_sent == sent + 1
-                upstream.acts(answers)
+                upstream.set_behaviour(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
 
@@ -220,14 +220,14 @@ def test_errors_of_many_upstreams_fit_into_the_smallest_message() -> None:
 
     async def scenario() -> None:
         with (
-            UpstreamServer(says(dns.rcode.REFUSED), mark=1) as one,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=2) as two,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=3) as three,
-            UpstreamServer(says(dns.rcode.REFUSED), mark=4) as four,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=5) as five,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=6) as six,
-            UpstreamServer(says(dns.rcode.REFUSED), mark=7) as seven,
-            UpstreamServer(says(dns.rcode.SERVFAIL), mark=8) as eight,
+            UpstreamServer(returns_rcode(dns.rcode.REFUSED), last_byte=1) as one,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=2) as two,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=3) as three,
+            UpstreamServer(returns_rcode(dns.rcode.REFUSED), last_byte=4) as four,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=5) as five,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=6) as six,
+            UpstreamServer(returns_rcode(dns.rcode.REFUSED), last_byte=7) as seven,
+            UpstreamServer(returns_rcode(dns.rcode.SERVFAIL), last_byte=8) as eight,
         ):
             async with forwarding(one, two, three, four, five, six, seven, eight) as scene:
                 for _ in range(2):
@@ -242,7 +242,7 @@ def test_errors_of_many_upstreams_fit_into_the_smallest_message() -> None:
 @pytest.mark.parametrize("rcode", [dns.rcode.NOTIMP, dns.rcode.FORMERR])
 def test_notimp_and_formerr_of_upstreams_are_passed_on(rcode: int) -> None:
     async def scenario() -> None:
-        with UpstreamServer(says(rcode)) as upstream:
+        with UpstreamServer(returns_rcode(rcode)) as upstream:
             async with forwarding(upstream) as scene:
                 response = await scene.query(qtype="TYPE65280")
                 assert response.rcode() == rcode
@@ -261,7 +261,7 @@ def test_dns_35_stale_response_with_ttl_30_when_upstreams_fail(*, is_remembered:
                 await scene.query(size=1232)
                 if is_remembered:
                     await scene.cached(size=1232)
-                upstream.acts(says(dns.rcode.SERVFAIL))
+                upstream.set_behaviour(returns_rcode(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
                 before = queries_to(upstream)
                 for _ in range(3):
@@ -273,7 +273,7 @@ def test_dns_35_stale_response_with_ttl_30_when_upstreams_fail(*, is_remembered:
                     assert "responds SERVFAIL" in str(response.options[0])
                 assert queries_to(upstream) == before + 1
                 assert scene.forwarder.counters.stale == 3
-                upstream.acts(numbered(ttl=5))
+                upstream.set_behaviour(numbered(ttl=5))
                 scene.pass_time(1)
                 response = await scene.query(size=1232)
                 assert (response.answer[0].ttl, extended_errors(response)) == (5, [])
@@ -286,12 +286,12 @@ def test_dns_35_entry_past_its_stale_time_is_not_used() -> None:
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream, cache=CacheSettings(stale=100)) as scene:
                 await scene.cached()
-                upstream.acts(says(dns.rcode.SERVFAIL))
+                upstream.set_behaviour(returns_rcode(dns.rcode.SERVFAIL))
                 scene.pass_time(104)
                 assert await scene.rcode() == "NOERROR"
                 scene.pass_time(1)
                 assert await scene.rcode() == "SERVFAIL"
-                upstream.acts(answers)
+                upstream.set_behaviour(answers)
                 scene.pass_time(60)
                 assert await scene.data() == ["192.0.2.1"]
 
@@ -303,7 +303,7 @@ def test_stale_responses_can_be_disabled() -> None:
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream, cache=CacheSettings(stale=0)) as scene:
                 await scene.query()
-                upstream.acts(says(dns.rcode.SERVFAIL))
+                upstream.set_behaviour(returns_rcode(dns.rcode.SERVFAIL))
                 scene.pass_time(5)
                 assert await scene.rcode() == "SERVFAIL"
 
@@ -315,7 +315,7 @@ def test_dns_35_stale_response_after_1_8_seconds_when_upstreams_are_slow() -> No
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query(size=1232)
-                upstream.acts(is_slow(2.5))
+                upstream.set_behaviour(is_slow(2.5))
                 scene.pass_time(5)
                 started_at = now()
                 response = await scene.query(size=1232)
@@ -335,7 +335,7 @@ def test_stale_response_is_immediate_after_others_have_waited() -> None:
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream) as scene:
                 await scene.cached()
-                upstream.acts(Waits())
+                upstream.set_behaviour(Waits())
                 scene.pass_time(5)
                 assert await scene.data() == ["198.51.100.1"]
                 before = scene.forwarder.counters.queries
@@ -356,7 +356,7 @@ def test_stale_timer_starts_for_queries_that_join_a_prefetch() -> None:
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query()
-                upstream.acts(Waits())
+                upstream.set_behaviour(Waits())
                 scene.pass_time(4)
                 assert await scene.ttl() == 1
                 assert scene.forwarder.counters.prefetched == 1
@@ -374,7 +374,7 @@ def test_stale_timer_of_a_finished_question_does_not_affect_the_next() -> None:
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query()
-                upstream.acts(Waits())
+                upstream.set_behaviour(Waits())
                 scene.pass_time(5)
                 waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -393,7 +393,7 @@ def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
         with UpstreamServer(numbered(ttl=5)) as upstream:
             async with forwarding(upstream) as scene:
                 await scene.query()
-                upstream.acts(Waits())
+                upstream.set_behaviour(Waits())
                 scene.pass_time(5)
                 waiting = scene.querying()
                 await until(lambda: scene.forwarder.waiting == 1)
@@ -412,7 +412,7 @@ def test_queries_keep_waiting_if_the_stale_entry_is_flushed() -> None:
 def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
     async def scenario() -> None:
         with UpstreamServer(Waits()) as upstream:
-            upstream.acts(numbered(), "known.example")
+            upstream.set_behaviour(numbered(), "known.example")
             async with forwarding(upstream, max_waiting=10) as scene:
                 await scene.query("known.example")
                 waiting = [scene.querying(f"n{number}.example") for number in range(10)]
@@ -432,7 +432,7 @@ def test_queries_over_the_limit_get_servfail_at_once_and_are_counted() -> None:
                 for number in range(10):
                     release(upstream, f"n{number}.example")
                 await asyncio.gather(*waiting)
-                upstream.acts(answers)
+                upstream.set_behaviour(answers)
                 assert await scene.data("one.more") == ["192.0.2.1"]  # this failure is not cached
 
     run(scenario)
@@ -458,7 +458,7 @@ def test_flood_in_one_batch_is_limited_and_every_query_is_answered() -> None:
                     release(upstream, f"n{number}.example")
                 responses = await asyncio.gather(*pending.values())
                 assert all(data_of(response) == ["192.0.2.1"] for response in responses)
-                upstream.acts(answers)
+                upstream.set_behaviour(answers)
                 for number in set(range(count)) - set(pending):  # these failures are not cached
                     assert await scene.data(f"n{number}.example") == ["192.0.2.1"]
 
@@ -476,7 +476,7 @@ def test_waiting_queries_are_answered_at_shutdown(*, has_stale: bool) -> None:
                 if has_stale:
                     await scene.query(size=1232)
                     scene.pass_time(5)
-                upstream.acts(is_silent)
+                upstream.set_behaviour(is_silent)
                 waiting = [scene.querying(size=1232, tcp=tcp) for tcp in (False, True) for _ in range(3)]
                 await until(lambda: scene.forwarder.waiting == len(waiting))
                 scene.forwarder.stop()

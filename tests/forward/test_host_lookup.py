@@ -13,7 +13,15 @@ import pytest
 
 from tests.forward.forwarder_helpers import NAMESPACE
 from tests.forward.resolution_helpers import run
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, is_silent, reply_to, says
+from tests.support.upstream import (
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    is_silent,
+    reply_to,
+    returns_rcode,
+)
 from zkdns.config import Config, ForwardSettings, ForwardZoneSettings
 from zkdns.dns.message import Type
 from zkdns.forward.forward_zones import ForwardZones
@@ -23,27 +31,27 @@ from zkdns.forward.resolver import Resolver
 HOST = "db.example"
 
 
-def by_type(**records: str) -> Act:
+def by_type(**records: str) -> Behaviour:
     """Reply with these records, by type, each as `ttl data`; deny other types for 900 s."""
 
-    def act(received: Asked) -> list[Sent]:
+    def act(received: ReceivedQuery) -> list[Send]:
         qtype = received.query.question[0].rdtype.name
         if qtype not in records:
             return denied(received)
         ttl, data = records[qtype].split()
-        return [Sent(reply_to(received, f"{received.name} {ttl} {qtype} {data}"))]
+        return [Send(reply_to(received, f"{received.name} {ttl} {qtype} {data}"))]
 
     return act
 
 
-def denied(received: Asked, rcode: int = dns.rcode.NOERROR) -> list[Sent]:
+def denied(received: ReceivedQuery, rcode: int = dns.rcode.NOERROR) -> list[Send]:
     """Reply without records, for 900 s."""
     reply = dns.message.make_response(received.query, recursion_available=True)
     reply.set_rcode(dns.rcode.Rcode(rcode))
     reply.authority.append(
         dns.rrset.from_text("example.", 900, "IN", "SOA", "ns.example. host.example. 1 2 3 4 900")
     )
-    return [Sent(reply.to_wire())]
+    return [Send(reply.to_wire())]
 
 
 @asynccontextmanager
@@ -76,10 +84,10 @@ async def looking_up(
 
 
 def test_addresses_of_both_families_are_sorted_and_unique() -> None:
-    def act(received: Asked) -> list[Sent]:
+    def act(received: ReceivedQuery) -> list[Send]:
         if received.query.question[0].rdtype.name == "AAAA":
-            return [Sent(reply_to(received, f"{received.name} 60 AAAA 2001:DB8:0:0::1"))]
-        return [Sent(reply_to(received, *(f"{received.name} 60 A 10.0.0.{number}" for number in (9, 2, 10))))]
+            return [Send(reply_to(received, f"{received.name} 60 AAAA 2001:DB8:0:0::1"))]
+        return [Send(reply_to(received, *(f"{received.name} 60 A 10.0.0.{number}" for number in (9, 2, 10))))]
 
     async def scenario() -> None:
         with UpstreamServer(act) as upstream:
@@ -92,11 +100,11 @@ def test_addresses_of_both_families_are_sorted_and_unique() -> None:
 
 
 def test_cname_records_are_skipped() -> None:
-    def act(received: Asked) -> list[Sent]:
+    def act(received: ReceivedQuery) -> list[Send]:
         alias = f"{received.name} 300 CNAME real.example."
         if received.query.question[0].rdtype.name == "AAAA":
-            return [Sent(reply_to(received, alias))]
-        return [Sent(reply_to(received, alias, "real.example. 40 A 10.0.0.1"))]
+            return [Send(reply_to(received, alias))]
+        return [Send(reply_to(received, alias, "real.example. 40 A 10.0.0.1"))]
 
     async def scenario() -> None:
         with UpstreamServer(act) as upstream:
@@ -131,16 +139,16 @@ def test_seconds_are_the_shortest_ttl_within_limits(records: dict[str, str], sec
 
 
 @pytest.mark.parametrize(("failing", "record"), [("AAAA", "A 10.0.0.1"), ("A", "AAAA 2001:db8::1")])
-@pytest.mark.parametrize("fault", [says(dns.rcode.SERVFAIL), is_silent], ids=["servfail", "silence"])
+@pytest.mark.parametrize("fault", [returns_rcode(dns.rcode.SERVFAIL), is_silent], ids=["servfail", "silence"])
 def test_result_with_one_failed_family_is_valid_for_a_short_time(
-    failing: str, record: str, fault: Act
+    failing: str, record: str, fault: Behaviour
 ) -> None:
     """The result has the failed type and the reason, and is valid for less than the TTL."""
 
-    def act(received: Asked) -> list[Sent]:
+    def act(received: ReceivedQuery) -> list[Send]:
         if received.query.question[0].rdtype.name == failing:
             return list(fault(received))
-        return [Sent(reply_to(received, f"{received.name} 60 {record}"))]
+        return [Send(reply_to(received, f"{received.name} 60 {record}"))]
 
     async def scenario() -> None:
         with UpstreamServer(act) as upstream:
@@ -189,8 +197,8 @@ def test_negative_replies_leave_the_name_to_the_system_resolver(rcode: int) -> N
     run(scenario)
 
 
-@pytest.mark.parametrize("act", [says(dns.rcode.SERVFAIL), says(dns.rcode.REFUSED)])
-def test_failure_of_upstreams_is_an_error_with_a_reason(act: Act) -> None:
+@pytest.mark.parametrize("act", [returns_rcode(dns.rcode.SERVFAIL), returns_rcode(dns.rcode.REFUSED)])
+def test_failure_of_upstreams_is_an_error_with_a_reason(act: Behaviour) -> None:
     async def scenario() -> None:
         with UpstreamServer(act) as upstream:
             async with looking_up(upstream) as lookup:
@@ -220,7 +228,7 @@ def test_local_and_special_use_names_are_not_sent_to_upstreams(host: str) -> Non
         with UpstreamServer() as upstream:
             async with looking_up(upstream) as lookup:
                 assert await lookup.find(host) is None
-                assert upstream.asked == []
+                assert upstream.queries == []
 
     run(scenario)
 
@@ -283,13 +291,13 @@ def test_hosts_file_has_precedence_and_is_read_each_time(tmp_path: Path) -> None
         with UpstreamServer(by_type(A="60 192.0.2.1")) as upstream:
             async with looking_up(upstream, hosts=hosts) as lookup:
                 assert await lookup.find(HOST) == HostAddresses(("192.0.2.1",), 60)
-                before = len(upstream.asked)
+                before = len(upstream.queries)
                 hosts.write_text(HOSTS)
                 found = await lookup.find(HOST)
                 assert found is not None
                 assert found.addresses == ("10.0.0.1", "10.0.0.2", "2001:db8::1")
                 assert 0 < found.seconds <= 60
-                assert len(upstream.asked) == before
+                assert len(upstream.queries) == before
                 hosts.write_bytes(b"\xff\xfe 10.0.0.1 db.example\n10.0.0.7 db.example\n")
                 found = await lookup.find(HOST)
                 assert found is not None

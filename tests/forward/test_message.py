@@ -23,7 +23,7 @@ from tests.forward.helpers import (
     rrset,
     soa,
 )
-from tests.support.work import at_most_lines
+from tests.support.line_count import at_most_lines
 from zkdns.dns.message import parse_query
 from zkdns.forward.message import BadReplyError, build_query, read_reply
 from zkdns.forward.reply import Reply

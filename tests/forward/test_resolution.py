@@ -11,7 +11,7 @@ import dns.rcode
 import pytest
 
 from tests.forward.resolution_helpers import question
-from tests.support.upstream import UDP, Act, Asked, reply_to, says, says_bare
+from tests.support.upstream import UDP, Behaviour, ReceivedQuery, reply_to, returns_bare_rcode, returns_rcode
 from zkdns.address import UpstreamAddress
 from zkdns.forward.message import build_query
 from zkdns.forward.reply import Reply
@@ -32,8 +32,8 @@ from zkdns.forward.upstreams import Upstream, Upstreams
 
 A, B, C = (UpstreamAddress(f"192.0.2.{number}", 53) for number in (1, 2, 3))
 OVER_TLS = UpstreamAddress("192.0.2.4", 853, "resolver.example")
-REFUSED = says(dns.rcode.REFUSED)
-SERVFAIL = says(dns.rcode.SERVFAIL)
+REFUSED = returns_rcode(dns.rcode.REFUSED)
+SERVFAIL = returns_rcode(dns.rcode.SERVFAIL)
 
 
 class Scenario:
@@ -75,8 +75,8 @@ class Scenario:
         assert isinstance(self.step, Failure), self.step
         return self.step
 
-    def query_of(self, attempt: Attempt) -> Asked:
-        return Asked(build_query(self.question, 0x1234, edns=attempt.edns), UDP, 0, 1)
+    def query_of(self, attempt: Attempt) -> ReceivedQuery:
+        return ReceivedQuery(build_query(self.question, 0x1234, edns=attempt.edns), UDP, 0, 1)
 
     def receive(self, message: bytes, attempt: Attempt | None = None, after: float = 0.01) -> Step:
         """Receive a message for an attempt, by default the last one."""
@@ -87,7 +87,7 @@ class Scenario:
         attempt = attempt or self.attempt
         return self.receive(reply_to(self.query_of(attempt), "www.example. 60 A 192.0.2.1"), attempt, after)
 
-    def receive_from(self, act: Act, attempt: Attempt | None = None) -> Step:
+    def receive_from(self, act: Behaviour, attempt: Attempt | None = None) -> Step:
         attempt = attempt or self.attempt
         (sent,) = act(self.query_of(attempt))
         assert sent.message is not None
@@ -123,7 +123,7 @@ def test_first_upstream_is_queried_over_udp_and_its_reply_is_the_outcome() -> No
 
 def test_nxdomain_is_a_conclusive_reply() -> None:
     scenario = Scenario(A, B)
-    scenario.receive_from(says(dns.rcode.NXDOMAIN))
+    scenario.receive_from(returns_rcode(dns.rcode.NXDOMAIN))
     assert isinstance(scenario.step, Reply)
 
 
@@ -195,7 +195,7 @@ def test_without_upstreams_the_outcome_is_a_failure() -> None:
 )
 def test_dns_32_error_leads_to_the_next_upstream(rcode: dns.rcode.Rcode) -> None:
     scenario = Scenario(A, B)
-    scenario.receive_from(says(rcode))
+    scenario.receive_from(returns_rcode(rcode))
     assert scenario.target == (B, False)
     assert isinstance(scenario.receive_answer(), Reply)
     assert upstream_of(scenario, A).refusals == 1
@@ -351,17 +351,17 @@ def test_malformed_replies_of_a_single_upstream_fail_at_once() -> None:
 
 def test_bare_error_over_udp_leads_to_tcp() -> None:
     scenario = Scenario(A, B)
-    scenario.receive_from(says_bare(dns.rcode.SERVFAIL))
+    scenario.receive_from(returns_bare_rcode(dns.rcode.SERVFAIL))
     assert scenario.target == (A, True)
 
 
 # -- EDNS -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("act", [says, says_bare], ids=["with the question", "bare"])
+@pytest.mark.parametrize("act", [returns_rcode, returns_bare_rcode], ids=["with the question", "bare"])
 @pytest.mark.parametrize("rcode", [dns.rcode.FORMERR, dns.rcode.NOTIMP], ids=dns.rcode.to_text)
 def test_upstream_without_edns_is_queried_without_it_from_then_on(
-    act: Callable[[int], Act], rcode: dns.rcode.Rcode
+    act: Callable[[int], Behaviour], rcode: dns.rcode.Rcode
 ) -> None:
     scenario = Scenario(A, B)
     (sent,) = act(rcode)(scenario.query_of(scenario.attempt))
@@ -378,23 +378,23 @@ def test_upstream_without_edns_is_queried_without_it_from_then_on(
 
 def test_badvers_leads_to_a_query_without_edns() -> None:
     scenario = Scenario(A, B)
-    scenario.receive_from(says(dns.rcode.BADVERS))
+    scenario.receive_from(returns_rcode(dns.rcode.BADVERS))
     assert scenario.target == (A, False)
     assert not scenario.attempt.edns
 
 
 def test_formerr_with_edns_leads_to_the_next_upstream() -> None:
     scenario = Scenario(A, B)
-    scenario.receive_from(says(dns.rcode.FORMERR))
+    scenario.receive_from(returns_rcode(dns.rcode.FORMERR))
     assert scenario.target == (B, False)
 
 
 def test_formerr_to_every_query_does_not_disable_edns() -> None:
     scenario = Scenario(A, B)
     for _ in range(2):
-        scenario.receive_from(says_bare(dns.rcode.FORMERR))
+        scenario.receive_from(returns_bare_rcode(dns.rcode.FORMERR))
     assert scenario.target[0] == A  # over TCP, because a bare error names no question
-    scenario.receive_from(says_bare(dns.rcode.FORMERR))
+    scenario.receive_from(returns_bare_rcode(dns.rcode.FORMERR))
     assert scenario.target == (B, False)
     assert upstream_of(scenario, A).uses_edns(scenario.now)
 
@@ -456,7 +456,7 @@ def test_probed_upstream_is_queried_once_and_no_other_is() -> None:
 
 
 @pytest.mark.parametrize("act", [REFUSED, SERVFAIL], ids=["REFUSED", "SERVFAIL"])
-def test_any_response_to_a_probe_makes_the_upstream_alive(act: Act) -> None:
+def test_any_response_to_a_probe_makes_the_upstream_alive(act: Behaviour) -> None:
     scenario = Scenario(A, B, probed=B)
     upstream = upstream_of(scenario, B)
     for _ in range(3):

@@ -20,7 +20,16 @@ from tests.forward.resolution_helpers import (
     running_resolver,
     until,
 )
-from tests.support.upstream import UDP, Asked, Sent, UpstreamServer, answers, is_silent, is_slow, reply_to
+from tests.support.upstream import (
+    UDP,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    answers,
+    is_silent,
+    is_slow,
+    reply_to,
+)
 from zkdns.dns.message import Type
 from zkdns.forward.message import Question
 from zkdns.forward.reply import Reply
@@ -32,8 +41,8 @@ from zkdns.transport.event_loop import add_server, remove_server
 pytestmark = pytest.mark.punctual
 
 
-def answers_with_its_name(received: Asked) -> list[Sent]:
-    return [Sent(reply_to(received, f"{received.name} 60 TXT {received.name}"))]
+def answers_with_its_name(received: ReceivedQuery) -> list[Send]:
+    return [Send(reply_to(received, f"{received.name} 60 TXT {received.name}"))]
 
 
 # -- replies ----------------------------------------------------------------------------------------------
@@ -46,7 +55,7 @@ def test_question_gets_its_reply() -> None:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
                 assert resolver.in_flight == 0
                 assert (resolver.questions, resolver.sent, resolver.answered) == (1, 1, 1)
-            assert [(received.way, received.has_edns) for received in upstream.asked] == [(UDP, True)]
+            assert [(received.transport, received.has_edns) for received in upstream.queries] == [(UDP, True)]
 
     run(scenario)
 
@@ -75,8 +84,8 @@ def test_dns_31_ports_and_ids_are_unpredictable() -> None:
                 for number in range(count):
                     await resolve(resolver, f"n{number}.example")
             for numbers, least in (
-                ([received.port for received in upstream.asked], 8_000),
-                ([received.ident for received in upstream.asked], 32_768),
+                ([received.port for received in upstream.queries], 8_000),
+                ([received.ident for received in upstream.queries], 32_768),
             ):
                 assert len(numbers) == count
                 assert len(set(numbers)) > 0.9 * count  # duplicates only by chance
@@ -93,11 +102,11 @@ def test_dns_31_repeated_query_has_another_port_and_id() -> None:
         with UpstreamServer(is_silent) as upstream:
             async with running_resolver(upstream.address) as resolver:
                 outcome = resolving(resolver, "www.example")
-                await until(lambda: len(upstream.asked) == 2)
-                upstream.acts(answers)
+                await until(lambda: len(upstream.queries) == 2)
+                upstream.set_behaviour(answers)
                 await outcome
-            assert len({received.port for received in upstream.asked}) == len(upstream.asked)
-            assert len({received.ident for received in upstream.asked}) == len(upstream.asked)
+            assert len({received.port for received in upstream.queries}) == len(upstream.queries)
+            assert len({received.ident for received in upstream.queries}) == len(upstream.queries)
 
     run(scenario)
 
@@ -107,36 +116,36 @@ def test_dns_31_repeated_query_has_another_port_and_id() -> None:
 
 def test_nearest_upstream_is_used_and_others_are_only_measured() -> None:
     async def scenario() -> None:
-        with UpstreamServer(is_slow(0.1), mark=1) as far, UpstreamServer(mark=2) as near:
+        with UpstreamServer(is_slow(0.1), last_byte=1) as far, UpstreamServer(last_byte=2) as near:
             async with running_resolver(far.address, near.address) as resolver:
                 assert await answer(resolver, "first.example") == ["192.0.2.1"]
                 await until(lambda: all(upstream.rtt for upstream in resolver.upstreams.all))
                 for number in range(20):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.2"]
-                assert len(far.asked) == 1
+                assert len(far.queries) == 1
 
     run(scenario)
 
 
 def test_exploring_a_slow_upstream_delays_no_question() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as near, UpstreamServer(is_silent, mark=2) as silent:
+        with UpstreamServer(last_byte=1) as near, UpstreamServer(is_silent, last_byte=2) as silent:
             async with running_resolver(near.address, silent.address) as resolver:
                 started_at = asyncio.get_running_loop().time()
                 for number in range(10):
                     assert await answer(resolver, f"n{number}.example") == ["192.0.2.1"]
                 assert asyncio.get_running_loop().time() - started_at < 0.3
-                assert len(silent.asked) == 1
+                assert len(silent.queries) == 1
 
     run(scenario)
 
 
 def test_replace_upstreams() -> None:
     async def scenario() -> None:
-        with UpstreamServer(mark=1) as old, UpstreamServer(mark=2) as new:
+        with UpstreamServer(last_byte=1) as old, UpstreamServer(last_byte=2) as new:
             async with running_resolver(old.address) as resolver:
                 assert await answer(resolver, "www.example") == ["192.0.2.1"]
-                old.acts(is_silent)
+                old.set_behaviour(is_silent)
                 outcome = resolving(resolver, "mail.example")
                 resolver.replace_upstreams([new.address])
                 assert await answer(resolver, "www.example") == ["192.0.2.2"]
@@ -160,7 +169,7 @@ def test_questions_over_the_limit_fail_at_once_and_are_counted() -> None:
                 assert (await failure(resolver, "one.more")).kind is FailureKind.OVERLOADED
                 assert (resolver.overloaded, resolver.failed, resolver.in_flight) == (1, 1, 10)
                 assert not any(outcome.done() for outcome in waiting)
-                upstream.acts(answers)
+                upstream.set_behaviour(answers)
                 await asyncio.gather(*waiting)
                 assert await answer(resolver, "one.more") == ["192.0.2.1"]
 

@@ -9,7 +9,16 @@ import socket
 import pytest
 
 from tests.forward.resolution_helpers import answer, question, resolving, run, running_resolver, until
-from tests.support.upstream import TCP, UDP, Asked, Sent, UpstreamServer, is_silent, right, truncates
+from tests.support.upstream import (
+    TCP,
+    UDP,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    correct_answer,
+    is_silent,
+    truncates,
+)
 from tests.support.waiting import eventually
 from zkdns.address import UpstreamAddress
 from zkdns.forward import tcp_client, udp_client
@@ -27,7 +36,7 @@ def test_receive_stops_after_a_limited_number_of_replies() -> None:
         with UpstreamServer() as upstream:
             async with running_resolver(upstream.address) as resolver:
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(COUNT)]
-                eventually(lambda: len(upstream.asked) == COUNT)  # blocks this event loop
+                eventually(lambda: len(upstream.queries) == COUNT)  # blocks this event loop
                 resolver._receive()
                 assert 0 < resolver.answered < COUNT
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
@@ -55,8 +64,8 @@ def test_tcp_connection_passes_on_a_limited_number_of_replies_at_once(
 ) -> None:
     monkeypatch.setattr(tcp_client, "STALLED_SECONDS", math.inf)  # one connection, even on a slow machine
 
-    def silent_over_tcp(received: Asked) -> list[Sent]:
-        return list(truncates(received)) if received.way == UDP else []
+    def silent_over_tcp(received: ReceivedQuery) -> list[Send]:
+        return list(truncates(received)) if received.transport == UDP else []
 
     async def scenario() -> None:
         with UpstreamServer(silent_over_tcp) as upstream:
@@ -64,9 +73,11 @@ def test_tcp_connection_passes_on_a_limited_number_of_replies_at_once(
                 # No time-outs: a slow machine would repeat some queries and give others up.
                 monkeypatch.setattr(resolver, "_set_timer", lambda _: None)
                 waiting = [resolving(resolver, f"n{number}.example") for number in range(COUNT)]
-                await until(lambda: len(upstream.asked_over(TCP)) == COUNT)
+                await until(lambda: len(upstream.queries_over(TCP)) == COUNT)
                 assert upstream.connections == 1
-                upstream.writes([right(received) for received in upstream.asked_over(TCP)])
+                upstream.send_to_connections(
+                    [correct_answer(received) for received in upstream.queries_over(TCP)]
+                )
                 assert await max_answers_per_round(resolver) < COUNT // 2
                 assert all(isinstance(outcome, Reply) for outcome in await asyncio.gather(*waiting))
 

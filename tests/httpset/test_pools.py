@@ -14,9 +14,9 @@ import httpx2
 import pytest
 
 from tests.support.http2 import Http2Handler, offering_http2
+from tests.support.http_clients import Httpx, Requests
 from tests.support.waiting import eventually
 from tests.support.web import WebServer, fixed, make_certificate, refusing, servers
-from tests.support.web_callers import Httpx, Requests
 from zkdns import FixedSet
 from zkdns.httpset import AsyncTransport, Transport
 
@@ -59,7 +59,7 @@ def test_failed_and_cancelled_asynchronous_requests_leave_their_pools() -> None:
         async with httpx2.AsyncClient(transport=transport) as client:
             hanging = [asyncio.create_task(client.get("http://web/hang")) for _ in range(2)]
             await asyncio.to_thread(
-                eventually, lambda: len(gone.asked) == 2
+                eventually, lambda: len(gone.requests) == 2
             )  # one of them after a failed connection
             for task in hanging:
                 task.cancel()
@@ -175,10 +175,10 @@ def test_http2_has_a_connection_for_each_endpoint_and_name(tmp_path: Path) -> No
                 assert answer.http_version == "HTTP/2"
                 assert str(answer.url) == f"https://{name}/x"
         assert [server.accepted for server in started] == [2, 2]
-        assert [len(server.asked) for server in started] == [4, 4]
+        assert [len(server.requests) for server in started] == [4, 4]
         asyncio.run(scenario(source))
         assert [server.accepted for server in started] == [4, 4]
-        seen = {(one.tls_name, one.host, one.path) for server in started for one in server.asked}
+        seen = {(one.tls_name, one.host, one.path) for server in started for one in server.requests}
     assert seen == {(name, name, "/x") for name in names}
 
 

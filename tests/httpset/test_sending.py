@@ -14,16 +14,16 @@ import httpx2
 import pytest
 import requests
 
+from tests.support.http_clients import AsyncHttpx, HttpClient, Httpx, Requests
 from tests.support.waiting import eventually
 from tests.support.web import WebServer, fixed, make_certificate, refusing, servers, silent
-from tests.support.web_callers import AsyncHttpx, Caller, Httpx, Requests
 from zkdns import BadValueError, EndpointSource, FixedSet
 from zkdns.errors import NoEndpointsError, ZkdnsError
 from zkdns.httpset import Adapter, AsyncTransport, Transport
 
 
 class Calling(Protocol):
-    def __call__(self, source: EndpointSource | None = None, trusted: Path | None = None) -> Caller: ...
+    def __call__(self, source: EndpointSource | None = None, trusted: Path | None = None) -> HttpClient: ...
 
 
 @pytest.fixture(params=[Httpx, AsyncHttpx, Requests], ids=["httpx2", "async", "requests"])
@@ -31,8 +31,8 @@ def calling(request: pytest.FixtureRequest) -> Iterator[Calling]:
     """Makes callers and closes them."""
     with contextlib.ExitStack() as stack:
 
-        def make(source: EndpointSource | None = None, trusted: Path | None = None) -> Caller:
-            caller: Caller = request.param(source, trusted)
+        def make(source: EndpointSource | None = None, trusted: Path | None = None) -> HttpClient:
+            caller: HttpClient = request.param(source, trusted)
             stack.callback(caller.close)
             return caller
 
@@ -65,8 +65,8 @@ def test_requests_rotate_over_the_endpoints(calling: Calling) -> None:
 def test_the_host_header_is_that_of_the_url(calling: Calling, url: str, host: str) -> None:
     with servers(1) as (server,):
         answer = calling(fixed([server])).request("GET", url)
-    assert server.asked[0].host == host
-    assert server.asked[0].path == "/" + url.split("/", 3)[3]
+    assert server.requests[0].host == host
+    assert server.requests[0].path == "/" + url.split("/", 3)[3]
     assert answer.url.replace(":80/", "/") == url.replace(":80/", "/")
 
 
@@ -77,14 +77,14 @@ def test_each_endpoint_keeps_its_connection(calling: Calling) -> None:
         for _ in range(63):
             caller.request("POST", "http://web/", b"x")
         assert [server.accepted for server in started] == [1] * 21
-        assert [len(server.asked) for server in started] == [3] * 21
+        assert [len(server.requests) for server in started] == [3] * 21
 
 
 def test_after_a_refused_connection_another_endpoint_is_tried(calling: Calling) -> None:
     with servers(1) as (server,), refusing() as nobody, refusing() as nobody_else:
         caller = calling(FixedSet([nobody, server.endpoint, nobody_else]))
         assert [caller.request("GET", "http://web/").text for _ in range(6)] == [server.endpoint] * 6
-        assert len(server.asked) == 6
+        assert len(server.requests) == 6
 
 
 def test_after_a_connect_timeout_another_endpoint_is_tried(calling: Calling) -> None:
@@ -130,7 +130,7 @@ def test_a_sent_request_is_never_repeated(calling: Calling, method: str) -> None
         caller = calling(fixed(started))
         with pytest.raises(caller.errors[1]):
             caller.request(method, "http://web/die", b"once" if method == "POST" else None)
-        assert sum(len(server.asked) for server in started) == 1
+        assert sum(len(server.requests) for server in started) == 1
 
 
 def test_a_server_without_a_response_is_not_left_for_another(calling: Calling) -> None:
@@ -138,8 +138,8 @@ def test_a_server_without_a_response_is_not_left_for_another(calling: Calling) -
         caller = calling(fixed(started))
         with pytest.raises((httpx2.ReadTimeout, requests.ReadTimeout)):
             caller.request("GET", "http://web/hang", read=0.2)
-        eventually(lambda: any(server.asked for server in started))  # perhaps only after that time
-    assert sum(len(server.asked) for server in started) == 1
+        eventually(lambda: any(server.requests for server in started))  # perhaps only after that time
+    assert sum(len(server.requests) for server in started) == 1
 
 
 def test_a_stream_is_sent_completely_after_failed_connections(calling: Calling) -> None:
@@ -148,7 +148,7 @@ def test_a_stream_is_sent_completely_after_failed_connections(calling: Calling) 
         caller = calling(FixedSet([nobody, server.endpoint]))
         for _ in range(2):
             caller.request("POST", "http://web/", (part for part in (b"one ", b"two ", b"three")))
-        assert [asked.body for asked in server.asked] == [b"one two three"] * 2
+        assert [asked.body for asked in server.requests] == [b"one two three"] * 2
 
 
 def test_ipv6(calling: Calling) -> None:
@@ -156,14 +156,14 @@ def test_ipv6(calling: Calling) -> None:
         assert server.endpoint.startswith("[::1]:")
         answer = calling(FixedSet([server.endpoint])).request("GET", "http://web/")
     assert answer.text == server.endpoint
-    assert server.asked[0].host == "web"
+    assert server.requests[0].host == "web"
 
 
 def test_redirects_and_cookies_belong_to_the_url(calling: Calling) -> None:
     with servers(2) as started:
         caller = calling(fixed(started))
         answer = caller.request("GET", "http://web.example/to?/there")
-        asked = [asked for server in started for asked in server.asked if asked.path == "/there"]
+        asked = [asked for server in started for asked in server.requests if asked.path == "/there"]
     assert answer.url == "http://web.example/there"
     assert [(one.host, one.cookie) for one in asked] == [("web.example", "seen=yes")]
 
@@ -171,7 +171,7 @@ def test_redirects_and_cookies_belong_to_the_url(calling: Calling) -> None:
 def test_a_redirect_to_another_name_uses_that_name(calling: Calling) -> None:
     with servers(1) as (server,):
         calling(fixed([server])).request("GET", "http://web.example/to?http://api.example:81/there")
-    assert [asked.host for asked in server.asked] == ["web.example", "api.example:81"]
+    assert [asked.host for asked in server.requests] == ["web.example", "api.example:81"]
 
 
 def test_connections_of_departed_endpoints_are_closed(calling: Calling) -> None:
@@ -211,7 +211,7 @@ def test_tls_uses_and_checks_the_name_of_the_url(
         caller = calling(fixed(started), trusted)
         for name in ("web.example", "api.example") * 4:
             caller.request("GET", f"https://{name}/")
-        seen = {(asked.tls_name, asked.host) for server in started for asked in server.asked}
+        seen = {(asked.tls_name, asked.host) for server in started for asked in server.requests}
     assert seen == {("web.example", "web.example"), ("api.example", "api.example")}
 
 
@@ -226,7 +226,7 @@ def test_a_connection_checked_for_one_name_is_not_used_for_another(
         assert server.accepted == 1
         with pytest.raises(caller.errors[1], match=r"(?i)hostname mismatch"):
             caller.request("GET", "https://evil.example/")
-        assert len(server.asked) == 2
+        assert len(server.requests) == 2
 
 
 def test_after_a_failed_handshake_no_other_endpoint_is_tried(
@@ -256,7 +256,7 @@ def test_both_can_be_mounted_for_one_name() -> None:
             session.mount("http://web/", Adapter(source))
             assert session.get("http://web/health", timeout=5).text == server.endpoint
             assert session.get(f"http://{server.endpoint}/", timeout=5).text == server.endpoint
-    assert [asked.host for asked in server.asked] == ["web", server.endpoint] * 2
+    assert [asked.host for asked in server.requests] == ["web", server.endpoint] * 2
 
 
 def test_the_callers_trace_is_still_called() -> None:

@@ -14,7 +14,17 @@ import dns.rcode
 from tests.dns.helpers import many, query
 from tests.robustness.mutations import is_answered, ordinary
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import UDP, Asked, Sent, UpstreamServer, answers, reply_to, right, says, truncates
+from tests.support.upstream import (
+    UDP,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    answers,
+    correct_answer,
+    reply_to,
+    returns_rcode,
+    truncates,
+)
 
 SECONDS = 10.0
 """Longer than any answer takes, also one that nobody upstream has."""
@@ -67,19 +77,19 @@ def assert_unharmed(server: ZkdnsServer) -> None:
     assert [line for line in server.log.splitlines() if '"level":"error"' in line.replace(" ", "")] == []
 
 
-def answers_oddly(asked: Asked) -> Sequence[Sent]:
+def answers_oddly(asked: ReceivedQuery) -> Sequence[Send]:
     """What upstreams say to some names: that there is none, much, and things that have to be ignored."""
     first = asked.name.partition(".")[0]
     if first == "gone":
-        return list(says(dns.rcode.NXDOMAIN)(asked))
+        return list(returns_rcode(dns.rcode.NXDOMAIN)(asked))
     if first == "cut":
         records = [f'{asked.name} 60 TXT "{number:02d}{"x" * 200}"' for number in range(10)]
-        return list(truncates(asked)) if asked.way == UDP else [Sent(reply_to(asked, *records))]
-    if first == "noisy" and asked.way == UDP:
-        good = right(asked)
+        return list(truncates(asked)) if asked.transport == UDP else [Send(reply_to(asked, *records))]
+    if first == "noisy" and asked.transport == UDP:
+        good = correct_answer(asked)
         bad = [good[:-1], good + b"\0", good[:2] + b"\x01" + good[3:], good[:20] + b"\xc0\xc0" + good[22:]]
         noise = reply_to(asked, flags=dns.flags.QR)[: len(good) // 2]
-        return [*map(Sent, bad), Sent(noise), Sent(good)]
+        return [*map(Send, bad), Send(noise), Send(good)]
     return list(answers(asked))
 
 

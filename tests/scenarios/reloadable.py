@@ -1,4 +1,4 @@
-"""A server whose configuration is a file that a test writes again, and what its askers may have got."""
+"""A server with a configuration file that a test rewrites, and checks of responses during reloads."""
 
 import signal
 from pathlib import Path
@@ -13,29 +13,31 @@ from tests.support.waiting import eventually
 
 WEB = "web.staging.discovery"
 MEMBERS = ["10.0.0.1", "10.0.0.2", "10.0.0.3"]
-IN_FORCE = "configuration_reloaded"
+RELOADED = "configuration_reloaded"
 REFUSED = "reload_refused"
 
 
-class Reloadable(ZkdnsServer):
-    """A server of one fixed service whose configuration can be written again."""
+class ReloadableServer(ZkdnsServer):
+    """A server with one static service and a configuration file that can be rewritten."""
 
     def __init__(self, directory: Path, *arguments: str, **settings: object) -> None:
         self.file = directory / "zkdns.toml"
         self.services = directory / "services.toml"
-        self.services.write_text(f'[services."web.staging"]\nmembers = {[f"{one}:80" for one in MEMBERS]}\n')
+        self.services.write_text(
+            f'[services."web.staging"]\nmembers = {[f"{host}:80" for host in MEMBERS]}\n'
+        )
         self.write(**settings)
         super().__init__("--config", str(self.file), *arguments)
-        # What a test changes is no variable, which would go before the file.
+        # Environment variables override the file, so settings that tests change must not be variables.
         for variable in ("ZKDNS_LISTEN", "ZKDNS_ADMIN", "ZKDNS_LOG_LEVEL"):
             del self.environment[variable]
 
     def write(self, **settings: object) -> None:
-        """Write the whole configuration; a section is a dictionary.
+        """Write the configuration file; a section is a dictionary, and None omits a setting.
 
-        Settings that are not given have their defaults, or the values that suit a test.
+        Other settings have the defaults below.
         """
-        given = {
+        complete = {
             "static": str(self.services),
             "listen": ["127.0.0.1:0"],
             "admin": {"listen": "127.0.0.1:0"},
@@ -43,51 +45,51 @@ class Reloadable(ZkdnsServer):
             "log": {"level": "debug"},
             **settings,
         }
-        lines = [f"{key} = {_toml(value)}\n" for key, value in given.items() if value is not None]
+        lines = [f"{key} = {_toml(value)}\n" for key, value in complete.items() if value is not None]
         self.write_text("".join(lines))
 
     def write_text(self, text: str) -> None:
-        """Write the file as it stands here, in one moment."""
+        """Replace the file atomically."""
         new = self.file.with_suffix(".new")
         new.write_text(text)
         new.replace(self.file)
 
-    def hang_up(self) -> None:
-        """SIGHUP."""
+    def send_sighup(self) -> None:
+        """Send SIGHUP, which requests a reload."""
         self.process.send_signal(signal.SIGHUP)
 
     def reload(self) -> dict[str, object]:
-        """SIGHUP, and wait until the new configuration is in force; what was logged of that."""
-        before = len(self.events(IN_FORCE))
-        self.hang_up()
-        return eventually(lambda: self.events(IN_FORCE)[before:], timeout=40.0)[0]
+        """Send SIGHUP, and wait until the new configuration is active; return its log entry."""
+        before = len(self.events(RELOADED))
+        self.send_sighup()
+        return eventually(lambda: self.events(RELOADED)[before:], timeout=40.0)[0]
 
     def processes(self, role: str) -> set[int]:
-        """The processes of a role that there are now."""
-        return {pid for pid, one in children(self).items() if one == role}
+        """The process IDs of the current processes with this role."""
+        return {pid for pid, each in children(self).items() if each == role}
 
-    def settle(self, workers: int = 1) -> None:
-        """Wait until those that finish have."""
+    def wait_for_processes(self, workers: int = 1) -> None:
+        """Wait until the processes of the previous configuration have ended."""
         wanted = ["watcher"] + ["worker"] * workers
         eventually(lambda: sorted(children(self).values()) == wanted, timeout=30.0)
 
 
 def _toml(value: object) -> str:
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
     return str(value).lower() if isinstance(value, bool) else repr(value).replace("'", '"')
 
 
-def answer_of(message: dns.message.Message) -> tuple[int, tuple[str, ...]]:
-    """TTL and addresses in their order, of a good answer."""
+def ttl_and_addresses(message: dns.message.Message) -> tuple[int, tuple[str, ...]]:
+    """The TTL and the addresses, in order, of a NOERROR response."""
     assert message.rcode() == dns.rcode.NOERROR
     (rrset,) = message.answer
     return rrset.ttl, tuple(str(record) for record in rrset)
 
 
-def is_one_of_both(load: SteadyLoad, ttls: set[int]) -> bool:
-    """Whether everybody was answered, by a configuration that was in force."""
+def all_answered_with(load: SteadyLoad, ttls: set[int]) -> bool:
+    """Check that no query was lost, and that the responses have exactly these TTLs and all members."""
     assert (load.lost, load.failures) == (0, []), (load.lost, load.failures)
-    found = {answer_of(message) for message in load.messages}
+    found = {ttl_and_addresses(message) for message in load.messages}
     assert {ttl for ttl, _ in found} == ttls
     return all(sorted(addresses) == MEMBERS for _, addresses in found)

@@ -1,4 +1,4 @@
-"""The admin address of real servers, with a real ZooKeeper."""
+"""The admin server of real servers, with a real ZooKeeper."""
 
 import os
 import signal
@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 
 from tests.admin.helpers import Answer, Reader, ask, reading
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 from zkdns.address import HostPort, parse_host_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
-TOKEN = "0123456789abcdef0123"  # noqa: S105 - of these tests
+TOKEN = "0123456789abcdef0123"  # noqa: S105 - only for these tests
 
 
 def admin_of(server: ZkdnsServer) -> HostPort:
@@ -87,7 +87,7 @@ def test_health_covers_each_address_and_status_each_worker() -> None:
         assert status["started"] <= status["now"] <= time.time()
 
 
-def test_a_change_in_zookeeper_is_in_every_resource(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+def test_change_in_zookeeper_is_in_all_resources(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     first = register(client, "10.0.0.1")
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
@@ -106,7 +106,7 @@ def test_a_change_in_zookeeper_is_in_every_resource(own_zookeeper: ZooKeeperServ
         (line,) = call(server, "/api/services").json["services"]
         assert (line["name"], line["alive"], line["held"]) == ("web.staging", 1, 0)
         explained = call(server, "/api/explain?name=web.staging").json
-        assert [one["endpoint"] for one in explained["members"]] == ["10.0.0.2:80"]
+        assert [member["endpoint"] for member in explained["members"]] == ["10.0.0.2:80"]
         assert call(server, "/api/explain?name=nope.staging").status == HTTPStatus.NOT_FOUND
         assert call(server, "/api/explain?name=a..b").status == HTTPStatus.BAD_REQUEST
         live = {"hosts": own_zookeeper.address, "state": "live", "stale_seconds": 0.0}
@@ -117,7 +117,7 @@ def held_of(server: ZkdnsServer) -> dict[str, int]:
     return {line["name"]: line["held"] for line in call(server, "/api/services").json["services"]}
 
 
-def test_a_loss_is_accepted_with_the_token(
+def test_loss_is_accepted_with_the_token(
     own_zookeeper: ZooKeeperServer, client: Any, token_file: str
 ) -> None:
     paths = [register(client, f"10.0.0.{number}") for number in range(1, 7)]
@@ -134,8 +134,8 @@ def test_a_loss_is_accepted_with_the_token(
         eventually(lambda: held_of(server) == {"api.staging": 3, "web.staging": 6})
         assert call(server, "/api/accept?service=web.staging", "POST").status == HTTPStatus.UNAUTHORIZED
         accepted = change(server, "/api/accept?service=web.staging").json["members"]
-        assert sorted(one["znode"] for one in accepted) == sorted(paths)
-        eventually(lambda: server.ask("web.staging.discovery") == set())
+        assert sorted(member["znode"] for member in accepted) == sorted(paths)
+        eventually(lambda: server.lookup("web.staging.discovery") == set())
         assert held_of(server) == {"api.staging": 3, "web.staging": 0}
         nothing = change(server, "/api/accept?service=nope.staging")
         assert (nothing.status, nothing.error) == (HTTPStatus.NOT_FOUND, "there is no service nope.staging")
@@ -145,10 +145,10 @@ def test_a_loss_is_accepted_with_the_token(
         Path(token_file).chmod(0o644)
         assert change(server, "/api/accept?all=1").error.endswith("the log has the reason")
         (warning,) = eventually(lambda: server.events("admin_token_refused"))
-        assert "is open to every user" in warning["reason"]
+        assert "is accessible to every user" in warning["reason"]
 
 
-def test_an_unusable_token_file_is_logged_at_the_start(token_file: str) -> None:
+def test_unusable_token_file_is_logged_at_the_start(token_file: str) -> None:
     Path(token_file).chmod(0o644)
     with ZkdnsServer("--demo", environment={"ZKDNS_ADMIN_TOKEN": token_file}) as server:
         (warning,) = eventually(lambda: server.events("admin_token_refused"))
@@ -158,17 +158,17 @@ def test_an_unusable_token_file_is_logged_at_the_start(token_file: str) -> None:
         assert TOKEN not in server.log
 
 
-def test_without_the_watcher_status_and_streams_continue() -> None:
+def test_status_and_streams_continue_without_the_watcher() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         with reading(admin_of(server)) as reader:
             reader.next("status")
             watcher = server.pid_of("watcher")
-            os.kill(watcher, signal.SIGSTOP)  # alive, but does not respond
+            os.kill(watcher, signal.SIGSTOP)  # the process exists, but does not respond
             assert call(server, "/api/status").status == HTTPStatus.OK
-            away = call(server, "/api/services")
-            assert away.status == HTTPStatus.SERVICE_UNAVAILABLE
-            assert away.error.startswith("the watcher does not respond; ")
+            unavailable = call(server, "/api/services")
+            assert unavailable.status == HTTPStatus.SERVICE_UNAVAILABLE
+            assert unavailable.error.startswith("the watcher does not respond; ")
             reader.next("status")
             os.kill(watcher, signal.SIGKILL)
             eventually(lambda: call(server, "/api/services").json.get("services"))
@@ -176,16 +176,16 @@ def test_without_the_watcher_status_and_streams_continue() -> None:
         assert call(server, "/healthz").status == HTTPStatus.OK
 
 
-def test_the_last_hour_has_the_queries_by_source() -> None:
+def test_last_hour_has_the_queries_by_source() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         with reading(admin_of(server)) as reader:
             for _ in range(20):
-                server.ask("web.staging.discovery")
+                server.lookup("web.staging.discovery")
             newest = eventually(lambda: _next_with_queries(reader), 25.0)
         assert newest["upstream"] in (0, None)
         assert 0 < newest["latency_p50"] <= newest["latency_p99"] < 1
-        # They may be in two points, the second of which comes ten seconds later.
+        # The queries may be in two points; the second one is sent ten seconds later.
         eventually(lambda: _counted(server, "queries") >= 19, 25.0)
         assert _counted(server, "response_cache") > _counted(server, "zone") > 0
 
@@ -201,15 +201,15 @@ def _counted(server: ZkdnsServer, name: str) -> float:
     return sum(value * 10 for value in points if value is not None)
 
 
-def test_the_server_stops_in_time_with_open_streams() -> None:
+def test_server_stops_in_time_with_open_streams() -> None:
     with ZkdnsServer("--demo") as server:
         server.wait_ready()
         readers = [Reader(admin_of(server)) for _ in range(3)]
         for reader in readers:
             reader.next("status")
-        begun = time.monotonic()
+        started_at = time.monotonic()
         assert server.terminate() == 0
-        assert time.monotonic() - begun < 3.0
+        assert time.monotonic() - started_at < 3.0
         for reader in readers:
             assert all(kind == "status" for kind, _, _ in reader)
             reader.close()

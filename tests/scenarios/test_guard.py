@@ -1,4 +1,4 @@
-"""When ZooKeeper fails, the answers stay: the guard in a whole server, over a real ZooKeeper."""
+"""The guard of a real server with a real ZooKeeper: members that a failure removes stay in responses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
@@ -27,7 +27,7 @@ def name_of(service: str) -> str:
 
 
 def register_all(client: Any) -> None:
-    """Members that outlive their client's session, in each service."""
+    """Register persistent members in all services."""
     for service in SERVICES:
         for host in sorted(addresses(service)):
             data = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
@@ -41,7 +41,7 @@ def members(client: Any, service: str) -> list[str]:
 
 
 def delete(client: Any, *services: str) -> None:
-    """All members of these services in one transaction, as when sessions are closed together."""
+    """Delete all members of these services in one transaction, as if their sessions had ended together."""
     transaction = client.transaction()
     for service in services:
         for path in members(client, service):
@@ -49,13 +49,14 @@ def delete(client: Any, *services: str) -> None:
     transaction.commit()
 
 
-def is_answered(server: ZkdnsServer, *services: str) -> None:
-    """All who are held are answered, a moment after that is said.
+def wait_for_all_members(server: ZkdnsServer, *services: str) -> None:
+    """Wait until all members of these services are in responses.
 
-    News of one transaction may come in parts: who leaves before it looks like a failure is gone for a moment.
+    The changes of one transaction may arrive in parts. Members that are deleted before the guard detects the
+    failure are missing for a moment.
     """
     for service in services:
-        eventually(lambda: server.ask(name_of(service)) == addresses(service), 2.0)  # noqa: B023 - used at once
+        eventually(lambda: server.lookup(name_of(service)) == addresses(service))  # noqa: B023 - called in this iteration
 
 
 @pytest.fixture
@@ -65,24 +66,22 @@ def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
         yield found
 
 
-def test_when_all_members_vanish_at_once_all_are_answered_on(
-    own_zookeeper: ZooKeeperServer, client: Any
-) -> None:
+def test_members_that_are_deleted_together_are_held(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
         delete(client, *SERVICES)
         eventually(lambda: len(server.events(HELD)) == len(SERVICES))
-        is_answered(server, *SERVICES)
-        # They register again, each under a new name at its old place: nobody is answered twice, or held.
+        wait_for_all_members(server, *SERVICES)
+        # They register again with new znode names and the same endpoints, which releases the held members.
         register_all(client)
         eventually(lambda: len(server.events("members_released")) == len(SERVICES))
-        assert len(server.ask(name_of("web"), "SRV")) == SERVICES["web"]
+        assert len(server.lookup(name_of("web"), "SRV")) == SERVICES["web"]
 
 
-def test_what_is_gone_after_zookeeper_was_away_is_held_for_its_time_and_then_let_go(
+def test_losses_after_an_outage_are_held_for_the_configured_time(
     own_zookeeper: ZooKeeperServer, client: Any, tmp_path: Path
 ) -> None:
-    del client  # by which members were registered
+    del client  # it has registered the members
     config = tmp_path / "zkdns.toml"
     config.write_text("[guard]\nseconds = 3\n")
     with ZkdnsServer("--zookeeper", own_zookeeper.address, "--config", str(config)) as server:
@@ -91,22 +90,20 @@ def test_what_is_gone_after_zookeeper_was_away_is_held_for_its_time_and_then_let
         eventually(lambda: server.events("zookeeper_disconnected"))
         own_zookeeper.start()
         eventually(lambda: len(server.events("zookeeper_read")) == 2, 30)
-        # By a client that is there at once: the other may still wait for what it asked of a ZooKeeper amid
-        # its start, and be back when nothing is suspicious any more.
-        with client_of(own_zookeeper.address) as another:
-            delete(another, "api")
+        # A new client connects immediately. The other one may wait for a request that ZooKeeper lost during
+        # its start, and return after the guard has stopped treating losses as a failure.
+        with client_of(own_zookeeper.address) as new_client:
+            delete(new_client, "api")
         eventually(lambda: server.events(HELD))
-        is_answered(server, "api")
-        eventually(lambda: not server.ask(name_of("api")))
-        assert server.ask(name_of("db")) == addresses("db")
+        wait_for_all_members(server, "api")
+        eventually(lambda: not server.lookup(name_of("api")))
+        assert server.lookup(name_of("db")) == addresses("db")
         assert [entry["reason"] for entry in server.events("members_released")] == ["hold expired"]
 
 
-def test_a_service_that_is_shut_down_in_good_order_is_gone_at_once(
-    own_zookeeper: ZooKeeperServer, client: Any
-) -> None:
+def test_deleted_service_is_removed_immediately(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
         client.delete("/discovery/staging/api", recursive=True)
-        eventually(lambda: server.rcode(name_of("api")) == "NXDOMAIN", 1.0)
+        eventually(lambda: server.rcode(name_of("api")) == "NXDOMAIN")
         assert server.events(HELD) == []

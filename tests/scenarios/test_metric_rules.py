@@ -21,7 +21,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.server import ZkdnsServer
-from tests.support.upstream import Sent, UpstreamServer, answers, is_silent, reply_to, says
+from tests.support.upstream import Send, UpstreamServer, answers, is_silent, reply_to, returns_rcode
 from tests.support.waiting import eventually
 from zkdns.telemetry.stats import LATENCY_BUCKETS, SOURCES
 
@@ -45,9 +45,9 @@ REPEATED = 5
 
 
 def scrape(server: ZkdnsServer, accept: str = "") -> tuple[str, str]:
-    """The content type and the text."""
-    asked = urllib.request.Request(f"{server.admin}/metrics", headers={"Accept": accept})  # noqa: S310 - of our own
-    with urllib.request.urlopen(asked, timeout=20.0) as response:  # noqa: S310 - as above
+    """Return the content type and the text."""
+    request = urllib.request.Request(f"{server.admin}/metrics", headers={"Accept": accept})  # noqa: S310 - a local URL
+    with urllib.request.urlopen(request, timeout=20.0) as response:  # noqa: S310 - a local URL
         return response.headers["Content-Type"], response.read().decode()
 
 
@@ -76,7 +76,7 @@ def query_without_question(server: ZkdnsServer) -> bytes:
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[UpstreamServer]:
     with UpstreamServer(answers) as resolver:
-        resolver.acts(says(2), FAILING)
+        resolver.set_behaviour(returns_rcode(2), FAILING)
         yield resolver
 
 
@@ -187,7 +187,7 @@ def test_labels_are_not_in_names_and_have_few_values(server: ZkdnsServer) -> Non
 def test_no_series_is_exported_twice_and_no_counter_is_negative(server: ZkdnsServer) -> None:
     samples = [sample for family in families_of(server) for sample in family.samples]
     series = Counter((sample.name, *sorted(sample.labels.items())) for sample in samples)
-    assert [one for one, count in series.items() if count > 1] == []
+    assert [name for name, count in series.items() if count > 1] == []
     assert all(sample.value >= 0 for sample in samples)
 
 
@@ -208,7 +208,7 @@ def test_openmetrics_has_the_same_series(server: ZkdnsServer) -> None:
     assert scrape(server, "text/plain")[0] == "text/plain; version=0.0.4; charset=utf-8"
 
 
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="there is no promtool here")
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool")
 def test_promtool_accepts_the_metrics(server: ZkdnsServer) -> None:
     checked = subprocess.run(
         ["promtool", "check", "metrics"],
@@ -256,12 +256,12 @@ def test_the_page_lists_each_metric_with_its_labels(server: ZkdnsServer) -> None
 
 def test_responses_from_expired_entries_are_counted_as_stale() -> None:
     with (
-        UpstreamServer(lambda asked: [Sent(reply_to(asked, f"{asked.name} 1 A 192.0.2.1"))]) as resolver,
+        UpstreamServer(lambda query: [Send(reply_to(query, f"{query.name} 1 A 192.0.2.1"))]) as resolver,
         ZkdnsServer("--demo", "--upstream", str(resolver.address)) as running,
     ):
         running.wait_ready()
         running.query(WWW, "A", use_edns=0)
-        resolver.acts(is_silent)
+        resolver.set_behaviour(is_silent)
         eventually(lambda: is_stale(running.query(WWW, "A", timeout=8.0, use_edns=0)))
         eventually(lambda: samples_of(running, "zkdns_answers_total", "source")["stale",])
 

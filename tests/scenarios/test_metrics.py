@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 
 def scrape(server: ZkdnsServer) -> dict[tuple[str, ...], float]:
     """Return the samples by name and label values."""
-    with urllib.request.urlopen(f"{server.admin}/metrics", timeout=20.0) as response:  # noqa: S310 - of our own
+    with urllib.request.urlopen(f"{server.admin}/metrics", timeout=20.0) as response:  # noqa: S310 - a local URL
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         text = response.read().decode()
     return {
@@ -48,7 +48,7 @@ def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
         yield found
 
 
-def test_the_metrics_follow_the_table(own_zookeeper: ZooKeeperServer, client: Any) -> None:
+def test_metrics_follow_the_table(own_zookeeper: ZooKeeperServer, client: Any) -> None:
     web = [register(client, "web", f"10.0.0.{number}") for number in range(1, 7)]
     db = register(client, "db", "10.0.1.1")
     register(client, "db", "10.0.1.2", "STARTING")

@@ -1,4 +1,4 @@
-"""Several namespaces of one ZooKeeper, each with a zone of its own, in one server."""
+"""A server with several namespaces of one ZooKeeper, each with its own zone."""
 
 from pathlib import Path
 from typing import Any
@@ -26,37 +26,35 @@ zone = "aurora"
 
 @pytest.fixture
 def config(zookeeper: ZooKeeperServer, zk: Any, zk_root: str, tmp_path: Path) -> Path:
-    """A configuration of two namespaces below the test's own root."""
+    """A configuration with two namespaces below the root of the test."""
     zk.ensure_path(zk_root)
     path = tmp_path / "zkdns.toml"
     path.write_text(CONFIG.format(hosts=f"{zookeeper.address}{zk_root}"))
     return path
 
 
-def test_each_zone_is_answered_from_its_own_namespace(config: Path, zk: Any, zk_root: str) -> None:
+def test_each_zone_has_the_services_of_its_namespace(config: Path, zk: Any, zk_root: str) -> None:
     join(zk, f"{zk_root}/discovery/staging/web", "10.0.0.1", 8080)
     with ZkdnsServer("--config", str(config)) as server:
         server.wait_ready()
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         assert server.rcode("hello.prod.www.aurora") == "NXDOMAIN"
         hello = join(zk, f"{zk_root}/aurora/www/prod/hello", "10.0.0.2", 31000)
-        eventually(lambda: server.ask("hello.prod.www.aurora") == {"10.0.0.2"})
-        assert server.ask("hello.prod.www.aurora", "SRV") == {"0 100 31000 m0.hello.prod.www.aurora."}
+        eventually(lambda: server.lookup("hello.prod.www.aurora") == {"10.0.0.2"})
+        assert server.lookup("hello.prod.www.aurora", "SRV") == {"0 100 31000 m0.hello.prod.www.aurora."}
         assert [server.rcode(apex, "SOA") for apex in ("discovery", "aurora")] == ["NOERROR"] * 2
         assert [server.rcode(name) for name in ("web.staging.aurora", "hello.prod.www.discovery")] == [
             "NXDOMAIN"
         ] * 2
         assert server.rcode("web.staging.example") == "REFUSED"
         zk.delete(hello)
-        eventually(lambda: server.ask("hello.prod.www.aurora") == set())
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
-        for figure in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
-            eventually(lambda: figure in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - used at once
+        eventually(lambda: server.lookup("hello.prod.www.aurora") == set())
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
+        for sample in ('zkdns_zookeeper_state{state="live"} 1.0', "zkdns_services 2.0"):
+            eventually(lambda: sample in httpx2.get(f"{server.admin}/metrics").text)  # noqa: B023 - called in this iteration
 
 
-def test_a_snapshot_holds_all_namespaces(
-    own_zookeeper: ZooKeeperServer, tmp_path: Path, config: Path
-) -> None:
+def test_snapshot_has_all_namespaces(own_zookeeper: ZooKeeperServer, tmp_path: Path, config: Path) -> None:
     config.write_text(CONFIG.format(hosts=own_zookeeper.address))
     client = KazooClient(own_zookeeper.address)
     client.start()
@@ -68,13 +66,13 @@ def test_a_snapshot_holds_all_namespaces(
     names = {"web.staging.discovery": {"10.0.0.1"}, "hello.prod.www.aurora": {"10.0.0.2"}}
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
-        assert {name: server.ask(name) for name in names} == names
+        assert {name: server.lookup(name) for name in names} == names
         assert server.terminate() == 0
     own_zookeeper.kill()
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
-        assert {name: server.ask(name) for name in names} == names
+        assert {name: server.lookup(name) for name in names} == names
         assert server.query("web.staging.discovery", use_edns=0).options  # stale
         own_zookeeper.start()
         eventually(lambda: not server.query("web.staging.discovery", use_edns=0).options, 30)
-        assert {name: server.ask(name) for name in names} == names
+        assert {name: server.lookup(name) for name in names} == names

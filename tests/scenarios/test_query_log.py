@@ -30,7 +30,7 @@ def server(upstream: UpstreamServer) -> Iterator[ZkdnsServer]:
 
 
 def logged(server: ZkdnsServer, name: str, qtype: str, times: int = 1, **how: Any) -> list[dict[str, Any]]:
-    """Send a query some times, and return its lines."""
+    """Send a query `times` times, and return its log entries."""
     before = len(server.events("query_answered"))
     for _ in range(times):
         server.query(name, qtype, **how)
@@ -97,13 +97,13 @@ def test_special_queries_are_logged_too(
     assert line["name"] == name
 
 
-def test_a_query_with_a_cookie_is_logged_once(server: ZkdnsServer) -> None:
+def test_query_with_a_cookie_is_logged_once(server: ZkdnsServer) -> None:
     cookie = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, bytes(8))
     lines = logged(server, WEB, "A", 2, use_edns=0, options=[cookie])
     assert [line["source"] for line in lines] == ["zone", "zone"]
 
 
-def test_a_share_is_logged_and_by_default_nothing() -> None:
+def test_fraction_of_queries_is_logged_and_none_by_default() -> None:
     with ZkdnsServer("--demo", "--log-queries", "0.5") as sampling, ZkdnsServer("--demo") as silent:
         for server in (sampling, silent):
             server.wait_ready()

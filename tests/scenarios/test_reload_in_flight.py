@@ -1,4 +1,4 @@
-"""What was begun before a reload is finished, by whom it was begun."""
+"""Queries and connections that are in progress during a reload are finished by the old worker."""
 
 import contextlib
 import itertools
@@ -11,33 +11,33 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from tests.scenarios.reloadable import IN_FORCE, MEMBERS, WEB, Reloadable
+from tests.scenarios.reloadable import MEMBERS, RELOADED, WEB, ReloadableServer
 from tests.support.upstream import UpstreamServer, is_slow
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 SECONDS = 10.0
-_MOST_ASKERS = 64
+_MAX_CLIENTS = 64
 QUERY = dns.message.make_query(WEB, "A").to_wire()
 FRAMED = len(QUERY).to_bytes(2) + QUERY
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Reloadable]:
-    with Reloadable(tmp_path, ttl=5) as running:
+def server(tmp_path: Path) -> Iterator[ReloadableServer]:
+    with ReloadableServer(tmp_path, ttl=5) as running:
         running.wait_ready()
         yield running
 
 
 @contextlib.contextmanager
-def connection(server: Reloadable) -> Iterator[socket.socket]:
+def connection(server: ReloadableServer) -> Iterator[socket.socket]:
     with socket.create_connection(server.addresses[0], SECONDS) as sock:
         yield sock
 
 
-def answered(sock: socket.socket) -> int:
-    """The TTL of the answer that arrives."""
+def read_ttl(sock: socket.socket) -> int:
+    """Receive a response, and return its TTL."""
     with sock.makefile("rb") as stream:
         message = dns.message.from_wire(stream.read(int.from_bytes(stream.read(2))))
     assert sorted(str(record) for record in message.answer[0]) == MEMBERS
@@ -45,70 +45,75 @@ def answered(sock: socket.socket) -> int:
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
-def test_who_waits_for_an_upstream_gets_its_answer(tmp_path: Path, tcp: bool) -> None:
+def test_query_that_waits_for_an_upstream_is_answered(tmp_path: Path, tcp: bool) -> None:
     with UpstreamServer() as upstream:
-        upstream.acts(is_slow(1.5))
-        server = Reloadable(tmp_path, ttl=5, forward={"upstreams": [str(upstream.address)]})
+        upstream.set_behaviour(is_slow(1.5))
+        server = ReloadableServer(tmp_path, ttl=5, forward={"upstreams": [str(upstream.address)]})
         del server.environment["ZKDNS_UPSTREAM"]
         with server:
             server.wait_ready()
             old = server.processes("worker")
             server.write(ttl=6, forward={"upstreams": [str(upstream.address)]})
-            server.hang_up()
-            asked = []
-            # However long the reload takes, some wait when it is in force.
-            with ThreadPoolExecutor(_MOST_ASKERS) as askers:
+            server.send_sighup()
+            results = []
+            # However long the reload takes, some queries are waiting when it completes.
+            with ThreadPoolExecutor(_MAX_CLIENTS) as clients:
                 for number in itertools.count():
-                    asked.append(askers.submit(server.rcode, f"n{number}.example", tcp=tcp, timeout=SECONDS))
-                    if server.events(IN_FORCE):
+                    results.append(
+                        clients.submit(server.rcode, f"n{number}.example", tcp=tcp, timeout=SECONDS)
+                    )
+                    if server.events(RELOADED):
                         break
                     time.sleep(0.1)
                 assert server.query(WEB).answer[0].ttl == 6
                 assert server.processes("worker") > old
-            assert {one.result() for one in asked} == {"NOERROR"}
-            server.settle()
+            assert {result.result() for result in results} == {"NOERROR"}
+            server.wait_for_processes()
 
 
-def test_a_connection_that_has_just_been_made_or_has_asked_in_part_is_answered(server: Reloadable) -> None:
+def test_connections_with_partial_or_no_queries_are_answered(
+    server: ReloadableServer,
+) -> None:
     with connection(server) as half, connection(server) as another:
         another.sendall(FRAMED)
-        assert answered(another) == 5  # so both have been accepted
+        assert read_ttl(another) == 5  # so both connections are accepted
         half.sendall(FRAMED[:7])
         server.write(ttl=6)
-        server.hang_up()
-        # Who is silent for a second is closed: so until it is in force others connect, and ask again.
-        with contextlib.ExitStack() as made_before:
-            while not server.events(IN_FORCE):
-                made_before.close()
-                silent = made_before.enter_context(connection(server))
+        server.send_sighup()
+        # Idle connections are closed after a second. Until the reload completes, one connection sends more
+        # queries, and another one is reopened.
+        with contextlib.ExitStack() as reopened:
+            while not server.events(RELOADED):
+                reopened.close()
+                silent = reopened.enter_context(connection(server))
                 another.sendall(FRAMED)
-                assert answered(another) == 5
+                assert read_ttl(another) == 5
                 time.sleep(0.02)
             silent.sendall(FRAMED)
             another.sendall(FRAMED)
             half.sendall(FRAMED[7:])
-            assert [answered(sock) for sock in (another, half)] == [5, 5]
-            # It may have been made when the new one alone took any.
-            assert answered(silent) in {5, 6}
-        # Those that stay silent are closed, and their process ends.
+            assert [read_ttl(sock) for sock in (another, half)] == [5, 5]
+            # The new worker may have accepted this connection.
+            assert read_ttl(silent) in {5, 6}
+        # Idle connections are closed, and the old worker ends.
         assert [sock.recv(1) for sock in (another, half)] == [b"", b""]
         with connection(server) as new:
             new.sendall(FRAMED)
-            assert answered(new) == 6
-    server.settle()
+            assert read_ttl(new) == 6
+    server.wait_for_processes()
 
 
-def test_who_never_falls_silent_holds_nobody_up_for_ever(server: Reloadable) -> None:
+def test_busy_connection_does_not_delay_the_old_worker_forever(server: ReloadableServer) -> None:
     (old,) = server.processes("worker")
     with connection(server) as busy:
         busy.sendall(FRAMED)
-        assert answered(busy) == 5
+        assert read_ttl(busy) == 5
         server.write(ttl=6)
         server.reload()
-        begun = time.monotonic()
+        started_at = time.monotonic()
         with contextlib.suppress(ConnectionError):
             busy.sendall(FRAMED)
             while busy.recv(4096):
                 busy.sendall(FRAMED)
-        assert time.monotonic() - begun < SECONDS
+        assert time.monotonic() - started_at < SECONDS
     eventually(lambda: old not in server.processes("worker"))

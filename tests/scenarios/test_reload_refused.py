@@ -1,4 +1,4 @@
-"""Reloading that fails, or is in the midst of something: the old configuration stays in force, whole."""
+"""Reloads that fail or are interrupted: the whole old configuration stays active."""
 
 import os
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.daemon.processes import is_running, open_files
-from tests.scenarios.reloadable import IN_FORCE, REFUSED, WEB, Reloadable, is_one_of_both
+from tests.scenarios.reloadable import REFUSED, RELOADED, WEB, ReloadableServer, all_answered_with
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 
@@ -17,77 +17,79 @@ pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[Reloadable]:
-    with Reloadable(tmp_path, ttl=5) as running:
+def server(tmp_path: Path) -> Iterator[ReloadableServer]:
+    with ReloadableServer(tmp_path, ttl=5) as running:
         running.wait_ready()
         yield running
 
 
-def mistakes(server: Reloadable) -> list[str]:
+def reasons(server: ReloadableServer) -> list[str]:
     return [entry["reason"] for entry in server.events(REFUSED)]
 
 
-def test_every_mistake_is_told_and_the_old_configuration_stays(server: Reloadable) -> None:
+def test_all_errors_are_reported_and_the_old_configuration_stays(server: ReloadableServer) -> None:
     before = server.processes("worker") | server.processes("watcher")
     server.write(ttl=-1, order="upwards", workers=0)
-    server.hang_up()
-    eventually(lambda: len(mistakes(server)) == 3)
-    assert {mistake.split(": ")[1] for mistake in mistakes(server)} == {"ttl", "order", "workers"}
+    server.send_sighup()
+    eventually(lambda: len(reasons(server)) == 3)
+    assert {reason.split(": ")[1] for reason in reasons(server)} == {"ttl", "order", "workers"}
     assert server.query(WEB).answer[0].ttl == 5
     assert server.processes("worker") | server.processes("watcher") == before
     server.file.unlink()
-    server.hang_up()
-    eventually(lambda: "cannot be read" in mistakes(server)[-1])
+    server.send_sighup()
+    eventually(lambda: "cannot be read" in reasons(server)[-1])
     server.write(ttl=6)
     assert server.reload()["settings"] == "ttl"
     assert server.query(WEB).answer[0].ttl == 6
 
 
-def test_an_address_that_another_program_has_refuses_the_whole_configuration(server: Reloadable) -> None:
+def test_used_address_refuses_the_whole_configuration(
+    server: ReloadableServer,
+) -> None:
     files = len(open_files(server.process.pid))
     with socket.socket(type=socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         server.write(ttl=6, listen=["127.0.0.2:0", f"127.0.0.1:{port}"])
-        server.hang_up()
-        eventually(lambda: mistakes(server))
-    (mistake,) = mistakes(server)
-    assert mistake.startswith(f"cannot listen on 127.0.0.1:{port}: another program listens there")
+        server.send_sighup()
+        eventually(lambda: reasons(server))
+    (reason,) = reasons(server)
+    assert reason.startswith(f"cannot listen on 127.0.0.1:{port}: another program listens there")
     assert server.query(WEB).answer[0].ttl == 5
     eventually(lambda: len(open_files(server.process.pid)) <= files)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         server.write(ttl=6, admin={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
-        server.hang_up()
-        eventually(lambda: len(mistakes(server)) == 2)
-    assert "for admin requests" in mistakes(server)[-1]
+        server.send_sighup()
+        eventually(lambda: len(reasons(server)) == 2)
+    assert "for admin requests" in reasons(server)[-1]
     assert server.query(WEB).answer[0].ttl == 5
     eventually(lambda: len(open_files(server.process.pid)) <= files)
 
 
 @pytest.mark.parametrize("role", ["watcher", "worker"])
-def test_a_new_process_that_ends_instead_of_working_changes_nothing(server: Reloadable, role: str) -> None:
+def test_new_process_that_ends_refuses_the_configuration(server: ReloadableServer, role: str) -> None:
     before = server.processes("worker") | server.processes("watcher")
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(ttl=6, zookeeper={"session_timeout": 20}, workers=2)
-        server.hang_up()
+        server.send_sighup()
         new = eventually(lambda: server.processes(role) - before, interval=0.001)
-        os.kill(max(new), signal.SIGKILL)  # the last, should there be another by now that works
-        eventually(lambda: mistakes(server))
-        assert mistakes(server) == [f"the new {role} ended instead of being ready"]
+        os.kill(max(new), signal.SIGKILL)  # the newest, if there are two
+        eventually(lambda: reasons(server))
+        assert reasons(server) == [f"the new {role} ended instead of being ready"]
         eventually(lambda: server.processes("worker") | server.processes("watcher") == before)
-    assert is_one_of_both(load, {5})
+    assert all_answered_with(load, {5})
     assert server.reload()["settings"] == "zookeeper.session_timeout workers ttl"
-    server.settle(2)
+    server.wait_for_processes(2)
     assert server.query(WEB).answer[0].ttl == 6
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, 3, 4])
-def test_a_signal_amid_a_reload_ends_everything(server: Reloadable, count: int) -> None:
+def test_sigterm_during_a_reload_ends_all_processes(server: ReloadableServer, count: int) -> None:
     before = len(server.events("process_started"))
     server.write(ttl=6, zookeeper={"session_timeout": 20}, workers=3)
-    server.hang_up()
+    server.send_sighup()
     eventually(lambda: len(server.events("process_started")) - before >= count, interval=0.001)
     assert server.terminate() == 0
     assert not any(is_running(entry["pid"]) for entry in server.events("process_started"))
@@ -95,26 +97,26 @@ def test_a_signal_amid_a_reload_ends_everything(server: Reloadable, count: int) 
     assert not server.events("process_exited")
 
 
-def test_those_who_ask_meanwhile_have_the_next_reload_in_common(server: Reloadable) -> None:
+def test_requests_during_a_reload_share_the_next_reload(server: ReloadableServer) -> None:
     for ttl in (6, 7, 8, 9, 10, 11, 12, 13):
         server.write(ttl=ttl)
-        server.hang_up()
+        server.send_sighup()
     eventually(lambda: server.query(WEB).answer[0].ttl == 13)
-    server.settle()
-    assert len(server.events(IN_FORCE)) <= 3
-    server.hang_up()
+    server.wait_for_processes()
+    assert len(server.events(RELOADED)) <= 3
+    server.send_sighup()
     eventually(lambda: server.events("configuration_unchanged"))
 
 
-def test_the_end_of_its_terminal_ends_a_server_as_before(tmp_path: Path) -> None:
-    ours, its = os.openpty()
-    server = Reloadable(tmp_path, ttl=5)
-    server.command = ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(its), *server.command]
+def test_sighup_after_the_terminal_is_closed_ends_the_server(tmp_path: Path) -> None:
+    controller, terminal = os.openpty()
+    server = ReloadableServer(tmp_path, ttl=5)
+    server.command = ["sh", "-c", 'exec "$@" <"$0"', os.ttyname(terminal), *server.command]
     with server:
         server.wait_ready()
-        server.hang_up()
+        server.send_sighup()
         eventually(lambda: server.events("configuration_unchanged"))
-        os.close(its)
-        os.close(ours)
-        server.hang_up()
+        os.close(terminal)
+        os.close(controller)
+        server.send_sighup()
         assert server.process.wait(5.0) == 0

@@ -1,4 +1,4 @@
-"""Reloading what is followed: nothing that is known of ZooKeeper gets lost with the process that knew it."""
+"""Reloads of ZooKeeper settings: the new watcher takes over the state of the old one."""
 
 import json
 import time
@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from tests.cli import run
-from tests.scenarios.reloadable import REFUSED, Reloadable, answer_of
-from tests.support.members import client_of
+from tests.scenarios.reloadable import REFUSED, ReloadableServer, ttl_and_addresses
 from tests.support.steady_load import SteadyLoad
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = pytest.mark.processes
 
@@ -25,7 +25,7 @@ HELD = "members_held"
 
 
 def register(client: Any, hosts: set[str], service: str = "web") -> None:
-    """Members that outlive their client's session."""
+    """Register persistent members."""
     for host in sorted(hosts):
         data = f'{{"serviceEndpoint":{{"host":"{host}","port":80}},"status":"ALIVE"}}'.encode()
         client.create(f"/discovery/staging/{service}/member_", data, sequence=True, makepath=True)
@@ -40,94 +40,94 @@ def client(own_zookeeper: ZooKeeperServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[Reloadable]:
+def server(own_zookeeper: ZooKeeperServer, tmp_path: Path, client: Any) -> Iterator[ReloadableServer]:
     assert client.connected
-    with Reloadable(tmp_path, static=None, zookeeper={"hosts": own_zookeeper.address}) as running:
+    with ReloadableServer(tmp_path, static=None, zookeeper={"hosts": own_zookeeper.address}) as running:
         running.wait_ready()
         yield running
 
 
 def addresses_of(load: SteadyLoad) -> set[frozenset[str]]:
-    """Which sets of addresses were answered, nobody having gone without an answer."""
+    """Check that no query was lost, and return the different sets of addresses in responses."""
     assert (load.lost, load.failures) == (0, [])
-    return {frozenset(answer_of(message)[1]) for message in load.messages}
+    return {frozenset(ttl_and_addresses(message)[1]) for message in load.messages}
 
 
-def test_another_zookeeper_is_read_before_it_is_answered_from(
-    server: Reloadable, own_zookeeper: ZooKeeperServer
+def test_new_zookeeper_is_read_before_its_members_are_served(
+    server: ReloadableServer, own_zookeeper: ZooKeeperServer
 ) -> None:
     with ZooKeeperServer() as other, client_of(other.address) as client:
         register(client, OTHERS)
         with SteadyLoad(server.addresses[0], WEB) as load:
             server.write(static=None, zookeeper={"hosts": other.address})
             assert server.reload()["settings"] == "zookeeper.hosts"
-            eventually(lambda: server.ask(WEB) == OTHERS)
-            server.settle()
+            eventually(lambda: server.lookup(WEB) == OTHERS)
+            server.wait_for_processes()
         assert addresses_of(load) == {frozenset(HOSTS), frozenset(OTHERS)}
         register(client, {"10.1.0.3"})
-        eventually(lambda: server.ask(WEB) == {*OTHERS, "10.1.0.3"})
+        eventually(lambda: server.lookup(WEB) == {*OTHERS, "10.1.0.3"})
     eventually(lambda: own_zookeeper.count_watches() == 0)
 
 
-def test_members_that_are_held_are_held_on(server: Reloadable, client: Any) -> None:
-    gone = client.transaction()
+def test_held_members_stay_held(server: ReloadableServer, client: Any) -> None:
+    deletion = client.transaction()
     for service in ("web", "db"):
         path = f"/discovery/staging/{service}"
         for name in client.get_children(path):
-            gone.delete(f"{path}/{name}")
-    gone.commit()
+            deletion.delete(f"{path}/{name}")
+    deletion.commit()
     eventually(lambda: len(server.events(HELD)) == 2)
-    # Of them some may have left before the others, and come back.
-    eventually(lambda: server.ask(WEB) == HOSTS)
+    # Members that were removed before the guard detected the loss are restored.
+    eventually(lambda: server.lookup(WEB) == HOSTS)
     with SteadyLoad(server.addresses[0], WEB) as load:
-        server.write(static=None, zookeeper={"hosts": server_of(server), "session_timeout": 12}, ttl=6)
+        server.write(static=None, zookeeper={"hosts": zookeeper_of(server), "session_timeout": 12}, ttl=6)
         server.reload()
-        server.settle()
+        server.wait_for_processes()
         eventually(lambda: len(server.events("zookeeper_read")) == 2)
     assert addresses_of(load) == {frozenset(HOSTS)}
-    # Who accepts the loss reaches the new watcher, and it is the one that knows.
+    # `zkdns accept` reaches the new watcher, which has the held members.
     ended = run("accept", "web.staging", environment={"ZKDNS_CONTROL": server.control})
     assert ended.status == 0
-    eventually(lambda: server.ask(WEB) == set())
+    eventually(lambda: server.lookup(WEB) == set())
 
 
-def server_of(server: Reloadable) -> str:
+def zookeeper_of(server: ReloadableServer) -> str:
     return server.file.read_text().partition('hosts = "')[2].partition('"')[0]
 
 
-def stale_seconds(server: Reloadable) -> float:
-    with urllib.request.urlopen(f"{server.admin}/api/status", timeout=5.0) as response:  # noqa: S310 - of our own
+def stale_seconds(server: ReloadableServer) -> float:
+    with urllib.request.urlopen(f"{server.admin}/api/status", timeout=5.0) as response:  # noqa: S310 - a local URL
         return float(json.load(response)["zookeeper"]["stale_seconds"])
 
 
-def test_settings_change_also_while_zookeeper_is_away(
-    server: Reloadable, own_zookeeper: ZooKeeperServer
+def test_settings_change_while_zookeeper_is_unavailable(
+    server: ReloadableServer, own_zookeeper: ZooKeeperServer
 ) -> None:
     own_zookeeper.kill()
     eventually(lambda: server.events("zookeeper_disconnected"))
     eventually(lambda: stale_seconds(server) > 0)
-    away = time.monotonic()
+    started_at = time.monotonic()
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper={"hosts": own_zookeeper.address, "session_timeout": 12}, ttl=6)
         server.reload()
-        server.settle()
+        server.wait_for_processes()
     assert addresses_of(load) == {frozenset(HOSTS)}
-    gone = time.monotonic() - away
-    assert eventually(lambda: stale_seconds(server)) > gone  # and not since the watcher was replaced
+    elapsed = time.monotonic() - started_at
+    assert eventually(lambda: stale_seconds(server)) > elapsed  # not reset by the new watcher
     assert server.query(WEB).answer[0].ttl == 6
     own_zookeeper.start()
     eventually(lambda: len(server.events("zookeeper_read")) == 2, 30.0)
-    assert server.ask(WEB) == HOSTS
+    assert server.lookup(WEB) == HOSTS
 
 
-def test_a_zookeeper_that_cannot_be_read_does_not_take_the_place_of_one_that_was(
-    server: Reloadable,
+def test_unreachable_zookeeper_refuses_the_reload(
+    server: ReloadableServer,
 ) -> None:
     with SteadyLoad(server.addresses[0], WEB) as load:
         server.write(static=None, zookeeper={"hosts": "127.0.0.1:1"}, ttl=6)
-        server.hang_up()
+        server.send_sighup()
         eventually(lambda: server.events(REFUSED), 45.0)
-        server.settle()
+        server.wait_for_processes()
     assert addresses_of(load) == {frozenset(HOSTS)}
     (refused,) = server.events(REFUSED)
     assert refused["reason"] == (

@@ -1,9 +1,7 @@
-"""The whole way: members registered in ZooKeeper as go.serversets does it, answers over real sockets."""
+"""Members in a real ZooKeeper, in the format of go.serversets, and responses of a real server."""
 
 import json
-import statistics
 import subprocess
-import time
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -25,22 +23,22 @@ NAME = "web.staging.discovery"
 
 
 def register(client: Any, host: str, port: int = 8080, *, path: str = SET, ephemeral: bool = True) -> str:
-    """Register a member byte for byte as go.serversets writes it; its znode's path."""
+    """Register a member in exactly the format of go.serversets; return the path of its znode."""
     data = (
         f'{{"serviceEndpoint":{{"host":"{host}","port":{port}}},"additionalEndpoints":{{}},"status":"ALIVE"}}'
     ).encode()
-    made: str = client.create(f"{path}/member_", data, ephemeral=ephemeral, sequence=True, makepath=True)
-    return made
+    created: str = client.create(f"{path}/member_", data, ephemeral=ephemeral, sequence=True, makepath=True)
+    return created
 
 
-def holds(server: ZkdnsServer, addresses: set[str]) -> bool:
-    """Whether the answer is exactly these addresses."""
-    return server.ask(NAME) == addresses
+def has_addresses(server: ZkdnsServer, addresses: set[str]) -> bool:
+    """Whether the response has exactly these addresses."""
+    return server.lookup(NAME) == addresses
 
 
 @pytest.fixture
 def chrooted(zookeeper: ZooKeeperServer, zk_root: str) -> Iterator[tuple[str, Any]]:
-    """A chroot of the test's own on the shared ZooKeeper: the connect string, and a client inside of it."""
+    """A chroot on the shared ZooKeeper: the connection string, and a client in the chroot."""
     outside = KazooClient(hosts=zookeeper.address)
     outside.start()
     outside.create(zk_root)
@@ -54,26 +52,20 @@ def chrooted(zookeeper: ZooKeeperServer, zk_root: str) -> Iterator[tuple[str, An
     client.close()
 
 
-def test_a_member_is_answered_with_in_under_100_ms_and_gone_as_quickly(chrooted: tuple[str, Any]) -> None:
+def test_members_appear_and_disappear_with_their_znodes(chrooted: tuple[str, Any]) -> None:
+    """How long a change takes is measured by the benchmark `table`."""
     hosts, client = chrooted
     client.ensure_path(SET)
     with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
-        appeared, vanished = [], []
         for number in range(1, 12):
-            begun = time.monotonic()
             path = register(client, f"10.0.0.{number}")
-            eventually(partial(holds, server, {f"10.0.0.{number}"}), interval=0.001)
-            appeared.append(time.monotonic() - begun)
-            begun = time.monotonic()
+            eventually(partial(has_addresses, server, {f"10.0.0.{number}"}))
             client.delete(path)
-            eventually(lambda: not server.ask(NAME), interval=0.001)
-            vanished.append(time.monotonic() - begun)
-        assert statistics.median(appeared) < 0.1
-        assert statistics.median(vanished) < 0.1
+            eventually(lambda: not server.lookup(NAME))
 
 
-def test_every_form_of_a_name_is_answered(chrooted: tuple[str, Any]) -> None:
+def test_all_names_of_a_member_are_answered(chrooted: tuple[str, Any]) -> None:
     hosts, client = chrooted
     member = {
         "serviceEndpoint": {"host": "10.0.0.1", "port": 8080},
@@ -88,82 +80,87 @@ def test_every_form_of_a_name_is_answered(chrooted: tuple[str, Any]) -> None:
     own = f"{label}.{NAME}"
     with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1"}
-        assert server.ask(NAME, "SRV") == {f"0 100 8080 {own}."}
-        assert server.ask(f"_admin._tcp.{NAME}", "SRV") == {f"0 100 9990 {own}."}
-        assert server.ask("_web._tcp.staging.discovery", "SRV") == {f"0 100 8080 {own}."}
+        assert server.lookup(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME, "SRV") == {f"0 100 8080 {own}."}
+        assert server.lookup(f"_admin._tcp.{NAME}", "SRV") == {f"0 100 9990 {own}."}
+        assert server.lookup("_web._tcp.staging.discovery", "SRV") == {f"0 100 8080 {own}."}
         assert (
-            server.ask(own) == server.ask(f"{path[-17:]}.{NAME}") == server.ask(f"s3.{NAME}") == {"10.0.0.1"}
+            server.lookup(own)
+            == server.lookup(f"{path[-17:]}.{NAME}")
+            == server.lookup(f"s3.{NAME}")
+            == {"10.0.0.1"}
         )
-        assert server.ask(NAME, "TXT") == {f'"member={path[-17:]}" "status=ALIVE" "shard=3" "znode={path}"'}
-        assert server.ask(NAME, "AAAA") == set()
+        assert server.lookup(NAME, "TXT") == {
+            f'"member={path[-17:]}" "status=ALIVE" "shard=3" "znode={path}"'
+        }
+        assert server.lookup(NAME, "AAAA") == set()
         assert [server.rcode(name) for name in ("staging.discovery", f"_tcp.{NAME}")] == ["NOERROR"] * 2
         assert [server.rcode(name) for name in (f"x.{NAME}", "no.staging.discovery")] == ["NXDOMAIN"] * 2
         assert server.rcode("example.com") == "REFUSED"
         assert [entry["reason"] for entry in server.events("member_skipped")] == ["json"]
 
 
-def test_dig_sees_what_dnspython_sees(chrooted: tuple[str, Any]) -> None:
+def test_dig_gets_a_truncated_response_over_tcp(chrooted: tuple[str, Any]) -> None:
     hosts, client = chrooted
     for number in range(1, 51):
         register(client, f"10.0.1.{number}")
     with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
         command = ["dig", "@127.0.0.1", "-p", str(server.port), "+short", "+tries=1", NAME, "SRV"]
-        # Truncated over UDP, so that dig asks again over TCP.
+        # Truncated over UDP, so that dig retries over TCP.
         assert server.query(NAME, "SRV").flags & dns.flags.TC
         printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout
-        assert set(printed.splitlines()) == server.ask(NAME, "SRV", tcp=True)
+        assert set(printed.splitlines()) == server.lookup(NAME, "SRV", tcp=True)
         assert len(printed.splitlines()) == 50
 
 
 def is_stale(response: dns.message.Message) -> bool:
-    """Whether the answer says that it is one of old."""
+    """Whether the response has Extended DNS Error 3 (stale answer)."""
     codes = [option.code for option in response.options if isinstance(option, dns.edns.EDEOption)]
     return dns.edns.EDECode.STALE_ANSWER in codes
 
 
-def test_answers_outlive_zookeeper_and_changes_flow_again_after_it(own_zookeeper: ZooKeeperServer) -> None:
+def test_members_stay_during_an_outage_and_changes_resume_after_it(own_zookeeper: ZooKeeperServer) -> None:
     client = KazooClient(hosts=own_zookeeper.address)
     client.start()
     register(client, "10.0.0.1", ephemeral=False)
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
         own_zookeeper.kill()
         eventually(lambda: server.events("zookeeper_disconnected"))
         eventually(lambda: is_stale(server.query(NAME, use_edns=0)))
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
         own_zookeeper.start()
         client.stop()
         client.start()
         path = register(client, "10.0.0.2")
-        eventually(lambda: server.ask(NAME) == {"10.0.0.1", "10.0.0.2"}, timeout=30)
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1", "10.0.0.2"}, timeout=30)
         client.delete(path)
-        eventually(lambda: server.ask(NAME) == {"10.0.0.1"})
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1"})
         assert not server.query(NAME, use_edns=0).options
         assert not server.ended
     client.stop()
     client.close()
 
 
-def test_members_go_with_their_session(zookeeper: ZooKeeperServer, chrooted: tuple[str, Any]) -> None:
+def test_expired_session_removes_its_members(zookeeper: ZooKeeperServer, chrooted: tuple[str, Any]) -> None:
     hosts, client = chrooted
-    mortal = KazooClient(hosts=hosts)
-    mortal.start()
+    expiring = KazooClient(hosts=hosts)
+    expiring.start()
     register(client, "10.0.0.1")
-    register(mortal, "10.0.0.2")
+    register(expiring, "10.0.0.2")
     with ZkdnsServer("--zookeeper", hosts) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1", "10.0.0.2"}
-        expire_session(mortal)
-        eventually(lambda: server.ask(NAME) == {"10.0.0.1"})
-    mortal.stop()
-    mortal.close()
+        assert server.lookup(NAME) == {"10.0.0.1", "10.0.0.2"}
+        expire_session(expiring)
+        eventually(lambda: server.lookup(NAME) == {"10.0.0.1"})
+    expiring.stop()
+    expiring.close()
     eventually(zookeeper.is_serving)
 
 
-def test_a_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeperServer) -> None:
+def test_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeperServer) -> None:
     client = KazooClient(hosts=own_zookeeper.address)
     client.start()
     register(client, "10.0.0.1", ephemeral=False)
@@ -171,17 +168,17 @@ def test_a_server_started_before_zookeeper_waits_for_it(own_zookeeper: ZooKeeper
     client.close()
     own_zookeeper.kill()
     with ZkdnsServer("--zookeeper", own_zookeeper.address) as server:
-        response = server.query(NAME, use_edns=0, timeout=30.0)  # it may have just begun to start
+        response = server.query(NAME, use_edns=0, timeout=30.0)  # zkdns may still be starting
         assert server.rcode(NAME) == "SERVFAIL"
         assert [option.code for option in response.options if isinstance(option, dns.edns.EDEOption)] == [
             dns.edns.EDECode.NOT_READY
         ]
         own_zookeeper.start()
         server.wait_ready(30)
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
 
 
-def test_a_snapshot_answers_at_a_start_without_zookeeper(
+def test_snapshot_is_served_at_a_start_without_zookeeper(
     own_zookeeper: ZooKeeperServer, tmp_path: Any
 ) -> None:
     client = KazooClient(hosts=own_zookeeper.address)
@@ -200,16 +197,16 @@ def test_a_snapshot_answers_at_a_start_without_zookeeper(
     own_zookeeper.kill()
     with ZkdnsServer(*arguments) as server:
         server.wait_ready()
-        assert server.ask(NAME) == {"10.0.0.1"}
-        assert server.ask("old.staging.discovery") == {"10.0.0.2"}
-        assert server.query(NAME, use_edns=0).options  # stale, as EDE tells
+        assert server.lookup(NAME) == {"10.0.0.1"}
+        assert server.lookup("old.staging.discovery") == {"10.0.0.2"}
+        assert server.query(NAME, use_edns=0).options  # marked as stale
         own_zookeeper.start()
         eventually(lambda: server.rcode("old.staging.discovery") == "NXDOMAIN", timeout=30)
-        assert server.ask(NAME) == {"10.0.0.1"}
+        assert server.lookup(NAME) == {"10.0.0.1"}
         eventually(lambda: not server.query(NAME, use_edns=0).options)
 
 
-def test_an_ensemble_may_lose_any_one_of_its_servers(ensemble: Ensemble) -> None:
+def test_changes_continue_without_one_server_of_an_ensemble(ensemble: Ensemble) -> None:
     client = KazooClient(hosts=ensemble.hosts)
     client.start()
     register(client, "10.0.0.1", ephemeral=False)
@@ -217,11 +214,11 @@ def test_an_ensemble_may_lose_any_one_of_its_servers(ensemble: Ensemble) -> None
         server.wait_ready()
         for number, member in enumerate(ensemble.members, 2):
             member.kill()
-            before = server.ask(NAME)
+            before = server.lookup(NAME)
             assert len(before) == number - 1
             added = f"10.0.0.{number}"
             eventually(partial(client.retry, register, client, added, ephemeral=False), timeout=30)
-            eventually(partial(holds, server, before | {added}), timeout=30)
+            eventually(partial(has_addresses, server, before | {added}), timeout=30)
             ensemble.start()
     client.stop()
     client.close()

@@ -14,7 +14,7 @@ from kazoo.client import KazooClient, KeeperState
 from kazoo.exceptions import NoAuthError
 from kazoo.security import OPEN_ACL_UNSAFE, make_acl, make_digest_acl
 
-from tests.support.tls import Authority
+from tests.support.tls import CertificateAuthority
 from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer
 from zkdns import ServerSet
@@ -133,7 +133,7 @@ def test_sasl_without_its_package_is_rejected(tmp_path: Path, monkeypatch: pytes
 
 
 def test_invalid_tls_files_are_rejected(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+    authority = CertificateAuthority(tmp_path)
     own, other = authority.sign("a.example"), authority.sign("b.example")
     locked = authority.sign("c.example", password=b"4711")
     garbage = tmp_path / "garbage.pem"
@@ -245,19 +245,19 @@ def test_after_a_wrong_password_another_client_may_try_again(
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("tls"))
+def authority(tmp_path_factory: pytest.TempPathFactory) -> CertificateAuthority:
+    return CertificateAuthority(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")
-def tls_server(authority: Authority) -> Iterator[ZooKeeperServer]:
+def tls_server(authority: CertificateAuthority) -> Iterator[ZooKeeperServer]:
     """A server with a certificate for localhost that requires client certificates."""
     settings = authority.settings_for(authority.sign("localhost"), clients=True)
     with ZooKeeperServer(tls=settings) as server:
         yield server
 
 
-def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
+def tls_settings(authority: CertificateAuthority, **settings: object) -> dict[str, Any]:
     return {
         "tls": True,
         "ca": str(authority.file),
@@ -266,7 +266,7 @@ def tls_settings(authority: Authority, **settings: object) -> dict[str, Any]:
     }
 
 
-def test_data_buffered_by_tls_is_read_at_once(authority: Authority) -> None:
+def test_data_buffered_by_tls_is_read_at_once(authority: CertificateAuthority) -> None:
     """With two messages in one TLS record, the kernel has no more data after the first one is read."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(authority.sign("localhost"))
@@ -286,7 +286,9 @@ def test_data_buffered_by_tls_is_read_at_once(authority: Authority) -> None:
 
 
 @pytest.mark.zookeeper
-def test_registering_and_watching_work_over_tls(authority: Authority, tls_server: ZooKeeperServer) -> None:
+def test_registering_and_watching_work_over_tls(
+    authority: CertificateAuthority, tls_server: ZooKeeperServer
+) -> None:
     access = load(**tls_settings(authority))
     client = make_client(f"localhost:{tls_server.secure_port}", access=access)
     client.start(timeout=15)
@@ -313,7 +315,7 @@ def test_registering_and_watching_work_over_tls(authority: Authority, tls_server
     ],
 )
 def test_a_server_certificate_must_match_the_host_name(
-    authority: Authority,
+    authority: CertificateAuthority,
     tls_server: ZooKeeperServer,
     caplog: pytest.LogCaptureFixture,
     *,
@@ -341,7 +343,7 @@ def test_a_server_certificate_must_match_the_host_name(
 
 @pytest.mark.zookeeper
 def test_a_server_without_tls_is_logged(
-    authority: Authority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
+    authority: CertificateAuthority, zookeeper: ZooKeeperServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     access = load(**tls_settings(authority))
     sets = ServerSet("test", "web", zookeeper.address, access=access)

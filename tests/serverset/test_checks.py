@@ -59,7 +59,7 @@ def site() -> Iterator[WebServer]:
 def test_http_depends_on_the_status(site: WebServer, status: int, is_good: bool) -> None:
     site.statuses["/health"] = status
     assert HealthMonitor(parse_check("http:/health"), "127.0.0.1", site.server_port, 5.0)() is is_good
-    assert [(requested.path, requested.host) for requested in site.asked] == [("/health", site.endpoint)]
+    assert [(requested.path, requested.host) for requested in site.requests] == [("/health", site.endpoint)]
 
 
 def test_http_uses_the_port_of_the_check(site: WebServer) -> None:

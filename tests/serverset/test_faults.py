@@ -10,9 +10,9 @@ import pytest
 from kazoo.security import make_acl
 
 from tests.support.fault_proxy import CREATE, DELETE, FaultProxy
-from tests.support.members import Witness, client_of
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import Registration, ServerSet
 
 pytestmark = [pytest.mark.usefixtures("leaves_nothing"), pytest.mark.punctual]
@@ -46,9 +46,9 @@ def zk(server: ZooKeeperServer) -> Iterator[Any]:
 
 
 @pytest.fixture
-def witness(server: ZooKeeperServer, zk: Any) -> Iterator[Witness]:
+def witness(server: ZooKeeperServer, zk: Any) -> Iterator[MembershipMonitor]:
     del zk  # first it empties the set
-    with Witness(server.address, SET) as looking:
+    with MembershipMonitor(server.address, SET) as looking:
         yield looking
 
 
@@ -57,7 +57,7 @@ def web_through(way: FaultProxy | ZooKeeperServer) -> ServerSet:
 
 
 def assert_one(
-    registration: Registration, witness: Witness, timeout: float = BACK, *, holds: float = 0.3
+    registration: Registration, witness: MembershipMonitor, timeout: float = BACK, *, holds: float = 0.3
 ) -> None:
     """Wait until exactly one znode exists for `holds` seconds. There are never two."""
 
@@ -72,14 +72,16 @@ def assert_one(
             time.sleep(0.005)
         if is_one() and witness.changes == changes:
             break
-    assert witness.most == 1
+    assert witness.max_present == 1
 
 
 # -- lost responses ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("_again", range(20))
-def test_a_create_with_a_lost_response_is_found(proxy: FaultProxy, witness: Witness, _again: int) -> None:
+def test_a_create_with_a_lost_response_is_found(
+    proxy: FaultProxy, witness: MembershipMonitor, _again: int
+) -> None:
     proxy.lose_reply_of(CREATE)
     with web_through(proxy).register("a", 1) as registration:
         assert proxy.lost_replies == 1
@@ -89,7 +91,7 @@ def test_a_create_with_a_lost_response_is_found(proxy: FaultProxy, witness: Witn
 
 @pytest.mark.parametrize("lost", [1, 2, 3, 4])
 def test_responses_may_be_lost_while_parents_are_created(
-    proxy: FaultProxy, zk: Any, witness: Witness, lost: int
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor, lost: int
 ) -> None:
     zk.delete("/discovery", recursive=True)
     web = web_through(proxy)
@@ -148,7 +150,7 @@ def test_a_delete_with_a_lost_response_is_complete(proxy: FaultProxy, zk: Any, _
 # -- connections that are reset or stalled -------------------------------------------------------------------
 
 
-def test_many_resets_do_no_harm(proxy: FaultProxy, witness: Witness) -> None:
+def test_many_resets_do_no_harm(proxy: FaultProxy, witness: MembershipMonitor) -> None:
     with web_through(proxy).register("a", 1) as registration:
         witness.wait_for_one()
         for turn in range(30):
@@ -157,11 +159,11 @@ def test_many_resets_do_no_harm(proxy: FaultProxy, witness: Witness) -> None:
                 eventually(lambda: proxy.connections)
         assert_one(registration, witness)
         assert len(witness.seen) == 1
-        assert witness.longest_absence == 0
+        assert witness.longest_gap == 0
 
 
 def test_an_ended_client_is_replaced_in_the_same_session(
-    proxy: FaultProxy, zk: Any, witness: Witness
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor
 ) -> None:
     with web_through(proxy).register("10.0.0.1", 80) as registration, web_through(proxy).watch() as watch:
         path, session = registration.path, registration._session
@@ -177,7 +179,9 @@ def test_an_ended_client_is_replaced_in_the_same_session(
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.5, 4.0])
-def test_a_stalled_connection_leaves_one_member(proxy: FaultProxy, witness: Witness, seconds: float) -> None:
+def test_a_stalled_connection_leaves_one_member(
+    proxy: FaultProxy, witness: MembershipMonitor, seconds: float
+) -> None:
     with web_through(proxy).register("a", 1) as registration:
         name = witness.wait_for_one()
         proxy.stall()
@@ -191,7 +195,7 @@ def test_a_stalled_connection_leaves_one_member(proxy: FaultProxy, witness: Witn
         assert name in witness.seen
 
 
-def test_a_stalled_create_is_executed_once(proxy: FaultProxy, zk: Any, witness: Witness) -> None:
+def test_a_stalled_create_is_executed_once(proxy: FaultProxy, zk: Any, witness: MembershipMonitor) -> None:
     web = web_through(proxy)
     with web.register("a", 1) as registration:
         for _ in range(3):
@@ -206,7 +210,7 @@ def test_a_stalled_create_is_executed_once(proxy: FaultProxy, zk: Any, witness: 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_any_sequence_of_faults_leaves_one_member(
-    proxy: FaultProxy, zk: Any, witness: Witness, seed: int
+    proxy: FaultProxy, zk: Any, witness: MembershipMonitor, seed: int
 ) -> None:
     web, chance = web_through(proxy), random.Random(seed)
 
@@ -259,7 +263,7 @@ def test_any_sequence_of_faults_leaves_one_member(
 
 @pytest.mark.parametrize("_again", range(3))
 def test_zookeeper_paused_longer_than_the_session(
-    server: ZooKeeperServer, witness: Witness, _again: int
+    server: ZooKeeperServer, witness: MembershipMonitor, _again: int
 ) -> None:
     with web_through(server).register("a", 1) as registration:
         witness.wait_for_one()
@@ -268,10 +272,10 @@ def test_zookeeper_paused_longer_than_the_session(
         server.resume()
         eventually(server.is_serving)
         assert_one(registration, witness, holds=1.2)  # the old session expires at a tick, of 0.5 s
-        assert witness.longest_absence < BACK
+        assert witness.longest_gap < BACK
 
 
-def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witness: Witness) -> None:
+def test_zookeeper_killed_and_restarted(server: ZooKeeperServer, zk: Any, witness: MembershipMonitor) -> None:
     with web_through(server).register("a", 1) as registration:
         for _ in range(2):
             witness.wait_for_one()

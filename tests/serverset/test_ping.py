@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.members import Witness
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import MembershipMonitor
 from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZkdnsError
 from zkdns.serverset.ping import Pinger
 
@@ -175,14 +175,14 @@ def test_a_flapping_ping_never_creates_two_members(
 ) -> None:
     web, service = server_set(), Service()
     with web.register("a", 1, ping=service, ping_interval=0.001) as registration:
-        with Witness(zookeeper.address, web.path) as witness:
+        with MembershipMonitor(zookeeper.address, web.path) as witness:
             for turn in range(150):
                 service.answer = turn % 3 != 0
                 service.wait_for_a_call()
             service.answer = True
             assert registration.wait(5.0)
             eventually(lambda: witness.present and names(zk, web) == [str(registration.path)[-17:]])
-        assert witness.most == 1
+        assert witness.max_present == 1
         assert len(witness.seen) > 1
     assert names(zk, web) == []
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from kazoo.security import ACL, Id, make_acl
 
-from tests.support.members import Witness, client_of
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer, expire_session
+from tests.support.zookeeper_clients import MembershipMonitor, client_of
 from zkdns import BadValueError, Registration, ServerSet, UnreachableError, ZooKeeperError
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")
@@ -130,14 +130,14 @@ def test_it_registers_again_after_a_deletion(
     zk: Any, zookeeper: ZooKeeperServer, server_set: Sets, count: int
 ) -> None:
     web = server_set()
-    with web.register("a", 1) as registration, Witness(zookeeper.address, web.path) as witness:
+    with web.register("a", 1) as registration, MembershipMonitor(zookeeper.address, web.path) as witness:
         for _ in range(count):
             path = registration.path
             assert path is not None
             zk.delete(path)
             wait_for_another(zk, registration, path)
-        assert witness.most <= 1
-        assert witness.longest_absence < 2.0
+        assert witness.max_present <= 1
+        assert witness.longest_gap < 2.0
         client = web._session._client
         assert client is not None
         eventually(lambda: is_idle(web))  # the last one exists, but may not be watched yet
@@ -176,14 +176,14 @@ def test_it_registers_again_soon_after_an_expired_session(
 ) -> None:
     web = server_set()
     with web.register("a", 1, shard=attempt) as registration:
-        with Witness(zookeeper.address, web.path) as witness:
+        with MembershipMonitor(zookeeper.address, web.path) as witness:
             old = witness.wait_for_one()
             expire_session(web._session._client)
             eventually(lambda: witness.wait_for_one() != old, 4.0)
             eventually(lambda: members(zk, web) == [registration.path])
             assert registration.last_error is None
-        assert witness.most == 1
-        assert witness.longest_absence < 4.0
+        assert witness.max_present == 1
+        assert witness.longest_gap < 4.0
 
 
 # -- many at once --------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ import pytest
 from kazoo.security import make_acl
 
 from tests.support.fault_proxy import FaultProxy
-from tests.support.members import client_of
 from tests.support.waiting import eventually
 from tests.support.zookeeper import ZooKeeperServer, expire_session
+from tests.support.zookeeper_clients import client_of
 from zkdns import ServerSet, UnreachableError, Watch, ZooKeeperError
 
 pytestmark = pytest.mark.usefixtures("leaves_nothing")

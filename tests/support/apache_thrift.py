@@ -1,4 +1,4 @@
-"""A client of the service `Echo` over Apache Thrift, as its compiler would write it."""
+"""A client for the service `Echo` over Apache Thrift, in the form that the Thrift compiler generates."""
 
 # mypy: allow-untyped-calls
 # (Apache Thrift has no types.)
@@ -10,10 +10,10 @@ from thrift.transport.TTransport import TBufferedTransport
 
 
 class ApacheEchoClient:
-    """The generated client's calls; other than thriftpy2's it has no method close: its transport has."""
+    """A generated client. Unlike the client of thriftpy2 it has no `close`; its transport has."""
 
     def __init__(self, protocol: TBinaryProtocol) -> None:
-        self._iprot = self._oprot = protocol  # the names that generated clients have for it
+        self._iprot = self._oprot = protocol  # the attribute names of generated clients
 
     def echo(self, text: str) -> str | None:
         to_server = self._oprot
@@ -43,7 +43,7 @@ class ApacheEchoClient:
 
 
 def connect(host: str, port: int) -> ApacheEchoClient:
-    """What a program gives to a set of connections: IPv4, IPv6 and names alike."""
+    """Connect to an IPv4 address, an IPv6 address or a host name. Programs pass this to a `ThriftSet`."""
     socket = TSocket(host, port)
     socket.setTimeout(10_000)
     transport = TBufferedTransport(socket)
@@ -52,5 +52,5 @@ def connect(host: str, port: int) -> ApacheEchoClient:
 
 
 def close(client: ApacheEchoClient) -> None:
-    """How such a client is closed."""
+    """Close a client. Programs pass this to a `ThriftSet`."""
     client._iprot.trans.close()

@@ -1,7 +1,6 @@
-"""A TCP proxy before a ZooKeeper server that loses replies, stalls and resets, as networks do.
+"""A TCP proxy for a ZooKeeper server that injects faults: lost replies, stalls, resets and wrong replies.
 
-It also answers as servers do that are old or confused. It reads ZooKeeper's frames (length, xid, type), so
-that a fault can hit one request and not just any byte.
+It parses the frames of the protocol (length, xid, type), so that a fault can target a single request.
 """
 
 import asyncio
@@ -12,28 +11,32 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
-CREATE, DELETE, LIST, MULTI_READ, ADD_WATCH = 1, 2, 12, 22, 106  # types of requests, from zookeeper.jute
-UNIMPLEMENTED = -6  # an error, from there too
+CREATE, DELETE, LIST, MULTI_READ, ADD_WATCH = 1, 2, 12, 22, 106  # request types (zookeeper.jute)
+UNIMPLEMENTED = -6  # an error code (zookeeper.jute)
 _LIMIT = 10.0
 
 
 class FaultProxy:
-    """A way to the server at `port` of this machine, without a fault until one is asked for.
+    """A proxy for the server at `port` on 127.0.0.1, initially without faults.
 
-    As a context manager it is started, in a thread of its own, and ended.
+    As a context manager it runs in a separate thread.
+
+    Attributes:
+        lost_replies: the number of replies lost by `lose_reply_of`.
+        garbled_replies: the number of replies replaced by `garble_reply_of`.
     """
 
     def __init__(self, port: int) -> None:
         self.lost_replies = 0
         self.garbled_replies = 0
         self.refused: frozenset[int] = frozenset()
-        """Types of requests that are unknown: it says so and hangs up, as servers before 3.6 do."""
+        """Request types that get UNIMPLEMENTED and a closed connection, as from servers before 3.6."""
         self.sessions: list[tuple[int, bytes]] = []
-        """Number and password of every session that was begun or resumed, in their order."""
+        """ID and password of each session that was established or resumed, in order."""
         self._upstream = port
         self._connections: set[_Connection] = set()
         self._is_down = False
-        self._doomed: int | None = None
+        self._lost: int | None = None
         self._garbled: dict[int, int] = {}
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
@@ -43,54 +46,54 @@ class FaultProxy:
 
     @property
     def address(self) -> str:
-        """Where clients connect."""
+        """The address of the proxy, as `host:port`."""
         return f"127.0.0.1:{self._socket.getsockname()[1]}"
 
     @property
     def upstream(self) -> str:
-        """Where the server is, for who wants no fault."""
+        """The address of the server itself, as `host:port`."""
         return f"127.0.0.1:{self._upstream}"
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """The number of open client connections."""
         return len(self._connections)
 
     def lose_reply_of(self, request: int) -> None:
-        """The server does the next request of this type; instead of its reply the connection is reset."""
-        self._do(lambda: setattr(self, "_doomed", request))
+        """Pass the next request of this type to the server, and reset the connection instead of the reply."""
+        self._do(lambda: setattr(self, "_lost", request))
 
     def garble_reply_of(self, request: int, error: int) -> None:
-        """The server does the next request of this type; its reply is this error, be there one or not."""
+        """Pass the next request of this type to the server, and replace its reply with this error."""
         self._do(lambda: self._garbled.update({request: error}))
 
     def send_reply(self, xid: int, error: int) -> None:
-        """Send a reply to each client that has asked for none such."""
+        """Send an unsolicited reply to each client."""
 
-        def tell() -> None:
+        def send() -> None:
             for connection in self._connections:
-                connection.tell(xid, error)
+                connection.send_reply(xid, error)
 
-        self._do(tell)
+        self._do(send)
 
     def stall(self) -> None:
-        """Pass nothing on, and keep all connections open."""
+        """Stop forwarding, and keep all connections open."""
         self._do(self._flows.clear)
 
     def resume(self) -> None:
-        """Pass on what was held back, and everything again."""
+        """Forward the delayed frames, and continue."""
         self._do(self._flows.set)
 
     def reset(self) -> None:
-        """Reset all connections; the next may come at once."""
+        """Reset all connections. New connections are accepted."""
         self._do(self._reset_all)
 
     def go_down(self) -> None:
-        """Reset all connections, and every new one."""
+        """Reset all connections, and each new one."""
         self._do(self._down)
 
     def come_up(self) -> None:
-        """Let connections live again."""
+        """Accept connections again."""
         self._do(lambda: self._down(False))
 
     def __enter__(self) -> Self:
@@ -144,13 +147,13 @@ class FaultProxy:
                 return
             server, to_server = await asyncio.open_connection("127.0.0.1", self._upstream)
             connection.writers.append(to_server)
-            asking = asyncio.ensure_future(self._pass(client, to_server, connection.sees_request, self))
-            answering = asyncio.ensure_future(self._pass(server, to_client, connection.sees_reply, self))
-            await asyncio.wait({asking, answering}, return_when=asyncio.FIRST_COMPLETED)
-            asking.cancel()
-            answering.cancel()
-            await asyncio.gather(asking, answering, return_exceptions=True)
-        except OSError:  # the server is down, and so are we
+            requests = asyncio.ensure_future(self._pass(client, to_server, connection.on_request, self))
+            replies = asyncio.ensure_future(self._pass(server, to_client, connection.on_reply, self))
+            await asyncio.wait({requests, replies}, return_when=asyncio.FIRST_COMPLETED)
+            requests.cancel()
+            replies.cancel()
+            await asyncio.gather(requests, replies, return_exceptions=True)
+        except OSError:  # the server is down: close the connection
             pass
         finally:
             self._connections.discard(connection)
@@ -160,7 +163,7 @@ class FaultProxy:
         self,
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
-        may_pass: Callable[[bytes, "FaultProxy"], bytes | None],
+        transform: Callable[[bytes, "FaultProxy"], bytes | None],
         proxy: "FaultProxy",
     ) -> None:
         with contextlib.suppress(OSError, asyncio.IncompleteReadError):
@@ -168,60 +171,60 @@ class FaultProxy:
                 (length,) = struct.unpack(">i", await source.readexactly(4))
                 frame = await source.readexactly(length)
                 await self._flows.wait()
-                passed = may_pass(frame, proxy)
-                if passed is None:
+                forwarded = transform(frame, proxy)
+                if forwarded is None:
                     return
-                target.write(struct.pack(">i", len(passed)) + passed)
+                target.write(struct.pack(">i", len(forwarded)) + forwarded)
                 await target.drain()
 
-    def take_doomed(self, request: int) -> bool:
-        """Whether it is the request whose reply shall be lost; once."""
-        if request != self._doomed:
+    def take_lost(self, request: int) -> bool:
+        """Whether the reply to this request must be lost. The fault applies once."""
+        if request != self._lost:
             return False
-        self._doomed = None
+        self._lost = None
         return True
 
     def take_garbled(self, request: int) -> int | None:
-        """The error that is the reply to this request, of which there is another; once."""
+        """The error that replaces the reply to this request, or None. The fault applies once."""
         return self._garbled.pop(request, None)
 
 
 class _Connection:
-    """One client's connection, and what is known of it."""
+    """The connection of one client, and its protocol state."""
 
     def __init__(self, to_client: asyncio.StreamWriter) -> None:
         self.writers = [to_client]
-        self._has_connected = False  # the first frame each way has no xid
+        self._has_connected = False  # the first frame in each direction has no xid
         self._is_accepted = False
-        self._doomed_xid: int | None = None
+        self._lost_xid: int | None = None
         self._garbled: dict[int, int] = {}
-        self._hangs_up = False
+        self._is_refused = False
 
-    def sees_request(self, frame: bytes, proxy: FaultProxy) -> bytes | None:
-        """What to pass on of a request; None: nothing, and the connection ends."""
+    def on_request(self, frame: bytes, proxy: FaultProxy) -> bytes | None:
+        """The request to forward, or None to close the connection."""
         if self._has_connected:
             xid, request = struct.unpack_from(">ii", frame)
             if request in proxy.refused:
-                self._hangs_up = True
-                self.tell(xid, UNIMPLEMENTED)
+                self._is_refused = True
+                self.send_reply(xid, UNIMPLEMENTED)
                 return None
-            if proxy.take_doomed(request):
-                self._doomed_xid = xid
+            if proxy.take_lost(request):
+                self._lost_xid = xid
             if (error := proxy.take_garbled(request)) is not None:
                 self._garbled[xid] = error
         self._has_connected = True
         return frame
 
-    def sees_reply(self, frame: bytes, proxy: FaultProxy) -> bytes | None:
-        """What to pass on of a reply; None: nothing, and the connection ends."""
+    def on_reply(self, frame: bytes, proxy: FaultProxy) -> bytes | None:
+        """The reply to forward, or None to close the connection."""
         if not self._is_accepted:
             self._is_accepted = True
             timeout, session, size = struct.unpack_from(">4xiqi", frame)
-            if timeout:  # else there is no such session
+            if timeout:  # 0: the session does not exist
                 proxy.sessions.append((session, frame[20 : 20 + size]))
             return frame
         xid, zxid = struct.unpack_from(">iq", frame)
-        if xid == self._doomed_xid:
+        if xid == self._lost_xid:
             proxy.lost_replies += 1
             return None
         if xid in self._garbled:
@@ -229,14 +232,14 @@ class _Connection:
             return struct.pack(">iqi", xid, zxid, self._garbled.pop(xid))
         return frame
 
-    def tell(self, xid: int, error: int) -> None:
-        """Reply to the client."""
+    def send_reply(self, xid: int, error: int) -> None:
+        """Send a reply to the client."""
         self.writers[0].write(struct.pack(">iiqi", 16, xid, 0, error))
 
     def reset(self) -> None:
-        """End it at once; where the server has hung up by itself, when the client has been told."""
-        if self._hangs_up:
-            self._hangs_up = False
+        """Reset both connections. After `refused`, close them, so that the client receives the error."""
+        if self._is_refused:
+            self._is_refused = False
             for writer in self.writers:
                 writer.close()
             return

@@ -1,4 +1,4 @@
-"""Directories whose paths are short, and a process that can open no more files."""
+"""Directories with short paths, and exhaustion of file descriptors."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import resource
 import tempfile
 from collections.abc import Iterator
 
-_LONGEST = 60
-"""Bytes that leave enough for the names of what a test puts below it."""
+_MAX_LENGTH = 60
+"""Bytes, which leaves room for the names of files in the directory."""
 
 
 def new_short_directory() -> tempfile.TemporaryDirectory[str]:
-    """A directory for Unix sockets, whose paths have 107 bytes at most (unix(7)).
+    """A directory for Unix sockets, whose paths are limited to 107 bytes (unix(7)).
 
-    Where TMPDIR is long, it is in /tmp.
+    It is in /tmp if TMPDIR is long.
     """
     place = tempfile.gettempdir()
     return tempfile.TemporaryDirectory(
         prefix="zkdns-test-",
-        dir=place if len(os.fsencode(place)) <= _LONGEST else "/tmp",  # noqa: S108 - it has a name of its own there
+        dir=place if len(os.fsencode(place)) <= _MAX_LENGTH else "/tmp",  # noqa: S108 - its name is unique
     )
 
 
 @contextlib.contextmanager
-def no_file_left() -> Iterator[None]:
-    """This process can open no file more."""
+def file_descriptors_exhausted() -> Iterator[None]:
+    """Use up all file descriptors of this process."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken = [os.dup(0)]
     resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 32, limits[1]))

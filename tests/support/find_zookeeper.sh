@@ -1,5 +1,5 @@
 #!/bin/sh
-# Prints the Java class path of a ZooKeeper server on this machine; status 1 when there is none.
+# Prints the Java class path of a ZooKeeper server on this machine; status 1 if none is found.
 set -u
 
 if [ -n "${ZOOKEEPER_CLASSPATH:-}" ]; then
@@ -7,7 +7,7 @@ if [ -n "${ZOOKEEPER_CLASSPATH:-}" ]; then
     exit 0
 fi
 
-# An unpacked release keeps its jars in lib (before 3.5 the server's own is one level up).
+# A release has its jars in lib. Before 3.5 the jar of the server is one level up.
 release() {
     [ -n "$1" ] || return 1
     for jar in "$1"/lib/zookeeper-[0-9]*.jar "$1"/zookeeper-[0-9]*.jar; do
@@ -25,8 +25,8 @@ if script=$(command -v zkServer.sh); then
     release "$(dirname "$(dirname "$script")")"
 fi
 
-# Debian's jar names what it depends on, but no logger, without which a failed start would say nothing, and not
-# all of Netty, without which no TLS is spoken.
+# The jar of Debian names its dependencies, except a logger, which a failed start needs for its error message, and
+# parts of Netty, which TLS needs.
 if [ -e /usr/share/java/zookeeper.jar ]; then
     classpath=/usr/share/java/zookeeper.jar
     for jar in slf4j-simple netty-codec netty-resolver; do

@@ -1,4 +1,4 @@
-"""A real HTTP/2 server on loopback: what a `WebServer` handles connections with."""
+"""HTTP/2 for `WebServer`: a connection handler, and the TLS settings."""
 
 import ssl
 from socketserver import BaseRequestHandler
@@ -8,17 +8,17 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import RequestReceived, StreamEnded
 
-from tests.support.web import Asked, WebServer
+from tests.support.web import ReceivedRequest, WebServer
 
 
 def offering_http2(context: ssl.SSLContext) -> ssl.SSLContext:
-    """A server's context, which now agrees on HTTP/2 and nothing else."""
+    """Make a server context offer only HTTP/2 (ALPN), and return it."""
     context.set_alpn_protocols(["h2"])
     return context
 
 
 class Http2Handler(BaseRequestHandler):
-    """Answers each request with the server's endpoint as text; bodies are not read."""
+    """Responds to each request with the endpoint of the server as text. Bodies are not read."""
 
     server: WebServer
     request: Any
@@ -31,8 +31,10 @@ class Http2Handler(BaseRequestHandler):
             for event in self._connection.receive_data(data):
                 if isinstance(event, RequestReceived):
                     headers = {str(name): str(value) for name, value in event.headers}
-                    self.server.asked.append(
-                        Asked(headers[":authority"], headers[":path"], b"", self.request.tls_name, None)
+                    self.server.requests.append(
+                        ReceivedRequest(
+                            headers[":authority"], headers[":path"], b"", self.request.tls_name, None
+                        )
                     )
                 elif isinstance(event, StreamEnded):
                     self._connection.send_headers(event.stream_id, [(":status", "200")])

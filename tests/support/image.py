@@ -1,4 +1,4 @@
-"""The image that Dockerfile describes: built by buildah, and run as a container engine would, without any."""
+"""The image of the Dockerfile, built by buildah and run in namespaces without a container engine."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from typing import Any, Self
 
 import pytest
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 
 ROOT = Path(__file__).parents[2]
 BASE = ROOT / ".tests" / "debian.tar"
 _BUILD_SECONDS = 300
 _FILES = ("cert", "client-cert")
-_WAYS = (*_FILES, "index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
+_PIP_SETTINGS = (*_FILES, "index-url", "extra-index-url", "trusted-host", "proxy", "timeout")
 
-# Becomes the program: with processes and devices as in any container, as its user, without other variables.
+# Executes the program with the /proc, /dev, user and environment of a container.
 _ENTER = """\
 mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" &&
 exec chroot --userspec="$1" --groups= "$0" env -i "${@:2}"
@@ -33,10 +33,10 @@ exec chroot --userspec="$1" --groups= "$0" env -i "${@:2}"
 
 
 class Image:
-    """A built image, and a container of it that is not started.
+    """A built image, and a mounted container that is not started.
 
     Args:
-        store: an empty directory for whatever buildah keeps.
+        store: an empty directory for the storage of buildah.
     """
 
     def __init__(self, store: Path) -> None:
@@ -53,10 +53,10 @@ class Image:
             self._buildah("inspect", "--type", "image", "localhost/zkdns")
         )["Docker"]["config"]
         self.files = Path(self._buildah("mount", self._buildah("from", "localhost/zkdns")))
-        """The root of the container's files."""
+        """The root directory of the container."""
 
     def _buildah(self, *arguments: str) -> str:
-        """What it prints."""
+        """Run buildah, and return its standard output."""
         places = (
             "--root",
             f"{self._store}/root",
@@ -76,14 +76,14 @@ class Image:
         return ended.stdout.strip()
 
     def _volumes(self) -> Iterator[str]:
-        """What leads pip to where this machine has its packages from: settings, and files that they name."""
+        """Volumes that give pip the package index settings of this machine, and the files that they name."""
         listed = subprocess.check_output([sys.executable, "-m", "pip", "config", "list"], text=True)
         settings: dict[str, list[str]] = {}
         for line in sorted(listed.splitlines(), key=lambda line: line.startswith(":env:")):
             name, _, value = line.partition("=")
-            # Indexes on this machine's own disk may lead anywhere on it.
+            # Index directories on the disk of this machine are not mounted in the build.
             words = [word for word in ast.literal_eval(value).split() if not word.startswith("file:")]
-            if (key := name.rpartition(".")[2]) in _WAYS and words:
+            if (key := name.rpartition(".")[2]) in _PIP_SETTINGS and words:
                 settings[key] = words
         pip_conf = self._store / "pip.conf"
         lines = [f"{key} = {' '.join(words)}\n" for key, words in settings.items()]
@@ -93,19 +93,19 @@ class Image:
         yield from (f"{file}:{file}" for file in files)
 
     def command(self, *program: str) -> list[str]:
-        """What runs a program in the container, as its process 1, with the image's user and variables."""
+        """The command that runs a program as process 1, with the user and environment of the image."""
         entered = ["bash", "-c", _ENTER, str(self.files), self.config["User"], *self.config["Env"], *program]
         return ["unshare", "--mount", "--pid", "--fork", "--kill-child", *entered]
 
     @property
     def health(self) -> list[str]:
-        """What tells by its exit status whether the container is healthy."""
+        """The health check command of the image."""
         kind, *words = self.config["Healthcheck"]["Test"]
         return ["/bin/sh", "-c", *words] if kind == "CMD-SHELL" else words
 
 
 class Container:
-    """The image's own program, running; as a context manager it is ended with all that it started."""
+    """The running entry point of an image. As a context manager it ends with all its child processes."""
 
     def __init__(self, image: Image, log: Path) -> None:
         self._log = log
@@ -127,28 +127,28 @@ class Container:
 
     @property
     def log(self) -> str:
-        """What it has said so far."""
+        """The output so far."""
         return self._log.read_text(errors="replace")
 
     @property
     def pid(self) -> int:
-        """Its process 1, by the number that it has outside."""
+        """The process ID of its process 1 outside of the container."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text()
-        return int(children.split()[-1])  # behind the guard, which was there before
+        return int(children.split()[-1])  # the guard is the first child
 
     def stop(self, number: int, timeout: float) -> int:
-        """The exit status after this signal, which must come in so many seconds."""
+        """Send a signal, and return the exit status. It must end within `timeout` seconds."""
         os.kill(self.pid, number)
         return self._process.wait(timeout)
 
 
 @contextlib.contextmanager
 def built_image() -> Iterator[Image]:
-    """The image; a test is skipped where there is nothing to build it with or on."""
+    """Build the image. The test is skipped if the programs or the base system are missing."""
     if os.getuid() != 0 or not all(map(shutil.which, ("buildah", "unshare", "chroot"))):
         pytest.skip("needs root, buildah, unshare and chroot")
     if not BASE.exists():
-        pytest.skip("there is no Debian to build on (tests/run image makes it)")
+        pytest.skip("needs a Debian base system (tests/run image creates it)")
     store = Path(tempfile.mkdtemp(prefix="zkdns-image-"))
     try:
         yield Image(store)

@@ -1,4 +1,4 @@
-"""Ports of this machine for servers of tests."""
+"""Ports on loopback for servers of tests."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import random
 import socket
 
 _TRIES = 20
-_CHANCE = random.SystemRandom()  # an example of Hypothesis has the other one begin anew, in all processes
-_PORTS = 10_000, 32_768  # Linux gives those above this to whoever asks for any
+# Hypothesis seeds the global generator, with the same seed in all processes.
+_RANDOM = random.SystemRandom()
+_PORTS = 10_000, 32_768  # below the ephemeral ports of Linux
 
 
 def paired_sockets(port: int = 0, host: str = "127.0.0.1") -> tuple[socket.socket, socket.socket]:
-    """Sockets for UDP and TCP on one port, bound and not listening; 0 means any that is free for both.
+    """Sockets for UDP and TCP on one port, bound but not listening.
 
-    That is none of those that the kernel gives to whoever wants any: when it is closed for a while, or until
-    a server binds it, such a one could be another's, be it for a moment.
+    Port 0 selects a port that is free for both, below the ephemeral ports, which the kernel could assign to
+    another socket while it is closed.
     """
     for last_try in (*[False] * (_TRIES - 1), True):
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -22,7 +23,7 @@ def paired_sockets(port: int = 0, host: str = "127.0.0.1") -> tuple[socket.socke
         tcp = socket.socket(family, socket.SOCK_STREAM)
         tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            tcp.bind((host, port or _CHANCE.randrange(*_PORTS)))
+            tcp.bind((host, port or _RANDOM.randrange(*_PORTS)))
             udp.bind((host, tcp.getsockname()[1]))
         except OSError:
             udp.close()
@@ -35,7 +36,7 @@ def paired_sockets(port: int = 0, host: str = "127.0.0.1") -> tuple[socket.socke
 
 
 def free_port() -> int:
-    """A port that nobody has, for both protocols."""
+    """A port that is free for UDP and TCP."""
     udp, tcp = paired_sockets()
     with udp, tcp:
         port: int = tcp.getsockname()[1]

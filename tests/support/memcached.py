@@ -1,4 +1,4 @@
-"""Real memcached servers for tests, each on a port of its own, ended with the test."""
+"""Real memcached servers for tests. Each has its own port and ends with the test."""
 
 import getpass
 import os
@@ -10,23 +10,23 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 
 def memcached_is_missing() -> str:
-    """Why there can be no server; empty where there can."""
+    """The reason why memcached cannot run, or an empty string."""
     if shutil.which("memcached"):
         return ""
     return "no memcached on the PATH (Debian and Ubuntu: apt install memcached)"
 
 
 class MemcachedServer:
-    """A memcached on a port of 127.0.0.1 that the system chose; as a context manager it runs."""
+    """A memcached on a free port of 127.0.0.1, as a context manager."""
 
     def __init__(self) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="memcached-test-")
-        # memcached binds to port 0 when asked for -1, and says in this file what came of it.
+        # With port -1 memcached binds to a free port, and writes it into this file.
         self._port_file = Path(self._directory.name) / "port"
         self._process: subprocess.Popen[bytes] | None = None
         self._own_connections = 0
@@ -34,7 +34,7 @@ class MemcachedServer:
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            # As whoever it is: root has to be named, or memcached refuses.
+            # memcached runs as root only with an explicit user.
             guarded(
                 ["memcached", "-u", getpass.getuser(), "-l", "127.0.0.1", "-p", "-1", "-m", "8", "-t", "2"]
             ),
@@ -43,7 +43,7 @@ class MemcachedServer:
             start_new_session=True,
         )
         try:
-            # A line `TCP INET: 34071`. The file is complete as soon as it has this name.
+            # A line `TCP INET: 34071`. memcached renames the file to this name when it is complete.
             self.port = eventually(lambda: int(self._port_file.read_text().split()[2]), 30.0)
             self._own_connections = self._stat("curr_connections")
         except BaseException:
@@ -62,11 +62,14 @@ class MemcachedServer:
 
     @property
     def connections(self) -> int:
-        """How many connections clients have to it now."""
+        """The number of client connections."""
         return self._stat("curr_connections") - self._own_connections
 
     def _stat(self, name: str) -> int:
-        """A number of its statistics; its own listening sockets and who asks are connections there."""
+        """A number of its statistics.
+
+        `curr_connections` includes its listening sockets and this connection.
+        """
         with socket.create_connection(("127.0.0.1", self.port), timeout=5.0) as connection:
             connection.sendall(b"stats\r\nquit\r\n")
             with connection.makefile("rb") as reply:
@@ -74,18 +77,18 @@ class MemcachedServer:
         return int(fields[name.encode()])
 
     def pause(self) -> None:
-        """Have it take connections and answer nothing."""
+        """Stop it with SIGSTOP: the kernel accepts connections, but there are no responses."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)  # until all its threads stand
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WNOWAIT)  # wait until all threads are stopped
 
     def resume(self) -> None:
-        """Have it go on after `pause`."""
+        """Continue it after `pause`."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it at once; its port then refuses connections."""
+        """Kill it. Its port then refuses connections."""
         process = self._process
         if process is None:
             return

@@ -1,4 +1,4 @@
-"""A sandbox that forbids system calls, as containers and service managers have them (seccomp)."""
+"""A sandbox that forbids system calls (seccomp), as in containers and systemd units."""
 
 import platform
 import subprocess
@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-# By <asm/unistd_64.h> and <asm-generic/unistd.h>.
+# From <asm/unistd_64.h> and <asm-generic/unistd.h>.
 _NUMBERS = {"recvmmsg": {"x86_64": 299, "aarch64": 243}, "sendmmsg": {"x86_64": 307, "aarch64": 269}}
 
-# <linux/prctl.h>, <linux/seccomp.h>, <linux/bpf_common.h>: forbidden numbers get EPERM, all others pass.
+# <linux/prctl.h>, <linux/seccomp.h>, <linux/bpf_common.h>: forbidden calls fail with EPERM.
 _LAUNCH = """\
 import ctypes, os, struct, sys
 numbers, command = sys.argv[1].split(","), sys.argv[2:]
@@ -27,14 +27,14 @@ os.execvp(command[0], command)
 """
 
 
-def forbidding(*calls: str) -> list[str]:
-    """What runs a command, and all that it starts, without these calls; a test is skipped where none can."""
+def seccomp_prefix(*calls: str) -> list[str]:
+    """A command prefix that forbids system calls. The test is skipped if this is not possible."""
     machine = platform.machine()
     if sys.platform != "linux" or any(machine not in _NUMBERS[call] for call in calls):
-        pytest.skip(f"the numbers of system calls on {sys.platform} on {machine} are not written down here")
+        pytest.skip(f"the system call numbers of {sys.platform} on {machine} are not listed")
     numbers = ",".join(str(_NUMBERS[call][machine]) for call in calls)
     prefix = [sys.executable, "-c", _LAUNCH, numbers]
     probe = subprocess.run([*prefix, "true"], check=False, capture_output=True, text=True)
     if probe.returncode:
-        pytest.skip(f"no system call can be forbidden: {probe.stderr.strip()}")
+        pytest.skip(f"cannot forbid system calls: {probe.stderr.strip()}")
     return prefix

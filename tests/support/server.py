@@ -1,4 +1,7 @@
-"""A real `zkdns serve` for tests: started as its user would, asked over real sockets, ended with the test."""
+"""A real `zkdns serve` for tests.
+
+It is started as a command, queried over sockets, and ends with the test.
+"""
 
 import contextlib
 import json
@@ -17,14 +20,14 @@ import dns.query
 import dns.rcode
 
 from tests.support.files import new_short_directory
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
-_START_SECONDS = 30.0  # of which a busy machine takes a few
+_START_SECONDS = 30.0  # on a busy machine the start takes a few seconds
 _END_SECONDS = 10.0
 
-# What sd_listen_fds(3) finds: the files from number 3 on, in the process that they are for.
-_HAND_OVER = """\
+# Socket activation, see sd_listen_fds(3): file descriptors from 3 on, and variables with the process ID.
+_ACTIVATE = """\
 import fcntl, os, sys
 numbers = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 100) for number in sys.argv[1].split(",")]
 for at, number in enumerate(numbers):
@@ -36,16 +39,22 @@ os.execv(sys.argv[2], sys.argv[2:])
 
 
 class ZkdnsServer:
-    """`zkdns serve` with these arguments, on a free port of 127.0.0.1 unless they say otherwise.
+    """`zkdns serve` with these arguments; by default on a free port of 127.0.0.1.
 
-    As a context manager it is started, waited for until it listens, and ended. `prefix` is what runs it;
-    `passed` are sockets that it is handed as systemd does, and that stay open here.
+    Entering the context starts it, and waits until it listens. Leaving the context kills it.
+
+    Args:
+        arguments: of `zkdns serve`.
+        environment: variables in addition to the defaults below.
+        cwd: the working directory.
+        prefix: a command prefix, for example a sandbox.
+        passed: sockets to pass by socket activation. They stay open in this process.
 
     Attributes:
-        command: what is started; a test may change it before.
-        environment: the variables of that, all of them.
-        log_file: what it has logged.
-        out_file: what it has printed.
+        command: the command line. A test may change it before the start.
+        environment: all environment variables.
+        log_file: the log (standard error).
+        out_file: the standard output.
     """
 
     def __init__(
@@ -64,14 +73,14 @@ class ZkdnsServer:
             "ZKDNS_LISTEN": "127.0.0.1:0",
             "ZKDNS_ADMIN": "127.0.0.1:0",
             "ZKDNS_CONTROL": self.control,
-            "ZKDNS_UPSTREAM": "none",  # what a test asks is no business of this machine's resolver
+            "ZKDNS_UPSTREAM": "none",  # queries of tests must not reach the resolver of this machine
             "ZKDNS_LOG_FORMAT": "json",
             "ZKDNS_LOG_LEVEL": "debug",
         }
         self.environment = {**os.environ, **defaults, **(environment or {})}
         self._passed = [sock.fileno() for sock in passed]
         if passed:
-            prefix = [*prefix, sys.executable, "-c", _HAND_OVER, ",".join(map(str, self._passed))]
+            prefix = [*prefix, sys.executable, "-c", _ACTIVATE, ",".join(map(str, self._passed))]
         self.command = [*prefix, sys.executable, "-m", "zkdns", "serve", *arguments]
         self._cwd = cwd
         self._process: subprocess.Popen[bytes] | None = None
@@ -98,20 +107,20 @@ class ZkdnsServer:
     def __exit__(self, *_: object) -> None:
         process = self._process
         if process is not None:
-            others = _children(process.pid)
+            children = _children(process.pid)
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             if process.stdin is not None:
                 process.stdin.close()
-            _await_end(others)
+            _wait_for_end(children)
         self._directory.cleanup()
 
     # -- the process ---------------------------------------------------------------------------------------
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
-        """The supervisor."""
+        """The supervisor process."""
         assert self._process is not None
         return self._process
 
@@ -122,83 +131,83 @@ class ZkdnsServer:
 
     @property
     def log(self) -> str:
-        """Everything that was logged."""
+        """The whole log."""
         return self.log_file.read_text(errors="replace")
 
     @property
     def output(self) -> str:
-        """Everything that was printed."""
+        """The whole standard output."""
         return self.out_file.read_text(errors="replace")
 
     def events(self, event: str) -> list[dict[str, Any]]:
-        """What was logged under this event."""
-        whole, _, _ = self.log.rpartition("\n")  # what is being written may be seen in part
-        lines = [line for line in whole.splitlines() if line.startswith("{") and line.endswith("}")]
+        """The log entries of this event."""
+        complete, _, _ = self.log.rpartition("\n")  # the last line may be incomplete
+        lines = [line for line in complete.splitlines() if line.startswith("{") and line.endswith("}")]
         return [entry for entry in map(json.loads, lines) if entry["event"] == event]
 
     def pid_of(self, role: str) -> int:
-        """The process that has this role now: watcher or worker."""
+        """The process ID of the newest process with this role (`watcher` or `worker`)."""
         started = [entry["pid"] for entry in self.events("process_started") if entry["role"] == role]
         return int(started[-1])
 
     def wait_ready(self, timeout: float = 20.0) -> Self:
-        """Wait until every worker has its table, and until commands reach it, or it says that none can."""
+        """Wait until all workers have their table and the control socket is open, or has failed to open."""
         eventually(lambda: self.events("server_ready"), timeout)
         if self.environment["ZKDNS_CONTROL"] == self.control and "--control" not in self.command:
-            said = "control_socket_failed"
-            eventually(lambda: Path(self.control).exists() or self.events(said), timeout)
+            failed = "control_socket_failed"
+            eventually(lambda: Path(self.control).exists() or self.events(failed), timeout)
         return self
 
     def terminate(self) -> int:
-        """SIGTERM; the exit status, which must come within 5 s."""
+        """Send SIGTERM, and return the exit status. It must end within 5 s."""
         self.process.terminate()
         return self.process.wait(5.0)
 
-    # -- asking --------------------------------------------------------------------------------------------
+    # -- queries -------------------------------------------------------------------------------------------
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
-        """Where it listens: host and port."""
+        """The host and port of each listener."""
         split = [entry["address"].rpartition(":") for entry in self.events("listener_opened")]
         return [(host.strip("[]"), int(port)) for host, _, port in split]
 
     @property
     def address(self) -> tuple[str, int] | None:
-        """The first of them, once there is one."""
+        """The first of `addresses`, or None before it listens."""
         return next(iter(self.addresses), None)
 
     @property
     def port(self) -> int:
-        """The first port that it listens at."""
+        """The port of the first listener."""
         return self.addresses[0][1]
 
     @property
     def admin(self) -> str:
-        """The URL of the admin address, which is told after those that are listened at."""
+        """The URL of the admin server, which starts after the listeners."""
         (first, *_) = eventually(lambda: self.events("admin_server_started"))
         return f"http://{first['address']}"
 
     def query(
         self, name: str, qtype: str = "A", *, tcp: bool = False, timeout: float = 5.0, **options: Any
     ) -> dns.message.Message:
-        """Ask once, and return the whole response."""
+        """Send one query, and return the response."""
         host, port = self.addresses[0]
         message = dns.message.make_query(name, qtype, **options)
-        ask = dns.query.tcp if tcp else dns.query.udp
-        return ask(message, host, port=port, timeout=timeout)
+        send = dns.query.tcp if tcp else dns.query.udp
+        return send(message, host, port=port, timeout=timeout)
 
-    def ask(self, name: str, qtype: str = "A", **options: Any) -> set[str]:
-        """The data of the answer's records."""
+    def lookup(self, name: str, qtype: str = "A", **options: Any) -> set[str]:
+        """Send one query, and return the record data of the answer section."""
         response = self.query(name, qtype, **options)
         return {str(record) for rrset in response.answer for record in rrset}
 
     def rcode(self, name: str, qtype: str = "A", **options: Any) -> str:
-        """The response code, by name."""
+        """Send one query, and return the name of the response code."""
         return dns.rcode.to_text(self.query(name, qtype, **options).rcode())
 
 
 def _children(pid: int) -> list[int]:
-    """File descriptors of the processes that this one has started (pidfd_open(2)), where the kernel tells."""
+    """File descriptors (pidfd_open(2)) of the child processes, if the kernel lists them."""
     found = []
     with contextlib.suppress(OSError):
         for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -207,11 +216,11 @@ def _children(pid: int) -> list[int]:
     return found
 
 
-def _await_end(children: list[int]) -> None:
-    """Wait until these have ended, as they do without their supervisor: others may want what they hold."""
+def _wait_for_end(children: list[int]) -> None:
+    """Wait until the child processes have ended, so that their ports are free."""
     for child in children:
         poll = select.poll()
         poll.register(child, select.POLLIN)
-        if not poll.poll(_END_SECONDS * 1000):  # one that a failed test has stopped
+        if not poll.poll(_END_SECONDS * 1000):  # a failed test may have stopped it
             signal.pidfd_send_signal(child, signal.SIGKILL)
         os.close(child)

@@ -1,4 +1,4 @@
-"""Askers that go on whatever happens to the server: over UDP at a steady rate, over TCP one after another."""
+"""A steady load of queries: over UDP at a fixed rate, over TCP one after another."""
 
 import selectors
 import socket
@@ -9,19 +9,20 @@ from typing import Any, Self
 
 import dns.message
 
-PATIENCE = 5.0
-"""Seconds that an answer may take before it counts as lost."""
-_SOCKETS = 60  # with ports of their own, by which the kernel chooses among workers
+TIMEOUT = 5.0
+"""Seconds after which a response counts as lost."""
+_SOCKETS = 60  # the kernel selects the worker by the source port
 
 
 class SteadyLoad:
-    """Asks one question again and again, as a context manager; what came of it is there afterwards.
+    """Sends one query repeatedly while the context is open. Read the results afterwards.
 
     Attributes:
-        responses: whole messages, with how long each took.
-        sent: queries so far.
-        failures: what went wrong with connections.
-        lost: queries over UDP without an answer; there when it has ended.
+        responses: the responses, with their latencies in seconds.
+        sent: the number of UDP queries.
+        connections: the number of TCP connections.
+        failures: errors of TCP connections.
+        lost: the number of UDP queries without a response; set at the end.
     """
 
     def __init__(self, address: tuple[str, int], name: str, rate: int = 500) -> None:
@@ -31,7 +32,7 @@ class SteadyLoad:
         self._address, self._rate = address, rate
         self._query = dns.message.make_query(name, "A").to_wire()
         self._ended = threading.Event()
-        self._threads = [threading.Thread(target=work) for work in (self._ask, self._connect)]
+        self._threads = [threading.Thread(target=work) for work in (self._send_over_udp, self._send_over_tcp)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -45,58 +46,58 @@ class SteadyLoad:
 
     @property
     def messages(self) -> list[dns.message.Message]:
-        """What was answered."""
+        """The parsed responses."""
         return [dns.message.from_wire(response) for response, _ in self.responses]
 
     @property
     def slowest(self) -> float:
-        """Seconds of the slowest answer."""
+        """The latency of the slowest response in seconds."""
         return max(seconds for _, seconds in self.responses)
 
-    def _ask(self) -> None:
-        due: dict[tuple[int, bytes], float] = {}
+    def _send_over_udp(self) -> None:
+        pending: dict[tuple[int, bytes], float] = {}
         with ExitStack() as stack, selectors.DefaultSelector() as selector:
             socks = [stack.enter_context(socket.socket(type=socket.SOCK_DGRAM)) for _ in range(_SOCKETS)]
             for number, sock in enumerate(socks):
                 sock.setblocking(False)
                 sock.connect(self._address)
                 selector.register(sock, selectors.EVENT_READ, number)
-            begun = time.monotonic()
+            started = time.monotonic()
             while not self._ended.is_set():
                 number = self.sent % _SOCKETS
                 ident = (self.sent % 65536).to_bytes(2)
-                due[number, ident] = time.monotonic()
+                pending[number, ident] = time.monotonic()
                 socks[number].send(ident + self._query[2:])
                 self.sent += 1
-                self._hear(selector, due, until=begun + self.sent / self._rate)
-            end = time.monotonic() + PATIENCE
-            while due and time.monotonic() < end:
-                self._hear(selector, due, until=min(end, time.monotonic() + 0.1))
-        self.lost = len(due)
+                self._receive(selector, pending, until=started + self.sent / self._rate)
+            end = time.monotonic() + TIMEOUT
+            while pending and time.monotonic() < end:
+                self._receive(selector, pending, until=min(end, time.monotonic() + 0.1))
+        self.lost = len(pending)
 
-    def _hear(self, selector: Any, due: dict[tuple[int, bytes], float], until: float) -> None:
+    def _receive(self, selector: Any, pending: dict[tuple[int, bytes], float], until: float) -> None:
         while True:
             for key, _ in selector.select(max(0.0, until - time.monotonic())):
                 response = key.fileobj.recv(4096)
                 now = time.monotonic()
-                self.responses.append((response, now - due.pop((key.data, response[:2]))))
+                self.responses.append((response, now - pending.pop((key.data, response[:2]))))
             if time.monotonic() >= until:
                 return
 
-    def _connect(self) -> None:
+    def _send_over_tcp(self) -> None:
         framed = len(self._query).to_bytes(2) + self._query
         while not self._ended.is_set():
-            begun = time.monotonic()
+            started = time.monotonic()
             try:
-                with socket.create_connection(self._address, PATIENCE) as sock:
+                with socket.create_connection(self._address, TIMEOUT) as sock:
                     sock.sendall(framed)
                     response = _read_message(sock)
             except OSError as error:
                 self.failures.append(repr(error))
                 continue
-            self.responses.append((response, time.monotonic() - begun))
+            self.responses.append((response, time.monotonic() - started))
             self.connections += 1
-            self._ended.wait(0.005)  # the ports of closed connections are not to run out
+            self._ended.wait(0.005)  # otherwise the ephemeral ports would run out
 
 
 def _read_message(sock: socket.socket) -> bytes:
@@ -104,5 +105,5 @@ def _read_message(sock: socket.socket) -> bytes:
         length = int.from_bytes(stream.read(2))
         message = stream.read(length) if length else b""
     if not length or len(message) < length:
-        raise ConnectionError("closed before it was answered")
+        raise ConnectionError("closed before the response")
     return message

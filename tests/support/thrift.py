@@ -1,7 +1,7 @@
-"""A real thrift server (thriftpy2's), a client of it, and a thread that holds one."""
+"""A real Thrift server (thriftpy2), a client, and a thread that holds a connection of a `ThriftSet`."""
 
 # mypy: allow-untyped-calls
-# (thriftpy2 says that it is typed, and is so in part.)
+# (thriftpy2 declares types, but has them only in part.)
 
 import contextlib
 import io
@@ -32,12 +32,12 @@ echo_thrift = thriftpy2.parser.load_fp(io.StringIO(IDL), "echo_thrift")
 
 
 class EchoServer:
-    """A thrift server on a free port, a thread for each connection; it and they end with the `with` block."""
+    """A Thrift server on a free port, with a thread for each connection, as a context manager."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.host = host
-        self.opened = 0  # connections in all
-        self.meeting = threading.Barrier(1)  # where calls of `meet` wait for each other
+        self.opened = 0  # number of connections so far
+        self.meeting = threading.Barrier(1)  # concurrent calls of `meet` wait for each other here
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = TServerSocket(host, 0, socket_family=family, client_timeout=None)
         self._connections: dict[TSocket, threading.Thread] = {}
@@ -57,7 +57,7 @@ class EchoServer:
         self.kill()
 
     def kill(self) -> None:
-        """End it and all its connections; its port then refuses new ones."""
+        """Stop it and close all connections. Its port then refuses new ones."""
         with self._lock:
             self._is_closed = True
             threads = list(self._connections.values())
@@ -72,7 +72,7 @@ class EchoServer:
 
     @property
     def open(self) -> int:
-        """How many connections there are now."""
+        """The number of open connections."""
         with self._lock:
             return len(self._connections)
 
@@ -80,7 +80,7 @@ class EchoServer:
         while True:
             try:
                 connection = self._listener.accept()
-            except (OSError, AssertionError):  # it was closed
+            except (OSError, AssertionError):  # the listener was closed
                 return
             with self._lock:
                 if self._is_closed:
@@ -104,7 +104,7 @@ class EchoServer:
                 del self._connections[connection]
             transport.close()
 
-    # -- what the service does ------------------------------------------------------------------------------
+    # -- methods of the service -----------------------------------------------------------------------------
 
     def echo(self, text: str) -> str:
         return text
@@ -118,7 +118,7 @@ class EchoServer:
 
 
 class EchoClient(TClient):
-    """A connection that is open, and knows where to."""
+    """An open connection, with its endpoint."""
 
     def __init__(self, host: str, port: int) -> None:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -129,14 +129,14 @@ class EchoClient(TClient):
         super().__init__(echo_thrift.Echo, TBinaryProtocolFactory().get_protocol(transport))
         self.endpoint = str(HostPort(host, port))
         try:
-            self.echo("")  # so that the server has counted it when it is open
+            self.echo("")  # after the response, the server has counted the connection
         except BaseException:
             transport.close()
             raise
 
 
 class Holder:
-    """Uses a connection in a thread of its own until told to stop."""
+    """Holds a connection in a separate thread until `stop`."""
 
     def __init__(self, connections: ThriftSet[EchoClient], timeout: float | None = None) -> None:
         self.client: EchoClient | None = None
@@ -154,11 +154,11 @@ class Holder:
         self._thread.join()
 
     def stop(self) -> None:
-        """Give the connection back."""
+        """Return the connection to the set."""
         self.__exit__()
 
-    def served(self) -> EchoClient:
-        """The connection, as soon as there is one."""
+    def wait_for_client(self) -> EchoClient:
+        """Wait for the connection, and return it."""
         return eventually(lambda: self.client)
 
     def _hold(self) -> None:
@@ -170,20 +170,20 @@ class Holder:
 
 
 def endpoints_of(servers: list[EchoServer]) -> list[str]:
-    """`host:port` of each."""
+    """The endpoints, as `host:port`."""
     return [server.endpoint for server in servers]
 
 
 def set_of(*endpoints: str, **options: Any) -> ThriftSet[EchoClient]:
-    """A set of connections to fixed endpoints."""
+    """A `ThriftSet` with fixed endpoints."""
     return ThriftSet(FixedSet(endpoints), EchoClient, **options)
 
 
 def wait_for_no_connections(*servers: EchoServer) -> None:
-    """Wait until the servers have seen that all is closed."""
+    """Wait until the servers have no open connections."""
     eventually(lambda: [server.open for server in servers] == [0] * len(servers))
 
 
-def waiting_in(connections: ThriftSet[EchoClient], count: int) -> None:
-    """Wait until so many wait for a place."""
+def wait_for_waiters(connections: ThriftSet[EchoClient], count: int) -> None:
+    """Wait until `count` callers wait for a connection."""
     eventually(lambda: len(connections._queue) == count)

@@ -1,4 +1,4 @@
-"""Certificates of an authority of the test's own, and what a ZooKeeper server needs of them."""
+"""A certificate authority for tests, and the TLS settings of ZooKeeper servers."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 
 
-class Authority:
-    """An authority; what it signs is written to files in its directory."""
+class CertificateAuthority:
+    """A certificate authority. It writes certificates to files in its directory."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -16,9 +16,9 @@ class Authority:
         self._ca.cert_pem.write_to_path(self.file)
 
     def sign(self, name: str, *, password: bytes | None = None) -> Path:
-        """A PEM file, private, with key and certificate for this host name or address.
+        """Write a PEM file (mode 0600) with a key and a certificate for a host name or address.
 
-        The key is PKCS #8, which is what Java reads.
+        The key is PKCS #8, which Java requires.
         """
         issued = self._ca.issue_cert(name)
         key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
@@ -32,7 +32,7 @@ class Authority:
         return file
 
     def settings_for(self, certificate: Path, *, clients: bool) -> dict[str, str]:
-        """A server's settings; `clients` says whether they must show a certificate too."""
+        """The settings of a ZooKeeper server. With `clients`, clients need a certificate too."""
         return {
             "ssl.keyStore.location": str(certificate),
             "ssl.keyStore.type": "PEM",

@@ -1,6 +1,7 @@
-"""A resolver that answers as badly as a test wants, over UDP, TCP and TLS, and remembers what it was asked.
+"""An upstream resolver over UDP, TCP and TLS with configurable faults, which records its queries.
 
-What it does is a function of what it was asked: an `Act`. They are made below, and a test can make others.
+A `Behaviour` is a function from a query to the messages to send. This module defines the common ones; tests
+define others.
 """
 
 from __future__ import annotations
@@ -24,19 +25,19 @@ from zkdns.address import UpstreamAddress
 
 UDP, TCP, TLS = "udp", "tcp", "tls"
 TLS_NAME = "resolver.example"
-_LIMIT = 10.0
+_TIMEOUT = 10.0
 
 
-class Asked(NamedTuple):
-    """A query as it came."""
+class ReceivedQuery(NamedTuple):
+    """A received query."""
 
     message: bytes
-    way: str
-    """Over what it came."""
+    transport: str
+    """`udp`, `tcp` or `tls`."""
     port: int
-    """From where."""
-    mark: int
-    """Of the resolver that was asked: the last byte of the addresses that it answers."""
+    """The source port."""
+    last_byte: int
+    """The last byte of the addresses that the receiving resolver answers with."""
 
     @property
     def ident(self) -> int:
@@ -48,7 +49,7 @@ class Asked(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In lower case, with the dot at its end."""
+        """The name of the question in lower case, with the final dot."""
         return self.query.question[0].name.to_text().lower()
 
     @property
@@ -56,23 +57,23 @@ class Asked(NamedTuple):
         return self.query.edns >= 0
 
 
-class Sent(NamedTuple):
-    """What the resolver sends."""
+class Send(NamedTuple):
+    """An action of the resolver: send a message, or close the connection."""
 
     message: bytes | None
-    """None: it hangs up, where there is something to hang up."""
+    """None: close the connection; without effect over UDP."""
     after: float = 0.0
-    """Seconds."""
-    from_elsewhere: bool = False
-    """From another port, over UDP."""
+    """Delay in seconds."""
+    from_another_port: bool = False
+    """Send from another source port; only over UDP."""
 
 
-Act = Callable[[Asked], Iterable[Sent]]
+Behaviour = Callable[[ReceivedQuery], Iterable[Send]]
 
 
-def reply_to(asked: Asked, *records: str, rcode: int = dns.rcode.NOERROR, flags: int = 0) -> bytes:
-    """A reply with these records, each as `name ttl type data`."""
-    reply = dns.message.make_response(asked.query, recursion_available=True)
+def reply_to(query: ReceivedQuery, *records: str, rcode: int = dns.rcode.NOERROR, flags: int = 0) -> bytes:
+    """A reply with these records in the form `name ttl type data`."""
+    reply = dns.message.make_response(query.query, recursion_available=True)
     reply.set_rcode(dns.rcode.Rcode(rcode))
     reply.flags |= flags
     for record in records:
@@ -81,114 +82,119 @@ def reply_to(asked: Asked, *records: str, rcode: int = dns.rcode.NOERROR, flags:
     return reply.to_wire(max_size=65535)
 
 
-def right(asked: Asked) -> bytes:
-    """The right answer: an address that tells who gave it."""
-    return reply_to(asked, f"{asked.name} 60 A 192.0.2.{asked.mark}")
+def correct_answer(query: ReceivedQuery) -> bytes:
+    """The correct answer: an address that identifies the resolver."""
+    return reply_to(query, f"{query.name} 60 A 192.0.2.{query.last_byte}")
 
 
-def answers(asked: Asked) -> Iterable[Sent]:
-    """As it should be."""
-    return [Sent(right(asked))]
+def answers(query: ReceivedQuery) -> Iterable[Send]:
+    """Send the correct answer."""
+    return [Send(correct_answer(query))]
 
 
-def is_silent(_: Asked) -> Iterable[Sent]:
-    """Nothing comes."""
+def is_silent(_: ReceivedQuery) -> Iterable[Send]:
+    """Send nothing."""
     return []
 
 
-def is_slow(seconds: float) -> Act:
-    """The answer comes late."""
-    return lambda asked: [Sent(right(asked), after=seconds)]
+def is_slow(seconds: float) -> Behaviour:
+    """Send the correct answer after a delay."""
+    return lambda query: [Send(correct_answer(query), after=seconds)]
 
 
-def truncates(asked: Asked) -> Iterable[Sent]:
-    """Over UDP there is room for nothing."""
-    return [Sent(reply_to(asked, flags=dns.flags.TC))] if asked.way == UDP else answers(asked)
+def truncates(query: ReceivedQuery) -> Iterable[Send]:
+    """Send an empty truncated reply over UDP, and the correct answer over TCP and TLS."""
+    return [Send(reply_to(query, flags=dns.flags.TC))] if query.transport == UDP else answers(query)
 
 
-def only_over_udp(act: Act) -> Act:
-    """A fault that TCP and TLS do not have."""
-    return lambda asked: act(asked) if asked.way == UDP else answers(asked)
+def only_over_udp(behaviour: Behaviour) -> Behaviour:
+    """Apply a behaviour over UDP, and send the correct answer over TCP and TLS."""
+    return lambda query: behaviour(query) if query.transport == UDP else answers(query)
 
 
-def forges_ids(count: int) -> Act:
-    """So many answers with other ids, and then the right one."""
+def forges_ids(count: int) -> Behaviour:
+    """Send `count` replies with wrong IDs, and then the correct answer."""
 
-    def act(asked: Asked) -> Iterable[Sent]:
-        forged = reply_to(asked, f"{asked.name} 60 A 203.0.113.1")
+    def behaviour(query: ReceivedQuery) -> Iterable[Send]:
+        forged = reply_to(query, f"{query.name} 60 A 203.0.113.1")
         for number in range(1, count + 1):
-            yield Sent((asked.ident ^ number).to_bytes(2) + forged[2:])
-        yield Sent(right(asked))
+            yield Send((query.ident ^ number).to_bytes(2) + forged[2:])
+        yield Send(correct_answer(query))
 
-    return act
-
-
-def answers_another_question(asked: Asked) -> Iterable[Sent]:
-    """The id is right, the question is not; the right answer follows."""
-    other = dns.message.make_query("other.example.", "A", id=asked.ident).to_wire()
-    return [Sent(reply_to(asked._replace(message=other), "other.example. 60 A 203.0.113.1")), *answers(asked)]
+    return behaviour
 
 
-def answers_from_elsewhere(asked: Asked) -> Iterable[Sent]:
-    """From another port of the same address."""
-    return [Sent(reply_to(asked, f"{asked.name} 60 A 203.0.113.1"), from_elsewhere=True)]
+def answers_another_question(query: ReceivedQuery) -> Iterable[Send]:
+    """Send a reply with the correct ID and a wrong question, and then the correct answer."""
+    other = dns.message.make_query("other.example.", "A", id=query.ident).to_wire()
+    return [Send(reply_to(query._replace(message=other), "other.example. 60 A 203.0.113.1")), *answers(query)]
 
 
-def sends_garbage(asked: Asked) -> Iterable[Sent]:
-    """The id is right, and nothing else."""
-    return [Sent(asked.message[:2] + b"\xff" * 40)]
+def answers_from_another_port(query: ReceivedQuery) -> Iterable[Send]:
+    """Send a reply from another port of the same address."""
+    return [Send(reply_to(query, f"{query.name} 60 A 203.0.113.1"), from_another_port=True)]
 
 
-def is_long(asked: Asked) -> Iterable[Sent]:
-    """As much as fits into a message; over UDP that does not."""
-    if asked.way == UDP:
-        return truncates(asked)
-    records = [f'{asked.name} 60 TXT "{number:05d}{"x" * 245}"' for number in range(248)]
-    return [Sent(reply_to(asked, *records))]
+def sends_garbage(query: ReceivedQuery) -> Iterable[Send]:
+    """Send a malformed message with the correct ID."""
+    return [Send(query.message[:2] + b"\xff" * 40)]
 
 
-def hangs_up(asked: Asked) -> Iterable[Sent]:
-    """Truncated over UDP; over a connection, it is closed."""
-    return truncates(asked) if asked.way == UDP else [Sent(None)]
+def is_long(query: ReceivedQuery) -> Iterable[Send]:
+    """Send a reply of nearly 65,535 bytes; over UDP a truncated one."""
+    if query.transport == UDP:
+        return truncates(query)
+    records = [f'{query.name} 60 TXT "{number:05d}{"x" * 245}"' for number in range(248)]
+    return [Send(reply_to(query, *records))]
 
 
-def says(rcode: int) -> Act:
-    """An error, with the question."""
-    return lambda asked: [Sent(reply_to(asked, rcode=rcode))]
+def hangs_up(query: ReceivedQuery) -> Iterable[Send]:
+    """Send a truncated reply over UDP, and close connections."""
+    return truncates(query) if query.transport == UDP else [Send(None)]
 
 
-def says_bare(rcode: int) -> Act:
-    """An error in a header and no more, as those send that could not read the query, or would not."""
-    return lambda asked: [Sent(asked.message[:2] + bytes([0x80, rcode]) + bytes(8))]
+def returns_rcode(rcode: int) -> Behaviour:
+    """Send a response code, with the question."""
+    return lambda query: [Send(reply_to(query, rcode=rcode))]
 
 
-def knows_no_edns(refuses: Act) -> Act:
-    """With EDNS it refuses in this way."""
-    return lambda asked: refuses(asked) if asked.has_edns else answers(asked)
+def returns_bare_rcode(rcode: int) -> Behaviour:
+    """Send a response code in a header without the question, as servers do that could not parse the query."""
+    return lambda query: [Send(query.message[:2] + bytes([0x80, rcode]) + bytes(8))]
+
+
+def rejects_edns(rejection: Behaviour) -> Behaviour:
+    """Apply a behaviour to queries with EDNS, and send the correct answer to others."""
+    return lambda query: rejection(query) if query.has_edns else answers(query)
 
 
 class UpstreamServer:
-    """A resolver on a port of 127.0.0.1; as a context manager it is started, in its own thread, and ended.
+    """A resolver on a port of 127.0.0.1. As a context manager it runs in a separate thread.
 
     Attributes:
-        asked: every query so far.
-        connections: how many were made to it so far.
+        queries: the queries so far.
+        connections: the number of connections so far.
 
     Args:
-        act: what it does, unless told otherwise for a name.
-        mark: the last byte of the addresses that it answers.
-        certificate: a PEM file with key and certificate, to serve TLS as well.
-        port: for those who can be told of no other; 0: a free one.
+        behaviour: the default for all names.
+        last_byte: the last byte of the addresses that it answers with.
+        certificate: a PEM file with key and certificate; enables TLS.
+        port: the port for UDP and TCP; 0: a free one.
     """
 
     def __init__(
-        self, act: Act = answers, *, mark: int = 1, certificate: Path | None = None, port: int = 0
+        self,
+        behaviour: Behaviour = answers,
+        *,
+        last_byte: int = 1,
+        certificate: Path | None = None,
+        port: int = 0,
     ) -> None:
-        self.asked: list[Asked] = []
+        self.queries: list[ReceivedQuery] = []
         self.connections = 0
-        self._mark = mark
-        self._acts: dict[str, Act] = {}
-        self._act = act
+        self._last_byte = last_byte
+        self._behaviours: dict[str, Behaviour] = {}
+        self._behaviour = behaviour
         self._tls: ssl.SSLContext | None = None
         if certificate is not None:
             self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -197,40 +203,42 @@ class UpstreamServer:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="resolver", daemon=True)
         self._udp: asyncio.DatagramTransport | None = None
-        self._elsewhere: asyncio.DatagramTransport | None = None
+        self._other_udp: asyncio.DatagramTransport | None = None
         self._servers: list[asyncio.Server] = []
         self._writers: dict[asyncio.StreamWriter, asyncio.Task[None]] = {}
 
     @property
     def address(self) -> UpstreamAddress:
-        """Where it is asked in clear."""
+        """The address for UDP and TCP."""
         return UpstreamAddress("127.0.0.1", self._port)
 
     @property
     def tls_address(self) -> UpstreamAddress:
-        """Where it is asked over TLS; its certificate should have that name."""
+        """The address for TLS, with the name that its certificate must have."""
         return UpstreamAddress("127.0.0.1", self._tls_port, TLS_NAME)
 
-    def acts(self, act: Act, name: str | None = None) -> None:
-        """Let it do that from now on, for one name or for all that it was told nothing of."""
+    def set_behaviour(self, behaviour: Behaviour, name: str | None = None) -> None:
+        """Change the behaviour for one name, or the default for all names without their own."""
         if name is None:
-            self._act = act
+            self._behaviour = behaviour
         else:
-            self._acts[f"{name}."] = act
+            self._behaviours[f"{name}."] = behaviour
 
-    def asked_over(self, way: str, name: str | None = None) -> Sequence[Asked]:
-        """What it was asked over that, of a name or at all."""
+    def queries_over(self, transport: str, name: str | None = None) -> Sequence[ReceivedQuery]:
+        """The queries over a transport, for all names or for one."""
         return [
-            asked for asked in list(self.asked) if asked.way == way and name in (None, asked.name.rstrip("."))
+            query
+            for query in list(self.queries)
+            if query.transport == transport and name in (None, query.name.rstrip("."))
         ]
 
-    def sends(self, message: bytes, port: int) -> None:
-        """Send that over UDP to a port of 127.0.0.1, unasked."""
+    def send_datagram(self, message: bytes, port: int) -> None:
+        """Send an unsolicited datagram to a port of 127.0.0.1."""
         assert self._udp is not None
         self._loop.call_soon_threadsafe(self._udp.sendto, message, ("127.0.0.1", port))
 
-    def writes(self, messages: Iterable[bytes]) -> None:
-        """Send that over every connection, at once and unasked."""
+    def send_to_connections(self, messages: Iterable[bytes]) -> None:
+        """Send unsolicited messages over each connection, in one write."""
         framed = b"".join(len(message).to_bytes(2) + message for message in messages)
 
         async def write() -> None:
@@ -240,15 +248,15 @@ class UpstreamServer:
         self._wait(write())
 
     def go_down(self) -> None:
-        """Be there no longer: nothing listens, and connections are reset."""
+        """Close the listeners, and reset all connections."""
         self._wait(self._close())
 
     def come_up(self) -> None:
-        """Be there again, at the same port."""
+        """Listen again on the same port."""
         self._wait(self._open())
 
     def hang_up(self) -> None:
-        """Close all connections."""
+        """Reset all connections."""
         self._wait(self._hang_up())
 
     def __enter__(self) -> Self:
@@ -259,11 +267,11 @@ class UpstreamServer:
     def __exit__(self, *_: object) -> None:
         self._wait(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LIMIT)
+        self._thread.join(_TIMEOUT)
         self._loop.close()
 
     def _wait(self, work: Any) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(_LIMIT)
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(_TIMEOUT)
 
     # -- in the thread -------------------------------------------------------------------------------------
 
@@ -271,7 +279,7 @@ class UpstreamServer:
         udp, tcp = paired_sockets(self._port)
         self._port = tcp.getsockname()[1]
         self._udp, _ = await self._loop.create_datagram_endpoint(lambda: _Datagrams(self), sock=udp)
-        self._elsewhere, _ = await self._loop.create_datagram_endpoint(
+        self._other_udp, _ = await self._loop.create_datagram_endpoint(
             asyncio.DatagramProtocol, local_addr=("127.0.0.1", 0)
         )
         self._servers = [await asyncio.start_server(self._accept(TCP), sock=tcp)]
@@ -281,13 +289,13 @@ class UpstreamServer:
             self._servers.append(server)
 
     async def _close(self) -> None:
-        for transport in (self._udp, self._elsewhere):
+        for transport in (self._udp, self._other_udp):
             if transport is not None:
                 transport.abort()
         for server in self._servers:
             for listening in server.sockets:
                 self._loop.remove_reader(listening.fileno())
-        await _some_rounds()  # closing the server would lose a connection that it is about to accept
+        await _run_pending_callbacks()  # otherwise a connection that is being accepted would leak
         for server in self._servers:
             server.close()
         await self._hang_up()
@@ -304,12 +312,12 @@ class UpstreamServer:
         for task in serving:
             task.cancel()
         await asyncio.gather(*serving, return_exceptions=True)
-        await _some_rounds()  # what is closed is told so
+        await _run_pending_callbacks()  # let the transports call connection_lost
 
     def datagram(self, message: bytes, source: tuple[str, int]) -> None:
-        """Do with a datagram what is to be done."""
-        for sent in self._told(Asked(message, UDP, source[1], self._mark)):
-            transport = self._elsewhere if sent.from_elsewhere else self._udp
+        """Respond to a datagram."""
+        for sent in self._actions(ReceivedQuery(message, UDP, source[1], self._last_byte)):
+            transport = self._other_udp if sent.from_another_port else self._udp
             if sent.message is None or transport is None:
                 continue
             if sent.after:
@@ -317,43 +325,44 @@ class UpstreamServer:
             else:
                 transport.sendto(sent.message, source)
 
-    def _accept(self, way: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
+    def _accept(self, transport: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], None]:
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             self.connections += 1
-            self._writers[writer] = self._loop.create_task(self._serve(reader, writer, way))
+            self._writers[writer] = self._loop.create_task(self._serve(reader, writer, transport))
 
         return accepted
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: str) -> None:
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, transport: str
+    ) -> None:
         port = writer.get_extra_info("peername")[1]
         try:
             with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                if (
-                    way == TLS and self._tls is not None
-                ):  # here, so that one that fails is closed all the same
+                if transport == TLS and self._tls is not None:
+                    # The handshake is done here, so that its connection is closed if it fails.
                     await writer.start_tls(self._tls)
                 while True:
                     message = await reader.readexactly(int.from_bytes(await reader.readexactly(2)))
-                    self._send(writer, Asked(message, way, port, self._mark))
+                    self._send(writer, ReceivedQuery(message, transport, port, self._last_byte))
         finally:
             self._writers.pop(writer, None)
             writer.transport.abort()
 
-    def _send(self, writer: asyncio.StreamWriter, asked: Asked) -> None:
-        for sent in self._told(asked):
+    def _send(self, writer: asyncio.StreamWriter, query: ReceivedQuery) -> None:
+        for sent in self._actions(query):
             if sent.message is None:
                 self._loop.call_later(sent.after, writer.transport.abort)
             else:
                 framed = len(sent.message).to_bytes(2) + sent.message
                 self._loop.call_later(sent.after, writer.write, framed)
 
-    def _told(self, asked: Asked) -> Iterable[Sent]:
-        self.asked.append(asked)
-        return self._acts.get(asked.name, self._act)(asked)
+    def _actions(self, query: ReceivedQuery) -> Iterable[Send]:
+        self.queries.append(query)
+        return self._behaviours.get(query.name, self._behaviour)(query)
 
 
-async def _some_rounds() -> None:
-    """Let the loop come to what is on its way in it; an accepted connection takes longest, four rounds."""
+async def _run_pending_callbacks() -> None:
+    """Let the event loop run pending callbacks. An accepted connection takes four rounds."""
     for _ in range(10):
         await asyncio.sleep(0)
 

@@ -1,4 +1,4 @@
-"""Waiting for what happens in another thread or process."""
+"""Wait for a condition that another thread or process fulfils."""
 
 import time
 from collections.abc import Callable
@@ -8,16 +8,16 @@ _T = TypeVar("_T")
 
 
 def eventually(condition: Callable[[], _T | None], timeout: float = 20.0, interval: float = 0.005) -> _T:
-    """Call `condition` until it returns something true, and return that.
+    """Call `condition` until it returns a true value, and return that value.
 
-    An exception counts as "not yet". At the deadline an AssertionError tells the last value or exception.
+    An exception counts as false. After `timeout` seconds an AssertionError names the last value or exception.
     """
     deadline = time.monotonic() + timeout
     while True:
         failure: Exception | None = None
         try:
             value = condition()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it may pass
+        except Exception as error:  # noqa: BLE001 - the next call may succeed
             failure = error
             last = f"raised {error!r}"
         else:

@@ -1,4 +1,4 @@
-"""Real HTTP servers on loopback, in threads, that remember what they were asked."""
+"""Real HTTP servers on loopback, in threads, which record their requests."""
 
 import contextlib
 import socket
@@ -14,12 +14,12 @@ from typing import Any, Self
 
 from zkdns import FixedSet
 
-_MOST_DRIPS = 10_000  # bytes; more than fall while a test takes
+_DRIP_LENGTH = 10_000  # bytes; a test ends before all of them are sent
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request as it came; `tls_name` is the name that TLS asked for."""
+class ReceivedRequest:
+    """A received request; `tls_name` is the server name of TLS (SNI)."""
 
     host: str
     path: str
@@ -29,14 +29,25 @@ class Asked:
 
 
 class WebServer(ThreadingHTTPServer):
-    """Answers with its own endpoint as text, and every further part of a path has a meaning.
+    """Responds with its own endpoint as text, except on special paths.
 
-    `/die` closes without an answer, `/to?…` redirects there, `/slow` sends the second half of its answer when
-    `go_on` is set, `/drip` single bytes until then; `/hang`, and what else is `hanging`, answers when it is
-    set. `statuses` says what is answered other than 200, by path.
+    - `/die` closes the connection without a response.
+    - `/to?URL` redirects to the URL.
+    - `/slow` sends the second half of the response when `go_on` is set.
+    - `/drip` sends single bytes until `go_on` is set.
+    - `/hang`, and other paths in `hanging`, respond when `go_on` is set.
+
+    Attributes:
+        endpoint: `host:port`.
+        requests: the requests so far.
+        accepted: the number of connections so far.
+        go_on: see above.
+        statuses: status codes other than 200 by path.
+        hanging: see above.
+        open: the open connections.
     """
 
-    daemon_threads = False  # joined when it closes, after their connections were cut
+    daemon_threads = False  # joined by server_close, after their connections were closed
     request_queue_size = 64
 
     def __init__(
@@ -48,7 +59,7 @@ class WebServer(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, 0), handler or _Handler)
         self.endpoint = f"[{host}]:{self.server_port}" if ":" in host else f"{host}:{self.server_port}"
-        self.asked: list[Asked] = []
+        self.requests: list[ReceivedRequest] = []
         self.accepted = 0
         self.go_on = threading.Event()
         self.statuses: dict[str, int] = {"/to": 302}
@@ -73,7 +84,7 @@ class WebServer(ThreadingHTTPServer):
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
         if self._tls is not None:
-            # The handshake is the handler's: this thread must go on accepting.
+            # The handler does the handshake, so that this thread can accept other connections.
             connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         self.accepted += 1
         self.open.add(connection)
@@ -84,19 +95,19 @@ class WebServer(ThreadingHTTPServer):
         self.open.discard(request)
 
     def handle_error(self, *_: object) -> None:
-        """Say nothing: clients that go away, or do not trust the certificate, are part of the tests."""
+        """Ignore errors: tests close connections and reject certificates."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True  # answers go out in parts; each would wait 40 ms for the client's ACK
+    disable_nagle_algorithm = True  # otherwise each part of a response would wait 40 ms for an ACK
     server: WebServer
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
         tls_name = getattr(self.connection, "tls_name", None)
-        self.server.asked.append(
-            Asked(self.headers["Host"], self.path, self._body(), tls_name, self.headers["Cookie"])
+        self.server.requests.append(
+            ReceivedRequest(self.headers["Host"], self.path, self._body(), tls_name, self.headers["Cookie"])
         )
         if path == "/die":
             self.close_connection = True
@@ -108,7 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/to":
             self.send_header("Location", query)
             self.send_header("Set-Cookie", "seen=yes")
-        self.send_header("Content-Length", str(len(answer) + (_MOST_DRIPS if path == "/drip" else 0)))
+        self.send_header("Content-Length", str(len(answer) + (_DRIP_LENGTH if path == "/drip" else 0)))
         self.end_headers()
         self.wfile.write(answer[:5])
         while path == "/drip" and not self.server.go_on.wait(0.01):
@@ -118,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.go_on.wait(10)
         self.wfile.write(answer[5:])
 
-    do_POST = do_GET  # noqa: N815 - as http.server wants it
+    do_POST = do_GET  # noqa: N815 - required by http.server
 
     def _body(self) -> bytes:
         if self.headers["Transfer-Encoding"] != "chunked":
@@ -131,45 +142,45 @@ class _Handler(BaseHTTPRequestHandler):
         return body
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Do not log."""
 
 
 @contextlib.contextmanager
 def servers(count: int, **options: Any) -> Iterator[list[WebServer]]:
-    """As many, in the order of their endpoints."""
+    """Start `count` servers, ordered by endpoint."""
     with contextlib.ExitStack() as stack:
         started = [stack.enter_context(WebServer(**options)) for _ in range(count)]
         yield sorted(started, key=lambda server: server.endpoint)
 
 
 def fixed(started: list[WebServer], *more: str) -> FixedSet:
-    """A set of these servers, and of further endpoints."""
+    """A `FixedSet` of these servers and more endpoints."""
     return FixedSet([*(server.endpoint for server in started), *more])
 
 
 @contextlib.contextmanager
 def refusing() -> Iterator[str]:
-    """An endpoint that refuses connections: its port is taken, so that nobody else listens there."""
+    """An endpoint that refuses connections. Its port is bound, so no other program can listen there."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @contextlib.contextmanager
-def deaf_port(host: str = "127.0.0.1") -> Iterator[int]:
-    """A port where nobody takes datagrams, and that nobody else gets meanwhile.
+def closed_udp_port(host: str = "127.0.0.1") -> Iterator[int]:
+    """A UDP port that answers datagrams with ICMP port unreachable, and that no other program can bind.
 
-    A socket has it that is connected, and so takes those of its peer alone: the kernel refuses all others.
+    It is bound to a connected socket, which only receives datagrams of its peer.
     """
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as held:
-        held.bind((host, 0))
-        held.connect((host, 9))
-        yield int(held.getsockname()[1])
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as bound:
+        bound.bind((host, 0))
+        bound.connect((host, 9))
+        yield int(bound.getsockname()[1])
 
 
 @contextlib.contextmanager
 def silent() -> Iterator[str]:
-    """An endpoint that lets connections time out: its queue is full, so that the kernel drops what comes."""
+    """An endpoint where connections time out: the accept queue is full, so the kernel drops SYNs."""
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.bind(("127.0.0.1", 0))
@@ -187,7 +198,10 @@ def silent() -> Iterator[str]:
 
 
 def make_certificate(directory: Path, *names: str) -> tuple[ssl.SSLContext, Path]:
-    """A self-signed certificate for these names: a server's context, and the file that a client trusts."""
+    """Create a self-signed certificate for these names.
+
+    Returns the server context and the certificate file.
+    """
     certificate, key = directory / "certificate.pem", directory / "key.pem"
     subjects = ",".join(f"DNS:{name}" for name in names)
     command = (

@@ -1,4 +1,4 @@
-"""Real ZooKeeper servers for tests: one, or an ensemble, each to be killed, paused and restarted."""
+"""Real ZooKeeper servers and ensembles for tests, which can be killed, paused and restarted."""
 
 import contextlib
 import functools
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _HOST = "127.0.0.1"
@@ -22,7 +22,7 @@ _START_TIMEOUT = 30.0
 _STOP_TIMEOUT = 10.0
 _LOG_TAIL = 4000
 
-# Measured for the quickest start. -UsePerfData also keeps a killed JVM from leaving a file in /tmp.
+# The fastest start, by measurement. With -UsePerfData a killed JVM leaves no file in /tmp.
 _JVM_FLAGS = (
     "-Xshare:auto",
     "-XX:+UseSerialGC",
@@ -49,7 +49,7 @@ _SETTINGS = {
     "quorumListenOnAllIPs": "false",
 }
 
-# One file for each logger that releases of ZooKeeper came with, found through the class path.
+# A configuration for each logger that ZooKeeper releases contain, found on the class path.
 _LOGGER_CONFIGS = {
     "logback.xml": """\
 <configuration>
@@ -74,9 +74,7 @@ def _class_path() -> str:
     finder = Path(__file__).with_name("find_zookeeper.sh")
     found = subprocess.run(["sh", str(finder)], stdout=subprocess.PIPE, text=True, check=False)
     if found.returncode != 0:
-        raise RuntimeError(
-            "there is no ZooKeeper here: run the tests through tests/run, or set ZOOKEEPER_CLASSPATH"
-        )
+        raise RuntimeError("no ZooKeeper found: run the tests with tests/run, or set ZOOKEEPER_CLASSPATH")
     return found.stdout.strip()
 
 
@@ -86,10 +84,10 @@ def _java() -> str:
 
 
 class _Port:
-    """A free port, kept free for one server for as long as this lives, also while that server is down.
+    """A free port that stays reserved for one server, even while the server is down.
 
-    A socket that is bound but does not listen lets the server bind too (both have SO_REUSEADDR), while the
-    kernel gives the port to nobody else: neither to a bind to port 0 nor to an outgoing connection.
+    The port is bound to a socket that does not listen. The server can bind it too (both have SO_REUSEADDR),
+    but the kernel assigns it neither to a bind to port 0 nor to an outgoing connection.
     """
 
     def __init__(self) -> None:
@@ -103,11 +101,16 @@ class _Port:
 
 
 class ZooKeeperServer:
-    """One ZooKeeper server: a JVM with a directory and a port of its own.
+    """One ZooKeeper server: a JVM with its own directory and port, which stay the same until `close`.
 
-    Both stay the same over `kill` or `stop` and another `start`, until `close`. As a context manager it is
-    started and closed. `settings` adds to zoo.cfg, `jvm_flags` to Java's own; a `member_id` makes it a member
-    of an ensemble. With `tls`, which are settings `ssl.…`, it has a second port where TLS is spoken.
+    As a context manager it is started and closed.
+
+    Args:
+        settings: additional lines of zoo.cfg.
+        jvm_flags: additional flags of Java.
+        tls: settings `ssl.…`, for a second port with TLS.
+        member_id: the number of the server in its ensemble.
+        heap_megabytes: the size of the Java heap.
     """
 
     def __init__(
@@ -152,12 +155,12 @@ class ZooKeeperServer:
 
     @property
     def address(self) -> str:
-        """Where clients connect, as "127.0.0.1:port"."""
+        """The address for clients, as `127.0.0.1:port`."""
         return f"{_HOST}:{self._port.number}"
 
     @property
     def secure_port(self) -> int:
-        """Where TLS is spoken."""
+        """The port with TLS."""
         assert self._secure_port is not None
         return self._secure_port.number
 
@@ -167,31 +170,31 @@ class ZooKeeperServer:
 
     @property
     def running(self) -> bool:
-        """Whether there is a JVM, be it a paused one."""
+        """Whether there is a JVM, running or paused."""
         return self._process is not None and self._process.poll() is None
 
     @property
     def pid(self) -> int:
-        """The JVM's process id."""
+        """The process ID of the JVM."""
         return self._running_process().pid
 
     def start(self, *, timeout: float = _START_TIMEOUT) -> Self:
-        """Start the JVM, on the data that an earlier one left, and wait until it serves.
+        """Start the JVM with the data of the previous one, and wait until it serves clients.
 
-        ZooKeeper forgets some connections that come amid its start: they stay open and are never answered. So
-        a client that tries to reconnect meanwhile may be stuck until a time limit of its own.
+        ZooKeeper loses some connections during its start: they stay open without a response. A client that
+        reconnects at that time is stuck until its own timeout.
         """
         self.launch()
         self.wait_until_serving(timeout=timeout)
         return self
 
     def launch(self) -> None:
-        """Start the JVM and return at once."""
+        """Start the JVM, and return immediately."""
         if self._closed or self.running:
             raise RuntimeError(
                 f"the ZooKeeper at {self.address} is {'closed' if self._closed else 'running'}"
             )
-        self._end_process()  # one that died by itself
+        self._end_process()  # if the previous JVM has crashed
         class_path = f"{self.directory}:{_class_path()}"
         jvm = [_java(), *self._jvm_flags, "-cp", class_path, _MAIN_CLASS, str(self._config)]
         with self.log_file.open("ab") as log:
@@ -200,27 +203,27 @@ class ZooKeeperServer:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a group to kill as one, and out of the reach of Ctrl-C
+                start_new_session=True,  # one process group to kill, without SIGINT by Ctrl-C
             )
 
     def wait_until_serving(self, *, timeout: float = _START_TIMEOUT) -> None:
-        """Wait until it serves; an error tells the end of the server's log."""
+        """Wait until it serves clients. An error contains the end of its log."""
         deadline = time.monotonic() + timeout
-        # A question asked amid the start may never be answered (see `start`), so ask again soon.
+        # A request during the start may never get a response (see `start`), so the timeout is short.
         while not (self.running and self.mode(timeout=0.2)):
             if not self.running or time.monotonic() >= deadline:
-                how = f"does not serve after {timeout:g} s" if self.running else "ended by itself"
+                problem = f"does not serve after {timeout:g} s" if self.running else "has exited"
                 tail = self.log_file.read_text(errors="replace")[-_LOG_TAIL:]
                 self.kill()
-                raise RuntimeError(f"the ZooKeeper at {self.address} {how}; its log ends with:\n{tail}")
+                raise RuntimeError(f"the ZooKeeper at {self.address} {problem}; its log ends with:\n{tail}")
             time.sleep(0.005)
 
     def kill(self) -> None:
-        """End it with SIGKILL; nothing happens when there is none."""
+        """Kill it with SIGKILL, if it runs."""
         self._end_process()
 
     def stop(self) -> None:
-        """End it with SIGTERM, a paused one as well."""
+        """Stop it with SIGTERM, even if it is paused."""
         if self.running:
             process = self._running_process()
             process.terminate()
@@ -230,17 +233,17 @@ class ZooKeeperServer:
         self._end_process()
 
     def pause(self) -> None:
-        """Stop it with SIGSTOP: connections stay open, and nobody answers. Returns when it has stopped."""
+        """Stop it with SIGSTOP, and wait until it has stopped. Connections stay open without responses."""
         process = self._running_process()
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let a paused one go on."""
+        """Continue it after `pause`."""
         self._running_process().send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """End it for good, and remove its directory."""
+        """Kill it, release its port, and remove its directory."""
         self.kill()
         self._closed = True
         self._port.close()
@@ -249,7 +252,10 @@ class ZooKeeperServer:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def four_letter(self, word: str, *, timeout: float = 2.0) -> str:
-        """The answer to a four letter word such as "mntr"; OSError when there is none in time."""
+        """Send a four-letter word such as `mntr`, and return the response.
+
+        Raises OSError after the timeout.
+        """
         with socket.create_connection((_HOST, self.port), timeout) as connection:
             connection.sendall(word.encode("ascii"))
             answer = bytearray()
@@ -258,14 +264,14 @@ class ZooKeeperServer:
         return answer.decode()
 
     def count_watches(self) -> int:
-        """How many watches its clients have, as it counts them itself."""
+        """The number of watches of its clients."""
         (found,) = (
             line for line in self.four_letter("wchs").splitlines() if line.startswith("Total watches:")
         )
         return int(found.partition(":")[2])
 
     def mode(self, *, timeout: float = 1.0) -> str | None:
-        """What it serves as: "standalone", "leader", "follower", or None while it does not serve."""
+        """The mode: `standalone`, `leader` or `follower`; None while it does not serve clients."""
         with contextlib.suppress(OSError):
             for line in self.four_letter("srvr", timeout=timeout).splitlines():
                 if line.startswith("Mode: "):
@@ -294,7 +300,8 @@ class ZooKeeperServer:
         process, self._process = self._process, None
         if process is None:
             return
-        # The group is the JVM's and its guard's; the guard keeps the number from being another's by now.
+        # The process group contains the JVM and its guard. While the guard runs, the ID of the group is not
+        # reused.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -303,7 +310,7 @@ class ZooKeeperServer:
 
 
 class Ensemble:
-    """ZooKeeper servers that replicate each other. As a context manager it is started and closed."""
+    """An ensemble of ZooKeeper servers. As a context manager it is started and closed."""
 
     def __init__(
         self, size: int = 3, *, settings: Mapping[str, str] | None = None, jvm_flags: Sequence[str] = ()
@@ -320,11 +327,11 @@ class Ensemble:
 
     @property
     def hosts(self) -> str:
-        """Where clients connect, as "127.0.0.1:port,127.0.0.1:port,..."."""
+        """The addresses for clients, as `127.0.0.1:port,127.0.0.1:port,…`."""
         return ",".join(member.address for member in self.members)
 
     def start(self, *, timeout: float = _START_TIMEOUT) -> Self:
-        """Start the members that do not run, all at once, and wait until all of them serve."""
+        """Start the servers that do not run, in parallel, and wait until they serve clients."""
         started = [member for member in self.members if not member.running]
         for member in started:
             member.launch()
@@ -333,11 +340,11 @@ class Ensemble:
         return self
 
     def leader(self, *, timeout: float = _START_TIMEOUT) -> ZooKeeperServer:
-        """The leader, waited for while the others elect one. A paused one is none."""
+        """Wait for a leader, and return it. A paused server does not count."""
         return eventually(lambda: next(iter(self._serving_as("leader")), None), timeout)
 
     def followers(self) -> list[ZooKeeperServer]:
-        """Those that follow a leader now."""
+        """The current followers."""
         return self._serving_as("follower")
 
     def close(self) -> None:
@@ -362,9 +369,9 @@ class Ensemble:
 
 
 def expire_session(client: Any, *, timeout: float = 10.0) -> None:
-    """Expire the session of a connected KazooClient from outside; it has ended on the servers on return.
+    """Expire the session of a connected KazooClient. On return it has ended on the servers.
 
-    The client itself learns of it when it is back: the server drops the connection that it had.
+    The server drops the connection of the client. The client gets the expiry when it reconnects.
     """
     identity = client.client_id
     if identity is None:
@@ -375,15 +382,16 @@ def expire_session(client: Any, *, timeout: float = 10.0) -> None:
 
 
 def _close_session(host: str, port: int, session: int, password: bytes) -> bool:
-    """Take the session over and close it in one go; whether it was over before."""
+    """Take over the session and close it; return True if it had ended before."""
     connect = struct.pack(f">iqiqi{len(password)}s?", 0, 0, 10000, session, len(password), password, False)
     close = struct.pack(">ii", 1, -11)
     with socket.create_connection((host, port), 2.0) as connection:
-        # In one go since the client, which loses its connection to us, comes back at once to take over.
+        # In one write: the client loses its connection, and reconnects immediately to take over the session
+        # again.
         connection.sendall(struct.pack(">i", len(connect)) + connect + struct.pack(">i", len(close)) + close)
         answer = bytearray()
         with contextlib.suppress(ConnectionResetError):
             while chunk := connection.recv(4096):
                 answer += chunk
-    # Length and protocol version, then the session's timeout: 0 says that there is no such session.
+    # Length and protocol version, then the session timeout: 0 means that the session does not exist.
     return len(answer) >= 12 and struct.unpack_from(">i", answer, 8) == (0,)

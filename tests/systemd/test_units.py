@@ -1,4 +1,4 @@
-"""The units are right and closed, as systemd itself sees them; nothing is started."""
+"""Static checks of the units by systemd-analyze: validity and sandboxing. No unit is started."""
 
 import re
 import shutil
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.systemd.service_files import INSTALLED, UNITS
+from tests.systemd.service_files import INSTALLED, ROOT, UNITS
 
-MOST_EXPOSED = 1.3
-SERVICES = sorted(path.name for path in UNITS.glob("*.service"))
+MAX_EXPOSURE = 1.3
+SERVICES = [path.name for path in UNITS if path.suffix == ".service"]
 
 pytestmark = [
     pytest.mark.skipif(
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def analyze(*arguments: str) -> str:
-    """What it prints, on whichever output; it must have nothing against it."""
+    """Run systemd-analyze, which must succeed; return its standard output and error."""
     ended = subprocess.run(
         ["systemd-analyze", "--no-pager", *arguments],
         check=False,
@@ -36,22 +36,22 @@ def analyze(*arguments: str) -> str:
     return ended.stdout
 
 
-def test_there_are_services() -> None:
+def test_list_of_services() -> None:
     assert SERVICES == ["zkdns-register@.service", "zkdns.service"]
 
 
-def test_nothing_is_to_be_said_against_the_units(tmp_path: Path) -> None:
-    """Only the program is another: here it need not be installed."""
-    for unit in UNITS.iterdir():
+def test_units_are_valid(tmp_path: Path) -> None:
+    """The path of the program is replaced, because zkdns need not be installed."""
+    for unit in UNITS:
         (tmp_path / unit.name).write_text(unit.read_text().replace(INSTALLED, sys.executable))
-    instances = [str(tmp_path / unit.name).replace("@.", "@web.") for unit in UNITS.iterdir()]
+    instances = [str(tmp_path / unit.name).replace("@.", "@web.") for unit in UNITS]
     assert len(instances) == 3
     assert analyze("verify", "--man=no", *instances) == ""
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_the_services_are_closed(name: str) -> None:
-    printed = analyze("security", "--offline=true", str(UNITS / name))
+def test_services_are_sandboxed(name: str) -> None:
+    printed = analyze("security", "--offline=true", str(ROOT / "systemd" / name))
     exposure = re.search(r"Overall exposure level for .*: ([\d.]+)", printed)
     assert exposure, printed
-    assert float(exposure[1]) <= MOST_EXPOSED
+    assert float(exposure[1]) <= MAX_EXPOSURE

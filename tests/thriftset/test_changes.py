@@ -13,7 +13,7 @@ from tests.support.thrift import (
     endpoints_of,
     set_of,
     wait_for_no_connections,
-    waiting_in,
+    wait_for_waiters,
 )
 from tests.support.waiting import eventually
 from zkdns.errors import BadValueError, NoEndpointsError, ZkdnsError
@@ -25,12 +25,12 @@ from zkdns.thriftset import BusyError, ThriftSet
 
 def test_when_all_are_full_it_waits_for_a_slot(server: EchoServer) -> None:
     with set_of(server.endpoint, max_active=1) as connections, Holder(connections) as first:
-        first.served()
+        first.wait_for_client()
         with Holder(connections) as second:
-            waiting_in(connections, 1)
+            wait_for_waiters(connections, 1)
             assert second.client is None
             first.stop()
-            assert second.served() is first.client
+            assert second.wait_for_client() is first.client
     assert server.opened == 1
 
 
@@ -60,11 +60,11 @@ def test_slots_are_assigned_in_order_of_arrival(server: EchoServer) -> None:
         for count in range(5):
             holders.append(stack.enter_context(Holder(connections)))
             if count:
-                waiting_in(connections, count)
+                wait_for_waiters(connections, count)
             else:
-                holders[0].served()
+                holders[0].wait_for_client()
         for count, holder in enumerate(holders, 1):
-            holder.served()
+            holder.wait_for_client()
             assert [other.client is not None for other in holders].count(True) == count
             holder.stop()
 
@@ -74,7 +74,7 @@ def test_a_new_endpoint_serves_waiting_requests(servers: list[EchoServer]) -> No
     with contextlib.ExitStack() as stack:
         connections = stack.enter_context(ThriftSet(watch, EchoClient, max_active=2))
         holders = [stack.enter_context(Holder(connections)) for _ in range(4)]
-        waiting_in(connections, 2)
+        wait_for_waiters(connections, 2)
         watch.set_endpoints(endpoints_of(servers[:2]))
         eventually(lambda: all(holder.client for holder in holders))
         assert Counter(holder.client.endpoint for holder in holders if holder.client) == {
@@ -89,7 +89,7 @@ def test_waiting_requests_fail_when_the_set_becomes_empty(server: EchoServer) ->
         connections = stack.enter_context(ThriftSet(watch, EchoClient, max_active=1))
         stack.enter_context(connections.connection())
         holders = [stack.enter_context(Holder(connections)) for _ in range(3)]
-        waiting_in(connections, 3)
+        wait_for_waiters(connections, 3)
         watch.set_endpoints([])
         eventually(lambda: all(isinstance(holder.error, NoEndpointsError) for holder in holders))
 

@@ -20,7 +20,7 @@ from tests.support.thrift import (
     endpoints_of,
     set_of,
     wait_for_no_connections,
-    waiting_in,
+    wait_for_waiters,
 )
 from tests.support.waiting import eventually
 from zkdns.errors import BadValueError, ClosedError
@@ -234,16 +234,16 @@ def test_when_all_fail_the_error_names_each_endpoint(refusing: list[str]) -> Non
 def test_while_one_is_full_and_the_other_refuses_it_waits(server: EchoServer, refusing: list[str]) -> None:
     refused = refusing[0]
     with set_of(refused, server.endpoint, max_active=1) as connections, Holder(connections) as first:
-        first.served()
+        first.wait_for_client()
         with (
             pytest.raises(BusyError, match=f"except those .* connected to: {refused}"),
             connections.connection(0.01),
         ):
             pass
         with Holder(connections) as second:
-            waiting_in(connections, 1)
+            wait_for_waiters(connections, 1)
             first.stop()
-            assert second.served() is first.client
+            assert second.wait_for_client() is first.client
 
 
 def test_a_request_that_waits_for_one_endpoint_does_not_block_others(
@@ -259,18 +259,18 @@ def test_a_request_that_waits_for_one_endpoint_does_not_block_others(
     watch = FixedSet([refusing[0], full.endpoint])
     with ThriftSet(watch, connect, max_active=1) as connections, contextlib.ExitStack() as stack:
         first = stack.enter_context(Holder(connections))
-        assert first.served().endpoint == full.endpoint
+        assert first.wait_for_client().endpoint == full.endpoint
         second = stack.enter_context(Holder(connections))
-        waiting_in(connections, 1)
+        wait_for_waiters(connections, 1)
         ports |= dict.fromkeys(ports, back.port)  # it is running again
         third = stack.enter_context(Holder(connections))
-        assert third.served().endpoint == back.endpoint
+        assert third.wait_for_client().endpoint == back.endpoint
         fourth = stack.enter_context(Holder(connections))
-        waiting_in(connections, 2)
+        wait_for_waiters(connections, 2)
         first.stop()
-        assert second.served().endpoint == full.endpoint  # still before later requests
+        assert second.wait_for_client().endpoint == full.endpoint  # still before later requests
         third.stop()
-        assert fourth.served().endpoint == back.endpoint
+        assert fourth.wait_for_client().endpoint == back.endpoint
 
 
 def test_an_interrupt_while_connecting_frees_the_slot(server: EchoServer) -> None:
@@ -304,7 +304,7 @@ def test_connecting_does_not_block_others(servers: list[EchoServer]) -> None:
             assert client.endpoint == quick.endpoint
             assert holder.client is None
         go_on.set()
-        holder.served()
+        holder.wait_for_client()
         holder.stop()
         eventually(lambda: slow.opened == 1 and slow.open == 0)  # it had left in between
 
@@ -347,7 +347,7 @@ def test_waiting_requests_fail_when_the_set_is_closed(server: EchoServer) -> Non
         connections = stack.enter_context(set_of(server.endpoint, max_active=1))
         stack.enter_context(connections.connection())
         holders = [stack.enter_context(Holder(connections)) for _ in range(3)]
-        waiting_in(connections, 3)
+        wait_for_waiters(connections, 3)
         connections.close()
         eventually(lambda: all(isinstance(holder.error, ClosedError) for holder in holders))
 

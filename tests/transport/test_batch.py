@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.sandbox import forbidding
+from tests.support.sandbox import seccomp_prefix
 from tests.support.waiting import eventually
 from tests.transport.helpers import FILLER, datagram
 from tests.transport.udp_client import receives_nothing_more, udp_client
@@ -352,5 +352,5 @@ def test_a_forbidden_call_is_not_used(number: int, monkeypatch: pytest.MonkeyPat
 
 def test_a_call_that_a_sandbox_forbids_is_not_used() -> None:
     program = "from zkdns.transport.batch import is_available; print(is_available())"
-    command = [*forbidding("recvmmsg"), sys.executable, "-c", program]
+    command = [*seccomp_prefix("recvmmsg"), sys.executable, "-c", program]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False\n"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.support.loopback import paired_sockets
-from tests.support.web import deaf_port
+from tests.support.web import closed_udp_port
 from zkdns.address import HostPort
 from zkdns.dns.client_messages import BadResponseError, build_query
 from zkdns.dns.message import Type
@@ -87,7 +87,10 @@ def test_a_response_to_another_query_is_refused() -> None:
 
 @pytest.mark.parametrize("call", [exchange_udp, exchange_tcp])
 def test_a_closed_port_is_reported_at_once(call: Callable[[HostPort, bytes, float], object]) -> None:
-    with deaf_port() as port, pytest.raises(NoResponseError, match="cannot be reached: Connection refused"):
+    with (
+        closed_udp_port() as port,
+        pytest.raises(NoResponseError, match="cannot be reached: Connection refused"),
+    ):
         call(HostPort("127.0.0.1", port), QUERY, TIMEOUT)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from tests.support.files import no_file_left
+from tests.support.files import file_descriptors_exhausted
 from tests.support.waiting import eventually
 from tests.transport.helpers import Running, echo, serving
 from tests.transport.tcp_client import SECONDS, TcpClient, framed
@@ -183,7 +183,7 @@ def test_without_free_files_the_longest_idle_connection_is_closed() -> None:
             assert client.answer() == b"question:tcp"
         with held(server):
             newest = stack.enter_context(TcpClient(server))
-            stack.enter_context(no_file_left())
+            stack.enter_context(file_descriptors_exhausted())
         newest.send(b"question")
         assert newest.answer() == b"question:tcp"
         assert first.answer() is None
@@ -195,7 +195,7 @@ def test_without_free_files_and_connections_it_retries_later() -> None:
         full = contextlib.ExitStack()
         with held(server):
             newest = TcpClient(server)
-            full.enter_context(no_file_left())
+            full.enter_context(file_descriptors_exhausted())
         with newest:
             eventually(lambda: server.call(lambda: server.tcp._sock not in selected(server)))
             full.close()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tests.support.chromium import Chromium, Tab
-from tests.support.members import client_of
 from tests.support.server import ZkdnsServer
 from tests.support.zookeeper import ZooKeeperServer
+from tests.support.zookeeper_clients import client_of
 
 pytestmark = pytest.mark.processes
 
@@ -62,7 +62,7 @@ def test_a_new_member_appears_and_so_does_the_loss_of_the_server(chromium: Chrom
         tab.wait(lambda tab: tab.evaluate(CHANGED) > before)
         assert len([url for url in tab.requests if url.endswith("/")]) == 1  # the page was not reloaded
         assert {url for url in tab.requests if not url.startswith((server.admin, "data:"))} == set()
-        assert (tab.complaints, tab.failures, tab.text("#lost")) == ([], [], "")
+        assert (tab.console_errors, tab.failures, tab.text("#lost")) == ([], [], "")
         os.kill(server.process.pid, signal.SIGSTOP)  # the connection stays open but silent
         tab.wait(
             lambda tab: tab.text("#lost").startswith(
@@ -77,7 +77,7 @@ def test_a_new_member_appears_and_so_does_the_loss_of_the_server(chromium: Chrom
         os.killpg(server.process.pid, signal.SIGKILL)
         tab.wait(lambda tab: tab.text("#lost"), 5.0)  # at once, before the silence timeout
         assert tab.evaluate("document.title").startswith("lost ")
-        assert tab.complaints == []
+        assert tab.console_errors == []
 
 
 def register(client: Any, place: str, data: str) -> str:
@@ -111,4 +111,4 @@ def test_changes_in_zookeeper_are_shown_even_with_hostile_names(
             own_zookeeper.kill()
             tab.wait(lambda tab: state(tab).startswith("ZooKeeper: away "))
             tab.wait(lambda tab: state(tab).endswith(" s: serving the last known table"))
-            assert (tab.complaints, tab.failures, tab.text("#lost")) == ([], [], "")
+            assert (tab.console_errors, tab.failures, tab.text("#lost")) == ([], [], "")

@@ -129,7 +129,7 @@ def focus(tab: Tab) -> str:
 
 def is_clean(tab: Tab, at: HostPort) -> bool:
     """True if there were no errors and no requests to other servers."""
-    assert (tab.complaints, tab.failures) == ([], [])
+    assert (tab.console_errors, tab.failures) == ([], [])
     assert [url for url in tab.requests if not url.startswith((f"http://{at}/", "data:"))] == []
     return True
 
@@ -188,7 +188,7 @@ def test_a_click_or_a_link_opens_a_service_or_explains_an_absent_name(
         tab.wait(lambda tab: "there is no such name" in tab.text("#opened-body"))
         assert ("explain", "wbe.prod%") in backend.done
         assert tab.texts("#opened-body a") == ["calm.prod"]
-        assert tab.complaints == []
+        assert tab.console_errors == []
         backend.is_away = True
         tab.evaluate("location.hash = '#other.prod'")
         tab.wait(lambda tab: tab.text("#opened-problem"))

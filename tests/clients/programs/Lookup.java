@@ -8,7 +8,7 @@ import javax.naming.NamingEnumeration;
 import javax.naming.directory.Attribute;
 import javax.naming.directory.InitialDirContext;
 
-/** Lookup InetAddress|JNDI A|AAAA|both|SRV NAME: what it finds, a line each, or one line "! ERROR". */
+/** Lookup InetAddress|JNDI A|AAAA|both|SRV NAME: prints one record per line, or one line "! ERROR". */
 public class Lookup {
     public static void main(String[] args) throws Exception {
         if (args[0].equals("JNDI")) {
@@ -18,7 +18,7 @@ public class Lookup {
         }
     }
 
-    /** InetAddress asks for both families always. */
+    /** InetAddress always looks up both families. */
     private static void byInetAddress(String kind, String name) {
         try {
             for (InetAddress found : InetAddress.getAllByName(name)) {
@@ -31,7 +31,7 @@ public class Lookup {
         }
     }
 
-    /** JNDI asks the servers of resolv.conf. */
+    /** JNDI queries the servers of resolv.conf. */
     private static void byJndi(String kind, String name) throws Exception {
         Hashtable<String, String> environment = new Hashtable<>();
         environment.put(Context.INITIAL_CONTEXT_FACTORY, "com.sun.jndi.dns.DnsContextFactory");

@@ -1,4 +1,4 @@
-/* lookup A|AAAA|both NAME: what getaddrinfo of the C library finds, a line each, or one line "! ERROR". */
+/* lookup A|AAAA|both NAME: prints the result of getaddrinfo, one address per line, or one line "! ERROR". */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <netdb.h>

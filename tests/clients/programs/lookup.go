@@ -1,4 +1,4 @@
-// lookup A|AAAA|both|SRV NAME: what Go's own resolver finds, a line each, or one line "! ERROR".
+// lookup A|AAAA|both|SRV NAME: prints the result of the Go resolver, one record per line, or one line "! ERROR".
 package main
 
 import (
@@ -42,7 +42,7 @@ func lookup(kind, name string) (lines []string, err error) {
 	}
 }
 
-// both asks by LookupIPAddr and by LookupHost, which must find the same.
+// both calls LookupIPAddr and LookupHost, which must return the same addresses.
 func both(ctx context.Context, resolver *net.Resolver, name string) (lines []string, err error) {
 	found, err := resolver.LookupIPAddr(ctx, name)
 	if err != nil {
@@ -60,7 +60,7 @@ func both(ctx context.Context, resolver *net.Resolver, name string) (lines []str
 	return lines, err
 }
 
-// word is what programs can tell an error by.
+// word returns the error in the form that programs can check.
 func word(err error) string {
 	var failure *net.DNSError
 	if errors.As(err, &failure) && failure.IsNotFound {

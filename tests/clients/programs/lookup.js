@@ -1,5 +1,5 @@
-// lookup.js lookup|resolve A|AAAA|both|SRV NAME: what dns.lookup (getaddrinfo) or dns.resolve* (c-ares) finds,
-// a line each, or one line "! ERROR".
+// lookup.js lookup|resolve A|AAAA|both|SRV NAME: prints the result of dns.lookup (getaddrinfo) or
+// dns.resolve* (c-ares), one record per line, or one line "! ERROR".
 const dns = require("dns").promises;
 
 const lookup = async (kind, name) => {
@@ -14,8 +14,8 @@ const resolve = async (kind, name) => {
   return found.map((each) => `${each.priority} ${each.weight} ${each.port} ${each.name}`);
 };
 
-const [how, kind, name] = process.argv.slice(2);
-({ lookup, resolve })[how](kind, name).then(
+const [method, kind, name] = process.argv.slice(2);
+({ lookup, resolve })[method](kind, name).then(
   (lines) => lines.forEach((line) => console.log(line)),
   (error) => console.log(`! ${error.code}`),
 );

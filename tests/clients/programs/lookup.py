@@ -1,4 +1,4 @@
-"""lookup.py getaddrinfo|dnspython A|AAAA|both|SRV NAME: what it finds, a line each, or one line "! ERROR"."""
+"""lookup.py getaddrinfo|dnspython A|AAAA|both|SRV NAME: print one record per line, or one line "! ERROR"."""
 
 import socket
 import sys
@@ -10,7 +10,7 @@ ERRORS = {socket.EAI_NONAME: "EAI_NONAME", socket.EAI_NODATA: "EAI_NODATA", sock
 
 
 def by_getaddrinfo(kind: str, name: str) -> list[str]:
-    """What the standard library finds."""
+    """Look up addresses with the standard library."""
     try:
         found = socket.getaddrinfo(name, None, FAMILIES[kind], socket.SOCK_STREAM)
     except socket.gaierror as error:
@@ -19,7 +19,7 @@ def by_getaddrinfo(kind: str, name: str) -> list[str]:
 
 
 def by_dnspython(kind: str, name: str) -> list[str]:
-    """What dnspython finds, with the search list as resolv.conf has it."""
+    """Look up records with dnspython and the search list of resolv.conf."""
     try:
         if kind == "both":
             return list(dns.resolver.resolve_name(name, search=True).addresses())

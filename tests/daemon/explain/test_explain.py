@@ -174,7 +174,7 @@ def test_similar_names_are_suggested_for_an_absent_name(asked: str, nearest: tup
     assert set(nearest) <= set(explained(asked).nearest)
 
 
-def test_dns_sd_and_reverse_names_are_explained_if_they_are_switched_on() -> None:
+def test_browsing_and_reverse_names_are_explained_if_switched_on() -> None:
     flags = {"dns_sd": True, "reverse": True}
     instance = explained("m1._web._tcp.staging", **flags)
     assert (instance.kind, answers_of(instance)) == ("dns-sd", "PTR:0 SRV:1 TXT:1")

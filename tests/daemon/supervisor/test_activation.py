@@ -16,9 +16,9 @@ import dns.query
 import pytest
 
 from tests.daemon.processes import children, links_to_files
-from tests.support.guard import running
 from tests.support.loopback import paired_sockets
 from tests.support.network import ip, new_network
+from tests.support.process_guard import running
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
@@ -90,8 +90,8 @@ def test_passed_sockets_are_served(pair: SocketPair, workers: str) -> None:
     with activated(pair, "--demo", "--workers", workers) as server:
         assert server.wait_ready().addresses == [pair.udp.getsockname()]
         for _ in range(20):
-            assert server.ask(NAME) == {"192.0.2.1"}
-            assert server.ask(NAME, tcp=True) == {"192.0.2.1"}
+            assert server.lookup(NAME) == {"192.0.2.1"}
+            assert server.lookup(NAME, tcp=True) == {"192.0.2.1"}
 
 
 def test_configured_addresses_are_bound_in_addition_to_passed_sockets(pair: SocketPair) -> None:
@@ -109,7 +109,7 @@ def test_a_configured_address_that_is_passed_is_not_bound_again(pair: SocketPair
     host, port = pair.udp.getsockname()
     with activated(pair, "--demo", "--listen", f"{host}:{port}") as server:
         assert server.wait_ready().addresses == [(host, port)]
-        assert server.ask(NAME)
+        assert server.lookup(NAME)
 
 
 def test_a_dual_stack_socket_serves_both_families() -> None:

@@ -45,7 +45,7 @@ def wait_for_events(server: ZkdnsServer, event: str, count: int) -> None:
 
 
 def wait_for_answer(server: ZkdnsServer, address: str, timeout: float) -> None:
-    eventually(lambda: server.ask("web.staging.discovery") == {address}, timeout)
+    eventually(lambda: server.lookup("web.staging.discovery") == {address}, timeout)
 
 
 def started_after(server: ZkdnsServer, command: str) -> ZkdnsServer:
@@ -90,7 +90,7 @@ def test_tmpdir_may_be_too_long_for_the_path_of_a_socket(tmp_path: Path) -> None
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     with demo(temporary=deep) as server:
-        assert server.wait_ready().ask("web.staging.discovery")
+        assert server.wait_ready().lookup("web.staging.discovery")
         assert server.terminate() == 0
         assert list(deep.iterdir()) == []
 
@@ -123,8 +123,8 @@ def test_a_killed_worker_is_replaced_within_a_second() -> None:
         pid = server.wait_ready().pid_of("worker")
         os.kill(pid, signal.SIGKILL)
         # Queries wait in the socket, which the supervisor keeps open.
-        assert server.ask(WEB, timeout=1.0) == WEB_ADDRESS
-        assert server.ask(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
+        assert server.lookup(WEB, timeout=1.0) == WEB_ADDRESS
+        assert server.lookup(WEB, tcp=True, timeout=1.0) == WEB_ADDRESS
         assert server.pid_of("worker") != pid
         assert roles(server) == ["watcher", "worker"]  # and no zombie
         (ended,) = server.events("process_exited")
@@ -137,7 +137,7 @@ def test_workers_respond_while_the_watcher_is_replaced_and_then_get_changes(tmp_
         os.kill(pid, signal.SIGKILL)
         count = 0
         while count < 200 or server.pid_of("watcher") == pid:
-            assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+            assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
             count += 1
         write(static, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", SECONDS)
@@ -152,7 +152,7 @@ def test_pauses_between_restarts_of_a_child_that_keeps_failing_grow() -> None:
             os.kill(server.pid_of("watcher"), signal.SIGKILL)
             wait_for_events(server, event, count)
             wait_for_events(server, "process_started", count + 2)
-            assert server.ask(WEB) == WEB_ADDRESS
+            assert server.lookup(WEB) == WEB_ADDRESS
         assert [entry["restart_seconds"] for entry in server.events(event)] == [0.0, 0.1, 0.2, 0.4]
         assert server.terminate() == 0
 
@@ -186,7 +186,7 @@ def static_server(directory: Path, *addresses: str) -> Iterator[tuple[ZkdnsServe
     static = directory / "services.toml"
     write(static, *addresses)
     with ZkdnsServer("--static", str(static)) as server:
-        assert server.wait_ready().ask("web.staging.discovery") == set(addresses)
+        assert server.wait_ready().lookup("web.staging.discovery") == set(addresses)
         yield server, static
 
 
@@ -229,13 +229,13 @@ def test_an_invalid_edit_is_logged_and_the_last_valid_table_stays(
         else:
             static.write_text(broken)
         eventually(lambda: server.events(event), 2.0)
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         (entry,) = server.events(event)
         assert entry["reason"].startswith(f"{static}: {reason}")
         assert entry["level"] == "error"
         os.kill(server.pid_of("watcher"), signal.SIGKILL)  # the next watcher has never read a valid file
         eventually(lambda: len(server.events(event)) == 2)
-        assert server.ask("web.staging.discovery") == {"10.0.0.1"}
+        assert server.lookup("web.staging.discovery") == {"10.0.0.1"}
         write(static, "10.0.0.2")
         wait_for_answer(server, "10.0.0.2", 2.0)
 
@@ -247,7 +247,7 @@ def test_a_static_file_that_is_empty_for_a_moment_changes_no_response(tmp_path: 
                 started_at = time.monotonic()
                 seen = set()
                 while time.monotonic() < started_at + 0.08:
-                    seen |= server.ask("web.staging.discovery") or {"nothing"}
+                    seen |= server.lookup("web.staging.discovery") or {"nothing"}
                 stream.write(services("10.0.0.1"))
                 stream.flush()
                 seconds = time.monotonic() - started_at
@@ -265,7 +265,7 @@ def test_three_workers_serve_and_a_killed_one_is_replaced() -> None:
         os.kill(killed, signal.SIGKILL)
         # The kernel selects a worker by the client's port, so some queries wait for the new worker.
         for tcp in (False, True):
-            assert all(server.ask(WEB, tcp=tcp, timeout=SECONDS) == WEB_ADDRESS for _ in range(50))
+            assert all(server.lookup(WEB, tcp=tcp, timeout=SECONDS) == WEB_ADDRESS for _ in range(50))
         eventually(lambda: roles(server) == ["watcher"] + ["worker"] * 3)
 
 
@@ -334,7 +334,7 @@ def test_modules_in_the_working_directory_are_not_imported(tmp_path: Path) -> No
     server = ZkdnsServer("--demo", cwd=tmp_path)
     server.command[:3] = [str(Path(sys.executable).with_name("zkdns"))]
     with server:
-        assert server.wait_ready().ask(WEB) == WEB_ADDRESS
+        assert server.wait_ready().lookup(WEB) == WEB_ADDRESS
         assert "the wrong module" not in server.log
         assert server.terminate() == 0
 
@@ -347,5 +347,5 @@ def test_idle_connections_do_not_block_clients_under_a_low_file_limit(limit: str
             source = f"127.0.0.{2 + number // 100}", 0
             address = "127.0.0.1", server.port
             stack.enter_context(socket.create_connection(address, timeout=SECONDS, source_address=source))
-        assert server.ask(WEB, tcp=True, timeout=3.0) == WEB_ADDRESS
-        assert server.ask(WEB) == WEB_ADDRESS
+        assert server.lookup(WEB, tcp=True, timeout=3.0) == WEB_ADDRESS
+        assert server.lookup(WEB) == WEB_ADDRESS

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.support.web import deaf_port
+from tests.support.web import closed_udp_port
 from zkdns.address import HostPort
 from zkdns.daemon.supervisor.self_check import answers_query
 from zkdns.names import parse_name
@@ -91,6 +91,6 @@ def test_a_lost_datagram_is_sent_again() -> None:
 
 
 def test_a_closed_port_fails_at_once() -> None:
-    with deaf_port() as port:
+    with closed_udp_port() as port:
         assert not passes(HostPort("127.0.0.1", port), LONG)
     assert not passes(HostPort("fe80::1%nowhere", 53), LONG)

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from tests.daemon.ipc.feed_helpers import until
 from tests.forward.resolution_helpers import run
 from tests.forward.test_host_lookup import HOST, by_type, looking_up
-from tests.support.upstream import Act, Asked, Sent, UpstreamServer, says
+from tests.support.upstream import Behaviour, ReceivedQuery, Send, UpstreamServer, returns_rcode
 from zkdns.daemon.watcher import host_resolver
 from zkdns.daemon.watcher.host_resolver import HostResolver
 from zkdns.forward import host_lookup
@@ -67,7 +67,7 @@ class ResolverHarness:
             self.resolver.wake()
             await until(lambda: due.get(host, 0.0) > before)  # noqa: B023 - used at once
 
-    async def look_ups(self, asked: Sequence[Asked], count: int) -> None:
+    async def look_ups(self, asked: Sequence[ReceivedQuery], count: int) -> None:
         """Wait for `count` more lookups that query an upstream for both types."""
         before = len(asked)
 
@@ -274,10 +274,10 @@ def test_if_one_type_fails_its_previous_addresses_stay_and_the_other_is_updated(
     monkeypatch.setattr(host_lookup, "MAX_SECONDS", 0)
     old = {"A": "60 10.0.0.1", "AAAA": "60 2001:db8::1"}
 
-    def all_but(failing: str, **records: str) -> Act:
-        def act(asked: Asked) -> Iterable[Sent]:
+    def all_but(failing: str, **records: str) -> Behaviour:
+        def act(asked: ReceivedQuery) -> Iterable[Send]:
             if asked.query.question[0].rdtype.name == failing:
-                return says(dns.rcode.SERVFAIL)(asked)
+                return returns_rcode(dns.rcode.SERVFAIL)(asked)
             return by_type(**records)(asked)
 
         return act
@@ -293,10 +293,10 @@ def test_if_one_type_fails_its_previous_addresses_stay_and_the_other_is_updated(
                     (by_type(A="60 10.0.0.3"), ("10.0.0.3",)),
                     (by_type(**old), ("10.0.0.1", "2001:db8::1")),
                     (all_but("A", AAAA="60 2001:db8::2"), ("10.0.0.1", "2001:db8::2")),
-                    (says(dns.rcode.SERVFAIL), ("10.0.0.1", "2001:db8::2")),
+                    (returns_rcode(dns.rcode.SERVFAIL), ("10.0.0.1", "2001:db8::2")),
                 ):
-                    upstream.acts(act)
-                    await harness.look_ups(upstream.asked, 2)
+                    upstream.set_behaviour(act)
+                    await harness.look_ups(upstream.queries, 2)
                     await until(lambda: harness.table.addresses_of(HOST) == expected)  # noqa: B023 - used at once
 
     with capture_logs() as logs:

@@ -19,10 +19,20 @@ import pytest
 
 from tests.cli import run
 from tests.support.loopback import paired_sockets
-from tests.support.network import seeing
+from tests.support.network import bind_mount_prefix
 from tests.support.server import ZkdnsServer
-from tests.support.tls import Authority
-from tests.support.upstream import TLS, TLS_NAME, UDP, Act, Asked, Sent, UpstreamServer, is_silent, reply_to
+from tests.support.tls import CertificateAuthority
+from tests.support.upstream import (
+    TLS,
+    TLS_NAME,
+    UDP,
+    Behaviour,
+    ReceivedQuery,
+    Send,
+    UpstreamServer,
+    is_silent,
+    reply_to,
+)
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
@@ -32,13 +42,13 @@ MEMBERS, FORWARDED = {"192.0.2.1"}, {"192.0.2.77"}
 _SECONDS = 10
 
 
-def addresses(last_byte: int = 77, ttl: int = 60) -> Act:
+def addresses(last_byte: int = 77, ttl: int = 60) -> Behaviour:
     """An upstream with one IPv4 address, and no IPv6 address, for every name."""
 
-    def act(asked: Asked) -> list[Sent]:
+    def act(asked: ReceivedQuery) -> list[Send]:
         if asked.query.question[0].rdtype.name != "A":
-            return [Sent(reply_to(asked))]
-        return [Sent(reply_to(asked, f"{asked.name} {ttl} A 192.0.2.{last_byte}"))]
+            return [Send(reply_to(asked))]
+        return [Send(reply_to(asked, f"{asked.name} {ttl} A 192.0.2.{last_byte}"))]
 
     return act
 
@@ -61,7 +71,7 @@ def serving(
     flags = [part for upstream in upstreams for part in ("--upstream", str(upstream))]
     server = ZkdnsServer(*arguments, *flags, environment=environment)
     if resolv_conf is not None:
-        server.command = [*seeing({"/etc/resolv.conf": resolv_conf}), *server.command]
+        server.command = [*bind_mount_prefix({"/etc/resolv.conf": resolv_conf}), *server.command]
     with server:
         yield server
 
@@ -81,7 +91,7 @@ def resolver() -> Iterator[UpstreamServer]:
 
 def query_count(resolver: UpstreamServer, name: str = WWW) -> int:
     """Return the number of A queries for a name that an upstream received over UDP."""
-    types = [asked.query.question[0].rdtype.name for asked in resolver.asked_over(UDP, name)]
+    types = [asked.query.question[0].rdtype.name for asked in resolver.queries_over(UDP, name)]
     return types.count("A")
 
 
@@ -96,8 +106,8 @@ def test_names_in_and_outside_the_zones_are_answered(resolver: UpstreamServer, *
             assert bool(member.flags & dns.flags.AA)
             assert not other.flags & dns.flags.AA
             assert member.flags & other.flags & dns.flags.RA
-            assert server.ask(WEB, tcp=tcp) == MEMBERS
-            assert server.ask(WWW, tcp=tcp) == FORWARDED
+            assert server.lookup(WEB, tcp=tcp) == MEMBERS
+            assert server.lookup(WWW, tcp=tcp) == FORWARDED
         assert server.rcode("none.staging.discovery", tcp=tcp) == "NXDOMAIN"
         assert query_count(resolver) == 1
 
@@ -119,20 +129,20 @@ def test_other_names_are_forwarded_while_zookeeper_has_not_been_read(
     with tcp:
         closed_port = f"127.0.0.1:{tcp.getsockname()[1]}"
         with serving(resolver.address, arguments=("--zookeeper", closed_port)) as server:
-            assert eventually(lambda: server.ask(WWW)) == FORWARDED
+            assert eventually(lambda: server.lookup(WWW)) == FORWARDED
             assert server.rcode("web.staging.discovery") == "SERVFAIL"
             assert query_count(resolver, "web.staging.discovery") == 0
     assert tmp_path.exists()
 
 
 def test_the_certificate_of_a_tls_upstream_is_verified(tmp_path: Path) -> None:
-    authority = Authority(tmp_path)
+    authority = CertificateAuthority(tmp_path)
     trusted = {"SSL_CERT_FILE": str(authority.file)}
     with UpstreamServer(addresses(), certificate=authority.sign(TLS_NAME)) as resolver:
         with ready(resolver.tls_address, environment=trusted) as server:
             for number in range(20):
-                assert server.ask(f"n{number}.example", timeout=5.0) == FORWARDED
-            assert {asked.way for asked in resolver.asked} == {TLS}
+                assert server.lookup(f"n{number}.example", timeout=5.0) == FORWARDED
+            assert {asked.transport for asked in resolver.queries} == {TLS}
             assert resolver.connections < 5  # one, unless the test machine was too busy for a second
         with ready(resolver.tls_address) as server:
             response = server.query(WWW, use_edns=0, timeout=5.0)
@@ -151,8 +161,8 @@ def test_forward_zones_of_the_configuration_file_have_their_own_upstreams(
             '[forward.zone."lab.corp.example"]\nupstreams = "none"\n'
         )
         with ready(arguments=("--config", str(config)), environment={"ZKDNS_UPSTREAM": ""}) as server:
-            assert server.ask("db.corp.example") == {"192.0.2.88"}
-            assert server.ask(WWW) == FORWARDED
+            assert server.lookup("db.corp.example") == {"192.0.2.88"}
+            assert server.lookup(WWW) == FORWARDED
             assert server.rcode("x.lab.corp.example") == "REFUSED"
 
 
@@ -185,20 +195,20 @@ def test_every_worker_forwards_and_flushes_its_cache(resolver: UpstreamServer) -
 
 def test_a_worker_that_replaces_a_killed_one_forwards(resolver: UpstreamServer) -> None:
     with ready(resolver.address) as server:
-        assert server.ask(WWW) == FORWARDED
+        assert server.lookup(WWW) == FORWARDED
         os.kill(server.pid_of("worker"), signal.SIGKILL)
-        assert eventually(lambda: server.ask(WWW)) == FORWARDED
+        assert eventually(lambda: server.lookup(WWW)) == FORWARDED
         assert query_count(resolver) == 2
 
 
 def test_a_terminated_server_answers_waiting_queries_with_servfail(resolver: UpstreamServer) -> None:
-    resolver.acts(is_silent)
+    resolver.set_behaviour(is_silent)
     with ready(resolver.address) as server, socket.socket(type=socket.SOCK_DGRAM) as sock:
         sock.settimeout(5.0)
         for number in range(50):
             query = dns.message.make_query(f"n{number}.example", "A")
             sock.sendto(query.to_wire(), server.addresses[0])
-        eventually(lambda: len(resolver.asked_over(UDP)) >= 50)
+        eventually(lambda: len(resolver.queries_over(UDP)) >= 50)
         assert server.terminate() == 0
         responses = [dns.message.from_wire(sock.recv(2000)) for _ in range(50)]
         assert {response.rcode() for response in responses} == {dns.rcode.SERVFAIL}
@@ -222,7 +232,7 @@ def test_dns_37_a_forwarding_loop_of_two_servers_is_detected_and_logged() -> Non
                 assert part in event["reason"]
             for server in (first, second):
                 assert server.rcode(WWW, timeout=5.0) == "SERVFAIL"
-                assert server.ask(WEB) == MEMBERS
+                assert server.lookup(WEB) == MEMBERS
 
 
 # -- the system's resolvers ---------------------------------------------------------------------------------
@@ -240,7 +250,7 @@ def test_auto_uses_the_nameservers_of_resolv_conf_and_follows_its_changes(
     ):
 
         def all_answer(expected: set[str]) -> bool:
-            return all(server.ask(WWW) == expected for _ in range(20))
+            return all(server.lookup(WWW) == expected for _ in range(20))
 
         assert all_answer(FORWARDED)
         assert all(server.query(WEB).flags & dns.flags.RA for _ in range(20))
@@ -251,7 +261,7 @@ def test_auto_uses_the_nameservers_of_resolv_conf_and_follows_its_changes(
         events = eventually(lambda: server.events("upstreams_missing"))
         assert events[0]["own_addresses"] == [f"127.0.0.1:{server.port}"]
         assert not any(server.query(WEB).flags & dns.flags.RA for _ in range(20))
-        assert server.ask(WEB) == MEMBERS
+        assert server.lookup(WEB) == MEMBERS
         resolv_conf.write_text(f"nameserver {resolver.address}\n")
         eventually(lambda: all_answer(FORWARDED))
 
@@ -262,33 +272,33 @@ def test_auto_uses_the_nameservers_of_resolv_conf_and_follows_its_changes(
 def test_host_names_of_members_are_looked_up_with_upstreams_by_their_ttl(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
-    resolver.acts(addresses(5, ttl=5), "quick.example")
-    resolver.acts(addresses(6, ttl=600), "lasting.example")
+    resolver.set_behaviour(addresses(5, ttl=5), "quick.example")
+    resolver.set_behaviour(addresses(6, ttl=600), "lasting.example")
     services = tmp_path / "services.toml"
     services.write_text(
         '[services."web.staging"]\nmembers = ["quick.example:80"]\n'
         '[services."db.staging"]\nmembers = ["lasting.example:80"]\n'
     )
     with serving(resolver.address, arguments=("--static", str(services))) as server:
-        assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
-        assert eventually(lambda: server.ask("db.staging.discovery")) == {"192.0.2.6"}
-        resolver.acts(addresses(7, ttl=5), "quick.example")
-        eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.7"}, 20.0)
+        assert eventually(lambda: server.lookup("web.staging.discovery")) == {"192.0.2.5"}
+        assert eventually(lambda: server.lookup("db.staging.discovery")) == {"192.0.2.6"}
+        resolver.set_behaviour(addresses(7, ttl=5), "quick.example")
+        eventually(lambda: server.lookup("web.staging.discovery") == {"192.0.2.7"}, 20.0)
         assert query_count(resolver, "lasting.example") == 1
 
 
 def test_members_keep_their_addresses_while_upstreams_are_down(
     resolver: UpstreamServer, tmp_path: Path
 ) -> None:
-    resolver.acts(addresses(5, ttl=5), "quick.example")
+    resolver.set_behaviour(addresses(5, ttl=5), "quick.example")
     services = tmp_path / "services.toml"
     services.write_text('[services."web.staging"]\nmembers = ["quick.example:80"]\n')
     with serving(resolver.address, arguments=("--static", str(services))) as server:
-        assert eventually(lambda: server.ask("web.staging.discovery")) == {"192.0.2.5"}
+        assert eventually(lambda: server.lookup("web.staging.discovery")) == {"192.0.2.5"}
         resolver.go_down()
         (event,) = eventually(lambda: server.events("host_resolution_failed"), timeout=20.0)
         assert str(resolver.address) in event["reason"]
-        assert server.ask("web.staging.discovery") == {"192.0.2.5"}
+        assert server.lookup("web.staging.discovery") == {"192.0.2.5"}
         resolver.come_up()
-        resolver.acts(addresses(8, ttl=5), "quick.example")
-        eventually(lambda: server.ask("web.staging.discovery") == {"192.0.2.8"}, 20.0)
+        resolver.set_behaviour(addresses(8, ttl=5), "quick.example")
+        eventually(lambda: server.lookup("web.staging.discovery") == {"192.0.2.8"}, 20.0)

@@ -1,4 +1,4 @@
-"""Asks a server 200 times a second over UDP, a few times over TCP, and keeps every answer with its time."""
+"""A client that sends 200 queries per second over UDP and a few over TCP, and records the responses."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import dns.message
 from tests.faults.checker import Answer
 
 RATE = 200.0
-"""Queries a second over UDP."""
+"""UDP queries per second."""
 _TCP_RATE = 10.0
 _SOCKETS = 16
-_PATIENCE = 5.0  # seconds; what has not come then never does
+_TIMEOUT = 5.0  # seconds without a response, after which the response counts as lost
 _TICK = 0.002
 
 
@@ -29,25 +29,25 @@ class _Query(NamedTuple):
     qtype: str
     has_edns: bool
     body: bytes
-    """All behind the id."""
+    """The message after the ID."""
 
 
-class Asker:
-    """Asks for services, by turns for A and SRV, with EDNS and without.
+class RecordingClient:
+    """Queries services for A and SRV records in turn, with and without EDNS.
 
-    As a context manager it asks from the begin to the end of the block, or until `stop`.
+    It sends queries while the context is open, or until `stop`.
 
     Args:
-        address: of the server.
-        services: as `web`, in `staging.discovery`.
-        tcp_rate: connections a second.
+        address: the address of the server.
+        services: the labels of services in `staging.discovery`, such as `web`.
+        tcp_rate: TCP connections per second.
     """
 
     def __init__(
         self, address: tuple[str, int], services: Sequence[str], *, tcp_rate: float = _TCP_RATE
     ) -> None:
         self.answers: list[Answer] = []
-        self.begun = 0.0
+        self.started_at = 0.0
         self.ended = 0.0
         self._address = address
         self._queries = [
@@ -57,16 +57,16 @@ class Asker:
             for has_edns in (False, True)
         ]
         self._tcp_pause = 1 / tcp_rate
-        self._is_over = threading.Event()
+        self._stopped = threading.Event()
         self._sockets = [_connected(socket.SOCK_DGRAM, address) for _ in range(_SOCKETS)]
         self._pending: dict[tuple[int, int], tuple[_Query, float]] = {}
         self._threads = [
-            threading.Thread(target=work, name="asker", daemon=True)
-            for work in (self._ask_over_udp, self._ask_over_tcp)
+            threading.Thread(target=work, name="client", daemon=True)
+            for work in (self._query_over_udp, self._query_over_tcp)
         ]
 
     def __enter__(self) -> Self:
-        self.begun = time.monotonic()
+        self.started_at = time.monotonic()
         for thread in self._threads:
             thread.start()
         return self
@@ -75,20 +75,21 @@ class Asker:
         self.stop()
 
     def stop(self) -> list[Answer]:
-        """Ask no more; all answers, those that never came as well."""
-        if not self._is_over.is_set():
+        """Stop, and return all answers, including queries without a response."""
+        if not self._stopped.is_set():
             self.ended = time.monotonic()
-            self._is_over.set()
+            self._stopped.set()
         for thread in self._threads:
             thread.join()
         for sock in self._sockets:
             sock.close()
         return self.answers
 
-    def sockets_answered(self) -> set[str]:
-        """Ask once from each of the sockets; those that are answered within 0.5 s, as `Answer.via` has them.
+    def probe_sockets(self) -> set[str]:
+        """Send one query from each socket; return the sockets with a response in 0.5 s, as in `Answer.via`.
 
-        Before it asks by itself: so one learns which sockets lead to a worker that has been stopped.
+        If one of two workers is stopped, these are the sockets that the kernel assigns to the other worker.
+        Call this before the context is entered.
         """
         body = self._queries[0].body
         for number, sock in enumerate(self._sockets):
@@ -103,7 +104,7 @@ class Asker:
         return answered
 
     def drain(self) -> None:
-        """Take what is answered late to `sockets_answered`."""
+        """Discard late responses to `probe_sockets`."""
         for sock in self._sockets:
             sock.setblocking(True)
             sock.settimeout(0.2)
@@ -113,32 +114,32 @@ class Asker:
 
     # -- UDP -----------------------------------------------------------------------------------------------
 
-    def _ask_over_udp(self) -> None:
-        turns = zip(itertools.cycle(self._queries), itertools.count(), strict=False)
+    def _query_over_udp(self) -> None:
+        numbered = zip(itertools.cycle(self._queries), itertools.count(), strict=False)
         with selectors.DefaultSelector() as selector:
             for number, sock in enumerate(self._sockets):
                 selector.register(sock, selectors.EVENT_READ, number)
-            asked = 0
-            while not self._is_over.is_set():
-                # What a busy machine made us miss is caught up with: the rate is what was promised.
-                due = min(int((time.monotonic() - self.begun) * RATE) - asked, 20)
-                for query, turn in itertools.islice(turns, max(due, 0)):
-                    self._send(query, turn)
-                    asked += 1
+            count = 0
+            while not self._stopped.is_set():
+                # After a delay on a busy machine, more queries are sent at once to keep the rate.
+                due = min(int((time.monotonic() - self.started_at) * RATE) - count, 20)
+                for query, number in itertools.islice(numbered, max(due, 0)):
+                    self._send(query, number)
+                    count += 1
                 self._receive(selector)
-            deadline = time.monotonic() + _PATIENCE
+            deadline = time.monotonic() + _TIMEOUT
             while self._pending and time.monotonic() < deadline:
                 self._receive(selector)
         for (number, _), (query, sent) in self._pending.items():
-            self._note(query, sent, None, b"", f"udp {number}")
+            self._record(query, sent, None, b"", f"udp {number}")
 
-    def _send(self, query: _Query, turn: int) -> None:
-        # Each query comes from each socket in its time.
-        number = (turn + turn // len(self._queries)) % _SOCKETS
-        message_id = turn & 0xFFFF
+    def _send(self, query: _Query, count: int) -> None:
+        # Each query is sent from each socket in turn.
+        number = (count + count // len(self._queries)) % _SOCKETS
+        message_id = count & 0xFFFF
         sent = time.monotonic()
         self._pending[number, message_id] = query, sent
-        with contextlib.suppress(OSError):  # then there is no answer, which is what will be told
+        with contextlib.suppress(OSError):  # the query is recorded as unanswered
             self._sockets[number].send(struct.pack("!H", message_id) + query.body)
 
     def _receive(self, selector: selectors.BaseSelector) -> None:
@@ -149,21 +150,21 @@ class Asker:
                     received = time.monotonic()
                     found = self._pending.pop((key.data, struct.unpack_from("!H", wire)[0]), None)
                     if found is not None:
-                        self._note(*found, received, wire, f"udp {key.data}")
+                        self._record(*found, received, wire, f"udp {key.data}")
 
     # -- TCP -----------------------------------------------------------------------------------------------
 
-    def _ask_over_tcp(self) -> None:
+    def _query_over_tcp(self) -> None:
         for query in itertools.cycle(self._queries):
-            if self._is_over.wait(self._tcp_pause):
+            if self._stopped.wait(self._tcp_pause):
                 return
             sent = time.monotonic()
             try:
                 wire = self._exchange(query)
             except OSError:
-                self._note(query, sent, None, b"", "tcp")
+                self._record(query, sent, None, b"", "tcp")
             else:
-                self._note(query, sent, time.monotonic(), wire, "tcp")
+                self._record(query, sent, time.monotonic(), wire, "tcp")
 
     def _exchange(self, query: _Query) -> bytes:
         with _connected(socket.SOCK_STREAM, self._address) as sock:
@@ -175,7 +176,7 @@ class Asker:
                     raise ConnectionResetError
                 return stream.read(*struct.unpack("!H", prefix))
 
-    def _note(self, query: _Query, sent: float, received: float | None, wire: bytes, via: str) -> None:
+    def _record(self, query: _Query, sent: float, received: float | None, wire: bytes, via: str) -> None:
         self.answers.append(
             Answer(query.service, query.qtype, sent, received, wire, has_edns=query.has_edns, via=via)
         )
@@ -190,7 +191,7 @@ def _query(service: str, qtype: str, has_edns: bool) -> _Query:
 
 def _connected(kind: socket.SocketKind, address: tuple[str, int]) -> socket.socket:
     sock = socket.socket(socket.AF_INET, kind)
-    sock.settimeout(_PATIENCE)
+    sock.settimeout(_TIMEOUT)
     try:
         sock.connect(address)
     except BaseException:
@@ -198,5 +199,5 @@ def _connected(kind: socket.SocketKind, address: tuple[str, int]) -> socket.sock
         raise
     sock.setblocking(kind == socket.SOCK_STREAM)
     if kind == socket.SOCK_STREAM:
-        sock.settimeout(_PATIENCE)
+        sock.settimeout(_TIMEOUT)
     return sock

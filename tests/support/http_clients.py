@@ -1,4 +1,4 @@
-"""The three ways to send HTTP over a server set, as one: httpx2, its asynchronous twin, and requests."""
+"""One interface to the three HTTP clients of a server set: httpx2, asynchronous httpx2, and requests."""
 
 import asyncio
 import ssl
@@ -20,17 +20,17 @@ class Answer:
     url: str
 
 
-class Caller(Protocol):
-    """What the three have in common; `connect` and `read` are time-outs in seconds."""
+class HttpClient(Protocol):
+    """The common interface; `connect` and `read` are timeouts in seconds."""
 
-    errors: tuple[type[Exception], type[Exception]]  # not connected at all; anything of the transport's
+    errors: tuple[type[Exception], type[Exception]]  # failure to connect; any transport error
 
     def request(
         self, method: str, url: str, content: Any = None, connect: float = 5, read: float = 5
     ) -> Answer: ...
 
     def halves(self, url: str) -> Iterator[str]:
-        """The answer's text in two halves, the second one when it is asked for."""
+        """The text of the response in two halves. The second half is read on demand."""
 
     def set_endpoints(self, endpoints: list[str]) -> None: ...
 
@@ -112,7 +112,7 @@ class Requests:
         self.session = requests.Session()
         for prefix in ("http://", "https://"):
             self.session.mount(prefix, self.adapter)
-        # For each request: a session's own gives way to REQUESTS_CA_BUNDLE in the environment.
+        # Passed with each request, because REQUESTS_CA_BUNDLE overrides the setting of the session.
         self.verify: str | bool = str(trusted) if trusted else True
         self.close = self.session.close
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from tests.host.trees import AT_5300, everything, make_tree, set_up
-from tests.support.guard import running
 from tests.support.machine import Machine
 from tests.support.network import ip, new_network
+from tests.support.process_guard import running
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
 
@@ -30,7 +30,7 @@ SERVICE, ADDRESS = "web.staging.discovery", "192.0.2.1"
 _SERVICES = f'[services."web.staging"]\nmembers = ["{ADDRESS}:80"]\n'
 
 
-class Here(Machine):
+class SetupMachine(Machine):
     """A machine with a directory for the journal of setup."""
 
     def __init__(self, directory: Path, nameserver: str) -> None:
@@ -63,16 +63,16 @@ class Here(Machine):
 def network() -> Iterator[None]:
     if shutil.which("getent") is None:
         pytest.skip("needs getent")
-    with new_network() as made, made.entered():
+    with new_network() as created, created.entered():
         ip("addr add 192.0.2.99/32 dev lo")
         yield
 
 
 @pytest.fixture
-def here(network: None, tmp_path: Path) -> Here:
+def machine(network: None, tmp_path: Path) -> SetupMachine:
     """A machine with an unreachable resolver."""
     del network
-    machine = Here(tmp_path / "here", "198.51.100.53")
+    machine = SetupMachine(tmp_path / "machine", "198.51.100.53")
     machine.resolv_conf.write_text(machine.resolv_conf.read_text().replace("search staging.discovery\n", ""))
     return machine
 
@@ -81,8 +81,8 @@ def here(network: None, tmp_path: Path) -> Here:
 def server(network: None, tmp_path: Path) -> Iterator[ZkdnsServer]:
     del network
     (tmp_path / "services.toml").write_text(_SERVICES)
-    with ZkdnsServer("--static", str(tmp_path / "services.toml"), "--listen", "127.0.0.1:53") as made:
-        yield made.wait_ready()
+    with ZkdnsServer("--static", str(tmp_path / "services.toml"), "--listen", "127.0.0.1:53") as started:
+        yield started.wait_ready()
 
 
 def settings(server: ZkdnsServer, directory: Path) -> tuple[str, ...]:
@@ -91,25 +91,25 @@ def settings(server: ZkdnsServer, directory: Path) -> tuple[str, ...]:
     return "--static", str(directory / "services.toml"), "--control", server.control, "--admin", admin
 
 
-def test_programs_find_services_after_setup_and_undo_restores_every_byte(
-    here: Here, server: ZkdnsServer, tmp_path: Path
+def test_programs_find_services_after_setup_and_undo_restores_all_files(
+    machine: SetupMachine, server: ZkdnsServer, tmp_path: Path
 ) -> None:
-    before = here.resolv_conf.read_bytes()
-    assert here.finds(SERVICE) == set()
-    status, found = here.findings(*settings(server, tmp_path))
+    before = machine.resolv_conf.read_bytes()
+    assert machine.finds(SERVICE) == set()
+    status, found = machine.findings(*settings(server, tmp_path))
     assert status == 1
     assert found["/etc/resolv.conf"] == ("wrong", "names 198.51.100.53, which does not lead to zkdns")
     assert found["end to end"][0] == "wrong"
 
     apply = ("setup", "--control", server.control, "--search", "staging.discovery", "--apply", "--yes")
-    ended = here.zkdns(*apply)
+    ended = machine.zkdns(*apply)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert f"{SERVICE}: programs on this machine find {ADDRESS}" in ended.stdout
     assert "is a mount point, as in containers" in ended.stdout
-    assert here.finds(SERVICE) == here.finds("web") == {ADDRESS}
-    assert b"nameserver 127.0.0.1\n" in here.resolv_conf.read_bytes()
+    assert machine.finds(SERVICE) == machine.finds("web") == {ADDRESS}
+    assert b"nameserver 127.0.0.1\n" in machine.resolv_conf.read_bytes()
 
-    status, found = here.findings(*settings(server, tmp_path))
+    status, found = machine.findings(*settings(server, tmp_path))
     assert status == 0, found
     assert {level for level, _ in found.values()} == {"ok"}
     assert found["end to end"] == ("ok", f"{SERVICE}: programs on this machine find {ADDRESS}")
@@ -117,20 +117,20 @@ def test_programs_find_services_after_setup_and_undo_restores_every_byte(
     for transport in ("udp", "tcp"):
         assert found[f"port 127.0.0.1:53/{transport}"][1].startswith("zkdns has it (pid ")
 
-    here.hosts.write_text(f"203.0.113.7 {SERVICE}\n")
-    status, found = here.findings(*settings(server, tmp_path))
+    machine.hosts.write_text(f"203.0.113.7 {SERVICE}\n")
+    status, found = machine.findings(*settings(server, tmp_path))
     assert (status, found["end to end"][0]) == (1, "wrong")
     assert "find 203.0.113.7, which zkdns does not serve" in found["end to end"][1]
-    here.hosts.write_text("")
+    machine.hosts.write_text("")
 
-    ended = here.zkdns("setup", "--undo", "--yes")
+    ended = machine.zkdns("setup", "--undo", "--yes")
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert here.resolv_conf.read_bytes() == before
-    assert everything(here.saved) == {}
-    assert here.finds(SERVICE) == set()
+    assert machine.resolv_conf.read_bytes() == before
+    assert everything(machine.saved) == {}
+    assert machine.finds(SERVICE) == set()
 
 
-_TRY = """\
+_CHECK = """\
 import sys
 from zkdns.address import HostPort
 from zkdns.host.end_to_end import check_end_to_end
@@ -138,58 +138,60 @@ print(check_end_to_end([HostPort("127.0.0.1", 53)], "discovery", sys.argv[1], se
 """
 
 
-def test_the_end_to_end_check_is_retried_while_programs_read_their_files(
-    here: Here, server: ZkdnsServer
+def test_end_to_end_check_is_retried_while_programs_reread_their_files(
+    machine: SetupMachine, server: ZkdnsServer
 ) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.9", 53))
         silent.settimeout(10.0)
-        here.resolv_conf.write_text("nameserver 127.0.0.9\noptions timeout:1 attempts:1\n")
-        command = [*here.prefix, sys.executable, "-c", _TRY, server.control]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as trying:
+        machine.resolv_conf.write_text("nameserver 127.0.0.9\noptions timeout:1 attempts:1\n")
+        command = [*machine.prefix, sys.executable, "-c", _CHECK, server.control]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as checking:
             try:
                 silent.recv(512)  # the first attempt gets no response
-                here.resolv_conf.write_text("nameserver 127.0.0.1\n")
-                assert trying.communicate(timeout=20)[0] == "True\n"
+                machine.resolv_conf.write_text("nameserver 127.0.0.1\n")
+                assert checking.communicate(timeout=20)[0] == "True\n"
             finally:
-                trying.kill()
+                checking.kill()
 
 
-def test_the_doctor_names_the_program_that_has_the_port(here: Here) -> None:
+def test_doctor_names_the_program_that_has_the_port(machine: SetupMachine) -> None:
     with ExitStack() as stack:
         for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
             sock = stack.enter_context(socket.socket(socket.AF_INET, kind))
             sock.bind(("127.0.0.1", 53))
             if kind == socket.SOCK_STREAM:
                 sock.listen()
-        status, found = here.findings("--demo", "--listen", "127.0.0.1:53")
+        status, found = machine.findings("--demo", "--listen", "127.0.0.1:53")
     assert status == 1
     for transport in ("udp", "tcp"):
         level, sentence = found[f"port 127.0.0.1:53/{transport}"]
         assert (level, f"(pid {os.getpid()}), which listens on 127.0.0.1:53" in sentence) == ("wrong", True)
 
 
-def test_the_doctor_reports_a_server_before_zkdns_and_rotate(
-    here: Here, server: ZkdnsServer, tmp_path: Path
+def test_doctor_reports_a_server_before_zkdns_and_rotate(
+    machine: SetupMachine, server: ZkdnsServer, tmp_path: Path
 ) -> None:
-    (tmp_path / "elsewhere.toml").write_text('[services."www.all"]\nmembers = ["198.51.100.1:80"]\n')
-    other = ("--static", str(tmp_path / "elsewhere.toml"), "--zone", "example", "--listen", "127.0.0.2:53")
-    with ZkdnsServer(*other) as stranger:
-        stranger.wait_ready()
-        here.resolv_conf.write_text("nameserver 127.0.0.2\nnameserver 127.0.0.1\n")
-        status, found = here.findings(*settings(server, tmp_path))
+    (tmp_path / "other.toml").write_text('[services."www.all"]\nmembers = ["198.51.100.1:80"]\n')
+    other = ("--static", str(tmp_path / "other.toml"), "--zone", "example", "--listen", "127.0.0.2:53")
+    with ZkdnsServer(*other) as other_server:
+        other_server.wait_ready()
+        machine.resolv_conf.write_text("nameserver 127.0.0.2\nnameserver 127.0.0.1\n")
+        status, found = machine.findings(*settings(server, tmp_path))
         assert (status, found["/etc/resolv.conf"][0]) == (1, "wrong")
         assert found["/etc/resolv.conf"][1].startswith("names 127.0.0.2 before zkdns")
-        here.resolv_conf.write_text("nameserver 127.0.0.1\nnameserver 127.0.0.2\noptions rotate\n")
-        status, found = here.findings(*settings(server, tmp_path))
+        machine.resolv_conf.write_text("nameserver 127.0.0.1\nnameserver 127.0.0.2\noptions rotate\n")
+        status, found = machine.findings(*settings(server, tmp_path))
         assert (status, found["/etc/resolv.conf"][0]) == (1, "wrong")
         assert "options rotate" in found["/etc/resolv.conf"][1]
 
 
-def test_the_doctor_reports_that_zkdns_has_no_upstream_but_itself(here: Here, server: ZkdnsServer) -> None:
+def test_doctor_reports_that_zkdns_has_no_upstream_but_itself(
+    machine: SetupMachine, server: ZkdnsServer
+) -> None:
     del server
-    here.resolv_conf.write_text("nameserver 127.0.0.1\n")
-    status, found = here.findings("--demo", "--listen", "127.0.0.1:53", "--upstream", "auto")
+    machine.resolv_conf.write_text("nameserver 127.0.0.1\n")
+    status, found = machine.findings("--demo", "--listen", "127.0.0.1:53", "--upstream", "auto")
     assert status == 1
     assert found["upstreams"] == (
         "wrong",
@@ -197,8 +199,8 @@ def test_the_doctor_reports_that_zkdns_has_no_upstream_but_itself(here: Here, se
     )
 
 
-def test_the_doctor_reports_all_errors_of_a_configuration(here: Here) -> None:
-    ended = here.zkdns("doctor", "--json", "--zone", "a b", "--workers", "none")
+def test_doctor_reports_all_errors_of_a_configuration(machine: SetupMachine) -> None:
+    ended = machine.zkdns("doctor", "--json", "--zone", "a b", "--workers", "none")
     rows = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 1
     assert [(row["about"], row["level"]) for row in rows] == [("configuration", "wrong")] * 2
@@ -220,11 +222,11 @@ def test_dnsmasq_forwards_the_zone_after_setup(network: None, tmp_path: Path) ->
         "--listen-address=127.0.0.1", "--bind-interfaces", "--stop-dns-rebind", "--conf-file=/dev/null",
         "--pid-file=", f"--conf-dir={tree.at('/etc/dnsmasq.d')}",
     ]  # fmt: skip
-    here = Here(tmp_path / "here", "127.0.0.1")
+    machine = SetupMachine(tmp_path / "machine", "127.0.0.1")
     arguments = ("--static", str(services), "--listen", "127.0.0.1:5300", "--negative-ttl", "1")
     with ZkdnsServer(*arguments) as server, running(command, tmp_path / "log"):
         server.wait_ready()
-        eventually(lambda: here.finds(SERVICE) == {ADDRESS})
-        assert here.finds("new.staging.discovery") == set()
+        eventually(lambda: machine.finds(SERVICE) == {ADDRESS})
+        assert machine.finds("new.staging.discovery") == set()
         services.write_text(_SERVICES + '[services."new.staging"]\nmembers = ["10.0.0.1:80"]\n')
-        eventually(lambda: here.finds("new.staging.discovery") == {"10.0.0.1"})
+        eventually(lambda: machine.finds("new.staging.discovery") == {"10.0.0.1"})

@@ -1,4 +1,4 @@
-"""A server that listens for other hosts: whom it answers, and how often."""
+"""Access control of a server that listens on all addresses: allowed clients and the rate limit."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ SECONDS = 5.0
 
 
 @pytest.fixture(autouse=True)
-def _askers_of_all_kinds() -> Iterator[None]:
-    """A network in which this machine can ask from these addresses."""
+def _client_addresses() -> Iterator[None]:
+    """A network with additional addresses for clients."""
     with new_network() as network, network.entered():
         for address in (NEIGHBOUR, STRANGER):
             ip(f"addr add {address}/32 dev lo")
         yield
 
 
-def ask(port: int, source: str, *, tcp: bool = False) -> dns.message.Message:
-    query = dns.message.make_query("web.staging.discovery", "A", use_edns=0)
-    how = dns.query.tcp if tcp else dns.query.udp
-    return how(query, source, SECONDS, port, source=source)
+def query(port: int, source: str, *, tcp: bool = False) -> dns.message.Message:
+    message = dns.message.make_query("web.staging.discovery", "A", use_edns=0)
+    send = dns.query.tcp if tcp else dns.query.udp
+    return send(message, source, SECONDS, port, source=source)
 
 
 @pytest.mark.parametrize("tcp", [False, True], ids=["udp", "tcp"])
@@ -47,13 +47,11 @@ def ask(port: int, source: str, *, tcp: bool = False) -> dns.message.Message:
     ],
     ids=["private", "one", "both"],
 )
-def test_dns_25_others_than_the_allowed_are_refused(
-    arguments: tuple[str, ...], answered: set[str], tcp: bool
-) -> None:
+def test_dns_25_other_clients_are_refused(arguments: tuple[str, ...], answered: set[str], tcp: bool) -> None:
     with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", *arguments) as server:
         port = server.wait_ready().port
         for source in ("127.0.0.1", NEIGHBOUR, STRANGER):
-            response = ask(port, source, tcp=tcp)
+            response = query(port, source, tcp=tcp)
             if source in answered:
                 assert response.rcode() == dns.rcode.NOERROR
                 assert len(response.answer[0]) == 3
@@ -64,32 +62,30 @@ def test_dns_25_others_than_the_allowed_are_refused(
                 assert error.code == dns.edns.EDECode.PROHIBITED
 
 
-def test_dns_25_who_asks_too_often_is_told_to_ask_over_tcp_and_is_answered_there() -> None:
+def test_dns_25_rate_limited_clients_are_directed_to_tcp() -> None:
     limit = {"ZKDNS_ACCESS_RATE_LIMIT": "5"}
     with ZkdnsServer("--demo", "--listen", "0.0.0.0:0", environment=limit) as server:
         port = server.wait_ready().port
-        responses = [ask(port, NEIGHBOUR) for _ in range(60)]
+        responses = [query(port, NEIGHBOUR) for _ in range(60)]
         truncated = [response for response in responses if response.flags & dns.flags.TC]
-        # More than 5 in one of the seconds that this takes: it is no test of how fast we ask.
+        # At least one second has more than 5 queries, however slow the machine is.
         assert truncated
         assert all(not response.answer for response in truncated)
         assert len(responses) - len(truncated) >= 5
-        assert len(ask(port, NEIGHBOUR, tcp=True).answer[0]) == 3
-        assert not any(ask(port, "127.0.0.1").flags & dns.flags.TC for _ in range(4))
+        assert len(query(port, NEIGHBOUR, tcp=True).answer[0]) == 3
+        assert not any(query(port, "127.0.0.1").flags & dns.flags.TC for _ in range(4))
 
 
 @pytest.mark.parametrize(("source", "port"), [("demo", 5300), ("services", 53)])
-def test_dns_25_it_listens_at_loopback_alone_unless_told_otherwise(
-    tmp_path: Path, source: str, port: int
-) -> None:
-    """These ports are free here, where nobody else is."""
+def test_dns_25_by_default_only_loopback_addresses_are_served(tmp_path: Path, source: str, port: int) -> None:
+    """The default ports are free in the separate network."""
     services = tmp_path / "services.toml"
     services.write_text('[services."web.staging"]\nmembers = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"]\n')
     arguments = ["--demo"] if source == "demo" else ["--static", str(services)]
     with ZkdnsServer(*arguments, environment={"ZKDNS_LISTEN": "", "ZKDNS_ADMIN": ""}) as server:
         assert server.wait_ready().addresses == [("127.0.0.1", port)]
         for tcp in (False, True):
-            assert len(ask(port, "127.0.0.1", tcp=tcp).answer[0]) == 3
+            assert len(query(port, "127.0.0.1", tcp=tcp).answer[0]) == 3
         listening = subprocess.run(["ss", "-Hltun"], check=True, capture_output=True, text=True).stdout
-        at = {line.split()[4].rpartition(":")[0] for line in listening.splitlines()}
-        assert at == {"127.0.0.1"}
+        addresses = {line.split()[4].rpartition(":")[0] for line in listening.splitlines()}
+        assert addresses == {"127.0.0.1"}

@@ -1,10 +1,9 @@
-"""A made-up internet within one machine: a root, a domain below it, and a resolver that asks its way down.
+"""A DNS hierarchy on loopback: a root server, a server for the zone `example`, and a recursive resolver.
 
-    unbound ──▶ root (NSD) ──▶ "example is over there"
-       └──────▶ example (NSD) ──▶ addresses
+    unbound ──▶ root (NSD): referral to example
+       └──────▶ example (NSD): addresses
 
-They are Debian's programs, each with a loopback address of its own at port 53, so they run only in a network
-namespace with nothing else in it.
+Each server has its own loopback address and port 53, so the hierarchy needs a separate network namespace.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ import dns.message
 import dns.query
 import pytest
 
-from tests.support.guard import running
+from tests.support.process_guard import running
 from tests.support.waiting import eventually
 
 ROOT, EXAMPLE, RESOLVER = "127.0.0.3", "127.0.0.4", "127.0.0.2"
 _START_SECONDS = 30.0
 _PROGRAMS = {"unbound": "unbound", "nsd": "nsd"}
-_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # which is on nobody's PATH but root's
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"  # usually only on the PATH of root
 
 _ZONE = """\
 $TTL 300
@@ -74,19 +73,19 @@ remote-control:
 
 
 def skip_without_programs() -> None:
-    """Skip the test where there is not what the world is made of."""
+    """Skip the test if unbound or NSD is missing."""
     missing = [package for program, package in _PROGRAMS.items() if _find(program) is None]
     if missing:
         pytest.skip(f"needs {' and '.join(missing)} (Debian and Ubuntu: apt install {' '.join(missing)})")
 
 
 @contextlib.contextmanager
-def made_up_world(directory: Path, records: str) -> Iterator[str]:
-    """The world, in the thread's network; the address of its resolver.
+def dns_hierarchy(directory: Path, records: str) -> Iterator[str]:
+    """Run the hierarchy in the network of this thread; yields the address of the resolver.
 
     Args:
-        directory: where its files go.
-        records: of the zone `example`, as a zone file has them.
+        directory: for the files of the servers.
+        records: the records of the zone `example`, in zone file format.
     """
     root = f"ns.root. A {ROOT}\nexample. NS ns.example.\nns.example. A {EXAMPLE}\n"
     records = f"ns.example. A {EXAMPLE}\n{textwrap.dedent(records)}"
@@ -102,7 +101,7 @@ def made_up_world(directory: Path, records: str) -> Iterator[str]:
             address = ROOT if apex == "." else EXAMPLE
             conf = _NSD.format(address=address, directory=own, apex=apex)
             stack.enter_context(_running("nsd", own, conf))
-            eventually(lambda: _is_answering(address, apex), _START_SECONDS)  # noqa: B023 - used at once
+            eventually(lambda: _is_answering(address, apex), _START_SECONDS)  # noqa: B023 - called in this iteration
         own = directory / "resolver"
         own.mkdir()
         (own / "hints").write_text(f". 300 NS ns.root.\nns.root. 300 A {ROOT}\n")
@@ -113,7 +112,7 @@ def made_up_world(directory: Path, records: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _running(program: str, directory: Path, conf: str) -> Iterator[None]:
-    """A program in the foreground, with its configuration."""
+    """Run a program with this configuration."""
     found = _find(program)
     assert found is not None
     (directory / "conf").write_text(conf)

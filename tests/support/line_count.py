@@ -1,4 +1,4 @@
-"""How much work something is, by a count that no other load of the machine changes."""
+"""A limit on executed lines of Python: a measure of work that is independent of the machine load."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 
 @contextlib.contextmanager
-def at_most_lines(most: int) -> Iterator[None]:
-    """Fail if functions that are called within run more lines of Python than this, as soon as they do."""
+def at_most_lines(limit: int) -> Iterator[None]:
+    """Fail as soon as the functions that the block calls have executed more than `limit` lines of Python."""
     count = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -22,7 +22,7 @@ def at_most_lines(most: int) -> Iterator[None]:
         return trace
 
     def check() -> None:
-        assert count <= most, f"more than {most} lines were run"
+        assert count <= limit, f"more than {limit} lines were run"
 
     before = sys.gettrace()
     sys.settrace(trace)
@@ -30,4 +30,4 @@ def at_most_lines(most: int) -> Iterator[None]:
         yield
     finally:
         sys.settrace(before)
-    check()  # what was called may have caught the failure
+    check()  # a called function may have caught the failure

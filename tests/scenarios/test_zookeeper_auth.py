@@ -1,4 +1,4 @@
-"""A server whose ZooKeeper asks who it is."""
+"""Access to ZooKeeper with credentials."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ MEMBER = b'{"serviceEndpoint":{"host":"10.0.0.1","port":8080},"additionalEndpoin
 
 
 @pytest.fixture
-def closed_root(zk_root: str, zk: KazooClient) -> Iterator[str]:
-    """A tree with a member that only one digest may read."""
+def protected_root(zk_root: str, zk: KazooClient) -> Iterator[str]:
+    """A tree that only one digest identity may read."""
     acl = [make_digest_acl("zkdns", "sesame", all=True), make_acl("world", "anyone", delete=True, admin=True)]
     paths = [zk_root + below for below in ("", "/test", "/test/web", "/test/web/member_0000000001")]
     zk.create(paths[-1], MEMBER, makepath=True)
@@ -41,11 +41,11 @@ def credentials(tmp_path: Path) -> Path:
     return file
 
 
-def test_a_closed_tree_is_served_to_whom_the_credentials_let_in(
-    closed_root: str, credentials: Path, zookeeper: ZooKeeperServer
+def test_server_reads_a_protected_tree_with_credentials(
+    protected_root: str, credentials: Path, zookeeper: ZooKeeperServer
 ) -> None:
     arguments = (
-        "--zookeeper", zookeeper.address, "--namespace", f"{closed_root}/{{environment}}/{{service}}",
+        "--zookeeper", zookeeper.address, "--namespace", f"{protected_root}/{{environment}}/{{service}}",
         "--zookeeper-credentials", str(credentials),
     )  # fmt: skip
     with ZkdnsServer(*arguments) as server:
@@ -58,21 +58,23 @@ def test_a_closed_tree_is_served_to_whom_the_credentials_let_in(
         assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
 
 
-def test_a_command_is_let_in_by_the_same_credentials(
-    closed_root: str, credentials: Path, zookeeper: ZooKeeperServer
+def test_command_uses_the_same_credentials(
+    protected_root: str, credentials: Path, zookeeper: ZooKeeperServer
 ) -> None:
     command = [
         sys.executable, "-m", "zkdns", "services",
-        "--zookeeper", zookeeper.address, "--namespace", f"{closed_root}/{{environment}}/{{service}}",
+        "--zookeeper", zookeeper.address, "--namespace", f"{protected_root}/{{environment}}/{{service}}",
     ]  # fmt: skip
     environment = {**os.environ, "ZKDNS_ZOOKEEPER_CREDENTIALS": str(credentials)}
-    let_in = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    assert (let_in.returncode, let_in.stdout) == (0, "test\tweb\t1\n")
-    left_out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    assert "ACL" in left_out.stderr
+    authenticated = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (authenticated.returncode, authenticated.stdout) == (0, "test\tweb\t1\n")
+    anonymous = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert "ACL" in anonymous.stderr
 
 
-def test_every_mistake_in_the_credentials_is_told_at_the_start(credentials: Path) -> None:
+def test_all_errors_in_the_credentials_are_reported_at_the_start(credentials: Path) -> None:
     credentials.write_text('digest = "sesame"\n[sasl]\nmechanism = "none"')
     command = [
         sys.executable,

@@ -1,7 +1,7 @@
-"""A real systemd, booted as the first process of namespaces of its own; the machine outside stays as it is.
+"""A real systemd, booted as process 1 of separate namespaces. The machine outside is not changed.
 
-It has the mounts, processes, and control groups of a container; what it writes goes into memory, and the
-network is that of whoever starts it. Everything in it dies with the test.
+It has the mounts, processes and control groups of a container. Its files are in memory, and its network is
+the network namespace of the calling thread. All of its processes end with the test.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Self
 
 import pytest
 
-from tests.support.guard import guarded
+from tests.support.process_guard import guarded
 from tests.support.waiting import eventually
 
 _SYSTEMD = Path("/lib/systemd/systemd")
@@ -25,10 +25,10 @@ _TREE = Path(__file__).parent.parent.parent
 _UNITS = "etc/systemd/system"
 _SECONDS = 30.0
 
-# Everything that is written stays in memory: the root is an overlay over the machine's, without other file
-# systems, and the machine's own root is out of reach before anything of systemd runs. Otherwise a boot would
-# do to the machine what boots do, and empty its /tmp for a start. $1 holds files that are laid over the root;
-# $2 is this tree, which may lie in such a /tmp.
+# All writes stay in memory: the root is an overlay over the root of the machine, without its other file
+# systems, and the root of the machine is unmounted before systemd runs. Otherwise the boot would change the
+# machine, for example by emptying /tmp. $1 is a directory of files to lay over the root; $2 is this source
+# tree, which may be below /tmp.
 _ENTER = """
 set -e
 mount --make-rprivate /
@@ -62,7 +62,7 @@ mkdir -p mnt/machine
 pivot_root . mnt/machine
 umount -l /mnt/machine
 [ "$(stat -f -c %T /)" = overlayfs ]
-mount --make-rshared /  # as systemd finds it in containers, and needs it for credentials
+mount --make-rshared /  # as in containers; systemd needs it for credentials
 shift 2
 exec env -i PATH="$PATH" container=test setpriv --bounding-set \
     -sys_module,-sys_time,-sys_boot,-sys_rawio,-syslog,-mac_admin,-mac_override,-wake_alarm "$@"
@@ -73,23 +73,23 @@ _SYSTEMD_COMMAND = (
 
 
 class BootedSystemd:
-    """As a context manager it is booted and shut down; a test is skipped where that cannot be.
+    """A booted systemd, as a context manager. The test is skipped if it cannot be booted.
 
     Args:
-        files: what is found in it, by absolute paths; systemd's units belong into `/etc/systemd/system`.
+        files: the text of files in it by absolute path; units go into `/etc/systemd/system`.
     """
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self._directory = tempfile.TemporaryDirectory(prefix="zkdns-test-")
         self._log = Path(self._directory.name) / "log"
         root = Path(self._directory.name) / "root"
-        target = {f"/{_UNITS}/test.target": "[Unit]\nDescription=What a test boots\n"}
+        target = {f"/{_UNITS}/test.target": "[Unit]\nDescription=Test\n"}
         for path, text in {**files, **target}.items():
             file = root / path.lstrip("/")
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text)
             file.chmod(0o600 if path.endswith("zookeeper.toml") else 0o644)
-        for unit in _started_by_themselves():
+        for unit in _enabled_units():
             mask = root / "etc/systemd/system" / unit
             if not mask.exists():
                 mask.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +112,7 @@ class BootedSystemd:
         try:
             eventually(lambda: process.poll() is not None or self._is_up(), _SECONDS)
             if process.poll() is not None:
-                pytest.skip(f"no systemd can be booted here: {self.log.strip()[-300:]}")
+                pytest.skip(f"systemd cannot be booted here: {self.log.strip()[-300:]}")
         except BaseException as error:
             error.add_note(self.log)
             self.__exit__()
@@ -135,11 +135,11 @@ class BootedSystemd:
 
     @property
     def log(self) -> str:
-        """What systemd says."""
+        """The output of systemd."""
         return self._log.read_text(errors="replace")
 
     def run(self, *command: str, check: bool = True) -> str:
-        """What a command prints that root types in there."""
+        """Run a command in it as root, and return its standard output."""
         ended = subprocess.run(
             ["nsenter", "--target", str(self._pid), "--mount", "--pid", "--", *command],
             check=False,
@@ -162,18 +162,21 @@ class BootedSystemd:
         return self.run("systemctl", "is-active", "test.target", check=False).strip() == "active"
 
 
-def _started_by_themselves() -> set[str]:
-    """Units of the machine that every boot would start; here none but the test's own are."""
-    wanted = (
+def _enabled_units() -> set[str]:
+    """The units that are enabled on this machine.
+
+    They are masked, so that only the units of the test start.
+    """
+    enabled = (
         path
         for place in ("/lib/systemd/system", "/etc/systemd/system")
         for path in Path(place).glob("*.wants/*")
     )
-    return {path.name for path in wanted}
+    return {path.name for path in enabled}
 
 
 def _new_control_group() -> Path:
-    """A control group of the test's own."""
+    """Create a control group for the test."""
     needed: Sequence[str] = ("unshare", "nsenter", "mountpoint")
     if not _SYSTEMD.exists() or not all(map(shutil.which, needed)) or os.geteuid() != 0:
         pytest.skip("needs systemd, util-linux, and root")
@@ -187,12 +190,12 @@ def _new_control_group() -> Path:
     try:
         group.mkdir()
     except OSError as error:
-        pytest.skip(f"no control group can be made: {error.strerror}")
+        pytest.skip(f"cannot create a control group: {error.strerror}")
     return group
 
 
 def _removed(group: Path) -> bool:
-    """Remove a control group that nothing is in any more, with those below."""
+    """Remove an empty control group and its children; return whether it is gone."""
     for directory, _, _ in os.walk(group, topdown=False):
         Path(directory).rmdir()
     return not group.exists()

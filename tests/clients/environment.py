@@ -1,4 +1,4 @@
-"""What is served to the clients, from a file, and the network that they live in."""
+"""The network, the server and the services for the client tests."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ _SERVICES = {WEB: (*IPV4, *IPV6), OLD: OLD_IPV4, MANY: HUNDRED}
 
 @dataclass(frozen=True)
 class Served:
-    """The server, and the port at which a web server listens at every member's address."""
+    """The server, and the port of a web server that listens on the addresses of all members."""
 
     server: ZkdnsServer
     web_port: int
 
 
 def srv(name: str) -> tuple[str, ...]:
-    """The SRV records of a service, sorted, without the dot at their ends."""
+    """The sorted SRV records of a service, without the final dot."""
     return tuple(sorted(f"0 100 {PORT} m{number}.{name}" for number in range(len(_SERVICES[name]))))
 
 
 @contextlib.contextmanager
 def serving(directory: Path) -> Iterator[Served]:
-    """The services on 127.0.0.1:53 of a network that the thread is in meanwhile.
+    """Serve the services on 127.0.0.1:53 in a new network, and move this thread into it.
 
-    There are a link and addresses of both families, without which some clients ask nothing or only for one
-    (systemd-resolved, and getaddrinfo(3) with AI_ADDRCONFIG).
+    The network has a link with addresses of both families. Without them some clients send no queries, or only
+    queries for one family (systemd-resolved, and getaddrinfo(3) with AI_ADDRCONFIG).
     """
     services = directory / "services.toml"
     services.write_text(

@@ -1,4 +1,4 @@
-"""A witness that looks at a server set all the time, through a client of its own."""
+"""ZooKeeper clients: a monitor that polls the members of a server set, and a connected client."""
 
 import contextlib
 import threading
@@ -15,16 +15,16 @@ from tests.support.waiting import eventually
 _PAUSE = 0.005
 
 
-class Witness:
-    """Samples the children of a znode; what it cannot see, since the server is away, it says nothing of."""
+class MembershipMonitor:
+    """Polls the children of a znode. Times without a connection to the server are not counted."""
 
     def __init__(self, hosts: str, path: str) -> None:
-        self.most = 0
-        """The most members that were there at one time."""
-        self.longest_absence = 0.0
-        """Seconds, between two samples, in which there was none; from the first member on."""
+        self.max_present = 0
+        """The largest number of members at one time."""
+        self.longest_gap = 0.0
+        """The longest time without members in seconds, after the first member."""
         self.seen: set[str] = set()
-        """Every member that ever was."""
+        """The names of all members so far."""
         self.changes = 0
         self.present: frozenset[str] = frozenset()
         self._path = path
@@ -33,8 +33,8 @@ class Witness:
             timeout=4.0,
             connection_retry=KazooRetry(max_tries=-1, delay=0.05, max_delay=0.2),
         )
-        self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="witness", daemon=True)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, name="membership monitor", daemon=True)
 
     def __enter__(self) -> Self:
         self._client.start()
@@ -42,18 +42,18 @@ class Witness:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_over.set()
+        self._stopped.set()
         self._client.stop()
         self._client.close()
         self._thread.join(10.0)
 
     def wait_for_one(self, timeout: float = 10.0) -> str:
-        """Wait until there is one member, and no other; its name."""
+        """Wait until there is exactly one member, and return its name."""
         return eventually(lambda: next(iter(self.present)) if len(self.present) == 1 else None, timeout)
 
-    def _look(self) -> None:
+    def _poll(self) -> None:
         absent_since: float | None = None
-        while not self._is_over.wait(_PAUSE):
+        while not self._stopped.wait(_PAUSE):
             try:
                 names = frozenset(self._client.get_children_async(self._path).get(timeout=1.0))
             except NoNodeError:
@@ -62,20 +62,20 @@ class Witness:
                 absent_since = None if absent_since is None else time.monotonic()
                 continue
             now = time.monotonic()
-            self.most = max(self.most, len(names))
+            self.max_present = max(self.max_present, len(names))
             self.seen |= names
             if names or not self.seen:
                 absent_since = None
             else:
                 absent_since = absent_since or now
-                self.longest_absence = max(self.longest_absence, now - absent_since)
+                self.longest_gap = max(self.longest_gap, now - absent_since)
             self.changes += names != self.present
             self.present = names
 
 
 @contextlib.contextmanager
 def client_of(hosts: str, **options: Any) -> Any:
-    """A started kazoo client, ended with the block."""
+    """A connected kazoo client."""
     client = KazooClient(hosts=hosts, **options)
     client.start()
     try:

@@ -1,6 +1,6 @@
-"""A machine that asks nobody but zkdns: programs as they are find services, and the rest of the world.
+"""zkdns with forwarding as the only name server of a machine: programs find services and all other names.
 
-In a network of the test's own, where the rest of the world is a made-up one.
+Other names are in a small DNS hierarchy in a separate network.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.dns_hierarchy import dns_hierarchy, skip_without_programs
 from tests.support.machine import Machine
-from tests.support.made_up_world import made_up_world, skip_without_programs
 from tests.support.network import ip, new_network
 from tests.support.server import ZkdnsServer
 from tests.support.waiting import eventually
@@ -22,7 +22,7 @@ from tests.support.web import WebServer
 pytestmark = [pytest.mark.processes, pytest.mark.punctual]
 
 SERVICE, SITE, ALIAS = "web.staging.discovery", "www.example", "files.example"
-# Ways in which glibc asks: resolv.conf(5).
+# Options of resolv.conf(5) that change how glibc sends queries.
 OPTIONS = ("", "options edns0 trust-ad", "options use-vc", "options single-request", "options rotate")
 
 _RECORDS = """\
@@ -36,8 +36,8 @@ _RECORDS = """\
 """
 
 
-class World(Machine):
-    """The machine, and the web servers of both worlds."""
+class WebMachine(Machine):
+    """The machine, with the web servers of a service and of an Internet name."""
 
     def __init__(self, directory: Path, web: list[WebServer]) -> None:
         super().__init__(directory)
@@ -45,17 +45,17 @@ class World(Machine):
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebMachine]:
     skip_without_programs()
     if shutil.which("getent") is None or shutil.which("curl") is None:
         pytest.skip("needs getent and curl")
-    directory = tmp_path_factory.mktemp("world")
+    directory = tmp_path_factory.mktemp("machine")
     services = directory / "services.toml"
     with (
         new_network() as network,
         network.entered(),
-        ipv4(),
-        made_up_world(directory, _RECORDS) as upstream,
+        with_ipv4(),
+        dns_hierarchy(directory, _RECORDS) as upstream,
         WebServer("127.0.0.10") as service,
         WebServer("127.0.0.20") as site,
     ):
@@ -66,31 +66,31 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         arguments = ("--static", str(services), "--listen", "127.0.0.1:53", "--upstream", upstream)
         with ZkdnsServer(*arguments) as server:
             server.wait_ready()
-            # A member's host name is resolved a moment later.
-            eventually(lambda: server.ask("named.staging.discovery"))
-            yield World(directory, [service, site])
+            # The host name of a member is resolved after the start.
+            eventually(lambda: server.lookup("named.staging.discovery"))
+            yield WebMachine(directory, [service, site])
 
 
 @pytest.fixture
-def machine(running: World) -> World:
+def machine(running: WebMachine) -> WebMachine:
     running.configure()
     return running
 
 
 @contextlib.contextmanager
-def ipv4() -> Iterator[None]:
-    """Let programs find an IPv4 network, of which some ask before they look names up (getaddrinfo(3))."""
+def with_ipv4() -> Iterator[None]:
+    """Add an IPv4 address. Without one, some programs do not look up A records (getaddrinfo(3))."""
     ip("addr add 192.0.2.99/32 dev lo")
     yield
 
 
-def addresses(printed: str) -> set[str]:
-    """The addresses in what `getent` prints."""
-    return {line.split()[0] for line in printed.splitlines()}
+def addresses(output: str) -> set[str]:
+    """The addresses in the output of `getent`."""
+    return {line.split()[0] for line in output.splitlines()}
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_getent_finds_both_worlds_in_whatever_way_glibc_asks(machine: World, options: str) -> None:
+def test_getent_finds_services_and_other_names(machine: WebMachine, options: str) -> None:
     machine.configure(options)
     for name, found in (
         (SERVICE, {"127.0.0.10"}),
@@ -107,12 +107,12 @@ def test_getent_finds_both_worlds_in_whatever_way_glibc_asks(machine: World, opt
         assert machine.run("getent", "ahosts", name).returncode == 2, name
 
 
-def test_curl_reaches_both_worlds(machine: World) -> None:
+def test_curl_reaches_services_and_other_hosts(machine: WebMachine) -> None:
     service, site = machine.web
     for name, web in ((SERVICE, service), (SITE, site), (ALIAS, site)):
         url = f"http://{name}:{web.server_port}/"
         assert machine.output("curl", "--silent", "--fail", "--noproxy", "*", "-4", url) == web.endpoint
-        assert web.asked[-1].host == f"{name}:{web.server_port}"
+        assert web.requests[-1].host == f"{name}:{web.server_port}"
     failed = machine.run("curl", "--silent", "--noproxy", "*", f"http://none.example:{site.server_port}/")
     assert failed.returncode == 6  # it could not resolve the name
 
@@ -129,7 +129,7 @@ for name in sys.argv[1:]:
 """
 
 
-def test_pythons_getaddrinfo_resolves_both_worlds_and_tells_what_is_not_there(machine: World) -> None:
+def test_getaddrinfo_of_python_resolves_names_and_reports_missing_ones(machine: WebMachine) -> None:
     names = [SERVICE, SITE, ALIAS, "none.staging.discovery", "none.example"]
     assert machine.python(_GETADDRINFO, *names).splitlines() == [
         f"{SERVICE} 127.0.0.10",
@@ -156,14 +156,14 @@ for url in sys.argv[1:]:
 """
 
 
-def test_downloads_at_once_from_both_worlds(machine: World) -> None:
+def test_parallel_downloads_from_services_and_other_hosts(machine: WebMachine) -> None:
     service, site = machine.web
     urls = [f"http://{name}:{site.server_port}/simple/{name}/" for name in (SITE, ALIAS)]
     urls.append(f"http://{SERVICE}:{service.server_port}/")
     assert machine.python(_DOWNLOAD, *urls).split() == [site.endpoint, site.endpoint, service.endpoint]
 
 
-def test_other_types_are_found_too(machine: World) -> None:
+def test_other_record_types_are_forwarded(machine: WebMachine) -> None:
     dig = ("dig", "+short", "+tries=1")
     assert machine.output(*dig, "mail.example", "MX").strip() == "10 www.example."
     assert machine.output(*dig, "old.example", "TXT").strip() == '"has no address"'

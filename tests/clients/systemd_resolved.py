@@ -1,7 +1,7 @@
-"""systemd-resolved, started by hand with the zone routed to the server, and a D-Bus for `resolvectl`.
+"""systemd-resolved with a route for the zone to the server, and a D-Bus for `resolvectl`.
 
-No systemd need run, nor need the package be installed, which would change the machine's own resolver: what
-`tests/run` has unpacked into .tests/systemd-resolved is found too.
+It needs no running systemd, and no installed package, which would change the resolver of the machine:
+`tests/run` unpacks it into .tests/systemd-resolved.
 """
 
 from __future__ import annotations
@@ -17,10 +17,18 @@ from pathlib import Path
 import dns.message
 import dns.query
 
-from tests.clients.client import Client, Ended, Found, MissingError, Workplace, find, records
-from tests.clients.tools import DIG
-from tests.support.guard import running
+from tests.clients.client import (
+    Client,
+    ClientEnvironment,
+    CompletedCommand,
+    LookupResult,
+    MissingProgramError,
+    find,
+    records,
+)
+from tests.clients.tool_clients import DIG
 from tests.support.machine import Machine
+from tests.support.process_guard import running
 from tests.support.waiting import eventually
 
 STUB = "127.0.0.53"
@@ -53,12 +61,12 @@ def _program(name: str) -> str:
     )
     found = find(name) if unpacked is None else str(unpacked)
     if found is None:
-        raise MissingError("needs systemd-resolved")
+        raise MissingProgramError("needs systemd-resolved")
     return found
 
 
 def _environment() -> list[str]:
-    """Variables for `env`."""
+    """Variable assignments for `env`."""
     libraries = [
         str(library.parent) for library in _UNPACKED.glob("usr/lib/*/systemd/libsystemd-shared-*.so")
     ]
@@ -67,10 +75,10 @@ def _environment() -> list[str]:
 
 @contextlib.contextmanager
 def resolved(directory: Path) -> Iterator[Machine]:
-    """A machine whose resolver is systemd-resolved's stub, and on which `resolvectl` works.
+    """A machine with systemd-resolved as its resolver, and with `resolvectl`.
 
     Raises:
-        MissingError: without programs that run.
+        MissingProgramError: if a program is missing or does not run.
     """
     run = runtime_directory(directory, _CONF)
     machine = Machine(directory / "machine", STUB, {"/run": run, **accounts(directory)})
@@ -79,69 +87,69 @@ def resolved(directory: Path) -> Iterator[Machine]:
 
 
 def runtime_directory(directory: Path, conf: str) -> Path:
-    """What is to be /run, with these settings."""
+    """Create a directory for /run, with these settings of systemd-resolved."""
     run = directory / "run"
     drop_ins = run / "systemd" / "resolved.conf.d"
     drop_ins.mkdir(parents=True)
-    run.chmod(0o755)  # systemd-resolved gives up being root
+    run.chmod(0o755)  # systemd-resolved drops root privileges
     (drop_ins / "zz-zkdns.conf").write_text(conf)
     return run
 
 
 @contextlib.contextmanager
 def started(prefix: list[str], directory: Path) -> Iterator[None]:
-    """systemd-resolved and a D-Bus, as this prefix runs programs, with the directory's `run` as /run.
+    """Run systemd-resolved and a D-Bus with this command prefix. `directory / "run"` must be mounted on /run.
 
     Raises:
-        MissingError: without programs that run.
+        MissingProgramError: if a program is missing or does not run.
     """
     program, bus = _program("systemd-resolved"), find("dbus-daemon")
     if bus is None:
-        raise MissingError("needs dbus-daemon")
+        raise MissingProgramError("needs dbus-daemon")
     probe = ["env", *_environment(), program, "--version"]
     tried = subprocess.run(probe, check=False, capture_output=True, text=True)
-    if tried.returncode != 0:  # unpacked, it comes without the libraries that it needs
-        raise MissingError(f"systemd-resolved does not run: {tried.stderr.strip()}")
+    if tried.returncode != 0:  # the unpacked package does not contain its libraries
+        raise MissingProgramError(f"systemd-resolved does not run: {tried.stderr.strip()}")
     run, bus_conf = directory / "run", directory / "bus.conf"
     bus_conf.write_text(_BUS)
     with contextlib.ExitStack() as stack:
-        (run / "bus").unlink(missing_ok=True)  # of one that was started before
+        (run / "bus").unlink(missing_ok=True)  # of a previous run
         bus_command = [*prefix, bus, "--nofork", f"--config-file={bus_conf}"]
         stack.enter_context(running(bus_command, directory / "bus.log"))
         eventually((run / "bus").exists, _START_SECONDS)
         command = [*prefix, "env", *_environment(), program]
         stack.enter_context(running(command, directory / "log"))
-        asked = dns.message.make_query("localhost", "A")
-        eventually(lambda: dns.query.udp(asked, STUB, timeout=0.5), _START_SECONDS)
+        query = dns.message.make_query("localhost", "A")
+        eventually(lambda: dns.query.udp(query, STUB, timeout=0.5), _START_SECONDS)
         yield
 
 
 def accounts(directory: Path) -> dict[str, Path]:
-    """The machine's users and groups, with the one that systemd-resolved becomes."""
+    """Copies of /etc/passwd and /etc/group with the user of systemd-resolved."""
     files = {}
     for place, entry in (
         ("/etc/passwd", f"{_USER}:x:{_ID}:{_ID}::/:/bin/false"),
         ("/etc/group", f"{_USER}:x:{_ID}:"),
     ):
-        known = Path(place).read_text()
+        text = Path(place).read_text()
         files[place] = directory / Path(place).name
-        files[place].write_text(known if f"{_USER}:" in known else f"{known.rstrip()}\n{entry}\n")
+        files[place].write_text(text if f"{_USER}:" in text else f"{text.rstrip()}\n{entry}\n")
     return files
 
 
-def _command(_: Workplace, kind: str, name: str) -> list[str]:
-    """Addresses of programs that want to connect, and other records by their type."""
-    how = {"A": ["-4"], "AAAA": ["-6"], "both": []}.get(kind, [f"--type={kind}"])
-    return resolvectl("--legend=no", "query", *how, name)
+def _command(_: ClientEnvironment, query_type: str, name: str) -> list[str]:
+    """Look up addresses as programs do before they connect, and other records by type."""
+    options = {"A": ["-4"], "AAAA": ["-6"], "both": []}.get(query_type, [f"--type={query_type}"])
+    return resolvectl("--legend=no", "query", *options, name)
 
 
 def resolvectl(*arguments: str) -> list[str]:
-    """The command on that machine."""
+    """The command line for `resolvectl`."""
     return ["env", *_environment(), _program("resolvectl"), *arguments]
 
 
-def _read(ended: Ended) -> Found:
-    """Lines with an address (the first behind the name), or with a record; behind either may stand a link."""
+def _read(ended: CompletedCommand) -> LookupResult:
+    """Parse lines with an address (the first one after the name) or a record, optionally with a link."""
     text = re.sub(r"\s*-- link: \S+$", "", ended.stdout, flags=re.MULTILINE)
     found = re.findall(r"^(?:\S+: |\s+)([0-9a-f.:]+)$|IN SRV (.*)$", text, re.MULTILINE)
     failure = re.search(r"not found|does not have any RR", ended.stderr)

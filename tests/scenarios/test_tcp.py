@@ -1,0 +1,89 @@
+"""TCP connections to a real server: pipelining, half-close, and responses above 65,535 bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import dns.flags
+import dns.message
+import dns.query
+import pytest
+
+from tests.support.server import ZkdnsServer
+from tests.support.upstream import UpstreamServer, is_slow
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.processes, pytest.mark.punctual]
+
+LOCAL, FORWARDED = "web.staging.discovery", "www.example"
+SECONDS = 10.0
+TRUNCATED_EVENT = "tcp_responses_truncated"
+TRUNCATED_METRIC = 'zkdns_tcp_truncated_responses_total{worker="0"}'
+
+
+def framed(*messages: dns.message.Message) -> bytes:
+    """Messages with their length prefixes."""
+    return b"".join(len(wire).to_bytes(2) + wire for wire in (message.to_wire() for message in messages))
+
+
+@contextlib.contextmanager
+def connected() -> Iterator[socket.socket]:
+    """A connection to a server with a slow upstream."""
+    with (
+        UpstreamServer(is_slow(0.5)) as upstream,
+        ZkdnsServer("--demo", f"--upstream={upstream.address}") as server,
+        socket.create_connection(("127.0.0.1", server.wait_ready().port), SECONDS) as sock,
+    ):
+        yield sock
+
+
+def metrics_of(server: ZkdnsServer) -> list[str]:
+    """The lines of the metrics."""
+    with urllib.request.urlopen(f"{server.admin}/metrics", timeout=SECONDS) as metrics:  # noqa: S310 - a local URL
+        return [line.decode().rstrip("\n") for line in metrics]
+
+
+def receive(sock: socket.socket) -> dns.message.Message:
+    """Receive the next response."""
+    message, _ = dns.query.receive_tcp(sock)
+    return message
+
+
+def test_dns_27_local_responses_do_not_wait_for_forwarded_ones() -> None:
+    """RFC 7766 §6.2.1.1, §7: responses to pipelined queries are sent as they become ready."""
+    forwarded, local = dns.message.make_query(FORWARDED, "A"), dns.message.make_query(LOCAL, "A")
+    with connected() as sock:
+        sock.sendall(framed(forwarded, local, local))
+        responses = [receive(sock) for _ in range(3)]
+        assert [response.id for response in responses] == [local.id, local.id, forwarded.id]
+        assert all(response.answer for response in responses)
+
+
+def test_dns_28_forwarded_responses_are_sent_after_a_half_close() -> None:
+    forwarded, local = dns.message.make_query(FORWARDED, "A"), dns.message.make_query(LOCAL, "A")
+    with connected() as sock:
+        for byte in framed(forwarded, local):
+            sock.sendall(bytes([byte]))
+        sock.shutdown(socket.SHUT_WR)
+        assert {receive(sock).id, receive(sock).id} == {local.id, forwarded.id}
+        assert sock.recv(1) == b""
+
+
+def test_dns_30_truncation_over_tcp_is_counted_and_logged(tmp_path: Path) -> None:
+    """Clients do not report missing records (consul#3850)."""
+    members = ", ".join(f'"10.1.{number >> 8}.{number & 255}:80"' for number in range(5000))
+    services = tmp_path / "services.toml"
+    services.write_text(f'[services."web.staging"]\nmembers = [{members}]\n')
+    with ZkdnsServer("--static", str(services)) as server:
+        server.wait_ready()
+        assert server.query(LOCAL, "A").flags & dns.flags.TC  # truncation over UDP is normal, and not logged
+        response = server.query(LOCAL, "A", tcp=True, timeout=SECONDS)
+        assert response.flags & dns.flags.TC
+        assert len(response.answer[0]) > 4000
+        (entry,) = eventually(lambda: server.events(TRUNCATED_EVENT))
+        assert (entry["level"], entry["count"]) == ("warning", 1)
+        eventually(lambda: f"{TRUNCATED_METRIC} 1.0" in metrics_of(server))
