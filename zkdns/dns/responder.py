@@ -135,7 +135,7 @@ class Responder:
         ready: whether the table has been read; until then every name in a zone gets SERVFAIL.
         stale: whether ZooKeeper is out of reach, so that responses may be out of date.
         stale_reason: text of the extended error in such responses.
-        cut_over_tcp: number of responses that did not fit even into 64 KiB.
+        truncated_over_tcp: number of responses that did not fit even into 64 KiB.
         fallback: answers queries for names outside the zones. None: such queries are refused.
         edns_options: the EDNS options of responses.
 
@@ -149,7 +149,7 @@ class Responder:
         self.ready = False
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
-        self.cut_over_tcp = 0
+        self.truncated_over_tcp = 0
         self.fallback: Fallback | None = None
         self.edns_options = EdnsOptions()
         self._identity = identity
@@ -315,7 +315,7 @@ class Responder:
                 self._count_truncated()
 
     def _count_truncated(self) -> None:
-        self.cut_over_tcp += 1
+        self.truncated_over_tcp += 1
 
 
 def _retry_over_tcp() -> None:
