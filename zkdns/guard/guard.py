@@ -1,18 +1,20 @@
-"""`Guard`: decides which changes of a source take effect, so that a ZooKeeper failure empties no answer.
+"""`Guard`: decides which changes of a source take effect, so that a failure of ZooKeeper empties no answer.
 
-    change ──▶ admit ──┬─ members join ──────────────────────────────────────────────────▶ passed on
-                       ├─ members leave, not suspicious ─────────────────────────────────▶ passed on
-                       ├─ suspicious, after a disturbance ──▶ held ──time over, accepted──▶ passed on
-                       └─ suspicious, no disturbance ──▶ waits 50 ms ──▶ passed on, or held if the table
-                       collapses
+    change ──▶ admit ──┬─ members join ────────────────────────────────────────────────────▶ passed on
+                       ├─ members leave, not suspicious ───────────────────────────────────▶ passed on
+                       ├─ suspicious, after a disturbance ──▶ held ──expired or accepted───▶ passed on
+                       └─ suspicious, no disturbance ──▶ waits 50 ms ──┬───────────────────▶ passed on
+                                                                       └─ collapse ──▶ held
 
-A removal is suspicious if it leaves a set without members, or with too few of those before it: before the
-disturbance, if there was one within a session timeout, otherwise a session timeout ago. Without a disturbance
-such a removal is orderly, unless most members of the whole table leave with it: then ZooKeeper has failed
-rather than the members (for instance all sessions expired together), which counts as a disturbance.
+A *disturbance* is a sign that ZooKeeper itself has failed, for instance a lost connection. A removal is
+*suspicious* if the set loses all its members, or too large a share of those that it had before. "Before" is
+the start of the disturbance if there was one within a session timeout, otherwise a session timeout ago.
+Without a disturbance, a suspicious removal takes effect after a short wait, unless the whole table
+*collapses*: if most members of the table leave together, ZooKeeper has failed rather than the members (for
+instance all sessions expired at once). A collapse counts as a disturbance.
 
 Rules of this file:
-- The table has the members that are answered. Without those that are held or waiting, it equals ZooKeeper.
+- The table has the members that are answered. Apart from held and waiting members, it equals ZooKeeper.
 - One change at a time: the caller applies the returned changes to the table before it admits the next one.
 """
 
@@ -42,24 +44,26 @@ from zkdns.table import MemberSet, Table
 log = structlog.get_logger("zkdns.guard")
 
 WAIT_SECONDS = 0.05
-"""How long a suspicious removal waits without a disturbance, to see whether the whole table collapses.
+"""Seconds that a suspicious removal waits without a disturbance, to see whether the table collapses.
 
 When all sessions expire together, ZooKeeper's leader closes them within one tick of its clock, one after the
-other in one stream of events: the next removal arrives within a few milliseconds.
+other. So the removals arrive within a few milliseconds of each other.
 """
 
-_AWAY = "zookeeper was out of reach"
-_COLLAPSE = "most members of the table vanished at once"
-_BEFORE = "they were held before this process began"
+_REASON_AWAY = "zookeeper was out of reach"
+_REASON_COLLAPSE = "most members of the table vanished at once"
+_REASON_ADOPTED = "they were held before this process began"
 
 
 class Guard:
     """Decides which changes pass, and when.
 
     Args:
-        settings: what is suspicious, and how long members are held. 0 seconds: no member is ever held.
+        settings: the limits of suspicious losses, and how long members are held. 0 seconds: none is ever
+            held.
         table: the table to which all passed changes were applied.
-        session_timeout: ZooKeeper's, in seconds. The effects of a disturbance arrive within that time.
+        session_timeout: ZooKeeper's session timeout in seconds, within which the effects of a disturbance
+            arrive.
         is_served: whether a member is answered. Members that are not answered pass unchecked.
     """
 
@@ -72,7 +76,7 @@ class Guard:
         is_served: Callable[[Member], bool] = lambda _: True,
     ) -> None:
         self.holds_total = 0
-        """How often the guard began to hold members of a set."""
+        """The number of times that the guard began to hold members of a set."""
         self._settings = settings
         self._table = table
         self._is_served = is_served
@@ -80,23 +84,28 @@ class Guard:
         self._disturbance = ""
         self._holds: dict[str, Hold] = {}
         self._waits: dict[str, Wait] = {}
-        self._deadlines: list[tuple[float, str]] = []  # a heap of times and origins; stale entries do no harm
+        # A heap of times and origins. Outdated entries are ignored.
+        self._deadlines: list[tuple[float, str]] = []
 
     # -- the connection ------------------------------------------------------------------------------------
 
     def disturbed(self, now: float) -> list[Change]:
-        """Distrust removals from now on: ZooKeeper is unreachable, or its contents are out of date."""
+        """Handle a disturbance: ZooKeeper is unreachable, or its contents are out of date.
+
+        From now on suspicious removals are held. Returns the changes that restore recent ones.
+        """
         if self._settings.seconds == 0:
             return []
         self._losses.advance(now)
         if not self._losses.disturb(self._waits.keys()):
             return []
-        return self._open_window(now, _AWAY)
+        return self._open_window(now, _REASON_AWAY)
 
     def settled(self, now: float) -> None:
-        """Everything was read again. For one more session timeout, removals are still suspicious.
+        """Handle the end of a disturbance: everything was read again.
 
-        Members stay held at least as long, because they may still return.
+        For one more session timeout, suspicious removals are still held. Members that are held already stay
+        held at least as long, because they may still return.
         """
         if self._losses.is_settled:
             return
@@ -129,7 +138,7 @@ class Guard:
         return passed
 
     def expire(self, now: float) -> list[Change]:
-        """The changes to pass on because their time has come."""
+        """The changes to pass on because a wait or a hold has ended by `now`."""
         self._losses.advance(now)
         changes: list[Change] = []
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -147,7 +156,7 @@ class Guard:
         return changes
 
     def next_deadline(self) -> float | None:
-        """When to call `expire`. None: no time limit is running."""
+        """When to call `expire` next. None: nothing is held or waits."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def accept(self, origin: str) -> list[Change]:
@@ -168,7 +177,7 @@ class Guard:
     # -- one set -------------------------------------------------------------------------------------------
 
     def _put(self, owner: MemberSet | None, change: SetPut, now: float) -> list[Change]:
-        """Admit a set that was read completely."""
+        """Admit a whole set."""
         origin = change.origin
         if owner is not None and owner.name == change.name and not owner.is_unread:
             self._set_final_changes(origin, ())
@@ -177,7 +186,7 @@ class Guard:
             added = [new for new in change.members if known.get(new.name) != new or new.name in absent]
             wanted = {member.name for member in change.members}
             return self._update(owner, added, [name for name in known if name not in wanted], now)
-        if owner is not None:  # under another name it is another set
+        if owner is not None:  # under another name it counts as another set
             self._losses.count(-self._count_served(owner), now)
             self._holds.pop(origin, None)
             self._waits.pop(origin, None)
@@ -212,7 +221,7 @@ class Guard:
         replaced = self._end_for_returned(owner, joining)
         others: list[Change] = []
         if lost and not self._losses.in_window and self._losses.is_collapse():
-            others = self._open_window(now, _COLLAPSE, except_origin=origin)
+            others = self._open_window(now, _REASON_COLLAPSE, except_origin=origin)
         ledger = self._losses.ledgers.get(origin)
         restored: list[Member] = []
         if lost and ledger is not None and self._losses.is_suspicious(ledger):
@@ -254,7 +263,10 @@ class Guard:
         return lost
 
     def _end_for_returned(self, owner: MemberSet, joining: dict[str, Member]) -> list[str]:
-        """Release members that join again. Returns the names of others whose endpoints they now have."""
+        """Release held and waiting members that join again or are replaced.
+
+        A member is replaced if another one joins with its endpoint. Returns the names of replaced members.
+        """
         wait, hold = self._waits.get(owner.origin), self._holds.get(owner.origin)
         endpoints = {found for member in joining.values() if (found := endpoint_of(member))}
         replaced: set[str] = set()
@@ -267,7 +279,7 @@ class Guard:
         return sorted(replaced.difference(joining))
 
     def _hold_lost(self, owner: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
-        """Hold all lost members of a set. Returns those that the table does not have any more."""
+        """Hold all lost members of a set. Returns those that the table has lost already, to be restored."""
         wait = self._waits.pop(owner.origin, None)
         hold = self._holds.get(owner.origin, Hold())
         new = ledger.take_lost()
@@ -286,7 +298,7 @@ class Guard:
             hold.add(HeldMember(owner.origin, owner.name, member, now, until, why))
         if owner.origin in self._holds or not hold.members:  # no members: all have been replaced
             return
-        self._schedule(hold, owner.origin, until)  # later ones are held until later
+        self._schedule(hold, owner.origin, until)  # members that are added later have later ends
         self._holds[owner.origin] = hold
         self.holds_total += 1
         log.warning(
@@ -299,7 +311,7 @@ class Guard:
         )
 
     def _wait_with(self, origin: str, ledger: LossLedger, lost: list[Member], now: float) -> None:
-        """Let removals wait, except those of members that were replaced already."""
+        """Let removals wait, except those of members that other members have replaced already."""
         names = [member.name for member in lost if member.name in ledger.lost]
         wait = self._waits.get(origin)
         if wait is None and names:
@@ -309,7 +321,7 @@ class Guard:
             wait.names.update(names)
 
     def _keeps_dropped(self, origin: str) -> bool:
-        """Whether a dropped set stays in the table because of held or waiting members."""
+        """Keep a dropped set in the table if it has held or waiting members. Returns whether it is kept."""
         self._set_final_changes(origin, (SetDropped(origin),))
         return self._is_dropped(origin)
 
@@ -328,7 +340,7 @@ class Guard:
         return changes
 
     def _adopt(self, owner: MemberSet, change: MembersHeld, now: float) -> list[Change]:
-        """Hold members that were held before this process started. Their time starts again."""
+        """Hold members that a previous process held. Their time starts again."""
         absent = self._absent(owner.origin)
         known = owner.members
         found = {name: known[name] for name in change.names if name in known and name not in absent}
@@ -337,7 +349,7 @@ class Guard:
             self._losses.count(-served, now)
         if ledger := self._losses.ledgers.get(owner.origin):
             ledger.exclude(served)
-        self._start_hold(owner, self._holds.get(owner.origin, Hold()), found, now, _BEFORE)
+        self._start_hold(owner, self._holds.get(owner.origin, Hold()), found, now, _REASON_ADOPTED)
         return self._changes_for(owner, (), ())
 
     # -- the end of waits and holds ------------------------------------------------------------------------
@@ -369,7 +381,7 @@ class Guard:
         return [SetChanged(origin, (), tuple(names))]
 
     def _schedule(self, hold: Hold, origin: str, due: float) -> None:
-        """Check a hold at this time, instead of when it was due before."""
+        """Check a hold at this time, in place of the time for which it was scheduled before."""
         if due != hold.due:
             hold.due = due
             heapq.heappush(self._deadlines, (due, origin))
@@ -384,7 +396,7 @@ class Guard:
     # -- the whole table -----------------------------------------------------------------------------------
 
     def _open_window(self, now: float, why: str, except_origin: str = "") -> list[Change]:
-        """Open a window, and hold the recent suspicious losses of all sets but one."""
+        """Open a window, and hold the recent suspicious losses of all sets except `except_origin`."""
         self._disturbance = why
         self._losses.open(now)
         changes: list[Change] = []
@@ -405,7 +417,7 @@ class Guard:
     def _restore_dropped(
         self, origin: str, ledger: LossLedger, name: ServiceName, now: float
     ) -> list[Change]:
-        """Hold the members of a set that was dropped with them just before the window opened."""
+        """Restore a set that was dropped with its members just before the window opened, and hold them."""
         ledger.set_dropped(None)
         lost, hold = ledger.take_lost(), Hold()
         if not lost:
@@ -415,14 +427,14 @@ class Guard:
         return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
 
     def _absent(self, origin: str) -> Collection[str]:
-        """The members of the table's set that ZooKeeper does not have any more: held and waiting ones."""
+        """Names in the table's set that ZooKeeper does not have any more: held and waiting members."""
         hold, wait = self._holds.get(origin), self._waits.get(origin)
         if hold is not None and wait is not None:
             return wait.names.union(hold.members)
         return hold.members if hold is not None else wait.names if wait is not None else ()
 
     def _count_served(self, owner: MemberSet) -> int:
-        """How many served members a set has in ZooKeeper."""
+        """The number of served members that a set has in ZooKeeper."""
         absent = self._absent(owner.origin)
         return sum(self._is_served(member) for name, member in owner.members.items() if name not in absent)
 
