@@ -103,7 +103,7 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
 def parse_upstream(text: str) -> UpstreamAddress:
     """Parse the address of an upstream: `ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
 
-    Host names are not accepted, since that resolver would have to look them up. The result is in canonical
+    Host names are not accepted, since an upstream would be needed to resolve them. The result is in canonical
     spelling, so that equal addresses compare equal.
 
     Raises:
@@ -134,7 +134,7 @@ def parse_upstream(text: str) -> UpstreamAddress:
 
 
 def parse_network(text: str) -> str:
-    """Parse a network (`10.0.0.0/8`) or a single address, into canonical spelling.
+    """Parse a network (`10.0.0.0/8`) or a single address. Returns it in canonical spelling.
 
     Raises:
         BadValueError: not a network, or one with bits set after its prefix.
@@ -211,7 +211,7 @@ def _certificate_name(name: str, text: str) -> str:
 
 
 def _bare_host(host: str, text: str) -> str:
-    """The host without brackets. Only IPv6 addresses have them, and must have them before a port."""
+    """The host without brackets, which an IPv6 address must have before a port, and other hosts must not."""
     if host.startswith("[") and host.endswith("]"):
         bare = host[1:-1]
         if not _is_ipv6(bare):

@@ -44,7 +44,7 @@ def parse_duration(text: str, *, lowest: float = 0.0, highest: float = math.inf)
 
 
 def duration_parser(lowest: float, highest: float) -> Callable[[str], float]:
-    """Return `parse_duration` for a range of seconds, for a setting or a flag."""
+    """Return a parser of durations within a range of seconds, for a setting or a flag."""
 
     def parse(text: str) -> float:
         return parse_duration(text, lowest=lowest, highest=highest)
@@ -57,7 +57,7 @@ def format_duration(seconds: float, *, units: int = 2) -> str:
 
     Args:
         seconds: the duration. A negative one counts as 0; one that is not finite gives `nans` or `infs`.
-        units: from 10 seconds on, how many adjacent units are shown. Smaller units are cut off, and units
+        units: the number of adjacent units to show, from 10 seconds on. Smaller units are cut off, and units
             with the value 0 are left out.
     """
     if not math.isfinite(seconds):

@@ -1,7 +1,7 @@
 """`Table`: the services and members that the server answers from.
 
-Only `apply` and `expire` change a table. It has no clock: the caller passes the time, in seconds of any
-monotonic clock. Never here: I/O, DNS messages.
+Only `apply`, `retain` and `expire` change a table. It does no I/O and has no clock: the caller passes the
+time, in seconds of any monotonic clock. DNS messages are made in `zkdns.dns`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DEPARTED_SECONDS = 60.0
 class MemberSet:
     """The members of one origin by name, in the order in which they joined.
 
-    `held` has the names of members that have left and are still answered, after all others. With `is_unread`
-    the set exists, but its members are unknown.
+    `held` has the names of held members: they have left and are still answered, after all others. If
+    `is_unread`, the set exists, but its members are unknown.
     """
 
     __slots__ = ("held", "is_unread", "members", "name", "origin")
@@ -44,10 +44,10 @@ class MemberSet:
 
 
 class Service:
-    """The sets that answer one name: usually one, several if their names differ only in case.
+    """The sets with the same DNS name: usually one, several for instance if their names differ only in case.
 
-    `departed` has the members that have left, by origin and name, with the time until which their own names
-    are answered.
+    `departed` has the members that have left, by origin and name, each with the time until which its own name
+    (such as `m318.web.staging`) is answered.
     """
 
     __slots__ = ("departed", "key", "sets")
@@ -59,14 +59,14 @@ class Service:
 
     @property
     def first(self) -> MemberSet:
-        """The set with precedence in spelling and member names: the one in lower case."""
+        """The set whose spelling and member names have precedence: the one in lower case, then by origin."""
         if len(self.sets) == 1:
             return next(iter(self.sets.values()))
         return min(self.sets.values(), key=_precedence)
 
     @property
     def is_unread(self) -> bool:
-        """Whether no member is known although there may be some."""
+        """Whether no member is known, but a set that could not be read may have some."""
         sets = self.sets.values()
         return any(owner.is_unread for owner in sets) and not any(owner.members for owner in sets)
 
@@ -102,7 +102,7 @@ class AddressIndex:
         return new
 
     def count(self, member: Member, key: Labels, step: int) -> None:
-        """Count a member of a service that has joined (`step` is 1) or left (-1)."""
+        """Count a member of a service: `step` is 1 if it has joined, -1 if it has left."""
         for address in member.addresses:
             users = self._users.setdefault(address, {})
             if key not in users:
@@ -120,7 +120,7 @@ class Table:
 
     Args:
         departed_seconds: how long departed members are kept in `Service.departed`. 0: not at all.
-        with_addresses: whether to maintain `addresses`.
+        with_addresses: whether to maintain the index `addresses`.
 
     Attributes:
         addresses: the index by address, or None.
@@ -163,7 +163,7 @@ class Table:
     def apply(self, change: Change, now: float = 0.0) -> set[Labels]:
         """Apply a change. Returns the keys of the services whose answers may change.
 
-        A change of an unknown set has no effect: the source will publish the whole set.
+        A change of a set that is not in the table has no effect, since the source will publish the whole set.
         """
         match change:
             case SetPut():
@@ -206,7 +206,7 @@ class Table:
         yield from self.resolved()
 
     def contents_of(self, origin: str) -> Iterator[SetPut | SetUnread | MembersHeld]:
-        """The changes that create this set in another table. None if the set does not exist."""
+        """The changes that create this set in another table. No changes if the set does not exist."""
         owner = self._sets.get(origin)
         if owner is None:
             return
