@@ -89,7 +89,7 @@ class Guard:
 
     # -- the connection ------------------------------------------------------------------------------------
 
-    def disturbed(self, now: float) -> list[Change]:
+    def on_disturbance(self, now: float) -> list[Change]:
         """Handle a disturbance: ZooKeeper is unreachable, or its contents are out of date.
 
         From now on suspicious removals are held. Returns the changes that restore recent ones.
@@ -101,7 +101,7 @@ class Guard:
             return []
         return self._open_window(now, _REASON_AWAY)
 
-    def settled(self, now: float) -> None:
+    def on_settled(self, now: float) -> None:
         """Handle the end of a disturbance: everything was read again.
 
         For one more session timeout, suspicious removals are still held. Members that are held already stay
