@@ -110,14 +110,14 @@ class Namespace(msgspec.Struct, frozen=True):
         service, *scope = (elements[step] for step in self.order)
         return ServiceName(service, ".".join(scope), self.zone)
 
-    def meets(self, other: Namespace) -> bool:
+    def overlaps(self, other: Namespace) -> bool:
         """Whether a znode can be a service in both namespaces."""
         here, there = self._pattern(), other._pattern()
         return len(here) == len(there) and all(
             None in pair or pair[0] == pair[1] for pair in zip(here, there, strict=True)
         )
 
-    def holds(self, path: str) -> bool:
+    def matches_path(self, path: str) -> bool:
         """Whether a znode at this path would be a service."""
         elements, pattern = path.split("/")[1:], self._pattern()
         return len(elements) == len(pattern) and all(

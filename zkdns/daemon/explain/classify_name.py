@@ -128,7 +128,7 @@ class NameClassifier:
                 return self._of_name(owner.name.key)
             return self._of_member(owner.name.key, origin, name)
         for namespace in self._config.namespaces:
-            if namespace.holds(path):
+            if namespace.matches_path(path):
                 elements = path[len(namespace.root.rstrip("/")) + 1 :].split("/")
                 try:
                     namespace.name_of(elements).check()

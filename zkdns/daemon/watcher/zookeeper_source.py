@@ -71,7 +71,7 @@ class ZooKeeperSource:
 
     def restore(self, origins: Iterable[str]) -> None:
         """Begin with these sets of a snapshot, until ZooKeeper says otherwise."""
-        self._restored = {origin for origin in origins if self._namespace.holds(origin)}
+        self._restored = {origin for origin in origins if self._namespace.matches_path(origin)}
 
     def start(self) -> None:
         """Connect, and never give up."""
@@ -82,7 +82,7 @@ class ZooKeeperSource:
 
     def holds(self, path: str) -> bool:
         """Whether a member's znode at this path would be of this namespace."""
-        return self._namespace.holds(path.rpartition("/")[0])
+        return self._namespace.matches_path(path.rpartition("/")[0])
 
     async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """What ZooKeeper tells of these znodes within so many seconds; see `looking.look`."""
