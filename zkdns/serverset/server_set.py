@@ -249,9 +249,9 @@ def _checked_host(host: str) -> str:
     return canonical_host(host)
 
 
-def _check_port(port: int, minimum: int) -> None:
-    if type(port) is not int or not minimum <= port <= MAX_PORT:
-        raise BadValueError(f"port {port!r} is not valid; a port is {minimum} to {MAX_PORT}")
+def _check_port(port: int, min_port: int) -> None:
+    if type(port) is not int or not min_port <= port <= MAX_PORT:
+        raise BadValueError(f"port {port!r} is not valid; a port is {min_port} to {MAX_PORT}")
 
 
 def _check_seconds(name: str, seconds: float) -> None:
