@@ -336,25 +336,27 @@ def _label_members(
     taken: set[bytes] = set()
     present: list[_LabeledMember] = []
     departed: list[_LabeledMember] = []
-    for owner in service.by_precedence():
-        gone = [member for (origin, _), (member, _) in service.departed.items() if origin == owner.origin]
-        current = sorted(owner.members.values(), key=_age)
+    for member_set in service.by_precedence():
+        gone = [
+            member for (origin, _), (member, _) in service.departed.items() if origin == member_set.origin
+        ]
+        current = sorted(member_set.members.values(), key=_age)
         for entries, members in ((present, current), (departed, gone)):
             for member in members:
                 label = _member_label(member.name)
                 # Another set of the service has a member with this label, or another service has this name.
                 if label in taken or is_other_service(label):
-                    label += b"-" + _hash_label(f"{owner.origin}/{member.name}")
+                    label += b"-" + _hash_label(f"{member_set.origin}/{member.name}")
                 taken.add(label)
                 if member.is_served(statuses):
-                    weighting = Weighting(member.weight, member.name in owner.held)
-                    entries.append(_LabeledMember(label, member, owner.origin, weighting))
+                    weighting = Weighting(member.weight, member.name in member_set.held)
+                    entries.append(_LabeledMember(label, member, member_set.origin, weighting))
     return present, departed
 
 
 def has_no_served_member(service: Service, statuses: Collection[str]) -> bool:
     """Whether no member of the service is served."""
-    members = (member for owner in service.sets.values() for member in owner.members.values())
+    members = (member for member_set in service.sets.values() for member in member_set.members.values())
     return not any(member.is_served(statuses) for member in members)
 
 

@@ -2,7 +2,7 @@
 
 The buffers never move, so their addresses are written into the message headers only once. The lengths and ids
 of all datagrams are copied together, with one strided `memoryview` assignment per column, so that no Python
-code runs for a single datagram. A datagram has these buffers:
+code runs per datagram. Each datagram has these buffers:
 
     slot        id | head | question … | length    a query, followed by its length
     overflow    … the rest of a query that is longer than its slot
