@@ -14,7 +14,7 @@ Without a disturbance, a suspicious removal takes effect after a short wait, unl
 instance all sessions expired at once). A collapse counts as a disturbance.
 
 Rules of this file:
-- The table has the members that are answered. Apart from held and waiting members, ZooKeeper has the same ones.
+- The table has the members that are answered. Except held and waiting ones, ZooKeeper has the same members.
 - One change at a time: the caller applies the returned changes to the table before it admits the next one.
 """
 
