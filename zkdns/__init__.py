@@ -9,8 +9,8 @@
     with web.watch() as watch:
         print(watch.endpoints)  # ('10.0.0.1:8080',)
 
-`import zkdns` loads none of the classes below; each is imported on first use. So the workers of the
-server, which need nothing of ZooKeeper, never load kazoo.
+`import zkdns` loads none of the classes below; each is imported on first use. The workers of the server never
+use ZooKeeper, and so never load kazoo.
 """
 
 from __future__ import annotations

@@ -54,13 +54,13 @@ def connectable(address: HostPort) -> HostPort:
     return HostPort(_WILDCARDS.get(address.host, address.host), address.port)
 
 
-def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: int = 1) -> HostPort:
+def parse_host_port(text: str, *, default_port: int | None = None, min_port: int = 1) -> HostPort:
     """Parse `host:port`. An IPv6 address with a port is in brackets.
 
     Args:
         text: the text to parse.
         default_port: the port if none is given. None: a port is required.
-        lowest_port: 0 if port 0 is allowed (the system chooses a port), otherwise 1.
+        min_port: 0 if port 0 is allowed (the system chooses a port), otherwise 1.
 
     Raises:
         BadValueError: the host or port is missing or invalid.
@@ -71,12 +71,12 @@ def parse_host_port(text: str, *, default_port: int | None = None, lowest_port: 
         host, port_text = stripped, ""
     if not port_text and default_port is not None and (host == stripped or not stripped.endswith(":")):
         port = default_port
-    elif _PORT.fullmatch(port_text) and lowest_port <= int(port_text) <= MAX_PORT:
+    elif _PORT.fullmatch(port_text) and min_port <= int(port_text) <= MAX_PORT:
         port = int(port_text)
     elif not port_text:
         raise BadValueError(f"{text!r} has no port; write HOST:PORT, an IPv6 address as [ADDRESS]:PORT")
     else:
-        raise BadValueError(f"{text!r} has the port {port_text!r}; a port is {lowest_port} to {MAX_PORT}")
+        raise BadValueError(f"{text!r} has the port {port_text!r}; a port is {min_port} to {MAX_PORT}")
     return HostPort(_bare_host(host, text), port)
 
 
@@ -89,7 +89,7 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
         BadValueError: a host name, a link-local address without its interface, or anything that
             `parse_host_port` rejects.
     """
-    given = parse_host_port(text, default_port=default_port, lowest_port=0)
+    given = parse_host_port(text, default_port=default_port, min_port=0)
     try:
         address = ipaddress.ip_address(given.host)
     except ValueError:
@@ -103,7 +103,7 @@ def parse_listen(text: str, *, default_port: int) -> HostPort:
 def parse_upstream(text: str) -> UpstreamAddress:
     """Parse the address of an upstream: `ADDRESS[:PORT]`, or `tls://ADDRESS[:PORT][#NAME]`.
 
-    Host names are not accepted, since that resolver would have to look them up. The result is in canonical
+    Host names are not accepted, since an upstream would be needed to resolve them. The result is in canonical
     spelling, so that equal addresses compare equal.
 
     Raises:
@@ -134,7 +134,7 @@ def parse_upstream(text: str) -> UpstreamAddress:
 
 
 def parse_network(text: str) -> str:
-    """Parse a network (`10.0.0.0/8`) or a single address, into canonical spelling.
+    """Parse a network (`10.0.0.0/8`) or a single address. Returns it in canonical spelling.
 
     Raises:
         BadValueError: not a network, or one with bits set after its prefix.
@@ -211,7 +211,7 @@ def _certificate_name(name: str, text: str) -> str:
 
 
 def _bare_host(host: str, text: str) -> str:
-    """The host without brackets. Only IPv6 addresses have them, and must have them before a port."""
+    """The host without brackets, which an IPv6 address must have before a port, and other hosts must not."""
     if host.startswith("[") and host.endswith("]"):
         bare = host[1:-1]
         if not _is_ipv6(bare):

@@ -18,13 +18,13 @@ _PART = re.compile(rf"({_NUMBER})(d|h|ms|m|s|µs|us)")
 _DURATION = re.compile(rf"{_PART.pattern}(?: ?{_PART.pattern})*")
 
 
-def parse_duration(text: str, *, lowest: float = 0.0, highest: float = math.inf) -> float:
+def parse_duration(text: str, *, min_seconds: float = 0.0, max_seconds: float = math.inf) -> float:
     """Parse a number of seconds, or numbers with units: `500ms`, `1.5s`, `2m`, `1h 30m`.
 
     Args:
         text: the duration as written.
-        lowest: the smallest accepted number of seconds.
-        highest: the largest accepted number of seconds.
+        min_seconds: the smallest accepted number of seconds.
+        max_seconds: the largest accepted number of seconds.
 
     Returns:
         Seconds.
@@ -37,17 +37,17 @@ def parse_duration(text: str, *, lowest: float = 0.0, highest: float = math.inf)
         seconds = float(text)
     elif _DURATION.fullmatch(text):
         seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-    if seconds is None or not lowest <= seconds <= highest:
-        limits = f" from {lowest:g}s to {highest:g}s" if math.isfinite(highest) else ""
+    if seconds is None or not min_seconds <= seconds <= max_seconds:
+        limits = f" from {min_seconds:g}s to {max_seconds:g}s" if math.isfinite(max_seconds) else ""
         raise BadValueError(f"is {text!r}; write a duration{limits}, such as 500ms, 1.5s or 2m")
     return seconds
 
 
-def duration_parser(lowest: float, highest: float) -> Callable[[str], float]:
-    """Return `parse_duration` for a range of seconds, for a setting or a flag."""
+def duration_parser(min_seconds: float, max_seconds: float) -> Callable[[str], float]:
+    """Return a parser of durations within a range of seconds, for a setting or a flag."""
 
     def parse(text: str) -> float:
-        return parse_duration(text, lowest=lowest, highest=highest)
+        return parse_duration(text, min_seconds=min_seconds, max_seconds=max_seconds)
 
     return parse
 
@@ -57,7 +57,7 @@ def format_duration(seconds: float, *, units: int = 2) -> str:
 
     Args:
         seconds: the duration. A negative one counts as 0; one that is not finite gives `nans` or `infs`.
-        units: from 10 seconds on, how many adjacent units are shown. Smaller units are cut off, and units
+        units: the number of adjacent units to show, from 10 seconds on. Smaller units are cut off, and units
             with the value 0 are left out.
     """
     if not math.isfinite(seconds):

@@ -1,6 +1,6 @@
-"""The exceptions of zkdns. Each message says what was found, where, and what would be accepted.
+"""The exceptions of zkdns. Each message names the value, its place and what would be accepted.
 
-Never here: anything but exceptions.
+Exceptions that concern one module only are in that module.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ __all__ = ["FixedSet"]
 
 
 class FixedSet(Watch):
-    """Endpoints that change only through `set_endpoints`. Otherwise it behaves like any watch.
+    """A watch whose endpoints change only through `set_endpoints`.
 
         balancer = RoundRobin(FixedSet(["10.0.0.1:8080", "10.0.0.2:8080"]))
 

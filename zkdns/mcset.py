@@ -1,4 +1,4 @@
-"""memcached over a server set: keys are on the same servers as with go.serversets' mcset.
+"""memcached over a server set: each key is on the same server as with go.serversets' mcset.
 
 `MCSet` picks the server of a key. `MCSet.client()` is a client built on pymemcache that follows the set.
 `Hasher` gives the same choice to pymemcache's `HashClient` with fixed servers.
@@ -24,7 +24,7 @@ from zkdns.serverset.watch import EndpointSource
 
 __all__ = ["Client", "Hasher", "MCSet"]
 
-TIMEOUT = 1.0  # seconds; pymemcache's default waits for a lost server for ever
+TIMEOUT = 1.0  # seconds; without one, pymemcache waits for a lost server for ever
 
 Key = str | bytes
 _K = TypeVar("_K", bound=Key)
@@ -82,7 +82,7 @@ class MCSet(Balancer):
         return Client(self, **options)
 
     def _follow(self) -> None:
-        with self._changing:  # also around reading the endpoints, so that the later of two changes remains
+        with self._changing:  # the endpoints are read under the lock, so that the newest ones remain
             endpoints = self.endpoints
             if endpoints != self._ring.endpoints:
                 self._ring.set_endpoints(endpoints)
@@ -96,11 +96,11 @@ class Client:
             memcached.set("user:7", b"...", expire=60)
 
     Arguments, options and results are those of pymemcache's clients. If a server does not respond, the
-    commands of its keys fail with pymemcache's errors or an OSError until it leaves the set: keys move for no
-    other reason. A command in flight to a server that leaves is finished.
+    commands of its keys fail with pymemcache's errors or an OSError until it leaves the set; only changes of
+    the set move keys. A command in flight to a server that leaves is finished.
 
-    A `key_prefix` counts when a server is picked, unlike in pymemcache's HashClient, so that clients that use
-    the whole key find the value.
+    The server is picked by the key with its `key_prefix` (unlike in pymemcache's HashClient), so that clients
+    that pass the whole key find the value.
 
     Each server has a pool of connections. Those of a server that has left are closed at the next command.
     Thread-safe.
@@ -123,7 +123,7 @@ class Client:
         self._prefix: bytes = self._new_server("localhost:1").commands.key_prefix
         self._lock = threading.Lock()
         self._servers: dict[str, _Server] = {}
-        self._known: tuple[str, ...] = ()
+        self._seen: tuple[str, ...] = ()
         self._is_closed = False
 
     # -- one key -------------------------------------------------------------------------------------------
@@ -232,7 +232,7 @@ class Client:
     # -- servers -------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Close the connections; those in use, after their command. Closing twice is allowed."""
+        """Close idle connections now, and those in use after their command. Closing twice is allowed."""
         with self._lock:
             self._is_closed = True
             self._drop(set(self._servers))
@@ -244,16 +244,16 @@ class Client:
         self.close()
 
     def _run(self, command: str, key: Key, *values: object, **options: object) -> Any:  # noqa: ANN401
-        with self._use(self._home(key)) as server:
+        with self._use(self._server_of(key)) as server:
             return getattr(server, command)(key, *values, **options)
 
-    def _home(self, key: Key) -> str:
+    def _server_of(self, key: Key) -> str:
         return self._mcset.pick(self._prefix + key_bytes(key) if self._prefix else key)
 
     def _by_server(self, keys: Iterable[_K]) -> dict[str, list[_K]]:
         groups: defaultdict[str, list[_K]] = defaultdict(list)
         for key in keys:
-            groups[self._home(key)].append(key)
+            groups[self._server_of(key)].append(key)
         return groups
 
     @contextmanager
@@ -266,7 +266,7 @@ class Client:
             server = self._servers.get(endpoint)
             if server is None:
                 server = self._new_server(endpoint)
-                if endpoint in self._known:
+                if endpoint in self._seen:
                     self._servers[endpoint] = server
                 else:  # the server has left since it was picked
                     server.has_left = True
@@ -281,8 +281,8 @@ class Client:
     def _follow(self) -> None:
         """Drop the servers that have left. The caller holds the lock."""
         endpoints = self._mcset.endpoints
-        if endpoints is not self._known:
-            self._known = endpoints
+        if endpoints is not self._seen:
+            self._seen = endpoints
             self._drop(self._servers.keys() - set(endpoints))
 
     def _drop(self, endpoints: Iterable[str]) -> None:
@@ -321,7 +321,8 @@ class Hasher:
 
     def __init__(self) -> None:
         self._nodes: dict[str, str] = {}  # by endpoint; HashClient omits the brackets of an IPv6 address
-        self._ring: Ring | None = None  # None: to be computed, so that adding n servers computes one ring
+        # None: to be computed by the next `get_node`, so that adding n servers computes only one ring.
+        self._ring: Ring | None = None
         self._lock = threading.Lock()
 
     def add_node(self, node: str) -> None:
@@ -354,6 +355,6 @@ class Hasher:
 
 
 def _endpoint_of(node: str) -> str:
-    """The node's name as an endpoint: `::1:11211` becomes `[::1]:11211`."""
+    """HashClient's name of a server as an endpoint: `::1:11211` becomes `[::1]:11211`."""
     host, _, port = node.rpartition(":")
     return str(HostPort(host, int(port))) if ":" in host and not host.startswith("[") else node

@@ -1,7 +1,7 @@
 """Domain names in text form and in wire form (RFC 1035 §3.1, §5.1).
 
-A name is a tuple of labels in bytes. A dot or a non-ASCII byte inside a label is valid (RFC 2181 §11), so
-names are never compared or split as strings.
+A name is a tuple of labels, each of type `bytes`. A dot or a non-ASCII byte inside a label is valid (RFC 2181
+§11), so names are never compared or split as strings.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Labels: TypeAlias = tuple[bytes, ...]
 MAX_LABEL = 63  # RFC 1035 §2.3.4, bytes
 MAX_NAME = 255  # RFC 1035 §2.3.4, bytes on the wire, including length bytes and root
 
-_USUAL = re.compile(rb"[A-Za-z0-9_-]+")
-_PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b'.\\"();@$')
+_PLAIN_LABEL = re.compile(rb"[A-Za-z0-9_-]+")
+_PLAIN_BYTES = frozenset(range(0x21, 0x7F)) - frozenset(b'.\\"();@$')
 
 
 def parse_name(text: str) -> Labels:
@@ -94,12 +94,12 @@ def to_wire(name: Labels) -> bytes:
 def to_text(name: Labels) -> str:
     """The presentation form without a trailing dot. Special characters are escaped (RFC 1035 §5.1)."""
     return ".".join(
-        label.decode() if _USUAL.fullmatch(label) else "".join(map(_escaped, label)) for label in name
+        label.decode() if _PLAIN_LABEL.fullmatch(label) else "".join(map(_escaped, label)) for label in name
     )
 
 
 def _escaped(byte: int) -> str:
-    if byte in _PLAIN:
+    if byte in _PLAIN_BYTES:
         return chr(byte)
     return f"\\{chr(byte)}" if 0x20 < byte < 0x7F else f"\\{byte:03d}"  # noqa: PLR2004 - ASCII's printable range
 

@@ -1,9 +1,9 @@
 """Templates that map znode paths to service names: `/discovery/{environment}/{service}`.
 
 A template is a path in which each placeholder stands for one znode. The service's own placeholder is
-`{service}` if there is one, otherwise the last; its value comes first in the name. The other values follow
-from the deepest to the shallowest, so that the one nearest to the root is next to the zone:
-`/aurora/{role}/{environment}/{job}` makes `{job}.{environment}.{role}`.
+`{service}` or, without that, the last one. Its value comes first in the name. The values of the other
+placeholders follow in reverse order: `/aurora/{role}/{environment}/{job}` gives the name
+`{job}.{environment}.{role}`.
 """
 
 from __future__ import annotations
@@ -79,8 +79,9 @@ class ServiceName(msgspec.Struct, frozen=True, order=True, omit_defaults=True):
 class Namespace(msgspec.Struct, frozen=True):
     """A parsed template. `root` is the fixed path before the first placeholder.
 
-    `steps` are the path's elements below the root. In `fixed` a placeholder is None; any other element is the
-    only name that is followed at its level. Names in this namespace end in `zone` (in lower case).
+    `steps` are the elements of the path below the root: the name of each placeholder, and fixed elements as
+    they are. `fixed` has None for each placeholder; at the level of a fixed element, znodes of other names
+    are ignored. Names in this namespace end in `zone` (in lower case).
     """
 
     template: str
@@ -105,18 +106,18 @@ class Namespace(msgspec.Struct, frozen=True):
         return len(self.order) - 1
 
     def name_of(self, elements: Sequence[str]) -> ServiceName:
-        """The name of the service with this znode path below the root."""
+        """The name of a service; `elements` is the path of its znode below the root."""
         service, *scope = (elements[step] for step in self.order)
         return ServiceName(service, ".".join(scope), self.zone)
 
-    def meets(self, other: Namespace) -> bool:
+    def overlaps(self, other: Namespace) -> bool:
         """Whether a znode can be a service in both namespaces."""
         here, there = self._pattern(), other._pattern()
         return len(here) == len(there) and all(
             None in pair or pair[0] == pair[1] for pair in zip(here, there, strict=True)
         )
 
-    def holds(self, path: str) -> bool:
+    def matches_path(self, path: str) -> bool:
         """Whether a znode at this path would be a service."""
         elements, pattern = path.split("/")[1:], self._pattern()
         return len(elements) == len(pattern) and all(
@@ -160,8 +161,9 @@ class Namespace(msgspec.Struct, frozen=True):
 def split_name(namespaces: Sequence[Namespace], text: str) -> ServiceName:
     """Parse `web.staging`, a name in the first namespace, or `hello.prod.www.aurora` with its zone.
 
-    If several namespaces share the zone, the first one with names of that length is used. A name that is too
-    short for the zone it ends in has no zone: an environment may be named like a zone.
+    If several namespaces share the zone, the first one with names of that length is used. If the name is too
+    short to have both that zone and a service, it is a name without a zone, since an environment may be named
+    like a zone.
 
     Raises:
         BadValueError: too few labels, or labels that are not valid in DNS.
@@ -182,7 +184,7 @@ def _candidates(namespaces: Sequence[Namespace], text: str) -> Iterator[tuple[Na
 
 
 def check_znode_path(path: str) -> None:
-    """Check that ZooKeeper accepts a path such as `/discovery/staging`, or `/` for the root.
+    """Check that ZooKeeper accepts a path, such as `/discovery/staging` or `/`.
 
     Raises:
         BadValueError: a relative path, an empty element, `.` or `..`, or an invalid character.

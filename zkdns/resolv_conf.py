@@ -34,7 +34,7 @@ class ResolvConf(msgspec.Struct, frozen=True):
     """The content of a resolv.conf."""
 
     nameserver_lines: tuple[Nameserver, ...] = ()
-    """All `nameserver` lines, also the malformed ones and those after the third."""
+    """All `nameserver` lines, including malformed ones and those after the third, which glibc ignores."""
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
 
@@ -45,7 +45,7 @@ class ResolvConf(msgspec.Struct, frozen=True):
 
     @property
     def ndots(self) -> int:
-        """A name with at least this many dots is tried as it is before the search domains."""
+        """The minimum number of dots in a name that is tried as it is before the search domains."""
         found = [option.partition(":")[2] for option in self.options if option.startswith("ndots:")]
         return int(found[-1]) if found and found[-1].isdigit() else 1
 

@@ -1,12 +1,12 @@
 """The snapshot: the table on disk, so that a restart without ZooKeeper still answers.
 
     a line with the format and its version
-    length · msgpack of the header: time, serial, namespaces, ZooKeeper
-    length · msgpack of some changes, repeated
+    length · header as msgpack: time, serial, namespaces, ZooKeeper
+    length · a part: some changes as msgpack (any number of parts)
     length 0
     SHA-256 of everything before it
 
-The writer adds the changes in parts, so that it can do other work in between. It writes a temporary file in
+The server writes the changes in parts, so that it can do other work in between. It writes a temporary file in
 the same directory and renames it, so that a reader sees the old or the new snapshot, never a partial one. A
 reader checks the checksum before it decodes anything.
 """
@@ -37,7 +37,8 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 _LENGTH = 4
 # 100,000 members take about 10 MB. A larger file is not a snapshot, and reading it would cost memory.
 MAX_BYTES = 1 << 30
-# Clocks are set back a little now and then. A time further in the future comes from a wrong clock.
+# Clocks are sometimes set back a little. A snapshot from further in the future was written with a wrong
+# clock.
 _MAX_CLOCK_SKEW = 300.0
 
 _REMEDIES = {
@@ -67,8 +68,8 @@ class Header(msgspec.Struct, frozen=True):
     Attributes:
         written: when its table was last known to be current, in seconds since the epoch.
         serial: the zone's SOA serial.
-        namespaces: the templates under which its sets were found, since they determine the names.
-        zookeeper: the connect string, whose chroot matters for the same reason.
+        namespaces: the templates with which its sets were found. They determine the names of the sets.
+        zookeeper: the connect string. Its chroot determines the paths of the sets.
     """
 
     written: float
@@ -88,11 +89,11 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
     """The snapshots that a reader accepts.
 
     Attributes:
-        namespaces: must be equal to the header's.
-        zookeeper: a connect string. Its chroot must be equal to the header's; its servers may differ, since
-            ensembles move. None: any.
+        namespaces: the templates. Those of the header must be equal.
+        zookeeper: the connect string. The chroot of the header must be equal; its servers may differ, since
+            ensembles move. None: any chroot is accepted.
         now: the present time in seconds since the epoch.
-        max_age: in seconds. 0: no limit.
+        max_age: the maximum age in seconds. 0: no limit.
     """
 
     namespaces: tuple[str, ...]
@@ -102,7 +103,7 @@ class Expected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def namespaces_of(config: Config) -> tuple[str, ...]:
-    """The templates on which the names in a snapshot depend."""
+    """The namespaces of a configuration in the form of `Header.namespaces`."""
     return tuple(map(str, config.namespaces))
 
 
@@ -128,7 +129,7 @@ def encode_part(changes: Sequence[Change]) -> bytes:
 
 
 class SnapshotWriter:
-    """Writes one snapshot: first parts, then `commit`. Without `commit` the old snapshot stays.
+    """Writes one snapshot: `add` for each part, then `commit`. Without `commit` the old snapshot stays.
 
         with SnapshotWriter(path, header) as writer:
             writer.add(encode_part(changes))
@@ -161,7 +162,7 @@ class SnapshotWriter:
         self._write(len(part).to_bytes(_LENGTH) + part)
 
     def commit(self) -> None:
-        """Replace the old snapshot, durably."""
+        """Complete the file and replace the old snapshot with it, durably (fsync)."""
         file = self._write(bytes(_LENGTH))
         try:
             file.write(self._digest.digest())
@@ -171,7 +172,7 @@ class SnapshotWriter:
             self._temporary.replace(self._path)
         except OSError as error:
             raise self._failure(error) from None
-        with contextlib.suppress(OSError):  # some file systems cannot; the file is renamed anyway
+        with contextlib.suppress(OSError):  # not supported by some file systems; the file is renamed anyway
             directory = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY)
             try:
                 os.fsync(directory)
@@ -182,7 +183,7 @@ class SnapshotWriter:
         """Remove the temporary file."""
         if self._file is None:
             return
-        with contextlib.suppress(OSError):  # closing flushes, and the disk may be full
+        with contextlib.suppress(OSError):  # closing writes buffered data, for which the disk may be full
             self._file.close()
         with contextlib.suppress(OSError):
             self._temporary.unlink(missing_ok=True)
@@ -221,7 +222,7 @@ def write_snapshot(path: Path, header: Header, parts: Iterable[Sequence[Change]]
 def remove_leftovers(path: Path) -> None:
     """Remove the temporary files of processes that were killed while they wrote a snapshot."""
     name = re.compile(rf"\.{re.escape(path.name)}\.([0-9]{{1,9}})\.[0-9]+\.new")
-    with contextlib.suppress(OSError):  # writing a snapshot there will report the error
+    with contextlib.suppress(OSError):  # the next snapshot will report it
         for entry in os.scandir(path.parent):
             found = name.fullmatch(entry.name)
             if found and not _is_running(int(found[1])):
@@ -268,7 +269,7 @@ def read_snapshot(path: Path, expected: Expected) -> Snapshot:
 
 
 def _read(path: Path, expected: Expected) -> tuple[Header, list[memoryview]]:
-    """The header and the encoded parts, after all checks except decoding the parts."""
+    """The header and the encoded parts. Everything is checked, but the parts are not decoded."""
     data = memoryview(_load(path))
     if data[: len(_MAGIC)] != _MAGIC:
         raise SnapshotError(f"{path}: is not a snapshot of this version of zkdns")
@@ -295,7 +296,7 @@ def _load(path: Path) -> bytes:
                 raise SnapshotError(f"{path}: cannot be read: it is not a regular file")
             if status.st_size > MAX_BYTES:
                 raise SnapshotError(f"{path}: is not a snapshot: it is larger than {MAX_BYTES} bytes")
-            return file.read(status.st_size)  # with a size, since it allocates that much memory
+            return file.read(status.st_size)  # the size limits the memory, even if the file grows
     except FileNotFoundError:
         raise NoSnapshotError(f"{path}: cannot be read: there is no such file") from None
     except OSError as error:
@@ -323,7 +324,7 @@ def _split(rest: memoryview, path: Path) -> list[memoryview]:
 
 
 def _unusable(header: Header, expected: Expected) -> str | None:
-    """Why this reader does not accept a snapshot. None: it does."""
+    """Why a reader with these expectations rejects a snapshot. None: it accepts it."""
     if header.namespaces != expected.namespaces:
         found, wanted = " and ".join(header.namespaces), " and ".join(expected.namespaces)
         return f"has the namespace {found} instead of {wanted}"

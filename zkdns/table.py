@@ -1,7 +1,7 @@
 """`Table`: the services and members that the server answers from.
 
-Only `apply` and `expire` change a table. It has no clock: the caller passes the time, in seconds of any
-monotonic clock. Never here: I/O, DNS messages.
+Only `apply`, `retain` and `expire` change a table. It does no I/O and has no clock: the caller passes the
+time, in seconds of any monotonic clock. DNS messages are made in `zkdns.dns`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ DEPARTED_SECONDS = 60.0
 class MemberSet:
     """The members of one origin by name, in the order in which they joined.
 
-    `held` has the names of members that have left and are still answered, after all others. With `is_unread`
-    the set exists, but its members are unknown.
+    `held` has the names of held members: they have left and are still answered, after all others. If
+    `is_unread`, the set exists, but its members are unknown.
     """
 
     __slots__ = ("held", "is_unread", "members", "name", "origin")
@@ -44,10 +44,10 @@ class MemberSet:
 
 
 class Service:
-    """The sets that answer one name: usually one, several if their names differ only in case.
+    """The sets with the same DNS name: usually one, several for instance if their names differ only in case.
 
-    `departed` has the members that have left, by origin and name, with the time until which their own names
-    are answered.
+    `departed` has the members that have left, by origin and name, each with the time until which its own name
+    (such as `m318.web.staging`) is answered.
     """
 
     __slots__ = ("departed", "key", "sets")
@@ -59,24 +59,25 @@ class Service:
 
     @property
     def first(self) -> MemberSet:
-        """The set with precedence in spelling and member names: the one in lower case."""
+        """The set whose spelling and member names have precedence: the one in lower case, then by origin."""
         if len(self.sets) == 1:
             return next(iter(self.sets.values()))
         return min(self.sets.values(), key=_precedence)
 
     @property
     def is_unread(self) -> bool:
-        """Whether no member is known although there may be some."""
+        """Whether no member is known, but a set that could not be read may have some."""
         sets = self.sets.values()
-        return any(owner.is_unread for owner in sets) and not any(owner.members for owner in sets)
+        has_unread = any(member_set.is_unread for member_set in sets)
+        return has_unread and not any(member_set.members for member_set in sets)
 
     def by_precedence(self) -> list[MemberSet]:
         """All sets in order of precedence."""
         return sorted(self.sets.values(), key=_precedence)
 
 
-def _precedence(owner: MemberSet) -> tuple[bool, str]:
-    return owner.name.labels != owner.name.key, owner.origin
+def _precedence(member_set: MemberSet) -> tuple[bool, str]:
+    return member_set.name.labels != member_set.name.key, member_set.origin
 
 
 class AddressIndex:
@@ -102,7 +103,7 @@ class AddressIndex:
         return new
 
     def count(self, member: Member, key: Labels, step: int) -> None:
-        """Count a member of a service that has joined (`step` is 1) or left (-1)."""
+        """Count a member of a service: `step` is 1 if it has joined, -1 if it has left."""
         for address in member.addresses:
             users = self._users.setdefault(address, {})
             if key not in users:
@@ -120,7 +121,7 @@ class Table:
 
     Args:
         departed_seconds: how long departed members are kept in `Service.departed`. 0: not at all.
-        with_addresses: whether to maintain `addresses`.
+        with_addresses: whether to maintain the index `addresses`.
 
     Attributes:
         addresses: the index by address, or None.
@@ -163,7 +164,7 @@ class Table:
     def apply(self, change: Change, now: float = 0.0) -> set[Labels]:
         """Apply a change. Returns the keys of the services whose answers may change.
 
-        A change of an unknown set has no effect: the source will publish the whole set.
+        A change of a set that is not in the table has no effect, since the source will publish the whole set.
         """
         match change:
             case SetPut():
@@ -171,8 +172,8 @@ class Table:
             case SetUnread():
                 return self._put_unread(change)
             case SetChanged():
-                owner = self._sets.get(change.origin)
-                return self._update(owner, change.added, change.removed, now) if owner else set()
+                member_set = self._sets.get(change.origin)
+                return self._update(member_set, change.added, change.removed, now) if member_set else set()
             case MembersHeld():
                 return self._hold(change)
             case SetDropped():
@@ -206,36 +207,36 @@ class Table:
         yield from self.resolved()
 
     def contents_of(self, origin: str) -> Iterator[SetPut | SetUnread | MembersHeld]:
-        """The changes that create this set in another table. None if the set does not exist."""
-        owner = self._sets.get(origin)
-        if owner is None:
+        """The changes that create this set in another table. No changes if the set does not exist."""
+        member_set = self._sets.get(origin)
+        if member_set is None:
             return
-        if owner.is_unread:
-            yield SetUnread(owner.origin, owner.name)
+        if member_set.is_unread:
+            yield SetUnread(member_set.origin, member_set.name)
             return
-        yield SetPut(owner.origin, owner.name, tuple(owner.members.values()))
-        if owner.held:
-            yield MembersHeld(owner.origin, tuple(sorted(owner.held)))
+        yield SetPut(member_set.origin, member_set.name, tuple(member_set.members.values()))
+        if member_set.held:
+            yield MembersHeld(member_set.origin, tuple(sorted(member_set.held)))
 
     def resolved(self) -> list[HostResolved]:
         """The addresses of all resolved host names."""
         return [HostResolved(host, addresses) for host, addresses in self._addresses.items()]
 
     def _put(self, change: SetPut, now: float) -> set[Labels]:
-        owner = self._sets.get(change.origin)
+        member_set = self._sets.get(change.origin)
         changed: set[Labels] = set()
-        if owner is not None and (owner.is_unread or owner.name != change.name):
+        if member_set is not None and (member_set.is_unread or member_set.name != change.name):
             changed |= self._drop(change.origin)
-            owner = None
+            member_set = None
         wanted = {member.name: member for member in change.members}
-        if owner is None:
+        if member_set is None:
             return changed | {self._add(change, wanted)}
-        added = [member for name, member in wanted.items() if owner.members.get(name) != member]
-        removed = [name for name in owner.members if name not in wanted]
-        if owner.held:
-            owner.held = frozenset()
-            changed.add(owner.name.key)
-        return changed | self._update(owner, added, removed, now)
+        added = [member for name, member in wanted.items() if member_set.members.get(name) != member]
+        removed = [name for name in member_set.members if name not in wanted]
+        if member_set.held:
+            member_set.held = frozenset()
+            changed.add(member_set.name.key)
+        return changed | self._update(member_set, added, removed, now)
 
     def _put_unread(self, change: SetUnread) -> set[Labels]:
         if change.origin in self._sets:
@@ -246,63 +247,63 @@ class Table:
 
     def _add(self, change: SetPut | SetUnread, members: dict[str, Member]) -> Labels:
         """Add a new set. Returns the key of its service."""
-        owner = self._sets[change.origin] = MemberSet(change.origin, change.name)
-        owner.members = members
+        member_set = self._sets[change.origin] = MemberSet(change.origin, change.name)
+        member_set.members = members
         key = change.name.key
         service = self._services.get(key)
         if service is None:
             service = self._services[key] = Service(key)
-        service.sets[change.origin] = owner
+        service.sets[change.origin] = member_set
         for member in members.values():
             self._count_hosts(member, key, +1)
         return key
 
     def _hold(self, change: MembersHeld) -> set[Labels]:
-        owner = self._sets.get(change.origin)
-        new = owner.members.keys() & set(change.names) - owner.held if owner else ()
-        if owner is None or not new:
+        member_set = self._sets.get(change.origin)
+        new = member_set.members.keys() & set(change.names) - member_set.held if member_set else ()
+        if member_set is None or not new:
             return set()
-        owner.held |= new
-        return {owner.name.key}
+        member_set.held |= new
+        return {member_set.name.key}
 
     def _update(
-        self, owner: MemberSet, added: Sequence[Member], removed: Sequence[str], now: float
+        self, member_set: MemberSet, added: Sequence[Member], removed: Sequence[str], now: float
     ) -> set[Labels]:
-        service = self._services[owner.name.key]
+        service = self._services[member_set.name.key]
         changed = False
-        if owner.held:
-            owner.held -= {*removed, *(member.name for member in added)}
+        if member_set.held:
+            member_set.held -= {*removed, *(member.name for member in added)}
         gone: list[Member] = []
         for name in removed:
-            member = owner.members.pop(name, None)
+            member = member_set.members.pop(name, None)
             if member is None:
                 continue
             changed = True
             if self._departed_seconds:
-                service.departed[owner.origin, name] = member, now + self._departed_seconds
+                service.departed[member_set.origin, name] = member, now + self._departed_seconds
                 self._with_departed.add(service.key)
             else:
                 gone.append(member)
         for member in added:
             changed = True
-            before = owner.members.get(member.name)
-            departed = service.departed.pop((owner.origin, member.name), None)
+            before = member_set.members.get(member.name)
+            departed = service.departed.pop((member_set.origin, member.name), None)
             gone += [before] if before else []
             gone += [departed[0]] if departed else []
-            owner.members[member.name] = member
+            member_set.members[member.name] = member
             self._count_hosts(member, service.key, +1)
         for member in gone:  # last, so that a host that moves to another member keeps its addresses
             self._count_hosts(member, service.key, -1)
         return {service.key} if changed else set()
 
     def _drop(self, origin: str) -> set[Labels]:
-        owner = self._sets.pop(origin, None)
-        if owner is None:
+        member_set = self._sets.pop(origin, None)
+        if member_set is None:
             return set()
-        key = owner.name.key
+        key = member_set.name.key
         service = self._services[key]
         departed = [left for left in service.departed if left[0] == origin]
-        for member in (*owner.members.values(), *(service.departed.pop(left)[0] for left in departed)):
+        for member in (*member_set.members.values(), *(service.departed.pop(left)[0] for left in departed)):
             self._count_hosts(member, key, -1)
         del service.sets[origin]
         if not service.sets:

@@ -1,7 +1,7 @@
 """Pooled connections to the endpoints of a set, chosen by the fewest active connections.
 
-Made for thrift, whose connections carry one call at a time, and usable for any protocol of that kind: the
-caller provides the functions that connect and close.
+The caller provides the functions that connect and close. It is made for thrift, but works with any protocol
+whose connections carry one call at a time.
 
     def connect(host, port):
         return thriftpy2.rpc.make_client(geo_thrift.Geo, host, port)
@@ -15,8 +15,8 @@ Clients of Apache Thrift have no method `close`, so they need one more argument:
 
 Theory of operation: a request first gets a slot at an endpoint, each of which has `max_active`, and then an
 idle connection of that endpoint or a new one. A freed slot goes to the first waiting request that can use it:
-a request that failed to connect to an endpoint waits for a slot at another one, and is passed over until
-then. Connecting and closing may block, so they happen without the lock.
+a request that failed to connect to an endpoint uses only slots of other endpoints. Connecting and closing may
+block, so they happen without the lock.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class ThriftSet(Generic[_C]):
     Args:
         watch: any `EndpointSource` to follow. The caller closes it. None: only `set_endpoints` provides
             endpoints.
-        connect: opens a connection to a host (IPv6 without brackets) and port. Any Exception means a failed
-            attempt. It should have a timeout.
+        connect: opens a connection to a host (IPv6 without brackets) and port. If it raises an Exception, the
+            attempt has failed. It should have a timeout.
         max_active: the maximum number of connections in use at one endpoint.
         max_idle: the maximum number of idle connections to one endpoint.
         idle_timeout: seconds after which an idle connection is closed instead of used, when its endpoint is
@@ -162,7 +162,7 @@ class ThriftSet(Generic[_C]):
         deadline = None if timeout is None else time.monotonic() + timeout
         pool, connection = self._open(deadline)
         try:
-            self._close_doomed()
+            self._close_marked()
             yield connection
         except BaseException:
             self._finish(pool, broken=[connection])
@@ -178,7 +178,7 @@ class ThriftSet(Generic[_C]):
             self._drop(list(self._pools))
             for waiter in self._queue:
                 waiter.woken.notify()
-        self._close_doomed()
+        self._close_marked()
 
     def __enter__(self) -> Self:
         return self
@@ -191,7 +191,7 @@ class ThriftSet(Generic[_C]):
         with self._lock:
             self._drop(self._pools.keys() - set(self.endpoints))
             self._assign_slots()
-        self._close_doomed()
+        self._close_marked()
 
     # -- slots and connections -----------------------------------------------------------------------------
 
@@ -250,7 +250,7 @@ class ThriftSet(Generic[_C]):
             waiter.woken.wait(left)
 
     def _choose(self, failures: Mapping[str, Exception]) -> _Pool[_C] | None:
-        """A slot at the endpoint with the fewest active connections. None: all slots are taken."""
+        """Take a slot at the endpoint with the fewest active connections. None: all slots are taken."""
         try:
             endpoint = self._balance.acquire(failures)
         except NoEndpointsError:
@@ -282,7 +282,7 @@ class ThriftSet(Generic[_C]):
                 pool.idle += ((connection, now) for connection in idle)
                 self._expire(pool)
             self._assign_slots()
-        self._close_doomed()
+        self._close_marked()
 
     # -- with the lock held --------------------------------------------------------------------------------
 
@@ -298,12 +298,12 @@ class ThriftSet(Generic[_C]):
                 self._queue.remove(waiter)
             elif waiter.error is None:
                 if waiter.failures:
-                    continue  # later requests may use a slot at an endpoint where this one failed
+                    continue  # later requests may use a slot that this one cannot use
                 return
             waiter.woken.notify()
 
     def _expire(self, pool: _Pool[_C]) -> None:
-        """Mark idle connections for closing that are too old or exceed `max_idle`."""
+        """Mark the idle connections that are too old or exceed `max_idle` for closing."""
         oldest = None if self._idle_timeout is None else self._clock() - self._idle_timeout
         while pool.idle and (
             len(pool.idle) > self._max_idle or (oldest is not None and pool.idle[0][1] <= oldest)
@@ -319,7 +319,7 @@ class ThriftSet(Generic[_C]):
 
     # -- without the lock ----------------------------------------------------------------------------------
 
-    def _close_doomed(self) -> None:
+    def _close_marked(self) -> None:
         """Close the connections that are marked for closing."""
         if not self._to_close:
             return
@@ -333,7 +333,7 @@ class ThriftSet(Generic[_C]):
 
 
 class _Waiter(Generic[_C]):
-    """A request that waits for a slot, with the endpoints where it failed to connect."""
+    """A request that waits for a slot. `failures` has the endpoints to which it failed to connect."""
 
     def __init__(self, lock: threading.Lock, failures: Mapping[str, Exception]) -> None:
         self.failures = failures

@@ -12,9 +12,9 @@ def assert_accounting_is_consistent(cache: ResponseCache) -> None:
     """All bookkeeping of the cache is consistent."""
     listed = list(itertools.chain.from_iterable(cache._keys.values()))
     assert sorted(listed) == sorted(cache) == sorted(cache._entries)
-    assert cache._answers.used == sum(entry.size for entry in cache._entries.values())
+    assert cache._entry_memory.used == sum(entry.size for entry in cache._entries.values())
     rotations = [entry.rotation for entry in cache._entries.values() if entry.rotation is not None]
-    assert cache._responses.used == sum(rotation.kept_bytes for rotation in rotations)
+    assert cache._response_memory.used == sum(rotation.kept_bytes for rotation in rotations)
     folded = {entry.folded for entry in cache._entries.values() if entry.folded is not None}
     assert folded == set(cache._folded)
 

@@ -587,7 +587,7 @@ def test_dns_30_a_response_over_tcp_is_whole_or_cut_at_a_record(count: int, qtyp
     assert len(parsed.answer) == len(other.rr)
     assert truncated(parsed) == (len(parsed.answer) < count) == bool(other.header.tc)
     assert parsed.edns == 0
-    assert server.responder.cut_over_tcp == truncated(parsed)
+    assert server.responder.truncated_over_tcp == truncated(parsed)
     if truncated(parsed):
         assert len(wire) > 65535 - 120
         assert parsed.additional == []
@@ -598,10 +598,10 @@ def test_dns_30_a_response_over_tcp_is_whole_or_cut_at_a_record(count: int, qtyp
 def test_dns_30_truncation_over_udp_is_not_counted_as_over_tcp() -> None:
     server = Server({"web.staging": many(5000)})
     assert truncated(ask(server, WEB))
-    assert server.responder.cut_over_tcp == 0
+    assert server.responder.truncated_over_tcp == 0
     for _ in range(2):
         assert truncated(ask(server, WEB, stream=True))
-    assert server.responder.cut_over_tcp == 2
+    assert server.responder.truncated_over_tcp == 2
 
 
 def test_a_change_is_visible_to_repeated_queries_at_once() -> None:

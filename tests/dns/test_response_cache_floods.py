@@ -13,7 +13,7 @@ import pytest
 
 from tests.dns.helpers import Server, ask, data, many, member, query
 from tests.dns.response_cache_helpers import assert_accounting_is_consistent
-from zkdns.dns.response_cache import _MAX_ANY_SERVICE, ResponseCache
+from zkdns.dns.response_cache import _MAX_WITHOUT_SERVICE, ResponseCache
 from zkdns.transport.codecs import TcpCodec, UdpCodec
 
 WEB = "web.staging.discovery"
@@ -117,9 +117,9 @@ def test_the_reported_memory_is_the_memory_in_use(flood: Callable[[random.Random
 
 def test_names_that_are_queried_once_take_hardly_any_memory() -> None:
     server = Server({"web.staging": many(3)})
-    for number in range(2 * _MAX_ANY_SERVICE + 1):
+    for number in range(2 * _MAX_WITHOUT_SERVICE + 1):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-        assert len(server.datagrams._seen_once) <= _MAX_ANY_SERVICE
+        assert len(server.datagrams._seen_once) <= _MAX_WITHOUT_SERVICE
     assert not server.datagrams
 
 
@@ -153,10 +153,10 @@ def test_absent_names_evict_no_answer_of_a_service() -> None:
     server = Server({"web.staging": many(3)})
     for qtype in ("A", "SRV"):
         ask(server, WEB, qtype)
-    for number in range(3 * _MAX_ANY_SERVICE):
+    for number in range(3 * _MAX_WITHOUT_SERVICE):
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
         assert server.respond(query(f"x{number}.staging.discovery").to_wire())
-    assert 0 < len(server.datagrams) <= _MAX_ANY_SERVICE + 2
+    assert 0 < len(server.datagrams) <= _MAX_WITHOUT_SERVICE + 2
     before = server.datagrams.misses
     assert len(data(ask(server, WEB))) == len(data(ask(server, WEB, "SRV"))) == 3
     assert server.datagrams.misses == before

@@ -193,7 +193,7 @@ def test_strings_are_quoted() -> None:
     assert line.startswith(r'5 "member=member_\"\\\195\169" "status=ALIVE" "znode=')
 
 
-def test_dns_sd_names_are_in_the_file_of_their_zone() -> None:
+def test_browsing_names_are_in_the_file_of_their_zone() -> None:
     inner = parse_namespace("/inner/{service}", INNER)
     sets: dict[str, Iterable[str | Member]] = {
         "web.staging": [member(318, "10.0.0.1:80"), member(319, "db.example.com:80")],
@@ -221,7 +221,7 @@ def test_dns_sd_names_are_in_the_file_of_their_zone() -> None:
     assert_is_answered(server, inner_text, "deep.inner.discovery.")
 
 
-def test_dns_sd_names_of_a_long_domain_are_written_if_they_fit() -> None:
+def test_browsing_names_of_a_long_domain_are_written_if_they_fit() -> None:
     scope = ".".join(("e" * 63, "f" * 63, "g" * 63, "h" * 35))
     server = Server(dns_sd=True)
     server.apply(SetPut("/x", ServiceName("s", scope), (member(1, "10.0.0.1:80"),)))

@@ -89,10 +89,10 @@ class Scenario:
         self.apply(SetDropped(origin_of(service)))
 
     def disturb(self) -> None:
-        self._take(self.guard.disturbed(self.now))
+        self._take(self.guard.on_disturbance(self.now))
 
     def settle(self) -> None:
-        self.guard.settled(self.now)
+        self.guard.on_settled(self.now)
 
     def accept(self, service: str) -> None:
         self._take(self.guard.accept(origin_of(service)))

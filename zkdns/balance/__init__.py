@@ -1,7 +1,8 @@
 """Balancers: choose one of a set's endpoints while the set changes. They work with any `EndpointSource`.
 
-Never here: DNS, ZooKeeper, sockets, threads. A balancer has no background work and needs no `close`: it
-checks its source at each choice.
+A balancer checks its source at each choice. So it has no background work and needs no `close`. This package
+uses no DNS, ZooKeeper, sockets or threads. `balancer` is the base class, `ring` the consistent hashing of
+`zkdns.mcset`.
 """
 
 from zkdns.balance.balancer import Balancer

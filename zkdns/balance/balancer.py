@@ -1,8 +1,8 @@
 """The base of the balancers: the endpoints to choose from, read from the source at each choice.
 
 A source replaces its tuple of endpoints when the set changes, so one identity comparison per choice detects
-every change. Without a subscription, a balancer that is no longer used leaves nothing behind in the watch,
-needs no `close`, and never runs in another thread.
+every change. A balancer therefore needs no subscription to the watch, no `close`, and never runs in another
+thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zkdns.serverset.watch import EndpointSource
 
 
 class Balancer:
-    """The endpoints of a source, or those from `set_endpoints`. The base of all balancers.
+    """The base of all balancers: the endpoints of a source, or those given to `set_endpoints`.
 
     The balancer never closes its source. After the source is closed, its last endpoints stay in use.
 
@@ -47,7 +47,7 @@ class Balancer:
 
 
 def no_endpoints_error(tried: Collection[str]) -> NoEndpointsError:
-    """The exception for a choice without an endpoint, after some were tried."""
+    """Make the exception for a choice without an endpoint. `tried` are the excluded endpoints."""
     if tried:
         return NoEndpointsError(f"no other endpoint is left to choose; tried: {', '.join(tried)}")
     return NoEndpointsError("there is no endpoint to choose: the set is empty")

@@ -1,9 +1,9 @@
 """`LeastRequest`: chooses the endpoint with the fewest active requests.
 
-Theory of operation: each number of active requests is a level, which holds the endpoints with that number. A
-request moves its endpoint one level up when it starts and one down when it ends. So the lowest level also
-changes by one at most and never has to be searched: a choice and a release take constant time, whatever the
-number of endpoints. Only a change of the set visits all of them.
+Theory of operation: the endpoints are grouped by their number of active requests; each number is a level. A
+request moves its endpoint one level up when it starts and one down when it ends. So the lowest level that has
+endpoints changes by at most one, and is known without a search: a choice and a release take constant time,
+whatever the number of endpoints. Only a change of the set visits all of them.
 
 Each level is a queue, so that endpoints with the same number of requests take turns.
 """
@@ -25,8 +25,8 @@ class LeastRequest(Balancer):
     """Chooses the endpoint with the fewest active requests; equal ones take turns. Thread-safe.
 
     An endpoint that leaves with active requests is no longer chosen. Its requests are counted until they are
-    released, also if it returns before. The initial order is random, so that a thousand processes do not all
-    start with the same endpoint.
+    released, even if it returns before that. The initial order is random, so that a thousand processes do not
+    all start with the same endpoint.
 
     Args:
         source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
@@ -37,7 +37,7 @@ class LeastRequest(Balancer):
         self._lock = threading.Lock()
         self._seen: tuple[str, ...] = ()
         self._members: set[str] = set()
-        self._active: dict[str, int] = {}  # also endpoints that left with active requests
+        self._active: dict[str, int] = {}  # including endpoints that left with active requests
         # Members only. An OrderedDict finds its first key in constant time; a plain dict does not.
         self._levels: dict[int, OrderedDict[str, None]] = {}
         self._lowest = 0

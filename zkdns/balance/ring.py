@@ -1,8 +1,9 @@
 """Consistent hashing with the points of go.serversets' mcset, so that both choose the same servers.
 
-Each endpoint has 150 points on a ring of 2**32: `murmur3_32(str(i) + endpoint)` for i from 0 to 149, with
-seed 0, unsigned. A key belongs to the endpoint of the first point at or after `murmur3_32(key)`, or of the
-first point of all if there is none. So if one of n endpoints leaves, only its keys move, about one in n.
+Each endpoint has 150 points on a ring of 2**32 positions: `murmur3_32(str(i) + endpoint)` for i from 0 to
+149, with seed 0, unsigned. A key belongs to the endpoint of the first point at or after `murmur3_32(key)`, or
+of the first point of all if there is none. So if one of n endpoints leaves, only its keys move, about one in
+n.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ POINTS: Final = 150  # as in mcset.go; any other number would move keys
 class Ring:
     """Endpoints on a ring of hashes. `pick` returns the endpoint of a key.
 
-    A point that two endpoints share belongs to the one with the greater text: go.serversets adds endpoints in
-    sorted order, and the last one takes the point. With 100 endpoints, one set in 40 has such a point.
+    If two endpoints have the same point, it belongs to the one that sorts last: go.serversets adds endpoints
+    in sorted order, and a later one replaces an earlier one. With 100 endpoints, one set in 40 has such a
+    point.
 
     Thread-safe. `pick` takes no lock: a change replaces the whole ring at once.
 
@@ -51,10 +53,11 @@ class Ring:
             BadValueError: an endpoint is not valid Unicode. Nothing has changed then.
         """
         ordered = tuple(sorted(set(endpoints)))
-        # Later ones take shared points. Python sorts by code points, which equals Go's order of UTF-8 bytes.
+        # Later endpoints replace earlier ones at shared points. Python sorts by code points, which equals
+        # Go's order of UTF-8 bytes.
         owners = {_hash(f"{i}{endpoint}"): endpoint for endpoint in ordered for i in range(POINTS)}
         points = sorted(owners)
-        # The first owner is repeated at the end, for keys after the last point.
+        # The first owner is repeated at the end, since it also owns the keys after the last point.
         self._circle = points, [owners[point] for point in [*points, *points[:1]]]
         self._endpoints = ordered
 

@@ -14,10 +14,10 @@ from zkdns.serverset.watch import EndpointSource
 class RoundRobin(Balancer):
     """Chooses each endpoint in turn, in sorted order. Thread-safe.
 
-    While a set does not change, n choices in a row return n different endpoints. After a change the rotation
-    continues behind the last choice, even if that endpoint has left: no remaining endpoint is skipped or
-    chosen twice. The first choice is random, so that a thousand processes do not start with the same
-    endpoint.
+    While a set of n endpoints does not change, n choices in a row return each of them once. After a change
+    the rotation continues after the last choice, even if that endpoint has left, so that no remaining
+    endpoint is skipped or chosen twice. The first choice is random, so that a thousand processes do not start
+    with the same endpoint.
 
     Args:
         source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.

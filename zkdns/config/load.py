@@ -331,7 +331,7 @@ def _join_namespaces(values: dict[str, Any]) -> tuple[Namespace, ...]:
     namespaces: list[Namespace] = []
     for one in filter(None, given):
         for before in namespaces:
-            if one.namespace.meets(before):
+            if one.namespace.overlaps(before):
                 one.location.add_error(
                     f"{one.namespace.template!r} matches the same znodes as {before.template!r}; "
                     "a service belongs to one namespace"

@@ -1,7 +1,7 @@
-"""The sources of responses, counted for metrics and the query log.
+"""The sources of responses (zone, forward cache, upstream and so on), for metrics and the query log.
 
-The component that computes a response records its source, once for each response that is sent. Responses from
-the response cache are not recorded, because counting each of them would slow the hot path.
+The component that computes a response records its source. Responses from the response cache are not recorded,
+because that would slow the hot path. A response without a recorded source therefore comes from the cache.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections import Counter
 from typing import Final
 
 RESPONSE_CACHE: Final = "response_cache"
-"""The response cache; never recorded."""
+"""The response cache. It is the default of `AnswerSources.last` and never recorded."""
 ZONE: Final = "zone"
 """The table of services."""
 FORWARD_CACHE: Final = "forward_cache"
@@ -22,7 +22,7 @@ STALE: Final = "stale"
 REFUSED: Final = "refused"
 """An error: the query is malformed or not supported, or the client or the name is not allowed."""
 PENDING: Final = ""
-"""No response yet, or none at all; whatever makes a deferred response records its source."""
+"""There is no response, or it is deferred; the forwarder records the source of a deferred response later."""
 
 
 class AnswerSources:
@@ -30,7 +30,8 @@ class AnswerSources:
 
     Attributes:
         counts: number of responses by source.
-        last: source of the last response; the query log resets it to `RESPONSE_CACHE` after each one.
+        last: source of the last response. The query log reads it after each response and then resets it to
+            `RESPONSE_CACHE`.
     """
 
     def __init__(self) -> None:

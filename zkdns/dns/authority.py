@@ -1,4 +1,4 @@
-"""The zones of a table: responder, response caches, and the updates of both when the table changes."""
+"""`Authority`: connects zones, responder and response caches, and updates them when the table changes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Authority:
             reverse zones are served too.
         config: the zones' names and answer policies.
         on_error: called with a query and the exception that it raised (an internal error).
-        rng: starting point of rotations, and the order `random`.
+        rng: source of random numbers for the first index of rotations and for the order `random`.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Authority:
         self._on_error = on_error
 
     def make_cache(self, codec: QueryCodec, *, stream: bool, max_bytes: int) -> ResponseCache:
-        """A response cache for a transport, which is updated on each `refresh`.
+        """Make a response cache for a transport. `refresh` and the `forget` methods update it from then on.
 
         Args:
             codec: the form of the transport's queries and responses.
@@ -72,7 +72,7 @@ class Authority:
             cache.forget(changed)
 
     def forget_forwarded(self, group: Labels) -> None:
-        """Drop the cached responses to a forwarded question."""
+        """Drop the cached responses to a forwarded question; `group` is its key in the cache."""
         for cache in self.caches:
             cache.forget((group,))
 

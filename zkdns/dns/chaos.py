@@ -9,12 +9,12 @@ import msgspec
 from zkdns.dns.message import CLASS_CH, QUESTION_POINTER, Query, Response, Type, pack_record
 from zkdns.names import Labels
 
-NAME_NAMES: Final = frozenset({(b"id", b"server"), (b"hostname", b"bind")})
+IDENTITY_NAMES: Final = frozenset({(b"id", b"server"), (b"hostname", b"bind")})
 VERSION_NAMES: Final = frozenset({(b"version", b"server"), (b"version", b"bind")})
 
 
 class ServerIdentity(msgspec.Struct, frozen=True):
-    """Name and version of this server; an empty value is not disclosed."""
+    """Name and version of this server. Queries for a value that is empty are refused."""
 
     name: str = ""
     version: str = ""
@@ -29,6 +29,6 @@ class ServerIdentity(msgspec.Struct, frozen=True):
         return Response(query, authoritative=True, answers=(record,))
 
     def _text_of(self, name: Labels) -> str:
-        if name in NAME_NAMES:
+        if name in IDENTITY_NAMES:
             return self.name
         return self.version if name in VERSION_NAMES else ""

@@ -1,7 +1,7 @@
 """Queries that zkdns itself sends as a client, and the check of their responses. Bytes only, no sockets.
 
-`zkdns lookup`, the doctor and the server's self-checks use these; queries to upstreams have a stricter and
-faster parser of their own (`zkdns.forward.message`), because their responses go to other clients.
+`zkdns lookup`, the doctor and the server's self-checks use these. The forwarder has a stricter and faster
+parser of its own (`zkdns.forward.message`), because it passes the responses of upstreams on to clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class BadResponseError(ZkdnsError):
-    """A message that is not a well-formed response to the query; the text says what the server sent."""
+    """A message that is not a well-formed response to the query; the text describes the message."""
 
 
 def build_query(name: Labels, qtype: int, *, ident: int, rd: bool = True, edns: bool = False) -> bytes:
@@ -53,7 +53,7 @@ def is_response_to(query: bytes, message: bytes) -> bool:
     if not questions:
         return True
     question = query[HEADER_SIZE : _question_end(query)]
-    # Lengths of labels are below the letters, so lower() changes only letters.
+    # A label length (at most 63) is never the code of a letter, so lower() changes only letters.
     found = message[HEADER_SIZE : HEADER_SIZE + len(question)]
     return questions == 1 and found.lower() == question.lower()
 

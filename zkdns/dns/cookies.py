@@ -1,9 +1,10 @@
 """DNS cookies (RFC 7873) in the interoperable format of RFC 9018.
 
-    server cookie = version · reserved · time · SipHash-2-4(client cookie · these · address)
+    server cookie = version · reserved · time · hash
+    hash = SipHash-2-4(client cookie · version · reserved · time · address)
 
 All servers with the same secret accept each other's cookies. Cookies are optional. A valid server cookie
-proves the client's source address.
+proves that the client's source address is not forged, because this server has sent the cookie there.
 """
 
 from __future__ import annotations
@@ -14,17 +15,17 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from zkdns.dns.edns import CLIENT_COOKIE
+from zkdns.dns.edns import CLIENT_COOKIE_SIZE
 
 SECRET_SIZE: Final = 16
 """Bytes of a secret (RFC 9018 §4.4)."""
-SERVER_COOKIE: Final = 16
+SERVER_COOKIE_SIZE: Final = 16
 """Bytes of a server cookie (RFC 9018 §4)."""
 
 _VERSION = b"\1"
 _RESERVED = bytes(3)
-_HASH = 8
-_MAX_AGE_SECONDS, _MAX_AHEAD_SECONDS = 3600, 300  # RFC 9018 §4.3
+_HASH_SIZE = 8
+_MAX_AGE_SECONDS, _MAX_CLOCK_SKEW_SECONDS = 3600, 300  # RFC 9018 §4.3
 _SERIAL_BITS = 32
 _DAY_SECONDS = 86_400
 _MASK = (1 << 64) - 1
@@ -36,7 +37,7 @@ class Cookies:
     Args:
         secret: 16 bytes.
         clock: returns seconds since 1970.
-        is_shared: whether other servers have the same secret, which is then used as it is. Otherwise a new
+        is_shared: whether other servers use the same secret. If so, it is used unchanged. Otherwise a new
             secret is derived from it each day (RFC 7873 §7.1).
     """
 
@@ -46,7 +47,7 @@ class Cookies:
         self._is_shared = is_shared
 
     def make(self, client: bytes, address: bytes) -> bytes:
-        """The server cookie for a client cookie and an address of 4 or 16 bytes, with the present time."""
+        """The server cookie for a client cookie and an address of 4 or 16 bytes, issued now."""
         seconds = int(self._clock()) % (1 << _SERIAL_BITS)
         head = _VERSION + _RESERVED + seconds.to_bytes(4)
         return head + self._hash(client + head, address)
@@ -54,19 +55,21 @@ class Cookies:
     def is_valid(self, cookie: bytes, address: bytes) -> bool:
         """Whether an option's data holds a server cookie that was made for this address within the last hour.
 
-        The reserved bytes are part of the hash, whatever their value (RFC 9018 §4.2).
+        The reserved bytes may have any value, since they are part of the hash (RFC 9018 §4.2).
         """
-        if len(cookie) != CLIENT_COOKIE + SERVER_COOKIE or not cookie.startswith(_VERSION, CLIENT_COOKIE):
+        if len(cookie) != CLIENT_COOKIE_SIZE + SERVER_COOKIE_SIZE or not cookie.startswith(
+            _VERSION, CLIENT_COOKIE_SIZE
+        ):
             return False
         half = 1 << (_SERIAL_BITS - 1)
         # RFC 1982: the sign of a difference of serial numbers.
         age = (int(self._clock()) - _made_at(cookie) + half) % (1 << _SERIAL_BITS) - half
-        if not -_MAX_AHEAD_SECONDS <= age <= _MAX_AGE_SECONDS:
+        if not -_MAX_CLOCK_SKEW_SECONDS <= age <= _MAX_AGE_SECONDS:
             return False
-        return hmac.compare_digest(self._hash(cookie[:-_HASH], address), cookie[-_HASH:])
+        return hmac.compare_digest(self._hash(cookie[:-_HASH_SIZE], address), cookie[-_HASH_SIZE:])
 
     def _hash(self, prefix: bytes, address: bytes) -> bytes:
-        """The hash at the end of a cookie that starts with these bytes."""
+        """The hash of a server cookie; `prefix` is everything before it, including the client cookie."""
         secret = self._secret
         if not self._is_shared:
             day = _made_at(prefix) // _DAY_SECONDS

@@ -5,10 +5,10 @@
     _web._tcp.staging                   PTR to each member (§4); SRV as in RFC 2782
     m318._web._tcp.staging              SRV and TXT of one member (§5, §6)
 
-A domain is an environment: the labels after a service's own. The service type is the service's own name. Its
-protocol is always `_tcp`, because registrations do not include one. A service name with dots cannot be a
-type, which has two labels (§7). Additional endpoints are not types. There are no subtypes. Names of services
-have precedence over all of these names.
+A domain is an environment: the labels after a service's own name. The service type is made of the service's
+own name and `_tcp`, because registrations do not include a protocol. A service name with dots has no type,
+since a type has exactly two labels (§7). Additional endpoints have no types either. There are no subtypes.
+A service whose name is equal to one of these names has precedence.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from zkdns.dns.service_names import ServiceView
 from zkdns.names import MAX_LABEL, MAX_NAME, Labels, to_wire, wire_length
 
 _PROTOCOL = b"_tcp"
-_ABOUT = (b"_dns-sd", b"_udp")
-_TYPES = b"_services"
-_DOMAINS = (b"b", b"lb")
+_DNS_SD = (b"_dns-sd", b"_udp")
+_TYPES_LABEL = b"_services"
+_DOMAIN_LABELS = (b"b", b"lb")
 """The domain to browse, and the domain to browse automatically (§11)."""
 
 
 class PtrTarget(msgspec.Struct, frozen=True):
-    """The target of a PTR record: labels before the last `shared` labels of the question's name.
+    """The target of a PTR record: `labels`, followed by the last `shared` labels of the question's name.
 
-    If there is a node, its records are added to the response (RFC 6763 §12.1).
+    `node` has the records at the target, which are added to the response (RFC 6763 §12.1).
     """
 
     labels: Labels
@@ -43,7 +43,7 @@ class PtrTarget(msgspec.Struct, frozen=True):
     weighting: Weighting = Weighting()
 
     def record(self, query: Query, ttl: int) -> Record:
-        """The record. PTR data may be compressed (RFC 3597 §4)."""
+        """Make the PTR record. Its data may be compressed (RFC 3597 §4)."""
         name = to_wire(self.labels)[:-1] + query.pointer_to(self.shared)
         additional: list[bytes] = []
         if self.node is not None:
@@ -55,7 +55,7 @@ class PtrTarget(msgspec.Struct, frozen=True):
 
 
 class PtrNode(Node):
-    """A node with PTR records in addition to its other records."""
+    """A node with PTR records in addition to its other records. `pointers` returns their targets."""
 
     pointers: Callable[[], Iterable[PtrTarget]] = tuple
 
@@ -92,11 +92,14 @@ class DnsSdServiceView(ServiceView):
                 yield PtrTarget((entry.label,), len(self._own) + 1, node, entry.weighting)
 
     def instance(self, label: bytes) -> Node | None:
-        """The node at `m318._web._tcp.staging`, also for a departed member; None if there is no such name."""
+        """The node of a member's DNS-SD name `m318._web._tcp.staging`; None if there is no such name.
+
+        Departed members keep their names, as in `ServiceView`.
+        """
         entry = self._by_name.get(label)
         if (
             entry is None
-            or entry.label != label  # the label is the name of a znode
+            or entry.label != label  # `member_0000000318`: only the short label is a DNS-SD name
             or entry.member.service is None
             or wire_length(_instance_name(label, self._own)) > MAX_NAME
         ):
@@ -118,19 +121,19 @@ class DnsSdDomains:
     """The domains that can be browsed, and the services in each.
 
     Args:
-        is_listed: whether the service with this key has a name at present.
+        is_listed: whether the service with this key exists as a name (`empty = "nxdomain"` may hide it).
     """
 
     def __init__(self, is_listed: Callable[[Labels], bool]) -> None:
         self._domains: dict[Labels, set[Labels]] = {}
         self._is_listed = is_listed
 
-    def join(self, key: Labels) -> None:
-        """Add a service with an own name of one label."""
+    def add(self, key: Labels) -> None:
+        """Add a service whose own name has one label."""
         if _can_be_type(key):
             self._domains.setdefault(key[1:], set()).add(key)
 
-    def leave(self, key: Labels) -> bool:
+    def remove(self, key: Labels) -> bool:
         """Remove a service; return whether it was the last one of its domain."""
         services = self._domains.get(key[1:])
         if services is None:
@@ -142,30 +145,30 @@ class DnsSdDomains:
         return True
 
     def find(self, name: Labels) -> Node | None:
-        """The node at a name of a whole domain; None if there is none."""
-        if name[: len(_ABOUT)] == _ABOUT and name[len(_ABOUT) :] in self._domains:
+        """The node at a domain's own name, such as `b._dns-sd._udp.staging`; None if there is none."""
+        if name[: len(_DNS_SD)] == _DNS_SD and name[len(_DNS_SD) :] in self._domains:
             return Node()
-        domain = name[1 + len(_ABOUT) :]
-        if name[1 : 1 + len(_ABOUT)] != _ABOUT or domain not in self._domains:
+        domain = name[1 + len(_DNS_SD) :]
+        if name[1 : 1 + len(_DNS_SD)] != _DNS_SD or domain not in self._domains:
             return None
-        if name[0] == _TYPES:
+        if name[0] == _TYPES_LABEL:
             return PtrNode(pointers=functools.partial(self._types, domain))
-        if name[0] in _DOMAINS:
+        if name[0] in _DOMAIN_LABELS:
             return PtrNode(pointers=lambda: [PtrTarget((), len(domain))])
         return None
 
     def service_of(self, name: Labels) -> Labels | None:
         """The key of the service of a member's DNS-SD name; None if the name has another form."""
-        if len(name) > len(_ABOUT) + 1 and name[1].startswith(b"_") and name[2] == _PROTOCOL:
+        if len(name) > len(_DNS_SD) + 1 and name[1].startswith(b"_") and name[2] == _PROTOCOL:
             key = (name[1][1:], *name[3:])
             return key if key in self._domains.get(key[1:], ()) else None
         return None
 
     def names(self) -> Iterator[Labels]:
-        """The names of whole domains that have records."""
+        """The names that belong to domains and have records."""
         for domain in sorted(self._domains):
-            for label in (_TYPES, *_DOMAINS):
-                name = (label, *_ABOUT, *domain)
+            for label in (_TYPES_LABEL, *_DOMAIN_LABELS):
+                name = (label, *_DNS_SD, *domain)
                 if wire_length(name) <= MAX_NAME:
                     yield name
 
@@ -175,7 +178,7 @@ class DnsSdDomains:
 
 
 def _can_be_type(service: Labels) -> bool:
-    """Whether the type name of a service (with an own name of one label) is not too long."""
+    """Whether the type name of a service (whose own name has one label) is short enough for DNS."""
     return len(service[0]) < MAX_LABEL and wire_length(_type_name(service)) <= MAX_NAME
 
 

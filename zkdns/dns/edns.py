@@ -1,7 +1,7 @@
 """EDNS (RFC 6891): the OPT record of a query, and the OPT record of its response.
 
-Options of clients and of upstreams are read and written here. The options that this server sends by itself
-are in `zkdns.dns.edns_options`.
+This file has the wire format of the record and of its options. `zkdns.dns.edns_options` decides which options
+a response has.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ import msgspec
 MIN_UDP_SIZE: Final = 512
 """RFC 1035 §2.3.4; smaller sizes in an OPT record count as this one (RFC 6891 §6.2.3)."""
 MAX_UDP_SIZE: Final = 1232
-"""Fits into an IPv6 packet of the minimum MTU, so that nothing is fragmented."""
+"""The largest UDP message that fits into an IPv6 packet of the minimum MTU, so that it is not fragmented."""
 OPT: Final = struct.Struct("!BHHBBHH")
-"""An OPT record without options: root, type, size, extended RCODE, version, flags, length of the options."""
+"""An OPT record before its options: root, type, size, extended RCODE, version, flags, options' length."""
 DO: Final = 0x8000
+"""The flag that requests DNSSEC records (RFC 3225)."""
 
 _OPT_TYPE = 41
 _OPTION = struct.Struct("!HH")
 _INFO_CODE_SIZE = 2
 
-CLIENT_COOKIE: Final = 8
+CLIENT_COOKIE_SIZE: Final = 8
 """Bytes of a client cookie (RFC 7873 §4)."""
-_MIN_COOKIE, _MAX_COOKIE = 16, 40  # client and server cookie together
+_MIN_COOKIE_SIZE, _MAX_COOKIE_SIZE = 16, 40  # client and server cookie together
 
 
 class OptionCode(enum.IntEnum):
-    """Option codes that are handled; all others are ignored."""
+    """The option codes that this server handles. It ignores all others."""
 
     NSID = 3  # RFC 5001
     COOKIE = 10  # RFC 7873
@@ -45,7 +46,7 @@ class Ede(enum.IntEnum):
     STALE_ANSWER = 3
     """ZooKeeper is out of reach, the table is a snapshot, or a forwarded response has expired."""
     NOT_READY = 14
-    """The table or a service has not been read; or the server stops while a query is pending."""
+    """The table or a service has not been read yet, or the server stops while a query is pending."""
     BLOCKED = 15
     """A special-use name that does not exist and is not forwarded."""
     PROHIBITED = 18
@@ -69,10 +70,10 @@ class Edns(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         size: UDP payload size as sent.
-        version: 0, or an unknown version.
+        version: as sent; this server supports only version 0.
         do: whether DNSSEC records are requested.
-        options: data of each option by code; of repeated ones the first.
-        response_options: options of every response to the query, in wire format.
+        options: data of each option by code. Of repeated options the first one counts.
+        response_options: options to send with each response to the query, in wire format.
     """
 
     size: int
@@ -86,7 +87,7 @@ def iter_options(options: bytes) -> Iterator[tuple[int, bytes]]:
     """Code and data of each option in the data of an OPT record.
 
     Raises:
-        BadOptionError: an option ends after the record.
+        BadOptionError: an option is longer than the rest of the record.
     """
     at = 0
     while at < len(options):
@@ -95,7 +96,7 @@ def iter_options(options: bytes) -> Iterator[tuple[int, bytes]]:
         code, size = _OPTION.unpack_from(options, at)
         at += _OPTION.size + size
         if at > len(options):
-            raise BadOptionError("an EDNS option reaches over the end of its record")
+            raise BadOptionError("an EDNS option ends after the end of its record")
         yield code, options[at - size : at]
 
 
@@ -108,10 +109,10 @@ def read_options(options: bytes) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for code, data in iter_options(options):
         found.setdefault(code, data)
-    size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE)))
-    if size != CLIENT_COOKIE and not _MIN_COOKIE <= size <= _MAX_COOKIE:  # RFC 7873 §5.2.2
+    size = len(found.get(OptionCode.COOKIE, bytes(CLIENT_COOKIE_SIZE)))
+    if size != CLIENT_COOKIE_SIZE and not _MIN_COOKIE_SIZE <= size <= _MAX_COOKIE_SIZE:  # RFC 7873 §5.2.2
         raise BadOptionError(
-            f"a cookie has {size} bytes, not {CLIENT_COOKIE} or {_MIN_COOKIE} to {_MAX_COOKIE}"
+            f"a cookie has {size} bytes, not {CLIENT_COOKIE_SIZE} or {_MIN_COOKIE_SIZE} to {_MAX_COOKIE_SIZE}"
         )
     return found
 
@@ -129,7 +130,7 @@ def pack_ede(code: int, text: str = "") -> bytes:
 def sanitize_ede(data: bytes) -> bytes:
     """The option with an upstream's extended error; empty if it is malformed.
 
-    A text that is not UTF-8 is left out.
+    If its text is not UTF-8, only the code is kept.
     """
     if len(data) < _INFO_CODE_SIZE:
         return b""

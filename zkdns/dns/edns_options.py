@@ -1,11 +1,12 @@
-"""The EDNS options of responses: NSID, KEEPALIVE and COOKIE.
+"""Decides which EDNS options a response has: NSID, KEEPALIVE and COOKIE.
 
     NSID        the server's identity (RFC 5001), if configured
     KEEPALIVE   how long a connection may be idle (RFC 7828), over TCP only
     COOKIE      a server cookie for the client's address (RFC 7873)
 
-Responses are made before the client's address is known. They therefore end with room for the server cookie,
-which the transport has filled in when it sends them.
+The responder does not know the client's address. It makes a response with zeros in place of the server cookie
+(at the end of the message) and returns a per-client response. The transport calls that with the address,
+which fills the cookie in.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ from typing import TypeAlias
 
 import msgspec
 
-from zkdns.dns.cookies import SERVER_COOKIE, Cookies
-from zkdns.dns.edns import CLIENT_COOKIE, MIN_UDP_SIZE, Edns, OptionCode, pack_option
+from zkdns.dns.cookies import SERVER_COOKIE_SIZE, Cookies
+from zkdns.dns.edns import CLIENT_COOKIE_SIZE, MIN_UDP_SIZE, Edns, OptionCode, pack_option
 from zkdns.dns.message import BadQueryError, Query, Rcode, Response
 
-_NO_COOKIE = bytes(SERVER_COOKIE)
-_TENTHS = 10  # of a second: the unit of RFC 7828 §3.1
+_NO_COOKIE = bytes(SERVER_COOKIE_SIZE)
+_PER_SECOND = 10  # the unit of RFC 7828 §3.1 is 100 ms
 
 MakePerClient: TypeAlias = Callable[[Callable[[bytes], bytes]], bytes]
-"""Makes a placeholder from a function of the client's address (4 or 16 bytes) that returns the response."""
+"""Makes a per-client response from a function that returns the response for an address of 4 or 16 bytes."""
 
 
 class EdnsOptions(msgspec.Struct, frozen=True):
@@ -42,7 +43,7 @@ class EdnsOptions(msgspec.Struct, frozen=True):
     per_client: MakePerClient | None = None
 
     def negotiate(self, query: Query, *, stream: bool) -> Query:
-        """The query together with the options of its responses.
+        """Return the query with `response_options` set, according to its own options.
 
         Args:
             query: the parsed query.
@@ -62,22 +63,22 @@ class EdnsOptions(msgspec.Struct, frozen=True):
         if keepalive is not None:
             if keepalive:  # RFC 7828 §3.2.1: only a server's option has a time-out
                 raise _malformed(query)
-            options += pack_option(OptionCode.KEEPALIVE, int(_TENTHS * self.idle_seconds).to_bytes(2))
+            options += pack_option(OptionCode.KEEPALIVE, int(_PER_SECOND * self.idle_seconds).to_bytes(2))
         cookie = self._cookie_of(edns)
         if cookie is not None:
-            options += pack_option(OptionCode.COOKIE, cookie[:CLIENT_COOKIE] + _NO_COOKIE)
+            options += pack_option(OptionCode.COOKIE, cookie[:CLIENT_COOKIE_SIZE] + _NO_COOKIE)
         elif not query.question:
             raise _malformed(query)
         edns = msgspec.structs.replace(edns, response_options=options)
         return msgspec.structs.replace(query, edns=edns)
 
     def finish(self, query: Query, response: bytes, if_invalid: bytes = b"") -> bytes:
-        """Add the server cookie: a per-client response, or the response itself if the query has no cookie.
+        """Return a per-client response that adds the server cookie, or `response` if the query has no cookie.
 
         Args:
             query: from `negotiate`.
-            response: ready to send, except for the cookie at its end.
-            if_invalid: the response to a query whose server cookie is invalid; empty: `response`.
+            response: the encoded response, with zeros in place of the cookie at its end.
+            if_invalid: the response if the query's server cookie is invalid. Empty: `response` in any case.
         """
         cookie = self._cookie_of(query.edns)
         if cookie is None or self.cookies is None or self.per_client is None:
@@ -95,7 +96,7 @@ class EdnsOptions(msgspec.Struct, frozen=True):
 
 
 class _Unfinished(msgspec.Struct, frozen=True, gc=False):
-    """A response without its server cookie, and the response for an invalid cookie."""
+    """A response with zeros in place of its server cookie, and the response for an invalid cookie."""
 
     cookies: Cookies
     cookie: bytes
@@ -107,11 +108,11 @@ class _Unfinished(msgspec.Struct, frozen=True, gc=False):
         response = self.response
         if (
             response is not self.if_invalid
-            and len(self.cookie) > CLIENT_COOKIE
+            and len(self.cookie) > CLIENT_COOKIE_SIZE
             and not self.cookies.is_valid(self.cookie, address)
         ):
             response = self.if_invalid
-        return response[:-SERVER_COOKIE] + self.cookies.make(self.cookie[:CLIENT_COOKIE], address)
+        return response[:-SERVER_COOKIE_SIZE] + self.cookies.make(self.cookie[:CLIENT_COOKIE_SIZE], address)
 
 
 def _malformed(query: Query) -> BadQueryError:

@@ -1,7 +1,8 @@
 """DNS messages in wire format: a strict parser of queries, and a writer of responses.
 
-The parser accepts a header, one question and at most one OPT record. It raises only `BadQueryError`, with the
-error response, and takes time linear in the size of the message (at most 64 KiB).
+The parser accepts a header, one question (or only a cookie) and at most one OPT record. For anything else it
+raises `BadQueryError` with the error response, and no other exception. Its time is linear in the size of the
+message (at most 64 KiB).
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ RECORD: Final = struct.Struct("!HHIH")
 
 
 class Type(enum.IntEnum):
-    """RR types that are handled; every other number is a valid type too."""
+    """The RR types that this server handles. Queries may have any other number too."""
 
     A = 1
     NS = 2
@@ -78,7 +79,7 @@ class Rcode(enum.IntEnum):
 
 
 class BadQueryError(Exception):
-    """A message that gets an error response or none; `response` is that response."""
+    """The query gets an error response, or (`response` is None) no response at all."""
 
     def __init__(self, response: bytes | None) -> None:
         self.response = response
@@ -90,7 +91,7 @@ class _MalformedError(Exception):
 
 
 class _Record(NamedTuple):
-    """A record of a query; its data is between `data_at` and `end` of the message."""
+    """A record of a query. Its data is `message[data_at:end]`."""
 
     rtype: int
     rclass: int
@@ -102,9 +103,9 @@ class _Record(NamedTuple):
 class Query(msgspec.Struct, frozen=True, gc=False):
     """A question and the header flags and EDNS data that came with it.
 
-    `name` is in lower case, for look-ups. `question` holds the original bytes, which the response repeats; it
-    is empty in a query without a question (RFC 7873 §5.4). `ad` and `cd` matter only for forwarding (RFC 6840
-    §5.7, RFC 4035 §3.2.2).
+    `name` is in lower case. `question` has the question in wire format and original spelling, as responses
+    repeat it; it is empty in a query without a question (RFC 7873 §5.4). `ad` and `cd` matter only for
+    forwarding (RFC 6840 §5.7, RFC 4035 §3.2.2).
     """
 
     id: int
@@ -154,7 +155,7 @@ def parse_query(message: bytes) -> Query:
 
 
 def _read_question(message: bytes, count: int) -> tuple[Labels, int, int, int]:
-    """Name, type and class of the question, and its end; root, 0 and IN without a question."""
+    """Name, type, class and end of the question. Without a question: the root, 0, IN and the header's end."""
     if not count:
         return (), 0, CLASS_IN, HEADER_SIZE
     if count > 1:  # RFC 9619 §4
@@ -171,7 +172,10 @@ def _require_cookie(edns: Edns | None) -> None:
 
 
 def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype: int) -> int:
-    """The start of the additional section. Only an IXFR has a record before it, its SOA (RFC 1995 §3)."""
+    """The start of the additional section.
+
+    Only an IXFR query has a record before it: its SOA (RFC 1995 §3).
+    """
     if answers or (authorities and qtype != Type.IXFR):
         raise _MalformedError
     for _ in range(authorities):
@@ -182,7 +186,7 @@ def _skip_records(message: bytes, at: int, answers: int, authorities: int, qtype
 def _read_name(message: bytes) -> tuple[Labels, int]:
     """The question's name in lower case, and the offset of its type.
 
-    It has no compression pointers, as nothing precedes it.
+    A compression pointer is an error, since no earlier name exists to which it could point.
     """
     labels: list[bytes] = []
     lowered = message.lower()
@@ -234,7 +238,7 @@ def _read_record(message: bytes, at: int) -> _Record:
 
 
 def _skip_name(message: bytes, at: int) -> int:
-    """The end of a record's name: after its root, or after its first pointer, which must point backwards."""
+    """The end of a record's name: after its root or its compression pointer, which must point backwards."""
     start = at
     while at < len(message) and at - start < MAX_NAME:
         length = message[at]
@@ -256,7 +260,7 @@ def pack_record(owner: bytes, rtype: int, ttl: int, data: bytes, rclass: int = C
 
 
 class ResponseTemplate(msgspec.Struct, frozen=True):
-    """A response without its id and its records."""
+    """The parts of a response that do not depend on its records: flags, question and OPT record."""
 
     flags: int
     question: bytes
@@ -269,17 +273,20 @@ class ResponseTemplate(msgspec.Struct, frozen=True):
     def build(
         self, records: bytes, answers: int, authority: int, additional: int, *, truncated: bool = False
     ) -> bytes:
-        """The response after its id, with records and the number of records in each section."""
+        """The response after its id.
+
+        `records` has all sections; the counts are the records in each section.
+        """
         flags = self.flags | TC if truncated else self.flags
         counts = bool(self.question), answers, authority, additional + bool(self.opt)
         return b"".join((_HEADER_AFTER_ID.pack(flags, *counts), self.question, records, self.opt))
 
 
 class Response(msgspec.Struct):
-    """A response to a query; `pack` makes it fit.
+    """A response to a query.
 
-    Additional records are left out first if there is not enough room, since they are optional. A missing
-    answer or authority record sets TC (RFC 2181 §9).
+    If there is not enough room, `pack` first leaves out additional records, since they are optional. If it
+    has to leave out an answer or authority record, it sets TC (RFC 2181 §9).
     """
 
     query: Query
@@ -294,7 +301,7 @@ class Response(msgspec.Struct):
     errors: bytes = b""
     """Extended errors of an upstream, as options."""
     truncated: bool = False
-    """Set by `pack`: whether records of the answer were left out."""
+    """Set by `pack`: whether TC is set, because answer or authority records were left out."""
 
     def pack(self, limit: int) -> bytes:
         """The message, of at most `limit` bytes."""
@@ -315,7 +322,7 @@ class Response(msgspec.Struct):
         return ResponseTemplate(flags, self.query.question, self._opt())
 
     def _opt(self) -> bytes:
-        """The OPT record; header, question and OPT record fit into 512 bytes."""
+        """The OPT record. It is limited so that header, question and OPT record fit into 512 bytes."""
         edns = self.query.edns
         if edns is None:
             return b""
@@ -335,6 +342,6 @@ def _fit(records: Sequence[bytes], room: int) -> tuple[Sequence[bytes], int]:
 
 
 def servfail(query: bytes) -> bytes:
-    """SERVFAIL after its id, for a query that raised an internal error: only a header."""
+    """A SERVFAIL header after its id, for a query (without its id) that caused an internal error."""
     flags = int.from_bytes(query[:2].ljust(2, b"\0"))
     return _HEADER_AFTER_ID.pack(QR | flags & RD | Rcode.SERVFAIL, 0, 0, 0, 0)

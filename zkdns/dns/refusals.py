@@ -17,7 +17,7 @@ _NO_ID = bytes(_ID)
 
 
 class ErrorResponder:
-    """Gives every query the same kind of response; a lookup like the response cache; never raises.
+    """A `ResponseLookup` that gives every query the same kind of response. It never raises.
 
     Args:
         codec: the form of keys and responses.

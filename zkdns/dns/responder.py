@@ -12,8 +12,8 @@
                   SOA or ANY at the apex: SOA · records: the RRset in the order of the rotation
                   name exists without such records: NODATA with SOA · no such name: NXDOMAIN with SOA
 
-An answer is valid for all queries with the same bytes after the id, until the table changes. It is therefore
-an endless iterator over responses, together with the key of the service that it depends on.
+An answer holds for all queries with the same bytes after the id, until the table changes. It is therefore an
+endless iterator over responses, together with the key of the service whose changes end its validity.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class CacheableAnswer(msgspec.Struct, frozen=True, gc=False):
 
     Attributes:
         responses: endless responses without ids, in the order of the rotation; empty bytes mean no response.
-        service: key of the service that the answer depends on. `ANY_SERVICE`: it ends when services are
-            added or removed. None: it must not be cached.
-        question_end: end of the question in the query after its id.
+        service: key of the service that the answer depends on. `ANY_SERVICE`: the answer is dropped when
+            services are added or removed. None: it must not be cached.
+        question_end: offset of the end of the question, in the query after its id.
         rotation: the rotation that keeps the responses, if there is one.
         size: bytes of kept responses, if there is no rotation.
-        is_rare: whether most such queries are never repeated; they are cached from the second time on.
+        is_rare: whether most such queries are never repeated. They are cached from the second time on.
         source: where the responses come from (`answer_source`).
     """
 
@@ -94,7 +94,7 @@ class Fallback(Protocol):
 
 
 class _Request(msgspec.Struct, frozen=True, gc=False):
-    """A query, and the form of its responses."""
+    """A parsed query, with the size limit and the encoding of its responses."""
 
     query: Query
     limit: int
@@ -120,7 +120,7 @@ class _Request(msgspec.Struct, frozen=True, gc=False):
         return self.edns_options.finish(self.query, encoded)
 
     def encode_and_finish(self, body: bytes) -> bytes:
-        """Both of the above."""
+        """A response after its id, ready to send and with its server cookie."""
         return self.finish(self.encode(body))
 
     def answer_once(self, response: Response, source: str = ZONE) -> CacheableAnswer:
@@ -135,21 +135,21 @@ class Responder:
         ready: whether the table has been read; until then every name in a zone gets SERVFAIL.
         stale: whether ZooKeeper is out of reach, so that responses may be out of date.
         stale_reason: text of the extended error in such responses.
-        cut_over_tcp: number of responses that did not fit even into 64 KiB.
-        fallback: answers for names outside the zones; None: they are refused.
+        truncated_over_tcp: number of responses that did not fit even into 64 KiB.
+        fallback: answers queries for names outside the zones. None: such queries are refused.
         edns_options: the EDNS options of responses.
 
     Args:
         zone: names and records.
         identity: name and version of the server.
-        reverse: names of addresses; None: they are outside the zones.
+        reverse: the reverse zones. None: all names of addresses are outside the zones.
     """
 
     def __init__(self, zone: Zone, identity: ServerIdentity, reverse: ReverseZones | None = None) -> None:
         self.ready = False
         self.stale = False
         self.stale_reason = "ZooKeeper is out of reach"
-        self.cut_over_tcp = 0
+        self.truncated_over_tcp = 0
         self.fallback: Fallback | None = None
         self.edns_options = EdnsOptions()
         self._identity = identity
@@ -161,7 +161,7 @@ class Responder:
 
         Args:
             query: the message without its id.
-            stream: whether it arrived over TCP, where responses may be long.
+            stream: whether it arrived over TCP, so that responses may have up to 64 KiB.
             encode: makes a response after its id ready to send.
         """
         try:
@@ -183,7 +183,7 @@ class Responder:
         return self._finish(request, self._look_up(request, apex, match or self._zone.find(parsed.name)))
 
     def _find_zone(self, query: Query) -> tuple[Labels | None, ZoneMatch | None]:
-        """The apex of the zone that has the name; and the match, if it is in a reverse zone."""
+        """The apex of the zone of the name (None: out of zone), and the match if it is a reverse zone."""
         apex = self._zone.apex_for(query)
         if apex is None and self._reverse is not None and self.ready:
             match = self._reverse.find(query)
@@ -194,7 +194,7 @@ class Responder:
     # -- rules that need no lookup -------------------------------------------------------------------------
 
     def _refuse(self, query: Query, apex: Labels | None) -> Response | None:
-        """A response that needs no look-up of the name; None: continue."""
+        """The response according to the rules that need no lookup of the name. None: none of them applies."""
         # RFC 6891 §6.1.3: only version 0 exists.
         if query.edns is not None and query.edns.version:
             return Response(query, Rcode.BADVERS)
@@ -212,7 +212,7 @@ class Responder:
         return None
 
     def _cookie_only(self, request: _Request) -> CacheableAnswer:
-        """RFC 7873 §5.4: a query without a question requests a cookie, or has one verified."""
+        """Answer a query without a question, which requests or verifies a cookie (RFC 7873 §5.4)."""
         valid, invalid = (
             request.pack(self._with_status(Response(request.query, rcode)))
             for rcode in (Rcode.NOERROR, Rcode.BADCOOKIE)
@@ -221,7 +221,7 @@ class Responder:
         return CacheableAnswer(itertools.repeat(response))
 
     def _finish(self, request: _Request, answer: CacheableAnswer) -> CacheableAnswer:
-        """The answer with server cookies. A query with EDNS options is not cached."""
+        """The answer with server cookies. The answer to a query with EDNS options is not cached."""
         if not request.has_options:
             return answer
         return CacheableAnswer(map(request.finish, answer.responses), source=answer.source)
@@ -260,7 +260,7 @@ class Responder:
         return CacheableAnswer(responses, service, end, rotation, is_rare=service == ANY_SERVICE)
 
     def _with_status(self, response: Response) -> Response:
-        """The response with the RA flag, and with a stale answer's extended error (RFC 8914 §4.4)."""
+        """Set the RA flag, and the extended error of a stale answer (RFC 8914 §4.4)."""
         response.recursion_available = self.fallback is not None and self.fallback.recursion_available
         if self.stale and response.authoritative and response.ede is None:
             response.ede, response.ede_text = Ede.STALE_ANSWER, self.stale_reason
@@ -271,8 +271,8 @@ class Responder:
     ) -> Iterator[bytes]:
         """Responses with only the zone's SOA, in the answer or authority section.
 
-        The serial is the table's at the time of each response. With the longest name, the message still fits
-        into 512 bytes.
+        Each response has the present serial of the table. Even with the longest name, the message fits into
+        512 bytes, so that it is never truncated.
         """
         template = response.template()
         soa = self._zone.soa(request.query, apex)
@@ -315,7 +315,7 @@ class Responder:
                 self._count_truncated()
 
     def _count_truncated(self) -> None:
-        self.cut_over_tcp += 1
+        self.truncated_over_tcp += 1
 
 
 def _retry_over_tcp() -> None:
@@ -343,7 +343,8 @@ def _unknown_data(query: Query, match: ZoneMatch) -> Response | None:
 def _is_cacheable(query: Query, match: ZoneMatch) -> bool:
     """Whether the answer may be cached.
 
-    Queries with EDNS options and names that a service does not have are unlimited in number.
+    Not cached: queries with EDNS options, and names below a service that do not exist, because clients can
+    send unlimited numbers of both; and answers that depend on several services.
     """
     if match.depends_on_others or (query.edns is not None and bool(query.edns.options)):
         return False

@@ -4,13 +4,13 @@
                               │ missing
                               └──▶ Responder.answer, cached until its service changes
 
-A hit is one dictionary look-up and one `next()`, without a line of Python; all DNS rules are behind
-`__missing__`. The key is the whole query, so queries that differ in any bit have different entries. The case
-of the name is the exception, because resolvers that randomize it (0x20) would never hit: all spellings share
-the entry of the lower-case name, and each response has the spelling of its query.
+A hit is one dictionary lookup and one `next()`, both of which run in C. A miss calls `__missing__`, which
+calls the responder. The key is the whole query after its id, so queries that differ in any bit have different
+entries. The case of the name is the exception, because resolvers that randomize it (0x20) would never hit:
+all spellings share the entry of the lower-case name, and each response has the spelling of its query.
 
-The cache owns its entries. A rotation returns an iterator for each new entry and reports, through
-`_replace`, when an entry needs another iterator.
+The cache owns its entries. A rotation returns the iterator of each new entry, and calls `_replace` when an
+earlier entry needs another iterator.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ from zkdns.names import Labels
 MAX_ENTRIES = 1 << 16
 MAX_BYTES = 72 << 20
 
-# Entries of names that belong to no service. The number of such names is unlimited.
-_MAX_ANY_SERVICE = 2048
+# Maximum number of entries for names of no service, because there is an unlimited number of such names.
+_MAX_WITHOUT_SERVICE = 2048
 # Bytes of an entry in addition to its query (measured); the query is stored twice if its spelling varies.
-_OVERHEAD = 1300
-# Share of the memory for built responses (one part in four). Beyond it, responses are built each time.
+_ENTRY_OVERHEAD = 1300
+# One part in four of the memory is for built responses. If it is full, responses are built each time.
 _RESPONSES_DIVISOR = 4
-# Entries of one service, in all forms and spellings. A change of the service drops them at once, at some 2 µs
-# each (measured), and no query is answered meanwhile.
+# Maximum number of entries of one service, including all query forms and spellings. A change of the service
+# drops them all, at some 2 µs each (measured), and no query is answered in that time.
 _MAX_PER_SERVICE = 1024
-# Entries that are evicted at once to make room: one in 16, of the oldest services, at most 512 to keep the
-# pause short.
+# To make room, one in 16 entries is evicted, but at most 512 to keep the pause short. Entries of the services
+# that were cached first go first.
 _EVICTION_DIVISOR = 16
 _MAX_EVICTED_AT_ONCE = 512
 
@@ -61,25 +61,25 @@ class QueryCodec(Protocol):
     """The form of queries and responses of one transport."""
 
     echoes_question: bool
-    """Whether the transport itself copies the question from the query into the response."""
+    """Whether the transport copies the question, and so its spelling, from the query into the response."""
 
     @property
     def max_cached_query(self) -> int:
         """Bytes of the longest query that is cached."""
 
     def key(self, query: bytes, /) -> bytes:
-        """The key of a query without its id; bytes that the codec adds come last."""
+        """The key of a query without its id: the query, followed by bytes that the codec may add."""
 
     def query(self, key: bytes, /) -> bytes:
         """The query without its id that belongs to a key."""
 
-    def response(self, body: bytes, question: int, mark: int, /) -> bytes:
+    def response(self, body: bytes, question: int, response_class: int, /) -> bytes:
         """A response after its id, ready to send.
 
         Args:
             body: the response after its id.
             question: length of its question.
-            mark: the response class by which it is counted.
+            response_class: as `classify` returns it, for counting.
         """
 
     def copy_case(self, response: bytes, key: bytes, name_end: int, /) -> bytes:
@@ -99,7 +99,10 @@ class _Entry(msgspec.Struct):
 
 
 class _Folded(msgspec.Struct, frozen=True):
-    """An entry that serves all spellings: its key, the end of the name, and the bytes after the name."""
+    """A reference to the entry for all spellings of a name.
+
+    `key` is the entry's key, `name_end` the end of the name in it, and `tail` the key's bytes after the name.
+    """
 
     key: bytes
     name_end: int
@@ -140,8 +143,8 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         self._stream = stream
         self._sources = AnswerSources() if sources is None else sources
         self._max_entries = max_entries
-        self._answers = MemoryBudget(max_bytes - max_bytes // _RESPONSES_DIVISOR)
-        self._responses = MemoryBudget(max_bytes // _RESPONSES_DIVISOR)
+        self._entry_memory = MemoryBudget(max_bytes - max_bytes // _RESPONSES_DIVISOR)
+        self._response_memory = MemoryBudget(max_bytes // _RESPONSES_DIVISOR)
         self._entries: dict[bytes, _Entry] = {}
         self._folded: dict[bytes, _Folded] = {}
         # By service; the service with the oldest first entry comes first.
@@ -153,7 +156,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
     @property
     def size(self) -> int:
         """Approximate bytes in use."""
-        return self._answers.used + self._responses.used
+        return self._entry_memory.used + self._response_memory.used
 
     # -- misses --------------------------------------------------------------------------------------------
 
@@ -172,13 +175,13 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             return itertools.repeat(self._codec.response(failure, 0, classify(failure)))
 
     def _in_spelling_of(self, key: bytes, folded: _Folded) -> Iterator[bytes]:
-        """The responses of a cached answer, with the name as a key spells it."""
+        """The responses of a cached answer, with the spelling of the name in `key`."""
         responses = self[folded.key]
         if self._echoes_question:
             return responses
         if response := next(responses):
             return iter((self._codec.copy_case(response, key, folded.name_end),))
-        # The response is deferred. Its own query must be resolved, so that it has the right spelling.
+        # The response is deferred. Only a deferred response to this query has the right spelling.
         return self._answer(self._codec.query(key)).responses
 
     def _compute(self, key: bytes) -> Iterator[bytes]:
@@ -193,7 +196,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         if name == name.lower():
             self._store(key, answer)
             return self.get(key, answer.responses)
-        # A header byte that is a letter would be folded too, and flags or counts would be confused.
+        # Not if the header has a byte with the value of a letter: `key.lower()` would change it as well.
         if head.upper() == head == head.lower():
             common = self._codec.key(head + name.lower() + query[name_end:])
             if common not in self:
@@ -215,18 +218,18 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         if service is None or (answer.is_rare and not self._was_seen_before(key)):
             return
         size = answer.rotation.size if answer.rotation is not None else answer.size
-        entry = _Entry(_OVERHEAD + 2 * len(key) + size, answer.rotation)
-        limit = _MAX_ANY_SERVICE if service == ANY_SERVICE else _MAX_PER_SERVICE
+        entry = _Entry(_ENTRY_OVERHEAD + 2 * len(key) + size, answer.rotation)
+        limit = _MAX_WITHOUT_SERVICE if service == ANY_SERVICE else _MAX_PER_SERVICE
         if len(self._keys.get(service, ())) >= limit:
             self._evict_oldest(service, limit // 2)
-        while self and (len(self) >= self._max_entries or not self._answers.has_room(entry.size)):
+        while self and (len(self) >= self._max_entries or not self._entry_memory.has_room(entry.size)):
             self._make_room()
-        if not self._answers.reserve(entry.size):
+        if not self._entry_memory.reserve(entry.size):
             return
         if entry.rotation is None:
             self[key] = answer.responses
         else:
-            self[key] = entry.rotation.join(key, self._responses, self._on_shared)
+            self[key] = entry.rotation.join(key, self._response_memory, self._on_shared)
         self._entries[key] = entry
         self._keys.setdefault(service, []).append(key)
 
@@ -242,11 +245,11 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
             self._folded[entry.folded] = _Folded(common, name_end, key[name_end:])
 
     def _was_seen_before(self, key: bytes) -> bool:
-        """Whether the query is repeated; the first one is only noted."""
+        """Whether this is not the first such query. The first one is only recorded."""
         if key in self._seen_once:
             self._seen_once.remove(key)
             return True
-        if len(self._seen_once) >= _MAX_ANY_SERVICE:
+        if len(self._seen_once) >= _MAX_WITHOUT_SERVICE:
             self._seen_once.clear()
         self._seen_once.add(key)
         return False
@@ -286,7 +289,7 @@ class ResponseCache(dict[bytes, Iterator[bytes]]):
         for key in keys:
             del self[key]
             entry = self._entries.pop(key)
-            self._answers.release(entry.size)
+            self._entry_memory.release(entry.size)
             if entry.rotation is not None:
                 entry.rotation.leave()
             if entry.folded is not None:

@@ -1,6 +1,6 @@
 """The class of a response for counting: its query type and response code, encoded in one byte.
 
-One call into C can count the bytes of a whole batch. Class 0 is not counted.
+One call into C counts the classes of a whole batch, because they are bytes. Class 0 is not counted.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _TYPES = {
 }
 _TYPE_NAMES = (*_TYPES.values(), OTHER)
 _RCODE_NAMES = (*(code.name for code in Rcode), OTHER)
-_TYPE_PLACES = {number.to_bytes(2): place for place, number in enumerate(_TYPES)}
-_RCODE_PLACES = {code.value: place for place, code in enumerate(Rcode)}
-# An OPT record: its owner and type, and the offset of the upper bits of the code.
+_TYPE_INDEXES = {number.to_bytes(2): index for index, number in enumerate(_TYPES)}
+_RCODE_INDEXES = {code.value: index for index, code in enumerate(Rcode)}
+# The start of an OPT record (owner name and type), and the offset of the upper bits of the response code.
 _CODE = 0xF
 _OPT, _UPPER_BITS = b"\0\0\x29", 5
-_LOWER_BITS = frozenset(code & _CODE for code in Rcode if code > _CODE)  # of the codes above 15
+# The lower four bits of the codes above 15.
+_LOWER_BITS = frozenset(code & _CODE for code in Rcode if code > _CODE)
 
 
 def classify(body: bytes) -> int:
-    """Return the class of a response of this server, given without its id. 0 for silence."""
+    """Return the class of a response of this server after its id. 0: `body` is empty (no response)."""
     if not body:
         return 0
     at = _HEADER
@@ -45,7 +46,7 @@ def classify(body: bytes) -> int:
         while length := body[at]:
             at += length + 1
         at += 1
-        kind = _TYPE_PLACES.get(body[at : at + 2], len(_TYPES))
+        kind = _TYPE_INDEXES.get(body[at : at + 2], len(_TYPES))
         at += 4
     else:
         kind = len(_TYPES)
@@ -53,7 +54,7 @@ def classify(body: bytes) -> int:
     # A code above 15 has its upper bits in the OPT record, the only record of the response (RFC 6891 §6.1.3).
     if code in _LOWER_BITS and body[at : at + len(_OPT)] == _OPT:
         code |= body[at + _UPPER_BITS] << 4
-    return 1 + kind * len(_RCODE_NAMES) + _RCODE_PLACES.get(code, len(_RCODE_PLACES))
+    return 1 + kind * len(_RCODE_NAMES) + _RCODE_INDEXES.get(code, len(_RCODE_INDEXES))
 
 
 def describe(response_class: int) -> tuple[str, str]:

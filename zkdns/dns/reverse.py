@@ -1,13 +1,13 @@
 """Reverse zones: PTR records for members' addresses below in-addr.arpa and ip6.arpa.
 
-The name of each address in the table is a zone of its own, as if it were delegated to this server. It has SOA
-and NS records, and negative responses have an SOA with this name. DS belongs to the parent zone (RFC 4035
-§3.1.4.1). All other names below in-addr.arpa and ip6.arpa are out of zone: parent and child names, malformed
-names, and addresses of no member.
+The name of each address in the table is the apex of a zone of its own, as if it were delegated to this
+server: it has SOA and NS records, and its negative responses have that SOA. DS belongs to the parent zone
+(RFC 4035 §3.1.4.1). All other names below in-addr.arpa and ip6.arpa are out of zone: parent and child names,
+malformed names, and addresses that no member has.
 
-A member's address is an address that its own name (`m318.web.staging`) has without name resolution: the IP
-address of its host, or addresses that it registered in addition to a host name. Additional endpoints on other
-hosts have no PTR records.
+An address belongs to a member if the member registered it as its host, or in addition to a host name.
+Resolved addresses of host names and additional endpoints on other hosts have no PTR records. The target is
+the member's own name, such as `m318.web.staging`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class AddressNode(Node):
     names: tuple[tuple[Labels, Weighting], ...] = ()
 
     def _render(self, query: Query, qtype: int, ttl: int) -> Iterable[Record]:
-        del query  # names in another zone cannot be compressed with the question
+        del query  # the names are in other zones, so they cannot be compressed with the question
         if qtype == Type.NS:
             return (Record(pack_record(QUESTION_POINTER, qtype, ttl, NAME_SERVER)),)
         if qtype != Type.PTR:
@@ -56,13 +56,13 @@ class ReverseZones:
     def __init__(self, zone: Zone, addresses: AddressIndex) -> None:
         self._zone = zone
         self._addresses = addresses
-        # By service, the addresses that were answered and depend on it.
+        # The addresses for which a match was returned, by each service that the match depends on.
         self._served: dict[Labels, set[str]] = {}
 
     def find(self, query: Query) -> ZoneMatch | None:
         """The match for a question; None if the name is not in a reverse zone.
 
-        The match has the name itself as its service key, as it belongs to several services.
+        The match has the name itself as its service key, since several services may use the address.
         """
         address = address_of(query.name)
         if address is None or address not in self._addresses or query.qtype == Type.DS:
@@ -75,14 +75,14 @@ class ReverseZones:
             self._served.setdefault(key, set()).add(address)
         return ZoneMatch(query.name, AddressNode(names=names))
 
-    def refresh(self, others: Iterable[Labels]) -> set[Labels]:
+    def refresh(self, services: Iterable[Labels]) -> set[Labels]:
         """Update after these services have changed.
 
         Returns:
-            the names of addresses whose answers may have changed.
+            the names of the addresses for which the answers may have changed.
         """
         addresses = self._addresses.take_new()
-        for key in others:
+        for key in services:
             addresses |= self._served.pop(key, set())
         names = set(map(name_of, addresses))
         for name in names:
@@ -91,9 +91,9 @@ class ReverseZones:
 
 
 def address_of(name: Labels) -> str | None:
-    """The IP address in canonical form that belongs to a name in lower case; None if it is no address.
+    """The IP address (in canonical form) of a name in lower case. None: it is not the name of an address.
 
-    Each address has one name: without leading zeros, and with all of its 4 bytes or 32 nibbles.
+    Each address has exactly one name: all of its 4 bytes or 32 nibbles, without leading zeros.
     """
     kind, parts = name[-len(_IPV4) :], name[: -len(_IPV4)]
     if kind == _IPV4 and len(parts) == _IPV4_LABELS and all(part in _OCTETS for part in parts):

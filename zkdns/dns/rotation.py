@@ -1,11 +1,12 @@
 """Rotation: the responses to a query, one for each starting member, and the counter that picks the next one.
 
-All query forms of one question (UDP and TCP, with and without EDNS) share a `RotationCounter`, so that they
-walk through the members together. Most questions arrive in one form only. The cache entry of such a question
-is a plain cycle over its responses, without any counter (which would cost a twentieth of a response;
-measured). When a second form of the question is cached, both entries count on:
+All query forms of one question (UDP and TCP, with and without EDNS) share a `RotationCounter`, so that
+successive queries get successive members in whatever form they arrive. Most questions arrive in one form
+only. The cache entry of such a question is a plain cycle over its responses, which saves the counter (a
+twentieth of a response; measured). When a second form of the question is cached, both entries use the counter
+from then on:
 
-    one cache entry        next(cycle)   ──▶ response
+    one cache entry        next(cycle)   ──────────────────────────────▶ response
     several entries        next(indexes) ──▶ index ──▶ rotation[index] ──▶ response
 
 The cache owns its entries: `Rotation.join` returns the iterator for a new entry, and calls `on_shared` when
@@ -25,15 +26,18 @@ from zkdns.dns.message import ResponseTemplate
 from zkdns.dns.rrset import PackedRRset
 
 OnShared: TypeAlias = Callable[[bytes, Iterator[bytes]], None]
-"""Called with the key of a cache entry and the iterator that replaces the entry's present one."""
+"""Called with the key of a cache entry and its new iterator, when its question gets a second entry."""
 
-# Bytes of responses that one rotation keeps: enough for a service of some fifty members over UDP. Responses
-# of larger services are built each time (some microseconds), so that a few of them cannot fill the memory.
+# Maximum bytes of responses that one rotation keeps: enough for a service of some fifty members over UDP. The
+# responses of larger services are built each time (in some microseconds), so that they do not fill the
+# memory.
 _MAX_KEPT_BYTES = 1 << 16
-_OVERHEAD = 50  # bytes for each kept response, in addition to its own
-# Up to this many responses are built together at the first query, which covers most services.
-_MAX_CYCLE = 16
-# Longer lists of indexes take more memory than computing each index takes time.
+_RESPONSE_OVERHEAD = 50  # bytes for each kept response, in addition to its own
+# If a rotation has at most this many responses, all are built at the first query. Most services are that
+# small.
+_MAX_BUILT_TOGETHER = 16
+# Up to this period, indexes are read from a list, which is faster; above it they are computed, to save
+# memory.
 _MAX_LISTED_PERIOD = 256
 
 
@@ -77,12 +81,12 @@ class _SoleEntry(msgspec.Struct):
     cycle: Iterator[bytes]
 
     def next_index(self) -> int:
-        """Take the next response and return its index. All responses differ (`Rotation.join`)."""
+        """Advance the cycle and return the index of that response. The responses are all different."""
         return self.responses.index(next(self.cycle))
 
 
 class RotationCounter:
-    """The rotation index of a question: from 0 to below the period, in a circle, without end.
+    """The rotation indexes of a question, endlessly: 0 to `period` - 1, then 0 again.
 
     Attributes:
         period: number of indexes after which the order of the records repeats.
@@ -114,7 +118,10 @@ class RotationCounter:
     def lend_cycle(
         self, key: bytes, rotation: Rotation, responses: tuple[bytes, ...], on_shared: OnShared
     ) -> Iterator[bytes]:
-        """A cycle over all responses for the first entry, until a second one joins or the entry leaves."""
+        """The iterator for the only cache entry of the question: a cycle over all responses.
+
+        It is in use until a second entry joins (then `on_shared` is called) or the entry is removed.
+        """
         self._entries += 1
         first = next(self._indexes)
         cycle = itertools.cycle(responses[first:] + responses[:first])
@@ -122,7 +129,7 @@ class RotationCounter:
         return cycle
 
     def join(self, rotation: Rotation) -> Iterator[bytes]:
-        """The responses of an entry that shares this counter; the owner of a lent cycle is notified."""
+        """The iterator for a cache entry that counts with this counter. A lent cycle ends."""
         self._entries += 1
         sole = self._sole
         if sole is not None:
@@ -133,12 +140,12 @@ class RotationCounter:
         return map(rotation.__getitem__, self._indexes)
 
     def leave(self) -> None:
-        """An entry was removed from its cache."""
+        """Record that a cache entry of the question was removed."""
         self._entries -= 1
         self._end_cycle()
 
     def _end_cycle(self) -> None:
-        """Continue by counting, from the response that the cycle would return next."""
+        """Let the counter continue with the response that the lent cycle would return next."""
         if self._sole is not None:
             self._indexes = _indexes_from(self._sole.next_index(), self.period)
             self._sole = None
@@ -154,9 +161,9 @@ def _indexes_from(first: int, period: int) -> Iterator[int]:
 
 
 class Rotation(dict[int, bytes]):
-    """The responses to one query by rotation index, each built when it is first needed.
+    """The responses to one query by rotation index. Each is built when it is first needed.
 
-    Responses are kept only after `join`, and while its budget has room.
+    A response is kept only if the query has a cache entry (after `join`) and its memory budget has room.
 
     Attributes:
         counter: the rotation index, shared by all query forms of the question.
@@ -184,7 +191,7 @@ class Rotation(dict[int, bytes]):
 
         Args:
             key: the entry's key.
-            budget: memory for kept responses.
+            budget: the memory for kept responses, which all entries of the cache share.
             on_shared: called if another entry joins the counter and this one needs another iterator.
         """
         self._budget = budget
@@ -202,14 +209,14 @@ class Rotation(dict[int, bytes]):
     def _keep_all(self) -> tuple[bytes, ...]:
         """All responses, if they are few, all different, and fit into the budget; otherwise none."""
         period = self.counter.period
-        if self._budget is None or period > _MAX_CYCLE:
+        if self._budget is None or period > _MAX_BUILT_TOGETHER:
             return ()
         first = self.build(0)
-        expected = period * (len(first) + _OVERHEAD)
+        expected = period * (len(first) + _RESPONSE_OVERHEAD)
         if self.kept_bytes + expected > _MAX_KEPT_BYTES or not self._budget.has_room(expected):
             return ()
         responses = (first, *map(self.build, range(1, period)))
-        size = sum(map(len, responses)) + period * _OVERHEAD
+        size = sum(map(len, responses)) + period * _RESPONSE_OVERHEAD
         if len(set(responses)) < period or not self._budget.reserve(size):
             return ()
         self.kept_bytes += size
@@ -217,7 +224,7 @@ class Rotation(dict[int, bytes]):
 
     def __missing__(self, index: int) -> bytes:
         response = self.build(index)
-        size = len(response) + _OVERHEAD
+        size = len(response) + _RESPONSE_OVERHEAD
         if (
             self._budget is not None
             and self.kept_bytes + size <= _MAX_KEPT_BYTES
@@ -229,10 +236,10 @@ class Rotation(dict[int, bytes]):
 
 
 class FullRotation(Rotation):
-    """Responses that all hold every record and all additional records, between the same bytes.
+    """A rotation whose responses all have every record; only the order of the answers differs.
 
     Args:
-        packed: the records, none of which is of a held member.
+        packed: the records. No member is held.
         counter: the rotation index.
         before: bytes of the response before the records.
         after: bytes of the response after the records.
@@ -242,7 +249,7 @@ class FullRotation(Rotation):
 
     def __init__(self, packed: PackedRRset, counter: RotationCounter, before: bytes, after: bytes) -> None:
         super().__init__(counter)
-        # `after` holds the additional records, so that their packed form can be freed.
+        # `after` contains the additional records, so their packed form is not needed any more.
         self._packed = msgspec.structs.replace(packed, leading_additional=None)
         self._before, self._after = before, after
 
@@ -253,19 +260,19 @@ class FullRotation(Rotation):
 
     def build(self, index: int) -> bytes:
         """All records, starting with the one that leads at this index."""
-        stretch = self._packed.leading.rotated(self._packed.leader(index))
-        return b"".join((self._before, *stretch, self._after))
+        answers = self._packed.leading.rotated(self._packed.leader(index))
+        return b"".join((self._before, *answers, self._after))
 
 
 class PartialRotation(Rotation):
-    """Responses with as many records as are allowed and fit.
+    """A rotation whose responses may lack records, because of a size limit or a maximum number of answers.
 
     Args:
         packed: the records.
         counter: the rotation index.
         template: header, question and OPT record of the response.
         room: bytes for records.
-        limit: maximum number of answer records; at most the number of all records.
+        limit: maximum number of answer records, not above `packed.count`.
         encode: makes a response after its id ready to send.
         on_truncated: called for each response that lacks records of the answer.
     """
@@ -337,7 +344,7 @@ def make_rotation(
     encode: Callable[[bytes], bytes],
     on_truncated: Callable[[], None],
 ) -> Rotation:
-    """The responses with these records.
+    """Make the rotation for the responses with these records.
 
     Args:
         packed: the records.

@@ -1,10 +1,10 @@
 """RRsets in wire format, in any rotation.
 
-The first record of an answer gets the request of most clients, so how often a record leads follows its
-weight. Records of held members come after all others.
+Most clients connect to the first address of an answer. A record therefore leads (comes first) in proportion
+to its weight. Records of held members come after all others.
 
-Every order of an RRset is a rotation of the same records. They are packed once, one after the other, and each
-response takes one stretch of the packed bytes, which wraps around at the end.
+Every order of an RRset is a rotation of the same sequence of records. The sequence is packed once, and each
+response copies consecutive records from it, which may wrap around at the end.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from itertools import accumulate
 import msgspec
 
 WEIGHT_ONE = 100
-"""The SRV weight (RFC 2782) of a member with weight 1: weights have a resolution of 0.01."""
+"""The SRV weight (RFC 2782) of a member with weight 1. SRV weights thus have a resolution of 0.01."""
 
 MAX_WEIGHT = 65535  # an SRV weight has 16 bits
 
-# The longest cycle of leaders for RRsets of up to some hundred records, and the average number of turns per
-# record in longer ones. Weights that would need a longer cycle are rounded.
-_MAX_CYCLE, _TURNS_EACH = 1000, 2
+# Maximum length of a cycle of leaders. Weights that would need a longer cycle are rounded.
+_MAX_CYCLE = 1000
+# An RRset of more than some hundred records may have a longer cycle, with two places for each record on
+# average.
+_PLACES_PER_RECORD = 2
 
 
 class Weighting(msgspec.Struct, frozen=True):
@@ -41,7 +43,7 @@ class Weighting(msgspec.Struct, frozen=True):
         return min(max(round(WEIGHT_ONE * self.weight), 1), MAX_WEIGHT)
 
     def merged(self, other: Weighting) -> Weighting:
-        """The weighting of a record that two members share: the better of both values."""
+        """The weighting of a record that two members share: the higher weight, and held only if both are."""
         return Weighting(max(self.weight, other.weight), self.held and other.held)
 
 
@@ -54,7 +56,7 @@ class Record(msgspec.Struct, frozen=True):
 
 
 class PackedRecords:
-    """Groups of records in wire format, of which any stretch can be taken, also past the end.
+    """Groups of records in wire format. Any number of consecutive groups can be taken, also past the end.
 
     Attributes:
         count: number of groups.
@@ -194,10 +196,10 @@ class RRset(msgspec.Struct, frozen=True, dict=True):
 
 def arrange(records: Iterable[Record]) -> RRset:
     """Make an RRset of records. Records of weight 0 are left out unless all others are held."""
-    everyone = tuple(records)
-    served = tuple(record for record in everyone if record.weighting.weight > 0)
-    if all(record.weighting.held for record in served):  # a drained member is at least connected
-        served = everyone
+    all_records = tuple(records)
+    served = tuple(record for record in all_records if record.weighting.weight > 0)
+    if all(record.weighting.held for record in served):  # unlike a held member, a drained one is registered
+        served = all_records
     leading = tuple(record for record in served if not record.weighting.held)
     held = tuple(record for record in served if record.weighting.held) if leading else ()
     leading = leading or served
@@ -218,16 +220,16 @@ def _cycle_of(weights: Sequence[int]) -> tuple[int, ...]:
     if len(set(weights)) <= 1:
         return ()
     divisor = math.gcd(*weights)
-    turns = [weight // divisor for weight in weights]
-    longest = max(_MAX_CYCLE - len(turns), _TURNS_EACH * len(turns))
-    if sum(turns) > longest:
-        scale = longest / sum(turns)
-        turns = [max(round(count * scale), 1) for count in turns]
-    # The turns of each position are evenly spaced on a circle; each position starts a little later than the
-    # position before it.
+    counts = [weight // divisor for weight in weights]
+    max_length = max(_MAX_CYCLE - len(counts), _PLACES_PER_RECORD * len(counts))
+    if sum(counts) > max_length:
+        scale = max_length / sum(counts)
+        counts = [max(round(count * scale), 1) for count in counts]
+    # The occurrences of each position are evenly spaced on a circle; each position starts a little later than
+    # the position before it.
     places = (
-        ((turn + (at + 0.5) / len(turns)) / count, at)
-        for at, count in enumerate(turns)
-        for turn in range(count)
+        ((occurrence + (position + 0.5) / len(counts)) / count, position)
+        for position, count in enumerate(counts)
+        for occurrence in range(count)
     )
-    return tuple(at for _, at in sorted(places))
+    return tuple(position for _, position in sorted(places))

@@ -7,7 +7,7 @@
     _admin._tcp.web.staging     SRV of the additional endpoints called admin (`_udp` too)
     _web._tcp.staging           SRV in the form of RFC 2782
 
-A view is created when its service is first queried, and discarded when the service changes.
+A `ServiceView` is created when its service is first queried, and discarded when the service changes.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from zkdns.table import Service, Table
 
 PROTOCOLS = (b"_tcp", b"_udp")
 
-# Parts of a label, short enough for two of them and a hyphen (RFC 1035 §2.3.4: 63 bytes). A member's part has
-# no hyphen, so that the text after the first hyphen is never part of it.
+# The suffix of a member's name and the name of an endpoint, if they can be part of a label unchanged. They
+# are short enough for a label with both and a hyphen (RFC 1035 §2.3.4: 63 bytes). A member's part has no
+# hyphen, so that the two parts can be distinguished.
 _PLAIN_MEMBER = re.compile(r"[a-z0-9]{1,25}")
 _PLAIN_ENDPOINT = re.compile(r"[a-z0-9-]{0,24}[a-z0-9]")
 _NUMBER = re.compile(r"[0-9]{1,10}")  # ZooKeeper writes %010d
@@ -47,7 +48,11 @@ class _LabeledMember(msgspec.Struct, frozen=True):
 
 
 class ServedMember(NamedTuple):
-    """A served member: its label, weighting, and the member that represents its endpoint."""
+    """A served member, with its label and weighting.
+
+    `represented_by` is the member whose records stand for this one, because it has the same endpoint. None:
+    this member has records of its own.
+    """
 
     label: bytes
     origin: str
@@ -63,8 +68,8 @@ class ServiceView:
         service: the service in its present state.
         table: addresses of host names.
         config: statuses of served members.
-        may_be_shadowed: whether other services may have names directly below this one's, which have
-            precedence.
+        may_be_shadowed: whether services with names directly below this one may exist. They have precedence
+            over this service's members.
     """
 
     def __init__(
@@ -96,7 +101,7 @@ class ServiceView:
         node = self._nodes.get(prefix)
         if node is None:
             node = self._make(prefix)
-            # Absent names are unlimited in number, and thousands may belong to one member.
+            # Not cached: absent names, which are unlimited in number, and names of thousands of members.
             if node is not None and (not prefix or prefix[-1] in PROTOCOLS):
                 self._nodes[prefix] = node
         return node
@@ -113,12 +118,15 @@ class ServiceView:
                 yield (*path, protocol)
 
     def served_members(self) -> Iterator[ServedMember]:
-        """The members at the service's own name; one represents all members with an equal endpoint."""
+        """The members at the service's own name.
+
+        The newest one represents all members with the same endpoint.
+        """
         pairs = [(entry, entry.member.service) for entry in self._entries if entry.member.service]
-        chosen = {where: entry for where, (entry, _, _) in self._newest(pairs).items()}
+        newest = {key: entry for key, (entry, _, _) in self._newest(pairs).items()}
         for entry in self._entries:
-            other = chosen[_endpoint_key(entry.member.service)] if entry.member.service else entry
-            represented_by = other.member if other is not entry else None
+            representative = newest[_endpoint_key(entry.member.service)] if entry.member.service else entry
+            represented_by = representative.member if representative is not entry else None
             yield ServedMember(entry.label, entry.origin, entry.member, entry.weighting, represented_by)
 
     def member_at(self, label: bytes) -> tuple[Literal["member", "shard", "host"], str, Member] | None:
@@ -134,7 +142,7 @@ class ServiceView:
     def rfc2782_node(self, before: int, protocol: bytes) -> Node | None:
         """The node at `_service._tcp.environment`; `before` is the number of labels before the protocol.
 
-        The only accepted spelling has all labels of the service's own name there.
+        All labels of the service's own name must be before the protocol; there is no other such name.
         """
         del protocol  # the records are the same for both protocols
         return self._rfc2782 if before == len(self._between) else None
@@ -181,7 +189,7 @@ class ServiceView:
         )
 
     def _member_node(self, label: bytes) -> Node | None:
-        """A member by its label, its znode's name or its shard."""
+        """The node of a member, found by its label, its znode's name or its shard."""
         entry = self._by_name.get(label)
         if entry is None and (match := _SHARD_LABEL.fullmatch(label)):
             entry = self._by_shard.get(match[1])
@@ -200,9 +208,10 @@ class ServiceView:
     @functools.cached_property
     def _by_name(self) -> dict[bytes, _LabeledMember]:
         """Members by label and by the names of their znodes; present members before departed ones."""
-        others_first = (*self._entries, *self._departed)[::-1]
-        by_znode = {entry.member.name.encode().lower(): entry for entry in others_first}
-        return by_znode | {entry.label: entry for entry in others_first}
+        # In reverse order of precedence, since the last entry of a name replaces earlier ones.
+        entries = (*self._entries, *self._departed)[::-1]
+        by_znode = {entry.member.name.encode().lower(): entry for entry in entries}
+        return by_znode | {entry.label: entry for entry in entries}
 
     @functools.cached_property
     def _by_shard(self) -> dict[bytes, _LabeledMember]:
@@ -216,7 +225,7 @@ class ServiceView:
         return found
 
     def _host_node(self, label: bytes) -> Node | None:
-        """The host of an additional endpoint that is not the member's own host."""
+        """The node of an additional endpoint's host, if it is not the member's own host."""
         found = self._by_host.get(label)
         if found is None:
             return None
@@ -230,7 +239,10 @@ class ServiceView:
 
     @functools.cached_property
     def _by_host(self) -> dict[bytes, tuple[_LabeledMember, Endpoint]]:
-        """Such endpoints by label; the first one if several have the same label."""
+        """Additional endpoints on other hosts than their member's, by the label of that host.
+
+        The first one wins.
+        """
         found: dict[bytes, tuple[_LabeledMember, Endpoint]] = {}
         for entry in (*self._entries, *self._departed):
             for endpoint in entry.member.additional.values():
@@ -240,21 +252,21 @@ class ServiceView:
         return found
 
     def _endpoint_node(self, labels: Labels) -> Node | None:
-        """The node before `_tcp`.
+        """The node at these labels, followed by `_tcp` or `_udp` and the service's name.
 
-        An endpoint's name may have dots. Its last labels alone are empty non-terminals.
+        An endpoint's name may have dots. The names between it and the protocol are empty non-terminals.
         """
         found: list[tuple[_LabeledMember, Endpoint]] = []
-        above: set[Labels] = set()
+        nonterminals: set[Labels] = set()
         for entry in self._entries:
             for name, endpoint in entry.member.additional.items():
                 path = _endpoint_labels(name)
-                above.update(path[start:] for start in range(1, len(path) + 1))
+                nonterminals.update(path[start:] for start in range(1, len(path) + 1))
                 if path == labels:
                     found.append((entry, endpoint))
         if found:
             return Node(targets=self._targets(found), shared=self._shared)
-        return Node() if labels in above else None
+        return Node() if labels in nonterminals else None
 
     # -- hosts and targets ---------------------------------------------------------------------------------
 
@@ -262,7 +274,7 @@ class ServiceView:
         return self._targets((entry, entry.member.service) for entry in entries if entry.member.service)
 
     def _targets(self, pairs: Iterable[tuple[_LabeledMember, Endpoint]]) -> tuple[Target, ...]:
-        """The SRV targets of endpoints; the newest member represents all with the same host and port."""
+        """The SRV targets of endpoints, one for each host and port."""
         targets = (self._target(*each) for each in self._newest(pairs).values())
         return tuple(target for target in targets if wire_length(target.name) <= MAX_NAME)
 
@@ -270,7 +282,10 @@ class ServiceView:
     def _newest(
         pairs: Iterable[tuple[_LabeledMember, Endpoint]],
     ) -> dict[tuple[str, int], tuple[_LabeledMember, Endpoint, Weighting]]:
-        """By host and port, the member that represents all others, and the merged weighting."""
+        """The newest member by host and port, which represents the others there, and the merged weighting.
+
+        Members of weight 0 and held members represent others only if there is no better one.
+        """
         newest: dict[tuple[str, int], tuple[_LabeledMember, Endpoint, Weighting]] = {}
         for entry, endpoint in pairs:
             key = _endpoint_key(endpoint)
@@ -283,8 +298,7 @@ class ServiceView:
     def _target(self, entry: _LabeledMember, endpoint: Endpoint, weighting: Weighting) -> Target:
         """The SRV target of an endpoint.
 
-        A host name of several labels is the target itself. Any other host has a name of the member as its
-        target.
+        The target is the host if that is a name of several labels, otherwise a name of the member.
         """
         if "." in endpoint.host and not is_ip(endpoint.host):
             return Target(endpoint.port, parse_name(endpoint.host), weighting=weighting)
@@ -292,10 +306,10 @@ class ServiceView:
         return Target(endpoint.port, (label, *self._own), label, self._addresses(host), weighting)
 
     def _host(self, entry: _LabeledMember, endpoint: Endpoint) -> tuple[bytes, Endpoint]:
-        """One label for each host: the member's own, and one more for each other host of an endpoint.
+        """The label of an endpoint's host, and the member's first endpoint on that host.
 
-        The endpoint is the first one on that host. It has the label's addresses, although other endpoints on
-        the host may list other addresses.
+        The member's own host has the member's label; each other host has one more label. The label has the
+        addresses of that first endpoint, even if other endpoints on the host list other addresses.
         """
         first = entry.member.endpoints[0]
         if endpoint.host == first.host:
@@ -311,36 +325,38 @@ class ServiceView:
         return tuple(dict.fromkeys(known))
 
     def _unweighted_addresses(self, endpoint: Endpoint) -> dict[str, Weighting]:
-        """The addresses of a name of one member; weights do not apply."""
+        """The addresses of a name that belongs to one member, so that its weight does not matter."""
         return dict.fromkeys(self._addresses(endpoint), Weighting())
 
 
 def _label_members(
     service: Service, statuses: frozenset[str], is_other_service: Callable[[bytes], bool]
 ) -> tuple[list[_LabeledMember], list[_LabeledMember]]:
-    """Label present and departed members. The order does not depend on the order of registration."""
+    """Assign labels to the present and the departed members, independently of the order of registration."""
     taken: set[bytes] = set()
     present: list[_LabeledMember] = []
     departed: list[_LabeledMember] = []
-    for owner in service.by_precedence():
-        left = [member for (origin, _), (member, _) in service.departed.items() if origin == owner.origin]
-        stayed = sorted(owner.members.values(), key=_age)
-        for entries, members in ((present, stayed), (departed, left)):
+    for member_set in service.by_precedence():
+        gone = [
+            member for (origin, _), (member, _) in service.departed.items() if origin == member_set.origin
+        ]
+        current = sorted(member_set.members.values(), key=_age)
+        for entries, members in ((present, current), (departed, gone)):
             for member in members:
                 label = _member_label(member.name)
-                # Another znode has a member of this number, or another service has this name.
+                # Another set of the service has a member with this label, or another service has this name.
                 if label in taken or is_other_service(label):
-                    label += b"-" + _hash_label(f"{owner.origin}/{member.name}")
+                    label += b"-" + _hash_label(f"{member_set.origin}/{member.name}")
                 taken.add(label)
                 if member.is_served(statuses):
-                    weighting = Weighting(member.weight, member.name in owner.held)
-                    entries.append(_LabeledMember(label, member, owner.origin, weighting))
+                    weighting = Weighting(member.weight, member.name in member_set.held)
+                    entries.append(_LabeledMember(label, member, member_set.origin, weighting))
     return present, departed
 
 
 def has_no_served_member(service: Service, statuses: Collection[str]) -> bool:
     """Whether no member of the service is served."""
-    members = (member for owner in service.sets.values() for member in owner.members.values())
+    members = (member for member_set in service.sets.values() for member in member_set.members.values())
     return not any(member.is_served(statuses) for member in members)
 
 
@@ -381,12 +397,12 @@ def _endpoint_key(endpoint: Endpoint) -> tuple[str, int]:
 
 
 def _last_resort(entry: _LabeledMember) -> tuple[bool, bool]:
-    """A sort key: members to prefer come before members of weight 0 and held members."""
+    """A sort key: members of weight 0 and held members come last, since they are used only if need be."""
     return entry.weighting.weight <= 0, entry.weighting.held
 
 
 def _text_of(entry: _LabeledMember) -> Text:
-    """The TXT strings of a member, as RFC 6763 §6.3 writes attributes."""
+    """The TXT strings of a member: attributes in the form of RFC 6763 §6.3."""
     member = entry.member
     texts = [f"member={member.name}", f"status={member.status.value}"]
     if member.shard is not None:

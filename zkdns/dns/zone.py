@@ -1,7 +1,7 @@
 """The zones: which names exist, their records, and their rotation counters.
 
-Services are found by their whole names, whatever zone they are in. If zones are nested, a name belongs to the
-longest one; this decides the apex and the SOA of negative responses.
+`Zone` holds all zones of the server. A service is found by its whole name, independently of zones. The zone
+of a name (the longest one if zones are nested) only decides the apex and the SOA of negative responses.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from zkdns.namespace import ServiceName
 from zkdns.table import Table
 
 NAME_SERVER = to_wire((b"localhost",))
-"""The NS record's target. It needs no address in the zone."""
-_RESPONSIBLE = b"\x0ahostmaster"  # followed by the zone's name
+"""The target of all NS records. `localhost` needs no address records in the zone."""
+_RNAME = b"\x0ahostmaster"  # RFC 1035 §3.3.13; followed by the zone's name
 _SOA_TIMES = struct.Struct("!4I")
 SOA_BYTES_AFTER_SERIAL = _SOA_TIMES.size
 """Bytes of an SOA record after its serial."""
@@ -47,11 +47,11 @@ class Policy(msgspec.Struct, frozen=True):
 
 
 ANY_SERVICE: Labels = ()
-"""The service key of answers that depend on which services exist, but on no single one."""
+"""The service key of answers that depend on the set of all services instead of a single one."""
 
 
 class ZoneMatch(msgspec.Struct, frozen=True):
-    """The result of a look-up; `node` is None if the name does not exist.
+    """The result of a lookup; `node` is None if the name does not exist.
 
     `service` is the key of the service that the name belongs to; the match is valid until that service
     changes. It is `ANY_SERVICE` if the name belongs to no service.
@@ -62,20 +62,21 @@ class ZoneMatch(msgspec.Struct, frozen=True):
     is_unread: bool = False
     """Whether the service exists but could not be read."""
     depends_on_others: bool = False
-    """Whether changes of other services may change the node too."""
+    """Whether changes of services other than `service` may change the node too."""
 
 
-# The location of a service's first label: the number of further labels of its name, the number of labels of
-# its zone, and all labels after the first. Thousands of services may share a location, and the names above
-# them.
+# The key without its first label, and how it is divided: the number of labels that belong to the service's
+# own name, the number of labels of the zone, and the labels themselves. Services with the same location
+# (usually thousands: all of an environment) have the same empty non-terminals, so that these are counted once
+# per location.
 _Location: TypeAlias = tuple[int, int, Labels]
 
 _NO_RECORDS = RRset()
-# Views are cached for up to this many members, at about a kilobyte each, and are quickly made again.
-# Responses are cached separately.
+# Maximum number of members in cached views, at about a kilobyte each. A view is quickly made again, and
+# responses are cached separately.
 _MAX_CACHED_MEMBERS = 10_000
 
-_NO_NAME = ZoneMatch(ANY_SERVICE, None)
+_NO_SUCH_NAME = ZoneMatch(ANY_SERVICE, None)
 
 
 class Zone:
@@ -84,7 +85,7 @@ class Zone:
     Args:
         table: services and members; `refresh` must be called after each change.
         config: the zones' names, and answer policies.
-        rng: starting point of rotations, and the order `random`.
+        rng: source of random numbers for the first index of rotations and for the order `random`.
     """
 
     def __init__(self, table: Table, config: Config, rng: random.Random | None = None) -> None:
@@ -93,10 +94,10 @@ class Zone:
         self._rng = rng or random.Random()
         self._zones = sorted(config.zones, key=len, reverse=True)
         self._soa_times = _SOA_TIMES.pack(_REFRESH, _RETRY, _EXPIRE, config.negative_ttl)
-        # Apexes and all names above them. If zones are nested, the names between them must exist.
+        # Apexes and all names above them, which must exist if they are within another, outer zone.
         self._permanent_names = frozenset(zone[start:] for zone in self._zones for start in range(len(zone)))
         self._default = Policy(config.ttl, config.order, config.max_answers)
-        # Names of no service have no members, to which `max_answers` applies.
+        # `max_answers` limits members, and names of no service have none.
         self._policies = {
             ANY_SERVICE: Policy(config.ttl, config.order, None),
             **dict(_service_policies(config)),
@@ -145,7 +146,7 @@ class Zone:
         A service's name may have dots. If a name could belong to several services, the longest one wins.
         """
         services = self._table.services
-        absent = _NO_NAME
+        absent = _NO_SUCH_NAME
         for start in range(len(name)):
             key = name[start:]
             if (service := services.get(key)) is not None:
@@ -161,10 +162,12 @@ class Zone:
         if found is None and self._dns_sd is not None:
             found = self._find_dns_sd(name, self._dns_sd)
         if found is not None and found.node is not None:
-            return found if absent is _NO_NAME else msgspec.structs.replace(found, depends_on_others=True)
+            if absent is _NO_SUCH_NAME:
+                return found
+            return msgspec.structs.replace(found, depends_on_others=True)
         absent = found or absent
         if name in self._permanent_names or name in self._nonterminals:
-            return ZoneMatch(absent.service, Node(), depends_on_others=absent is not _NO_NAME)
+            return ZoneMatch(absent.service, Node(), depends_on_others=absent is not _NO_SUCH_NAME)
         return absent
 
     def names_of_service(self, key: Labels) -> Iterator[Labels]:
@@ -266,7 +269,7 @@ class Zone:
         Its TTL is its MINIMUM, the time for which negative responses may be cached (RFC 2308 §4).
         """
         zone = query.pointer_to(len(apex))
-        data = b"".join((NAME_SERVER, _RESPONSIBLE, zone, self.serial(), self._soa_times))
+        data = b"".join((NAME_SERVER, _RNAME, zone, self.serial(), self._soa_times))
         return pack_record(zone, Type.SOA, self._config.negative_ttl, data)
 
     # -- rotation ------------------------------------------------------------------------------------------
@@ -278,7 +281,7 @@ class Zone:
         hosts that start together do not all prefer the same member.
         """
         counters = self._counters.setdefault(service, {})
-        # Without the service's own name, so that thousands of services share these keys.
+        # Without the name of the service, so that thousands of services can share equal keys in memory.
         own = len(query.name) - len(service)
         question = query.name[:own] if query.name[own:] == service else query.name, query.qtype
         known = counters.get(question)
@@ -315,7 +318,8 @@ class Zone:
             if location == known:
                 continue
             changed |= self._affected_by(key)
-            for start in range(1, len(key)):  # their members' labels may become free or taken
+            # The labels of members of the services above may become free or taken.
+            for start in range(1, len(key)):
                 self._views.pop(key[start:], None)
             if known is not None:
                 self._remove_location(key, known)
@@ -323,12 +327,12 @@ class Zone:
                 self._add_location(key, location)
             else:
                 self.reset_rotation(key)
-        if changed and self._config.empty == "nxdomain":  # then a name exists only while it has members
+        if changed and self._config.empty == "nxdomain":  # members may decide whether names exist
             changed.add(ANY_SERVICE)
         return changed
 
     def _affected_by(self, key: Labels) -> set[Labels]:
-        """The services that may lose or win a name when this service is added or removed."""
+        """The services (and `ANY_SERVICE`) that may gain or lose a name when this service comes or goes."""
         # It may look like an RFC 2782 name of another service.
         if any(label.startswith(b"_") for label in key):
             return {ANY_SERVICE, *self._locations}
@@ -341,13 +345,13 @@ class Zone:
         self._locations[key] = location
         self._count_service(location, +1)
         if self._dns_sd is not None and not location[0]:
-            self._dns_sd.join(key)
+            self._dns_sd.add(key)
 
     def _remove_location(self, key: Labels, location: _Location) -> None:
         del self._locations[key]
         self._count_service(location, -1)
-        if self._dns_sd is not None and self._dns_sd.leave(key):
-            self.reset_rotation(ANY_SERVICE)  # the number of former domains is unlimited
+        if self._dns_sd is not None and self._dns_sd.remove(key):
+            self.reset_rotation(ANY_SERVICE)  # counters of former domains would take unlimited memory
 
     def reset_rotation(self, key: Labels) -> None:
         """Forget the rotation counters of this key; new ones start at a random index."""

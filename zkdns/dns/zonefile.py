@@ -1,11 +1,11 @@
 """A zone as a master file (RFC 1035 §5), so that other servers can serve it.
 
-Each record is one that a query would get: names are looked up as for a query, and the records are written as
-text. These parts are written as comments or left out, since a master file cannot express them:
+Each name is looked up as for a query, and its records are written as text. A master file cannot express the
+following, which is written as a comment or left out:
 
-- the rotation and the maximum number of records of an answer: all records are written;
+- the rotation, and the maximum number of records of an answer (all records are written);
 - a name without records and without names below it;
-- unknown addresses or members, for which the server responds with SERVFAIL;
+- unknown addresses or members (the server responds with SERVFAIL);
 - a service with an asterisk as a label, which would become a wildcard (RFC 4592 §2.1).
 """
 
@@ -33,7 +33,7 @@ _SOA_NUMBERS = struct.Struct("!5I")
 
 
 def zone_header(zone: Zone, apex: Labels) -> str:
-    """The records of no single service: SOA and NS at the apex, and the records of DNS-SD.
+    """The records that belong to the zone as a whole: SOA and NS at the apex, and those of DNS-SD domains.
 
     Nested zones are delegated with their own NS records.
     """
@@ -109,7 +109,7 @@ def _data_text(rtype: int, data: bytes, owner: Labels) -> str:
 
 @functools.lru_cache(_MAX_CACHED_TEXTS)
 def _shared_text(rtype: int, data: bytes) -> str:
-    """The text of data that does not depend on the owner. Cached, as most data occurs at several names."""
+    """The text of data that does not depend on the owner. Cached, since most data occurs at several names."""
     match rtype:
         case Type.A:
             return ".".join(map(str, data))

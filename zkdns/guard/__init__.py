@@ -1,7 +1,11 @@
 """Decides which removals take effect, and which are held because ZooKeeper itself seems to have failed.
 
-A held member has left, and is still answered after all others. Time is a parameter. Never here: ZooKeeper,
-DNS, a clock.
+A held member has left, and is still answered after all others. Time is a parameter: this package has no
+clock. It does not use ZooKeeper or DNS either.
+
+    guard           decides about each change
+    loss_window     measures losses: which are suspicious
+    held_members    the state of the members that are held or wait
 """
 
 from zkdns.guard.guard import WAIT_SECONDS, Guard

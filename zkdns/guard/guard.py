@@ -1,18 +1,20 @@
-"""`Guard`: decides which changes of a source take effect, so that a ZooKeeper failure empties no answer.
+"""`Guard`: decides which changes of a source take effect, so that a failure of ZooKeeper empties no answer.
 
-    change ──▶ admit ──┬─ members join ──────────────────────────────────────────────────▶ passed on
-                       ├─ members leave, not suspicious ─────────────────────────────────▶ passed on
-                       ├─ suspicious, after a disturbance ──▶ held ──time over, accepted──▶ passed on
-                       └─ suspicious, no disturbance ──▶ waits 50 ms ──▶ passed on, or held if the table
-                       collapses
+    change ──▶ admit ──┬─ members join ────────────────────────────────────────────────────▶ passed on
+                       ├─ members leave, not suspicious ───────────────────────────────────▶ passed on
+                       ├─ suspicious, after a disturbance ──▶ held ──expired or accepted───▶ passed on
+                       └─ suspicious, no disturbance ──▶ waits 50 ms ──┬───────────────────▶ passed on
+                                                                       └─ collapse ──▶ held
 
-A removal is suspicious if it leaves a set without members, or with too few of those before it: before the
-disturbance, if there was one within a session timeout, otherwise a session timeout ago. Without a disturbance
-such a removal is orderly, unless most members of the whole table leave with it: then ZooKeeper has failed
-rather than the members (for instance all sessions expired together), which counts as a disturbance.
+A *disturbance* is a sign that ZooKeeper itself has failed, for instance a lost connection. A removal is
+*suspicious* if the set loses all its members, or too large a share of those that it had before. "Before" is
+the start of the disturbance if there was one within a session timeout, otherwise a session timeout ago.
+Without a disturbance, a suspicious removal takes effect after a short wait, unless the whole table
+*collapses*: if most members of the table leave together, ZooKeeper has failed rather than the members (for
+instance all sessions expired at once). A collapse counts as a disturbance.
 
 Rules of this file:
-- The table has the members that are answered. Without those that are held or waiting, it equals ZooKeeper.
+- The table has the members that are answered. Except held and waiting ones, ZooKeeper has the same members.
 - One change at a time: the caller applies the returned changes to the table before it admits the next one.
 """
 
@@ -42,24 +44,26 @@ from zkdns.table import MemberSet, Table
 log = structlog.get_logger("zkdns.guard")
 
 WAIT_SECONDS = 0.05
-"""How long a suspicious removal waits without a disturbance, to see whether the whole table collapses.
+"""Seconds that a suspicious removal waits without a disturbance, to see whether the table collapses.
 
 When all sessions expire together, ZooKeeper's leader closes them within one tick of its clock, one after the
-other in one stream of events: the next removal arrives within a few milliseconds.
+other. So the removals arrive within a few milliseconds of each other.
 """
 
-_AWAY = "zookeeper was out of reach"
-_COLLAPSE = "most members of the table vanished at once"
-_BEFORE = "they were held before this process began"
+_REASON_AWAY = "zookeeper was out of reach"
+_REASON_COLLAPSE = "most members of the table vanished at once"
+_REASON_ADOPTED = "they were held before this process began"
 
 
 class Guard:
     """Decides which changes pass, and when.
 
     Args:
-        settings: what is suspicious, and how long members are held. 0 seconds: no member is ever held.
+        settings: the limits of suspicious losses, and how long members are held. 0 seconds: none is ever
+            held.
         table: the table to which all passed changes were applied.
-        session_timeout: ZooKeeper's, in seconds. The effects of a disturbance arrive within that time.
+        session_timeout: ZooKeeper's session timeout in seconds, within which the effects of a disturbance
+            arrive.
         is_served: whether a member is answered. Members that are not answered pass unchecked.
     """
 
@@ -72,7 +76,7 @@ class Guard:
         is_served: Callable[[Member], bool] = lambda _: True,
     ) -> None:
         self.holds_total = 0
-        """How often the guard began to hold members of a set."""
+        """The number of times that the guard began to hold members of a set."""
         self._settings = settings
         self._table = table
         self._is_served = is_served
@@ -80,23 +84,28 @@ class Guard:
         self._disturbance = ""
         self._holds: dict[str, Hold] = {}
         self._waits: dict[str, Wait] = {}
-        self._deadlines: list[tuple[float, str]] = []  # a heap of times and origins; stale entries do no harm
+        # A heap of times and origins. Outdated entries are ignored.
+        self._deadlines: list[tuple[float, str]] = []
 
     # -- the connection ------------------------------------------------------------------------------------
 
-    def disturbed(self, now: float) -> list[Change]:
-        """Distrust removals from now on: ZooKeeper is unreachable, or its contents are out of date."""
+    def on_disturbance(self, now: float) -> list[Change]:
+        """Handle a disturbance: ZooKeeper is unreachable, or its contents are out of date.
+
+        From now on suspicious removals are held. Returns the changes that restore recent ones.
+        """
         if self._settings.seconds == 0:
             return []
         self._losses.advance(now)
         if not self._losses.disturb(self._waits.keys()):
             return []
-        return self._open_window(now, _AWAY)
+        return self._open_window(now, _REASON_AWAY)
 
-    def settled(self, now: float) -> None:
-        """Everything was read again. For one more session timeout, removals are still suspicious.
+    def on_settled(self, now: float) -> None:
+        """Handle the end of a disturbance: everything was read again.
 
-        Members stay held at least as long, because they may still return.
+        For one more session timeout, suspicious removals are still held. Members that are held already stay
+        held at least as long, because they may still return.
         """
         if self._losses.is_settled:
             return
@@ -114,22 +123,23 @@ class Guard:
                 self._set_final_changes(change.origin, (SetDropped(change.origin), change))
             return [change]
         self._losses.advance(now)
-        owner = self._table.set_of(change.origin)
+        member_set = self._table.set_of(change.origin)
         passed: list[Change] = []
         if isinstance(change, SetPut):
-            passed = self._put(owner, change, now)
-        elif owner is None:
+            passed = self._put(member_set, change, now)
+        elif member_set is None:
             passed = [change]
         elif isinstance(change, SetDropped):
-            passed = self._update(owner, (), tuple(owner.members), now, is_dropped=True)
+            passed = self._update(member_set, (), tuple(member_set.members), now, is_dropped=True)
         elif isinstance(change, MembersHeld):
-            passed = self._adopt(owner, change, now)
-        elif not self._is_dropped(owner.origin):  # a dropped set does not exist, and returns with a SetPut
-            passed = self._update(owner, change.added, change.removed, now)
+            passed = self._adopt(member_set, change, now)
+        elif not self._is_dropped(member_set.origin):
+            # A dropped set does not exist; if it is created again, a SetPut follows.
+            passed = self._update(member_set, change.added, change.removed, now)
         return passed
 
     def expire(self, now: float) -> list[Change]:
-        """The changes to pass on because their time has come."""
+        """The changes to pass on because a wait or a hold has ended by `now`."""
         self._losses.advance(now)
         changes: list[Change] = []
         while self._deadlines and self._deadlines[0][0] <= now:
@@ -147,7 +157,7 @@ class Guard:
         return changes
 
     def next_deadline(self) -> float | None:
-        """When to call `expire`. None: no time limit is running."""
+        """When to call `expire` next. None: nothing is held or waits."""
         return self._deadlines[0][0] if self._deadlines else None
 
     def accept(self, origin: str) -> list[Change]:
@@ -167,18 +177,18 @@ class Guard:
 
     # -- one set -------------------------------------------------------------------------------------------
 
-    def _put(self, owner: MemberSet | None, change: SetPut, now: float) -> list[Change]:
-        """Admit a set that was read completely."""
+    def _put(self, member_set: MemberSet | None, change: SetPut, now: float) -> list[Change]:
+        """Admit a whole set."""
         origin = change.origin
-        if owner is not None and owner.name == change.name and not owner.is_unread:
+        if member_set is not None and member_set.name == change.name and not member_set.is_unread:
             self._set_final_changes(origin, ())
             absent = self._absent(origin)
-            known = owner.members
+            known = member_set.members
             added = [new for new in change.members if known.get(new.name) != new or new.name in absent]
             wanted = {member.name for member in change.members}
-            return self._update(owner, added, [name for name in known if name not in wanted], now)
-        if owner is not None:  # under another name it is another set
-            self._losses.count(-self._count_served(owner), now)
+            return self._update(member_set, added, [name for name in known if name not in wanted], now)
+        if member_set is not None:  # under another name it counts as another set
+            self._losses.count(-self._count_served(member_set), now)
             self._holds.pop(origin, None)
             self._waits.pop(origin, None)
         self._losses.discard_ledger(origin)
@@ -192,7 +202,7 @@ class Guard:
 
     def _update(
         self,
-        owner: MemberSet,
+        member_set: MemberSet,
         added: Iterable[Member],
         removed: Iterable[str],
         now: float,
@@ -200,48 +210,50 @@ class Guard:
         is_dropped: bool = False,
     ) -> list[Change]:
         """Admit members that join and leave a set."""
-        origin = owner.origin
+        origin = member_set.origin
         absent = self._absent(origin)
         joining = {member.name: member for member in added}
         leaving = {
-            name: owner.members[name]
+            name: member_set.members[name]
             for name in removed
-            if name in owner.members and name not in joining and name not in absent
+            if name in member_set.members and name not in joining and name not in absent
         }
-        lost = self._record(owner, joining, leaving, now)
-        replaced = self._end_for_returned(owner, joining)
+        lost = self._record(member_set, joining, leaving, now)
+        replaced = self._end_for_returned(member_set, joining)
         others: list[Change] = []
         if lost and not self._losses.in_window and self._losses.is_collapse():
-            others = self._open_window(now, _COLLAPSE, except_origin=origin)
+            others = self._open_window(now, _REASON_COLLAPSE, except_origin=origin)
         ledger = self._losses.ledgers.get(origin)
         restored: list[Member] = []
         if lost and ledger is not None and self._losses.is_suspicious(ledger):
             if self._losses.in_window:
-                restored = self._hold_lost(owner, ledger, now)
+                restored = self._hold_lost(member_set, ledger, now)
             else:
                 self._wait_with(origin, ledger, lost, now)
         absent = self._absent(origin)
         gone = [name for name in leaving if name not in absent]
         if is_dropped and not self._keeps_dropped(origin):
             if ledger is not None and ledger.lost and not self._losses.in_window:
-                ledger.set_dropped(owner.name)  # to restore the set if the table collapses soon
+                ledger.set_dropped(member_set.name)  # to restore the set if the table collapses soon
             else:
                 self._losses.discard_ledger(origin)
             return [*others, SetDropped(origin)]
-        return [*others, *self._changes_for(owner, (*joining.values(), *restored), (*gone, *replaced))]
+        return [*others, *self._changes_for(member_set, (*joining.values(), *restored), (*gone, *replaced))]
 
     def _record(
-        self, owner: MemberSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
+        self, member_set: MemberSet, joining: dict[str, Member], leaving: dict[str, Member], now: float
     ) -> list[Member]:
         """Record joining and leaving members in the ledger. Returns the served ones that leave."""
-        origin, absent = owner.origin, self._absent(owner.origin)
+        origin, absent = member_set.origin, self._absent(member_set.origin)
         lost = [member for member in leaving.values() if self._is_served(member)]
         joined = [member for member in joining.values() if self._is_served(member)]
-        before = [owner.members[name] for name in joining if name in owner.members and name not in absent]
+        before = [
+            member_set.members[name] for name in joining if name in member_set.members and name not in absent
+        ]
         step = len(joined) - sum(map(self._is_served, before)) - len(lost)
         ledger = self._losses.ledgers.get(origin)
         if ledger is None and (lost or self._losses.in_window):
-            served = self._count_served(owner)
+            served = self._count_served(member_set)
             ledger = self._losses.start_ledger(origin, served, baseline=served)
         if step:
             self._losses.count(step, now)
@@ -253,53 +265,56 @@ class Guard:
                 self._losses.leave(origin, member, now)
         return lost
 
-    def _end_for_returned(self, owner: MemberSet, joining: dict[str, Member]) -> list[str]:
-        """Release members that join again. Returns the names of others whose endpoints they now have."""
-        wait, hold = self._waits.get(owner.origin), self._holds.get(owner.origin)
+    def _end_for_returned(self, member_set: MemberSet, joining: dict[str, Member]) -> list[str]:
+        """Release held and waiting members that join again or are replaced.
+
+        A member is replaced if another one joins with its endpoint. Returns the names of replaced members.
+        """
+        wait, hold = self._waits.get(member_set.origin), self._holds.get(member_set.origin)
         endpoints = {found for member in joining.values() if (found := endpoint_of(member))}
         replaced: set[str] = set()
         if wait is not None:
-            replaced = {name for name in wait.names if endpoint_of(owner.members[name]) in endpoints}
+            replaced = {name for name in wait.names if endpoint_of(member_set.members[name]) in endpoints}
             wait.names.difference_update(joining, replaced)
         if hold is not None:
             replaced |= hold.names_at(endpoints)
-            self._discard_held(hold, owner, (*joining, *replaced), "they are back")
+            self._discard_held(hold, member_set, (*joining, *replaced), "they are back")
         return sorted(replaced.difference(joining))
 
-    def _hold_lost(self, owner: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
-        """Hold all lost members of a set. Returns those that the table does not have any more."""
-        wait = self._waits.pop(owner.origin, None)
-        hold = self._holds.get(owner.origin, Hold())
+    def _hold_lost(self, member_set: MemberSet, ledger: LossLedger, now: float) -> list[Member]:
+        """Hold all lost members of a set. Returns those that the table has lost already, to be restored."""
+        wait = self._waits.pop(member_set.origin, None)
+        hold = self._holds.get(member_set.origin, Hold())
         new = ledger.take_lost()
         if wait is not None:
-            new.update({name: owner.members[name] for name in wait.names})
+            new.update({name: member_set.members[name] for name in wait.names})
             hold.final_changes = hold.final_changes or wait.final_changes
-        self._start_hold(owner, hold, new, now, self._disturbance)
-        return [member for name, member in new.items() if name not in owner.members]
+        self._start_hold(member_set, hold, new, now, self._disturbance)
+        return [member for name, member in new.items() if name not in member_set.members]
 
     def _start_hold(
-        self, owner: MemberSet, hold: Hold, members: dict[str, Member], now: float, why: str
+        self, member_set: MemberSet, hold: Hold, members: dict[str, Member], now: float, why: str
     ) -> None:
         """Hold these members of a set."""
         until = now + self._settings.seconds
         for member in members.values():
-            hold.add(HeldMember(owner.origin, owner.name, member, now, until, why))
-        if owner.origin in self._holds or not hold.members:  # no members: all have been replaced
+            hold.add(HeldMember(member_set.origin, member_set.name, member, now, until, why))
+        if member_set.origin in self._holds or not hold.members:  # no members: all have been replaced
             return
-        self._schedule(hold, owner.origin, until)  # later ones are held until later
-        self._holds[owner.origin] = hold
+        self._schedule(hold, member_set.origin, until)  # members that are added later have later ends
+        self._holds[member_set.origin] = hold
         self.holds_total += 1
         log.warning(
             "members_held",
-            service=str(owner.name),
-            origin=owner.origin,
+            service=str(member_set.name),
+            origin=member_set.origin,
             members=len(hold.members),
             seconds=self._settings.seconds,
             reason=why,
         )
 
     def _wait_with(self, origin: str, ledger: LossLedger, lost: list[Member], now: float) -> None:
-        """Let removals wait, except those of members that were replaced already."""
+        """Let removals wait, except those of members that other members have replaced already."""
         names = [member.name for member in lost if member.name in ledger.lost]
         wait = self._waits.get(origin)
         if wait is None and names:
@@ -309,36 +324,36 @@ class Guard:
             wait.names.update(names)
 
     def _keeps_dropped(self, origin: str) -> bool:
-        """Whether a dropped set stays in the table because of held or waiting members."""
+        """Keep a dropped set in the table if it has held or waiting members. Returns whether it is kept."""
         self._set_final_changes(origin, (SetDropped(origin),))
         return self._is_dropped(origin)
 
     def _changes_for(
-        self, owner: MemberSet, added: tuple[Member, ...], removed: tuple[str, ...]
+        self, member_set: MemberSet, added: tuple[Member, ...], removed: tuple[str, ...]
     ) -> list[Change]:
         """The changes that bring the table's set up to date, including which members are held."""
         changes: list[Change] = []
         if added or removed:
-            changes.append(SetChanged(owner.origin, added, removed))
-        hold = self._holds.get(owner.origin)
+            changes.append(SetChanged(member_set.origin, added, removed))
+        hold = self._holds.get(member_set.origin)
         if hold is not None:
-            still_held = owner.held - {*removed, *(member.name for member in added)}
+            still_held = member_set.held - {*removed, *(member.name for member in added)}
             if new := hold.members.keys() - still_held:
-                changes.append(MembersHeld(owner.origin, tuple(sorted(new))))
+                changes.append(MembersHeld(member_set.origin, tuple(sorted(new))))
         return changes
 
-    def _adopt(self, owner: MemberSet, change: MembersHeld, now: float) -> list[Change]:
-        """Hold members that were held before this process started. Their time starts again."""
-        absent = self._absent(owner.origin)
-        known = owner.members
+    def _adopt(self, member_set: MemberSet, change: MembersHeld, now: float) -> list[Change]:
+        """Hold members that a previous process held. Their time starts again."""
+        absent = self._absent(member_set.origin)
+        known = member_set.members
         found = {name: known[name] for name in change.names if name in known and name not in absent}
         served = sum(map(self._is_served, found.values()))
         if served:
             self._losses.count(-served, now)
-        if ledger := self._losses.ledgers.get(owner.origin):
+        if ledger := self._losses.ledgers.get(member_set.origin):
             ledger.exclude(served)
-        self._start_hold(owner, self._holds.get(owner.origin, Hold()), found, now, _BEFORE)
-        return self._changes_for(owner, (), ())
+        self._start_hold(member_set, self._holds.get(member_set.origin, Hold()), found, now, _REASON_ADOPTED)
+        return self._changes_for(member_set, (), ())
 
     # -- the end of waits and holds ------------------------------------------------------------------------
 
@@ -346,9 +361,9 @@ class Guard:
         del self._waits[origin]
         hold = self._holds.get(origin)
         if wait.final_changes and hold is None:
-            owner, ledger = self._table.set_of(origin), self._losses.ledgers.get(origin)
-            if owner is not None and ledger is not None:
-                ledger.set_dropped(owner.name)
+            member_set, ledger = self._table.set_of(origin), self._losses.ledgers.get(origin)
+            if member_set is not None and ledger is not None:
+                ledger.set_dropped(member_set.name)
             return list(wait.final_changes)
         if hold is not None:
             hold.final_changes = hold.final_changes or wait.final_changes
@@ -356,10 +371,10 @@ class Guard:
 
     def _release(self, origin: str, names: list[str], why: str) -> list[Change]:
         hold = self._holds[origin]
-        owner = self._table.set_of(origin)
-        if owner is None or not names:
+        member_set = self._table.set_of(origin)
+        if member_set is None or not names:
             return []
-        self._discard_held(hold, owner, names, why)
+        self._discard_held(hold, member_set, names, why)
         if ledger := self._losses.ledgers.get(origin):
             ledger.write_off()
         if hold.final_changes and origin not in self._holds:
@@ -369,43 +384,43 @@ class Guard:
         return [SetChanged(origin, (), tuple(names))]
 
     def _schedule(self, hold: Hold, origin: str, due: float) -> None:
-        """Check a hold at this time, instead of when it was due before."""
+        """Check a hold at this time, in place of the time for which it was scheduled before."""
         if due != hold.due:
             hold.due = due
             heapq.heappush(self._deadlines, (due, origin))
 
-    def _discard_held(self, hold: Hold, owner: MemberSet, names: Iterable[str], why: str) -> None:
+    def _discard_held(self, hold: Hold, member_set: MemberSet, names: Iterable[str], why: str) -> None:
         for name in names:
             hold.discard(name)
         if not hold.members:
-            del self._holds[owner.origin]
-            log.info("members_released", service=str(owner.name), origin=owner.origin, reason=why)
+            del self._holds[member_set.origin]
+            log.info("members_released", service=str(member_set.name), origin=member_set.origin, reason=why)
 
     # -- the whole table -----------------------------------------------------------------------------------
 
     def _open_window(self, now: float, why: str, except_origin: str = "") -> list[Change]:
-        """Open a window, and hold the recent suspicious losses of all sets but one."""
+        """Open a window, and hold the recent suspicious losses of all sets except `except_origin`."""
         self._disturbance = why
         self._losses.open(now)
         changes: list[Change] = []
         for origin, ledger in self._losses.ledgers.items():
-            owner = self._table.set_of(origin)
-            if owner is None and ledger.dropped is not None:
+            member_set = self._table.set_of(origin)
+            if member_set is None and ledger.dropped is not None:
                 changes += self._restore_dropped(origin, ledger, ledger.dropped, now)
             elif (
                 origin != except_origin
-                and owner is not None
+                and member_set is not None
                 and ledger.lost
                 and self._losses.is_suspicious(ledger)
             ):
-                restored = self._hold_lost(owner, ledger, now)
-                changes += self._changes_for(owner, tuple(restored), ())
+                restored = self._hold_lost(member_set, ledger, now)
+                changes += self._changes_for(member_set, tuple(restored), ())
         return changes
 
     def _restore_dropped(
         self, origin: str, ledger: LossLedger, name: ServiceName, now: float
     ) -> list[Change]:
-        """Hold the members of a set that was dropped with them just before the window opened."""
+        """Restore a set that was dropped with its members just before the window opened, and hold them."""
         ledger.set_dropped(None)
         lost, hold = ledger.take_lost(), Hold()
         if not lost:
@@ -415,16 +430,18 @@ class Guard:
         return [SetPut(origin, name, tuple(lost.values())), MembersHeld(origin, tuple(sorted(lost)))]
 
     def _absent(self, origin: str) -> Collection[str]:
-        """The members of the table's set that ZooKeeper does not have any more: held and waiting ones."""
+        """Names in the table's set that ZooKeeper does not have any more: held and waiting members."""
         hold, wait = self._holds.get(origin), self._waits.get(origin)
         if hold is not None and wait is not None:
             return wait.names.union(hold.members)
         return hold.members if hold is not None else wait.names if wait is not None else ()
 
-    def _count_served(self, owner: MemberSet) -> int:
-        """How many served members a set has in ZooKeeper."""
-        absent = self._absent(owner.origin)
-        return sum(self._is_served(member) for name, member in owner.members.items() if name not in absent)
+    def _count_served(self, member_set: MemberSet) -> int:
+        """The number of served members that a set has in ZooKeeper."""
+        absent = self._absent(member_set.origin)
+        return sum(
+            self._is_served(member) for name, member in member_set.members.items() if name not in absent
+        )
 
     def _is_dropped(self, origin: str) -> bool:
         return any(state.final_changes for state in self._states(origin))

@@ -1,4 +1,4 @@
-"""The members of a set that have left but are still answered: held ones, and removals that wait briefly."""
+"""The members of a set that have left but are still answered: held ones, and ones whose removal waits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zkdns.serverset.member import Member
 
 
 class HeldMember(NamedTuple):
-    """A member that has left and is still answered. Times are seconds of the caller's clock."""
+    """A member that has left and is still answered, from `since` to `until` by the caller's clock."""
 
     origin: str
     service: ServiceName
@@ -21,7 +21,7 @@ class HeldMember(NamedTuple):
     since: float
     until: float
     why: str
-    """The disturbance of ZooKeeper that makes the removal suspicious."""
+    """The disturbance that made the removal suspicious."""
 
 
 class Hold:
@@ -32,9 +32,9 @@ class Hold:
     def __init__(self) -> None:
         self.members: dict[str, HeldMember] = {}
         self.final_changes: tuple[Change, ...] = ()
-        """If the set itself was dropped: the changes that pass when the last held member is released."""
+        """If the set itself was dropped: the changes to pass on when its last held member is released."""
         self.due = -math.inf
-        """When to check next whether the time of a member is over."""
+        """When the guard checks next whether the time of a member is over."""
         self._by_endpoint: dict[tuple[str, int], set[str]] = {}
 
     def add(self, held: HeldMember) -> None:
@@ -44,7 +44,7 @@ class Hold:
             self._by_endpoint.setdefault(endpoint, set()).add(held.member.name)
 
     def discard(self, name: str) -> None:
-        """Hold a member no longer."""
+        """Release a member, if it is held."""
         held = self.members.pop(name, None)
         if held is not None and (endpoint := endpoint_of(held.member)):
             self._by_endpoint[endpoint].discard(name)

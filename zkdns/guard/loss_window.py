@@ -1,8 +1,8 @@
 """Recent losses of members, and whether they are suspicious: per set, and in the whole table.
 
-A *window* opens with a disturbance and closes one session timeout after ZooKeeper was read completely again:
-the sessions that a failing ZooKeeper could not hear expire within that time. In a window, losses are measured
-against the number of members at its start, otherwise against that of a session timeout ago.
+A *window* opens with a disturbance and closes one session timeout after ZooKeeper was read completely again,
+since sessions whose heartbeats a failing ZooKeeper has missed expire within that time. In a window, losses
+are compared with the number of members when it opened, otherwise with that of a session timeout ago.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ class LossLedger:
     """The recent losses among the served members of one set.
 
     Attributes:
-        baseline: how many members there were when the window opened.
-        remaining: how many there are now.
-        lost: the members that left and were not replaced, by name, with the time at which they left.
+        baseline: the number of members when the window opened.
+        remaining: the present number of members.
+        lost: the members that left and were not replaced, by name, with the times at which they left.
         dropped: the name of the set, if the set itself was dropped with its members.
     """
 
-    __slots__ = ("_joined", "_lost_at", "_most", "baseline", "dropped", "lost", "remaining")
+    __slots__ = ("_joined", "_lost_at", "_max_remaining", "baseline", "dropped", "lost", "remaining")
 
     def __init__(self, remaining: int, baseline: int) -> None:
         self.baseline = baseline
-        self.remaining = self._most = remaining
+        self.remaining = self._max_remaining = remaining
         self.dropped: ServiceName | None = None
         self.lost: dict[str, tuple[Member, float]] = {}
         self._lost_at: dict[tuple[str, int], set[str]] = {}
@@ -42,16 +42,16 @@ class LossLedger:
 
     @property
     def recent(self) -> int:
-        """How many members there were before the first loss, including those that have joined since.
+        """The number of members before the first loss, plus those that have joined since.
 
-        At most as many as there ever were at one time, so that a member that restarts repeatedly counts once.
+        It is limited to the maximum at any one time, so that a member that restarts repeatedly counts once.
         """
-        return min(self.remaining + len(self.lost), self._most)
+        return min(self.remaining + len(self.lost), self._max_remaining)
 
     def count(self, step: int) -> None:
         """Add `step` (negative after losses) to the number of members."""
         self.remaining += step
-        self._most = max(self._most, self.remaining)
+        self._max_remaining = max(self._max_remaining, self.remaining)
 
     def join(self, member: Member) -> None:
         """Record a new member. It replaces the lost members with its endpoint."""
@@ -74,7 +74,7 @@ class LossLedger:
             self._lost_at.setdefault(endpoint, set()).add(member.name)
 
     def forget(self, name: str) -> None:
-        """Remove a member from the lost ones, if it is one: it is back, or it left too long ago."""
+        """Remove a member from the lost ones, if it is one, because it is back or left too long ago."""
         member, _ = self.lost.pop(name, (None, 0.0))
         if member is not None and (endpoint := endpoint_of(member)) in self._lost_at:
             self._lost_at[endpoint].discard(name)
@@ -82,7 +82,7 @@ class LossLedger:
                 del self._lost_at[endpoint]
 
     def take_lost(self) -> dict[str, Member]:
-        """Remove and return all lost members, which the caller holds or gives up."""
+        """Remove and return all lost members."""
         lost = {name: member for name, (member, _) in self.lost.items()}
         self.lost.clear()
         self._lost_at.clear()
@@ -90,11 +90,11 @@ class LossLedger:
 
     def write_off(self) -> None:
         """Accept the losses so far as final."""
-        self.baseline = self._most = self.remaining
+        self.baseline = self._max_remaining = self.remaining
         self.take_lost()
 
     def exclude(self, count: int) -> None:
-        """Remove members from the count that were held before this process started."""
+        """Do not count members that a previous process held."""
         self.count(-count)
         self.baseline = max(self.baseline - count, 0)
 
@@ -108,13 +108,13 @@ class LossLedger:
 
 
 class LossWindow:
-    """The ledgers of all sets with recent changes, and the count of the whole table.
+    """The ledgers of all sets with recent changes, and the number of members in the whole table.
 
     Attributes:
         ledgers: by origin.
         in_window: whether a window is open, as of the last `advance`.
         is_settled: whether everything was read since the last disturbance.
-        window_until: when the open window closes, if it is settled.
+        window_until: when the open window closes, once `is_settled`.
     """
 
     def __init__(self, settings: GuardSettings, session_timeout: float) -> None:
@@ -124,9 +124,11 @@ class LossWindow:
         self.window_until = 0.0
         self._settings = settings
         self._session_timeout = session_timeout
-        self._quiet: deque[tuple[float, str, str]] = deque()  # losses outside of windows: time, origin, name
+        self._losses_outside_windows: deque[tuple[float, str, str]] = deque()  # time, origin and name
         self._total = 0
-        self._peaks: deque[tuple[float, int]] = deque()  # totals of the last session timeout, decreasing
+        # Times and totals within a session timeout. Only the totals above all later ones, so that they
+        # decrease.
+        self._peaks: deque[tuple[float, int]] = deque()
 
     def advance(self, now: float) -> None:
         """Close the window if its time is over. Outside of windows, forget old losses and peaks."""
@@ -137,8 +139,8 @@ class LossWindow:
         begin = now - self._session_timeout
         while len(self._peaks) > 1 and self._peaks[1][0] <= begin:
             self._peaks.popleft()
-        while self._quiet and self._quiet[0][0] <= begin:
-            when, origin, name = self._quiet.popleft()
+        while self._losses_outside_windows and self._losses_outside_windows[0][0] <= begin:
+            when, origin, name = self._losses_outside_windows.popleft()
             ledger = self.ledgers.get(origin)
             if ledger is not None and name in ledger.lost and ledger.lost[name][1] == when:
                 ledger.forget(name)
@@ -146,10 +148,10 @@ class LossWindow:
                     del self.ledgers[origin]
 
     def disturb(self, waiting: Collection[str]) -> bool:
-        """Record a disturbance. Returns whether a window has to be opened; the caller then calls `open`.
+        """Record a disturbance. Returns whether the caller has to open a window with `open`.
 
-        Before that, losses that were orderly are forgotten. Those of the waiting sets are undecided, and
-        stay.
+        Earlier losses are forgotten, since they have taken effect. Only those of sets in `waiting` have not,
+        and stay.
         """
         self.is_settled = False
         if self.in_window:
@@ -159,10 +161,10 @@ class LossWindow:
         return True
 
     def open(self, now: float) -> None:
-        """Open a window. The losses in the ledgers count as part of it."""
+        """Open a window. It includes the losses that are in the ledgers already."""
         self.in_window = True
         self.window_until = now + self._session_timeout
-        self._quiet.clear()
+        self._losses_outside_windows.clear()
         for ledger in self.ledgers.values():
             ledger.open_window()
 
@@ -184,7 +186,7 @@ class LossWindow:
         """Record that a served member left a set that has a ledger."""
         self.ledgers[origin].leave(member, now)
         if not self.in_window:
-            self._quiet.append((now, origin, member.name))
+            self._losses_outside_windows.append((now, origin, member.name))
 
     def count(self, step: int, now: float) -> None:
         """Add `step` (negative after losses) to the number of served members in the whole table."""
@@ -194,18 +196,19 @@ class LossWindow:
         self._peaks.append((now, self._total))
 
     def is_suspicious(self, ledger: LossLedger) -> bool:
-        """Whether a set has lost all its members, or so many that ZooKeeper may have failed."""
+        """Whether a set has lost all its members, or too large a share of them."""
         before = ledger.baseline if self.in_window else ledger.recent
-        return (before > 0 and not ledger.remaining) or self._is_too_much(before, before - ledger.remaining)
+        gone = before - ledger.remaining
+        return (before > 0 and not ledger.remaining) or self._is_large_share(before, gone)
 
     def is_collapse(self) -> bool:
-        """Whether the whole table has lost that many members, from several sets at about the same time."""
+        """Whether the whole table has lost too large a share of its members, from at least two sets."""
         peak = self._peaks[0][1] if self._peaks else 0
         gone = peak - self._total
-        if gone < self._settings.minimum or not self._is_too_much(peak, gone):
+        if gone < self._settings.minimum or not self._is_large_share(peak, gone):
             return False
         losers = (ledger for ledger in self.ledgers.values() if ledger.lost)
         return next(losers, None) is not None and next(losers, None) is not None
 
-    def _is_too_much(self, before: int, gone: int) -> bool:
+    def _is_large_share(self, before: int, gone: int) -> bool:
         return before >= self._settings.minimum and gone > self._settings.share * before

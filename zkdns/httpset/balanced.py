@@ -1,4 +1,7 @@
-"""The interface that transport and adapter share: the endpoints of the set."""
+"""`Balanced`: the public interface that the httpx2 transports and the requests adapter share.
+
+It is a file of its own, since each of the two must work without the package of the other.
+"""
 
 from __future__ import annotations
 

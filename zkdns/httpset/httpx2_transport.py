@@ -30,7 +30,7 @@ class NoEndpointsConnectError(NoEndpointsError, httpx2.ConnectError):
 
 
 class _Attempts(Generic[T]):
-    """The connection attempts of one request: the endpoints that are left, and the failures so far."""
+    """The connection attempts of one request, with the failures so far."""
 
     def __init__(self, balancer: RoundRobin, pools: Pools[T], request: httpx2.Request) -> None:
         self._balancer = balancer
@@ -43,7 +43,7 @@ class _Attempts(Generic[T]):
         self._failures: dict[str, httpx2.TransportError] = {}
 
     def next(self) -> tuple[str, Pool[T]]:
-        """The next endpoint and its pool, which the caller has to leave.
+        """The next endpoint, and its pool, for which the caller has to call `Pools.leave`.
 
         Raises:
             NoEndpointsConnectError: the set is empty.
@@ -69,7 +69,7 @@ class _Attempts(Generic[T]):
         self._failures[endpoint] = error
 
     def request_to(self, endpoint: str, trace: Callable[[str, Any], object]) -> httpx2.Request:
-        """The request in the form that goes to an endpoint."""
+        """The request, addressed to an endpoint but with the original Host header and TLS server name."""
         request, address = self._request, parse_host_port(endpoint)
         headers = request.headers.copy()
         headers.setdefault("Host", request.url.netloc.decode("ascii"))
@@ -114,10 +114,9 @@ class Transport(_Balanced[httpx2.HTTPTransport], httpx2.BaseTransport):
             client.get("http://web/health")
 
     The client's connect timeout applies to each endpoint that is tried. The request's body is not read before
-    a connection is open, so a stream can be sent after failed attempts too. A failed TLS handshake is not a
-    failed
-    connection: the exception is raised, and no other endpoint is tried. Closing closes the connections, not
-        the source.
+    a connection is open, so a stream can be sent after failed attempts too. A failed TLS handshake does not
+    count as a failed connection: the exception is raised, and no other endpoint is tried. `close` closes the
+    connections, but not the source.
 
     Args:
         source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
@@ -180,8 +179,7 @@ class AsyncTransport(_Balanced[httpx2.AsyncHTTPTransport], httpx2.AsyncBaseTrans
         Raises:
             NoEndpointsError: the set is empty. It is an `httpx2.ConnectError` too.
             httpx2.TransportError: as in `httpx2.AsyncHTTPTransport`; ConnectError or ConnectTimeout after
-            every
-                endpoint was tried.
+                every endpoint was tried.
         """
         for transport in self._pools.take_departed(self.endpoints):
             await transport.aclose()

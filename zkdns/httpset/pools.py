@@ -1,11 +1,11 @@
 """The connection pools of a transport: one for each endpoint and TLS server name.
 
-One per endpoint, so that its limits do not depend on the number of endpoints, and a stalled endpoint cannot
-use up the connections of the others. One per TLS server name, so that a connection whose certificate was
-checked for one name is never used for another.
+Endpoints have separate pools, so that the limits of one do not depend on their number, and a stalled endpoint
+cannot use up the connections of the others. TLS server names have separate pools, so that a connection with a
+certificate for one name is never used for another.
 
-The pool of a departed endpoint is closed after its last response. The next request does that, in its own
-thread or event loop, because closing may block; a change of the set does not.
+The pool of a departed endpoint is closed after its last response. The next request closes it, in its own
+thread or event loop. A change of the set does not, since closing may block the thread of the source.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Pools(Generic[T]):
                 pool = Pool(self._make())
                 if endpoint in self._seen:
                     self._pools[endpoint, server_name] = pool
-                else:  # the endpoint has left since it was picked, or `take_departed` has not seen it yet
+                else:  # the endpoint has left since it was picked, or is newer than the last `take_departed`
                     self._departed.append(pool)
             pool.users += 1
             return pool
@@ -58,10 +58,10 @@ class Pools(Generic[T]):
             pool.users -= 1
 
     def take_departed(self, endpoints: tuple[str, ...]) -> Iterator[T]:
-        """The transports to close, given the present endpoints.
+        """The transports to close, because their endpoints are not among the present ones.
 
-        They are returned one at a time: if closing one fails or is cancelled, the next request takes the
-        rest.
+        They are removed and returned one at a time. If closing one fails or is cancelled, the rest stays for
+        the next call.
         """
         if endpoints is not self._seen:
             with self._lock:

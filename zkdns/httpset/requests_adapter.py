@@ -32,7 +32,8 @@ class _Attempt(requests.PreparedRequest):
         super().__init__()
         self.__dict__.update(request.copy().__dict__)
         self.address = address
-        # Otherwise derived from the connection. Only in the copy, since the original may be redirected.
+        # Without this, the header would name the endpoint. Only the copy gets it, since redirects use the
+        # original.
         self.headers.setdefault("Host", _host_header(str(request.url)))
 
 
@@ -44,9 +45,9 @@ class Adapter(Balanced, HTTPAdapter):
 
     A prefix without the final slash would match `http://website` too. The connect timeout applies to each
     endpoint that is tried. The request's body is not read before a connection is open, so a stream can be
-    sent after failed attempts too. A failed TLS handshake is not a failed connection: the exception is
-    raised, and no other endpoint is tried. Proxies of the session or the environment are not used. Closing
-    closes the connections, not the source.
+    sent after failed attempts too. A failed TLS handshake does not count as a failed connection: the
+    exception is raised, and no other endpoint is tried. Proxies of the session or the environment are not
+    used. `close` closes the connections, but not the source.
 
     Args:
         source: a watch, a fixed set, or any `EndpointSource`. None: only `set_endpoints` provides endpoints.
@@ -97,8 +98,8 @@ class Adapter(Balanced, HTTPAdapter):
         finally:
             failures.clear()  # their tracebacks refer to this frame
             if self.endpoints is not endpoints:
-                # Another thread may have removed the pools of departed endpoints before this one made such a
-                # pool.
+                # This request may have made a pool of a departed endpoint after another one has removed
+                # those.
                 self._seen = None
 
     def build_connection_pool_key_attributes(
@@ -111,8 +112,7 @@ class Adapter(Balanced, HTTPAdapter):
         host, pool = super().build_connection_pool_key_attributes(request, verify, cert)
         if isinstance(request, _Attempt):
             if host["scheme"] == "https":
-                # Part of the key: a connection whose certificate was checked for one name serves no other
-                # name.
+                # In the key, so that a connection with a certificate for one name is not used for another.
                 pool["server_hostname"] = host["host"]
             host |= {"host": request.address.host, "port": request.address.port}
         return host, pool

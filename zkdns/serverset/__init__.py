@@ -1,4 +1,12 @@
-"""Finagle-compatible server sets: members and their codecs, fixed sets, whole-tree sync.
+"""Finagle-compatible server sets: the library, and the sync of whole trees for the server.
 
-Never here: DNS.
+    member, thrift, weights                 members and their encodings
+    server_set, registration, ping, checks  registering a member
+    watch, set_watch                        watching one set
+    session, client, auth, kazoo_ext, logs  the connection to ZooKeeper through kazoo, and logging
+    sync/, changes                          following all sets of a namespace
+    listing, probe, znode_stat              single reads for the tools
+    static_file                             sets without ZooKeeper
+
+This package uses nothing of `zkdns.dns`.
 """

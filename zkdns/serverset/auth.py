@@ -32,7 +32,7 @@ ACCESS_KEYS = (
 
 # The mechanisms of ZooKeeper's servers (SecurityUtils.createSaslServer).
 _DIGEST_MD5, _GSSAPI = "DIGEST-MD5", "GSSAPI"
-_OTHERS = stat.S_IROTH | stat.S_IWOTH
+_OTHER_USERS = stat.S_IROTH | stat.S_IWOTH
 
 
 class Secret:
@@ -58,7 +58,7 @@ class Secret:
 
 
 class Sasl(msgspec.Struct, frozen=True):
-    """SASL credentials. With GSSAPI the Kerberos ticket is that of the process."""
+    """SASL credentials. GSSAPI uses the Kerberos ticket of the process."""
 
     mechanism: str
     username: str | None = None
@@ -67,7 +67,7 @@ class Sasl(msgspec.Struct, frozen=True):
     service: str = "zookeeper"
 
     def options(self) -> dict[str, str]:
-        """The `sasl_options` of kazoo's client."""
+        """The credentials as `sasl_options` for kazoo's client."""
         options = {"mechanism": self.mechanism, "service": self.service}
         if self.username is not None and self.password is not None:
             options |= {"username": self.username, "password": self.password.reveal()}
@@ -110,7 +110,7 @@ def load_access(zookeeper: ZooKeeperSettings) -> Access:
         given = _read_credentials(zookeeper.credentials, errors)
     tls = None
     if zookeeper.tls:
-        tls = _context(zookeeper.ca, errors)
+        tls = _tls_context(zookeeper.ca, errors)
         tls.check_hostname = zookeeper.verify_hostname
         if zookeeper.certificate is not None:
             key = zookeeper.key or zookeeper.certificate
@@ -124,7 +124,7 @@ def load_access(zookeeper: ZooKeeperSettings) -> Access:
 
 
 def _read_credentials(file: str, errors: list[str]) -> dict[str, Any]:
-    """Read the file's values by key. Invalid ones are missing or None, and `errors` has the reasons."""
+    """Read the file's values by key. An invalid value is missing or None; its error is added to `errors`."""
     try:
         document = read_toml(file)
         check_private(file)
@@ -139,9 +139,13 @@ def _read_credentials(file: str, errors: list[str]) -> dict[str, Any]:
 
 
 def check_private(file: str) -> None:
-    """Check that a file, which was opened before, is not readable by every user."""
+    """Check the permissions of a file with secrets, which exists.
+
+    Raises:
+        BadValueError: every user may read or write it.
+    """
     mode = stat.S_IMODE(Path(file).stat().st_mode)
-    if mode & _OTHERS:
+    if mode & _OTHER_USERS:
         raise BadValueError(
             f"is accessible to every user of this machine (mode {mode:04o}) and contains secrets; "
             "run chmod o-rwx on it"
@@ -193,7 +197,7 @@ def _read_sasl(value: object, location: Location) -> Sasl:
 
 
 def _check_package(mechanism: str) -> None:
-    """Check that the packages are installed. kazoo would notice in its own thread, and end for good."""
+    """Check that the packages are installed. Otherwise kazoo fails in its own thread, and ends for good."""
     try:
         from puresasl import mechanisms  # type: ignore[import-untyped]  # noqa: PLC0415 - it is an extra
     except ImportError:
@@ -204,7 +208,7 @@ def _check_package(mechanism: str) -> None:
         raise BadValueError("GSSAPI also needs the package kerberos: pip install kerberos")
 
 
-_WORDS: Callable[[str], str] = str
+_AS_WRITTEN: Callable[[str], str] = str
 _ROWS = {
     row.key: row
     for row in (
@@ -217,11 +221,13 @@ _SASL_ROWS = {
     row.key: row
     for row in (
         Setting("mechanism", one_of(_DIGEST_MD5, _GSSAPI), "NAME", "How to authenticate."),
-        Setting("username", text(_WORDS, "a user's name"), "NAME", "The user, with DIGEST-MD5."),
+        Setting("username", text(_AS_WRITTEN, "a user's name"), "NAME", "The user, with DIGEST-MD5."),
         Setting("password", _read_secret, "PASSWORD", "The password, with DIGEST-MD5."),
-        Setting("principal", text(_WORDS, "a principal"), "NAME", "The Kerberos principal, with GSSAPI."),
         Setting(
-            "service", text(_WORDS, "a service's name"), "NAME", "The servers' service name (zookeeper)."
+            "principal", text(_AS_WRITTEN, "a principal"), "NAME", "The Kerberos principal, with GSSAPI."
+        ),
+        Setting(
+            "service", text(_AS_WRITTEN, "a service's name"), "NAME", "The servers' service name (zookeeper)."
         ),
     )
 }
@@ -230,8 +236,8 @@ _SASL_ROWS = {
 # -- TLS --------------------------------------------------------------------------------------------------
 
 
-def _context(ca: str | None, errors: list[str]) -> ssl.SSLContext:
-    """The TLS context that trusts these authorities."""
+def _tls_context(ca: str | None, errors: list[str]) -> ssl.SSLContext:
+    """The TLS context that trusts the authorities in the file `ca`. None: the system's authorities."""
     try:
         return ssl.create_default_context(cafile=ca)
     except (OSError, ValueError) as error:  # SSLError is an OSError

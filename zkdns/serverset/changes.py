@@ -1,7 +1,7 @@
-"""The changes that sources publish and tables apply. They also travel between processes and into snapshots.
+"""The changes that sources publish and tables apply. The feed and snapshots consist of them as well.
 
 A set is identified by its origin: the path of its znode, or `fixed:NAME`. Two origins may have one DNS name,
-for instance znodes that differ only in case, or a static file and ZooKeeper. The table joins them.
+for instance znodes that differ only in case, or a static file and ZooKeeper. The table merges such sets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from zkdns.serverset.member import Member
 
 
 class SetPut(msgspec.Struct, frozen=True, tag="put"):
-    """The set has exactly these members and no held ones, whatever it had before."""
+    """The whole set: it now has exactly these members, none of which is held."""
 
     origin: str
     name: ServiceName
@@ -23,14 +23,14 @@ class SetPut(msgspec.Struct, frozen=True, tag="put"):
 
 
 class SetUnread(msgspec.Struct, frozen=True, tag="unread"):
-    """The set exists, but its members cannot be read. Known members stay."""
+    """The set exists, but its members cannot be read. Members that the table already has stay."""
 
     origin: str
     name: ServiceName
 
 
 class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
-    """Members joined (or changed) and left. `removed` holds names."""
+    """Members joined or changed (`added`) and left (`removed`, by name)."""
 
     origin: str
     added: tuple[Member, ...]
@@ -40,8 +40,8 @@ class SetChanged(msgspec.Struct, frozen=True, tag="changed"):
 class MembersHeld(msgspec.Struct, frozen=True, tag="held"):
     """Members that have left and are still answered, after all others.
 
-    This adds to the members that are held already. A held member ends when it joins again or is removed, or
-    when the set is put.
+    Other members that are already held stay held. A member is held until it joins again (`SetChanged.added`),
+    it is removed, or the whole set is published (`SetPut`).
     """
 
     origin: str

@@ -2,9 +2,9 @@
 
 `tcp` connects to the registered host and port. `http:/health` and `http:9990/health` send a GET request and
 accept the statuses 200 to 399 (redirects are not followed). `exec:CMD` runs CMD in a shell and accepts exit
-status 0. A check that exceeds its timeout fails and is ended.
+status 0. A check that exceeds its timeout is aborted and counts as failed.
 
-Never here: the consequences of a failed check.
+This file only determines the result. The registration acts on it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ FORMS: Final = "tcp, http:/PATH, http:PORT/PATH, exec:CMD"
 """The accepted forms of a check."""
 
 _HTTP = re.compile(r"http:([0-9]{0,5})(/(?!/)[!-~]*)")  # `http://host/…` would be a path that begins with //
-_GOOD = range(200, 400)  # RFC 9110 §15: successful, redirection
+_ACCEPTED_STATUSES = range(200, 400)  # RFC 9110 §15: successful, redirection
 _MAX_BODY = 65_536  # bytes of a response body that are read
 _MAX_STDERR = 200  # characters of a failed command's error output that are logged
 _MIN_POLL, _MAX_POLL = 0.002, 0.05  # seconds between polls of a running command
@@ -84,7 +84,7 @@ class HealthMonitor:
 
     Args:
         check: the check to run.
-        host: the registered host, since clients connect to it.
+        host: the host to check: the registered one, since clients connect to it.
         port: the service's own port.
         timeout: time limit of a check, in seconds.
     """
@@ -93,7 +93,8 @@ class HealthMonitor:
         self._check = check
         self._target = HostPort(host, check.port or port)
         self._timeout = timeout
-        self._reason: str | None = ""  # why the last check failed; None: it passed; empty: none has run yet
+        # Why the last check failed. None: it passed. Empty: no check has run yet.
+        self._reason: str | None = ""
         self._is_closed = threading.Event()
         self._running = threading.Lock()
 
@@ -119,7 +120,7 @@ class HealthMonitor:
         return self._reason is None
 
     def close(self) -> None:
-        """Run no more checks. A running command has ended when this returns."""
+        """Run no more checks. A running command is killed, and has ended when this returns."""
         self._is_closed.set()
         if self._check.kind == "exec":
             with self._running:
@@ -207,7 +208,7 @@ def _check_http(target: HostPort, path: str, timeout: float) -> None:
         connection.close()
     if time.monotonic() - begun >= timeout:
         raise CheckError(f"{target} did not answer GET {path} within {timeout:g} s")
-    if response.status not in _GOOD:
+    if response.status not in _ACCEPTED_STATUSES:
         raise CheckError(f"{target} answered GET {path} with {response.status}; 200 to 399 is accepted")
 
 

@@ -25,8 +25,8 @@ SESSION_TIMEOUT = 10.0
 """Seconds, as in Finagle. With a shorter one, a long garbage collection of a server causes a reload."""
 
 # A delay is up to 1.4 times its nominal value (kazoo's jitter): 0.7 s keeps it below 1 s, so that a returning
-# server is found quickly. An attempt costs next to nothing. It is also limited to about a third of the
-# session timeout: otherwise a few failed attempts in a row would cost the session.
+# server is found quickly. An attempt costs next to nothing. `make_client` also limits the delay to about a
+# third of the session timeout, since the session would expire during a few failed attempts otherwise.
 _MAX_RETRY_DELAY = 0.7
 
 Client: TypeAlias = KazooClient
@@ -45,9 +45,9 @@ def make_client(
 ) -> KazooClient:
     """Make a client, which is not started yet.
 
-    It tries to connect for ever, at intervals of at most 1 s (kazoo's default grows to an hour). It gives up
-    on a server that does not respond within 1 s, then 2 s, and so on up to kazoo's own limit. Only a SASL
-    failure ends it for good (`LOST`), as with any kazoo client; then the caller has to make another one.
+    It tries to connect for ever, at intervals of at most 1 s (kazoo's default grows to an hour). It waits for
+    the response of a server for 1 s, at the next attempt for 2 s, and so on up to kazoo's own limit. Only a
+    SASL failure ends it for good (`LOST`), as with any kazoo client; then the caller has to make another one.
 
     Args:
         hosts: `host:port,host:port/chroot`.
@@ -80,7 +80,7 @@ def make_client(
 def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> threading.Thread:
     """Stop and close a client in a thread of its own, then call `then` there. Returns the thread.
 
-    If that hangs, the thread lives until the process ends, and the session ends by its timeout.
+    If stopping hangs, the thread lives until the process ends, and the session expires.
     """
 
     def work() -> None:
@@ -95,7 +95,7 @@ def dispose(client: KazooClient, then: Callable[[], object] = lambda: None) -> t
 
 
 def _log_auth_failure(client: KazooClient, hosts: str) -> None:
-    """Log why a client has ended. A server only closes the connection of a client that it rejects."""
+    """Log that a server has rejected the credentials. Otherwise only the closed connection would show it."""
     if client.client_state == KeeperState.AUTH_FAILED:
         log.warning("zookeeper_authentication_failed", zookeeper=hosts)
 
@@ -103,12 +103,12 @@ def _log_auth_failure(client: KazooClient, hosts: str) -> None:
 class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
     """kazoo's handler with short connect timeouts and our own TLS.
 
-    kazoo would wait a whole session timeout for a new connection. A server that is starting forgets some
-    connections: they stay open without a response (2 of 100 restarts cost 10 s). The timeout doubles after
-        each failure, so that a server which is slow under load is reached as well.
+    Connect timeouts: kazoo would wait a whole session timeout for a new connection. But a server that is
+    starting may accept a connection and never respond to it (2 of 100 restarts cost 10 s). So the timeout is
+    short, and doubles after each failure, so that a server that is slow under load is reached as well.
 
-    kazoo's TLS always trusts the system's authorities in addition to the configured ones, does not log why it
-    rejects a server, and is not used in the search for a server with a quorum.
+    TLS: kazoo always trusts the system's authorities in addition to the configured ones, does not log why it
+    rejects a server, and does not use TLS when it searches for a server with a quorum.
     """
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
@@ -142,8 +142,9 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
 
         Args:
             address: the server's.
-            hostname: the server's host name. kazoo passes something else for four-letter words, and nothing
-                in its search for a server with a quorum; then the last known name of the address is used.
+            hostname: the server's host name. kazoo passes another type for four-letter words, and None when
+                it searches for a server with a quorum. In these cases the last known name of the address is
+                used.
             timeout: seconds.
         """
         self._is_connecting = True
@@ -165,7 +166,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
             secured = tls.wrap_socket(connection, server_hostname=name)
         except (ssl.SSLError, ValueError) as error:  # ValueError: a name that cannot be in a certificate
             connection.close()
-            self._report(name, server, error)
+            self._log_rejection(name, server, error)
             raise ConnectionAbortedError(str(error)) from None
         except OSError:
             connection.close()
@@ -173,7 +174,7 @@ class _Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has n
         self._reported = {entry for entry in self._reported if entry[0] != server}
         return secured
 
-    def _report(self, name: str, server: str, error: Exception) -> None:
+    def _log_rejection(self, name: str, server: str, error: Exception) -> None:
         reason = str(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             reason = error.verify_message
@@ -216,7 +217,7 @@ def _wait_for(
     for one in writable:
         poller.register(one, select.POLLOUT)
     events = dict(poller.poll(timeout * 1000))
-    # A socket that was closed by its peer counts as ready for both, so that the next read or write fails.
+    # A socket with an error or a closed peer counts as ready for both, so that the next read or write fails.
     return (
         [one for one in readable if events.get(one.fileno(), 0) & ~select.POLLOUT],
         [one for one in writable if events.get(one.fileno(), 0) & ~select.POLLIN],

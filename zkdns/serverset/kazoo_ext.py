@@ -27,12 +27,12 @@ GET_DATA: Final = 4
 GET_CHILDREN: Final = 8
 
 Result: TypeAlias = tuple[bytes, int] | list[str] | KazooException
-"""The result of one read: data and czxid, the names of the children, or an error."""
+"""The result of one read: data and czxid (GET_DATA), names (GET_CHILDREN), or an error."""
 ResponseCallback: TypeAlias = Callable[[list[Result], BaseException | None], None]
 EventCallback: TypeAlias = Callable[[int, str], None]
 
 _SERIES = "2.11."
-_ARGUMENTS = (
+_PARAMETERS = (
     (KazooClient, "_call", ("self", "request", "async_object")),
     (ConnectionHandler, "_read_watch_event", ("self", "buffer", "offset")),
     (Watch, "deserialize", ("bytes", "offset")),
@@ -46,7 +46,7 @@ _END = _HEADER.pack(-1, True, -1)
 _CZXID = struct.Struct("!q")
 _STAT_SIZE = 68  # zookeeper.jute: 6 longs and 5 ints
 _NO_NODE, _NO_AUTH = NoNodeError(), NoAuthError()
-_COMMON = {NoNodeError.code: _NO_NODE, NoAuthError.code: _NO_AUTH}
+_COMMON_ERRORS = {NoNodeError.code: _NO_NODE, NoAuthError.code: _NO_AUTH}
 
 
 class AddWatch:
@@ -132,7 +132,7 @@ class MultiRead:
                     names.append(data[start:offset].decode())
                 results.append(names)
             else:
-                results.append(_COMMON.get(length) or _error(length))
+                results.append(_COMMON_ERRORS.get(length) or _error(length))
         return results
 
 
@@ -167,9 +167,9 @@ def send_request(
 
 
 def intercept_events(client: KazooClient, on_event: EventCallback) -> None:
-    """Call `on_event` with the kind and path of each event. To be called before the client is started.
+    """Call `on_event` with the kind and path of each event. Call this before the client is started.
 
-    kazoo itself looks up the exact path of an event, so it finds no watch on an ancestor.
+    kazoo dispatches an event only to watches of exactly its path, so it ignores events of a recursive watch.
     """
     connection = client._connection  # noqa: SLF001 - see the module's docstring
     read = connection._read_watch_event  # noqa: SLF001 - see the module's docstring
@@ -196,7 +196,7 @@ def incompatibility() -> str | None:
     """Why the requests of this module do not work with the installed kazoo. None: they do."""
     if not version.__version__.startswith(_SERIES):
         return f"kazoo is {version.__version__}; its internals are known for {_SERIES}x only"
-    for owner, name, expected in _ARGUMENTS:
+    for owner, name, expected in _PARAMETERS:
         function = getattr(owner, name, None)
         found = tuple(inspect.signature(function).parameters) if callable(function) else ("nothing",)
         if found != expected:

@@ -1,6 +1,6 @@
 """Lists the server sets of a namespace once, with the number of members of each.
 
-Many requests are in flight at once, because one after the other would wait for a round trip each.
+Many requests are in flight at once, because sequential requests would take a round trip each.
 """
 
 from __future__ import annotations
@@ -25,21 +25,24 @@ if TYPE_CHECKING:
     from zkdns.namespace import Namespace
 
 Progress = Callable[[int, int], None]
-"""Called with the number of services counted so far, and of all services."""
+"""Called with the number of services whose members were counted so far, and the number of all services."""
 
 _MAX_IN_FLIGHT = 256  # enough to keep the connection busy during a round trip
 _SESSION_TIMEOUT = 10.0  # seconds
-_DISCONNECT_TIMEOUT = 2.0  # seconds; after that the session ends by its timeout
+_DISCONNECT_TIMEOUT = 2.0  # seconds; if stopping takes longer, the session expires
 
 
 class ServiceCount(msgspec.Struct, frozen=True):
-    """One service."""
+    """A service and the number of its members."""
 
     environment: str
-    """The values of all placeholders except the service's own, as in the service's name. Empty: none."""
+    """The scope of the service's name: the values of all placeholders except its own.
+
+    Empty: there are none.
+    """
     service: str
     members: int | None
-    """How many members are registered, valid or not. None: the ACL denies listing them."""
+    """The number of registered members, including invalid ones. None: the ACL denies listing them."""
     path: str
 
 
@@ -92,7 +95,7 @@ def list_services(
 
 
 def disconnect(client: KazooClient) -> None:
-    """Stop a client. If that hangs, the session ends by its timeout."""
+    """Stop a client. If that hangs, the session expires later."""
     dispose(client).join(_DISCONNECT_TIMEOUT)
 
 
@@ -115,10 +118,10 @@ class _Walk:
         for wanted in self._wanted:
             below = []
             for elements, names in self._children(level):
-                fitting = [name for name in names or () if wanted in (None, name)]
-                if names is not None and not fitting and elements:
+                matching = [name for name in names or () if wanted in (None, name)]
+                if names is not None and not matching and elements:
                     empty.append(self._path(elements))
-                below += [(*elements, name) for name in fitting if not self._is_own(elements, name)]
+                below += [(*elements, name) for name in matching if not self._is_own(elements, name)]
             level = below
         services = []
         for done, (elements, names) in enumerate(self._children(level), 1):
@@ -137,7 +140,7 @@ class _Walk:
     def _children(
         self, parents: Iterable[tuple[str, ...]]
     ) -> Iterator[tuple[tuple[str, ...], list[str] | None]]:
-        """The parents with the names of their children. None: the znode is gone or may not be listed."""
+        """Each parent with the names of its children. None: the parent is gone or may not be listed."""
         requests: deque[tuple[tuple[str, ...], IAsyncResult]] = deque()
         for elements in parents:
             requests.append((elements, self._client.get_children_async(self._path(elements))))

@@ -1,6 +1,6 @@
 """Logging of the library: through structlog if the program has configured it, otherwise through `logging`.
 
-A program that does not use structlog thus finds the warnings among its own, and nothing on its output.
+So a program without structlog gets the warnings of zkdns with its own, and zkdns prints nothing by itself.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from zkdns.errors import ZkdnsError
 
 Ping = Callable[[], object]
-"""A callable that returns False or raises if the service cannot serve. Any other result means that it can."""
+"""Returns False or raises if the service cannot serve requests. Any other result means that it can."""
 
 
 class Pinger:
@@ -26,8 +26,8 @@ class Pinger:
         self._interval = interval
         self._timeout = timeout
         self._stopped = threading.Event()
-        self._began: float | None = None
-        self._reporting = threading.Lock()  # so that a call that has returned is not reported as late
+        self._call_began_at: float | None = None
+        self._reporting = threading.Lock()  # so that a call that has just returned is not reported as late
         self._caller = threading.Thread(target=self._call, name="zkdns ping", daemon=True)
         self._timer = threading.Thread(target=self._watch_time, name="zkdns ping time", daemon=True)
 
@@ -42,7 +42,7 @@ class Pinger:
 
     def _call(self) -> None:
         while not self._stopped.is_set():
-            self._began = time.monotonic()
+            self._call_began_at = time.monotonic()
             error: ZkdnsError | None = None
             try:
                 if self._ping() is False:
@@ -50,7 +50,7 @@ class Pinger:
             except BaseException as failure:  # noqa: BLE001 - any exception, even SystemExit, is a failed ping
                 error = ZkdnsError(f"the ping failed: {failure!r}")
             with self._reporting:
-                self._began = None
+                self._call_began_at = None
                 if not self._stopped.is_set():
                     self._on_result(error)
             self._stopped.wait(self._interval)
@@ -59,7 +59,7 @@ class Pinger:
         reported: float | None = None
         while not self._stopped.wait(min(self._timeout, 1.0) / 4):
             with self._reporting:
-                began = self._began
+                began = self._call_began_at
                 if began is not None and began != reported and time.monotonic() - began > self._timeout:
                     reported = began
                     self._on_result(ZkdnsError(f"the ping has not returned within {self._timeout:g} s"))

@@ -1,7 +1,7 @@
 """Tests one ZooKeeper server with a real session.
 
-Four-letter words (`ruok`, `srvr`) are disabled on most servers, and do not test whether this client may
-connect.
+Four-letter words (`ruok`, `srvr`) are no substitute: most servers disable them, and they do not test TLS and
+the credentials.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _DISCONNECT_SECONDS = 2.0
 
 
 class RootListing(msgspec.Struct, frozen=True):
-    """A znode that was listed."""
+    """The result of listing one znode."""
 
     path: str
     children: int | None = None
-    """How many children it has. None: it could not be listed."""
+    """The number of its children. None: it could not be listed."""
     refusal: str | None = None
     """Why it could not be listed."""
 

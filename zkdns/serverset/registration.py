@@ -1,8 +1,8 @@
 """Keeps one member registered: exactly one znode, through every change of session, znode and service.
 
-Each possible cause of a difference triggers the same comparison of the wanted and the actual state: a new
-connection, a changed ping result, the znode's watch, an error. So there is a single repair procedure and no
-list of special cases.
+Theory of operation: a new connection, a changed ping result, the znode's watch or an error may each mean that
+the actual state (which znode exists) differs from the wanted one. Each of them triggers the same comparison,
+`_compare`, which corrects any difference. So there is one repair procedure and no list of special cases.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Registration:
         print(registration.path)  # /discovery/prod/web/member_0000000318
         registration.close()
 
-    It is a context manager, and an asynchronous one, which closes it at the end. Its threads never raise:
-    `is_registered`, `path` and `last_error` show the state. A registration that is never closed ends with the
-    process. A forked child process does not share it.
+    `with` and `async with` close it at the end of the block. Its threads never raise; `is_registered`, `path`
+    and `last_error` show the state. A registration that is never closed ends with the process. A forked child
+    process does not share it.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Registration:
         self._session = session
         self._directory = directory
         self._data = encode_member(member)
-        self._is_wanted = None if ping else True  # None: the first ping has not returned
+        self._is_wanted = None if ping else True  # None: unknown, since the first ping has not returned
         self._path: str | None = None
-        self._is_uncertain = False  # whether a create without a response may have succeeded
+        self._is_uncertain = False  # whether a create request without a response may have succeeded
         self._last_error: ZkdnsError | None = None
         self._backoff = Backoff()
         self._attempt = 0  # so that only the latest scheduled comparison runs
@@ -139,14 +139,14 @@ class Registration:
                 self._state.notify_all()
             self._unregister()
             self._session.wait_for(self._state, lambda: self._is_gone, limit)
-        except BaseException:  # an interrupt closes it as well, wherever it occurs
+        except BaseException:  # such as KeyboardInterrupt at any of these lines: close all the same
             self._is_closing = True
             self._unregister()
             raise
         finally:
             self._session.leave(self, unfinished=not self._is_gone)
             if self._is_gone:
-                self._session.finished(self)  # the znode went between the two lines above
+                self._session.finished(self)  # the znode was deleted between the two calls above
 
     def _unregister(self) -> None:
         """Stop the ping and delete the znode."""
@@ -178,7 +178,7 @@ class Registration:
         self._compare()
 
     def _on_ping(self, error: ZkdnsError | None) -> None:
-        """Take the result of a ping. None: it succeeded."""
+        """Store the result of a ping, and compare if it has changed. None: it succeeded."""
         with self._state:
             changed = self._is_wanted is not (error is None)
             self._is_wanted = error is None
@@ -199,7 +199,7 @@ class Registration:
     # -- the comparison, in the session's worker -----------------------------------------------------------
 
     def _compare(self) -> None:
-        """Make the actual state the wanted one. After an error, try again later."""
+        """Create or delete the znode if necessary. After an error, try again later."""
         self._attempt += 1
         if self._is_gone:
             return
@@ -262,8 +262,8 @@ class Registration:
         log.info("member_registered", path=path)
 
     def _call_create(self) -> str:
-        # Not with kazoo's makepath, which creates in several steps: the last one could come long after this
-        # thread has stopped waiting and has looked for the znode.
+        # Not with kazoo's makepath, which sends several requests: the last one could create the znode long
+        # after this thread has stopped waiting and `_adopt` has found none.
         self._is_uncertain = True
         try:
             path = self._session.call(
@@ -275,11 +275,11 @@ class Registration:
         return str(path)
 
     def _adopt(self) -> None:
-        """Find the znode of a create after a lost response: it has our session and our data.
+        """Find the znode of a create request whose response was lost: it has our session and our data.
 
-        When this request is executed, that create has been executed or never will be: a connection keeps the
-        order, and when a session connects again ZooKeeper closes its previous connection and drops the
-        requests that still arrive there (measured).
+        The result is final: ZooKeeper has executed that create before it executes this listing, or will never
+        do so. A connection keeps the order of requests. When a session connects again, ZooKeeper closes its
+        previous connection and drops the requests that still arrive there (measured).
         """
         self._session.call("sync", self._directory)  # this server may lag behind the one that executed it
         try:
@@ -290,7 +290,7 @@ class Registration:
         free = [path for path in paths if path not in self._session.claimed]
         ours = None
         for path, response in [(path, self._session.call_async("get", path)) for path in free]:
-            with contextlib.suppress(NoNodeError, NoAuthError):  # our own znode can be read
+            with contextlib.suppress(NoNodeError, NoAuthError):  # a znode that we cannot read is not ours
                 data, stat = response.get(timeout=self._session.session_timeout)
                 if data == self._data and self._session.owns(stat):
                     ours = path

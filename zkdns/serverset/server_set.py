@@ -28,7 +28,7 @@ TEST: Final = "test"
 DEFAULT_NAMESPACE: Final = "/discovery/{environment}/{service}"
 DEFAULT_ZOOKEEPER: Final = f"127.0.0.1:{ZOOKEEPER_PORT}"
 
-_MAX_DATA = 1_000_000  # ZooKeeper closes the connection at 1 MB (jute.maxbuffer), at every attempt
+_MAX_DATA = 1_000_000  # bytes; for more than 1 MB (jute.maxbuffer) ZooKeeper closes the connection
 _INT32 = 2**31
 
 
@@ -70,7 +70,7 @@ class ServerSet:
         self.path = _path(parse_namespace(namespace), environment, service)
         """The path of the set: the members are the children of this znode."""
         _check_seconds("session_timeout", session_timeout)
-        self._client = client  # a strong reference: the session has one only while it is used
+        self._client = client  # a strong reference, which the session has only while it has users
         self._session = (
             Session(parse_connect_string(zookeeper), session_timeout, access=access)
             if client is None
@@ -182,7 +182,7 @@ class ServerSet:
 
 
 async def _outcome(opened: Registration | SetWatch, timeout: float) -> None:
-    """Await the outcome. Cancellation closes the object, which the caller does not have yet."""
+    """Wait for the outcome. Cancellation closes the object, since the caller has no reference to it yet."""
     loop = asyncio.get_running_loop()
     try:
         await loop.run_in_executor(None, opened.wait_for_outcome, timeout)
@@ -201,7 +201,7 @@ def make_member(
     shard: int | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Member:
-    """Make a member from checked values, which every reader of the format accepts.
+    """Check the values and make a member that every reader of the format accepts.
 
     Raises:
         BadValueError: an invalid value; the text gives the accepted form.
@@ -249,9 +249,9 @@ def _checked_host(host: str) -> str:
     return canonical_host(host)
 
 
-def _check_port(port: int, least: int) -> None:
-    if type(port) is not int or not least <= port <= MAX_PORT:
-        raise BadValueError(f"port {port!r} is not valid; a port is {least} to {MAX_PORT}")
+def _check_port(port: int, min_port: int) -> None:
+    if type(port) is not int or not min_port <= port <= MAX_PORT:
+        raise BadValueError(f"port {port!r} is not valid; a port is {min_port} to {MAX_PORT}")
 
 
 def _check_seconds(name: str, seconds: float) -> None:

@@ -1,10 +1,10 @@
 """A ZooKeeper session shared by registrations and watches, with the one thread that sends requests.
 
-    kazoo's threads ──(only post)──▶ queue of jobs ──▶ worker thread ──▶ requests, one by one
+    kazoo's threads ──(only add jobs)──▶ queue of jobs ──▶ worker thread ──▶ requests, one by one
 
-Requests in kazoo's callbacks would deadlock, so the callbacks post jobs that run in the worker. A session
-starts with its first user and ends with its last one, or at the end of the process. A client that the caller
-passed in keeps running. A forked child process does not share the session; it starts its own.
+A request in one of kazoo's callbacks would deadlock, so the callbacks add jobs, which run in the worker. A
+session starts with its first user and ends with its last one, or at the end of the process. A client that the
+caller passed in keeps running. A forked child process does not share the session; it starts its own.
 """
 
 from __future__ import annotations
@@ -71,6 +71,7 @@ class Session:
         access: credentials and TLS of the session's own client.
     """
 
+    # The sessions of clients that callers have passed in.
     _of_clients: ClassVar[weakref.WeakKeyDictionary[Any, Session]] = weakref.WeakKeyDictionary()
     _of_clients_lock: ClassVar = threading.Lock()
 
@@ -85,8 +86,8 @@ class Session:
         self.hosts = hosts
         self._access = access
         self.session_timeout = session_timeout
-        # Weak, because this client is the key by which the session is found. With users, `_client` holds it.
-        self._given = weakref.ref(client) if client is not None else None
+        # Weak, since this client is a key of `_of_clients`. While there are users, `_client` keeps it alive.
+        self._callers_client = weakref.ref(client) if client is not None else None
         self.reset()
         _sessions.add(self)
 
@@ -133,11 +134,11 @@ class Session:
         return bool(stat.ephemeralOwner == identity[0])
 
     def claim(self, path: str) -> None:
-        """Note that a registration owns the member at this path, so that no other one adopts it."""
+        """Record that a registration owns the member at this path, so that no other one adopts it."""
         self.claimed.add(path)
 
     def release(self, path: str) -> None:
-        """Note that no registration owns the member at this path any more."""
+        """Record that no registration owns the member at this path any more."""
         self.claimed.discard(path)
 
     # -- users ---------------------------------------------------------------------------------------------
@@ -155,8 +156,8 @@ class Session:
 
         Args:
             user: a user that has joined.
-            unfinished: whether the user still has a znode. While the session has other users, `on_connected`
-                is then still called for it, until it calls `finished`.
+            unfinished: whether the user still has a znode. If so, and while the session has other users,
+                `on_connected` is still called for it, until it calls `finished`.
         """
         with self._lock:
             if user not in self._users:
@@ -167,7 +168,7 @@ class Session:
         self._end_if_unused()
 
     def finished(self, user: SessionUser) -> None:
-        """Note that a user that has left has no znode any more."""
+        """Record that a user that has left has no znode any more."""
         with self._lock:
             if user not in self._leaving:
                 return
@@ -176,17 +177,17 @@ class Session:
 
     def _start(self) -> None:
         """Start the client and the worker. The caller holds the lock."""
-        own = self._make_client(None) if self._given is None else None
-        client = own or (self._given() if self._given is not None else None)
+        own = self._make_client(None) if self._callers_client is None else None
+        client = own or (self._callers_client() if self._callers_client is not None else None)
         if client is None:
             raise ZooKeeperError("the ZooKeeper client of this server set no longer exists")
         if own is not None:
-            own.start_async()  # before anything is stored: it fails when no more files can be opened
+            own.start_async()  # before anything is stored, since it fails if no more files can be opened
             atexit.register(self._on_exit)  # registered after kazoo's own handler, so that it runs before it
         self._client = client
         self._worker = threading.Thread(target=self._work, name="zkdns session", daemon=True)
         self._worker.start()
-        client.add_listener(self._on_state)  # the first job covers states before this line
+        client.add_listener(self._on_state)  # `join` adds a job that handles an earlier connect
         if own is not None:
             first_check = time.monotonic() + _CLIENT_CHECK_SECONDS
             heapq.heappush(self._jobs, (first_check, next(self._numbers), self._replace_ended_client))
@@ -226,8 +227,9 @@ class Session:
             client, worker = self._client, self._worker
             if self._users or client is None or worker is None:
                 return
-            if self._leaving and self._given is not None and client.client_state != KeeperState.CLOSED:
-                return
+            is_callers = self._callers_client is not None
+            if self._leaving and is_callers and client.client_state != KeeperState.CLOSED:
+                return  # the session goes on, so its remaining znodes have to be deleted first
             client.remove_listener(self._on_state)
             self._client = self._worker = None
             atexit.unregister(self._on_exit)
@@ -235,14 +237,14 @@ class Session:
             self.claimed.clear()
             self._jobs.clear()
             self._lock.notify_all()
-        if self._given is None:
+        if self._callers_client is None:
             try:
                 client.stop()
                 client.close()
             except Exception as error:  # noqa: BLE001 - kazoo stops waiting for its own thread
                 log.warning("zookeeper_session_close_failed", reason=repr(error))
         if worker is not threading.current_thread():
-            worker.join(self.session_timeout)  # it takes that long only if a subscriber hangs
+            worker.join(self.session_timeout)  # the worker ends at once unless a subscriber hangs
 
     def _on_exit(self) -> None:
         """End the session at the end of the process, so that open members do not wait for the timeout."""
@@ -264,7 +266,7 @@ class Session:
         if state == KazooState.CONNECTED:
             self.run_soon(self._notify_all)
         elif state == KazooState.LOST:
-            self.run_soon(self._end_if_unused)  # the caller has stopped its client, so no user can finish
+            self.run_soon(self._end_if_unused)  # if the caller has stopped its client, no user can finish
 
     def _notify_all(self) -> None:
         self._notify([*self._users, *self._leaving])

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 log = Log("zkdns.watch")
 
-# ZooKeeper never assigns a sequence number twice under one parent, so such a member is read once. Any other
-# name may have been deleted and created again between two reads.
+# ZooKeeper never assigns a sequence number twice under one parent, so a member with one is read once. A
+# member with any other name is read at each change, since it may have been deleted and created again between
+# two reads.
 _NUMBERED = re.compile(r"[0-9]{10}$")
-_UNREAD = Member("", None)
+_NEVER_READ = Member("", None)  # not None, which stands for an invalid member
 
 
 class SetWatch(Watch):
@@ -116,13 +117,12 @@ class SetWatch(Watch):
             )
         except NoNodeError:
             self._known.clear()
-            # The watch is set before subscribers are called: one that exits must not leave the set unwatched.
+            # Before subscribers are called, because one that raises SystemExit would leave the set unwatched.
             if self._session.call("exists", self._directory, watch=self._on_watch) is not None:
                 self._session.run_soon(self._update)  # it was created between the two requests
             return []
-        if (
-            stat.czxid != self._czxid
-        ):  # the set was created again, so its members are new even under old names
+        if stat.czxid != self._czxid:
+            # The set was created again, so members with known names are new ones.
             self._czxid = stat.czxid
             self._known.clear()
         present = sorted(name for name in names if name.startswith(MEMBER_PREFIX))
@@ -146,7 +146,7 @@ class SetWatch(Watch):
             self._skip(name, error.reason, str(error))
 
     def _skip(self, name: str, reason: str, detail: str) -> None:
-        if self._known.get(name, _UNREAD) is not None:
+        if self._known.get(name, _NEVER_READ) is not None:
             self.bad_members[reason] += 1
             log.warning("member_skipped", path=f"{self._directory}/{name}", reason=reason, detail=detail)
         self._known[name] = None

@@ -5,7 +5,7 @@
                { host = "10.0.0.2", port = 8080, shard = 2, additional = { admin = "10.0.0.2:9990" } }]
 
 Members are named `m0`, `m1`, … in the order of the file. A file with any error is rejected as a whole,
-because a half-applied edit is not what its author intended.
+because applying only a part of an edit could be worse than applying none of it.
 """
 
 from __future__ import annotations

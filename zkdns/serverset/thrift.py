@@ -5,8 +5,8 @@
     endpoint = 1: string host, 2: i32 port, 3: string inet, 4: string inet6
 
 A field is a byte for its type, two bytes for its number, and its value. A zero byte ends a struct. Unknown
-fields, and known ones of another type, are skipped, as thrift's own readers do. Every client of ZooKeeper may
-be able to write here, so nothing is trusted: lengths are checked before use, and the depth is limited.
+fields, and known ones of another type, are skipped, as thrift's own readers do. The data is not trusted,
+since any client of ZooKeeper may have written it: lengths are checked before use, and the depth is limited.
 """
 
 from __future__ import annotations

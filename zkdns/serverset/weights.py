@@ -105,7 +105,7 @@ def _selector(text: str) -> _Selector | None:
 
 
 class Weights:
-    """The combined vectors of a set, indexed by selector because there may be many members and entries.
+    """The combined vectors of a set, indexed by selector, since a set may have many members and entries.
 
     Args:
         vectors: in any order.
@@ -121,7 +121,8 @@ class Weights:
         """The weight of a member, for `Member.weight`.
 
         It is 1 if no entry selects the member, 0 if an entry drains it, and `DROPPED` if any factor is
-        negative: Finagle uses -1 for that, and a second -1 must not bring the member back.
+        negative. Finagle drops a member with -1. The product of two such factors would be 1, and answer the
+        member again.
         """
         weight = 1.0
         for selector in _selectors_of(member):

@@ -1,4 +1,4 @@
-"""Reads the data and Stat of single znodes on request."""
+"""Reads the data and Stat of some znodes once, without watches."""
 
 from __future__ import annotations
 

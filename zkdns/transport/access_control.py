@@ -6,9 +6,9 @@
                                  │
                                  └──▶ the usual responses
 
-Over UDP the source address can be forged, so that responses go to a victim. A rate-limited client gets a
-truncated response, hardly longer than the query; a real client then repeats the query over TCP. A query with
-a valid server cookie has no forged address and is never rate-limited.
+Over UDP an attacker can forge the source address, so that responses go to a victim. A query over the rate
+limit therefore gets an empty truncated response, hardly longer than the query; a real client then repeats the
+query over TCP. The address of a query with a valid server cookie is not forged, so it is never rate-limited.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from zkdns.transport.contract import ResponseLookup
 from zkdns.transport.sockets import packed_address
 
 LOOPBACK: Final = ("127.0.0.0/8", "::1/128")
-PRIVATE: Final = (
+PRIVATE: Final = (  # the networks that may query by default
     *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16"),  # RFC 1918
     "100.64.0.0/10",  # RFC 6598
     "fc00::/7",  # RFC 4193
     *("169.254.0.0/16", "fe80::/10"),  # RFC 3927, RFC 4291 §2.5.6
 )
 
-_MAX_ADDRESSES = 1 << 16  # cached results; an IPv6 network has an unlimited number of addresses
+_MAX_ADDRESSES = 1 << 16  # results to cache; an IPv6 network has an unlimited number of addresses
 _IPV4, _IPV6 = 4, 16
 _PREFIX = {_IPV4: 3, _IPV6: 7}  # bytes of a network for rate limiting: a /24, a /56
 _MAPPED = bytes(10) + b"\xff\xff"  # RFC 4291 §2.5.5.2
@@ -60,12 +60,12 @@ class Allowlist(dict[bytes, bool]):
 
 
 class AccessControl(msgspec.Struct, frozen=True):
-    """Which clients a socket answers, and the responses for all others.
+    """The clients that a socket answers, and the responses for all others.
 
     Attributes:
-        allowed: whether an address is allowed.
-        refused: responses for addresses that are not.
-        rate_limited: responses for networks over the rate limit.
+        allowed: the clients that may query.
+        refused: the responses to all other clients.
+        rate_limited: the responses to queries over the rate limit.
         has_valid_cookie: whether a query (by its key) has a valid server cookie for an address; called only
             above the rate limit.
         rate_limit: queries a second for one network (a /24, or a /56 of IPv6); 0: no limit.
@@ -90,8 +90,8 @@ class AccessControl(msgspec.Struct, frozen=True):
             now: seconds on a monotonic clock.
 
         Returns:
-            None if all clients get the usual responses. Otherwise, for each client, the lookup that replaces
-            them, or None.
+            None: all clients get the usual responses. Otherwise, for each client, the lookup to use in place
+            of the usual one, or None.
         """
         all_allowed = all(map(self.allowed.__getitem__, addresses))
         over_limit = self._over_limit(addresses, now) if self.rate_limit else frozenset()
@@ -125,7 +125,10 @@ class AccessControl(msgspec.Struct, frozen=True):
         return frozenset(network for network in networks if queries[network] > self.rate_limit)
 
     def check_stream(self, host: str) -> ResponseLookup | None:
-        """The lookup for a connection from this address; None: the usual responses."""
+        """The lookup to use in place of the usual one for a connection from this address.
+
+        None: the usual one.
+        """
         if self.allowed[packed_address(host)]:
             return None
         self.counters.refused += 1

@@ -1,7 +1,7 @@
 """Socket activation: sockets that a service manager has bound and passes to the server (sd_listen_fds(3)).
 
 The service manager keeps the sockets open while the server restarts, so that queries wait in the kernel. The
-server therefore closes its copies but never shuts them down, which would affect the next server too.
+server closes its own file descriptors, but never shuts the sockets down, since the next server uses them too.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "LISTEN_PIDFDID")
 
 
 def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket.socket]:
-    """The sockets that were passed to this process.
+    """The sockets that the service manager has passed to this process.
 
-    The variables are removed, and the sockets are not inherited by child processes.
+    Removes the variables from the environment, and prevents child processes from inheriting the sockets.
 
     Raises:
-        ListenError: a passed file cannot be served, with the reason.
+        ListenError: a passed file descriptor is not a suitable socket.
     """
     values = {name: environment.pop(name, "") for name in _VARIABLES}
     count = values["LISTEN_FDS"]
@@ -37,13 +37,13 @@ def take_inherited_sockets(environment: MutableMapping[str, str]) -> list[socket
             os.set_inheritable(number, False)
             sock = socket.socket(fileno=number)
         except OSError as error:
-            raise ListenError(f"{_named(number)} is no socket ({error.strerror}); {_WANTED}") from None
+            raise ListenError(f"{_named(number)} is not a socket ({error.strerror}); {_WANTED}") from None
         _check(sock)
         try:
             configure_inherited(sock)
             address_of(sock)
         except OSError as error:
-            raise ListenError(f"{_named(number)} cannot be listened at ({error.strerror})") from None
+            raise ListenError(f"{_named(number)} cannot be used to listen ({error.strerror})") from None
         inherited.append(sock)
     return inherited
 
@@ -54,7 +54,7 @@ def addresses_of(inherited: Iterable[socket.socket]) -> tuple[HostPort, ...]:
 
 
 def pair_sockets(inherited: Iterable[socket.socket]) -> list[SocketPair]:
-    """Pair the UDP and TCP sockets of each address; a socket that was not passed is bound.
+    """Pair the UDP and TCP sockets of each address, and bind the missing ones.
 
     Several sockets of one kind at one address (ReusePort=) make several pairs.
 
@@ -67,13 +67,13 @@ def pair_sockets(inherited: Iterable[socket.socket]) -> list[SocketPair]:
         for sock in inherited:
             closed_on_error.callback(sock.close)
         for address in addresses_of(inherited):
-            here = [sock for sock in inherited if address_of(sock) == address]
-            udp = [sock for sock in here if sock.type == socket.SOCK_DGRAM]
-            tcp = [sock for sock in here if sock.type == socket.SOCK_STREAM]
-            for halves, other, kind in ((udp, tcp, socket.SOCK_DGRAM), (tcp, udp, socket.SOCK_STREAM)):
-                while len(halves) < len(other):
-                    halves.append(bind_one(address, kind))
-                    closed_on_error.callback(halves[-1].close)
+            at_address = [sock for sock in inherited if address_of(sock) == address]
+            udp = [sock for sock in at_address if sock.type == socket.SOCK_DGRAM]
+            tcp = [sock for sock in at_address if sock.type == socket.SOCK_STREAM]
+            for socks, others, kind in ((udp, tcp, socket.SOCK_DGRAM), (tcp, udp, socket.SOCK_STREAM)):
+                while len(socks) < len(others):
+                    socks.append(bind_one(address, kind))
+                    closed_on_error.callback(socks[-1].close)
             pairs += map(SocketPair, udp, tcp)
         closed_on_error.pop_all()
     return pairs
@@ -99,6 +99,6 @@ def _check(sock: socket.socket) -> None:
     }:
         raise ListenError(f"{_named(sock.fileno())} is a socket of {family}, {kind}; {_WANTED}")
     if sock.type == socket.SOCK_STREAM and not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-        raise ListenError(f"{_named(sock.fileno())} does not listen, as a connection does not; {_WANTED}")
+        raise ListenError(f"{_named(sock.fileno())} is not a listening socket; {_WANTED}")
     if not sock.getsockname()[1]:
         raise ListenError(f"{_named(sock.fileno())} is not bound to a port; {_WANTED}")

@@ -1,18 +1,21 @@
 """Batches of datagrams with one system call: Linux' `recvmmsg` and `sendmmsg`, through ctypes.
 
-All buffers have fixed places, which the calls are given once. Whole columns of numbers (lengths, ids) are
-copied by one call into C each, so that no line of Python runs for a single datagram:
+The buffers never move, so their addresses are written into the message headers only once. The lengths and ids
+of all datagrams are copied together, with one strided `memoryview` assignment per column, so that no Python
+code runs per datagram. Each datagram has these buffers:
 
     slot        id | head | question … | length    a query, followed by its length
     overflow    … the rest of a query that is longer than its slot
     body        lengths | id | head | rest …       a response, sent with the question of the slot
 
-Before the id is copied into a body, its place holds the response class (`zkdns.transport.counters`).
+A body has room for the id. Until the id is copied there, that room holds the response class
+(`zkdns.transport.counters`).
 
-A query is returned as the bytes of its slot, padded with zeros. Two queries are equal exactly if these bytes
-are equal, so that a cache needs no other check. A response is passed as the bytes of its body, without the
-question, which is sent from the slot as it was received. `zkdns.transport.codecs.UdpCodec` converts both
-forms.
+`receive` returns a query as the bytes of its slot after the id, padded with zeros. Two queries are equal
+exactly if these bytes are equal, so that a cache needs no other check. `send` takes a response as the bytes
+of its body. The kernel gathers a datagram from three buffers: id and head of the body, the question in the
+slot as it was received, and the rest of the body. `zkdns.transport.codecs.UdpCodec` converts queries and
+responses to and from these forms.
 """
 
 from __future__ import annotations
@@ -46,16 +49,16 @@ SLOT: Final = 96
 """Bytes of a slot. Most queries are shorter; a query with EDNS and a name of 63 bytes fills it."""
 MAX_RESPONSE: Final = 1232
 """Bytes of the longest response."""
-MARK: Final = 4
+CLASS_OFFSET: Final = 4
 """Offset of the response class in a body."""
-LEAD: Final = 6
-"""Bytes of a body before the head: lengths of the rest and of the question, and room for the id."""
+PREFIX: Final = 6
+"""Bytes of a body before its head: the lengths of the rest and of the question, and room for the id."""
 HEAD: Final = 10
-"""Bytes between id and question."""
+"""Bytes of a message's header after the id."""
 
 _SLOT_CAPACITY = SLOT - LENGTH
 _OVERFLOW = 65536
-_BODY = LEAD - ID + MAX_RESPONSE
+_BODY = PREFIX - ID + MAX_RESPONSE
 _SOCKADDR_SIZE = {socket.AF_INET: 16, socket.AF_INET6: 28}  # sockaddr_in, sockaddr_in6
 _ADDRESS = {socket.AF_INET: "4x4s8x", socket.AF_INET6: "8x16s4x"}
 # A header of 16 bytes, and in_pktinfo or in6_pktinfo.
@@ -72,7 +75,7 @@ class Client(NamedTuple):
     """The client of a deferred response."""
 
     query: bytes
-    """The query with its id, as far as its slot holds it: the response repeats parts of it."""
+    """The query with its id, cut to the capacity of a slot. The response repeats its id and question."""
     address: Address
     ancillary: list[Ancillary]
     """Ancillary data with the local address at which the query arrived."""
@@ -99,7 +102,7 @@ class _MmsgHdr(ctypes.Structure):
 
 
 class _Messages:
-    """The message headers for one of the calls: for each datagram a header and its pieces of memory."""
+    """The message headers for one of the calls, and the buffers (pieces) that each header refers to."""
 
     def __init__(self, pieces: int) -> None:
         self._headers = (_MmsgHdr * MAX_BATCH)()
@@ -107,7 +110,8 @@ class _Messages:
         self._count = pieces
         # A pointer to each datagram, since datagrams that could not be sent are skipped.
         self.starting_at = [ctypes.c_void_p(ctypes.addressof(entry)) for entry in self._headers]
-        # Numbers have the byte order of the machine; only the lower half of the wide ones is ever used.
+        # The numbers have the byte order of the machine. All lengths fit into 16 bits, so only these are
+        # copied.
         halves = memoryview(self._headers).cast("B").cast("H")
         self.lengths = halves[_half_of(_MmsgHdr.length.offset, 4) :: ctypes.sizeof(_MmsgHdr) // 2]
         words = memoryview(self._headers).cast("B").cast("Q")
@@ -120,7 +124,7 @@ class _Messages:
         ]
 
     def place(self, at: int, client: tuple[int, int], *pieces: tuple[int, int]) -> None:
-        """Set the addresses and sizes of a datagram's parts."""
+        """Set the addresses and sizes of a datagram's socket address and pieces."""
         header = self._headers[at].header
         header.name, header.name_length = client
         header.iov, header.iov_count = ctypes.addressof(self._pieces[self._count * at]), self._count
@@ -133,15 +137,18 @@ class _Messages:
 
 
 class _Columns:
-    """Pairs of columns; the second is copied to the first, with a row for each datagram."""
+    """Pairs of a target column and a source column, with a row for each datagram."""
 
     def __init__(self, pairs: Sequence[tuple[memoryview, memoryview]]) -> None:
-        self._pairs = [[(to[:count], what[:count]) for to, what in pairs] for count in range(MAX_BATCH + 1)]
+        # Sliced in advance for each number of datagrams.
+        self._pairs = [
+            [(target[:count], source[:count]) for target, source in pairs] for count in range(MAX_BATCH + 1)
+        ]
 
     def copy(self, count: int) -> None:
-        """Copy the numbers of this many datagrams."""
-        for to, what in self._pairs[count]:
-            to[:] = what
+        """Copy the first `count` rows of each source to its target."""
+        for target, source in self._pairs[count]:
+            target[:] = source
 
 
 class Batch:
@@ -156,12 +163,12 @@ class Batch:
     """
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock  # a reference, so that the file number stays valid
+        self._sock = sock  # keeps the file descriptor open
         self._fd, self._flags = ctypes.c_int(sock.fileno()), ctypes.c_int(socket.MSG_DONTWAIT)
         self._numbers = [ctypes.c_uint(count) for count in range(MAX_BATCH + 1)]
         self.has_empty = False
         """Whether some of the last responses were empty (no response, deferred or per-client)."""
-        self.marks = bytearray()
+        self.classes = bytearray()
         """The response classes of the last responses; 0 for empty ones."""
         self._count = 0
         self._family = socket.AddressFamily(sock.family)
@@ -171,8 +178,8 @@ class Batch:
         self._received, self._sent = _Messages(2), _Messages(3)
         libc = ctypes.PyDLL(None, use_errno=True)  # PyDLL keeps the GIL: none of these calls waits
         self._sendmmsg = libc.sendmmsg
-        first, most = self._received.starting_at[0], self._numbers[MAX_BATCH]
-        self._receive = partial(libc.recvmmsg, self._fd, first, most, self._flags, None)
+        first, max_count = self._received.starting_at[0], self._numbers[MAX_BATCH]
+        self._receive = partial(libc.recvmmsg, self._fd, first, max_count, self._flags, None)
         self._lay_out(socket.AddressFamily(sock.family))
         self._map_columns()
         self._address_readers = [
@@ -180,7 +187,7 @@ class Batch:
         ]
         self._readers = [struct.Struct(f"{ID}x{SLOT - ID}s" * count) for count in range(MAX_BATCH + 1)]
         self._writers = [struct.Struct(f"{_BODY}s" * count) for count in range(MAX_BATCH + 1)]
-        self._sources = (
+        self._local_addresses = (
             _LocalAddresses(sock.family, self._received, self._sent) if is_wildcard(sock) else None
         )
 
@@ -189,12 +196,12 @@ class Batch:
         overflow, clients = _address_of(self._overflow), _address_of(self._clients)
         for at in range(MAX_BATCH):
             client = clients + at * _SOCKADDR_SIZE[family], _SOCKADDR_SIZE[family]
-            slot, body = slots + at * SLOT, bodies + at * _BODY + LEAD
+            slot, body = slots + at * SLOT, bodies + at * _BODY + PREFIX
             self._received.place(at, client, (slot, _SLOT_CAPACITY), (overflow + at * _OVERFLOW, _OVERFLOW))
             self._sent.place(at, client, (body - ID, ID + HEAD), (slot + ID + HEAD, 0), (body + HEAD, 0))
 
     def _map_columns(self) -> None:
-        """Prepare, for each number of datagrams, the columns that are copied."""
+        """Create the views of the buffers that are copied as columns."""
         slots, bodies = memoryview(self._slots).cast("H"), memoryview(self._bodies).cast("H")
         self._slot_lengths = slots[_SLOT_CAPACITY // 2 :: SLOT // 2]
         self._lengths = _Columns(((self._slot_lengths, self._received.lengths),))
@@ -207,15 +214,15 @@ class Batch:
         self._used = [(used[: count * SLOT], empty[: count * SLOT]) for count in range(MAX_BATCH + 1)]
 
     def receive(self) -> Sequence[bytes]:
-        """The queries that have arrived, without their ids: at most `MAX_BATCH`, and none if there are none.
+        """The queries that have arrived, without their ids; at most `MAX_BATCH`. Never waits.
 
         Raises:
-            OSError: the socket reports an earlier failure; there may be queries nevertheless.
+            OSError: the kernel reports that an earlier response failed. Queries may be waiting all the same.
         """
         used, empty = self._used[self._count]
         used[:] = empty
-        if self._sources is not None:
-            self._sources.expect()
+        if self._local_addresses is not None:
+            self._local_addresses.reset_sizes()
         self._count = self._receive()
         if self._count <= 0:
             self._count = 0
@@ -231,7 +238,7 @@ class Batch:
         return self._address_readers[self._count].unpack_from(self._clients)
 
     def long_query(self, at: int) -> bytes | None:
-        """The query at this position in the same form, if it is longer than its slot; otherwise None."""
+        """The query at this position, in the same form, if it is longer than its slot; otherwise None."""
         length = self._slot_lengths[at]
         if length <= _SLOT_CAPACITY:
             return None
@@ -243,23 +250,23 @@ class Batch:
         return bytes(query) + length.to_bytes(LENGTH, sys.byteorder)
 
     def query(self, at: int) -> bytes:
-        """The query at this position in the same form, whatever its length."""
+        """The query at this position, in the same form, even if it is longer than its slot."""
         return self.long_query(at) or bytes(self._slots[at * SLOT + ID : (at + 1) * SLOT])
 
     def send(self, responses: Sequence[bytes]) -> int:
         """Send the response to each query, in their order; nothing is sent for empty responses.
 
         Returns:
-            the number of responses that the kernel did not accept, because it has no room or no route.
+            the number of responses that the kernel did not accept, for lack of buffer space or of a route.
         """
         self.has_empty = not all(responses)
-        if self._sources is not None:
-            self._sources.reply_from_local_address(self._count)
+        if self._local_addresses is not None:
+            self._local_addresses.reply_from_local_address(self._count)
         if self.has_empty and not any(responses):
-            self.marks = bytearray()
+            self.classes = bytearray()
             return 0
         self._writers[self._count].pack_into(self._bodies, 0, *responses)
-        self.marks = self._bodies[MARK : self._count * _BODY : _BODY]
+        self.classes = self._bodies[CLASS_OFFSET : self._count * _BODY : _BODY]
         self._responses.copy(self._count)
         if not self.has_empty:
             return self._send_run(0, self._count)
@@ -282,7 +289,7 @@ class Batch:
             port, flow, ip, scope = _SOCKADDR_IN6.unpack(sockaddr)
             numbers = int.from_bytes(flow), int.from_bytes(scope, sys.byteorder)
             address = socket.inet_ntop(socket.AF_INET6, ip), port, *numbers
-        ancillary = [self._sources.source(at)] if self._sources is not None else []
+        ancillary = [self._local_addresses.source(at)] if self._local_addresses is not None else []
         return Client(bytes(self._slots[slot : slot + _SLOT_CAPACITY]), address, ancillary)
 
     def _send_run(self, start: int, end: int) -> int:
@@ -290,7 +297,7 @@ class Batch:
         while start < end:
             first, rest = self._sent.starting_at[start], self._numbers[end - start]
             sent = self._sendmmsg(self._fd, first, rest, self._flags)
-            if sent <= 0:  # this one cannot be sent; the others may
+            if sent <= 0:  # the first one cannot be sent, but the others may
                 sent, lost = 1, lost + (not self._send_fragmented(start))
             start += sent
         return lost
@@ -305,7 +312,7 @@ class Batch:
 
 
 class _LocalAddresses:
-    """The local address at which each datagram arrived, in the form that both calls use."""
+    """The local address at which each datagram arrived: ancillary data that both calls share."""
 
     def __init__(self, family: int, received: _Messages, sent: _Messages) -> None:
         self._is_ipv6 = family == socket.AF_INET6
@@ -320,8 +327,8 @@ class _LocalAddresses:
             for messages in (received, sent):
                 messages.place_control(at, _address_of(self._memory) + at * self._size)
 
-    def expect(self) -> None:
-        """Provide room for the ancillary data of the next call."""
+    def reset_sizes(self) -> None:
+        """Reset the sizes of the ancillary data, which each receive call overwrites."""
         self._received[:] = self._room
 
     def reply_from_local_address(self, count: int) -> None:
@@ -358,7 +365,7 @@ def is_available() -> bool:
 
 
 def _is_permitted() -> bool:
-    """Whether the call is permitted (seccomp may forbid it): tried on an empty socket."""
+    """Whether the call is permitted, which seccomp may prevent. Tries it on a socket without datagrams."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             return not Batch(probe).receive()
@@ -367,7 +374,7 @@ def _is_permitted() -> bool:
 
 
 def _half_of(offset: int, size: int) -> int:
-    """The index, in an array of 16-bit numbers, of the lowest part of a wider number."""
+    """The index of the lowest 16 bits of a wider number, in an array of 16-bit numbers."""
     return (offset if sys.byteorder == "little" else offset + size - 2) // 2
 
 

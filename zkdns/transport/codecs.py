@@ -1,11 +1,14 @@
-"""The codecs of UDP and TCP: the keys by which queries are looked up, and responses ready to send."""
+"""The codecs of UDP and TCP: convert queries to the keys of their lookup, and responses for sending.
+
+They are apart from `batch`, which does I/O, because the response cache uses them without sockets.
+"""
 
 from __future__ import annotations
 
 import struct
 import sys
 
-from zkdns.transport.batch import HEAD, ID, LEAD, LENGTH, MAX_RESPONSE, SLOT
+from zkdns.transport.batch import HEAD, ID, LENGTH, MAX_RESPONSE, PREFIX, SLOT
 from zkdns.transport.counters import NOT_COUNTED
 
 _SLOT_CAPACITY = SLOT - ID - LENGTH  # bytes of a query after its id that fit into a slot
@@ -18,9 +21,9 @@ class UdpCodec:
     """The form of queries from a batch and of responses to it (`zkdns.transport.batch`)."""
 
     max_cached_query = _SLOT_CAPACITY
-    """Bytes of the longest query that fits into a slot."""
+    """Bytes of the longest query that is cached: one that fits into a slot."""
     echoes_question = True
-    """A response is sent with the question of its slot, in the spelling of the query."""
+    """A response is sent with the question from the query's slot, and thus in the query's spelling."""
 
     @staticmethod
     def key(query: bytes) -> bytes:
@@ -37,13 +40,13 @@ class UdpCodec:
         return key[:end] if 0 <= end <= len(key) - LENGTH else b""
 
     @staticmethod
-    def response(body: bytes, question: int, mark: int = NOT_COUNTED) -> bytes:
+    def response(body: bytes, question: int, response_class: int = NOT_COUNTED) -> bytes:
         """A response after its id, ready to send.
 
         Args:
             body: the response after its id.
             question: length of its question.
-            mark: the response class.
+            response_class: the response class.
 
         Raises:
             ValueError: the response does not fit into a datagram.
@@ -54,14 +57,14 @@ class UdpCodec:
             raise ValueError(
                 f"a response has {ID + len(body)} bytes, at most {MAX_RESPONSE} fit into a datagram"
             )
-        if question > _SLOT_CAPACITY - HEAD:  # the slot does not hold the whole question
-            question = 0
+        if question > _SLOT_CAPACITY - HEAD:
+            question = 0  # the slot does not hold the whole question, so it is part of the rest
         rest = body[HEAD + question :]
-        return _LENGTHS.pack(len(rest), question, mark) + body[:HEAD] + rest
+        return _LENGTHS.pack(len(rest), question, response_class) + body[:HEAD] + rest
 
     @staticmethod
     def copy_case(response: bytes, _key: bytes, _name_end: int) -> bytes:
-        """The response itself."""
+        """The response itself, which has no question."""
         return response
 
     @staticmethod
@@ -70,12 +73,12 @@ class UdpCodec:
         if not response:
             return response
         _, question, _ = _LENGTHS.unpack_from(response)
-        head, asked = response[LEAD : LEAD + HEAD], query[ID + HEAD : ID + HEAD + question]
-        return b"".join((query[:ID].ljust(ID, b"\0"), head, asked, response[LEAD + HEAD :]))
+        head, repeated = response[PREFIX : PREFIX + HEAD], query[ID + HEAD : ID + HEAD + question]
+        return b"".join((query[:ID].ljust(ID, b"\0"), head, repeated, response[PREFIX + HEAD :]))
 
 
 class TcpCodec:
-    """The form of messages on a stream: unchanged, without their lengths and ids."""
+    """The form of messages on a stream: the DNS message itself, without its length prefix and id."""
 
     max_cached_query = _MAX_CACHED_TCP_QUERY
     """Bytes of the longest query that is cached."""
@@ -93,7 +96,7 @@ class TcpCodec:
         return key
 
     @staticmethod
-    def response(body: bytes, _question: int, _mark: int = NOT_COUNTED) -> bytes:
+    def response(body: bytes, _question: int, _response_class: int = NOT_COUNTED) -> bytes:
         """The response itself; the TCP server derives its class from the message."""
         return body
 

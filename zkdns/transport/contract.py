@@ -8,9 +8,9 @@ A transport looks responses up by the bytes of a query without its id and takes 
     response          meaning                                action of the transport
     non-empty bytes   the response                           sends it
     b""               no response                            sends nothing
-    DeferredResponse  an upstream must be asked first        calls `start`, and sends the response when it is
+    DeferredResponse  an upstream must answer first          calls `start`, and sends the response when it is
                                                              delivered
-    PerClientResponse the response holds a server cookie     calls `for_address`, and sends the result
+    PerClientResponse the response has a server cookie       calls `for_address`, and sends the result
 
 `DeferredResponse` and `PerClientResponse` are empty, and therefore false, subclasses of `bytes`. A batch of
 64 responses is checked for exceptions by one call into C, `all(responses)`. An `isinstance` check of every
@@ -31,13 +31,14 @@ class DeferredResponse(bytes):
 
     Attributes:
         start: starts to resolve the query. The transport calls it once, after it has sent the responses of
-            the same batch that are available. It must take no longer than computing a response does.
+            the same batch that are available. It must not block, and must be as quick as computing a
+            response.
     """
 
     start: Callable[[Deliver], None]
 
     def __new__(cls, start: Callable[[Deliver], None]) -> Self:
-        """Create an empty placeholder with this function."""
+        """Create an empty `bytes` object with this attribute."""
         made = super().__new__(cls)
         made.start = start
         return made
@@ -53,7 +54,7 @@ class PerClientResponse(bytes):
     for_address: Callable[[bytes], bytes]
 
     def __new__(cls, for_address: Callable[[bytes], bytes]) -> Self:
-        """Create an empty placeholder with this function."""
+        """Create an empty `bytes` object with this attribute."""
         made = super().__new__(cls)
         made.for_address = for_address
         return made
@@ -77,13 +78,13 @@ class CachedResponseLookup(ResponseLookup, Protocol):
 
 
 class ResponseObserver(Protocol):
-    """Receives each response that is sent, for the query log. Responses are then handled one by one."""
+    """Receives each response that is sent, for the query log. With it, responses are made one by one."""
 
     def take_source(self) -> str:
         """The source of the last response; the transport must call this after every response."""
 
     def is_sampled(self) -> bool:
-        """Whether `on_response` is to be called for this response."""
+        """Decide whether the transport calls `on_response` for this response."""
 
     def on_response(self, transport: str, host: str, message: bytes, source: str, seconds: float, /) -> None:
         """A response was sent.

@@ -15,7 +15,7 @@ _MAX_MESSAGE = 65535
 
 
 class NoResponseError(BadResponseError):
-    """The server sent no response; the text says why."""
+    """There was no complete response. The text gives the reason."""
 
 
 def exchange(server: HostPort, query: bytes, timeout: float) -> dnslib.DNSRecord:

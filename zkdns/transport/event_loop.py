@@ -4,14 +4,15 @@
                           ▲               └─────▶ other files ──┐
                           └──────────── callbacks, timers ◀─────┘
 
-In asyncio, the way from a ready socket to its callback takes some ten microseconds (measured), as much as a
-small batch of responses. Timers and other files do not wait for servers: they are checked before each wait.
+asyncio needs some ten microseconds (measured) to call the callback of a ready socket, as long as a small
+batch of responses takes. Timers and other files do not wait for servers: `select` returns to asyncio as soon
+as they have something to do.
 
-While a server has more work, its socket is not watched. Otherwise epoll would report each datagram that the
-server sends, which costs a twentieth of a response (measured).
+While a server has more work, epoll does not watch its socket. Otherwise epoll would also wake for each
+datagram that the server sends, which costs a twentieth of a response (measured).
 
-Deferrable work is done in pieces, and servers are checked between the pieces. A query that can be answered
-from the cache therefore waits for at most one piece.
+Deferred work runs in pieces, and servers are checked between the pieces. A query that can be answered from
+the cache therefore waits for at most one piece.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ log = structlog.get_logger("zkdns.transport")
 _Ts = TypeVarTuple("_Ts")
 
 Work = Callable[[], bool]
-"""The work of a server when its file is ready. Returns whether there may be more to do."""
+"""What a server does when its file is ready. Returns whether there may be more to do."""
 
 
 Defer: TypeAlias = Callable[[Callable[[], None]], object]
-"""Schedules a piece of deferrable work."""
+"""Schedules a piece of deferred work."""
 
 
 class ServingLoop(asyncio.SelectorEventLoop):
-    """An event loop with servers, on systems with epoll; elsewhere an ordinary one."""
+    """An event loop with the fast path for servers. On systems without epoll it is an ordinary event loop."""
 
     def __init__(self) -> None:
         self.serving = _ServingSelector() if hasattr(select, "epoll") else None
@@ -92,10 +93,10 @@ def remove_server(file: int) -> None:
 
 
 def deferrer() -> Defer:
-    """The function that schedules deferrable work in the running loop.
+    """The function that schedules deferred work in the running loop.
 
-    Pieces run in their order, soon but not at once. They take at most half of the time while servers are
-    busy. Keep the function, since finding the running loop takes a system call.
+    The pieces run in order, after the servers have been served. While servers are busy, the pieces take at
+    most half of the time. Callers keep the function, since finding the running loop takes a system call.
     """
     loop = asyncio.get_running_loop()
     if isinstance(loop, ServingLoop) and loop.serving is not None:
@@ -104,10 +105,12 @@ def deferrer() -> Defer:
 
 
 class _ServingSelector(selectors.BaseSelector):
-    """A selector that is itself watched by an epoll object, together with the servers' files.
+    """The selector of a `ServingLoop`: one epoll object watches the servers' files and an inner selector.
+
+    The inner selector (`_others`) watches the files of asyncio.
 
     Attributes:
-        has_loop_work: set when the loop has something to do; servers then yield.
+        has_loop_work: whether asyncio has something to do, so that `select` has to return soon.
     """
 
     def __init__(self) -> None:
@@ -135,11 +138,11 @@ class _ServingSelector(selectors.BaseSelector):
             self._epoll.unregister(file)
 
     def defer(self, piece: Callable[[], None]) -> None:
-        """Run this after the servers have been served."""
+        """Run a piece of work after the servers have been served."""
         self._pieces.append(piece)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Serve until the loop has something to do; return the other files that are ready."""
+        """Serve until asyncio has something to do; return the ready files of the inner selector."""
         end = None if timeout is None else time.monotonic() + timeout
         self.has_loop_work = False
         while True:
@@ -162,7 +165,7 @@ class _ServingSelector(selectors.BaseSelector):
                     return self._others.select(0)
 
     def _serve(self, file: int) -> None:
-        """Run a server's work, and watch its file unless there is more."""
+        """Run a server's work. Stop watching its file while there is more, and watch it again after that."""
         work = self._servers.get(file)
         if work is None:  # another file, or one that was removed a moment ago
             self.has_loop_work = True
@@ -175,10 +178,10 @@ class _ServingSelector(selectors.BaseSelector):
             self._epoll.register(file, select.EPOLLIN)
 
     def _run_deferred(self, started: float) -> None:
-        """Run a deferred piece, and more until they have taken as long as the servers.
+        """Run one deferred piece, then more of them until they have taken as long as the servers did.
 
         Args:
-            started: when the servers started; 0: nothing was deferred then.
+            started: when the servers started. 0: no piece was deferred then, so only one is run.
         """
         now = time.monotonic()
         end = 2 * now - started if started else now
@@ -187,7 +190,7 @@ class _ServingSelector(selectors.BaseSelector):
             self._run(self._pieces.popleft())
 
     def _run(self, work: Callable[[], bool | None]) -> bool | None:
-        """The result of the work; None if it raises."""
+        """Run the work and return its result; None if it raises."""
         try:
             return work()
         except Exception as error:  # noqa: BLE001 - an error of one must not end the loop

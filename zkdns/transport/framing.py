@@ -1,6 +1,6 @@
-"""Messages on a stream, each preceded by its length (RFC 1035 §4.2.2); many are answered at a time.
+"""Messages on a stream, each preceded by its length (RFC 1035 §4.2.2): answers many of them for one write.
 
-data ──▶ messages ──▶ responses ──▶ lengths, ids and responses, for one write
+data ──▶ messages ──▶ responses ──▶ length, id and response of each
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from zkdns.transport.contract import ResponseLookup
 LENGTH: Final = struct.Struct(">H")
 """The length before each message."""
 NO_MESSAGE: Final = LENGTH.pack(0)
+"""The length 0, after which no valid message can follow."""
 
 _MAX_WRITE_BYTES = 65536
-"""Bytes of responses in one write; a connection has hardly more waiting."""
+"""After this many bytes of responses, the rest is left for another write.
+
+The socket buffer rarely takes more.
+"""
 
 
 def answer_messages(
@@ -32,8 +36,8 @@ def answer_messages(
         data: framed messages; the last one may be incomplete.
         at: offset of the first one.
         answers: the responses.
-        resolve_empty: called with an empty response and the query's id; returns a per-client response, or
-            empty bytes.
+        resolve_empty: called with an empty response (deferred, per-client or none) and the query's id;
+            returns the response to send now, or empty bytes.
         classify: the class of a response; `NOT_COUNTED` if it is empty.
 
     Returns:
@@ -41,21 +45,21 @@ def answer_messages(
         of the responses.
     """
     pieces: list[bytes] = []
-    size, marks = len(data), bytearray()
+    size, classes = len(data), bytearray()
     room = _MAX_WRITE_BYTES
     while at + 2 <= size and room > 0:
-        begin_at = at + 2
-        end = begin_at + (data[at] << 8 | data[at + 1])
-        if end > size or end == begin_at:
+        id_at = at + 2
+        end = id_at + (data[at] << 8 | data[at + 1])
+        if end > size or end == id_at:
             break
-        query = min(begin_at + 2, end)
-        body = next(answers[data[query:end]])
+        query_at = min(id_at + 2, end)
+        body = next(answers[data[query_at:end]])
         if not body:
-            body = resolve_empty(body, data[begin_at:query])
+            body = resolve_empty(body, data[id_at:query_at])
         if body:
-            length = query - begin_at + len(body)
-            pieces += (LENGTH.pack(length), data[begin_at:query], body)
+            length = query_at - id_at + len(body)
+            pieces += (LENGTH.pack(length), data[id_at:query_at], body)
             room -= length
-        marks.append(classify(body))
+        classes.append(classify(body))
         at = end
-    return pieces, at, marks
+    return pieces, at, classes

@@ -1,4 +1,4 @@
-"""Log each kind of internal error once, so that a flood of queries cannot flood the log."""
+"""Logs each internal error once, so that a flood of queries cannot flood the log."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from typing import Any
 
 
 class LogOnce:
-    """Logs internal errors.
+    """Logs internal errors, each once. Errors with the same `repr` are the same error.
 
     Args:
         log: a structlog logger.
-        event: the log event.
+        event: the identifier of the log event.
     """
 
     def __init__(self, log: Any, event: str) -> None:  # noqa: ANN401 - structlog has no type for loggers

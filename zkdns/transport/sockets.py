@@ -1,4 +1,7 @@
-"""Listening sockets: a pair (UDP and TCP on one port) for each address and worker; open file limits."""
+"""The sockets of the server: binding, sharing a port, options, addresses, and the limit on open files.
+
+Each worker has a pair of sockets (UDP and TCP on one port) at each address.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,8 @@ _FILES_OF_LISTENER = 3  # TCP socket, selector, and the UDP socket of the same a
 _TCP_BACKLOG = 1024
 # Room for bursts while the process is busy; the kernel may grant less.
 _RECEIVE_BUFFER = 1 << 20
-# With port 0, the port that TCP got may be in use for UDP; another attempt gets another port.
+# With port 0, the kernel chooses a port for TCP, which may be in use for UDP. Another attempt gets another
+# one.
 _PORT_TRIES = 20
 
 # <linux/in.h>, <linux/in6.h>: not in Python's socket module everywhere.
@@ -50,7 +54,7 @@ _SOCK_FPROG = struct.Struct("@HP")
 Ancillary: TypeAlias = tuple[int, int, bytes]
 """Ancillary data for `socket.sendmsg`: level, type, data."""
 Address: TypeAlias = tuple[str, int] | tuple[str, int, int, int]
-"""The peer of a datagram; for IPv6 with flow information and scope."""
+"""The address of a datagram's client; for IPv6 with flow information and scope."""
 
 
 class SocketPair(msgspec.Struct, frozen=True):
@@ -71,7 +75,7 @@ def bind(address: HostPort, workers: int, *, shared: bool = False) -> list[Socke
     Args:
         address: the address.
         workers: number of pairs.
-        shared: whether other sockets of this server use the port, at an overlapping address.
+        shared: whether other sockets of this server already use the port at an overlapping address.
 
     Raises:
         ListenError: with the reason and a remedy.
@@ -105,14 +109,14 @@ def configure_inherited(sock: socket.socket) -> None:
     if sock.type == socket.SOCK_STREAM:
         sock.listen(_TCP_BACKLOG)
     elif sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) < _RECEIVE_BUFFER:
-        # Only then: root may have granted more than this process may request.
+        # Not otherwise: root may have set more than this process is permitted to set.
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
 
 
 def bind_additional(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]:
-    """Bind more pairs at an address, in the order in which the kernel then numbers them.
+    """Bind more pairs at the address of these pairs. The kernel numbers them in the order of the result.
 
-    They receive nothing until `direct_traffic` includes them, so that nothing is lost if they are closed
+    They receive nothing until `direct_traffic` includes them, so that no query is lost if they are closed
     again.
 
     Raises:
@@ -128,7 +132,7 @@ def bind_additional(pairs: Sequence[SocketPair], count: int) -> list[SocketPair]
 
 
 def allow_sharing(pairs: Iterable[SocketPair]) -> None:
-    """Allow this user to bind more sockets at the same port, which must allow it too."""
+    """Set SO_REUSEPORT, so that this user can bind more sockets with that option at the same port."""
     _share(pairs, is_shared=True)
 
 
@@ -178,7 +182,7 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[An
     """An address for the socket functions; an IPv6 zone becomes a scope id.
 
     Raises:
-        OSError: its interface does not exist.
+        OSError: the interface of the zone does not exist.
     """
     if ":" not in host:
         return socket.AF_INET, (host, port)
@@ -193,7 +197,7 @@ def socket_address(host: str, port: int) -> tuple[socket.AddressFamily, tuple[An
 
 
 def is_wildcard(udp: socket.socket) -> bool:
-    """Whether the socket listens at every address, so that each response needs a source address."""
+    """Whether the socket is bound to all addresses, so that each response needs a source address."""
     return ipaddress.ip_address(udp.getsockname()[0]).is_unspecified
 
 
@@ -224,7 +228,7 @@ def disable_fragmentation(udp: socket.socket) -> None:
 
 @contextlib.contextmanager
 def fragmentation_allowed(udp: socket.socket) -> Iterator[None]:
-    """Allow fragments while a datagram that exceeds the interface's MTU is sent."""
+    """Allow fragmentation in the `with` block, for a datagram that exceeds the interface's MTU."""
     if udp.family == socket.AF_INET and sys.platform == "linux":
         udp.setsockopt(socket.IPPROTO_IP, _IP_MTU_DISCOVER, _IP_PMTUDISC_DONT)
     try:
@@ -259,8 +263,9 @@ def _bind_all(address: HostPort, workers: int) -> list[SocketPair]:
     first.close()
     pairs = _bind_shared(found, workers)
     if workers == 1:
-        # No other socket may be bound there. But since the socket was bound with SO_REUSEPORT, the kernel
-        # treats it as the first of a group, and `direct_traffic` can set the program before there are others.
+        # Without the option, no other server can bind the port unnoticed. But since the socket was bound with
+        # it, the kernel has made a group, to which `direct_traffic` can attach a program before there are
+        # others.
         _share(pairs, is_shared=False)
     return pairs
 
@@ -330,7 +335,7 @@ def _explain(address: HostPort, error: OSError) -> str:
 
 
 def connections_per_listener(listeners: int) -> int:
-    """How many connections each listener of this process may have.
+    """The maximum number of connections of each listener of this process, given the limit on open files.
 
     Raises the limit on open files as far as permitted (a soft limit of 1,024 is common, the hard limit is far
     higher). At the limit, a listener cannot accept a connection, and so cannot replace an idle one either.

@@ -4,9 +4,9 @@
                 ▲                                            │
                 └── nothing is read while responses wait ◀───┘ the client does not read
 
-A burst is the data of one read. Data that is not read waits in the kernel, and its window stops the client,
-so that no other flow control is needed. All connections share one selector, which the event loop watches like
-a single socket. The time of a turn is limited, whatever the number of connections.
+A burst is the data of one read. Unread data waits in the kernel, and TCP's flow control stops the client, so
+that no other flow control is needed. All connections share one selector, which the event loop watches like a
+single socket. Each call of the event loop serves connections for a limited time, whatever their number.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ log = structlog.get_logger("zkdns.transport")
 IDLE_SECONDS = 10.0  # RFC 7766 §6.2.3 recommends a few seconds; counted from the last complete query
 MAX_PER_CLIENT = 128
 
-# Bytes read from one connection before others get their turn: some 50 queries. If each of them is new and
+# Bytes to read from one connection before others are served: some 50 queries. If each of them is new and
 # takes 20 µs, they take 1 ms.
 _BURST_BYTES = 2048
-# Connections are served for this long before UDP, the feed and timers get their turn.
-_MAX_TURN_SECONDS = 0.001
-_MAX_ACCEPTED = 16  # in one turn
-# After a server has stopped accepting, it closes connections that have been inactive for this long. A client
-# that has just connected or just got a response may be about to send a query; if it was closed, it retries
-# (RFC 7766 §6.2.4).
+# Connections are served for this long before the event loop serves UDP, the feed and timers.
+_MAX_SERVE_SECONDS = 0.001
+_MAX_ACCEPTED = 16  # new connections before others are served
+# After a server has stopped accepting, it closes connections that have been inactive for this long. Clients
+# that have just connected or received a response may be about to send a query. A client whose connection is
+# closed all the same retries (RFC 7766 §6.2.4).
 _INACTIVE_SECONDS = 1.0
-# If there is no free file and no connection that could be closed, nothing is accepted for this long.
+# If there is no free file descriptor and no connection to close, nothing is accepted for this long.
 _ACCEPT_RETRY_SECONDS = 1.0
 
 
 class TcpServer:
     """Answers queries on connections to one listening socket.
 
-    If there are too many connections, the longest idle one is closed for a new one, so that a flood of idle
-    connections locks no client out.
+    If there are too many connections, a new one replaces the longest idle one, so that idle connections
+    cannot lock clients out.
 
     Attributes:
         received: number of queries.
@@ -65,7 +65,7 @@ class TcpServer:
     Args:
         sock: a listening socket, which the caller owns.
         answers: the responses.
-        access: which clients are answered; None: all.
+        access: the clients that are answered. None: all.
         classify: the class of a response after its id.
         observer: receives each response; None: no observer.
         idle_seconds: maximum time without a complete query.
@@ -96,7 +96,7 @@ class TcpServer:
         self._max_per_client = max_per_client
         self._loop: asyncio.AbstractEventLoop
         self._selector: selectors.DefaultSelector | None = None
-        self._ready: deque[Callable[[float], None]] = deque()  # connections that wait for their turn
+        self._ready: deque[Callable[[float], None]] = deque()  # connections that are ready but not served yet
         self._connections: OrderedDict[_Connection, str] = OrderedDict()  # the longest idle one first
         self._per_client: Counter[str] = Counter()
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -113,7 +113,7 @@ class TcpServer:
 
     @property
     def file(self) -> int:
-        """The number of its socket."""
+        """The file descriptor of its socket."""
         return self._sock.fileno()
 
     def stop_accepting(self) -> None:
@@ -152,13 +152,13 @@ class TcpServer:
             self._selector.unregister(connection.sock)
 
     def on_active(self, connection: _Connection, queries: int = 0) -> None:
-        """A connection brought queries or starts to close: it is the least idle one now."""
+        """Make a connection the least idle one: it has received queries or starts to close."""
         self.received += queries
         if connection in self._connections:
             self._connections.move_to_end(connection)
 
     def on_closed(self, connection: _Connection) -> None:
-        """A connection is about to be closed."""
+        """Forget a connection that is about to be closed."""
         client = self._connections.pop(connection, None)
         if client is None:
             return
@@ -169,15 +169,15 @@ class TcpServer:
         self._end_when_empty()
 
     def _serve_ready(self) -> bool:
-        """Serve the connections that are ready, until all had their burst or the turn is over.
+        """Serve a burst of each connection that is ready, for a limited time.
 
-        The others come first in the next turn, before any connection gets a second burst.
+        The rest is served first in the next call, before any connection gets a second burst.
         """
         assert self._selector is not None  # noqa: S101 - set by start()
         if not self._ready:
             self._ready.extend(key.data for key, _ in self._selector.select(0))
         now = time.monotonic()
-        end = now + _MAX_TURN_SECONDS
+        end = now + _MAX_SERVE_SECONDS
         while self._ready and now < end:
             self._ready.popleft()(now)
             now = time.monotonic()
@@ -195,21 +195,21 @@ class TcpServer:
                 sock, peer = self._sock.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:  # no file or memory is left, which Linux reports even if no client is waiting
+            except OSError:  # no file descriptor or memory is left; Linux reports that even without a client
                 if not number:
-                    self._free_a_file()
+                    self._free_file_descriptor()
                 return
             try:
                 sock.setblocking(False)
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                other = self._access.check_stream(peer[0]) if self._access else None
-                answers = self._answers if other is None else other
+                replacement = self._access.check_stream(peer[0]) if self._access else None
+                answers = self._answers if replacement is None else replacement
                 connection = _Connection(self, sock, answers, packed_address(peer[0]), now)
                 self._open(connection, _client_of(peer))
-            except OSError:  # it is closed again, or cannot be watched
+            except OSError:  # the client has closed it already, or it cannot be watched
                 sock.close()
 
-    def _free_a_file(self) -> None:
+    def _free_file_descriptor(self) -> None:
         """Close the longest idle connection. If there is none, wait, because accepting would fail again."""
         if self._connections:
             next(iter(self._connections)).abort()
@@ -257,13 +257,13 @@ class TcpServer:
 class _Connection:
     """One connection.
 
-    It either reads or has responses waiting to be sent, never both: a client that does not read is not read
-    from. Deferred responses are sent when they arrive (RFC 7766 §7: in any order), also after the client has
-    shut down its side.
+    It reads only while no response waits to be sent, so that a client that does not read cannot send more
+    queries. Deferred responses are sent when they arrive (RFC 7766 §7: in any order), also after the client
+    has shut down its side.
 
     Attributes:
         sock: its socket.
-        active_at: when it last brought a complete query, or started to close.
+        active_at: when it last received a complete query, or started to close.
     """
 
     def __init__(
@@ -291,10 +291,10 @@ class _Connection:
                 self._buffer = self._buffer + more if self._buffer else more
                 self._answer(now)
             else:
-                self._end()
+                self._on_client_finished()
         except (BlockingIOError, InterruptedError):
             return
-        except OSError:  # reset, or closed before its turn came
+        except OSError:  # reset, or closed before it was served
             self.abort()
 
     def close(self, now: float) -> None:
@@ -308,18 +308,18 @@ class _Connection:
         self._server.on_active(self)
 
     def is_inactive(self, now: float) -> bool:
-        """Whether no query or response is on its way, as far as can be determined."""
+        """Whether no query or response is in flight, as far as this side of the connection shows."""
         if self._buffer or self._unsent or self._pending or now - self.active_at < _INACTIVE_SECONDS:
             return False
         try:
             return not self.sock.recv(1, socket.MSG_PEEK)
         except BlockingIOError:
             return True
-        except OSError:  # it is broken; the next turn will close it
+        except OSError:  # it is broken; serving it will close it
             return False
 
-    def _end(self) -> None:
-        """The client has shut down its side: close once all queries are answered."""
+    def _on_client_finished(self) -> None:
+        """Close once all queries are answered: the client has shut down its side."""
         self._client_finished = True
         if self._pending:
             self._server.set_events(self, 0)
@@ -333,7 +333,7 @@ class _Connection:
         self.sock.close()
 
     def _on_all_sent(self, now: float) -> None:
-        """All waiting data was sent: answer the next queries, or close if that was requested."""
+        """Continue after all waiting data was sent: answer the next queries, or close if requested."""
         if self._deferred:
             waiting, self._deferred = self._deferred, []
             self._send(b"".join(waiting))
@@ -342,7 +342,7 @@ class _Connection:
         if self._is_closing:
             self.abort()
         elif self._client_finished:
-            self._end()
+            self._on_client_finished()
         else:
             self._server.set_events(self, selectors.EVENT_READ)
             self._answer(now)
@@ -354,25 +354,25 @@ class _Connection:
         while at < len(data) and not self._unsent:
             try:
                 classify = partial(self._classify, now) if self._server.observer else self._server.classify
-                pieces, end, marks = answer_messages(data, at, self._answers, self._resolve_empty, classify)
+                pieces, end, classes = answer_messages(data, at, self._answers, self._resolve_empty, classify)
             except Exception as error:  # noqa: BLE001 - no exception may reach the event loop
                 self._server.log_once.error(error)
                 self.abort()
                 return
             if end == at:
                 break
-            at, queries = end, queries + len(marks)
+            at, queries = end, queries + len(classes)
             if pieces:
                 self._send(b"".join(pieces))
             counters = self._server.counters
-            counters.add(marks, counters.computed, time.monotonic() - now)
+            counters.add(classes, counters.computed, time.monotonic() - now)
         self._buffer = data[at:]
         if at:
             self.active_at = now
             self._server.on_active(self, queries)
         if self._unsent:
             self._server.set_events(self, selectors.EVENT_WRITE)
-        elif self._buffer[:2] == NO_MESSAGE:  # no complete message will follow
+        elif self._buffer[:2] == NO_MESSAGE:  # a message cannot have length 0
             self.close(now)
 
     def _resolve_empty(self, empty: bytes, ident: bytes) -> bytes:
@@ -383,7 +383,7 @@ class _Connection:
         return empty.for_address(self._address) if isinstance(empty, PerClientResponse) else b""
 
     def _classify(self, started: float, body: bytes) -> int:
-        """The class of the response that was just made; the observer is notified."""
+        """Report a response to the observer, and return its class."""
         server, observer = self._server, self._server.observer
         if observer is not None and body:
             source = observer.take_source()

@@ -19,7 +19,7 @@ from typing import Any
 import structlog
 
 from zkdns.transport.access_control import AccessControl
-from zkdns.transport.batch import ID, MARK, MAX_BATCH, Batch, Client, is_available
+from zkdns.transport.batch import CLASS_OFFSET, ID, MAX_BATCH, Batch, Client, is_available
 from zkdns.transport.codecs import UdpCodec
 from zkdns.transport.contract import (
     CachedResponseLookup,
@@ -44,11 +44,11 @@ from zkdns.transport.sockets import (
 
 log = structlog.get_logger("zkdns.udp")
 
-# Batches that are answered before TCP, the feed and timers get their turn.
+# Batches to answer before the event loop serves TCP, the feed and timers.
 _MAX_BATCHES = 4
-# After this many queries in a batch, more have usually arrived. Checking costs less than returning to epoll
-# (measured: a twentieth of a response at 180,000 a second).
-_LIKELY_MORE = 2
+# If a batch has at least this many queries, more have usually arrived in the meantime. Receiving again then
+# costs less than returning to epoll (measured: a twentieth of a response at 180,000 a second).
+_MIN_BATCH_TO_CONTINUE = 2
 _MAX_DATAGRAM = 65535
 _ANCILLARY = socket.CMSG_SPACE(64)
 _IN_PKTINFO = struct.Struct("=i4s4s")  # interface, local address, address in the header
@@ -70,9 +70,9 @@ class UdpServer:
     Args:
         sock: the socket, which the caller owns.
         answers: the responses, in the form of `UdpCodec`.
-        access: which clients are answered, and how; None: all.
+        access: the clients that are answered. None: all.
         observer: receives each response; None: no observer.
-        batched: whether to use batch calls; None: if the system has them.
+        batched: whether to use batch calls. None: if the system has them.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class UdpServer:
 
     @property
     def file(self) -> int:
-        """The number of its socket."""
+        """The file descriptor of its socket."""
         return self._sock.fileno()
 
     def stop_accepting(self) -> None:
@@ -133,28 +133,28 @@ class UdpServer:
                 return False
             started = time.monotonic()
             self.received += len(queries)
-            others = None
+            replacements = None
             if self._access is not None:
-                others = self._access.check_datagrams(batch.addresses(), batch.query, started)
+                replacements = self._access.check_datagrams(batch.addresses(), batch.query, started)
             if self.observer is not None:
-                responses = self._observe(self.observer, queries, batch.addresses(), others, started)
-            elif others:
+                responses = self._observe(self.observer, queries, batch.addresses(), replacements, started)
+            elif replacements:
                 self._latency = self.counters.computed
-                responses = list(map(self._response_to, queries, others))
+                responses = list(map(self._response_to, queries, replacements))
             else:
                 responses = self._responses_to(queries)
             self.lost += batch.send(responses)
-            self.counters.add(batch.marks, self._latency, time.monotonic() - started)
+            self.counters.add(batch.classes, self._latency, time.monotonic() - started)
             if batch.has_empty:
-                self._resolve_empty(responses, batch, others, started)
-            if len(queries) < _LIKELY_MORE:
+                self._resolve_empty(responses, batch, replacements, started)
+            if len(queries) < _MIN_BATCH_TO_CONTINUE:
                 return False
         return True
 
     def _responses_to(self, queries: Sequence[bytes]) -> list[bytes]:
         try:
-            # First all look-ups, then all responses: the processor then loads several entries from memory in
-            # parallel, which saves one part in thirty of a response (measured).
+            # First all lookups, then all responses. This way the processor loads several entries from memory
+            # in parallel, which saves one part in thirty of a response (measured).
             cached: list[Any] = list(map(self._get_cached, queries))
             if None not in cached:
                 self._latency = self.counters.cached
@@ -172,14 +172,16 @@ class UdpServer:
         observer: ResponseObserver,
         queries: Sequence[bytes],
         addresses: Sequence[bytes],
-        others: Sequence[ResponseLookup | None] | None,
+        replacements: Sequence[ResponseLookup | None] | None,
         started: float,
     ) -> list[bytes]:
-        """The responses, made one by one, each reported to the observer."""
+        """Make the responses one by one, and report each to the observer."""
         self._latency = self.counters.computed
         responses = []
-        for query, address, other in zip(queries, addresses, others or repeat(None), strict=False):
-            response = self._response_to(query, other)
+        for query, address, replacement in zip(
+            queries, addresses, replacements or repeat(None), strict=False
+        ):
+            response = self._response_to(query, replacement)
             source = observer.take_source()
             if isinstance(response, PerClientResponse):
                 response = self._for_client(response, address)
@@ -194,14 +196,14 @@ class UdpServer:
         self,
         responses: Sequence[bytes],
         batch: Batch,
-        others: Sequence[ResponseLookup | None] | None,
+        replacements: Sequence[ResponseLookup | None] | None,
         started: float,
     ) -> None:
         """Handle empty responses: long queries, deferred responses and per-client responses."""
         for at, response in enumerate(responses):
             query = batch.long_query(at) if not response else None
             if query is not None:
-                found = self._response_to(query, others[at] if others else None)
+                found = self._response_to(query, replacements[at] if replacements else None)
                 self._answer_one(batch.client(at), found, started)
             elif isinstance(response, DeferredResponse | PerClientResponse):
                 self._answer_one(batch.client(at), response, started)
@@ -218,7 +220,7 @@ class UdpServer:
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
 
-    def _deliver(self, client: Client, started: float, waited: LatencyHistogram, response: bytes) -> None:
+    def _deliver(self, client: Client, started: float, latency: LatencyHistogram, response: bytes) -> None:
         """Send a response outside of a batch; `started`: when its query arrived."""
         if isinstance(response, PerClientResponse):
             response = self._for_client(response, packed_address(client.address[0]))
@@ -230,7 +232,7 @@ class UdpServer:
         except OSError:
             self.lost += 1
         took = time.monotonic() - started
-        self.counters.add(response[MARK : MARK + 1], waited, took)
+        self.counters.add(response[CLASS_OFFSET : CLASS_OFFSET + 1], latency, took)
         if self.observer is not None:
             source = self.observer.take_source()
             if self.observer.is_sampled():
@@ -243,10 +245,10 @@ class UdpServer:
             self._log_once.error(error)
             return _NO_RESPONSE
 
-    def _response_to(self, query: bytes, other: ResponseLookup | None = None) -> bytes:
-        """The response to one query; `other` replaces the usual lookup."""
+    def _response_to(self, query: bytes, replacement: ResponseLookup | None = None) -> bytes:
+        """The response to one query, from `replacement` if given, otherwise from the usual lookup."""
         try:
-            return next(self._look_up(query) if other is None else other[query])
+            return next(self._look_up(query) if replacement is None else replacement[query])
         except Exception as error:  # noqa: BLE001 - an internal error costs one response
             self._log_once.error(error)
             return _NO_RESPONSE
@@ -260,14 +262,14 @@ class UdpServer:
             except BlockingIOError:
                 return False
             except OSError:
-                continue  # an earlier response came back undeliverable
+                continue  # the kernel reports that an earlier response was undeliverable
             started = time.monotonic()
             self.received += 1
-            key, others = UdpCodec.key(message[ID:]), None
+            key, replacements = UdpCodec.key(message[ID:]), None
             if self._access is not None:
                 addresses = (packed_address(client[0]),)
-                others = self._access.check_datagrams(addresses, (key,).__getitem__, started)
-            response = self._response_to(key, others[0] if others else None)
+                replacements = self._access.check_datagrams(addresses, (key,).__getitem__, started)
+            response = self._response_to(key, replacements[0] if replacements else None)
             source = [item for item in map(_source_of, ancillary) if item]
             self._answer_one(Client(message, client, source), response, started)
         return True

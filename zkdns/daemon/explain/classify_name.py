@@ -142,7 +142,7 @@ class NameClassifier:
                 return self._classify_in_zone(owner.name.key)
             return self._classify_member(owner.name.key, origin, name)
         for namespace in self._config.namespaces:
-            if namespace.holds(path):
+            if namespace.matches_path(path):
                 elements = path[len(namespace.root.rstrip("/")) + 1 :].split("/")
                 try:
                     namespace.name_of(elements).check()

@@ -69,9 +69,9 @@ class GuardedPublisher:
     def set_health(self, ready: bool, stale: bool) -> None:
         """Report the health of ZooKeeper. Stale starts a disturbance that ends when it is ready again."""
         if stale:
-            self._publisher.publish(self.guard.disturbed(self._clock()))
+            self._publisher.publish(self.guard.on_disturbance(self._clock()))
         elif ready:
-            self.guard.settled(self._clock())
+            self.guard.on_settled(self._clock())
         self._set_timer()
         self._on_health(ready, stale)
 

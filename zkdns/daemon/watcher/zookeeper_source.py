@@ -74,7 +74,7 @@ class ZooKeeperSource:
 
     def restore(self, origins: Iterable[str]) -> None:
         """Note sets of a snapshot. Those that ZooKeeper does not have are dropped after the first read."""
-        self._restored_origins = {origin for origin in origins if self._namespace.holds(origin)}
+        self._restored_origins = {origin for origin in origins if self._namespace.matches_path(origin)}
 
     def start(self) -> None:
         """Connect, and retry without end."""
@@ -85,7 +85,7 @@ class ZooKeeperSource:
 
     def holds(self, path: str) -> bool:
         """Return True if a member's znode is in this namespace."""
-        return self._namespace.holds(path.rpartition("/")[0])
+        return self._namespace.matches_path(path.rpartition("/")[0])
 
     async def read_stats(self, paths: Iterable[str], seconds: float) -> dict[str, ZnodeStat]:
         """Read znodes, with a timeout. Znodes that could not be read in time are not in the result."""

@@ -98,7 +98,7 @@ class WorkerStatsReporter:
             response_cache_entries=sum(map(len, caches)),
             response_cache_bytes=sum(cache.size for cache in caches),
             unsent=sum(server.lost for server in udp),
-            truncated_over_tcp=self._authority.responder.cut_over_tcp,
+            truncated_over_tcp=self._authority.responder.truncated_over_tcp,
             refused=self._access.refused,
             rate_limited=self._access.rate_limited,
             forward=_forward_stats(self._forwarder) if self._forwarder is not None else None,

@@ -1,4 +1,4 @@
-"""The queue between kazoo's threads, which only add to it, and the event loop, which runs its calls."""
+"""The queue from kazoo's threads, which add calls, to the event loop, which runs them in order."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class ThreadsafeQueue:
     def post(self, call: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the call's own
         """Run a call in the event loop soon. After the end of the loop this does nothing."""
         self._calls.append((call, arguments))
-        # A post between the first two lines of `_drain` may wake the loop once too often, but never too
-        # rarely.
+        # `_drain` clears the flag before it counts the calls. So a call is never left without a wake-up,
+        # although the loop may be woken once too often.
         if not self._is_woken:
             self._is_woken = True
             with contextlib.suppress(RuntimeError):
@@ -40,8 +40,8 @@ class ThreadsafeQueue:
 
     def _drain(self) -> None:
         self._is_woken = False
-        # Run only the calls that are queued now, so that other tasks get their turn. Later calls wake the
-        # loop.
+        # Run only the calls that are queued now, so that other tasks run in between. Later calls wake the
+        # loop again.
         for _ in range(len(self._calls)):
             call, arguments = self._calls.popleft()
             self._run(call, arguments)

@@ -1,8 +1,10 @@
-"""The strategy for every ZooKeeper: a child watch on each znode, which is listed again when it fires.
+"""The strategy for any version of ZooKeeper: a child watch on each znode.
+
+When it fires, the znode is listed again.
 
 It costs a watch and a request for each set, and a request for each member. Many requests are in flight at
-once, because one after the other would wait for a round trip each. kazoo's public API is enough; members, the
-bulk of the requests, use the faster `GetData` if kazoo's internals are as expected.
+once, because sequential requests would take a round trip each. kazoo's public API is enough. Members, which
+are most of the requests, are read with the faster `GetData` if kazoo's internals are as expected.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class OneShotStrategy(WatchStrategy):
     is_ordered = False
 
     def start(self) -> None:
-        """Report readiness: there is nothing to set up."""
+        """Call `on_started` at once, since watches are set by the reads themselves."""
         self._waiting: deque[Read] = deque()
         self._in_flight = 0
         self._has_fast_reads = incompatibility() is None
@@ -97,7 +99,7 @@ class OneShotStrategy(WatchStrategy):
             self.listener.on_error(read, error)
 
     def _await_root(self, read: Read) -> None:
-        """Watch for the creation of the root: no watch on a parent would report it."""
+        """Watch for the creation of the root, which has no watched parent that would report it."""
         self._in_flight += 1
         result = self.client.exists_async(read.node.path, watch=self._watch_for(read.node))
         result.rawlink(partial(self.post, self._on_root_checked, read))
@@ -116,7 +118,7 @@ class OneShotStrategy(WatchStrategy):
     def _watch_for(self, node: Node, name: str = "") -> partial[None]:
         """The callback for a vector's data, or without a name for the node's children.
 
-        There is one per znode, so that kazoo's set of callbacks holds it once.
+        Each znode always gets the same callback, so that kazoo's set of callbacks contains it only once.
         """
         watch = self._watches.get((node, name))
         if watch is None:

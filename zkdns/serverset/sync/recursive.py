@@ -1,8 +1,9 @@
 """The strategy for ZooKeeper 3.6 and later: one recursive watch, and hundreds of reads per request.
 
-The server sends events and responses in one order, so a change that a response shows has an event either
-before or after it. Reads that wait while requests are in flight are batched into the next request: a single
-change is read at once, a storm in a few large requests.
+The server sends events and responses in one order: the event of a change arrives before any response that
+shows the change. So an event after a response reports what that response does not show. Reads that are
+submitted while requests are in flight wait, and go into the next request together. So a single change is read
+at once, and a storm of changes with a few large requests.
 """
 
 from __future__ import annotations
@@ -28,12 +29,13 @@ from zkdns.serverset.sync.tree import SetNode
 if TYPE_CHECKING:
     from kazoo.interfaces import IAsyncResult
 
-# Reads per request. A quarter of it makes a start 10 % slower (measured); more would delay urgent reads.
+# Maximum reads per request. With a quarter of it, a start takes 10 % longer (measured); more would delay
+# urgent reads.
 _MAX_READS = 1024
 _MAX_BYTES = 256 << 10  # per request; ZooKeeper closes the connection at 1 MB (jute.maxbuffer)
 _NAME_SIZE = 40  # bytes of a member's name and of the framing of a read
 _MAX_IN_FLIGHT = 4
-_SELF_TEST_TRIES = 5  # the tree may change between the two reads that are compared
+_SELF_TEST_TRIES = 5  # a comparison may fail because the root changes between the two reads
 
 
 class RecursiveStrategy(WatchStrategy):
@@ -54,7 +56,7 @@ class RecursiveStrategy(WatchStrategy):
         send_request(self.client, request, partial(self.post, self._on_watch_added))
 
     def submit(self, read: Read) -> None:
-        """Queue a request. Reads of changes go before those of the initial read and of audits."""
+        """Queue a request. Reads after events are sent before those of the initial read and of audits."""
         queue = self._waiting if read.is_initial or read.is_audit else self._urgent
         if len(read.names) <= _MAX_READS:
             queue.append(read)
@@ -79,7 +81,7 @@ class RecursiveStrategy(WatchStrategy):
             if read.names:
                 operations += [(GET_DATA, f"{path}/{name}") for name in read.names]
             elif isinstance(read.node, SetNode):
-                # In this order: if the set is created again between the two, events follow.
+                # In this order, so that events follow if the set is created again between the two.
                 operations += ((GET_DATA, path), (GET_CHILDREN, path))
             else:
                 operations.append((GET_CHILDREN, path))

@@ -17,7 +17,11 @@ from zkdns.serverset.sync.event_queue import ThreadsafeQueue
 from zkdns.serverset.sync.tree import Directory, Node, SetNode
 
 CONNECTION_ERRORS = (ConnectionLoss, ConnectionClosedError, SessionExpiredError)
-"""Exceptions caused by the connection rather than by the request."""
+"""Exceptions caused by the connection rather than by the request.
+
+Unlike in `session`, there is no time-out among them: requests are asynchronous and wait until the connection
+ends.
+"""
 
 
 class Read(NamedTuple):
@@ -25,18 +29,18 @@ class Read(NamedTuple):
 
     node: Node
     names: tuple[str, ...] = ()
-    """The children to read the data of. Empty: the list of children is read."""
+    """The children to read. Empty: read the list of children."""
     is_initial: bool = False
     """Whether this belongs to the first complete read over this connection."""
     is_audit: bool = False
-    """Whether this belongs to an audit, so that the response should contain nothing new."""
+    """Whether this belongs to an audit, so that the response should show no change."""
 
 
 class SyncListener(Protocol):
     """The receiver of a strategy's results. All methods are called in the event loop."""
 
     def on_started(self) -> None:
-        """The watches work, so the tree can be read."""
+        """The watches are set up, so the tree can be read."""
 
     def on_unsupported(self, reason: str) -> None:
         """The server or kazoo does not support this strategy."""
@@ -69,7 +73,7 @@ class WatchStrategy(ABC):
 
     name: ClassVar[str]
     is_ordered: ClassVar[bool]
-    """Whether the event of a change always arrives before a response that shows the change."""
+    """Whether the event of a change always arrives before any response that shows the change."""
 
     def __init__(
         self, client: KazooClient, root: Directory, queue: ThreadsafeQueue, listener: SyncListener
@@ -101,7 +105,7 @@ class WatchStrategy(ABC):
         self._is_stopped = True
 
     def post(self, call: Callable[..., None], *arguments: Any) -> None:  # noqa: ANN401 - the call's own
-        """Run a call in the event loop, unless the strategy has stopped by then. Callable from any thread."""
+        """Run a call in the event loop, unless the strategy has stopped by then. Thread-safe."""
         self._queue.post(self._run, call, arguments)
 
     def _run(self, call: Callable[..., None], arguments: tuple[Any, ...]) -> None:

@@ -1,7 +1,7 @@
 """The copy of a namespace's znodes: directories, sets, and the members that were read.
 
-`TreeSync` reports responses and events to the tree, and takes the resulting changes from it. All state of the
-nodes is written here. Never here: requests to ZooKeeper, threads, time.
+`TreeSync` reports responses and events to the tree, and takes the resulting changes from it. Only this file
+writes the state of nodes. It sends no requests to ZooKeeper and uses no threads and no clock.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from zkdns.serverset.weights import VECTOR_PREFIX, Vector, Weights, parse_vector
 log = structlog.get_logger("zkdns.sync")
 
 CHILD_PREFIXES = (MEMBER_PREFIX, VECTOR_PREFIX)
-"""Prefixes of the children of a set that are read."""
+"""Prefixes of a set's children that are read. Other children are ignored."""
 
 
 class _Znode:
-    """The state that all followed znodes have."""
+    """The common state of directories and sets."""
 
     __slots__ = ("elements", "is_gone", "is_listed", "is_requested", "is_retrying", "parent", "path")
 
@@ -37,7 +37,7 @@ class _Znode:
         self.parent = parent
         self.is_gone = False
         self.is_requested = False
-        """Whether its children were requested over the present connection."""
+        """Whether its list of children was requested over the present connection."""
         self.is_listed = False
         """Whether its list of children has arrived, and no event has made it outdated since."""
         self.is_retrying = False
@@ -57,7 +57,7 @@ class Directory(_Znode):
 
 
 class SetNode(_Znode):
-    """A set's znode and its members. An invalid member is None."""
+    """A set's znode and its members. In `members`, None stands for an invalid member."""
 
     __slots__ = (
         *("czxid", "is_outdated", "is_published", "members", "name", "reading", "unreadable", "vectors"),
@@ -73,9 +73,9 @@ class SetNode(_Znode):
         self.czxid = 0
         self.members: dict[str, Member | None] = {}
         self.vectors: dict[str, Vector | None] = {}
-        """The vectors that weight the members. An invalid one is None, as with members."""
+        """The vectors that weight the members. None stands for an invalid vector."""
         self.weights: Weights | None = None
-        """The combined vectors. None: to be computed."""
+        """The combined vectors. None: not computed since the last change of a vector."""
         self.reading: set[str] = set()
         """Names of members and vectors with a read in flight."""
         self.unreadable: set[str] = set()
@@ -117,7 +117,8 @@ class ZnodeTree:
         self._namespace = namespace
         self._is_chrooted = is_chrooted
         self._pending: dict[SetNode, _Pending] = {}
-        self._touched: dict[SetNode, None] = {}  # sets of `_pending` with news since the last `take_changes`
+        # Sets of `_pending` that may have changed since the last `take_changes`.
+        self._touched: dict[SetNode, None] = {}
         self._dropped: list[str] = []
         self._unread: dict[SetNode, None] = {}
 
@@ -148,25 +149,25 @@ class ZnodeTree:
     # -- requests ------------------------------------------------------------------------------------------
 
     def start_listing(self, node: Node) -> None:
-        """Note that a node's children are being requested."""
+        """Record that a node's list of children is requested."""
         node.is_requested = True
 
     def start_reading(self, node: SetNode, name: str) -> bool:
-        """Note that a member or vector is being read. False: a read is in flight, or the set is gone."""
+        """Record that a member or vector is read. False: a read is already in flight, or the set is gone."""
         if node.is_gone or name in node.reading:
             return False
         node.reading.add(name)
         return True
 
     def start_retry(self, node: Node) -> bool:
-        """Note that a node will be requested again later. False: a retry is already scheduled."""
+        """Record that a retry of a node is scheduled. False: one already was."""
         if node.is_retrying:
             return False
         node.is_retrying = True
         return True
 
     def end_retry(self, node: Node) -> None:
-        """Note that the retry of a node begins."""
+        """Record that the scheduled retry of a node begins."""
         node.is_retrying = False
 
     def cancel_requests(self) -> None:
@@ -183,31 +184,31 @@ class ZnodeTree:
         """Update a directory from its list of children.
 
         Returns:
-            The children that were not requested yet, and how many differences no event had announced.
+            The children that were not requested yet, and the number of changes that no event had reported.
         """
         was_listed, node.is_listed = node.is_listed, True
         wanted = self._namespace.fixed[len(node.elements)]
         present = {name for name in names if wanted in (None, name) and not self._is_reserved(node, name)}
         node.unnamed &= present
         gone = [node.children[name] for name in node.children.keys() - present]
-        surprises = sum(child.is_listed for child in gone)  # after an event its listing would be in flight
+        missed = sum(child.is_listed for child in gone)  # an event would have reset `is_listed`
         for child in gone:
             self.drop(child)
         before = len(node.children)
         nodes = [node.children.get(name) or self._make(node, name) for name in sorted(present)]
-        surprises += len(node.children) - before
+        missed += len(node.children) - before
         unrequested = [child for child in nodes if child is not None and not child.is_requested]
-        return unrequested, surprises if was_listed else 0
+        return unrequested, missed if was_listed else 0
 
     def add_child(self, node: Directory, name: str) -> Node | None:
-        """Add a child to a directory. None: it is not followed, or known already."""
+        """Add a child to a directory. None: the namespace does not include it, or it is already known."""
         wanted = self._namespace.fixed[len(node.elements)]
         if wanted not in (None, name) or self._is_reserved(node, name) or name in node.children:
             return None
         return self._make(node, name)
 
     def mark_deleted(self, node: Node) -> None:
-        """Note the deletion event of a node. The next listing shows whether it was created again."""
+        """Record the deletion event of a node. The next listing shows whether it was created again."""
         node.is_listed = False
 
     def _is_reserved(self, parent: Directory, name: str) -> bool:
@@ -236,7 +237,8 @@ class ZnodeTree:
     def drop(self, node: Node) -> None:
         """Remove a deleted znode with its descendants. The root stays, without children.
 
-        Every set is published as dropped, even one that was never read: a snapshot may have had its members.
+        Every set is published as dropped, even one that was never read, since the table may have its members
+        from a snapshot.
         """
         for lost in self.walk(node):
             if isinstance(lost, SetNode):
@@ -258,11 +260,11 @@ class ZnodeTree:
         """Update a set from its list of children.
 
         Returns:
-            The names to read, and how many members had joined or left without an event.
+            The names to read, and the number of members that have joined or left without an event.
         """
         was_listed, node.is_listed = node.is_listed, True
         node.is_outdated = False
-        if czxid != node.czxid:  # the set was created again, so its members are new even under old names
+        if czxid != node.czxid:  # the set was created again, so members with known names are new ones
             node.czxid = czxid
             node.is_published = False
             self._clear(node)
@@ -274,15 +276,15 @@ class ZnodeTree:
         for name in gone:
             self.remove(node, name)
         new = present - known - node.reading
-        surprises = (len(gone) + len(node.unreadable ^ new)) if was_listed else 0
+        missed = (len(gone) + len(node.unreadable ^ new)) if was_listed else 0
         node.unreadable.clear()
-        unread = sorted(new | (node.vectors.keys() - node.reading))  # vectors may change in place
+        unread = sorted(new | (node.vectors.keys() - node.reading))  # the data of a vector may change
         node.reading.update(unread)
         self._pending_of(node)
-        return unread, surprises
+        return unread, missed
 
     def mark_outdated(self, node: Node) -> None:
-        """Note that a set's list of children may have changed. Another listing follows."""
+        """Record that a set's list of children may have changed. Another listing follows."""
         if isinstance(node, SetNode):
             node.is_outdated = True
 
@@ -337,12 +339,12 @@ class ZnodeTree:
         pending.removed.discard(member.name)
 
     def listing_failed(self, node: Node) -> None:
-        """Note that a set could not be listed. It is published as unread unless its members are known."""
+        """Record that a set could not be listed. It is published as unread unless its members are known."""
         if isinstance(node, SetNode) and not node.is_published:
             self._unread[node] = None
 
     def reading_failed(self, node: SetNode, name: str, *, exists: bool) -> None:
-        """Note that a member or vector could not be read, or no longer exists."""
+        """Record that a member or vector could not be read, or no longer exists."""
         node.reading.discard(name)
         if exists:
             node.unreadable.add(name)
@@ -375,11 +377,11 @@ class ZnodeTree:
         return changes
 
     def _change(self, node: SetNode, pending: _Pending) -> Change | None:
-        """The next change of a set: first the whole set, once it is completely read, then each difference.
+        """The next change of a set: first the whole set, once it is completely read, then the differences.
 
-        The removal of the last members waits for reads and listings in flight, because they may bring their
-        replacements. So a set whose members are all replaced, or that is deleted and created again at once,
-        never appears empty.
+        The removal of the last members waits for reads and listings in flight, since their replacements may
+        be among the results. So a set never appears empty while all its members are replaced, or while it is
+        deleted and created again.
         """
         if not node.is_published and (node.reading or not node.is_listed):
             return None

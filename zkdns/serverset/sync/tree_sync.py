@@ -4,10 +4,10 @@
     not known yet ──▶ live: after each event, read the znodes that it concerns
 
 Rules of this file:
-- All decisions are made in the event loop. kazoo's threads only post to one queue.
+- All decisions are made in the event loop. kazoo's threads only add calls to one queue.
 - Each request belongs to a connection through its strategy. Late responses of an old connection are dropped.
-- Losing ZooKeeper changes no contents, only the `SyncState`.
-- An audit lists everything again every few minutes, and counts differences that no event had announced.
+- When ZooKeeper becomes unreachable, only the `SyncState` changes. The contents stay.
+- An audit lists everything again every few minutes, and counts changes that no event had reported.
 - kazoo's recipes are not used: ChildrenWatch ends silently when its znode is deleted, and starts a thread per
   watch on reconnect.
 """
@@ -44,12 +44,13 @@ log = structlog.get_logger("zkdns.sync")
 AUDIT_SECONDS = 300.0
 """The interval of audits, which list everything again although events should report every change."""
 
-# No event announces the end of a znode's own error, such as a denied access. Trying ten thousand such znodes
-# again costs 40 requests.
+# A znode that cannot be read, for instance because access is denied, is tried again at this interval, since
+# no event reports the end of the error. Trying ten thousand such znodes again costs 40 requests.
 _RETRY_SECONDS = 2.0
 # Maximum random delay after a reconnect, so that a thousand machines do not read everything at once.
 _RECONNECT_JITTER = 0.25
-# A server that is too old closes the connection at a recursive watch. It may be updated later.
+# After a server has refused the recursive watch, one-shot watches are used for this long. A server that is
+# too old closes the connection at each attempt, but it may be updated.
 _UNSUPPORTED_SECONDS = 3600.0
 
 
@@ -57,7 +58,7 @@ class SyncState(enum.StrEnum):
     """How current the published contents are."""
 
     READING = "reading"
-    """The first complete read is not finished."""
+    """The first complete read has not finished."""
     LIVE = "live"
     """Everything was read, and watches report every change."""
     READ_ONLY = "readonly"
@@ -90,7 +91,7 @@ class TreeSync(SyncListener):
     ) -> None:
         self.state = SyncState.READING
         self.repairs = 0
-        """Changes without an event that audits have found since the start. Expected: 0."""
+        """The number of changes without an event that audits have found since the start. Expected: 0."""
         self.last_activity_at: float | None = None
         """When ZooKeeper last sent anything, by the event loop's clock. None: not yet."""
         self.last_audit_at: float | None = None
@@ -128,7 +129,7 @@ class TreeSync(SyncListener):
         return {node.path for node in self._tree.sets()}
 
     def may_contain(self, origin: str) -> bool:
-        """Whether an unknown set may exist below a znode that cannot be listed."""
+        """Whether a set that is not in `origins` may exist, below a znode that cannot be listed."""
         elements = [element for element in origin[len(self._tree.root.path) :].split("/") if element]
         for count in range(len(elements)):
             node = self._tree.find(elements[:count])
@@ -233,15 +234,15 @@ class TreeSync(SyncListener):
         if not node.is_gone:
             self._reported.discard(node.path)
             if isinstance(node, Directory):
-                unrequested, surprises = self._tree.list_directory(node, names)
+                unrequested, missed = self._tree.list_directory(node, names)
                 for child in node.children.values() if read.is_audit else unrequested:
                     self._list(child, is_initial=read.is_initial, is_audit=read.is_audit)
             else:
-                unread, surprises = self._tree.list_set(node, names, czxid)
+                unread, missed = self._tree.list_set(node, names, czxid)
                 if unread:
                     self._submit(Read(node, tuple(unread), read.is_initial))
-            if read.is_audit and surprises:
-                self._count_repairs(node, surprises)
+            if read.is_audit and missed:
+                self._count_repairs(node, missed)
         self._finish(read)
 
     def on_data(self, read: Read, results: Sequence[bytes | BaseException]) -> None:
@@ -354,7 +355,7 @@ class TreeSync(SyncListener):
                 self._schedule_audit()
 
     def _remove(self, node: Node) -> None:
-        """Remove a znode that does not exist. An event reports its return."""
+        """Remove a znode that does not exist. If it is created again, an event reports that."""
         if node is self._tree.root and node.path not in self._reported:
             self._reported.add(node.path)
             log.warning("znode_missing", path=node.path)
@@ -372,9 +373,9 @@ class TreeSync(SyncListener):
             reason = "access denied" if isinstance(error, NoAuthError) else repr(error)
             log.warning("znode_read_failed", path=path, reason=reason)
         if not self._tree.start_retry(node):
-            return  # another member of the set failed before
-        # The initial read waits for the retry of the root, without which nothing was read, and of
-        # directories, unless their ACL denies access: other errors usually pass soon.
+            return  # another member of the set has failed before this one
+        # The initial read includes the retry of the root, without which nothing was read, and of directories:
+        # their errors usually pass soon, except a denied access.
         is_initial = read.is_initial and (
             node is self._tree.root or (isinstance(node, Directory) and not isinstance(error, NoAuthError))
         )
@@ -402,7 +403,7 @@ class TreeSync(SyncListener):
         self._schedule_audit()
 
     def _count_repairs(self, node: Node, count: int) -> None:
-        """Count changes without an event. One-shot watches may be late, so there nothing is counted."""
+        """Count changes without an event. Not with one-shot watches, whose events may arrive later."""
         if self._strategy is not None and self._strategy.is_ordered:
             self.repairs += count
             log.error("missed_changes_repaired", path=node.path, count=count)
