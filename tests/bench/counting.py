@@ -104,7 +104,7 @@ def _answers() -> ResponseCache:
     table = Table()
     fixed = parse_static(to_fixed_file(make_services(_SERVICES, _MEMBERS)), config.namespaces, origin="bench")
     for name, members in fixed.items():
-        table.apply(SetPut(f"fixed:{name.absolute}", name, members))
+        table.apply(SetPut(f"static:{name.absolute}", name, members))
     authority = Authority(table, config, _fail)
     authority.set_health(ready=True, stale=False)
     return authority.make_cache(UdpCodec, stream=False, max_bytes=_MEMORY)

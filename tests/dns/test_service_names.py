@@ -278,7 +278,7 @@ def test_a_label_belongs_to_one_member_of_a_file_and_zookeeper() -> None:
     """m1 of a static file must not take the name of member_0000000001, even after that departed."""
     server = Server()
     fixed = (Member("m0", endpoint("10.1.0.0:80")), Member("m1", endpoint("10.1.0.1:80")))
-    server.apply(SetPut("fixed:WEB.staging", ServiceName("WEB", "staging"), fixed))
+    server.apply(SetPut("static:WEB.staging", ServiceName("WEB", "staging"), fixed))
     server.apply(put("web.staging", [member(1, "10.0.0.1:80"), member(2, "10.0.0.2:80")]))
     before = targets_and_addresses(server, WEB)
     assert {len(addresses) for addresses in before.values()} == {1}

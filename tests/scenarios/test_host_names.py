@@ -33,7 +33,7 @@ from zkdns.table import Table
 
 host_resolver.REFRESH_SECONDS = host_resolver.RETRY_SECONDS = 0.0
 table = Table()
-table.apply(SetPut("fixed:web", ServiceName("web"), (Member("m0", Endpoint("db.example", 80)),)))
+table.apply(SetPut("static:web", ServiceName("web"), (Member("m0", Endpoint("db.example", 80)),)))
 
 def publish(changes):
     for change in changes:

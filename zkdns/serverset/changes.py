@@ -1,6 +1,6 @@
 """The changes that sources publish and tables apply. The feed and snapshots consist of them as well.
 
-A set is identified by its origin: the path of its znode, or `fixed:NAME`. Two origins may have one DNS name,
+A set is identified by its origin: the path of its znode, or `static:NAME`. Two origins may have one DNS name,
 for instance znodes that differ only in case, or a static file and ZooKeeper. The table merges such sets.
 """
 

@@ -56,7 +56,7 @@ class ResolverHarness:
     def set_hosts(self, *names: str) -> None:
         """Replace the members of the table by ones with these hosts."""
         members = tuple(Member(f"m{n}", Endpoint(name, 80)) for n, name in enumerate(names))
-        self.table.apply(SetPut("fixed:web", ServiceName("web"), members))
+        self.table.apply(SetPut("static:web", ServiceName("web"), members))
         self.resolver.wake()
 
     async def rounds(self, host: str, count: int) -> None:
@@ -125,7 +125,7 @@ def test_host_names_that_no_member_has_are_dropped() -> None:
             harness.set_hosts(ABSENT, "localhost")
             await harness.rounds(ABSENT, 2)
             await until(lambda: harness.table.addresses_of("localhost"))
-            harness.table.apply(SetDropped("fixed:web"))
+            harness.table.apply(SetDropped("static:web"))
             harness.resolver.wake()
             resolver = harness.resolver
             await until(lambda: not resolver._due and not resolver._running and not resolver.failures)

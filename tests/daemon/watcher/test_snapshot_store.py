@@ -106,7 +106,7 @@ def test_every_change_of_the_table_is_written_and_restored(path: Path) -> None:
 def test_only_a_current_table_and_only_sets_from_zookeeper_are_written(path: Path) -> None:
     async def scenario() -> None:
         async with storing(path) as (publisher, store):
-            publisher.publish([WEB, SetPut("fixed:api.staging", put("api").name, (member(1),))])
+            publisher.publish([WEB, SetPut("static:api.staging", put("api").name, (member(1),))])
             await asyncio.sleep(0.05)
             store.save()
             assert content(path) is None  # the table is not ready

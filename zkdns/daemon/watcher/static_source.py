@@ -68,7 +68,7 @@ class StaticSource:
         log.info("static_file_loaded", path=str(path), services=len(sets))
 
     def _publish_sets(self, sets: StaticSets) -> None:
-        puts = [SetPut(f"fixed:{name.absolute}", name, members) for name, members in sets.items()]
+        puts = [SetPut(f"static:{name.absolute}", name, members) for name, members in sets.items()]
         origins = {put.origin for put in puts}
         self._publish([*puts, *(SetDropped(origin) for origin in sorted(self._origins - origins))])
         self._origins = origins
