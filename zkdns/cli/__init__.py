@@ -70,7 +70,9 @@ class _Commands(click.Group):
 
 
 @click.group(
-    cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=_Commands,
+    epilog="'zkdns help' lists the pages of the documentation.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(zkdns.__version__, prog_name="zkdns")
 def main() -> None:

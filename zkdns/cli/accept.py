@@ -20,7 +20,7 @@ from zkdns.daemon.ipc.control_messages import AcceptLosses, LossesAccepted, Rele
 def accept(
     service: str | None, is_all: bool, control: str | None, config_file: str | None, as_json: bool
 ) -> None:
-    """Drop the held members of SERVICE.
+    """Accept a loss: stop answering with SERVICE's held members.
 
     Held members were removed from ZooKeeper, but the server still answers with them, because their removal
     looked like a failure of ZooKeeper. SERVICE is a name such as web.staging, or the path of its znode. The

@@ -58,7 +58,7 @@ def wait(
     control: str | None,
     config_file: str | None,
 ) -> None:
-    """Wait until the server has the given number of members.
+    """Wait until SERVICE has the given number of members.
 
     SERVICE is a name such as web.staging, or the path of its znode. All members that the server answers with
     count, including held members, even if a response is limited to fewer. Members with the same endpoint

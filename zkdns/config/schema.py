@@ -79,7 +79,13 @@ class GivenNamespace(msgspec.Struct, frozen=True):
     location: Location
 
 
-_ZONE = Setting("zone", text(parse_zone, "a domain name"), "NAME", "Zone of the names.", field="namespaces")
+_ZONE = Setting(
+    "zone",
+    text(parse_zone, "a domain name"),
+    "NAME",
+    "Domain under which services are answered.",
+    field="namespaces",
+)
 _PATH = Setting("path", text(parse_namespace, "a path with placeholders"), "TEMPLATE", "Path of services.")
 
 
@@ -384,7 +390,7 @@ OPERATION = (
         "guard.seconds",
         integer(0, MAX_HELD_SECONDS),
         "SECONDS",
-        "How long to hold members after a suspicious loss; 0: never.",
+        "How long to hold members after a suspicious loss, at least until ZooKeeper is back; 0: never.",
         used_by=_WATCHER,
         in_environment=False,
         in_flags=False,
@@ -393,7 +399,7 @@ OPERATION = (
         "control",
         path_or_none,
         "FILE|none",
-        "Control socket for commands, or none.",
+        "Socket for commands such as explain and reload; none disables it.",
         used_by=_WATCHER | _SUPERVISOR,
     ),
     Setting(
