@@ -27,7 +27,7 @@ _TIMEOUT_SECONDS = 5.0
 
 
 class Forger:
-    """forge.c: an upstream whose answers are preceded by forged ones.
+    """forge.c: an upstream that sends forged answers before its own.
 
     Args:
         directory: of the compiled program and its log.

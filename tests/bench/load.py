@@ -32,10 +32,10 @@ class LoadResult:
     lost: int = 0
     rcodes: dict[str, int] = field(default_factory=dict)
     wrong: int = 0
-    """Answers whose question differs from the query's."""
+    """Answers with a question that differs from the query's."""
     truncated: int = 0
     median: float = 0.0
-    """Latency at the client in microseconds; 0 for dnsperf, whose latencies are not read."""
+    """Latency at the client in microseconds; 0 for dnsperf."""
     p99: float = 0.0
     """As `median`."""
 

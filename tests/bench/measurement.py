@@ -188,8 +188,8 @@ def report_samples(
     Args:
         report: receives the results.
         samples: of all rounds.
-        baseline: server whose CPU time each other server is compared with.
-        best_of: servers of which the best one is compared with each server.
+        baseline: each server is also compared with this one.
+        best_of: each server is also compared with the best of these.
     """
     for server, kind in samples.pairs():
         cell, rate = (server, kind), samples.rate(server, kind)

@@ -59,7 +59,7 @@ class Sender:
 
     Args:
         port: of the server.
-        pid: of the process whose CPU time is measured.
+        pid: the process to measure.
         valid: the valid query.
         has_late_answers: whether messages may be answered after the valid query, so that their answers are
             not counted.
@@ -153,7 +153,7 @@ def run_mutations(bench: Bench) -> None:
     _report(bench, ", second time", second, yardstick)
     _report(bench, ", few questions in many encodings", of_variants, yardstick)
     bench.report.add("resident memory after all messages", between, "MB", yardstick=f"{before:.1f} MB before")
-    repeated = f"after {TIMES * REPEATED:,} messages whose responses were all cached"
+    repeated = f"after {TIMES * REPEATED:,} messages with cached responses"
     bench.report.add("growth of resident memory", growth, "MB", limit=GROWTH, yardstick=repeated)
     with UpstreamServer() as upstream:
         static = directory / "services.toml"

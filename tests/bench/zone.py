@@ -23,7 +23,7 @@ class Service:
 
 
 def make_services(count: int, members: int, *, name: str = "service", first: int = 0) -> list[Service]:
-    """Make services whose members all have different addresses.
+    """Make services; all members of all services have different addresses.
 
     Args:
         count: number of services.
