@@ -14,7 +14,7 @@ from tests.bench.processes import resident_megabytes
 from tests.bench.report import percentile
 from tests.bench.zkdns_process import encode_query
 from tests.bench.zone import make_services, to_static_file
-from tests.robustness.mutations import Mutator, is_answered, ordinary
+from tests.robustness.mutations import Mutator, needs_response, ordinary_messages
 from tests.support.upstream import UpstreamServer
 
 COUNT = 200_000
@@ -91,7 +91,7 @@ class Sender:
             started_at = time.perf_counter()
             self._socket.send(own[: len(message)] + message[2:])
             self._socket.send(behind + self._valid[2:])
-            due = {own} if is_answered(message) and not self._is_late else set()
+            due = {own} if needs_response(message) and not self._is_late else set()
             answers = self._answers_to({behind, *due})
             taken = time.perf_counter() - started_at
             used_before, waited_before = used, waited
@@ -123,7 +123,7 @@ def run_mutations(bench: Bench) -> None:
     owners = [service.owner for service in services]
     owner = owners[0]
     names = (f"m1.{owner}", f"_tcp.{owner}", f"none.{owner}", "none.staging.discovery", "discovery")
-    seeds = ordinary((*owners, *names, *_OUTSIDE))
+    seeds = ordinary_messages((*owners, *names, *_OUTSIDE))
     messages = list(itertools.islice(Mutator(seeds, random.Random(1)), COUNT))
     valid = encode_query(owner, _SRV)
     with Echo(services, directory, bench.cores.server) as echo, _sending(echo, valid) as sender:

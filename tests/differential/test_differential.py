@@ -210,8 +210,8 @@ ALLOWED = (
         _BOTH,
         frozenset({"additional"}),
         _has_ptr_additional,
-        "zkdns adds SRV, TXT and addresses of the targets to PTR (RFC 6763 §12.1); Knot and NSD add addresses "
-        "to SRV only",
+        "zkdns adds SRV, TXT and addresses of the targets to PTR (RFC 6763 §12.1); Knot and NSD add "
+        "addresses to SRV only",
     ),
     Allowed(
         _BOTH,

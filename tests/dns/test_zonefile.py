@@ -193,7 +193,7 @@ def test_strings_are_quoted() -> None:
     assert line.startswith(r'5 "member=member_\"\\\195\169" "status=ALIVE" "znode=')
 
 
-def test_dns_sd_names_are_in_the_file_of_their_zone() -> None:
+def test_the_zone_file_has_the_names_of_dns_sd() -> None:
     inner = parse_namespace("/inner/{service}", INNER)
     sets: dict[str, Iterable[str | Member]] = {
         "web.staging": [member(318, "10.0.0.1:80"), member(319, "db.example.com:80")],
