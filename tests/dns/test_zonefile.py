@@ -221,7 +221,7 @@ def test_the_zone_file_has_the_names_of_dns_sd() -> None:
     assert_is_answered(server, inner_text, "deep.inner.discovery.")
 
 
-def test_dns_sd_names_of_a_long_domain_are_written_if_they_fit() -> None:
+def test_names_of_dns_sd_for_a_long_domain_are_written_if_they_fit() -> None:
     scope = ".".join(("e" * 63, "f" * 63, "g" * 63, "h" * 35))
     server = Server(dns_sd=True)
     server.apply(SetPut("/x", ServiceName("s", scope), (member(1, "10.0.0.1:80"),)))
