@@ -422,7 +422,7 @@ def test_offline_with_other_sources_or_without_snapshot_is_an_error() -> None:
     assert errors_of(offline=True) == ("--offline: needs a snapshot; write snapshot.path (--snapshot FILE)",)
 
 
-def test_dns_and_http_must_not_use_the_same_address_except_port_0() -> None:
+def test_http_must_not_use_an_address_of_dns_except_port_0() -> None:
     assert load(listen=("127.0.0.1:0",), admin="127.0.0.1:0").admin.listen == HostPort("127.0.0.1", 0)
     (error,) = errors_of(listen=("127.0.0.1:80",), admin="127.0.0.1:80")
     assert error.startswith("--admin: 127.0.0.1:80 is the address for both DNS and HTTP")
