@@ -1,4 +1,4 @@
-"""Log events: each is a snake_case literal, and stands in docs/log-events.md with its level and fields."""
+"""Log events: each is a snake_case literal, and docs/log-events.md has its level and fields."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEVELS = {
     "critical": "critical",
     "log": "varies",
 }
-# These pass on the events that they are given; the calls that give them are checked.
+# These classes log events of their callers; the calls to them are checked instead.
 FORWARDERS = {Path(str(inspect.getsourcefile(forwarder))) for forwarder in (Log, LogOnce)}
 LOGGERS = re.compile(r"(?:.*\.)?_?log(?:ger|ging)?|(?:.*\.)?get_?[lL]ogger\(.*\)|Log\(.*\)")
 IDENTIFIER = re.compile(r"[a-z]+(?:_[a-z0-9]+)+")
@@ -40,14 +40,14 @@ class Event:
     Attributes:
         name: the identifier; None if it is not a literal.
         fields: the names of the fields.
-        is_whole: whether these are all of its fields.
+        has_all_fields: False if the call has **fields too.
         place: file and line.
     """
 
     name: str | None
     level: str
     fields: frozenset[str]
-    is_whole: bool
+    has_all_fields: bool
     place: str
 
 
@@ -60,24 +60,24 @@ class Row:
 
 
 def events_of(source: str, file: str = "source.py") -> Iterator[Event]:
-    """The calls that log, and those that hand over a logger together with an event."""
+    """Calls of log methods, and calls that pass a logger and an event."""
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
         names = {keyword.arg for keyword in node.keywords}
         fields = frozenset(name for name in names if name and name not in {"exc_info", "event"})
-        is_whole = None not in names
+        has_all_fields = None not in names
         if isinstance(node.func, ast.Attribute) and node.func.attr in LEVELS:
             if not LOGGERS.fullmatch(ast.unparse(node.func.value)):
                 continue
             level = LEVELS[node.func.attr]
             event = _argument(node, 1 if level == "varies" else 0)
         elif node.args and isinstance(node.args[0], ast.Name) and node.args[0].id == "log":
-            level, event, is_whole = "error", _argument(node, 1), False
+            level, event, has_all_fields = "error", _argument(node, 1), False
         else:
             continue
         name = event.value if isinstance(event, ast.Constant) and isinstance(event.value, str) else None
-        yield Event(name, level, fields, is_whole, f"{file}:{node.lineno}")
+        yield Event(name, level, fields, has_all_fields, f"{file}:{node.lineno}")
 
 
 def _argument(call: ast.Call, place: int) -> ast.expr | None:
@@ -86,7 +86,7 @@ def _argument(call: ast.Call, place: int) -> ast.expr | None:
 
 
 def rows_of(page: str) -> dict[str, Row]:
-    """The page's table, by event; an event stands there once."""
+    """Rows of the page's table by event; each event has one row."""
     rows: dict[str, Row] = {}
     for line in page.splitlines():
         if line.startswith("| `"):
@@ -98,7 +98,7 @@ def rows_of(page: str) -> dict[str, Row]:
 
 
 def problems(events: list[Event], rows: dict[str, Row]) -> list[str]:
-    """What is wrong with events and page; nothing if they agree."""
+    """Differences between events and page."""
     found = [
         f"{event.place}: {event.name or 'the event'} is not a snake_case literal"
         for event in events
@@ -116,8 +116,8 @@ def problems(events: list[Event], rows: dict[str, Row]) -> list[str]:
         if levels != {row.level}:
             found.append(f"{logged[0].place}: {name} has the levels {levels}, in the page {row.level}")
         fields = frozenset[str]().union(*(event.fields for event in logged))
-        is_whole = all(event.is_whole for event in logged)
-        if not fields <= row.fields or (is_whole and fields != row.fields):
+        has_all_fields = all(event.has_all_fields for event in logged)
+        if not fields <= row.fields or (has_all_fields and fields != row.fields):
             found.append(
                 f"{logged[0].place}: {name} has the fields {set(fields)}, in the page {set(row.fields)}"
             )
@@ -139,7 +139,7 @@ def test_source_and_page_agree() -> None:
 
 
 def test_loggers_of_modules_are_called_log() -> None:
-    """By that name calls that log are found."""
+    """`events_of` finds log calls by this name."""
     found = {
         ast.unparse(target)
         for path in modules()
@@ -180,7 +180,7 @@ def test_loggers_of_modules_are_called_log() -> None:
         ("math.log(2)", "the page's znode_missing is never logged"),
     ],
 )
-def test_what_does_not_agree_is_found(source: str, problem: str) -> None:
+def test_a_difference_between_source_and_page_is_found(source: str, problem: str) -> None:
     rows = rows_of("| `znode_missing` | info | `path` | A znode is missing. |")
     good = list(events_of('log.info("znode_missing", path=1)\nlog.info("znode_missing", **fields)'))
     assert problems(good, rows) == []

@@ -10,14 +10,14 @@ from zkdns.cli.options import DONE, EX_USAGE, FAILED, INTERRUPTED, NO_ANSWER, NO
 from zkdns.config import SETTINGS
 from zkdns.registrar import runner
 
-# What these print is nothing to be read by a program as JSON.
+# Commands without --json, and why.
 WITHOUT_JSON = {
-    "serve": "its logs may be JSON: --log-format json",
-    "register": "it prints nothing but logs, as above",
-    "dump": "a zone file is a format of its own",
-    "completion": "a script of a shell",
-    "wait": "it prints nothing; its exit status says what came of it",
-    "help": "pages of text",
+    "serve": "prints only logs, which can be JSON with --log-format json",
+    "register": "prints only logs, as serve",
+    "dump": "prints a zone file",
+    "completion": "prints a shell script",
+    "wait": "prints nothing; the exit status is the result",
+    "help": "prints pages of text",
 }
 
 
@@ -39,36 +39,36 @@ def test_every_setting_has_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", commands())
-def test_what_is_printed_may_be_had_as_json(name: str) -> None:
+def test_a_command_has_json_output_or_a_reason_against_it(name: str) -> None:
     options = {option for parameter in commands()[name].params for option in parameter.opts}
-    assert ("--json" in options) != (name in WITHOUT_JSON), "either --json, or a reason why not"
+    assert ("--json" in options) != (name in WITHOUT_JSON), "add --json, or a reason to WITHOUT_JSON"
 
 
 @pytest.mark.parametrize("name", commands())
-def test_help_tells_the_exit_statuses_and_each_is_known(name: str) -> None:
-    told = statuses(commands()[name])
-    assert EX_USAGE in told, "write in its docstring: The exit status is …, 2 for usage errors."
-    assert told <= STATUSES.keys()
+def test_help_lists_the_exit_statuses_of_the_command(name: str) -> None:
+    listed = statuses(commands()[name])
+    assert EX_USAGE in listed, "add to its docstring: The exit status is …, 2 for usage errors."
+    assert listed <= STATUSES.keys()
 
 
-def test_each_status_is_told_by_some_command() -> None:
-    told = set().union(*(statuses(command) for command in commands().values()))
-    assert told | {DONE} == STATUSES.keys()
+def test_each_status_is_listed_by_some_command() -> None:
+    listed = set().union(*(statuses(command) for command in commands().values()))
+    assert listed | {DONE} == STATUSES.keys()
 
 
-def test_the_statuses_are_those_that_the_commands_end_with() -> None:
+def test_the_statuses_equal_the_constants_of_the_code() -> None:
     of_programs = [runner.NOT_EXECUTABLE, runner.NOT_FOUND, INTERRUPTED]
     assert list(STATUSES) == [DONE, FAILED, EX_USAGE, NO_ANSWER, *of_programs]
     assert NOT_FOUND == FAILED
 
 
-def test_a_status_is_found_where_it_is_told_and_no_other_number_is() -> None:
+def test_only_numbers_in_the_sentence_about_the_exit_status_are_statuses() -> None:
     """Do 8 things.
 
-    They take 7 s if that is possible. The exit status is 1 where 5 are
-    missing, 3 for others. It is 4 where nobody knows.
+    They take 7 s where that is possible. The exit status is 1 where 5 are
+    missing, 3 for others. It is 4 if unknown.
     """
-    text = test_a_status_is_found_where_it_is_told_and_no_other_number_is.__doc__
+    text = test_only_numbers_in_the_sentence_about_the_exit_status_are_statuses.__doc__
     assert statuses(click.Command("one", help=text)) == {1, 3}
 
 
@@ -78,7 +78,7 @@ def invoke(*arguments: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("name", commands())
-def test_help_is_had_by_the_word_and_by_the_flag(name: str) -> None:
+def test_help_command_and_help_flag_print_the_same(name: str) -> None:
     shown = invoke("help", name)
     assert shown == invoke(name, "--help")
     assert shown[0] == DONE
@@ -86,14 +86,14 @@ def test_help_is_had_by_the_word_and_by_the_flag(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("arguments", "error"),
     [
         (["lokup"], "There is no command 'lokup'. Did you mean 'lookup'?"),
         (["frobnicate"], "There is no command 'frobnicate'."),
     ],
 )
-def test_who_mistypes_a_command_is_told_which_was_meant(typed: list[str], told: str) -> None:
-    status, printed, said = invoke(*typed)
-    assert (status, printed) == (EX_USAGE, "")
-    assert f"Error: {told}" in said
-    assert ("Did you mean" in said) == ("Did you mean" in told)
+def test_a_mistyped_command_gets_a_suggestion(arguments: list[str], error: str) -> None:
+    status, output, errors = invoke(*arguments)
+    assert (status, output) == (EX_USAGE, "")
+    assert f"Error: {error}" in errors
+    assert ("Did you mean" in errors) == ("Did you mean" in error)

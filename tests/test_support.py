@@ -1,4 +1,4 @@
-"""The harness itself: real servers that start, die, stall, elect and vanish as the other tests rely on."""
+"""The test helpers for ZooKeeper servers and ensembles, sessions, signals and waiting."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from tests.support.waiting import eventually
 from tests.support.zookeeper import Ensemble, ZooKeeperServer, expire_session
 
 _ELECTION = 30.0
-"""Seconds within which an ensemble has a leader again; some, and more of them on a busy machine."""
+"""Seconds within which an ensemble elects a leader, also on a busy machine."""
 
 _CHILD = """
 import sys, time
@@ -44,7 +44,7 @@ def connected(hosts: str, **options: object) -> Iterator[Any]:
 
 
 def process_group(pid: int) -> int | None:
-    """The process group of a process, None where there is no such process other than a zombie."""
+    """The process group of a process; None if it has ended or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -58,7 +58,7 @@ def runs(pid: int) -> bool:
 
 
 def guards_of(pid: int) -> list[int]:
-    """The processes in the JVM's group other than itself."""
+    """The other processes in the process group of a JVM."""
     others = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return [other for other in others if other != pid and process_group(other) == pid]
 
@@ -115,10 +115,10 @@ def test_a_paused_server_stops(own_zookeeper: ZooKeeperServer) -> None:
     own_zookeeper.pause()
     own_zookeeper.stop()
     assert not own_zookeeper.running
-    own_zookeeper.kill()  # of what is gone: nothing
+    own_zookeeper.kill()  # no effect on a stopped server
 
 
-def test_a_server_refuses_what_its_state_forbids(own_zookeeper: ZooKeeperServer) -> None:
+def test_start_and_pause_fail_in_the_wrong_state(own_zookeeper: ZooKeeperServer) -> None:
     with pytest.raises(RuntimeError, match="is running"):
         own_zookeeper.start()
     own_zookeeper.kill()
@@ -130,7 +130,7 @@ def test_a_server_refuses_what_its_state_forbids(own_zookeeper: ZooKeeperServer)
     assert not own_zookeeper.directory.exists()
 
 
-def test_a_server_that_died_by_itself_starts_again(own_zookeeper: ZooKeeperServer) -> None:
+def test_a_server_that_was_killed_from_outside_starts_again(own_zookeeper: ZooKeeperServer) -> None:
     pid = own_zookeeper.pid
     os.kill(pid, signal.SIGKILL)
     eventually(lambda: not own_zookeeper.running)
@@ -151,7 +151,7 @@ def test_a_server_outlives_the_thread_that_started_it() -> None:
 
 
 @pytest.mark.zookeeper
-def test_a_server_tells_why_it_did_not_start() -> None:
+def test_a_start_failure_has_the_log_of_the_server() -> None:
     server = ZooKeeperServer(settings={"tickTime": "nonsense"})
     try:
         with pytest.raises(RuntimeError, match=r"(?s)has exited.*nonsense"):
@@ -162,7 +162,7 @@ def test_a_server_tells_why_it_did_not_start() -> None:
 
 
 @pytest.mark.zookeeper
-def test_a_server_tells_that_it_did_not_start_in_time() -> None:
+def test_a_start_time_out_is_an_error() -> None:
     server = ZooKeeperServer()
     try:
         with pytest.raises(RuntimeError, match="does not serve after 0 s"):
@@ -172,7 +172,7 @@ def test_a_server_tells_that_it_did_not_start_in_time() -> None:
         server.close()
 
 
-def test_nobody_else_gets_the_port_of_a_server_that_is_down() -> None:
+def test_a_stopped_server_keeps_its_port() -> None:
     server = ZooKeeperServer()
     try:
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -221,7 +221,7 @@ def test_an_ensemble_elects_another_leader(ensemble: Ensemble) -> None:
         assert client.get("/kept")[0] == b"value"
 
 
-def test_an_ensemble_goes_on_without_a_stalled_leader(ensemble: Ensemble) -> None:
+def test_an_ensemble_replaces_a_paused_leader(ensemble: Ensemble) -> None:
     stalled = ensemble.leader()
     stalled.pause()
     assert ensemble.leader() is not stalled
@@ -229,7 +229,7 @@ def test_an_ensemble_goes_on_without_a_stalled_leader(ensemble: Ensemble) -> Non
     eventually(lambda: len(ensemble.followers()) == 2, _ELECTION)
 
 
-def test_an_ensemble_serves_nobody_without_a_majority(ensemble: Ensemble) -> None:
+def test_an_ensemble_without_a_majority_does_not_serve(ensemble: Ensemble) -> None:
     last = eventually(ensemble.followers)[0]
     for member in ensemble.members:
         if member is not last:
@@ -271,22 +271,22 @@ def test_expire_session_needs_a_session() -> None:
 _earlier_roots: list[str] = []
 
 
-@pytest.mark.parametrize("_turn", [1, 2])
-def test_a_root_is_not_created_and_is_gone_after_the_test(zk: Any, zk_root: str, _turn: int) -> None:
+@pytest.mark.parametrize("_repetition", [1, 2])
+def test_zk_root_does_not_exist_before_and_after_a_test(zk: Any, zk_root: str, _repetition: int) -> None:
     assert not any(zk.exists(root) for root in [zk_root, *_earlier_roots])
     zk.create(f"{zk_root}/some/thing", makepath=True)
     _earlier_roots.append(zk_root)
 
 
-def test_a_program_ignores_no_signal() -> None:
+def test_child_processes_ignore_no_signal() -> None:
     status = subprocess.run(["cat", "/proc/self/status"], check=True, capture_output=True, text=True).stdout
     [mask] = re.findall(r"^SigIgn:\s+(\w+)", status, re.MULTILINE)
     assert int(mask, 16) == 0
 
 
 @pytest.mark.parametrize("workers", [[], ["-n", "1"]], ids=["by itself", "in a worker"])
-def test_a_program_ignores_no_signal_that_the_caller_of_the_tests_ignores(workers: list[str]) -> None:
-    tested = f"{Path(__file__)}::{test_a_program_ignores_no_signal.__name__}"
+def test_child_processes_ignore_no_signal_even_if_the_caller_of_pytest_does(workers: list[str]) -> None:
+    tested = f"{Path(__file__)}::{test_child_processes_ignore_no_signal.__name__}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *workers, tested]
     ended = subprocess.run(
         ["sh", "-c", "trap '' HUP INT QUIT TERM USR1 && exec \"$@\"", "sh", *command],
@@ -306,17 +306,17 @@ def test_eventually_returns_the_first_true_value() -> None:
     assert eventually(lambda: next(values), interval=0) == "yes"
 
 
-def test_eventually_takes_an_exception_as_not_yet() -> None:
+def test_eventually_retries_after_an_exception() -> None:
     values = iter(["", "x", "7"])
     assert eventually(lambda: int(next(values)), interval=0) == 7
 
 
-def test_eventually_tells_the_last_value() -> None:
+def test_eventually_reports_the_last_value() -> None:
     with pytest.raises(AssertionError, match=r"not within 0.02 s: the condition last returned \[\]"):
         eventually(list[int], timeout=0.02)
 
 
-def test_eventually_tells_the_last_exception() -> None:
+def test_eventually_reports_the_last_exception() -> None:
     empty: dict[str, int] = {}
     with pytest.raises(AssertionError, match=r"last raised KeyError\('x'\)") as caught:
         eventually(lambda: empty["x"], timeout=0)

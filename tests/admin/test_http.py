@@ -13,7 +13,7 @@ from tests.admin.helpers import LOOPBACK, SECONDS, Answer, FakeBackend, ask, raw
 from tests.support.waiting import eventually
 from zkdns.address import HostPort
 from zkdns.admin.connections import MAX_CONNECTIONS
-from zkdns.admin.http import is_known
+from zkdns.admin.http import is_own_host
 from zkdns.admin.server import AdminServer
 from zkdns.errors import ListenError
 
@@ -131,19 +131,19 @@ def test_every_response_has_the_security_headers(ready_server: HostPort, path: s
     ["", "127.0.0.1", "10.0.0.1:9153", "[::1]", "[2001:db8::1]:9153", "localhost:9153", "zkdns.localhost"],
 )
 def test_addresses_and_localhost_are_known_hosts(host: str) -> None:
-    assert is_known(host, ())
+    assert is_own_host(host, ())
 
 
 @pytest.mark.parametrize(
     "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "[evil.example]:80", "dns1"]
 )
 def test_foreign_names_are_not_known_hosts(host: str) -> None:
-    assert not is_known(host, ("dns1.example.com",))
+    assert not is_own_host(host, ("dns1.example.com",))
 
 
 @pytest.mark.parametrize("host", ["dns1.example.com", "DNS1.example.com.:9153"])
 def test_a_configured_name_is_known_in_any_spelling(host: str) -> None:
-    assert is_known(host, ("dns1.example.com",))
+    assert is_own_host(host, ("dns1.example.com",))
 
 
 def test_a_request_for_a_foreign_host_is_421(ready_server: HostPort) -> None:

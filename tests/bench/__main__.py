@@ -1,4 +1,4 @@
-"""The benchmarks of answering: tests/bench/run BENCHMARK [--help]."""
+"""Command line of the DNS benchmarks: tests/bench/run BENCHMARK [--help]."""
 
 import argparse
 import os
@@ -10,28 +10,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.answering import run_answers, run_mixed_case, run_random_names
 from tests.bench.churn import run_churn
-from tests.bench.counting import run_metrics_cost
 from tests.bench.forwarding import run_forward
+from tests.bench.latency_memory import run_latency, run_memory
 from tests.bench.load import Load
+from tests.bench.measurement import Bench
+from tests.bench.metrics_cost import run_metrics_cost
 from tests.bench.mutations import run_mutations
 from tests.bench.peers import Dnsmasq, Echo, Knot, Nsd, Peer, Unbound
 from tests.bench.plot import write_plot
 from tests.bench.processes import Cores, choose_cores, find_program
 from tests.bench.report import Report, progress
-from tests.bench.rounds import Bench
-from tests.bench.steady import run_latency, run_memory
-from tests.bench.streams import run_large_sets, run_tcp
+from tests.bench.tcp_answers import run_large_sets, run_tcp
+from tests.bench.udp_answers import run_answers, run_mixed_case, run_random_names
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One of the words that follow tests/bench/run."""
+    """A benchmark that tests/bench/run can run."""
 
     run: Callable[[Bench], None]
     peers: tuple[type[Peer], ...] = ()
-    """What it is compared with, and so needs."""
+    """The servers it is compared with. Their programs must be installed."""
 
 
 BENCHMARKS = {
@@ -49,11 +49,11 @@ BENCHMARKS = {
 }
 ALL = "all"
 _FAILURES = (RuntimeError, AssertionError, OSError, subprocess.SubprocessError)
-"""Of one benchmark; the others are still worth their time."""
+"""Errors that end one benchmark; the next ones still run."""
 
 
 def missing_packages(peers: set[type[Peer]]) -> list[str]:
-    """Debian's and Ubuntu's packages that would bring what is not here."""
+    """Debian and Ubuntu packages of the programs that are not installed."""
     needed = {"dnsperf": "dnsperf", "taskset": "util-linux", "cc": "gcc libc6-dev"}
     needed |= {peer.program: peer.package for peer in peers}
     return sorted({package for program, package in needed.items() if find_program(program) is None})
@@ -61,34 +61,38 @@ def missing_packages(peers: set[type[Peer]]) -> list[str]:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="tests/bench/run", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="tests/bench/run",
+        description="Compare zkdns with other DNS servers.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("benchmark", choices=[*BENCHMARKS, ALL])
-    parser.add_argument("--rounds", type=int, default=6, help="how often each server is measured")
-    parser.add_argument("--seconds", type=float, default=2.5, help="how long each measurement takes")
+    parser.add_argument("--rounds", type=int, default=6, help="measurements of each server")
+    parser.add_argument("--seconds", type=float, default=2.5, help="duration of each measurement")
     parser.add_argument(
-        "--cores", default="", help="server's, load's and the rest's, as in 0,1; else the first"
+        "--cores",
+        help="CPU numbers for the server, the load and all other processes, such as 0,1 or 0,1,2 "
+        "(default: the first two or three usable ones)",
     )
     parser.add_argument(
-        "--load", choices=("dnsperf", "bursts"), default="dnsperf", help="who asks over UDP at full rate"
+        "--load", choices=("dnsperf", "bursts"), default="dnsperf", help="load generator for UDP at full rate"
     )
-    parser.add_argument("--json", action="store_true", help="tell the figures as JSON")
-    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw them too, as SVG")
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="also draw the results as SVG")
     options = parser.parse_args(arguments)
     if options.rounds < 1 or not options.seconds >= 0.1:
-        parser.error("at least one round, and 0.1 seconds")
+        parser.error("--rounds must be at least 1, and --seconds at least 0.1")
     return options
 
 
 def run(chosen: dict[str, Benchmark], options: argparse.Namespace, cores: Cores, report: Report) -> bool:
-    """Measure one after the other; whether all could be."""
-    os.sched_setaffinity(0, {cores.rest})  # what we do ourselves must not disturb the server
-    with progress() as tell, tempfile.TemporaryDirectory(prefix="zkdns-bench-") as directory:
+    """Run the benchmarks one after the other; return whether all of them succeeded."""
+    os.sched_setaffinity(0, {cores.other})  # this process must not disturb the measured server
+    with progress() as show_step, tempfile.TemporaryDirectory(prefix="zkdns-bench-") as directory:
         load = Load(Path(directory), cores.load)
         flood = load.dnsperf if options.load == "dnsperf" else load.flood
         bench = Bench(
             report=report,
-            tell=tell,
+            show_step=show_step,
             directory=Path(directory),
             cores=cores,
             load=load,
@@ -103,7 +107,7 @@ def run(chosen: dict[str, Benchmark], options: argparse.Namespace, cores: Cores,
                 benchmark.run(bench)
             except _FAILURES as error:
                 failed = True
-                tell(f"{name} has failed: {error}")
+                show_step(f"{name} failed: {error}")
         return not failed
 
 
@@ -112,28 +116,26 @@ def main() -> None:
     chosen = {name: benchmark for name, benchmark in BENCHMARKS.items() if options.benchmark in (name, ALL)}
     missing = missing_packages({peer for benchmark in chosen.values() for peer in benchmark.peers})
     if missing:
-        _give_up(
-            f"not everything is here that this needs (Debian and Ubuntu: apt install {' '.join(missing)})"
-        )
+        _give_up(f"programs are missing (Debian and Ubuntu: apt install {' '.join(missing)})")
     try:
-        cores = choose_cores(options.cores)
+        cores = choose_cores(options.cores or "")
     except ValueError as error:
         _give_up(str(error))
     report = Report()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all that was started ends with us
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that child processes end too
     try:
-        could = run(chosen, options, cores, report)
+        succeeded = run(chosen, options, cores, report)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
         report.print(as_json=options.json)
         if options.plot is not None:
-            write_plot(options.plot, report.figures)
-    sys.exit(0 if could else 1)
+            write_plot(options.plot, report.results)
+    sys.exit(0 if succeeded else 1)
 
 
-def _give_up(why: str) -> None:
-    print(f"tests/bench/run: {why}", file=sys.stderr)
+def _give_up(reason: str) -> None:
+    print(f"tests/bench/run: {reason}", file=sys.stderr)
     sys.exit(2)
 
 

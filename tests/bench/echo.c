@@ -1,4 +1,4 @@
-/* The least that any server can cost: what comes over UDP goes back as it is, 64 datagrams at a time.
+/* A UDP echo server: the minimum cost of any server. Returns each datagram unchanged, up to 64 per system call.
  *
  * echo PORT: serves 127.0.0.1:PORT until it is killed.
  */
@@ -14,7 +14,7 @@
 enum { BATCH = 64, LARGEST = 512 };
 
 static char bytes[BATCH][LARGEST];
-static struct sockaddr_in askers[BATCH];
+static struct sockaddr_in clients[BATCH];
 static struct iovec pieces[BATCH];
 static struct mmsghdr messages[BATCH];
 
@@ -31,14 +31,14 @@ int main(int argc, char **argv) {
         for (int i = 0; i < BATCH; i++) {
             pieces[i] = (struct iovec){bytes[i], LARGEST};
             messages[i].msg_hdr = (struct msghdr){
-                .msg_name = &askers[i], .msg_namelen = sizeof askers[i], .msg_iov = &pieces[i], .msg_iovlen = 1};
+                .msg_name = &clients[i], .msg_namelen = sizeof clients[i], .msg_iov = &pieces[i], .msg_iovlen = 1};
         }
         int count = recvmmsg(sock, messages, BATCH, MSG_WAITFORONE, NULL);
-        if (count < 0) continue; /* an earlier answer came back undeliverable */
+        if (count < 0) continue; /* ICMP error for an earlier answer */
         for (int i = 0; i < count; i++) pieces[i].iov_len = messages[i].msg_len;
         for (int sent = 0; sent < count;) {
             int now = sendmmsg(sock, messages + sent, (unsigned)(count - sent), 0);
-            sent += now > 0 ? now : 1; /* what cannot be sent is not to keep the others */
+            sent += now > 0 ? now : 1; /* skip a datagram that cannot be sent */
         }
     }
 }

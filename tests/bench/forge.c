@@ -1,12 +1,12 @@
-/* A slow upstream, in whose name answers are forged until it says what is right.
+/* An upstream that sends forged answers before the correct one.
  *
- * forge PORT COUNT: at 127.0.0.1:PORT, over UDP and TCP, until it is killed.
+ * forge PORT COUNT: listens on 127.0.0.1:PORT over UDP and TCP until it is killed.
  *
- * To a query for an address over UDP come COUNT forged answers: they come from where it was sent and go to the
- * port that waits for the answer, as if the forger had guessed all of that, but the id, which is drawn by lot.
- * One of BATCH has the right id, and comes from another port instead. Behind them comes the right answer, and
- * over TCP nothing else does. Other types are answered at once, with nothing. After each query a line tells how
- * many answers were forged so far, and how many questions over TCP were answered.
+ * It responds to a query for A over UDP with COUNT forged answers, as from an attacker who knows the addresses and
+ * ports of both sides but not the id: they come from PORT, go to the client's port, and have a random id. In each
+ * batch of BATCH, one has the correct id but comes from another port. The correct answer follows. Over TCP it sends
+ * only the correct answer; for other types, an empty answer. After each query it prints the number of forged answers
+ * so far and the number of queries answered over TCP.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -23,10 +23,10 @@
 
 enum { BATCH = 64, LARGEST = 512, HEADER = 12, PREFIX = 2, RECORD = 16, CONNECTIONS = 64 };
 
-static const unsigned char RIGHT[] = {192, 0, 2, 1}, FORGED[] = {203, 0, 113, 66};
+static const unsigned char CORRECT[] = {192, 0, 2, 1}, FORGED[] = {203, 0, 113, 66};
 
-static int udp, elsewhere, listener, connections[CONNECTIONS], connected;
-static uint64_t dice, forged, by_stream;
+static int udp, other_port, listener, connections[CONNECTIONS], connected;
+static uint64_t rng_state, forged, over_tcp;
 
 static void die(const char *what) {
     perror(what);
@@ -34,22 +34,22 @@ static void die(const char *what) {
 }
 
 static uint16_t random_id(void) { /* xorshift64 */
-    dice ^= dice << 13;
-    dice ^= dice >> 7;
-    dice ^= dice << 17;
-    return (uint16_t)(dice >> 24);
+    rng_state ^= rng_state << 13;
+    rng_state ^= rng_state >> 7;
+    rng_state ^= rng_state << 17;
+    return (uint16_t)(rng_state >> 24);
 }
 
 static int open_socket(int kind, int port) {
-    struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int made = socket(AF_INET, kind, 0), yes = 1;
-    here.sin_port = htons((unsigned short)port);
+    address.sin_port = htons((unsigned short)port);
     setsockopt(made, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes);
-    if (made < 0 || bind(made, (struct sockaddr *)&here, sizeof here) < 0) die("forge: bind");
+    if (made < 0 || bind(made, (struct sockaddr *)&address, sizeof address) < 0) die("forge: bind");
     return made;
 }
 
-/* The answer to a query; 0 where that asks for nothing. */
+/* Writes the answer to a query and returns its size; 0 if the query cannot be parsed. */
 static size_t answer(const unsigned char *query, size_t length, const unsigned char *address, unsigned char *made) {
     static const unsigned char fixed[] = {0xc0, 12, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4};
     size_t end = HEADER;
@@ -69,7 +69,7 @@ static size_t answer(const unsigned char *query, size_t length, const unsigned c
     return end + RECORD;
 }
 
-static void forge(const unsigned char *query, size_t length, struct sockaddr_in *asker, uint64_t count) {
+static void forge(const unsigned char *query, size_t length, struct sockaddr_in *client, uint64_t count) {
     static unsigned char bytes[BATCH][LARGEST];
     struct iovec pieces[BATCH];
     struct mmsghdr messages[BATCH];
@@ -78,12 +78,12 @@ static void forge(const unsigned char *query, size_t length, struct sockaddr_in 
         memcpy(bytes[i], bytes[0], size);
         pieces[i] = (struct iovec){bytes[i], size};
         messages[i].msg_hdr =
-            (struct msghdr){.msg_name = asker, .msg_namelen = sizeof *asker, .msg_iov = &pieces[i], .msg_iovlen = 1};
+            (struct msghdr){.msg_name = client, .msg_namelen = sizeof *client, .msg_iov = &pieces[i], .msg_iovlen = 1};
     }
     for (uint64_t left = count; left;) {
         int now = left < BATCH ? (int)left : BATCH;
         memcpy(bytes[0], query, 2);
-        if (sendmmsg(elsewhere, messages, 1, 0) != 1) die("forge: send");
+        if (sendmmsg(other_port, messages, 1, 0) != 1) die("forge: send");
         forged++;
         left--;
         for (int i = 1; i < now; i++) {
@@ -101,30 +101,30 @@ static void forge(const unsigned char *query, size_t length, struct sockaddr_in 
     }
 }
 
-static void hear(uint64_t count) {
-    unsigned char query[LARGEST], right[LARGEST];
-    struct sockaddr_in asker;
-    socklen_t room = sizeof asker;
-    ssize_t length = recvfrom(udp, query, sizeof query, 0, (struct sockaddr *)&asker, &room);
+static void answer_udp(uint64_t count) {
+    unsigned char query[LARGEST], correct[LARGEST];
+    struct sockaddr_in client;
+    socklen_t room = sizeof client;
+    ssize_t length = recvfrom(udp, query, sizeof query, 0, (struct sockaddr *)&client, &room);
     if (length < HEADER) return;
-    size_t size = answer(query, (size_t)length, RIGHT, right);
+    size_t size = answer(query, (size_t)length, CORRECT, correct);
     if (!size) return;
-    if (right[7]) forge(query, (size_t)length, &asker, count);
-    sendto(udp, right, size, 0, (struct sockaddr *)&asker, room);
+    if (correct[7]) forge(query, (size_t)length, &client, count);
+    sendto(udp, correct, size, 0, (struct sockaddr *)&client, room);
 }
 
-/* Whether the connection goes on. */
-static int hear_over(int connection) {
-    unsigned char query[LARGEST], right[PREFIX + LARGEST];
+/* Answers one query of a connection; returns 0 if the connection has ended. */
+static int answer_tcp(int connection) {
+    unsigned char query[LARGEST], correct[PREFIX + LARGEST];
     if (recv(connection, query, PREFIX, MSG_WAITALL) != PREFIX) return 0;
     ssize_t length = query[0] << 8 | query[1];
     if (length < HEADER || length > LARGEST || recv(connection, query, (size_t)length, MSG_WAITALL) != length) return 0;
-    size_t size = answer(query, (size_t)length, RIGHT, right + PREFIX);
+    size_t size = answer(query, (size_t)length, CORRECT, correct + PREFIX);
     if (!size) return 0;
-    right[0] = (unsigned char)(size >> 8);
-    right[1] = (unsigned char)size;
-    by_stream++;
-    return send(connection, right, PREFIX + size, MSG_NOSIGNAL) == (ssize_t)(PREFIX + size);
+    correct[0] = (unsigned char)(size >> 8);
+    correct[1] = (unsigned char)size;
+    over_tcp++;
+    return send(connection, correct, PREFIX + size, MSG_NOSIGNAL) == (ssize_t)(PREFIX + size);
 }
 
 int main(int argc, char **argv) {
@@ -134,10 +134,10 @@ int main(int argc, char **argv) {
     }
     int port = atoi(argv[1]);
     uint64_t count = strtoull(argv[2], NULL, 10);
-    if (getrandom(&dice, sizeof dice, 0) != sizeof dice) die("forge: getrandom");
-    dice |= 1;
+    if (getrandom(&rng_state, sizeof rng_state, 0) != sizeof rng_state) die("forge: getrandom");
+    rng_state |= 1;
     udp = open_socket(SOCK_DGRAM, port);
-    elsewhere = open_socket(SOCK_DGRAM, 0);
+    other_port = open_socket(SOCK_DGRAM, 0);
     listener = open_socket(SOCK_STREAM, port);
     if (listen(listener, CONNECTIONS) < 0) die("forge: listen");
     for (;;) {
@@ -146,16 +146,16 @@ int main(int argc, char **argv) {
         for (int i = 0; i < waiting; i++) polled[2 + i] = (struct pollfd){.fd = connections[i], .events = POLLIN};
         if (poll(polled, (nfds_t)(2 + waiting), -1) < 0) continue;
         for (int i = waiting - 1; i >= 0; i--)
-            if (polled[2 + i].revents && !hear_over(connections[i])) {
+            if (polled[2 + i].revents && !answer_tcp(connections[i])) {
                 close(connections[i]);
                 connections[i] = connections[--connected];
             }
-        if (polled[0].revents) hear(count);
+        if (polled[0].revents) answer_udp(count);
         if (polled[1].revents && connected < CONNECTIONS) {
             int made = accept(listener, NULL, NULL);
             if (made >= 0) connections[connected++] = made;
         }
-        printf("%lu %lu\n", forged, by_stream);
+        printf("%lu %lu\n", forged, over_tcp);
         fflush(stdout);
     }
 }

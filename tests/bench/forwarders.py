@@ -1,26 +1,27 @@
-"""The servers that are compared as forwarders: each asks one upstream, and remembers what that says.
+"""The servers that are compared as forwarders. Each forwards to the same upstream and caches its answers.
 
-Each has one worker, room for all that is asked for again, and nothing to do but forward: nobody checks
-signatures, logs, or limits rates.
+Each has one worker, a cache with room for all repeated names, and no DNSSEC validation, logging or rate
+limit.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.bench.peers import Dnsmasq, Nsd, Peer, Unbound, Zkdns
-from tests.bench.zone import Service, make_services, to_fixed_file
+from tests.bench.zone import Service, make_services, to_static_file
 
 OWN_ZONE = "here.example"
-"""Of zkdns where it forwards the services' names; nobody asks for it."""
+"""The zone of zkdns. It is never queried, so that zkdns forwards all names of the services."""
 ENTRIES = 3_000
-"""Records that there is room for in dnsmasq's cache: those that are asked for again, and some more. In a full
-cache it looks at every one for each that comes, so that more would make it slower. Others have more room."""
+"""Size of dnsmasq's cache in records: the repeated names and a reserve. When its cache is full, dnsmasq scans
+all of it for each new record, so that a larger one would make it slower. The other servers have larger
+caches."""
 WAITING = 4_000
-"""Questions that may wait for the upstream, in each: that of zkdns unless told otherwise."""
+"""Queries that may wait for the upstream in each server; the default of zkdns."""
 
 
 class Upstream(Nsd):
-    """Who is asked, by all: an authority, which knows at once, and says no more than was asked."""
+    """The upstream of all forwarders: an authoritative NSD with minimal responses."""
 
     name = "upstream"
     ttl = 3600
@@ -28,13 +29,13 @@ class Upstream(Nsd):
 
 
 class Forwarder(Peer):
-    """A server that knows nothing by itself.
+    """A server that only forwards.
 
     Args:
-        services: what the upstream knows.
-        directory: where it has a directory of its own below.
-        core: where it runs.
-        upstream: the port at which that answers.
+        services: the services of the upstream.
+        directory: parent of the server's own directory.
+        core: the CPU it runs on.
+        upstream: port of the upstream on localhost.
     """
 
     def __init__(self, services: Sequence[Service], directory: Path, core: int, upstream: int) -> None:
@@ -93,11 +94,11 @@ class ForwardingDnsmasq(Forwarder):
 
 
 class ForwardingZkdns(Zkdns):
-    """Args: as those of the others; `own` is what its zone has, and then it is that of `Zkdns`."""
+    """zkdns as a forwarder; its arguments are those of `Forwarder`."""
 
     def __init__(self, services: Sequence[Service], directory: Path, core: int, upstream: int) -> None:
         own = directory / "own.toml"
-        own.write_text(to_fixed_file(make_services(1, 1)))
+        own.write_text(to_static_file(make_services(1, 1)))
         arguments = ("--static", str(own), "--zone", OWN_ZONE)
         forwards = ("--upstream", f"127.0.0.1:{upstream}")
         super().__init__(services, directory, core, arguments=(*arguments, *forwards))

@@ -1,14 +1,14 @@
-/* Asks a server at 127.0.0.1, over UDP from one socket or over TCP, and tells what came back as one line of JSON.
+/* Sends queries to a server on 127.0.0.1, over UDP from one socket or over TCP, and prints the result as JSON.
  *
- *   load flood PORT FILE SECONDS WINDOW   so many questions are always on their way
- *   load rate PORT FILE SECONDS RATE      open loop: one question each 1/RATE s, whatever comes back
- *   load once PORT FILE TIMES WINDOW      the whole file so many times
- *   load stream PORT FILE SECONDS CxW     over C connections, with W questions on their way on each
+ *   load flood PORT FILE SECONDS WINDOW   keep WINDOW queries in flight
+ *   load rate PORT FILE SECONDS RATE      open loop: one query every 1/RATE s, independently of the answers
+ *   load once PORT FILE TIMES WINDOW      send all queries of the file TIMES times
+ *   load stream PORT FILE SECONDS CxW     over C TCP connections, with W queries in flight on each
  *
- * SIGTERM ends it earlier. FILE holds DNS queries as over TCP, each behind its length in two bytes; what stands
- * in it as id is replaced. An answer counts where its id is on its way, and is wrong where its question is not
- * the one that was sent, byte for byte. A time is the caller's: from just before the question is sent until the
- * answer has been read.
+ * SIGTERM ends the load early. FILE contains DNS queries, each after a two-byte length as over TCP; their ids are
+ * replaced. An answer counts if a query with its id is in flight. It is wrong if its question section differs from
+ * the query's in any byte. Latency is measured at the client: from just before the query is sent until the answer has
+ * been read.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -27,7 +27,7 @@
 #include <time.h>
 
 enum { BATCH = 64, LARGEST = 4096, IDS = 65536, HEADER = 12, RCODES = 16, PREFIX = 2, CONNECTIONS = 200 };
-static const int64_t SECOND = 1000000000, GIVEN_UP = 1000000000;
+static const int64_t SECOND = 1000000000, TIMEOUT = 1000000000;
 
 struct query {
     const unsigned char *bytes;
@@ -37,7 +37,7 @@ struct query {
 static struct query *queries;
 static size_t query_count, next_query;
 
-/* What is on its way, by id; sent is 0 where nothing is. */
+/* Queries in flight by id; sent is 0 if there is none. */
 static struct {
     int64_t sent;
     const struct query *query;
@@ -109,8 +109,8 @@ static void open_socket(int port) {
     }
 }
 
-/* Sends up to so many questions; how many left. */
-static int ask(int count) {
+/* Sends up to count queries; returns the number of sent ones. */
+static int send_queries(int count) {
     uint16_t ids[BATCH];
     int64_t moment = now();
     for (int i = 0; i < count; i++) {
@@ -125,7 +125,7 @@ static int ask(int count) {
         out_pieces[i].iov_len = query->length;
     }
     int left = sendmmsg(sock, out_messages, (unsigned)count, 0);
-    if (left < 0) left = 0; /* the server is not there, or no room: the questions are asked again */
+    if (left < 0) left = 0; /* no server, or a full buffer: the queries are sent again later */
     for (int i = left; i < count; i++) flights[ids[i]].sent = 0;
     next_query -= (size_t)(count - left);
     in_flight += left;
@@ -133,20 +133,20 @@ static int ask(int count) {
     return left;
 }
 
-/* The end of the question of a query that asks one thing. */
+/* Offset of the end of the question section of a query with one question. */
 static size_t question_end(const struct query *query) {
     size_t at = HEADER;
     while (at < query->length && query->bytes[at]) at += query->bytes[at] + 1u;
     return at + 5;
 }
 
-static void take(const unsigned char *bytes, size_t length, int64_t moment) {
+static void record_answer(const unsigned char *bytes, size_t length, int64_t moment) {
     if (length < HEADER) {
         wrong++;
         return;
     }
     uint16_t id = (uint16_t)(bytes[0] << 8 | bytes[1]);
-    if (!flights[id].sent) return; /* given up before */
+    if (!flights[id].sent) return; /* counted as lost before */
     size_t end = question_end(flights[id].query);
     if (length < end || memcmp(bytes + HEADER, flights[id].query->bytes + HEADER, end - HEADER)) wrong++;
     if (time_count == time_room) {
@@ -164,15 +164,15 @@ static void take(const unsigned char *bytes, size_t length, int64_t moment) {
     received_bytes += length;
 }
 
-/* Reads what is there; how many answers. */
-static int hear(int flags) {
+/* Reads the answers that have arrived, up to BATCH; returns their number. */
+static int receive(int flags) {
     int count = recvmmsg(sock, in_messages, BATCH, flags, NULL);
     int64_t moment = now();
-    for (int i = 0; i < count; i++) take(inbox[i], in_messages[i].msg_len, moment);
+    for (int i = 0; i < count; i++) record_answer(inbox[i], in_messages[i].msg_len, moment);
     return count < 0 ? 0 : count;
 }
 
-static void give_up(int64_t older_than) {
+static void drop_older(int64_t older_than) {
     for (int id = 0; id < IDS; id++)
         if (flights[id].sent && flights[id].sent <= older_than) {
             flights[id].sent = 0;
@@ -183,46 +183,46 @@ static void give_up(int64_t older_than) {
 
 static void wait_readable(int64_t nanoseconds) {
     struct pollfd polled = {.fd = sock, .events = POLLIN};
-    struct timespec most = {nanoseconds / SECOND, nanoseconds % SECOND};
-    if (nanoseconds > 0) ppoll(&polled, 1, &most, NULL);
+    struct timespec limit = {nanoseconds / SECOND, nanoseconds % SECOND};
+    if (nanoseconds > 0) ppoll(&polled, 1, &limit, NULL);
 }
 
-static void flood(int64_t until, uint64_t most, int window) {
+static void flood(int64_t until, uint64_t limit, int window) {
     int64_t swept = now();
-    while (now() < until && sent < most && !ended_early) {
+    while (now() < until && sent < limit && !ended_early) {
         int room = window - in_flight;
-        if ((uint64_t)room > most - sent) room = (int)(most - sent);
+        if ((uint64_t)room > limit - sent) room = (int)(limit - sent);
         while (room > 0) {
-            int left = ask(room < BATCH ? room : BATCH);
+            int left = send_queries(room < BATCH ? room : BATCH);
             if (left <= 0) break;
             room -= left;
         }
-        if (!hear(MSG_DONTWAIT)) {
+        if (!receive(MSG_DONTWAIT)) {
             wait_readable(SECOND / 20);
-            hear(MSG_DONTWAIT);
+            receive(MSG_DONTWAIT);
         }
-        if (now() - swept > GIVEN_UP / 2) {
+        if (now() - swept > TIMEOUT / 2) {
             swept = now();
-            give_up(swept - GIVEN_UP);
+            drop_older(swept - TIMEOUT);
         }
     }
 }
 
-static void at_rate(int64_t begun, int64_t until, double rate) {
+static void at_rate(int64_t started, int64_t until, double rate) {
     for (uint64_t number = 0;; number++) {
-        int64_t due = begun + (int64_t)((double)number * (double)SECOND / rate);
+        int64_t due = started + (int64_t)((double)number * (double)SECOND / rate);
         if (due >= until || ended_early) return;
         for (int64_t left; (left = due - now()) > 0 && !ended_early;) {
             wait_readable(left);
-            while (hear(MSG_DONTWAIT)) {}
+            while (receive(MSG_DONTWAIT)) {}
         }
-        ask(1);
+        send_queries(1);
     }
 }
 
 struct connection {
-    int sock, on_the_way;
-    size_t held;
+    int sock, in_flight;
+    size_t buffered;
     unsigned char bytes[PREFIX + 65535];
 };
 static struct connection connections[CONNECTIONS];
@@ -236,7 +236,7 @@ static int connect_to(int port) {
     return made;
 }
 
-static void ask_over(struct connection *over) {
+static void send_tcp(struct connection *over) {
     const struct query *query = &queries[next_query++ % query_count];
     unsigned char *bytes = outbox[0];
     while (flights[next_id].sent) next_id++;
@@ -248,52 +248,52 @@ static void ask_over(struct connection *over) {
     flights[next_id].sent = now();
     flights[next_id++].query = query;
     if (send(over->sock, bytes, PREFIX + query->length, MSG_NOSIGNAL) != PREFIX + query->length) die("send");
-    over->on_the_way++;
+    over->in_flight++;
     in_flight++;
     sent++;
 }
 
-static void hear_over(struct connection *over) {
-    ssize_t count = recv(over->sock, over->bytes + over->held, sizeof over->bytes - over->held, MSG_DONTWAIT);
+static void receive_tcp(struct connection *over) {
+    ssize_t count = recv(over->sock, over->bytes + over->buffered, sizeof over->bytes - over->buffered, MSG_DONTWAIT);
     if (!count) errno = ECONNRESET;
     if (count <= 0) die("the server closed a connection");
-    over->held += (size_t)count;
+    over->buffered += (size_t)count;
     size_t at = 0;
-    while (over->held - at >= PREFIX) {
+    while (over->buffered - at >= PREFIX) {
         size_t length = (size_t)(over->bytes[at] << 8 | over->bytes[at + 1]);
-        if (over->held - at < PREFIX + length) break;
-        take(over->bytes + at + PREFIX, length, now());
-        over->on_the_way--;
+        if (over->buffered - at < PREFIX + length) break;
+        record_answer(over->bytes + at + PREFIX, length, now());
+        over->in_flight--;
         at += PREFIX + length;
     }
-    over->held -= at;
-    memmove(over->bytes, over->bytes + at, over->held);
+    over->buffered -= at;
+    memmove(over->bytes, over->bytes + at, over->buffered);
 }
 
-/* Goes on until what was asked is answered; the time from the first question on. */
+/* Runs the load until all queries are answered; returns the time since the first query. */
 static int64_t stream(int port, int64_t nanoseconds, int count, int window) {
     struct pollfd polled[CONNECTIONS];
     for (int i = 0; i < count; i++)
         polled[i] = (struct pollfd){.fd = connections[i].sock = connect_to(port), .events = POLLIN};
-    int64_t begun = now(), until = begun + nanoseconds, heard = begun;
+    int64_t started = now(), until = started + nanoseconds, last_answer = started;
     for (int is_over = 0; !is_over || in_flight;) {
         is_over = now() >= until || ended_early;
         for (int i = 0; i < count && !is_over; i++)
-            while (connections[i].on_the_way < window) ask_over(&connections[i]);
-        if (poll(polled, (nfds_t)count, 100) > 0) heard = now();
-        if (now() - heard > 10 * GIVEN_UP) break;
+            while (connections[i].in_flight < window) send_tcp(&connections[i]);
+        if (poll(polled, (nfds_t)count, 100) > 0) last_answer = now();
+        if (now() - last_answer > 10 * TIMEOUT) break;
         for (int i = 0; i < count; i++)
-            if (polled[i].revents) hear_over(&connections[i]);
+            if (polled[i].revents) receive_tcp(&connections[i]);
     }
-    return now() - begun;
+    return now() - started;
 }
 
 static void last_answers(void) {
-    for (int64_t until = now() + GIVEN_UP; in_flight && now() < until;) {
+    for (int64_t until = now() + TIMEOUT; in_flight && now() < until;) {
         wait_readable(SECOND / 50);
-        while (hear(MSG_DONTWAIT)) {}
+        while (receive(MSG_DONTWAIT)) {}
     }
-    give_up(INT64_MAX);
+    drop_older(INT64_MAX);
 }
 
 static int by_size(const void *one, const void *other) {
@@ -307,7 +307,7 @@ static double percentile(double share) {
     return times[at < time_count ? at : time_count - 1] / 1000.0;
 }
 
-static void tell(double seconds) {
+static void print_result(double seconds) {
     lost += (uint64_t)in_flight;
     qsort(times, time_count, sizeof *times, by_size);
     printf("{\"sent\": %lu, \"answered\": %lu, \"lost\": %lu, \"wrong\": %lu, \"truncated\": %lu, \"bytes\": %lu, ",
@@ -335,18 +335,18 @@ int main(int argc, char **argv) {
     open_socket(atoi(argv[2]));
     times = malloc(time_room * sizeof *times);
     if (!times) die("memory");
-    prctl(PR_SET_TIMERSLACK, 1UL); /* or sleeping until a question is due takes 50 us longer */
+    prctl(PR_SET_TIMERSLACK, 1UL); /* the default slack would delay each query by 50 us */
     signal(SIGTERM, end_early);
-    int64_t begun = now(), until = begun + (int64_t)(amount * (double)SECOND);
+    int64_t started = now(), until = started + (int64_t)(amount * (double)SECOND);
     if (!strcmp(argv[1], "flood")) flood(until, UINT64_MAX, (int)pace);
     else if (!strcmp(argv[1], "once")) flood(INT64_MAX, (uint64_t)amount * query_count, (int)pace);
-    else if (!strcmp(argv[1], "rate")) at_rate(begun, until, pace);
+    else if (!strcmp(argv[1], "rate")) at_rate(started, until, pace);
     else if (!strcmp(argv[1], "stream") && streams > 0 && streams <= CONNECTIONS) {
-        tell((double)stream(atoi(argv[2]), until - begun, streams, each) / (double)SECOND);
+        print_result((double)stream(atoi(argv[2]), until - started, streams, each) / (double)SECOND);
         return 0;
     } else return 2;
     int64_t ended = now();
     last_answers();
-    tell((double)(ended - begun) / (double)SECOND);
+    print_result((double)(ended - started) / (double)SECOND);
     return 0;
 }

@@ -1,7 +1,7 @@
-"""The servers that are compared: each with one worker, the same zone and a port of its own of 127.0.0.1.
+"""The compared servers: each has one worker, the same zone, and its own port on 127.0.0.1.
 
-Each is set up as fast as it goes while its answers hold what ours do: the address records of SRV targets
-among them, no limit of rates, no rotation (which is zkdns' own extra), no log.
+Each is configured for speed, with the same answers as zkdns: addresses of SRV targets included, no rate limit
+and no log. The other servers do not rotate records.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Self
 
-from tests.bench.native import compile_program
+from tests.bench.c_programs import compile_program
 from tests.bench.processes import cpu_seconds, family, find_program, pin, running
-from tests.bench.served import Client
+from tests.bench.zkdns_process import UdpClient
 from tests.bench.zone import (
     TTL,
     ZONE,
     Service,
     to_dnsmasq_lines,
-    to_fixed_file,
     to_hosts_file,
+    to_static_file,
     to_zone_file,
 )
 from tests.support.loopback import free_port
@@ -37,18 +37,18 @@ _RCODE = 15
 
 
 class Peer:
-    """A server; as a context manager it is started, waited for until it answers, and ended.
+    """A server. As a context manager it starts, waits for the first answer, and is killed at the end.
 
     Args:
-        services: what it knows.
-        directory: where it has a directory of its own below.
-        core: where it runs.
+        services: the services it serves.
+        directory: parent of the server's own directory.
+        core: the CPU it runs on.
     """
 
     name: ClassVar[str]
     program: ClassVar[str]
     package: ClassVar[str]
-    """Debian's and Ubuntu's."""
+    """Name of the Debian and Ubuntu package."""
     is_dns: ClassVar[bool] = True
 
     def __init__(self, services: Sequence[Service], directory: Path, core: int) -> None:
@@ -60,7 +60,7 @@ class Peer:
         self._pid = 0
 
     def configure(self) -> list[str]:
-        """Write what the server reads; how it is started, in the foreground."""
+        """Write the configuration and return the command that runs the server in the foreground."""
         raise NotImplementedError
 
     def __enter__(self) -> Self:
@@ -82,13 +82,13 @@ class Peer:
     def _see_that_it_runs(self, status: int | None, log: Path) -> None:
         if status is not None:
             tail = log.read_text(errors="replace")[-_LOG_TAIL:].strip()
-            raise RuntimeError(f"{self.name} has ended with {status}: {tail}")
+            raise RuntimeError(f"{self.name} exited with status {status}: {tail}")
 
     def _is_answering(self) -> bool:
-        client = Client(self.port, timeout=0.2)
+        client = UdpClient(self.port, timeout=0.2)
         try:
-            answer = client.ask(self.services[-1].owner)
-            # The answer may be cut. TCP may be listened at a moment later.
+            answer = client.query(self.services[-1].owner)
+            # The answer may be truncated. TCP may start a moment later than UDP.
             return answer is not None and answer[3] & _RCODE == 0 and self._is_listening()
         finally:
             client.close()
@@ -99,15 +99,15 @@ class Peer:
         return False
 
     def pids(self) -> list[int]:
-        """The processes whose cost counts."""
+        """The processes whose CPU time is measured."""
         return family(self._pid)
 
-    def rest(self) -> list[int]:
-        """Its other processes."""
+    def other_pids(self) -> list[int]:
+        """The other processes of the server."""
         return []
 
     def cpu_seconds(self) -> float:
-        """What those that count have used since they began."""
+        """CPU time of the measured processes since their start."""
         return cpu_seconds(self.pids())
 
     def _write(self, name: str, text: str) -> str:
@@ -117,25 +117,25 @@ class Peer:
 
     def _program(self) -> str:
         found = find_program(self.program)
-        assert found is not None, f"{self.program} was there a moment ago"
+        assert found is not None, f"{self.program} was removed during the benchmark"
         return found
 
 
 class Echo(Peer):
-    """What the kernel itself costs; it knows no DNS."""
+    """echo.c, which returns each datagram: the cost of the kernel alone."""
 
     name, program, package = "echo", "cc", "gcc libc6-dev"
     is_dns = False
 
     def configure(self) -> list[str]:
         program = compile_program("echo", self.directory)
-        self.port = free_port()  # another one: meanwhile somebody else could get the first
+        self.port = free_port()  # a new one: during the compilation another process may have taken the first
         return [program, str(self.port)]
 
     def _is_answering(self) -> bool:
-        client = Client(self.port, timeout=0.2)
+        client = UdpClient(self.port, timeout=0.2)
         try:
-            return client.ask("echo") is not None
+            return client.query("echo") is not None
         finally:
             client.close()
 
@@ -169,7 +169,7 @@ class Knot(Peer):
 
 
 class Nsd(Peer):
-    """With the targets' addresses come the zone's NS record and its address: it leaves out all or none."""
+    """NSD. It adds NS records and their addresses too, since it has one setting for all additional data."""
 
     name, program, package = "nsd", "nsd", "nsd"
     ttl: ClassVar[int] = TTL
@@ -203,7 +203,7 @@ class Nsd(Peer):
 
 
 class Unbound(Peer):
-    """As an authority: what stands in local-data is answered without the targets' addresses."""
+    """unbound with an auth-zone; its local-data would be answered without the addresses of SRV targets."""
 
     name, program, package = "unbound", "unbound", "unbound"
 
@@ -237,7 +237,7 @@ class Unbound(Peer):
 
 
 class Dnsmasq(Peer):
-    """Looks an SRV record up in a list of them all, so it is slow with many."""
+    """dnsmasq. It searches SRV records linearly, so it is slow with many."""
 
     name, program, package = "dnsmasq", "dnsmasq", "dnsmasq-base"
 
@@ -260,14 +260,14 @@ class Dnsmasq(Peer):
 
 
 class Zkdns(Peer):
-    """`zkdns serve` from a fixed file, or from where `arguments` say. Its worker's cost counts.
+    """`zkdns serve`, by default with a static file. Only the CPU time of its worker is measured.
 
     Args:
-        services: what it knows.
-        directory: where it has a directory of its own below.
-        core: where its worker runs.
-        arguments: of the command; `--static` with the services unless given.
-        rest_core: where watcher and supervisor run; with the worker unless given.
+        services: the services it serves.
+        directory: parent of the server's own directory.
+        core: the CPU of the worker.
+        arguments: of the command, instead of `--static` with the services.
+        other_core: the CPU of watcher and supervisor; default: that of the worker.
     """
 
     name, program, package = "zkdns", "sh", ""
@@ -279,27 +279,27 @@ class Zkdns(Peer):
         core: int,
         *,
         arguments: Sequence[str] = (),
-        rest_core: int | None = None,
+        other_core: int | None = None,
     ) -> None:
         super().__init__(services, directory, core)
         self._arguments = arguments
-        self._rest_core = core if rest_core is None else rest_core
+        self._rest_core = core if other_core is None else other_core
         self._server: ZkdnsServer
         self.worker = 0
 
     def __enter__(self) -> Self:
         self.directory.mkdir()
-        source = self._arguments or ("--static", self._write("services.toml", to_fixed_file(self.services)))
-        # At level debug it tells which process is which, and nothing of queries.
-        quiet = ("--log-level", "debug", "--admin", "none", "--listen", f"127.0.0.1:{self.port}")
-        server = ZkdnsServer(*source, *quiet, environment={"TMPDIR": str(self.directory)})
+        source = self._arguments or ("--static", self._write("services.toml", to_static_file(self.services)))
+        # At level debug the log has the pids by role, which pid_of needs, and nothing about queries.
+        options = ("--log-level", "debug", "--admin", "none", "--listen", f"127.0.0.1:{self.port}")
+        server = ZkdnsServer(*source, *options, environment={"TMPDIR": str(self.directory)})
         self._server = self._stack.enter_context(server)
         self._stack.callback(self._terminate)
         try:
             self._server.wait_ready(_START_SECONDS)
             eventually(self._is_answering, _START_SECONDS)
             self.worker = self._server.pid_of("worker")
-            pin(self.rest(), self._rest_core)
+            pin(self.other_pids(), self._rest_core)
             pin(self.pids(), self.core)
         except BaseException:
             self._stack.close()
@@ -307,7 +307,7 @@ class Zkdns(Peer):
         return self
 
     def _terminate(self) -> None:
-        """End all its processes: by themselves, or else at once; nobody who pressed Ctrl-C is to wait."""
+        """Terminate all processes, and kill them after a second, so that Ctrl-C takes effect quickly."""
         process = self._server.process
         pids = family(process.pid)
         process.terminate()
@@ -320,5 +320,5 @@ class Zkdns(Peer):
     def pids(self) -> list[int]:
         return [self.worker]
 
-    def rest(self) -> list[int]:
+    def other_pids(self) -> list[int]:
         return [pid for pid in family(self._server.process.pid) if pid != self.worker]

@@ -1,4 +1,4 @@
-"""Processes of a benchmark: where they run, what they cost, and that none outlives it."""
+"""Processes of a benchmark: CPU affinity, CPU time, memory, and their end with the benchmark."""
 
 import contextlib
 import os
@@ -13,51 +13,51 @@ from tests.support.process_guard import guarded
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PATHS = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-_UTIME = 11  # of the fields behind a process's name, as are the children's parents
-_PARENT = 1
+_UTIME = 11  # index in /proc/PID/stat, counted after the process name
+_PARENT = 1  # likewise
 
 
 @dataclass(frozen=True)
 class Cores:
-    """Which core is whose."""
+    """CPU numbers by purpose."""
 
     server: int
-    """The server that is measured has it to itself."""
+    """For the measured server alone."""
     load: int
-    """Who asks."""
-    rest: int
-    """ZooKeeper and what else there is; the load's where there is no third."""
+    """For the load generator."""
+    other: int
+    """For all other processes, such as ZooKeeper; equal to `load` if there is no third core."""
 
     @property
-    def is_rest_apart(self) -> bool:
-        """Whether what is neither server nor load leaves both alone."""
-        return self.rest not in (self.server, self.load)
+    def others_have_own_core(self) -> bool:
+        """Whether the other processes have a core of their own."""
+        return self.other not in (self.server, self.load)
 
 
 def choose_cores(wanted: str = "") -> Cores:
-    """The first two or three cores that we may use, or those that `wanted` lists, as in "0,2,3".
+    """The cores that `wanted` lists, such as "0,2,3"; if it is empty, the first two or three usable ones.
 
     Raises:
-        ValueError: with a sentence, where these cannot be had.
+        ValueError: not two or three different usable cores.
     """
     usable = sorted(os.sched_getaffinity(0))
     try:
         chosen = [int(number) for number in wanted.split(",")] if wanted else usable[:3]
     except ValueError:
         raise ValueError(
-            f'--cores is {wanted!r}; write two or three numbers with commas between, as in "0,1"'
+            f'--cores is {wanted!r}; write two or three numbers with commas between, such as "0,1"'
         ) from None
     if len(set(chosen)) < 2 or len(chosen) > 3 or not set(chosen) <= set(usable):
-        told = ",".join(map(str, chosen))
+        found = ",".join(map(str, chosen))
         raise ValueError(
-            f"server and load need a core each: cores {told} are not two or three of those "
-            f"that may be used here ({','.join(map(str, usable))})"
+            f"server and load need a core each: found cores {found}; use two or three different ones of "
+            f"{','.join(map(str, usable))}"
         )
     return Cores(chosen[0], chosen[1], chosen[-1])
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is; servers lie where ordinary users do not look."""
+    """Path of a program in PATH or in the sbin directories, which contain servers; None if not found."""
     return shutil.which(name, path=_PATHS)
 
 
@@ -65,7 +65,7 @@ def find_program(name: str) -> str | None:
 def running(
     command: list[str], *, core: int | None = None, log: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A program as the leader of a group of its own, which is killed at the end."""
+    """Run a program in its own process group, which is killed at the end of the `with` block."""
     pinned = ["taskset", "-c", str(core), *command] if core is not None else command
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
@@ -83,7 +83,7 @@ def running(
 
 
 def pin(pids: Iterable[int], core: int) -> None:
-    """Move processes, with all threads that they have, to a core."""
+    """Move all current threads of these processes to a core."""
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             for thread in Path(f"/proc/{pid}/task").iterdir():
@@ -91,7 +91,7 @@ def pin(pids: Iterable[int], core: int) -> None:
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time that these processes have used so far; a process that has ended has none."""
+    """User and system time of these processes so far; 0 for a process that has ended."""
     ticks = 0
     for pid in pids:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
@@ -101,10 +101,10 @@ def cpu_seconds(pids: Iterable[int]) -> float:
 
 
 def family(pid: int) -> list[int]:
-    """A process and all that descend from it."""
+    """Process ids of a process and all its descendants."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):  # it has ended
+        with contextlib.suppress(OSError):  # the process has ended
             children.setdefault(int(_stat(int(path.name))[_PARENT]), []).append(int(path.name))
     found, parents = [], [pid]
     while parents:
@@ -115,7 +115,7 @@ def family(pid: int) -> list[int]:
 
 
 def resident_megabytes(pid: int) -> float:
-    """A process's resident memory, pages that it shares with others included."""
+    """Resident memory of a process, including shared pages."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024

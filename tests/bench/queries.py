@@ -1,4 +1,4 @@
-"""What is asked: names and types, as text for dnsperf and as packets for load.c."""
+"""Queries of a benchmark: names and types, as text for dnsperf and as packets for load.c."""
 
 import random
 import struct
@@ -14,23 +14,23 @@ _OPT = b"\0" + struct.pack("!HHIH", 41, _PAYLOAD, 0, 0)
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 Question = tuple[str, str]
-"""A name, and the mnemonic of a type."""
+"""Name and type, such as ("web.staging.discovery", "SRV")."""
 
 
 @dataclass(frozen=True)
 class QueryFile:
-    """The same questions in both forms."""
+    """The same questions in both formats."""
 
     text: Path
-    """For dnsperf: a line each."""
+    """For dnsperf: one question per line."""
     packets: Path
-    """For load.c: as over TCP, each behind its length."""
+    """For load.c: messages, each with a length prefix as over TCP."""
     edns: bool
     count: int
 
 
 def encode(question: Question, *, edns: bool) -> bytes:
-    """A query with id 0 and RD set, as stub resolvers send it."""
+    """Encode a query as stub resolvers send it, with id 0 and RD set."""
     name, qtype = question
     labels = b"".join(bytes((len(label),)) + label.encode() for label in name.split("."))
     header = struct.pack("!6H", 0, 0x0100, 1, 0, 0, 1 if edns else 0)
@@ -38,7 +38,7 @@ def encode(question: Question, *, edns: bool) -> bytes:
 
 
 def write_queries(stem: Path, questions: Iterable[Question], *, edns: bool) -> QueryFile:
-    """Write both files, beside each other."""
+    """Write `stem`.txt and `stem`.bin."""
     text, packets = stem.with_suffix(".txt"), stem.with_suffix(".bin")
     count = 0
     with text.open("w") as lines, packets.open("wb") as packed:
@@ -50,31 +50,31 @@ def write_queries(stem: Path, questions: Iterable[Question], *, edns: bool) -> Q
     return QueryFile(text, packets, edns, count)
 
 
-def ordinary(
+def service_questions(
     services: Sequence[Service], types: Sequence[str] = ("A", "SRV"), seed: int = 1
 ) -> list[Question]:
-    """Each service once for each type, in no order."""
+    """One question for each service and type, in random order."""
     questions = [(service.owner, qtype) for service in services for qtype in types]
     random.Random(seed).shuffle(questions)
     return questions
 
 
 def in_random_case(questions: Sequence[Question], count: int, seed: int = 2) -> list[Question]:
-    """So many of these questions, each letter in upper or lower case by chance (0x20)."""
-    dice = random.Random(seed)
+    """Repeat the questions up to `count`, each letter randomly in upper or lower case (0x20)."""
+    rng = random.Random(seed)
     made = []
     for number in range(count):
         name, qtype = questions[number % len(questions)]
-        bits = dice.getrandbits(len(name))
-        spelled = "".join(c.upper() if bits >> at & 1 else c for at, c in enumerate(name))
-        made.append((spelled, qtype))
+        bits = rng.getrandbits(len(name))
+        mixed = "".join(c.upper() if bits >> at & 1 else c for at, c in enumerate(name))
+        made.append((mixed, qtype))
     return made
 
 
-def names_of_nobody(count: int, seed: int = 3, types: Sequence[str] = ("A", "SRV")) -> list[Question]:
-    """So many services that there are none of, all different; these types by turns."""
-    dice = random.Random(seed)
-    names: dict[str, None] = {}  # in their order, which that of a set is not
+def nonexistent_names(count: int, seed: int = 3, types: Sequence[str] = ("A", "SRV")) -> list[Question]:
+    """Questions for different nonexistent services, with the types in turn."""
+    rng = random.Random(seed)
+    names: dict[str, None] = {}  # a set with a stable order
     while len(names) < count:
-        names["x" + "".join(dice.choices(_LETTERS, k=10))] = None
+        names["x" + "".join(rng.choices(_LETTERS, k=10))] = None
     return [(f"{name}.{ENVIRONMENT}.{ZONE}", types[number % len(types)]) for number, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""What a benchmark prints: figures beside their yardsticks and what was to be reached."""
+"""Results of benchmarks: each with its limit and the values it was compared with, as a table or JSON."""
 
 import json
 import statistics
@@ -12,87 +12,94 @@ from rich.table import Table
 
 
 @dataclass(frozen=True)
-class Figure:
+class Result:
     """One line of the report; values are in `unit`."""
 
-    what: str
+    name: str
     measured: float
     unit: str
-    bound: float | None = None
-    """The most that it should be; None: told for its own sake."""
+    limit: float | None = None
+    """Upper limit; None if there is none."""
     yardstick: str = ""
-    """What it is measured by, with its own figure in the same run."""
+    """The values of the same run that it is compared with, such as the costs of other servers."""
     section: str = ""
-    """The benchmark that it is of."""
+    """Name of the benchmark."""
     details: Mapping[str, float] = field(default_factory=dict)
-    """More of the same measurement, for who reads JSON."""
+    """Further values of the same measurement; printed as JSON only."""
 
     @property
-    def is_reached(self) -> bool | None:
-        """Whether it is within its bound."""
-        return None if self.bound is None else self.measured <= self.bound
+    def is_within_limit(self) -> bool | None:
+        """Whether the value is within its limit; None without a limit."""
+        return None if self.limit is None else self.measured <= self.limit
+
+
+_MARKS = {None: "", True: "[green]within limit[/]", False: "[red]over limit[/]"}
 
 
 class Report:
-    """Figures as they are measured, told at the end as a table, or as JSON."""
+    """Collects results, and prints them at the end."""
 
     def __init__(self) -> None:
-        self.figures: list[Figure] = []
+        self.results: list[Result] = []
         self.section = ""
-        """The benchmark that figures are taken of now."""
+        """Name of the running benchmark."""
 
     def add(
         self,
-        what: str,
+        name: str,
         measured: float,
         unit: str,
         *,
-        bound: float | None = None,
+        limit: float | None = None,
         yardstick: str = "",
         details: Mapping[str, float] | None = None,
     ) -> None:
-        """Take a figure."""
-        figure = Figure(what, measured, unit, bound, yardstick, self.section, details or {})
-        self.figures.append(figure)
+        """Add a result of the running benchmark."""
+        result = Result(name, measured, unit, limit, yardstick, self.section, details or {})
+        self.results.append(result)
 
     def print(self, *, as_json: bool) -> None:
-        """Tell all."""
+        """Print all results, as JSON or as a table."""
         if as_json:
-            print(json.dumps([asdict(figure) | {"reached": figure.is_reached} for figure in self.figures]))
+            print(
+                json.dumps(
+                    [asdict(result) | {"within_limit": result.is_within_limit} for result in self.results]
+                )
+            )
             return
-        table = Table("what", "measured", "to reach", "yardstick in the same run", "", box=None)
+        table = Table("measurement", "value", "limit", "compared with, in the same run", "", box=None)
         section = ""
-        for figure in self.figures:
-            if figure.section != section:
-                section = figure.section
+        for result in self.results:
+            if result.section != section:
+                section = result.section
                 table.add_row(f"[bold]{section}[/]")
-            mark = {None: "", True: "[green]reached[/]", False: "[red]not reached[/]"}[figure.is_reached]
-            bound = "" if figure.bound is None else f"<= {figure.bound:g} {figure.unit}"
-            table.add_row(figure.what, f"{figure.measured:.4g} {figure.unit}", bound, figure.yardstick, mark)
+            mark = _MARKS[result.is_within_limit]
+            limit = "" if result.limit is None else f"<= {result.limit:g} {result.unit}"
+            table.add_row(result.name, f"{result.measured:.4g} {result.unit}", limit, result.yardstick, mark)
         Console().print(table)
 
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Show on standard error what is being done, and for how long."""
+    """Yield a function that shows the current step and its duration on standard error."""
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
         task = shown.add_task("", total=None)
 
-        def tell(what: str) -> None:
-            shown.print(f"[dim]{what}[/]")
-            shown.reset(task, description=what, total=None)
+        def show(step: str) -> None:
+            shown.print(f"[dim]{step}[/]")
+            shown.reset(task, description=step, total=None)
 
-        yield tell
+        yield show
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value below which this share of the values lies."""
+    """The value below which the given share (0 to 1) of the values lies."""
     ordered = sorted(values)
     return ordered[min(int(len(ordered) * share), len(ordered) - 1)]
 
 
 def spread(values: Sequence[float], unit: str = "ms", scale: float = 1000.0) -> str:
-    """Median and 99th percentile, as people read them."""
-    median, most = statistics.median(values) * scale, percentile(values, 0.99) * scale
-    return f"median {median:.2f} {unit}, p99 {most:.2f} {unit}"
+    """Median and 99th percentile as text."""
+    median, p99 = statistics.median(values) * scale, percentile(values, 0.99) * scale
+    return f"median {median:.2f} {unit}, p99 {p99:.2f} {unit}"

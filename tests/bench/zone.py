@@ -1,4 +1,4 @@
-"""The services that are asked for, and the same records in the words of each server."""
+"""The services of a benchmark, and their records in the file format of each server."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -6,30 +6,30 @@ from dataclasses import dataclass
 ZONE = "discovery"
 ENVIRONMENT = "staging"
 TTL = 5
-"""Seconds; that of `zkdns serve`."""
+"""Seconds; the default of `zkdns serve`."""
 
 
 @dataclass(frozen=True)
 class Service:
-    """A service, whose members are called m0, m1, … and have an address and a port each."""
+    """A service; `members` are the addresses and ports of m0, m1 and so on."""
 
     name: str
     members: tuple[tuple[str, int], ...]
 
     @property
     def owner(self) -> str:
-        """The name that is asked for."""
+        """The owner name of its records."""
         return f"{self.name}.{ENVIRONMENT}.{ZONE}"
 
 
 def make_services(count: int, members: int, *, name: str = "service", first: int = 0) -> list[Service]:
-    """That many services with that many members each, all of which have addresses of their own.
+    """Make services; all members of all services have different addresses.
 
     Args:
-        count: how many.
-        members: of each; at most 65,536.
-        name: what they are called, a number behind it.
-        first: that of the first of them; others with other numbers have other addresses.
+        count: number of services.
+        members: number of members of each, at most 65,536.
+        name: prefix of the service names; a number follows.
+        first: number of the first service; it determines the addresses.
     """
     made = []
     for number in range(first, first + count):
@@ -42,12 +42,12 @@ def make_services(count: int, members: int, *, name: str = "service", first: int
     return made
 
 
-def to_fixed_file(services: Sequence[Service]) -> str:
-    """For `zkdns serve --static`."""
-    return "\n".join(_fixed_lines(services)) + "\n"
+def to_static_file(services: Sequence[Service]) -> str:
+    """The static file for `zkdns serve --static`."""
+    return "\n".join(_static_lines(services)) + "\n"
 
 
-def _fixed_lines(services: Sequence[Service]) -> Iterator[str]:
+def _static_lines(services: Sequence[Service]) -> Iterator[str]:
     for service in services:
         members = ", ".join(f'"{address}:{port}"' for address, port in service.members)
         yield f'[services."{service.name}.{ENVIRONMENT}"]'
@@ -55,7 +55,7 @@ def _fixed_lines(services: Sequence[Service]) -> Iterator[str]:
 
 
 def to_zone_file(services: Sequence[Service], *, ttl: int = TTL) -> str:
-    """For Knot, NSD and unbound (RFC 1035 section 5)."""
+    """The zone file for Knot, NSD and unbound (RFC 1035 section 5)."""
     return "\n".join(_zone_lines(services, ttl)) + "\n"
 
 
@@ -74,7 +74,7 @@ def _zone_lines(services: Sequence[Service], ttl: int) -> Iterator[str]:
 
 
 def to_hosts_file(services: Sequence[Service]) -> str:
-    """The address records for dnsmasq, as in /etc/hosts; SRV stand in its configuration."""
+    """The address records for dnsmasq, in the format of /etc/hosts."""
     lines = []
     for service in services:
         for number, (address, _) in enumerate(service.members):
@@ -83,7 +83,7 @@ def to_hosts_file(services: Sequence[Service]) -> str:
 
 
 def to_dnsmasq_lines(services: Sequence[Service]) -> str:
-    """The SRV records for dnsmasq."""
+    """The SRV records for dnsmasq, as lines of its configuration."""
     return "".join(
         f"srv-host={service.owner},m{number}.{service.owner},{port},0,100\n"
         for service in services

@@ -1,9 +1,11 @@
-"""Configurations out of what was written, in a file of the working directory and elsewhere."""
+"""Load a configuration from a file in the working directory, variables and flags."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
 
 from zkdns.config import Config, load_config
 from zkdns.errors import ConfigError
@@ -19,13 +21,13 @@ def load(
     environment: Mapping[str, str] | None = None,
     **flags: object,
 ) -> Config:
-    """Load what was written; nothing written is a layer that is not there."""
+    """Load a configuration; `toml` is the text of the file, None for no file."""
     if toml is not None:
         Path(FILE).write_bytes(toml if isinstance(toml, bytes) else toml.encode())
     return load_config(flags=flags, environment=environment or {}, file=FILE if toml is not None else None)
 
 
-def try_to_load(
+def load_or_errors(
     toml: str | bytes | None = None,
     environment: Mapping[str, str] | None = None,
     **flags: object,
@@ -36,11 +38,16 @@ def try_to_load(
         return None, error.errors
 
 
-def mistakes(
+def errors_of(
     toml: str | bytes | None = None,
     environment: Mapping[str, str] | None = None,
     **flags: object,
 ) -> tuple[str, ...]:
-    config, found = try_to_load(toml, environment, **flags)
+    config, found = load_or_errors(toml, environment, **flags)
     assert config is None
     return found
+
+
+def decoded_copy(config: Config | None) -> Config | None:
+    """The configuration as a child process receives it."""
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(config), type=Config | None)

@@ -1,4 +1,4 @@
-"""What systemd tells of directories (systemd.exec(5)) is where things are, unless somebody says otherwise."""
+"""Defaults from the directories and sockets that systemd passes (systemd.exec(5))."""
 
 from pathlib import Path
 
@@ -12,14 +12,16 @@ from zkdns.serverset.auth import load_access
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Directories of a service, all of them empty."""
+    """The variables of a systemd service with empty directories."""
     names = ("CONFIGURATION", "STATE", "RUNTIME", "CREDENTIALS")
     for name in names:
         (tmp_path / name).mkdir()
     return {f"{name}_DIRECTORY": str(tmp_path / name) for name in names}
 
 
-def test_empty_directories_are_where_things_will_be(environment: dict[str, str], tmp_path: Path) -> None:
+def test_directories_of_the_service_are_the_defaults_of_paths(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     config = load_config(flags={}, environment=environment, file=None)
     assert config.snapshot.path == str(tmp_path / "STATE/table")
     assert config.control == str(tmp_path / "RUNTIME/control")
@@ -27,7 +29,9 @@ def test_empty_directories_are_where_things_will_be(environment: dict[str, str],
     assert config.ttl == 5
 
 
-def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Path) -> None:
+def test_files_in_the_directories_of_the_service_are_read(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "CONFIGURATION/zkdns.toml").write_text("ttl = 7\n")
     secrets = tmp_path / "CREDENTIALS/zookeeper.toml"
     secrets.write_text('digest = "user:password"\n')
@@ -46,13 +50,13 @@ def test_files_that_are_there_are_read(environment: dict[str, str], tmp_path: Pa
         load_config(flags={}, environment=environment, file=None, check_access=load_access)
 
 
-def test_a_file_that_may_not_be_read_is_told_of(environment: dict[str, str], tmp_path: Path) -> None:
+def test_an_unreadable_credentials_file_is_an_error(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "CREDENTIALS/zookeeper.toml").symlink_to("zookeeper.toml")
     with pytest.raises(ConfigError, match=r"CREDENTIALS/zookeeper\.toml: cannot be read"):
         load_config(flags={}, environment=environment, file=None, check_access=load_access)
 
 
-def test_whoever_says_otherwise_goes_before(environment: dict[str, str], tmp_path: Path) -> None:
+def test_explicit_settings_override_the_directories(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "CONFIGURATION/zkdns.toml").write_text(
         'snapshot.path = "/var/t"\nzookeeper.credentials = "/etc/z"\n'
     )
@@ -65,18 +69,18 @@ def test_whoever_says_otherwise_goes_before(environment: dict[str, str], tmp_pat
     assert load_config(flags={}, environment={**environment, "ZKDNS_CONFIG": str(other)}, file=None).ttl == 9
 
 
-def test_the_first_of_several_is_taken(environment: dict[str, str], tmp_path: Path) -> None:
+def test_the_first_of_several_directories_is_used(environment: dict[str, str], tmp_path: Path) -> None:
     several = {name: f"{path}:/nowhere" for name, path in environment.items()}
     assert load_config(flags={}, environment=several, file=None).snapshot.path == str(
         tmp_path / "STATE/table"
     )
 
 
-def test_without_zookeeper_no_table_is_kept_unless_asked_for(environment: dict[str, str]) -> None:
+def test_without_zookeeper_there_is_no_default_snapshot(environment: dict[str, str]) -> None:
     assert load_config(flags={"demo": True}, environment=environment, file=None).snapshot.path is None
 
 
-def test_what_was_passed_is_listened_at_unless_somebody_says_otherwise() -> None:
+def test_passed_sockets_are_the_default_of_listen() -> None:
     passed = (HostPort("127.0.0.1", 53), HostPort("::1", 53))
     assert load_config(flags={}, environment={}, file=None, listen=passed).listen == passed
     named = load_config(flags={"listen": ("10.0.0.5",)}, environment={}, file=None, listen=passed)

@@ -1,10 +1,10 @@
-"""Settings of forwarding: how upstreams are written, and what must not be said together."""
+"""Settings of forwarding: upstreams, forward zones, and their errors."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.config.helpers import FILE, load, mistakes
+from tests.config.helpers import FILE, errors_of, load
 from zkdns.address import UpstreamAddress
 from zkdns.config import ForwardZoneSettings
 
@@ -88,24 +88,24 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("toml", "sentence"), WRONG)
-def test_what_is_wrong_in_the_file_is_told_in_one_sentence_with_its_key(toml: str, sentence: str) -> None:
-    assert mistakes(toml) == (f"{FILE}: {sentence}",)
+@pytest.mark.parametrize(("toml", "expected"), WRONG)
+def test_a_wrong_value_in_the_file_is_an_error_with_its_key(toml: str, expected: str) -> None:
+    assert errors_of(toml) == (f"{FILE}: {expected}",)
 
 
-def test_a_domain_with_dots_outside_quotes_is_explained() -> None:
-    told = mistakes('[forward.zone.corp.example]\nupstreams = "10.0.0.53"')
-    assert f"{FILE}: forward.zone.corp.example: {NESTED}" in told
+def test_an_unquoted_domain_with_dots_is_explained() -> None:
+    errors = errors_of('[forward.zone.corp.example]\nupstreams = "10.0.0.53"')
+    assert f"{FILE}: forward.zone.corp.example: {NESTED}" in errors
 
 
-def test_upstreams_are_many_in_every_layer_and_what_is_written_takes_the_place_of_auto() -> None:
-    wanted = (UpstreamAddress("9.9.9.9", 53), UpstreamAddress("1.1.1.1", 853, "one.one.one.one"))
+def test_upstreams_of_any_layer_replace_the_default_auto() -> None:
+    expected = (UpstreamAddress("9.9.9.9", 53), UpstreamAddress("1.1.1.1", 853, "one.one.one.one"))
     assert (
         load(environment={"ZKDNS_UPSTREAM": "9.9.9.9, tls://1.1.1.1#one.one.one.one"}).forward.upstreams
-        == wanted
+        == expected
     )
-    assert load(upstream=("9.9.9.9", "tls://1.1.1.1#one.one.one.one")).forward.upstreams == wanted
-    assert load('forward.upstreams = "9.9.9.9"').forward.upstreams == wanted[:1]
+    assert load(upstream=("9.9.9.9", "tls://1.1.1.1#one.one.one.one")).forward.upstreams == expected
+    assert load('forward.upstreams = "9.9.9.9"').forward.upstreams == expected[:1]
     assert load('forward.upstreams = "9.9.9.9"', upstream=("none",)).forward.upstreams == ()
     assert (
         load().forward.upstreams
@@ -127,20 +127,18 @@ def test_upstreams_are_many_in_every_layer_and_what_is_written_takes_the_place_o
         ("0.0.0.0", "::1"),
     ],
 )
-def test_a_resolver_at_another_port_or_address_of_this_machine_may_be_an_upstream(
-    listen: str, upstream: str
-) -> None:
+def test_a_local_resolver_at_another_port_or_address_may_be_an_upstream(listen: str, upstream: str) -> None:
     assert load(listen=(listen,), upstream=(upstream,)).forward.upstreams != ()
 
 
-def test_what_is_wrong_with_listening_brings_no_mistakes_about_upstreams() -> None:
-    (mistake,) = mistakes(
+def test_a_wrong_listen_address_causes_no_errors_about_upstreams() -> None:
+    (error,) = errors_of(
         "[forward.zone.lab]\nupstreams = '127.0.0.1'", listen=("x",), upstream=("127.0.0.1",)
     )
-    assert mistake.startswith("--listen: ")
+    assert error.startswith("--listen: ")
 
 
 @pytest.mark.parametrize("domain", ["example", "a.example", "overy", "sub.cov.ery"])
-def test_a_domain_above_the_zone_or_beside_it_may_be_forwarded(domain: str) -> None:
+def test_a_domain_outside_of_the_zone_may_be_a_forward_zone(domain: str) -> None:
     config = load(f'[forward.zone."{domain}"]\nupstreams = "10.0.0.53"', zone="z.example")
     assert config.forward.zones == {domain: ForwardZoneSettings((UpstreamAddress("10.0.0.53", 53),))}

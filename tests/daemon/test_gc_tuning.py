@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.dns.helpers import Server, many, put
-from tests.robustness.mutations import Mutator, ordinary
+from tests.robustness.mutations import Mutator, ordinary_messages
 from zkdns.daemon.gc_tuning import collect_all, collect_young_generations_only
 
 SERVICES = 10
@@ -57,7 +57,7 @@ def test_full_collections_do_not_happen_automatically() -> None:
 def test_tables_and_responses_have_no_cycles() -> None:
     names = [f"s{number}.staging" for number in range(SERVICES)]
     server = Server({name: many(12) for name in names})
-    seeds = ordinary([f"{name}.discovery" for name in names])
+    seeds = ordinary_messages([f"{name}.discovery" for name in names])
     messages = list(itertools.islice(Mutator(seeds, random.Random(1)), 5000))
     gc.collect()
     gc.disable()

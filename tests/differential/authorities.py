@@ -1,4 +1,4 @@
-"""Knot and NSD, each serving zone files from memory on a port of its own of 127.0.0.1."""
+"""Knot and NSD as authoritative servers of zone files, each on its own port of 127.0.0.1."""
 
 import contextlib
 import os
@@ -22,11 +22,11 @@ _START_SECONDS = 20.0
 
 
 class Authority:
-    """A server; as a context manager it is started, waited for until it answers for all zones, and ended.
+    """A server. As a context manager it starts, waits until it serves all zones, and is killed at the end.
 
     Args:
-        zones: their files, by the names of the zones as text.
-        directory: where it has a directory of its own below.
+        zones: zone files by name of the zone.
+        directory: parent of the server's own directory.
     """
 
     name: ClassVar[str]
@@ -40,7 +40,7 @@ class Authority:
 
     @classmethod
     def is_missing(cls) -> bool:
-        """Whether there is no such program here."""
+        """Whether the program is not installed."""
         return find_program(cls.program) is None
 
     def _configuration(self) -> str:
@@ -81,7 +81,7 @@ class Authority:
 
     @property
     def log(self) -> str:
-        """What it has said."""
+        """Everything the server has logged."""
         return (self._directory / "log").read_text(errors="replace")
 
     def _has_ended(self) -> bool:

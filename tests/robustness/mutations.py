@@ -1,6 +1,6 @@
-"""Messages as no client means them: those that clients send, with bytes changed, lost, doubled, mixed up.
+"""Mutated DNS messages: messages of clients with changed, missing, repeated and mixed bytes.
 
-Everything is drawn from a `random.Random`, so that one seed gives the same messages each time.
+All randomness comes from a `random.Random`, so that a seed always gives the same messages.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from tests.dns.helpers import query
 
 HEADER_SIZE = 12
-LONGEST = 1400
-"""Bytes; what is longer is a matter of its own."""
+MAX_SIZE = 1400
+"""Maximum bytes of a mutated message; larger datagrams have a test of their own."""
 
-# Where a decision changes: counts, lengths of labels and their kinds, pointers, signs.
-_TELLING = bytes((0, 1, 2, 3, 0x0C, 0x20, 0x29, 0x3F, 0x40, 0x41, 0x7F, 0x80, 0xBF, 0xC0, 0xFE, 0xFF))
+# Boundary values of counts, label lengths, label types and compression pointers.
+_BOUNDARIES = bytes((0, 1, 2, 3, 0x0C, 0x20, 0x29, 0x3F, 0x40, 0x41, 0x7F, 0x80, 0xBF, 0xC0, 0xFE, 0xFF))
 _NUMBERS = (
     0,
     1,
@@ -43,8 +43,11 @@ _PER_LABEL = 64
 _TYPES = ("A", "AAAA", "SRV", "TXT", "SOA", "NS", "ANY", "PTR", "HTTPS", "AXFR", "OPT", "TYPE65280")
 
 
-def ordinary(names: Sequence[str]) -> list[bytes]:
-    """What clients send about these names: of many types, with and without EDNS, options, flags and cases."""
+def ordinary_messages(names: Sequence[str]) -> list[bytes]:
+    """Messages about these names: queries of many types, with and without EDNS, options, flags and 0x20.
+
+    Also messages that a server must refuse: other classes, opcodes and EDNS versions, and responses.
+    """
     made = [
         query(name, qtype, edns=edns).to_wire() for name in names for qtype in _TYPES for edns in (None, 0)
     ]
@@ -55,10 +58,10 @@ def ordinary(names: Sequence[str]) -> list[bytes]:
             query(name.swapcase(), "SRV", edns=0, size=4096, do=True).to_wire(),
             query(name, edns=1).to_wire(),
             query(name, qclass="CH").to_wire(),
-            # A cookie, a client's subnet and padding, as options of one OPT record.
+            # An OPT record with a cookie and a client subnet; one with padding.
             plain[:11] + b"\1" + question + _opt(b"\0\x0a\0\x08clientsc" + b"\0\x08\0\7\0\1\x18\0\xc0\0\2"),
             plain[:11] + b"\1" + question + _opt(b"\0\x0c\1\x00" + bytes(256)),
-            # A transfer, which has an SOA of its own; a message of change; what only a server says.
+            # An IXFR query with its SOA record; an UPDATE message; a response.
             plain[:8] + b"\0\1\0\0" + question[:-4] + b"\0\xfb\0\1" + _soa(),
             plain[:2] + b"\x28\0" + plain[4:],
             plain[:2] + b"\x85\0\0\1\0\1\0\0\0\0" + question + b"\xc0\x0c\0\1\0\1\0\0\0\5\0\4\x0a\0\0\1",
@@ -75,18 +78,18 @@ def _soa() -> bytes:
 
 
 class Mutator:
-    """Makes messages out of others.
+    """An endless iterator of mutated messages.
 
     Args:
-        seeds: the messages that it begins with.
-        dice: what everything is drawn from.
-        longest: bytes of what it makes.
+        seeds: the messages to mutate.
+        rng: source of all randomness.
+        max_size: maximum bytes of a mutated message.
     """
 
-    def __init__(self, seeds: Sequence[bytes], dice: random.Random, longest: int = LONGEST) -> None:
-        self._seeds, self._dice, self._longest = seeds, dice, longest
+    def __init__(self, seeds: Sequence[bytes], rng: random.Random, max_size: int = MAX_SIZE) -> None:
+        self._seeds, self._rng, self._max_size = seeds, rng, max_size
         self._careful: tuple[Callable[[bytearray], None], ...] = (
-            self._spell,
+            self._change_label,
             self._set_type,
             self._set_flags,
             self._set_size,
@@ -106,110 +109,110 @@ class Mutator:
         )
 
     def __iter__(self) -> Iterator[bytes]:
-        """Messages without end: most with few changes, half of them still readable."""
-        dice = self._dice
+        """Yield messages, most with few mutations; about half remain valid queries."""
+        rng = self._rng
         while True:
-            message = bytearray(dice.choice(self._seeds))
-            changes = dice.choice((self._careful, self._changes))
-            for _ in range(dice.choice((1, 1, 1, 2, 3, 8))):
-                dice.choice(changes)(message)
-            yield bytes(message[: self._longest])
+            message = bytearray(rng.choice(self._seeds))
+            changes = rng.choice((self._careful, self._changes))
+            for _ in range(rng.choice((1, 1, 1, 2, 3, 8))):
+                rng.choice(changes)(message)
+            yield bytes(message[: self._max_size])
 
-    # -- what leaves a query a query -----------------------------------------------------------------------
+    # -- mutations that keep a query valid -----------------------------------------------------------------
 
-    def _spell(self, message: bytearray) -> None:
-        """Another byte in a label: another case, or another name."""
+    def _change_label(self, message: bytearray) -> None:
+        """Change a byte of a label: its case, or to any value."""
         at = HEADER_SIZE
         places: list[int] = []
         while at < len(message) and (length := message[at]):
             places += range(at + 1, min(at + 1 + length, len(message)))
             at += 1 + length
         if places:
-            place = self._dice.choice(places)
-            message[place] = self._dice.choice((message[place] ^ 0x20, self._dice.randrange(256)))
+            place = self._rng.choice(places)
+            message[place] = self._rng.choice((message[place] ^ 0x20, self._rng.randrange(256)))
 
     def _set_type(self, message: bytearray) -> None:
         end = message.find(0, HEADER_SIZE)
         if 0 < end < len(message) - 4:
-            qtype = self._dice.choice((self._dice.randrange(65536), 1, 33, 255))
+            qtype = self._rng.choice((self._rng.randrange(65536), 1, 33, 255))
             message[end + 1 : end + 3] = qtype.to_bytes(2)
 
     def _set_flags(self, message: bytearray) -> None:
-        """Those that are ignored in a query, and what the code would be."""
+        """Change AA, TC and RD, and all bits of the second flags byte, which a server ignores in a query."""
         if len(message) > 3:
-            message[2] = message[2] & 0xF8 | self._dice.randrange(8)
-            message[3] = self._dice.randrange(256)
+            message[2] = message[2] & 0xF8 | self._rng.randrange(8)
+            message[3] = self._rng.randrange(256)
 
     def _set_size(self, message: bytearray) -> None:
-        """Of UDP, in an OPT record without options at the end; and DO."""
+        """Change UDP size and DO of an OPT record without options at the end."""
         if message[-11:-8] == b"\0\0\x29" and message[-2:] == b"\0\0":
-            message[-8:-6] = self._dice.choice((*_NUMBERS, self._dice.randrange(65536))).to_bytes(2)
-            message[-4] = self._dice.randrange(256)
+            message[-8:-6] = self._rng.choice((*_NUMBERS, self._rng.randrange(65536))).to_bytes(2)
+            message[-4] = self._rng.randrange(256)
 
-    # -- what does not -------------------------------------------------------------------------------------
+    # -- mutations that may make a query invalid -----------------------------------------------------------
 
     def _at(self, message: bytearray) -> int:
-        return self._dice.randrange(len(message)) if message else 0
+        return self._rng.randrange(len(message)) if message else 0
 
     def _flip(self, message: bytearray) -> None:
         if message:
-            message[self._at(message)] ^= 1 << self._dice.randrange(8)
+            message[self._at(message)] ^= 1 << self._rng.randrange(8)
 
     def _replace(self, message: bytearray) -> None:
         if message:
-            message[self._at(message)] = self._dice.choice((*_TELLING, self._dice.randrange(256)))
+            message[self._at(message)] = self._rng.choice((*_BOUNDARIES, self._rng.randrange(256)))
 
     def _set_number(self, message: bytearray) -> None:
         at = self._at(message)
-        message[at : at + 2] = self._dice.choice(_NUMBERS).to_bytes(2)
+        message[at : at + 2] = self._rng.choice(_NUMBERS).to_bytes(2)
 
     def _set_header(self, message: bytearray) -> None:
-        """Another flag, or another count."""
-        at = self._dice.randrange(2, HEADER_SIZE)
+        """Change a byte of flags or counts."""
+        at = self._rng.randrange(2, HEADER_SIZE)
         if at < len(message):
-            message[at] = self._dice.choice((0, 1, 2, 0x80, 0xFF, self._dice.randrange(256)))
+            message[at] = self._rng.choice((0, 1, 2, 0x80, 0xFF, self._rng.randrange(256)))
 
     def _insert(self, message: bytearray) -> None:
         at = self._at(message)
-        message[at:at] = self._dice.randbytes(self._dice.choice((1, 1, 2, 4, 30)))
+        message[at:at] = self._rng.randbytes(self._rng.choice((1, 1, 2, 4, 30)))
 
     def _remove(self, message: bytearray) -> None:
         at = self._at(message)
-        del message[at : at + self._dice.choice((1, 1, 2, 4, 30))]
+        del message[at : at + self._rng.choice((1, 1, 2, 4, 30))]
 
     def _cut(self, message: bytearray) -> None:
         del message[self._at(message) :]
 
     def _double(self, message: bytearray) -> None:
-        """A piece once more, where it stood or elsewhere."""
+        """Copy a piece of the message to another place."""
         at = self._at(message)
-        piece = message[at : at + self._dice.choice((1, 4, 16, 100))]
+        piece = message[at : at + self._rng.choice((1, 4, 16, 100))]
         to = self._at(message)
         message[to:to] = piece
 
     def _mix(self, message: bytearray) -> None:
-        """Begun as one, ended as another."""
-        other = self._dice.choice(self._seeds)
+        """Replace the end of the message with the end of another one."""
+        other = self._rng.choice(self._seeds)
         del message[self._at(message) :]
-        message += other[self._dice.randrange(len(other)) :]
+        message += other[self._rng.randrange(len(other)) :]
 
     def _append(self, message: bytearray) -> None:
-        message += self._dice.randbytes(self._dice.choice((1, 2, 11, 200)))
+        message += self._rng.randbytes(self._rng.choice((1, 2, 11, 200)))
 
     def _nest(self, message: bytearray) -> None:
-        """Labels upon labels, or pointers to pointers, where records would stand."""
+        """Append many labels, or a chain of compression pointers, as additional records."""
         if len(message) < HEADER_SIZE:
             return
-        count = self._dice.randrange(1, 200)
+        count = self._rng.randrange(1, 200)
         message[10:12] = count.to_bytes(2)
-        if self._dice.random() < 0.5:
+        if self._rng.random() < 0.5:
             labels = bytes((_PER_LABEL - 1,)) + b"x" * (_PER_LABEL - 1)
-            message += labels * self._dice.randrange(1, 6) + bytes(11)
+            message += labels * self._rng.randrange(1, 6) + bytes(11)
         else:
             start = len(message)
             message += b"".join(struct.pack("!H", 0xC000 | start + 2 * at) for at in range(count))
 
 
-def is_answered(message: bytes) -> bool:
-    """Whether something is to be said to that: it has a header, and is no response itself."""
+def needs_response(message: bytes) -> bool:
+    """Whether a server must respond: the message has a header, and is no response."""
     return len(message) >= HEADER_SIZE and not message[2] & 0x80

@@ -26,8 +26,8 @@ def test_there_is_a_value_for_each_ten_seconds_of_an_hour_at_once() -> None:
 
 def test_a_point_has_the_rates_of_all_workers_since_the_last_one() -> None:
     hour = LastHour(0.0, {})
-    hour.take(10.0, {1: counted(100, response_cache=80, zone=20), 2: counted(300, response_cache=300)})
-    point = hour.take(
+    hour.add_point(10.0, {1: counted(100, response_cache=80, zone=20), 2: counted(300, response_cache=300)})
+    point = hour.add_point(
         20.0, {1: counted(150, response_cache=130, zone=20), 2: counted(400, response_cache=400)}
     )
     assert (point["queries"], point["response_cache"], point["zone"], point["forward_cache"]) == (
@@ -41,50 +41,50 @@ def test_a_point_has_the_rates_of_all_workers_since_the_last_one() -> None:
 
 def test_a_replaced_worker_counts_from_0_and_no_rate_is_negative() -> None:
     hour = LastHour(0.0, {})
-    hour.take(10.0, {1: counted(1000, response_cache=1000)})
-    replaced = hour.take(20.0, {2: counted(50, response_cache=50)})
+    hour.add_point(10.0, {1: counted(1000, response_cache=1000)})
+    replaced = hour.add_point(20.0, {2: counted(50, response_cache=50)})
     assert (replaced["queries"], replaced["response_cache"]) == (5.0, 5.0)
-    same_pid = hour.take(30.0, {2: counted(20, {0.001: 3}, response_cache=20)})
+    same_pid = hour.add_point(30.0, {2: counted(20, {0.001: 3}, response_cache=20)})
     assert (same_pid["queries"], same_pid["response_cache"]) == (2.0, 2.0)
 
 
 def test_counts_from_before_the_first_reading_are_excluded() -> None:
     hour = LastHour(0.0, {1: counted(1_000_000, {5.0: 1000}, response_cache=1_000_000)})
-    point = hour.take(10.0, {1: counted(1_000_100, {5.0: 1000}, response_cache=1_000_100)})
+    point = hour.add_point(10.0, {1: counted(1_000_100, {5.0: 1000}, response_cache=1_000_100)})
     assert (point["queries"], point["response_cache"], point["latency_p99"]) == (10.0, 10.0, None)
 
 
 def test_rates_use_the_elapsed_time() -> None:
     hour = LastHour(0.0, {})
-    assert hour.take(12.5, {1: counted(100)})["queries"] == 8.0
+    assert hour.add_point(12.5, {1: counted(100)})["queries"] == 8.0
 
 
 def test_without_workers_all_values_are_unknown() -> None:
     hour = LastHour(0.0, {})
-    assert set(hour.take(10.0, {}).values()) == {None}
+    assert set(hour.add_point(10.0, {}).values()) == {None}
 
 
 def test_missed_points_are_unknown() -> None:
     hour = LastHour(0.0, {})
-    hour.take(10.0, {1: counted(100)})
-    hour.take(40.0, {1: counted(400)})
+    hour.add_point(10.0, {1: counted(100)})
+    hour.add_point(40.0, {1: counted(400)})
     assert hour.read(40.0, 0.0).series["queries"][-4:] == [10.0, None, None, 10.0]
-    hour.take(1e9, {1: counted(400)})
+    hour.add_point(1e9, {1: counted(400)})
     assert hour.read(1e9, 0.0).series["queries"] == [*[None] * (POINTS - 1), 0.0]
 
 
 def test_points_of_one_hour_are_kept() -> None:
     hour = LastHour(0.0, {})
     for number in range(1, POINTS + 6):
-        hour.take(number * 10.0, {1: counted(number * 100)})
+        hour.add_point(number * 10.0, {1: counted(number * 100)})
     values = hour.read(3650.0, 0.0).series["queries"]
     assert values == [10.0] * POINTS
 
 
 def test_latencies_are_those_since_the_last_point() -> None:
     hour = LastHour(0.0, {})
-    hour.take(10.0, {1: counted(100, {5.0: 100})})
-    point = hour.take(20.0, {1: counted(200, {5.0: 100, 0.001: 98, 0.01: 2})})
+    hour.add_point(10.0, {1: counted(100, {5.0: 100})})
+    point = hour.add_point(20.0, {1: counted(200, {5.0: 100, 0.001: 98, 0.01: 2})})
     assert point["latency_p50"] == pytest.approx(0.000_755, rel=0.01)
     assert point["latency_p99"] == pytest.approx(0.007_5)
-    assert hour.take(30.0, {1: counted(200, {5.0: 100, 0.001: 98, 0.01: 2})})["latency_p50"] is None
+    assert hour.add_point(30.0, {1: counted(200, {5.0: 100, 0.001: 98, 0.01: 2})})["latency_p50"] is None

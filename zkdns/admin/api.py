@@ -19,13 +19,13 @@ from zkdns.telemetry.last_hour import LastHour
 _MAX_ENTRIES: Final = 10_000
 _ENTRIES: Final = 1_000
 _MAX_NUMBER = (1 << 63) - 1
-_WRITE_SECONDS = 10.0  # to write a piece of a stream
+_WRITE_SECONDS = 10.0  # time limit to write a piece of a stream
 # Browsers mark requests of pages of other sites (Fetch Metadata). Other clients do not send the header.
 _OWN_SITE = (None, "same-origin", "none")
 
 
 class Api:
-    """Handles the requests.
+    """Handlers of all API requests.
 
     Args:
         backend: the server.
@@ -87,19 +87,21 @@ class Api:
 
     async def _history(self, request: web.Request) -> web.StreamResponse:
         given = _parameters(request, "service", "after", "most")
-        after = _whole(given, "after", 0, 0, _MAX_NUMBER)
-        most = _whole(given, "most", _ENTRIES, 1, _MAX_ENTRIES)
+        after = _integer(given, "after", 0, 0, _MAX_NUMBER)
+        most = _integer(given, "most", _ENTRIES, 1, _MAX_ENTRIES)
         history = await self._backend.history(given.get("service"), after, most)
         return _json({"entries": history.entries, "last": history.last})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         _parameters(request)
         last = request.headers.get("Last-Event-ID", "")
-        known = int(last) if last.isascii() and last.isdigit() and len(last) < len(str(_MAX_NUMBER)) else None
+        last_id = (
+            int(last) if last.isascii() and last.isdigit() and len(last) < len(str(_MAX_NUMBER)) else None
+        )
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         if request.method == "HEAD":
             return response
-        async with self._events.stream(known) as stream:
+        async with self._events.stream(last_id) as stream:
             if isinstance(request.protocol, Connection):
                 request.protocol.is_stream = True
             await response.prepare(request)
@@ -118,7 +120,7 @@ class Api:
     # -- changing ------------------------------------------------------------------------------------------
 
     async def _accept(self, request: web.Request) -> web.StreamResponse:
-        await self._check_may_change(request)
+        await self._check_authorization(request)
         given = _parameters(request, "service", "all")
         service, every = given.get("service"), given.get("all")
         if (every == "1") == bool(service) or every not in (None, "1"):
@@ -128,15 +130,15 @@ class Api:
         return _json(await self._backend.accept(service))
 
     async def _flush(self, request: web.Request) -> web.StreamResponse:
-        await self._check_may_change(request)
+        await self._check_authorization(request)
         return _json(await self._backend.flush(_parameters(request, "name").get("name")))
 
     async def _reload(self, request: web.Request) -> web.StreamResponse:
-        await self._check_may_change(request)
+        await self._check_authorization(request)
         _parameters(request)
         return _json(await self._backend.reload())
 
-    async def _check_may_change(self, request: web.Request) -> None:
+    async def _check_authorization(self, request: web.Request) -> None:
         """Check that a request is not from a page of another site, and has the token."""
         if request.headers.get("Sec-Fetch-Site") not in _OWN_SITE:
             raise RequestError(HTTPStatus.FORBIDDEN, "requests from pages of other sites are not allowed")
@@ -168,8 +170,8 @@ def _parameters(request: web.Request, *accepted: str) -> dict[str, str]:
     return dict(given)
 
 
-def _whole(given: dict[str, str], name: str, default: int, least: int, most: int) -> int:
-    """Parse a parameter as a whole number.
+def _integer(given: dict[str, str], name: str, default: int, lowest: int, highest: int) -> int:
+    """Parse a parameter as an integer.
 
     Raises:
         RequestError: it is not a number, or out of bounds.
@@ -177,9 +179,9 @@ def _whole(given: dict[str, str], name: str, default: int, least: int, most: int
     text = given.get(name)
     if text is None:
         return default
-    digits = text if text.isascii() and text.isdigit() and len(text) <= len(str(most)) else None
-    if digits is None or not least <= int(digits) <= most:
+    digits = text if text.isascii() and text.isdigit() and len(text) <= len(str(highest)) else None
+    if digits is None or not lowest <= int(digits) <= highest:
         raise RequestError(
-            HTTPStatus.BAD_REQUEST, f"{name} is {text[:40]!r}; write a number from {least} to {most}"
+            HTTPStatus.BAD_REQUEST, f"{name} is {text[:40]!r}; write a number from {lowest} to {highest}"
         )
     return int(digits)

@@ -30,10 +30,10 @@ from zkdns.telemetry.last_hour import STEP, LastHour
 
 log = structlog.get_logger("zkdns.admin")
 
-_WRITE_SECONDS = 10.0  # to write a response
+_WRITE_SECONDS = 10.0  # time limit to write a response
 _STOP_SECONDS = 0.5
 _RETRY_SECONDS = 2.0
-_HEALTH_SECONDS = 0.5  # that a result of the health check is reused
+_HEALTH_SECONDS = 0.5  # for which a result of the health check is reused
 _MAX_BODY = 1 << 16  # bytes; no request needs a body
 _BACKLOG = 128
 
@@ -54,13 +54,13 @@ _ANY_HOST = ("/healthz", "/readyz", "/metrics")
 _API = "/api/"
 
 
-async def serve(sock: socket.socket, backend: Backend, left: asyncio.Event) -> None:
+async def serve(sock: socket.socket, backend: Backend, closed: asyncio.Event) -> None:
     """Serve on a listening socket until cancelled.
 
     Args:
         sock: the socket, which is closed at the end.
         backend: the server behind the address.
-        left: set when the socket is closed; requests in progress may still finish.
+        closed: set when the socket is closed; requests in progress may still finish.
     """
     loop = asyncio.get_running_loop()
     events, hour = Events(backend), LastHour(loop.time(), backend.worker_stats())
@@ -79,21 +79,21 @@ async def serve(sock: socket.socket, backend: Backend, left: asyncio.Event) -> N
             for work in (
                 events.watch_status,
                 events.watch_changes,
-                partial(_take_points, backend, events, hour),
+                partial(_add_points, backend, events, hour),
             ):
                 tasks.create_task(_restarted(work))
     finally:
         events.close()
         listener.close()
-        left.set()
+        closed.set()
         await runner.cleanup()
 
 
-async def _take_points(backend: Backend, events: Events, hour: LastHour) -> None:
+async def _add_points(backend: Backend, events: Events, hour: LastHour) -> None:
     clock = asyncio.get_running_loop().time
     while True:
         await asyncio.sleep(STEP)
-        point = hour.take(clock(), backend.worker_stats())
+        point = hour.add_point(clock(), backend.worker_stats())
         events.send_point(time.time(), point)
 
 
@@ -123,7 +123,7 @@ class HealthCheck:
         self._valid_until = 0.0
 
     async def failure(self) -> str | None:
-        """Return a sentence with the addresses that do not respond. None: the server is healthy."""
+        """Return a sentence with the addresses that do not respond. None if the server is healthy."""
         now = asyncio.get_running_loop().time()
         if self._checking is None or (self._checking.done() and now >= self._valid_until):
             self._checking = asyncio.create_task(self._check_now())
@@ -176,7 +176,7 @@ def _application(backend: Backend, api: Api) -> web.Application:
         web.get("/", status_page),
     ]
     paths = [route.path for route in routes]
-    application = web.Application(middlewares=[_around(backend, paths)], client_max_size=_MAX_BODY)
+    application = web.Application(middlewares=[_middleware(backend, paths)], client_max_size=_MAX_BODY)
     application.on_response_prepare.append(_add_headers)
     application.add_routes(routes)
     return application
@@ -188,11 +188,11 @@ async def _add_headers(_request: web.Request, response: web.StreamResponse) -> N
     response.headers.setdefault("Content-Security-Policy", _POLICY)  # the page has its own policy
 
 
-def _around(backend: Backend, paths: Sequence[str]) -> Middleware:
+def _middleware(backend: Backend, paths: Sequence[str]) -> Middleware:
     """Return a middleware that checks each request and writes its response."""
 
     @web.middleware
-    async def around(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def respond(request: web.Request, handler: Handler) -> web.StreamResponse:
         transport = request.transport
         if transport is not None:
             # Writing then waits until the kernel has accepted everything.
@@ -207,7 +207,7 @@ def _around(backend: Backend, paths: Sequence[str]) -> Middleware:
                 cut_off(transport)
         return response
 
-    return around
+    return respond
 
 
 async def _respond(
@@ -243,7 +243,7 @@ def _check(request: web.Request, backend: Backend) -> None:
         RequestError: it is rejected.
     """
     host = request.headers.get("Host", "")
-    if request.path not in _ANY_HOST and not is_known(host, backend.names):
+    if request.path not in _ANY_HOST and not is_own_host(host, backend.names):
         raise RequestError(
             HTTPStatus.MISDIRECTED_REQUEST,
             f"{host[:100]!r} is not a name of this server; use its address or localhost, "
@@ -253,7 +253,7 @@ def _check(request: web.Request, backend: Backend) -> None:
         raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request has a body; requests have none")
 
 
-def is_known(host: str, names: Sequence[str]) -> bool:
+def is_own_host(host: str, names: Sequence[str]) -> bool:
     """True if a header `Host` names this server, so that the request is not the result of DNS rebinding.
 
     Addresses are safe, because only names can be rebound. So is a missing header, which browsers always send.

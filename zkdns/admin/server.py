@@ -45,7 +45,7 @@ class AdminServer:
         self.address = HostPort(address.host, self._sock.getsockname()[1])
         """The bound address."""
         self._serving: asyncio.Task[None] | None = None
-        self._left = asyncio.Event()
+        self._closed = asyncio.Event()
 
     def start(self, make_backend: Callable[[], Backend], ready: asyncio.Event) -> None:
         """Serve in the running event loop.
@@ -62,9 +62,9 @@ class AdminServer:
         if self._serving is None:
             self.close()
             return
-        if not self._left.is_set():  # a second cancellation would end the requests in progress
+        if not self._closed.is_set():  # a second cancellation would end the requests in progress
             self._serving.cancel()
-        await self._left.wait()
+        await self._closed.wait()
 
     async def stop(self) -> None:
         """Close the socket, and wait for the requests in progress."""
@@ -75,7 +75,7 @@ class AdminServer:
     def close(self) -> None:
         """Close the socket of a server that was not started or has ended."""
         self._sock.close()
-        self._left.set()
+        self._closed.set()
 
     async def _serve(self, make_backend: Callable[[], Backend], ready: asyncio.Event) -> None:
         """Serve until cancelled. An error here stops the admin address only."""
@@ -84,7 +84,7 @@ class AdminServer:
                 async with asyncio.timeout(_MAX_WAIT):
                     await ready.wait()
             serve, backend = await asyncio.to_thread(lambda: (_load(), make_backend()))
-            await serve(self._sock, backend, self._left)
+            await serve(self._sock, backend, self._closed)
         except Exception:
             log.exception("admin_server_failed")
 

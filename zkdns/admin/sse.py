@@ -85,11 +85,11 @@ class Events:
         self._is_closed = False
 
     @contextlib.asynccontextmanager
-    async def stream(self, known: int | None) -> AsyncIterator[Stream]:
+    async def stream(self, last_id: int | None) -> AsyncIterator[Stream]:
         """Open a stream for one client.
 
         Args:
-            known: number of the last entry that the client has received. None: it receives new entries only.
+            last_id: number of the last entry that the client has received; None: send new entries only.
 
         Raises:
             RequestError: too many streams are open.
@@ -102,7 +102,7 @@ class Events:
         now = time.time_ns() // 1000
         if not self._streams:
             self._after = now
-        stream = Stream(self._after if known is None else min(known, now))
+        stream = Stream(self._after if last_id is None else min(last_id, now))
         stream.send(_RETRY + _event("status", self._backend.status()))
         self._streams.add(stream)
         self._behind.add(stream)

@@ -1,4 +1,4 @@
-"""Checks of the forwarding settings that need other settings: own addresses, and zones that are ours."""
+"""Checks of the forwarding settings that need other settings: own addresses and own zones."""
 
 from __future__ import annotations
 

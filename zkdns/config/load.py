@@ -1,7 +1,7 @@
 """Builds the `Config` from three layers: a TOML file, environment variables and flags.
 
 A flag overrides a variable, and a variable overrides the file, key by key. Every layer is parsed completely,
-so that errors in overridden values are reported too: the override may be gone tomorrow.
+so that errors in overridden values are reported too. They would apply as soon as the override is removed.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _NAMESPACE = "/discovery/{environment}/{service}"
 _TOP_LEVEL = {row.key: row for row in SETTINGS if "." not in row.key}
 _SECTIONS: dict[str, dict[str, Setting]] = {}
 _IN_SECTIONS: dict[str, str] = {}
-"""The full keys of settings in sections, by each spelling that a top-level key could have by mistake."""
+"""The full keys of settings in sections, by each top-level key that a user could write by mistake."""
 for _row in SETTINGS:
     _section, _, _key = _row.key.rpartition(".")
     if _section:
@@ -234,8 +234,8 @@ def _add_defaults(
 ) -> None:
     """Add the defaults that depend on other settings, on the environment or on the user."""
     values.setdefault("admin.listen", HostPort("127.0.0.1", ADMIN_PORT))
-    usual = HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT)
-    values.setdefault("listen", listen or (usual,))
+    default = HostPort("127.0.0.1", DEMO_PORT if values.get("demo") else DNS_PORT)
+    values.setdefault("listen", listen or (default,))
     if values.get("offline"):
         values.setdefault("snapshot.max_age", 0)  # the user has chosen this snapshot
     elif not values.get("demo") and not values.keys() & {"zookeeper.hosts", "static"}:

@@ -1,4 +1,4 @@
-"""What a setting is, and how a table of settings is parsed."""
+"""`Setting`, a row of the schema, and parsers of tables of settings."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class LastHour:
         self._before = workers
         self._at = now
 
-    def take(self, now: float, workers: Mapping[int, WorkerStats]) -> Point:
+    def add_point(self, now: float, workers: Mapping[int, WorkerStats]) -> Point:
         """Add the point for the time since the last call, and return it.
 
         Args:
@@ -67,7 +67,7 @@ class LastHour:
         """Return all points.
 
         Args:
-            now: time by the clock of `take`.
+            now: time by the clock of `add_point`.
             wall: Unix time of the same moment.
         """
         missing = [None] * (POINTS - len(self._points))

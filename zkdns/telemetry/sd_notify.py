@@ -44,8 +44,8 @@ class Notifier:
         path = environment.pop("NOTIFY_SOCKET", None)
         microseconds = environment.pop("WATCHDOG_USEC", "")
         pid = environment.pop("WATCHDOG_PID", "")
-        is_for_us = not pid or pid == str(os.getpid())
-        watched = microseconds.isdecimal() and int(microseconds) > 0 and is_for_us
+        is_for_this_process = not pid or pid == str(os.getpid())
+        watched = microseconds.isdecimal() and int(microseconds) > 0 and is_for_this_process
         return cls(path or None, int(microseconds) / 1_000_000 if watched else None)
 
     @property

@@ -1,4 +1,4 @@
-"""The benchmarks' own machinery, with real processes: what is started, pinned, asked, and ended."""
+"""Processes and loads of the benchmarks, with real processes."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import pytest
 from tests.bench.load import NOERROR, Load
 from tests.bench.peers import Echo, Knot, Nsd, Unbound
 from tests.bench.processes import Cores, choose_cores, cpu_seconds, family, find_program, running
-from tests.bench.queries import ordinary, write_queries
+from tests.bench.queries import service_questions, write_queries
 from tests.bench.zone import make_services
 
 CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else []
@@ -30,18 +30,18 @@ needs_peers = pytest.mark.skipif(
 
 @pytest.mark.skipif(not CORES, reason="needs Linux")
 @pytest.mark.parametrize("wanted", ["zero", "0", "0,0", "0,1,2,3", "0,100000"])
-def test_cores_that_cannot_be_had_are_refused_with_a_sentence(wanted: str) -> None:
+def test_unusable_cores_are_rejected(wanted: str) -> None:
     with pytest.raises(ValueError, match=r"numbers with commas|need a core each"):
         choose_cores(wanted)
 
 
-def test_the_rest_is_apart_only_on_a_third_core() -> None:
-    assert Cores(0, 1, 2).is_rest_apart
-    assert not Cores(0, 1, 1).is_rest_apart
+def test_other_processes_have_an_own_core_only_if_there_are_three() -> None:
+    assert Cores(0, 1, 2).others_have_own_core
+    assert not Cores(0, 1, 1).others_have_own_core
 
 
 @needs_compiler
-def test_a_process_is_pinned_costs_time_and_is_ended(tmp_path: Path) -> None:
+def test_a_process_is_pinned_and_killed_and_its_cpu_time_is_measured(tmp_path: Path) -> None:
     with running(["sh", "-c", "while :; do :; done"], core=CORES[-1], log=tmp_path / "log") as process:
         while cpu_seconds([process.pid]) < 0.05:
             assert process.poll() is None
@@ -52,18 +52,18 @@ def test_a_process_is_pinned_costs_time_and_is_ended(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_the_load_counts_what_the_echo_sends_back(tmp_path: Path) -> None:
+def test_the_load_counts_the_answers_of_the_echo_server(tmp_path: Path) -> None:
     services = make_services(10, 5)
-    queries = write_queries(tmp_path / "queries", ordinary(services), edns=True)
+    queries = write_queries(tmp_path / "queries", service_questions(services), edns=True)
     load = Load(tmp_path, CORES[-1])
     with Echo(services, tmp_path, CORES[0]) as echo:
         once = load.once(echo.port, queries, times=3)
         steady = load.at_rate(echo.port, queries, seconds=0.2, rate=500)
-        with load.beside(echo.port, queries, rate=500, core=CORES[-1]) as beside:
+        with load.in_background(echo.port, queries, rate=500, core=CORES[-1]) as background:
             flood = load.flood(echo.port, queries, seconds=0.2)
-        for asked in (once, steady, flood, *beside):
-            asked.check("echo", NOERROR)
-            assert not asked.lost
+        for result in (once, steady, flood, *background):
+            result.check("echo", NOERROR)
+            assert not result.lost
         assert once.answered == 60
         assert steady.answered == 100
         assert flood.answered > 1000
@@ -71,12 +71,12 @@ def test_the_load_counts_what_the_echo_sends_back(tmp_path: Path) -> None:
 
 
 @needs_compiler
-def test_the_load_tells_what_is_lost(tmp_path: Path) -> None:
-    queries = write_queries(tmp_path / "queries", ordinary(make_services(1, 1)), edns=False)
+def test_the_load_counts_lost_queries(tmp_path: Path) -> None:
+    queries = write_queries(tmp_path / "queries", service_questions(make_services(1, 1)), edns=False)
     with socket.socket(type=socket.SOCK_DGRAM) as deaf:
         deaf.bind(("127.0.0.1", 0))
-        asked = Load(tmp_path, CORES[-1]).once(deaf.getsockname()[1], queries, times=5)
-    assert (asked.answered, asked.lost) == (0, 10)
+        result = Load(tmp_path, CORES[-1]).once(deaf.getsockname()[1], queries, times=5)
+    assert (result.answered, result.lost) == (0, 10)
 
 
 @needs_peers
@@ -85,13 +85,13 @@ def test_a_benchmark_runs_from_end_to_end() -> None:
     command = [sys.executable, "-m", "tests.bench", "latency", "--rounds", "1", "--seconds", "0.2", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    told = {figure["what"]: figure["measured"] for figure in json.loads(ran.stdout)}
+    measured = {result["name"]: result["measured"] for result in json.loads(ran.stdout)}
     for server in ("echo", "knot", "nsd", "unbound", "zkdns"):
-        assert told[f"{server}, with EDNS"] > 0
-    assert told["zkdns' median to nsd's"] > 0
+        assert measured[f"median latency of {server}, with EDNS"] > 0
+    assert measured["median latency, zkdns / nsd"] > 0
 
 
-def test_who_asks_for_nonsense_is_told() -> None:
+def test_a_wrong_option_value_is_a_usage_error() -> None:
     command = [sys.executable, "-m", "tests.bench", "latency", "--cores", "0,zero"]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 2

@@ -1,4 +1,4 @@
-"""A table with everything in it: what is in ZooKeeper, in the fixed file, and how it is configured."""
+"""Services of every kind for the differential test: znodes, a static file, and the configuration."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 SEED = 20
 
 ZONES = ("discovery", "deep.inner.discovery", "aurora")
-"""One lies in another, with a name between them."""
+"""One zone is below another, with an empty name between them."""
 
-MOST_ANSWERS = 3
-"""Of the service `few.special`."""
+MAX_ANSWERS = 3
+"""`max_answers` of the service `few.special`."""
 
 CONFIGURATION = """
 zookeeper.hosts = "{zookeeper}"
-static = "{fixed}"
+static = "{static}"
 forward.upstreams = "none"
 negative_ttl = 3
 dns_sd = true
@@ -39,7 +39,7 @@ order = "random"
 order = "fixed"
 """
 
-FIXED = """
+STATIC = """
 [services."fixed.special"]
 members = ["192.0.2.1:80", "[2001:db8::1]:80", { host = "localhost", port = 81, shard = 7 }]
 [services."mixed.special"]
@@ -54,7 +54,7 @@ members = []
 
 _OLD = "X" * 63
 _SERVICES = {
-    # What is legal in a znode's name and odd in a zone file, or in DNS.
+    # Names that are legal for znodes, but special in zone files or unusual in DNS.
     "/discovery/odd/caffè": 2,
     "/discovery/odd/with space": 2,
     '/discovery/odd/"quoted"': 2,
@@ -68,7 +68,7 @@ _SERVICES = {
     "/discovery/star/*": 2,
     f"/discovery/odd/{_OLD}": 3,
     f"/discovery/{'e' * 60}/{'a' * 60}.{'b' * 60}.{'c' * 40}": 3,
-    # Names that go before others, or lie between them.
+    # Names that contain other names, or lie between them.
     "/discovery/staging/api.v2": 3,
     "/discovery/staging/v2": 1,
     "/discovery/staging/m0.web": 1,
@@ -79,7 +79,7 @@ _SERVICES = {
     "/discovery/Case/Upper": 2,
     "/discovery/Case/upper": 2,
     "/discovery/case/upper": 2,
-    # Sizes about the limits of messages.
+    # Answers around the size limits of messages.
     "/discovery/sizes/two": 2,
     **{f"/discovery/sizes/about{count}": count for count in range(8, 34)},
     "/discovery/sizes/hundred": 100,
@@ -106,12 +106,12 @@ _WEIGHTS: dict[str, list[float]] = {
 
 
 def znodes() -> Iterator[tuple[str, bytes]]:
-    """Path and data of each znode, those above it left out."""
-    dice = random.Random(SEED)
+    """Path and data of each znode, without its parents."""
+    rng = random.Random(SEED)
     for path, count in _SERVICES.items():
         yield path, b""
         for number in range(count):
-            yield f"{path}/member_{number:010d}", json.dumps(_member(dice, path, number)).encode()
+            yield f"{path}/member_{number:010d}", json.dumps(_member(rng, path, number)).encode()
         if weights := _WEIGHTS.get(path):
             vector = [
                 {"select": f"member=member_{number:010d}", "weight": weight, "priority": 1}
@@ -120,30 +120,30 @@ def znodes() -> Iterator[tuple[str, bytes]]:
             yield f"{path}/vector_0000000000", json.dumps({"vector": vector}).encode()
 
 
-def _member(dice: random.Random, path: str, number: int) -> dict[str, Any]:
-    """A member of whatever kind, by lot where the service is not one for a purpose."""
+def _member(rng: random.Random, path: str, number: int) -> dict[str, Any]:
+    """A random member; for some services, one with fixed properties."""
     if path.endswith("/same"):
         return _registered("10.9.9.9", 80 + number // 2)
-    ipv6 = "/sizes/" not in path and dice.random() < 0.3
+    ipv6 = "/sizes/" not in path and rng.random() < 0.3
     host = (
-        f"2001:db8::{dice.getrandbits(16):x}"
+        f"2001:db8::{rng.getrandbits(16):x}"
         if ipv6
-        else f"10.{dice.getrandbits(8)}.{number >> 8}.{number & 255}"
+        else f"10.{rng.getrandbits(8)}.{number >> 8}.{number & 255}"
     )
     more: dict[str, Any] = {}
-    if dice.random() < 0.4:
+    if rng.random() < 0.4:
         more["shard"] = number % 5
-    if dice.random() < 0.1 and number:
+    if rng.random() < 0.1 and number:
         more["status"] = "STARTING"
-    if dice.random() < 0.3 and "/sizes/" not in path:
-        elsewhere = f"10.200.{dice.getrandbits(8)}.1"
+    if rng.random() < 0.3 and "/sizes/" not in path:
+        elsewhere = f"10.200.{rng.getrandbits(8)}.1"
         more["additionalEndpoints"] = {
             "admin": {"host": host, "port": 9990},
-            dice.choice(("Http", "v2.stats", "x" * 62)): {"host": elsewhere, "port": 9991},
+            rng.choice(("Http", "v2.stats", "x" * 62)): {"host": elsewhere, "port": 9991},
         }
-    return _registered(host, dice.randrange(1, 65536), **more)
+    return _registered(host, rng.randrange(1, 65536), **more)
 
 
 def _registered(host: str, port: int, **more: Any) -> dict[str, Any]:
-    whole = {"serviceEndpoint": {"host": host, "port": port}, "additionalEndpoints": {}, "status": "ALIVE"}
-    return {**whole, **more}
+    member = {"serviceEndpoint": {"host": host, "port": port}, "additionalEndpoints": {}, "status": "ALIVE"}
+    return {**member, **more}

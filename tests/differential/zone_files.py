@@ -1,4 +1,4 @@
-"""Zone files as they are read by whoever knows the format, and what their comments tell beside."""
+"""The records of zone files, and the comments in them about names that a zone file cannot express."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 
-from tests.differential.comparing import Section
+from tests.differential.response import Section
 
-_COMMENT = re.compile(r"; (?P<name>\S+) (?P<what>.+)")
+_COMMENT = re.compile(r"; (?P<name>\S+) (?P<remark>.+)")
 
 
-class Reference:
-    """What the zone files hold.
+class ZoneFiles:
+    """Records and comments of zone files as `zkdns dump --zone` writes them.
 
     Args:
-        texts: of all files.
+        texts: the text of each file.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -29,7 +29,7 @@ class Reference:
         for line in (line for text in texts for line in text.splitlines()):
             if comment := _COMMENT.fullmatch(line):
                 name = dns.name.from_text(comment["name"])
-                self._remarks.setdefault(name, []).append(comment["what"])
+                self._remarks.setdefault(name, []).append(comment["remark"])
             else:
                 owner, ttl, _, qtype, data = line.split("\t")
                 types = self._records.setdefault(dns.name.from_text(owner), {})
@@ -37,17 +37,17 @@ class Reference:
 
     @property
     def names(self) -> list[dns.name.Name]:
-        """All names that have records or are spoken of."""
+        """All names with records or comments."""
         return [*self._records, *(self._remarks.keys() - self._records)]
 
     def rrset(self, name: dns.name.Name, qtype: str) -> Section:
-        """The records of that name and type; of ANY, all of the name."""
-        known = self._rrsets.get((name, qtype))
-        if known is None:
-            known = self._rrsets[name, qtype] = self._made(name, qtype)
-        return known
+        """The records of this name and type; for ANY, all records of the name."""
+        cached = self._rrsets.get((name, qtype))
+        if cached is None:
+            cached = self._rrsets[name, qtype] = self._make_rrset(name, qtype)
+        return cached
 
-    def _made(self, name: dns.name.Name, qtype: str) -> Section:
+    def _make_rrset(self, name: dns.name.Name, qtype: str) -> Section:
         owner = name.canonicalize().to_wire()
         assert owner is not None
         types = self._records.get(name, {})
@@ -57,24 +57,32 @@ class Reference:
             for ttl, data in types.get(own, ())
         )
 
-    def glue_of(self, answer: Section) -> Section:
-        """The address records of the targets of these SRV records; SRV and TXT of those of PTR too."""
+    def additional_of(self, answer: Section) -> Section:
+        """The additional records for an answer.
+
+        For SRV, the addresses of its targets. For PTR, SRV and TXT of its targets, and the additional records
+        of those.
+        """
         instances = {dns.name.from_wire(data, 0)[0] for _, own, _, data in answer if own == "PTR"}
         if instances:
             found = frozenset().union(
                 *(self.rrset(instance, qtype) for instance in instances for qtype in ("SRV", "TXT"))
             )
-            return found | self.glue_of(found)
+            return found | self.additional_of(found)
         targets = {dns.name.from_wire(data, 6)[0] for _, own, _, data in answer if own == "SRV"}
         return frozenset().union(
             *(self.rrset(target, qtype) for target in targets for qtype in ("A", "AAAA"))
         )
 
-    def is_said(self, what: str, name: dns.name.Name) -> bool:
-        """Whether a comment with these words speaks of it, or of names below it and no record does."""
+    def has_remark(self, text: str, name: dns.name.Name) -> bool:
+        """Whether a comment about the name contains the text.
+
+        For an empty non-terminal: whether a comment about a name below it does, and no name below has
+        records.
+        """
         if name in self._records:
-            return any(what in remark for remark in self._remarks.get(name, ()))
+            return any(text in remark for remark in self._remarks.get(name, ()))
         return any(
-            other.is_subdomain(name) and any(what in remark for remark in remarks)
+            other.is_subdomain(name) and any(text in remark for remark in remarks)
             for other, remarks in self._remarks.items()
         ) and not any(other.is_subdomain(name) for other in self._records)

@@ -1,4 +1,4 @@
-"""The C programs of the benchmarks, compiled when they are needed."""
+"""Compiles the C programs of the benchmarks when they are needed."""
 
 import subprocess
 from pathlib import Path
@@ -9,10 +9,10 @@ _HERE = Path(__file__).parent
 
 
 def compile_program(name: str, directory: Path) -> str:
-    """The path of `echo`, `load` or `forge`, compiled into that directory.
+    """Compile `echo`, `load` or `forge` into a directory and return the path of the program.
 
     Raises:
-        RuntimeError: with what the compiler says.
+        RuntimeError: there is no compiler, or it failed.
     """
     compiler = find_program("cc") or find_program("gcc")
     made = directory / name

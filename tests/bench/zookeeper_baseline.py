@@ -1,7 +1,7 @@
-"""Yardsticks: what ZooKeeper and kazoo cost by themselves, each in a process of its own.
+"""Baseline for the table benchmark: ZooKeeper and kazoo without zkdns.
 
-python -m tests.bench.bare read HOSTS ROOT     the whole tree by multiRead, nothing made of it
-python -m tests.bench.bare follow HOSTS ROOT   a recursive watch, and a read at each event
+python -m tests.bench.zookeeper_baseline read HOSTS ROOT     read the whole tree with multiRead
+python -m tests.bench.zookeeper_baseline follow HOSTS ROOT   set a recursive watch; read at each event
 """
 
 import signal
@@ -30,30 +30,30 @@ _TIMEOUT = 60.0
 
 
 def read_all(client: KazooClient, reads: list[tuple[int, str]]) -> list[Result]:
-    """Ask in batches of 200, four of them at a time."""
+    """Read in batches of 200, with four batches in flight."""
     batches = [reads[start : start + _BATCH] for start in range(0, len(reads), _BATCH)]
     answers: list[list[Result]] = [[] for _ in batches]
     room = threading.Semaphore(_IN_FLIGHT)
 
-    def answered(index: int) -> Callable[[list[Result], BaseException | None], None]:
-        def take(results: list[Result], error: BaseException | None) -> None:
+    def on_answered(index: int) -> Callable[[list[Result], BaseException | None], None]:
+        def store(results: list[Result], error: BaseException | None) -> None:
             assert error is None, error
             answers[index] = results
             room.release()
 
-        return take
+        return store
 
     for index, batch in enumerate(batches):
         room.acquire()
-        send_request(client, MultiRead(batch), answered(index))
+        send_request(client, MultiRead(batch), on_answered(index))
     for _ in range(_IN_FLIGHT):
         room.acquire()
     return [result for results in answers for result in results]
 
 
 def read(client: KazooClient, root: str) -> None:
-    """Print the seconds that reading everything takes, from a connection that stands."""
-    begun = time.monotonic()
+    """Print how long reading the whole tree takes in seconds, on an established connection."""
+    started_at = time.monotonic()
     paths = [root]
     for _ in ("environments", "services", "members"):
         listed = read_all(client, [(GET_CHILDREN, path) for path in paths])
@@ -64,34 +64,34 @@ def read(client: KazooClient, root: str) -> None:
             for name in names
         ]
     found = read_all(client, [(GET_DATA, path) for path in paths])
-    print(time.monotonic() - begun, len(found), flush=True)
+    print(time.monotonic() - started_at, len(found), flush=True)
 
 
 def follow(client: KazooClient, root: str) -> None:
-    """Print path and moment of each znode that was created and read."""
+    """Print path and monotonic time of each znode that was created and read."""
     ready = threading.Event()
     send_request(client, AddWatch(root), lambda _results, _error: ready.set())
     ready.wait(_TIMEOUT)
     print("ready", flush=True)
-    signal.pause()  # until whoever started this has enough, and kills it
+    signal.pause()  # until the benchmark kills this process
 
 
 def main() -> None:
-    what, hosts, root = sys.argv[1:]
+    command, hosts, root = sys.argv[1:]
     client = make_client(hosts)
 
-    def heard(kind: int, path: str) -> None:
+    def on_event(kind: int, path: str) -> None:
         if kind == CREATED:
 
-            def told(_results: list[Result], _error: BaseException | None) -> None:
+            def on_read(_results: list[Result], _error: BaseException | None) -> None:
                 print(path, time.monotonic(), flush=True)
 
-            send_request(client, MultiRead([(GET_DATA, path)]), told)
+            send_request(client, MultiRead([(GET_DATA, path)]), on_read)
 
-    if what == "follow":
-        intercept_events(client, heard)
+    if command == "follow":
+        intercept_events(client, on_event)
     client.start(timeout=_TIMEOUT)
-    {"read": read, "follow": follow}[what](client, root)
+    {"read": read, "follow": follow}[command](client, root)
     client.stop()
     client.close()
 

@@ -1,7 +1,7 @@
-"""The walls between the rooms of zkdns/: who may import whom, and how large a room's files may grow.
+"""The import rules between the packages of zkdns/, and the maximum length of files and functions.
 
-An arrow points upwards only: a module imports from its own row or from rows above it. Imports inside
-functions and those for type checkers alone count like all others: who knows a name depends on its owner.
+Packages are in layers. A module may import from the layer of its own package and from the layers before it.
+Imports inside functions and under TYPE_CHECKING count too.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import zkdns
 
 PACKAGE = Path(zkdns.__file__).parent
 
-ROWS = (
+LAYERS = (
     ("errors", "names", "address", "namespace", "durations", "resolv_conf", "config"),
     ("serverset",),
-    # The package itself is the library's front door; whoever imports it is handed what it asks for, no more.
+    # "" is the package zkdns itself, which imports the library's modules when they are used.
     ("balance", "fixedset", "httpset", "mcset", "thriftset", ""),
     ("registrar",),
     ("table",),
@@ -34,9 +34,9 @@ ROWS = (
     ("cli",),
     ("__main__",),
 )
-ROW_OF = {room: number for number, row in enumerate(ROWS) for room in row}
+LAYER_OF = {package: number for number, layer in enumerate(LAYERS) for package in layer}
 
-# Packages that a room must not know, and those that only one room may know.
+# Modules that a package must not import.
 NEVER: dict[str, frozenset[str]] = {
     "dns": frozenset({"socket", "asyncio", "time", "threading"}),
     "table": frozenset({"socket", "asyncio", "time", "dnslib"}),
@@ -45,9 +45,10 @@ NEVER: dict[str, frozenset[str]] = {
     "serverset": frozenset({"dnslib"}),
     "balance": frozenset({"dnslib"}),
 }
+# Libraries that only one package may import.
 ONLY = {"kazoo": "serverset"}
 
-# What commands are made of; every other module of the room is one command.
+# Modules shared by commands; every other module in cli/ is a command.
 NO_COMMANDS = frozenset(
     {
         *("cli.__init__", "cli.control_client", "cli.name_completion", "cli.options", "cli.output"),
@@ -59,17 +60,17 @@ MAX_LINES = 700
 MAX_FUNCTION = 60
 
 
-def room_of(module: str) -> str:
-    """The room of a module below the package: `dns.message` lies in `dns`."""
+def package_of(module: str) -> str:
+    """The top-level package or module of a module: `dns` for `dns.message`."""
     return module.partition(".")[0]
 
 
 def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything imported anywhere in a module, relative imports spelled out.
+    """Yield line and absolute name of each import in a module.
 
     Args:
         tree: the parsed module.
-        module: its name below the package; a package's own module ends in `.__init__`.
+        module: its name below zkdns; that of a package ends in `.__init__`.
     """
     above = ["zkdns", *module.split(".")][:-1]
     for node in ast.walk(tree):
@@ -78,7 +79,7 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             base = above[: len(above) - node.level + 1] if node.level else []
             source = ".".join([*base, *([node.module] if node.module else [])])
-            if source == "zkdns":  # what is imported may be a room itself
+            if source == "zkdns":  # the imported name may be a package
                 yield from ((node.lineno, f"zkdns.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, source
@@ -87,49 +88,50 @@ def imports(tree: ast.AST, module: str) -> Iterator[tuple[int, str]]:
             "import_module",
             "importlib.import_module",
         ):
-            named = node.args[0] if node.args else None
-            if isinstance(named, ast.JoinedStr) and ast.unparse(named.values[0]) == "{__name__}":
-                yield node.lineno, ".".join(above)  # something of its own
+            argument = node.args[0] if node.args else None
+            if isinstance(argument, ast.JoinedStr) and ast.unparse(argument.values[0]) == "{__name__}":
+                yield node.lineno, ".".join(above)  # a module of its own package
             else:
-                yield node.lineno, str(named.value) if isinstance(named, ast.Constant) else "zkdns.?"
+                yield node.lineno, str(argument.value) if isinstance(argument, ast.Constant) else "zkdns.?"
 
 
-def offences(text: str, module: str) -> list[str]:
-    """What is wrong with a module of that name and text."""
-    room = room_of(module).replace("__init__", "")
-    if room not in ROW_OF:
-        return [f"{module}: the room {room!r} stands in no row"]
+def import_errors(text: str, module: str) -> list[str]:
+    """Imports of a module that break a rule."""
+    package = package_of(module).replace("__init__", "")
+    if package not in LAYER_OF:
+        return [f"{module}: {package!r} is in no layer"]
     return [
-        f"{module}:{line}: {wrong}"
+        f"{module}:{line}: {error}"
         for line, name in imports(ast.parse(text), module)
-        if (wrong := _wrong(room, name))
+        if (error := _import_error(package, name))
     ]
 
 
-def _wrong(room: str, name: str) -> str | None:
-    """Why that room must not import that name; None: it may."""
-    package, _, below = name.partition(".")
-    if package == "zkdns":
-        return _wrong_room(room, room_of(below), name)
-    if package in NEVER.get(room, ()):
-        return f"{room} never imports {package}"
-    if ONLY.get(package, room) != room:
-        return f"{package} is known to {ONLY[package]} alone"
+def _import_error(package: str, name: str) -> str | None:
+    """Why the package must not import the name; None if it may."""
+    root, _, below = name.partition(".")
+    if root == "zkdns":
+        return _layer_error(package, package_of(below), name)
+    if root in NEVER.get(package, ()):
+        return f"{package} must not import {root}"
+    if ONLY.get(root, package) != package:
+        return f"only {ONLY[root]} may import {root}"
     return None
 
 
-def _wrong_room(room: str, other: str, name: str) -> str | None:
-    if other in ("", room, "__version__"):
+def _layer_error(package: str, other: str, name: str) -> str | None:
+    if other in ("", package, "__version__"):
         return None
-    if other not in ROW_OF:
-        return f"imports {name}, which stands in no row"
-    if ROW_OF[other] > ROW_OF[room] or (other == "config" and ROW_OF[room] == ROW_OF["config"]):
-        return f"{room} stands above {other}, so it must not import {name}"
+    if other not in LAYER_OF:
+        return f"imports {name}, which is in no layer"
+    own_layer = LAYER_OF[package]
+    if LAYER_OF[other] > own_layer or (other == "config" and own_layer == LAYER_OF["config"]):
+        return f"{package} is in a layer before {other}, so it must not import {name}"
     return None
 
 
-def overgrown(text: str, module: str) -> list[str]:
-    """What is too long in a module."""
+def length_errors(text: str, module: str) -> list[str]:
+    """The file and the functions of a module that are too long."""
     lines = text.count("\n")
     found = [f"{module}: {lines} lines, at most {MAX_LINES}"] if lines > MAX_LINES else []
     for node in ast.walk(ast.parse(text)):
@@ -142,33 +144,33 @@ def overgrown(text: str, module: str) -> list[str]:
     return found
 
 
-def name_of(path: Path) -> str:
-    """A file's module below the package, a package's own with `__init__`."""
+def module_name(path: Path) -> str:
+    """The name of a file's module below zkdns; that of a package ends in `.__init__`."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_a_module_imports_only_from_its_own_row_and_from_rows_above(path: Path) -> None:
-    assert offences(path.read_text(encoding="utf-8"), name_of(path)) == []
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_module_imports_only_from_its_own_layer_and_the_layers_before_it(path: Path) -> None:
+    assert import_errors(path.read_text(encoding="utf-8"), module_name(path)) == []
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name_of)
-def test_files_and_functions_stay_short_enough_to_be_read_at_one_go(path: Path) -> None:
-    assert overgrown(path.read_text(encoding="utf-8"), name_of(path)) == []
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_files_and_functions_are_not_too_long(path: Path) -> None:
+    assert length_errors(path.read_text(encoding="utf-8"), module_name(path)) == []
 
 
-def test_every_room_stands_in_a_row() -> None:
-    rooms = {room_of(name_of(path)).replace("__init__", "") for path in MODULES}
-    assert rooms <= ROW_OF.keys()
-    assert {"dns", "table", "serverset", "config", "errors"} <= rooms
+def test_every_package_is_in_a_layer() -> None:
+    packages = {package_of(module_name(path)).replace("__init__", "") for path in MODULES}
+    assert packages <= LAYER_OF.keys()
+    assert {"dns", "table", "serverset", "config", "errors"} <= packages
 
 
-def among_commands(text: str, module: str) -> list[str]:
-    """What a command imports of another one, so that one could not be changed without the other."""
-    if room_of(module) != "cli" or module == "cli.__init__":
+def imported_commands(text: str, module: str) -> list[str]:
+    """The modules of other commands that a command imports."""
+    if package_of(module) != "cli" or module == "cli.__init__":
         return []
     found = {
         f"cli.{name.split('.')[2]}"
@@ -178,22 +180,22 @@ def among_commands(text: str, module: str) -> list[str]:
     return sorted(found - NO_COMMANDS - {module})
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=name_of)
+@pytest.mark.parametrize("path", sorted((PACKAGE / "cli").glob("*.py")), ids=module_name)
 def test_no_command_imports_another(path: Path) -> None:
-    assert among_commands(path.read_text(encoding="utf-8"), name_of(path)) == []
+    assert imported_commands(path.read_text(encoding="utf-8"), module_name(path)) == []
 
 
-# -- the guard itself ---------------------------------------------------------------------------------------
+# -- the checks themselves ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("module", "text"),
     [
         ("table", "import zkdns.dns.message"),
-        ("table", "from zkdns.dns import wire"),
+        ("table", "from zkdns.dns import message"),
         ("table", "from zkdns import dns"),
         ("table", "from . import dns"),
-        ("table", "from .dns.wire import Type"),
+        ("table", "from .dns.message import Type"),
         ("table", "def f():\n    from zkdns.transport import udp"),
         ("table", "if TYPE_CHECKING:\n    from zkdns.daemon.ipc.feed import Publisher"),
         ("table", "try:\n    pass\nfinally:\n    import zkdns.cli"),
@@ -227,13 +229,13 @@ def test_no_command_imports_another(path: Path) -> None:
         ("cli.lookup", "import kazoo"),
         ("serverset.sync", "import dnslib"),
         ("snapshot", "from dnslib import DNSRecord"),
-        ("kitchen", ""),
-        ("kitchen.sink", "import os"),
-        ("dns.message", "from zkdns.kitchen import sink"),
+        ("unknown", ""),
+        ("unknown.module", "import os"),
+        ("dns.message", "from zkdns.unknown import module"),
     ],
 )
-def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
-    assert len(offences(text, module)) == 1
+def test_a_forbidden_import_is_found(module: str, text: str) -> None:
+    assert len(import_errors(text, module)) == 1
 
 
 @pytest.mark.parametrize(
@@ -249,7 +251,7 @@ def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
         ),
         ("httpset", "from zkdns.balance.robin import RoundRobin"),
         ("guard", "from zkdns.serverset.changes import Change"),
-        ("dns.__init__", "from . import wire"),
+        ("dns.__init__", "from . import message"),
         ("dns.responder", "from zkdns.table import Table\nimport dnslib"),
         (
             "daemon.watcher.watcher",
@@ -259,21 +261,23 @@ def test_a_wall_that_is_broken_is_noticed(module: str, text: str) -> None:
         ("__main__", "from zkdns.cli import main"),
     ],
 )
-def test_a_door_that_is_open_stays_open(module: str, text: str) -> None:
-    assert offences(text, module) == []
+def test_an_allowed_import_is_accepted(module: str, text: str) -> None:
+    assert import_errors(text, module) == []
 
 
 @pytest.mark.parametrize("text", ["from zkdns.cli.register import FAILED", "from .register import FAILED"])
-def test_a_command_that_imports_another_is_noticed(text: str) -> None:
-    assert among_commands(text, "cli.watch") == ["cli.register"]
-    assert among_commands(text, "cli.__init__") == []
-    assert among_commands(text.replace("register", "serverset_options"), "cli.watch") == []
+def test_a_command_that_imports_another_is_found(text: str) -> None:
+    assert imported_commands(text, "cli.watch") == ["cli.register"]
+    assert imported_commands(text, "cli.__init__") == []
+    assert imported_commands(text.replace("register", "serverset_options"), "cli.watch") == []
 
 
-def test_what_is_too_long_is_noticed() -> None:
+def test_a_too_long_file_or_function_is_found() -> None:
     body = "    pass\n"
-    assert overgrown(f"def f():\n{body * 59}", "dns.message") == []
-    assert overgrown(f"def f():\n{body * 60}", "dns.message") == ["dns.message:1: f has 61 lines, at most 60"]
-    assert overgrown(f"class C:\n    async def f():\n{('    ' + body) * 60}", "x") != []
-    assert overgrown("#\n" * 700, "dns.message") == []
-    assert overgrown("#\n" * 701, "dns.message") == ["dns.message: 701 lines, at most 700"]
+    assert length_errors(f"def f():\n{body * 59}", "dns.message") == []
+    assert length_errors(f"def f():\n{body * 60}", "dns.message") == [
+        "dns.message:1: f has 61 lines, at most 60"
+    ]
+    assert length_errors(f"class C:\n    async def f():\n{('    ' + body) * 60}", "x") != []
+    assert length_errors("#\n" * 700, "dns.message") == []
+    assert length_errors("#\n" * 701, "dns.message") == ["dns.message: 701 lines, at most 700"]

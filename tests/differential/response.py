@@ -1,4 +1,4 @@
-"""Responses as they are compared: what they say, and not how they say it."""
+"""Decoded responses, compared by meaning: record order and name compression do not matter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Section = frozenset[tuple[bytes, str, int, bytes]]
 SECTIONS = ("answer", "authority", "additional")
 
 _HEADER = struct.Struct("!6H")
-_RECORD = struct.Struct("!HHIH")  # behind the owner
+_RECORD = struct.Struct("!HHIH")  # after the owner name
 _TYPE_CLASS = 4
 _FLAGS = {0x400: "AA", 0x200: "TC", 0x100: "RD", 0x80: "RA", 0x40: "Z", 0x20: "AD", 0x10: "CD"} | {
     0x8000: "QR",
@@ -28,35 +28,35 @@ _NAMES_IN = {
     int(dns.rdatatype.SOA): (0, 2),
     int(dns.rdatatype.SRV): (6, 1),
 }
-"""By type how many bytes of the data stand before its names, and how many names there are."""
+"""For each type with names in its data: number of bytes before the names, and number of names."""
 
 
-class Said(msgspec.Struct, frozen=True):
-    """What a response says; records are sets, since their order is each server's own."""
+class Response(msgspec.Struct, frozen=True):
+    """A decoded response; sections are sets, since each server has its own record order."""
 
     rcode: str
     flags: frozenset[str]
     question: bytes
-    """As it was asked, byte for byte."""
+    """The question section, undecoded."""
     answer: Section
     authority: Section
     additional: Section
     """Without the OPT record."""
     edns: tuple[int, bool] | None
-    """Version and DO; None: there is no OPT record."""
+    """Version and DO bit; None without an OPT record."""
     size: int
 
     @property
-    def is_cut(self) -> bool:
-        """Whether it says that more is to be had over TCP."""
+    def is_truncated(self) -> bool:
+        """Whether TC is set."""
         return "TC" in self.flags
 
 
-def read(response: bytes) -> Said:
-    """What a response says.
+def decode(response: bytes) -> Response:
+    """Decode a response, ten times faster than dnspython.
 
-    By a reader of its own, which takes a tenth of the time that dnspython does; an AssertionError where a
-    response cannot be read, has anything behind its end, or holds a record twice.
+    Raises:
+        AssertionError: trailing bytes, a duplicate record, a class other than IN, or a compression loop.
     """
     _, flags, questions, *counts = _HEADER.unpack_from(response)
     at = _HEADER.size
@@ -77,14 +77,14 @@ def read(response: bytes) -> Said:
             else:
                 record = owner, dns.rdatatype.to_text(rtype), ttl, _data(response, rtype, at, length)
                 assert rclass == dns.rdataclass.IN
-                assert record not in records, f"it is there twice: {record}"
+                assert record not in records, f"duplicate record: {record}"
                 records.add(record)
             at += length
         sections.append(frozenset(records))
     assert at == len(response)
     answer, authority, additional = sections
     extended = opt[1] >> 24 << 4 if opt else 0
-    return Said(
+    return Response(
         dns.rcode.to_text(dns.rcode.Rcode(extended | flags & 0xF)),
         frozenset(name for bit, name in _FLAGS.items() if flags & bit),
         question,
@@ -97,7 +97,7 @@ def read(response: bytes) -> Said:
 
 
 def _name(message: bytes, at: int) -> tuple[bytes, int]:
-    """A name in lower case and whole, and where it ends."""
+    """Decompress a name to lower case; return it and the offset of its end."""
     labels = b""
     end = 0
     before = len(message)
@@ -105,10 +105,10 @@ def _name(message: bytes, at: int) -> tuple[bytes, int]:
         if length >= 0xC0:
             end = end or at + 2
             at = int.from_bytes(message[at : at + 2]) & 0x3FFF
-            assert at < before, "a pointer that does not point back"
+            assert at < before, "a compression pointer must point backwards"
             before = at
         else:
-            labels += message[at : at + 1 + length].lower()  # no length is a letter's code
+            labels += message[at : at + 1 + length].lower()  # a length byte is below 64, so lower() keeps it
             at += 1 + length
     return labels + b"\0", end or at + 1
 
@@ -125,9 +125,7 @@ def _data(message: bytes, rtype: int, at: int, length: int) -> bytes:
     return data + message[at:end]
 
 
-def differences(ours: Said | None, theirs: Said | None) -> list[str]:
-    """In what two responses differ, by the names of fields; `silence` where there is one of them only."""
-    if ours is None or theirs is None:
-        return ["silence"] if ours is not theirs else []
+def differences(ours: Response, theirs: Response) -> list[str]:
+    """Names of the fields in which two responses differ."""
     fields = ("rcode", "flags", "question", *SECTIONS, "edns")
     return [field for field in fields if getattr(ours, field) != getattr(theirs, field)]

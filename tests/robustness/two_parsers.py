@@ -1,4 +1,4 @@
-"""Messages as two readers understand them that share no code: dnspython and dnslib."""
+"""Parses messages with two independent libraries, dnspython and dnslib, and compares the results."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from zkdns.dns.message import HEADER_SIZE
 
 Labels = tuple[bytes, ...]
 Record = tuple[Labels, int, int, int, object]
-"""Owner, type, class, TTL, and the data in a form that both readers have."""
+"""Owner, type, class, TTL, and the data in a form that both parsers share."""
 
 _OPT = 41
 
 
-def read_twice(wire: bytes, *, strictly: bool = True) -> Any:
-    """Read a message with both, which must find the same in it; dnspython's is returned.
+def parse_with_both(wire: bytes, *, strictly: bool = True) -> Any:
+    """Parse a message with both libraries, assert equal results, and return that of dnspython.
 
     Args:
         wire: the message.
-        strictly: also that no record is there twice, and that each RRset has one TTL, as in all that is ours.
+        strictly: also assert that no record is repeated and that each RRset has one TTL. Upstream replies may
+            violate this; responses from the zone may not.
     """
     message = dns.message.from_wire(wire, one_rr_per_rrset=True)
     if strictly:
         assert_records_once(message)
-    if not _is_text(message):  # which dnslib refuses to read, legal as it is (RFC 2181 §11)
+    if not _is_text(message):  # dnslib accepts only UTF-8 labels, but any byte is legal (RFC 2181 §11)
         return message
     other = dnslib.DNSRecord.parse(wire)
     counts = [int.from_bytes(wire[at : at + 2]) for at in range(4, HEADER_SIZE, 2)]
@@ -41,7 +42,7 @@ def read_twice(wire: bytes, *, strictly: bool = True) -> Any:
         (entry.qname.label, entry.qtype, entry.qclass) for entry in other.questions
     ]
     for own, its in zip(sections, others, strict=True):
-        assert _records(own) == _others_records(its)
+        assert _dnspython_records(own) == _dnslib_records(its)
     assert sum(entry.rtype == _OPT for entry in other.ar) == has_opt
     return message
 
@@ -64,16 +65,16 @@ def _labels(name: Any) -> Labels:
     return labels
 
 
-def _records(section: Iterable[Any]) -> list[Record]:
+def _dnspython_records(section: Iterable[Any]) -> list[Record]:
     return [
-        (_labels(entry.name), int(entry.rdtype), int(entry.rdclass), entry.ttl, _data(entry[0]))
+        (_labels(entry.name), int(entry.rdtype), int(entry.rdclass), entry.ttl, _dnspython_data(entry[0]))
         for entry in section
     ]
 
 
-def _others_records(section: Iterable[Any]) -> list[Record]:
+def _dnslib_records(section: Iterable[Any]) -> list[Record]:
     return [
-        (entry.rname.label, entry.rtype, entry.rclass, entry.ttl, _others_data(entry.rtype, entry.rdata))
+        (entry.rname.label, entry.rtype, entry.rclass, entry.ttl, _dnslib_data(entry.rtype, entry.rdata))
         for entry in section
         if entry.rtype != _OPT
     ]
@@ -92,13 +93,13 @@ _DATA: dict[int, tuple[Callable[[Any], object], Callable[[Any], object]]] = {
         lambda data: (data.priority, data.weight, data.port, data.target.label),
     ),
 }
-"""By type: what each reader has of the data."""
+"""By type: functions that extract comparable data from dnspython's and dnslib's objects."""
 
 
-def _data(data: Any) -> object:
+def _dnspython_data(data: Any) -> object:
     own, _ = _DATA.get(int(data.rdtype), (lambda _: None, None))
     return own(data)
 
 
-def _others_data(rtype: int, data: Any) -> object:
+def _dnslib_data(rtype: int, data: Any) -> object:
     return _DATA[rtype][1](data) if rtype in _DATA else None

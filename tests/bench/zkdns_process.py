@@ -1,4 +1,4 @@
-"""`zkdns serve` for benchmarks, and a client that costs as little as it can."""
+"""`zkdns serve` as a process of a benchmark, and a DNS client with little overhead."""
 
 import contextlib
 import os
@@ -28,8 +28,8 @@ def encode_query(name: str, qtype: int = _TYPE_A, ident: int = 0) -> bytes:
 
 
 @contextlib.contextmanager
-def started(*module_and_arguments: str) -> Iterator[Iterator[str]]:
-    """A Python module as a process of its own, killed at the end; gives the lines that it prints."""
+def run_module(*module_and_arguments: str) -> Iterator[Iterator[str]]:
+    """Run a Python module in a process, yield the lines that it prints, and kill it at the end."""
     command = [sys.executable, "-m", *module_and_arguments]
     process = subprocess.Popen(
         guarded(command), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -44,8 +44,8 @@ def started(*module_and_arguments: str) -> Iterator[Iterator[str]]:
         process.communicate()
 
 
-class Client:
-    """One socket that asks, and waits for the answer."""
+class UdpClient:
+    """A UDP client that sends one query at a time and waits for its answer."""
 
     def __init__(self, port: int, timeout: float = 1.0) -> None:
         self._socket = socket.socket(type=socket.SOCK_DGRAM)
@@ -53,40 +53,40 @@ class Client:
         self._socket.settimeout(timeout)
         self._ident = 0
 
-    def ask(self, name: str, qtype: int = _TYPE_A) -> bytes | None:
-        """The answer; None where there was none in time."""
+    def query(self, name: str, qtype: int = _TYPE_A) -> bytes | None:
+        """Send a query and return the answer, or None after the time-out."""
         self._ident = self._ident % 0xFFFF + 1
         query = encode_query(name, qtype, self._ident)
         try:
             self._socket.send(query)
             while (answer := self._socket.recv(65535))[:2] != query[:2]:
-                pass  # a late one, to an earlier question
+                pass  # a late answer to an earlier query
         except (TimeoutError, ConnectionRefusedError):
             return None
         return answer
 
-    def is_answered(self, name: str, *, stale: bool = False) -> bool:
-        """Whether it is answered with records, which are marked as stale or not."""
-        answer = self.ask(name)
-        is_there = answer is not None and answer[3] & 15 == 0 and answer[7] > 0
-        return is_there and answer is not None and (_EDE in answer[-40:]) == stale
+    def has_answer(self, name: str, *, stale: bool = False) -> bool:
+        """Whether the answer has records, and an extended error (EDE) exactly if `stale` is set."""
+        answer = self.query(name)
+        has_records = answer is not None and answer[3] & 15 == 0 and answer[7] > 0
+        return has_records and answer is not None and (_EDE in answer[-40:]) == stale
 
     def close(self) -> None:
         self._socket.close()
 
 
-class Served:
-    """A server with these arguments, beside what its processes cost; ended with the `with` block."""
+class ZkdnsProcess:
+    """`zkdns serve` with these arguments; it ends with the `with` block."""
 
     def __init__(self, *arguments: str) -> None:
         self.port = free_port()
         options = ("--listen", f"127.0.0.1:{self.port}", "--admin", "none", "--log-level", "warning")
         self._command = [sys.executable, "-m", "zkdns", "serve", *options, *arguments]
         self._process: subprocess.Popen[bytes]
-        self.begun = 0.0
+        self.started_at = 0.0
 
     def __enter__(self) -> Self:
-        self.begun = time.monotonic()
+        self.started_at = time.monotonic()
         self._process = subprocess.Popen(
             guarded(self._command), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
@@ -102,27 +102,27 @@ class Served:
         if self._process.stdin is not None:
             self._process.stdin.close()
 
-    def wait_answered(self, name: str, *, stale: bool = False, timeout: float = 120.0) -> float:
-        """Seconds from the start until this name is answered: from a table that is up to date, or is not."""
-        client = Client(self.port, timeout=0.2)
+    def wait_for_answer(self, name: str, *, stale: bool = False, timeout: float = 120.0) -> float:
+        """Seconds from the start of the process until the name is answered, with or without a stale mark."""
+        client = UdpClient(self.port, timeout=0.2)
         try:
-            while not client.is_answered(name, stale=stale):
-                if time.monotonic() - self.begun > timeout:
+            while not client.has_answer(name, stale=stale):
+                if time.monotonic() - self.started_at > timeout:
                     raise TimeoutError(f"{name} was not answered within {timeout:g} s")
                 time.sleep(0.002)
-            return time.monotonic() - self.begun
+            return time.monotonic() - self.started_at
         finally:
             client.close()
 
     def processes(self) -> list[int]:
-        """All processes of the server, which all descend from the first."""
+        """Process ids of the supervisor and all its descendants."""
         found, parents = [], {self._process.pid}
         children: dict[int, list[int]] = {}
         for path in Path("/proc").glob("[0-9]*"):
             try:
                 fields = (path / "stat").read_text().rpartition(")")[2].split()
             except OSError:
-                continue  # it has ended
+                continue  # the process has ended
             children.setdefault(int(fields[1]), []).append(int(path.name))
         while parents:
             parent = parents.pop()
@@ -131,7 +131,7 @@ class Served:
         return found
 
     def memory(self) -> tuple[float, float]:
-        """Resident megabytes of all processes: shared pages counted for each (RSS), and once (PSS)."""
+        """Megabytes of all processes together: shared pages counted per process (RSS), and once (PSS)."""
         resident = proportional = 0
         for pid in self.processes():
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

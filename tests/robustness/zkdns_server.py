@@ -1,4 +1,4 @@
-"""A whole server with services of all sizes, its upstream, and who asks it much at a time."""
+"""A running zkdns with services of all sizes, an upstream with unusual replies, and a client."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import dns.flags
 import dns.rcode
 
 from tests.dns.helpers import many, query
-from tests.robustness.mutations import is_answered, ordinary
+from tests.robustness.mutations import needs_response, ordinary_messages
 from tests.support.server import ZkdnsServer
 from tests.support.upstream import (
     UDP,
@@ -27,9 +27,9 @@ from tests.support.upstream import (
 )
 
 SECONDS = 10.0
-"""Longer than any answer takes, also one that nobody upstream has."""
+"""Time-out of the client; longer than zkdns waits for an upstream."""
 WINDOW = 32
-"""Messages on their way; many more overflow a socket's buffer."""
+"""Messages in flight; many more would overflow a socket buffer."""
 
 SIZES = {"one": 1, "web": 12, "many": 100, "huge": 5000, "idle": 0, "x" * 63: 3}
 """Services of the environment `staging`, and how many members each has."""
@@ -40,7 +40,7 @@ NAMES = (
     WEB,
     f"m1.{WEB}",
     f"_web._tcp.{WEB}",
-    f"nobody.{WEB}",
+    f"nonexistent.{WEB}",
     HUGE,
     f"{'x' * 63}.staging.discovery",
     "idle.staging.discovery",
@@ -51,34 +51,34 @@ NAMES = (
     ".".join(["a" * 60] * 4),
     *OUTSIDE,
 )
-SEEDS = ordinary(NAMES)
-"""What is mutated."""
+SEEDS = ordinary_messages(NAMES)
+"""The messages to mutate."""
 
 
 @contextlib.contextmanager
-def serving(
+def running_server(
     directory: Path, *arguments: str, upstream: UpstreamServer | None = None
 ) -> Iterator[ZkdnsServer]:
-    """`zkdns serve` with the services; nothing may have gone wrong at the end."""
-    fixed = directory / "services.toml"
+    """Run `zkdns serve` with the services; at the end, assert that no process died or logged an error."""
+    static = directory / "services.toml"
     lines = [f'[services."{name}.staging"]\nmembers = {many(count)}\n' for name, count in SIZES.items()]
-    fixed.write_text("".join(lines))
-    asks = str(upstream.address) if upstream is not None else "none"
-    with ZkdnsServer("--static", str(fixed), "--upstream", asks, *arguments) as server:
+    static.write_text("".join(lines))
+    forward_to = str(upstream.address) if upstream is not None else "none"
+    with ZkdnsServer("--static", str(static), "--upstream", forward_to, *arguments) as server:
         server.wait_ready()
         yield server
         assert_unharmed(server)
 
 
 def assert_unharmed(server: ZkdnsServer) -> None:
-    """No process has ended, and nobody has a mistake to tell."""
+    """Assert that all processes run, none was restarted, and no error was logged."""
     assert not server.ended
     assert len(server.events("process_started")) == len({e["role"] for e in server.events("process_started")})
     assert [line for line in server.log.splitlines() if '"level":"error"' in line.replace(" ", "")] == []
 
 
-def answers_oddly(asked: ReceivedQuery) -> Sequence[Send]:
-    """What upstreams say to some names: that there is none, much, and things that have to be ignored."""
+def unusual_replies(asked: ReceivedQuery) -> Sequence[Send]:
+    """Replies of the upstream: NXDOMAIN, truncated and large ones, and invalid ones before the valid one."""
     first = asked.name.partition(".")[0]
     if first == "gone":
         return list(returns_rcode(dns.rcode.NXDOMAIN)(asked))
@@ -94,8 +94,8 @@ def answers_oddly(asked: ReceivedQuery) -> Sequence[Send]:
 
 
 @contextlib.contextmanager
-def asking(server: ZkdnsServer) -> Iterator[socket.socket]:
-    """A socket that asks the server and hears nobody else."""
+def client_socket(server: ZkdnsServer) -> Iterator[socket.socket]:
+    """A UDP socket connected to the server."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 20)
         sock.connect(("127.0.0.1", server.port))
@@ -106,19 +106,20 @@ VALID = query(WEB, "SRV", edns=0).to_wire()
 
 
 def with_id(message: bytes, number: int) -> bytes:
-    """The message with another id, as far as it has one."""
+    """Replace the id of a message; a message of one byte gets half of it."""
     return (number & 0xFFFF).to_bytes(2)[: len(message)] + message[2:]
 
 
 def exchange(sock: socket.socket, messages: Mapping[int, bytes]) -> dict[int, bytes]:
-    """Send messages; the answers by id, until each has one that is due to it.
+    """Send messages under the ids that are their keys, wait for all responses, and return them by id.
 
-    An answer that is due to none of them fails, and so does a second one.
+    Raises:
+        AssertionError: a response is missing after the time-out, unexpected, or repeated.
     """
-    missing = {number for number, message in messages.items() if is_answered(message)}
+    missing = {number for number, message in messages.items() if needs_response(message)}
     for number, message in messages.items():
         sock.send(with_id(message, number))
-    heard: dict[int, bytes] = {}
+    received: dict[int, bytes] = {}
     deadline = time.monotonic() + SECONDS
     while missing:
         sock.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -128,14 +129,14 @@ def exchange(sock: socket.socket, messages: Mapping[int, bytes]) -> dict[int, by
             unanswered = sorted(messages[number].hex() for number in missing)
             raise AssertionError(f"not answered within {SECONDS:g} s: {unanswered}") from None
         number = int.from_bytes(answer[:2])
-        assert number in missing, f"{answer.hex()} answers nothing that is to be answered"
+        assert number in missing, f"unexpected or repeated response: {answer.hex()}"
         missing.remove(number)
-        heard[number] = answer
-    return heard
+        received[number] = answer
+    return received
 
 
-def hears_nothing_more(sock: socket.socket) -> bool:
-    """Whether nothing has arrived that was not received."""
+def has_no_more_data(sock: socket.socket) -> bool:
+    """Whether the socket has no further datagram."""
     sock.setblocking(False)
     try:
         return not sock.recv(65535)

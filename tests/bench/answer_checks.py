@@ -1,4 +1,4 @@
-"""Whether a server answers what it should, before it is measured: a fast wrong answer is no figure."""
+"""Checks that a server answers correctly before it is measured."""
 
 from collections.abc import Sequence
 
@@ -14,21 +14,21 @@ from tests.bench.zone import ENVIRONMENT, ZONE, Service
 _SECONDS = 5.0
 _SAMPLE = 20
 _PAYLOAD = 1232
-_FEW = 5  # SRV records and their addresses have room in 512 bytes
-_MANY = 500  # SRV records of so many fill a message by themselves, and addresses have no room behind them
+_MAX_UDP_SRV = 5  # at most: SRV records and their addresses fit in 512 bytes
+_MIN_FULL_SRV = 500  # at least: SRV records fill a TCP message, and their addresses do not fit
 
 
-def check_answers(name: str, port: int, services: Sequence[Service], *, is_udp_too: bool = True) -> None:
-    """Ask for some of the services, and for one that there is none of.
+def check_answers(name: str, port: int, services: Sequence[Service], *, over_udp: bool = True) -> None:
+    """Query some of the services over TCP, and a nonexistent one over UDP.
 
     Args:
-        name: the server's, for what is said of it.
-        port: where it listens.
-        services: what it should know.
-        is_udp_too: over TCP they are asked for in any case; otherwise with and without EDNS over UDP too.
+        name: of the server, for the error message.
+        port: of the server.
+        services: the services it should serve.
+        over_udp: also query the services over UDP, with EDNS, and without it if the answer fits.
 
     Raises:
-        RuntimeError: with a sentence, at the first answer that is wrong.
+        RuntimeError: at the first wrong answer.
     """
     step = max(1, len(services) // _SAMPLE)
     for service in services[::step]:
@@ -39,21 +39,25 @@ def check_answers(name: str, port: int, services: Sequence[Service], *, is_udp_t
             },
         }
         for qtype, records in expected.items():
-            _check(name, ask(port, service.owner, qtype, tcp=True), records, service)
-            if is_udp_too:
-                _check(name, ask(port, service.owner, qtype), records, service)
-            if is_udp_too and len(records) <= _FEW:
-                _check(name, ask(port, service.owner, qtype, edns=False), records, service)
-    absent = ask(port, f"nobody.{ENVIRONMENT}.{ZONE}", "A")
+            _check(name, send_query(port, service.owner, qtype, tcp=True), records, service)
+            if over_udp:
+                _check(name, send_query(port, service.owner, qtype), records, service)
+            if over_udp and len(records) <= _MAX_UDP_SRV:
+                _check(name, send_query(port, service.owner, qtype, edns=False), records, service)
+    absent = send_query(port, f"nonexistent.{ENVIRONMENT}.{ZONE}", "A")
     if absent.rcode() != dns.rcode.NXDOMAIN:
-        raise RuntimeError(f"{name} says {dns.rcode.to_text(absent.rcode())} of a name that does not exist")
+        raise RuntimeError(
+            f"{name} answers a nonexistent name with {dns.rcode.to_text(absent.rcode())}, not with NXDOMAIN"
+        )
 
 
-def ask(port: int, owner: str, qtype: str, *, tcp: bool = False, edns: bool = True) -> dns.message.Message:
-    """The whole response.
+def send_query(
+    port: int, owner: str, qtype: str, *, tcp: bool = False, edns: bool = True
+) -> dns.message.Message:
+    """Send a query and return the response.
 
     Raises:
-        RuntimeError: where there is none.
+        RuntimeError: no response arrived.
     """
     query = dns.message.make_query(owner, qtype, use_edns=0 if edns else False, payload=_PAYLOAD)
     send = dns.query.tcp if tcp else dns.query.udp
@@ -66,7 +70,7 @@ def ask(port: int, owner: str, qtype: str, *, tcp: bool = False, edns: bool = Tr
 
 
 def count_records(response: dns.message.Message) -> tuple[int, int]:
-    """How many records an answer has, and how many ride along."""
+    """Number of records in the answer section, and in the additional section."""
     answer, additional = (
         sum(len(rrset) for rrset in section) for section in (response.answer, response.additional)
     )
@@ -84,7 +88,7 @@ def _check(name: str, response: dns.message.Message, expected: set[str], service
         raise RuntimeError(f"{name} answers {asked} with {sorted(found)}, not with {sorted(expected)}")
     if question.rdtype != dns.rdatatype.SRV:
         return
-    glue = {str(record) for rrset in response.additional for record in rrset}
-    missing = {address for address, _ in service.members} - glue
-    if missing and len(service.members) < _MANY:
+    additional = {str(record) for rrset in response.additional for record in rrset}
+    missing = {address for address, _ in service.members} - additional
+    if missing and len(service.members) < _MIN_FULL_SRV:
         raise RuntimeError(f"{name} answers {asked} without the addresses {sorted(missing)} of its targets")
