@@ -72,7 +72,7 @@ def test_the_image_has_the_program_and_no_build_files(image: Image) -> None:
     assert {"serve", "lookup"} <= compiled  # the server cannot write there, so each start would compile again
     assert run(image, "zkdns", "--version").stdout == f"zkdns, version {zkdns.__version__}\n"
     demo = run(image, "env", "ZKDNS_CONFIG=", "zkdns", "check", "--demo").stdout
-    assert demo == "valid: discovery from the embedded example, at 0.0.0.0:53\n"
+    assert demo == "valid: discovery from the built-in example, at 0.0.0.0:53\n"
     for directory, is_writable in (("/var/lib/zkdns", True), ("/run/zkdns", True), ("/opt/zkdns", False)):
         assert (run(image, "sh", "-c", f"echo > {directory}/file").returncode == 0) == is_writable, directory
 
