@@ -248,7 +248,7 @@ OPT = b"\0" + struct.pack("!HHIH", 41, 1232, 0, 0)
         (framed(OPT, 0, 1), "wrong place"),
         (framed(OPT + record(POINTER, 1, bytes(4)), 1, 0, 1), "wrong place"),
         (framed(POINTER + OPT[1:], 0, 0, 1), "wrong place"),
-        (framed(record(b"\0", 41, b"\0\x0f\0\1"), 0, 0, 1), "over the end"),
+        (framed(record(b"\0", 41, b"\0\x0f\0\1"), 0, 0, 1), "after the end"),
         (framed(record(b"\0", 41, b"\0\x0f\0"), 0, 0, 1), "cut short"),
     ],
 )
