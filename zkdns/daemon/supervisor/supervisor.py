@@ -135,8 +135,9 @@ class Supervisor:
         Raises:
             ListenError, ChildNotReadyError: the old configuration stays in force.
         """
-        old = self._state.generation
-        new_admin = _bind_admin(config) if "admin.listen" in diff.changed else None
+        old, before = self._state.generation, self._state.config
+        admin_moves = config.admin.listen != before.admin.listen
+        new_admin = _bind_admin(config) if admin_moves else None
         try:
             new = await self._handover.replace(old, config, diff)
         except BaseException:
@@ -144,13 +145,13 @@ class Supervisor:
                 new_admin.close()
             raise
         self._state.set(new)
-        if {"log.format", "log.level"}.intersection(diff.changed):
+        if (config.log.format, config.log.level) != (before.log.format, before.log.level):
             configure_logging(config.log.format, config.log.level, process="supervisor")
         old_admin = None
-        if "admin.listen" in diff.changed:
+        if admin_moves:
             old_admin, self._admin = self._admin, new_admin
             self._start_admin()
-        if "control" in diff.changed:
+        if config.control != before.control:
             await self._start_control()
         await self._wait_until_switched(old_admin)
         kept = new.watcher, *new.workers
