@@ -52,8 +52,6 @@ README = PAGES["README.md"]
 LIBRARY = PAGES["zkdns/docs/library.md"]
 CONFIGURATION = PAGES["zkdns/docs/configuration.md"]
 DEMO_PORT = "5300"
-# Pages that other branches add; a page that exists must be removed from this set.
-EXPECTED_LATER: set[str] = set()
 
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
@@ -279,15 +277,9 @@ def test_relative_links_lead_to_files(name: str) -> None:
     directory = (ROOT / name).parent
     links = {link for link in _LINK.findall(_BLOCK.sub("", PAGES[name])) if "://" not in link}
     missing = {link for link in links if not (directory / link).exists()}
-    assert {link for link in missing if Path(link).name not in EXPECTED_LATER} == set()
+    assert missing == set()
     if directory == DOCS:
         assert {link for link in links if "/" in link} == set(), "the wheel has only the pages in zkdns/docs"
-
-
-def test_pages_that_are_expected_later_do_not_exist_yet() -> None:
-    assert {name for name in EXPECTED_LATER if (DOCS / name).exists()} == set(), (
-        "remove them from EXPECTED_LATER"
-    )
 
 
 def test_the_readme_is_short_and_links_to_every_page() -> None:

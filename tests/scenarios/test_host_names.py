@@ -39,7 +39,7 @@ def publish(changes):
     for change in changes:
         if table.apply(change):
             print("addresses:", *change.addresses, flush=True)
-    resolver.wake()
+    resolver.after_batch()
 
 resolver = host_resolver.HostResolver(table, publish)
 asyncio.run(resolver.run())

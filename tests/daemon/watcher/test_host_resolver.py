@@ -57,14 +57,14 @@ class ResolverHarness:
         """Replace the members of the table by ones with these hosts."""
         members = tuple(Member(f"m{n}", Endpoint(name, 80)) for n, name in enumerate(names))
         self.table.apply(SetPut("static:web", ServiceName("web"), members))
-        self.resolver.wake()
+        self.resolver.after_batch()
 
     async def rounds(self, host: str, count: int) -> None:
         """Wait for `count` lookups of a name."""
         due = self.resolver._due
         for _ in range(count):
             before = due.get(host) or 0.0  # 0: due at once
-            self.resolver.wake()
+            self.resolver.after_batch()
             await until(lambda: due.get(host, 0.0) > before)  # noqa: B023 - used at once
 
     async def look_ups(self, asked: Sequence[ReceivedQuery], count: int) -> None:
@@ -72,7 +72,7 @@ class ResolverHarness:
         before = len(asked)
 
         def is_done() -> bool:
-            self.resolver.wake()
+            self.resolver.after_batch()
             return len(asked) >= before + 2 * count
 
         await until(is_done)
@@ -126,7 +126,7 @@ def test_host_names_that_no_member_has_are_dropped() -> None:
             await harness.rounds(ABSENT, 2)
             await until(lambda: harness.table.addresses_of("localhost"))
             harness.table.apply(SetDropped("static:web"))
-            harness.resolver.wake()
+            harness.resolver.after_batch()
             resolver = harness.resolver
             await until(lambda: not resolver._due and not resolver._running and not resolver.failures)
             assert harness.table.addresses_of("localhost") == ()
@@ -211,7 +211,7 @@ def test_addresses_from_upstreams_are_kept_for_their_ttl() -> None:
             assert harness.table.addresses_of("database") == ("192.0.2.1", "192.0.2.2")
             ended_at = asyncio.get_running_loop().time()
             assert started_at + 100 <= harness.resolver._due["database"] <= ended_at + 100
-            harness.resolver.wake()
+            harness.resolver.after_batch()
             await asyncio.sleep(0.05)  # some rounds
             assert upstreams.lookups == ["database"]
 
@@ -225,7 +225,7 @@ def test_addresses_from_upstreams_are_looked_up_again_after_their_ttl() -> None:
             harness.set_hosts("database")
             await until(lambda: harness.table.addresses_of("database"))
             upstreams.results["database"] = HostAddresses(("192.0.2.2",), 0)
-            harness.resolver.wake()
+            harness.resolver.after_batch()
             await until(lambda: harness.table.addresses_of("database") == ("192.0.2.2",))
 
     assert failures(scenario) == []
@@ -255,12 +255,12 @@ def test_the_system_resolver_is_not_used_if_upstreams_do_not_answer() -> None:
             upstreams.results["localhost"] = OSError("no answer from 192.0.2.53:53 within 3.8 s")
             before = len(upstreams.lookups)
             for _ in range(4):
-                harness.resolver.wake()
+                harness.resolver.after_batch()
                 await until(lambda: len(upstreams.lookups) > before)  # noqa: B023 - used at once
                 before = len(upstreams.lookups)
             assert harness.table.addresses_of("localhost") == ("192.0.2.1",)
             upstreams.results["localhost"] = HostAddresses(("192.0.2.2",), 0)
-            harness.resolver.wake()
+            harness.resolver.after_batch()
             await until(lambda: harness.table.addresses_of("localhost") == ("192.0.2.2",))
 
     assert failures(scenario) == ["localhost"]

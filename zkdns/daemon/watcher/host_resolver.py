@@ -72,13 +72,9 @@ class HostResolver(PublisherListener):
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
 
-    def wake(self) -> None:
-        """Check the table for new host names soon."""
-        self._wake.set()
-
     def after_batch(self) -> None:
-        """Look up host names that the changes have added."""
-        self.wake()
+        """Look up host names that the changes have added, soon."""
+        self._wake.set()
 
     async def run(self) -> None:
         """Look up each host name when it is due, without end."""
