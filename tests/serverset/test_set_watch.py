@@ -102,6 +102,41 @@ def test_a_name_without_a_sequence_may_return_with_other_data(zk: Any, server_se
             sees(watch, f"new{turn}:1")
 
 
+def test_data_changed_in_place_is_read_again(zk: Any, server_set: Sets) -> None:
+    web = server_set()
+    path = add(zk, web, data_of("a"))
+    with web.watch() as watch:
+        for host in ("b", "c"):
+            zk.set(path, data_of(host))
+            sees(watch, f"{host}:1")
+        zk.set(path, data_of("c").replace(b"ALIVE", b"DEAD"))
+        eventually(lambda: watch.endpoints == ())
+        zk.set(path, b"garbage")
+        eventually(lambda: watch.bad_members["json"] == 1)
+        zk.set(path, data_of("d"))
+        sees(watch, "d:1")
+
+
+def test_data_changed_during_a_disconnect_is_read_again(
+    zookeeper: ZooKeeperServer, zk: Any, zk_root: str
+) -> None:
+    with FaultProxy(zookeeper.port) as proxy:
+        web = ServerSet(
+            "test",
+            "web",
+            proxy.address,
+            namespace=f"{zk_root}/{{environment}}/{{service}}",
+            session_timeout=4.0,
+        )
+        path = add(zk, web, data_of("a"))
+        with web.watch() as watch:
+            sees(watch, "a:1")
+            proxy.go_down()
+            zk.set(path, data_of("b"))
+            proxy.come_up()
+            sees(watch, "b:1")
+
+
 BAD = {
     "empty": b"",
     "json": b'["member"]',
