@@ -108,12 +108,12 @@ class FakeBackend:
         assert self.explanation is not None
         return self.explanation
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
+    async def history(self, service: str | None, after: int, limit: int) -> HistoryPage:
         self._check()
         known = [one for one in self.entries if service in (None, one.service)]
-        found = [one for one in known if one.number > after][:most] if after else known[-most:]
+        found = [one for one in known if one.number > after][:limit] if after else known[-limit:]
         last = (
-            found[-1].number if len(found) == most else max((one.number for one in self.entries), default=0)
+            found[-1].number if len(found) == limit else max((one.number for one in self.entries), default=0)
         )
         return HistoryPage(tuple(found), last)
 

@@ -66,10 +66,10 @@ class Slow(FakeBackend):
 
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
+    async def history(self, service: str | None, after: int, limit: int) -> HistoryPage:
         if after == 1:
             await self.opened.wait()
-        return await super().history(service, after, most)
+        return await super().history(service, after, limit)
 
 
 async def numbers_until(stream: Stream, last: int) -> list[int]:
@@ -118,8 +118,8 @@ class Late(FakeBackend):
     is_requested: asyncio.Event = field(default_factory=asyncio.Event)
     opened: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def history(self, service: str | None, after: int, most: int) -> HistoryPage:
-        read = await super().history(service, after, most)
+    async def history(self, service: str | None, after: int, limit: int) -> HistoryPage:
+        read = await super().history(service, after, limit)
         if after == 1:
             self.is_requested.set()
             await self.opened.wait()

@@ -57,8 +57,8 @@ class AdminServer:
         self._serving = asyncio.create_task(self._serve(make_backend, ready))
         self._serving.add_done_callback(lambda _: self.close())
 
-    async def leave(self) -> None:
-        """Close the socket. Requests in progress may finish within a moment."""
+    async def stop_listening(self) -> None:
+        """Close the socket, and return. Requests in progress may finish within a moment."""
         if self._serving is None:
             self.close()
             return
@@ -68,7 +68,7 @@ class AdminServer:
 
     async def stop(self) -> None:
         """Close the socket, and wait for the requests in progress."""
-        await self.leave()
+        await self.stop_listening()
         if self._serving is not None:
             await asyncio.wait([self._serving])
 
